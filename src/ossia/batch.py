@@ -1,0 +1,144 @@
+"""Batch: which token stands where. The one argument in which training, prefill and decode differ.
+
+A batch is a flat row of T tokens made of whole or partial sequences laid end to end. Two facts about each sequence say
+everything: how many new tokens it has here, and the position of the first of them. With `slots` the sequences go on from
+keys and values that earlier batches left in a cache; without, they begin here (packed documents, one-shot scoring).
+
+Every query attends to one contiguous range of the keys that a layer sees, so attention needs two integers a query. They
+are worked out here, once a batch and kind of layer, as `Spans`. Knows no weights and no devices beyond a torch.device.
+
+T tokens, S sequences, N keys of all sequences end to end, K key-value heads, h head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+TILE = 128  # queries that attention handles together
+SHARED_SPAN = 4 * TILE  # short sequences may share a tile as long as it needs no more keys than this
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries [q0, q1) and the keys [k0, k1) that hold all they may see."""
+
+    q0: int
+    q1: int
+    k0: int
+    k1: int
+
+
+@dataclass(frozen=True)
+class Spans:
+    """The key range [lo_T, hi_T) of every query, both non-decreasing, and a cut of the queries into tiles."""
+
+    lo_T: Tensor
+    hi_T: Tensor
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class KindSlots:
+    """Cache slots for one kind of layer (those with the same window)."""
+
+    write_T: Tensor  # int64: where each new token's key and value go
+    read_N: Tensor  # int64: the slots of all kept keys, new ones included, sequence after sequence, oldest first
+    first_kept: tuple[int, ...]  # position of each sequence's oldest kept key
+
+
+@dataclass(frozen=True)
+class Slots:
+    """A key-value cache as the model sees it: two tensors [slots, K, h] a layer, and where this batch lies in them."""
+
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    kinds: dict[int | None, KindSlots]  # by window; None for full attention
+
+
+@dataclass(frozen=True)
+class Batch:
+    """T tokens of S sequences, end to end.
+
+    `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`; `output_rows` are the rows whose
+    logits are wanted (None: all).
+    """
+
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    output_rows: Tensor | None = None
+    slots: Slots | None = None
+    _spans: dict[int | None, Spans] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        assert len(self.lengths) == len(self.starts) > 0
+        assert min(self.lengths) > 0 <= min(self.starts), (self.lengths, self.starts)
+
+    @staticmethod
+    def packed(
+        lengths: Sequence[int], device: torch.device | str = "cpu", output_rows: Tensor | None = None
+    ) -> Batch:
+        """Whole documents end to end, each from position 0; no token sees another document."""
+        return Batch(tuple(lengths), (0,) * len(lengths), torch.device(device), output_rows)
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(self.lengths)
+
+    def positions(self) -> Tensor:
+        """int64 [T]"""
+        pieces = [torch.arange(p, p + n) for p, n in zip(self.starts, self.lengths, strict=True)]
+        return torch.cat(pieces).to(self.device)
+
+    def spans(self, window: int | None) -> Spans:
+        """The keys of each query in the layers with this window; worked out once."""
+        if window not in self._spans:
+            self._spans[window] = self._make_spans(window)
+        return self._spans[window]
+
+    def remember(self, layer: int, window: int | None, k_TKh: Tensor, v_TKh: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values to the cache; return those of all N keys that `spans` speaks of."""
+        if self.slots is None:
+            return k_TKh, v_TKh
+        kind = self.slots.kinds[window]
+        keys, values = self.slots.keys[layer], self.slots.values[layer]
+        keys.index_copy_(0, kind.write_T, k_TKh)
+        values.index_copy_(0, kind.write_T, v_TKh)
+        return keys.index_select(0, kind.read_N), values.index_select(0, kind.read_N)
+
+    def _make_spans(self, window: int | None) -> Spans:
+        first_kept = self.starts if self.slots is None else self.slots.kinds[window].first_kept
+        seqs = list(zip(self.lengths, self.starts, first_kept, strict=True))
+        kept = [start + n - first for n, start, first in seqs]
+        bases = list(accumulate(kept, initial=0))
+        los, his = [], []
+        for base, (n, start, first) in zip(bases, seqs, strict=False):
+            hi = torch.arange(base + start - first + 1, base + start - first + n + 1)
+            los.append((hi - window).clamp(min=base) if window else torch.full_like(hi, base))
+            his.append(hi)
+        lo_T, hi_T = torch.cat(los), torch.cat(his)
+        tiles = tuple(_cut(self.lengths, lo_T.tolist(), hi_T.tolist()))
+        return Spans(lo_T.to(self.device), hi_T.to(self.device), tiles)
+
+
+def _cut(lengths: Sequence[int], lo: list[int], hi: list[int]) -> list[Tile]:
+    """Tiles of at most TILE queries. One crosses into the next sequence only while its keys stay few."""
+    tiles: list[Tile] = []
+    q0 = q1 = 0
+    for n in lengths:
+        end = q1 + n
+        if q1 > q0 and hi[min(end, q0 + TILE) - 1] - lo[q0] > SHARED_SPAN:
+            tiles.append(Tile(q0, q1, lo[q0], hi[q1 - 1]))
+            q0 = q1
+        q1 = end
+        while q1 - q0 >= TILE:
+            tiles.append(Tile(q0, q0 + TILE, lo[q0], hi[q0 + TILE - 1]))
+            q0 += TILE
+    if q1 > q0:
+        tiles.append(Tile(q0, q1, lo[q0], hi[q1 - 1]))
+    return tiles

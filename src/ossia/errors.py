@@ -1,0 +1,68 @@
+"""Every error that ossia raises because of what a user gave it.
+
+    OssiaError
+    ├── ConfigError             a configuration that describes no model we can run
+    ├── CheckpointError         files that are missing, damaged or contradict each other
+    │   └── TensorMismatchError   a tensor whose name, shape or dtype is not what the config implies
+    ├── TokenizerError          a tokenizer.json we cannot honour, a missing special, an unknown id
+    ├── HarmonyError            the chat format
+    │   ├── RenderError           messages that cannot be written as Harmony
+    │   └── ParseError            tokens that are not well-formed Harmony (strict parsing only)
+    ├── RequestError            a generation request that cannot be run: too long, bad sampling value
+    ├── ToolError               a tool that was declared or called wrongly
+    ├── ModelNotFoundError      a name that is neither a preset, a path nor a model we can download now
+    └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
+
+Knows nothing of the rest of the package. Messages say what was expected, what was found and what to do
+next. Our own bugs are `assert`s, not these.
+"""
+
+from __future__ import annotations
+
+
+class OssiaError(Exception):
+    """Base of every error that a user's input can cause."""
+
+
+class ConfigError(OssiaError, ValueError):
+    """A configuration that describes no model we can run."""
+
+
+class CheckpointError(OssiaError):
+    """Checkpoint files that are missing, damaged or contradict each other."""
+
+
+class TensorMismatchError(CheckpointError):
+    """A tensor whose name, shape or dtype is not what the config implies."""
+
+
+class TokenizerError(OssiaError, ValueError):
+    """A tokenizer file we cannot honour, a special token that is missing, an id that does not exist."""
+
+
+class HarmonyError(OssiaError, ValueError):
+    """A problem with the Harmony chat format."""
+
+
+class RenderError(HarmonyError):
+    """Messages that cannot be written as Harmony."""
+
+
+class ParseError(HarmonyError):
+    """Tokens that are not well-formed Harmony; only strict parsing raises it."""
+
+
+class RequestError(OssiaError, ValueError):
+    """A generation request that cannot be run."""
+
+
+class ToolError(OssiaError):
+    """A tool that was declared or called wrongly."""
+
+
+class ModelNotFoundError(OssiaError):
+    """A model name that is neither a preset, a path nor something that can be downloaded now."""
+
+
+class TrainingError(OssiaError):
+    """A training run that cannot start or go on."""

@@ -1,0 +1,248 @@
+"""What a Harmony message is: who speaks, on which channel, to whom, and the three kinds of content.
+
+Plain frozen data and its JSON form. Knows nothing of tokens, of rendering or of chat-completions clients.
+
+The JSON form is the one of the official format package, so conversations can be exchanged with it:
+`{"role", "name"?, "content", "channel"?, "recipient"?, "content_type"?}` where content is a string or a
+list with one object tagged `type: text | system_content | developer_content`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from ossia.errors import HarmonyError
+
+DEFAULT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
+DEFAULT_CHANNELS = ("analysis", "commentary", "final")
+FUNCTIONS = "functions"  # the namespace of the caller's own tools
+CONSTRAIN = "<|constrain|>"  # a content type that begins with this names a constrained format
+
+
+class Role(StrEnum):
+    """Who wrote a message."""
+
+    USER = "user"
+    ASSISTANT = "assistant"
+    SYSTEM = "system"
+    DEVELOPER = "developer"
+    TOOL = "tool"
+
+
+class Effort(StrEnum):
+    """How much reasoning the system message asks for."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+RoleName = Role | Literal["user", "assistant", "system", "developer", "tool"]
+EffortName = Effort | Literal["low", "medium", "high"]
+
+
+@dataclass(frozen=True)
+class FunctionTool:
+    """A function the model may call. `parameters` is a JSON schema, or None for a function without arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FunctionTool:
+        """From `{name, description, parameters}`, or from either OpenAI form (`type: function`, nested or flat).
+
+        Raises HarmonyError if there is no name or a field has the wrong type.
+        """
+        if isinstance(data.get("function"), Mapping):
+            data = data["function"]
+        name, parameters = data.get("name"), data.get("parameters")
+        description = data.get("description") or ""
+        if not isinstance(name, str) or not name:
+            raise HarmonyError(f"a function tool needs a name: {_shown(data)}")
+        if not isinstance(description, str):
+            raise HarmonyError(f"the description of tool {name!r} must be a string: {_shown(description)}")
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise HarmonyError(f"the parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}")
+        return cls(name, description, parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        parameters = None if self.parameters is None else dict(self.parameters)
+        return {"name": self.name, "description": self.description, "parameters": parameters}
+
+
+@dataclass(frozen=True)
+class ToolNamespace:
+    """A named group of tools with a description, as the built-in `browser` and `python` are."""
+
+    name: str
+    description: str | None = None
+    tools: tuple[FunctionTool, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ToolNamespace:
+        tools = tuple(FunctionTool.from_dict(tool) for tool in data.get("tools") or ())
+        return cls(data["name"], data.get("description"), tools)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "description": self.description, "tools": [t.to_dict() for t in self.tools]}
+
+
+@dataclass(frozen=True)
+class SystemContent:
+    """The fixed facts of a session. Any field that is None (or empty) leaves its line out of the text."""
+
+    identity: str | None = DEFAULT_IDENTITY
+    knowledge_cutoff: str | None = "2024-06"
+    current_date: str | None = None
+    effort: EffortName | None = Effort.MEDIUM
+    channels: tuple[str, ...] = DEFAULT_CHANNELS
+    channel_required: bool = True
+    namespaces: tuple[ToolNamespace, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.effort is not None and type(self.effort) is not Effort:
+            if self.effort not in list(Effort):
+                raise HarmonyError(f"unknown reasoning effort {self.effort!r}: use one of low, medium, high")
+            object.__setattr__(self, "effort", Effort(self.effort))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SystemContent:
+        """From the official JSON form; an absent key means the default, null means none."""
+        defaults = cls()
+        effort = data.get("reasoning_effort", defaults.effort)
+        required: Mapping[str, Any] = {"valid_channels": DEFAULT_CHANNELS, "channel_required": True}
+        channels = data.get("channel_config", required) or {}
+        return cls(
+            identity=data.get("model_identity", defaults.identity),
+            knowledge_cutoff=data.get("knowledge_cutoff", defaults.knowledge_cutoff),
+            current_date=data.get("conversation_start_date"),
+            effort=effort.lower() if isinstance(effort, str) else effort,
+            channels=tuple(channels.get("valid_channels") or ()),
+            channel_required=bool(channels.get("channel_required", False)),
+            namespaces=_namespaces_from_dict(data.get("tools")),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        channels = {"valid_channels": list(self.channels), "channel_required": self.channel_required}
+        return {
+            "type": "system_content",
+            "model_identity": self.identity,
+            "reasoning_effort": None if self.effort is None else self.effort.capitalize(),
+            "conversation_start_date": self.current_date,
+            "knowledge_cutoff": self.knowledge_cutoff,
+            "channel_config": channels,
+            "tools": _namespaces_to_dict(self.namespaces),
+        }
+
+
+@dataclass(frozen=True)
+class DeveloperContent:
+    """Instructions and function tools of the application. `namespaces` are groups beside `functions`."""
+
+    instructions: str | None = None
+    tools: tuple[FunctionTool, ...] = ()
+    namespaces: tuple[ToolNamespace, ...] = ()
+
+    @property
+    def all_namespaces(self) -> tuple[ToolNamespace, ...]:
+        """Every namespace, with the function tools (if any) as the namespace `functions`."""
+        own = (ToolNamespace(FUNCTIONS, None, self.tools),) if self.tools else ()
+        return own + self.namespaces
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DeveloperContent:
+        namespaces = _namespaces_from_dict(data.get("tools"))
+        plain = [n for n in namespaces if n.name == FUNCTIONS and n.description is None and n.tools]
+        rest = tuple(n for n in namespaces if n not in plain)
+        return cls(data.get("instructions"), plain[0].tools if plain else (), rest)
+
+    def to_dict(self) -> dict[str, Any]:
+        tools = _namespaces_to_dict(self.all_namespaces)
+        return {"type": "developer_content", "instructions": self.instructions, "tools": tools}
+
+
+Content = str | SystemContent | DeveloperContent
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message. `role` may be given as a plain word and is stored as a Role.
+
+    `name` is the author's name (required for tools: the function's full name). `content_type` is kept as
+    written in the header; one that begins with `<|constrain|>` names a constrained format.
+    Raises HarmonyError for an unknown role.
+    """
+
+    role: RoleName
+    content: Content
+    name: str | None = None
+    channel: str | None = None
+    recipient: str | None = None
+    content_type: str | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.role) is not Role:
+            if self.role not in list(Role):
+                raise HarmonyError(f"unknown role {self.role!r}: use one of {', '.join(Role)}")
+            object.__setattr__(self, "role", Role(self.role))
+
+    @property
+    def text(self) -> str:
+        """The content if it is plain text, else the empty string."""
+        return self.content if isinstance(self.content, str) else ""
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Message:
+        """From the JSON form above. Several text parts are joined. Raises HarmonyError if it has another shape."""
+        if "role" not in data or "content" not in data:
+            raise HarmonyError(f"a message needs the keys 'role' and 'content': {_shown(data)}")
+        optional = {key: data.get(key) for key in ("name", "channel", "recipient", "content_type")}
+        for key, value in optional.items():
+            if value is not None and not isinstance(value, str):
+                raise HarmonyError(f"{key} of a message must be a string or null: {_shown(value)}")
+        return cls(data["role"], _content_from_json(data["content"]), **optional)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form; `from_dict(m.to_dict()) == m`."""
+        content = self.content if isinstance(self.content, str) else [self.content.to_dict()]
+        out: dict[str, Any] = {"role": str(self.role), "name": self.name, "content": content}
+        out |= {"channel": self.channel, "recipient": self.recipient, "content_type": self.content_type}
+        return {key: value for key, value in out.items() if value is not None}
+
+
+def _content_from_json(raw: Any) -> Content:
+    if isinstance(raw, str):
+        return raw
+    if not isinstance(raw, list) or not all(isinstance(part, Mapping) for part in raw):
+        raise HarmonyError(f"content must be a string or a list of tagged objects: {_shown(raw)}")
+    kinds = [part.get("type") for part in raw]
+    if all(kind == "text" for kind in kinds):
+        return "".join(str(part.get("text", "")) for part in raw)
+    if kinds == ["system_content"]:
+        return SystemContent.from_dict(raw[0])
+    if kinds == ["developer_content"]:
+        return DeveloperContent.from_dict(raw[0])
+    raise HarmonyError(f"content must be text, one system_content or one developer_content; found the types {kinds}")
+
+
+def _namespaces_from_dict(raw: Mapping[str, Any] | None) -> tuple[ToolNamespace, ...]:
+    """The `tools` map of the JSON form, whose keys repeat the names of the namespaces."""
+    for key, value in (raw or {}).items():
+        if not isinstance(value, Mapping) or value.get("name") != key:
+            raise HarmonyError(f"the tool namespace under key {key!r} must carry the same name: {_shown(value)}")
+    return tuple(ToolNamespace.from_dict(value) for value in (raw or {}).values())
+
+
+def _namespaces_to_dict(namespaces: tuple[ToolNamespace, ...]) -> dict[str, Any] | None:
+    return {namespace.name: namespace.to_dict() for namespace in namespaces} or None
+
+
+def _shown(value: Any) -> str:
+    """A value for an error message, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

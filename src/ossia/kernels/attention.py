@@ -1,0 +1,109 @@
+"""Attention of packed queries over packed keys: grouped heads, windows, sinks, an online softmax.
+
+Bound: 4*H*h FLOPs for every (query, key) pair that is allowed, in float32; for one query a sequence the bytes of its keys
+and values. Memory is O(tile x chunk), never T x N: a tile of queries walks over its keys in chunks and keeps a running
+maximum and sum (Dao et al., FlashAttention, arXiv 2205.14135). Tiles of one shape are computed together.
+
+The sink is a learned score s per head that takes part in the softmax and has no value:
+    o = sum_j exp(z_j) v_j / (exp(s) + sum_j exp(z_j)) = softmax(z) v * sigmoid(logsumexp(z) - s)
+so it costs one multiplication at the end, and autograd through it is exact.
+
+T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ossia.batch import Spans, Tile
+
+KEY_CHUNK = 1024
+GROUP_ELEMENTS = 1 << 23  # scores held at once: 32 MiB of float32
+NEVER = -1e30  # a running maximum that no score is below, finite so that exp(x - NEVER) of nothing is 0, not NaN
+
+
+def attention(
+    q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
+) -> Tensor:
+    """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain softmax."""
+    heads = q_THh.shape[1]
+    out, where = [], []
+    for tiles in _groups(spans.tiles, heads):
+        rows_nq, valid_nq = _rows(tiles, q_THh.device)
+        o_nqHh = _tiles(q_THh, k_NKh, v_NKh, spans, tiles, rows_nq, sink_H, scale)
+        out.append(o_nqHh[valid_nq].to(q_THh.dtype))
+        where.append(rows_nq[valid_nq])
+    if len(out) == 1 and len(spans.tiles) == 1:
+        return out[0]
+    return torch.empty_like(q_THh).index_copy(0, torch.cat(where), torch.cat(out))
+
+
+def _groups(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:
+    """Tiles of about the same shape, as many together as the memory for scores allows."""
+    by_shape: dict[tuple[int, int], list[Tile]] = defaultdict(list)
+    for tile in tiles:
+        by_shape[_round_up(tile.q1 - tile.q0), _round_up(tile.k1 - tile.k0)].append(tile)
+    for (q, m), same in by_shape.items():
+        together = max(1, GROUP_ELEMENTS // (heads * q * min(m, KEY_CHUNK)))
+        for n in range(0, len(same), together):
+            yield same[n : n + together]
+
+
+def _round_up(n: int) -> int:
+    """Powers of two up to 128, multiples of 128 above: the shapes that tiles are padded to."""
+    return 1 << (n - 1).bit_length() if n <= 128 else (n + 127) // 128 * 128
+
+
+def _rows(tiles: list[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Query rows [n, q] of tiles padded to the longest, and which of them are real."""
+    q = max(t.q1 - t.q0 for t in tiles)
+    begin = torch.tensor([[t.q0] for t in tiles], device=device)
+    last = torch.tensor([[t.q1 - 1] for t in tiles], device=device)
+    rows_nq = begin + torch.arange(q, device=device)
+    return torch.minimum(rows_nq, last), rows_nq <= last
+
+
+def _tiles(
+    q_THh: Tensor,
+    k_NKh: Tensor,
+    v_NKh: Tensor,
+    spans: Spans,
+    tiles: list[Tile],
+    rows_nq: Tensor,
+    sink_H: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """Outputs [n, q, H, h] in float32 of a group of tiles."""
+    n, q = rows_nq.shape
+    kv_heads, h = k_NKh.shape[1:]
+    groups = q_THh.shape[1] // kv_heads
+    q_nKGqh = (q_THh[rows_nq].float() * scale).view(n, q, kv_heads, groups, h).permute(0, 2, 3, 1, 4)
+    q_bxh = q_nKGqh.reshape(n * kv_heads, groups * q, h)  # one matrix per tile and key-value head
+    lo_nq, hi_nq = spans.lo_T[rows_nq], spans.hi_T[rows_nq]
+    first = torch.tensor([[t.k0] for t in tiles], device=q_THh.device)
+    most = max(t.k1 - t.k0 for t in tiles)
+    peak = q_bxh.new_full((n * kv_heads, groups * q, 1), NEVER)
+    total = torch.zeros_like(peak)
+    acc = torch.zeros_like(q_bxh)
+    for c in range(0, most, KEY_CHUNK):
+        at_nm = first + torch.arange(c, min(c + KEY_CHUNK, most), device=q_THh.device)
+        allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq.unsqueeze(2)) & (at_nm.unsqueeze(1) < hi_nq.unsqueeze(2))
+        at_nm = at_nm.clamp(max=k_NKh.shape[0] - 1)
+        k_bmh = k_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
+        v_bmh = v_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
+        z = torch.bmm(q_bxh, k_bmh.transpose(1, 2)).view(n, kv_heads, groups, q, -1)
+        z = z.masked_fill(~allowed_nqm[:, None, None], -torch.inf).view(n * kv_heads, groups * q, -1)
+        new_peak = torch.maximum(peak, z.detach().amax(-1, keepdim=True))
+        p, keep = torch.exp(z - new_peak), torch.exp(peak - new_peak)
+        total = total * keep + p.sum(-1, keepdim=True)
+        acc = acc * keep + torch.bmm(p, v_bmh)
+        peak = new_peak
+    o = acc / total
+    if sink_H is not None:
+        sink = sink_H.float().view(1, kv_heads, groups, 1).expand(n, -1, -1, q).reshape_as(total)
+        o = o * torch.sigmoid(peak + torch.log(total) - sink)
+    return o.view(n, kv_heads, groups, q, h).permute(0, 3, 1, 2, 4).reshape(n, q, -1, h)

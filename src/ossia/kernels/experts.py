@@ -1,0 +1,66 @@
+"""The mixture of experts: tokens grouped by expert, clamped SwiGLU, weighted sum.
+
+Bound: for few tokens the bytes of the chosen experts (4.25 bits a weight when packed), for many 6*T*k*D*F FLOPs.
+Tokens go to their expert's matrices, never the matrices to the tokens: each chosen expert's weights are decoded once.
+
+T tokens, D hidden, E experts, k chosen per token, F intermediate, n tokens of one expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ossia.config import SWIGLU_ALPHA
+
+# (expert, dtype) -> that expert's matrix [rows, columns]
+MatrixOf = Callable[[int, torch.dtype], Tensor]
+
+
+def swiglu(h_nF2: Tensor, limit: float) -> Tensor:
+    """[n, F] from the interleaved [n, 2F]: even columns gate, odd columns linear; the gate has no lower clamp."""
+    gate = h_nF2[..., 0::2].clamp(max=limit)
+    up = h_nF2[..., 1::2].clamp(-limit, limit)
+    return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
+
+
+def experts(
+    x_TD: Tensor,
+    choice_Tk: Tensor,
+    weight_Tk: Tensor,
+    gate_up: tuple[MatrixOf, Tensor],
+    down: tuple[MatrixOf, Tensor],
+    limit: float,
+) -> Tensor:
+    """Sum over the k chosen experts of weight * (W2 swiglu(W1 x + b1) + b2), added up in float32; [T, D].
+
+    `gate_up` and `down` are (matrix of an expert, biases [E, rows]). An expert's sum order does not depend on which
+    other tokens are in the batch: experts are visited in the order of their numbers.
+    """
+    num_experts = gate_up[1].shape[0]
+    top_k = choice_Tk.shape[1]
+    order = torch.argsort(choice_Tk.flatten(), stable=True)
+    counts = torch.bincount(choice_Tk.flatten(), minlength=num_experts).tolist()
+    weight_sorted = weight_Tk.flatten()[order].float().unsqueeze(1)
+    token_sorted = order // top_k
+    y_TD = torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
+    begin = 0
+    for expert, count in enumerate(counts):
+        if not count:
+            continue
+        rows = token_sorted[begin : begin + count]
+        y_nD = _expert(x_TD.index_select(0, rows), expert, gate_up, down, limit)
+        y_TD.index_add_(0, rows, y_nD.float() * weight_sorted[begin : begin + count])
+        begin += count
+    return y_TD.to(x_TD.dtype)
+
+
+def _expert(
+    x_nD: Tensor, expert: int, gate_up: tuple[MatrixOf, Tensor], down: tuple[MatrixOf, Tensor], limit: float
+) -> Tensor:
+    dtype = x_nD.dtype
+    h_nF2 = F.linear(x_nD, gate_up[0](expert, dtype), gate_up[1][expert].to(dtype))
+    return F.linear(swiglu(h_nF2, limit), down[0](expert, dtype), down[1][expert].to(dtype))

@@ -1,0 +1,32 @@
+"""y = x W^T + b, whatever dtype W is stored in.
+
+Bound: for few rows the bytes of W, for many 2*T*N*K FLOPs. A weight stored in another dtype than the one computed in is
+converted on the way, a chunk of rows at a time, so that no second copy of a big matrix (the unembedding: 1.2 GB in
+bfloat16) is ever held.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
+
+
+def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
+    """[T, N] in the dtype of x."""
+    bias_N = None if bias_N is None else bias_N.to(x_TK.dtype)
+    rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])
+    if weight_NK.dtype == x_TK.dtype or weight_NK.shape[0] <= rows:
+        return F.linear(x_TK, weight_NK.to(x_TK.dtype), bias_N)
+    out_TN = x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0]) if not torch.is_grad_enabled() else None
+    pieces = []
+    for n in range(0, weight_NK.shape[0], rows):
+        bias = None if bias_N is None else bias_N[n : n + rows]
+        piece = F.linear(x_TK, weight_NK[n : n + rows].to(x_TK.dtype), bias)
+        if out_TN is None:
+            pieces.append(piece)
+        else:
+            out_TN[:, n : n + rows] = piece
+    return torch.cat(pieces, dim=1) if out_TN is None else out_TN

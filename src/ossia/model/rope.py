@@ -1,0 +1,65 @@
+"""Rotary frequencies under the context-extension methods: none, PI, NTK-aware, NTK-by-parts, YaRN as gpt-oss has it.
+
+theta_i = b^(-2i/h) are the angles per position of a head of width h; s = L'/L is the factor by which the context grew
+from L tokens; r_i = L theta_i / 2 pi is how many full turns dimension i made within L.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ossia.config import ModelConfig
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """float32 [h/2], the angle per position of each pair of dimensions.
+
+    pi            theta / s for all (Chen et al., arXiv 2306.15595)
+    ntk           a larger base b' = b s^(h/(h-2)): the slowest dimension is interpolated by s, the fastest hardly
+    ntk_by_parts  theta/s where r < alpha, theta where r > beta, linear in r between (YaRN, arXiv 2309.00071, sec. 3.2)
+    yarn          the same ends, but linear in the dimension's index between them: what gpt-oss and transformers compute
+    """
+    c, s, width = config, config.rope_scaling_factor, config.head_dim
+    base = c.rope_theta * s ** (width / (width - 2)) if c.rope_scaling == "ntk" else c.rope_theta
+    theta = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float) / width)
+    match c.rope_scaling:
+        case "none" | "ntk":
+            return theta
+        case "pi":
+            return theta / s
+        case "ntk_by_parts":
+            turns = c.initial_context_length * theta / (2 * math.pi)
+            extrapolate = ((turns - c.rope_ntk_alpha) / (c.rope_ntk_beta - c.rope_ntk_alpha)).clamp(0, 1)
+        case "yarn":
+            low, high = yarn_ramp(c)
+            index = torch.arange(width // 2, dtype=torch.float)
+            extrapolate = 1 - ((index - low) / (high - low)).clamp(0, 1)
+    return theta / s * (1 - extrapolate) + theta * extrapolate
+
+
+def yarn_ramp(config: ModelConfig) -> tuple[float, float]:
+    """Dimension indices between which yarn goes from extrapolation to interpolation: where r is beta and alpha."""
+    low, high = (
+        config.head_dim / 2 * math.log(config.initial_context_length / (turns * 2 * math.pi)) / math.log(config.rope_theta)
+        for turns in (config.rope_ntk_beta, config.rope_ntk_alpha)
+    )
+    if config.rope_truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.head_dim - 1)
+    return low, high + 0.001 if low == high else high
+
+
+def concentration(config: ModelConfig) -> float:
+    """Factor on cos and sin, so that scores grow by its square: 0.1 ln s + 1 for yarn (arXiv 2309.00071, eq. 22)."""
+    s = config.rope_scaling_factor
+    return 0.1 * math.log(s) + 1.0 if config.rope_scaling == "yarn" and s > 1 else 1.0
+
+
+def cos_sin(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin, float32 [T, h/2], of every position's angles, times the concentration."""
+    angles_Tr = positions_T.float().unsqueeze(1) * inverse_frequencies(config).to(positions_T.device)
+    c = concentration(config)
+    return angles_Tr.cos() * c, angles_Tr.sin() * c

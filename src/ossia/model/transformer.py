@@ -1,0 +1,123 @@
+"""gpt-oss: embedding, blocks of attention and mixture of experts, norm, unembedding. One forward for every use.
+
+`forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that tells training, prefill
+and decode apart is in the batch. Knows no files, no sampling, no text.
+
+Weights keep the dtype in which they are stored; a use converts them to `compute_dtype`. `residual_dtype` is that of the
+stream between blocks (the same, except in mixed-precision training).
+
+T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose logits are wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ossia import kernels
+from ossia.batch import Batch
+from ossia.config import ModelConfig
+from ossia.model.common import Linear, RMSNorm
+from ossia.model.moe import ExpertKind, Moe, PackedExperts
+from ossia.model.rope import cos_sin
+
+
+class Attention(nn.Module):
+    """x + out(attention(norm(x))): grouped-query, rotary, windowed on sliding layers, with a sink per query head."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        c = config
+        self.layer, self.window = layer, c.window(layer)
+        self.head_dim, self.sink_kind = c.head_dim, c.attention_sink
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.q = Linear(c.hidden_size, c.q_dim)
+        self.k = Linear(c.hidden_size, c.kv_dim)
+        self.v = Linear(c.hidden_size, c.kv_dim)
+        self.out = Linear(c.q_dim, c.hidden_size)
+        if c.attention_sink == "learned":
+            self.sinks = nn.Parameter(torch.empty(c.num_attention_heads))
+
+    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        t_TD = self.norm(x_TD).to(dtype)
+        q_THh = kernels.rotate(self.q(t_TD).unflatten(-1, (-1, self.head_dim)), *rope)
+        k_TKh = kernels.rotate(self.k(t_TD).unflatten(-1, (-1, self.head_dim)), *rope)
+        v_TKh = self.v(t_TD).unflatten(-1, (-1, self.head_dim))
+        del t_TD
+        k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
+        spans = batch.spans(self.window)
+        o_THh = kernels.attention(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
+        del q_THh
+        return x_TD + self.out(o_THh.flatten(1)).to(x_TD.dtype)
+
+    def _sink(self, q_THh: Tensor) -> Tensor | None:
+        if self.sink_kind == "none":
+            return None
+        return self.sinks if self.sink_kind == "learned" else q_THh.new_zeros(q_THh.shape[1])
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int, experts: ExpertKind) -> None:
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.moe = Moe(config, layer, experts)
+
+    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        return self.moe(self.attn(x_TD, batch, rope, dtype), dtype)  # type: ignore[no-any-return]
+
+
+class Transformer(nn.Module):
+    """The model. `experts` chooses the leaf: "packed" MXFP4 as published, or "trainable" matrices."""
+
+    def __init__(self, config: ModelConfig, experts: ExpertKind = "trainable") -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = self.residual_dtype = torch.float32
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, n, experts) for n in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.unembedding = Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, tokens_T: Tensor, batch: Batch) -> Tensor:
+        """Logits [R, V] of the batch's output rows, in the compute dtype."""
+        return self.unembed(self.hidden(tokens_T, batch))
+
+    def hidden(self, tokens_T: Tensor, batch: Batch) -> Tensor:
+        """What the unembedding reads: the output rows [R, D] after the last norm."""
+        assert tokens_T.shape == (batch.num_tokens,), (tokens_T.shape, batch.num_tokens)
+        rope = cos_sin(self.config, batch.positions())
+        x_TD = self.embedding(tokens_T).to(self.residual_dtype)
+        for layer in self.layers:
+            x_TD = layer(x_TD, batch, rope, self.compute_dtype)
+        if batch.output_rows is not None:
+            x_TD = x_TD.index_select(0, batch.output_rows)
+        return self.norm(x_TD).to(self.compute_dtype)  # type: ignore[no-any-return]
+
+    def unembed(self, x_RD: Tensor) -> Tensor:
+        """[R, V] from the output of `hidden`."""
+        return self.unembedding(x_RD)  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.scale.device
+
+    @property
+    def expert_kind(self) -> ExpertKind:
+        return "packed" if isinstance(next(self.layers.children()).moe.experts.gate_up, PackedExperts) else "trainable"
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Fresh weights for training: normal with 1/sqrt(fan in), the ends of residual branches scaled down by depth,
+        the router by 10 (Switch Transformers, arXiv 2101.03961, sec. 2.4), sinks, biases 0, scales 1."""
+        rng = torch.Generator(device=self.device).manual_seed(seed)
+        depth = (2 * self.config.num_hidden_layers) ** -0.5
+        for name, p in self.named_parameters():
+            if name.endswith(("bias", "sinks")):
+                p.zero_()
+            elif name.endswith("scale"):
+                p.fill_(1)
+            else:
+                std = 1.0 if name.startswith("embedding") else p.shape[-1] ** -0.5
+                std *= depth if ".attn.out." in name or ".experts.down." in name else 1
+                std *= 0.1 if ".router." in name else 1
+                p.normal_(0, std, generator=rng)
