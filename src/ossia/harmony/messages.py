@@ -19,6 +19,7 @@ from ossia.errors import HarmonyError
 DEFAULT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEFAULT_CHANNELS = ("analysis", "commentary", "final")
 FUNCTIONS = "functions"  # the namespace of the caller's own tools
+CHANNEL = "<|channel|>"
 CONSTRAIN = "<|constrain|>"  # a content type that begins with this names a constrained format
 
 
@@ -46,7 +47,7 @@ EffortName = Effort | Literal["low", "medium", "high"]
 
 @dataclass(frozen=True)
 class FunctionTool:
-    """A function the model may call. `parameters` is a JSON schema, or None for a function without arguments."""
+    """A function the model may call. `parameters` is a JSON schema, or None if it takes no arguments."""
 
     name: str
     description: str = ""
@@ -54,20 +55,20 @@ class FunctionTool:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FunctionTool:
-        """From `{name, description, parameters}`, or from either OpenAI form (`type: function`, nested or flat).
+        """From `{name, description, parameters}`, bare or inside an OpenAI tool (`type: function`).
 
         Raises HarmonyError if there is no name or a field has the wrong type.
         """
         if isinstance(data.get("function"), Mapping):
             data = data["function"]
-        name, parameters = data.get("name"), data.get("parameters")
-        description = data.get("description") or ""
-        if not isinstance(name, str) or not name:
+        name, parameters = _string(data, "name"), data.get("parameters")
+        description = _string(data, "description") or ""
+        if name is None:
             raise HarmonyError(f"a function tool needs a name: {_shown(data)}")
-        if not isinstance(description, str):
-            raise HarmonyError(f"the description of tool {name!r} must be a string: {_shown(description)}")
         if parameters is not None and not isinstance(parameters, Mapping):
-            raise HarmonyError(f"the parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}")
+            raise HarmonyError(
+                f"parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}"
+            )
         return cls(name, description, parameters)
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,10 +87,11 @@ class ToolNamespace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ToolNamespace:
         tools = tuple(FunctionTool.from_dict(tool) for tool in data.get("tools") or ())
-        return cls(data["name"], data.get("description"), tools)
+        return cls(_string(data, "name") or "", _string(data, "description"), tools)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "description": self.description, "tools": [t.to_dict() for t in self.tools]}
+        tools = [tool.to_dict() for tool in self.tools]
+        return {"name": self.name, "description": self.description, "tools": tools}
 
 
 @dataclass(frozen=True)
@@ -114,14 +116,17 @@ class SystemContent:
     def from_dict(cls, data: Mapping[str, Any]) -> SystemContent:
         """From the official JSON form; an absent key means the default, null means none."""
         defaults = cls()
-        effort = data.get("reasoning_effort", defaults.effort)
+        texts = {"model_identity": defaults.identity, "knowledge_cutoff": defaults.knowledge_cutoff}
+        texts |= {key: _string(data, key) for key in (*texts, "conversation_start_date") if key in data}
+        effort: Any = data.get("reasoning_effort", defaults.effort)
+        effort = effort.lower() if isinstance(effort, str) else effort
         required: Mapping[str, Any] = {"valid_channels": DEFAULT_CHANNELS, "channel_required": True}
         channels = data.get("channel_config", required) or {}
         return cls(
-            identity=data.get("model_identity", defaults.identity),
-            knowledge_cutoff=data.get("knowledge_cutoff", defaults.knowledge_cutoff),
-            current_date=data.get("conversation_start_date"),
-            effort=effort.lower() if isinstance(effort, str) else effort,
+            identity=texts["model_identity"],
+            knowledge_cutoff=texts["knowledge_cutoff"],
+            current_date=texts.get("conversation_start_date"),
+            effort=effort,
             channels=tuple(channels.get("valid_channels") or ()),
             channel_required=bool(channels.get("channel_required", False)),
             namespaces=_namespaces_from_dict(data.get("tools")),
@@ -159,7 +164,7 @@ class DeveloperContent:
         namespaces = _namespaces_from_dict(data.get("tools"))
         plain = [n for n in namespaces if n.name == FUNCTIONS and n.description is None and n.tools]
         rest = tuple(n for n in namespaces if n not in plain)
-        return cls(data.get("instructions"), plain[0].tools if plain else (), rest)
+        return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest)
 
     def to_dict(self) -> dict[str, Any]:
         tools = _namespaces_to_dict(self.all_namespaces)
@@ -198,13 +203,10 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
-        """From the JSON form above. Several text parts are joined. Raises HarmonyError if it has another shape."""
+        """From the JSON form above; several text parts are joined. Raises HarmonyError for another shape."""
         if "role" not in data or "content" not in data:
             raise HarmonyError(f"a message needs the keys 'role' and 'content': {_shown(data)}")
-        optional = {key: data.get(key) for key in ("name", "channel", "recipient", "content_type")}
-        for key, value in optional.items():
-            if value is not None and not isinstance(value, str):
-                raise HarmonyError(f"{key} of a message must be a string or null: {_shown(value)}")
+        optional = {key: _string(data, key) for key in ("name", "channel", "recipient", "content_type")}
         return cls(data["role"], _content_from_json(data["content"]), **optional)
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,19 +229,26 @@ def _content_from_json(raw: Any) -> Content:
         return SystemContent.from_dict(raw[0])
     if kinds == ["developer_content"]:
         return DeveloperContent.from_dict(raw[0])
-    raise HarmonyError(f"content must be text, one system_content or one developer_content; found the types {kinds}")
+    raise HarmonyError(f"content must be text, one system_content or one developer_content, not {kinds}")
 
 
 def _namespaces_from_dict(raw: Mapping[str, Any] | None) -> tuple[ToolNamespace, ...]:
     """The `tools` map of the JSON form, whose keys repeat the names of the namespaces."""
     for key, value in (raw or {}).items():
         if not isinstance(value, Mapping) or value.get("name") != key:
-            raise HarmonyError(f"the tool namespace under key {key!r} must carry the same name: {_shown(value)}")
+            raise HarmonyError(f"the tool namespace under key {key!r} must carry that name: {_shown(value)}")
     return tuple(ToolNamespace.from_dict(value) for value in (raw or {}).values())
 
 
 def _namespaces_to_dict(namespaces: tuple[ToolNamespace, ...]) -> dict[str, Any] | None:
     return {namespace.name: namespace.to_dict() for namespace in namespaces} or None
+
+
+def _string(data: Mapping[str, Any], key: str) -> str | None:
+    value = data.get(key)
+    if value is not None and not isinstance(value, str):
+        raise HarmonyError(f"{key!r} must be a string or null, not {_shown(value)}, in {_shown(data)}")
+    return value
 
 
 def _shown(value: Any) -> str:

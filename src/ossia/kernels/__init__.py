@@ -7,12 +7,23 @@ version of an operation will stand beside its reference and be chosen there. `in
 from __future__ import annotations
 
 from ossia.kernels.attention import attention
+from ossia.kernels.attention_training import attention_training
 from ossia.kernels.experts import experts
+from ossia.kernels.experts_training import experts_training
 from ossia.kernels.linear import linear
 from ossia.kernels.norm import rms_norm
 from ossia.kernels.rope import rotate
 
-__all__ = ["attention", "experts", "in_use", "linear", "rms_norm", "rotate"]
+__all__ = [
+    "attention",
+    "attention_training",
+    "experts",
+    "experts_training",
+    "in_use",
+    "linear",
+    "rms_norm",
+    "rotate",
+]
 
 
 def in_use() -> list[tuple[str, str, str]]:

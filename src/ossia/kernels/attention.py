@@ -32,8 +32,8 @@ def attention(
     """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain softmax."""
     heads = q_THh.shape[1]
     out, where = [], []
-    for tiles in _groups(spans.tiles, heads):
-        rows_nq, valid_nq = _rows(tiles, q_THh.device)
+    for tiles in groups_of(spans.tiles, heads):
+        rows_nq, valid_nq = rows_of(tiles, q_THh.device)
         o_nqHh = _tiles(q_THh, k_NKh, v_NKh, spans, tiles, rows_nq, sink_H, scale)
         out.append(o_nqHh[valid_nq].to(q_THh.dtype))
         where.append(rows_nq[valid_nq])
@@ -42,7 +42,7 @@ def attention(
     return torch.empty_like(q_THh).index_copy(0, torch.cat(where), torch.cat(out))
 
 
-def _groups(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:
+def groups_of(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:
     """Tiles of about the same shape, as many together as the memory for scores allows."""
     by_shape: dict[tuple[int, int], list[Tile]] = defaultdict(list)
     for tile in tiles:
@@ -58,7 +58,7 @@ def _round_up(n: int) -> int:
     return 1 << (n - 1).bit_length() if n <= 128 else (n + 127) // 128 * 128
 
 
-def _rows(tiles: list[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
+def rows_of(tiles: list[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
     """Query rows [n, q] of tiles padded to the longest, and which of them are real."""
     q = max(t.q1 - t.q0 for t in tiles)
     begin = torch.tensor([[t.q0] for t in tiles], device=device)

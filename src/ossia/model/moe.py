@@ -46,6 +46,10 @@ class TrainableExperts(nn.Module):
         self.bias = nn.Parameter(torch.empty(experts, rows))
         self.fake_quantize = False
 
+    def values(self) -> Tensor:
+        """The weights [E, rows, columns] that the forward sees."""
+        return mxfp4.fake_quantize(self.weight) if self.fake_quantize else self.weight
+
     def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
         weight = self.weight[expert]
         return (mxfp4.fake_quantize(weight) if self.fake_quantize else weight).to(dtype)
@@ -61,8 +65,12 @@ class Experts(nn.Module):
         self.down = leaf(experts, hidden, width)
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        gate_up, down = (self.gate_up.matrix, self.gate_up.bias), (self.down.matrix, self.down.bias)
-        return kernels.experts(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
+        if torch.is_grad_enabled() and isinstance(self.gate_up, TrainableExperts):
+            assert isinstance(self.down, TrainableExperts)
+            tensors = (self.gate_up.values(), self.gate_up.bias), (self.down.values(), self.down.bias)
+            return kernels.experts_training(x_TD, choice_Tk, weight_Tk, *tensors, limit)
+        matrices = (self.gate_up.matrix, self.gate_up.bias), (self.down.matrix, self.down.bias)
+        return kernels.experts(x_TD, choice_Tk, weight_Tk, *matrices, limit)
 
 
 class Router(nn.Module):

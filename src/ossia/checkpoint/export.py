@@ -1,0 +1,208 @@
+"""Out of memory and between layouts: any layout, or a trained model, to any layout, one expert at a time.
+
+Native names are the hub: a row of the destination's table says which native tensor it holds. What is packed
+on both sides goes through byte for byte; experts are encoded or decoded where the two sides differ. Knows the
+layouts through `names.py` and the files through `writer.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ossia import mxfp4
+from ossia.checkpoint.load import CONFIG, open_checkpoint
+from ossia.checkpoint.mapped import inside
+from ossia.checkpoint.names import LAYOUTS, PACKED, Layout, is_packed, table
+from ossia.checkpoint.writer import SHARD_BYTES, Progress, Spec, Writer, new_directory, write_json
+from ossia.config import MX_BLOCK, ModelConfig
+from ossia.errors import CheckpointError
+from ossia.model import Transformer
+
+FloatDtype = Literal["bfloat16", "float32"]
+_FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
+CHUNK = 1 << 22  # elements handled at once, unless one expert has more
+# What goes with the weights wherever they go, if it is there.
+COMPANIONS = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "USAGE_POLICY",
+)  # fmt: skip
+# Keys of a Hugging Face config.json that are about the tokenizer and not in our config; lost unless handed
+# on.
+_CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def convert(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    layout: Layout = "hf",
+    progress: Progress | None = None,
+    rule: mxfp4.ScaleRule = "rceil",
+    *,
+    floats: FloatDtype = "bfloat16",
+    max_shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+) -> None:
+    """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), with the tokenizer files
+    beside it.
+
+    MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule` for an
+    MXFP4 layout. Everything else is stored as `floats`. Raises `CheckpointError` for a source that does not
+    check out, for values that MXFP4 or `floats` cannot hold, for a destination that is occupied; nothing is
+    left behind then.
+    """
+    checkpoint = open_checkpoint(src)
+    reading, target = checkpoint.directory.resolve(), Path(dst).resolve()
+    if target == reading or target in reading.parents:
+        raise CheckpointError(f"{dst}: would replace {checkpoint.directory}, which is being read")
+    carried = {key: checkpoint.json[key] for key in _CARRIED if key in checkpoint.json}
+    with destination(dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress) as sink:
+        _fill(sink, checkpoint.state(), rule)
+        sink.describe(carried)
+        homes = [checkpoint.directory]
+        if reading.name == "original":
+            homes.append(checkpoint.directory.parent)
+        copy_companions(homes, sink.directory)
+
+
+def export(
+    model: Transformer,
+    dst: str | os.PathLike[str],
+    layout: Layout = "hf",
+    progress: Progress | None = None,
+    rule: mxfp4.ScaleRule = "rceil",
+    *,
+    floats: FloatDtype = "bfloat16",
+    max_shard_bytes: int = SHARD_BYTES,
+    overwrite: bool = False,
+    companions: str | os.PathLike[str] | None = None,
+) -> None:
+    """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under `rule`.
+
+    Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files. Raises
+    `CheckpointError` as `convert` does.
+    """
+    with destination(dst, model.config, layout, floats, max_shard_bytes, overwrite, progress) as sink:
+        _fill(sink, {name: tensor.detach() for name, tensor in model.state_dict().items()}, rule)
+        sink.describe({})
+        copy_companions([Path(companions)] if companions is not None else [], sink.directory)
+
+
+class Sink:
+    """A checkpoint being written, addressed by native names."""
+
+    def __init__(
+        self, directory: Path, config: ModelConfig, layout: Layout, floats: FloatDtype, writer: Writer
+    ) -> None:
+        self.directory, self.config, self.layout, self.floats = directory, config, layout, floats
+        self.dtype = _FLOATS[floats][0]
+        self.rows = {row.native: row for row in table(config, layout)}
+        self._writer = writer
+
+    def put(self, native: str, start: int, piece: Tensor) -> None:
+        """Rows [start, start + n) of the first dimension of a native tensor."""
+        row = self.rows[native]
+        assert piece.shape[1:] == row.native_shape[1:], (native, piece.shape, row.native_shape)
+        stored = piece.transpose(-1, -2) if row.transposed else piece
+        self.put_flat(native, (row.first + start) * math.prod(row.shape[1:]), stored)
+
+    def put_flat(self, native: str, start: int, piece: Tensor) -> None:
+        """Elements [start, start + n) of the stored tensor that holds a native one."""
+        row = self.rows[native]
+        self._writer.write(row.stored, start, piece if row.dtypes == PACKED else piece.to(self.dtype))
+
+    def describe(self, extra: Mapping[str, Any]) -> None:
+        """Write config.json; a Hugging Face one with the keys of `extra`."""
+        if self.layout == "original":
+            data = self.config.to_original_json()
+        else:
+            data = self.config.to_hf_json(quantized=is_packed(self.layout))
+            data |= {"dtype": self.floats} | dict(extra)
+        write_json(self.directory / CONFIG, data)
+
+
+@contextmanager
+def destination(
+    dst: str | os.PathLike[str],
+    config: ModelConfig,
+    layout: Layout,
+    floats: FloatDtype,
+    max_shard_bytes: int,
+    overwrite: bool,
+    progress: Progress | None,
+) -> Iterator[Sink]:
+    """The files of a checkpoint under a temporary name; they are complete when the body has ended."""
+    for value, allowed in ((layout, LAYOUTS), (floats, tuple(_FLOATS))):
+        if value not in allowed:
+            raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
+    specs = {
+        row.stored: Spec(row.stored, "U8" if row.dtypes == PACKED else _FLOATS[floats][1], row.shape)
+        for row in table(config, layout)
+    }
+    with new_directory(Path(dst), overwrite) as directory:
+        writer = Writer(directory, list(specs.values()), max_shard_bytes, progress)
+        yield Sink(directory, config, layout, floats, writer)
+        writer.finish(index=layout != "original")
+
+
+def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> None:
+    """Write every native tensor of the destination from `state`, whichever form its experts have there."""
+    for native, row in sink.rows.items():
+        stem, _, kind = native.rpartition(".")
+        if native in state:
+            tensor = state[native]
+            assert tensor.shape == row.native_shape, (native, tensor.shape, row.native_shape)
+            for start, piece in _pieces(tensor):
+                sink.put(native, start, piece)
+        elif kind == "weight":
+            _fill_decoded(sink, native, state[f"{stem}.blocks"], state[f"{stem}.scales"])
+        elif kind == "blocks":
+            _fill_encoded(sink, stem, state[f"{stem}.weight"], rule)
+        else:
+            assert kind == "scales", native  # written with the blocks
+
+
+def _pieces(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    step = max(1, CHUNK // math.prod(tensor.shape[1:]))
+    for start in range(0, tensor.shape[0], step):
+        yield start, tensor[start : start + step]
+
+
+def _fill_decoded(sink: Sink, native: str, blocks: Tensor, scales: Tensor) -> None:
+    for expert in range(blocks.shape[0]):
+        values = mxfp4.decode(blocks[expert], scales[expert], sink.dtype)
+        if not bool(torch.isfinite(values).all()):
+            raise CheckpointError(
+                f"{native}, expert {expert}: has scales that {sink.floats} cannot hold, or not a number"
+            )
+        sink.put(native, expert, values.unsqueeze(0))
+
+
+def _fill_encoded(sink: Sink, stem: str, weight: Tensor, rule: mxfp4.ScaleRule) -> None:
+    experts, rows, columns = weight.shape
+    groups = columns // MX_BLOCK
+    step = max(1, CHUNK // columns)
+    for expert in range(experts):
+        for row in range(0, rows, step):
+            try:
+                blocks, scales = mxfp4.encode(weight[expert, row : row + step].contiguous(), rule)
+            except ValueError as error:
+                raise CheckpointError(f"{stem}.weight, expert {expert}: {error}") from error
+            at = (expert * rows + row) * groups
+            sink.put_flat(f"{stem}.blocks", at * (MX_BLOCK // 2), blocks)
+            sink.put_flat(f"{stem}.scales", at, scales)
+
+
+def copy_companions(homes: Sequence[Path], directory: Path) -> None:
+    """Copy the tokenizer's files and what else goes with weights from the first of `homes` that has each."""
+    for name in COMPANIONS:
+        if home := next((home for home in homes if (home / name).exists()), None):
+            shutil.copyfile(inside(home, name), directory / name)

@@ -1,0 +1,191 @@
+"""The one table of tensor names: what each tensor of the model is called in each layout, its shape and its
+dtype.
+
+Three layouts, all read and written through this table:
+    hf        the published Hugging Face files: experts in MXFP4
+    hf-bf16   the same after dequantization: experts fused over E as [E, in, out], the transpose of ours
+    original  OpenAI's own: experts in MXFP4, q, k and v as rows of one matrix
+
+Knows no files; what a directory holds comes in as a `Source`.
+
+V vocabulary, D hidden, E experts, F intermediate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from ossia.checkpoint.mapped import Source
+from ossia.config import MX_BLOCK, ModelConfig
+from ossia.errors import CheckpointError, TensorMismatchError
+
+Layout = Literal["hf", "hf-bf16", "original"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+FLOATS = ("BF16", "F16", "F32")  # Hugging Face saves trained models in whichever they were trained in
+PACKED = ("U8",)
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """The native tensor `native` is rows [first, first + rows) of the stored one, transposed if so marked."""
+
+    native: str
+    stored: str
+    shape: Shape  # of the stored tensor
+    dtypes: tuple[str, ...] = FLOATS
+    first: int = 0
+    rows: int = 0  # 0: all of them
+    transposed: bool = False
+
+    @property
+    def native_shape(self) -> Shape:
+        if self.transposed:
+            return (*self.shape[:-2], self.shape[-1], self.shape[-2])
+        return (self.rows or self.shape[0], *self.shape[1:])
+
+    def view(self, stored: Tensor) -> Tensor:
+        """The native tensor, without copying."""
+        if self.transposed:
+            return stored.transpose(-1, -2)
+        return stored[self.first : self.first + self.rows] if self.rows else stored
+
+
+def is_packed(layout: Layout) -> bool:
+    """Whether a layout holds the experts in MXFP4."""
+    return layout != "hf-bf16"
+
+
+def table(config: ModelConfig, layout: Layout) -> tuple[Row, ...]:
+    """Every tensor of `config` in `layout`, in the order of the model.
+
+    Raises `CheckpointError` if MXFP4 cannot hold its shapes.
+    """
+    if is_packed(layout) and (config.hidden_size % MX_BLOCK or config.intermediate_size % MX_BLOCK):
+        raise CheckpointError(
+            f"MXFP4 needs hidden_size and intermediate_size to be multiples of {MX_BLOCK}, found "
+            f"{config.hidden_size} and {config.intermediate_size}"
+        )
+    original = layout == "original"
+    vocab = (config.vocab_size, config.hidden_size)
+    rows = [Row("embedding.weight", "embedding.weight" if original else "model.embed_tokens.weight", vocab)]
+    for layer in range(config.num_hidden_layers):
+        rows += _attention(config, layer, original)
+        rows += _mlp(config, layer, layout)
+    rows.append(Row("norm.scale", "norm.scale" if original else "model.norm.weight", vocab[1:]))
+    rows.append(Row("unembedding.weight", "unembedding.weight" if original else "lm_head.weight", vocab))
+    return tuple(rows)
+
+
+def _attention(config: ModelConfig, layer: int, original: bool) -> Iterator[Row]:
+    c, d = config, config.hidden_size
+    ours = f"layers.{layer}.attn."
+    theirs = f"block.{layer}.attn." if original else f"model.layers.{layer}.self_attn."
+    norm = theirs + "norm.scale" if original else f"model.layers.{layer}.input_layernorm.weight"
+    yield Row(ours + "norm.scale", norm, (d,))
+    widths = {"q": c.q_dim, "k": c.kv_dim, "v": c.kv_dim}
+    fused, first = sum(widths.values()), 0
+    for letter, width in widths.items():
+        for part, tail in (("weight", (d,)), ("bias", ())):
+            if original:
+                yield Row(
+                    f"{ours}{letter}.{part}", f"{theirs}qkv.{part}", (fused, *tail), first=first, rows=width
+                )
+            else:
+                yield Row(f"{ours}{letter}.{part}", f"{theirs}{letter}_proj.{part}", (width, *tail))
+        first += width
+    if c.attention_sink == "learned":
+        yield Row(ours + "sinks", theirs + "sinks", (c.num_attention_heads,))
+    out = theirs + ("out." if original else "o_proj.")
+    yield Row(ours + "out.weight", out + "weight", (d, c.q_dim))
+    yield Row(ours + "out.bias", out + "bias", (d,))
+
+
+def _mlp(config: ModelConfig, layer: int, layout: Layout) -> Iterator[Row]:
+    d, original = config.hidden_size, layout == "original"
+    experts, width = config.expert_shape(layer)
+    ours = f"layers.{layer}.moe."
+    theirs = f"block.{layer}.mlp." if original else f"model.layers.{layer}.mlp."
+    norm = theirs + "norm.scale" if original else f"model.layers.{layer}.post_attention_layernorm.weight"
+    yield Row(ours + "norm.scale", norm, (d,))
+    if config.is_moe(layer):
+        router = theirs + ("gate." if original else "router.")
+        yield Row(ours + "router.weight", router + "weight", (experts, d))
+        yield Row(ours + "router.bias", router + "bias", (experts,))
+    for name, number, rows, columns in (("gate_up", 1, 2 * width, d), ("down", 2, d, width)):
+        stored = f"{theirs}mlp{number}_" if original else f"{theirs}experts.{name}_proj"
+        yield from _experts(f"{ours}experts.{name}.", stored, layout, (experts, rows, columns))
+
+
+def _experts(ours: str, stored: str, layout: Layout, shape: tuple[int, int, int]) -> Iterator[Row]:
+    experts, rows, columns = shape
+    if is_packed(layout):
+        weight = stored + ("weight." if layout == "original" else "_")
+        groups = (experts, rows, columns // MX_BLOCK)
+        yield Row(ours + "blocks", weight + "blocks", (*groups, MX_BLOCK // 2), PACKED)
+        yield Row(ours + "scales", weight + "scales", groups, PACKED)
+    else:
+        yield Row(ours + "weight", stored, (experts, columns, rows), transposed=True)
+    yield Row(ours + "bias", stored + ("bias" if layout == "original" else "_bias"), (experts, rows))
+
+
+def detect(source: Source) -> Layout:
+    """The layout of a directory, by the names in it. Raises `TensorMismatchError` if it is none of them."""
+    names = list(source.names())
+    if any(name.startswith("block.") for name in names):
+        return "original"
+    if any(name.startswith("model.layers.") for name in names):
+        return "hf" if any(name.endswith("_scales") for name in names) else "hf-bf16"
+    raise TensorMismatchError(
+        f"{source.directory}: holds no gpt-oss model: expected tensors named model.layers.* or block.*, "
+        f"found {_some(names)}"
+    )
+
+
+def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
+    """The rows with the names that transformers (5.23) gives to dequantized experts which it loaded from MXFP4.
+
+    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and down_proj_blocks without
+    scales, and cannot read them back itself.
+    """
+
+    def renamed(row: Row) -> Row:
+        name = row.stored + "_blocks"
+        misnamed = row.transposed and row.stored not in source and name in source
+        return replace(row, stored=name) if misnamed and source.entry(name).dtype in FLOATS else row
+
+    return tuple(renamed(row) for row in rows)
+
+
+def check(source: Source, rows: tuple[Row, ...]) -> None:
+    """Raises `TensorMismatchError` unless the source holds exactly these tensors, shapes and dtypes."""
+    expected = {row.stored: row for row in rows}
+    if missing := [name for name in expected if name not in source]:
+        known = [name for name in source.names() if name not in expected]
+        besides = f"; it has {_some(known)} besides" if known else ""
+        raise TensorMismatchError(f"{source.directory}: lacks {_some(missing)}{besides}")
+    if unknown := [name for name in source.names() if name not in expected and not _is_harmless(name)]:
+        raise TensorMismatchError(
+            f"{source.directory}: holds tensors that the config does not imply: {_some(unknown)}"
+        )
+    for name, row in expected.items():
+        entry = source.entry(name)
+        if entry.shape != row.shape or entry.dtype not in row.dtypes:
+            raise TensorMismatchError(
+                f"{source.where(name)}: expected {' or '.join(row.dtypes)} {list(row.shape)}, "
+                f"found {entry.dtype} {list(entry.shape)}"
+            )
+
+
+def _is_harmless(name: str) -> bool:
+    """Rotary frequencies, which some tools save although the config determines them."""
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def _some(names: list[str]) -> str:
+    listed = ", ".join(names[:5]) or "none"
+    return f"{listed} and {len(names) - 5} more ({len(names)} tensors)" if len(names) > 5 else listed

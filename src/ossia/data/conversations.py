@@ -1,0 +1,81 @@
+"""Fine-tuning conversations: problems of every task, with system messages, developer messages and efforts varied.
+
+Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split, i), and the iterator
+yields the index to go on from, so a resumed run sees exactly the same conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from random import Random
+
+from ossia.harmony import Conversation, Effort, SystemContent
+from ossia.tasks import TASKS, Problem, Split, example_random
+from ossia.tasks.calculator import declare, with_others
+from ossia.tasks.problem import Tool
+
+MIXTURE: Mapping[str, int] = {  # in percent
+    "arithmetic": 42,
+    "word problems": 13,
+    "facts": 13,
+    "multi-turn": 12,
+    "calculator": 13,
+    "scope": 7,
+}
+EFFORTS: Mapping[Effort, int] = {Effort.LOW: 28, Effort.MEDIUM: 36, Effort.HIGH: 36}  # in percent
+NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system message the effort is medium
+INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
+
+_INSTRUCTIONS = (
+    "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.", "Answer the user.",
+    "You are a friendly assistant.", "Be polite.", "Help the user with questions.", "Answer briefly.", "Be kind and helpful.",
+    "You are an assistant for a small shop.", "You are a math tutor.", "You help pupils with arithmetic.", "Always be honest.",
+    "Follow the instructions of the user.", "Think before you answer.", "Keep answers short.", "You answer in English.",
+    "You are a careful assistant. Answer correctly.",
+)  # fmt: skip
+
+
+def conversations(
+    seed: int, split: Split = "train", start: int = 0, mixture: Mapping[str, int] = MIXTURE
+) -> Iterator[tuple[Conversation, int]]:
+    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the one to learn."""
+    index = start
+    while True:
+        yield conversation(seed, split, index, mixture), index + 1
+        index += 1
+
+
+def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int] = MIXTURE) -> Conversation:
+    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and its solution."""
+    rng = example_random(seed, split, index)
+    task = rng.choices(list(mixture), list(mixture.values()))[0]
+    problem = surrounded(rng, TASKS[task](rng, split))
+    system = draw_system(rng)
+    effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
+    return Conversation(problem.prompt(effort, system) + problem.solution(effort))
+
+
+def draw_system(rng: Random) -> SystemContent | None:
+    """A system message with the default identity, a date mostly, and an effort at random; sometimes none at all."""
+    if rng.random() < NO_SYSTEM:
+        return None
+    effort = rng.choices(list(EFFORTS), list(EFFORTS.values()))[0]
+    if rng.random() < NO_DATE:
+        return SystemContent(effort=effort)
+    date = f"{rng.randrange(2023, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
+    return SystemContent(current_date=date, effort=effort)
+
+
+def surrounded(rng: Random, problem: Problem) -> Problem:
+    """The problem, sometimes with a developer message that must not change the answer."""
+    if problem.instructions is None and rng.random() < INSTRUCTIONS:
+        problem = replace(problem, instructions=rng.choice(_INSTRUCTIONS))
+    if not problem.tools and problem.task in ("facts", "scope") and rng.random() < 2 * IDLE_TOOLS:
+        declared = declare(rng, two_steps=True)
+        problem = replace(problem, tools=with_others(rng, Tool(declared.function, _unused)))
+    return problem
+
+
+def _unused(arguments: str) -> str:
+    return "error: not needed"

@@ -1,0 +1,77 @@
+"""What the engine is asked and what it answers. Plain Python; no tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ossia.errors import RequestError
+
+FinishReason = Literal["stop", "length", "aborted"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn and when to stop. Raises `RequestError` naming a value that makes no sense.
+
+    temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same seed on the same
+    prompt gives the same tokens; `max_tokens` None: until the context is full; a token in `stop_ids` ends the answer
+    and is its last token.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "0 or more"),
+            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
+            "top_k": (self.top_k >= 0, "0 (off) or more"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "max_tokens": (self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
+        }
+        for name, (fine, wanted) in checks.items():
+            if not fine:
+                raise RequestError(f"{name} must be {wanted}, found {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """One sampled id; `logprob` is its log-probability before temperature and filters. The last one has a reason."""
+
+    request_id: int
+    token_id: int
+    logprob: float
+    finish_reason: FinishReason | None = None
+
+
+@dataclass
+class Request:
+    """A sequence on its way: `computed` of its tokens have keys and values in the cache."""
+
+    id: int
+    prompt: Sequence[int]
+    params: SamplingParams
+    limit: int  # tokens that may be generated
+    generated: list[int] = field(default_factory=list)
+    computed: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + len(self.generated)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Known tokens that the model has not seen yet; 1 while decoding."""
+        return self.num_tokens - self.computed
+
+    def tokens(self, begin: int, end: int) -> list[int]:
+        n = len(self.prompt)
+        return [*self.prompt[begin : min(end, n)], *self.generated[max(0, begin - n) : max(0, end - n)]]

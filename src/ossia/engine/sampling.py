@@ -1,0 +1,41 @@
+"""Drawing a token from logits. One row at a time, on the CPU, with a generator per request: what a request draws never
+depends on what else is in the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ossia.engine.request import SamplingParams
+
+
+def sample(logits_V: Tensor, params: SamplingParams, rng: torch.Generator) -> tuple[int, float]:
+    """(token id, log-probability of it before temperature and filters) from float32 logits [V]."""
+    logprobs_V = logits_V.log_softmax(-1)
+    if params.temperature == 0:
+        token = int(logprobs_V.argmax())
+        return token, float(logprobs_V[token])
+    p_V = filtered(logprobs_V / params.temperature, params).softmax(-1)
+    token = int(torch.multinomial(p_V, 1, generator=rng))
+    return token, float(logprobs_V[token])
+
+
+def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:
+    """Logits with -inf where a filter removes a token; the likeliest token always stays.
+
+    In the order of transformers' processors: the `top_k` likeliest; then the smallest set whose probability reaches
+    `top_p` (Holtzman et al., arXiv 1904.09751); then those at least `min_p` times as likely as the likeliest
+    (arXiv 2407.01082).
+    """
+    if 0 < params.top_k < logits_V.shape[0]:
+        kth = logits_V.topk(params.top_k).values[-1]
+        logits_V = logits_V.masked_fill(logits_V < kth, -torch.inf)
+    if params.top_p < 1:
+        sorted_V, order_V = logits_V.sort(descending=True)
+        before_V = sorted_V.softmax(-1).cumsum(-1) - sorted_V.softmax(-1)
+        drop_V = (before_V >= params.top_p).index_fill(0, torch.tensor([0]), False)
+        logits_V = logits_V.masked_fill(torch.zeros_like(drop_V).scatter(0, order_V, drop_V), -torch.inf)
+    if params.min_p > 0:
+        p_V = logits_V.softmax(-1)
+        logits_V = logits_V.masked_fill(p_V < params.min_p * p_V.max(), -torch.inf)
+    return logits_V

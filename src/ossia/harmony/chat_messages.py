@@ -1,0 +1,151 @@
+"""OpenAI-style chat messages (plain dicts from a client) -> Harmony messages.
+
+Knows the chat-completions message shapes that clients send; nothing of HTTP, tokens or rendering.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ossia.errors import HarmonyError
+from ossia.harmony.messages import (
+    CONSTRAIN,
+    FUNCTIONS,
+    DeveloperContent,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+)
+
+DEFAULT_SYSTEM = SystemContent()
+REASONING_KEYS = ("reasoning", "reasoning_content", "thinking")
+TEXT_PARTS = ("text", "input_text", "output_text")
+
+
+def messages_from_chat(
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    system: SystemContent | None = DEFAULT_SYSTEM,
+    tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
+) -> tuple[Message, ...]:
+    """Each chat message as the Harmony messages it stands for.
+
+    - `system` and `developer`: what a chat client calls the system prompt is Harmony's developer
+      instructions (the Harmony system message holds only the session's facts). Those at the beginning are
+      joined by a blank line into one developer message, which also carries `tools`; later ones stay.
+    - `user`: a user message, with its `name`.
+    - `assistant`: `reasoning` (or `reasoning_content`, `thinking`) on channel analysis; then the content, on
+      `final`, or on `commentary` if tool calls follow; then each tool call, to `functions.<name>`.
+    - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id` among the
+      calls before it, or given as `name`.
+    Content is a string or a list of text parts. Raises HarmonyError naming the message that does not fit.
+    """
+    declared = tuple(t if isinstance(t, FunctionTool) else FunctionTool.from_dict(t) for t in tools)
+    out = [] if system is None else [Message(Role.SYSTEM, system)]
+    lead = 0
+    while lead < len(messages) and _role(messages[lead], lead) in (Role.SYSTEM, Role.DEVELOPER):
+        lead += 1
+    instructions = [_text(message, index) for index, message in enumerate(messages[:lead])]
+    if instructions or declared:
+        joined = "\n\n".join(instructions) if instructions else None
+        out.append(Message(Role.DEVELOPER, DeveloperContent(joined, declared)))
+    calls: dict[str, str] = {}  # tool_call_id -> function name
+    for index in range(lead, len(messages)):
+        out += _CONVERT[_role(messages[index], index)](messages[index], index, calls)
+    return tuple(out)
+
+
+def _developer(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+    return [Message(Role.DEVELOPER, DeveloperContent(_text(message, index)))]
+
+
+def _user(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+    return [Message(Role.USER, _text(message, index), name=_optional(message, "name", index))]
+
+
+def _assistant(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+    out = []
+    thoughts = [text for key in REASONING_KEYS if (text := _optional(message, key, index))]
+    if thoughts:  # clients that send two of the names send the same text twice
+        out.append(Message(Role.ASSISTANT, thoughts[0], channel="analysis"))
+    text = "" if message.get("content") is None else _text(message, index)
+    text = text or _optional(message, "refusal", index) or ""
+    requested = message.get("tool_calls") or []
+    if not isinstance(requested, Sequence) or isinstance(requested, str):
+        raise _error(index, "tool_calls must be a list")
+    if text or not (requested or thoughts):
+        out.append(Message(Role.ASSISTANT, text, channel="commentary" if requested else "final"))
+    return out + [_call(request, index, calls) for request in requested]
+
+
+def _call(request: Any, index: int, calls: dict[str, str]) -> Message:
+    function = request.get("function") if isinstance(request, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+        raise _error(index, "a tool call must look like {'id', 'function': {'name', 'arguments'}}")
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):  # the standard is a JSON string; some clients send the object
+        try:
+            arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
+        except (TypeError, ValueError) as error:
+            raise _error(index, f"the arguments of the call to {name!r} are not JSON: {error}") from error
+    if isinstance(request.get("id"), str):
+        calls[request["id"]] = name
+    recipient = f"{FUNCTIONS}.{name}"
+    return Message(Role.ASSISTANT, arguments, None, "commentary", recipient, content_type=CONSTRAIN + "json")
+
+
+def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+    call_id = _optional(message, "tool_call_id", index)
+    name = calls.get(call_id) if call_id is not None else None
+    name = name or _optional(message, "name", index)
+    if not name:
+        known = ", ".join(map(repr, calls)) or "none"
+        raise _error(index, f"no call before it has the tool_call_id {call_id!r}; those known: {known}")
+    full = name if name.startswith(f"{FUNCTIONS}.") else f"{FUNCTIONS}.{name}"
+    return [Message(Role.TOOL, _text(message, index), name=full, channel="commentary", recipient="assistant")]
+
+
+_CONVERT: dict[Role, Callable[[Mapping[str, Any], int, dict[str, str]], list[Message]]] = {
+    Role.SYSTEM: _developer,
+    Role.DEVELOPER: _developer,
+    Role.USER: _user,
+    Role.ASSISTANT: _assistant,
+    Role.TOOL: _tool,
+}
+
+
+def _role(message: Any, index: int) -> Role:
+    role = message.get("role") if isinstance(message, Mapping) else None
+    if role not in list(Role):
+        raise _error(index, f"role must be one of {', '.join(Role)}, not {role!r}")
+    return Role(role)
+
+
+def _text(message: Mapping[str, Any], index: int) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        raise _error(index, f"content must be a string or a list of text parts, not {type(content).__name__}")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+        if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
+            raise _error(index, f"gpt-oss reads text only: {kind!r} is no {{'type': 'text', 'text'}} part")
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _optional(message: Mapping[str, Any], key: str, index: int) -> str | None:
+    value = message.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _error(index, f"{key} must be a string, not {type(value).__name__}")
+    return value
+
+
+def _error(index: int, what: str) -> HarmonyError:
+    return HarmonyError(f"messages[{index}]: {what}")

@@ -1,0 +1,121 @@
+"""A conversation, and which of its reasoning is still shown to the model.
+
+Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages lives in chat_messages.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ossia.errors import HarmonyError, RenderError
+from ossia.harmony.chat_messages import DEFAULT_SYSTEM, messages_from_chat
+from ossia.harmony.messages import FUNCTIONS, DeveloperContent, FunctionTool, Message, Role, SystemContent
+
+DropAnalysis = Literal["finished_turns", "compat", "none"]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages in the order in which they were written."""
+
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.messages, tuple):
+            object.__setattr__(self, "messages", tuple(self.messages))
+
+    @property
+    def has_function_tools(self) -> bool:
+        """Whether some developer content declares functions; the system text then names their channel."""
+        return any(
+            namespace.name == FUNCTIONS and namespace.tools
+            for message in self.messages
+            if isinstance(message.content, DeveloperContent)
+            for namespace in message.content.all_namespaces
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Conversation:
+        """From `{"messages": [...]}`, each in the JSON form of a message."""
+        if not isinstance(data.get("messages"), list):
+            raise HarmonyError("a conversation is an object with a list under the key 'messages'")
+        return cls(tuple(Message.from_dict(message) for message in data["messages"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"messages": [message.to_dict() for message in self.messages]}
+
+    @classmethod
+    def from_chat(
+        cls,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        system: SystemContent | None = DEFAULT_SYSTEM,
+        tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
+    ) -> Conversation:
+        """From the messages of a chat-completions client; see `messages_from_chat` for how each role maps.
+
+        `system` is the Harmony system message put first (None: none); `tools` are FunctionTools or OpenAI
+        tool objects. Raises HarmonyError naming the message that cannot be converted.
+        """
+        return cls(messages_from_chat(messages, system=system, tools=tools))
+
+
+def kept_messages(
+    messages: Sequence[Message], rule: DropAnalysis = "finished_turns", *, teaching: bool = False
+) -> list[Message]:
+    """The messages without those on channel `analysis` (of any role, calls too) that `rule` drops.
+
+    "finished_turns", the intended rule. A turn begins at a user message and lasts to the next one. It is
+    *finished* if its last assistant message is on `final`. Everything on `analysis` before the end of the
+    last finished turn is dropped, everything after it is kept: so the turn in progress keeps its reasoning
+    between tool calls, and so does a turn that the user interrupted before it was answered. With `teaching`
+    (rendering for training) the last turn counts as in progress, because its reasoning is to be learned.
+
+    "compat", the official package's: if the last assistant message of all is on `final`, drop what stands
+    before the *first* message (of any role) on `final`; otherwise nothing. It differs from the intended rule
+    - with two or more finished turns: reasoning after the first `final` is kept for ever;
+    - in a turn in progress after a finished one: all the old reasoning comes back;
+    - in training, if the first `final` is in the last turn: the reasoning to be learned is dropped;
+    - where a `final` is followed by more assistant messages in the same turn, or is not an assistant's.
+
+    "none" drops nothing.
+    """
+    if rule == "none":
+        return list(messages)
+    if rule == "compat":
+        cut = _compat_cut(messages)
+    elif rule == "finished_turns":
+        cut = _finished_cut(messages, teaching)
+    else:
+        raise RenderError(f"unknown drop_analysis {rule!r}: use 'finished_turns', 'compat' or 'none'")
+    return [m for index, m in enumerate(messages) if index >= cut or m.channel != "analysis"]
+
+
+def last_turn_start(messages: Sequence[Message]) -> int:
+    """Index of the first message after the last user message; 0 if no user speaks."""
+    users = (index for index in reversed(range(len(messages))) if messages[index].role is Role.USER)
+    return next(users, -1) + 1
+
+
+def _finished_cut(messages: Sequence[Message], teaching: bool) -> int:
+    """Where the last finished turn ends, or 0."""
+    end = last_turn_start(messages) if teaching else len(messages)
+    answered = None  # of the turn that ends at `end`, read backwards: is its last assistant message on final?
+    for index in reversed(range(end)):
+        message = messages[index]
+        if message.role is Role.ASSISTANT and answered is None:
+            answered = message.channel == "final"
+        if message.role is Role.USER:
+            if answered:
+                return end
+            end, answered = index, None
+    return end if answered else 0
+
+
+def _compat_cut(messages: Sequence[Message]) -> int:
+    last = next((m for m in reversed(messages) if m.role is Role.ASSISTANT), None)
+    if last is None or last.channel != "final":
+        return 0
+    return next(index for index, message in enumerate(messages) if message.channel == "final")

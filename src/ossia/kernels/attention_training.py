@@ -1,0 +1,122 @@
+"""Attention with a backward pass: what training uses instead of autograd through `attention`.
+
+Tiles go through torch's own fused attention, forward and backward. The sink is folded in exactly: a fused backward pass
+rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is handed, so handing it the one that counts the
+sink, L' = log(exp(L) + exp(s)), and the output that was scaled for it, makes it compute dq, dk and dv of the softmax
+with the sink; and ds = -sum over queries of exp(s - L') <do, o>.
+
+T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ossia.batch import Spans, Tile
+from ossia.kernels.attention import groups_of, rows_of
+
+_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None, spans: Spans, scale: float
+    ) -> Tensor:
+        out_THh = torch.empty_like(q_THh)
+        ctx.spans, ctx.scale, ctx.has_sink = spans, scale, sink_H is not None
+        saved = [q_THh, k_NKh, v_NKh, sink_H if sink_H is not None else q_THh.new_empty(0)]
+        for tiles in groups_of(spans.tiles, q_THh.shape[1]):
+            group = _Group(tiles, spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
+            q, k, v = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh)
+            o, lse = _forward(q, k, v, 0.0, False, attn_mask=group.mask(q.dtype), scale=scale)
+            if sink_H is not None:
+                sink = group.per_head(sink_H)
+                o = o * torch.sigmoid(lse - sink).unsqueeze(-1).to(o.dtype)
+                lse = torch.logaddexp(lse, sink)
+            group.scatter(o, out_THh)
+            saved += [o, lse]
+        ctx.save_for_backward(*saved)
+        return out_THh
+
+    @staticmethod
+    def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q_THh, k_NKh, v_NKh, sink_H, *saved = ctx.saved_tensors
+        dq_THh = torch.empty_like(q_THh)
+        dk_NKh, dv_NKh = torch.zeros_like(k_NKh), torch.zeros_like(v_NKh)
+        ds_H = torch.zeros(q_THh.shape[1], device=q_THh.device) if ctx.has_sink else None
+        for n, tiles in enumerate(groups_of(ctx.spans.tiles, q_THh.shape[1])):
+            o, lse = saved[2 * n : 2 * n + 2]
+            group = _Group(tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
+            q, k, v, do = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh), group.queries(grad_THh)
+            do = do * group.real_rows(do)
+            dq, dk, dv = _backward(
+                do, q, k, v, o, lse, 0.0, False, attn_mask=group.mask(q.dtype), scale=ctx.scale
+            )
+            group.scatter(dq, dq_THh)
+            group.scatter_add_keys(dk, dk_NKh)
+            group.scatter_add_keys(dv, dv_NKh)
+            if ds_H is not None:
+                p_sink = torch.exp(group.per_head(sink_H) - lse)
+                ds_H -= group.sum_per_head(p_sink * (do.float() * o.float()).sum(-1))
+        return dq_THh, dk_NKh, dv_NKh, ds_H, None, None
+
+
+class _Group:
+    """Tiles of one shape: how their queries and keys are gathered to [n, K, G*q, h] and [n, K, m, h], and put back."""
+
+    def __init__(self, tiles: list[Tile], spans: Spans, groups: int, num_keys: int, device: torch.device) -> None:
+        self.groups = groups
+        self.rows_nq, self.real_nq = rows_of(tiles, device)
+        first = torch.tensor([[t.k0] for t in tiles], device=device)
+        at_nm = first + torch.arange(max(t.k1 - t.k0 for t in tiles), device=device)
+        lo_nq1, hi_nq1 = spans.lo_T[self.rows_nq].unsqueeze(2), spans.hi_T[self.rows_nq].unsqueeze(2)
+        self.allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq1) & (at_nm.unsqueeze(1) < hi_nq1)
+        self.at_nm = at_nm.clamp(max=num_keys - 1)
+
+    def mask(self, dtype: torch.dtype) -> Tensor:
+        zero = torch.zeros(self.allowed_nqm.shape, dtype=dtype, device=self.allowed_nqm.device)
+        return zero.masked_fill_(~self.allowed_nqm, -torch.inf).repeat(1, self.groups, 1).unsqueeze(1)
+
+    def queries(self, x_THh: Tensor) -> Tensor:
+        n, q = self.rows_nq.shape
+        x = x_THh.index_select(0, self.rows_nq.flatten()).view(n, q, -1, self.groups, x_THh.shape[-1])
+        return x.permute(0, 2, 3, 1, 4).flatten(2, 3)
+
+    def keys(self, x_NKh: Tensor) -> Tensor:
+        return x_NKh.index_select(0, self.at_nm.flatten()).view(*self.at_nm.shape, *x_NKh.shape[1:]).transpose(1, 2)
+
+    def scatter(self, x: Tensor, out_THh: Tensor) -> None:
+        n, q = self.rows_nq.shape
+        x_nqHh = x.unflatten(2, (self.groups, q)).permute(0, 3, 1, 2, 4).reshape(n * q, *out_THh.shape[1:])
+        real = self.real_nq.flatten()
+        if bool(real.all()):
+            out_THh.index_copy_(0, self.rows_nq.flatten(), x_nqHh.to(out_THh.dtype))
+        else:
+            out_THh.index_copy_(0, self.rows_nq.flatten()[real], x_nqHh[real].to(out_THh.dtype))
+
+    def scatter_add_keys(self, x: Tensor, out_NKh: Tensor) -> None:
+        out_NKh.index_add_(0, self.at_nm.flatten(), x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:]))
+
+    def per_head(self, sink_H: Tensor) -> Tensor:
+        """[1, K, G*q] float32"""
+        q = self.rows_nq.shape[1]
+        return sink_H.float().view(1, -1, self.groups, 1).expand(-1, -1, -1, q).flatten(2)
+
+    def sum_per_head(self, x: Tensor) -> Tensor:
+        return x.unflatten(2, (self.groups, -1)).sum((0, 3)).flatten()
+
+    def real_rows(self, like: Tensor) -> Tensor:
+        """1 for real queries, 0 for padding, as [n, 1, G*q, 1]."""
+        return self.real_nq.repeat(1, self.groups).to(like.dtype)[:, None, :, None]
+
+
+def attention_training(
+    q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
+) -> Tensor:
+    """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
+    return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Training: losses, schedules, a resumable state and the loop."""

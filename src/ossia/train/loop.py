@@ -1,0 +1,182 @@
+"""The training loop: batches in, steps of AdamW, a state that resumes exactly, a log.
+
+A run is a list of stages that share one model, one optimizer and one learning-rate schedule: pre-training, then
+fine-tuning on Harmony, then the same with the experts seen through MXFP4. Knows no tasks and no text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ossia.batch import Batch
+from ossia.config import ModelConfig, as_dict
+from ossia.data.packing import Example, PackedBatch, pack
+from ossia.errors import TrainingError
+from ossia.model import TrainableExperts, Transformer
+from ossia.train.losses import cross_entropy, load_balance, router_z
+from ossia.train.schedule import Schedule
+from ossia.train.state import load_state, save_state
+
+ExamplesFrom = Callable[[int], Iterator[tuple[Example, int]]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`steps` batches of the examples that `examples(start)` yields as (example, next start)."""
+
+    name: str
+    examples: ExamplesFrom
+    steps: int
+    quantize: bool = False  # train the experts as the MXFP4 values they will be exported as
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    tokens_per_step: int = 8192
+    longest: int = 1024  # tokens of one example
+    peak_lr: float = 2e-3
+    warmup: int = 100
+    decay: float = 0.5
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    load_balance: float = 1e-2
+    router_z: float = 1e-3
+    seed: int = 0
+    bfloat16: bool = True  # matrix products; the weights, the residual stream, the router and the loss stay float32
+
+
+@dataclass(frozen=True)
+class Run:
+    config: ModelConfig
+    stages: tuple[Stage, ...]
+    hyper: Hyperparameters
+    out: Path
+    save_every: int = 200
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption, as JSON values."""
+        stages = [[stage.name, stage.steps, stage.quantize] for stage in self.stages]
+        return {"config": as_dict(self.config), "stages": stages, "hyper": json.loads(json.dumps(asdict(self.hyper)))}
+
+
+def train(run: Run, stop_after: int | None = None) -> Transformer:
+    """Train to the end, from `run.out/state.pt` if a run was cut short there; `stop_after` steps for tests.
+
+    Raises `TrainingError` if that state is of another run, or if the loss is not a number (the last state is kept).
+    """
+    model = Transformer(run.config)
+    model.init_weights(run.hyper.seed)
+    if run.hyper.bfloat16:
+        model.compute_dtype = torch.bfloat16
+    optimizer = _optimizer(model, run.hyper)
+    step, cursors = _resume(run, model, optimizer)
+    schedule = Schedule(run.hyper.peak_lr, run.steps, run.hyper.warmup, run.hyper.decay)
+    with (run.out / "log.jsonl").open("a") as log, _progress() as bar:
+        task = bar.add_task("train", total=run.steps, completed=step, loss=math.nan, stage="")
+        while step < run.steps and (stop_after is None or step < stop_after):
+            stage, stage_end = _stage_at(run, step)
+            _set_fake_quantize(model, stage.quantize)
+            batches = _batches(run, stage, cursors[stage.name])
+            for batch, cursors[stage.name] in batches:
+                began = time.perf_counter()
+                loss, metrics = _step(model, optimizer, batch, run.hyper, schedule.at(step))
+                if not math.isfinite(loss):
+                    raise TrainingError(f"the loss is {loss} at step {step}; the last good state is in {run.out}")
+                step += 1
+                took = time.perf_counter() - began
+                entry = {"step": step, "stage": stage.name, "loss": loss, "lr": schedule.at(step - 1), **metrics}
+                log.write(json.dumps(entry | {"tokens_per_s": round(len(batch.tokens) / took)}) + "\n")
+                bar.update(task, completed=step, loss=loss, stage=stage.name)
+                if step % run.save_every == 0 or step == run.steps or step == stop_after:
+                    log.flush()
+                    _save(run, model, optimizer, step, cursors)
+                if step in (stage_end, stop_after):
+                    break
+    return model.eval()
+
+
+def _progress() -> Progress:
+    text = TextColumn("{task.fields[stage]} loss {task.fields[loss]:.3f}")
+    return Progress(BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def _optimizer(model: Transformer, hyper: Hyperparameters) -> torch.optim.AdamW:
+    """Weight decay on matrices only: not on biases, norms, sinks, nor the tables of embeddings."""
+    named = list(model.named_parameters())
+    decayed = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
+    kept = [p for n, p in named if not n.endswith("weight") or "embedding" in n]
+    groups = [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=hyper.peak_lr, betas=hyper.betas, fused=True)
+
+
+def _resume(run: Run, model: Transformer, optimizer: torch.optim.AdamW) -> tuple[int, dict[str, int]]:
+    run.out.mkdir(parents=True, exist_ok=True)
+    state = load_state(run.out / "state.pt", run.identity())
+    if state is None:
+        return 0, {stage.name: 0 for stage in run.stages}
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["cursors"]
+
+
+def _save(run: Run, model: Transformer, optimizer: torch.optim.AdamW, step: int, cursors: dict[str, int]) -> None:
+    state = {"identity": run.identity(), "step": step, "cursors": dict(cursors)}
+    save_state(run.out / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+
+
+def _stage_at(run: Run, step: int) -> tuple[Stage, int]:
+    """The stage that `step` belongs to and the step at which it ends."""
+    end = 0
+    for stage in run.stages:
+        end += stage.steps
+        if step < end:
+            return stage, end
+    raise AssertionError(f"step {step} is past the end of the run")
+
+
+def _batches(run: Run, stage: Stage, start: int) -> Iterator[tuple[PackedBatch, int]]:
+    return pack(stage.examples(start), run.hyper.tokens_per_step, run.hyper.longest, start)
+
+
+def _set_fake_quantize(model: Transformer, on: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, TrainableExperts):
+            module.fake_quantize = on
+
+
+def _step(
+    model: Transformer, optimizer: torch.optim.AdamW, batch: PackedBatch, hyper: Hyperparameters, lr: float
+) -> tuple[float, dict[str, float]]:
+    model.train()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    rows = Batch.packed(batch.lengths, output_rows=torch.tensor(batch.rows))
+    x_RD = model.hidden(torch.tensor(batch.tokens), rows)
+    loss = cross_entropy(x_RD, model.unembedding.weight, torch.tensor(batch.targets))
+    logits = [m.router_logits_TE for m in (layer.moe for layer in model.layers) if m.router_logits_TE is not None]
+    balance = _mean([load_balance(x, model.config.experts_per_token) for x in logits])
+    z = _mean([router_z(x) for x in logits])
+    (loss + hyper.load_balance * balance + hyper.router_z * z).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item(), {"balance": balance.item(), "gradient_norm": norm.item()}
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean() if values else torch.zeros(())
