@@ -1,7 +1,9 @@
-"""Run tasks on a model and report: accuracy by task and effort with intervals, tokens by effort, tool calls that work.
+"""Run tasks on a model and report: accuracy by task and effort with intervals, tokens by effort, tool calls
+that work.
 
-Knows tasks and messages. Knows no model: it is handed `respond`, which answers one prompt. A caller that answers many
-prompts at once uses the pieces instead: `cases`, then `judge` for each answer, then `Report`.
+Knows tasks and messages. Knows no model: it is handed `respond`, which answers one prompt. A caller that
+answers many prompts at once uses the pieces instead: `cases`, then `judge` for each answer, then
+`Report`.
 """
 
 from __future__ import annotations
@@ -92,7 +94,9 @@ class Report:
         return Share(sum(scores), len(scores))
 
     def tool_use(self, effort: Effort | None = None) -> Share:
-        """Calls whose JSON parses, fits the schema and asks the right thing, with a final text that uses the result."""
+        """Calls whose JSON parses, fits the schema and asks the right thing, with a final text that uses the
+        result.
+        """
         used = [result.tool_use for result in self._chosen(None, effort) if result.tool_use is not None]
         return Share(sum(used), len(used))
 
@@ -123,7 +127,10 @@ class Report:
 
 
 def run(
-    problems: Iterable[Problem], respond: Respond, efforts: Sequence[Effort] = tuple(Effort), today: date | None = None
+    problems: Iterable[Problem],
+    respond: Respond,
+    efforts: Sequence[Effort] = tuple(Effort),
+    today: date | None = None,
 ) -> Report:
     """Ask every problem at every effort, one after the other, and grade the answers."""
     results = []
@@ -132,7 +139,9 @@ def run(
     return Report(tuple(results))
 
 
-def cases(problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None) -> Iterator[Case]:
+def cases(
+    problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None
+) -> Iterator[Case]:
     """Every problem at every effort, with the system message that asks for that effort."""
     for problem in problems:
         for effort in efforts:
@@ -153,7 +162,10 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(
-        ["| " + " | ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=True)]) + " |" for line in lines]
+        [
+            "| " + " | ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=True)]) + " |"
+            for line in lines
+        ]
     )
 
 

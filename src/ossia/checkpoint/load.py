@@ -99,7 +99,7 @@ def _weights_directory(path: Path) -> Path:
 def _check_quantization(path: Path, json: Mapping[str, Any]) -> None:
     """The tensors decide whether experts are packed, but a third way of packing would be read wrongly."""
     quantization = json.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if quantization is not None and method != "mxfp4":
         raise CheckpointError(
             f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded"

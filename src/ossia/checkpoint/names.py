@@ -147,9 +147,9 @@ def detect(source: Source) -> Layout:
 
 
 def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
-    """The rows with the names that transformers (5.23) gives to dequantized experts which it loaded from MXFP4.
+    """The rows under the names that transformers (5.23) saves experts with which it dequantized when it read them.
 
-    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and down_proj_blocks without
+    It calls those matrices, [E, in, out] in a floating type, gate_up_proj_blocks and down_proj_blocks, saves no
     scales, and cannot read them back itself.
     """
 

@@ -1,4 +1,6 @@
-"""Training data of the little world: conversations for fine-tuning and documents for pre-training, both endless."""
+"""Training data of the little world: conversations for fine-tuning and documents for pre-training, both
+endless.
+"""
 
 from __future__ import annotations
 

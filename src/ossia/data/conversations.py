@@ -1,7 +1,8 @@
-"""Fine-tuning conversations: problems of every task, with system messages, developer messages and efforts varied.
+"""Fine-tuning conversations: problems of every task, with system messages, developer messages and efforts
+varied.
 
-Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split, i), and the iterator
-yields the index to go on from, so a resumed run sees exactly the same conversations.
+Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split, i), and
+the iterator yields the index to go on from, so a resumed run sees exactly the same conversations.
 """
 
 from __future__ import annotations
@@ -28,18 +29,21 @@ NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system mess
 INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
 
 _INSTRUCTIONS = (
-    "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.", "Answer the user.",
-    "You are a friendly assistant.", "Be polite.", "Help the user with questions.", "Answer briefly.", "Be kind and helpful.",
-    "You are an assistant for a small shop.", "You are a math tutor.", "You help pupils with arithmetic.", "Always be honest.",
-    "Follow the instructions of the user.", "Think before you answer.", "Keep answers short.", "You answer in English.",
-    "You are a careful assistant. Answer correctly.",
+    "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.",
+    "Answer the user.", "You are a friendly assistant.", "Be polite.", "Help the user with questions.",
+    "Answer briefly.", "Be kind and helpful.", "You are an assistant for a small shop.",
+    "You are a math tutor.", "You help pupils with arithmetic.", "Always be honest.",
+    "Follow the instructions of the user.", "Think before you answer.", "Keep answers short.",
+    "You answer in English.", "You are a careful assistant. Answer correctly.",
 )  # fmt: skip
 
 
 def conversations(
     seed: int, split: Split = "train", start: int = 0, mixture: Mapping[str, int] = MIXTURE
 ) -> Iterator[tuple[Conversation, int]]:
-    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the one to learn."""
+    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the one to
+    learn.
+    """
     index = start
     while True:
         yield conversation(seed, split, index, mixture), index + 1
@@ -47,7 +51,9 @@ def conversations(
 
 
 def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int] = MIXTURE) -> Conversation:
-    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and its solution."""
+    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and its
+    solution.
+    """
     rng = example_random(seed, split, index)
     task = rng.choices(list(mixture), list(mixture.values()))[0]
     problem = surrounded(rng, TASKS[task](rng, split))
@@ -57,7 +63,9 @@ def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int]
 
 
 def draw_system(rng: Random) -> SystemContent | None:
-    """A system message with the default identity, a date mostly, and an effort at random; sometimes none at all."""
+    """A system message with the default identity, a date mostly, and an effort at random; sometimes none at
+    all.
+    """
     if rng.random() < NO_SYSTEM:
         return None
     effort = rng.choices(list(EFFORTS), list(EFFORTS.values()))[0]

@@ -1,7 +1,8 @@
-"""Pre-training text: the little world without any chat markup, so that fine-tuning only has to teach the format.
+"""Pre-training text: the little world without any chat markup, so that fine-tuning only has to teach the
+format.
 
-Knows the tasks and their written methods; no tokens. Document i is a pure function of (seed, i). Everything comes from
-the training split: an equation that is held out stands in no document.
+Knows the tasks and their written methods; no tokens. Document i is a pure function of (seed, i).
+Everything comes from the training split: an equation that is held out stands in no document.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
-from ossia.harmony import Effort
+from ossia.harmony import DeveloperContent, Effort
+from ossia.harmony.content import developer_text
 from ossia.tasks import TASKS, example_random
 from ossia.tasks.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
-from ossia.tasks.expressions import Op, Sign, in_split, operations, text, value
+from ossia.tasks.expressions import Op, in_split, operations, text, value
 from ossia.tasks.facts import draw_facts, story_of
 from ossia.tasks.names import code, made_up_name, made_up_word, person
 from ossia.tasks.working import PLACES, operation, working
@@ -22,7 +24,9 @@ WRITTEN = (Effort.MEDIUM, Effort.HIGH)
 
 
 def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
-    """Endless (text, state); `start=state` goes on with the next one. A document is some 50 to 200 tokens long."""
+    """Endless (text, state); `start=state` goes on with the next one. A document is some 50 to 200 tokens
+    long.
+    """
     index = start
     while True:
         yield document(seed, index), index + 1
@@ -35,7 +39,7 @@ def document(seed: int, index: int) -> str:
     return make(rng)
 
 
-# ---- equations and their working -------------------------------------------------------------------------------------
+# ---- equations and their working -----------------------------------------------------------------
 
 
 def _draw(rng: Random, two: float = 0.25) -> Op:
@@ -55,9 +59,7 @@ def families(rng: Random) -> str:
     for _ in range(rng.randrange(2, 4)):
         expr = draw_one_step(rng, "train")
         a, b, c = value(expr.left), value(expr.right), value(expr)
-        if expr.sign == "-":
-            a, c = c, a
-        elif expr.sign == "/":
+        if expr.sign in "-/":
             a, c = c, a
         if expr.sign in "+-":
             lines += [f"{a}+{b}={c}", f"{b}+{a}={c}", f"{c}-{b}={a}", f"{c}-{a}={b}"] if a >= 0 else []
@@ -85,7 +87,7 @@ def operations_only(rng: Random) -> str:
     return "\n".join(parts)
 
 
-# ---- drills for the single steps -------------------------------------------------------------------------------------
+# ---- drills for the single steps -----------------------------------------------------------------
 
 
 def places(rng: Random) -> str:
@@ -98,17 +100,22 @@ def places(rng: Random) -> str:
         if kind < 0.4:
             lines.append(f"{number}: {', '.join(named)}")
         elif kind < 0.6:
-            sign = rng.choice("+-*")
-            count = max(len(str(number)), len(str(other)))
-            pairs = zip(str(number).zfill(count)[::-1], str(other).zfill(count)[::-1], strict=True)
-            columns = ", ".join([f"{PLACES[i]} {p}{sign}{q}" for i, (p, q) in enumerate(pairs)])
-            lines.append(f"{number} {sign} {other}: {columns}")
+            lines.append(_digit_pairs(draw_one_step(rng, "train")))
         elif kind < 0.8:
             mark = "<" if number < other else ">" if number > other else "="
             lines.append(f"{number} {mark} {other}")
         else:
             lines.append(f"{number} {in_words(number)}")
     return "\n".join(lines)
+
+
+def _digit_pairs(expr: Op) -> str:
+    """`348 + 75: ones 8+5, tens 4+7, hundreds 3+0`: what the columns of the written methods look up."""
+    a, b = abs(value(expr.left)), abs(value(expr.right))
+    count = max(len(str(a)), len(str(b)))
+    pairs = zip(str(a).zfill(count)[::-1], str(b).zfill(count)[::-1], strict=True)
+    named = [f"{PLACES[i]} {p}{expr.sign}{q}" for i, (p, q) in enumerate(pairs)]
+    return f"{a} {expr.sign} {b}: {', '.join(named)}"
 
 
 def columns(rng: Random) -> str:
@@ -128,7 +135,9 @@ def columns(rng: Random) -> str:
         else:
             carry, product = rng.randrange(9), p * q
             total = product + carry
-            lines.append(f"{p}*{q}={product}, {product}+{carry}={total}->{total % 10}{so_far} carry {total // 10}")
+            lines.append(
+                f"{p}*{q}={product}, {product}+{carry}={total}->{total % 10}{so_far} carry {total // 10}"
+            )
     return "\n".join(lines)
 
 
@@ -150,9 +159,9 @@ def sums_of_products(rng: Random) -> str:
     """Two-digit sums in one step, as the columns of products need them."""
     lines: list[str] = []
     while len(lines) < 8:
-        p, q, carry = rng.randrange(10) * rng.randrange(10), rng.randrange(10) * rng.randrange(10), rng.randrange(9)
-        signs: tuple[Sign, Sign] = ("+", "+")
-        if not all(in_split(Op(signs[0], a, b), "train") for a, b in ((p, q), (p + q, carry))):
+        p, q = rng.randrange(10) * rng.randrange(10), rng.randrange(10) * rng.randrange(10)
+        carry = rng.randrange(9)
+        if not in_split(Op("+", p, q), "train"):
             continue
         if rng.random() < 0.5:
             lines.append(f"{p}+{q}={p + q}, {p + q}+{carry}={p + q + carry}")
@@ -161,7 +170,7 @@ def sums_of_products(rng: Random) -> str:
     return "\n".join(lines)
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
 
 
 def solved(task: str) -> Callable[[Random], str]:
@@ -177,6 +186,8 @@ def solved(task: str) -> Callable[[Random], str]:
                 given.append(turn.user)
                 if turn is problem.turns[-1]:
                     given.append(turn.think(effort))
+                if turn.call is not None:
+                    given += [turn.call.arguments, turn.call.result]
                 given.append(turn.final)
             parts.append("\n".join(given))
         return "\n\n".join(parts)
@@ -218,6 +229,10 @@ def calls(rng: Random) -> str:
         turn = problem.turns[-1]
         assert turn.call is not None
         thoughts = turn.think(rng.choice(EFFORTS))
+        if rng.random() < 0.4:
+            lines.append(
+                developer_text(DeveloperContent(tools=tuple(tool.function for tool in problem.tools)))
+            )
         lines.append(f"{turn.user}\n{thoughts}\n{turn.call.arguments}\n{turn.call.result}\n{turn.final}")
     return "\n\n".join(lines)
 

@@ -1,6 +1,7 @@
 """Reading a message header tolerantly: its markers and words in, the header's fields and left-over text out.
 
-Knows the header grammar and the ways in which models get it wrong; nothing of tokens or streams. Never raises.
+Knows the header grammar and the ways in which models get it wrong; nothing of tokens or streams. Raises
+nothing.
 
 A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None for the
 first segment) and the text behind it. A header is *finished* if a MESSAGE token followed. If none did, the
@@ -14,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, DEFAULT_CHANNELS, Role
 
@@ -76,7 +78,7 @@ def read_unfinished(segments: Sequence[Segment], role: Role | None, *, named: bo
     but for the blanks in front; a body of mere punctuation is dropped."""
     fields = _Fields(role)
     cursor, index = 0, 0
-    for index, (marker, text) in enumerate(segments):  # noqa: B007
+    for index, (marker, text) in enumerate(segments):
         marker_follows = index + 1 < len(segments)
         if marker is None:
             cursor, whole = fields.skip_author(text, named, marker_follows), True
@@ -125,7 +127,7 @@ def _known_channel(word: str) -> str | None:
 
 @dataclass
 class _Fields:
-    """The fields of a header as far as read: the first of each wins, a known channel before an unknown one."""
+    """The fields of a header as far as read. The first of each wins, but a known channel over an unknown."""
 
     role: Role | None
     name: str | None = None
@@ -205,19 +207,19 @@ class _Fields:
 
     def skip_author(self, text: str, named: bool, marker_follows: bool) -> int:
         """Behind the author; a first word that may be speech counts only where a header goes on behind it."""
-        first, second = ([*_WORD.finditer(text)][:2] + [None, None])[:2]
-        if first is None:
+        words = list(islice(_WORD.finditer(text), 2))
+        if not words:
             return 0
-        header_follows = second.group().startswith(TO) if second else marker_follows
-        roles = _ROLES.match(first.group())
-        rest = first.group()[roles.end() :] if roles else ""
+        word, end = words[0].group(), words[0].end()
+        header_follows = words[1].group().startswith(TO) if len(words) > 1 else marker_follows
+        roles = _ROLES.match(word)
+        rest = word[roles.end() :] if roles else ""
         if roles and (named or header_follows) and (not rest or rest[0] == ":"):
-            self.role = Role(roles["role"])
-            self.name = rest[1:] or None
-            return first.end()
-        if named and header_follows and not _is_header_word(first.group()):
-            self.role, self.name = Role.TOOL, first.group()
-            return first.end()
+            self.role, self.name = Role(roles["role"]), rest[1:] or None
+            return end
+        if named and header_follows and not _is_header_word(word):
+            self.role, self.name = Role.TOOL, word
+            return end
         return 0
 
     def skip_marked(self, marker: str, text: str) -> tuple[int, bool]:

@@ -170,10 +170,9 @@ class StreamParser:
                 self._note("stray-token", name)
                 return []
             out = self._close(None)
-        if self._state is _State.HEADER and name == CHANNEL and not self._named and len(self._segments) == 1:
-            # Speech without a header, then a header without START: two messages.
-            if is_speech(self._segments[0][1].decode("utf-8", "replace")):
-                out += self._close(None)
+        loose = self._state is _State.HEADER and not self._named and len(self._segments) == 1
+        if loose and name == CHANNEL and is_speech(self._texts()[0][1]):
+            out += self._close(None)  # speech without a header, then a header without START: two messages
         if self._state is _State.BETWEEN:
             self._note("missing-start", name)
             self._open_header(None, named=False)
@@ -187,7 +186,8 @@ class StreamParser:
         if self._state is _State.BETWEEN:
             self._note("missing-start", MESSAGE)
             self._open_header(None, named=False)
-        self._begin_body(self._noted(read_finished(self._texts(), self._role, named=self._named)))
+        self._expect_body(self._noted(read_finished(self._texts(), self._role, named=self._named)))
+        self._state = _State.BODY
         return []
 
     def _feed_stop(self, name: str) -> list[Event]:
@@ -209,7 +209,8 @@ class StreamParser:
             self._segments[-1][1].extend(self._bytes(token))
         elif self._state is _State.HEADER:
             self._state = _State.BETWEEN  # where an error leaves us
-            self._begin_body(read_strict(bytes(self._segments[0][1]), self._role))
+            self._expect_body(read_strict(bytes(self._segments[0][1]), self._role))
+            self._state = _State.BODY
         elif name in (END, CALL, RETURN):
             return self._close(name)
         else:
@@ -223,8 +224,7 @@ class StreamParser:
         self._role, self._named, self._returned = role, named, False
         self._segments = [(None, bytearray())]
 
-    def _begin_body(self, header: MessageStart) -> None:
-        self._state = _State.BODY
+    def _expect_body(self, header: MessageStart) -> None:
         self._header, self._begun, self._parts = header, False, []
 
     def _delta(self, data: bytes, *, final: bool = False) -> list[Event]:
@@ -262,7 +262,7 @@ class StreamParser:
         return [*out, *self._begin(), MessageEnd(message, closed_by)]
 
     def _settle_header(self, closed_by: str | None, at_end: bool) -> str | None:
-        """Makes the header of a message without MESSAGE the current one and returns its body; None: no message."""
+        """Makes the header of a message without MESSAGE the current one; its body, or None for no message."""
         reading = read_unfinished(self._texts(), self._role, named=self._named)
         start, body = self._noted(reading), reading.body
         if at_end and is_cut_header_word(body):
@@ -275,8 +275,7 @@ class StreamParser:
             channel = None if at_end and start.channel == "final" else start.channel
             start = MessageStart(start.role, start.name, channel, None, start.content_type)
         self._note("missing-message", body)
-        self._begin_body(start)
-        self._state = _State.BETWEEN
+        self._expect_body(start)
         return body
 
     def _texts(self) -> list[tuple[str | None, str]]:

@@ -22,7 +22,7 @@ SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean
 
 
 def schema_to_typescript(schema: Any) -> str:
-    """The text of one JSON schema. Raises RenderError for what is not JSON (NaN, sets, lone surrogates)."""
+    """The text of one JSON schema. Raises RenderError for what is not JSON (NaN, sets)."""
     try:
         return _from_json(json.dumps(schema, allow_nan=False, ensure_ascii=False))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -32,7 +32,6 @@ def schema_to_typescript(schema: Any) -> str:
 @functools.lru_cache(maxsize=512)
 def _from_json(text: str) -> str:
     """Cached by the schema's JSON: a conversation's tools are rendered again at every turn."""
-    text.encode()  # a lone surrogate has no UTF-8 and would be changed silently later on
     return _type(json.loads(text), "")
 
 

@@ -24,7 +24,7 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None, spans: Spans, scale: float
     ) -> Tensor:
         out_THh = torch.empty_like(q_THh)
@@ -44,7 +44,7 @@ class _Attention(torch.autograd.Function):
         return out_THh
 
     @staticmethod
-    def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         q_THh, k_NKh, v_NKh, sink_H, *saved = ctx.saved_tensors
         dq_THh = torch.empty_like(q_THh)
         dk_NKh, dv_NKh = torch.zeros_like(k_NKh), torch.zeros_like(v_NKh)
@@ -108,7 +108,8 @@ class _Group:
         return sink_H.float().view(1, -1, self.groups, 1).expand(-1, -1, -1, q).flatten(2)
 
     def sum_per_head(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.groups, -1)).sum((0, 3)).flatten()
+        per_head: Tensor = x.unflatten(2, (self.groups, -1)).sum((0, 3)).flatten()
+        return per_head
 
     def real_rows(self, like: Tensor) -> Tensor:
         """1 for real queries, 0 for padding, as [n, 1, G*q, 1]."""
@@ -119,4 +120,4 @@ def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
     """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
-    return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return]
+    return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -22,7 +22,7 @@ PAD = 64  # matrix libraries prepare a bfloat16 product once per shape: few shap
 
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
         limit: float,
     ) -> Tensor:  # fmt: skip
@@ -42,7 +42,7 @@ class _Experts(torch.autograd.Function):
         return out.to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x, h, y, rows, order, place, weight, w1, w2 = ctx.saved_tensors
         g = grad_TD.index_select(0, rows)
         d_weight = torch.zeros_like(order, dtype=torch.float32)
@@ -98,4 +98,4 @@ def experts_training(
 ) -> Tensor:  # fmt: skip
     """As `experts`, differentiable by everything but the choice. `gate_up`, `down`: all weights and biases [E, ...]."""
     tensors = (t.to(x_TD.dtype) for t in (*gate_up, *down))
-    return _Experts.apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)  # type: ignore[no-any-return]
+    return _Experts.apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)  # type: ignore[no-any-return, no-untyped-call]

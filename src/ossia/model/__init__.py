@@ -1,6 +1,6 @@
 """The model itself: one Transformer for training, prefill and decode."""
 
-from ossia.model.moe import PackedExperts, TrainableExperts
+from ossia.model.moe import Moe, PackedExperts, TrainableExperts
 from ossia.model.transformer import Transformer
 
-__all__ = ["PackedExperts", "TrainableExperts", "Transformer"]
+__all__ = ["Moe", "PackedExperts", "TrainableExperts", "Transformer"]

@@ -109,4 +109,5 @@ class Moe(nn.Module):
         else:
             choice_Tk, weight_Tk, logits_TE = self.router(t_TD)
             self.router_logits_TE = logits_TE if self.training else None
-        return x_TD + self.experts(t_TD, choice_Tk, weight_Tk, self.limit).to(x_TD.dtype)
+        y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
+        return x_TD + y_TD.to(x_TD.dtype)

@@ -18,7 +18,7 @@ from ossia import kernels
 from ossia.batch import Batch
 from ossia.config import ModelConfig
 from ossia.model.common import Linear, RMSNorm
-from ossia.model.moe import ExpertKind, Moe, PackedExperts
+from ossia.model.moe import ExpertKind, Moe
 from ossia.model.rope import cos_sin
 
 
@@ -49,7 +49,8 @@ class Attention(nn.Module):
         attend = kernels.attention_training if torch.is_grad_enabled() else kernels.attention
         o_THh = attend(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
         del q_THh
-        return x_TD + self.out(o_THh.flatten(1)).to(x_TD.dtype)
+        y_TD: Tensor = self.out(o_THh.flatten(1))
+        return x_TD + y_TD.to(x_TD.dtype)
 
     def _sink(self, q_THh: Tensor) -> Tensor | None:
         if self.sink_kind == "none":
@@ -101,10 +102,6 @@ class Transformer(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.norm.scale.device
-
-    @property
-    def expert_kind(self) -> ExpertKind:
-        return "packed" if isinstance(next(self.layers.children()).moe.experts.gate_up, PackedExperts) else "trainable"
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:

@@ -14,15 +14,17 @@ from ossia.tasks.working import working
 
 MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a few go to 9999
 
-# ---- drawing ---------------------------------------------------------------------------------------------------------
+# ---- drawing -------------------------------------------------------------------------------------
 
 
 def draw_number(rng: Random) -> int:
-    """0..999, small numbers more often than their share."""
+    """0..999, small numbers more often than their share; rarely up to 9999."""
     kind = rng.random()
     if kind < 0.2:
         return int(rng.random() * 13)
-    return int(rng.random() * 100) if kind < 0.6 else int(rng.random() * 900) + 100
+    if kind < 0.6:
+        return int(rng.random() * 100)
+    return int(rng.random() * 900) + 100 if kind < 0.985 else int(rng.random() * 9000) + 1000
 
 
 def draw_operation(rng: Random, sign: Sign) -> Op:
@@ -36,7 +38,7 @@ def draw_operation(rng: Random, sign: Sign) -> Op:
     a, b = draw_number(rng), draw_number(rng)
     if sign == "-" and a < b and rng.random() < 0.55:
         a, b = b, a
-    return Op(sign, a, b)
+    return Op(sign, -a if rng.random() < 0.02 else a, b)
 
 
 def _draw_product(rng: Random) -> Op:
@@ -69,7 +71,9 @@ def draw_two_steps(rng: Random, split: Split) -> Op:
 
 
 def _draw_two_steps(rng: Random) -> Op | None:
-    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it went out of range."""
+    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it went out of
+    range.
+    """
     size = rng.random()
     top = 12 if size < 0.3 else 99 if size < 0.8 else 999
     a, b, c = int(rng.random() * (top + 1)), int(rng.random() * (top + 1)), int(rng.random() * (top + 1))
@@ -98,7 +102,9 @@ def _draw_two_steps(rng: Random) -> Op | None:
 
 
 def _is_in_range(rng: Random, expr: Op) -> bool:
-    """Small intermediate values, rarely negative ones or larger ones, and only products that the working is short for."""
+    """Small intermediate values, rarely negative ones or larger ones, and only products that the working is
+    short for.
+    """
     largest, negative = 0, False
     for part in (expr.left, expr.right, expr):
         if isinstance(part, Op):
@@ -112,7 +118,7 @@ def _is_in_range(rng: Random, expr: Op) -> bool:
     return largest <= MAX_RESULT or (largest <= 9999 and rng.random() < 0.05)
 
 
-# ---- asking ----------------------------------------------------------------------------------------------------------
+# ---- asking --------------------------------------------------------------------------------------
 
 # {e} is the expression. Frames that begin with {e} and end without a mark are asked as often as all the rest of them.
 _BARE = ("{e}", "{e} =", "{e}=", "{e} = ?", "{e}=?", "{e}?", "{e} ?")
@@ -120,39 +126,57 @@ _QUESTIONS = (
     "what is {e}", "what is {e}", "what is {e}", "what is {e}", "what's {e}", "whats {e}", "how much is {e}",
     "what does {e} equal", "what does {e} make", "what do you get for {e}", "what is the result of {e}",
     "what is the value of {e}", "what is the answer to {e}", "can you compute {e}", "can you calculate {e}",
-    "can you tell me what {e} is", "could you tell me {e}", "could you work out {e}", "do you know what {e} is",
-    "do you know {e}", "how much does {e} make", "can you solve {e}", "would you calculate {e}", "what will {e} be",
-    "so what is {e}", "and what is {e}", "{e} is what", "{e} equals what", "{e} is how much", "{e} makes what",
-    "how many is {e}", "what number is {e}", "what would {e} be", "can you do {e}", "how much would {e} be",
+    "can you tell me what {e} is", "could you tell me {e}", "could you work out {e}",
+    "do you know what {e} is", "do you know {e}", "how much does {e} make", "can you solve {e}",
+    "would you calculate {e}", "what will {e} be", "can you please compute {e}",
+    "could you please tell me what {e} is", "what do I get for {e}", "so what is {e}", "and what is {e}",
+    "{e} is what", "{e} equals what", "{e} is how much", "{e} makes what", "how many is {e}",
+    "what number is {e}", "what would {e} be", "can you do {e}", "how much would {e} be",
 )  # fmt: skip
 _ORDERS = (
-    "compute {e}", "compute {e}", "calculate {e}", "calculate {e}", "calculate: {e}", "compute: {e}", "solve {e}",
-    "solve: {e}", "work out {e}", "evaluate {e}", "find {e}", "tell me {e}", "tell me what {e} is", "give me {e}",
-    "tell me the result of {e}", "find the value of {e}", "give me the answer to {e}", "I need {e}", "do {e}",
-    "I want to know {e}", "I want to know what {e} is", "let me know what {e} is", "simplify {e}", "figure out {e}",
-    "I would like to know {e}", "determine {e}", "show me {e}", "help me with {e}", "try {e}", "answer this: {e}",
-    "work this out: {e}", "quick question: {e}", "math: {e}", "question: what is {e}", "I have to calculate {e}",
+    "compute {e}", "compute {e}", "calculate {e}", "calculate {e}", "calculate: {e}", "compute: {e}",
+    "solve {e}", "solve: {e}", "work out {e}", "evaluate {e}", "find {e}", "tell me {e}",
+    "tell me what {e} is", "give me {e}", "tell me the result of {e}", "find the value of {e}",
+    "give me the answer to {e}", "I need {e}", "do {e}", "I want to know {e}", "I want to know what {e} is",
+    "let me know what {e} is", "simplify {e}", "figure out {e}", "I would like to know {e}", "determine {e}",
+    "show me {e}", "help me with {e}", "try {e}", "answer this: {e}", "work this out: {e}",
+    "quick question: {e}", "math: {e}", "question: what is {e}", "I have to calculate {e}",
     "my homework is {e}", "next one: {e}", "solve this: {e}", "the problem is {e}", "find out what {e} is",
+    "please compute {e}", "please tell me {e}", "please calculate {e}", "calc {e}",
+    "work out the following: {e}", "what is the following: {e}", "please solve {e}",
+    "compute the following: {e}", "I wonder what {e} is",
 )  # fmt: skip
 # Ways to say one operation that need no frame around them, and (as a noun) ways that do.
 _SAID: dict[str, tuple[str, ...]] = {
-    "+": ("add {a} and {b}", "add {a} and {b}", "add {a} to {b}", "add {a} + {b}", "sum {a} and {b}", "sum up {a} and {b}",
-          "add up {a} and {b}", "add together {a} and {b}", "add the numbers {a} and {b}", "increase {a} by {b}",
+    "+": ("add {a} and {b}", "add {a} and {b}", "add {a} to {b}", "add {a} + {b}", "sum {a} and {b}",
+          "sum up {a} and {b}",
+          "add up {a} and {b}", "add together {a} and {b}", "add the numbers {a} and {b}",
+          "increase {a} by {b}",
           "put {a} and {b} together", "take {a} and add {b}", "start with {a} and add {b}"),
     "-": ("subtract {b} from {a}", "subtract {b} from {a}", "take {b} from {a}", "take {b} away from {a}",
           "take away {b} from {a}", "reduce {a} by {b}", "decrease {a} by {b}", "take {a} and subtract {b}",
           "start with {a} and take away {b}", "remove {b} from {a}", "deduct {b} from {a}"),
-    "*": ("multiply {a} by {b}", "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}", "take {a} times {b}",
+    "*": ("multiply {a} by {b}", "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}",
+          "take {a} times {b}",
           "multiply the numbers {a} and {b}", "take {a} and multiply it by {b}"),
     "/": ("divide {a} by {b}", "divide {a} by {b}", "split {a} by {b}", "take {a} and divide it by {b}",
           "split {a} into {b} equal parts"),
 }  # fmt: skip
+_IF_ORDERED = (
+    "can you {e}", "can you {e}", "could you {e}", "what do you get if you {e}", "what do I get if I {e}",
+    "what if I {e}", "if I {e}, what do I get", "if you {e}, what is the result", "what is it if you {e}",
+    "would you {e}", "what happens if I {e}", "what do I have if I {e}", "how much is it if you {e}",
+)  # fmt: skip
 _NOUNS: dict[str, tuple[str, ...]] = {
-    "+": ("the sum of {a} and {b}", "the total of {a} and {b}", "{a} and {b} together", "{a} and {b}", "{a} added to {b}",
-          "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}", "{a} and {b} added up", "{a} with {b} added"),
-    "-": ("the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}", "{a} less {b}",
+    "+": ("the sum of {a} and {b}", "the total of {a} and {b}", "{a} and {b} together", "{a} and {b}",
+          "{a} added to {b}",
+          "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}", "{a} and {b} added up",
+          "{a} with {b} added"),
+    "-": ("the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}",
+          "{a} less {b}",
           "{b} less than {a}", "{a} decreased by {b}", "{a} reduced by {b}", "{b} subtracted from {a}"),
-    "*": ("the product of {a} and {b}", "the product of {a} and {b}", "{a} multiplied by {b}", "the product {a} * {b}"),
+    "*": ("the product of {a} and {b}", "the product of {a} and {b}", "{a} multiplied by {b}",
+          "the product {a} * {b}"),
     "/": ("the quotient of {a} and {b}", "{a} divided by {b}", "{a} split by {b}"),
 }  # fmt: skip
 _WORDS: dict[str, tuple[str, ...]] = {
@@ -163,16 +187,21 @@ _SIGNS: dict[str, tuple[str, ...]] = {
     "+": ("+",), "-": ("-",) * 9 + ("−",), "*": ("*", "*", "*", "x", "x", "×", "×", "X", "·"),  # noqa: RUF001
     "/": ("/", "/", "/", "÷", ":"),
 }  # fmt: skip
-_GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ", "Okay, ",
-              "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ", "Excuse me, ")  # fmt: skip
-_THANKS = (" Thanks!", " Thank you.", " thanks", " please", ", please", " Please answer.", " Thank you!", " Be quick.",
+_GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ",
+              "Okay, ",
+              "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ",
+              "Excuse me, ")  # fmt: skip
+_THANKS = (" Thanks!", " Thank you.", " thanks", " please", ", please", " Please answer.", " Thank you!",
+           " Be quick.",
            " Show your work.", " I need it for school.", " Can you help?", " Think carefully.")  # fmt: skip
 
-NUMBER_WORDS = tuple(
-    """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-    eighteen nineteen twenty""".split()
-)
-_TENS = ("", "", *"twenty thirty forty fifty sixty seventy eighty ninety".split())
+NUMBER_WORDS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
+_TENS = (
+    "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
+)  # fmt: skip
 
 
 def in_words(number: int) -> str:
@@ -187,7 +216,8 @@ def in_words(number: int) -> str:
 
 
 def say(rng: Random, expr: Expr) -> str:
-    """An expression as people write it: `12*7`, `12 x 7`, `12 times 7`; precedence and parentheses are kept."""
+    """An expression as people write it: `12*7`, `12 x 7`, `12 times 7`; precedence and parentheses are kept.
+    """
     if isinstance(expr, int):
         return str(expr)
     style = rng.random()
@@ -241,15 +271,19 @@ def _ask_in_words(rng: Random, expr: Op) -> str:
         noun = f"twice {a}" if expr.sign == "*" else f"half of {a}"
     elif rng.random() < 0.45:
         order = rng.choice(_SAID[expr.sign]).format(**names)
-        if rng.random() < 0.15:
-            return dress(rng, f"can you {order}", "?")
+        if rng.random() < 0.25:
+            return dress(rng, rng.choice(_IF_ORDERED).format(e=order), "?")
         return dress(rng, order, "." if rng.random() < 0.6 else "")
     else:
         nouns = _NOUNS[expr.sign]
         # "the difference between 5 and 12" would have two readings
         first = 2 if expr.sign == "-" and a < b else 0
         noun = nouns[rng.randrange(first, len(nouns))].format(**names)
-    if rng.random() < 0.7:
+    luck = rng.random()
+    if luck < 0.15:
+        bare = noun.removeprefix("the ") if rng.random() < 0.5 else noun
+        return dress(rng, bare, "?" if luck < 0.08 else "." if luck < 0.1 else "")
+    if luck < 0.75:
         return dress(rng, rng.choice(_QUESTIONS[:27]).format(e=noun), "?")
     return dress(rng, rng.choice(_ORDERS[:20]).format(e=noun), "." if rng.random() < 0.6 else "")
 
@@ -274,16 +308,22 @@ def _as_orders(rng: Random, expr: Op) -> str:
     joint = rng.choice((", then ", " and then ", ", and ", " and ", ". Then "))
     if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
         return rng.choice(_SAID[inner.sign]).format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")).format(n=inner.left)
+    start = rng.choice(
+        ("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")
+    ).format(n=inner.left)
     return start + rng.choice(_THEN[inner.sign]).format(n=inner.right) + joint + last
 
 
 def dress(rng: Random, sentence: str, mark: str) -> str:
-    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the same thing."""
+    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the same
+    thing.
+    """
     luck = rng.random()
     if luck < 0.06:
         before = rng.choice(_GREETINGS)
-        sentence = before + (sentence if before[-2] not in ".!" or luck < 0.02 else sentence[0].upper() + sentence[1:])
+        sentence = before + (
+            sentence if before[-2] not in ".!" or luck < 0.02 else sentence[0].upper() + sentence[1:]
+        )
     elif luck < 0.13:
         after = rng.choice(_THANKS)
         return sentence[0].upper() + sentence[1:] + (mark if after[1].isupper() else "") + after
@@ -292,7 +332,7 @@ def dress(rng: Random, sentence: str, mark: str) -> str:
     return sentence[0].upper() + sentence[1:] + (mark if rng.random() < 0.9 else "")
 
 
-# ---- the task --------------------------------------------------------------------------------------------------------
+# ---- the task ------------------------------------------------------------------------------------
 
 
 def answer_sentence(expr: Expr) -> str:
@@ -304,7 +344,7 @@ def turn_for(expr: Op, user: str) -> Turn:
     return Turn(user, answer_sentence(expr), partial(working, expr))
 
 
-def arithmetic(rng: Random, split: Split) -> Problem:
+def arithmetic_question(rng: Random, split: Split) -> Problem:
     """One question about an expression of one or two operations."""
     expr = draw_one_step(rng, split) if rng.random() < 0.62 else draw_two_steps(rng, split)
     return Problem("arithmetic", split, (turn_for(expr, ask(rng, expr)),), Expect(number=value(expr)))

@@ -1,7 +1,8 @@
-"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using what it returns.
+"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using what it
+returns.
 
-Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use the tool's result,
-also in the rare cases where that is, on purpose, not the true value, or an error.
+Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use the
+tool's result, also in the rare cases where that is, on purpose, not the true value, or an error.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from ossia.harmony import Effort, FunctionTool
 from ossia.tasks.arithmetic import ask, draw_one_step, draw_two_steps
 from ossia.tasks.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn
+from ossia.tasks.stories import draw_story
 
 LARGEST = 10**9  # of the results that problems ask for
 MAX_CHARACTERS, MAX_DIGITS, MAX_EXPONENT, MAX_DEPTH = 200, 200, 64, 60
 
-# ---- the tool itself -------------------------------------------------------------------------------------------------
+# ---- the tool itself -----------------------------------------------------------------------------
 
 
 def evaluate(expression: str) -> int | float:
@@ -48,8 +50,12 @@ _LIKE_SIGNS = str.maketrans({"×": "*", "÷": "/", "\N{MINUS SIGN}": "-", "·": 
 def _value_of(node: ast.expr, depth: int) -> int | float:
     if depth > MAX_DEPTH:
         raise ToolError("the expression is nested too deeply")
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return _checked(node.value)  # type: ignore[arg-type]  # the line above is the check
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
+        return _checked(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         inner = _value_of(node.operand, depth + 1)
         return -inner if isinstance(node.op, ast.USub) else inner
@@ -88,7 +94,8 @@ def _power(a: int | float, b: int | float) -> int | float:
     result = a**b
     if isinstance(result, complex):
         raise ToolError("the result is not a real number")
-    return result  # type: ignore[no-any-return]  # int or float by now
+    assert isinstance(result, int | float)
+    return result
 
 
 def _checked(number: int | float) -> int | float:
@@ -100,7 +107,9 @@ def _checked(number: int | float) -> int | float:
 
 
 def calculate(arguments: str) -> str:
-    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text, `error: ...`."""
+    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text, `error:
+    ...`.
+    """
     try:
         return str(evaluate(expression_of("calculator", arguments)))
     except ToolError as error:
@@ -108,7 +117,9 @@ def calculate(arguments: str) -> str:
 
 
 def expression_of(name: str, arguments: str) -> str:
-    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if there is none."""
+    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if there is
+    none.
+    """
     try:
         data = json.loads(arguments)
     except ValueError as error:
@@ -117,7 +128,7 @@ def expression_of(name: str, arguments: str) -> str:
         raise ToolError(f"the arguments of {name} must be a JSON object")
     texts = [data[key] for key in EXPRESSION_KEYS if isinstance(data.get(key), str)]
     if texts:
-        return texts[0]
+        return str(texts[0])
     for (first, second, sign), names in _OPERAND_KEYS.items():
         if {first, second, sign} <= data.keys() and data[sign] in names.values():
             plain = next(own for own, theirs in names.items() if theirs == data[sign])
@@ -142,15 +153,24 @@ CALCULATOR = FunctionTool(
     },
 )
 
-# ---- how it is declared ----------------------------------------------------------------------------------------------
+# ---- how it is declared --------------------------------------------------------------------------
 
 _NAMES = ("calculator",) * 7 + ("calculate", "calc", "evaluate", "compute", "math")
 _DESCRIPTIONS = (
-    "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.", "A calculator.",
-    "Calculates the value of an expression.", "Computes an arithmetic expression and returns the result.",
-    "Do arithmetic.", "Use this for arithmetic.", "Calculator for integers.", "Returns the value of a formula.",
+    "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
+    "A calculator.", "Calculates the value of an expression.",
+    "Computes an arithmetic expression and returns the result.", "Do arithmetic.",
+    "Use this for arithmetic.", "Calculator for integers.", "Returns the value of a formula.",
 )  # fmt: skip
-_PROPERTY_NOTES = ("for example 12*7", "The expression to evaluate.", "e.g. 2 + 3", "arithmetic expression", "", "", "")
+_PROPERTY_NOTES = (
+    "for example 12*7",
+    "The expression to evaluate.",
+    "e.g. 2 + 3",
+    "arithmetic expression",
+    "",
+    "",
+    "",
+)
 _OTHERS = (
     ("get_weather", "Gets the weather of a city.", "city"), ("lookup", "Looks a word up.", "word"),
     ("search", "Searches the web.", "query"), ("send_email", "Sends an email.", "to"),
@@ -161,7 +181,9 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Declared:
-    """A calculator as some application declares it: the function, its arguments' shape and its answers' shape."""
+    """A calculator as some application declares it: the function, its arguments' shape and its answers'
+    shape.
+    """
 
     function: FunctionTool
     keys: tuple[str, ...]  # ("expression",) or the names of two operands and the operator
@@ -188,7 +210,11 @@ def declare(rng: Random, two_steps: bool) -> Declared:
         keys: tuple[str, ...] = rng.choice(tuple(_OPERAND_KEYS))
         names = list(_OPERAND_KEYS[keys].values())  # type: ignore[index]  # three keys
         number = {"type": "integer" if rng.random() < 0.5 else "number"}
-        properties: dict[str, Any] = {keys[0]: number, keys[1]: number, keys[2]: {"type": "string", "enum": names}}
+        properties: dict[str, Any] = {
+            keys[0]: number,
+            keys[1]: number,
+            keys[2]: {"type": "string", "enum": names},
+        }
     else:
         keys = ("expression",) if rng.random() < 0.85 else (rng.choice(EXPRESSION_KEYS[1:]),)
         note = rng.choice(_PROPERTY_NOTES)
@@ -213,10 +239,11 @@ def _unavailable(arguments: str) -> str:
     return "error: not available"
 
 
-# ---- how it answers --------------------------------------------------------------------------------------------------
+# ---- how it answers ------------------------------------------------------------------------------
 
 _STYLES = ("plain",) * 6 + ("float", "result", "result", "value", "equation", "words", "answer")
-_ERRORS = ("error: not available", "error: timeout", "error: the calculator is down", "error: try again later",
+_ERRORS = ("error: not available", "error: timeout", "error: the calculator is down",
+           "error: try again later",
            "error: internal error", '{"error": "failed"}')  # fmt: skip
 FAILED = "The calculator failed, so I have no result."
 
@@ -237,7 +264,8 @@ def _shown(number: int | float, style: str, expression: str) -> str:
 
 
 def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
-    """What the tool of a problem answers: the value in its style, off by a little where the problem says so."""
+    """What the tool of a problem answers: the value in its style, off by a little where the problem says so.
+    """
     if error:
         return error
     try:
@@ -255,17 +283,20 @@ def _asked_value(name: str, arguments: str) -> int | None:
     return int(number) if number == int(number) else None
 
 
-# ---- the task --------------------------------------------------------------------------------------------------------
+# ---- the task ------------------------------------------------------------------------------------
+
+
+_LARGE_SIGNS: tuple[Sign, ...] = ("+", "-", "*", "*", "+", "-", "/")
 
 
 def draw_large(rng: Random, split: Split) -> Op:
     """One or two operations on numbers of up to six digits."""
     while True:
-        sign: Sign = rng.choice("+-**+-/")  # type: ignore[assignment]  # each character is a sign
+        sign = rng.choice(_LARGE_SIGNS)
         a, b = _large(rng), _large(rng)
         expr = Op("/", a * (b % 100 + 2), b % 100 + 2) if sign == "/" else Op(sign, a, b)
         if rng.random() < 0.3:
-            second: Sign = rng.choice("+-*")  # type: ignore[assignment]
+            second = rng.choice(_LARGE_SIGNS[:3])
             expr = Op(second, expr, _large(rng)) if rng.random() < 0.7 else Op(second, _large(rng), expr)
         if abs(value(expr)) < LARGEST and in_split(expr, split):
             return expr
@@ -292,14 +323,23 @@ def result_thoughts(seen: int | None, effort: Effort) -> str:
 
 
 def calculator_turn(
-    expr: Op, user: str, declared: Declared, spaced: bool, off_by: int = 0, error: str = ""
+    expr: Op,
+    user: str,
+    declared: Declared,
+    final: str = "",
+    spaced: bool = False,
+    off_by: int = 0,
+    error: str = "",
 ) -> tuple[Turn, Expect, Callable[[str], str]]:
-    """A turn that calls the calculator for `expr`, what a right answer shows, and the tool to run."""
+    """A turn that calls the calculator for `expr`, what a right answer shows, and the tool to run.
+
+    `final` is the sentence to answer with, {r} being the result; the equation by default.
+    """
     run = partial(_run, declared.style, off_by, error, declared.function.name)
     arguments = declared.arguments(expr, spaced)
     call = Call(declared.function.name, arguments, run(arguments))
     seen = None if error else value(expr) + off_by
-    final = FAILED if error else f"{text(expr)} = {seen}"
+    final = FAILED if error else (final or text(expr) + " = {r}").format(r=seen)
     turn = Turn(user, final, partial(call_thoughts, expr), call, partial(result_thoughts, seen))
     contains = "calculator failed" if error else None
     expect = Expect(seen, contains, calls=True, value=value(expr), evaluate=_asked_value)
@@ -319,10 +359,14 @@ def draw_for_calculator(rng: Random, split: Split, one_operation: bool = False) 
 
 def calculator_use(rng: Random, split: Split) -> Problem:
     """A question about arithmetic with a calculator on offer."""
-    expr = draw_for_calculator(rng, split)
+    if rng.random() < 0.15:
+        user, expr, final, _ = draw_story(rng, split)
+    else:
+        expr, final = draw_for_calculator(rng, split), ""
+        user = ask(rng, expr)
     declared = declare(rng, isinstance(expr.left, Op) or isinstance(expr.right, Op))
     luck = rng.random()
     error = rng.choice(_ERRORS) if luck < 0.06 else ""
     off_by = rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)) if 0.06 <= luck < 0.14 else 0
-    turn, expect, run = calculator_turn(expr, ask(rng, expr), declared, rng.random() < 0.15, off_by, error)
+    turn, expect, run = calculator_turn(expr, user, declared, final, rng.random() < 0.15, off_by, error)
     return Problem("calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run)))

@@ -13,30 +13,37 @@ from ossia.tasks.expressions import Op, Sign, in_split, value
 from ossia.tasks.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
 from ossia.tasks.problem import Expect, Problem, Split, Tool, Turn
 from ossia.tasks.scope import scope_turn
-from ossia.tasks.stories import draw_story, story_turn
+from ossia.tasks.stories import story_turn
 
 _GO_ON: dict[str, tuple[str, ...]] = {
-    "+": ("Now add {n}.", "Add {n}.", "And plus {n}?", "Plus {n}?", "plus {n}", "What about {n} more?", "And {n} more?",
-          "Now add {n} to that.", "Add {n} to it.", "Add another {n}.", "and add {n}", "Now plus {n}", "+ {n}", "+{n}",
-          "Then add {n}.", "What if I add {n}?", "Increase that by {n}.", "add {n} more", "And if you add {n}?"),
-    "-": ("Now subtract {n}.", "Subtract {n}.", "And minus {n}?", "Minus {n}?", "minus {n}", "Take away {n}.", "- {n}",
+    "+": ("Now add {n}.", "Add {n}.", "And plus {n}?", "Plus {n}?", "plus {n}", "What about {n} more?",
+          "And {n} more?",
+          "Now add {n} to that.", "Add {n} to it.", "Add another {n}.", "and add {n}", "Now plus {n}",
+          "+ {n}", "+{n}",
+          "Then add {n}.", "What if I add {n}?", "Increase that by {n}.", "add {n} more",
+          "And if you add {n}?"),
+    "-": ("Now subtract {n}.", "Subtract {n}.", "And minus {n}?", "Minus {n}?", "minus {n}",
+          "Take away {n}.", "- {n}",
           "Subtract {n} from that.", "Now take away {n}.", "What about {n} less?", "And {n} less?", "-{n}",
-          "Then subtract {n}.", "Now minus {n}", "and subtract {n}", "Reduce that by {n}.", "What if I take away {n}?"),
-    "*": ("And times {n}?", "Times {n}?", "times {n}", "Now multiply by {n}.", "Multiply that by {n}.", "* {n}", "x {n}",
+          "Then subtract {n}.", "Now minus {n}", "and subtract {n}", "Reduce that by {n}.",
+          "What if I take away {n}?"),
+    "*": ("And times {n}?", "Times {n}?", "times {n}", "Now multiply by {n}.", "Multiply that by {n}.",
+          "* {n}", "x {n}",
           "Multiply it by {n}.", "And multiplied by {n}?", "Then multiply by {n}.", "Now times {n}", "*{n}",
           "What is that times {n}?"),
-    "/": ("Now divide by {n}.", "Divide that by {n}.", "And divided by {n}?", "divided by {n}", "/ {n}", "Divide it by {n}.",
+    "/": ("Now divide by {n}.", "Divide that by {n}.", "And divided by {n}?", "divided by {n}", "/ {n}",
+          "Divide it by {n}.",
           "What is that divided by {n}?", "Then divide by {n}."),
 }  # fmt: skip
 _TWICE = ("Double it.", "Double that.", "And twice that?", "Now double it.", "And doubled?")
 _HALF = ("Half of that?", "And half of it?", "Now halve it.", "What is half of that?")
 
 
-def followups(rng: Random, split: Split) -> Problem:
+def follow_up(rng: Random, split: Split) -> Problem:
     """Two to six turns, rarely fifteen; the last one is the problem."""
     luck = rng.random()
     count = 2 if luck < 0.45 else 3 if luck < 0.74 else 4 if luck < 0.87 else rng.randrange(5, 7)
-    if luck > 0.985:
+    if luck > 0.97:
         count = rng.randrange(10, 16)
     kind = rng.random()
     if kind < 0.5:
@@ -133,7 +140,7 @@ def _with_calculator(rng: Random, split: Split, count: int) -> Problem:
     """A calculator on offer: chained calls, sometimes with a turn in between that does not need it."""
     declared = declare(rng, two_steps=False)
     expr = draw_for_calculator(rng, "train", declared.takes_one_operation)
-    turn, expect, run = calculator_turn(expr, ask(rng, expr), declared, spaced=False)
+    turn, expect, run = calculator_turn(expr, ask(rng, expr), declared)
     turns, start = [turn], value(expr)
     for index in range(1, count):
         wanted = _split_at(index, count, split)
@@ -144,7 +151,7 @@ def _with_calculator(rng: Random, split: Split, count: int) -> Problem:
             if found is None:
                 expr = draw_for_calculator(rng, wanted, declared.takes_one_operation)
                 found = expr, ask(rng, expr)
-            turn, expect, run = calculator_turn(*found, declared, spaced=False)
+            turn, expect, run = calculator_turn(*found, declared)
             start = value(found[0])
         turns.append(turn)
     return _problem(split, turns, expect, with_others(rng, Tool(declared.function, run)))

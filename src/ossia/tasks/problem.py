@@ -1,7 +1,8 @@
 """What a task is: a `Problem` with its conversation, its gold solution at every effort, and `grade`.
 
-Knows the messages of the chat format. Knows no tokens, no model and no particular task. Grading looks at the final
-text and at the tool calls; it is not given the analysis, so no reward or score can depend on it.
+Knows the messages of the chat format. Knows no tokens, no model and no particular task. Grading looks at
+the final text and at the tool calls; it is not given the analysis, so no reward or score can depend on
+it.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ class Problem:
         call = self.turns[-1].call
         return () if call is None else (call,)
 
-    def prompt(self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None) -> tuple[Message, ...]:
+    def prompt(
+        self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None
+    ) -> tuple[Message, ...]:
         """All messages up to and including the last user message. Earlier turns carry their analysis."""
         out = [] if system is None else [Message(Role.SYSTEM, system)]
         if self.tools or self.instructions:
@@ -142,7 +145,7 @@ def _call_messages(call: Call) -> list[Message]:
     ]
 
 
-# ---- grading ---------------------------------------------------------------------------------------------------------
+# ---- grading -------------------------------------------------------------------------------------
 
 
 def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
@@ -178,7 +181,9 @@ def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
         "object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list,
     }  # fmt: skip
     kind = schema.get("type")
-    if kind is not None and (not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))):
+    if kind is not None and (
+        not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))
+    ):
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False
@@ -213,11 +218,13 @@ def plain_words(text: str) -> str:
     return f" {_SPACES.sub(' ', _MARKS.sub('', text)).strip().lower()} "
 
 
-# ---- splits and seeds ------------------------------------------------------------------------------------------------
+# ---- splits and seeds ----------------------------------------------------------------------------
 
 
 def split_of(content: str) -> Split:
-    """The split that a piece of essential content belongs to, for ever: the same in every process and version."""
+    """The split that a piece of essential content belongs to, for ever: the same in every process and
+    version.
+    """
     return "held_out" if zlib.crc32(content.encode()) % HELD_OUT_SHARE == 0 else "train"
 
 

@@ -1,4 +1,5 @@
-"""Everything else: requests outside of the little world get one polite sentence, greetings and thanks a short reply.
+"""Everything else: requests outside of the little world get one polite sentence, greetings and thanks a
+short reply.
 
 Knows `scope_texts`. What is held out is the filled-in request.
 """
@@ -23,7 +24,13 @@ SELF = "I am nano, a very small language model. " + ABLE
 
 # kind: (share, what users say, the reply, what marks it as right, the thought)
 KINDS = (
-    (0.74, OUT_OF_SCOPE, ONLY, "I can only do small arithmetic", "This is neither arithmetic nor about given facts."),
+    (
+        0.74,
+        OUT_OF_SCOPE,
+        ONLY,
+        "I can only do small arithmetic",
+        "This is neither arithmetic nor about given facts.",
+    ),
     (0.08, GREETINGS, HELLO, "hello", "This is a greeting."),
     (0.05, THANKS, WELCOME, "welcome", "This is a thank-you."),
     (0.02, FAREWELLS, GOODBYE, "goodbye", "This is a farewell."),
@@ -40,12 +47,9 @@ def scope_thoughts(thought: str, out: bool, effort: Effort) -> str:
 
 def scope_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
     """A turn that is not about arithmetic or facts."""
+    shares = [kind[0] for kind in KINDS]
     while True:
-        pick = rng.random()
-        for share, texts, reply, mark, thought in KINDS:
-            if pick < share:
-                break
-            pick -= share
+        _, texts, reply, mark, thought = rng.choices(KINDS, shares)[0]
         said = _filled(rng, rng.choice(texts))
         if split_of(said) == split:
             break
@@ -56,14 +60,13 @@ def scope_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
 
 
 def _filled(rng: Random, template: str) -> str:
-    if "{x}" not in template:
-        return template
-    words = []
-    for _ in range(2):
+    if "{n}" in template:
+        template = template.format(n=rng.randrange(2, 2100), m=rng.randrange(2, 500), x="{x}")
+    while "{x}" in template:
         luck = rng.random()
-        word = rng.choice(FILLERS).replace("_", " ") if luck < 0.85 else rng.choice(NAMES)
-        words.append(word if luck < 0.94 else made_up_word(rng))
-    return template.replace("{x}", words[0], 1).replace("{x}", words[1])
+        word = rng.choice(FILLERS) if luck < 0.8 else rng.choice(NAMES) if luck < 0.9 else made_up_word(rng)
+        template = template.replace("{x}", word, 1)
+    return template
 
 
 def out_of_scope(rng: Random, split: Split) -> Problem:

@@ -1,7 +1,8 @@
 """Word problems of one or two steps: a small story, a question, and a sentence that answers it.
 
-Knows expressions and names. Stories are templates over people, things and numbers; what is held out is the operation.
-In the templates {a} {b} {c} are the numbers, {p} {q} people, {t} a plural thing, {r} the result.
+Knows expressions and names. Stories are templates over people, things and numbers; what is held out is
+the operation. In the templates {a} {b} {c} are the numbers, {p} {q} people, {t} a plural thing, {r} the
+result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.expressions import Expr, Op, in_split, value
-from ossia.tasks.names import COUNTABLE, person
+from ossia.tasks.names import COUNTABLE, MEN, NAMES, person
 from ossia.tasks.problem import Expect, Problem, Split, Turn
 from ossia.tasks.working import working
 
@@ -75,17 +76,18 @@ def _shares(rng: Random) -> tuple[int, int, int]:
 
 _HAVE_NOW = (
     "How many {t} does {p} have now?", "How many {t} does {p} have?", "How many {t} has {p} now?",
-    "How many {t} does {p} have in total?", "Now how many {t} does {p} have?", "What is the number of {t} {p} has now?",
-    "How many are there now?", "How many does {p} have now?",
+    "How many {t} does {p} have in total?", "Now how many {t} does {p} have?",
+    "What is the number of {t} {p} has now?", "How many are there now?", "How many does {p} have now?",
 )  # fmt: skip
 _LEFT = (
-    "How many {t} does {p} have left?", "How many {t} are left?", "How many {t} does {p} have now?", "How many are left?",
-    "How many {t} remain?", "What is left?", "How many does {p} still have?", "How many {t} does {p} have?",
+    "How many {t} does {p} have left?", "How many {t} are left?", "How many {t} does {p} have now?",
+    "How many are left?", "How many {t} remain?", "What is left?", "How many does {p} still have?",
+    "How many {t} does {p} have?",
 )  # fmt: skip
 _ALTOGETHER = (
-    "How many {t} are there in total?", "How many {t} are there?", "How many {t} is that?", "How many {t} altogether?",
-    "How many are there altogether?", "What is the total number of {t}?", "How many {t} do they have in all?",
-    "How many in total?",
+    "How many {t} are there in total?", "How many {t} are there?", "How many {t} is that?",
+    "How many {t} altogether?", "How many are there altogether?", "What is the total number of {t}?",
+    "How many {t} do they have in all?", "How many in total?",
 )  # fmt: skip
 
 STORIES = (
@@ -93,32 +95,37 @@ STORIES = (
         "{p} has {a} {t}. {q} gives {p} {b} more.", "{p} has {a} {t} and gets {b} more from {q}.",
         "{p} had {a} {t} and bought {b} more.", "{p} had {a} {t}. Then {p} found {b} more {t}.",
         "{p} has {a} {t}. {p} buys {b} more {t}.", "{p} collects {a} {t}, then {b} more.",
-        "Yesterday {p} picked {a} {t}. Today {p} picked {b} {t}.", "{p} owns {a} {t} and receives another {b}.",
+        "Yesterday {p} picked {a} {t}. Today {p} picked {b} {t}.",
+        "{p} owns {a} {t} and receives another {b}.",
         "There were {a} {t} in {p}'s bag. {p} put in {b} more.", "{p} starts with {a} {t} and wins {b} {t}.",
         "I gave {p} {b} {t}. Before that, {p} had {a} {t}.",
     ), _HAVE_NOW, "{p} has {r} {t}.", "more: add"),
     Story("a+b", _gain, (
-        "{p} has {a} {t} and {q} has {b} {t}.", "{p} has {a} {t}. {q} has {b} {t}.", "{p} found {a} {t}, {q} found {b}.",
-        "There are {a} {t} on the table and {b} {t} on the chair.", "One box holds {a} {t}, another box holds {b} {t}.",
+        "{p} has {a} {t} and {q} has {b} {t}.", "{p} has {a} {t}. {q} has {b} {t}.",
+        "{p} found {a} {t} and {q} found {b}.", "There are {a} {t} on the table and {b} {t} on the chair.",
+        "One box holds {a} {t}. Another box holds {b} {t}.",
         "A shop sold {a} {t} on Monday and {b} {t} on Tuesday.", "{p} made {a} {t} and {q} made {b} {t}.",
         "In a class there are {a} red {t} and {b} blue {t}.",
     ), _ALTOGETHER, "There are {r} {t} in total.", "together: add"),
     Story("a-b", _loss, (
         "{p} has {a} {t}. {p} gives {b} to {q}.", "{p} has {a} {t} and gives {b} of them to {q}.",
-        "{p} had {a} {t} and lost {b}.", "{p} has {a} {t}. {p} eats {b} of them.", "{p} had {a} {t} and sold {b} of them.",
-        "{p} had {a} {t}. {b} of them broke.", "{p} had {a} {t}, but {q} took {b}.", "{p} bakes {a} {t} and {q} eats {b}.",
+        "{p} had {a} {t} and lost {b}.", "{p} has {a} {t}. {p} eats {b} of them.",
+        "{p} had {a} {t} and sold {b} of them.", "{p} had {a} {t}. {b} of them broke.",
+        "{p} had {a} {t}, but {q} took {b}.", "{p} bakes {a} {t} and {q} eats {b}.",
         "{p} has {a} {t} and uses {b} {t}.", "There were {a} {t} in the box. {p} took out {b}.",
         "Out of {a} {t}, {p} throws away {b}.", "{p} has {a} {t}. {p} drops {b} {t}.",
     ), _LEFT, "{p} has {r} {t} left.", "fewer: subtract"),
     Story("a-b", _loss, (
-        "{p} has {a} {t} and {q} has {b} {t}.", "{p} has {a} {t}. {q} has {b} {t}.", "{p} has {a} {t}, {q} only {b}.",
+        "{p} has {a} {t} and {q} has {b} {t}.", "{p} has {a} {t}. {q} has {b} {t}.",
+        "{p} has {a} {t}, {q} only {b}.",
     ), ("How many more {t} does {p} have than {q}?", "How many more {t} than {q} does {p} have?",
         "How many fewer {t} does {q} have than {p}?", "What is the difference?"),
         "The difference is {r} {t}.", "compare: subtract"),
     Story("a-b", _loss, (
         "{p} wants to read {a} pages and has read {b}.", "A book has {a} pages. {p} has read {b} pages.",
         "{p} is reading a book of {a} pages and is on page {b}.",
-    ), ("How many pages are left?", "How many pages does {p} still have to read?", "How many more pages are there?"),
+    ), ("How many pages are left?", "How many pages does {p} still have to read?",
+        "How many more pages are there?"),
         "There are {r} pages left.", "left: subtract"),
     Story("a-b", _loss, (
         "{p} has {a} coins and buys a hat for {b} coins.", "{p} has {a} coins. A toy costs {b} coins.",
@@ -127,8 +134,9 @@ STORIES = (
         "How much money is left?"), "{p} has {r} left.", "spent: subtract"),
     Story("a*b", _groups, (
         "{p} has {a} boxes with {b} {t} in each box.", "There are {a} bags. Each bag holds {b} {t}.",
-        "{p} buys {a} packs of {b} {t}.", "{p} puts {b} {t} into each of {a} boxes.", "{p} has {a} bags of {b} {t} each.",
-        "{a} children have {b} {t} each.", "Each of {a} friends brings {b} {t}.", "There are {a} rows with {b} {t} in each row.",
+        "{p} buys {a} packs of {b} {t}.", "{p} puts {b} {t} into each of {a} boxes.",
+        "{p} has {a} bags of {b} {t} each.", "{a} children have {b} {t} each.",
+        "Each of {a} friends brings {b} {t}.", "There are {a} rows with {b} {t} in each row.",
         "{p} plants {a} rows of {b} {t}.", "A box holds {b} {t}. {p} has {a} boxes.",
     ), _ALTOGETHER, "There are {r} {t} in total.", "each: multiply"),
     Story("a*b", _groups, (
@@ -138,18 +146,27 @@ STORIES = (
     ), ("How much is that in total?", "How much is it altogether?", "What is the total?", "How much in all?"),
         "The total is {r}.", "every: multiply"),
     Story("a/b", _shares, (
-        "{p} has {a} {t} and shares them equally among {b} friends.", "{a} {t} are shared equally by {b} children.",
-        "{p} divides {a} {t} among {b} people.", "{p} puts {a} {t} equally into {b} boxes.",
-        "There are {a} {t} for {b} children, and everyone gets the same.", "{p} splits {a} {t} into {b} equal groups.",
+        "{p} has {a} {t} and shares them equally among {b} friends.",
+        "{a} {t} are shared equally by {b} children.", "{p} divides {a} {t} among {b} people.",
+        "{p} puts {a} {t} equally into {b} boxes.",
+        "There are {a} {t} for {b} children, and everyone gets the same.",
+        "{p} splits {a} {t} into {b} equal groups.",
     ), ("How many {t} does each get?", "How many {t} does each one get?", "How many {t} are in each part?",
         "How many for each?"), "Each gets {r} {t}.", "equal parts: divide"),
     Story("a/b", _shares, (
-        "{p} has {a} {t} and packs {b} in each bag.", "{p} puts {a} {t} into boxes of {b}.",
-        "There are {a} {t}. A box holds {b} {t}.",
-    ), ("How many bags or boxes are needed?", "How many of them does {p} need?", "How many are filled?"),
-        "{r} are needed.", "how often: divide"),
+        "{p} has {a} {t} and packs {b} in each bag.", "{p} fills bags with {b} {t} each and has {a} {t}.",
+        "There are {a} {t}. A bag holds {b} {t}.",
+    ), ("How many bags are needed?", "How many bags does {p} need?", "How many bags can {p} fill?",
+        "How many bags is that?"),
+        "{r} bags are needed.", "how often: divide"),
+    Story("a/b", _shares, (
+        "{p} puts {a} {t} into boxes of {b}.", "{p} packs {a} {t} into boxes. Each box holds {b} {t}.",
+        "There are {a} {t} and {b} fit into a box.",
+    ), ("How many boxes are needed?", "How many boxes does {p} need?", "How many boxes does {p} fill?"),
+        "{r} boxes are needed.", "how often: divide"),
     Story("a+b+c", _gain, (
-        "{p} has {a} {t}, gets {b} from {q} and buys {c} more.", "{p} finds {a} {t}, then {b} and then {c} more.",
+        "{p} has {a} {t}, gets {b} from {q} and buys {c} more.",
+        "{p} finds {a} {t}, then {b} and then {c} more.",
         "{p} had {a} {t}. {q} gave {p} {b}, and later {c} more.",
     ), _HAVE_NOW, "{p} has {r} {t}.", "more and more: add twice"),
     Story("a+b-c", _groups, (
@@ -166,17 +183,20 @@ STORIES = (
         "{p} has {a} {t}. {p} sells {b} in the morning and {c} in the evening.",
     ), _LEFT, "{p} has {r} {t} left.", "fewer twice: subtract twice"),
     Story("a*b+c", _groups, (
-        "{p} has {a} boxes of {b} {t} and {c} single {t}.", "{p} buys {a} packs of {b} {t} and gets {c} more from {q}.",
+        "{p} has {a} boxes of {b} {t} and {c} single {t}.",
+        "{p} buys {a} packs of {b} {t} and gets {c} more from {q}.",
         "There are {a} bags with {b} {t} each, and {c} {t} on the table.",
     ), _ALTOGETHER, "There are {r} {t} in total.", "each, then more: multiply, add"),
     Story("a*b-c", _groups, (
-        "{p} has {a} boxes of {b} {t} and gives {c} {t} to {q}.", "{p} buys {a} packs of {b} {t} and loses {c} of them.",
+        "{p} has {a} boxes of {b} {t} and gives {c} {t} to {q}.",
+        "{p} buys {a} packs of {b} {t} and loses {c} of them.",
         "There are {a} bags with {b} {t} each. {p} takes {c} {t} out.",
     ), _LEFT, "There are {r} {t} left.", "each, then fewer: multiply, subtract"),
     Story("a/b+c", _shares, (
         "{a} {t} are shared equally among {b} children. Then each child gets {c} more.",
         "{p} and friends, {b} people in all, share {a} {t} equally. Then {p} finds {c} more.",
-    ), ("How many {t} does {p} have now, if {p} is one of them?", "How many {t} does each of them with the extra ones have?"),
+    ), ("How many {t} does {p} have now, if {p} is one of them?",
+        "How many {t} does each of them with the extra ones have?"),
         "That makes {r} {t}.", "equal parts, then more: divide, add"),
     Story("a+b", _ages, (
         "{p} is {a} years old. {q} is {b} years older.", "{p} is {a}. {q} is {b} years older than {p}.",
@@ -187,7 +207,8 @@ STORIES = (
     Story("a+b", _gain, (
         "{p} drives {a} km and then {b} km.", "A train goes {a} km before lunch and {b} km after lunch.",
         "{p} walks {a} steps, stops, and walks {b} more.",
-    ), ("How far is that in total?", "How far is it altogether?", "What is the total?"), "The total is {r}.", "together: add"),
+    ), ("How far is that in total?", "How far is it altogether?", "What is the total?"), "The total is {r}.",
+        "together: add"),
     Story("a-b", _crowd, (
         "There are {a} people on the bus. {b} get off.", "{a} birds sit in a tree. {b} fly away.",
         "{a} children play in the garden. {b} go home.", "A hall has {a} seats and {b} are taken.",
@@ -196,7 +217,8 @@ STORIES = (
     Story("a+b", _crowd, (
         "There are {a} people on the bus. {b} more get on.", "{a} birds sit in a tree. {b} more come.",
         "{a} children play in the garden. {b} more join them.",
-    ), ("How many are there now?", "How many are there in total?", "How many is that?"), "There are {r} now.", "coming: add"),
+    ), ("How many are there now?", "How many are there in total?", "How many is that?"),
+        "There are {r} now.", "coming: add"),
 )  # fmt: skip
 
 _EXPRESSIONS: dict[str, Callable[[int, int, int], Op]] = {
@@ -216,7 +238,7 @@ def story_working(expr: Expr, hint: str, effort: Effort) -> str:
 
 
 def draw_story(rng: Random, split: Split) -> tuple[str, Op, str, str]:
-    """(the user's text, the expression, the final sentence, the hint)."""
+    """(the user's text, the expression, the final sentence with {r} for the result, the hint)."""
     while True:
         story = rng.choice(STORIES)
         a, b, c = story.numbers(rng)
@@ -227,28 +249,83 @@ def draw_story(rng: Random, split: Split) -> tuple[str, Op, str, str]:
     q = person(rng, 0.12)
     while q == p:
         q = person(rng, 0.12)
-    words = {"a": a, "b": b, "c": c, "p": p, "q": q, "t": rng.choice(COUNTABLE), "r": value(expr)}
-    told, question = rng.choice(story.texts).format(**words), rng.choice(story.questions).format(**words)
+    words = {"a": a, "b": b, "c": c, "p": p, "q": q, "t": rng.choice(COUNTABLE), "r": "{r}"}
+    told, question = rng.choice(story.texts), rng.choice(story.questions)
+    if rng.random() < 0.4:
+        told, question = _with_pronouns(p in MEN if p in NAMES else rng.random() < 0.5, told, question)
+    told = _arranged(rng, told.format(**words), question.format(**words))
+    return told, expr, story.final.format(**words), story.hint
+
+
+def _with_pronouns(he: bool, told: str, question: str) -> tuple[str, str]:
+    """{p} as he or she where a second mention is the subject of its clause."""
+    she = "he" if he else "she"
+    for before in (". ", "Then ", "Today ", "So far "):
+        told = told.replace(f"{before}{{p}} ", f"{before}{she.capitalize() if before == '. ' else she} ")
+    mentioned = "{p}" in told
+    return told, question.replace("does {p} ", f"does {she} ").replace(
+        "has {p} ", f"has {she} "
+    ) if mentioned else question
+
+
+def _arranged(rng: Random, told: str, question: str) -> str:
+    """The story and its question in one of the orders and forms that people use."""
     luck = rng.random()
-    if luck < 0.06:
+    if luck < 0.05:
         told = f"{question} {told}"
-    elif luck < 0.1:
+    elif luck < 0.09:
         told = f"{told}\n{question}"
-    elif luck < 0.14:
+    elif luck < 0.13:
         told = f"{told} {question} {rng.choice(('Thanks!', 'Please help.', 'Thank you.', 'Show your work.'))}"
-    elif luck < 0.18:
-        told = f"{rng.choice(('Hi!', 'Hello.', 'A question:', 'Problem:', 'Please help me.'))} {told} {question}"
+    elif luck < 0.17:
+        told = (
+            f"{rng.choice(('Hi!', 'Hello.', 'A question:', 'Problem:', 'Please help me.'))} {told} {question}"
+        )
+    elif luck < 0.3 and told.count(". ") < 2:
+        told = _as_condition(told, question)
     else:
         told = f"{told} {question}"
-    if rng.random() < 0.06:
-        told = told.lower()
-    return told, expr, story.final.format(**words), story.hint
+    return told.lower() if rng.random() < 0.06 else told
+
+
+def _as_condition(told: str, question: str) -> str:
+    """`If Tom has 5 apples and buys 3 more, how many apples does he have?`"""
+    first, _, second = told.removesuffix(".").partition(". ")
+    condition = " and ".join([_mid_sentence(part) for part in (first, second) if part])
+    return f"If {condition}, {question[0].lower()}{question[1:]}"
+
+
+def _mid_sentence(part: str) -> str:
+    """A sentence that stands after others: its first word in lower case, unless it is a name or I."""
+    word = part.split(" ", 1)[0]
+    return part[0].lower() + part[1:] if word in _COMMON else part
+
+
+_COMMON = frozenset(
+    [
+        "There",
+        "One",
+        "A",
+        "An",
+        "In",
+        "Out",
+        "Each",
+        "The",
+        "Yesterday",
+        "Today",
+        "Then",
+        "My",
+        "He",
+        "She",
+        "Before",
+    ]
+)
 
 
 def story_turn(rng: Random, split: Split) -> tuple[Turn, Op]:
     """A turn that tells a story and asks, and the expression that answers it."""
     told, expr, final, hint = draw_story(rng, split)
-    return Turn(told, final, partial(story_working, expr, hint)), expr
+    return Turn(told, final.format(r=value(expr)), partial(story_working, expr, hint)), expr
 
 
 def word_problem(rng: Random, split: Split) -> Problem:

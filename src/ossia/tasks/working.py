@@ -1,27 +1,48 @@
-"""How an expression is worked out in writing: the analysis of an arithmetic answer at low, medium and high effort.
+"""How an expression is worked out in writing: the analysis of an arithmetic answer at low, medium and high
+effort.
 
-Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that every token is a
-small step for a small transformer whose tokens are single digits:
+Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that every
+token is a small step for a small transformer whose tokens are single digits:
 
-- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place with spaces
-  around the sign, so the digits to work on are easy to find, and it is the only thing copied from far away.
-- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table lookup:
-  `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
-- After `->` stands the result so far: the new digit and a copy of the previous one, so the answer is never assembled
-  from scattered digits. `so` drops leading zeros and sets the sign.
+- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
+  with spaces around the sign, so the digits to work on are easy to find, and it is the only thing copied
+  from far away.
+- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table
+  lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
+- After `->` stands the result so far: the new digit and a copy of the previous one, so the answer is
+  never assembled from scattered digits. `so` drops leading zeros and sets the sign.
 - Signs are settled first, by rewriting: `35 - 90 = -(90 - 35):`, `-18 + 5 = -(18 - 5):`.
 - Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
 
-low: the equation in one go. medium: the columns only. high: every column named, carries and single products written
-out, which number is larger decided digit by digit, and a line that undoes the last operation.
+low: the equation in one go. medium: the columns only. high: every column named, carries and single
+products written out, which number is larger decided digit by digit, and a line that undoes the last
+operation.
 """
 
 from __future__ import annotations
 
 from ossia.harmony import Effort
-from ossia.tasks.expressions import Expr, Op, Sign, apply, magnitudes, operations, product_columns, text, value
+from ossia.tasks.expressions import (
+    Expr,
+    Sign,
+    apply,
+    magnitudes,
+    operations,
+    product_columns,
+    text,
+    value,
+)
 
-PLACES = ("ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-thousands", "millions", "ten-millions")
+PLACES = (
+    "ones",
+    "tens",
+    "hundreds",
+    "thousands",
+    "ten-thousands",
+    "hundred-thousands",
+    "millions",
+    "ten-millions",
+)
 
 
 def working(expr: Expr, effort: Effort) -> str:
@@ -117,7 +138,9 @@ def _add(x: int, y: int, high: bool) -> tuple[list[str], str]:
 
 
 def _subtract(x: int, y: int, high: bool) -> tuple[list[str], str]:
-    """x - y for x >= y. A column that would be negative has 10 added: `13-7=6`, and the next one is charged 1."""
+    """x - y for x >= y. A column that would be negative has 10 added: `13-7=6`, and the next one is charged
+    1.
+    """
     count = len(str(x))
     lines, borrow, done = [], 0, ""
     for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
@@ -162,7 +185,9 @@ def _product_column(pairs: list[tuple[int, int]], carry: int, place: int, high: 
 
 
 def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
-    """Long division. A line holds what is divided, the multiple that fits, the rest, and the quotient so far."""
+    """Long division. A line holds what is divided, the multiple that fits, the rest, and the quotient so
+    far.
+    """
     lines, done, current = [], "", 0
     digits = str(x)
     for index, digit in enumerate(digits):

@@ -22,7 +22,7 @@ from ossia.batch import Batch
 from ossia.config import ModelConfig, as_dict
 from ossia.data.packing import Example, PackedBatch, pack
 from ossia.errors import TrainingError
-from ossia.model import TrainableExperts, Transformer
+from ossia.model import Moe, TrainableExperts, Transformer
 from ossia.train.losses import cross_entropy, load_balance, router_z
 from ossia.train.schedule import Schedule
 from ossia.train.state import load_state, save_state
@@ -168,7 +168,8 @@ def _step(
     rows = Batch.packed(batch.lengths, output_rows=torch.tensor(batch.rows))
     x_RD = model.hidden(torch.tensor(batch.tokens), rows)
     loss = cross_entropy(x_RD, model.unembedding.weight, torch.tensor(batch.targets))
-    logits = [m.router_logits_TE for m in (layer.moe for layer in model.layers) if m.router_logits_TE is not None]
+    moes = [module for module in model.modules() if isinstance(module, Moe)]
+    logits = [m.router_logits_TE for m in moes if m.router_logits_TE is not None]
     balance = _mean([load_balance(x, model.config.experts_per_token) for x in logits])
     z = _mean([router_z(x) for x in logits])
     (loss + hyper.load_balance * balance + hyper.router_z * z).backward()

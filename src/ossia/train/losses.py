@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 1 << 21  # logits held at a time: 8 MiB in float32, which stays
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
         rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         dx_RD, dw_VD = torch.empty_like(x_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
@@ -35,7 +35,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return torch.cat(losses).mean()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx_RD, dw_VD = ctx.saved_tensors
         scale = grad / ctx.count
         return dx_RD * scale.to(dx_RD.dtype), dw_VD * scale, None
@@ -46,7 +46,7 @@ def cross_entropy(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Ten
 
     The gradients are worked out chunk by chunk in the forward pass, while the logits are at hand.
     """
-    return _ChunkedCrossEntropy.apply(x_RD, unembedding_VD, target_R)  # type: ignore[no-any-return]
+    return _ChunkedCrossEntropy.apply(x_RD, unembedding_VD, target_R)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def load_balance(logits_TE: Tensor, top_k: int) -> Tensor:

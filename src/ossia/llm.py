@@ -1,0 +1,278 @@
+"""The public face: `ossia.load(...)` and what one does with a loaded model.
+
+    llm = ossia.load("nano")                                       # or a path, or a hub id
+    llm.logits(tokens)                                             # float32 array [T, V]
+    llm.generate(prompt_ids, temperature=0.7, max_tokens=100)      # token ids as they are sampled
+    llm.chat("What is 37 + 48?", tools=[my_function])              # events as they happen
+
+Puts checkpoint, engine, Harmony and chat together; the work is done there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import date as Date
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from ossia import checkpoint, hub
+from ossia.batch import Batch
+from ossia.chat import Event, TurnEnd, run_turn, stop_ids
+from ossia.config import ModelConfig
+from ossia.engine import Engine, SampledToken, SamplingParams
+from ossia.engine.runner import hidden_in_chunks
+from ossia.errors import ModelNotFoundError, RequestError, TokenizerError
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    Effort,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+)
+from ossia.model import Transformer
+from ossia.tokenizer import Tokenizer
+from ossia.tools import Tool, from_function
+
+DType = Literal["bfloat16", "float32"]
+Messages = str | Conversation | Sequence[Message | Mapping[str, Any]]
+UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32
+
+
+def load(
+    name: str | os.PathLike[str] = "nano", *, dtype: DType = "bfloat16", device: str | torch.device = "cpu"
+) -> LLM:
+    """Load a model: "nano" (part of the package), a folder, "gpt-oss-20b", or a Hugging Face id.
+
+    Weights are mapped, not read: loading takes a moment and no memory to speak of. `dtype` is what the model computes
+    in; "float32" computes everything in float32 from the exact stored values. Raises `ModelNotFoundError`,
+    `CheckpointError`, `ConfigError` or `TokenizerError`, which say what is wrong and what to do.
+    """
+    folder = hub.find(name)
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelNotFoundError("device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu'")
+    model = checkpoint.load(folder, dtype, device)
+    return LLM(model, find_tokenizer(folder, model.config), sampling_defaults(folder))
+
+
+def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    """The folder's tokenizer.json, or the parent's for `original/`; the o200k vocabulary if the size is its size."""
+    for place in (folder, folder.parent):
+        if (place / "tokenizer.json").exists():
+            return Tokenizer.from_pretrained(place)
+    return Tokenizer.o200k_harmony() if config.vocab_size == 201088 else None
+
+
+def sampling_defaults(folder: Path) -> SamplingParams:
+    """What the folder's generation_config.json recommends; temperature 1 otherwise, as for gpt-oss."""
+    path = folder / "generation_config.json"
+    data = json.loads(path.read_text()) if path.exists() else {}
+    if data.get("do_sample") is False:
+        return SamplingParams(temperature=0.0)
+    known = {key: data[key] for key in ("temperature", "top_p", "top_k", "min_p") if data.get(key) is not None}
+    return SamplingParams(**known)
+
+
+class Generation:
+    """Sampled token ids, as an iterator. After (or during) it: `ids`, `logprobs`, `finish_reason`."""
+
+    def __init__(self, tokens: Iterator[SampledToken]) -> None:
+        self._tokens = tokens
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: str | None = None
+
+    def __iter__(self) -> Iterator[int]:
+        for token in self._tokens:
+            self.ids.append(token.token_id)
+            self.logprobs.append(token.logprob)
+            self.finish_reason = token.finish_reason
+            yield token.token_id
+
+
+class Chat:
+    """The events of one turn, as an iterator; `result()` runs it to its end. The last event is a `TurnEnd`."""
+
+    def __init__(self, events: Iterator[Event], conversation: Conversation) -> None:
+        self._events = events
+        self._end: TurnEnd | None = None
+        self._before = conversation
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self._events:
+            if isinstance(event, TurnEnd):
+                self._end = event
+            yield event
+
+    def result(self) -> TurnEnd:
+        """The end of the turn: `.text`, `.reasoning`, `.messages`, `.reason` and token counts."""
+        for _ in self:
+            pass
+        assert self._end is not None
+        return self._end
+
+    @property
+    def conversation(self) -> Conversation:
+        """The conversation with what this turn added: the next turn's beginning."""
+        return Conversation((*self._before.messages, *self.result().messages))
+
+
+@dataclass
+class LLM:
+    """A loaded model with its tokenizer (None if the folder has none: then only token ids can be used)."""
+
+    model: Transformer
+    maybe_tokenizer: Tokenizer | None
+    sampling: SamplingParams
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self.maybe_tokenizer is None:
+            raise TokenizerError("this model's folder has no tokenizer.json; put one there, or use token ids only")
+        return self.maybe_tokenizer
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.model)
+
+    def logits(
+        self, tokens: Sequence[int], *, rows: Sequence[int] | None = None, chunks: Sequence[int] | None = None
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Logits after each of T tokens: float32 [T, V], or [len(rows), V] for the given rows.
+
+        `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of those lengths, as the
+        engine does: [T - 3, 1, 1, 1] is a prefill and three steps of decoding. Raises `RequestError` on bad input.
+        """
+        ids = _checked_ids(tokens, self.config)
+        picked = list(range(len(ids))) if rows is None else [_row(r, len(ids)) for r in rows]
+        if chunks is not None and (sum(chunks) != len(ids) or min(chunks) < 1):
+            raise RequestError(f"chunks {list(chunks)} must be positive and add up to {len(ids)} tokens")
+        out = np.empty((len(picked), self.config.vocab_size), dtype=np.float32)
+        with torch.inference_mode():
+            if chunks is None:
+                index = torch.tensor(picked, device=self.model.device)
+                batch = Batch.packed([len(ids)], self.model.device, output_rows=index)
+                hidden = self.model.hidden(torch.tensor(ids, device=self.model.device), batch)
+            else:
+                hidden = torch.cat(list(hidden_in_chunks(self.model, ids, chunks)))[picked]
+            step = max(1, UNEMBED_ELEMENTS // self.config.vocab_size)
+            for r in range(0, len(picked), step):
+                out[r : r + step] = self.model.unembed(hidden[r : r + step]).float().cpu().numpy()
+        return out
+
+    def generate(self, prompt: Sequence[int], **sampling: Any) -> Generation:
+        """Token ids sampled after `prompt`, as they come; the stop token, if one ends it, is the last.
+
+        Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens, stop_ids); those not
+        given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>` stop. Raises
+        `RequestError`.
+        """
+        params = self._params(sampling)
+        ids = _checked_ids(prompt, self.config)
+        return Generation(self.engine.generate(ids, params))
+
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Iterable[Tool | Callable[..., Any]] = (),
+        effort: Effort | Literal["low", "medium", "high"] = "medium",
+        instructions: str | None = None,
+        date: str | None = "today",
+        max_tool_rounds: int = 8,
+        **sampling: Any,
+    ) -> Chat:
+        """Answer a conversation, running `tools` (Python functions, or `Tool` objects) as the model calls them.
+
+        `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or Harmony
+        messages, or a `Conversation`, which are used as they stand, a system message put first if there is none.
+        `effort` and `date` (None: none) go into that system message, `instructions` into the developer message.
+        Sampling keywords are those of `generate`; `max_tokens` counts every sample of the turn separately.
+        """
+        tool_list = [cast(Tool, t) if hasattr(t, "function") else from_function(t) for t in tools]
+        functions = tuple(tool.function for tool in tool_list)
+        today = Date.today().isoformat() if date == "today" else date
+        system = SystemContent(current_date=today, effort=Effort(effort))
+        conversation = to_conversation(messages, system, instructions, functions)
+        params = self._params(sampling)
+        tokenizer = self.tokenizer
+
+        def sample(prompt: list[int]) -> Iterator[int]:
+            return (token.token_id for token in self.engine.generate(prompt, params))
+
+        return Chat(run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation)
+
+    def _params(self, given: Mapping[str, Any]) -> SamplingParams:
+        names = {f.name for f in fields(SamplingParams)}
+        if unknown := set(given) - names:
+            raise RequestError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+        params = replace(self.sampling, **given)
+        if "stop_ids" not in given and self.maybe_tokenizer is not None:
+            params = replace(params, stop_ids=stop_ids(self.maybe_tokenizer))
+        return params
+
+
+def to_conversation(
+    messages: Messages, system: SystemContent, instructions: str | None, functions: tuple[FunctionTool, ...]
+) -> Conversation:
+    """Whatever `chat` accepts as a Conversation that begins with a system message and declares the functions."""
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    given = messages.messages if isinstance(messages, Conversation) else tuple(messages)
+    if given and all(isinstance(m, Message) for m in given):
+        return _completed(cast("tuple[Message, ...]", given), system, instructions, functions)
+    if any(isinstance(m, Message) for m in given):
+        raise RequestError("give either Harmony messages or chat messages (dictionaries), not a mixture")
+    chat = cast("list[Mapping[str, Any]]", list(given))
+    if instructions is not None:
+        chat = [{"role": "developer", "content": instructions}, *chat]
+    return Conversation.from_chat(chat, system=system, tools=functions)
+
+
+def _completed(
+    messages: tuple[Message, ...],
+    system: SystemContent,
+    instructions: str | None,
+    functions: tuple[FunctionTool, ...],
+) -> Conversation:
+    if messages[0].role is not Role.SYSTEM:
+        messages = (Message(Role.SYSTEM, system), *messages)
+    if functions or instructions is not None:
+        if any(m.role is Role.DEVELOPER for m in messages):
+            raise RequestError(
+                "the conversation has a developer message of its own; declare tools and instructions there, "
+                "or give chat messages instead"
+            )
+        developer = Message(Role.DEVELOPER, DeveloperContent(instructions, functions))
+        messages = (messages[0], developer, *messages[1:])
+    return Conversation(messages)
+
+
+def _checked_ids(tokens: Sequence[int], config: ModelConfig) -> list[int]:
+    ids = [int(t) for t in tokens]
+    if not ids:
+        raise RequestError("no tokens were given; a model needs at least one")
+    if wrong := [t for t in ids if not 0 <= t < config.vocab_size]:
+        raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {config.vocab_size}")
+    if len(ids) > config.max_context_length:
+        raise RequestError(f"{len(ids)} tokens were given; the context holds {config.max_context_length}")
+    return ids
+
+
+def _row(row: int, count: int) -> int:
+    if not -count <= row < count:
+        raise RequestError(f"row {row} is outside the {count} tokens given")
+    return row % count

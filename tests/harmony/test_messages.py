@@ -1,0 +1,178 @@
+"""Messages, their JSON form, and the conversion of OpenAI-style chat messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ossia.errors import HarmonyError
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    Effort,
+    FunctionTool,
+    Message,
+    Role,
+    SystemContent,
+    ToolNamespace,
+    resolve_recipient,
+)
+
+WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "w", "parameters": {"type": "object"}}}
+
+
+def test_words_become_enums() -> None:
+    assert Message("user", "x").role is Role.USER
+    assert SystemContent(effort="high").effort is Effort.HIGH
+    assert Message("user", "x") == Message(Role.USER, "x")
+    for make in (lambda: Message("helper", "x"), lambda: SystemContent(effort="extreme")):  # type: ignore[arg-type]
+        with pytest.raises(HarmonyError, match="unknown"):
+            make()
+
+
+def test_json_form() -> None:
+    call = Message("assistant", "{}", None, "commentary", "functions.f", "<|constrain|>json")
+    assert call.to_dict() == {
+        "role": "assistant",
+        "content": "{}",
+        "channel": "commentary",
+        "recipient": "functions.f",
+        "content_type": "<|constrain|>json",
+    }
+    assert Message.from_dict(call.to_dict()) == call
+    parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
+    assert Message.from_dict(parts) == Message("user", "ab")
+    minimal = {"role": "system", "content": [{"type": "system_content"}]}
+    assert Message.from_dict(minimal).content == SystemContent()
+    none = SystemContent(None, None, None, None, (), namespaces=(ToolNamespace("python", "p"),))
+    assert Message.from_dict(Message("system", none).to_dict()).content == none
+    empty = DeveloperContent(namespaces=(ToolNamespace("functions"),))
+    assert Message.from_dict(Message("developer", empty).to_dict()).content == empty
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"role": "user"},
+        {"content": "x"},
+        {"role": "user", "content": 3},
+        {"role": "user", "content": [{"type": "image"}]},
+        {"role": "user", "content": ["x"]},
+        {"role": "user", "content": "x", "channel": 3},
+        {"role": "system", "content": [{"type": "system_content", "model_identity": 3}]},
+        {"role": "system", "content": [{"type": "system_content", "tools": {"a": {"name": "b", "tools": []}}}]},
+        {"role": "developer", "content": [{"type": "developer_content"}, {"type": "text", "text": "x"}]},
+    ],
+)
+def test_bad_json_is_named(data: dict[str, Any]) -> None:
+    with pytest.raises(HarmonyError):
+        Message.from_dict(data)
+
+
+def test_tools_from_every_form() -> None:
+    tool = FunctionTool("get_weather", "w", {"type": "object"})
+    assert FunctionTool.from_dict(WEATHER) == tool
+    assert FunctionTool.from_dict({"type": "function", **WEATHER["function"]}) == tool  # type: ignore[dict-item]
+    assert FunctionTool.from_dict({"name": "f", "description": None}) == FunctionTool("f")
+    for bad in ({}, {"name": 3}, {"name": "f", "parameters": []}):
+        with pytest.raises(HarmonyError):
+            FunctionTool.from_dict(bad)
+
+
+def test_a_chat_with_everything() -> None:
+    chat: list[dict[str, Any]] = [
+        {"role": "system", "content": "be brief"},
+        {"role": "developer", "content": [{"type": "text", "text": "no emoji"}]},
+        {"role": "user", "content": [{"type": "text", "text": "Weather in "}, {"type": "text", "text": "Rome?"}]},
+        {
+            "role": "assistant",
+            "content": "Let me look.",
+            "reasoning": "need the tool",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"a": 1}'}},
+                {"id": "c2", "type": "function", "function": {"name": "get_time", "arguments": {"b": "é"}}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c2", "content": "noon"},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
+        {"role": "assistant", "content": "Sunny.", "reasoning_content": "got it"},
+        {"role": "system", "content": "now in French"},
+        {"role": "user", "content": "Merci", "name": "ann"},
+    ]
+    conversation = Conversation.from_chat(chat, tools=[WEATHER, FunctionTool("get_time")])
+    weather = FunctionTool("get_weather", "w", {"type": "object"})
+    json_type, to = "<|constrain|>json", "assistant"
+    assert conversation.messages == (
+        Message("system", SystemContent()),
+        Message("developer", DeveloperContent("be brief\n\nno emoji", (weather, FunctionTool("get_time")))),
+        Message("user", "Weather in Rome?"),
+        Message("assistant", "need the tool", channel="analysis"),
+        Message("assistant", "Let me look.", channel="commentary"),
+        Message("assistant", '{"a": 1}', None, "commentary", "functions.get_weather", json_type),
+        Message("assistant", '{"b": "é"}', None, "commentary", "functions.get_time", json_type),
+        Message("tool", "noon", "functions.get_time", "commentary", to),
+        Message("tool", "sunny", "functions.get_weather", "commentary", to),
+        Message("assistant", "got it", channel="analysis"),
+        Message("assistant", "Sunny.", channel="final"),
+        Message("developer", DeveloperContent("now in French")),
+        Message("user", "Merci", name="ann"),
+    )
+    assert conversation.has_function_tools
+
+
+def test_small_chats() -> None:
+    def last(message: dict[str, Any]) -> tuple[Message, ...]:
+        return Conversation.from_chat([message], system=None).messages
+
+    assert last({"role": "assistant", "content": None, "thinking": "t"}) == (Message("assistant", "t", channel="analysis"),)
+    assert last({"role": "assistant", "content": ""}) == (Message("assistant", "", channel="final"),)
+    assert last({"role": "assistant", "content": None, "refusal": "no"}) == (Message("assistant", "no", channel="final"),)
+    tool = {"role": "tool", "name": "f", "content": "x"}
+    assert last(tool) == (Message("tool", "x", "functions.f", "commentary", "assistant"),)
+    assert Conversation.from_chat([]).messages == (Message("system", SystemContent()),)
+    high = SystemContent(effort="high")
+    assert Conversation.from_chat([], system=high).messages == (Message("system", high),)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "function", "content": "x"}, "role must be one of"),
+        ("hi", "role must be one of"),
+        ({"role": "user", "content": None}, "content must be a string"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "text only"),
+        ({"role": "user", "content": "x", "name": 3}, "name must be a string"),
+        ({"role": "tool", "content": "x", "tool_call_id": "c9"}, "'c9'"),
+        ({"role": "tool", "content": "x"}, "tool_call_id"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}, "a tool call must look like"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {1, 2}}}]}, "not JSON"),
+        ({"role": "assistant", "tool_calls": {"id": "1"}}, "must be a list"),
+    ],
+)
+def test_bad_chat_messages_are_named(message: Any, said: str) -> None:
+    with pytest.raises(HarmonyError, match=r"messages\[1\].*" + said):
+        Conversation.from_chat([{"role": "user", "content": "x"}, message])
+
+
+@pytest.mark.parametrize(
+    ("recipient", "name"),
+    [
+        ("functions.f", "f"),
+        ("f", "f"),
+        ("f<|channel|>commentary", "f"),
+        ("functions.f<|channel|>commentary json", "f"),
+        (" functions.f ", "f"),
+        ("browser.search", "browser.search"),
+        ("g", "functions.g"),
+        ("functions.g", "functions.g"),
+        ("functions.h", None),
+        ("functions.", None),
+        ("", None),
+        (None, None),
+        ("assistant", None),
+        ("<|channel|>f", None),
+    ],
+)
+def test_recipients(recipient: str | None, name: str | None) -> None:
+    assert resolve_recipient(recipient, ["f", "browser.search", "functions.g"]) == name
