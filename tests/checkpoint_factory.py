@@ -1,4 +1,4 @@
-"""Tiny random models of odd shapes: transformers' own as the oracle, and ways to damage the files they are saved in."""
+"""Tiny random models of odd shapes, transformers' own as the oracle, and ways to damage their files."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def rope(initial: int = 32, factor: float = 8.0, **changes: Any) -> dict[str, An
     } | changes  # fmt: skip
 
 
-# Nothing is a power of two that need not be; a window shorter than the texts, texts longer than the initial context.
+# Few powers of two; a window shorter than the texts, and texts longer than the initial context.
 ODD: dict[str, Any] = {
     "num_hidden_layers": 3, "num_local_experts": 6, "num_experts_per_tok": 2, "hidden_size": 96,
-    "intermediate_size": 64, "head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 321,
-    "sliding_window": 7, "max_position_embeddings": 256, "rope_parameters": rope(),
+    "intermediate_size": 64, "head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "vocab_size": 321, "sliding_window": 7, "max_position_embeddings": 256, "rope_parameters": rope(),
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "odd": ODD,
     "wide experts, truncated ramp": ODD | {
         "num_hidden_layers": 2, "num_local_experts": 5, "hidden_size": 64, "intermediate_size": 160,
-        "sliding_window": 16, "rope_parameters": rope(64, 32.0, truncate=True), "max_position_embeddings": 2048,
+        "sliding_window": 16, "rope_parameters": rope(64, 32.0, truncate=True),
+        "max_position_embeddings": 2048,
     },
     "three experts, all used, as published otherwise": ODD | {
         "num_hidden_layers": 4, "num_local_experts": 3, "num_experts_per_tok": 3, "hidden_size": 128,
@@ -70,7 +71,9 @@ def hf_model(shape: dict[str, Any] = ODD, seed: int = 0, dtype: torch.dtype = to
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3, generator=rng)
-            parameter.data = parameter.data.to(dtype)  # not the model: that would round the rotary frequencies too
+            parameter.data = parameter.data.to(
+                dtype
+            )  # not the model: that would round the rotary frequencies too
     return model
 
 

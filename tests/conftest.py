@@ -1,13 +1,81 @@
-"""Lets test files in the folders below import the helpers that lie here, and keeps torch to one thread.
+"""What holds for every test: no network, few threads, known seeds, slow and GPU tests where they can run.
 
-Tensors in tests are tiny: threads would only wait for each other, for seconds where cores are shared.
+Imports neither torch nor any part of the package, so that the tests of torch-free modules stay torch-free.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import socket
 import sys
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))
+import pytest
+
+# Read by libraries when they are imported, so set before any test module is.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))  # tests are small
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+
+LOOPBACK = ("127.", "::1", "localhost")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow and GPU tests that cannot run now are skipped with a reason, which the summary repeats."""
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        if item.get_closest_marker("gpu") and not has_cuda():
+            item.add_marker(pytest.mark.skip(reason="gpu: torch sees no CUDA device"))
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """A connection or a name look-up that leaves this machine fails the test, whatever catches exceptions."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def refuse(what: object) -> NoReturn:
+        pytest.fail(f"tests may not use the network, but this one tried to reach {what!r}")
+
+    def is_local(address: Any) -> bool:
+        # a path is a unix socket's
+        return isinstance(address, str | bytes) or str(address[0]).startswith(LOOPBACK)
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        return connect(self, address) if is_local(address) else refuse(address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        return connect_ex(self, address) if is_local(address) else refuse(address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        return getaddrinfo(host, *args, **options) if host is None or is_local((host,)) else refuse(host)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """The same random numbers for a test, whichever tests ran before it."""
+    random.seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)

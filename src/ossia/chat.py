@@ -6,8 +6,8 @@ neither engine nor model; tools are anything with a declaration and a `run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from ossia.errors import ToolError
@@ -76,19 +76,86 @@ class TurnEnd:
 Event = MessageStart | TextDelta | MessageEnd | ToolCalled | ToolReturned | TurnEnd
 
 
-@dataclass
-class _Turn:
-    """What a turn has gathered so far."""
+class Turn:
+    """A turn being answered, without the sampling: for `run_turn`, or for whoever samples many turns at once.
 
-    added: list[Message] = field(default_factory=list)
-    repairs: list[Repair] = field(default_factory=list)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
+        while turn.prompt is not None:
+            for token in sample(turn.prompt):  # the stop token included
+                events = turn.feed(token)
+            for event in turn.end_sample(): ...  # runs tools; then there is a new prompt, or None
 
-    def end(self, reason: Reason) -> TurnEnd:
-        counts = (self.prompt_tokens, self.completion_tokens, self.reasoning_tokens)
-        return TurnEnd(tuple(self.added), reason, *counts, tuple(self.repairs))
+    When it is over `end` says how. The conversation must already declare the tools to the model.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        tokenizer: Tokenizer,
+        tools: Sequence[Tool] = (),
+        max_tool_rounds: int = 8,
+    ) -> None:
+        self.prompt: list[int] | None = None
+        self.end: TurnEnd | None = None
+        self._conversation, self._tokenizer = conversation, tokenizer
+        self._tools = {tool.function.name: tool for tool in tools}
+        self._rounds_left = max_tool_rounds
+        self._stops = stop_ids(tokenizer)
+        self._added: list[Message] = []
+        self._repairs: list[Repair] = []
+        self._completion_tokens = self._reasoning_tokens = 0
+        self._begin_sample()
+        self._prompt_tokens = len(self.prompt or ())
+
+    def feed(self, token: int) -> Sequence[Event]:
+        """The events of one sampled token."""
+        current = self._parser.current
+        self._completion_tokens += 1
+        self._reasoning_tokens += current is not None and current.channel == "analysis"
+        self._stopped = token in self._stops
+        return self._parser.feed(token)
+
+    def end_sample(self) -> Iterator[Event]:
+        """The sample is over: without a stop token, the tokens ran out. Runs the tools that were called."""
+        yield from self._parser.finish()
+        self.prompt = None
+        self._added += self._parser.messages
+        self._repairs += self._parser.repairs
+        calls = _calls(self._parser.messages)
+        if not self._stopped or not calls or not self._rounds_left:
+            self._finish("length" if not self._stopped else "tool_rounds" if calls else "stop")
+            return
+        self._rounds_left -= 1
+        for call in calls:
+            yield from self._run_tool(call)
+        self._begin_sample()
+
+    def _begin_sample(self) -> None:
+        conversation = Conversation((*self._conversation.messages, *self._added))
+        self.prompt = render_for_completion(conversation, self._tokenizer)
+        self._parser = StreamParser(self._tokenizer)
+        self._stopped = False
+
+    def _finish(self, reason: Reason) -> None:
+        counts = (self._prompt_tokens, self._completion_tokens, self._reasoning_tokens)
+        self.end = TurnEnd(tuple(self._added), reason, *counts, tuple(self._repairs))
+
+    def _run_tool(self, call: Message) -> Iterator[Event]:
+        recipient, arguments = str(call.recipient), str(call.content)
+        name = resolve_recipient(recipient, self._tools)
+        yield ToolCalled(name or recipient, arguments)
+        failed = False
+        try:
+            if name is None:
+                there_are = ", ".join(self._tools) or "none"
+                raise ToolError(f"there is no tool {recipient!r}; available: {there_are}")
+            result = self._tools[name].run(arguments)
+        except ToolError as error:
+            result, failed = f"error: {error}", True
+        author = f"functions.{name}" if name is not None else recipient
+        self._added.append(
+            Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant")
+        )
+        yield ToolReturned(name or recipient, result, failed)
 
 
 def run_turn(
@@ -103,40 +170,13 @@ def run_turn(
     `generate` gives sampled ids, the stop token included; if it ends without one, the tokens ran out. The
     conversation must already declare the tools to the model.
     """
-    turn = _Turn()
-    by_name = {tool.function.name: tool for tool in tools}
-    for _ in range(max_tool_rounds + 1):
-        prompt = render_for_completion(Conversation((*conversation.messages, *turn.added)), tokenizer)
-        turn.prompt_tokens = turn.prompt_tokens or len(prompt)
-        parser = StreamParser(tokenizer)
-        stopped = yield from _sample(prompt, generate, parser, tokenizer, turn)
-        if not stopped:
-            yield turn.end("length")
-            return
-        calls = _calls(parser.messages)
-        if not calls:
-            yield turn.end("stop")
-            return
-        for call in calls:
-            yield from _run_tool(call, by_name, turn)
-    yield turn.end("tool_rounds")
-
-
-def _sample(
-    prompt: list[int], generate: Generate, parser: StreamParser, tokenizer: Tokenizer, turn: _Turn
-) -> Generator[Event, None, bool]:
-    """Feed the parser to the end of the sample; returns whether a stop token ended it."""
-    stops = stop_ids(tokenizer)
-    stopped = False
-    for token in generate(prompt):
-        turn.completion_tokens += 1
-        turn.reasoning_tokens += parser.current is not None and parser.current.channel == "analysis"
-        yield from parser.feed(token)
-        stopped = token in stops
-    yield from parser.finish()
-    turn.added += parser.messages
-    turn.repairs += parser.repairs
-    return stopped
+    turn = Turn(conversation, tokenizer, tools, max_tool_rounds)
+    while turn.prompt is not None:
+        for token in generate(turn.prompt):
+            yield from turn.feed(token)
+        yield from turn.end_sample()
+    assert turn.end is not None
+    yield turn.end
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
@@ -147,22 +187,3 @@ def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
 def _calls(messages: Sequence[Message]) -> list[Message]:
     """Messages that address a tool: a recipient decides, whatever the channel."""
     return [m for m in messages if m.role is Role.ASSISTANT and m.recipient not in (None, "all", "user", "assistant")]
-
-
-def _run_tool(call: Message, tools: dict[str, Tool], turn: _Turn) -> Iterator[Event]:
-    recipient, arguments = str(call.recipient), str(call.content)
-    name = resolve_recipient(recipient, tools)
-    yield ToolCalled(name or recipient, arguments)
-    failed = False
-    try:
-        if name is None:
-            there_are = ", ".join(tools) or "none"
-            raise ToolError(f"there is no tool {recipient!r}; available: {there_are}")
-        result = tools[name].run(arguments)
-    except ToolError as error:
-        result, failed = f"error: {error}", True
-    author = f"functions.{name}" if name is not None else recipient
-    turn.added.append(
-        Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant")
-    )
-    yield ToolReturned(name or recipient, result, failed)

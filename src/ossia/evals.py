@@ -172,4 +172,5 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _failure_line(result: Result) -> str:
     user = result.case.problem.turns[-1].user
     calls = "".join(f" called {call.name}({call.arguments})" for call in result.calls)
-    return f"{result.task} {result.case.effort}: {user!r}{calls} -> {result.final_text!r}, not {result.case.problem.answer!r}"
+    found = f"{user!r}{calls} -> {result.final_text!r}, not {result.case.problem.answer!r}"
+    return f"{result.task} {result.case.effort}: {found}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date as Date
 from functools import cached_property
@@ -57,7 +57,10 @@ def load(
     `CheckpointError`, `ConfigError` or `TokenizerError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise RequestError(f"{device!r} is no device; use cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelNotFoundError("device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu'")
     model = checkpoint.load(folder, dtype, device)
@@ -112,6 +115,11 @@ class Chat:
             if isinstance(event, TurnEnd):
                 self._end = event
             yield event
+
+    def close(self) -> None:
+        """Stop here; the rest of the turn is not sampled. There is no `result` then."""
+        if isinstance(self._events, Generator):
+            self._events.close()
 
     def result(self) -> TurnEnd:
         """The end of the turn: `.text`, `.reasoning`, `.messages`, `.reason` and token counts."""
@@ -180,7 +188,7 @@ class LLM:
         given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>` stop. Raises
         `RequestError`.
         """
-        params = self._params(sampling)
+        params = self.params(**sampling)
         ids = _checked_ids(prompt, self.config)
         return Generation(self.engine.generate(ids, params))
 
@@ -198,16 +206,17 @@ class LLM:
         """Answer a conversation, running `tools` (Python functions, or `Tool` objects) as the model calls them.
 
         `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or Harmony
-        messages, or a `Conversation`, which are used as they stand, a system message put first if there is none.
+        messages, or a `Conversation`, which are used as they stand, a system message put first if there is none; tools
+        that its developer message declares are not declared again.
         `effort` and `date` (None: none) go into that system message, `instructions` into the developer message.
         Sampling keywords are those of `generate`; `max_tokens` counts every sample of the turn separately.
         """
         tool_list = [cast(Tool, t) if hasattr(t, "function") else from_function(t) for t in tools]
         functions = tuple(tool.function for tool in tool_list)
         today = Date.today().isoformat() if date == "today" else date
-        system = SystemContent(current_date=today, effort=Effort(effort))
+        system = SystemContent(current_date=today, effort=effort)
         conversation = to_conversation(messages, system, instructions, functions)
-        params = self._params(sampling)
+        params = self.params(**sampling)
         tokenizer = self.tokenizer
 
         def sample(prompt: list[int]) -> Iterator[int]:
@@ -215,7 +224,8 @@ class LLM:
 
         return Chat(run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation)
 
-    def _params(self, given: Mapping[str, Any]) -> SamplingParams:
+    def params(self, **given: Any) -> SamplingParams:
+        """What `generate` and `chat` sample with: `given`, and the model's own for the rest. Raises `RequestError`."""
         names = {f.name for f in fields(SamplingParams)}
         if unknown := set(given) - names:
             raise RequestError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
@@ -250,6 +260,8 @@ def _completed(
 ) -> Conversation:
     if messages[0].role is not Role.SYSTEM:
         messages = (Message(Role.SYSTEM, system), *messages)
+    declared = [t.name for m in messages if isinstance(m.content, DeveloperContent) for t in m.content.tools]
+    functions = tuple(f for f in functions if f.name not in declared)
     if functions or instructions is not None:
         if any(m.role is Role.DEVELOPER for m in messages):
             raise RequestError(

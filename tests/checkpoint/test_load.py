@@ -23,9 +23,11 @@ from checkpoint_factory import (
     text,
 )
 
+from ossia.batch import Batch
 from ossia.checkpoint import convert, load, open_checkpoint
 from ossia.checkpoint.mapped import SINGLE
 from ossia.errors import CheckpointError, ConfigError, TensorMismatchError
+from ossia.model import PackedExperts, TrainableExperts
 
 TOLERANCE = 1e-5
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -67,7 +69,8 @@ def copy_of(tmp_path: Path) -> Any:
     return copy
 
 
-# ---- against transformers ------------------------------------------------------------------------------------
+# ---- against transformers
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -77,14 +80,15 @@ def test_full_precision_as_transformers_saves_it(dtype: torch.dtype, shard: str,
     hf.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == "60KB")
     model, tokens_T = load(tmp_path, "float32"), text()
-    assert open_checkpoint(tmp_path).layout == "hf-bf16" and model.expert_kind == "trainable"
+    assert open_checkpoint(tmp_path).layout == "hf-bf16"
+    assert isinstance(model.layers[0].moe.experts.down, TrainableExperts)
     assert all(parameter.dtype == dtype for parameter in model.parameters())
     assert relative(hf_logits(hf.float(), tokens_T), our_logits(model, tokens_T)) < TOLERANCE
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_mxfp4_in_three_layouts_against_transformers(shape: dict[str, Any], tmp_path: Path) -> None:
-    """transformers decodes the MXFP4 file itself, and reads our decoded one: all five give the same logits."""
+    """transformers decodes the MXFP4 file itself, and reads our decoded one: all give the same logits."""
     places = {layout: tmp_path / layout for layout in ("full", "hf", "original", "hf-bf16")}
     hf_model(shape).save_pretrained(places["full"])
     convert(places["full"], places["hf"], "hf", floats="float32")
@@ -95,11 +99,14 @@ def test_mxfp4_in_three_layouts_against_transformers(shape: dict[str, Any], tmp_
     assert relative(expected, hf_logits(read_by_hf(places["hf-bf16"]), tokens_T)) < TOLERANCE
     for layout in ("hf", "original", "hf-bf16"):
         model = load(places[layout], "float32")
-        assert model.expert_kind == ("trainable" if layout == "hf-bf16" else "packed")
+        leaf = TrainableExperts if layout == "hf-bf16" else PackedExperts
+        assert isinstance(model.layers[0].moe.experts.down, leaf)
         assert relative(expected, our_logits(model, tokens_T)) < TOLERANCE
 
 
-def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(packed: Path, tmp_path: Path) -> None:
+def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(
+    packed: Path, tmp_path: Path
+) -> None:
     hf = read_by_hf(packed, quantization_config=dequantize())
     hf.save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
@@ -127,7 +134,8 @@ def test_rope_under_its_old_and_new_names(truncate: bool | None, tmp_path: Path)
     assert relative(expected, our_logits(load(tmp_path, "float32"), text())) < TOLERANCE
 
 
-# ---- what the model is made of -------------------------------------------------------------------------------
+# ---- what the model is made of
+# -------------------------------------------------------------------------------
 
 
 def test_a_loaded_model_is_ready_for_inference(packed: Path) -> None:
@@ -140,7 +148,7 @@ def test_a_loaded_model_is_ready_for_inference(packed: Path) -> None:
 
 @pytest.mark.parametrize("layout", ["full", "packed", "original"])
 def test_every_tensor_is_a_view_of_its_file(layout: str, request: pytest.FixtureRequest) -> None:
-    """Storages are as large as whole files or their rest, and there are no more of them than stored tensors."""
+    """Native tensors share the storage of stored ones, which are as large as their bytes in the file."""
     directory = request.getfixturevalue(layout)
     checkpoint, model = open_checkpoint(directory), load(directory)
     state = checkpoint.state()
@@ -170,7 +178,17 @@ def test_writing_to_a_loaded_model_leaves_the_file(packed: Path) -> None:
     assert not bool((load(packed).norm.scale == 7).any())
 
 
-# ---- which directory -----------------------------------------------------------------------------------------
+@pytest.mark.gpu
+def test_a_model_on_another_device(packed: Path) -> None:
+    model, tokens_T = load(packed, "float32", "cuda"), text()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
+    with torch.no_grad():
+        found = model(tokens_T.cuda(), Batch.packed([len(tokens_T)], "cuda"))
+    assert relative(our_logits(load(packed, "float32"), tokens_T), found.cpu()) < 1e-4
+
+
+# ---- which directory
+# -----------------------------------------------------------------------------------------
 
 
 def test_a_repository_folder_that_holds_only_original(original: Path, tmp_path: Path) -> None:
@@ -213,7 +231,8 @@ def test_a_compute_dtype_that_there_is_not(packed: Path) -> None:
         load(packed, "float16")  # type: ignore[arg-type]
 
 
-# ---- contradictions ------------------------------------------------------------------------------------------
+# ---- contradictions
+# ------------------------------------------------------------------------------------------
 
 
 def test_config_missing(packed: Path, copy_of: Any) -> None:
@@ -245,11 +264,15 @@ def test_the_tensors_decide_whether_experts_are_packed(
     directory = copy_of(request.getfixturevalue(layout))
     expected = our_logits(load(directory), text())
     for config in ({"quant_method": "mxfp4"}, None):
-        edit_json(directory / "config.json", lambda data, config=config: data.update(quantization_config=config))
+        edit_json(
+            directory / "config.json", lambda data, config=config: data.update(quantization_config=config)
+        )
         assert torch.equal(our_logits(load(directory), text()), expected)
 
 
-@pytest.mark.parametrize("quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}])
+@pytest.mark.parametrize(
+    "quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}]
+)
 def test_another_quantization_is_refused(quantization: Any, packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     edit_json(directory / "config.json", lambda data: data.update(quantization_config=quantization))
@@ -261,14 +284,18 @@ def test_missing_tensors_are_all_counted(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     names = [f"model.layers.{n}.self_attn.{letter}_proj.bias" for n in range(3) for letter in "qk"]
     drop_tensor(directory / SINGLE, *names)
-    with pytest.raises(TensorMismatchError, match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)"):
+    with pytest.raises(
+        TensorMismatchError, match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)"
+    ):
         load(directory)
 
 
 def test_unknown_tensors_are_named(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     add_tensor(directory / SINGLE, **{"model.layers.0.self_attn.q_norm.weight": torch.ones(16)})
-    with pytest.raises(TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"):
+    with pytest.raises(
+        TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"
+    ):
         load(directory)
 
 
@@ -283,7 +310,9 @@ def test_experts_packed_in_one_layer_and_not_in_another(packed: Path, full: Path
     name = "model.layers.1.mlp.experts.down_proj"
     drop_tensor(directory / SINGLE, name + "_blocks", name + "_scales")
     add_tensor(directory / SINGLE, **{name: torch.zeros(6, 64, 96)})
-    with pytest.raises(TensorMismatchError, match=r"lacks .*down_proj_blocks, .*it has .*layers\.1\.mlp\.experts\.down_proj"):
+    with pytest.raises(
+        TensorMismatchError, match=r"lacks .*down_proj_blocks, .*it has .*layers\.1\.mlp\.experts\.down_proj"
+    ):
         load(directory)
 
 
@@ -293,7 +322,11 @@ def test_experts_packed_in_one_layer_and_not_in_another(packed: Path, full: Path
         ("model.norm.weight", torch.ones(95), r"expected BF16 or F16 or F32 \[96\], found F32 \[95\]"),
         ("model.norm.weight", torch.ones(96, dtype=torch.int8), r"expected BF16.* found I8 \[96\]"),
         ("model.norm.weight", torch.ones(1, 96), r"expected BF16.* found F32 \[1, 96\]"),
-        ("model.layers.1.mlp.experts.down_proj_scales", torch.ones(6, 96, 2), r"expected U8 \[6, 96, 2\], found F32"),
+        (
+            "model.layers.1.mlp.experts.down_proj_scales",
+            torch.ones(6, 96, 2),
+            r"expected U8 \[6, 96, 2\], found F32",
+        ),
         ("lm_head.weight", torch.ones(96, 321), r"expected .* \[321, 96\], found F32 \[96, 321\]"),
     ],
 )
@@ -309,7 +342,10 @@ def test_a_tensor_of_another_shape_or_dtype(
 def test_a_config_that_disagrees_with_the_tensors(original: Path, copy_of: Any) -> None:
     directory = copy_of(original)
     edit_json(directory / "config.json", lambda data: data.update(intermediate_size=96))
-    with pytest.raises(TensorMismatchError, match=r"mlp1_weight\.blocks.*expected U8 \[6, 192, 3, 16\], found U8 \[6, 128, 3, 16\]"):
+    with pytest.raises(
+        TensorMismatchError,
+        match=r"mlp1_weight\.blocks.*expected U8 \[6, 192, 3, 16\], found U8 \[6, 128, 3, 16\]",
+    ):
         load(directory)
 
 
@@ -330,4 +366,6 @@ def test_tensors_of_another_model(packed: Path, copy_of: Any) -> None:
 
 def json_names(directory: Path) -> list[str]:
     raw = (directory / SINGLE).read_bytes()
-    return [name for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]) if name != "__metadata__"]
+    return [
+        name for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]) if name != "__metadata__"
+    ]

@@ -1,4 +1,4 @@
-"""The file format: what the safetensors library writes is read as it is, and everything that does not add up is refused."""
+"""The file format: what the safetensors library writes is read as it is, what does not add up is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def write(path: Path, header: bytes, data: bytes = b"") -> Path:
     return path
 
 
-# ---- what is read --------------------------------------------------------------------------------------------
+# ---- what is read
+# --------------------------------------------------------------------------------------------
 
 
 def test_what_the_library_writes(saved: Path) -> None:
@@ -63,7 +64,9 @@ def test_what_the_library_writes(saved: Path) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
-    tensor = torch.arange(64, dtype=torch.uint8).view(dtype) if dtype != torch.bool else torch.arange(64) % 2 == 0
+    tensor = (
+        torch.arange(64, dtype=torch.uint8).view(dtype) if dtype != torch.bool else torch.arange(64) % 2 == 0
+    )
     save_file({"t": tensor}, tmp_path / SINGLE)
     found = Source(tmp_path).tensor("t")
     assert found.dtype == dtype and torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
@@ -89,7 +92,9 @@ def test_a_tensor_that_is_not_aligned(tmp_path: Path) -> None:
     header = {"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
               "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}}  # fmt: skip
     values = torch.tensor([1.5, -2.0])
-    path = write(tmp_path / SINGLE, json.dumps(header).encode(), b"\x07" + bytes(values.view(torch.uint8).tolist()))
+    path = write(
+        tmp_path / SINGLE, json.dumps(header).encode(), b"\x07" + bytes(values.view(torch.uint8).tolist())
+    )
     assert torch.equal(MappedFile(path).tensor("b"), values)
 
 
@@ -97,7 +102,8 @@ def test_a_file_without_tensors(tmp_path: Path) -> None:
     assert MappedFile(write(tmp_path / SINGLE, b"{}  ")).entries == {}
 
 
-# ---- damaged files -------------------------------------------------------------------------------------------
+# ---- damaged files
+# -------------------------------------------------------------------------------------------
 
 
 def test_truncation_at_every_byte(saved: Path) -> None:
@@ -177,7 +183,7 @@ def test_header_lengths(length: int, saved: Path) -> None:
         MappedFile(saved)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0), value=st.integers(0, 255))
 @example(at=7, value=255)
 @example(at=8, value=ord("["))
@@ -199,7 +205,8 @@ def save_to_bytes() -> bytes:
     return save(TENSORS, metadata={"format": "pt"})
 
 
-# ---- the index -----------------------------------------------------------------------------------------------
+# ---- the index
+# -----------------------------------------------------------------------------------------------
 
 
 def test_shards_with_an_index(sharded: Path) -> None:
@@ -243,7 +250,9 @@ def test_an_index_that_disagrees_with_its_shards(change: Any, message: str, shar
 
 def test_a_tensor_in_two_shards(sharded: Path) -> None:
     save_file({"c": torch.ones(4), "a": torch.ones(2)}, sharded / "model-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match="00002.* holds tensor 'a', but the index says it is in .*00001"):
+    with pytest.raises(
+        CheckpointError, match=r"00002.* holds tensor 'a', but the index says it is in .*00001"
+    ):
         Source(sharded)
     (sharded / INDEX).unlink()
     with pytest.raises(CheckpointError, match="tensor 'a' is in both"):
@@ -259,9 +268,10 @@ def test_an_index_beside_a_single_file(sharded: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "../model.safetensors", "..", "/etc/passwd.safetensors", "sub/model.safetensors", "..\\model.safetensors",
-        "C:\\model.safetensors", "C:model.safetensors", "./model-00001-of-00002.safetensors", "a\0.safetensors",
-        "sub//x.safetensors", "model-00001-of-00002.safetensors/",
+        "../model.safetensors", "..", "/etc/passwd.safetensors", "sub/model.safetensors",
+        "..\\model.safetensors", "C:\\model.safetensors", "C:model.safetensors",
+        "./model-00001-of-00002.safetensors",
+        "a\0.safetensors", "sub//x.safetensors", "model-00001-of-00002.safetensors/",
     ],
 )  # fmt: skip
 def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
@@ -269,11 +279,12 @@ def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
     for place in (sharded.parent, sharded / "sub"):
         save_file({"a": torch.ones(2)}, place / "model.safetensors")
     edit_json(sharded / INDEX, set_weight("a", name))
-    with pytest.raises(CheckpointError, match="not a plain file name|no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"not a plain file name|no safetensors file"):
         Source(sharded)
 
 
-# ---- links ---------------------------------------------------------------------------------------------------
+# ---- links
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_links_of_the_download_cache(saved: Path, tmp_path: Path) -> None:
@@ -293,7 +304,9 @@ def test_a_link_within_the_directory(saved: Path) -> None:
     assert set(Source(saved.parent).names()) == set(TENSORS)
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"])
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"]
+)
 def test_a_link_out_of_the_directory(target: str, saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "elsewhere.safetensors").write_bytes(saved.read_bytes())

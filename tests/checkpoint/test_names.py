@@ -24,7 +24,8 @@ VARIANTS = [
 # One layer of gpt-oss-20b as published (shapes from the reference loader and transformers' converter).
 ORIGINAL = {
     "embedding.weight": (201088, 2880), "norm.scale": (2880,), "unembedding.weight": (201088, 2880),
-    "block.7.attn.norm.scale": (2880,), "block.7.attn.qkv.weight": (5120, 2880), "block.7.attn.qkv.bias": (5120,),
+    "block.7.attn.norm.scale": (2880,), "block.7.attn.qkv.weight": (5120, 2880),
+    "block.7.attn.qkv.bias": (5120,),
     "block.7.attn.sinks": (64,), "block.7.attn.out.weight": (2880, 4096), "block.7.attn.out.bias": (2880,),
     "block.7.mlp.norm.scale": (2880,), "block.7.mlp.gate.weight": (32, 2880), "block.7.mlp.gate.bias": (32,),
     "block.7.mlp.mlp1_weight.blocks": (32, 5760, 90, 16), "block.7.mlp.mlp1_weight.scales": (32, 5760, 90),
@@ -37,7 +38,8 @@ HF_LAYER = {
     "self_attn.v_proj.weight": (512, 2880), "self_attn.o_proj.weight": (2880, 4096),
     "self_attn.q_proj.bias": (4096,), "self_attn.k_proj.bias": (512,), "self_attn.v_proj.bias": (512,),
     "self_attn.o_proj.bias": (2880,), "self_attn.sinks": (64,), "mlp.router.weight": (32, 2880),
-    "mlp.router.bias": (32,), "mlp.experts.gate_up_proj_bias": (32, 5760), "mlp.experts.down_proj_bias": (32, 2880),
+    "mlp.router.bias": (32,), "mlp.experts.gate_up_proj_bias": (32, 5760),
+    "mlp.experts.down_proj_bias": (32, 2880),
 }  # fmt: skip
 HF_PACKED = {
     "mlp.experts.gate_up_proj_blocks": (32, 5760, 90, 16), "mlp.experts.gate_up_proj_scales": (32, 5760, 90),
@@ -58,7 +60,11 @@ def of_layer(config: ModelConfig, layout: Layout, layer: int) -> dict[str, tuple
 
 def test_published_names_and_shapes() -> None:
     assert of_layer(SMALL, "original", 7) == ORIGINAL
-    ends = {"model.embed_tokens.weight": (201088, 2880), "lm_head.weight": (201088, 2880), "model.norm.weight": (2880,)}
+    ends = {
+        "model.embed_tokens.weight": (201088, 2880),
+        "lm_head.weight": (201088, 2880),
+        "model.norm.weight": (2880,),
+    }
     for layout, experts in (("hf", HF_PACKED), ("hf-bf16", HF_PLAIN)):
         layer = {f"model.layers.7.{name}": shape for name, shape in (HF_LAYER | experts).items()}
         assert of_layer(SMALL, layout, 7) == layer | ends  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,15 @@ from ossia.harmony import (
     DEFAULT_IDENTITY,
     Conversation,
     DeveloperContent,
+    Event,
     FunctionTool,
     Message,
+    MessageEnd,
+    MessageStart,
+    Role,
+    StreamParser,
     SystemContent,
+    TextDelta,
     ToolNamespace,
     render_conversation,
     render_for_completion,
@@ -51,7 +58,7 @@ class Peer:
 
     def render(self, message: Message, *, function_tools: bool = False) -> list[int]:
         options = {"conversation_has_function_tools": function_tools}
-        return self.encoding.render(message_json=json.dumps(message.to_dict()), render_options=options)
+        return list(self.encoding.render(message_json=json.dumps(message.to_dict()), render_options=options))
 
     def conversation(self, conversation: Conversation, mode: str, *, drop: bool = True) -> list[int]:
         call = {
@@ -61,7 +68,7 @@ class Peer:
         }[mode]
         extra = {"next_turn_role": "assistant"} if mode == "completion" else {}
         text = json.dumps(conversation.to_dict())
-        return call(conversation_json=text, config={"auto_drop_analysis": drop}, **extra)
+        return list(call(conversation_json=text, config={"auto_drop_analysis": drop}, **extra))
 
     def parse(self, ids: list[int], role: str | None) -> list[Message] | str:
         """The messages, or the error's text."""
@@ -188,9 +195,10 @@ class Generator:
             channel = rng.choice(["commentary", "analysis", None])
             return Message("tool", text, "functions.f", channel, self.maybe(0.5, "assistant"))
         if kind == "anything":
-            role = rng.choice(["user", "assistant", "system", "developer", "tool"])
-            channel, recipient = self.maybe(0.5, rng.choice(["final", "commentary", word])), self.maybe(0.5, word)
-            return Message(role, text, word, channel, recipient, self.maybe(0.5, rng.choice(TEXTS)))
+            role = rng.choice(list(Role))
+            channel = self.maybe(0.5, rng.choice(["final", "commentary", word]))
+            content_type = self.maybe(0.5, rng.choice(TEXTS))
+            return Message(role, text, word, channel, self.maybe(0.5, word), content_type)
         return Message("assistant", text, channel={"preamble": "commentary"}.get(kind, kind))
 
     def conversation(self, wild: bool, most: int = 8) -> Conversation:
@@ -198,6 +206,37 @@ class Generator:
         head = [self.system(wild)] if rng.random() < 0.5 else []
         head += [self.developer(wild)] if rng.random() < 0.5 else []
         return Conversation((*head, *(self.message(wild) for _ in range(rng.randrange(most)))))
+
+
+def checked_events(ids: list[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamParser, list[Event]]:
+    """Feeds all ids and asserts that the events tell the same story as the messages."""
+    parser = StreamParser(tokenizer, role)
+    events = [event for token in ids for event in parser.feed(token)] + parser.finish()
+    told, start, text = [], None, ""
+    for event in events:
+        if isinstance(event, MessageStart):
+            assert start is None
+            start, text = event, ""
+        elif isinstance(event, TextDelta):
+            assert start is not None and event.text
+            assert (event.channel, event.recipient) == (start.channel, start.recipient)
+            text += event.text
+        else:
+            assert start is not None and isinstance(event, MessageEnd)
+            told.append(
+                Message(start.role, text, start.name, start.channel, start.recipient, start.content_type)
+            )
+            assert told[-1] == event.message
+            start = None
+    assert start is None
+    assert tuple(told) == parser.messages
+    assert all(0 <= repair.position <= len(ids) for repair in parser.repairs)
+    return parser, events
+
+
+@pytest.fixture(scope="session")
+def checked() -> Callable[[list[int], Tokenizer, Any], tuple[StreamParser, list[Event]]]:
+    return checked_events
 
 
 @pytest.fixture(scope="session")
@@ -208,7 +247,9 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """Single bytes, a few merges and the specials, as a small model has."""
-    return train_tokenizer(["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300)
+    return train_tokenizer(
+        ["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300
+    )
 
 
 @pytest.fixture(scope="session")

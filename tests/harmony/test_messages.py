@@ -19,7 +19,10 @@ from ossia.harmony import (
     resolve_recipient,
 )
 
-WEATHER = {"type": "function", "function": {"name": "get_weather", "description": "w", "parameters": {"type": "object"}}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "get_weather", "description": "w", "parameters": {"type": "object"}},
+}
 
 
 def test_words_become_enums() -> None:
@@ -61,7 +64,10 @@ def test_json_form() -> None:
         {"role": "user", "content": ["x"]},
         {"role": "user", "content": "x", "channel": 3},
         {"role": "system", "content": [{"type": "system_content", "model_identity": 3}]},
-        {"role": "system", "content": [{"type": "system_content", "tools": {"a": {"name": "b", "tools": []}}}]},
+        {
+            "role": "system",
+            "content": [{"type": "system_content", "tools": {"a": {"name": "b", "tools": []}}}],
+        },
         {"role": "developer", "content": [{"type": "developer_content"}, {"type": "text", "text": "x"}]},
     ],
 )
@@ -84,13 +90,20 @@ def test_a_chat_with_everything() -> None:
     chat: list[dict[str, Any]] = [
         {"role": "system", "content": "be brief"},
         {"role": "developer", "content": [{"type": "text", "text": "no emoji"}]},
-        {"role": "user", "content": [{"type": "text", "text": "Weather in "}, {"type": "text", "text": "Rome?"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Weather in "}, {"type": "text", "text": "Rome?"}],
+        },
         {
             "role": "assistant",
             "content": "Let me look.",
             "reasoning": "need the tool",
             "tool_calls": [
-                {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"a": 1}'}},
+                {
+                    "id": "c1",
+                    "type": "function",
+                    "function": {"name": "get_weather", "arguments": '{"a": 1}'},
+                },
                 {"id": "c2", "type": "function", "function": {"name": "get_time", "arguments": {"b": "é"}}},
             ],
         },
@@ -125,9 +138,13 @@ def test_small_chats() -> None:
     def last(message: dict[str, Any]) -> tuple[Message, ...]:
         return Conversation.from_chat([message], system=None).messages
 
-    assert last({"role": "assistant", "content": None, "thinking": "t"}) == (Message("assistant", "t", channel="analysis"),)
+    assert last({"role": "assistant", "content": None, "thinking": "t"}) == (
+        Message("assistant", "t", channel="analysis"),
+    )
     assert last({"role": "assistant", "content": ""}) == (Message("assistant", "", channel="final"),)
-    assert last({"role": "assistant", "content": None, "refusal": "no"}) == (Message("assistant", "no", channel="final"),)
+    assert last({"role": "assistant", "content": None, "refusal": "no"}) == (
+        Message("assistant", "no", channel="final"),
+    )
     tool = {"role": "tool", "name": "f", "content": "x"}
     assert last(tool) == (Message("tool", "x", "functions.f", "commentary", "assistant"),)
     assert Conversation.from_chat([]).messages == (Message("system", SystemContent()),)

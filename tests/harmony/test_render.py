@@ -98,7 +98,15 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("UF", {}, ["<|channel|>final<|message|>f<|return|>"]),
         ("UAF", {}, [REASONED + ANSWER + "<|return|>"]),
         ("UACRAF", {}, [REASONED + "<|start|>assistant" + CALL, REASONED + ANSWER + "<|return|>"]),
-        ("UAPCR", {}, [REASONED + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant" + CALL]),
+        (
+            "UAPCR",
+            {},
+            [
+                REASONED
+                + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant"
+                + CALL
+            ],
+        ),
         # an earlier answer was sampled with RETURN: its END is not a target
         ("UAFUAF", {}, ["<|channel|>final<|message|>f", REASONED + ANSWER + "<|return|>"]),
         ("UAFUAF", {"last_turn_only": True}, [REASONED + ANSWER + "<|return|>"]),
@@ -107,7 +115,11 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("UAF", {"learn": {"assistant/final"}}, [ANSWER + "<|return|>"]),
         ("UAF", {"learn": {"assistant/analysis"}}, [REASONED]),
         ("UACRAF", {"learn": ["assistant/commentary"]}, ["<|start|>assistant" + CALL]),
-        ("UACRAF", {"learn": lambda m: m.recipient is not None and m.role == "assistant"}, ["<|start|>assistant" + CALL]),
+        (
+            "UACRAF",
+            {"learn": lambda m: m.recipient is not None and m.role == "assistant"},
+            ["<|start|>assistant" + CALL],
+        ),
         ("UAF", {"learn": {"user"}}, ["<|message|>u<|end|>"]),
         ("UAF", {"learn": ()}, []),
         ("UAF", {"drop_analysis": "compat"}, ["<|channel|>final<|message|>f<|return|>"]),
@@ -115,13 +127,15 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("", {}, []),
     ],
 )
-def test_training_targets(letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer) -> None:
+def test_training_targets(
+    letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer
+) -> None:
     rendered = render_for_training(talk(letters), tokenizer, **options)
     assert learned(rendered, tokenizer) == expected
 
 
 def test_prompt_and_targets_meet(tokenizer: Tokenizer) -> None:
-    """The prompt of the last turn is what stands in front of its first target: training sees what serving sends."""
+    """What stands in front of the last turn's first target is the prompt that serving would send."""
     for letters in ("UAF", "UAFUAF", "UAFUACR", "DUACRAFUA"):
         messages = talk(letters).messages
         last = max(i for i, m in enumerate(messages) if m.role == "user") + 1
@@ -140,12 +154,16 @@ def test_only_a_final_answer_at_the_very_end_returns(tokenizer: Tokenizer) -> No
 def structure(message: Message) -> list[str]:
     """The special tokens that the fields of a message ask for."""
     out = ["<|start|>"]
-    out += ["<|channel|>"] * (message.channel is not None) + ["<|constrain|>"] * (message.content_type is not None)
+    out += ["<|channel|>"] * (message.channel is not None) + ["<|constrain|>"] * (
+        message.content_type is not None
+    )
     called = message.role is Role.ASSISTANT and message.recipient is not None
     return [*out, "<|message|>", "<|call|>" if called else "<|end|>"]
 
 
-def test_text_never_becomes_structure(tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any) -> None:
+def test_text_never_becomes_structure(
+    tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
+) -> None:
     """Conversations with control words in every field hold exactly the specials of their structure."""
     for seed in range(300):
         conversation = generator(random.Random(seed)).conversation(wild=True)
@@ -175,7 +193,9 @@ def test_control_words_everywhere(small_tokenizer: Tokenizer) -> None:
         assert small_tokenizer.decode(ids).count("obey") >= 1
 
 
-def test_any_vocabulary_gives_the_same_text(tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any) -> None:
+def test_any_vocabulary_gives_the_same_text(
+    tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
+) -> None:
     for seed in range(50):
         conversation = generator(random.Random(seed)).conversation(wild=False)
         small, large = (render_for_completion(conversation, t) for t in (small_tokenizer, tokenizer))
@@ -206,7 +226,9 @@ def test_what_cannot_be_written_says_why(tokenizer: Tokenizer) -> None:
     huge = {"type": "object", "properties": {"a": {"default": 10**400}}}
     for schema in ({"default": float("nan")}, {"default": {1, 2}}, huge):
         with pytest.raises(RenderError, match="JSON schema"):
-            render_message(Message("developer", DeveloperContent(tools=(FunctionTool("f", "", schema),))), tokenizer)
+            render_message(
+                Message("developer", DeveloperContent(tools=(FunctionTool("f", "", schema),))), tokenizer
+            )
     bad: list[tuple[str, dict[str, Any]]] = [
         ("drop_analysis", {"drop_analysis": "all"}),
         ("headers", {"headers": "x"}),

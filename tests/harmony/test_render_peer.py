@@ -17,6 +17,7 @@ from ossia.harmony import (
     DeveloperContent,
     FunctionTool,
     Message,
+    Role,
     SystemContent,
     ToolNamespace,
     kept_messages,
@@ -28,7 +29,7 @@ MODES = ("completion", "conversation", "training")
 
 @pytest.mark.parametrize("part", range(4))
 def test_generated_conversations(part: int, peer: Any, ours: Any, generator: Any) -> None:
-    """600 conversations each: compat always equal, the default wherever the two rules keep the same messages."""
+    """600 conversations each: compat always equal, the default wherever both rules keep the same messages."""
     agreed: Counter[bool] = Counter()
     for seed in range(600 * part, 600 * (part + 1)):
         conversation = generator(random.Random(seed)).conversation(wild=seed % 3 == 0)
@@ -57,8 +58,19 @@ def test_every_header(peer: Any, tokenizer: Any) -> None:
     """Every combination of role, channel, recipient and content type, hostile ones included."""
     channels = (None, "", "commentary", "commentary ", "analysis", "final", "<|end|>")
     recipients = (None, "", "all", "functions.f", " a b ", "<|call|>")
-    types = (None, "", "json", " json", "<|constrain|>json", " <|constrain|>json", "<|constrain|><|end|>", "<|end|>")
-    for role, channel, recipient, content_type in product(("assistant", "tool"), channels, recipients, types):
+    types = (
+        None,
+        "",
+        "json",
+        " json",
+        "<|constrain|>json",
+        " <|constrain|>json",
+        "<|constrain|><|end|>",
+        "<|end|>",
+    )
+    for role, channel, recipient, content_type in product(
+        (Role.ASSISTANT, Role.TOOL), channels, recipients, types
+    ):
         message = Message(role, "x", "n<|end|>", channel, recipient, content_type)
         assert render_message(message, tokenizer) == peer.render(message), message
 
@@ -93,7 +105,9 @@ def built_in(name: str) -> ToolNamespace:
         ("2025-06-28", ("browser", "python"), 595, "6c602a7725524197"),
     ],
 )
-def test_system_vectors(date: str | None, names: tuple[str, ...], count: int, digest: str, tokenizer: Any) -> None:
+def test_system_vectors(
+    date: str | None, names: tuple[str, ...], count: int, digest: str, tokenizer: Any
+) -> None:
     """Recorded token ids of whole system messages: these hold without the official package too."""
     content = SystemContent(current_date=date, namespaces=tuple(map(built_in, names)))
     ids = render_message(Message("system", content), tokenizer)

@@ -12,6 +12,7 @@ from ossia.tasks.arithmetic import draw_number, draw_one_step, draw_operation, d
 from ossia.tasks.calculator import evaluate
 from ossia.tasks.expressions import (
     Op,
+    Sign,
     apply,
     in_split,
     is_held_out,
@@ -23,6 +24,7 @@ from ossia.tasks.expressions import (
 )
 from ossia.tasks.working import PLACES, working
 
+SIGNS: tuple[Sign, ...] = ("+", "-", "*")
 NAMED = re.compile(rf"^({'|'.join(PLACES)}) ")
 RESULT = re.compile(r"(?:->|so |=|: )(-?\d+)$")
 
@@ -39,8 +41,8 @@ def assert_true(statement: str) -> None:
         q, b, product, _ = map(int, rest.groups())
         assert q * b == product, statement
     elif compared := re.fullmatch(r"(\d)([<>])(\d)", statement):
-        p, sign, q = compared.groups()
-        assert (p < q) == (sign == "<") and p != q, statement
+        left, sign, right = compared.groups()
+        assert (left < right) == (sign == "<") and left != right, statement
     else:
         values = {evaluate(side) for side in statement.split("=")}
         assert len(values) == 1, statement
@@ -48,9 +50,9 @@ def assert_true(statement: str) -> None:
 
 def samples(count: int) -> list[Op]:
     rng = Random(1)
-    ones = [draw_operation(rng, rng.choice(("+", "-", "*", "/"))) for _ in range(count)]
+    ones = [draw_operation(rng, rng.choice((*SIGNS, "/"))) for _ in range(count)]
     twos = [draw_two_steps(rng, "train") for _ in range(count)]
-    negatives = [Op(rng.choice(("+", "-")), -draw_number(rng), draw_number(rng)) for _ in range(count // 4)]
+    negatives = [Op(rng.choice(SIGNS[:2]), -draw_number(rng), draw_number(rng)) for _ in range(count // 4)]
     return ones + twos + negatives
 
 
@@ -70,7 +72,7 @@ def test_long_division_rests_are_true() -> None:
     for _ in range(300):
         expr = draw_operation(rng, "/")
         for line in working(expr, Effort.HIGH).split("\n")[1:]:
-            if found := re.fullmatch(r"(\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->(\d+)", line):
+            if found := re.fullmatch(r"\w+ (\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->(\d+)", line):
                 current, q, b, product, rest, _ = map(int, found.groups())
                 assert current == product + rest and rest < b and q < 10 and product == q * b, line
 
@@ -103,10 +105,10 @@ def test_efforts_differ_in_length_and_stay_short() -> None:
 def test_magnitudes_keep_the_value() -> None:
     for a in range(-25, 26):
         for b in range(-25, 26):
-            for sign in ("+", "-", "*"):
-                minus, x, plain, y = magnitudes(sign, a, b)  # type: ignore[arg-type]
+            for sign in SIGNS:
+                minus, x, plain, y = magnitudes(sign, a, b)
                 assert x >= 0 and y >= 0 and not (plain == "-" and x < y)
-                assert apply(plain, x, y) * (-1 if minus else 1) == apply(sign, a, b)  # type: ignore[arg-type]
+                assert apply(plain, x, y) * (-1 if minus else 1) == apply(sign, a, b)
 
 
 def test_text_and_value_agree_with_python() -> None:

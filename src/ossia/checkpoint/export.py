@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -51,12 +51,11 @@ def convert(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> None:
-    """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), with the tokenizer files
-    beside it.
+    """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), tokenizer files included.
 
     MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule` for an
     MXFP4 layout. Everything else is stored as `floats`. Raises `CheckpointError` for a source that does not
-    check out, for values that MXFP4 or `floats` cannot hold, for a destination that is occupied; nothing is
+    check out, for experts whose values `layout` cannot hold, for a destination that is occupied; nothing is
     left behind then.
     """
     checkpoint = open_checkpoint(src)
@@ -155,6 +154,8 @@ def destination(
 
 def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> None:
     """Write every native tensor of the destination from `state`, whichever form its experts have there."""
+    if rule not in get_args(mxfp4.ScaleRule):
+        raise CheckpointError(f"expected one of {', '.join(get_args(mxfp4.ScaleRule))}, found {rule!r}")
     for native, row in sink.rows.items():
         stem, _, kind = native.rpartition(".")
         if native in state:

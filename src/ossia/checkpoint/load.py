@@ -1,5 +1,4 @@
-"""From a directory to a model: find the checkpoint, read its config, check everything, hand over views of the
-files.
+"""From a directory to a model: find the checkpoint, read its config, check all, hand over views of the files.
 
 Knows which files a directory may hold; the names inside are `names.py`, the file format is `mapped.py`.
 Converts nothing: weights keep the dtype they are stored in, experts stay packed, and the model's first use

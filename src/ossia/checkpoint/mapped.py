@@ -1,5 +1,4 @@
-"""Safetensors files as torch tensors that are views of the file: nothing is read until it is used, nothing is
-copied.
+"""Safetensors files as torch tensors that are views of the file: read when used, never copied.
 
 Knows the file format (8 bytes of header length, a JSON header, the data), the index that lists the shards of
 a model, and which paths an index may name. Everything a header claims is checked against the file before a
@@ -219,7 +218,7 @@ class Source:
     The files are those that model.safetensors.index.json names, or model.safetensors, or else every
     *.safetensors. Raises `CheckpointError` if there are none, if one is damaged or missing, if two hold the
     same tensor, or if an index does not say exactly what its shards hold. (The index's total_size is not
-    looked at: published ones differ in what they count.)
+    looked at: nothing depends on it.)
     """
 
     def __init__(self, directory: Path) -> None:

@@ -1,5 +1,4 @@
-"""The one table of tensor names: what each tensor of the model is called in each layout, its shape and its
-dtype.
+"""The one table of tensor names: what each tensor is called in each layout, its shape and its dtype.
 
 Three layouts, all read and written through this table:
     hf        the published Hugging Face files: experts in MXFP4
@@ -147,10 +146,10 @@ def detect(source: Source) -> Layout:
 
 
 def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
-    """The rows under the names that transformers (5.23) saves experts with which it dequantized when it read them.
+    """The rows under the names that transformers (5.23) gives to experts that it dequantized when reading.
 
-    It calls those matrices, [E, in, out] in a floating type, gate_up_proj_blocks and down_proj_blocks, saves no
-    scales, and cannot read them back itself.
+    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and down_proj_blocks
+    without scales, and cannot read them back itself.
     """
 
     def renamed(row: Row) -> Row:

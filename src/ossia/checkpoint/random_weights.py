@@ -1,5 +1,4 @@
-"""Checkpoints of any size with random weights: to measure speed and memory at full scale without the
-published files.
+"""Checkpoints of any size with random weights, to measure speed and memory without the published files.
 
 The numbers have the statistics of a freshly initialised model: matrices of variance 1 / fan in, norms about
 1, small biases and sinks. The same seed gives the same model in every layout. Works piece by piece, in well
@@ -53,8 +52,10 @@ def write_random(
 
 
 def _generator(name: str, seed: int) -> torch.Generator:
-    """Of a tensor's own, so that the order in which a layout stores them does not matter."""
-    return torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()) & (1 << 63) - 1)
+    """A tensor's own, so that the order in which a layout stores them does not matter."""
+    return torch.Generator().manual_seed(
+        zlib.crc32(f"{seed} {name}".encode())
+    )  # torch uses 32 bits of a seed
 
 
 def _put_floats(sink: Sink, native: str, seed: int) -> None:

@@ -1,6 +1,4 @@
-"""Training data of the little world: conversations for fine-tuning and documents for pre-training, both
-endless.
-"""
+"""Training data of the little world, endless: conversations for fine-tuning, documents for pre-training."""
 
 from __future__ import annotations
 

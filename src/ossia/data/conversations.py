@@ -24,7 +24,7 @@ MIXTURE: Mapping[str, int] = {  # in percent
     "calculator": 13,
     "scope": 7,
 }
-EFFORTS: Mapping[Effort, int] = {Effort.LOW: 28, Effort.MEDIUM: 36, Effort.HIGH: 36}  # in percent
+EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
 NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system message the effort is medium
 INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
 

@@ -238,7 +238,8 @@ def calls(rng: Random) -> str:
 
 
 KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    equations: 14, families: 3, worked: 26, operations_only: 12, places: 4, columns: 5, tables: 3, sums_of_products: 2,
-    solved("word problems"): 8, solved("facts"): 7, solved("multi-turn"): 3, solved("scope"): 3, copies: 4,
-    repeated_facts: 3, calls: 3,
+    equations: 6, families: 2, worked: 29, operations_only: 14,
+    places: 4, columns: 6, tables: 8, sums_of_products: 4,
+    solved("word problems"): 7, solved("facts"): 7, solved("multi-turn"): 3, solved("scope"): 3,
+    copies: 2, repeated_facts: 2, calls: 3,
 }  # fmt: skip

@@ -97,8 +97,10 @@ def read_unfinished(segments: Sequence[Segment], role: Role | None, *, named: bo
 
 
 def is_only_punctuation(text: str) -> bool:
-    """Whether nothing in the text is worth keeping: only blanks, punctuation and control characters."""
-    return all(char.isspace() or unicodedata.category(char)[0] in "PZC" for char in text)
+    """Whether nothing in the text is worth keeping: only blanks, control characters and punctuation that is
+    not a bracket (`{}` may be a call's arguments)."""
+    kinds = {unicodedata.category(char) for char in text}
+    return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
 
 
 def is_speech(text: str) -> bool:

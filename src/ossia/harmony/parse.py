@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from ossia.errors import ParseError, TokenizerError
+from ossia.errors import HarmonyError, ParseError, TokenizerError
 from ossia.harmony.header import (
     HeaderReading,
     MessageStart,
@@ -79,7 +79,8 @@ class StreamParser:
 
     `role`: the role of a completion whose prompt ended with START and that role; None if the stream itself
     begins with START. `strict`: read as the official parser does, and raise ParseError with its wording
-    where it does; after an error the parser waits for the next START.
+    where it does; after an error the parser waits for the next START. Raises HarmonyError for an unknown role
+    and TokenizerError if a special is missing.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class StreamParser:
     ) -> None:
         for name in (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN):
             tokenizer.special(name)  # raises if it is missing
+        if role is not None and role not in list(Role):
+            raise HarmonyError(f"unknown role {role!r}: use one of {', '.join(Role)}")
         self._names = {token: name for name, token in tokenizer.specials.items()}
         self._start_token = tokenizer.special(START)
         self._token_bytes = tokenizer.token_bytes
@@ -251,12 +254,13 @@ class StreamParser:
                 return []
             out += self._delta(body.encode())
         out += self._delta(b"", final=True)
-        content = "".join(self._parts)
+        content, head = "".join(self._parts), self._header
         if closed_by is None and not at_end:
-            self._note("missing-end" if content else "empty-message", "")
             if not content:
+                fields = (head.role, head.name, head.channel, head.recipient, head.content_type)
+                self._note("empty-message", " ".join(value for value in fields if value))
                 return []
-        head = self._header
+            self._note("missing-end", "")
         message = Message(head.role, content, head.name, head.channel, head.recipient, head.content_type)
         self._messages.append(message)
         return [*out, *self._begin(), MessageEnd(message, closed_by)]

@@ -120,7 +120,7 @@ def _is_in_range(rng: Random, expr: Op) -> bool:
 
 # ---- asking --------------------------------------------------------------------------------------
 
-# {e} is the expression. Frames that begin with {e} and end without a mark are asked as often as all the rest of them.
+# {e} is the expression.
 _BARE = ("{e}", "{e} =", "{e}=", "{e} = ?", "{e}=?", "{e}?", "{e} ?")
 _QUESTIONS = (
     "what is {e}", "what is {e}", "what is {e}", "what is {e}", "what's {e}", "whats {e}", "how much is {e}",
@@ -149,9 +149,8 @@ _ORDERS = (
 # Ways to say one operation that need no frame around them, and (as a noun) ways that do.
 _SAID: dict[str, tuple[str, ...]] = {
     "+": ("add {a} and {b}", "add {a} and {b}", "add {a} to {b}", "add {a} + {b}", "sum {a} and {b}",
-          "sum up {a} and {b}",
-          "add up {a} and {b}", "add together {a} and {b}", "add the numbers {a} and {b}",
-          "increase {a} by {b}",
+          "sum up {a} and {b}", "add up {a} and {b}", "add together {a} and {b}",
+          "add the numbers {a} and {b}", "increase {a} by {b}",
           "put {a} and {b} together", "take {a} and add {b}", "start with {a} and add {b}"),
     "-": ("subtract {b} from {a}", "subtract {b} from {a}", "take {b} from {a}", "take {b} away from {a}",
           "take away {b} from {a}", "reduce {a} by {b}", "decrease {a} by {b}", "take {a} and subtract {b}",
@@ -169,8 +168,8 @@ _IF_ORDERED = (
 )  # fmt: skip
 _NOUNS: dict[str, tuple[str, ...]] = {
     "+": ("the sum of {a} and {b}", "the total of {a} and {b}", "{a} and {b} together", "{a} and {b}",
-          "{a} added to {b}",
-          "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}", "{a} and {b} added up",
+          "{a} added to {b}", "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}",
+          "{a} and {b} added up",
           "{a} with {b} added"),
     "-": ("the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}",
           "{a} less {b}",
@@ -188,8 +187,7 @@ _SIGNS: dict[str, tuple[str, ...]] = {
     "/": ("/", "/", "/", "÷", ":"),
 }  # fmt: skip
 _GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ",
-              "Okay, ",
-              "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ",
+              "Okay, ", "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ",
               "Excuse me, ")  # fmt: skip
 _THANKS = (" Thanks!", " Thank you.", " thanks", " please", ", please", " Please answer.", " Thank you!",
            " Be quick.",
@@ -205,19 +203,19 @@ _TENS = (
 
 
 def in_words(number: int) -> str:
-    """0..999 in English words: 348 -> `three hundred forty-eight`."""
+    """0..9999 in English words: 348 -> `three hundred forty-eight`."""
     if number <= 20:
         return NUMBER_WORDS[number]
     if number < 100:
         tens, ones = divmod(number, 10)
         return _TENS[tens] + (f"-{NUMBER_WORDS[ones]}" if ones else "")
-    hundreds, rest = divmod(number, 100)
-    return f"{NUMBER_WORDS[hundreds]} hundred" + (f" {in_words(rest)}" if rest else "")
+    size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
+    many, rest = divmod(number, size)
+    return f"{in_words(many)} {name}" + (f" {in_words(rest)}" if rest else "")
 
 
 def say(rng: Random, expr: Expr) -> str:
-    """An expression as people write it: `12*7`, `12 x 7`, `12 times 7`; precedence and parentheses are kept.
-    """
+    """An expression as people write it: `12*7`, `12 x 7`, `12 times 7`; precedence is kept."""
     if isinstance(expr, int):
         return str(expr)
     style = rng.random()
@@ -289,7 +287,7 @@ def _ask_in_words(rng: Random, expr: Op) -> str:
 
 
 def _word(number: int | str) -> str:
-    return in_words(int(number)) if 0 <= int(number) < 1000 else str(number)
+    return in_words(int(number)) if 0 <= int(number) < 10000 else str(number)
 
 
 _THEN = {
@@ -319,6 +317,10 @@ def dress(rng: Random, sentence: str, mark: str) -> str:
     thing.
     """
     luck = rng.random()
+    if mark != "?" and rng.random() < 0.07:
+        sentence = f"please {sentence.removeprefix('please ')}"
+    elif luck > 0.993:
+        return sentence.upper() + mark
     if luck < 0.06:
         before = rng.choice(_GREETINGS)
         sentence = before + (

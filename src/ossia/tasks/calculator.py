@@ -31,8 +31,8 @@ MAX_CHARACTERS, MAX_DIGITS, MAX_EXPONENT, MAX_DEPTH = 200, 200, 64, 60
 def evaluate(expression: str) -> int | float:
     """The value of an expression of numbers with + - * / // % ** and parentheses.
 
-    A quotient that is whole is an int. Raises ToolError saying what is wrong: a name or a call in it, a division by
-    zero, a number or power that is too large, an expression that is too long.
+    A quotient that is whole is an int. Raises ToolError saying what is wrong: a name or a call in it, a
+    division by zero, a number or power that is too large, an expression that is too long.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
@@ -44,7 +44,11 @@ def evaluate(expression: str) -> int | float:
     return _value_of(tree.body, 0)
 
 
-_LIKE_SIGNS = str.maketrans({"×": "*", "÷": "/", "\N{MINUS SIGN}": "-", "·": "*", "^": "**", ",": ""})  # noqa: RUF001
+_SIGNS_OF_PEOPLE = {
+    "\N{MULTIPLICATION SIGN}": "*", "\N{MIDDLE DOT}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-",
+    "^": "**", ",": "",
+}  # fmt: skip
+_LIKE_SIGNS = str.maketrans(_SIGNS_OF_PEOPLE)
 
 
 def _value_of(node: ast.expr, depth: int) -> int | float:
@@ -264,8 +268,7 @@ def _shown(number: int | float, style: str, expression: str) -> str:
 
 
 def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
-    """What the tool of a problem answers: the value in its style, off by a little where the problem says so.
-    """
+    """What the tool of a problem answers: the value in its style, off by `off_by`, or an error."""
     if error:
         return error
     try:

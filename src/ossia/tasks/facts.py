@@ -8,48 +8,15 @@ what, value).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from ossia.harmony import Effort
-from ossia.tasks.names import (
-    ANIMALS,
-    CITIES,
-    COLORS,
-    CONTAINERS,
-    DAYS,
-    FOODS,
-    JOBS,
-    NAMES,
-    ROOMS,
-    THINGS,
-    code,
-    made_up_name,
-    made_up_word,
-)
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
+from ossia.tasks.relations import RELATIONS, TABLE_STYLES, TABLES, Relation
 
 NOT_STATED = "That is not stated."
-Draw = Callable[[Random], str]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """One kind of fact. `fact` is how it is told and answered; {e} is its subject and {v} its value."""
-
-    subject: Draw
-    value: Draw
-    fact: str
-    questions: tuple[str, ...]
-    reverse: tuple[str, ...] = ()  # questions that give the value and ask for the subject
-    told: tuple[str, ...] = ()  # other ways to tell it
-
-    @property
-    def article(self) -> str:
-        """What stands before the subject when it is spoken of."""
-        return "the " if "the {e}" in self.fact else ""
 
 
 @dataclass(frozen=True)
@@ -68,124 +35,43 @@ def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
-def _one_of(words: tuple[str, ...], made_up: float = 0.25, capital: bool = False) -> Draw:
-    def draw(rng: Random) -> str:
-        if rng.random() < made_up:
-            return made_up_name(rng) if capital else made_up_word(rng)
-        return words[int(rng.random() * len(words))]
-
-    return draw
-
-
-_person, _city = _one_of(NAMES, 0.25, True), _one_of(CITIES, 0.35, True)
-_thing, _job = _one_of(THINGS, 0.2), _one_of(JOBS, 0.1)
-_name = _one_of(NAMES, 0.7, True)
-
-
-def _place(rng: Random) -> str:
-    kind = rng.random()
-    if kind < 0.6:
-        return f"in the {rng.choice(COLORS)} {rng.choice(CONTAINERS)}"
-    if kind < 0.8:
-        return f"in the {rng.choice(ROOMS)}"
-    return f"{rng.choice(('under', 'on', 'behind', 'near', 'next to'))} the {_thing(rng)}"
-
-
-def _number(low: int, high: int) -> Draw:
-    return lambda rng: str(rng.randrange(low, high))
-
-
-def _words(*lists: tuple[str, ...]) -> Draw:
-    return lambda rng: " ".join([rng.choice(words) for words in lists])
-
-
-RELATIONS = (
-    Relation(_thing, _place, "the {e} is {v}.", (
-        "where is the {e}?", "where can I find the {e}?", "where did I put the {e}?",
-        "what about the {e}, where is it?", "tell me where the {e} is.", "do you know where the {e} is?",
-        "I need the {e}. Where is it?",
-    ), ("what is {v}?", "which thing is {v}?"), ("the {e} lies {v}.", "{v} is the {e}.",
-        "you find the {e} {v}.")),
-    Relation(_person, _city, "{e} lives in {v}.", (
-        "where does {e} live?", "in which city does {e} live?", "what city does {e} live in?",
-        "where is {e}'s home?", "tell me where {e} lives.", "which city is {e}'s home?",
-    ), ("who lives in {v}?", "which person lives in {v}?", "who is from {v}?"),
-        ("{e} has a house in {v}.", "{e} lives in the city of {v}.", "the home of {e} is {v}.")),
-    Relation(_person, _number(3, 99), "{e} is {v} years old.", (
-        "how old is {e}?", "what is {e}'s age?", "what is the age of {e}?", "tell me how old {e} is.",
-    ), ("who is {v} years old?", "who is {v}?"), ("{e} is {v}.", "{e}'s age is {v}.")),
-    Relation(_person, _one_of(FOODS, 0.15), "{e} likes {v}.", (
-        "what does {e} like?", "what food does {e} like?", "what does {e} like to eat?",
-        "tell me what {e} likes.",
-    ), ("who likes {v}?", "who is it that likes {v}?"), ("{e} loves {v}.", "{e} really likes {v}.")),
-    Relation(_person, _job, "{e} is a {v}.", (
-        "what is {e}'s job?", "what does {e} do?", "what is the job of {e}?", "what does {e} work as?",
-    ), ("who is a {v}?", "who is the {v}?", "who works as a {v}?"), ("{e} works as a {v}.",)),
-    Relation(_thing, code, "the code of the {e} is {v}.", (
-        "what is the code of the {e}?", "what code does the {e} have?", "tell me the code of the {e}.",
-        "the code of the {e}?", "which code opens the {e}?", "give me the {e} code.",
-        "what is the {e} code?",
-    ), ("which thing has the code {v}?",), ("the {e} code is {v}.", "the {e} has the code {v}.",
-        "code for the {e}: {v}.")),
-    Relation(_name, code, "the password of {e} is {v}.", (
-        "what is the password of {e}?", "what is {e}'s password?", "tell me {e}'s password.",
-    ), ("whose password is {v}?",), ("{e}'s password is {v}.", "{e} has the password {v}.")),
-    Relation(_name, _name, "the capital of {e} is {v}.", (
-        "what is the capital of {e}?", "which city is the capital of {e}?", "what's the capital of {e}?",
-    ), ("which country has the capital {v}?", "{v} is the capital of what?"),
-        ("{v} is the capital of {e}.",)),
-    Relation(_person, _words(COLORS), "{e}'s favourite colour is {v}.", (
-        "what is {e}'s favourite colour?", "which colour does {e} like most?", "what colour does {e} like?",
-    ), ("whose favourite colour is {v}?",), ("{e} likes the colour {v} most.",)),
-    Relation(_person, _name, "{e}'s dog is called {v}.", (
-        "what is {e}'s dog called?", "what is the name of {e}'s dog?", "how is {e}'s dog called?",
-    ), ("whose dog is called {v}?", "whose dog is {v}?"), ("the name of {e}'s dog is {v}.",
-        "{e} has a dog called {v}.")),
-    Relation(_person, _words(COLORS, ANIMALS), "{e} has a {v}.", (
-        "what does {e} have?", "what animal does {e} have?", "which animal does {e} have?",
-    ), ("who has a {v}?", "who has the {v}?"), ("{e} owns a {v}.",)),
-    Relation(_thing, _number(2, 500), "the {e} costs {v} coins.", (
-        "how much is the {e}?", "how much does the {e} cost?", "what does the {e} cost?",
-        "what is the price of the {e}?",
-    ), ("what costs {v} coins?",), ("the price of the {e} is {v} coins.",)),
-    Relation(_thing, _words(COLORS), "the {e} is {v}.", (
-        "what colour is the {e}?", "what is the colour of the {e}?", "which colour does the {e} have?",
-    ), ("what is {v}?", "which thing is {v}?"), ("the colour of the {e} is {v}.",)),
-    Relation(_person, _words(DAYS), "{e} comes on {v}.", (
-        "when does {e} come?", "on which day does {e} come?", "what day does {e} come?",
-    ), ("who comes on {v}?",), ("{e} will come on {v}.", "on {v} {e} comes.")),
-    Relation(_person, _number(1000, 99999), "{e}'s number is {v}.", (
-        "what is {e}'s number?", "what is the number of {e}?", "tell me {e}'s number.",
-        "which number does {e} have?",
-    ), ("whose number is {v}?", "who has the number {v}?"), ("the number of {e} is {v}.",
-        "{e} has the number {v}.")),
-    Relation(_name, _words(COLORS, THINGS), "{e} wants a {v}.", (
-        "what does {e} want?", "what does {e} wish for?", "tell me what {e} wants.",
-    ), ("who wants a {v}?",), ("{e} asks for a {v}.",)),
-)  # fmt: skip
-
-
 def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
-    """`count` facts with different subjects and different values. Outside the last all are of the training
-    split.
+    """`count` facts with different values, sometimes several on one subject. All but the last are of the
+    training split.
     """
-    relations = [rng.choice(RELATIONS) for _ in range(1 if rng.random() < 0.4 else 3)]
+    relations = [rng.choice(RELATIONS) for _ in range(1 if rng.random() < 0.35 else count)]
     facts: list[Fact] = []
-    used: set[str] = set()
+    values: set[str] = set()
+    tries = 0
     while len(facts) < count:
+        tries += 1
+        if tries > 5 * count:
+            relations.append(rng.choice(RELATIONS))
         relation = relations[int(rng.random() * len(relations))]
         subject, value = relation.subject(rng), relation.value(rng)
+        if facts and rng.random() < 0.25 and facts[0].relation.subject is relation.subject:
+            subject = facts[0].subject
         wanted: Split = split if len(facts) == count - 1 else "train"
-        if subject in used or value in used or subject == value or split_of(f"{subject}|{value}") != wanted:
+        if (
+            subject == value
+            or subject in values
+            or value in values
+            or split_of(f"{subject}|{value}") != wanted
+        ):
             continue
-        if len(used) > 3 * count and rng.random() < 0.02:
-            relations.append(rng.choice(RELATIONS))
-        used |= {subject, value}
+        if any(fact.subject == value or _clashes(fact, subject, relation) for fact in facts):
+            continue
+        values.add(value)
         told = "" if rng.random() < 0.72 or not relation.told else rng.choice(relation.told)
         facts.append(
             Fact(relation, subject, value, _capital(told.format(e=subject, v=value)) if told else "")
         )
     return facts
+
+
+def _clashes(fact: Fact, subject: str, relation: Relation) -> bool:
+    """Whether `relation` of `subject` would ask for what `fact` already says."""
+    return fact.subject == subject and _alike(fact.relation, relation)
 
 
 def fact_thoughts(about: str, found: str, quote: str, effort: Effort) -> str:
@@ -239,11 +125,10 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
         subject = relation.subject(rng)
     if rng.random() < 0.3:
         known = rng.choice(facts)
-        others = [
-            r for r in RELATIONS if r.subject is known.relation.subject and not _alike(r, known.relation)
-        ]
-        if others and sum(fact.subject == known.subject for fact in facts) == 1:
-            relation, subject = rng.choice(others), known.subject
+        other = rng.choice(RELATIONS)
+        told = [fact.relation for fact in facts if fact.subject == known.subject]
+        if other.subject is known.relation.subject and not any(_alike(other, one) for one in told):
+            relation, subject = other, known.subject
     question = _capital(rng.choice(relation.questions).format(e=subject, v=""))
     thoughts = partial(fact_thoughts, relation.article + subject, "", "")
     return Turn(_joined(before, question), NOT_STATED, thoughts), Expect(contains=NOT_STATED)
@@ -251,13 +136,21 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
 
 def _alike(a: Relation, b: Relation) -> bool:
     """Whether one's facts could be read as an answer to the other's question."""
-    return a is b or a.questions[0].split()[:2] == b.questions[0].split()[:2]
+    return a is b or _topic(a) == _topic(b) or (_topic(a) in _LIKING and _topic(b) in _LIKING)
+
+
+def _topic(relation: Relation) -> str:
+    """The last words of the relation's first question, which tell what it is about: `{e} live`, `age`."""
+    return relation.questions[0].replace("{e}", "").rstrip(" ?").rsplit(" ", 1)[-1]
+
+
+_LIKING = ("like", "love", "eat", "want", "colour")
 
 
 def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:
     """A small table or list such as `Anna: 12`, and its rows as facts (subject, value)."""
-    what, relation = _TABLES[int(rng.random() * len(_TABLES))]
-    head, row, between = rng.choice(_TABLE_STYLES)
+    what, relation = TABLES[int(rng.random() * len(TABLES))]
+    head, row, between = rng.choice(TABLE_STYLES)
     facts: list[Fact] = []
     used: set[str] = set()
     count = rng.randrange(2, 6)
@@ -272,41 +165,13 @@ def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:
     return head.format(what=what) + between.join(rows), facts
 
 
-_TABLES = (
-    ("age", Relation(_person, _number(3, 99), "{e} is {v} years old.", (
-        "how old is {e}?", "what is the age of {e}?", "what is {e}'s age?"))),
-    ("code", Relation(_person, code, "the code of {e} is {v}.", (
-        "what is the code of {e}?", "which code does {e} have?", "what is {e}'s code?"))),
-    ("price", Relation(_thing, _number(2, 300), "the {e} costs {v}.", (
-        "what is the price of the {e}?", "how much is the {e}?", "what does the {e} cost?"))),
-    ("city", Relation(_person, _city, "{e} lives in {v}.", (
-        "where does {e} live?", "what is the city of {e}?", "in which city does {e} live?"))),
-    ("points", Relation(_person, _number(1, 100), "{e} has {v} points.", (
-        "how many points does {e} have?", "what are the points of {e}?"))),
-    ("colour", Relation(_thing, _words(COLORS), "the {e} is {v}.", (
-        "what is the colour of the {e}?", "which colour does the {e} have?", "what colour is the {e}?"))),
+BEFORE_FACTS = (
+    "", "", "", "", "", "Here are some facts. ", "Read this: ", "Facts: ", "Text: ", "Remember this. ",
+    "Note: ", "This is what I know: ", "Listen. ", "Hi! ", "Given: ", "Here is a story. ",
 )  # fmt: skip
-# (heading, row, what stands between rows)
-_TABLE_STYLES = (
-    ("", "{e}: {v}", "\n"), ("", "{e}: {v}", "\n"), ("name | {what}\n", "{e} | {v}", "\n"), ("{what}: ",
-    "{e} {v}", ", "),
-)  # fmt: skip
-BEFORE_FACTS = ("", "", "", "", "", "Here are some facts. ", "Read this: ", "Facts: ", "Text: ",
-                "Remember this. ", "Note: ",
-                 "This is what I know: ", "Listen. ", "Hi! ", "Given: ", "Here is a story. ")  # fmt: skip
 BETWEEN = (
-    " ",
-    " ",
-    " ",
-    " ",
-    "\n",
-    "\n\n",
-    " Question: ",
-    "\nQuestion: ",
-    " Now, ",
-    " So, ",
-    "\n\nQuestion: ",
-)
+    " ", " ", " ", " ", "\n", "\n\n", " Question: ", "\nQuestion: ", " Now, ", " So, ", "\n\nQuestion: ",
+)  # fmt: skip
 _RULES = (
     "Answer only from these facts.", "Use the following facts.", "Facts:",
     "You answer questions about these facts.", "You are a helpful assistant. You know this:",

@@ -54,8 +54,8 @@ class Tool:
 class Turn:
     """One user message and the gold answer to it.
 
-    `think(effort)` is the analysis before the first action. A turn with a `call` makes that call, reads its result,
-    may think again (`review(effort)`, "" for nothing) and then gives `final`.
+    `think(effort)` is the analysis before the first action. A turn with a `call` makes that call, reads its
+    result, may think again (`review(effort)`, "" for nothing) and then gives `final`.
     """
 
     user: str
@@ -79,9 +79,11 @@ class Turn:
 class Expect:
     """What a right answer to the last turn must show. Every field that is set must hold.
 
-    number: the last integer of the final text.  contains: words the final text must hold (case and spacing ignored).
-    excludes: words it must not hold.  calls: whether the offered calculator must be used (and otherwise must not be).
-    value: what the call's arguments must evaluate to.  evaluate: the value of a call's arguments, None if unreadable.
+    number: the last integer of the final text.
+    contains, excludes: words that the final text must and must not hold; case and spacing are ignored.
+    calls: whether the offered calculator must be used; otherwise no tool may be.
+    value: what the call's arguments must evaluate to.
+    evaluate: (function's name, arguments' text) -> that value, None if it cannot be read.
     """
 
     number: int | None = None
@@ -96,7 +98,8 @@ class Expect:
 class Problem:
     """A conversation whose last turn is to be answered, and what the answer must be.
 
-    The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final text `answer`.
+    The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final text
+    `answer`.
     """
 
     task: str

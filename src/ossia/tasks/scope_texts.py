@@ -115,7 +115,8 @@ OUT_OF_SCOPE = (
     # other languages, gibberish, almost nothing
     "Hola, ¿qué tal?", "¿Cómo estás?", "Bonjour, comment ça va?", "Wie geht es dir?", "Wer bist du?",
     "Was ist das?", "Quel temps fait-il?", "Escribe un poema.", "Schreibe ein Gedicht.", "Come stai?",
-    "Привет", "你好", "こんにちは", "Olá!", "asdf", "qwertz uiop", "blah blah blah", "hmm", "...", "?", "test",
+    "Привет", "你好", "こんにちは", "Olá!", "asdf", "qwertz uiop", "blah blah blah", "hmm", "...",
+    "?", "test",
     "foo bar", "lol", "ok", "yes", "no", "why?", "what?", "and then?", "huh", "aaa", "x", "!!!", "really?",
     "go on", "more", "help", "nothing", "whatever", "stop", "maybe",
 )  # fmt: skip

@@ -185,8 +185,9 @@ def _product_column(pairs: list[tuple[int, int]], carry: int, place: int, high: 
 
 
 def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
-    """Long division. A line holds what is divided, the multiple that fits, the rest, and the quotient so
-    far.
+    """Long division. A line holds what is divided, the multiple that fits, the rest, the quotient so far.
+
+    It is named by the place of the digit that was brought down: `tens 13: 1*9=9 rest 4->1`.
     """
     lines, done, current = [], "", 0
     digits = str(x)
@@ -197,8 +198,8 @@ def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
             continue  # the first part has as many digits as the divisor needs
         quotient, rest = divmod(current, y)
         done += str(quotient)
-        part = f"{quotient}*{y}={quotient * y} rest {rest}->{done}"
-        lines.append(f"{current}: {part}" if high else part)
+        line = f"{current}: {quotient}*{y}={quotient * y} rest {rest}->{done}"
+        lines.append(f"{PLACES[len(digits) - 1 - index]} {line}" if high else line)
         current = rest
     return lines, done
 

@@ -35,12 +35,12 @@ class PythonFunction:
                 f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
             )
             raise ToolError(f"invalid arguments for {self.function.name}: {problems}") from error
-        values = {name: getattr(parsed, name) for name in type(parsed).model_fields}
+        values = {str(f.alias): getattr(parsed, name) for name, f in type(parsed).model_fields.items()}
         try:
             result = self.call(**values)
+            return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
         except Exception as error:  # whatever a user's function raises is the model's to read
             raise ToolError(f"{type(error).__name__}: {error}") from error
-        return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
 
 
 def from_function(call: Callable[..., Any], *, name: str | None = None) -> PythonFunction:
@@ -52,21 +52,26 @@ def from_function(call: Callable[..., Any], *, name: str | None = None) -> Pytho
     name = name or str(getattr(call, "__name__", ""))
     if not name.isidentifier():
         raise ToolError(f"a tool needs a name that is an identifier, found {name!r}; pass name=...")
+    if inspect.iscoroutinefunction(call):
+        raise ToolError(f"{name}: is a coroutine function; a tool must return its result")
     fields: dict[str, Any] = {}
     try:
         hints = typing.get_type_hints(call, include_extras=True)
-    except (NameError, TypeError) as error:
-        raise ToolError(f"{name}: its annotations cannot be read: {error}") from error
-    for parameter in inspect.signature(call).parameters.values():
+        parameters = inspect.signature(call).parameters.values()
+    except (NameError, TypeError, ValueError) as error:
+        raise ToolError(f"{name}: its signature cannot be read: {error}") from error
+    for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ToolError(f"{name}: parameter {parameter} cannot be given by name")
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+        # named by us: pydantic refuses or drops some names (`model_config`, `_x`) and warns of others (`json`)
+        field = pydantic.Field(default, alias=parameter.name)
+        fields[f"argument_{len(fields)}"] = (hints.get(parameter.name, Any), field)
     try:
         model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
         schema = model.model_json_schema()
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
-        raise ToolError(f"{name}: no JSON schema for its signature: {error}") from error
+        raise ToolError(f"{name}: no JSON schema for its signature: {str(error).splitlines()[0]}") from error
     function = FunctionTool(name, inspect.getdoc(call) or "", _tidy(schema) if fields else None)
     return PythonFunction(function, model, call)
 
@@ -74,6 +79,15 @@ def from_function(call: Callable[..., Any], *, name: str | None = None) -> Pytho
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
     """Without the titles that pydantic derives from names: they say nothing and cost the model tokens."""
     tidy = {k: v for k, v in schema.items() if k not in ("title", "additionalProperties")}
-    properties = schema.get("properties", {})
-    tidy["properties"] = {k: {a: b for a, b in v.items() if a != "title"} for k, v in properties.items()}
+    tidy["properties"] = {name: _plain(p) for name, p in schema.get("properties", {}).items()}
     return tidy
+
+
+def _plain(property: dict[str, Any]) -> dict[str, Any]:
+    """`X | None = None` as an X that may be left out: Harmony shows every `anyOf` as `any`."""
+    plain = {k: v for k, v in property.items() if k != "title"}
+    variants = [v for v in plain.get("anyOf", ()) if v != {"type": "null"}]
+    if "default" in plain and plain["default"] is None and len(variants) == 1:
+        del plain["anyOf"], plain["default"]
+        plain = variants[0] | plain
+    return plain

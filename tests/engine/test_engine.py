@@ -1,0 +1,144 @@
+"""The engine: prefill in chunks, decode, batching and preemption all give what one forward pass gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ossia.batch import Batch
+from ossia.config import ModelConfig
+from ossia.engine import Engine, SamplingParams
+from ossia.engine.runner import hidden_in_chunks
+from ossia.errors import RequestError
+from ossia.model import Transformer
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12)
+
+
+def small_model(seed: int = 0, **change: object) -> Transformer:
+    config = replace(
+        ModelConfig.preset("nano"), num_hidden_layers=4, layer_types=(), hidden_size=64, intermediate_size=32,
+        num_experts=5, vocab_size=97, sliding_window=7, initial_context_length=64, max_context_length=512,
+        rope_ntk_beta=4.0, **change,
+    )  # fmt: skip
+    model = Transformer(config)
+    model.init_weights(seed)
+    rng = torch.Generator().manual_seed(seed)
+    # away from initialisation (uneven experts, sinks that matter), yet well-conditioned: with twice this noise one ulp
+    # in an embedding moves the logits by 3e-5, and nothing could be compared to 1e-5
+    for p in model.parameters():
+        p.data += 0.15 * torch.randn(p.shape, generator=rng)
+    return model.requires_grad_(False).eval()
+
+
+def random_ids(count: int, seed: int) -> list[int]:
+    return torch.randint(0, 97, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Transformer]:
+    yield small_model()
+
+
+@pytest.mark.parametrize(
+    "chunks", [[150], [7] * 20 + [10], [1] * 150, [100, *[1] * 50], [6, 7, 8, 1, 128], [16, 16, 16, 16, 16, 70]]
+)
+@pytest.mark.parametrize("sink", ["learned", "off_by_one", "none"])
+def test_chunks_through_the_cache_equal_one_pass(chunks: list[int], sink: str) -> None:
+    model = small_model(seed=1, attention_sink=sink)
+    ids = random_ids(150, 5)
+    with torch.inference_mode():
+        want = model(torch.tensor(ids), Batch.packed([150]))
+        got = model.unembed(torch.cat(list(hidden_in_chunks(model, ids, chunks))))
+    assert float((got - want).abs().max() / want.abs().max()) < 1e-5
+
+
+def greedy_by_forward(model: Transformer, prompt: list[int], count: int) -> list[int]:
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            ids.append(int(model(torch.tensor(ids), Batch.packed([len(ids)]))[-1].argmax()))
+    return ids[len(prompt) :]
+
+
+def run(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[int]]:
+    ids = [engine.submit(p, params) for p in prompts]
+    out: dict[int, list[int]] = {i: [] for i in ids}
+    for _ in range(10_000):
+        if not engine.has_work():
+            return [out[i] for i in ids]
+        for token in engine.step():
+            out[token.request_id].append(token.token_id)
+    raise AssertionError("the engine does not come to an end")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"max_batch_tokens": 16}, {"max_running": 2}, {"capacity": 96, "max_batch_tokens": 8}],
+    ids=["roomy", "chunked prefill", "two at a time", "preempting"],
+)
+def test_many_requests_answer_as_if_alone(model: Transformer, limits: dict[str, int]) -> None:
+    prompts = [random_ids(n, n) for n in (3, 40, 17, 60, 1, 25, 33, 8)]
+    engine = Engine(model, **limits)
+    free = [pool.free for pool in engine._scheduler.tables.pools.values()]
+    assert run(engine, prompts, GREEDY) == [greedy_by_forward(model, p, 12) for p in prompts]
+    assert free == [pool.free for pool in engine._scheduler.tables.pools.values()], "pages leaked"
+
+
+def test_window_layers_keep_only_their_window(model: Transformer) -> None:
+    engine = Engine(model, max_batch_tokens=32)
+    request = engine.submit(random_ids(300, 2), replace(GREEDY, max_tokens=20))
+    for _ in range(15):
+        engine.step()
+    window = model.config.sliding_window
+    pages = engine._scheduler.tables.run(request, window).pages
+    assert len(pages) <= 2 and len(engine._scheduler.tables.run(request, None).pages) >= 300 // 16
+
+
+def test_same_seed_same_answer_whoever_else_is_served(model: Transformer) -> None:
+    params = SamplingParams(temperature=1.0, seed=7, max_tokens=20)
+    prompt = random_ids(9, 1)
+    alone = run(Engine(model), [prompt], params)[0]
+    crowd = run(Engine(model), [random_ids(30, 8), prompt, random_ids(5, 9)], params)[1]
+    other = run(Engine(model), [prompt], replace(params, seed=8))[0]
+    assert alone == crowd != other
+
+
+def test_stop_length_and_abort(model: Transformer) -> None:
+    prompt = random_ids(5, 3)
+    greedy = greedy_by_forward(model, prompt, 8)
+    stop = greedy[3]
+    tokens = list(Engine(model).generate(prompt, replace(GREEDY, stop_ids=frozenset({stop}))))
+    assert [t.token_id for t in tokens] == greedy[: greedy.index(stop) + 1]
+    assert tokens[-1].finish_reason == "stop"
+    engine = Engine(model)
+    tokens = list(engine.generate(prompt, replace(GREEDY, max_tokens=3)))
+    assert [t.finish_reason for t in tokens] == [None, None, "length"]
+    cut = engine.generate(prompt, replace(GREEDY, max_tokens=50))
+    next(cut)
+    cut.close()
+    assert not engine.has_work()
+
+
+def test_interleaved_generators_do_not_steal_tokens(model: Transformer) -> None:
+    prompts = [random_ids(6, 1), random_ids(11, 2)]
+    engine = Engine(model)
+    a, b = (engine.generate(p, GREEDY) for p in prompts)
+    pairs = [(x.token_id, y.token_id) for x, y in zip(a, b, strict=True)]
+    assert [list(side) for side in zip(*pairs, strict=True)] == [greedy_by_forward(model, p, 12) for p in prompts]
+
+
+def test_the_context_ends_an_answer(model: Transformer) -> None:
+    tokens = list(Engine(model, capacity=40).generate(random_ids(30, 1), SamplingParams(temperature=0)))
+    assert len(tokens) == 10 and tokens[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [([], "empty"), ([97], "outside the vocabulary"), ([-1], "outside"), ([1] * 512, "context holds 512")]
+)
+def test_requests_that_cannot_run_are_refused(model: Transformer, prompt: list[int], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        Engine(model).submit(prompt, GREEDY)
