@@ -33,14 +33,22 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
         "data": ("harmony", "tasks"),
         "train": ("model", "checkpoint", "engine", "harmony", "chat", "tasks", "data"),
     },
-    8: {"llm": None, "respond": None, "info": None, "terminal": None, "cli": None},
+    8: {
+        "llm": None,
+        "respond": None,
+        "info": None,
+        "terminal": None,
+        "commands": None,
+        "cli": None,
+        "__main__": None,
+    },
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 
 NO_TORCH = ("harmony", "tools", "tasks", "server", "tokenizer", "hub", "config", "errors")
 NO_TORCH_FILES = ("engine/request.py", "engine/pages.py", "engine/scheduler.py")
 # What must not even lead to torch; a server imports the engine, and so may.
-NEVER_LOADS_TORCH = ("", "harmony", "tools", "tasks", "tokenizer", "hub", "config", "chat", "evals")
+NEVER_LOADS_TORCH = ("", "harmony", "tools", "tasks", "tokenizer", "hub", "config", "chat", "evals", "cli")
 
 
 def top_level_modules() -> list[str]:
@@ -68,7 +76,7 @@ def imports_of(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def internal_imports(module: str) -> Iterator[tuple[str, str]]:
-    """(where, imported top-level module). The package's own lazy names, `ossia.load` and `ossia.LLM`, are llm's."""
+    """(where, imported top-level module). The package's own lazy names, as `ossia.load`, are llm's."""
     known = {*top_level_modules(), "__version__"}
     for file in files_of(module):
         for line, name in imports_of(file):
@@ -123,8 +131,9 @@ def test_no_torch_where_there_are_no_tensors() -> None:
 
 
 def test_torch_is_not_loaded_on_the_way() -> None:
-    """In a fresh interpreter, one module after the other; of the engine only its plain half, without the package's
-    __init__, which brings the tensors in."""
+    """In a fresh interpreter, one module after the other. Of the engine only the plain half, without its
+    package's __init__, which brings the tensors in.
+    """
     program = f"""
 import importlib, sys, types
 def check(name):

@@ -1,4 +1,4 @@
-"""What the repository says about itself is true: versions, targets, dependencies, links, names in the docs, the wheel."""
+"""What the repository says of itself is true: version, targets, dependencies, links, names in docs, wheel."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-TILE = 128  # queries that attention handles together
-SHARED_SPAN = 4 * TILE  # short sequences may share a tile as long as it needs no more keys than this
+TILE = 64  # queries that attention handles together: a window layer's tile sees TILE + window keys
+SHARED_SPAN = 256  # short sequences may share a tile as long as it needs no more keys than this
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Batch:
     """T tokens of S sequences, end to end.
 
     `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`; `output_rows` are the rows whose
-    logits are wanted (None: all).
+    logits are wanted (None: all). `router_logits`, if given, is a list to which every router appends its float32 logits
+    [T, E]: training needs them for its auxiliary losses.
     """
 
     lengths: tuple[int, ...]
@@ -73,6 +74,7 @@ class Batch:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output_rows: Tensor | None = None
     slots: Slots | None = None
+    router_logits: list[Tensor] | None = None
     _spans: dict[int | None, Spans] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -81,10 +83,14 @@ class Batch:
 
     @staticmethod
     def packed(
-        lengths: Sequence[int], device: torch.device | str = "cpu", output_rows: Tensor | None = None
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        output_rows: Tensor | None = None,
+        router_logits: list[Tensor] | None = None,
     ) -> Batch:
         """Whole documents end to end, each from position 0; no token sees another document."""
-        return Batch(tuple(lengths), (0,) * len(lengths), torch.device(device), output_rows)
+        starts = (0,) * len(lengths)
+        return Batch(tuple(lengths), starts, torch.device(device), output_rows, router_logits=router_logits)
 
     @property
     def num_tokens(self) -> int:

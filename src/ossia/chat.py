@@ -1,7 +1,7 @@
-"""One turn of a conversation: render -> generate -> parse -> run the tool -> again, until the answer is there.
+"""One turn of a conversation: render -> generate -> parse -> run the tool -> again, until it is answered.
 
-The loop that every face of ossia shares. It is handed `generate`, a function from prompt ids to sampled ids, and knows
-neither engine nor model; tools are anything with a declaration and a `run`.
+The loop that every face of ossia shares. It is handed `generate`, a function from prompt ids to sampled ids,
+and knows neither engine nor model; tools are anything with a declaration and a `run`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class ToolReturned:
 class TurnEnd:
     """The last event. `messages` are those that the turn adds to the conversation, tool results included.
 
-    reason: `stop`, the model finished; `length`, the tokens ran out, and the last message may be cut; `tool_rounds`, it
-    kept calling tools.
+    reason: `stop`, the model finished; `length`, the tokens ran out, and the last message may be cut;
+    `tool_rounds`, it kept calling tools.
     """
 
     messages: tuple[Message, ...]
@@ -65,7 +65,8 @@ class TurnEnd:
     @property
     def text(self) -> str:
         """The answer: what was said on `final`, or "" if the turn did not get there."""
-        return "".join(str(m.content) for m in self.messages if m.role is Role.ASSISTANT and m.channel == "final")
+        said = (m for m in self.messages if m.role is Role.ASSISTANT and m.channel == "final")
+        return "".join(str(m.content) for m in said)
 
     @property
     def reasoning(self) -> str:
@@ -165,7 +166,7 @@ def run_turn(
     tools: Sequence[Tool] = (),
     max_tool_rounds: int = 8,
 ) -> Iterator[Event]:
-    """Answer the conversation: the parser's events as they come, tool events between them, a `TurnEnd` at last.
+    """Answer the conversation: the parser's events as they come, tool events between, a `TurnEnd` at last.
 
     `generate` gives sampled ids, the stop token included; if it ends without one, the tokens ran out. The
     conversation must already declare the tools to the model.
@@ -186,4 +187,5 @@ def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
 
 def _calls(messages: Sequence[Message]) -> list[Message]:
     """Messages that address a tool: a recipient decides, whatever the channel."""
-    return [m for m in messages if m.role is Role.ASSISTANT and m.recipient not in (None, "all", "user", "assistant")]
+    nobody = (None, "all", "user", "assistant")
+    return [m for m in messages if m.role is Role.ASSISTANT and m.recipient not in nobody]

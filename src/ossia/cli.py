@@ -1,7 +1,7 @@
 """The command line: `ossia {chat, generate, info, convert, eval}`.
 
-Knows arguments, streams and exit codes. What a command does is elsewhere, and is imported only when that command runs:
-`ossia --help` must not wait for torch. What a terminal shows is `terminal.py`, the table of `ossia info` is `info.py`.
+Knows arguments, their help and the exit codes. What a command does is `commands.py`; nothing here imports
+torch, so that `ossia --help` is quick.
 """
 
 from __future__ import annotations
@@ -10,20 +10,102 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ossia import __version__
+from ossia import __version__, commands
 from ossia.errors import OssiaError
 
-if TYPE_CHECKING:
-    from ossia.evals import Report
-    from ossia.llm import LLM, Generation
-    from ossia.tokenizer import Tokenizer
+TOP = """\
+to begin with:
+  ossia chat                                        talk to nano, the small model inside ossia
+  ossia chat gpt-oss-20b                            download the published model and talk to it
+  echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
+  ossia info gpt-oss-120b                           what a model consists of; needs no weights
+  ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
+  ossia COMMAND --help                              all options of a command, with examples
 
-MODEL = 'nano (part of ossia), a folder, gpt-oss-20b, gpt-oss-120b, or a Hugging Face id (default: "nano")'
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
+environment:
+  NO_COLOR=1                no escape codes, also in a terminal
+  XDG_STATE_HOME            where what is typed in a chat is kept (default: ~/.local/state)
+  HF_HOME, HF_TOKEN         where huggingface_hub keeps downloads, and who asks for them
+
+exit codes:
+  0    done
+  1    the machine failed: disk, memory
+  2    what was given cannot be used: arguments, a model, a file, a prompt that does not fit
+  130  stopped by Ctrl-C
+  141  whoever read the output went away
+"""
+
+CHAT = """\
+In a terminal: Enter sends, Alt-Enter (or Esc, then Enter) begins a new line, arrow up recalls, Ctrl-C stops
+an answer, Ctrl-D leaves. /help lists commands such as /effort high, /new and /save FILE. Reasoning is dim.
+
+From a pipe or a file: every line that is not empty is a turn of one conversation, answered in order. Lines
+of reasoning begin with "thinking: ", tool calls with "call: ", what tools return with "result: " or
+"failed: "; the answer has no prefix.
+
+examples:
+  ossia chat --effort high --calculator
+  ossia chat --temperature 0.7 --seed 1
+  ossia chat gpt-oss-20b --instructions 'Answer in French.' --date 2025-08-05
+  echo 'What is 37 + 48?' | ossia chat
+  ossia chat --hide-reasoning < questions.txt > answers.txt
+"""
+
+GENERATE = """\
+examples:
+  ossia generate --prompt 'Tom has 3 apples.' --temperature 0
+  ossia generate gpt-oss-20b < story.txt
+  ossia generate nano --ids 5,17,42 --max-tokens 20 --json
+  ossia generate --specials --prompt '<|start|>user<|message|>Hi<|end|><|start|>assistant'
+
+The text goes to the model as it is, nothing before it. Sampling ends at <|return|>, <|call|>, <|endoftext|>
+or --max-tokens. --json prints one object: prompt_ids, ids, text, finish_reason ("stop" or "length") and
+logprobs, the natural logarithms of the probabilities before temperature and filters.
+"""
+
+INFO = """\
+examples:
+  ossia info gpt-oss-20b          from the published numbers: reads no weights, needs no network
+  ossia info my-model             a folder: also its files and tokenizer; every tensor's name, shape and dtype
+                                  is checked, no weight is read
+  ossia info nano --json
+
+B is 10^9 parameters, M 10^6; KiB, MiB and GiB are 2^10, 2^20 and 2^30 bytes.
+"""
+
+CONVERT = """\
+layouts:
+  hf         as on Hugging Face: experts in MXFP4 (4.25 bits a weight), everything else in bfloat16
+  original   OpenAI's own names, experts in MXFP4
+  hf-bf16    as on Hugging Face, everything in bfloat16: three times as large, for tools without MXFP4
+
+examples:
+  ossia convert gpt-oss-20b gpt-oss-20b-bf16 --to hf-bf16
+  ossia convert my-trained-model my-model --to hf --rule best
+  ossia convert --random gpt-oss-120b big --layers 4       random weights: to measure speed, no download
+
+rules for the scale of a block of 32 weights, where experts are quantized:
+  rceil      the smallest power of two that clips nothing; exact for weights that MXFP4 can hold
+  floor      the OCP rule: values above 6 scales are clipped
+  even       floor, after rounding the block's largest value: clips less
+  best       of floor's and the next larger, the one with the smaller squared error, block by block
+
+MXFP4 blocks go between hf and original byte for byte. DST appears only when it is complete; the disk's free
+space is checked before anything is written. Tokenizer files go along.
+"""
+
+EVAL = """\
+examples:
+  ossia eval nano                                          every task at every effort
+  ossia eval nano --task arithmetic --effort high --samples 500 --failures 10
+
+A cell is the share of right answers (right/asked, 95% Wilson interval). An answer that --max-tokens cuts is
+graded as it stands, and how many were cut is said below the table.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,16 +113,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait starve each other where there are more of them than idle cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character is no reason to stop
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that cannot be shown is no reason to stop
     args = parser().parse_args(argv)
     try:
         args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has seen enough; Python would complain once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
         return 141
     except OssiaError as error:
         return _fail(2, str(error))
@@ -58,200 +140,132 @@ def _fail(code: int, message: str) -> int:
     return code
 
 
-# ---- arguments -----------------------------------------------------------------------------------------------
-
-TOP = """\
-commands to begin with:
-  ossia chat                                        talk to nano, the small model inside ossia
-  ossia chat gpt-oss-20b                            download the published model, talk to it
-  echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
-  ossia info gpt-oss-120b                           what a model consists of; needs no weights
-  ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
-
-environment:
-  OSSIA_KERNELS=reference   use the plain torch version of every operation
-  NO_COLOR=1                no escape codes, also in a terminal
-
-exit codes:
-  0 done;  1 the machine failed (disk, memory);  2 what was given cannot be used (arguments, model, files,
-  a prompt that does not fit);  130 stopped by Ctrl-C;  141 the reader of the output went away
-"""
-
-CHAT = """\
-In a terminal: Enter sends, Alt-Enter (or Esc, Enter) begins a new line, arrow up recalls, Ctrl-C stops an answer, Ctrl-D
-leaves; /help lists commands such as /effort high, /new and /save FILE. Reasoning is dim, the answer is not.
-
-From a pipe or file: every line that is not empty is a turn of one conversation and is answered in order. Lines of
-reasoning begin with "thinking: ", tool calls with "call: ", their results with "result: "; the answer has no prefix:
-  echo 'What is 37 + 48?' | ossia chat
-  ossia chat gpt-oss-20b --effort high --hide-reasoning < questions.txt
-"""
-
-GENERATE = """\
-examples:
-  ossia generate --prompt 'Tom has 3 apples.' --temperature 0
-  ossia generate nano --ids 5,17,42 --max-tokens 20 --json
-  ossia generate --specials --prompt '<|start|>user<|message|>Hi<|end|><|start|>assistant'
-  ossia generate gpt-oss-20b < story.txt
-
---json prints one object: prompt_ids, ids, text, finish_reason ("stop" or "length"), logprobs (natural logarithm,
-before temperature and filters).
-"""
-
-INFO = """\
-examples:
-  ossia info gpt-oss-20b          from the published numbers; reads no weights, needs no network
-  ossia info my-model             a folder: also its files and tokenizer, and every tensor's name, shape and dtype
-  ossia info nano --json
-
-B is 10^9 parameters; KiB, MiB and GiB are 2^10, 2^20 and 2^30 bytes.
-"""
-
-CONVERT = """\
-layouts:
-  hf         as on Hugging Face: experts in MXFP4 (4.25 bits a weight), everything else bfloat16
-  original   OpenAI's own names, experts in MXFP4
-  hf-bf16    as on Hugging Face, everything in bfloat16: three times as large, for tools without MXFP4
-
-examples:
-  ossia convert gpt-oss-20b gpt-oss-20b-bf16 --to hf-bf16
-  ossia convert my-trained-model my-model --to hf --rule best
-  ossia convert --random gpt-oss-120b big --layers 4     random weights, to measure speed without the download
-
-MXFP4 blocks stay as they are between hf and original. DST appears only when it is complete.
-"""
-
-EVAL = """\
-examples:
-  ossia eval nano                            every task at every effort
-  ossia eval nano --task arithmetic --effort high --samples 500 --failures 10
-
-Each cell: share of right answers (right/asked, 95% Wilson interval). An answer that is cut by --max-tokens counts as it
-stands, and how many were cut is said below the table.
-"""
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    about = "gpt-oss in one readable package: chat with a model, complete text, look at, convert and measure it."
+    about = "gpt-oss in one readable package: chat with a model, complete text, inspect, convert and measure."
     top = argparse.ArgumentParser("ossia", description=about, epilog=TOP, formatter_class=_Help)
     top.add_argument("--version", action="version", version=f"ossia {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    added = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Any, about: str, epilog: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=_Help)
+    def command(name: str, run: Callable[[argparse.Namespace], None], about: str, epilog: str) -> Any:
+        made = added.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=_Help)
         made.set_defaults(run=run)
         return made
 
-    _chat_arguments(command("chat", _chat, "Talk to a model, in the terminal or through a pipe.", CHAT))
-    _generate_arguments(command("generate", _generate, "Complete text or token ids, without a chat.", GENERATE))
-    _info_arguments(command("info", _info, "Show what a model consists of: parameters, bytes, kernels.", INFO))
-    _convert_arguments(command("convert", _convert, "Write a checkpoint in another layout.", CONVERT))
-    _eval_arguments(command("eval", _eval, "Measure a model on held-out problems of ossia's own tasks.", EVAL))
+    _chat(command("chat", commands.chat, "Talk to a model, in the terminal or through a pipe.", CHAT))
+    _generate(command("generate", commands.generate, "Complete text or token ids, no chat.", GENERATE))
+    _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
+    _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
+    _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
     return top
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Help as wide as the terminal up to 110 columns, texts as they are written."""
+    """Texts as they are written, options in a column of their own."""
 
     def __init__(self, prog: str, **given: Any) -> None:
-        super().__init__(prog, max_help_position=32, **given)
+        super().__init__(prog, max_help_position=28, **given)
 
 
-def _chat_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=MODEL)
-    p.add_argument("--effort", choices=("low", "medium", "high"), default="medium", help="reasoning effort (default: medium)")
-    p.add_argument("--instructions", metavar="TEXT", help="developer instructions: how the model should behave")
-    p.add_argument("--calculator", action="store_true", help="offer the model a calculator, as a tool to call")
-    p.add_argument("--hide-reasoning", dest="show_reasoning", action="store_false", help="show answers and tool calls only")
-    p.add_argument("--show-reasoning", dest="show_reasoning", action="store_true", help="show reasoning too (default)")
-    p.add_argument(
-        "--date", default="today", type=_date, metavar="DATE", help="YYYY-MM-DD, today, or none, told to the model (default: today)"
-    )
-    p.add_argument("--no-history", action="store_true", help="do not keep what is typed for the next session")
-    _model_arguments(p)
-    _sampling_arguments(p, "until the context is full")
+# ---- arguments -----------------------------------------------------------------------------------
 
 
-def _generate_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=MODEL)
+def _chat(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    text = "how much to reason before the answer (default: medium)"
+    p.add_argument("--effort", choices=("low", "medium", "high"), default="medium", help=text)
+    p.add_argument("--instructions", metavar="TEXT", help="developer instructions: how to behave")
+    p.add_argument("--calculator", action="store_true", help="offer a calculator, as a tool to call")
+    shown = p.add_mutually_exclusive_group()
+    text = "print the reasoning too (default)"
+    shown.add_argument("--show-reasoning", action="store_true", default=True, help=text)
+    text = "print only answers and tool calls"
+    shown.add_argument("--hide-reasoning", dest="show_reasoning", action="store_false", help=text)
+    text = "YYYY-MM-DD, today or none: what the model is told (default: today)"
+    p.add_argument("--date", default="today", type=_date, metavar="DATE", help=text)
+    text = "do not keep what is typed for the next session"
+    p.add_argument("--no-history", action="store_true", help=text)
+    _computing(p)
+    _sampling(p, None)
+
+
+def _generate(p: argparse.ArgumentParser) -> None:
+    _model(p)
     prompt = p.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from (default: what stdin holds)")
-    prompt.add_argument("--prompt-file", metavar="FILE", help="a UTF-8 file to go on from")
+    prompt.add_argument("--prompt-file", metavar="FILE", help="a text file to go on from")
     prompt.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids to go on from")
-    p.add_argument(
-        "--specials", action="store_true", help="names such as <|start|> in the text are special tokens, and are shown"
-    )
-    p.add_argument("--json", action="store_true", help="print one JSON object at the end, instead of the text")
-    _model_arguments(p)
-    _sampling_arguments(p, "256")
-    p.set_defaults(max_tokens=256)
+    text = "names such as <|start|> in the text are special tokens; specials are printed too"
+    p.add_argument("--specials", action="store_true", help=text)
+    p.add_argument("--json", action="store_true", help="print one JSON object, at the end")
+    _computing(p)
+    _sampling(p, 256)
 
 
-def _info_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=MODEL)
+def _info(p: argparse.ArgumentParser) -> None:
+    _model(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _convert_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("src", nargs="?", metavar="SRC", help="the checkpoint to read: a folder, nano, or a hub model's name")
+def _convert(p: argparse.ArgumentParser) -> None:
+    p.add_argument("src", nargs="?", metavar="SRC", help="what to read: a folder, nano, or a hub model")
     p.add_argument("dst", metavar="DST", help="the folder to write")
-    p.add_argument("--to", choices=("hf", "original", "hf-bf16"), default="hf", help="the layout to write (default: hf)")
-    p.add_argument(
-        "--rule",
-        choices=("floor", "rceil", "even", "best"),
-        default="rceil",
-        help="how the scale of an MXFP4 block is chosen when experts are quantized (default: rceil)",
-    )
+    p.add_argument("--to", choices=("hf", "original", "hf-bf16"), default="hf", help="layout (default: hf)")
+    text = "of quantization, see below (default: rceil)"
+    p.add_argument("--rule", choices=("floor", "rceil", "even", "best"), default="rceil", help=text)
     p.add_argument("--overwrite", action="store_true", help="replace DST, once the new one is complete")
-    p.add_argument(
-        "--random", metavar="PRESET", help="write random weights of this shape (gpt-oss-20b, gpt-oss-120b, nano), no SRC"
-    )
-    p.add_argument("--seed", type=int, default=0, help="of --random (default: 0)")
-    p.add_argument("--layers", type=_positive, metavar="N", help="of --random: fewer (or more) layers than the preset")
+    text = "instead of SRC: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
+    p.add_argument("--random", metavar="PRESET", help=text)
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of --random (default: 0)")
+    p.add_argument("--layers", type=_positive, metavar="N", help="of --random: not as many as the preset")
 
 
-def _eval_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=MODEL)
-    p.add_argument("--samples", type=_positive, default=50, metavar="N", help="problems of each task (default: 50)")
-    p.add_argument(
-        "--task", action="append", metavar="TASK",
-        help="arithmetic, word problems, facts, multi-turn, calculator or scope; may be given again (default: all)",
-    )  # fmt: skip
-    p.add_argument(
-        "--effort", action="append", choices=("low", "medium", "high"), help="may be given again (default: all three)"
-    )
-    p.add_argument("--problem-seed", type=int, default=0, metavar="N", help="which problems are drawn (default: 0)")
-    p.add_argument("--failures", type=int, default=0, metavar="N", help="also show the first N wrong answers (default: 0)")
-    p.add_argument("--json", action="store_true", help="print one JSON object instead of the Markdown table")
-    _model_arguments(p)
-    _sampling_arguments(p, "512")
-    p.set_defaults(max_tokens=512)
+def _eval(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    p.add_argument("--samples", type=_positive, default=50, metavar="N", help="problems a task (default: 50)")
+    text = "arithmetic, word problems, facts, multi-turn, calculator or scope; repeatable (default: all)"
+    p.add_argument("--task", action="append", metavar="TASK", help=text)
+    text = "repeatable (default: all three)"
+    p.add_argument("--effort", action="append", choices=("low", "medium", "high"), help=text)
+    text = "which problems are drawn (default: 0)"
+    p.add_argument("--problem-seed", type=int, default=0, metavar="N", help=text)
+    p.add_argument("--failures", type=_positive, metavar="N", help="also print the first N wrong answers")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    _computing(p)
+    _sampling(p, 512)
 
 
-def _model_arguments(p: argparse.ArgumentParser) -> None:
+def _model(p: argparse.ArgumentParser) -> None:
+    text = "nano, a folder, gpt-oss-20b, gpt-oss-120b or a Hugging Face id (default: nano)"
+    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=text)
+
+
+def _computing(p: argparse.ArgumentParser) -> None:
     group = p.add_argument_group("computing")
-    group.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="what to compute in (default: bfloat16)"
-    )
-    group.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 (default: cpu)")
+    text = "what to compute in (default: bfloat16)"
+    group.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=text)
+    group.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
 
 
-def _sampling_arguments(p: argparse.ArgumentParser, max_tokens: str) -> None:
-    group = p.add_argument_group("sampling", "Defaults are the model's own, if its folder has any.")
-    group.add_argument("--temperature", type=float, metavar="X", help="0: always the likeliest token (default: 1)")
-    group.add_argument("--top-p", type=float, metavar="X", help="from the likeliest tokens of this total probability (default: 1)")
-    group.add_argument("--top-k", type=int, metavar="N", help="from the N likeliest tokens; 0 for all (default: 0)")
-    group.add_argument(
-        "--min-p", type=float, metavar="X", help="from tokens at least X times as likely as the likeliest (default: 0)"
-    )
-    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same tokens (default: a new one)")
-    group.add_argument("--max-tokens", type=int, metavar="N", help=f"tokens to sample at most (default: {max_tokens})")
+def _sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
+    group = p.add_argument_group("sampling", "What is not given is the model's own, else the default.")
+    text = "0: always the likeliest token (default: 1)"
+    group.add_argument("--temperature", type=float, metavar="X", help=text)
+    text = "draw from the likeliest tokens that together have probability X (default: 1)"
+    group.add_argument("--top-p", type=float, metavar="X", help=text)
+    text = "draw from the N likeliest tokens; 0: from all (default: 0)"
+    group.add_argument("--top-k", type=int, metavar="N", help=text)
+    text = "draw from tokens at least X times as likely as the likeliest (default: 0)"
+    group.add_argument("--min-p", type=float, metavar="X", help=text)
+    text = "the same seed draws the same tokens (default: a new one every time)"
+    group.add_argument("--seed", type=int, metavar="N", help=text)
+    text = f"sample at most N tokens (default: {max_tokens or 'until the context is full'})"
+    group.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text!r}")
     return int(text)
 
 
@@ -263,14 +277,9 @@ def _ids(text: str) -> list[int]:
 
 
 def _date(text: str) -> str | None:
-    if text in ("today", "none"):
-        return text if text == "today" else None
+    if text == "none":
+        return None
     try:
-        return date.fromisoformat(text).isoformat()
+        return (date.today() if text == "today" else date.fromisoformat(text)).isoformat()
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected YYYY-MM-DD, today or none, found {text!r}") from None
-
-
-def _sampling(args: argparse.Namespace) -> dict[str, Any]:
-    """The sampling values that were given; the model's own hold for the rest."""
-    return {name: value for name in SAMPLING if (value := getattr(args, name)) is not None}

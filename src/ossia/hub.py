@@ -1,4 +1,4 @@
-"""From a model's name to the folder that holds it: the embedded nano, a path, or a download from the Hugging Face hub.
+"""From a model's name to its folder: the embedded nano, a path, or a download from the Hugging Face hub.
 
 Downloads resume where they stopped and are kept in huggingface_hub's own cache. Knows no tensors.
 """
@@ -13,8 +13,8 @@ from ossia.errors import ModelNotFoundError
 
 # Short names of the published models; anything else with a slash is a hub id as it stands.
 HUB_IDS = {"gpt-oss-20b": "openai/gpt-oss-20b", "gpt-oss-120b": "openai/gpt-oss-120b"}
-WANTED = ["config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json", "*.safetensors"]
-WANTED += ["model.safetensors.index.json", "chat_template.jinja"]
+WANTED = ["config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json"]
+WANTED += ["*.safetensors", "model.safetensors.index.json", "chat_template.jinja"]
 NOT_WANTED = ["original/*", "metal/*"]  # the same weights again, in other layouts
 
 
@@ -53,12 +53,25 @@ def _download(repo: str) -> Path:
         raise ModelNotFoundError(f"{repo!r} is neither a folder here nor a valid Hugging Face id") from error
     except LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{repo} is not on this machine, and the Hugging Face hub cannot be reached. Connect and run this again "
-            f"(a download that stopped goes on where it was), or fetch it elsewhere with `hf download {repo} "
-            "--local-dir FOLDER` and give the folder's path. `nano` is part of ossia and needs no network."
+            f"{repo} is not on this machine, and the Hugging Face hub cannot be reached. Connect and run "
+            "this again (a download that stopped goes on where it was), or fetch it elsewhere with "
+            f"`hf download {repo} --local-dir FOLDER` and give the folder's path. `nano` is part of ossia "
+            "and needs no network."
         ) from error
     except HfHubHTTPError as error:
         raise ModelNotFoundError(
             f"{repo} could not be downloaded: {error}. Check the name, or log in with `hf auth login`."
         ) from error
+    except _connection_errors(HfHubHTTPError) as error:
+        raise ModelNotFoundError(
+            f"the download of {repo} broke off: {error or type(error).__name__}. Run this again; it goes on "
+            "where it was."
+        ) from error
     return Path(folder)
+
+
+def _connection_errors(hub_error: type[Exception]) -> tuple[type[Exception], ...]:
+    """What huggingface_hub lets through when a connection breaks: the base of its own errors, from whichever
+    edition of httpx it uses."""
+    bases = (base for base in hub_error.__mro__ if issubclass(base, Exception))
+    return tuple(base for base in bases if base.__module__.startswith("httpx"))

@@ -52,9 +52,10 @@ def load(
 ) -> LLM:
     """Load a model: "nano" (part of the package), a folder, "gpt-oss-20b", or a Hugging Face id.
 
-    Weights are mapped, not read: loading takes a moment and no memory to speak of. `dtype` is what the model computes
-    in; "float32" computes everything in float32 from the exact stored values. Raises `ModelNotFoundError`,
-    `CheckpointError`, `ConfigError` or `TokenizerError`, which say what is wrong and what to do.
+    Weights are mapped, not read: loading takes a moment and no memory to speak of. `dtype` is what the model
+    computes in; "float32" computes everything in float32 from the exact stored values. Raises
+    `ModelNotFoundError`, `CheckpointError`, `ConfigError` or `TokenizerError`, which say what is wrong and
+    what to do.
     """
     folder = hub.find(name)
     try:
@@ -62,13 +63,13 @@ def load(
     except RuntimeError as error:
         raise RequestError(f"{device!r} is no device; use cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelNotFoundError("device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu'")
+        raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
     model = checkpoint.load(folder, dtype, device)
     return LLM(model, find_tokenizer(folder, model.config), sampling_defaults(folder))
 
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The folder's tokenizer.json, or the parent's for `original/`; the o200k vocabulary if the size is its size."""
+    """The folder's tokenizer.json, or the parent's for `original/`; o200k's for a vocabulary of its size."""
     for place in (folder, folder.parent):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
@@ -81,8 +82,8 @@ def sampling_defaults(folder: Path) -> SamplingParams:
     data = json.loads(path.read_text()) if path.exists() else {}
     if data.get("do_sample") is False:
         return SamplingParams(temperature=0.0)
-    known = {key: data[key] for key in ("temperature", "top_p", "top_k", "min_p") if data.get(key) is not None}
-    return SamplingParams(**known)
+    names = ("temperature", "top_p", "top_k", "min_p")
+    return SamplingParams(**{name: data[name] for name in names if data.get(name) is not None})
 
 
 class Generation:
@@ -103,7 +104,7 @@ class Generation:
 
 
 class Chat:
-    """The events of one turn, as an iterator; `result()` runs it to its end. The last event is a `TurnEnd`."""
+    """The events of one turn, as an iterator; `result()` runs it to its end. The last is a `TurnEnd`."""
 
     def __init__(self, events: Iterator[Event], conversation: Conversation) -> None:
         self._events = events
@@ -149,7 +150,7 @@ class LLM:
     @property
     def tokenizer(self) -> Tokenizer:
         if self.maybe_tokenizer is None:
-            raise TokenizerError("this model's folder has no tokenizer.json; put one there, or use token ids only")
+            raise TokenizerError("the model's folder has no tokenizer.json; put one there, or use token ids")
         return self.maybe_tokenizer
 
     @cached_property
@@ -161,8 +162,9 @@ class LLM:
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Logits after each of T tokens: float32 [T, V], or [len(rows), V] for the given rows.
 
-        `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of those lengths, as the
-        engine does: [T - 3, 1, 1, 1] is a prefill and three steps of decoding. Raises `RequestError` on bad input.
+        `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of those
+        lengths, as the engine does: [T - 3, 1, 1, 1] is a prefill and three steps of decoding. Raises
+        `RequestError` on bad input.
         """
         ids = _checked_ids(tokens, self.config)
         picked = list(range(len(ids))) if rows is None else [_row(r, len(ids)) for r in rows]
@@ -184,9 +186,9 @@ class LLM:
     def generate(self, prompt: Sequence[int], **sampling: Any) -> Generation:
         """Token ids sampled after `prompt`, as they come; the stop token, if one ends it, is the last.
 
-        Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens, stop_ids); those not
-        given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>` stop. Raises
-        `RequestError`.
+        Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens, stop_ids);
+        those not given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>`
+        stop. Raises `RequestError`.
         """
         params = self.params(**sampling)
         ids = _checked_ids(prompt, self.config)
@@ -201,15 +203,17 @@ class LLM:
         instructions: str | None = None,
         date: str | None = "today",
         max_tool_rounds: int = 8,
+        stop: Callable[[], bool] = lambda: False,
         **sampling: Any,
     ) -> Chat:
-        """Answer a conversation, running `tools` (Python functions, or `Tool` objects) as the model calls them.
+        """Answer a conversation, running `tools` (functions, or `Tool` objects) as the model calls them.
 
-        `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or Harmony
-        messages, or a `Conversation`, which are used as they stand, a system message put first if there is none; tools
-        that its developer message declares are not declared again.
-        `effort` and `date` (None: none) go into that system message, `instructions` into the developer message.
-        Sampling keywords are those of `generate`; `max_tokens` counts every sample of the turn separately.
+        `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or
+        Harmony messages, or a `Conversation`, which are used as they stand, a system message put first if
+        there is none; tools that its developer message declares are not declared again. `effort` and `date`
+        (None: none) go into that system message, `instructions` into the developer message. `stop` is asked
+        after every token; True ends the turn there, as if the tokens had run out. Sampling keywords are those
+        of `generate`; `max_tokens` counts every sample of the turn separately.
         """
         tool_list = [cast(Tool, t) if hasattr(t, "function") else from_function(t) for t in tools]
         functions = tuple(tool.function for tool in tool_list)
@@ -220,12 +224,15 @@ class LLM:
         tokenizer = self.tokenizer
 
         def sample(prompt: list[int]) -> Iterator[int]:
-            return (token.token_id for token in self.engine.generate(prompt, params))
+            for token in self.engine.generate(prompt, params):
+                yield token.token_id
+                if stop():
+                    return
 
         return Chat(run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation)
 
     def params(self, **given: Any) -> SamplingParams:
-        """What `generate` and `chat` sample with: `given`, and the model's own for the rest. Raises `RequestError`."""
+        """What to sample with: `given`, and the model's own for the rest. Raises `RequestError`."""
         names = {f.name for f in fields(SamplingParams)}
         if unknown := set(given) - names:
             raise RequestError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
@@ -238,7 +245,7 @@ class LLM:
 def to_conversation(
     messages: Messages, system: SystemContent, instructions: str | None, functions: tuple[FunctionTool, ...]
 ) -> Conversation:
-    """Whatever `chat` accepts as a Conversation that begins with a system message and declares the functions."""
+    """Whatever `chat` accepts, as a Conversation that has a system message and declares `functions`."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     given = messages.messages if isinstance(messages, Conversation) else tuple(messages)

@@ -1,6 +1,6 @@
 """Many conversations answered at once on one engine: what an eval or a batch of prompts needs.
 
-Knows the engine and the turn; the turn itself, with its parsing and its tools, is `chat.Turn`, as for one conversation.
+Knows the engine; a turn, with its parsing and its tools, is `chat.Turn`, as it is for one conversation.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def answer_all(
 ) -> Iterator[tuple[int, Answer]]:
     """(index, answer) of each conversation as it is finished, `at_once` of them in every forward pass.
 
-    The conversations must declare the tools they come with. `params` hold the stop tokens, as those of `llm.params()` do. Raises
-    `RequestError` for a conversation that does not fit the context.
+    The conversations must declare the tools they come with. `params` hold the stop tokens, as those of
+    `llm.params()` do. Raises `RequestError` for a conversation that does not fit the context.
     """
     each = min(TOKENS_EACH, llm.config.max_context_length)
     engine = Engine(llm.model, capacity=at_once * each, max_running=at_once)
@@ -105,4 +105,3 @@ def _calls(turn: Turn) -> Iterator[Call]:
             arguments = event.arguments
         elif isinstance(event, ToolReturned):
             yield Call(event.name, arguments, event.result)
-

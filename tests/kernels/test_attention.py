@@ -82,7 +82,7 @@ def test_keys_are_walked_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_huge_scores_and_sinks_do_not_overflow() -> None:
     q, k, v, _ = random_qkv([50], 4, 2, 16, seed=2)
     spans = Batch.packed([50]).spans(None)
-    for sink in (-1e4, 1e4):
+    for sink in (-1e7, 1e7):
         out = kernels.attention(q * 100, k * 100, v, spans, torch.full((4,), sink), 1.0)
         assert bool(torch.isfinite(out).all())
     assert float(out.detach().abs().max()) < 1.0  # a sink far above every score takes all the weight

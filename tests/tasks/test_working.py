@@ -26,7 +26,7 @@ from ossia.tasks.working import PLACES, working
 
 SIGNS: tuple[Sign, ...] = ("+", "-", "*")
 NAMED = re.compile(rf"^({'|'.join(PLACES)}) ")
-RESULT = re.compile(r"(?:->|so |=|: )(-?\d+)$")
+RESULT = re.compile(r"(?:->|so |=)(-?\d+)$")
 
 
 def statements(written: str) -> list[str]:
@@ -40,9 +40,9 @@ def assert_true(statement: str) -> None:
     if rest := re.fullmatch(r"(\d+)\*(\d+)=(\d+) rest (\d+)", statement):
         q, b, product, _ = map(int, rest.groups())
         assert q * b == product, statement
-    elif compared := re.fullmatch(r"(\d)([<>])(\d)", statement):
-        left, sign, right = compared.groups()
-        assert (left < right) == (sign == "<") and left != right, statement
+    elif compared := re.fullmatch(r"([\d-]+)([<>])0", statement):
+        left = evaluate(compared[1])
+        assert left != 0 and (left < 0) == (compared[2] == "<"), statement
     else:
         values = {evaluate(side) for side in statement.split("=")}
         assert len(values) == 1, statement
@@ -72,9 +72,9 @@ def test_long_division_rests_are_true() -> None:
     for _ in range(300):
         expr = draw_operation(rng, "/")
         for line in working(expr, Effort.HIGH).split("\n")[1:]:
-            if found := re.fullmatch(r"\w+ (\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->(\d+)", line):
-                current, q, b, product, rest, _ = map(int, found.groups())
-                assert current == product + rest and rest < b and q < 10 and product == q * b, line
+            if found := re.fullmatch(r"\w+ (\d+) in (\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->\d+", line):
+                divisor, current, q, b, product, rest = map(int, found.groups())
+                assert current == product + rest and rest < b == divisor and q < 10 and product == q * b, line
 
 
 def test_columns_hand_on_what_the_next_one_uses() -> None:
@@ -87,9 +87,12 @@ def test_columns_hand_on_what_the_next_one_uses() -> None:
         "check 423-75=348",
     ]
     assert working(Op("-", 352, 374), Effort.MEDIUM) == (
-        "352 - 374 = -(374 - 352): 4-2=2->2, 7-5-0=2->22, 3-3-0=0->022, so -22"
+        "352 - 374: 3-3=0, 5-7<0, so -(374 - 352): 4-2=2->2, 7-5-0=2->22, 3-3-0=0->022, so -22"
     )
-    assert working(Op("*", 34, 57), Effort.MEDIUM) == "34 * 57: 4*7=28->8, 21+20+2=43->38, 15+4=19->1938"
+    assert working(Op("*", 34, 57), Effort.MEDIUM) == (
+        "34 * 57: 4*7=28->8, 3*7=21, 4*5=20, 21+20=41, 41+2=43->38, 3*5=15, 15+4=19->938, 1->1938"
+    )
+    assert working(Op("/", 268, 4), Effort.HIGH).split("\n")[1] == "tens 4 in 26: 6*4=24 rest 2->6"
     assert working(Op("+", 37, 48), Effort.LOW) == "37+48=85"
 
 

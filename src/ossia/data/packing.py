@@ -55,3 +55,20 @@ def _append(batch: PackedBatch, example: Example) -> None:
         if learned:
             batch.rows.append(offset + n)
             batch.targets.append(example.ids[n + 1])
+
+
+def split(batch: PackedBatch, parts: int) -> list[PackedBatch]:
+    """At most `parts` batches of about as many tokens each, cut between examples; those without targets are dropped."""
+    out = [PackedBatch([], [], [], []) for _ in range(parts)]
+    begin, row = 0, 0
+    for length in batch.lengths:
+        part = out[min(parts - 1, (begin + length // 2) * parts // len(batch.tokens))]
+        shift = len(part.tokens) - begin
+        part.tokens.extend(batch.tokens[begin : begin + length])
+        part.lengths.append(length)
+        begin += length
+        while row < len(batch.rows) and batch.rows[row] < begin:
+            part.rows.append(batch.rows[row] + shift)
+            part.targets.append(batch.targets[row])
+            row += 1
+    return [part for part in out if part.targets]

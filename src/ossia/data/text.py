@@ -14,10 +14,21 @@ from ossia.harmony import DeveloperContent, Effort
 from ossia.harmony.content import developer_text
 from ossia.tasks import TASKS, example_random
 from ossia.tasks.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
+from ossia.tasks.calculator import draw_large
 from ossia.tasks.expressions import Op, in_split, operations, text, value
 from ossia.tasks.facts import draw_facts, story_of
 from ossia.tasks.names import code, made_up_name, made_up_word, person
-from ossia.tasks.working import PLACES, operation, working
+from ossia.tasks.stories import draw_story
+from ossia.tasks.working import (
+    PLACES,
+    compared,
+    difference_column,
+    division_step,
+    operation,
+    product_column,
+    sum_column,
+    working,
+)
 
 EFFORTS = tuple(Effort)
 WRITTEN = (Effort.MEDIUM, Effort.HIGH)
@@ -35,7 +46,8 @@ def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
 
 def document(seed: int, index: int) -> str:
     rng = example_random(seed, "text", index)
-    make = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    kinds = EARLY if index < EARLY_DOCUMENTS else KINDS
+    make = rng.choices(list(kinds), list(kinds.values()))[0]
     return make(rng)
 
 
@@ -102,8 +114,7 @@ def places(rng: Random) -> str:
         elif kind < 0.6:
             lines.append(_digit_pairs(draw_one_step(rng, "train")))
         elif kind < 0.8:
-            mark = "<" if number < other else ">" if number > other else "="
-            lines.append(f"{number} {mark} {other}")
+            lines.append(f"{number} - {other}: {', '.join(compared(number, other, rng.random() < 0.5))}")
         else:
             lines.append(f"{number} {in_words(number)}")
     return "\n".join(lines)
@@ -125,19 +136,19 @@ def columns(rng: Random) -> str:
         p, q, carry = rng.randrange(10), rng.randrange(10), rng.randrange(2)
         so_far = str(rng.randrange(100)) if rng.random() < 0.5 else ""
         kind = rng.random()
-        if kind < 0.4:
-            total = p + q + carry
-            lines.append(f"{p}+{q}+{carry}={total}->{total % 10}{so_far} carry {total // 10}")
-        elif kind < 0.75:
-            raised = 10 if p < q + carry else 0
-            rest = p + raised - q - carry
-            lines.append(f"{p + raised}-{q}-{carry}={rest}->{rest}{so_far} borrow {raised // 10}")
-        else:
-            carry, product = rng.randrange(9), p * q
-            total = product + carry
-            lines.append(
-                f"{p}*{q}={product}, {product}+{carry}={total}->{total % 10}{so_far} carry {total // 10}"
+        if kind < 0.35:
+            total, line, word = (
+                p + q + carry,
+                sum_column(p, q, carry, rng.random() < 0.2 and not carry),
+                "carry",
             )
+        elif kind < 0.7:
+            total, word = p - q - carry, "borrow"
+            line = difference_column(p, q, carry, rng.random() < 0.2 and not carry)
+        else:
+            line, total = product_column([(p, q)], rng.randrange(9))
+            word = "carry"
+        lines.append(f"{line}->{total % 10}{so_far} {word} {abs(total // 10)}")
     return "\n".join(lines)
 
 
@@ -150,8 +161,7 @@ def tables(rng: Random) -> str:
             a = rng.randrange(13)
             lines.append(f"{a}*{b}={a * b}")
         else:
-            current = rng.randrange(10 * b)
-            lines.append(f"{current}: {current // b}*{b}={current // b * b} rest {current % b}")
+            lines.append(division_step(rng.randrange(10 * b), b))
     return "\n".join(lines)
 
 
@@ -195,22 +205,48 @@ def solved(task: str) -> Callable[[Random], str]:
     return make
 
 
-def copies(rng: Random) -> str:
-    """Lists of words, names and codes that are said again."""
+def restated(rng: Random) -> str:
+    """Questions and stories, each with nothing but the expression that they ask for."""
     lines = []
-    for _ in range(rng.randrange(2, 5)):
-        makers = (made_up_word, made_up_name, code, person)
-        items = [rng.choice(makers)(rng) for _ in range(rng.randrange(2, 6))]
-        said = " ".join(items)
+    for _ in range(rng.randrange(3, 7)):
+        if rng.random() < 0.35:
+            user, expr, _, _ = draw_story(rng, "train")
+        else:
+            expr = draw_large(rng, "train") if rng.random() < 0.15 else _draw(rng, 0.4)
+            user = ask(rng, expr)
+        lines.append(f"{user}\n{text(expr)}" if rng.random() < 0.8 else f"{user}\n{_as_arguments(expr)}")
+    return "\n\n".join(lines)
+
+
+def _as_arguments(expr: Op) -> str:
+    return f'{{"expression": "{text(expr, "")}"}}'
+
+
+def copies(rng: Random) -> str:
+    """Lists of words, names, codes and numbers that are said again."""
+    lines = []
+    for _ in range(rng.randrange(3, 7)):
         kind = rng.random()
-        if kind < 0.5:
+        if kind < 0.25:
+            expr = draw_large(rng, "train") if rng.random() < 0.6 else _draw(rng, 0.4)
+            lines.append(f"{text(expr)}\n{_as_arguments(expr)}")
+            continue
+        makers = (made_up_word, made_up_name, code, person, _digits)
+        items = [rng.choice(makers)(rng) for _ in range(rng.randrange(1, 5))]
+        said = " ".join(items)
+        if kind < 0.6 or len(items) == 1:
             lines.append(f"{said}\n{said}")
-        elif kind < 0.75:
+        elif kind < 0.8:
             index = rng.randrange(len(items) - 1)
             lines.append(f"{said}. After {items[index]} comes {items[index + 1]}.")
         else:
-            lines.append(f"{said}. Again: {said}.")
+            lines.append(f"{said} -> {said}")
     return "\n".join(lines)
+
+
+def _digits(rng: Random) -> str:
+    """A number of one to nine digits."""
+    return str(rng.randrange(10 ** rng.randrange(1, 10)))
 
 
 def repeated_facts(rng: Random) -> str:
@@ -237,9 +273,17 @@ def calls(rng: Random) -> str:
     return "\n\n".join(lines)
 
 
+word_problems, facts = solved("word problems"), solved("facts")
+several_turns, out_of_scope = solved("multi-turn"), solved("scope")
+
+# Reading begins with what everything else is made of: copying, single steps, questions and their expressions.
+EARLY_DOCUMENTS = 8_000
+EARLY: Mapping[Callable[[Random], str], int] = {  # in percent
+    copies: 18, restated: 16, tables: 14, columns: 14, places: 8, sums_of_products: 4,
+    operations_only: 8, worked: 8, repeated_facts: 6, equations: 4,
+}  # fmt: skip
 KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    equations: 6, families: 2, worked: 29, operations_only: 14,
-    places: 4, columns: 6, tables: 8, sums_of_products: 4,
-    solved("word problems"): 7, solved("facts"): 7, solved("multi-turn"): 3, solved("scope"): 3,
-    copies: 2, repeated_facts: 2, calls: 3,
+    worked: 28, operations_only: 12, restated: 8, tables: 6, columns: 5, equations: 4, places: 3,
+    sums_of_products: 2, families: 1, facts: 8, word_problems: 7, copies: 4, repeated_facts: 3, calls: 3,
+    several_turns: 3, out_of_scope: 3,
 }  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ossia import kernels, mxfp4
+from ossia.batch import Batch
 from ossia.config import ModelConfig
 from ossia.model.common import RMSNorm
 
@@ -99,15 +100,15 @@ class Moe(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.router = Router(config) if config.is_moe(layer) else None
         self.experts = Experts(experts, config.hidden_size, width, kind)
-        self.router_logits_TE: Tensor | None = None  # of the last forward while training, for auxiliary losses
 
-    def forward(self, x_TD: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(self, x_TD: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
         t_TD = self.norm(x_TD).to(dtype)
         if self.router is None:
             choice_Tk = torch.zeros(x_TD.shape[0], 1, dtype=torch.int64, device=x_TD.device)
             weight_Tk = torch.ones(x_TD.shape[0], 1, device=x_TD.device)
         else:
             choice_Tk, weight_Tk, logits_TE = self.router(t_TD)
-            self.router_logits_TE = logits_TE if self.training else None
+            if batch.router_logits is not None:
+                batch.router_logits.append(logits_TE)
         y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
         return x_TD + y_TD.to(x_TD.dtype)

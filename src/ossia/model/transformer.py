@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.moe = Moe(config, layer, experts)
 
     def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-        return self.moe(self.attn(x_TD, batch, rope, dtype), dtype)  # type: ignore[no-any-return]
+        return self.moe(self.attn(x_TD, batch, rope, dtype), batch, dtype)  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):

@@ -171,15 +171,17 @@ _EVENTS = ("meeting", "lesson", "party", "concert", "train", "film", "dinner", "
 
 def _anything(rng: Random) -> str:
     """A word, a name, a code or a coloured thing: whatever can be copied."""
+    return _name(rng) if rng.random() < 0.2 else _object(rng)
+
+
+def _object(rng: Random) -> str:
     kind = rng.random()
-    if kind < 0.3:
+    if kind < 0.4:
         return made_up_word(rng)
-    if kind < 0.5:
-        return _name(rng)
-    if kind < 0.7:
+    if kind < 0.6:
         return code(rng)
     thing = rng.choice(THINGS)
-    if kind > 0.85:
+    if kind > 0.8:
         return f"a {rng.choice(COLORS)} {thing}"
     return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
 
@@ -197,7 +199,7 @@ def _time(rng: Random) -> str:
 
 def _with_verb(third: str, plain: str) -> Relation:
     questions = (f"what does {{e}} {plain}?", f"what does {{e}} {plain}?", f"tell me what {{e}} {third}.")
-    return Relation(_person, _anything, f"{{e}} {third} {{v}}.", questions, (f"who {third} {{v}}?",))
+    return Relation(_person, _object, f"{{e}} {third} {{v}}.", questions, (f"who {third} {{v}}?",))
 
 
 def _with_attribute(noun: str) -> Relation:

@@ -1,22 +1,22 @@
-"""How an expression is worked out in writing: the analysis of an arithmetic answer at low, medium and high
-effort.
+"""How an expression is worked out in writing: the analysis of an answer at low, medium and high effort.
 
 Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that every
 token is a small step for a small transformer whose tokens are single digits:
 
 - A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
-  with spaces around the sign, so the digits to work on are easy to find, and it is the only thing copied
-  from far away.
+  with spaces around the sign, so the digits to work on are easy to find.
 - Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table
   lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
-- After `->` stands the result so far: the new digit and a copy of the previous one, so the answer is
+- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`, `4 in 26:`
+  before `6*4=24 rest 2`.
+- After `->` stands the result so far: one new digit and a copy of the previous result, so the answer is
   never assembled from scattered digits. `so` drops leading zeros and sets the sign.
-- Signs are settled first, by rewriting: `35 - 90 = -(90 - 35):`, `-18 + 5 = -(18 - 5):`.
+- Differences begin by comparing the numbers from the top; if the second is larger, the operation is
+  turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
 - Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
 
-low: the equation in one go. medium: the columns only. high: every column named, carries and single
-products written out, which number is larger decided digit by digit, and a line that undoes the last
-operation.
+low: the equation in one go. medium: the columns. high: every column also named by its place, what it hands
+on written out, and a line that undoes the last operation.
 """
 
 from __future__ import annotations
@@ -34,15 +34,8 @@ from ossia.tasks.expressions import (
 )
 
 PLACES = (
-    "ones",
-    "tens",
-    "hundreds",
-    "thousands",
-    "ten-thousands",
-    "hundred-thousands",
-    "millions",
-    "ten-millions",
-)
+    "ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-thousands", "millions", "ten-millions",
+)  # fmt: skip
 
 
 def working(expr: Expr, effort: Effort) -> str:
@@ -75,20 +68,22 @@ def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
         return f"{a}{sign}{_bracketed(b)}={result}"
     minus, x, plain, y = magnitudes(sign, a, b)
     head = f"{a} {sign} {_bracketed(b)}"
-    larger = _larger(abs(a), abs(b)) if plain == "-" else ""
-    if larger and x == y:
-        return f"{head}: {larger}->0" if high else f"{head}: 0"
-    rewritten = f"{x} {plain} {y}" if not minus else f"-({x} {plain} {y})"
+    opening = compared(abs(a), abs(b), high) if plain == "-" else []
+    if opening and x == y:
+        return f"{head}: {', '.join([*opening, 'so 0'])}"
+    rewritten = f"-({x} {plain} {y})" if minus else f"{x} {plain} {y}"
     if rewritten != head:
-        compare = f"{head}: {larger}\n" if larger and high else ""
-        head = f"{compare}{head} = {rewritten}:"
+        turned = f"so {rewritten}:" if opening else f"{head} = {rewritten}:"
+        head = f"{head}: {', '.join([*opening, turned])}" if opening else turned
+        opening = []
     else:
-        head = f"{head}: {larger}" if larger and high else f"{head}:"
+        head = f"{head}:"
     columns, raw = _METHODS[plain](x, y, high)
-    lines = [head, *columns] if high else [f"{head} {', '.join(columns)}"]
     if raw != str(result):
-        lines.append(f"so {result}")
-    return ("\n" if high else ", ").join(lines)
+        columns.append(f"so {result}")
+    if high:
+        return "\n".join([" ".join([head, ", ".join(opening)]) if opening else head, *columns])
+    return f"{head} {', '.join([*opening, *columns])}"
 
 
 def _is_known(sign: Sign, a: int, b: int) -> bool:
@@ -109,86 +104,87 @@ def _digits(number: int, count: int) -> list[int]:
     return [number // 10**place % 10 for place in range(count)]
 
 
-def _larger(a: int, b: int) -> str:
-    """`hundreds 3=3, tens 5<7`: the digits from the top until they differ."""
+# ---- single steps, which the drills in the pre-training text use as well ----------------------------
+
+
+def compared(a: int, b: int, named: bool) -> list[str]:
+    """`hundreds 3-3=0`, `tens 5-7<0`: the digits from the top until they differ."""
     count = len(str(max(a, b)))
     found = []
     for place in range(count - 1, -1, -1):
         p, q = a // 10**place % 10, b // 10**place % 10
-        found.append(f"{PLACES[place]} {p}{'=' if p == q else '<' if p < q else '>'}{q}")
+        found.append((f"{PLACES[place]} " if named else "") + compared_digits(p, q))
         if p != q:
             break
-    return ", ".join(found)
+    return found
 
 
-# Each method returns its columns and the result as it was put together, leading zeros included.
+def compared_digits(p: int, q: int) -> str:
+    return f"{p}-{q}{'=' if p == q else '<' if p < q else '>'}0"
+
+
+def sum_column(p: int, q: int, carry: int, first: bool = False) -> str:
+    """`4+7+1=12`; the first column has no carry."""
+    return f"{p}+{q}={p + q}" if first else f"{p}+{q}+{carry}={p + q + carry}"
+
+
+def difference_column(p: int, q: int, borrow: int, first: bool = False) -> str:
+    """`7-4-1=2`, or `3-4-1<0, 13-4-1=8` where ten has to be borrowed."""
+    taken = f"-{q}" if first else f"-{q}-{borrow}"
+    rest = p - q - borrow
+    return f"{p}{taken}={rest}" if rest >= 0 else f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
+
+
+def product_column(pairs: list[tuple[int, int]], carry: int) -> tuple[str, int]:
+    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is one."""
+    products = [p * q for p, q in pairs]
+    parts = [f"{p}*{q}={p * q}" for p, q in pairs]
+    total = products[0]
+    for term in [*products[1:], *([carry] if carry else [])]:
+        parts.append(f"{total}+{term}={total + term}")
+        total += term
+    return ", ".join(parts), total
+
+
+def division_step(current: int, divisor: int) -> str:
+    """`4 in 26: 6*4=24 rest 2`."""
+    quotient, rest = divmod(current, divisor)
+    return f"{divisor} in {current}: {quotient}*{divisor}={current - rest} rest {rest}"
+
+
+# ---- the methods: each returns its columns and the result as it was put together, leading zeros included
 
 
 def _add(x: int, y: int, high: bool) -> tuple[list[str], str]:
     count = len(str(max(x, y)))
-    lines, carry, done = [], 0, ""
+    sheet = _Sheet(high, "carry")
     for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
-        total = p + q + carry
-        line = f"{p}+{q}={total}->" if place == 0 else f"{p}+{q}+{carry}={total}->"
-        last = place == count - 1
-        done = f"{total if last else total % 10}{done}"
-        carry = total // 10
-        lines.append(_named(line + done, place, "carry", carry, last) if high else line + done)
-    return lines, done
+        column = sum_column(p, q, sheet.carry, place == 0)
+        sheet.write(column, p + q + sheet.carry, last=place == count - 1)
+    return sheet.lines, sheet.done
 
 
 def _subtract(x: int, y: int, high: bool) -> tuple[list[str], str]:
-    """x - y for x >= y. A column that would be negative has 10 added: `13-7=6`, and the next one is charged
-    1.
-    """
+    """x - y for x >= y."""
     count = len(str(x))
-    lines, borrow, done = [], 0, ""
+    sheet = _Sheet(high, "borrow")
     for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
-        taken = q + borrow
-        raised = 10 if p < taken else 0
-        rest = p + raised - taken
-        line = f"{p + raised}-{q}={rest}->" if place == 0 else f"{p + raised}-{q}-{borrow}={rest}->"
-        last = place == count - 1
-        done = f"{rest}{done}"
-        borrow = raised // 10
-        lines.append(_named(line + done, place, "borrow", borrow, last) if high else line + done)
-    return lines, done
+        column = difference_column(p, q, sheet.carry, place == 0)
+        sheet.write(column, p - q - sheet.carry, last=place == count - 1)
+    return sheet.lines, sheet.done
 
 
 def _multiply(x: int, y: int, high: bool) -> tuple[list[str], str]:
     columns = product_columns(x, y)
-    lines, carry, done = [], 0, ""
+    sheet = _Sheet(high, "carry")
     for place, pairs in enumerate(columns):
-        line, total = _product_column(pairs, carry, place, high)
-        last = place == len(columns) - 1
-        done = f"{total if last else total % 10}{done}"
-        carry = total // 10
-        line = f"{line}->{done}"
-        lines.append(_named(line, place, "carry", carry, last) if high else line)
-    return lines, done
-
-
-def _product_column(pairs: list[tuple[int, int]], carry: int, place: int, high: bool) -> tuple[str, int]:
-    """The sum of a column's products and the carry into it: in single steps at high effort, else in one."""
-    products = [p * q for p, q in pairs]
-    total = sum(products) + carry
-    if place == 0:
-        return f"{pairs[0][0]}*{pairs[0][1]}={total}", total
-    if not high:
-        return f"{'+'.join(map(str, products))}+{carry}={total}", total
-    parts = [f"{p}*{q}={p * q}" for p, q in pairs]
-    so_far = products[0]
-    for term in [*products[1:], carry]:
-        parts.append(f"{so_far}+{term}={so_far + term}")
-        so_far += term
-    return ", ".join(parts), total
+        column, total = product_column(pairs, sheet.carry)
+        sheet.write(column, total, last=place == len(columns) - 1)
+    return sheet.lines, sheet.done
 
 
 def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
-    """Long division. A line holds what is divided, the multiple that fits, the rest, the quotient so far.
-
-    It is named by the place of the digit that was brought down: `tens 13: 1*9=9 rest 4->1`.
-    """
+    """Long division. A line is named by the place of the digit that was brought down."""
     lines, done, current = [], "", 0
     digits = str(x)
     for index, digit in enumerate(digits):
@@ -196,17 +192,39 @@ def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
         last = index == len(digits) - 1
         if not done and current < y and not last:
             continue  # the first part has as many digits as the divisor needs
-        quotient, rest = divmod(current, y)
-        done += str(quotient)
-        line = f"{current}: {quotient}*{y}={quotient * y} rest {rest}->{done}"
+        done += str(current // y)
+        line = f"{division_step(current, y)}->{done}"
         lines.append(f"{PLACES[len(digits) - 1 - index]} {line}" if high else line)
-        current = rest
+        current %= y
     return lines, done
 
 
-def _named(line: str, place: int, word: str, carry: int, last: bool) -> str:
-    """A column at high effort: its place in front and, unless it is the last, what it hands on."""
-    return f"{PLACES[place]} {line}" if last else f"{PLACES[place]} {line} {word} {carry}"
+class _Sheet:
+    """The columns as they are written, from the ones upwards, and the result so far."""
+
+    def __init__(self, named: bool, word: str) -> None:
+        self.lines: list[str] = []
+        self.done = ""
+        self.carry = 0  # or what was borrowed
+        self._named, self._word = named, word
+
+    def write(self, column: str, total: int, last: bool) -> None:
+        """A column and its total, of which the last digit stays here and the rest is handed on."""
+        place = len(self.lines)
+        self.done = f"{total % 10}{self.done}"
+        self.carry = abs(total // 10)
+        line = f"{column}->{self.done}"
+        if self._named:
+            handed_on = "" if last and not self.carry else f" {self._word} {self.carry}"
+            line = f"{PLACES[place]} {line}{handed_on}"
+        self.lines.append(line)
+        if last and self.carry:  # nothing is left to add it to
+            self.done = f"{self.carry}{self.done}"
+            self.lines.append(
+                f"{PLACES[place + 1]} {self.carry}->{self.done}"
+                if self._named
+                else f"{self.carry}->{self.done}"
+            )
 
 
 _METHODS = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide}

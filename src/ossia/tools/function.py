@@ -24,7 +24,7 @@ class PythonFunction:
     call: Callable[..., Any]
 
     def run(self, arguments: str) -> str:
-        """Check the arguments against the signature, call, and give the result as text (JSON unless it is a string).
+        """Check the arguments against the signature and call; a result that is not text comes back as JSON.
 
         Raises `ToolError` for arguments that do not fit and for anything that the function raises.
         """
@@ -46,8 +46,8 @@ class PythonFunction:
 def from_function(call: Callable[..., Any], *, name: str | None = None) -> PythonFunction:
     """The tool that calls `call`. Parameters without annotation accept anything.
 
-    Raises `ToolError` for a signature that JSON cannot call: positional-only or variadic parameters, or annotations
-    that have no JSON schema.
+    Raises `ToolError` for a signature that JSON cannot call: positional-only or variadic parameters, or
+    annotations that have no JSON schema.
     """
     name = name or str(getattr(call, "__name__", ""))
     if not name.isidentifier():
@@ -64,7 +64,7 @@ def from_function(call: Callable[..., Any], *, name: str | None = None) -> Pytho
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ToolError(f"{name}: parameter {parameter} cannot be given by name")
         default = ... if parameter.default is parameter.empty else parameter.default
-        # named by us: pydantic refuses or drops some names (`model_config`, `_x`) and warns of others (`json`)
+        # named by us: pydantic refuses or drops some names (`model_config`, `_x`) and warns of some (`json`)
         field = pydantic.Field(default, alias=parameter.name)
         fields[f"argument_{len(fields)}"] = (hints.get(parameter.name, Any), field)
     try:

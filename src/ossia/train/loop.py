@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps of AdamW, a state that resumes exactly, a log.
+"""The training loop: batches in, optimizer steps, a state that resumes exactly, a log.
 
 A run is a list of stages that share one model, one optimizer and one learning-rate schedule: pre-training, then
 fine-tuning on Harmony, then the same with the experts seen through MXFP4. Knows no tasks and no text.
@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from ossia.batch import Batch
 from ossia.config import ModelConfig, as_dict
-from ossia.data.packing import Example, PackedBatch, pack
+from ossia.data.packing import Example, PackedBatch, pack, split
 from ossia.errors import TrainingError
-from ossia.model import Moe, TrainableExperts, Transformer
+from ossia.model import TrainableExperts, Transformer
 from ossia.train.losses import cross_entropy, load_balance, router_z
+from ossia.train.optim import Optimizers
 from ossia.train.schedule import Schedule
 from ossia.train.state import load_state, save_state
 
@@ -49,11 +51,13 @@ class Hyperparameters:
     decay: float = 0.5
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
+    muon: bool = True  # for matrices; otherwise AdamW for everything
     clip: float = 1.0
     load_balance: float = 1e-2
     router_z: float = 1e-3
+    shards: int = 2  # parts of a step that are worked on side by side, one thread each; their number shapes the sums
     seed: int = 0
-    bfloat16: bool = True  # matrix products; the weights, the residual stream, the router and the loss stay float32
+    bfloat16: bool = False  # matrix products; the weights, the residual stream, the router and the loss stay float32
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,16 @@ def train(run: Run, stop_after: int | None = None) -> Transformer:
 
     Raises `TrainingError` if that state is of another run, or if the loss is not a number (the last state is kept).
     """
-    model = Transformer(run.config)
+    model = Transformer(run.config).train()
     model.init_weights(run.hyper.seed)
     if run.hyper.bfloat16:
         model.compute_dtype = torch.bfloat16
-    optimizer = _optimizer(model, run.hyper)
+    h = run.hyper
+    optimizer = Optimizers(model, h.peak_lr, h.weight_decay, h.betas, h.muon)
     step, cursors = _resume(run, model, optimizer)
     schedule = Schedule(run.hyper.peak_lr, run.steps, run.hyper.warmup, run.hyper.decay)
-    with (run.out / "log.jsonl").open("a") as log, _progress() as bar:
+    workers = ThreadPoolExecutor(run.hyper.shards, initializer=torch.set_num_threads, initargs=(1,))
+    with (run.out / "log.jsonl").open("a") as log, _progress() as bar, workers as pool:
         task = bar.add_task("train", total=run.steps, completed=step, loss=math.nan, stage="")
         while step < run.steps and (stop_after is None or step < stop_after):
             stage, stage_end = _stage_at(run, step)
@@ -94,7 +100,8 @@ def train(run: Run, stop_after: int | None = None) -> Transformer:
             batches = _batches(run, stage, cursors[stage.name])
             for batch, cursors[stage.name] in batches:
                 began = time.perf_counter()
-                loss, metrics = _step(model, optimizer, batch, run.hyper, schedule.at(step))
+                shards = split(batch, run.hyper.shards)
+                loss, metrics = _step(model, optimizer, shards, pool, run.hyper, schedule.at(step))
                 if not math.isfinite(loss):
                     raise TrainingError(f"the loss is {loss} at step {step}; the last good state is in {run.out}")
                 step += 1
@@ -115,16 +122,7 @@ def _progress() -> Progress:
     return Progress(BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), TimeRemainingColumn())
 
 
-def _optimizer(model: Transformer, hyper: Hyperparameters) -> torch.optim.AdamW:
-    """Weight decay on matrices only: not on biases, norms, sinks, nor the tables of embeddings."""
-    named = list(model.named_parameters())
-    decayed = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
-    kept = [p for n, p in named if not n.endswith("weight") or "embedding" in n]
-    groups = [{"params": decayed, "weight_decay": hyper.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=hyper.peak_lr, betas=hyper.betas, fused=True)
-
-
-def _resume(run: Run, model: Transformer, optimizer: torch.optim.AdamW) -> tuple[int, dict[str, int]]:
+def _resume(run: Run, model: Transformer, optimizer: Optimizers) -> tuple[int, dict[str, int]]:
     run.out.mkdir(parents=True, exist_ok=True)
     state = load_state(run.out / "state.pt", run.identity())
     if state is None:
@@ -134,7 +132,7 @@ def _resume(run: Run, model: Transformer, optimizer: torch.optim.AdamW) -> tuple
     return state["step"], state["cursors"]
 
 
-def _save(run: Run, model: Transformer, optimizer: torch.optim.AdamW, step: int, cursors: dict[str, int]) -> None:
+def _save(run: Run, model: Transformer, optimizer: Optimizers, step: int, cursors: dict[str, int]) -> None:
     state = {"identity": run.identity(), "step": step, "cursors": dict(cursors)}
     save_state(run.out / "state.pt", state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
@@ -160,23 +158,45 @@ def _set_fake_quantize(model: Transformer, on: bool) -> None:
 
 
 def _step(
-    model: Transformer, optimizer: torch.optim.AdamW, batch: PackedBatch, hyper: Hyperparameters, lr: float
+    model: Transformer,
+    optimizer: Optimizers,
+    shards: list[PackedBatch],
+    pool: Executor,
+    hyper: Hyperparameters,
+    lr: float,
 ) -> tuple[float, dict[str, float]]:
-    model.train()
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    rows = Batch.packed(batch.lengths, output_rows=torch.tensor(batch.rows))
-    x_RD = model.hidden(torch.tensor(batch.tokens), rows)
-    loss = cross_entropy(x_RD, model.unembedding.weight, torch.tensor(batch.targets))
-    moes = [module for module in model.modules() if isinstance(module, Moe)]
-    logits = [m.router_logits_TE for m in moes if m.router_logits_TE is not None]
-    balance = _mean([load_balance(x, model.config.experts_per_token) for x in logits])
-    z = _mean([router_z(x) for x in logits])
-    (loss + hyper.load_balance * balance + hyper.router_z * z).backward()
+    """One update from the shards' gradients, added up in their order; every target of the step weighs the same."""
+    targets, tokens = sum(len(s.rows) for s in shards), sum(len(s.tokens) for s in shards)
+    work = [pool.submit(_gradients, model, s, hyper, len(s.rows) / targets, len(s.tokens) / tokens) for s in shards]
+    results = [future.result() for future in work]
+    for n, p in enumerate(model.parameters()):
+        p.grad = results[0].gradients[n]
+        for other in results[1:]:
+            p.grad += other.gradients[n]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), hyper.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item(), {"balance": balance.item(), "gradient_norm": norm.item()}
+    optimizer.step(lr)
+    loss, balance = sum(r.loss for r in results), sum(r.balance for r in results)
+    return loss, {"balance": balance, "gradient_norm": norm.item()}
+
+
+@dataclass(frozen=True)
+class _ShardResult:
+    gradients: tuple[Tensor, ...]
+    loss: float  # the shard's part of the step's mean
+    balance: float
+
+
+def _gradients(
+    model: Transformer, shard: PackedBatch, hyper: Hyperparameters, of_targets: float, of_tokens: float
+) -> _ShardResult:
+    logits: list[Tensor] = []
+    batch = Batch.packed(shard.lengths, output_rows=torch.tensor(shard.rows), router_logits=logits)
+    x_RD = model.hidden(torch.tensor(shard.tokens), batch)
+    loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, torch.tensor(shard.targets))
+    balance = of_tokens * _mean([load_balance(x, model.config.experts_per_token) for x in logits])
+    z = of_tokens * _mean([router_z(x) for x in logits])
+    total = loss + hyper.load_balance * balance + hyper.router_z * z
+    return _ShardResult(torch.autograd.grad(total, list(model.parameters())), loss.item(), balance.item())
 
 
 def _mean(values: list[Tensor]) -> Tensor:
