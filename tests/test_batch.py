@@ -24,9 +24,7 @@ def test_packed_ranges_are_causal_windowed_and_within_the_document(lengths: list
 
 
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 400)), min_size=1, max_size=6), windows)
-def test_tiles_cover_every_query_once_and_hold_its_keys(
-    sequences: list[tuple[int, int]], window: int | None
-) -> None:
+def test_tiles_cover_every_query_once_and_hold_its_keys(sequences: list[tuple[int, int]], window: int | None) -> None:
     lengths, starts = zip(*sequences, strict=True)
     first = tuple(0 if window is None else max(0, start - window + 1) for start in starts)
     none = torch.empty(0, dtype=torch.int64)

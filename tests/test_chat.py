@@ -60,9 +60,7 @@ def test_reasoning_then_answer(tokenizer: Tokenizer) -> None:
     assert end.reasoning_tokens == len(tokenizer.encode("30 + 40 = 70.")) + 1
 
 
-def test_a_tool_is_run_and_its_result_goes_back(
-    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
-) -> None:
+def test_a_tool_is_run_and_its_result_goes_back(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
     first = thought("I add.") + call("add", '{"a": 37, "b": 48}')
     script = Script(tokenizer, first, final("85"))
     events, end = turn(script, add)
@@ -127,9 +125,7 @@ def test_rounds_of_tools_are_limited(tokenizer: Tokenizer, add: PythonFunction, 
     assert end.reason == "tool_rounds" and not calls
 
 
-def test_an_answer_without_its_end_is_cut(
-    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
-) -> None:
+def test_an_answer_without_its_end_is_cut(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
     _, end = turn(Script(tokenizer, thought("Hm.") + "<|channel|>final<|message|>It is"))
     assert (end.reason, end.reasoning, end.text) == ("length", "Hm.", "It is")
     _, end = turn(Script(tokenizer, "<|channel|>analysis<|message|>I am thinking"))
@@ -147,9 +143,7 @@ def test_repairs_are_reported(tokenizer: Tokenizer) -> None:
     assert end.repairs and end.text == "ab"
 
 
-def test_several_calls_in_one_sample_all_run(
-    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
-) -> None:
+def test_several_calls_in_one_sample_all_run(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
     one = call("add", '{"a": 1, "b": 1}').replace("<|call|>", "<|end|><|start|>assistant")
     script = Script(tokenizer, one + call("add", '{"a": 2, "b": 2}'), final("2 and 4"))
     _, end = turn(script, add)

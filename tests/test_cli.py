@@ -1,30 +1,21 @@
-"""The command line, by calling `main`, in a process of its own, and at a terminal."""
+"""The command line, by calling `main` and in a process of its own."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import pty
-import re
-import select
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import Script, call, final, scripted, thought, write_endless, write_tiny
+from tiny_model import Script, call, environment, final, scripted, thought, write_endless, write_tiny
 
 import ossia.llm
-from ossia.chat import ToolCalled
 from ossia.cli import main
-from ossia.harmony import Effort
-from ossia.llm import LLM
-from ossia.terminal import Screen, Session, interact, progress
+from ossia.terminal import progress
 
 COMMANDS = ("chat", "generate", "info", "convert", "eval")
 
@@ -42,11 +33,6 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ossia_process(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ossia", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), **options)
-
-
-def environment(**more: str) -> dict[str, str]:
-    source = str(Path(ossia.llm.__file__).parents[1])
-    return os.environ | {"PYTHONPATH": source, "PROMPT_TOOLKIT_NO_CPR": "1"} | more
 
 
 def say(monkeypatch: pytest.MonkeyPatch, tiny: Path, *samples: str) -> Script:
@@ -74,9 +60,7 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
-    program = (
-        "import sys; from ossia.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys; from ossia.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
     start = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
     assert time.perf_counter() - start < 5  # 0.1 s on an idle machine
@@ -181,9 +165,7 @@ def test_our_own_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         ("openai/gpt-oss-20b", "20.91B"),
     ],
 )
-def test_info_of_a_preset_needs_no_weights(
-    preset: str, numbers: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_info_of_a_preset_needs_no_weights(preset: str, numbers: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", preset]) == 0
     out = capsys.readouterr().out
     for number in numbers.split(" "):
@@ -234,9 +216,7 @@ def test_convert_random(layout: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     made = str(tmp_path / "nano")
     assert main(["convert", "--random", "nano", made, "--to", layout, "--layers", "1", "--seed", "7"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[-1].endswith(f"in {made}, layout {layout}") and any(
-        "model.safetensors" in line for line in out
-    )
+    assert out[-1].endswith(f"in {made}, layout {layout}") and any("model.safetensors" in line for line in out)
     assert main(["info", made, "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["layout"] == layout and info["config"]["num_hidden_layers"] == 1
@@ -316,9 +296,7 @@ def test_generate_without_a_tokenizer_prints_ids(
 # ---- chat through a pipe ---------------------------------------------------------------------------
 
 
-def test_each_line_is_a_turn(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_line_is_a_turn(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = say(monkeypatch, tiny, thought("7 and 8.\nEasy.") + final("85"), final("You asked.\nTwice."))
     pipe_in(monkeypatch, "What is 37 + 48?\n\n   \nWhat did I ask?")
     assert main(["chat", "--date", "2025-08-05", "--instructions", "Be brief.", "--effort", "low"]) == 0
@@ -401,9 +379,7 @@ def test_nobody_reads_the_output(endless: Path) -> None:
         "--max-tokens",
         "200",
     ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)
         process.stdout.close()
@@ -416,250 +392,6 @@ def test_nano_through_a_pipe() -> None:
     lines = run.stdout.splitlines()
     assert run.returncode == 0 and lines[0].startswith("thinking: ")
     assert "85" in lines[-1] and not lines[-1].startswith("thinking: ")
-
-
-# ---- chat at a terminal ----------------------------------------------------------------------------
-
-
-class Typed:
-    """Stands in for prompt_toolkit's session: what a person types, then Ctrl-D."""
-
-    def __init__(self, *lines: str | BaseException) -> None:
-        self.lines = iter(lines)
-        self.default_buffer = type("buffer", (), {"text": ""})
-
-    def prompt(self, message: str) -> str:
-        line = next(self.lines, EOFError())
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
-
-def plain(text: str) -> str:
-    """Without escape codes."""
-    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
-
-
-def talk(
-    monkeypatch: pytest.MonkeyPatch, llm: LLM, *lines: str | BaseException, styled: bool = True
-) -> tuple[str, Session]:
-    session = Session(llm, Effort.MEDIUM, None, None, (), {})
-    out = io.StringIO()
-    monkeypatch.setattr("ossia.terminal._prompt_session", lambda keep_history: Typed(*lines))
-    interact(session, Screen(out, styled=styled), "tiny", keep_history=False)
-    return out.getvalue(), session
-
-
-def test_reasoning_is_dim_and_the_answer_is_not(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("Bye"))
-    out, session = talk(monkeypatch, llm, "37 + 48?", " /not a command")
-    assert "\x1b[2mH" in out and "thinking: " not in out
-    assert "\n85\n\x1b[2m[" in out and "tokens/s]" in out
-    assert [m.role for m in session.history] == ["user", "assistant", "assistant", "user", "assistant"]
-    assert session.history[3].content == "/not a command"
-
-
-def test_commands(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, script = scripted(tiny, thought("Hm.") + final("one"), thought("Hm.") + final("two"), final("three"))
-    out, _ = talk(
-        monkeypatch, llm, "/help", "/effort", "/effort huge", "/effort high", "/system Be kind.", "/tokens",
-        "first", "/reasoning off", "second", "/tokens", "/frobnicate", "/system none", "/new", "third",
-        "/quit", "never",
-    )  # fmt: skip
-    for said in (
-        "Ctrl-C stops an answer", "effort: medium", "not 'huge'", "effort: high", "instructions: Be kind.",
-        "reasoning is hidden", "there is no command /frobnicate; /help", "instructions: none",
-        "a new conversation", "of 1,024 tokens",
-    ):  # fmt: skip
-        assert said in out
-    assert "Reasoning: high" in script.prompts[0] and "Be kind." in script.prompts[0]
-    assert "one" in script.prompts[1] and "one" not in script.prompts[2]
-    assert "Be kind." not in script.prompts[2] and len(script.prompts) == 3
-    assert plain(out).count("Hm.") == 1, "the first time it is shown, the second hidden"
-    assert out.index("\x1b[2mthinking ...") < out.index("\r\x1b[K") < out.index("two")
-
-
-def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, foreign = tmp_path / "talk.json", tmp_path / "notes.txt"
-    foreign.write_text("mine")
-    llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("86"))
-    out, _ = talk(
-        monkeypatch, llm, "/effort low", "/system Be kind.", "37 + 48?", f"/save {file}", "again",
-        f"/save {file}", f"/save {foreign}", f"/save {tmp_path}/no/such", "/save", f"/load {foreign}",
-        f"/load {tmp_path}/no",
-    )  # fmt: skip
-    for said in (
-        "5 messages saved", "exists and holds no conversation; choose another", "No such file",
-        "needs the name", "holds no conversation: Expecting value",
-    ):  # fmt: skip
-        assert said in out
-    assert foreign.read_text() == "mine" and sorted(tmp_path.iterdir()) == [foreign, file]
-    saved = json.loads(file.read_text())["messages"]
-    assert [m["role"] for m in saved] == [
-        "system",
-        "developer",
-        "user",
-        *["assistant"] * 2,
-        "user",
-        "assistant",
-    ]
-    llm, script = scripted(tiny, final("still 86"))
-    out, session = talk(monkeypatch, llm, f"/load {file}", "and now?")
-    assert "5 messages from" in out and session.effort is Effort.LOW and session.instructions == "Be kind."
-    assert "86" in script.prompts[0] and "Be kind." in script.prompts[0]
-
-
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, script = scripted(tiny, final("It is eighty five"), thought("Let me see"), final("ok"))
-    sample = script.generate
-
-    def interrupted(*args: Any) -> Iterator[Any]:
-        for n, token in enumerate(sample(*args)):
-            if len(script.prompts) < 3 and n == 6:
-                signal.raise_signal(signal.SIGINT)
-            yield token
-
-    monkeypatch.setattr(script, "generate", interrupted)
-    out, session = talk(monkeypatch, llm, KeyboardInterrupt(), "first", "second", "third", styled=False)
-    assert "Ctrl-C stops an answer; /quit or Ctrl-D leaves" in out
-    assert "stopped; the answer stays in the conversation as far as it got" in out
-    assert "stopped before an answer began; the question is forgotten" in out
-    assert [m.role for m in session.history] == ["user", "assistant", "user", "assistant"]
-    assert str(session.history[1].content).startswith("It is")
-    assert (
-        session.history[2].content == "third"
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-
-
-def test_a_second_ctrl_c_does_not_wait_for_the_next_token(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    llm, script = scripted(tiny, final("never said"))
-
-    def slow(*args: Any) -> Iterator[Any]:
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        yield from ()
-
-    monkeypatch.setattr(script, "generate", slow)
-    out, session = talk(monkeypatch, llm, "first", "/tokens")
-    assert "stopped before an answer began" in out and "the conversation takes" in out
-    assert session.history == []
-
-
-def test_a_full_context_does_not_end_the_session(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    out, session = talk(monkeypatch, ossia.llm.load(tiny), "apple " * 2000, "/tokens")
-    assert "the context holds 1024; /new begins a new conversation" in out and session.history == []
-
-
-def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
-    out = io.StringIO()
-    screen = Screen(out, styled=True)
-    screen.show(ToolCalled("f", "{}"))
-    screen.note("done")
-    assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
-
-
-class Terminal:
-    """`ossia` at a pseudo-terminal, which makes Ctrl-C a signal."""
-
-    PROGRAM = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from ossia.cli import main
-sys.exit(main())
-"""
-
-    def __init__(self, *args: str | Path, **variables: str) -> None:
-        self.handle, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.PROGRAM, *map(str, args)],
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env=environment(TERM="xterm", **variables),
-        )  # fmt: skip
-        os.close(theirs)
-        self.seen = ""
-
-    def shows(self, text: str, seconds: float) -> bool:
-        """Read until `text` appears in what was not yet waited for; False if it does not."""
-        until = time.monotonic() + seconds
-        while text not in plain(self.seen):
-            if not select.select([self.handle], [], [], max(0, until - time.monotonic()))[0]:
-                return False
-            try:
-                self.seen += os.read(self.handle, 4096).decode(errors="replace")
-            except OSError:  # it has ended
-                return False
-        self.seen = plain(self.seen).split(text, 1)[1]
-        return True
-
-    def wait_for(self, text: str) -> None:
-        if not self.shows(text, 60):
-            pytest.fail(f"no {text!r}, but {self.seen!r}")
-
-    def type(self, text: str) -> None:
-        os.write(self.handle, text.encode())
-
-    def end(self) -> int:
-        """The exit code."""
-        self.shows("nothing more that is waited for", 60)
-        return self.process.wait(60)
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    started: list[Terminal] = []
-    yield started
-    for terminal in started:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.handle)
-
-
-def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
-    endless: Path, tmp_path: Path, terminals: list[Terminal]
-) -> None:
-    terminal = Terminal("chat", endless, XDG_STATE_HOME=str(tmp_path))
-    terminals.append(terminal)
-    terminal.wait_for("/help lists the commands")
-    terminal.wait_for(">")
-    terminal.type("Hi\r")
-    for _ in range(30):  # the first may come before the answer has begun
-        terminal.type("\x03")
-        if terminal.shows("stopped before an answer began", 1):
-            break
-    for typed, shown in (
-        ("two\x1b\rlines\x03", "lines"),  # Alt-Enter does not send, and Ctrl-C discards
-        ("\x03", "/quit or Ctrl-D leaves"),
-        ("/frob\r", "there is no command /frob"),
-    ):
-        terminal.wait_for(">")
-        terminal.type(typed)
-        terminal.wait_for(shown)
-    terminal.wait_for(">")
-    terminal.type("\x04")
-    assert terminal.end() == 0
-    assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
-
-
-def test_ctrl_c_while_loading_leaves(terminals: list[Terminal]) -> None:
-    terminal = Terminal("chat", "nano", NO_COLOR="1")
-    terminals.append(terminal)
-    terminal.wait_for("loading nano")
-    terminal.type("\x03")
-    assert terminal.end() == 130
-
-
-def test_history_is_kept_only_if_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ossia.terminal import _history_file
-
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    file = _history_file()
-    assert file is not None and file.stat().st_mode & 0o777 == 0o600
-    (tmp_path / "blocked").write_text("")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "blocked"))
-    assert _history_file() is None
 
 
 # ---- eval ------------------------------------------------------------------------------------------

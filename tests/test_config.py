@@ -56,7 +56,12 @@ def test_accounting_counts_what_the_model_has() -> None:
     from ossia.model import Transformer
 
     nano = ModelConfig.preset("nano")
-    for config in (nano, replace(nano, moe_stride=3), replace(nano, attention_sink="none"), replace(nano, num_experts=5)):
+    for config in (
+        nano,
+        replace(nano, moe_stride=3),
+        replace(nano, attention_sink="none"),
+        replace(nano, num_experts=5),
+    ):
         assert account(config).total == sum(p.numel() for p in Transformer(config).parameters())
 
 

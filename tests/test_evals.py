@@ -12,9 +12,7 @@ from ossia.tasks import TASKS, Call, Problem, Tool, problems
 
 
 def gold(by_prompt: dict[str, Problem]):  # type: ignore[no-untyped-def]
-    def respond(
-        prompt: Conversation, tools: tuple[Tool, ...], effort: Effort
-    ) -> tuple[str, Sequence[Call], int]:
+    def respond(prompt: Conversation, tools: tuple[Tool, ...], effort: Effort) -> tuple[str, Sequence[Call], int]:
         problem = by_prompt[prompt.messages[-1].text]
         if effort is Effort.LOW:
             return "no idea", (), 3

@@ -104,9 +104,7 @@ def test_the_table_points_downwards() -> None:
 
 @pytest.mark.parametrize("module", top_level_modules())
 def test_imports_keep_to_the_levels(module: str) -> None:
-    assert module in LEVEL_OF, (
-        f"ossia.{module} is new: give it a level in LEVELS, and in docs/architecture.md"
-    )
+    assert module in LEVEL_OF, f"ossia.{module} is new: give it a level in LEVELS, and in docs/architecture.md"
     may = allowed(module)
     wrong = [f"{where} imports {name}" for where, name in internal_imports(module) if name not in may]
     assert not wrong, f"{module} (level {LEVEL_OF[module]}) may not: {'; '.join(wrong)}"
@@ -124,9 +122,7 @@ def test_level_0_has_no_circles() -> None:
 def test_no_torch_where_there_are_no_tensors() -> None:
     files = [file for module in NO_TORCH if module in top_level_modules() for file in files_of(module)]
     files += [SOURCE / name for name in NO_TORCH_FILES]
-    found = [
-        (file, line) for file in files for line, name in imports_of(file) if name.split(".")[0] == "torch"
-    ]
+    found = [(file, line) for file in files for line, name in imports_of(file) if name.split(".")[0] == "torch"]
     assert not found
 
 

@@ -211,9 +211,7 @@ def test_chat_takes_messages_in_every_form(tiny: Path) -> None:
     assert llm.chat(dicts, date=None).result().text == "ok"
     assert "Rhyme." in script.prompts[0] and "Current date" not in script.prompts[0]
     llm.chat([Message(Role.USER, "Hi")], date=None).result()
-    llm.chat(
-        Conversation((Message(Role.SYSTEM, SystemContent(effort="low")), Message(Role.USER, "Hi")))
-    ).result()
+    llm.chat(Conversation((Message(Role.SYSTEM, SystemContent(effort="low")), Message(Role.USER, "Hi")))).result()
     assert "Reasoning: medium" in script.prompts[1] and "Reasoning: low" in script.prompts[2]
     llm.chat("Hi", date=None).result()
     assert script.prompts[3] == script.prompts[1]

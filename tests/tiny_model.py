@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+import ossia
 from ossia import checkpoint
 from ossia.config import ModelConfig
 from ossia.engine import SampledToken, SamplingParams
@@ -88,3 +90,9 @@ def final(text: str) -> str:
 
 def call(name: str, arguments: str) -> str:
     return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}<|call|>"
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process that runs this ossia, with or without being installed."""
+    source = str(Path(ossia.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": source, "PROMPT_TOOLKIT_NO_CPR": "1"} | more

@@ -1,8 +1,8 @@
 """ossia: the whole gpt-oss system in one readable package.
 
-    import ossia
-    llm = ossia.load("nano")
-    for event in llm.chat("What is 37 + 48?"): ...
+import ossia
+llm = ossia.load("nano")
+for event in llm.chat("What is 37 + 48?"): ...
 """
 
 from __future__ import annotations

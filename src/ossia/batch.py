@@ -1,8 +1,8 @@
 """Batch: which token stands where. The one argument in which training, prefill and decode differ.
 
-A batch is a flat row of T tokens made of whole or partial sequences laid end to end. Two facts about each sequence say
-everything: how many new tokens it has here, and the position of the first of them. With `slots` the sequences go on from
-keys and values that earlier batches left in a cache; without, they begin here (packed documents, one-shot scoring).
+A batch is a flat row of T tokens made of whole or partial sequences laid end to end. Two facts about each sequence
+say everything: how many new tokens it has here, and the position of the first of them. With `slots` the sequences
+go on from keys and values that earlier batches left in a cache; without, they begin here (packed documents, scoring).
 
 Every query attends to one contiguous range of the keys that a layer sees, so attention needs two integers a query. They
 are worked out here, once a batch and kind of layer, as `Spans`. Knows no weights and no devices beyond a torch.device.

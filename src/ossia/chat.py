@@ -153,9 +153,7 @@ class Turn:
         except ToolError as error:
             result, failed = f"error: {error}", True
         author = f"functions.{name}" if name is not None else recipient
-        self._added.append(
-            Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant")
-        )
+        self._added.append(Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant"))
         yield ToolReturned(name or recipient, result, failed)
 
 

@@ -139,9 +139,7 @@ def run(
     return Report(tuple(results))
 
 
-def cases(
-    problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None
-) -> Iterator[Case]:
+def cases(problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None) -> Iterator[Case]:
     """Every problem at every effort, with the system message that asks for that effort."""
     for problem in problems:
         for effort in efforts:

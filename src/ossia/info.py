@@ -36,9 +36,7 @@ def describe(name: str) -> dict[str, Any]:
     here = name == "nano" and hub.embedded("nano").exists()
     if preset in PRESETS and not here and not Path(name).exists():
         config = ModelConfig.preset(preset)
-        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(
-            config, _published_bytes(config)
-        )
+        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(config, _published_bytes(config))
     folder = hub.find(name)
     opened = checkpoint.open_checkpoint(folder)
     tokenizer = find_tokenizer(folder, opened.config)
@@ -60,9 +58,7 @@ def _numbers(config: ModelConfig, stored: dict[str, int]) -> dict[str, Any]:
         "bytes": sizes,
         "kv_cache_bytes": _cache_bytes(config),
         "config": as_dict(config),
-        "kernels": [
-            dict(zip(("operation", "served_by", "why"), row, strict=True)) for row in kernels.in_use()
-        ],
+        "kernels": [dict(zip(("operation", "served_by", "why"), row, strict=True)) for row in kernels.in_use()],
     }
 
 

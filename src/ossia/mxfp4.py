@@ -24,12 +24,11 @@ ScaleRule = Literal["floor", "rceil", "even", "best"]
 # Two values a byte: row b of this table is what byte b decodes to, before the scale.
 _PAIRS = torch.tensor([[s * v for s in (1, -1) for v in VALUES][n] for b in range(256) for n in (b & 15, b >> 4)])
 _PAIRS = _PAIRS.reshape(256, 2)
-# Codes round to the nearest value, ties to the even code: the midpoints between neighbours.
-_MIDPOINTS = torch.tensor([(a + b) / 2 for a, b in zip(VALUES, VALUES[1:], strict=False)])
+_ZERO_ONE = tuple(torch.tensor(n, dtype=torch.int32) for n in (0, 1))
 
 
 def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Values [..., G*32] of `blocks` [..., G, 16] and `scales` [..., G]; exact in float32 and (normal range) bfloat16."""
+    """Values [..., G*32] of `blocks` [..., G, 16] and `scales` [..., G]; exact in float32 and bfloat16."""
     assert blocks.dtype == scales.dtype == torch.uint8, (blocks.dtype, scales.dtype)
     assert blocks.shape == (*scales.shape, BLOCK // 2), (blocks.shape, scales.shape)
     pairs = _PAIRS.to(blocks.device, dtype)
@@ -38,10 +37,16 @@ def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) 
 
 
 def _scale_values(scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """2^(byte - 127), NaN for 255. As two factors, since 2^-127 is subnormal and must not be flushed on the way."""
-    exponent = scales.to(torch.float32) - BIAS
-    value = torch.exp2(torch.clamp(exponent, min=-120.0)) * torch.exp2(torch.clamp(exponent + 120.0, max=0.0))
+    """2^(byte - 127), NaN for 255."""
+    value = _power_of_two(scales.int() - BIAS)
     return torch.where(scales == NAN_SCALE, torch.nan, value).to(dtype)
+
+
+def _power_of_two(exponents: Tensor) -> Tensor:
+    """2^exponents in float32, exactly, for int32 exponents in [-252, 254]; subnormal or infinite where that is."""
+    half = exponents >> 1
+    factors = [((e + BIAS) << 23).view(torch.float32) for e in (half, exponents - half)]  # built from their bits
+    return factors[0] * factors[1]
 
 
 def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
@@ -80,38 +85,40 @@ def block_exponents(grouped: Tensor, rule: ScaleRule) -> Tensor:
     amax = grouped.abs().amax(-1, keepdim=True)
     if rule == "best":
         low = block_exponents(grouped, "floor")
-        high = (low + 1).clamp(max=BIAS)
-        errors = [(_on_grid(grouped, e) - grouped).square().sum(-1, keepdim=True) for e in (low, high)]
-        return torch.where(errors[1] < errors[0], high, low)
+        scaled = _times_power(grouped, -low)  # in units of the lower scale, so that no error overflows
+        errors = [(_times_power(_rounded(_times_power(scaled, -e)), e) - scaled).square() for e in _ZERO_ONE]
+        worse = errors[1].sum(-1, keepdim=True) < errors[0].sum(-1, keepdim=True)
+        return (low + worse.int()).clamp(max=BIAS)
     mantissa, exponent = torch.frexp(amax)  # amax = mantissa * 2^exponent, mantissa in [0.5, 1)
     if rule == "rceil":  # 6 * 2^s >= amax  <=>  mantissa * 2^exponent <= 0.75 * 2^(s+3)
         exponent = torch.where(mantissa <= 0.75, exponent - 3, exponent - 2)
     else:  # floor(log2 amax) is exponent - 1; `even` first rounds the mantissa, 0.875 up to the next power of two
         exponent = torch.where((mantissa >= 0.875) & (rule == "even"), exponent - 2, exponent - 3)
-    return exponent.clamp(-BIAS, BIAS).masked_fill(amax == 0, -BIAS)
+    return exponent.int().clamp(-BIAS, BIAS).masked_fill(amax == 0, -BIAS)
 
 
-def _scaled_magnitude(grouped: Tensor, exponents: Tensor) -> Tensor:
-    # ldexp in two halves: 2^-exponents alone overflows float32 at the ends of the range
-    half = exponents // 2
-    return torch.ldexp(torch.ldexp(grouped.abs(), -half), half - exponents).clamp(max=LARGEST)
+def _times_power(values: Tensor, exponents: Tensor) -> Tensor:
+    """values * 2^exponents, in two factors: one alone would overflow float32 at the ends of the range."""
+    half = exponents >> 1
+    return values * _power_of_two(half) * _power_of_two(exponents - half)
+
+
+def _rounded(scaled: Tensor) -> Tensor:
+    """The nearest e2m1 values, saturating at 6. Steps are .5 below 2, 1 below 4, then 2; a tie goes to the even code,
+    which is what rounding half to even does in each of the three ranges."""
+    magnitude = scaled.abs().clamp(max=LARGEST)
+    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
+    return torch.copysign(torch.round(magnitude / step) * step, scaled)
 
 
 def _codes(grouped: Tensor, exponents: Tensor) -> Tensor:
-    """e2m1 codes, uint8 of the shape of `grouped`; ties go to the code whose mantissa bit is 0."""
-    magnitude = _scaled_magnitude(grouped, exponents)
-    code = torch.bucketize(magnitude, _MIDPOINTS.to(magnitude.device)).to(torch.uint8)  # a tie goes to the lower code
-    on_tie = torch.zeros_like(code, dtype=torch.bool)
-    for n, midpoint in enumerate(_MIDPOINTS.tolist()):
-        if n % 2:  # the lower code is odd: the even neighbour is the upper one
-            on_tie |= magnitude == midpoint
-    code += on_tie.to(torch.uint8)
-    return code | (torch.signbit(grouped).to(torch.uint8) << 3)
+    """e2m1 codes, uint8 of the shape of `grouped`."""
+    value = _rounded(_times_power(grouped, -exponents))
+    v = value.abs()
+    code = torch.where(v < 2, 2 * v, torch.where(v < 4, v + 2, v / 2 + 4)).to(torch.uint8)
+    return code | (torch.signbit(value).to(torch.uint8) << 3)
 
 
 def _on_grid(grouped: Tensor, exponents: Tensor) -> Tensor:
-    """The values that the codes stand for, in float32. Steps of .5 below 2, 1 below 4, 2 above; round half to even."""
-    magnitude = _scaled_magnitude(grouped, exponents)
-    step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
-    rounded = torch.round(magnitude / step) * step
-    return torch.copysign(torch.ldexp(rounded, exponents), grouped)
+    """The values that the codes stand for, in float32."""
+    return _times_power(_rounded(_times_power(grouped, -exponents)), exponents)

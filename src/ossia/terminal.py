@@ -86,9 +86,7 @@ class Screen:
             case ToolCalled():
                 self._block("call", f"{event.name} {event.arguments}", CYAN)
             case ToolReturned():
-                self._block(
-                    "failed" if event.failed else "result", event.result, RED if event.failed else CYAN
-                )
+                self._block("failed" if event.failed else "result", event.result, RED if event.failed else CYAN)
             case TurnEnd():
                 self.end_line()
         self.out.flush()
@@ -270,9 +268,7 @@ def _command(line: str, session: Session, screen: Screen) -> bool:
             screen.note(f"instructions: {session.instructions or 'none'}")
         case "/reasoning":
             screen.reasoning = {"on": True, "off": False}.get(rest, screen.reasoning)
-            screen.note(
-                f"reasoning is {'shown' if screen.reasoning else 'hidden'}; /reasoning on or off changes that"
-            )
+            screen.note(f"reasoning is {'shown' if screen.reasoning else 'hidden'}; /reasoning on or off changes that")
         case "/save" | "/load":
             screen.note(_save_or_load(name, session, rest))
         case "/tokens" | "/stats":

@@ -339,9 +339,7 @@ def _check_vocabulary(vocabulary: Mapping[bytes, int], specials: Mapping[str, in
     missing = [byte for byte in range(256) if bytes([byte]) not in vocabulary]
     if missing:
         shown = ", ".join(f"0x{byte:02x}" for byte in missing[:8])
-        raise TokenizerError(
-            f"{len(missing)} single bytes have no token ({shown}): some texts could not be encoded"
-        )
+        raise TokenizerError(f"{len(missing)} single bytes have no token ({shown}): some texts could not be encoded")
     ids = [*vocabulary.values(), *specials.values()]
     if len(set(ids)) != len(ids):
         repeated = [id_ for id_, count in Counter(ids).items() if count > 1]

@@ -63,9 +63,7 @@ def packed(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
     """By the safetensors library: what others will read."""
-    return {
-        name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()
-    }
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -104,9 +102,7 @@ def test_original_holds_the_same_bytes_under_its_names(packed: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("layout", ["hf", "original"])
-def test_decoded_and_quantized_again_has_the_same_values(
-    layout: Layout, packed: Path, tmp_path: Path
-) -> None:
+def test_decoded_and_quantized_again_has_the_same_values(layout: Layout, packed: Path, tmp_path: Path) -> None:
     convert(packed, tmp_path / "plain", "hf-bf16")
     convert(tmp_path / "plain", tmp_path / "again", layout)
     before, after = load(packed, "float32"), load(tmp_path / "again", "float32")
@@ -371,9 +367,7 @@ def test_experts_that_are_not_finite(full: Path, tmp_path: Path) -> None:
     weight = tensors(tmp_path / "a")[name].clone()
     weight[4, 3, 2] = torch.nan
     add_tensor(tmp_path / "a" / SINGLE, **{name: weight})
-    with pytest.raises(
-        CheckpointError, match=r"layers\.2\.moe\.experts\.down\.weight, expert 4: .*not a number"
-    ):
+    with pytest.raises(CheckpointError, match=r"layers\.2\.moe\.experts\.down\.weight, expert 4: .*not a number"):
         convert(tmp_path / "a", tmp_path / "b", "hf")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -405,8 +399,4 @@ def test_config_of_transformers_is_what_we_write(packed: Path) -> None:
     from transformers import GptOssConfig
 
     config = open_checkpoint(packed).config
-    assert (
-        ModelConfig.from_json(GptOssConfig.from_pretrained(packed).to_dict())
-        == config
-        == config_of(hf_model())
-    )
+    assert ModelConfig.from_json(GptOssConfig.from_pretrained(packed).to_dict()) == config == config_of(hf_model())

@@ -104,9 +104,7 @@ def test_mxfp4_in_three_layouts_against_transformers(shape: dict[str, Any], tmp_
         assert relative(expected, our_logits(model, tokens_T)) < TOLERANCE
 
 
-def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(
-    packed: Path, tmp_path: Path
-) -> None:
+def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(packed: Path, tmp_path: Path) -> None:
     hf = read_by_hf(packed, quantization_config=dequantize())
     hf.save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
@@ -264,15 +262,11 @@ def test_the_tensors_decide_whether_experts_are_packed(
     directory = copy_of(request.getfixturevalue(layout))
     expected = our_logits(load(directory), text())
     for config in ({"quant_method": "mxfp4"}, None):
-        edit_json(
-            directory / "config.json", lambda data, config=config: data.update(quantization_config=config)
-        )
+        edit_json(directory / "config.json", lambda data, config=config: data.update(quantization_config=config))
         assert torch.equal(our_logits(load(directory), text()), expected)
 
 
-@pytest.mark.parametrize(
-    "quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}]
-)
+@pytest.mark.parametrize("quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}])
 def test_another_quantization_is_refused(quantization: Any, packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     edit_json(directory / "config.json", lambda data: data.update(quantization_config=quantization))
@@ -284,18 +278,14 @@ def test_missing_tensors_are_all_counted(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     names = [f"model.layers.{n}.self_attn.{letter}_proj.bias" for n in range(3) for letter in "qk"]
     drop_tensor(directory / SINGLE, *names)
-    with pytest.raises(
-        TensorMismatchError, match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)"
-    ):
+    with pytest.raises(TensorMismatchError, match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)"):
         load(directory)
 
 
 def test_unknown_tensors_are_named(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     add_tensor(directory / SINGLE, **{"model.layers.0.self_attn.q_norm.weight": torch.ones(16)})
-    with pytest.raises(
-        TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"
-    ):
+    with pytest.raises(TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"):
         load(directory)
 
 
@@ -366,6 +356,4 @@ def test_tensors_of_another_model(packed: Path, copy_of: Any) -> None:
 
 def json_names(directory: Path) -> list[str]:
     raw = (directory / SINGLE).read_bytes()
-    return [
-        name for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]) if name != "__metadata__"
-    ]
+    return [name for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]) if name != "__metadata__"]

@@ -64,9 +64,7 @@ def test_what_the_library_writes(saved: Path) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
-    tensor = (
-        torch.arange(64, dtype=torch.uint8).view(dtype) if dtype != torch.bool else torch.arange(64) % 2 == 0
-    )
+    tensor = torch.arange(64, dtype=torch.uint8).view(dtype) if dtype != torch.bool else torch.arange(64) % 2 == 0
     save_file({"t": tensor}, tmp_path / SINGLE)
     found = Source(tmp_path).tensor("t")
     assert found.dtype == dtype and torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
@@ -92,9 +90,7 @@ def test_a_tensor_that_is_not_aligned(tmp_path: Path) -> None:
     header = {"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
               "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}}  # fmt: skip
     values = torch.tensor([1.5, -2.0])
-    path = write(
-        tmp_path / SINGLE, json.dumps(header).encode(), b"\x07" + bytes(values.view(torch.uint8).tolist())
-    )
+    path = write(tmp_path / SINGLE, json.dumps(header).encode(), b"\x07" + bytes(values.view(torch.uint8).tolist()))
     assert torch.equal(MappedFile(path).tensor("b"), values)
 
 
@@ -250,9 +246,7 @@ def test_an_index_that_disagrees_with_its_shards(change: Any, message: str, shar
 
 def test_a_tensor_in_two_shards(sharded: Path) -> None:
     save_file({"c": torch.ones(4), "a": torch.ones(2)}, sharded / "model-00002-of-00002.safetensors")
-    with pytest.raises(
-        CheckpointError, match=r"00002.* holds tensor 'a', but the index says it is in .*00001"
-    ):
+    with pytest.raises(CheckpointError, match=r"00002.* holds tensor 'a', but the index says it is in .*00001"):
         Source(sharded)
     (sharded / INDEX).unlink()
     with pytest.raises(CheckpointError, match="tensor 'a' is in both"):
@@ -304,9 +298,7 @@ def test_a_link_within_the_directory(saved: Path) -> None:
     assert set(Source(saved.parent).names()) == set(TENSORS)
 
 
-@pytest.mark.parametrize(
-    "target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"]
-)
+@pytest.mark.parametrize("target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"])
 def test_a_link_out_of_the_directory(target: str, saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "elsewhere.safetensors").write_bytes(saved.read_bytes())

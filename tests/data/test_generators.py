@@ -51,10 +51,7 @@ def test_conversations_are_well_formed() -> None:
         }
         for message in conv.messages:
             if message.recipient and message.role is Role.ASSISTANT:
-                assert (
-                    message.recipient.removeprefix("functions.") in offered
-                    and message.channel == "commentary"
-                )
+                assert message.recipient.removeprefix("functions.") in offered and message.channel == "commentary"
             if message.role is Role.TOOL:
                 assert message.name and message.recipient == "assistant"
     assert efforts == set(Effort) and 30 < without_system < 160

@@ -137,7 +137,8 @@ def test_the_context_ends_an_answer(model: Transformer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"), [([], "empty"), ([97], "outside the vocabulary"), ([-1], "outside"), ([1] * 512, "context holds 512")]
+    ("prompt", "said"),
+    [([], "empty"), ([97], "outside the vocabulary"), ([-1], "outside"), ([1] * 512, "context holds 512")],
 )
 def test_requests_that_cannot_run_are_refused(model: Transformer, prompt: list[int], said: str) -> None:
     with pytest.raises(RequestError, match=said):

@@ -15,7 +15,10 @@ from ossia.errors import RequestError
 
 @settings(deadline=None)
 @given(
-    st.integers(0, 10_000), st.integers(0, 60), st.sampled_from([1.0, 0.95, 0.5, 0.05]), st.sampled_from([0.0, 0.1, 0.9])
+    st.integers(0, 10_000),
+    st.integers(0, 60),
+    st.sampled_from([1.0, 0.95, 0.5, 0.05]),
+    st.sampled_from([0.0, 0.1, 0.9]),
 )
 def test_filters_equal_transformers(seed: int, top_k: int, top_p: float, min_p: float) -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(seed)) * 3
@@ -38,6 +41,12 @@ def test_draws_follow_the_tempered_probabilities() -> None:
     torch.testing.assert_close(shares, (logits / 0.5).softmax(-1), atol=0.03, rtol=0)
 
 
+def test_a_temperature_near_zero_is_greedy() -> None:
+    logits = torch.tensor([0.1, 0.2, 0.0])
+    for temperature in (1e-40, 1e-300, 1e-6):
+        assert sample(logits, SamplingParams(temperature=temperature), torch.Generator())[0] == 1
+
+
 def test_logprob_is_before_temperature_and_temperature_zero_is_greedy() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0])
     token, logprob = sample(logits, SamplingParams(temperature=0), torch.Generator())
@@ -46,9 +55,9 @@ def test_logprob_is_before_temperature_and_temperature_zero_is_greedy() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), ("min_p", 2.0),
-     ("max_tokens", 0)],
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", -1), 
+     ("min_p", 2.0), ("max_tokens", 0), ("temperature", "hot"), ("top_k", 1.5), ("seed", True)],
 )  # fmt: skip
-def test_senseless_values_are_named(name: str, value: float) -> None:
+def test_senseless_values_are_named(name: str, value: object) -> None:
     with pytest.raises(RequestError, match=name):
         SamplingParams(**{name: value})

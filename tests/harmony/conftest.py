@@ -154,9 +154,7 @@ class Generator:
     def namespaces(self, wild: bool, *names: str) -> tuple[ToolNamespace, ...]:
         chosen = self.rng.sample(names, self.rng.randrange(len(names)))
         return tuple(
-            ToolNamespace(
-                name, self.maybe(0.5, self.rng.choice(TEXTS)), tuple(self.tool(wild) for _ in range(2))
-            )
+            ToolNamespace(name, self.maybe(0.5, self.rng.choice(TEXTS)), tuple(self.tool(wild) for _ in range(2)))
             for name in chosen
         )
 
@@ -223,9 +221,7 @@ def checked_events(ids: list[int], tokenizer: Tokenizer, role: Any) -> tuple[Str
             text += event.text
         else:
             assert start is not None and isinstance(event, MessageEnd)
-            told.append(
-                Message(start.role, text, start.name, start.channel, start.recipient, start.content_type)
-            )
+            told.append(Message(start.role, text, start.name, start.channel, start.recipient, start.content_type))
             assert told[-1] == event.message
             start = None
     assert start is None
@@ -247,9 +243,7 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """Single bytes, a few merges and the specials, as a small model has."""
-    return train_tokenizer(
-        ["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300
-    )
+    return train_tokenizer(["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300)
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,7 @@ def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def random_stream(rng: random.Random, tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
     """Specials, header words, half characters, ids that do not exist, unique words; and the latter."""
-    specials = [*tokenizer.specials.values()][:12] + [
-        tokenizer.special(n) for n in ("<|start|>", "<|message|>")
-    ]
+    specials = [*tokenizer.specials.values()][:12] + [tokenizer.special(n) for n in ("<|start|>", "<|message|>")]
     words = [
         "assistant",
         "user",
@@ -63,9 +61,7 @@ def test_random_streams(tokenizer: Tokenizer, small_tokenizer: Tokenizer, checke
             assert word in found or word in dropped, (seed, word)
 
 
-def test_what_is_rendered_is_parsed_back(
-    tokenizer: Tokenizer, small_tokenizer: Tokenizer, checked: Any
-) -> None:
+def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: Tokenizer, checked: Any) -> None:
     """Messages whose fields are single words come back equal, with nothing to repair."""
     texts = ["", "hello", " spaced \n", "é 👍", "<|end|><|start|>user", "analysis to=f", '{"a": 1}']
     for seed in range(600):
@@ -73,11 +69,7 @@ def test_what_is_rendered_is_parsed_back(
         messages = []
         for _ in range(rng.randrange(6)):
             role = rng.choice(["user", "assistant", "system", "developer", "tool"])
-            name = (
-                rng.choice(["ann", "functions.f", "<|end|>"])
-                if role == "tool" or rng.random() < 0.2
-                else None
-            )
+            name = rng.choice(["ann", "functions.f", "<|end|>"]) if role == "tool" or rng.random() < 0.2 else None
             channel = rng.choice([None, "analysis", "commentary", "final", "notes"])
             recipient = rng.choice([None, None, "assistant", "functions.f", "<|call|>"])
             content_type = rng.choice([None, None, "<|constrain|>json", "<|constrain|>yaml"])
@@ -132,16 +124,10 @@ def test_strict_is_the_official_parser(peer: Any, tokenizer: Tokenizer) -> None:
         role: Any = rng.choice([None, None, "assistant"])
         for number in range(rng.randrange(1, 4)):
             if rng.random() < 0.95 and not (role and number == 0):
-                ids += ids_of(
-                    "<|start|>" + rng.choice(["assistant", "user", "functions.f", "tool", ""]), tokenizer
-                )
+                ids += ids_of("<|start|>" + rng.choice(["assistant", "user", "functions.f", "tool", ""]), tokenizer)
             for _ in range(rng.randrange(4)):
                 header = rng.random() < 0.3
-                ids += (
-                    ids_of(rng.choice(specials[: 2 if rng.random() < 0.9 else 6]), tokenizer)
-                    if header
-                    else []
-                )
+                ids += ids_of(rng.choice(specials[: 2 if rng.random() < 0.9 else 6]), tokenizer) if header else []
                 ids += tokenizer.encode(rng.choice(words))
             ids += ids_of("<|message|>", tokenizer) if rng.random() < 0.9 else []
             for _ in range(rng.randrange(3)):
@@ -150,11 +136,7 @@ def test_strict_is_the_official_parser(peer: Any, tokenizer: Tokenizer) -> None:
                     if rng.random() < 0.1
                     else tokenizer.encode(rng.choice(words))
                 )
-            ids += (
-                ids_of(rng.choice(["<|end|>", "<|call|>", "<|return|>"]), tokenizer)
-                if rng.random() < 0.9
-                else []
-            )
+            ids += ids_of(rng.choice(["<|end|>", "<|call|>", "<|return|>"]), tokenizer) if rng.random() < 0.9 else []
         expected = peer.parse(ids, role)
         try:
             found: Any = list(parse_completion(ids, tokenizer, role, strict=True))
@@ -165,9 +147,7 @@ def test_strict_is_the_official_parser(peer: Any, tokenizer: Tokenizer) -> None:
     assert agreed > 300  # not only errors were compared
 
 
-def test_tolerant_equals_official_on_well_formed_streams(
-    peer: Any, tokenizer: Tokenizer, checked: Any
-) -> None:
+def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: Tokenizer, checked: Any) -> None:
     """Real shapes of turns, in both orders of recipient and channel, from a prompt's end or from START."""
     headers = [
         "assistant<|channel|>analysis",
@@ -196,9 +176,7 @@ def test_tolerant_equals_official_on_well_formed_streams(
         role: Any = None
         if text.startswith("<|start|>assistant") and rng.random() < 0.5:
             text, role = text.removeprefix("<|start|>assistant"), "assistant"
-        ids = ids_of(
-            text[: -len("<|end|>")] if rng.random() < 0.1 and text.endswith("<|end|>") else text, tokenizer
-        )
+        ids = ids_of(text[: -len("<|end|>")] if rng.random() < 0.1 and text.endswith("<|end|>") else text, tokenizer)
         parser, _ = checked(ids, tokenizer, role)
         assert list(parser.messages) == peer.parse(ids, role), text
         assert not parser.repairs, text

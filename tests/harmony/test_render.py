@@ -101,11 +101,7 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         (
             "UAPCR",
             {},
-            [
-                REASONED
-                + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant"
-                + CALL
-            ],
+            [REASONED + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant" + CALL],
         ),
         # an earlier answer was sampled with RETURN: its END is not a target
         ("UAFUAF", {}, ["<|channel|>final<|message|>f", REASONED + ANSWER + "<|return|>"]),
@@ -127,9 +123,7 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("", {}, []),
     ],
 )
-def test_training_targets(
-    letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer
-) -> None:
+def test_training_targets(letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer) -> None:
     rendered = render_for_training(talk(letters), tokenizer, **options)
     assert learned(rendered, tokenizer) == expected
 
@@ -154,16 +148,12 @@ def test_only_a_final_answer_at_the_very_end_returns(tokenizer: Tokenizer) -> No
 def structure(message: Message) -> list[str]:
     """The special tokens that the fields of a message ask for."""
     out = ["<|start|>"]
-    out += ["<|channel|>"] * (message.channel is not None) + ["<|constrain|>"] * (
-        message.content_type is not None
-    )
+    out += ["<|channel|>"] * (message.channel is not None) + ["<|constrain|>"] * (message.content_type is not None)
     called = message.role is Role.ASSISTANT and message.recipient is not None
     return [*out, "<|message|>", "<|call|>" if called else "<|end|>"]
 
 
-def test_text_never_becomes_structure(
-    tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
-) -> None:
+def test_text_never_becomes_structure(tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any) -> None:
     """Conversations with control words in every field hold exactly the specials of their structure."""
     for seed in range(300):
         conversation = generator(random.Random(seed)).conversation(wild=True)
@@ -193,9 +183,7 @@ def test_control_words_everywhere(small_tokenizer: Tokenizer) -> None:
         assert small_tokenizer.decode(ids).count("obey") >= 1
 
 
-def test_any_vocabulary_gives_the_same_text(
-    tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
-) -> None:
+def test_any_vocabulary_gives_the_same_text(tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any) -> None:
     for seed in range(50):
         conversation = generator(random.Random(seed)).conversation(wild=False)
         small, large = (render_for_completion(conversation, t) for t in (small_tokenizer, tokenizer))
@@ -226,9 +214,7 @@ def test_what_cannot_be_written_says_why(tokenizer: Tokenizer) -> None:
     huge = {"type": "object", "properties": {"a": {"default": 10**400}}}
     for schema in ({"default": float("nan")}, {"default": {1, 2}}, huge):
         with pytest.raises(RenderError, match="JSON schema"):
-            render_message(
-                Message("developer", DeveloperContent(tools=(FunctionTool("f", "", schema),))), tokenizer
-            )
+            render_message(Message("developer", DeveloperContent(tools=(FunctionTool("f", "", schema),))), tokenizer)
     bad: list[tuple[str, dict[str, Any]]] = [
         ("drop_analysis", {"drop_analysis": "all"}),
         ("headers", {"headers": "x"}),

@@ -68,9 +68,7 @@ def test_every_header(peer: Any, tokenizer: Any) -> None:
         "<|constrain|><|end|>",
         "<|end|>",
     )
-    for role, channel, recipient, content_type in product(
-        (Role.ASSISTANT, Role.TOOL), channels, recipients, types
-    ):
+    for role, channel, recipient, content_type in product((Role.ASSISTANT, Role.TOOL), channels, recipients, types):
         message = Message(role, "x", "n<|end|>", channel, recipient, content_type)
         assert render_message(message, tokenizer) == peer.render(message), message
 
@@ -105,9 +103,7 @@ def built_in(name: str) -> ToolNamespace:
         ("2025-06-28", ("browser", "python"), 595, "6c602a7725524197"),
     ],
 )
-def test_system_vectors(
-    date: str | None, names: tuple[str, ...], count: int, digest: str, tokenizer: Any
-) -> None:
+def test_system_vectors(date: str | None, names: tuple[str, ...], count: int, digest: str, tokenizer: Any) -> None:
     """Recorded token ids of whole system messages: these hold without the official package too."""
     content = SystemContent(current_date=date, namespaces=tuple(map(built_in, names)))
     ids = render_message(Message("system", content), tokenizer)

@@ -14,7 +14,9 @@ from ossia import kernels
 from ossia.batch import Batch
 
 
-def by_definition(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None, sink: Tensor | None) -> Tensor:
+def by_definition(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int], window: int | None, sink: Tensor | None
+) -> Tensor:
     heads, groups = q.shape[1], q.shape[1] // k.shape[1]
     out, begin = [], 0
     for n in lengths:

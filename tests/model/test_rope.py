@@ -32,7 +32,10 @@ def test_equals_transformers(config: ModelConfig) -> None:
 
 
 def test_ntk_interpolates_the_slowest_dimension_only() -> None:
-    plain, ntk = inverse_frequencies(replace(NANO, rope_scaling="none")), inverse_frequencies(replace(NANO, rope_scaling="ntk"))
+    plain, ntk = (
+        inverse_frequencies(replace(NANO, rope_scaling="none")),
+        inverse_frequencies(replace(NANO, rope_scaling="ntk")),
+    )
     assert ntk[0] == plain[0]
     assert float(plain[-1] / ntk[-1]) == pytest.approx(NANO.rope_scaling_factor, rel=1e-5)
     assert bool((ntk[1:] < plain[1:]).all())
@@ -46,5 +49,7 @@ def test_by_parts_is_linear_in_turns_and_yarn_in_the_index() -> None:
     torch.testing.assert_close(share, ((turns - 1) / 31).clamp(0, 1), rtol=1e-4, atol=1e-5)
     yarn_share = (inverse_frequencies(B20) / plain - 1 / 32) / (1 - 1 / 32)
     low, high = yarn_ramp(B20)
-    torch.testing.assert_close(yarn_share, 1 - ((torch.arange(32) - low) / (high - low)).clamp(0, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        yarn_share, 1 - ((torch.arange(32) - low) / (high - low)).clamp(0, 1), rtol=1e-4, atol=1e-5
+    )
     assert concentration(replace(B20, rope_scaling="ntk_by_parts")) == 1.0

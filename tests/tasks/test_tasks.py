@@ -93,9 +93,7 @@ def test_facts_are_given_unless_they_are_not_stated() -> None:
     for problem in problems("facts", 400, split="train"):
         given = plain_words(" ".join([problem.instructions or "", problem.turns[0].user]))
         if problem.answer != "That is not stated.":
-            assert (
-                problem.expect.contains is not None and plain_words(problem.expect.contains).strip() in given
-            )
+            assert problem.expect.contains is not None and plain_words(problem.expect.contains).strip() in given
 
 
 def test_long_conversations_occur_but_rarely() -> None:

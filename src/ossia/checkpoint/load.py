@@ -77,9 +77,7 @@ def load(
         raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
     checkpoint = open_checkpoint(path)
     with torch.device("meta"):
-        model = Transformer(
-            checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable"
-        )
+        model = Transformer(checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable")
     model.load_state_dict(checkpoint.state(), strict=True, assign=True)
     model.compute_dtype = model.residual_dtype = COMPUTE_DTYPES[dtype]
     return model.requires_grad_(False).eval().to(device)
@@ -100,6 +98,4 @@ def _check_quantization(path: Path, json: Mapping[str, Any]) -> None:
     quantization = json.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if quantization is not None and method != "mxfp4":
-        raise CheckpointError(
-            f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded"
-        )
+        raise CheckpointError(f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded")

@@ -69,12 +69,8 @@ class MappedFile:
         count = math.prod(entry.shape)
         if count == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        if (
-            entry.begin % dtype.itemsize
-        ):  # the format allows it, processors may not: the one case that is copied
-            raw = torch.frombuffer(
-                self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin
-            )
+        if entry.begin % dtype.itemsize:  # the format allows it, processors may not: the one case that is copied
+            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin)
             return raw.clone().view(dtype).view(entry.shape)
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
 
@@ -114,9 +110,7 @@ def _read_header(path: Path, data: mmap.mmap) -> list[Entry]:
     for entry in entries:
         if entry.begin != at:
             what = "overlaps the one before" if entry.begin < at else "leaves a gap after the one before"
-            raise CheckpointError(
-                f"{path}: tensor {entry.name!r} {what}: starts at {entry.begin}, expected {at}"
-            )
+            raise CheckpointError(f"{path}: tensor {entry.name!r} {what}: starts at {entry.begin}, expected {at}")
         at = entry.end
     if at != size:
         what = "is truncated" if at > size else "has bytes that belong to no tensor"
@@ -193,9 +187,7 @@ def inside(directory: Path, name: str) -> Path:
     `blobs` folder beside the folder of snapshots. Raises `CheckpointError` for anything else.
     """
     if not name or name in (".", "..") or name != Path(name).name or any(c in name for c in "/\\:\0"):
-        raise CheckpointError(
-            f"{directory}: {name!r} is not a plain file name; files must lie in the directory itself"
-        )
+        raise CheckpointError(f"{directory}: {name!r} is not a plain file name; files must lie in the directory itself")
     path = directory / name
     try:
         target, home = path.resolve(), directory.resolve()
@@ -206,9 +198,7 @@ def inside(directory: Path, name: str) -> Path:
     if home not in target.parents and not in_cache:
         raise CheckpointError(f"{path}: is a link out of the checkpoint's directory, to {target}")
     if not target.is_file():
-        raise CheckpointError(
-            f"{path}: " + ("is not a regular file" if target.exists() else "the file is missing")
-        )
+        raise CheckpointError(f"{path}: " + ("is not a regular file" if target.exists() else "the file is missing"))
     return path
 
 
@@ -232,9 +222,7 @@ class Source:
         for file in files.values():
             for name in file.entries:
                 if name in self._home:
-                    raise CheckpointError(
-                        f"tensor {name!r} is in both {self._home[name].path} and {file.path}"
-                    )
+                    raise CheckpointError(f"tensor {name!r} is in both {self._home[name].path} and {file.path}")
                 self._home[name] = file
 
     def __contains__(self, name: object) -> bool:
@@ -264,28 +252,20 @@ class Source:
     def _read_index(self) -> dict[str, str]:
         path = inside(self.directory, INDEX)
         if (self.directory / SINGLE).exists():
-            raise CheckpointError(
-                f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale"
-            )
+            raise CheckpointError(f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale")
         weight_map = read_json(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(
-                f"{path}: weight_map must map tensor names to files, found {_short(weight_map)}"
-            )
+            raise CheckpointError(f"{path}: weight_map must map tensor names to files, found {_short(weight_map)}")
         for tensor, name in weight_map.items():
             if not isinstance(name, str) or not name.endswith(".safetensors"):
-                raise CheckpointError(
-                    f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file"
-                )
+                raise CheckpointError(f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file")
         return weight_map
 
     def _check_index(self, index: Mapping[str, str], files: Mapping[str, MappedFile]) -> None:
         path = self.directory / INDEX
         for tensor, name in index.items():
             if tensor not in files[name].entries:
-                raise CheckpointError(
-                    f"{path}: says that tensor {tensor!r} is in {name}, which does not hold it"
-                )
+                raise CheckpointError(f"{path}: says that tensor {tensor!r} is in {name}, which does not hold it")
         for name, file in files.items():
             for tensor in file.entries:
                 if index.get(tensor) != name:

@@ -91,9 +91,7 @@ def _attention(config: ModelConfig, layer: int, original: bool) -> Iterator[Row]
     for letter, width in widths.items():
         for part, tail in (("weight", (d,)), ("bias", ())):
             if original:
-                yield Row(
-                    f"{ours}{letter}.{part}", f"{theirs}qkv.{part}", (fused, *tail), first=first, rows=width
-                )
+                yield Row(f"{ours}{letter}.{part}", f"{theirs}qkv.{part}", (fused, *tail), first=first, rows=width)
             else:
                 yield Row(f"{ours}{letter}.{part}", f"{theirs}{letter}_proj.{part}", (width, *tail))
         first += width
@@ -168,9 +166,7 @@ def check(source: Source, rows: tuple[Row, ...]) -> None:
         besides = f"; it has {_some(known)} besides" if known else ""
         raise TensorMismatchError(f"{source.directory}: lacks {_some(missing)}{besides}")
     if unknown := [name for name in source.names() if name not in expected and not _is_harmless(name)]:
-        raise TensorMismatchError(
-            f"{source.directory}: holds tensors that the config does not imply: {_some(unknown)}"
-        )
+        raise TensorMismatchError(f"{source.directory}: holds tensors that the config does not imply: {_some(unknown)}")
     for name, row in expected.items():
         entry = source.entry(name)
         if entry.shape != row.shape or entry.dtype not in row.dtypes:

@@ -53,9 +53,7 @@ def write_random(
 
 def _generator(name: str, seed: int) -> torch.Generator:
     """A tensor's own, so that the order in which a layout stores them does not matter."""
-    return torch.Generator().manual_seed(
-        zlib.crc32(f"{seed} {name}".encode())
-    )  # torch uses 32 bits of a seed
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # torch uses 32 bits of a seed
 
 
 def _put_floats(sink: Sink, native: str, seed: int) -> None:

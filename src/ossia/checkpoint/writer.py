@@ -86,9 +86,7 @@ def _refuse_occupied(path: Path, overwrite: bool) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CheckpointError(f"{path}: exists and is no directory")
     if path.exists() and any(path.iterdir()) and not overwrite:
-        raise CheckpointError(
-            f"{path}: exists and is not empty; choose another place, or say to overwrite it"
-        )
+        raise CheckpointError(f"{path}: exists and is not empty; choose another place, or say to overwrite it")
 
 
 def _sync(path: Path) -> None:
@@ -122,9 +120,7 @@ class Writer:
         self._left = {spec.name: spec.nbytes for spec in specs}
         assert len(self._specs) == len(specs), "two tensors of one name"
         if (free := shutil.disk_usage(directory).free) < self.total:
-            raise CheckpointError(
-                f"{directory.parent}: needs {self.total:,} bytes of disk, {free:,} are free"
-            )
+            raise CheckpointError(f"{directory.parent}: needs {self.total:,} bytes of disk, {free:,} are free")
         shards = _shards(specs, shard_bytes)
         self._place: dict[str, tuple[Path, int]] = {}
         for n, shard in enumerate(shards, 1):
@@ -152,9 +148,7 @@ class Writer:
         assert not unwritten, f"not written exactly once: {unwritten[:5]}"
         weight_map = {name: path.name for name, (path, _) in self._place.items()}
         if index and len(set(weight_map.values())) > 1:
-            write_json(
-                self._directory / INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map}
-            )
+            write_json(self._directory / INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -266,9 +266,7 @@ def calls(rng: Random) -> str:
         assert turn.call is not None
         thoughts = turn.think(rng.choice(EFFORTS))
         if rng.random() < 0.4:
-            lines.append(
-                developer_text(DeveloperContent(tools=tuple(tool.function for tool in problem.tools)))
-            )
+            lines.append(developer_text(DeveloperContent(tools=tuple(tool.function for tool in problem.tools))))
         lines.append(f"{turn.user}\n{thoughts}\n{turn.call.arguments}\n{turn.call.result}\n{turn.final}")
     return "\n\n".join(lines)
 

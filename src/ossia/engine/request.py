@@ -30,6 +30,13 @@ class SamplingParams:
     stop_ids: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
+        whole = ("top_k", "seed", "max_tokens")
+        for name in ("temperature", "top_p", "min_p", *whole):
+            value = getattr(self, name)
+            if value is None and name in ("seed", "max_tokens"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int if name in whole else int | float):
+                raise RequestError(f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}")
         checks = {
             "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),

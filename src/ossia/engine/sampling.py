@@ -15,7 +15,9 @@ def sample(logits_V: Tensor, params: SamplingParams, rng: torch.Generator) -> tu
     if params.temperature == 0:
         token = int(logprobs_V.argmax())
         return token, float(logprobs_V[token])
-    p_V = filtered(logprobs_V / params.temperature, params).softmax(-1)
+    # the likeliest at 0 and the divisor within float32, so that no temperature, however small, gives nan
+    tempered_V = (logprobs_V - logprobs_V.max()) / max(params.temperature, 1e-30)
+    p_V = filtered(tempered_V, params).softmax(-1)
     token = int(torch.multinomial(p_V, 1, generator=rng))
     return token, float(logprobs_V[token])
 

@@ -66,9 +66,7 @@ class FunctionTool:
         if name is None:
             raise HarmonyError(f"a function tool needs a name: {_shown(data)}")
         if parameters is not None and not isinstance(parameters, Mapping):
-            raise HarmonyError(
-                f"parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}"
-            )
+            raise HarmonyError(f"parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}")
         return cls(name, description, parameters)
 
     def to_dict(self) -> dict[str, Any]:

@@ -83,9 +83,7 @@ class StreamParser:
     and TokenizerError if a special is missing.
     """
 
-    def __init__(
-        self, tokenizer: Tokenizer, role: RoleName | None = Role.ASSISTANT, *, strict: bool = False
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, role: RoleName | None = Role.ASSISTANT, *, strict: bool = False) -> None:
         for name in (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN):
             tokenizer.special(name)  # raises if it is missing
         if role is not None and role not in list(Role):

@@ -136,9 +136,7 @@ def _learner(learn: Learn | None) -> Callable[[Message], bool]:
     return lambda message: str(message.role) in words or f"{message.role}/{message.channel}" in words
 
 
-def _written(
-    conversation: Conversation, tokenizer: Tokenizer, rule: DropAnalysis, headers: Headers
-) -> _Writer:
+def _written(conversation: Conversation, tokenizer: Tokenizer, rule: DropAnalysis, headers: Headers) -> _Writer:
     writer = _Writer(tokenizer, conversation.has_function_tools, headers)
     for message in kept_messages(conversation.messages, rule):
         writer.write(message)

@@ -117,9 +117,7 @@ def _comments(schema: Mapping[str, Any], description: Any) -> list[str]:
     return title + (shown + said if isinstance(schema.get("oneOf"), list) else said + shown)
 
 
-def _union_property(
-    name: str, schema: Mapping[str, Any], variants: list[Any], described: bool, indent: str
-) -> str:
+def _union_property(name: str, schema: Mapping[str, Any], variants: list[Any], described: bool, indent: str) -> str:
     """A property whose type is a `oneOf`: one line per variant, each with its own notes."""
     lines = [f"{indent}{name}:\n"]
     for index, variant in enumerate(variants):

@@ -1,8 +1,8 @@
 """Attention of packed queries over packed keys: grouped heads, windows, sinks, an online softmax.
 
-Bound: 4*H*h FLOPs for every (query, key) pair that is allowed, in float32; for one query a sequence the bytes of its keys
-and values. Memory is O(tile x chunk), never T x N: a tile of queries walks over its keys in chunks and keeps a running
-maximum and sum (Dao et al., FlashAttention, arXiv 2205.14135). Tiles of one shape are computed together.
+Bound: 4*H*h FLOPs for every (query, key) pair that is allowed, in float32; for one query a sequence the bytes of its
+keys and values. Memory is O(tile x chunk), never T x N: a tile of queries walks over its keys in chunks and keeps
+a running maximum and sum (Dao et al., FlashAttention, arXiv 2205.14135). Tiles of one shape are computed together.
 
 The sink is a learned score s per head that takes part in the softmax and has no value:
     o = sum_j exp(z_j) v_j / (exp(s) + sum_j exp(z_j)) = softmax(z) v * sigmoid(logsumexp(z) - s)
@@ -26,9 +26,7 @@ GROUP_ELEMENTS = 1 << 23  # scores held at once: 32 MiB of float32
 NEVER = -1e30  # a running maximum that no score is below, finite so that exp(x - NEVER) of nothing is 0, not NaN
 
 
-def attention(
-    q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
-) -> Tensor:
+def attention(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float) -> Tensor:
     """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain softmax."""
     heads = q_THh.shape[1]
     out, where = [], []

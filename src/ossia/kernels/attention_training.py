@@ -54,9 +54,7 @@ class _Attention(torch.autograd.Function):
             group = _Group(tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
             q, k, v, do = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh), group.queries(grad_THh)
             do = do * group.real_rows(do)
-            dq, dk, dv = _backward(
-                do, q, k, v, o, lse, 0.0, False, attn_mask=group.mask(q.dtype), scale=ctx.scale
-            )
+            dq, dk, dv = _backward(do, q, k, v, o, lse, 0.0, False, attn_mask=group.mask(q.dtype), scale=ctx.scale)
             group.scatter(dq, dq_THh)
             group.scatter_add_keys(dk, dk_NKh)
             group.scatter_add_keys(dv, dv_NKh)

@@ -1,7 +1,7 @@
 """The experts with a backward pass of its own: what training uses instead of autograd through `experts`.
 
-Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for the weights; written by
-hand, each expert's gradients go straight to their place. Bound: 18*T*k*D*F FLOPs forward and backward.
+Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for the weights; written
+by hand, each expert's gradients go straight to their place. Bound: 18*T*k*D*F FLOPs forward and backward.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate, n tokens of one expert.
 """
@@ -17,7 +17,9 @@ from torch import Tensor
 from ossia.config import SWIGLU_ALPHA
 from ossia.kernels.experts import swiglu
 
-PAD = 64  # matrix libraries prepare a bfloat16 product once per shape: few shapes, or preparing costs more than computing
+PAD = (
+    64  # matrix libraries prepare a bfloat16 product once per shape: few shapes, or preparing costs more than computing
+)
 
 
 class _Experts(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rotate(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
-    """Rotate every pair of x [T, H, h] by its position's angle; cos and sin [T, h/2] already carry any concentration."""
+    """Rotate every pair of x [T, H, h] by its position's angle; cos and sin are [T, h/2], concentration included."""
     cos_T1r, sin_T1r = cos_Tr.to(x_THh.dtype).unsqueeze(1), sin_Tr.to(x_THh.dtype).unsqueeze(1)
     a, b = x_THh.chunk(2, dim=-1)
     return torch.cat((a * cos_T1r - b * sin_T1r, b * cos_T1r + a * sin_T1r), dim=-1)

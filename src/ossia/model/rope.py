@@ -43,7 +43,10 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
 def yarn_ramp(config: ModelConfig) -> tuple[float, float]:
     """Dimension indices between which yarn goes from extrapolation to interpolation: where r is beta and alpha."""
     low, high = (
-        config.head_dim / 2 * math.log(config.initial_context_length / (turns * 2 * math.pi)) / math.log(config.rope_theta)
+        config.head_dim
+        / 2
+        * math.log(config.initial_context_length / (turns * 2 * math.pi))
+        / math.log(config.rope_theta)
         for turns in (config.rope_ntk_beta, config.rope_ntk_alpha)
     )
     if config.rope_truncate:

@@ -75,7 +75,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = self.residual_dtype = torch.float32
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        # given its weight, so that torch does not draw one first
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
         self.layers = nn.ModuleList(Block(config, n, experts) for n in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.unembedding = Linear(config.hidden_size, config.vocab_size, bias=False)

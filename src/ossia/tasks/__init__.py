@@ -27,9 +27,7 @@ TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
 }
 
 
-def problems(
-    task: str, count: int, seed: int = 0, split: Split = "held_out", start: int = 0
-) -> list[Problem]:
+def problems(task: str, count: int, seed: int = 0, split: Split = "held_out", start: int = 0) -> list[Problem]:
     """Problems `start`..`start + count - 1` of a task. Raises KeyError for an unknown task."""
     make = TASKS[task]
     return [make(example_random(seed, f"{task}:{split}", i), split) for i in range(start, start + count)]

@@ -183,7 +183,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "*": ("times", "times", "times", "multiplied by", "x"), "/": ("divided by", "divided by", "over"),
 }  # fmt: skip
 _SIGNS: dict[str, tuple[str, ...]] = {
-    "+": ("+",), "-": ("-",) * 9 + ("−",), "*": ("*", "*", "*", "x", "x", "×", "×", "X", "·"),  # noqa: RUF001
+    "+": ("+",), "-": ("-",) * 9 + ("−",), "*": ("*", "*", "*", "x", "x", "×", "×", "X", "·"),
     "/": ("/", "/", "/", "÷", ":"),
 }  # fmt: skip
 _GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ",
@@ -306,9 +306,9 @@ def _as_orders(rng: Random, expr: Op) -> str:
     joint = rng.choice((", then ", " and then ", ", and ", " and ", ". Then "))
     if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
         return rng.choice(_SAID[inner.sign]).format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(
-        ("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")
-    ).format(n=inner.left)
+    start = rng.choice(("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")).format(
+        n=inner.left
+    )
     return start + rng.choice(_THEN[inner.sign]).format(n=inner.right) + joint + last
 
 
@@ -323,9 +323,7 @@ def dress(rng: Random, sentence: str, mark: str) -> str:
         return sentence.upper() + mark
     if luck < 0.06:
         before = rng.choice(_GREETINGS)
-        sentence = before + (
-            sentence if before[-2] not in ".!" or luck < 0.02 else sentence[0].upper() + sentence[1:]
-        )
+        sentence = before + (sentence if before[-2] not in ".!" or luck < 0.02 else sentence[0].upper() + sentence[1:])
     elif luck < 0.13:
         after = rng.choice(_THANKS)
         return sentence[0].upper() + sentence[1:] + (mark if after[1].isupper() else "") + after

@@ -54,11 +54,7 @@ _LIKE_SIGNS = str.maketrans(_SIGNS_OF_PEOPLE)
 def _value_of(node: ast.expr, depth: int) -> int | float:
     if depth > MAX_DEPTH:
         raise ToolError("the expression is nested too deeply")
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return _checked(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         inner = _value_of(node.operand, depth + 1)

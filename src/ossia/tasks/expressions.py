@@ -110,8 +110,7 @@ def product_columns(x: int, y: int) -> list[list[tuple[int, int]]]:
     xs, ys = [int(d) for d in reversed(str(x))], [int(d) for d in reversed(str(y))]
     columns = range(len(xs) + len(ys) - 1)
     return [
-        [(xs[i], ys[place - i]) for i in range(len(xs) - 1, -1, -1) if 0 <= place - i < len(ys)]
-        for place in columns
+        [(xs[i], ys[place - i]) for i in range(len(xs) - 1, -1, -1) if 0 <= place - i < len(ys)] for place in columns
     ]
 
 
@@ -165,11 +164,7 @@ def _is_small_chain(expr: Op) -> bool:
         return False
     left = expr.left if isinstance(expr.left, int) else None
     if isinstance(expr.left, Op):
-        if (
-            expr.left.sign in "*/"
-            or not isinstance(expr.left.left, int)
-            or not isinstance(expr.left.right, int)
-        ):
+        if expr.left.sign in "*/" or not isinstance(expr.left.left, int) or not isinstance(expr.left.right, int):
             return False
         left = expr.left.left
         if abs(expr.left.right) > 9:

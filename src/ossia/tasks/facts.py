@@ -52,20 +52,13 @@ def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
         if facts and rng.random() < 0.25 and facts[0].relation.subject is relation.subject:
             subject = facts[0].subject
         wanted: Split = split if len(facts) == count - 1 else "train"
-        if (
-            subject == value
-            or subject in values
-            or value in values
-            or split_of(f"{subject}|{value}") != wanted
-        ):
+        if subject == value or subject in values or value in values or split_of(f"{subject}|{value}") != wanted:
             continue
         if any(fact.subject == value or _clashes(fact, subject, relation) for fact in facts):
             continue
         values.add(value)
         told = "" if rng.random() < 0.72 or not relation.told else rng.choice(relation.told)
-        facts.append(
-            Fact(relation, subject, value, _capital(told.format(e=subject, v=value)) if told else "")
-        )
+        facts.append(Fact(relation, subject, value, _capital(told.format(e=subject, v=value)) if told else ""))
     return facts
 
 
@@ -192,9 +185,7 @@ def facts_given(rng: Random, split: Split) -> Problem:
         instructions, before = f"{rng.choice(_RULES)}\n{told}", ""
     else:
         before = rng.choice(BEFORE_FACTS) + told + between
-    turn, expect = (
-        fact_turn(rng, facts[-1], before) if rng.random() < 0.85 else unknown_turn(rng, facts, before)
-    )
+    turn, expect = fact_turn(rng, facts[-1], before) if rng.random() < 0.85 else unknown_turn(rng, facts, before)
     return Problem("facts", split, (turn,), expect, instructions=instructions)
 
 

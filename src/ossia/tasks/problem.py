@@ -118,9 +118,7 @@ class Problem:
         call = self.turns[-1].call
         return () if call is None else (call,)
 
-    def prompt(
-        self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None
-    ) -> tuple[Message, ...]:
+    def prompt(self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None) -> tuple[Message, ...]:
         """All messages up to and including the last user message. Earlier turns carry their analysis."""
         out = [] if system is None else [Message(Role.SYSTEM, system)]
         if self.tools or self.instructions:
@@ -184,9 +182,7 @@ def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
         "object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list,
     }  # fmt: skip
     kind = schema.get("type")
-    if kind is not None and (
-        not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))
-    ):
+    if kind is not None and (not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))):
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False

@@ -188,13 +188,7 @@ def _object(rng: Random) -> str:
 
 def _time(rng: Random) -> str:
     hour, luck = rng.randrange(1, 13), rng.random()
-    return (
-        f"{hour} o'clock"
-        if luck < 0.3
-        else f"{hour}:{rng.randrange(0, 60, 5):02}"
-        if luck < 0.7
-        else f"{hour} pm"
-    )
+    return f"{hour} o'clock" if luck < 0.3 else f"{hour}:{rng.randrange(0, 60, 5):02}" if luck < 0.7 else f"{hour} pm"
 
 
 def _with_verb(third: str, plain: str) -> Relation:
@@ -205,9 +199,7 @@ def _with_verb(third: str, plain: str) -> Relation:
 def _with_attribute(noun: str) -> Relation:
     questions = (f"what is {{e}}'s {noun}?", f"what is the {noun} of {{e}}?", f"tell me {{e}}'s {noun}.")
     told = (f"the {noun} of {{e}} is {{v}}.",)
-    return Relation(
-        _person, _anything, f"{{e}}'s {noun} is {{v}}.", questions, (f"whose {noun} is {{v}}?",), told
-    )
+    return Relation(_person, _anything, f"{{e}}'s {noun} is {{v}}.", questions, (f"whose {noun} is {{v}}?",), told)
 
 
 _OTHERS = (

@@ -278,9 +278,7 @@ def _arranged(rng: Random, told: str, question: str) -> str:
     elif luck < 0.13:
         told = f"{told} {question} {rng.choice(('Thanks!', 'Please help.', 'Thank you.', 'Show your work.'))}"
     elif luck < 0.17:
-        told = (
-            f"{rng.choice(('Hi!', 'Hello.', 'A question:', 'Problem:', 'Please help me.'))} {told} {question}"
-        )
+        told = f"{rng.choice(('Hi!', 'Hello.', 'A question:', 'Problem:', 'Please help me.'))} {told} {question}"
     elif luck < 0.3 and told.count(". ") < 2:
         told = _as_condition(told, question)
     else:

@@ -221,9 +221,7 @@ class _Sheet:
         if last and self.carry:  # nothing is left to add it to
             self.done = f"{self.carry}{self.done}"
             self.lines.append(
-                f"{PLACES[place + 1]} {self.carry}->{self.done}"
-                if self._named
-                else f"{self.carry}->{self.done}"
+                f"{PLACES[place + 1]} {self.carry}->{self.done}" if self._named else f"{self.carry}->{self.done}"
             )
 
 

@@ -31,9 +31,7 @@ class PythonFunction:
         try:
             parsed = self.arguments.model_validate_json(arguments or "{}")
         except pydantic.ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
-            )
+            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
             raise ToolError(f"invalid arguments for {self.function.name}: {problems}") from error
         values = {str(f.alias): getattr(parsed, name) for name, f in type(parsed).model_fields.items()}
         try:

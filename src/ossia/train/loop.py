@@ -129,7 +129,17 @@ def _resume(run: Run, model: Transformer, optimizer: Optimizers) -> tuple[int, d
         return 0, {stage.name: 0 for stage in run.stages}
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    _forget_after(run.out / "log.jsonl", state["step"])
     return state["step"], state["cursors"]
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop the lines of steps that were taken after the state was saved: they will be taken, and logged, again."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    temporary = log.with_name(log.name + ".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(log)
 
 
 def _save(run: Run, model: Transformer, optimizer: Optimizers, step: int, cursors: dict[str, int]) -> None:

@@ -1,7 +1,8 @@
 """Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks of matrices included.
 
 Muon (Keller Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the momentum with all its singular
-values brought to about 1. torch.optim.Muon takes single matrices only; an expert tensor [E, rows, columns] is E of them.
+values brought to about 1. torch.optim.Muon takes single matrices only; an expert tensor
+[E, rows, columns] is E of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def orthogonalize(g: Tensor) -> Tensor:
     for _ in range(STEPS):
         s = x @ x.mT
         x = a * x + (b * s + c * (s @ s)) @ x
-    return (x if wide else x.mT).float()
+    out: Tensor = x if wide else x.mT
+    return out.float()
 
 
 class Muon(torch.optim.Optimizer):
@@ -54,7 +56,9 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """One learning rate for several optimizers, and one state for all of them."""
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], muon: bool) -> None:
+    def __init__(
+        self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], muon: bool
+    ) -> None:
         """Weight decay on matrices only: not on biases, norms, sinks, nor the two tables."""
         named = list(model.named_parameters())
         matrices = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
