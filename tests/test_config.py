@@ -122,6 +122,7 @@ def test_impossible_numbers_are_named(change: dict[str, object], said: str) -> N
         ({"model_type": "llama"}, "runs gpt_oss models only"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is not supported"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "factor must be a number"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 32.0, "attention_factor": 1.0}}, "attention_factor"),
         ({"ossia": {"surprise": 1}}, "unknown keys"),
     ],
 )

@@ -7,6 +7,7 @@ the `original/config.json` that OpenAI publishes beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, cast, get_args
@@ -253,9 +254,13 @@ def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     original = rope.get("original_max_position_embeddings")
     if original is None:  # older copies keep it at the top level, or leave it to be worked out
         original = data.get("initial_context_length", longest if kind == "default" else round(longest / factor))
-    for key in ("attention_factor", "mscale", "mscale_all_dim"):
+    derived = 0.1 * math.log(factor) + 1.0 if kind == "yarn" else 1.0
+    attention_factor = _number(rope.get("attention_factor") or derived, "rope_parameters.attention_factor")
+    if not math.isclose(attention_factor, derived, rel_tol=1e-6):
+        raise ConfigError(f"attention_factor is {attention_factor}; gpt-oss derives {derived:.6f} from the factor")
+    for key in ("mscale", "mscale_all_dim"):
         if rope.get(key) is not None:
-            raise ConfigError(f"rope_parameters.{key} is set to {rope[key]!r}; gpt-oss derives it from the factor")
+            raise ConfigError(f"rope_parameters.{key} is set to {rope[key]!r}; gpt-oss models have none")
     return {
         "rope_theta": _number(theta, "rope_theta"),
         "rope_scaling": _HF_ROPE_TYPES[kind],

@@ -28,16 +28,12 @@ NEVER = -1e30  # a running maximum that no score is below, finite so that exp(x 
 
 def attention(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float) -> Tensor:
     """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain softmax."""
-    heads = q_THh.shape[1]
-    out, where = [], []
-    for tiles in groups_of(spans.tiles, heads):
-        rows_nq, valid_nq = rows_of(tiles, q_THh.device)
+    out_THh = torch.empty_like(q_THh)
+    for tiles in groups_of(spans.tiles, q_THh.shape[1]):
+        rows_nq, real_nq = rows_of(tiles, q_THh.device)
         o_nqHh = _tiles(q_THh, k_NKh, v_NKh, spans, tiles, rows_nq, sink_H, scale)
-        out.append(o_nqHh[valid_nq].to(q_THh.dtype))
-        where.append(rows_nq[valid_nq])
-    if len(out) == 1 and len(spans.tiles) == 1:
-        return out[0]
-    return torch.empty_like(q_THh).index_copy(0, torch.cat(where), torch.cat(out))
+        out_THh.index_copy_(0, rows_nq[real_nq], o_nqHh[real_nq].to(q_THh.dtype))
+    return out_THh
 
 
 def groups_of(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:

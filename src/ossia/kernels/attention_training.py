@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ossia.batch import Spans, Tile
-from ossia.kernels.attention import groups_of, rows_of
+from ossia.kernels.attention import attention, groups_of, rows_of
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -117,5 +117,10 @@ class _Group:
 def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
-    """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
+    """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q.
+
+    The fused operation is the CPU's; elsewhere autograd goes through the reference.
+    """
+    if q_THh.device.type != "cpu":
+        return attention(q_THh, k_NKh, v_NKh, spans, sink_H, scale)
     return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]
