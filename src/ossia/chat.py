@@ -179,8 +179,10 @@ def run_turn(
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end a sample: the answer is complete, or a tool is called, or the text is over."""
-    return frozenset(tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
+    """The tokens that end a sample: the answer is complete, or a tool is called, or the text is over. Those of
+    them that the vocabulary has: one without Harmony's can still continue texts."""
+    ids = (tokenizer.specials.get(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
+    return frozenset(id for id in ids if id is not None)
 
 
 def _calls(messages: Sequence[Message]) -> list[Message]:

@@ -10,7 +10,7 @@ Puts checkpoint, engine, Harmony and chat together; the work is done there.
 
 from __future__ import annotations
 
-import json
+import operator
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,10 +25,11 @@ import torch
 from ossia import checkpoint, hub
 from ossia.batch import Batch
 from ossia.chat import Event, TurnEnd, run_turn, stop_ids
+from ossia.checkpoint.mapped import read_json
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SampledToken, SamplingParams
 from ossia.engine.runner import hidden_in_chunks
-from ossia.errors import ModelNotFoundError, RequestError, TokenizerError
+from ossia.errors import ConfigError, ModelNotFoundError, RequestError, TokenizerError
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
@@ -70,20 +71,26 @@ def load(
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The folder's tokenizer.json, or the parent's for `original/`; o200k's for a vocabulary of its size."""
-    for place in (folder, folder.parent):
+    for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
     return Tokenizer.o200k_harmony() if config.vocab_size == 201088 else None
 
 
 def sampling_defaults(folder: Path) -> SamplingParams:
-    """What the folder's generation_config.json recommends; temperature 1 otherwise, as for gpt-oss."""
+    """What the folder's generation_config.json recommends; temperature 1 otherwise, as for gpt-oss.
+
+    Raises `CheckpointError` for a file that is no JSON object, `ConfigError` for values that make no sense.
+    """
     path = folder / "generation_config.json"
-    data = json.loads(path.read_text()) if path.exists() else {}
+    data = read_json(path) if path.exists() else {}
     if data.get("do_sample") is False:
         return SamplingParams(temperature=0.0)
     names = ("temperature", "top_p", "top_k", "min_p")
-    return SamplingParams(**{name: data[name] for name in names if data.get(name) is not None})
+    try:
+        return SamplingParams(**{name: data[name] for name in names if data.get(name) is not None})
+    except RequestError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 class Generation:
@@ -95,12 +102,15 @@ class Generation:
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
 
-    def __iter__(self) -> Iterator[int]:
-        for token in self._tokens:
-            self.ids.append(token.token_id)
-            self.logprobs.append(token.logprob)
-            self.finish_reason = token.finish_reason
-            yield token.token_id
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> int:
+        token = next(self._tokens)
+        self.ids.append(token.token_id)
+        self.logprobs.append(token.logprob)
+        self.finish_reason = token.finish_reason
+        return token.token_id
 
 
 class Chat:
@@ -111,11 +121,14 @@ class Chat:
         self._end: TurnEnd | None = None
         self._before = conversation
 
-    def __iter__(self) -> Iterator[Event]:
-        for event in self._events:
-            if isinstance(event, TurnEnd):
-                self._end = event
-            yield event
+    def __iter__(self) -> Chat:
+        return self
+
+    def __next__(self) -> Event:
+        event = next(self._events)
+        if isinstance(event, TurnEnd):
+            self._end = event
+        return event
 
     def close(self) -> None:
         """Stop here; the rest of the turn is not sampled. There is no `result` then."""
@@ -123,10 +136,14 @@ class Chat:
             self._events.close()
 
     def result(self) -> TurnEnd:
-        """The end of the turn: `.text`, `.reasoning`, `.messages`, `.reason` and token counts."""
+        """The end of the turn: `.text`, `.reasoning`, `.messages`, `.reason` and token counts.
+
+        Raises `RequestError` if the turn was closed, or broke off, before its end.
+        """
         for _ in self:
             pass
-        assert self._end is not None
+        if self._end is None:
+            raise RequestError("the turn was stopped before its end; there is no result")
         return self._end
 
     @property
@@ -281,7 +298,10 @@ def _completed(
 
 
 def _checked_ids(tokens: Sequence[int], config: ModelConfig) -> list[int]:
-    ids = [int(t) for t in tokens]
+    try:
+        ids = [operator.index(t) for t in tokens]
+    except TypeError as error:
+        raise RequestError(f"expected token ids, whole numbers in one row: {error}") from error
     if not ids:
         raise RequestError("no tokens were given; a model needs at least one")
     if wrong := [t for t in ids if not 0 <= t < config.vocab_size]:

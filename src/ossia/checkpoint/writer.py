@@ -191,7 +191,7 @@ def _create(path: Path, specs: list[Spec]) -> dict[str, tuple[Path, int]]:
 def _write_all(handle: int, flat: Tensor, nbytes: int) -> None:
     if nbytes == 0:
         return
-    # The bytes of a tensor as a buffer, without numpy, which has no bfloat16 and need not be installed.
+    # The bytes of a tensor as a buffer, without numpy, which has no bfloat16.
     data = memoryview((ctypes.c_char * nbytes).from_address(flat.data_ptr())).cast("B")
     while data:
         data = data[os.write(handle, data) :]

@@ -47,6 +47,10 @@ class SamplingParams:
         for name, (fine, wanted) in checks.items():
             if not fine:
                 raise RequestError(f"{name} must be {wanted}, found {getattr(self, name)!r}")
+        try:
+            object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
+        except TypeError as error:
+            raise RequestError(f"stop_ids must be a collection of token ids, found {self.stop_ids!r}") from error
 
 
 @dataclass(frozen=True)
