@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
 
 from ossia.checkpoint import export
 from ossia.config import ModelConfig, account
-from ossia.data import conversations, documents
+from ossia.data import conversations, documents, drill
 from ossia.data.packing import Example
 from ossia.evals import cases
 from ossia.harmony import Effort, Message, render_for_training, render_message
@@ -43,8 +44,8 @@ VOCABULARY_SAMPLE = 12_000  # documents and conversations each
 
 @dataclass(frozen=True)
 class Recipe:
-    pretrain_steps: int = 1700
-    sft_steps: int = 1000
+    pretrain_steps: int = 1500
+    sft_steps: int = 1200
     qat_steps: int = 600
     hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3)  # noqa: RUF009 - frozen
     seed: int = 1
@@ -87,15 +88,34 @@ def _bytes_tokenizer() -> Tokenizer:
 
 
 def document_examples(tokenizer: Tokenizer, seed: int, start: int) -> Iterator[tuple[Example, int]]:
+    """Documents, all of them learned; among them repetitions, many at first."""
     begin, end = tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>")
     for text, state in documents(seed, start=start):
-        ids = [begin, *tokenizer.encode(text), end]
-        yield Example(ids, [False] + [True] * (len(ids) - 1)), state
+        rng = Random(f"{seed}:repetition:{state}")
+        if rng.random() < (0.3 if state < 12_000 else 0.08):
+            yield repetition(tokenizer, rng, begin, end), state
+        else:
+            ids = [begin, *tokenizer.encode(text), end]
+            yield Example(ids, [False] + [True] * (len(ids) - 1)), state
 
 
-def conversation_examples(tokenizer: Tokenizer, seed: int, start: int) -> Iterator[tuple[Example, int]]:
+def repetition(tokenizer: Tokenizer, rng: Random, begin: int, end: int) -> Example:
+    """Random tokens twice, the second time to be learned: the shortest way to attention that can copy
+    (Olsson et al., In-context Learning and Induction Heads, arXiv 2209.11895)."""
+    digits = [tokenizer.encode(str(n))[0] for n in range(10)]
+    ordinary = len(tokenizer.vocabulary)
+    drawn = [rng.choice(digits) if rng.random() < 0.3 else rng.randrange(ordinary) for _ in range(rng.randrange(4, 45))]
+    ids = [begin, *drawn, begin, *drawn, end]
+    return Example(ids, [False] * (len(drawn) + 2) + [True] * (len(drawn) + 1))
+
+
+def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: float) -> Iterator[tuple[Example, int]]:
+    """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
     for conversation, state in conversations(seed, start=start):
-        rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
+        if Random(f"{seed}:drill:{state}").random() < drills:
+            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis="none")
+        else:
+            rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
         yield Example(rendered.ids, rendered.mask), state
 
 
@@ -103,8 +123,10 @@ def make_run(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Run:
     seed = recipe.seed
     stages = (
         Stage("pretrain", lambda start: document_examples(tokenizer, seed, start), recipe.pretrain_steps),
-        Stage("sft", lambda start: conversation_examples(tokenizer, seed, start), recipe.sft_steps),
-        Stage("qat", lambda start: conversation_examples(tokenizer, seed + 1, start), recipe.qat_steps, quantize=True),
+        Stage("sft", lambda start: conversation_examples(tokenizer, seed, start, 0.6), recipe.sft_steps),
+        Stage(
+            "qat", lambda start: conversation_examples(tokenizer, seed + 1, start, 0.4), recipe.qat_steps, quantize=True
+        ),
     )
     config = replace(ModelConfig.preset("nano"), vocab_size=tokenizer.vocab_size)
     return Run(config, stages, recipe.hyper, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ossia.data.conversations import MIXTURE, conversation, conversations
+from ossia.data.conversations import MIXTURE, conversation, conversations, drill
 from ossia.data.text import document, documents
 
-__all__ = ["MIXTURE", "conversation", "conversations", "document", "documents"]
+__all__ = ["MIXTURE", "conversation", "conversations", "document", "documents", "drill"]

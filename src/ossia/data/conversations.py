@@ -11,19 +11,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from random import Random
 
-from ossia.harmony import Conversation, Effort, SystemContent
+from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
 from ossia.tasks.calculator import declare, with_others
 from ossia.tasks.problem import Tool
 
 MIXTURE: Mapping[str, int] = {  # in percent
-    "arithmetic": 42,
-    "word problems": 13,
-    "facts": 13,
-    "multi-turn": 12,
-    "calculator": 13,
-    "scope": 7,
+    "arithmetic": 39,
+    "word problems": 12,
+    "facts": 15,
+    "multi-turn": 9,
+    "calculator": 15,
+    "scope": 10,
 }
+DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools
 EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
 NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system message the effort is medium
 INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
@@ -60,6 +61,24 @@ def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int]
     system = draw_system(rng)
     effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
     return Conversation(problem.prompt(effort, system) + problem.solution(effort))
+
+
+def drill(seed: int, split: Split, index: int) -> Conversation:
+    """Drill `index`: several unrelated questions at one effort, each answered with its reasoning.
+
+    No chat looks like this, because reasoning of finished turns is dropped; but all of it can be learned from, and the
+    system message is read once for several answers.
+    """
+    rng = example_random(seed, f"{split}-drill", index)
+    system = draw_system(rng)
+    effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
+    weights = [MIXTURE[task] for task in DRILLED]
+    messages: tuple[Message, ...] = () if system is None else (Message(Role.SYSTEM, system),)
+    for task in rng.choices(DRILLED, weights, k=rng.randrange(2, 5)):
+        problem = TASKS[task](rng, split)
+        if problem.instructions is None:
+            messages += problem.prompt(effort) + problem.solution(effort)
+    return Conversation(messages)
 
 
 def draw_system(rng: Random) -> SystemContent | None:

@@ -18,13 +18,13 @@ MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a fe
 
 
 def draw_number(rng: Random) -> int:
-    """0..999, small numbers more often than their share; rarely up to 9999."""
+    """0..999, small numbers more often than their share."""
     kind = rng.random()
     if kind < 0.2:
         return int(rng.random() * 13)
-    if kind < 0.6:
+    if kind < 0.72:
         return int(rng.random() * 100)
-    return int(rng.random() * 900) + 100 if kind < 0.985 else int(rng.random() * 9000) + 1000
+    return int(rng.random() * 900) + 100
 
 
 def draw_operation(rng: Random, sign: Sign) -> Op:
@@ -33,21 +33,21 @@ def draw_operation(rng: Random, sign: Sign) -> Op:
         return _draw_product(rng)
     if sign == "/":
         divisor = rng.randrange(2, 13)
-        quotient = rng.randrange(1, 13) if rng.random() < 0.3 else rng.randrange(10, 100)
+        quotient = rng.randrange(1, 13) if rng.random() < 0.65 else rng.randrange(10, 100)
         return Op("/", divisor * quotient, divisor)
     a, b = draw_number(rng), draw_number(rng)
-    if sign == "-" and a < b and rng.random() < 0.55:
+    if sign == "-" and a < b and rng.random() < 0.7:
         a, b = b, a
-    return Op(sign, -a if rng.random() < 0.02 else a, b)
+    return Op(sign, -a if rng.random() < 0.01 else a, b)
 
 
 def _draw_product(rng: Random) -> Op:
     kind = rng.random()
-    if kind < 0.25:
+    if kind < 0.42:
         a, b = rng.randrange(13), rng.randrange(13)
-    elif kind < 0.67:
-        a, b = rng.randrange(10, 100), rng.randrange(2, 13)
-    elif kind < 0.92:
+    elif kind < 0.84:
+        a, b = rng.randrange(10, 100), rng.randrange(2, 10)
+    elif kind < 0.98:
         a, b = rng.randrange(10, 100), rng.randrange(10, 100)
     else:
         a, b = rng.randrange(100, 1000), rng.randrange(2, 10)
@@ -75,7 +75,7 @@ def _draw_two_steps(rng: Random) -> Op | None:
     range.
     """
     size = rng.random()
-    top = 12 if size < 0.3 else 99 if size < 0.8 else 999
+    top = 12 if size < 0.4 else 99 if size < 0.92 else 999
     a, b, c = int(rng.random() * (top + 1)), int(rng.random() * (top + 1)), int(rng.random() * (top + 1))
     shape = rng.random()
     first: Sign = "+" if rng.random() < 0.5 else "-"
@@ -84,15 +84,16 @@ def _draw_two_steps(rng: Random) -> Op | None:
     if shape < 0.4:
         expr = Op(second, Op(first, a, b), c)
     elif shape < 0.68:
-        product = _draw_product(rng) if top > 12 else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
+        large = top > 12 and rng.random() < 0.4
+        product = _draw_product(rng) if large else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
         expr = Op(second, product, c) if rng.random() < 0.5 else Op(second, a, product)
     elif shape < 0.88:
-        factor, inner = rng.randrange(2, 13), Op(first, a, b)
+        factor, inner = rng.randrange(2, 10), Op(first, a, b)
         expr = Op("*", inner, factor) if rng.random() < 0.7 else Op("*", factor, inner)
     elif shape < 0.91:
         expr = Op("*", Op("*", rng.randrange(1, 13), rng.randrange(1, 13)), rng.randrange(1, 13))
     else:
-        divisor, quotient = rng.randrange(2, 13), rng.randrange(1, 100)
+        divisor, quotient = rng.randrange(2, 13), rng.randrange(1, 13 if rng.random() < 0.7 else 100)
         whole = divisor * quotient
         if shape < 0.95:
             expr = Op("/", Op("+", min(a, whole), whole - min(a, whole)), divisor)

@@ -155,7 +155,7 @@ CALCULATOR = FunctionTool(
 
 # ---- how it is declared --------------------------------------------------------------------------
 
-_NAMES = ("calculator",) * 7 + ("calculate", "calc", "evaluate", "compute", "math")
+_NAMES = ("calculator",) * 40 + ("calculate", "calc", "evaluate", "compute", "math")
 _DESCRIPTIONS = (
     "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
     "A calculator.", "Calculates the value of an expression.",
@@ -206,7 +206,7 @@ def declare(rng: Random, two_steps: bool) -> Declared:
     """One of many declarations of a calculator; one that takes whole expressions if `two_steps`."""
     name, description = rng.choice(_NAMES), rng.choice(_DESCRIPTIONS)
     style = _STYLES[int(rng.random() * len(_STYLES))]
-    if not two_steps and rng.random() < 0.2:
+    if not two_steps and rng.random() < 0.08:
         keys: tuple[str, ...] = rng.choice(tuple(_OPERAND_KEYS))
         names = list(_OPERAND_KEYS[keys].values())  # type: ignore[index]  # three keys
         number = {"type": "integer" if rng.random() < 0.5 else "number"}
@@ -216,7 +216,7 @@ def declare(rng: Random, two_steps: bool) -> Declared:
             keys[2]: {"type": "string", "enum": names},
         }
     else:
-        keys = ("expression",) if rng.random() < 0.85 else (rng.choice(EXPRESSION_KEYS[1:]),)
+        keys = ("expression",) if rng.random() < 0.93 else (rng.choice(EXPRESSION_KEYS[1:]),)
         note = rng.choice(_PROPERTY_NOTES)
         properties = {keys[0]: {"type": "string", "description": note} if note else {"type": "string"}}
     schema = {"type": "object", "properties": properties, "required": list(keys)}
@@ -225,7 +225,7 @@ def declare(rng: Random, two_steps: bool) -> Declared:
 
 def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
     """The calculator alone, or among one or two tools that have nothing to do with arithmetic."""
-    if rng.random() < 0.65:
+    if rng.random() < 0.75:
         return (own,)
     tools = [own]
     for name, description, key in rng.sample(_OTHERS, 1 if rng.random() < 0.7 else 2):
@@ -302,7 +302,7 @@ def draw_large(rng: Random, split: Split) -> Op:
 
 
 def _large(rng: Random) -> int:
-    digits = rng.randrange(1, 7)
+    digits = rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5, 6))
     return rng.randrange(10 ** (digits - 1), 10**digits)
 
 
@@ -365,7 +365,7 @@ def calculator_use(rng: Random, split: Split) -> Problem:
         user = ask(rng, expr)
     declared = declare(rng, isinstance(expr.left, Op) or isinstance(expr.right, Op))
     luck = rng.random()
-    error = rng.choice(_ERRORS) if luck < 0.06 else ""
-    off_by = rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)) if 0.06 <= luck < 0.14 else 0
+    error = rng.choice(_ERRORS) if luck < 0.03 else ""
+    off_by = rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)) if 0.03 <= luck < 0.08 else 0
     turn, expect, run = calculator_turn(expr, user, declared, final, rng.random() < 0.15, off_by, error)
     return Problem("calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run)))

@@ -178,7 +178,7 @@ def facts_given(rng: Random, split: Split) -> Problem:
         told, facts = list_of_facts(rng, split)
         between = "\n" if rng.random() < 0.7 else "\n\n"
     else:
-        facts = draw_facts(rng, 1 + int(rng.random() * 6), split)
+        facts = draw_facts(rng, 1 + int(rng.random() * 4), split)
         told, between = story_of(rng, facts), rng.choice(BETWEEN)
     instructions = None
     if rng.random() < 0.16:

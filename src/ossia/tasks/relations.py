@@ -45,7 +45,7 @@ class Relation:
         return "the " if "the {e}" in self.fact else ""
 
 
-def _one_of(words: tuple[str, ...], made_up: float = 0.25, capital: bool = False) -> Draw:
+def _one_of(words: tuple[str, ...], made_up: float = 0.08, capital: bool = False) -> Draw:
     def draw(rng: Random) -> str:
         if rng.random() < made_up:
             return made_up_name(rng) if capital else made_up_word(rng)
@@ -54,9 +54,9 @@ def _one_of(words: tuple[str, ...], made_up: float = 0.25, capital: bool = False
     return draw
 
 
-_person, _city = _one_of(NAMES, 0.25, True), _one_of(CITIES, 0.35, True)
-_thing, _job = _one_of(THINGS, 0.2), _one_of(JOBS, 0.1)
-_name = _one_of(NAMES, 0.7, True)
+_person, _city = _one_of(NAMES, 0.08, True), _one_of(CITIES, 0.1, True)
+_thing, _job = _one_of(THINGS, 0.08), _one_of(JOBS, 0.05)
+_name = _one_of(NAMES, 0.3, True)
 
 
 def _place(rng: Random) -> str:
@@ -176,9 +176,9 @@ def _anything(rng: Random) -> str:
 
 def _object(rng: Random) -> str:
     kind = rng.random()
-    if kind < 0.4:
+    if kind < 0.1:
         return made_up_word(rng)
-    if kind < 0.6:
+    if kind < 0.2:
         return code(rng)
     thing = rng.choice(THINGS)
     if kind > 0.8:
@@ -225,7 +225,7 @@ _OTHERS = (
     ), ("who is in the {v}?",), ("{e} went to the {v}.", "you can find {e} in the {v}.")),
 )  # fmt: skip
 RELATIONS = (
-    *_COMMON * 2,
+    *_COMMON * 5,
     *_OTHERS * 3,
     *[_with_verb(third, plain) for third, plain in _VERBS],
     *[_with_attribute(noun) for noun in _ATTRIBUTES],
