@@ -26,6 +26,8 @@ from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
 
+from rich.progress import Progress
+
 from ossia.checkpoint import export
 from ossia.config import ModelConfig, account
 from ossia.data import conversations, documents, drill
@@ -129,7 +131,7 @@ def make_run(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Run:
         ),
     )
     config = replace(ModelConfig.preset("nano"), vocab_size=tokenizer.vocab_size)
-    return Run(config, stages, recipe.hyper, out)
+    return Run(config, stages, replace(recipe.hyper, seed=seed), out)
 
 
 def keep_memory() -> None:
@@ -159,7 +161,11 @@ def measure(folder: Path, samples: int) -> None:
     llm = load(folder, dtype="float32")
     held_out = [problem for task in TASKS for problem in problems(task, samples, split="held_out")]
     asked = list(cases(held_out, tuple(Effort)))
-    report, cut = evaluate(llm, asked, llm.params(max_tokens=512))
+    with Progress() as bar:
+        task = bar.add_task("held-out problems", total=len(asked))
+        report, cut = evaluate(
+            llm, asked, llm.params(max_tokens=512), progress=lambda done, _: bar.update(task, completed=done)
+        )
     text = f"{report}\n\n{len(asked)} answers, {cut} cut short at 512 tokens\n"
     (folder.parent / "report.md").write_text(text)
     print(text)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GptOssConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ossia.config import PRESETS, ModelConfig, account
 from ossia.errors import ConfigError
+from ossia.model.rope import concentration, inverse_frequencies
 
 # The 120b model's published Hugging Face config, in the keys of transformers before 5.
 PUBLISHED_120B = {
@@ -88,6 +91,18 @@ def test_both_layouts_carry_everything(config: ModelConfig) -> None:
     assert ModelConfig.from_json(config.to_original_json()) == config
 
 
+@pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "factor": 4.0, "truncate": False}])
+def test_what_a_config_leaves_out_means_what_transformers_takes_it_for(rope: dict[str, object] | None) -> None:
+    bare = {k: v for k, v in PUBLISHED_120B.items() if k not in ("rope_scaling", "rope_theta", "quantization_config")}
+    if rope is not None:
+        bare["rope_parameters"] = dict(rope)
+    theirs = GptOssConfig.from_dict(dict(bare))
+    inverse, factor = ROPE_INIT_FUNCTIONS["yarn"](theirs, torch.device("cpu"))
+    config = ModelConfig.from_json(bare)
+    torch.testing.assert_close(inverse_frequencies(config), inverse, rtol=1e-6, atol=0)
+    assert concentration(config) == pytest.approx(factor)
+
+
 def test_transformers_reads_what_we_write() -> None:
     config = replace(ModelConfig.preset("nano"), num_experts=5)
     theirs = GptOssConfig.from_dict(config.to_hf_json(quantized=False))
@@ -100,7 +115,7 @@ def test_transformers_reads_what_we_write() -> None:
         ({"num_attention_heads": 7}, "multiple of num_key_value_heads"),
         ({"experts_per_token": 17}, "exceeds num_experts"),
         ({"head_dim": 31}, "even"),
-        ({"vocab_size": 0}, "vocab_size must be positive"),
+        ({"vocab_size": 0}, "vocab_size must be positive and finite"),
         ({"hidden_size": 12.5}, "hidden_size must be a number of type int"),
         ({"rope_scaling": "magic"}, "rope_scaling must be one of"),
         ({"attention_sink": "on"}, "attention_sink must be one of"),

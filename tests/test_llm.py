@@ -118,7 +118,6 @@ def test_logits_refuse_what_makes_no_sense(llm: LLM) -> None:
         ([], {}, "at least one"),
         ([1, -1], {}, "token id -1 is outside the vocabulary"),
         ([llm.config.vocab_size], {}, "outside the vocabulary"),
-        ([1] * (CONTEXT + 1), {}, f"the context holds {CONTEXT}"),
         ([1, 2], {"rows": [2]}, "row 2 is outside the 2 tokens"),
         ([1, 2], {"rows": [-3]}, "row -3"),
         ([1, 2, 3], {"chunks": [1, 1]}, "add up to 3"),
@@ -159,6 +158,10 @@ def test_a_stop_token_ends_and_is_the_last(llm: LLM) -> None:
     assert generation.finish_reason == "stop"
     stops = {llm.tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")}
     assert llm.params().stop_ids == stops and llm.params(stop_ids=frozenset()).stop_ids == frozenset()
+
+
+def test_logits_may_go_beyond_the_context(llm: LLM) -> None:
+    assert llm.logits([1] * (CONTEXT + 5), rows=[-1]).shape == (1, llm.config.vocab_size)
 
 
 def test_sampling_ends_where_the_context_does(endless: LLM) -> None:
@@ -269,3 +272,35 @@ def test_nano_answers() -> None:
     """The embedded model, as a user meets it first."""
     end = ossia.load().chat("What is 37 + 48?").result()
     assert end.reason == "stop" and end.reasoning and "85" in end.text
+
+
+def test_odd_forms_of_a_conversation(llm: LLM) -> None:
+    one = Message(Role.USER, "apple")
+    assert llm.chat(one, max_tokens=1).result().completion_tokens == 1
+    with pytest.raises(RequestError, match="empty"):
+        llm.chat([])
+    with pytest.raises(RequestError, match="without code"):
+        llm.chat("apple", tools=[{"type": "function", "function": {"name": "f"}}])
+    first = Message(Role.SYSTEM, SystemContent(current_date="2024-01-01", effort="low"))
+    chat = llm.chat(Conversation((first, one)), effort="high", max_tokens=1)
+    assert chat.conversation.messages[0].content == SystemContent(current_date="2024-01-01", effort="high")
+    again = llm.chat(
+        llm.chat(one, instructions="Be kind.", max_tokens=1).conversation, instructions="Be kind.", max_tokens=1
+    )
+    assert [m.role for m in again.conversation.messages].count(Role.DEVELOPER) == 1
+
+
+def test_a_bare_function_is_a_tool(llm: LLM) -> None:
+    def now() -> str:
+        """The time."""
+        return "noon"
+
+    messages = llm.chat("apple", tools=now, max_tokens=1).conversation.messages
+    assert [t.name for t in messages[1].content.tools] == ["now"]  # type: ignore[union-attr]
+
+
+def test_a_closed_generation_leaves_nothing_behind(llm: LLM) -> None:
+    generation = llm.generate(TOKENS, max_tokens=50)
+    next(generation)
+    generation.close()
+    assert not llm.engine.has_work()

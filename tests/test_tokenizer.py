@@ -489,3 +489,16 @@ def test_save_leaves_nothing_behind_when_it_fails(nano: Tokenizer, tmp_path: Pat
     with pytest.raises(OSError):
         nano.save(tmp_path / "tokenizer.json")
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_byte_level_alone_brings_its_own_pattern(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+    theirs.train_from_iterator(["It's a test, isn't it? 12345  spaces\n\nlines we'll see"] * 3, trainer)
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    for text in ("It's we'll 99 test,  x \n\n y", "naïve ÜBER 日本語 \t\t", "isn't'S 12a34"):
+        assert ours.encode(text) == theirs.encode(text).ids

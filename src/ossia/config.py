@@ -35,6 +35,8 @@ _HF_SAME = (
     "num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads",
     "num_key_value_heads", "sliding_window", "rms_norm_eps", "swiglu_limit",
 )  # fmt: skip
+# What transformers takes for a gpt_oss config that says nothing about rope.
+_HF_ROPE_DEFAULT = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
 # What Hugging Face calls our rope scalings. It has no name for the other two: its loader refuses them, as it should.
 _HF_ROPE_TYPES: dict[str, RopeScaling] = {"default": "none", "linear": "pi", "yarn": "yarn"}
 _HF_ROPE_TYPES |= {"ntk": "ntk", "ntk_by_parts": "ntk_by_parts"}
@@ -86,8 +88,8 @@ class ModelConfig:
                 kind = int if field.type == "int" else (int, float)
                 if isinstance(value, bool) or not isinstance(value, kind):
                     raise ConfigError(f"{field.name} must be a number of type {field.type}, found {value!r}")
-                if value < 0 or (value == 0 and field.name not in may_be_zero):
-                    raise ConfigError(f"{field.name} must be positive, found {value!r}")
+                if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
+                    raise ConfigError(f"{field.name} must be positive and finite, found {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -97,6 +99,12 @@ class ModelConfig:
             raise ConfigError(f"experts_per_token ({self.experts_per_token}) exceeds num_experts ({self.num_experts})")
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
+        if self.rope_theta <= 1:
+            raise ConfigError(f"rope_theta must exceed 1, found {self.rope_theta}")
+        if self.rope_ntk_beta <= self.rope_ntk_alpha:
+            raise ConfigError(
+                f"rope_ntk_beta ({self.rope_ntk_beta}) must exceed rope_ntk_alpha ({self.rope_ntk_alpha})"
+            )
         if self.rope_scaling_factor < 1:
             raise ConfigError(f"rope_scaling_factor must be at least 1, found {self.rope_scaling_factor}")
 
@@ -242,7 +250,7 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
 
 def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     """Our rope fields from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling` (before)."""
-    rope = data.get("rope_parameters") or data.get("rope_scaling") or {"rope_type": "default"}
+    rope = data.get("rope_parameters") or data.get("rope_scaling") or _HF_ROPE_DEFAULT
     if not isinstance(rope, Mapping):
         raise ConfigError(f"rope_parameters must be an object, found {rope!r}")
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -250,10 +258,10 @@ def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"rope_type {kind!r} is not supported; there are {', '.join(_HF_ROPE_TYPES)}")
     theta = rope.get("rope_theta", data.get("rope_theta", 150000.0))
     longest = data["max_position_embeddings"]
+    original = rope.get("original_max_position_embeddings") or longest
     factor = 1.0 if kind == "default" else _number(rope.get("factor"), "rope_parameters.factor")
-    original = rope.get("original_max_position_embeddings")
-    if original is None:  # older copies keep it at the top level, or leave it to be worked out
-        original = data.get("initial_context_length", longest if kind == "default" else round(longest / factor))
+    if factor < 1:
+        raise ConfigError(f"rope_parameters.factor must be at least 1, found {factor}")
     derived = 0.1 * math.log(factor) + 1.0 if kind == "yarn" else 1.0
     attention_factor = _number(rope.get("attention_factor") or derived, "rope_parameters.attention_factor")
     if not math.isclose(attention_factor, derived, rel_tol=1e-6):
@@ -298,7 +306,7 @@ def _to_hf(config: ModelConfig, quantized: bool, rope_key: str) -> dict[str, Any
     if rope_key == "rope_parameters":
         data["rope_parameters"] = rope | {"rope_theta": config.rope_theta}
     else:
-        data |= {"rope_theta": config.rope_theta, "rope_scaling": rope if len(rope) > 1 else None}
+        data |= {"rope_theta": config.rope_theta, "rope_scaling": rope}
     if quantized:
         kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
         data["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": kept}

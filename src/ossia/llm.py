@@ -44,7 +44,8 @@ from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
 
 DType = Literal["bfloat16", "float32"]
-Messages = str | Conversation | Sequence[Message | Mapping[str, Any]]
+EffortName = Effort | Literal["low", "medium", "high"]
+Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
 UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32
 
 
@@ -111,6 +112,12 @@ class Generation:
         self.logprobs.append(token.logprob)
         self.finish_reason = token.finish_reason
         return token.token_id
+
+    def close(self) -> None:
+        """Stop here and let the engine forget the request. An iterator that is merely left alone goes on being
+        sampled along with later requests."""
+        if isinstance(self._tokens, Generator):
+            self._tokens.close()
 
 
 class Chat:
@@ -179,6 +186,9 @@ class LLM:
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Logits after each of T tokens: float32 [T, V], or [len(rows), V] for the given rows.
 
+        All rows of 32,768 tokens over gpt-oss's vocabulary would be 26 GB: ask for those you need. T may exceed the
+        context that the model was trained for.
+
         `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of those
         lengths, as the engine does: [T - 3, 1, 1, 1] is a prefill and three steps of decoding. Raises
         `RequestError` on bad input.
@@ -215,8 +225,8 @@ class LLM:
         self,
         messages: Messages,
         *,
-        tools: Iterable[Tool | Callable[..., Any]] = (),
-        effort: Effort | Literal["low", "medium", "high"] = "medium",
+        tools: Callable[..., Any] | Iterable[Tool | Callable[..., Any]] = (),
+        effort: EffortName | None = None,
         instructions: str | None = None,
         date: str | None = "today",
         max_tool_rounds: int = 8,
@@ -227,16 +237,19 @@ class LLM:
 
         `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or
         Harmony messages, or a `Conversation`, which are used as they stand, a system message put first if
-        there is none; tools that its developer message declares are not declared again. `effort` and `date`
-        (None: none) go into that system message, `instructions` into the developer message. `stop` is asked
+        there is none; tools that its developer message declares are not declared again. `effort` (None: medium)
+        and `date` (None: none) go into the system message; if there is one already, a given effort replaces
+        that one's, and its date stays. `instructions` go into the developer message. `stop` is asked
         after every token; True ends the turn there, as if the tokens had run out. Sampling keywords are those
         of `generate`; `max_tokens` counts every sample of the turn separately.
         """
-        tool_list = [cast(Tool, t) if hasattr(t, "function") else from_function(t) for t in tools]
+        tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
         functions = tuple(tool.function for tool in tool_list)
         today = Date.today().isoformat() if date == "today" else date
-        system = SystemContent(current_date=today, effort=effort)
+        system = SystemContent(current_date=today, effort=effort or "medium")
         conversation = to_conversation(messages, system, instructions, functions)
+        if effort is not None:
+            conversation = _with_effort(conversation, effort)
         params = self.params(**sampling)
         tokenizer = self.tokenizer
 
@@ -265,7 +278,11 @@ def to_conversation(
     """Whatever `chat` accepts, as a Conversation that has a system message and declares `functions`."""
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
+    if isinstance(messages, Message):
+        messages = [messages]
     given = messages.messages if isinstance(messages, Conversation) else tuple(messages)
+    if not given:
+        raise RequestError("the conversation is empty; give at least one message to answer")
     if given and all(isinstance(m, Message) for m in given):
         return _completed(cast("tuple[Message, ...]", given), system, instructions, functions)
     if any(isinstance(m, Message) for m in given):
@@ -274,6 +291,22 @@ def to_conversation(
     if instructions is not None:
         chat = [{"role": "developer", "content": instructions}, *chat]
     return Conversation.from_chat(chat, system=system, tools=functions)
+
+
+def _as_tool(tool: Any) -> Tool:
+    if isinstance(tool, Mapping):
+        raise RequestError(
+            "a tool declaration without code cannot be run; give Python functions or Tool objects, or declare the "
+            "tool in a developer message and run its calls yourself"
+        )
+    return cast(Tool, tool) if hasattr(tool, "function") and hasattr(tool, "run") else from_function(tool)
+
+
+def _with_effort(conversation: Conversation, effort: EffortName) -> Conversation:
+    first, *rest = conversation.messages
+    if not isinstance(first.content, SystemContent):
+        return conversation
+    return Conversation((replace(first, content=replace(first.content, effort=effort)), *rest))
 
 
 def _completed(
@@ -286,7 +319,8 @@ def _completed(
         messages = (Message(Role.SYSTEM, system), *messages)
     declared = [t.name for m in messages if isinstance(m.content, DeveloperContent) for t in m.content.tools]
     functions = tuple(f for f in functions if f.name not in declared)
-    if functions or instructions is not None:
+    said = [m.content.instructions for m in messages if isinstance(m.content, DeveloperContent)]
+    if functions or (instructions is not None and instructions not in said):
         if any(m.role is Role.DEVELOPER for m in messages):
             raise RequestError(
                 "the conversation has a developer message of its own; declare tools and instructions there, "
@@ -306,8 +340,6 @@ def _checked_ids(tokens: Sequence[int], config: ModelConfig) -> list[int]:
         raise RequestError("no tokens were given; a model needs at least one")
     if wrong := [t for t in ids if not 0 <= t < config.vocab_size]:
         raise RequestError(f"token id {wrong[0]} is outside the vocabulary of {config.vocab_size}")
-    if len(ids) > config.max_context_length:
-        raise RequestError(f"{len(ids)} tokens were given; the context holds {config.max_context_length}")
     return ids
 
 

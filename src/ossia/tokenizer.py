@@ -386,6 +386,10 @@ def _list(value: object, what: str) -> list[object]:
     return value
 
 
+# The one that ByteLevel brings along itself (use_regex), as GPT-2 had it.
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
 def _parse_pattern(file: dict[str, object]) -> str:
     """The split regex; anything but [Split(regex, isolated), ByteLevel] is refused by name."""
     if file.get("normalizer") is not None:
@@ -395,8 +399,12 @@ def _parse_pattern(file: dict[str, object]) -> str:
     steps = _list(pre.get("pretokenizers"), "pretokenizers") if pre.get("type") == "Sequence" else [pre]
     steps = [_object(step, "a pre-tokenizer") for step in steps]
     kinds = [step.get("type") for step in steps]
+    if kinds == ["ByteLevel"] and steps[0].get("use_regex", True) and not steps[0].get("add_prefix_space", True):
+        return GPT2_PATTERN
     if kinds != ["Split", "ByteLevel"]:
-        raise TokenizerError(f"pre_tokenizer {kinds} found: only Split, then ByteLevel is supported")
+        raise TokenizerError(
+            f"pre_tokenizer {kinds} found: supported are Split, then ByteLevel; or ByteLevel without a prefix space"
+        )
     split, byte_level = steps
     if byte_level.get("use_regex", True) is not False or byte_level.get("add_prefix_space") is True:
         raise TokenizerError(f"{byte_level} found: use_regex and add_prefix_space must be false")

@@ -251,14 +251,14 @@ class Source:
 
     def _read_index(self) -> dict[str, str]:
         path = inside(self.directory, INDEX)
-        if (self.directory / SINGLE).exists():
-            raise CheckpointError(f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale")
         weight_map = read_json(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise CheckpointError(f"{path}: weight_map must map tensor names to files, found {_short(weight_map)}")
         for tensor, name in weight_map.items():
             if not isinstance(name, str) or not name.endswith(".safetensors"):
                 raise CheckpointError(f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file")
+        if (self.directory / SINGLE).exists() and SINGLE not in weight_map.values():
+            raise CheckpointError(f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale")
         return weight_map
 
     def _check_index(self, index: Mapping[str, str], files: Mapping[str, MappedFile]) -> None:

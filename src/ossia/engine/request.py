@@ -9,7 +9,7 @@ from typing import Literal
 
 from ossia.errors import RequestError
 
-FinishReason = Literal["stop", "length", "aborted"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The mixture of experts: tokens grouped by expert, clamped SwiGLU, weighted sum.
 
 Bound: for few tokens the bytes of the chosen experts (4.25 bits a weight when packed), for many 6*T*k*D*F FLOPs.
-Tokens go to their expert's matrices, never the matrices to the tokens: each chosen expert's weights are decoded once.
+Tokens go to their expert's matrices, never the matrices to the tokens: each chosen expert's weights are decoded once a
+forward pass.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate, n tokens of one expert.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ossia.config import SWIGLU_ALPHA
 
+MAX_ROWS = 4096  # of one expert at a time, so that memory stays bounded however unevenly tokens are routed
 # (expert, dtype) -> that expert's matrix [rows, columns]
 MatrixOf = Callable[[int, torch.dtype], Tensor]
 
@@ -51,16 +53,17 @@ def experts(
     for expert, count in enumerate(counts):
         if not count:
             continue
-        rows = token_sorted[begin : begin + count]
-        y_nD = _expert(x_TD.index_select(0, rows), expert, gate_up, down, limit)
-        y_TD.index_add_(0, rows, y_nD.float() * weight_sorted[begin : begin + count])
+        matrices = gate_up[0](expert, x_TD.dtype), down[0](expert, x_TD.dtype)
+        for n in range(begin, begin + count, MAX_ROWS):
+            part = slice(n, min(n + MAX_ROWS, begin + count))
+            y_nD = _expert(
+                x_TD.index_select(0, token_sorted[part]), *matrices, gate_up[1][expert], down[1][expert], limit
+            )
+            y_TD.index_add_(0, token_sorted[part], y_nD.float() * weight_sorted[part])
         begin += count
     return y_TD.to(x_TD.dtype)
 
 
-def _expert(
-    x_nD: Tensor, expert: int, gate_up: tuple[MatrixOf, Tensor], down: tuple[MatrixOf, Tensor], limit: float
-) -> Tensor:
-    dtype = x_nD.dtype
-    h_nF2 = F.linear(x_nD, gate_up[0](expert, dtype), gate_up[1][expert].to(dtype))
-    return F.linear(swiglu(h_nF2, limit), down[0](expert, dtype), down[1][expert].to(dtype))
+def _expert(x_nD: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor, limit: float) -> Tensor:
+    h_nF2 = F.linear(x_nD, w1, b1.to(x_nD.dtype))
+    return F.linear(swiglu(h_nF2, limit), w2, b2.to(x_nD.dtype))

@@ -20,7 +20,8 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
     rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])
     if weight_NK.dtype == x_TK.dtype or weight_NK.shape[0] <= rows:
         return F.linear(x_TK, weight_NK.to(x_TK.dtype), bias_N)
-    out_TN = x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0]) if not torch.is_grad_enabled() else None
+    wants_grad = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
+    out_TN = None if wants_grad else x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0])
     pieces = []
     for n in range(0, weight_NK.shape[0], rows):
         bias = None if bias_N is None else bias_N[n : n + rows]

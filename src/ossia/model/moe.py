@@ -66,8 +66,8 @@ class Experts(nn.Module):
         self.down = leaf(experts, hidden, width)
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        if torch.is_grad_enabled() and isinstance(self.gate_up, TrainableExperts):
-            assert isinstance(self.down, TrainableExperts)
+        wanted = torch.is_grad_enabled() and (x_TD.requires_grad or self.gate_up.bias.requires_grad)
+        if wanted and isinstance(self.gate_up, TrainableExperts) and isinstance(self.down, TrainableExperts):
             tensors = (self.gate_up.values(), self.gate_up.bias), (self.down.values(), self.down.bias)
             return kernels.experts_training(x_TD, choice_Tk, weight_Tk, *tensors, limit)
         matrices = (self.gate_up.matrix, self.gate_up.bias), (self.down.matrix, self.down.bias)

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         del t_TD
         k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
         spans = batch.spans(self.window)
-        attend = kernels.attention_training if torch.is_grad_enabled() else kernels.attention
+        attend = kernels.attention_training if q_THh.requires_grad else kernels.attention
         o_THh = attend(q_THh, k_NKh, v_NKh, spans, self._sink(q_THh), self.head_dim**-0.5)
         del q_THh
         y_TD: Tensor = self.out(o_THh.flatten(1))
