@@ -155,7 +155,7 @@ CALCULATOR = FunctionTool(
 
 # ---- how it is declared --------------------------------------------------------------------------
 
-_NAMES = ("calculator",) * 40 + ("calculate", "calc", "evaluate", "compute", "math")
+_NAME = "calculator"  # the only one: a model of this size that saw six names called the commonest whatever was declared
 _DESCRIPTIONS = (
     "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
     "A calculator.", "Calculates the value of an expression.",
@@ -204,7 +204,7 @@ class Declared:
 
 def declare(rng: Random, two_steps: bool) -> Declared:
     """One of many declarations of a calculator; one that takes whole expressions if `two_steps`."""
-    name, description = rng.choice(_NAMES), rng.choice(_DESCRIPTIONS)
+    description = rng.choice(_DESCRIPTIONS)
     style = _STYLES[int(rng.random() * len(_STYLES))]
     if not two_steps and rng.random() < 0.08:
         keys: tuple[str, ...] = rng.choice(tuple(_OPERAND_KEYS))
@@ -220,7 +220,7 @@ def declare(rng: Random, two_steps: bool) -> Declared:
         note = rng.choice(_PROPERTY_NOTES)
         properties = {keys[0]: {"type": "string", "description": note} if note else {"type": "string"}}
     schema = {"type": "object", "properties": properties, "required": list(keys)}
-    return Declared(FunctionTool(name, description, schema), keys, style)
+    return Declared(FunctionTool(_NAME, description, schema), keys, style)
 
 
 def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
