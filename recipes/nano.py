@@ -49,11 +49,12 @@ class Recipe:
     pretrain_steps: int = 1500
     sft_steps: int = 1200
     qat_steps: int = 600
+    polish_steps: int = 300  # the same again at a quarter of the rate, mostly whole conversations
     hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3)  # noqa: RUF009 - frozen
     seed: int = 1
 
 
-SMOKE = Recipe(pretrain_steps=20, sft_steps=20, qat_steps=10)
+SMOKE = Recipe(pretrain_steps=20, sft_steps=20, qat_steps=10, polish_steps=5)
 
 
 def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
@@ -128,6 +129,13 @@ def make_run(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Run:
         Stage("sft", lambda start: conversation_examples(tokenizer, seed, start, 0.6), recipe.sft_steps),
         Stage(
             "qat", lambda start: conversation_examples(tokenizer, seed + 1, start, 0.4), recipe.qat_steps, quantize=True
+        ),
+        Stage(
+            "polish",
+            lambda start: conversation_examples(tokenizer, seed + 2, start, 0.2),
+            recipe.polish_steps,
+            quantize=True,
+            restart=recipe.hyper.peak_lr / 4,
         ),
     )
     config = replace(ModelConfig.preset("nano"), vocab_size=tokenizer.vocab_size)

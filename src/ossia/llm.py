@@ -247,6 +247,8 @@ class LLM:
         functions = tuple(tool.function for tool in tool_list)
         today = Date.today().isoformat() if date == "today" else date
         system = SystemContent(current_date=today, effort=effort or "medium")
+        if not messages or (isinstance(messages, Conversation) and not messages.messages):
+            raise RequestError("the conversation is empty; give at least one message to answer")
         conversation = to_conversation(messages, system, instructions, functions)
         if effort is not None:
             conversation = _with_effort(conversation, effort)
@@ -281,8 +283,6 @@ def to_conversation(
     if isinstance(messages, Message):
         messages = [messages]
     given = messages.messages if isinstance(messages, Conversation) else tuple(messages)
-    if not given:
-        raise RequestError("the conversation is empty; give at least one message to answer")
     if given and all(isinstance(m, Message) for m in given):
         return _completed(cast("tuple[Message, ...]", given), system, instructions, functions)
     if any(isinstance(m, Message) for m in given):

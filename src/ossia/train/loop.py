@@ -40,6 +40,7 @@ class Stage:
     examples: ExamplesFrom
     steps: int
     quantize: bool = False  # train the experts as the MXFP4 values they will be exported as
+    restart: float | None = None  # peak of a schedule of the stage's own; otherwise stages share one
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,18 @@ class Run:
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+    def lr(self, step: int) -> float:
+        """One schedule for all stages without a `restart`, and one for each with."""
+        stage, end = _stage_at(self, step)
+        if stage.restart is not None:
+            return Schedule(stage.restart, stage.steps, warmup=20, decay=1.0).at(step - (end - stage.steps))
+        shared = sum(s.steps for s in self.stages if s.restart is None)
+        own = sum(s.steps for s in self.stages[: self.stages.index(stage)] if s.restart is not None)
+        return Schedule(self.hyper.peak_lr, shared, self.hyper.warmup, self.hyper.decay).at(step - own)
+
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption, as JSON values."""
-        stages = [[stage.name, stage.steps, stage.quantize] for stage in self.stages]
+        stages = [[stage.name, stage.steps, stage.quantize, stage.restart] for stage in self.stages]
         return {"config": as_dict(self.config), "stages": stages, "hyper": json.loads(json.dumps(asdict(self.hyper)))}
 
 
@@ -90,7 +100,6 @@ def train(run: Run, stop_after: int | None = None) -> Transformer:
     h = run.hyper
     optimizer = Optimizers(model, h.peak_lr, h.weight_decay, h.betas, h.muon)
     step, cursors = _resume(run, model, optimizer)
-    schedule = Schedule(run.hyper.peak_lr, run.steps, run.hyper.warmup, run.hyper.decay)
     workers = ThreadPoolExecutor(run.hyper.shards, initializer=torch.set_num_threads, initargs=(1,))
     with (run.out / "log.jsonl").open("a") as log, _progress() as bar, workers as pool:
         task = bar.add_task("train", total=run.steps, completed=step, loss=math.nan, stage="")
@@ -101,12 +110,12 @@ def train(run: Run, stop_after: int | None = None) -> Transformer:
             for batch, cursors[stage.name] in batches:
                 began = time.perf_counter()
                 shards = split(batch, run.hyper.shards)
-                loss, metrics = _step(model, optimizer, shards, pool, run.hyper, schedule.at(step))
+                loss, metrics = _step(model, optimizer, shards, pool, run.hyper, run.lr(step))
                 if not math.isfinite(loss):
                     raise TrainingError(f"the loss is {loss} at step {step}; the last good state is in {run.out}")
                 step += 1
                 took = time.perf_counter() - began
-                entry = {"step": step, "stage": stage.name, "loss": loss, "lr": schedule.at(step - 1), **metrics}
+                entry = {"step": step, "stage": stage.name, "loss": loss, "lr": run.lr(step - 1), **metrics}
                 log.write(json.dumps(entry | {"tokens_per_s": round(len(batch.tokens) / took)}) + "\n")
                 bar.update(task, completed=step, loss=loss, stage=stage.name)
                 if step % run.save_every == 0 or step == run.steps or step == stop_after:
