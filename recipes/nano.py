@@ -1,4 +1,4 @@
-"""nano: the embedded checkpoint, made from nothing on two cores in less than half an hour. No downloads.
+"""nano: the embedded checkpoint, made from nothing on two cores in about half an hour. No downloads.
 
     python recipes/nano.py            make it: vocabulary, pre-training, fine-tuning, MXFP4, evaluation, export
     python recipes/nano.py --smoke    the same in two minutes, to see that everything works (the model is useless)

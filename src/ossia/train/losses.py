@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at a time: 8 MiB in float32, which stays in cache
@@ -63,8 +62,3 @@ def load_balance(logits_TE: Tensor, top_k: int) -> Tensor:
 def router_z(logits_TE: Tensor) -> Tensor:
     """Mean squared log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5): keeps them small."""
     return logits_TE.float().logsumexp(-1).square().mean()
-
-
-def cross_entropy_reference(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Tensor:
-    """What `cross_entropy` computes, the obvious way."""
-    return F.cross_entropy((x_RD @ unembedding_VD.to(x_RD.dtype).T).float(), target_R)
