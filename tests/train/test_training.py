@@ -170,10 +170,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
         train(replace(run, hyper=replace(run.hyper, peak_lr=1e30, warmup=1)))
 
 
-def test_a_stage_may_have_a_schedule_of_its_own(tmp_path: Path) -> None:
-    text, own = Stage("text", random_examples, 60), Stage("own", random_examples, 40, restart=1e-3)
-    alone = Run(TINY, (text,), Hyperparameters(peak_lr=5e-3, warmup=10), tmp_path)
-    both = replace(alone, stages=(text, own))
-    assert [both.lr(n) for n in range(60)] == [alone.lr(n) for n in range(60)]
-    rates = [both.lr(n) for n in range(60, 100)]
-    assert 5e-4 < max(rates) <= 1e-3 and rates[-1] < 1e-4
+def test_examples_without_targets(tmp_path: Path) -> None:
+    """A part of a step may have nothing to learn; a whole step is refused."""
+
+    def examples(start: int, learned: int) -> Iterator[tuple[Example, int]]:
+        for index, (example, state) in enumerate(random_examples(start)):
+            yield Example(example.ids, [index < learned] * len(example.ids)), state
+
+    hyper = Hyperparameters(tokens_per_step=200, shards=2, muon=False)
+    train(Run(TINY, (Stage("some", lambda start: examples(start, 1), 1),), hyper, tmp_path / "some"))
+    assert losses(tmp_path / "some")[0] > 1
+    with pytest.raises(TrainingError, match="no token to learn"):
+        train(Run(TINY, (Stage("none", lambda start: examples(start, 0), 1),), hyper, tmp_path / "none"))

@@ -40,7 +40,6 @@ class Stage:
     examples: ExamplesFrom
     steps: int
     quantize: bool = False  # train the experts as the MXFP4 values they will be exported as
-    restart: float | None = None  # peak of a schedule of the stage's own; otherwise stages share one
 
 
 @dataclass(frozen=True)
@@ -74,17 +73,12 @@ class Run:
         return sum(stage.steps for stage in self.stages)
 
     def lr(self, step: int) -> float:
-        """One schedule for all stages without a `restart`, and one for each with."""
-        stage, end = _stage_at(self, step)
-        if stage.restart is not None:
-            return Schedule(stage.restart, stage.steps, warmup=20, decay=1.0).at(step - (end - stage.steps))
-        shared = sum(s.steps for s in self.stages if s.restart is None)
-        own = sum(s.steps for s in self.stages[: self.stages.index(stage)] if s.restart is not None)
-        return Schedule(self.hyper.peak_lr, shared, self.hyper.warmup, self.hyper.decay).at(step - own)
+        """One schedule for all stages."""
+        return Schedule(self.hyper.peak_lr, self.steps, self.hyper.warmup, self.hyper.decay).at(step)
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption, as JSON values."""
-        stages = [[stage.name, stage.steps, stage.quantize, stage.restart] for stage in self.stages]
+        stages = [[stage.name, stage.steps, stage.quantize] for stage in self.stages]
         return {"config": as_dict(self.config), "stages": stages, "hyper": json.loads(json.dumps(asdict(self.hyper)))}
 
 
@@ -186,6 +180,8 @@ def _step(
 ) -> tuple[float, dict[str, float]]:
     """One update from the shards' gradients, added up in their order; every target of the step weighs the same."""
     targets, tokens = sum(len(s.rows) for s in shards), sum(len(s.tokens) for s in shards)
+    if not targets:
+        raise TrainingError("a batch has no token to learn: the masks of its examples are empty")
     work = [pool.submit(_gradients, model, s, hyper, len(s.rows) / targets, len(s.tokens) / tokens) for s in shards]
     results = [future.result() for future in work]
     for n, p in enumerate(model.parameters()):
@@ -209,9 +205,11 @@ def _gradients(
     model: Transformer, shard: PackedBatch, hyper: Hyperparameters, of_targets: float, of_tokens: float
 ) -> _ShardResult:
     logits: list[Tensor] = []
-    batch = Batch.packed(shard.lengths, output_rows=torch.tensor(shard.rows), router_logits=logits)
+    rows = torch.tensor(shard.rows, dtype=torch.int64)  # also where there are none
+    batch = Batch.packed(shard.lengths, output_rows=rows, router_logits=logits)
     x_RD = model.hidden(torch.tensor(shard.tokens), batch)
-    loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, torch.tensor(shard.targets))
+    targets = torch.tensor(shard.targets, dtype=torch.int64)
+    loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, targets)
     balance = of_tokens * _mean([load_balance(x, model.config.experts_per_token) for x in logits])
     z = of_tokens * _mean([router_z(x) for x in logits])
     total = loss + hyper.load_balance * balance + hyper.router_z * z

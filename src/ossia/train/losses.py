@@ -19,7 +19,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         dx_RD, dw_VD = torch.empty_like(x_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
-        losses = []
+        losses = [x_RD.new_zeros(0, dtype=torch.float32)]
         for r in range(0, x_RD.shape[0], rows):
             x, target = x_RD[r : r + rows], target_R[r : r + rows, None]
             logits = (x @ w_VD.T).float()
@@ -30,8 +30,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             dx_RD[r : r + rows] = dlogits @ w_VD
             dw_VD += dlogits.T @ x
         ctx.save_for_backward(dx_RD, dw_VD)
-        ctx.count = x_RD.shape[0]
-        return torch.cat(losses).mean()
+        ctx.count = max(1, x_RD.shape[0])
+        return torch.cat(losses).sum() / ctx.count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -41,7 +41,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Tensor:
-    """Mean over rows of -log softmax(x W^T)[target], without ever holding [R, V].
+    """Mean over rows of -log softmax(x W^T)[target], without ever holding [R, V]; 0 of no rows.
 
     The gradients are worked out chunk by chunk in the forward pass, while the logits are at hand.
     """
