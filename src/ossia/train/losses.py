@@ -30,8 +30,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             dx_RD[r : r + rows] = dlogits @ w_VD
             dw_VD += dlogits.T @ x
         ctx.save_for_backward(dx_RD, dw_VD)
-        ctx.count = max(1, x_RD.shape[0])
-        return torch.cat(losses).sum() / ctx.count
+        ctx.count = count = max(1, x_RD.shape[0])
+        return torch.cat(losses).sum() / count
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
