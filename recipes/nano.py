@@ -62,7 +62,9 @@ def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         vocab_size = ModelConfig.preset("nano").vocab_size
-        train_tokenizer(vocabulary_texts(recipe), vocab_size, words=HARMONY_WORDS).save(path)
+        with Progress() as bar:
+            texts = bar.track(vocabulary_texts(recipe), total=None, description="texts for the vocabulary")
+            train_tokenizer(texts, vocab_size, words=HARMONY_WORDS).save(path)
     return Tokenizer.from_file(path)
 
 
@@ -116,7 +118,7 @@ def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: f
     """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
     for conversation, state in conversations(seed, start=start):
         if Random(f"{seed}:drill:{state}").random() < drills:
-            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis="none")
+            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis=False)
         else:
             rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
         yield Example(rendered.ids, rendered.mask), state
