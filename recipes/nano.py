@@ -67,7 +67,9 @@ def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         vocab_size = ModelConfig.preset("nano").vocab_size
-        train_tokenizer(vocabulary_texts(recipe), vocab_size, pattern=PATTERN, words=HARMONY_WORDS).save(path)
+        with Progress() as bar:
+            texts = bar.track(vocabulary_texts(recipe), total=None, description="texts for the vocabulary")
+            train_tokenizer(texts, vocab_size, pattern=PATTERN, words=HARMONY_WORDS).save(path)
     return Tokenizer.from_file(path)
 
 
@@ -161,7 +163,7 @@ def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: f
             yield copying(tokenizer, rng), state
             continue
         if rng.random() < drills:
-            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis="none")
+            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis=False)
         else:
             rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
         yield Example(rendered.ids, rendered.mask), state

@@ -7,7 +7,7 @@ from tiny_model import Script, call, final, thought, tiny_tokenizer
 
 from ossia.chat import Event, ToolCalled, ToolReturned, Turn, TurnEnd, run_turn, stop_ids
 from ossia.errors import ToolError
-from ossia.harmony import Conversation, Message, MessageStart, Role, TextDelta
+from ossia.harmony import CallReady, Conversation, Message, MessageStart, RepairKind, Role, TextDelta, TurnClosed
 from ossia.tokenizer import Tokenizer
 from ossia.tools import PythonFunction, from_function
 
@@ -71,7 +71,7 @@ def test_a_tool_is_run_and_its_result_goes_back(tokenizer: Tokenizer, add: Pytho
     ]
     assert end.text == "85" and end.reason == "stop"
     assert [m.role for m in end.messages] == ["assistant", "assistant", "tool", "assistant"]
-    result = "<|start|>functions.add<|channel|>commentary to=assistant<|message|>85<|end|>"
+    result = "<|start|>functions.add to=assistant<|channel|>commentary<|message|>85<|end|>"
     assert script.prompts[1].endswith(result + "<|start|>assistant")
     assert "I add." in script.prompts[1], "the reasoning of the turn in progress is kept"
     assert end.prompt_tokens == len(tokenizer.encode_with_specials(script.prompts[0]))
@@ -105,6 +105,8 @@ def test_what_a_tool_cannot_do_is_told_to_the_model(
         '<|channel|>analysis to=functions.add<|message|>{"a": 1, "b": 2}<|call|>',
         ' to=functions.add<|channel|>commentary <|constrain|>json<|message|>{"a": 1, "b": 2}<|call|>',
         '<|channel|>commentary to=functions.add<|message|>{"a": 1, "b": 2}<|return|>',
+        '<|channel|>commentary to=functions.addjson<|message|>{"a": 1, "b": 2}<|call|>',
+        '<|channel|>commentary to=functions.add,<|message|>{"a": 1, "b": 2}<|end|><|call|>',
     ],
 )
 def test_a_recipient_makes_a_call_wherever_it_stands(
@@ -112,6 +114,31 @@ def test_a_recipient_makes_a_call_wherever_it_stands(
 ) -> None:
     _, end = turn(Script(tokenizer, sample, final("3")), add)
     assert calls == ["1 + 2"] and end.text == "3"
+
+
+def test_arguments_are_mended_where_the_schema_says_how(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
+    good, bad = '{"a": 37, "b": 48}', '{"a": 37, "b": 48}}'
+    sample = call("add", bad)
+    script = Script(tokenizer, sample, final("85"))
+    events, end = turn(script, add)
+    assert calls == ["37 + 48"] and end.text == "85"
+    assert [event for event in events if isinstance(event, ToolCalled)] == [ToolCalled("add", good)]
+    (repair,) = end.repairs
+    assert (repair.kind, repair.seen) == (RepairKind.ARGUMENTS, bad)
+    assert repair.position == len(tokenizer.encode_with_specials(sample)) - 1
+    assert bad in script.prompts[1], "history keeps what was said"
+    _, end = turn(Script(tokenizer, call("add", '{"a": 37}}'), final("?")), add)
+    assert not end.repairs, "what the schema refuses is not mended"
+
+
+def test_calls_and_ends_of_turns_are_events(tokenizer: Tokenizer, add: PythonFunction) -> None:
+    script = Script(tokenizer, call("add", '{"a": 1, "b": 2}'), final("3"))
+    events, _ = turn(script, add)
+    ready = [event.message.content for event in events if isinstance(event, CallReady)]
+    assert ready == ['{"a": 1, "b": 2}']
+    assert [event.by for event in events if isinstance(event, TurnClosed)] == ["<|call|>", "<|return|>"]
 
 
 def test_rounds_of_tools_are_limited(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:

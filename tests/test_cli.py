@@ -6,18 +6,19 @@ import io
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_model import Script, call, environment, final, scripted, thought, write_endless, write_tiny
 
+import ossia
 import ossia.llm
 from ossia.cli import main
-from ossia.terminal import progress
+from ossia.display import progress
+from ossia.engine import Engine
 
-COMMANDS = ("chat", "generate", "info", "convert", "eval")
+COMMANDS = ("chat", "generate", "info", "convert", "eval", "harmony", "harmony render", "harmony parse")
 
 
 @pytest.fixture(scope="module")
@@ -52,20 +53,18 @@ def pipe_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert "examples:" in out and f"  ossia {command}" in out
     assert max(map(len, out.splitlines())) <= 110
 
 
-def test_help_is_quick_and_imports_no_torch() -> None:
+def test_help_imports_no_torch() -> None:
     program = "import sys; from ossia.cli import parser; parser().format_help(); sys.exit('torch' in sys.modules)"
-    start = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
-    assert time.perf_counter() - start < 5  # 0.1 s on an idle machine
     out = ossia_process("--help").stdout
-    assert all(f"    {command}" in out for command in COMMANDS) and "exit codes:" in out
+    assert all(f"    {command}" in out for command in COMMANDS if " " not in command) and "exit codes:" in out
     assert ossia_process("--version").stdout.startswith("ossia 0.")
 
 
@@ -239,6 +238,15 @@ def test_progress_shows_nothing_where_nobody_looks(capfd: pytest.CaptureFixture[
     assert capfd.readouterr() == ("", "")
 
 
+def test_reading_a_long_prompt_is_told(tiny: Path) -> None:
+    llm = ossia.load(tiny)
+    told: list[tuple[int, int]] = []
+    ids = [n % 200 for n in range(120)]
+    llm.engine = Engine(llm.model, max_batch_tokens=50)
+    list(llm.generate(ids, max_tokens=2, progress=lambda done, total: told.append((done, total))))
+    assert told[:3] == [(50, 120), (100, 120), (120, 120)]
+
+
 # ---- generate --------------------------------------------------------------------------------------
 
 
@@ -408,3 +416,88 @@ def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*args, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["accuracy"]) == 6 and report["accuracy"][0]["asked"] == 2 and report["cut"] >= 0
+
+
+# ---- harmony ---------------------------------------------------------------------------------------
+
+TALK = [
+    {"role": "user", "content": "Hi <|end|> there"},
+    {"role": "assistant", "content": "hm", "channel": "analysis"},
+    {"role": "assistant", "content": "Hello 👍", "channel": "final"},
+]
+SPOKEN = "<|start|>user<|message|>Hi <|end|> there<|end|><|start|>assistant<|channel|>final<|message|>Hello 👍<|end|>"
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> str:
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps(TALK))
+    return str(path)
+
+
+def test_harmony_render(talk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harmony", "render", talk]) == 0
+    out = capsys.readouterr()
+    assert out.out == SPOKEN + "<|start|>assistant\n" and out.err.endswith(" tokens\n")
+    assert main(["harmony", "render", talk, "--for", "conversation", "--json", "--tokenizer", "nano"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == SPOKEN and found["ids"]
+    assert main(["harmony", "render", talk, "--for", "training", "--json", "--keep-analysis"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"].endswith("<|return|>") and "hm" in found["text"]
+    assert len(found["mask"]) == len(found["ids"]) and any(found["mask"]) and not all(found["mask"])
+
+
+def test_harmony_render_token_by_token(talk: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harmony", "render", talk, "--for", "training", "--tokens"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(n) for n in range(len(lines))]
+    assert lines[0].split()[1:] == ["200006", '"<|start|>"'] and lines[-1].endswith("learned")
+    assert json.loads(lines[3].split(maxsplit=2)[2]) == "Hi"
+
+
+def test_harmony_render_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    request = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "reasoning_effort": "high"}
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps(request))
+    assert main(["harmony", "render", str(path), "--chat", "--date", "2025-08-05"]) == 0
+    out = capsys.readouterr().out
+    assert "Reasoning: high" in out and "Current date: 2025-08-05" in out and "type f = " in out
+
+
+def test_harmony_parse_is_the_way_back(talk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["harmony", "render", talk, "--for", "conversation", "--keep-analysis", "--json"]) == 0
+    ids = json.loads(capsys.readouterr().out)["ids"]
+    (tmp_path / "ids.json").write_text(json.dumps(ids))
+    for given in ([str(tmp_path / "ids.json")], ["--ids", ",".join(map(str, ids))]):
+        assert main(["harmony", "parse", *given]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == {"messages": TALK, "repairs": []}
+
+
+def test_harmony_parse_reports_repairs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|end|>\n")
+    assert main(["harmony", "parse"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["messages"] == [{"role": "assistant", "content": "I must refuse", "channel": "analysis"}]
+    assert {repair["kind"] for repair in found["repairs"]} == {"missing-message"}
+    pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|message|>x<|end|>")
+    assert main(["harmony", "parse", "--strict"]) == 2
+    assert 'unexpected tokens remaining in message header: Some("I")' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("{", "not JSON"),
+        ("3", "list of messages"),
+        ('[{"role": "nobody", "content": ""}]', "nobody"),
+        ("[1]", "message"),
+    ],
+)
+def test_harmony_render_of_something_else(text: str, word: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    assert main(["harmony", "render", str(path)]) == 2
+    assert word in capsys.readouterr().err

@@ -20,7 +20,16 @@ SOURCE = Path(ossia.__file__).parent
 
 # level -> module -> what it may import besides level 0 and itself; None: everything up to its own level.
 LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
-    0: {"errors": (), "config": (), "batch": (), "mxfp4": (), "tokenizer": (), "hub": ()},
+    0: {
+        "errors": (),
+        "config": (),
+        "batch": (),
+        "mxfp4": (),
+        "o200k": (),
+        "tokenizer_file": (),
+        "tokenizer": (),
+        "hub": (),
+    },
     1: {"kernels": (), "harmony": ()},
     2: {"model": ("kernels",)},
     3: {"checkpoint": ("model", "kernels")},
@@ -37,7 +46,9 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
         "llm": None,
         "respond": None,
         "info": None,
+        "display": None,
         "terminal": None,
+        "harmony_command": None,
         "commands": None,
         "cli": None,
         "__main__": None,
@@ -45,10 +56,22 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
 }
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 
-NO_TORCH = ("harmony", "tools", "tasks", "server", "tokenizer", "hub", "config", "errors")
+NO_TORCH = ("harmony", "tools", "tasks", "server", "o200k", "tokenizer_file", "tokenizer", "hub", "config", "errors")
 NO_TORCH_FILES = ("engine/request.py", "engine/pages.py", "engine/scheduler.py")
 # What must not even lead to torch; a server imports the engine, and so may.
-NEVER_LOADS_TORCH = ("", "harmony", "tools", "tasks", "tokenizer", "hub", "config", "chat", "evals", "cli")
+NEVER_LOADS_TORCH = (
+    "",
+    "harmony",
+    "tools",
+    "tasks",
+    "tokenizer",
+    "hub",
+    "config",
+    "chat",
+    "evals",
+    "harmony_command",
+    "cli",
+)
 
 
 def top_level_modules() -> list[str]:
@@ -112,7 +135,7 @@ def test_imports_keep_to_the_levels(module: str) -> None:
 
 def test_level_0_has_no_circles() -> None:
     """Within level 0 anything may use errors, and nothing else but what is below it in this order."""
-    order = ["errors", "config", "batch", "mxfp4", "tokenizer", "hub"]
+    order = ["errors", "config", "batch", "mxfp4", "o200k", "tokenizer_file", "tokenizer", "hub"]
     assert set(order) == set(LEVELS[0])
     for n, module in enumerate(order):
         for where, name in internal_imports(module):

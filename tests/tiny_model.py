@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ class Script:
         self.samples = list(samples)
         self.prompts: list[str] = []
 
-    def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]:
+    def generate(self, prompt: Sequence[int], params: SamplingParams, *_: Any, **__: Any) -> Iterator[SampledToken]:
         self.prompts.append(self.tokenizer.decode(prompt))
         for token in self.tokenizer.encode_with_specials(self.samples.pop(0)):
             yield SampledToken(0, token, -0.5)

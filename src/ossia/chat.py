@@ -10,17 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ossia import harmony
 from ossia.errors import ToolError
 from ossia.harmony import (
+    CallReady,
     Conversation,
     Message,
-    MessageEnd,
-    MessageStart,
+    RenderedHistory,
     Repair,
+    RepairKind,
     Role,
     StreamParser,
-    TextDelta,
-    render_for_completion,
+    UnknownTool,
+    read_arguments,
     resolve_recipient,
 )
 from ossia.tokenizer import Tokenizer
@@ -32,7 +34,7 @@ Reason = Literal["stop", "length", "tool_rounds"]
 
 @dataclass(frozen=True)
 class ToolCalled:
-    """The model called a tool; its result follows as `ToolReturned`."""
+    """The model called a tool; its result follows as `ToolReturned`. `arguments` as the tool gets them."""
 
     name: str
     arguments: str
@@ -74,7 +76,7 @@ class TurnEnd:
         return "\n".join(str(m.content) for m in thoughts if m.recipient is None)
 
 
-Event = MessageStart | TextDelta | MessageEnd | ToolCalled | ToolReturned | TurnEnd
+Event = harmony.Event | ToolCalled | ToolReturned | TurnEnd
 
 
 class Turn:
@@ -97,7 +99,10 @@ class Turn:
     ) -> None:
         self.prompt: list[int] | None = None
         self.end: TurnEnd | None = None
-        self._conversation, self._tokenizer = conversation, tokenizer
+        self._tokenizer = tokenizer
+        self._history = RenderedHistory(tokenizer)
+        self._history.append(conversation.messages)
+        self._rendered = 0  # how many of the messages added are in the history
         self._tools = {tool.function.name: tool for tool in tools}
         self._rounds_left = max_tool_rounds
         self._stops = stop_ids(tokenizer)
@@ -113,7 +118,9 @@ class Turn:
         self._completion_tokens += 1
         self._reasoning_tokens += current is not None and current.channel == "analysis"
         self._stopped = token in self._stops
-        return self._parser.feed(token)
+        events = self._parser.feed(token)
+        self._calls += [(self._parser.position, e.message) for e in events if isinstance(e, CallReady)]
+        return events
 
     def end_sample(self) -> Iterator[Event]:
         """The sample is over: without a stop token, the tokens ran out. Runs the tools that were called."""
@@ -121,40 +128,46 @@ class Turn:
         self.prompt = None
         self._added += self._parser.messages
         self._repairs += self._parser.repairs
-        calls = _calls(self._parser.messages)
-        if not self._stopped or not calls or not self._rounds_left:
-            self._finish("length" if not self._stopped else "tool_rounds" if calls else "stop")
+        if not self._stopped or not self._calls or not self._rounds_left:
+            self._finish("length" if not self._stopped else "tool_rounds" if self._calls else "stop")
             return
         self._rounds_left -= 1
-        for call in calls:
-            yield from self._run_tool(call)
+        for position, call in self._calls:
+            yield from self._run_tool(call, position)
         self._begin_sample()
 
     def _begin_sample(self) -> None:
-        conversation = Conversation((*self._conversation.messages, *self._added))
-        self.prompt = render_for_completion(conversation, self._tokenizer)
+        """Only what the last sample and its tools added is rendered anew."""
+        self._history.append(self._added[self._rendered :])
+        self._rendered = len(self._added)
+        self.prompt = self._history.ids_for_completion()
         self._parser = StreamParser(self._tokenizer)
+        self._calls: list[tuple[int, Message]] = []  # of this sample, and the tokens that closed them
         self._stopped = False
 
     def _finish(self, reason: Reason) -> None:
         counts = (self._prompt_tokens, self._completion_tokens, self._reasoning_tokens)
         self.end = TurnEnd(tuple(self._added), reason, *counts, tuple(self._repairs))
 
-    def _run_tool(self, call: Message) -> Iterator[Event]:
-        recipient, arguments = str(call.recipient), str(call.content)
-        name = resolve_recipient(recipient, self._tools)
-        yield ToolCalled(name or recipient, arguments)
-        failed = False
+    def _run_tool(self, call: Message, position: int) -> Iterator[Event]:
+        found = resolve_recipient(call.recipient, self._tools)
+        name = found.recipient if isinstance(found, UnknownTool) else found
+        arguments, failed = call.text, False
+        if not isinstance(found, UnknownTool):
+            read = read_arguments(arguments, self._tools[found].function.parameters)
+            if read.repaired:
+                self._repairs.append(Repair(position, RepairKind.ARGUMENTS, arguments))
+                arguments = read.text
+        yield ToolCalled(name, arguments)
         try:
-            if name is None:
-                there_are = ", ".join(self._tools) or "none"
-                raise ToolError(f"there is no tool {recipient!r}; available: {there_are}")
-            result = self._tools[name].run(arguments)
+            if isinstance(found, UnknownTool):
+                raise ToolError(found.text)
+            result = self._tools[found].run(arguments)
         except ToolError as error:
             result, failed = f"error: {error}", True
-        author = f"functions.{name}" if name is not None else recipient
+        author = name if isinstance(found, UnknownTool) else f"functions.{name}"
         self._added.append(Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant"))
-        yield ToolReturned(name or recipient, result, failed)
+        yield ToolReturned(name, result, failed)
 
 
 def run_turn(
@@ -183,9 +196,3 @@ def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
     them that the vocabulary has: one without Harmony's can still continue texts."""
     ids = (tokenizer.specials.get(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
     return frozenset(id for id in ids if id is not None)
-
-
-def _calls(messages: Sequence[Message]) -> list[Message]:
-    """Messages that address a tool: a recipient decides, whatever the channel."""
-    nobody = (None, "all", "user", "assistant")
-    return [m for m in messages if m.role is Role.ASSISTANT and m.recipient not in nobody]

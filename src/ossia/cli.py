@@ -1,4 +1,4 @@
-"""The command line: `ossia {chat, generate, info, convert, eval}`.
+"""The command line: `ossia {chat, generate, info, convert, eval, harmony}`.
 
 Knows arguments, their help and the exit codes. What a command does is `commands.py`; nothing here imports
 torch, so that `ossia --help` is quick.
@@ -24,11 +24,13 @@ to begin with:
   echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
   ossia info gpt-oss-120b                           what a model consists of; needs no weights
   ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
+  ossia harmony render chat.json                    the tokens a model reads for a conversation, and back
   ossia COMMAND --help                              all options of a command, with examples
 
 environment:
   NO_COLOR=1                no escape codes, also in a terminal
   XDG_STATE_HOME            where what is typed in a chat is kept (default: ~/.local/state)
+  XDG_CACHE_HOME            where the vocabulary of gpt-oss is kept once it is unpacked (default: ~/.cache)
   HF_HOME, HF_TOKEN         where huggingface_hub keeps downloads, and who asks for them
 
 exit codes:
@@ -107,6 +109,45 @@ A cell is the share of right answers (right/asked, 95% Wilson interval). An answ
 graded as it stands, and how many were cut is said below the table.
 """
 
+HARMONY = """\
+examples:
+  ossia harmony render conversation.json               the prompt, as text
+  ossia harmony render request.json --chat --tokens    from a chat-completions request, token by token
+  ossia harmony parse < sampled.txt                    what a model said, as messages, and what was repaired
+
+Special tokens are written by their names, such as <|start|>. `render` takes what `parse` prints.
+"""
+
+RENDER = """\
+FILE holds {"messages": [...]}, or just the list. A message is {"role", "content", "name"?, "channel"?,
+"recipient"?, "content_type"?}, the JSON form of the official Harmony package. With --chat it is the body of
+a chat-completions request instead: "messages", and perhaps "tools" and "reasoning_effort".
+
+styles:
+  faithful   as the published models read and write: see docs/harmony.md
+  compat     token for token what the official package gives, its defects included
+
+In a terminal special tokens are cyan, headers yellow, reasoning dim, what is learned (--for training)
+green, and every message begins a line. In a pipe the text is exact. The number of tokens goes to stderr.
+
+examples:
+  ossia harmony render conversation.json
+  ossia harmony render conversation.json --style compat --json > compat.json
+  ossia harmony render conversation.json --for training --tokens
+  ossia harmony render request.json --chat --tokenizer nano --date 2025-08-05
+"""
+
+PARSE = """\
+FILE holds text, in which names such as <|channel|> are special tokens, or a JSON list of token ids. Prints
+one JSON object: "messages", and "repairs", each with the position of the token, the kind and what was seen.
+--strict reads as the official package does, and stops with its error.
+
+examples:
+  ossia harmony parse sampled.txt
+  ossia harmony parse --ids 200005,17196,200008,12194,200002
+  echo '<|channel|>final json<|message|>{}<|return|>' | ossia harmony parse --strict
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, as `ossia --help` lists them."""
@@ -157,6 +198,7 @@ def parser() -> argparse.ArgumentParser:
     _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
     _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
     _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
+    _harmony(added)
     return top
 
 
@@ -233,6 +275,44 @@ def _eval(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     _computing(p)
     _sampling(p, 512)
+
+
+def _harmony(added: Any) -> None:
+    about = "Debug prompts: render conversations to tokens, parse tokens to messages."
+    group = added.add_parser("harmony", help=about, description=about, epilog=HARMONY, formatter_class=_Help)
+    verbs = group.add_subparsers(title="what to do", metavar="render|parse", required=True)
+    about = "A conversation as the tokens that a model reads."
+    p = verbs.add_parser("render", help=about, description=about, epilog=RENDER, formatter_class=_Help)
+    p.set_defaults(run=commands.harmony_render)
+    p.add_argument("file", nargs="?", default="-", metavar="FILE", help="a conversation in JSON (default: stdin)")
+    text = "faithful or compat, see below (default: faithful)"
+    p.add_argument("--style", choices=("faithful", "compat"), default="faithful", help=text)
+    text = "completion: ends where the assistant goes on; conversation: without that; training (default: completion)"
+    modes = ("completion", "conversation", "training")
+    p.add_argument("--for", dest="mode", choices=modes, default="completion", help=text)
+    p.add_argument("--keep-analysis", action="store_true", help="do not drop the reasoning of finished turns")
+    p.add_argument("--chat", action="store_true", help="FILE is a chat-completions request")
+    text = "of --chat: YYYY-MM-DD, today or none (default: today)"
+    p.add_argument("--date", default="today", type=_date, metavar="DATE", help=text)
+    shown = p.add_mutually_exclusive_group()
+    shown.add_argument("--tokens", action="store_true", help="one token a line: place, id, text")
+    shown.add_argument("--json", action="store_true", help="one JSON object: text, ids, and the mask of training")
+    _tokenizer(p)
+    about = "Tokens, or text, as the messages they stand for, with what had to be repaired."
+    p = verbs.add_parser("parse", help=about, description=about, epilog=PARSE, formatter_class=_Help)
+    p.set_defaults(run=commands.harmony_parse)
+    p.add_argument("file", nargs="?", default="-", metavar="FILE", help="text or a JSON list of ids (default: stdin)")
+    p.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids, instead of FILE")
+    text = "whose message the stream goes on with; none: it begins with <|start|> (default: found out)"
+    roles = ("auto", "none", "assistant", "user", "system", "developer", "tool")
+    p.add_argument("--role", choices=roles, default="auto", metavar="ROLE", help=text)
+    p.add_argument("--strict", action="store_true", help="as the official package: errors instead of repairs")
+    _tokenizer(p)
+
+
+def _tokenizer(p: argparse.ArgumentParser) -> None:
+    text = "o200k_harmony, nano, or a folder with a tokenizer.json (default: o200k_harmony)"
+    p.add_argument("--tokenizer", default="o200k_harmony", metavar="NAME", help=text)
 
 
 def _model(p: argparse.ArgumentParser) -> None:

@@ -41,10 +41,11 @@ def _load(args: argparse.Namespace) -> LLM:
 
 def chat(args: argparse.Namespace) -> None:
     llm = _load(args)
+    from ossia.display import is_styled
     from ossia.harmony import Effort
     from ossia.tasks import CALCULATOR, calculate
     from ossia.tasks import Tool as TaskTool
-    from ossia.terminal import Screen, Session, answer_lines, interact, is_styled
+    from ossia.terminal import Screen, Session, answer_lines, interact
 
     tools = (TaskTool(CALCULATOR, calculate),) if args.calculator else ()
     session = Session(llm, Effort(args.effort), args.instructions, args.date, tools, _sampling(args))
@@ -62,7 +63,14 @@ def generate(args: argparse.Namespace) -> None:
     ids: list[int] = args.ids or []
     if text is not None:
         ids = llm.tokenizer.encode_with_specials(text) if args.specials else llm.tokenizer.encode(text)
-    generation = llm.generate(ids, **_sampling(args))
+    from ossia.display import progress
+
+    with progress("reading the prompt", "tokens") as tell:
+        generation = llm.generate(ids, progress=tell, **_sampling(args))
+        _print_generation(generation, llm, ids, args)
+
+
+def _print_generation(generation: Generation, llm: LLM, ids: list[int], args: argparse.Namespace) -> None:
     if not args.json:
         _print_text(generation, llm.maybe_tokenizer, args.specials)
         return
@@ -88,7 +96,7 @@ def _prompt(args: argparse.Namespace) -> str:
 
 def _print_text(generation: Generation, tokenizer: Tokenizer | None, specials: bool) -> None:
     """As it comes. A model without a tokenizer answers in ids."""
-    from ossia.terminal import visible
+    from ossia.display import visible
 
     pieces: Iterator[str] = (f"{token} " for token in generation)
     if tokenizer is not None:
@@ -122,8 +130,8 @@ def convert(args: argparse.Namespace) -> None:
         raise RequestError("convert needs either SRC, a checkpoint to read, or --random PRESET")
     from ossia import checkpoint, hub
     from ossia.config import ModelConfig
+    from ossia.display import progress
     from ossia.info import human_bytes
-    from ossia.terminal import progress
 
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:
@@ -147,9 +155,9 @@ def evaluate(args: argparse.Namespace) -> None:
         raise RequestError(f"there is no task {min(unknown)!r}; there are {', '.join(TASKS)}")
     llm = _load(args)
     from ossia import respond
+    from ossia.display import progress
     from ossia.evals import cases
     from ossia.harmony import Effort
-    from ossia.terminal import progress
 
     tasks = list(dict.fromkeys(args.task or TASKS))
     efforts = [effort for effort in Effort if not args.effort or effort in args.effort]
@@ -177,6 +185,18 @@ def _print_report(report: Report, cut: int) -> None:
     uses = {effort: report.tool_use(effort) for effort in report.efforts}
     calls = {effort: {"right": share.right, "asked": share.total} for effort, share in uses.items()}
     print(json.dumps({"accuracy": rows, "tool_use": calls, "cut": cut}, indent=2))
+
+
+def harmony_render(args: argparse.Namespace) -> None:
+    from ossia import harmony_command
+
+    harmony_command.render(args)
+
+
+def harmony_parse(args: argparse.Namespace) -> None:
+    from ossia import harmony_command
+
+    harmony_command.parse(args)
 
 
 def _sampling(args: argparse.Namespace) -> dict[str, Any]:

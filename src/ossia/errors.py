@@ -7,7 +7,8 @@
     ├── TokenizerError          a tokenizer.json we cannot honour, a missing special, an unknown id
     ├── HarmonyError            the chat format
     │   ├── RenderError           messages that cannot be written as Harmony
-    │   └── ParseError            tokens that are not well-formed Harmony (strict parsing only)
+    │   ├── ParseError            tokens that are not well-formed Harmony (strict parsing only)
+    │   └── GrammarError          a schema, pattern or tool choice that sampling cannot be held to
     ├── RequestError            a generation request that cannot be run: too long, bad sampling value
     ├── ToolError               a tool that was declared or called wrongly
     ├── ModelNotFoundError      a name that is neither a preset, a path nor a model we can download now
@@ -50,6 +51,10 @@ class RenderError(HarmonyError):
 
 class ParseError(HarmonyError):
     """Tokens that are not well-formed Harmony; only strict parsing raises it."""
+
+
+class GrammarError(HarmonyError):
+    """What the sampling should be held to cannot be enforced, or contradicts itself."""
 
 
 class RequestError(OssiaError, ValueError):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, fields, replace
 from datetime import date as Date
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +29,7 @@ from ossia.chat import Event, TurnEnd, run_turn, stop_ids
 from ossia.checkpoint.mapped import read_json
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SampledToken, SamplingParams
+from ossia.engine.engine import Progress
 from ossia.engine.runner import hidden_in_chunks
 from ossia.errors import ConfigError, ModelNotFoundError, RequestError, TokenizerError
 from ossia.harmony import (
@@ -36,9 +38,13 @@ from ossia.harmony import (
     Effort,
     FunctionTool,
     Message,
+    ResponseFormat,
     Role,
     SystemContent,
 )
+from ossia.harmony.bodies import BodyFormat
+from ossia.harmony.constraint import HarmonyGrammar
+from ossia.harmony.grammar import harmony_grammar
 from ossia.model import Transformer
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
@@ -210,16 +216,18 @@ class LLM:
                 out[r : r + step] = self.model.unembed(hidden[r : r + step]).float().cpu().numpy()
         return out
 
-    def generate(self, prompt: Sequence[int], **sampling: Any) -> Generation:
+    def generate(
+        self, prompt: Sequence[int], *, progress: Progress = lambda done, total: None, **sampling: Any
+    ) -> Generation:
         """Token ids sampled after `prompt`, as they come; the stop token, if one ends it, is the last.
 
         Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens, stop_ids);
         those not given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>`
-        stop. Raises `RequestError`.
+        stop. `progress` is told how many tokens of the prompt have been read, of how many. Raises `RequestError`.
         """
         params = self.params(**sampling)
         ids = _checked_ids(prompt, self.config)
-        return Generation(self.engine.generate(ids, params))
+        return Generation(self.engine.generate(ids, params, progress=progress))
 
     def chat(
         self,
@@ -229,8 +237,13 @@ class LLM:
         effort: EffortName | None = None,
         instructions: str | None = None,
         date: str | None = "today",
+        tool_choice: str | Mapping[str, Any] = "auto",
+        response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | None = None,
+        reasoning_budget: int | None = None,
+        constrained: bool = False,
         max_tool_rounds: int = 8,
         stop: Callable[[], bool] = lambda: False,
+        progress: Progress = lambda done, total: None,
         **sampling: Any,
     ) -> Chat:
         """Answer a conversation, running `tools` (functions, or `Tool` objects) as the model calls them.
@@ -239,9 +252,17 @@ class LLM:
         Harmony messages, or a `Conversation`, which are used as they stand, a system message put first if
         there is none; tools that its developer message declares are not declared again. `effort` (None: medium)
         and `date` (None: none) go into the system message; if there is one already, a given effort replaces
-        that one's, and its date stays. `instructions` go into the developer message. `stop` is asked
-        after every token; True ends the turn there, as if the tokens had run out. Sampling keywords are those
-        of `generate`; `max_tokens` counts every sample of the turn separately.
+        that one's, and its date stays. `instructions` go into the developer message.
+
+        `tool_choice` ("auto", "none", "required" or a tool's name; of the first sample: a call is followed by "auto"),
+        `response_format` (of the final answer: an OpenAI format object, or a `ResponseFormat`, which a developer
+        message also shows to the model) and `reasoning_budget` (tokens of analysis in a sample) hold the sampling to
+        a grammar, see `harmony_grammar`; so does `constrained` alone: calls then always have valid arguments.
+
+        `stop` is asked after every token; True ends the turn there, as if the tokens had run out. `progress` is told
+        how many tokens of a prompt have been read, of how many. Sampling keywords
+        are those of `generate`; `max_tokens` counts every sample of the turn separately. Raises `RequestError`, and
+        `GrammarError` for a schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
         functions = tuple(tool.function for tool in tool_list)
@@ -252,11 +273,20 @@ class LLM:
         conversation = to_conversation(messages, system, instructions, functions)
         if effort is not None:
             conversation = _with_effort(conversation, effort)
+        if isinstance(response_format, ResponseFormat):
+            conversation = _with_response_format(conversation, response_format)
         params = self.params(**sampling)
         tokenizer = self.tokenizer
+        grammars: Iterator[HarmonyGrammar | None] = repeat(None)
+        if constrained or tool_choice != "auto" or response_format is not None or reasoning_budget is not None:
+            wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
+            first = _grammar(conversation, tokenizer, tool_choice=tool_choice, **wishes)
+            after_call = first if tool_choice == "auto" else _grammar(conversation, tokenizer, **wishes)
+            grammars = chain([first], repeat(after_call))
 
         def sample(prompt: list[int]) -> Iterator[int]:
-            for token in self.engine.generate(prompt, params):
+            grammar = next(grammars)
+            for token in self.engine.generate(prompt, params, grammar.start() if grammar else None, progress):
                 yield token.token_id
                 if stop():
                     return
@@ -300,6 +330,26 @@ def _as_tool(tool: Any) -> Tool:
             "tool in a developer message and run its calls yourself"
         )
     return cast(Tool, tool) if hasattr(tool, "function") and hasattr(tool, "run") else from_function(tool)
+
+
+def _grammar(conversation: Conversation, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
+    """The grammar of an answer, with the tools that the conversation declares."""
+    parts = [part for message in conversation.messages for part in message.parts if not isinstance(part, str)]
+    functions = [tool for part in parts if isinstance(part, DeveloperContent) for tool in part.tools]
+    namespaces = [namespace for part in parts for namespace in part.namespaces]
+    return harmony_grammar(tokenizer, tools=functions, namespaces=namespaces, **wishes)
+
+
+def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:
+    """The first developer message declares it; one is put behind the system message if there is none."""
+    messages = list(conversation.messages)
+    for index, message in enumerate(messages):
+        if isinstance(message.content, DeveloperContent):
+            formats = (*message.content.response_formats, wanted)
+            messages[index] = replace(message, content=replace(message.content, response_formats=formats))
+            return Conversation(tuple(messages))
+    developer = Message(Role.DEVELOPER, DeveloperContent(response_formats=(wanted,)))
+    return Conversation((messages[0], developer, *messages[1:]))
 
 
 def _with_effort(conversation: Conversation, effort: EffortName) -> Conversation:

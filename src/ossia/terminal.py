@@ -12,14 +12,14 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ossia.chat import Event, ToolCalled, ToolReturned, TurnEnd
 from ossia.config import account
+from ossia.display import CYAN, DIM, RED, RESET, progress, visible
 from ossia.errors import HarmonyError, OssiaError, RequestError
 from ossia.harmony import (
     Conversation,
@@ -49,22 +49,9 @@ HELP = """\
 Enter sends; Alt-Enter, or Esc and then Enter, begins a new line; arrow up recalls; Ctrl-C stops an answer.
 A message that begins with / needs a blank before it."""
 
-RESET, DIM, RED, CYAN = "\x1b[0m", "\x1b[2m", "\x1b[31m", "\x1b[36m"
 ERASE_LINE = "\r\x1b[K"
-# What a model says must not move the cursor or write to the clipboard: controls become U+FFFD.
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 FORGOTTEN = "before an answer began; the question is forgotten"
-BAR_AFTER = 1.0  # seconds
-
-
-def is_styled(stream: TextIO) -> bool:
-    """Whether escape codes are welcome: a terminal, and nobody said no (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def visible(text: str) -> str:
-    return text.translate(_CONTROLS)
 
 
 class Screen:
@@ -170,10 +157,11 @@ class Session:
         """
         user, started = Message(Role.USER, text), time.perf_counter()
         stop: dict[str, Any] = {} if interrupt is None else {"stop": lambda: interrupt.asked}
-        chat = self.llm.chat(self.conversation(user), tools=self.tools, **stop, **self.sampling)
         try:
-            for event in chat:
-                screen.show(event)
+            with progress("reading the prompt", "tokens") as tell:
+                chat = self.llm.chat(self.conversation(user), tools=self.tools, progress=tell, **stop, **self.sampling)
+                for event in chat:
+                    screen.show(event)
         except KeyboardInterrupt:
             if interrupt is None:
                 raise
@@ -375,36 +363,3 @@ def _history_file() -> Path | None:
     except OSError:
         return None
     return path
-
-
-# ---- progress ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def progress(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """A function to tell (done, of all). After a second a bar is shown on stderr, if that is a terminal.
-
-    unit: "bytes", or a word for what is counted.
-    """
-    from rich import progress as bars
-    from rich.console import Console
-
-    counts: Sequence[Any] = (bars.DownloadColumn(True), bars.TransferSpeedColumn())
-    if unit != "bytes":
-        counts = (bars.MofNCompleteColumn(), bars.TextColumn(unit))
-    columns = (bars.TextColumn(what), bars.BarColumn(), *counts, bars.TimeRemainingColumn())
-    console = Console(stderr=True)
-    bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    begun = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        if not bar.tasks and time.monotonic() - begun > BAR_AFTER:
-            bar.add_task(what)
-            bar.start()
-        if bar.tasks:
-            bar.update(bar.tasks[0].id, completed=done, total=total)
-
-    try:
-        yield tell
-    finally:
-        bar.stop()

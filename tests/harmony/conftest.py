@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import openai_harmony
 import pytest
+from harmony_schemas import NastySchemas
 
 from ossia.harmony import (
     DEFAULT_CHANNELS,
     DEFAULT_IDENTITY,
     Conversation,
     DeveloperContent,
-    Event,
     FunctionTool,
     Message,
-    MessageEnd,
-    MessageStart,
     Role,
-    StreamParser,
     SystemContent,
-    TextDelta,
     ToolNamespace,
     render_conversation,
     render_for_completion,
@@ -95,59 +90,22 @@ class Ours:
 
 @dataclass(frozen=True)
 class Generator:
-    """Random schemas, tools and conversations. `wild` ones have odd names, channels and hostile texts."""
+    """Random tools and conversations. `wild` ones have odd names, channels and hostile texts."""
 
     rng: random.Random
+
+    def text(self) -> str | tuple[str, ...]:
+        """A content of plain text, sometimes in several parts."""
+        rng = self.rng
+        return tuple(rng.choices(TEXTS, k=rng.randrange(4))) if rng.random() < 0.1 else rng.choice(TEXTS)
 
     def maybe(self, chance: float, value: Any) -> Any:
         return value if self.rng.random() < chance else None
 
-    def schema(self, depth: int = 0) -> Any:
-        rng = self.rng
-        if rng.random() < 0.03 and depth:
-            return rng.choice([True, None, 3, "s", [], {}])
-        kinds: list[Any] = ["object", "array", "string", "string", "number", "integer", "boolean", "null"]
-        kinds += ["odd", ["string", "null"], ["integer", "string"], [], [1], 5, None]
-        scalars: dict[str, tuple[float, Any]] = {
-            "type": (0.93, rng.choice(kinds if depth or rng.random() < 0.2 else ["object"])),
-            "description": (0.35, rng.choice([*TEXTS, "one\ntwo", "null", 1])),
-            "title": (0.2, rng.choice([*TEXTS[:6], None])),
-            "nullable": (0.2, rng.choice([True, False, "true"])),
-            "examples": (0.15, rng.choice([[], ["a"], ["a", "b\nc"], [1], [1, "x"], "no"])),
-            "enum": (0.25, rng.choice([["x", "y"], ["x"], [], [1, 2], ["x", 1, None], "no"])),
-            "required": (0.5, rng.choice([["a", "b"], ["city"], [], ["a", 1], "a", None])),
-            "anyOf": (0.05, [{"type": "string"}]),
-            "$ref": (0.05, "#/definitions/x"),
-            "additionalProperties": (0.1, False),
-        }
-        items = [(key, value) for key, (chance, value) in scalars.items() if rng.random() < chance]
-        if rng.random() < 0.3:
-            items.append(("default", self.value()))
-        if rng.random() < 0.15 and depth < 4:
-            items.append(("oneOf", [self.schema(depth + 1) for _ in range(rng.randrange(4))]))
-        if rng.random() < 0.4 and depth < 4:
-            items.append(("items", self.schema(depth + 1)))
-        if rng.random() < 0.8 and depth < 3:
-            names = rng.sample(["a", "b", "city", "x y", "é", '"', "<|end|>"], rng.randrange(4))
-            items.append(("properties", {name: self.schema(depth + 1) for name in names}))
-        rng.shuffle(items)
-        return dict(items)
-
-    def value(self, depth: int = 0) -> Any:
-        """A JSON value. No floats of many digits: the peer reads those back inexactly."""
-        rng = self.rng
-        plain = [None, True, 0, -5, 2**63, 2**64, -(2**63) - 1, 1.5, -0.0, 1e15, 1e16, 1e-5, 1e-6, *TEXTS]
-        kind = rng.randrange(10) if depth < 2 else 0
-        if kind == 8:
-            return [self.value(depth + 1) for _ in range(rng.randrange(3))]
-        if kind == 9:
-            return {key: self.value(depth + 1) for key in rng.sample(['"', "é", "\n\x01\x7f", "k"], 2)}
-        return rng.choice(plain)
-
     def tool(self, wild: bool) -> FunctionTool:
-        schema = self.schema(1)
+        schemas = NastySchemas(self.rng)
         name = self.rng.choice(["f", "get_weather", *(TEXTS if wild else ())])
-        parameters = schema if isinstance(schema, dict) else {"type": "object", "properties": {}}
+        parameters = schemas.json() if wild and self.rng.random() < 0.2 else schemas.schema()
         description = self.rng.choice([*TEXTS, "line1\nline2\r\n\nline4"])
         return FunctionTool(name, description, self.maybe(0.8, parameters))
 
@@ -179,7 +137,7 @@ class Generator:
 
     def message(self, wild: bool) -> Message:
         rng = self.rng
-        text, word = rng.choice(TEXTS), rng.choice([*TEXTS, "commentary", "final", "analysis", "all", "json"])
+        text, word = self.text(), rng.choice([*TEXTS, "commentary", "final", "analysis", "all", "json"])
         kinds = "user user analysis analysis call python result result final final final preamble"
         kind = rng.choice((kinds + " anything" * 4 * wild).split())
         if kind == "user":
@@ -203,36 +161,12 @@ class Generator:
         rng = self.rng
         head = [self.system(wild)] if rng.random() < 0.5 else []
         head += [self.developer(wild)] if rng.random() < 0.5 else []
-        return Conversation((*head, *(self.message(wild) for _ in range(rng.randrange(most)))))
-
-
-def checked_events(ids: list[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamParser, list[Event]]:
-    """Feeds all ids and asserts that the events tell the same story as the messages."""
-    parser = StreamParser(tokenizer, role)
-    events = [event for token in ids for event in parser.feed(token)] + parser.finish()
-    told, start, text = [], None, ""
-    for event in events:
-        if isinstance(event, MessageStart):
-            assert start is None
-            start, text = event, ""
-        elif isinstance(event, TextDelta):
-            assert start is not None and event.text
-            assert (event.channel, event.recipient) == (start.channel, start.recipient)
-            text += event.text
-        else:
-            assert start is not None and isinstance(event, MessageEnd)
-            told.append(Message(start.role, text, start.name, start.channel, start.recipient, start.content_type))
-            assert told[-1] == event.message
-            start = None
-    assert start is None
-    assert tuple(told) == parser.messages
-    assert all(0 <= repair.position <= len(ids) for repair in parser.repairs)
-    return parser, events
-
-
-@pytest.fixture(scope="session")
-def checked() -> Callable[[list[int], Tokenizer, Any], tuple[StreamParser, list[Event]]]:
-    return checked_events
+        rest = [self.message(wild) for _ in range(rng.randrange(most))]
+        if rng.random() < 0.1:  # contents of their own kind in several parts, and not only at the beginning
+            late = rng.choice([self.system, self.developer])(wild)
+            parts = (late.content, rng.choice(TEXTS), late.content)
+            rest.insert(rng.randrange(len(rest) + 1), replace(late, content=rng.choice([late.content, parts])))
+        return Conversation((*head, *rest))
 
 
 @pytest.fixture(scope="session")

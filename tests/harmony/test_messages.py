@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import pytest
@@ -13,10 +14,10 @@ from ossia.harmony import (
     Effort,
     FunctionTool,
     Message,
+    ResponseFormat,
     Role,
     SystemContent,
     ToolNamespace,
-    resolve_recipient,
 )
 
 WEATHER = {
@@ -45,7 +46,12 @@ def test_json_form() -> None:
     }
     assert Message.from_dict(call.to_dict()) == call
     parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    assert Message.from_dict(parts) == Message("user", "ab")
+    assert Message.from_dict(parts) == Message("user", ("a", "b")) and Message.from_dict(parts).text == "ab"
+    one = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    assert Message.from_dict(one) == Message("user", ("a",)) == Message("user", "a")
+    mixed = Message("developer", (DeveloperContent("a"), "x", DeveloperContent("b")))
+    assert Message.from_dict(mixed.to_dict()) == mixed and mixed.text == "x"
+    assert Message.from_dict({"role": "user", "content": []}) == Message("user", ())
     minimal = {"role": "system", "content": [{"type": "system_content"}]}
     assert Message.from_dict(minimal).content == SystemContent()
     none = SystemContent(None, None, None, None, (), namespaces=(ToolNamespace("python", "p"),))
@@ -68,12 +74,42 @@ def test_json_form() -> None:
             "role": "system",
             "content": [{"type": "system_content", "tools": {"a": {"name": "b", "tools": []}}}],
         },
-        {"role": "developer", "content": [{"type": "developer_content"}, {"type": "text", "text": "x"}]},
+        {"role": "user", "content": [{"type": "text", "text": 3}]},
+        {"role": "developer", "content": [{"type": "developer_content", "response_formats": [{"name": "f"}]}]},
+        {"role": "developer", "content": [{"type": "developer_content", "response_formats": {"name": "f"}}]},
     ],
 )
 def test_bad_json_is_named(data: dict[str, Any]) -> None:
     with pytest.raises(HarmonyError):
         Message.from_dict(data)
+
+
+def test_response_formats_have_a_key_of_their_own() -> None:
+    plan = ResponseFormat("plan", {"type": "object"}, "the plan")
+    content = DeveloperContent("x", response_formats=(plan, ResponseFormat("anything", True)))
+    assert content.to_dict()["response_formats"] == [
+        {"name": "plan", "description": "the plan", "schema": {"type": "object"}},
+        {"name": "anything", "description": None, "schema": True},
+    ]
+    assert DeveloperContent.from_dict(content.to_dict()) == content
+    assert "response_formats" not in DeveloperContent("x").to_dict()
+
+
+def test_a_date_is_pinned_once() -> None:
+    talk = Conversation((Message("system", SystemContent(effort="high")), Message("user", "hi")))
+    dated = talk.with_date("2025-06-28")
+    assert dated.messages == (
+        Message("system", SystemContent(current_date="2025-06-28", effort="high")),
+        Message("user", "hi"),
+    )
+    assert dated.with_date("2031-01-01") is dated and dated.with_date() is dated
+    assert Conversation.from_dict(dated.to_dict()).with_date() == dated
+    today = talk.with_date().messages[0].content
+    assert isinstance(today, SystemContent) and today.current_date == date.today().isoformat()
+    without = Conversation((Message("user", "hi"), Message("system", "as plain text")))
+    assert without.with_date() is without
+    parts = Conversation((Message("system", ("x", SystemContent(), SystemContent())),)).with_date("d")
+    assert parts.messages[0].content == ("x", SystemContent(current_date="d"), SystemContent())
 
 
 def test_tools_from_every_form() -> None:
@@ -170,26 +206,3 @@ def test_small_chats() -> None:
 def test_bad_chat_messages_are_named(message: Any, said: str) -> None:
     with pytest.raises(HarmonyError, match=r"messages\[1\].*" + said):
         Conversation.from_chat([{"role": "user", "content": "x"}, message])
-
-
-@pytest.mark.parametrize(
-    ("recipient", "name"),
-    [
-        ("functions.f", "f"),
-        ("f", "f"),
-        ("f<|channel|>commentary", "f"),
-        ("functions.f<|channel|>commentary json", "f"),
-        (" functions.f ", "f"),
-        ("browser.search", "browser.search"),
-        ("g", "functions.g"),
-        ("functions.g", "functions.g"),
-        ("functions.h", None),
-        ("functions.", None),
-        ("", None),
-        (None, None),
-        ("assistant", None),
-        ("<|channel|>f", None),
-    ],
-)
-def test_recipients(recipient: str | None, name: str | None) -> None:
-    assert resolve_recipient(recipient, ["f", "browser.search", "functions.g"]) == name

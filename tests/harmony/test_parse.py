@@ -6,15 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from harmony_streams import parsed
 
-from ossia.errors import HarmonyError, ParseError, TokenizerError
+from ossia.errors import HarmonyError, TokenizerError
 from ossia.harmony import (
+    CallReady,
     Message,
     MessageEnd,
     MessageStart,
+    RepairKind,
+    Role,
     StreamParser,
     TextDelta,
+    TurnClosed,
+    events,
     parse_completion,
 )
 from ossia.tokenizer import Tokenizer
@@ -27,13 +34,13 @@ def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def parse(text: str, tokenizer: Tokenizer, role: Any = "assistant") -> list[tuple[Any, ...]]:
-    messages = parse_completion(ids_of(text, tokenizer), tokenizer, role)
+    messages = parsed(ids_of(text, tokenizer), tokenizer, role)[0].messages
     return [(str(m.role), m.channel, m.recipient, m.content_type, m.content) for m in messages]
 
 
 @pytest.mark.parametrize("entry", CORPUS, ids=lambda entry: entry["id"])
-def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer, checked: Any) -> None:
-    parser, _ = checked(entry["tokens"], tokenizer, entry["start_role"])
+def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
+    parser, _ = parsed(entry["tokens"], tokenizer, entry["start_role"])
     found = [[m.role, m.channel, m.recipient, m.content_type, m.content] for m in parser.messages]
     assert found == entry["expected"]
     if "expected_author_names" in entry:
@@ -97,6 +104,80 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer, checked: 
             "<|message|>a<|return|>loose<|start|>assistant<|message|>b<|end|>",
             [("assistant", None, None, None, "a"), ("assistant", None, None, None, "b")],
         ),
+        # control tokens anywhere
+        (
+            "<|channel|>commentary to=f<|channel|>commentary<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
+        ("<|channel|>commentary to=f<|channel|><|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
+        (
+            "<|channel|>final<|message|>a<|start|>b<|return|>",
+            [("assistant", "final", None, None, "a"), ("assistant", None, None, None, "b")],
+        ),
+        ("<|channel|>final<|message|>a<|constrain|>json<|return|>", [("assistant", "final", None, None, "ajson")]),
+        (
+            "<|channel|>commentary to=f<|message|>{<|reserved_200018|>}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
+        (
+            "<|reserved_200000|><|channel|><|reserved_200000|>final<|reserved_200000|><|message|>x<|startoftext|>y<|return|>",
+            [("assistant", "final", None, None, "xy")],
+        ),
+        ("<|channel|>final<|message|>x<|return|><|return|><|end|>", [("assistant", "final", None, None, "x")]),
+        ("<|channel|>final<|message|><|endoftext|>", [("assistant", "final", None, None, "")]),
+        ("<|channel|>final<|endoftext|>", []),
+        ("<|channel|>final answer<|endoftext|>", [("assistant", "final", None, None, "answer")]),
+        ("<|startoftext|><|start|>assistant<|channel|>final<|message|>x", [("assistant", "final", None, None, "x")]),
+        # one call after another, and text behind a call
+        (
+            "<|channel|>commentary to=f<|message|>{}<|call|>"
+            "<|start|>assistant<|channel|>commentary to=g<|message|>[]<|call|>",
+            [("assistant", "commentary", "f", None, "{}"), ("assistant", "commentary", "g", None, "[]")],
+        ),
+        (
+            "<|channel|>commentary to=f<|message|>{}<|channel|>commentary to=g<|message|>[]<|end|>",
+            [("assistant", "commentary", "f", None, "{}"), ("assistant", "commentary", "g", None, "[]")],
+        ),
+        (
+            "<|channel|>analysis to=f<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>",
+            [("assistant", "analysis", "f", None, "{}"), ("assistant", "final", None, None, "x")],
+        ),
+        (
+            "<|channel|>commentary to=f<|message|>{}<|call|>and so on",
+            [("assistant", "commentary", "f", None, "{}"), ("assistant", None, None, None, "and so on")],
+        ),
+        ("<|channel|>commentary to=f<|message|>{}<|call|>.", [("assistant", "commentary", "f", None, "{}")]),
+        ("<|channel|>commentary to=f<|message|><|start|>assistant", []),
+        ('<|channel|>commentary to=f["a"]<|call|>', [("assistant", "commentary", "f", None, '["a"]')]),
+        # header words glued together, spelt or placed oddly
+        ("assistant<|channel|>final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        ("assistantfinal<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        ("<|channel|>finaljson<|message|>x<|return|>", [("assistant", "final", None, "json", "x")]),
+        ("<|channel|>Final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        ("<|channel|>––commentary<|message|>x<|return|>", [("assistant", "commentary", None, None, "x")]),
+        ("<|channel|>odd final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        ("<|channel|>final.<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        ("<|channel|>to=f<|message|>{}<|call|>", [("assistant", None, "f", None, "{}")]),
+        ("<|channel|>commentary to= f<|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
+        ("<|channel|>commentary to=<|message|>{}<|call|>", [("assistant", "commentary", None, None, "{}")]),
+        ("<|channel|>commentary to=<|call|>", []),
+        ("<|channel|>commentary to = f<|message|>{}<|call|>", [("assistant", "commentary", None, None, "{}")]),
+        (
+            "<|channel|>commentary <|constrain|> to=f<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
+        ("<|channel|>commentary to=f{}<|message|><|call|>", [("assistant", "commentary", "f", None, "")]),
+        (" to=f oh<|channel|>commentary<|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
+        (
+            "Ask to=f<|channel|>commentary<|message|>{}<|call|>",
+            [("assistant", None, None, None, "Ask to=f"), ("assistant", "commentary", None, None, "{}")],
+        ),
+        # blanks are those of Unicode
+        (
+            "<|channel|>commentary\u3000to=f\xa0\u2003<|constrain|>\x85json\n<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", "<|constrain|>json", "{}")],
+        ),
+        ("<|channel|>\u200bfinal\ufeff<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
         # nothing at all
         ("", []),
         ("<|end|><|return|>", []),
@@ -124,6 +205,14 @@ def test_tolerance(text: str, expected: list[tuple[Any, ...]], tokenizer: Tokeni
         ("<|start|>user x y<|end|>", "user", None, None, "x y"),
         ("<|start|>The answer<|end|>", "assistant", None, None, "The answer"),
         ("user<|message|>x<|end|>", "user", None, None, "x"),
+        ("assistant<|channel|>final<|message|>x<|return|>", "assistant", None, "final", "x"),
+        ("<|start|>Assistant<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
+        ("<|start|>assistant.<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
+        ("<|start|>assistant:<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
+        ("<|start|>python to=assistant<|channel|>analysis<|message|>x<|end|>", "tool", "python", "analysis", "x"),
+        ("<|start|>tool:functions.f<|message|>x<|end|>", "tool", "functions.f", None, "x"),
+        ("<|start|>user assistant<|message|>x<|end|>", "user", None, None, "x"),
+        ("<|start|><|start|>assistant<|start|>user<|message|>x<|end|>", "user", None, None, "x"),
     ],
 )
 def test_authors(text: str, role: str, name: Any, channel: Any, content: str, tokenizer: Tokenizer) -> None:
@@ -131,12 +220,12 @@ def test_authors(text: str, role: str, name: Any, channel: Any, content: str, to
     assert (message.role, message.name, message.channel, message.content) == (role, name, channel, content)
 
 
-def test_repairs_say_where_and_what(tokenizer: Tokenizer, checked: Any) -> None:
+def test_repairs_say_where_and_what(tokenizer: Tokenizer) -> None:
     ids = ids_of(
         "<|channel|>analysis odd<|message|>a<|reserved_200018|><|channel|>final<|message|>b<|return|>",
         tokenizer,
     )
-    parser, _ = checked(ids, tokenizer, "assistant")
+    parser, _ = parsed(ids, tokenizer, "assistant")
     assert [(r.position, r.kind, r.seen) for r in parser.repairs] == [
         (3, "junk", "odd"),
         (5, "reserved-token", "<|reserved_200018|>"),
@@ -145,10 +234,10 @@ def test_repairs_say_where_and_what(tokenizer: Tokenizer, checked: Any) -> None:
     ]
 
 
-def test_events_of_a_turn(tokenizer: Tokenizer, checked: Any) -> None:
+def test_events_of_a_turn(tokenizer: Tokenizer) -> None:
     text = "<|channel|>analysis<|message|>hm<|end|>"
     text += "<|start|>assistant<|channel|>commentary to=functions.f json<|message|>{}<|call|>"
-    _, events = checked(ids_of(text, tokenizer), tokenizer, "assistant")
+    _, events = parsed(ids_of(text, tokenizer), tokenizer, "assistant")
     thought = Message("assistant", "hm", channel="analysis")
     call = Message("assistant", "{}", None, "commentary", "functions.f", "json")
     assert events == [
@@ -158,7 +247,105 @@ def test_events_of_a_turn(tokenizer: Tokenizer, checked: Any) -> None:
         MessageStart(call.role, None, "commentary", "functions.f", "json"),  # type: ignore[arg-type]
         TextDelta("{}", "commentary", "functions.f"),
         MessageEnd(call, "<|call|>"),
+        CallReady(call),
+        TurnClosed("<|call|>"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "calls", "closed"),
+    [
+        ("<|channel|>final<|message|>x<|return|><|return|><|call|>", 0, ["<|return|>"]),
+        ("<|channel|>final<|message|>x<|end|><|return|>", 0, ["<|return|>"]),
+        ("<|channel|>final<|message|>x<|end|>", 0, []),
+        ("<|channel|>final<|message|>x<|endoftext|>", 0, ["<|endoftext|>"]),
+        ("<|channel|>commentary to=f<|message|>{}<|end|><|call|>", 1, ["<|call|>"]),
+        ("<|channel|>commentary to=f<|message|>{}<|return|>", 1, ["<|return|>"]),
+        ("<|channel|>commentary to=f<|message|>{}", 0, []),
+        ("<|channel|>commentary to=f<|call|>", 1, ["<|call|>"]),
+        ("<|channel|>commentary to=f<|message|>{}<|start|>assistant to=g<|message|>{}<|call|>", 2, ["<|call|>"]),
+        ("<|channel|>commentary to=f<|message|>{}<|call|><|start|>assistant to=g<|call|>", 2, ["<|call|>"] * 2),
+        ("<|channel|>commentary to=assistant<|message|>x<|end|>", 0, []),
+        ("<|channel|>final to=user<|message|>x<|call|>", 0, ["<|call|>"]),
+        ("<|channel|>final to=f<|message|>x<|return|>", 1, ["<|return|>"]),
+        ("<|channel|>commentary to=f x<|start|>functions.f to=assistant<|message|>x<|end|>", 0, []),
+        ("<|return|>", 0, ["<|return|>"]),
+        ("<|channel|>final<|return|><|start|>assistant<|channel|>final<|message|>x<|return|>", 0, ["<|return|>"] * 2),
+    ],
+)
+def test_calls_and_turn_ends(text: str, calls: int, closed: list[str], tokenizer: Tokenizer) -> None:
+    _, events = parsed(ids_of(text, tokenizer), tokenizer, "assistant")
+    assert sum(isinstance(event, CallReady) for event in events) == calls
+    assert [event.by for event in events if isinstance(event, TurnClosed)] == closed
+
+
+def test_one_id_or_several(tokenizer: Tokenizer) -> None:
+    """`feed` takes an id, ints of other libraries, or any iterable of them, and never half an argument."""
+    text = "<|channel|>final<|message|>some 👍 text<|return|>"
+    ids = ids_of(text, tokenizer)
+    one_by_one = StreamParser(tokenizer)
+    events = [event for token in ids for event in one_by_one.feed(token)]
+    for several in (ids, tuple(ids), iter(ids), np.array(ids), [np.int64(token) for token in ids]):
+        parser = StreamParser(tokenizer)
+        assert parser.feed(several) == events
+        assert parser.position == len(ids) - 1
+    parser = StreamParser(tokenizer)
+    assert [event for token in np.array(ids) for event in parser.feed(token)] == events
+    assert parser.feed([]) == [] and parser.finish() == []
+    for wrong in ("ab", 1.5, [1.5], None):
+        with pytest.raises(TypeError):
+            StreamParser(tokenizer).feed(wrong)  # type: ignore[arg-type]
+
+
+def test_the_role_that_is_known(tokenizer: Tokenizer) -> None:
+    parser = StreamParser(tokenizer)
+    roles = []
+    for token in ids_of("<|channel|>final<|message|>x<|end|><|start|>user<|message|>y", tokenizer):
+        parser.feed(token)
+        roles.append(parser.current_role)
+    assert roles == [*[Role.ASSISTANT] * 4, None, None, None, Role.USER, Role.USER]
+
+
+REPAIRS = {
+    RepairKind.MISSING_START: "<|end|>assistant<|message|>x",
+    RepairKind.MISSING_ROLE: "<|start|><|channel|>final<|message|>x",
+    RepairKind.REPEATED_ROLE: "<|start|>assistantassistant<|message|>x",
+    RepairKind.ODD_ROLE: "<|start|>Assistant<|message|>x",
+    RepairKind.MISSING_MESSAGE: "<|channel|>analysis x<|end|>",
+    RepairKind.MISSING_END: "<|message|>x<|start|>",
+    RepairKind.EMPTY_MESSAGE: "<|message|><|start|>",
+    RepairKind.DROPPED_HEADER: "<|channel|>final<|end|>",
+    RepairKind.CUT_HEADER: "<|channel|>final x",
+    RepairKind.DROPPED_TEXT: " to=f ...<|call|>",
+    RepairKind.TEXT_AFTER_RETURN: "<|message|>x<|return|>x",
+    RepairKind.STRAY_STOP: "<|message|>x<|end|><|end|>",
+    RepairKind.STRAY_TOKEN: "<|message|>x<|message|>",
+    RepairKind.RESERVED_TOKEN: "<|reserved_200018|>",
+    RepairKind.CHANNEL_NAME: "<|channel|>final?<|message|>x",
+    RepairKind.EMPTY_CHANNEL: "<|channel|><|message|>x",
+    RepairKind.BARE_CHANNEL: "final<|message|>x",
+    RepairKind.REPEATED_CHANNEL: "<|channel|>final<|channel|>final<|message|>x",
+    RepairKind.REPEATED_RECIPIENT: " to=f to=g<|message|>x",
+    RepairKind.EMPTY_RECIPIENT: " to=<|message|>x",
+    RepairKind.SPACED_RECIPIENT: " to= f<|message|>x",
+    RepairKind.REPEATED_CONTENT_TYPE: " json code<|message|>x",
+    RepairKind.EMPTY_CONTENT_TYPE: "<|constrain|><|message|>x",
+    RepairKind.GLUED_WORDS: "<|channel|>finaljson<|message|>x",
+    RepairKind.JUNK: "<|channel|>final oh<|message|>x",
+}
+BY_ID = {RepairKind.UNKNOWN_TOKEN: [10**9], RepairKind.INVALID_UTF8: [200008, 9552, 9552]}
+
+
+@pytest.mark.parametrize("kind", [*REPAIRS, *BY_ID])
+def test_every_kind_of_repair(kind: RepairKind, tokenizer: Tokenizer) -> None:
+    ids = BY_ID[kind] if kind in BY_ID else ids_of(REPAIRS[kind], tokenizer)
+    assert kind in [repair.kind for repair in parsed(ids, tokenizer, "assistant")[0].repairs]
+
+
+def test_every_kind_is_documented() -> None:
+    rows = [line for line in (events.__doc__ or "").splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == [str(kind) for kind in RepairKind]
+    assert set(RepairKind) == {*REPAIRS, *BY_ID, RepairKind.ARGUMENTS}  # the last is tested with calls
 
 
 def test_text_appears_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:
@@ -177,29 +364,11 @@ def test_text_appears_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:
     assert parser.current is None
 
 
-def test_unknown_ids_become_replacement_characters(tokenizer: Tokenizer, checked: Any) -> None:
+def test_unknown_ids_become_replacement_characters(tokenizer: Tokenizer) -> None:
     body = ids_of("<|message|>a", tokenizer)
     for junk in ([10**9], [-1], [*tokenizer.encode("🤷")[:1], 10**9]):
-        parser, _ = checked([*body, *junk, *tokenizer.encode("b")], tokenizer, "assistant")
+        parser, _ = parsed([*body, *junk, *tokenizer.encode("b")], tokenizer, "assistant")
         assert parser.messages[0].content == "a" + "\ufffd" * len(junk) + "b"
-
-
-def test_strict_waits_for_the_next_start_after_an_error(tokenizer: Tokenizer) -> None:
-    parser = StreamParser(tokenizer, None, strict=True)
-    with pytest.raises(ParseError, match="while expecting start token 200006"):
-        parser.feed(5)
-    with pytest.raises(ParseError, match="Unknown role: nobody"):
-        for token in ids_of("<|start|>nobody<|message|>", tokenizer):
-            parser.feed(token)
-    for token in ids_of("<|start|>user<|message|>x<|end|>", tokenizer):
-        parser.feed(token)
-    assert parser.messages == (Message("user", "x"),)
-    parser.feed(tokenizer.special("<|start|>"))
-    with pytest.raises(ParseError, match="Unexpected EOS while waiting for message header"):
-        parser.finish()
-    for bad in (10**9, 9552):
-        with pytest.raises(ParseError, match="could not decode header"):
-            parse_completion([200006, bad, 200008], tokenizer, None, strict=True)
 
 
 def test_missing_specials_are_named(small_tokenizer: Tokenizer) -> None:

@@ -4,64 +4,100 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 from typing import Any
 
+import pytest
+from harmony_streams import BODY_ENDS, Streams, bodies, parsed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ossia.errors import ParseError
-from ossia.harmony import Message, parse_completion, render_message
+from ossia.harmony import Message, StreamParser, render_message
 from ossia.tokenizer import Tokenizer
+
+MANY = pytest.param(200_000, marks=pytest.mark.slow)
 
 
 def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode_with_specials(text)
 
 
-def random_stream(rng: random.Random, tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
-    """Specials, header words, half characters, ids that do not exist, unique words; and the latter."""
-    specials = [*tokenizer.specials.values()][:12] + [tokenizer.special(n) for n in ("<|start|>", "<|message|>")]
-    words = [
-        "assistant",
-        "user",
-        "analysis",
-        "commentary",
-        "final",
-        " to=f",
-        " json",
-        " ",
-        "\n",
-        "é",
-        "?",
-        "👍",
-    ]
-    ids: list[int] = []
-    unique: list[str] = []
-    for position in range(rng.randrange(40)):
-        kind = rng.random()
-        if kind < 0.45:
-            ids.append(rng.choice(specials))
-        elif kind < 0.75:
-            ids += tokenizer.encode(rng.choice(words))
-        elif kind < 0.9:
-            unique.append(f"Q{position}q")
-            ids += tokenizer.encode(f" {unique[-1]}")
-        else:
-            ids.append(rng.choice([rng.randrange(tokenizer.vocab_size), tokenizer.vocab_size, -1, 200]))
-    return ids, unique
-
-
-def test_random_streams(tokenizer: Tokenizer, small_tokenizer: Tokenizer, checked: Any) -> None:
-    """Nothing raises, the events add up, no word vanishes: it is content, a field, or noted as dropped."""
-    for seed in range(3000):
+@pytest.mark.parametrize("count", [4_000, MANY])
+def test_random_streams(count: int, tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
+    """Nothing raises, the events add up, and every body is a message's content (all asserted by `parsed`)."""
+    vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
+    for seed in range(count):
         rng = random.Random(seed)
-        vocabulary = rng.choice([tokenizer, small_tokenizer])
-        ids, unique = random_stream(rng, vocabulary)
-        parser, _ = checked(ids, vocabulary, rng.choice([None, "assistant", "user"]))
-        found = " ".join(" ".join(map(str, vars(m).values())) for m in parser.messages)
-        dropped = "".join(repair.seen for repair in parser.repairs)
-        for word in unique:
-            assert word in found or word in dropped, (seed, word)
+        streams = vocabularies[seed % 2]
+        ids, role = streams.any(rng)
+        try:
+            parsed(ids, streams.tokenizer, role)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, role {role}: {ids}") from error
 
 
-def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: Tokenizer, checked: Any) -> None:
+def test_no_word_vanishes(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
+    """Wherever a word stands, in a body or not: it is content, a field, or what a repair has seen."""
+    vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
+    for seed in range(2_000):
+        rng = random.Random(seed)
+        streams = vocabularies[seed % 2]
+        ids, role = streams.any(rng)
+        words = [f" Q{number}q" for number in range(3)]
+        places = sorted((rng.randrange(len(ids) + 1) for _ in words), reverse=True)
+        for word, at in zip(words, places, strict=True):
+            ids[at:at] = streams.tokenizer.encode(word)
+        parser, _ = parsed(ids, streams.tokenizer, role)
+        found = " ".join(str(value) for message in parser.messages for value in vars(message).values())
+        found += "".join(repair.seen for repair in parser.repairs)
+        for word in words:
+            assert word.strip() in found, (seed, word)
+
+
+def test_the_statement_about_bodies(tokenizer: Tokenizer) -> None:
+    """What `parsed` asserts of every stream is no triviality."""
+    text = "a<|message|>b<|message|>c<|constrain|>d<|end|>e<|message|>f<|channel|>g<|message|><|start|>h"
+    assert bodies(ids_of(text, tokenizer), tokenizer) == ["bcd", "f"]
+    for end in BODY_ENDS:
+        assert bodies(ids_of(f"<|message|>x{end}y", tokenizer), tokenizer) == ["x"]
+    assert bodies([200008, 9552, 10**9, 9552], tokenizer) == [" \ufffd\ufffd \ufffd"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(0, 60), max_size=6), strict=st.booleans())
+def test_chunks_are_as_single_tokens(seed: int, cuts: list[int], strict: bool, tokenizer: Tokenizer) -> None:
+    """However a stream is cut into calls of `feed`: the same events, messages and repairs."""
+    rng = random.Random(seed)
+    ids, role = Streams.of(tokenizer).any(rng)
+    single, chunked = (StreamParser(tokenizer, role, strict=strict) for _ in range(2))
+    events = []
+    for number, token in enumerate(ids):
+        try:
+            events += single.feed(token)
+        except ParseError:  # the events of the whole call would be missing
+            ids = ids[:number]
+            break
+    bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
+    assert [event for start, end in pairwise(bounds) for event in chunked.feed(ids[start:end])] == events
+    if not strict:
+        assert (single.finish(), single.messages) == (chunked.finish(), chunked.messages)
+        assert single.repairs == chunked.repairs
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=40), junk=st.lists(st.integers(0, 2**31), max_size=3))
+def test_text_is_that_of_the_bytes(data: bytes, junk: list[int], small_tokenizer: Tokenizer) -> None:
+    """A body of any bytes, a token each, is their UTF-8 with U+FFFD for what is none, and so add up the deltas;
+    no delta ends inside a character."""
+    ids = [small_tokenizer.vocabulary[bytes([byte])] for byte in data]
+    parser, _ = parsed([small_tokenizer.special("<|message|>"), *ids], small_tokenizer, "assistant")
+    assert parser.messages[0].content == data.decode("utf-8", "replace")
+    ids = [token for token in junk if token not in small_tokenizer.specials.values()]
+    parsed([small_tokenizer.special("<|message|>"), *ids], small_tokenizer, "assistant")
+
+
+def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
     """Messages whose fields are single words come back equal, with nothing to repair."""
     texts = ["", "hello", " spaced \n", "é 👍", "<|end|><|start|>user", "analysis to=f", '{"a": 1}']
     for seed in range(600):
@@ -75,79 +111,14 @@ def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: 
             content_type = rng.choice([None, None, "<|constrain|>json", "<|constrain|>yaml"])
             messages.append(Message(role, rng.choice(texts), name, channel, recipient, content_type))  # type: ignore[arg-type]
         vocabulary = rng.choice([tokenizer, small_tokenizer])
-        headers: Any = rng.choice(["peer", "native"])
-        ids = [i for m in messages for i in render_message(m, vocabulary, headers=headers)]
-        parser, _ = checked(ids, vocabulary, None)
+        style: Any = rng.choice(["faithful", "compat"])
+        ids = [i for m in messages for i in render_message(m, vocabulary, style=style)]
+        parser, _ = parsed(ids, vocabulary, None)
         assert list(parser.messages) == messages, seed
         assert not parser.repairs, seed
 
 
-def test_strict_is_the_official_parser(peer: Any, tokenizer: Tokenizer) -> None:
-    """The same messages or the same error on streams that are well-formed, or nearly so. (Wherever the
-    tolerant parser repairs nothing, it reads the same, but for a bare word in a recipient's place.)"""
-    words = [
-        "assistant",
-        " assistant",
-        "user",
-        "analysis",
-        "commentary",
-        " to=functions.f",
-        " to=",
-        " json",
-        "final",
-    ]
-    words += [
-        "functions.g",
-        " ",
-        "\n",
-        "\u2003",
-        "<",
-        "<|channel|>",
-        ' a "q"',
-        "\\",
-        "é",
-        "\x1f",
-        "<|constrain|>",
-    ]
-    specials = [
-        "<|channel|>",
-        "<|constrain|>",
-        "<|start|>",
-        "<|end|>",
-        "<|reserved_200018|>",
-        "<|endoftext|>",
-    ]
-    agreed = 0
-    for seed in range(2500):
-        rng = random.Random(seed)
-        ids: list[int] = []
-        role: Any = rng.choice([None, None, "assistant"])
-        for number in range(rng.randrange(1, 4)):
-            if rng.random() < 0.95 and not (role and number == 0):
-                ids += ids_of("<|start|>" + rng.choice(["assistant", "user", "functions.f", "tool", ""]), tokenizer)
-            for _ in range(rng.randrange(4)):
-                header = rng.random() < 0.3
-                ids += ids_of(rng.choice(specials[: 2 if rng.random() < 0.9 else 6]), tokenizer) if header else []
-                ids += tokenizer.encode(rng.choice(words))
-            ids += ids_of("<|message|>", tokenizer) if rng.random() < 0.9 else []
-            for _ in range(rng.randrange(3)):
-                ids += (
-                    ids_of(rng.choice(specials), tokenizer)
-                    if rng.random() < 0.1
-                    else tokenizer.encode(rng.choice(words))
-                )
-            ids += ids_of(rng.choice(["<|end|>", "<|call|>", "<|return|>"]), tokenizer) if rng.random() < 0.9 else []
-        expected = peer.parse(ids, role)
-        try:
-            found: Any = list(parse_completion(ids, tokenizer, role, strict=True))
-        except ParseError as error:
-            found = str(error)
-        assert found == expected, (seed, tokenizer.decode(ids))
-        agreed += isinstance(found, list)
-    assert agreed > 300  # not only errors were compared
-
-
-def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: Tokenizer, checked: Any) -> None:
+def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: Tokenizer) -> None:
     """Real shapes of turns, in both orders of recipient and channel, from a prompt's end or from START."""
     headers = [
         "assistant<|channel|>analysis",
@@ -177,29 +148,50 @@ def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: T
         if text.startswith("<|start|>assistant") and rng.random() < 0.5:
             text, role = text.removeprefix("<|start|>assistant"), "assistant"
         ids = ids_of(text[: -len("<|end|>")] if rng.random() < 0.1 and text.endswith("<|end|>") else text, tokenizer)
-        parser, _ = checked(ids, tokenizer, role)
+        parser, _ = parsed(ids, tokenizer, role)
         assert list(parser.messages) == peer.parse(ids, role), text
         assert not parser.repairs, text
 
 
-def test_time_grows_linearly(small_tokenizer: Tokenizer) -> None:
-    """Bodies, endless headers and endless loose text cost the same per token at any length."""
+ENDLESS = {
+    "a body": "<|message|>the user ",
+    "loose text": "the user ",
+    "channels": "<|channel|>",
+    "content types": "<|constrain|>x ",
+    "starts": "<|start|>",
+    "messages": "x<|end|>",
+    "recipients": " to=a",
+    "glued words": "final",
+    "odd channels": "analysis?",
+    "a known channel after unknown ones": "<|channel|>x ",
+    "specials": "<|reserved|>",
+    "half characters": b"\xf0\x9f",
+    "stray bytes": b"\x80\x80\xff",
+}
 
-    def seconds(unit: str, times: int) -> float:
-        ids = ids_of(unit, small_tokenizer) * times
-        best = 9.0
-        for _ in range(3):
-            began = time.perf_counter()
-            parse_completion(ids, small_tokenizer)
-            best = min(best, time.perf_counter() - began)
-        return best
 
-    for unit in (
-        "<|message|>the user ",
-        "the user ",
-        "<|channel|>",
-        "<|constrain|>x ",
-        "<|start|>",
-        "x<|end|>",
-    ):
-        assert seconds(unit, 8000) < 3 * 8 * seconds(unit, 1000) + 0.01, unit
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("unit", ENDLESS.values(), ids=ENDLESS.keys())
+def test_time_grows_linearly(unit: str | bytes, strict: bool, small_tokenizer: Tokenizer) -> None:
+    """Whatever goes on endlessly costs the same per token at any length, in headers and in bodies."""
+    for opening in ("<|start|>user", "<|start|>user<|message|>"):
+        head = ids_of(opening, small_tokenizer)
+        if isinstance(unit, bytes):
+            units = [small_tokenizer.vocabulary[bytes([byte])] for byte in unit]
+        else:
+            units = ids_of(unit, small_tokenizer)
+
+        def seconds(times: int, head: list[int] = head, units: list[int] = units) -> float:
+            parser, best = None, 9.0
+            for _ in range(3):
+                began = time.perf_counter()
+                parser = StreamParser(small_tokenizer, None, strict=strict)
+                try:
+                    parser.feed(head + units * times)
+                    parser.finish()
+                except ParseError:
+                    return 0.0  # well before the end
+                best = min(best, time.perf_counter() - began)
+            return best
+
+        assert seconds(4000) < 3 * 8 * seconds(500) + 0.01

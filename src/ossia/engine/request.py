@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from ossia.errors import RequestError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Mask = NDArray[np.uint32]
+
 FinishReason = Literal["stop", "length"]
+
+
+class Constraint(Protocol):
+    """Which tokens a request may be given next. It changes with every token, so each request has its own."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the token accepted last was the end; the request stops with it."""
+        ...
+
+    def mask(self) -> Mask:
+        """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i; beyond, none may.
+        Called in a worker thread, once a token, while the model runs; never at the same time as `advance`."""
+        ...
+
+    def advance(self, token: int, /) -> None:
+        """`token`, which the mask allows, has been sampled."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +96,8 @@ class Request:
     prompt: Sequence[int]
     params: SamplingParams
     limit: int  # tokens that may be generated
+    constraint: Constraint | None = None
+    mask: Future[Mask] | None = None  # of the constraint, for the token to be sampled next
     generated: list[int] = field(default_factory=list)
     computed: int = 0
 

@@ -5,8 +5,20 @@ Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a s
 
 from __future__ import annotations
 
-from ossia.harmony.conversation import Conversation, DropAnalysis, kept_messages
-from ossia.harmony.header import MessageStart
+from ossia.harmony.builtin import BUILTIN_TOOLS, builtin_tools
+from ossia.harmony.calls import Arguments, UnknownTool, is_call, read_arguments, resolve_recipient
+from ossia.harmony.conversation import Conversation, kept_messages
+from ossia.harmony.events import (
+    CallReady,
+    Event,
+    MessageEnd,
+    MessageStart,
+    Repair,
+    RepairKind,
+    TextDelta,
+    TurnClosed,
+)
+from ossia.harmony.incremental import RenderedHistory
 from ossia.harmony.messages import (
     CONSTRAIN,
     DEFAULT_CHANNELS,
@@ -15,21 +27,14 @@ from ossia.harmony.messages import (
     Effort,
     FunctionTool,
     Message,
+    ResponseFormat,
     Role,
+    Style,
     SystemContent,
     ToolNamespace,
 )
-from ossia.harmony.parse import (
-    Event,
-    MessageEnd,
-    Repair,
-    StreamParser,
-    TextDelta,
-    parse_completion,
-    resolve_recipient,
-)
+from ossia.harmony.parse import StreamParser, parse_completion
 from ossia.harmony.render import (
-    Headers,
     Learn,
     Rendered,
     render_conversation,
@@ -40,29 +45,39 @@ from ossia.harmony.render import (
 from ossia.harmony.schema import schema_to_typescript
 
 __all__ = [
+    "BUILTIN_TOOLS",
     "CONSTRAIN",
     "DEFAULT_CHANNELS",
     "DEFAULT_IDENTITY",
+    "Arguments",
+    "CallReady",
     "Conversation",
     "DeveloperContent",
-    "DropAnalysis",
     "Effort",
     "Event",
     "FunctionTool",
-    "Headers",
     "Learn",
     "Message",
     "MessageEnd",
     "MessageStart",
     "Rendered",
+    "RenderedHistory",
     "Repair",
+    "RepairKind",
+    "ResponseFormat",
     "Role",
     "StreamParser",
+    "Style",
     "SystemContent",
     "TextDelta",
     "ToolNamespace",
+    "TurnClosed",
+    "UnknownTool",
+    "builtin_tools",
+    "is_call",
     "kept_messages",
     "parse_completion",
+    "read_arguments",
     "render_conversation",
     "render_for_completion",
     "render_for_training",

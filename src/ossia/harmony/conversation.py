@@ -6,14 +6,13 @@ Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from datetime import date as calendar_date
+from typing import Any
 
 from ossia.errors import HarmonyError, RenderError
 from ossia.harmony.chat_messages import DEFAULT_SYSTEM, messages_from_chat
-from ossia.harmony.messages import FUNCTIONS, DeveloperContent, FunctionTool, Message, Role, SystemContent
-
-DropAnalysis = Literal["finished_turns", "compat", "none"]
+from ossia.harmony.messages import FUNCTIONS, DeveloperContent, FunctionTool, Message, Role, Style, SystemContent
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,7 @@ class Conversation:
     @property
     def has_function_tools(self) -> bool:
         """Whether some developer content declares functions; the system text then names their channel."""
-        return any(
-            namespace.name == FUNCTIONS and namespace.tools
-            for message in self.messages
-            if isinstance(message.content, DeveloperContent)
-            for namespace in message.content.all_namespaces
-        )
+        return any(map(declares_functions, self.messages))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Conversation:
@@ -61,17 +55,47 @@ class Conversation:
         """
         return cls(messages_from_chat(messages, system=system, tools=tools))
 
+    def with_date(self, date: str | None = None) -> Conversation:
+        """The conversation with a current date in its system text: `date`, or today's as YYYY-MM-DD.
 
-def kept_messages(
-    messages: Sequence[Message], rule: DropAnalysis = "finished_turns", *, teaching: bool = False
-) -> list[Message]:
-    """The messages without those on channel `analysis` (of any role, calls too) that `rule` drops.
+        A date that is already there stays, so the first call pins it: a conversation that is stored after its
+        first turn is rendered the same on the next day, and the prefix that an engine has cached for it stays
+        good. Only the first system content gets a date; without any the conversation is returned as it is.
+        """
+        for index, message in enumerate(self.messages):
+            places = [n for n, part in enumerate(message.parts) if isinstance(part, SystemContent)]
+            if not places:
+                continue
+            parts = list(message.parts)
+            system = parts[places[0]]
+            assert isinstance(system, SystemContent)
+            if system.current_date is not None:
+                return self
+            today = calendar_date.today().isoformat() if date is None else date
+            parts[places[0]] = replace(system, current_date=today)
+            dated = replace(message, content=tuple(parts))
+            return Conversation((*self.messages[:index], dated, *self.messages[index + 1 :]))
+        return self
 
-    "finished_turns", the intended rule. A turn begins at a user message and lasts to the next one. It is
-    *finished* if its last assistant message is on `final`. Everything on `analysis` before the end of the
-    last finished turn is dropped, everything after it is kept: so the turn in progress keeps its reasoning
-    between tool calls, and so does a turn that the user interrupted before it was answered. With `teaching`
-    (rendering for training) the last turn counts as in progress, because its reasoning is to be learned.
+
+def declares_functions(message: Message) -> bool:
+    """Whether the message declares tools in the namespace `functions`."""
+    return any(
+        namespace.name == FUNCTIONS and namespace.tools
+        for part in message.parts
+        if isinstance(part, DeveloperContent)
+        for namespace in part.all_namespaces
+    )
+
+
+def kept_messages(messages: Sequence[Message], style: Style = "faithful", *, teaching: bool = False) -> list[Message]:
+    """The messages without those on channel `analysis` (of any role, calls too) that are no longer shown.
+
+    "faithful", the intended rule. A turn begins at a user message and lasts to the next one. It is *finished*
+    if its last assistant message is on `final`. Everything on `analysis` before the end of the last finished
+    turn is dropped, everything after it is kept: so the turn in progress keeps its reasoning between tool
+    calls, and so does a turn that the user interrupted before it was answered. With `teaching` (rendering for
+    training) the last turn counts as in progress, because its reasoning is to be learned.
 
     "compat", the official package's: if the last assistant message of all is on `final`, drop what stands
     before the *first* message (of any role) on `final`; otherwise nothing. It differs from the intended rule
@@ -79,18 +103,22 @@ def kept_messages(
     - in a turn in progress after a finished one: all the old reasoning comes back;
     - in training, if the first `final` is in the last turn: the reasoning to be learned is dropped;
     - where a `final` is followed by more assistant messages in the same turn, or is not an assistant's.
-
-    "none" drops nothing.
     """
-    if rule == "none":
-        return list(messages)
-    if rule == "compat":
-        cut = _compat_cut(messages)
-    elif rule == "finished_turns":
-        cut = _finished_cut(messages, teaching)
-    else:
-        raise RenderError(f"unknown drop_analysis {rule!r}: use 'finished_turns', 'compat' or 'none'")
+    cut = analysis_cut(messages, style, teaching=teaching)
     return [m for index, m in enumerate(messages) if index >= cut or m.channel != "analysis"]
+
+
+def analysis_cut(messages: Sequence[Message], style: Style, *, teaching: bool = False) -> int:
+    """Index of the first message whose reasoning is kept, by the rules of `kept_messages`."""
+    if style == "faithful":
+        return _finished_cut(messages, teaching)
+    if style == "compat":
+        return _compat_cut(messages)
+    raise unknown_style(style)
+
+
+def unknown_style(style: object) -> RenderError:
+    return RenderError(f"unknown style {style!r}: use 'faithful' or 'compat'")
 
 
 def last_turn_start(messages: Sequence[Message]) -> int:

@@ -4,9 +4,9 @@ Knows the header grammar and the ways in which models get it wrong; nothing of t
 nothing.
 
 A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None for the
-first segment) and the text behind it. A header is *finished* if a MESSAGE token followed. If none did, the
-model forgot it: then only what is unmistakably header counts as such, and the text behind it is the body,
-because body text must never be lost, nor text become structure.
+first segment and only for it) and the text behind it. A header is *finished* if a MESSAGE token followed. If
+none did, the model forgot it: then only what is unmistakably header counts as such, and the text behind it is
+the body, because body text must never be lost, nor text become structure.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from ossia.harmony.events import MessageStart, RepairKind
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, DEFAULT_CHANNELS, Role
 
 Segment = tuple[str | None, str]
-Repair = tuple[str, str]  # kind, what was seen
+Noted = tuple[RepairKind, str]  # what was repaired, and what was seen
 
 CHANNELS = DEFAULT_CHANNELS
 TYPES = ("json", "code", "text")  # content types that models write without CONSTRAIN
@@ -28,21 +29,15 @@ TO = "to="
 
 _WORD = re.compile(r"\S+")
 _ROLES = re.compile(rf"(?P<role>{'|'.join(Role)})(?:(?P=role))*")
+_PIECE = "|".join((*CHANNELS, *TYPES))
+_HEADER_WORD = re.compile(rf"(?:{_PIECE})*(?:{TO}.*)?", re.DOTALL)
+_PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
+_LETTERS = re.compile(r"[^\W_]+")
+_NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of a word.
 _CHANNEL_HEAD = re.compile(r"\s*(analysis|commentary|final)(?:[^\w\s]*(?:analysis|commentary|final))*(?!\w)")
 _TYPE_HEAD = re.compile(rf"\s*({'|'.join(TYPES)})(?!\w)")
-_TO_HEAD = re.compile(rf"\s*{TO}([^\s{{]*)")
-
-
-@dataclass(frozen=True)
-class MessageStart:
-    """The header of a message; as an event: the message has begun."""
-
-    role: Role
-    name: str | None = None
-    channel: str | None = None
-    recipient: str | None = None
-    content_type: str | None = None
+_TO_HEAD = re.compile(rf"\s*{TO}([^\s{{\[(]*)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class HeaderReading:
 
     start: MessageStart
     body: str
-    repairs: tuple[Repair, ...]
+    repairs: tuple[Noted, ...]
 
 
 def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool) -> HeaderReading:
@@ -61,15 +56,12 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
     for marker, text in segments:
         words = text.split()
         if marker == CHANNEL:
-            fields.take_channel(words.pop(0) if words else "")
+            words = fields.take_channel(words)
         elif marker == CONSTRAIN:
-            fields.take_type(CONSTRAIN + (words.pop(0) if words else ""))
-        elif named:
-            words = fields.take_author(words)
-        elif words and words[0] in ([fields.role] if fields.role else list(Role)):
-            fields.role = Role(words.pop(0))
-        for word in words:
-            fields.take_word(word)
+            words = fields.take_constrained(words)
+        else:
+            words = fields.take_author(words, named)
+        fields.take_words(words)
     return fields.reading("")
 
 
@@ -84,14 +76,16 @@ def read_unfinished(segments: Sequence[Segment], role: Role | None, *, named: bo
             cursor, whole = fields.skip_author(text, named, marker_follows), True
         else:
             cursor, whole = fields.skip_marked(marker, text)
-        cursor = fields.skip_recipient(text, cursor)
+        cursor = fields.skip_recipients(text, cursor)
         if not whole or text[cursor:].strip():
             break
+    for marker, _ in segments[index + 1 :]:
+        fields.note(RepairKind.STRAY_TOKEN, str(marker))
     body = segments[index][1][cursor:] + "".join(text for _, text in segments[index + 1 :])
     if cursor or index:
         body = body.lstrip()
     if body and is_only_punctuation(body):
-        fields.note("dropped-text", body)
+        fields.note(RepairKind.DROPPED_TEXT, body)
         body = ""
     return fields.reading(body)
 
@@ -104,8 +98,15 @@ def is_only_punctuation(text: str) -> bool:
 
 
 def is_speech(text: str) -> bool:
-    """Whether text in front of a header's first marker holds other words than header words."""
-    return any(not _is_header_word(word) for word in text.split() if not is_only_punctuation(word))
+    """Whether text in front of a header's first marker is speech: a word that is no header word, and no
+    recipient before it."""
+    for word in text.split():
+        if not _is_header_word(word):
+            if not is_only_punctuation(word):
+                return True
+        elif TO in word:
+            return False
+    return False
 
 
 def is_cut_header_word(text: str) -> bool:
@@ -115,14 +116,15 @@ def is_cut_header_word(text: str) -> bool:
 
 def _is_header_word(word: str) -> bool:
     roles = _ROLES.match(word)
-    rest = word[roles.end() :] if roles else word
-    return not rest or rest in CHANNELS or rest in TYPES or rest.startswith(TO)
+    return _HEADER_WORD.fullmatch(word, roles.end() if roles else 0) is not None
 
 
 def _known_channel(word: str) -> str | None:
     """The channel meant by a word after CHANNEL: `commentary?`, `finalx` and `comment` are recognised."""
+    letters = _LETTERS.search(word)
+    core = letters[0].lower() if letters else ""
     for name in CHANNELS:
-        if word.startswith(name) or (len(word) >= 4 and name.startswith(word)):
+        if core.startswith(name) or (len(core) >= 4 and name.startswith(core)):
             return name
     return None
 
@@ -136,74 +138,124 @@ class _Fields:
     channel: str | None = None
     recipient: str | None = None
     content_type: str | None = None
-    repairs: list[Repair] = field(default_factory=list)
+    repairs: list[Noted] = field(default_factory=list)
 
-    def note(self, kind: str, seen: str) -> None:
+    def note(self, kind: RepairKind, seen: str) -> None:
         self.repairs.append((kind, seen))
 
     def reading(self, body: str) -> HeaderReading:
-        role = self.role or Role.ASSISTANT
-        start = MessageStart(role, self.name, self.channel, self.recipient, self.content_type)
+        start = MessageStart(self.role or Role.ASSISTANT, self.name, self.channel, self.recipient, self.content_type)
         return HeaderReading(start, body, tuple(self.repairs))
 
     # -- finished headers: word by word --------------------------------------------------------------------
 
-    def take_author(self, words: list[str]) -> list[str]:
-        """Reads the author from the first word and returns the words that are left."""
+    def take_author(self, words: list[str], named: bool) -> list[str]:
+        """Reads the author from the first word and returns the words that are left. Without a START there
+        need not be one; only a role is recognised then, and only the one known, if one is known."""
         first = words[0] if words else ""
         roles = _ROLES.match(first)
         rest = first[roles.end() :] if roles else first
-        if roles and (not rest or rest[0] == ":" or _is_header_word(rest)):
+        if roles and self.role in (None, roles["role"]) and (rest[:1] == ":" or _is_header_word(rest)):
+            if roles.end() > len(roles["role"]) or self.role is not None:
+                self.note(RepairKind.REPEATED_ROLE, first)
             self.role = Role(roles["role"])
-            if roles.end() > len(self.role):
-                self.note("repeated-role", first)
             if rest.startswith(":"):
-                self.name, rest = rest[1:], ""
+                self.name, rest = rest[1:] or None, ""
+                if self.name is None:
+                    self.note(RepairKind.ODD_ROLE, first)
             elif self.role is Role.TOOL:
                 self.name = first[: roles.end()]
             return [rest, *words[1:]] if rest else words[1:]
-        if not words or _is_header_word(first):
-            self.note("missing-role", first)
+        if not named:
             return words
-        self.role, self.name = Role.TOOL, first
+        if not words or _is_header_word(first):
+            self.note(RepairKind.MISSING_ROLE, first)
+            return words
+        bare = re.sub(r"^\W+|\W+$", "", first).lower()
+        if bare in list(Role):
+            self.note(RepairKind.ODD_ROLE, first)
+            self.role = Role(bare)
+        else:
+            self.role, self.name = Role.TOOL, first
         return words[1:]
 
-    def take_channel(self, word: str) -> None:
-        name, to, recipient = word.partition(TO)
-        known = _known_channel(name)
-        if to and known:
-            self.note("glued-words", word)
-            self.take_word(to + recipient)
-            word = name
-        if not word:
-            self.note("empty-channel", "")
-        elif self.channel is None or (known and self.channel not in CHANNELS):
+    def take_channel(self, words: list[str]) -> list[str]:
+        """Reads the name behind a CHANNEL and returns the words that are left."""
+        words = self._unglued(words)
+        if not words or words[0].startswith(TO):
+            self.note(RepairKind.EMPTY_CHANNEL, "")
+            return words
+        word = words[0]
+        known = _known_channel(word)
+        if self.channel is None or (known and self.channel not in CHANNELS):
             if self.channel is not None or known not in (None, word):
-                self.note("channel-name", self.channel or word)
+                self.note(RepairKind.CHANNEL_NAME, self.channel or word)
             self.channel = known or word
         else:
-            self.note("repeated-channel", word)
+            self.note(RepairKind.REPEATED_CHANNEL, word)
+        return words[1:]
+
+    def take_constrained(self, words: list[str]) -> list[str]:
+        """Reads the content type behind a CONSTRAIN and returns the words that are left."""
+        words = self._unglued(words)
+        if not words or words[0].startswith(TO):
+            self.note(RepairKind.EMPTY_CONTENT_TYPE, "")
+            return words
+        self.take_type(CONSTRAIN + words[0])
+        return words[1:]
 
     def take_type(self, value: str) -> None:
         if self.content_type is None:
             self.content_type = value
         else:
-            self.note("repeated-content-type", value)
+            self.note(RepairKind.REPEATED_CONTENT_TYPE, value)
 
-    def take_word(self, word: str) -> None:
-        """Any word that stands neither first nor behind a marker."""
+    def take_words(self, words: list[str]) -> None:
+        """The words that stand neither first nor behind a marker."""
+        name_due = False  # whether the word in front was `to=` alone
+        for raw in words:
+            for word in self._unglued([raw]):
+                if name_due and self.recipient is None and not _is_header_word(word):
+                    self.note(RepairKind.SPACED_RECIPIENT, word)
+                    self.take_recipient(word)
+                else:
+                    self._take_word(word)
+                name_due = word == TO
+
+    def _take_word(self, word: str) -> None:
         if word.startswith(TO):
-            if self.recipient is None:
-                self.recipient = word.removeprefix(TO)
-            else:
-                self.note("repeated-recipient", word)
+            self.take_recipient(word.removeprefix(TO))
         elif word in TYPES:
             self.take_type(word)
-        elif word in CHANNELS and self.channel is None:
+        elif word in CHANNELS and self.channel not in CHANNELS:
+            if self.channel is not None:
+                self.note(RepairKind.CHANNEL_NAME, self.channel)
             self.channel = word
-            self.note("bare-channel", word)
+            self.note(RepairKind.BARE_CHANNEL, word)
         else:
-            self.note("junk", word)
+            self.note(RepairKind.JUNK, word)
+
+    def take_recipient(self, name: str) -> None:
+        """The first recipient counts; an empty one is none."""
+        end = _NAME_END.search(name)
+        if end:
+            self.note(RepairKind.JUNK, name[end.start() :])
+            name = name[: end.start()]
+        if not name:
+            self.note(RepairKind.EMPTY_RECIPIENT, "")
+        elif self.recipient is None:
+            self.recipient = name
+        else:
+            self.note(RepairKind.REPEATED_RECIPIENT, TO + name)
+
+    def _unglued(self, words: list[str]) -> list[str]:
+        """With the first word cut into the header words that it consists of: `finaljson`, `commentaryto=f`."""
+        if not words or not _HEADER_WORD.fullmatch(words[0]):
+            return words
+        pieces = _PIECES.findall(words[0])
+        if len(pieces) > 1:
+            self.note(RepairKind.GLUED_WORDS, words[0])
+        return pieces + words[1:]
 
     # -- unfinished headers: position by position ----------------------------------------------------------
 
@@ -229,20 +281,20 @@ class _Fields:
         head = (_CHANNEL_HEAD if marker == CHANNEL else _TYPE_HEAD).match(text)
         if head is None:
             return 0, not text.strip()
-        if marker == CHANNEL:
-            self.channel = self.channel or head[1]
+        if marker == CONSTRAIN:
+            self.take_type(CONSTRAIN + head[1])
+        elif self.channel is None:
+            self.channel = head[1]
         else:
-            self.content_type = self.content_type or CONSTRAIN + head[1]
+            self.note(RepairKind.REPEATED_CHANNEL, head[1])
         return head.end(), True
 
-    def skip_recipient(self, text: str, cursor: int) -> int:
-        """Behind a recipient and a bare content type next to it."""
-        to = _TO_HEAD.match(text, cursor)
-        if to is None:
-            return cursor
-        self.recipient = to[1] if self.recipient is None else self.recipient
-        bare = _TYPE_HEAD.match(text, to.end())
-        if bare is None:
-            return to.end()
-        self.content_type = self.content_type or bare[1]
-        return bare.end()
+    def skip_recipients(self, text: str, cursor: int) -> int:
+        """Behind a recipient and a bare content type next to it, and any more of them."""
+        while (to := _TO_HEAD.match(text, cursor)) is not None:
+            self.take_recipient(to[1])
+            bare = _TYPE_HEAD.match(text, to.end())
+            if bare is not None:
+                self.take_type(bare[1])
+            cursor = to.end() if bare is None else bare.end()
+        return cursor

@@ -4,7 +4,8 @@ Plain frozen data and its JSON form. Knows nothing of tokens, of rendering or of
 
 The JSON form is the one of the official format package, so conversations can be exchanged with it:
 `{"role", "name"?, "content", "channel"?, "recipient"?, "content_type"?}` where content is a string or a
-list with one object tagged `type: text | system_content | developer_content`.
+list of objects tagged `type: text | system_content | developer_content`. One key is our own, and the official
+package passes over it: `response_formats` in a developer_content.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Effort(StrEnum):
     HIGH = "high"
 
 
+# How messages are written: as the models write them, or token for token as the official package does.
+Style = Literal["faithful", "compat"]
 RoleName = Role | Literal["user", "assistant", "system", "developer", "tool"]
 EffortName = Effort | Literal["low", "medium", "high"]
 
@@ -144,12 +147,38 @@ class SystemContent:
 
 
 @dataclass(frozen=True)
+class ResponseFormat:
+    """A JSON schema that final answers are asked to follow; the developer text ends with it."""
+
+    name: str
+    schema: Mapping[str, Any] | bool
+    description: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ResponseFormat:
+        """From `{name, description, schema}`. Raises HarmonyError if a field is missing or has the wrong type."""
+        name, schema = _string(data, "name"), data.get("schema")
+        if name is None or not isinstance(schema, Mapping | bool):
+            raise HarmonyError(f"a response format needs a name and a JSON schema: {_shown(data)}")
+        return cls(name, schema, _string(data, "description"))
+
+    def to_dict(self) -> dict[str, Any]:
+        schema = self.schema if isinstance(self.schema, bool) else dict(self.schema)
+        return {"name": self.name, "description": self.description, "schema": schema}
+
+
+@dataclass(frozen=True)
 class DeveloperContent:
-    """Instructions and function tools of the application. `namespaces` are groups beside `functions`."""
+    """Instructions and function tools of the application. `namespaces` are groups beside `functions`.
+
+    `response_formats` stand at the very end of the text, behind the tools. The official package does not know
+    them: there, callers append the same text to the instructions, which puts it before the tools.
+    """
 
     instructions: str | None = None
     tools: tuple[FunctionTool, ...] = ()
     namespaces: tuple[ToolNamespace, ...] = ()
+    response_formats: tuple[ResponseFormat, ...] = ()
 
     @property
     def all_namespaces(self) -> tuple[ToolNamespace, ...]:
@@ -162,14 +191,21 @@ class DeveloperContent:
         namespaces = _namespaces_from_dict(data.get("tools"))
         plain = [n for n in namespaces if n.name == FUNCTIONS and n.description is None and n.tools]
         rest = tuple(n for n in namespaces if n not in plain)
-        return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest)
+        formats = data.get("response_formats") or ()
+        if not isinstance(formats, list | tuple) or not all(isinstance(entry, Mapping) for entry in formats):
+            raise HarmonyError(f"response_formats must be a list of objects: {_shown(formats)}")
+        formats = tuple(ResponseFormat.from_dict(entry) for entry in formats)
+        return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest, formats)
 
     def to_dict(self) -> dict[str, Any]:
         tools = _namespaces_to_dict(self.all_namespaces)
-        return {"type": "developer_content", "instructions": self.instructions, "tools": tools}
+        out = {"type": "developer_content", "instructions": self.instructions, "tools": tools}
+        formats = [entry.to_dict() for entry in self.response_formats]
+        return out | ({"response_formats": formats} if formats else {})
 
 
-Content = str | SystemContent | DeveloperContent
+Part = str | SystemContent | DeveloperContent
+Content = Part | tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -177,7 +213,8 @@ class Message:
     """One message. `role` may be given as a plain word and is stored as a Role.
 
     `name` is the author's name (required for tools: the function's full name). `content_type` is kept as
-    written in the header; one that begins with `<|constrain|>` names a constrained format.
+    written in the header; one that begins with `<|constrain|>` names a constrained format. `content` is one
+    part or, as the official format allows, a tuple of several; a tuple of one is stored as that part.
     Raises HarmonyError for an unknown role.
     """
 
@@ -193,23 +230,29 @@ class Message:
             if self.role not in list(Role):
                 raise HarmonyError(f"unknown role {self.role!r}: use one of {', '.join(Role)}")
             object.__setattr__(self, "role", Role(self.role))
+        if isinstance(self.content, tuple) and len(self.content) == 1:
+            object.__setattr__(self, "content", self.content[0])
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.content if isinstance(self.content, tuple) else (self.content,)
 
     @property
     def text(self) -> str:
-        """The content if it is plain text, else the empty string."""
-        return self.content if isinstance(self.content, str) else ""
+        """The plain text of the content; system and developer contents count as none."""
+        return "".join(part for part in self.parts if isinstance(part, str))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Message:
-        """From the JSON form above; several text parts are joined. Raises HarmonyError for another shape."""
-        if "role" not in data or "content" not in data:
+        """From the JSON form above. Raises HarmonyError for another shape."""
+        if not isinstance(data, Mapping) or "role" not in data or "content" not in data:
             raise HarmonyError(f"a message needs the keys 'role' and 'content': {_shown(data)}")
         optional = {key: _string(data, key) for key in ("name", "channel", "recipient", "content_type")}
         return cls(data["role"], _content_from_json(data["content"]), **optional)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict(m.to_dict()) == m`."""
-        content = self.content if isinstance(self.content, str) else [self.content.to_dict()]
+        content = self.content if isinstance(self.content, str) else [_part_to_json(part) for part in self.parts]
         out: dict[str, Any] = {"role": str(self.role), "name": self.name, "content": content}
         out |= {"channel": self.channel, "recipient": self.recipient, "content_type": self.content_type}
         return {key: value for key, value in out.items() if value is not None}
@@ -220,14 +263,22 @@ def _content_from_json(raw: Any) -> Content:
         return raw
     if not isinstance(raw, list) or not all(isinstance(part, Mapping) for part in raw):
         raise HarmonyError(f"content must be a string or a list of tagged objects: {_shown(raw)}")
-    kinds = [part.get("type") for part in raw]
-    if all(kind == "text" for kind in kinds):
-        return "".join(str(part.get("text", "")) for part in raw)
-    if kinds == ["system_content"]:
-        return SystemContent.from_dict(raw[0])
-    if kinds == ["developer_content"]:
-        return DeveloperContent.from_dict(raw[0])
-    raise HarmonyError(f"content must be text, one system_content or one developer_content, not {kinds}")
+    return tuple(_part_from_json(part) for part in raw)
+
+
+def _part_from_json(raw: Mapping[str, Any]) -> Part:
+    kind = raw.get("type")
+    if kind == "text":
+        return _string(raw, "text") or ""
+    if kind == "system_content":
+        return SystemContent.from_dict(raw)
+    if kind == "developer_content":
+        return DeveloperContent.from_dict(raw)
+    raise HarmonyError(f"the type of a content must be text, system_content or developer_content, not {_shown(kind)}")
+
+
+def _part_to_json(part: Part) -> dict[str, Any]:
+    return {"type": "text", "text": part} if isinstance(part, str) else part.to_dict()
 
 
 def _namespaces_from_dict(raw: Mapping[str, Any] | None) -> tuple[ToolNamespace, ...]:

@@ -4,7 +4,7 @@ Knows the special tokens and the states of a stream; how a header is read stands
 strict.py. Works with any tokenizer that has the Harmony specials. Does no I/O and calls no tool.
 
 The tolerant parser accepts every sequence of tokens. Its promises:
-1. it raises nothing because of tokens, and records what it repaired;
+1. it raises nothing because of tokens, and records what it repaired (the kinds: events.py);
 2. body text is never lost, and text never becomes structure: only special *tokens* are structure;
 3. text is shown as `final` only if the model said so: without a channel it stays None;
 4. no call is invented: a recipient must be written as `to=`, and a header cut by the end gives no call.
@@ -17,61 +17,65 @@ ids and bytes that are not UTF-8 become U+FFFD. Every token costs amortised cons
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
-from dataclasses import dataclass
+import operator
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
 from ossia.errors import HarmonyError, ParseError, TokenizerError
-from ossia.harmony.header import (
-    HeaderReading,
+from ossia.harmony.calls import is_call
+from ossia.harmony.events import (
+    CallReady,
+    ClosedBy,
+    Event,
+    MessageEnd,
     MessageStart,
-    is_cut_header_word,
-    is_speech,
-    read_finished,
-    read_unfinished,
+    Repair,
+    RepairKind,
+    TextDelta,
+    TurnClosed,
 )
+from ossia.harmony.header import HeaderReading, is_cut_header_word, is_speech, read_finished, read_unfinished
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName
-from ossia.harmony.strict import read_strict
+from ossia.harmony.strict import StrictText, read_strict
 from ossia.tokenizer import Tokenizer
 
 START, MESSAGE = "<|start|>", "<|message|>"
 END, CALL, RETURN, END_OF_TEXT = "<|end|>", "<|call|>", "<|return|>", "<|endoftext|>"
-NO_UTF8 = b"\xff"  # never part of UTF-8: becomes U+FFFD by itself, whatever stands around it
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """Text of the message last started. The deltas of a message add up to its content."""
-
-    text: str
-    channel: str | None = None
-    recipient: str | None = None
-
-
-@dataclass(frozen=True)
-class MessageEnd:
-    """The complete message and the name of the token that closed it, None if the next one or the end did."""
-
-    message: Message
-    closed_by: str | None
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What the tolerant parser put right: the index of the token at which it did, the kind, the text seen."""
-
-    position: int
-    kind: str
-    seen: str
-
-
-Event = MessageStart | TextDelta | MessageEnd
+TURN_ENDS: dict[str, ClosedBy] = {RETURN: "<|return|>", CALL: "<|call|>", END_OF_TEXT: "<|endoftext|>"}
+NO_UTF8 = b"\xff"  # never part of UTF-8
 
 
 class _State(Enum):
     BETWEEN = auto()
     HEADER = auto()
     BODY = auto()
+
+
+class _TolerantText:
+    """The text of one body: each token's, but for half a character, which waits for its other half."""
+
+    def __init__(self, note: Callable[[RepairKind, str], None]) -> None:
+        self.waiting = False
+        self._tail = b""
+        self._note = note
+
+    def feed(self, data: bytes | None) -> str:
+        """The text that a token releases; `data` are its bytes, None if it is an unknown id."""
+        text = self._decode(self._tail + (data or b""), final=data is None)
+        return text if data is not None else text + "\ufffd"
+
+    def finish(self) -> str:
+        return self._decode(self._tail, final=True) if self._tail else ""
+
+    def _decode(self, data: bytes, *, final: bool) -> str:
+        try:
+            text, used = codecs.utf_8_decode(data, "strict", final)
+        except UnicodeDecodeError:
+            self._note(RepairKind.INVALID_UTF8, data.hex(" "))
+            text, used = codecs.utf_8_decode(data, "replace", final)
+        self._tail = data[used:]
+        self.waiting = bool(self._tail)
+        return text
 
 
 class StreamParser:
@@ -91,19 +95,19 @@ class StreamParser:
         self._names = {token: name for name, token in tokenizer.specials.items()}
         self._start_token = tokenizer.special(START)
         self._token_bytes = tokenizer.token_bytes
+        self._text_of: dict[int, str] = {}  # of tokens seen in bodies; "" if they are not whole characters
         self._strict = strict
         self._position = -1
         self._repairs: list[Repair] = []
         self._messages: list[Message] = []
-        self._returned = False  # whether the turn has ended with RETURN
+        self._turn_over = False  # whether a stop token has ended the turn
+        self._returned = False  # whether it was one that no text may follow
         self._state = _State.BETWEEN
         self._role: Role | None = None  # of the header being read, if known before it is
-        self._named = False  # whether a START opened it
+        self._named = False  # whether a START opened the header being read
+        self._loose = False  # whether text did
         self._segments: list[tuple[str | None, bytearray]] = []
-        self._header = MessageStart(Role.ASSISTANT)
-        self._begun = False  # whether MessageStart has been reported
-        self._parts: list[str] = []
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._expect_body(MessageStart(Role.ASSISTANT))
         if role is not None:
             self._open_header(Role(role), named=False)
 
@@ -117,18 +121,34 @@ class StreamParser:
         return list(self._repairs)
 
     @property
+    def position(self) -> int:
+        """The index of the token fed last, -1 before the first; after `finish` the number of tokens."""
+        return self._position
+
+    @property
     def current(self) -> MessageStart | None:
         """The header of the message whose body is being read; None between messages and inside a header."""
         return self._header if self._state is _State.BODY else None
 
-    def feed(self, token: int) -> list[Event]:
-        """The events of one token. Raises ParseError only if strict."""
+    @property
+    def current_role(self) -> Role | None:
+        """The role of the message being read, in its header too if it is known there already."""
+        return self._header.role if self._state is _State.BODY else self._role
+
+    def feed(self, ids: int | Iterable[int]) -> list[Event]:
+        """The events of one token, or of several. Raises ParseError only if strict; what the ids in front of
+        the wrong one completed is then in `messages`, the events of this call are not returned."""
+        if type(ids) is not int:
+            return self._feed_all(ids)
         self._position += 1
-        name = self._names.get(token)
+        if self._in_text and (text := self._text_of.get(ids)):  # the common case, kept short
+            self._parts.append(text)
+            return [TextDelta(text, self._header.channel, self._header.recipient)]
+        name = self._names.get(ids)
         if self._strict:
-            return self._feed_strict(token, name)
+            return self._feed_strict(ids, name)
         if name is None:
-            return self._feed_text(token)
+            return self._feed_text(ids)
         if name == START:
             out = self._close(None)
             self._open_header(None, named=True)
@@ -137,30 +157,40 @@ class StreamParser:
             return self._feed_marker(name)
         if name == MESSAGE:
             return self._feed_message()
-        if name in (END, CALL, RETURN, END_OF_TEXT):
+        if name == END or name in TURN_ENDS:
             return self._feed_stop(name)
-        self._note("reserved-token", name)
+        self._note(RepairKind.RESERVED_TOKEN, name)
         return []
 
     def finish(self) -> list[Event]:
         """The events of the end of the stream. Raises ParseError if strict and inside a header."""
         self._position += 1
         if self._strict and self._state is _State.HEADER:
-            self._state = _State.BETWEEN
             raise ParseError("Unexpected EOS while waiting for message header to complete")
         return self._close(None, at_end=True)
+
+    def _feed_all(self, ids: Iterable[int] | int) -> list[Event]:
+        """Of any iterable, and of numbers that are ints by another type (numpy's, torch's)."""
+        try:
+            several = iter(ids)  # type: ignore[arg-type]
+        except TypeError:
+            return self.feed(int(operator.index(ids)))  # type: ignore[arg-type]
+        out: list[Event] = []
+        for token in several:
+            out += self.feed(token if type(token) is int else int(operator.index(token)))
+        return out
 
     # -- tokens of the tolerant reading ----------------------------------------------------------------------
 
     def _feed_text(self, token: int) -> list[Event]:
-        data = self._bytes(token)
         if self._state is _State.BODY:
-            return self._delta(data)
+            return self._feed_body(token)
+        data = self._bytes(token) or "\ufffd".encode()
         if self._state is _State.BETWEEN:
             if self._returned:
-                self._note("text-after-return", data.decode("utf-8", "replace"))
+                self._note(RepairKind.TEXT_AFTER_RETURN, data.decode("utf-8", "replace"))
                 return []
-            self._open_header(None, named=False)
+            self._open_header(None, named=False, loose=True)
         self._segments[-1][1].extend(data)
         return []
 
@@ -168,35 +198,37 @@ class StreamParser:
         out: list[Event] = []
         if self._state is _State.BODY:
             if name == CONSTRAIN:
-                self._note("stray-token", name)
+                self._note(RepairKind.STRAY_TOKEN, name)
                 return []
             out = self._close(None)
-        loose = self._state is _State.HEADER and not self._named and len(self._segments) == 1
-        if loose and name == CHANNEL and is_speech(self._texts()[0][1]):
+        alone = self._state is _State.HEADER and not self._named and len(self._segments) == 1
+        if alone and name == CHANNEL and is_speech(self._segments[0][1].decode("utf-8", "replace")):
             out += self._close(None)  # speech without a header, then a header without START: two messages
         if self._state is _State.BETWEEN:
-            self._note("missing-start", name)
+            self._note(RepairKind.MISSING_START, name)
             self._open_header(None, named=False)
         self._segments.append((name, bytearray()))
         return out
 
     def _feed_message(self) -> list[Event]:
         if self._state is _State.BODY:
-            self._note("stray-token", MESSAGE)
+            self._note(RepairKind.STRAY_TOKEN, MESSAGE)
             return []
         if self._state is _State.BETWEEN:
-            self._note("missing-start", MESSAGE)
+            self._note(RepairKind.MISSING_START, MESSAGE)
             self._open_header(None, named=False)
-        self._expect_body(self._noted(read_finished(self._texts(), self._role, named=self._named)))
+        reading = read_finished(self._texts(), self._role, named=self._named)
+        self._note_reading(reading)
+        self._expect_body(reading.start)
         self._state = _State.BODY
         return []
 
     def _feed_stop(self, name: str) -> list[Event]:
         if self._state is _State.BETWEEN:
-            self._note("stray-stop", name)
+            self._note(RepairKind.STRAY_STOP, name)
         out = self._close(name)
         self._returned = self._returned or name in (RETURN, END_OF_TEXT)
-        return out
+        return out + self._turn_end(name)
 
     # -- the official reading --------------------------------------------------------------------------------
 
@@ -205,31 +237,43 @@ class StreamParser:
             if name != START:
                 expected = f"while expecting start token {self._start_token}"
                 raise ParseError(f"Unexpected token {token} {expected}")
-            self._open_header(None, named=True)
+            self._open_header(self._role, named=True)  # a role that was given is not forgotten by an error
         elif self._state is _State.HEADER and name != MESSAGE:
-            self._segments[-1][1].extend(self._bytes(token))
+            self._segments[-1][1].extend(self._bytes(token) or NO_UTF8)
         elif self._state is _State.HEADER:
             self._state = _State.BETWEEN  # where an error leaves us
             self._expect_body(read_strict(bytes(self._segments[0][1]), self._role))
             self._state = _State.BODY
         elif name in (END, CALL, RETURN):
-            return self._close(name)
+            return self._close(name) + self._turn_end(name)
         else:
-            return self._delta(self._bytes(token))
+            return self._feed_body(token)
         return []
 
     # -- messages --------------------------------------------------------------------------------------------
 
-    def _open_header(self, role: Role | None, *, named: bool) -> None:
+    def _open_header(self, role: Role | None, *, named: bool, loose: bool = False) -> None:
         self._state = _State.HEADER
-        self._role, self._named, self._returned = role, named, False
+        self._role, self._named, self._loose = role, named, loose
+        self._returned = self._turn_over = False
         self._segments = [(None, bytearray())]
 
     def _expect_body(self, header: MessageStart) -> None:
-        self._header, self._begun, self._parts = header, False, []
+        self._header, self._role = header, None
+        self._body: StrictText | _TolerantText = StrictText() if self._strict else _TolerantText(self._note)
+        self._parts: list[str] = []
+        self._begun = False  # whether MessageStart has been reported
+        self._in_text = False  # whether it has, and no part of a character waits
 
-    def _delta(self, data: bytes, *, final: bool = False) -> list[Event]:
-        text = self._decoder.decode(data, final)
+    def _feed_body(self, token: int) -> list[Event]:
+        data = self._bytes(token)
+        out = self._delta(self._body.feed(data))
+        self._in_text = self._begun and not self._body.waiting
+        if data is not None and token not in self._text_of:
+            self._text_of[token] = "" if _is_partial(data) else data.decode()
+        return out
+
+    def _delta(self, text: str) -> list[Event]:
         if not text:
             return []
         self._parts.append(text)
@@ -243,6 +287,7 @@ class StreamParser:
     def _close(self, closed_by: str | None, *, at_end: bool = False) -> list[Event]:
         """Ends whatever is open: by a stop token, by the next START or CHANNEL (None), or at the end."""
         state, self._state = self._state, _State.BETWEEN
+        self._in_text = False
         if state is _State.BETWEEN:
             return []
         out: list[Event] = []
@@ -250,53 +295,80 @@ class StreamParser:
             body = self._settle_header(closed_by, at_end)
             if body is None:
                 return []
-            out += self._delta(body.encode())
-        out += self._delta(b"", final=True)
+            out += self._delta(body)
+        out += self._delta(self._body.finish())
         content, head = "".join(self._parts), self._header
         if closed_by is None and not at_end:
             if not content:
                 fields = (head.role, head.name, head.channel, head.recipient, head.content_type)
-                self._note("empty-message", " ".join(value for value in fields if value))
+                self._note(RepairKind.EMPTY_MESSAGE, " ".join(value for value in fields if value))
                 return []
-            self._note("missing-end", "")
+            self._note(RepairKind.MISSING_END, "")
         message = Message(head.role, content, head.name, head.channel, head.recipient, head.content_type)
         self._messages.append(message)
-        return [*out, *self._begin(), MessageEnd(message, closed_by)]
+        out += [*self._begin(), MessageEnd(message, closed_by)]
+        return [*out, CallReady(message)] if is_call(message) and not at_end else out
+
+    def _turn_end(self, name: str | None) -> list[Event]:
+        """TurnClosed, if the token ends a turn and none has ended this one."""
+        by = TURN_ENDS.get(name or "")
+        if by is None or self._turn_over:
+            return []
+        self._turn_over = True
+        return [TurnClosed(by)]
 
     def _settle_header(self, closed_by: str | None, at_end: bool) -> str | None:
         """Makes the header of a message without MESSAGE the current one; its body, or None for no message."""
-        reading = read_unfinished(self._texts(), self._role, named=self._named)
-        start, body = self._noted(reading), reading.body
+        texts = self._texts()
+        reading = read_unfinished(texts, self._role, named=self._named)
+        start, body = reading.start, reading.body
         if at_end and is_cut_header_word(body):
             body = ""
-        is_call = start.recipient is not None and closed_by is not None
-        if not body and not is_call:
-            self._note("dropped-header", "".join(text for _, text in self._texts()))
+        is_empty_call = start.recipient is not None and closed_by is not None
+        if not body and not is_empty_call:
+            self._note(RepairKind.DROPPED_HEADER, "".join(text for _, text in texts))
             return None
+        self._note_reading(reading)
+        self._note(RepairKind.MISSING_MESSAGE, body)
         if closed_by is None:  # cut: not a call, and at the end not an answer either
-            channel = None if at_end and start.channel == "final" else start.channel
-            start = MessageStart(start.role, start.name, channel, None, start.content_type)
-        self._note("missing-message", body)
+            cut = ["final"] if at_end and start.channel == "final" else []
+            for seen in cut + ([start.recipient] if start.recipient else []):
+                self._note(RepairKind.CUT_HEADER, seen)
+            start = MessageStart(start.role, start.name, None if cut else start.channel, None, start.content_type)
         self._expect_body(start)
         return body
 
     def _texts(self) -> list[tuple[str | None, str]]:
+        for _, data in self._segments:
+            if _is_partial(data):
+                self._note(RepairKind.INVALID_UTF8, data.hex(" "))
         return [(marker, data.decode("utf-8", "replace")) for marker, data in self._segments]
 
-    def _noted(self, reading: HeaderReading) -> MessageStart:
+    def _note_reading(self, reading: HeaderReading) -> None:
+        if self._loose:
+            self._note(RepairKind.MISSING_START, self._segments[0][1].decode("utf-8", "replace"))
         for kind, seen in reading.repairs:
             self._note(kind, seen)
-        return reading.start
 
-    def _note(self, kind: str, seen: str) -> None:
+    def _note(self, kind: RepairKind, seen: str) -> None:
         self._repairs.append(Repair(self._position, kind, seen))
 
-    def _bytes(self, token: int) -> bytes:
+    def _bytes(self, token: int) -> bytes | None:
+        """None for an unknown id."""
         try:
             return self._token_bytes(token)
         except TokenizerError:
-            self._note("unknown-token", str(token))
-            return NO_UTF8
+            self._note(RepairKind.UNKNOWN_TOKEN, str(token))
+            return None
+
+
+def _is_partial(data: bytes | bytearray) -> bool:
+    """Whether the bytes are not whole characters."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def parse_completion(
@@ -308,24 +380,6 @@ def parse_completion(
 ) -> tuple[Message, ...]:
     """The messages of a whole stream; see StreamParser."""
     parser = StreamParser(tokenizer, role, strict=strict)
-    for token in tokens:
-        parser.feed(token)
+    parser.feed(tokens)
     parser.finish()
     return parser.messages
-
-
-def resolve_recipient(recipient: str | None, tool_names: Iterable[str]) -> str | None:
-    """The declared tool a recipient means, or None: then the model should be told that there is no such tool.
-
-    Accepts `functions.f` and `f`, with control words or blanks leaked behind them (`f<|channel|>commentary`).
-    A name of a built-in tool (`python`, `browser.search`) resolves if it is among `tool_names`.
-    """
-    if recipient is None:
-        return None
-    names = set(tool_names)
-    words = recipient.split("<|", 1)[0].split()
-    full = words[0] if words else ""
-    for name in (full, full.removeprefix("functions."), f"functions.{full}"):
-        if name in names:
-            return name
-    return None

@@ -7,30 +7,32 @@ content types, tool texts) passes through `tokenizer.encode`, which never yields
 below is encoded by itself, so nothing merges across pieces. One prefix is structure: a content type that
 begins with exactly `<|constrain|>`.
 
-A message is, in this order (the official package's, oss-harmony 0.0.11, token for token):
+A message is, in this order:
   START · author: the role, or a tool's name, with `:name` behind a named role · ` to=recipient` unless it
-  comes after the channel · CHANNEL, channel · ` to=recipient` · " ", CONSTRAIN, content type · MESSAGE ·
-  content · CALL if an assistant addresses a recipient, else END.
-A recipient "all" is not written, but still closes with CALL. `headers` settles the two open questions:
-  "peer"    the recipient follows the channel if that is exactly `commentary`, else the author; every
-            content type gets the CONSTRAIN token, whether it was written with it or not;
-  "native"  as the published models write: the recipient follows the channel if there is one; only a content
-            type with the prefix gets the token, another is plain text (`analysis to=python code`).
+  comes after the channel · CHANNEL, channel · ` to=recipient` · content type · MESSAGE · content · CALL if an
+  assistant addresses a recipient, else END.
+A recipient "all" is not written, but still closes with CALL. `style` settles what is open:
+  "faithful"  as the models write and the format document shows. The recipient follows the channel of an
+              assistant's message (`assistant<|channel|>commentary to=functions.f`) and the author of any other
+              (`functions.f to=assistant<|channel|>commentary`). A content type with the prefix is " ", CONSTRAIN
+              and the rest, another is plain text (`analysis to=python code`). Parts of a content are one text.
+  "compat"    as the official package (oss-harmony 0.0.11) does, token for token. The recipient follows the
+              channel if that is exactly `commentary`, else the author; every content type gets the CONSTRAIN
+              token, whether it was written with it or not. Parts of a content are encoded one by one.
+The style also chooses which reasoning is dropped (conversation.py) and how tools are written (schema.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ossia.errors import RenderError
 from ossia.harmony.content import developer_text, system_text
-from ossia.harmony.conversation import Conversation, DropAnalysis, kept_messages, last_turn_start
-from ossia.harmony.messages import CONSTRAIN, DeveloperContent, Message, Role, RoleName, SystemContent
+from ossia.harmony.conversation import Conversation, kept_messages, last_turn_start, unknown_style
+from ossia.harmony.messages import CONSTRAIN, DeveloperContent, Message, Part, Role, RoleName, Style, SystemContent
 from ossia.tokenizer import Tokenizer
 
-Headers = Literal["peer", "native"]
 Learn = Callable[[Message], bool] | Collection[str]
 
 
@@ -43,13 +45,13 @@ class Rendered:
 
 
 def render_message(
-    message: Message, tokenizer: Tokenizer, *, function_tools: bool = False, headers: Headers = "peer"
+    message: Message, tokenizer: Tokenizer, *, function_tools: bool = False, style: Style = "faithful"
 ) -> list[int]:
     """One message. `function_tools`: the conversation declares some, which a system message mentions.
 
     Raises RenderError for a message that cannot be written, TokenizerError if a special is missing.
     """
-    writer = _Writer(tokenizer, function_tools, headers)
+    writer = Writer(tokenizer, function_tools, style)
     writer.write(message)
     return writer.ids
 
@@ -58,11 +60,15 @@ def render_conversation(
     conversation: Conversation,
     tokenizer: Tokenizer,
     *,
-    drop_analysis: DropAnalysis = "finished_turns",
-    headers: Headers = "peer",
+    style: Style = "faithful",
+    drop_analysis: bool = True,
 ) -> list[int]:
-    """All messages, without an invitation to go on. `drop_analysis` is explained at `kept_messages`."""
-    return _written(conversation, tokenizer, drop_analysis, headers).ids
+    """All messages, without an invitation to go on.
+
+    `drop_analysis`: without the reasoning that `kept_messages` drops; False keeps everything. Raises RenderError
+    for a message that cannot be written, TokenizerError if a special is missing.
+    """
+    return _written(conversation, tokenizer, style, drop_analysis).ids
 
 
 def render_for_completion(
@@ -70,14 +76,12 @@ def render_for_completion(
     tokenizer: Tokenizer,
     role: RoleName = Role.ASSISTANT,
     *,
-    drop_analysis: DropAnalysis = "finished_turns",
-    headers: Headers = "peer",
+    style: Style = "faithful",
+    drop_analysis: bool = True,
 ) -> list[int]:
     """The prompt for the next message of `role`: all messages, then START and the role."""
-    if role not in list(Role):
-        raise RenderError(f"unknown role {role!r}: use one of {', '.join(Role)}")
-    writer = _written(conversation, tokenizer, drop_analysis, headers)
-    return [*writer.ids, writer.start, *writer.word(str(role))]
+    writer = _written(conversation, tokenizer, style, drop_analysis)
+    return writer.ids + writer.invitation(role)
 
 
 def render_for_training(
@@ -86,8 +90,8 @@ def render_for_training(
     *,
     learn: Learn | None = None,
     last_turn_only: bool = False,
-    drop_analysis: DropAnalysis = "finished_turns",
-    headers: Headers = "peer",
+    style: Style = "faithful",
+    drop_analysis: bool = True,
 ) -> Rendered:
     """All messages with a loss mask; a final answer at the very end closes with RETURN instead of END.
 
@@ -102,9 +106,9 @@ def render_for_training(
     Of any other message nothing is a target.
     """
     chosen = _learner(learn)
-    kept = kept_messages(conversation.messages, drop_analysis, teaching=True)
+    kept = _kept(conversation, style, drop_analysis, teaching=True)
     first_learned = last_turn_start(kept) if last_turn_only else 0
-    writer = _Writer(tokenizer, conversation.has_function_tools, headers)
+    writer = Writer(tokenizer, conversation.has_function_tools, style)
     mask: list[bool] = []
     goes_on = False  # whether the message before is an assistant's and closed with END
     for index, message in enumerate(kept):
@@ -136,27 +140,41 @@ def _learner(learn: Learn | None) -> Callable[[Message], bool]:
     return lambda message: str(message.role) in words or f"{message.role}/{message.channel}" in words
 
 
-def _written(conversation: Conversation, tokenizer: Tokenizer, rule: DropAnalysis, headers: Headers) -> _Writer:
-    writer = _Writer(tokenizer, conversation.has_function_tools, headers)
-    for message in kept_messages(conversation.messages, rule):
+def _written(conversation: Conversation, tokenizer: Tokenizer, style: Style, drop_analysis: bool) -> Writer:
+    writer = Writer(tokenizer, conversation.has_function_tools, style)
+    for message in _kept(conversation, style, drop_analysis):
         writer.write(message)
     return writer
 
 
-class _Writer:
-    """Appends messages to `ids`. Remembers the encoded header words of one rendering: they repeat a lot."""
+def _kept(
+    conversation: Conversation, style: Style, drop_analysis: bool, *, teaching: bool = False
+) -> Sequence[Message]:
+    if not isinstance(drop_analysis, bool):
+        raise RenderError(f"drop_analysis must be True or False, not {drop_analysis!r}; `style` names the rule")
+    return kept_messages(conversation.messages, style, teaching=teaching) if drop_analysis else conversation.messages
 
-    def __init__(self, tokenizer: Tokenizer, function_tools: bool, headers: Headers) -> None:
-        if headers not in ("peer", "native"):
-            raise RenderError(f"unknown headers {headers!r}: use 'peer' or 'native'")
+
+class Writer:
+    """Appends messages to `ids`. Remembers the encoded words of headers: they repeat a lot."""
+
+    def __init__(self, tokenizer: Tokenizer, function_tools: bool, style: Style) -> None:
+        if style not in ("faithful", "compat"):
+            raise unknown_style(style)
         self.ids: list[int] = []
         self.start, self.end = tokenizer.special("<|start|>"), tokenizer.special("<|end|>")
         self._channel, self._message = tokenizer.special("<|channel|>"), tokenizer.special("<|message|>")
         self._constrain, self._call = tokenizer.special("<|constrain|>"), tokenizer.special("<|call|>")
         self._encode = tokenizer.encode
         self._words: dict[str, list[int]] = {}
-        self._function_tools = function_tools
-        self._native = headers == "native"
+        self.function_tools = function_tools
+        self._style: Style = style
+
+    def invitation(self, role: RoleName) -> list[int]:
+        """What stands between a conversation and the next message of `role`. Raises RenderError."""
+        if role not in list(Role):
+            raise RenderError(f"unknown role {role!r}: use one of {', '.join(Role)}")
+        return [self.start, *self.word(str(role))]
 
     def word(self, text: str) -> list[int]:
         """The ids of a piece of a header."""
@@ -173,7 +191,8 @@ class _Writer:
         after_author = len(ids)
         recipient, channel = message.recipient, message.channel
         to = word(f" to={recipient}") if recipient is not None and recipient != "all" else []
-        late = channel is not None and (self._native or channel == "commentary")
+        faithful = self._style == "faithful"
+        late = channel is not None and (message.role is Role.ASSISTANT if faithful else channel == "commentary")
         if not late:
             ids += to
         if channel is not None:
@@ -184,32 +203,39 @@ class _Writer:
         if message.content_type is not None:
             self._write_content_type(message.content_type)
         ids.append(self._message)
-        ids += self._encode(self._body(message))
+        if isinstance(message.content, str):
+            ids += self._encode(message.content)
+        else:
+            self._write_parts(message)
         called = message.role is Role.ASSISTANT and recipient is not None
         ids.append(self._call if called else self.end)
         return after_author
 
     def _write_content_type(self, content_type: str) -> None:
-        if self._native and not content_type.startswith(CONSTRAIN):
+        if self._style == "faithful" and not content_type.startswith(CONSTRAIN):
             self.ids += self.word(f" {content_type}")
             return
         self.ids += self.word(" ")
         self.ids.append(self._constrain)
         self.ids += self.word(content_type.removeprefix(CONSTRAIN))
 
-    def _body(self, message: Message) -> str:
-        content, role = message.content, message.role
-        if isinstance(content, str):
-            return content
-        if isinstance(content, SystemContent):
+    def _write_parts(self, message: Message) -> None:
+        texts = [self._text(part, message.role) for part in message.parts]
+        for text in ["".join(texts)] if self._style == "faithful" else texts:
+            self.ids += self._encode(text)
+
+    def _text(self, part: Part, role: RoleName) -> str:
+        if isinstance(part, str):
+            return part
+        if isinstance(part, SystemContent):
             if role is not Role.SYSTEM:
                 raise RenderError(f"SystemContent may only appear in system messages, found in {role}")
-            return system_text(content, function_tools=self._function_tools)
-        if isinstance(content, DeveloperContent):
+            return system_text(part, function_tools=self.function_tools, style=self._style)
+        if isinstance(part, DeveloperContent):
             if role is not Role.DEVELOPER:
                 raise RenderError(f"DeveloperContent may only appear in developer messages, found in {role}")
-            return developer_text(content)
-        raise RenderError(f"content must be text, SystemContent or DeveloperContent, not {type(content)}")
+            return developer_text(part, style=self._style)
+        raise RenderError(f"content must be text, SystemContent or DeveloperContent, not {type(part)}")
 
 
 def _author(message: Message) -> str:

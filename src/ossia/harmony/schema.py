@@ -1,179 +1,41 @@
 """JSON schema -> the TypeScript-like text in which Harmony shows a function's parameters to the model.
 
-Knows JSON schemas and nothing else. The text equals that of the official format package, character for
-character, because the models were trained on it; so its losses are kept too: `anyOf`, `allOf`, `$ref`,
-`const` and enums without a type are all `any`, numeric enums are `number`, an array of an enum reads
-`"x" | "y"[]`.
-
-Words used below: a *note* is the comment behind a type (`// default: 3`), *indent* the spaces a line starts
-with. A property's type is written 4 spaces deeper than the property, a variant of `oneOf` 3 deeper.
+Knows that there are two writers, one per style, and keeps what they wrote; nothing of messages. `compat` is
+schema_compat.py, `faithful` is typescript.py: the same text for plain schemas, without the official losses.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from ossia.errors import RenderError
+from ossia.harmony.json_text import NOT_JSON, dumped
+from ossia.harmony.messages import Style
+from ossia.harmony.schema_compat import compat_type
+from ossia.harmony.typescript import TypeScript, faithful_type
 
-SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
+
+def schema_to_typescript(schema: Any, style: Style = "faithful") -> str:
+    """The text of one JSON schema; definitions that it refers to stand before it, one `type Name = ...` each.
+
+    Raises RenderError for what is not JSON (NaN, sets) or nested deeper than Python can follow.
+    """
+    written = schema_types(schema, style)
+    return "\n\n".join([*written.declarations.values(), written.text])
 
 
-def schema_to_typescript(schema: Any) -> str:
-    """The text of one JSON schema. Raises RenderError for what is not JSON (NaN, sets)."""
+def schema_types(schema: Any, style: Style, taken: frozenset[str] = frozenset()) -> TypeScript:
+    """The same with definitions and type apart; none of the definitions is named as in `taken`."""
     try:
-        return _from_json(json.dumps(schema, allow_nan=False, ensure_ascii=False))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return _from_json(dumped(schema), style, taken)
+    except NOT_JSON as error:
         raise RenderError(f"a tool's parameters must be a JSON schema: {error}") from error
 
 
 @functools.lru_cache(maxsize=512)
-def _from_json(text: str) -> str:
+def _from_json(text: str, style: Style, taken: frozenset[str]) -> TypeScript:
     """Cached by the schema's JSON: a conversation's tools are rendered again at every turn."""
-    return _type(json.loads(text), "")
-
-
-def _type(schema: Any, indent: str) -> str:
-    if not isinstance(schema, dict):
-        return "any"
-    if isinstance(schema.get("oneOf"), list):
-        return "".join(_variant(variant, indent) for variant in schema["oneOf"])
-    kind = schema.get("type")
-    if isinstance(kind, list) and (words := [word for word in kind if isinstance(word, str)]):
-        return " | ".join("number" if word == "integer" else word for word in words)
-    if kind == "object":
-        return _object(schema, indent)
-    if kind == "array":
-        return f"{_type(schema['items'], indent)}[]" if "items" in schema else "Array<any>"
-    if kind == "string" and (choices := _choices(schema)):
-        return " | ".join(choices)
-    return SCALARS.get(kind, "any") if isinstance(kind, str) else "any"
-
-
-def _choices(schema: Mapping[str, Any]) -> list[str]:
-    enum = schema.get("enum")
-    return [f'"{value}"' for value in enum if isinstance(value, str)] if isinstance(enum, list) else []
-
-
-def _variant(variant: Any, indent: str) -> str:
-    """One line of a `oneOf` that is not directly a property's."""
-    notes = []
-    if isinstance(variant, dict):
-        if isinstance(variant.get("description"), str):
-            notes.append(variant["description"])
-        if "default" in variant:
-            notes.append(f"default: {_variant_default(variant)}")
-    comment = f" // {' '.join(notes)}" if notes else ""
-    return f"\n{indent} | {_nullable(variant, _type(variant, indent + '   '))}{comment}"
-
-
-def _object(schema: Mapping[str, Any], indent: str) -> str:
-    out = []
-    if isinstance(schema.get("description"), str):
-        out.append(f"{indent}// {schema['description']}\n")
-    out.append("{\n")
-    properties, required = schema.get("properties"), schema.get("required")
-    names = required if isinstance(required, list) else []
-    for key, value in properties.items() if isinstance(properties, dict) else ():
-        mark = "" if key in names else "?"
-        out.append(_property(f"{key}{mark}", value if isinstance(value, dict) else {}, indent))
-    return "".join(out) + indent + "}"
-
-
-def _property(name: str, schema: Mapping[str, Any], indent: str) -> str:
-    """The lines of one property: comments above, then name, type and note."""
-    variants = schema.get("oneOf")
-    description = schema.get("description")
-    description = description if isinstance(description, str) else None
-    first = variants[0] if isinstance(variants, list) and variants else None
-    if "oneOf" in schema and not isinstance(variants, list):
-        description = None
-    elif isinstance(first, dict) and description == first.get("description"):
-        description = None  # the first variant's line will say it
-    above = _comments(schema, description)
-    if isinstance(variants, list):
-        if "default" in schema:
-            above.append(f"// default: {_default(schema)}")
-        head = "".join(f"{indent}{line}\n" for line in above)
-        return head + _union_property(name, schema, variants, description is not None, indent)
-    head = "".join(f"{indent}{line}\n" for line in above)
-    shown = "default" in schema and "oneOf" not in schema
-    note = f" // default: {_default(schema)}" if shown else ""
-    return f"{head}{indent}{name}: {_nullable(schema, _type(schema, indent + '    '))},{note}\n"
-
-
-def _comments(schema: Mapping[str, Any], description: Any) -> list[str]:
-    """Title, description and examples; the last two change places above a union."""
-    title, said, shown = [], [], []
-    if isinstance(schema.get("title"), str):
-        title = [f"// {schema['title']}", "//"]
-    if isinstance(description, str):
-        said = [f"// {description}"]
-    examples = schema.get("examples")
-    if isinstance(examples, list) and examples:
-        shown = ["// Examples:", *(f'// - "{example}"' for example in examples if isinstance(example, str))]
-    return title + (shown + said if isinstance(schema.get("oneOf"), list) else said + shown)
-
-
-def _union_property(name: str, schema: Mapping[str, Any], variants: list[Any], described: bool, indent: str) -> str:
-    """A property whose type is a `oneOf`: one line per variant, each with its own notes."""
-    lines = [f"{indent}{name}:\n"]
-    for index, variant in enumerate(variants):
-        notes = []
-        if isinstance(variant, dict):
-            text = variant.get("description")
-            said_above = text == schema.get("description") or (index == 0 and described)
-            if isinstance(text, str) and not said_above:
-                notes.append(text)
-            if "default" in variant:
-                notes.append(f"default: {_default(variant)}")
-        comment = f" // {' '.join(notes)}" if notes else ""
-        lines.append(f"{indent} | {_nullable(variant, _type(variant, indent + '   '))}{comment}\n")
-    return "".join(lines) + f"{indent},\n"
-
-
-def _nullable(schema: Any, text: str) -> str:
-    """Adds ` | null` where the schema is nullable, unless those four letters occur anywhere in the text."""
-    nullable = isinstance(schema, dict) and schema.get("nullable") is True
-    return f"{text} | null" if nullable and "null" not in text else text
-
-
-def _default(schema: Mapping[str, Any]) -> str:
-    """A default as a note: strings are quoted without escapes, and bare where the schema has an enum."""
-    value = schema["default"]
-    if not isinstance(value, str):
-        return compact_json(value)
-    return value if _has_enum(schema) else f'"{value}"'
-
-
-def _has_enum(schema: Mapping[str, Any]) -> bool:
-    return isinstance(schema.get("enum"), list) and bool(schema["enum"])
-
-
-def _variant_default(schema: Mapping[str, Any]) -> str:
-    """The same in a nested `oneOf`, where a string beside an enum is written as JSON instead."""
-    return compact_json(schema["default"]) if _has_enum(schema) else _default(schema)
-
-
-def compact_json(value: Any) -> str:
-    """JSON without spaces, numbers written as the official package writes them."""
-    if isinstance(value, dict):
-        items = (f"{json.dumps(key, ensure_ascii=False)}:{compact_json(item)}" for key, item in value.items())
-        return "{" + ",".join(items) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(compact_json, value)) + "]"
-    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
-        value = float(value)  # what a JSON reader with 64-bit integers makes of it
-    if isinstance(value, float):
-        return _float(value)
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _float(value: float) -> str:
-    """Shortest digits that read back as `value`: Python's, but positional down to 1e-5, `e-6` for `e-06`."""
-    sign, text = "-" if repr(value)[0] == "-" else "", repr(abs(value))
-    if text.endswith("e-05"):
-        return f"{sign}0.0000{text[:-4].replace('.', '')}"
-    return sign + text.replace("e-0", "e-")
+    schema = json.loads(text)
+    return TypeScript(compat_type(schema), {}) if style == "compat" else faithful_type(schema, taken)

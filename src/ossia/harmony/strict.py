@@ -1,14 +1,17 @@
-"""Reading a header as the official parser does (oss-harmony 0.0.11), with the wording of its errors.
+"""Reading as the official parser does (oss-harmony 0.0.11): its headers, its errors, its text from bytes.
 
-Knows the official rules only. Special tokens stand in the header as their names, like any other text.
+Knows the official rules only. Special tokens stand in headers and texts as their names, like any other text.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
+import unicodedata
+from collections import deque
 
 from ossia.errors import ParseError
-from ossia.harmony.header import MessageStart
+from ossia.harmony.events import MessageStart
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, Role
 
 # Unicode's White_Space, to which Python's \s and strip() add the separators 1C-1F.
@@ -16,6 +19,62 @@ _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _CHANNEL_VALUE = re.compile(rf"{re.escape(CHANNEL)}([^<{_BLANKS}]*)")
 _OUTER_BLANKS = re.compile(rf"^[{_BLANKS}]+|[{_BLANKS}]+$")
 _ASCII_BLANKS = re.compile(r"[ \t\n\f\r]+")
+# Spacing marks that extend a character (Unicode's Other_Grapheme_Extend and viramas), beside all Mn and Me.
+_EXTENDING = re.compile(
+    "[\u09be\u09d7\u0b3e\u0b57\u0bbe\u0bd7\u0cc0\u0cc2\u0cc7\u0cc8\u0cca\u0ccb\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u1715\u1734"
+    "\u1b35\u1b3b\u1b3d\u1b43\u1b44\u1baa\u1bf2\u1bf3\u302e\u302f\ua953\ua9c0\uff9e\uff9f\U000111c0\U00011235\U0001133e"
+    "\U0001134d\U00011357\U000114b0\U000114bd\U000115af\U000116b6\U00011930\U0001193d\U00016ff0\U00016ff1\U0001d165\U0001d166"
+    "\U0001d16d-\U0001d172]"
+)
+_REPLACED = "\ufffd"
+
+
+class StrictText:
+    """The text of one body, released as the official parser releases it.
+
+    A token that is not UTF-8 releases the text up to its first wrong bytes, those as one U+FFFD; the rest waits
+    for the next token. An unknown id holds back itself and all that follows, and one U+FFFD stands for it.
+    `waiting`: whether anything is held back, so that the next token may release more or less than its text.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self._wrong: deque[str] = deque()  # texts that end in U+FFFD, one for each of the next tokens
+        self._rest: list[str] = []  # text behind them
+        self._tail = b""  # the beginning of a character
+        self._blocked = False
+
+    def feed(self, data: bytes | None) -> str:
+        """The text that a token releases; `data` are its bytes, None if it is an unknown id."""
+        self._blocked = self._blocked or data is None
+        if data is not None and not self._blocked:
+            self._decode(self._tail + data)
+        released = "" if self._blocked else self._wrong.popleft() if self._wrong else self._taken_rest()
+        self.waiting = bool(self._wrong or self._rest or self._tail or self._blocked)
+        return released
+
+    def finish(self) -> str:
+        """The rest. (The official parser puts it into the message, but reports it in no delta.)"""
+        waiting = "".join(self._wrong) + self._taken_rest() + _REPLACED * bool(self._tail)
+        return _REPLACED * self._blocked + waiting  # in this order
+
+    def _decode(self, data: bytes) -> None:
+        while True:
+            try:
+                text, used = codecs.utf_8_decode(data)
+            except UnicodeDecodeError as error:
+                self._rest.append(data[: error.start].decode() + _REPLACED)
+                self._wrong.append(self._taken_rest())
+                data = data[error.end :]
+            else:
+                self._rest += [text] if text else []
+                self._tail = data[used:]
+                return
+
+    def _taken_rest(self) -> str:
+        text = "".join(self._rest)
+        self._rest.clear()
+        return text
 
 
 def read_strict(data: bytes, role: Role | None) -> MessageStart:
@@ -67,6 +126,10 @@ def _recipient_and_type(words: list[str]) -> tuple[str | None, str | None]:
 
 
 def _quoted(char: str) -> str:
-    """A character as the official message quotes it."""
+    """A character as the official message quotes it. (It knows a later Unicode than Python: the characters
+    added between, it shows as they are.)"""
     plain = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0"}
-    return plain.get(char) or (char if char.isprintable() else f"\\u{{{ord(char):x}}}")
+    if char in plain:
+        return plain[char]
+    extends = unicodedata.category(char) in ("Mn", "Me") or _EXTENDING.match(char)
+    return char if char.isprintable() and not extends else f"\\u{{{ord(char):x}}}"
