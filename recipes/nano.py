@@ -3,11 +3,10 @@
     python recipes/nano.py            make it: vocabulary, pre-training, fine-tuning, MXFP4, evaluation, export
     python recipes/nano.py --smoke    the same in two minutes, to see that everything works (the model is useless)
 
-What happens, in order: a byte-level vocabulary of 2,048 tokens is learned from generated text; the model learns to
-copy, from random tokens that repeat; it reads generated documents (equations, worked solutions, stories); then
-conversations in the Harmony format, of which it learns the last turn; for the last part the experts are trained as the
-MXFP4 values they will be stored as; the result is exported in the published layout and measured on held-out problems. A
-run that is killed goes on where it was.
+What happens, in order: a byte-level vocabulary of 2,048 tokens is learned from generated text; the model reads
+generated documents (equations, worked solutions, stories); then conversations in the Harmony format, of which it learns
+the last turn; for the last part the experts are trained as the MXFP4 values they will be stored as; the result is
+exported in the published layout and measured on held-out problems. A run that is killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -43,23 +42,19 @@ from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 from ossia.train.loop import Hyperparameters, Run, Stage, train
 
 VOCABULARY_SAMPLE = 12_000  # documents and conversations each
-# Letters, single digits, punctuation and blanks apart. With a blank or quote as part of a word's token, as in o200k,
-# `Ida` at a line's start and ` Ida` behind a word are two tokens; so small a model does not learn that they are one.
-PATTERN = r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-COPYING = 0.1  # share of examples that are random tokens to be copied, after the stage of nothing else
 
 
 @dataclass(frozen=True)
 class Recipe:
-    copy_steps: int = 300
-    pretrain_steps: int = 1300
-    sft_steps: int = 1250
-    qat_steps: int = 800
-    hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)  # noqa: RUF009 - frozen
+    pretrain_steps: int = 1500
+    sft_steps: int = 1200
+    qat_steps: int = 600
+    polish_steps: int = 300  # the same again at a quarter of the rate, mostly whole conversations
+    hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3)  # noqa: RUF009 - frozen
     seed: int = 1
 
 
-SMOKE = Recipe(copy_steps=5, pretrain_steps=20, sft_steps=20, qat_steps=10)
+SMOKE = Recipe(pretrain_steps=20, sft_steps=20, qat_steps=10, polish_steps=5)
 
 
 def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
@@ -69,7 +64,7 @@ def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
         vocab_size = ModelConfig.preset("nano").vocab_size
         with Progress() as bar:
             texts = bar.track(vocabulary_texts(recipe), total=None, description="texts for the vocabulary")
-            train_tokenizer(texts, vocab_size, pattern=PATTERN, words=HARMONY_WORDS).save(path)
+            train_tokenizer(texts, vocab_size, words=HARMONY_WORDS).save(path)
     return Tokenizer.from_file(path)
 
 
@@ -97,72 +92,32 @@ def _bytes_tokenizer() -> Tokenizer:
     return _BYTES[0]
 
 
-def copying_examples(tokenizer: Tokenizer, seed: int, start: int) -> Iterator[tuple[Example, int]]:
-    """Random tokens that repeat: the shortest way to attention that finds what it is asked for (Olsson et al.,
-    In-context Learning and Induction Heads, arXiv 2209.11895).
-
-    Over the whole vocabulary nothing is learned for thousands of steps, over 64 tokens copying begins within a hundred;
-    so the alphabet starts there and doubles until it is the vocabulary.
-    """
-    alphabet = list(range(len(tokenizer.vocabulary)))
-    Random(f"{seed}:alphabet").shuffle(alphabet)
-    index = start
-    while True:
-        doublings = max(0.0, (index - 7_500) / 2_200)
-        letters = alphabet[: int(64 * 2 ** min(doublings, 10.0))]
-        yield repetition(tokenizer, Random(f"{seed}:copying:{index}"), letters), index + 1
-        index += 1
-
-
-def copying(tokenizer: Tokenizer, rng: Random) -> Example:
-    """Random tokens that are said again, in the same order or by their keys, so that copying is not forgotten."""
-    letters = list(range(len(tokenizer.vocabulary)))
-    return (repetition if rng.random() < 0.5 else recall)(tokenizer, rng, letters)
-
-
-def repetition(tokenizer: Tokenizer, rng: Random, letters: list[int]) -> Example:
-    """5 to 29 random tokens, two to four times; learned from the second time on."""
-    drawn, times = rng.choices(letters, k=rng.randrange(5, 30)), rng.randrange(2, 5)
-    ids = [tokenizer.special("<|startoftext|>"), *drawn * times, tokenizer.special("<|endoftext|>")]
-    first = len(drawn) + 1
-    return Example(ids, [False] * first + [True] * (len(ids) - first))
-
-
-def recall(tokenizer: Tokenizer, rng: Random, letters: list[int]) -> Example:
-    """3 to 12 keys, each with a value of one to three tokens; then the keys in another order, to be given the values
-    (Arora et al., Zoology, arXiv 2312.04927)."""
-    keys = rng.sample(letters, rng.randrange(3, 13))
-    values = {key: rng.choices(letters, k=rng.choice((1, 1, 2, 3))) for key in keys}
-    begin = tokenizer.special("<|startoftext|>")
-    ids = [begin, *(token for key in keys for token in (key, *values[key])), begin]
-    mask = [False] * len(ids)
-    for key in rng.sample(keys, len(keys)):
-        ids += [key, *values[key]]
-        mask += [False] + [True] * len(values[key])
-    return Example(ids, mask)
-
-
 def document_examples(tokenizer: Tokenizer, seed: int, start: int) -> Iterator[tuple[Example, int]]:
-    """Documents, all of them learned; among them random tokens."""
+    """Documents, all of them learned; among them repetitions, many at first."""
     begin, end = tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>")
     for text, state in documents(seed, start=start):
-        rng = Random(f"{seed}:copying:{state}")
-        if rng.random() < COPYING:
-            yield copying(tokenizer, rng), state
+        rng = Random(f"{seed}:repetition:{state}")
+        if rng.random() < (0.3 if state < 12_000 else 0.08):
+            yield repetition(tokenizer, rng, begin, end), state
         else:
             ids = [begin, *tokenizer.encode(text), end]
             yield Example(ids, [False] + [True] * (len(ids) - 1)), state
 
 
+def repetition(tokenizer: Tokenizer, rng: Random, begin: int, end: int) -> Example:
+    """Random tokens twice, the second time to be learned: the shortest way to attention that can copy
+    (Olsson et al., In-context Learning and Induction Heads, arXiv 2209.11895)."""
+    digits = [tokenizer.encode(str(n))[0] for n in range(10)]
+    ordinary = len(tokenizer.vocabulary)
+    drawn = [rng.choice(digits) if rng.random() < 0.3 else rng.randrange(ordinary) for _ in range(rng.randrange(4, 45))]
+    ids = [begin, *drawn, begin, *drawn, end]
+    return Example(ids, [False] * (len(drawn) + 2) + [True] * (len(drawn) + 1))
+
+
 def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: float) -> Iterator[tuple[Example, int]]:
-    """Conversations, of which the last turn is learned; a share of them drills, which are learned whole; among
-    them random tokens."""
+    """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
     for conversation, state in conversations(seed, start=start):
-        rng = Random(f"{seed}:drill:{state}")
-        if rng.random() < COPYING:
-            yield copying(tokenizer, rng), state
-            continue
-        if rng.random() < drills:
+        if Random(f"{seed}:drill:{state}").random() < drills:
             rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis=False)
         else:
             rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
@@ -172,11 +127,17 @@ def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: f
 def make_run(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Run:
     seed = recipe.seed
     stages = (
-        Stage("copying", lambda start: copying_examples(tokenizer, seed, start), recipe.copy_steps),
         Stage("pretrain", lambda start: document_examples(tokenizer, seed, start), recipe.pretrain_steps),
         Stage("sft", lambda start: conversation_examples(tokenizer, seed, start, 0.6), recipe.sft_steps),
         Stage(
-            "qat", lambda start: conversation_examples(tokenizer, seed + 1, start, 0.3), recipe.qat_steps, quantize=True
+            "qat", lambda start: conversation_examples(tokenizer, seed + 1, start, 0.4), recipe.qat_steps, quantize=True
+        ),
+        Stage(
+            "polish",
+            lambda start: conversation_examples(tokenizer, seed + 2, start, 0.2),
+            recipe.polish_steps,
+            quantize=True,
+            restart=recipe.hyper.peak_lr / 4,
         ),
     )
     config = replace(ModelConfig.preset("nano"), vocab_size=tokenizer.vocab_size)

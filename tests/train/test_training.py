@@ -170,6 +170,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
         train(replace(run, hyper=replace(run.hyper, peak_lr=1e30, warmup=1)))
 
 
+def test_a_stage_may_have_a_schedule_of_its_own(tmp_path: Path) -> None:
+    text, own = Stage("text", random_examples, 60), Stage("own", random_examples, 40, restart=1e-3)
+    alone = Run(TINY, (text,), Hyperparameters(peak_lr=5e-3, warmup=10), tmp_path)
+    both = replace(alone, stages=(text, own))
+    assert [both.lr(n) for n in range(60)] == [alone.lr(n) for n in range(60)]
+    rates = [both.lr(n) for n in range(60, 100)]
+    assert 5e-4 < max(rates) <= 1e-3 and rates[-1] < 1e-4
+
+
 def test_examples_without_targets(tmp_path: Path) -> None:
     """A part of a step may have nothing to learn; a whole step is refused."""
 

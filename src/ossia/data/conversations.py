@@ -17,11 +17,11 @@ from ossia.tasks.calculator import declare, with_others
 from ossia.tasks.problem import Tool
 
 MIXTURE: Mapping[str, int] = {  # in percent
-    "arithmetic": 34,
-    "word problems": 11,
-    "facts": 16,
-    "multi-turn": 12,
-    "calculator": 17,
+    "arithmetic": 39,
+    "word problems": 12,
+    "facts": 15,
+    "multi-turn": 9,
+    "calculator": 15,
     "scope": 10,
 }
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools

@@ -281,7 +281,7 @@ EARLY: Mapping[Callable[[Random], str], int] = {  # in percent
     operations_only: 8, worked: 8, repeated_facts: 6, equations: 4,
 }  # fmt: skip
 KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    worked: 24, operations_only: 10, restated: 8, tables: 5, columns: 5, equations: 3, places: 3,
-    sums_of_products: 2, families: 1, facts: 12, word_problems: 7, copies: 5, repeated_facts: 4, calls: 5,
+    worked: 28, operations_only: 12, restated: 8, tables: 6, columns: 5, equations: 4, places: 3,
+    sums_of_products: 2, families: 1, facts: 8, word_problems: 7, copies: 4, repeated_facts: 3, calls: 3,
     several_turns: 3, out_of_scope: 3,
 }  # fmt: skip

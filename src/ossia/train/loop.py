@@ -40,6 +40,7 @@ class Stage:
     examples: ExamplesFrom
     steps: int
     quantize: bool = False  # train the experts as the MXFP4 values they will be exported as
+    restart: float | None = None  # peak of a schedule of the stage's own; otherwise stages share one
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,17 @@ class Run:
         return sum(stage.steps for stage in self.stages)
 
     def lr(self, step: int) -> float:
-        """One schedule for all stages."""
-        return Schedule(self.hyper.peak_lr, self.steps, self.hyper.warmup, self.hyper.decay).at(step)
+        """One schedule for all stages without a `restart`, and one for each with."""
+        stage, end = _stage_at(self, step)
+        if stage.restart is not None:
+            return Schedule(stage.restart, stage.steps, warmup=20, decay=1.0).at(step - (end - stage.steps))
+        shared = sum(s.steps for s in self.stages if s.restart is None)
+        own = sum(s.steps for s in self.stages[: self.stages.index(stage)] if s.restart is not None)
+        return Schedule(self.hyper.peak_lr, shared, self.hyper.warmup, self.hyper.decay).at(step - own)
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its resumption, as JSON values."""
-        stages = [[stage.name, stage.steps, stage.quantize] for stage in self.stages]
+        stages = [[stage.name, stage.steps, stage.quantize, stage.restart] for stage in self.stages]
         return {"config": as_dict(self.config), "stages": stages, "hyper": json.loads(json.dumps(asdict(self.hyper)))}
 
 
