@@ -402,6 +402,12 @@ def test_a_lark_literal_may_hold_what_looks_like_a_token(nano: Tokenizer) -> Non
     assert allowed(constraint) == {nano.special("<|call|>")}
 
 
+def test_a_negation_lets_no_special_token_in(nano: Tokenizer) -> None:
+    grammar = harmony_grammar(nano, custom=[CustomTool("c", LarkFormat('start: X\nX: ~"no"'))])
+    constraint = walk(grammar, "<|channel|>commentary to=functions.c code<|message|>", nano)
+    assert allowed(constraint) <= {*nano.vocabulary.values(), nano.special("<|call|>")}
+
+
 def test_numbers_stay_finite(nano: Tokenizer) -> None:
     grammar = harmony_grammar(nano, response_format="json_object")
     head = "<|channel|>final<|message|>"

@@ -190,15 +190,16 @@ def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Ma
     matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # outside of the interpreter's lock
     if matcher.is_error():
         raise GrammarError(f"the grammar cannot go on: {_reason(matcher.get_error())}")
-    if has(mask, tokens.end):
-        mask[tokens.end >> 5] &= 0xFFFFFFFF ^ (1 << (tokens.end & 31))
+    may_end = has(mask, tokens.end)
+    mask &= tokens.text  # a negation in a grammar would let special tokens in
+    if may_end:
         _add(mask, ends)
     return mask
 
 
 def _reason(error: str) -> str:
     """Without the state that llguidance appends for its own developers."""
-    return error.split("\n<state>")[0].strip()[:600]
+    return re.split(r"\s*<(?:state|backtrace)>", error)[0][:600]
 
 
 def _grammar(body: BodyFormat, what: str) -> str:

@@ -116,12 +116,13 @@ def harmony_grammar(
     calls = [entry(callee.header, *ends, wanted=callee.body, what=callee.what) for callee in chosen]
     preambles = [entry(_header_of("commentary"), END)] if calls else []
     thoughts = [entry(_header_of("analysis"), END)]
-    answers = [entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format")]
+    answers = []
+    if not must_call:
+        answers.append(entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format"))
     headers = {}
     for thinking, called in product((True, False), repeat=2):
         headers[thinking, called] = place = Place()
-        answered = [] if must_call or called else answers
-        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *answered]:
+        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *([] if called else answers)]:
             place.add(ids, body)
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
