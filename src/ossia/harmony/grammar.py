@@ -69,7 +69,7 @@ class CustomTool:
 def harmony_grammar(
     tokenizer: Tokenizer,
     *,
-    tools: Sequence[FunctionTool] = (),
+    tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
     custom: Sequence[CustomTool] = (),
     namespaces: Sequence[ToolNamespace] = (),
     tool_choice: str | Mapping[str, Any] = "auto",
@@ -92,7 +92,8 @@ def harmony_grammar(
     """
     if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
         raise GrammarError(f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}")
-    chosen, must_call = _choose(list(_callees(tools, custom, namespaces)), tool_choice)
+    functions = [FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    chosen, must_call = _choose(list(_callees(functions, custom, namespaces)), tool_choice)
     tokens = vocabulary(tokenizer)
 
     @cache
@@ -188,8 +189,8 @@ def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[li
     for name in names:
         if names.count(name) > 1:
             raise GrammarError(f"two tools have the name {name!r}")
-        if not name.isprintable() or any(c.isspace() or c == "<" for c in name) or name.endswith("."):
-            raise GrammarError(f"{name!r} cannot stand in a message's header: blanks, controls and '<' are not allowed")
+        if not name.isprintable() or any(c.isspace() or c in "<([{" for c in name) or name.endswith("."):
+            raise GrammarError(f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed")
     if isinstance(choice, Mapping):
         inner = choice.get(str(choice.get("type")), choice)
         wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []
