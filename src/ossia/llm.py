@@ -35,7 +35,6 @@ from ossia.errors import ConfigError, ModelNotFoundError, RequestError, Tokenize
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
-    Effort,
     FunctionTool,
     Message,
     ResponseFormat,
@@ -45,12 +44,12 @@ from ossia.harmony import (
 from ossia.harmony.bodies import BodyFormat
 from ossia.harmony.constraint import HarmonyGrammar
 from ossia.harmony.grammar import harmony_grammar
+from ossia.harmony.messages import EffortName
 from ossia.model import Transformer
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
 
 DType = Literal["bfloat16", "float32"]
-EffortName = Effort | Literal["low", "medium", "high"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
 Part = TypeVar("Part", SystemContent, DeveloperContent)
 UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32

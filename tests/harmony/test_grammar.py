@@ -303,6 +303,7 @@ def test_parallel_calls(nano: Tokenizer) -> None:
         ({"custom": [CustomTool("c", LarkFormat("start: <[0-9]>"))]}, "names the token <.0-9.>"),
         ({"custom": [CustomTool("c", LarkFormat("start: a\na[max_tokens=3]: /.*/"))]}, "max_tokens="),
         ({"custom": [CustomTool("c", LarkFormat('start: "\ud800"'))]}, "surrogates"),
+        ({"tools": [FunctionTool("f", "", [1])]}, "tool 'f': parameters: must be a JSON schema"),
         ({"response_format": 5}, "a format is an object with a type"),
         ({"response_format": JsonFormat({"minLength": float("inf")})}, "should be a whole number"),
         ({"response_format": JsonFormat({"properties": {"\ud800": {}}})}, "surrogates"),

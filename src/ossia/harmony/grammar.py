@@ -177,6 +177,10 @@ def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
     """A call's arguments are an object, whether or not the schema says so."""
     if tool.parameters is None:
         return JsonFormat({"type": "object", "additionalProperties": False})
+    if tool.parameters is True:
+        return JsonFormat({"type": "object"})
+    if not isinstance(tool.parameters, Mapping):
+        raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
     types = tool.parameters.get("type", "object")
     if "object" not in ([types] if isinstance(types, str) else types):
         raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
