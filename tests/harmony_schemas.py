@@ -30,6 +30,42 @@ WORDS = (
 STRINGS = (*WORDS, *CONTROL, "\r\n\r\ntwo\n", "\u2028", "\t\x01\x7f", "{ a: string }", "nullable")
 
 
+def _tools(tools: Any) -> dict[str, Any]:
+    return {"role": "developer", "content": [{"type": "developer_content", "tools": tools}]}
+
+
+def _channels(config: Any) -> dict[str, Any]:
+    return {"role": "system", "content": [{"type": "system_content", "channel_config": config}]}
+
+
+# Messages of a wrong shape, each with what has to be said about it.
+MISSHAPEN: tuple[tuple[Any, str], ...] = (
+    (1, "a message needs the keys"),
+    (None, "a message needs the keys"),
+    ({"role": "user"}, "a message needs the keys"),
+    ({"role": ["user"], "content": ""}, "unknown role"),
+    ({"role": "user", "content": {"a": 1}}, "content must be a string or a list"),
+    ({"role": "user", "content": "", "channel": 5}, "'channel' must be a string"),
+    (_tools(["x"]), "tools of a content must be an object, not ['x']"),
+    (_tools({"functions": 5}), "the tool namespace under key 'functions' must be an object, not 5"),
+    (_tools({"functions": {"tools": []}}), "the tool namespace under key 'functions' needs a name"),
+    (_tools({"functions": {"name": 1}}), "'name' must be a string"),
+    (_tools({"a": {"name": "a", "tools": ["x"]}}), "tools[0] of the tool namespace under key 'a' must be an object"),
+    (_tools({"a": {"name": "a", "tools": 5}}), "tools of the tool namespace under key 'a' must be a list, not 5"),
+    (_tools({"a": {"name": "a", "tools": {"b": 1}}}), "tools of the tool namespace under key 'a' must be a list"),
+    (_tools({"a": {"name": "a", "tools": [{"description": "x"}]}}), "a function tool needs a name"),
+    (_channels("x"), "channel_config must be an object, not 'x'"),
+    (_channels(False), "channel_config must be an object, not False"),
+    (_channels({"valid_channels": [1]}), "channel_config needs valid_channels, strings"),
+    (_channels({"valid_channels": "abc"}), "valid_channels of channel_config must be a list, not 'abc'"),
+    (_channels({"valid_channels": [], "channel_required": "x"}), "channel_config needs valid_channels, strings"),
+    (
+        {"role": "developer", "content": [{"type": "developer_content", "response_formats": ["x"]}]},
+        "a response format must be an object",
+    ),
+)
+
+
 @dataclass(frozen=True)
 class NastySchemas:
     """Schemas with every keyword at odd places and of odd types, and JSON that is no schema at all."""

@@ -12,14 +12,17 @@ from typing import Any
 
 from ossia.harmony import (
     CallReady,
+    Conversation,
     Event,
     Message,
     MessageEnd,
     MessageStart,
     RepairKind,
     StreamParser,
+    Style,
     TextDelta,
     TurnClosed,
+    render_conversation,
 )
 from ossia.tokenizer import Tokenizer
 
@@ -28,8 +31,10 @@ TURN_ENDS = ("<|call|>", "<|return|>", "<|endoftext|>")
 # What ends a body. The other specials in it are left out of the text.
 BODY_ENDS = ("<|start|>", "<|channel|>", "<|end|>", *TURN_ENDS)
 ROLES = (None, "assistant", "user", "tool", "system")
+STYLES: tuple[Style, ...] = ("faithful", "compat")
 HEADER_WORDS = (
     *("assistant", "user", "tool", "system", "developer", "assistantassistant", " assistant", "Assistant", "user:ann"),
+    *("Tool", "tool:", "tool.", "analysisWe", "commentary1"),
     *("analysis", "commentary", "final", "analysis?", "finalx", "comment", "––commentary", "notes", "assistantfinal"),
     *(" to=functions.f", " to=", "to=python", " to=assistant", " to=all", "functions.f", "browser.search", "to=to=f"),
     *(" json", "json", " code", "text", "commentaryto=f", "finaljson", " to=f{}", " to=f json"),
@@ -47,6 +52,8 @@ def parsed(ids: Sequence[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamP
     check_turn_ends(ids, by_token, tokenizer)
     assert all(0 <= repair.position <= len(ids) for repair in parser.repairs)
     assert all(type(repair.kind) is RepairKind for repair in parser.repairs)
+    for style in STYLES:
+        render_conversation(Conversation(parser.messages), tokenizer, style=style)  # raises nothing
     assert bodies(ids, tokenizer) == _in_order(bodies(ids, tokenizer), [m.text for m in parser.messages])
     return parser, [event for events in by_token for event in events]
 

@@ -133,6 +133,37 @@ def test_arguments_are_mended_where_the_schema_says_how(
     assert not end.repairs, "what the schema refuses is not mended"
 
 
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|return|>", "<|start|>assistant<|end|><|call|>"])
+def test_what_was_cut_is_not_mended(tokenizer: Tokenizer, add: PythonFunction, calls: list[str], end: str) -> None:
+    """Only CALL and END say that the arguments are all there. What is JSON is run as ever."""
+    header = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>"
+    _, over = turn(Script(tokenizer, header + '{"a": 1, "b": 2}}' + end, final("?")), add)
+    assert not calls and RepairKind.ARGUMENTS not in [repair.kind for repair in over.repairs]
+    (result,) = (m.text for m in over.messages if m.role is Role.TOOL)
+    assert result.startswith("error: invalid arguments for add")
+    turn(Script(tokenizer, header + '{"a": 1, "b": 2}' + end, final("3")), add)
+    assert calls == ["1 + 2"]
+
+
+def test_an_amount_that_breaks_off_is_not_paid(tokenizer: Tokenizer) -> None:
+    paid = []
+
+    def pay(amount: int) -> None:
+        """Pays."""
+        paid.append(amount)
+
+    for end in ("<|call|>", "<|end|><|call|>", "<|endoftext|>", "<|start|>assistant<|call|>"):
+        said = call("pay", '{"amount": 10').removesuffix("<|call|>") + end
+        _, over = turn(Script(tokenizer, said, final("?")), from_function(pay))
+        assert not paid and "error: invalid arguments" in over.messages[1].text
+
+
+def test_a_tool_without_a_name_does_not_end_the_conversation(tokenizer: Tokenizer, add: PythonFunction) -> None:
+    said = "<|channel|>analysis<|message|>x<|end|><|start|>Tool<|message|>y<|end|><|start|>assistant"
+    _, end = turn(Script(tokenizer, said + call("add", '{"a": 1, "b": 2}'), final("3")), add)
+    assert end.text == "3"
+
+
 def test_calls_and_ends_of_turns_are_events(tokenizer: Tokenizer, add: PythonFunction) -> None:
     script = Script(tokenizer, call("add", '{"a": 1, "b": 2}'), final("3"))
     events, _ = turn(script, add)

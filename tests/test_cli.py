@@ -187,14 +187,7 @@ def test_info_lays_components_and_cache_out(capsys: pytest.CaptureFixture[str]) 
 def test_info_of_a_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tiny)]) == 0
     out = capsys.readouterr().out
-    for part in (
-        "hf layout",
-        "model.safetensors",
-        "9 specials",
-        "all that Harmony needs",
-        "top_k 50",
-        "MXFP4",
-    ):
+    for part in ("hf layout", "model.safetensors", "9 specials", "all that Harmony needs", "top_k 50", "MXFP4"):
         assert part in out
     assert main(["convert", str(tiny), str(tmp_path / "bf16"), "--to", "hf-bf16"]) == 0
     (tmp_path / "bf16" / "tokenizer.json").unlink()
@@ -335,14 +328,7 @@ def test_what_is_cut_is_said_on_stderr(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = "<|channel|>final<|message|>It is"
-    say(
-        monkeypatch,
-        tiny,
-        half,
-        "<|channel|>analysis<|message|>I th",
-        final("ok"),
-        thought("?") + "<|return|>",
-    )
+    say(monkeypatch, tiny, half, "<|channel|>analysis<|message|>I th", final("ok"), thought("?") + "<|return|>")
     pipe_in(monkeypatch, "a\nb\nc\nd\n")
     assert main(["chat"]) == 0
     out, err = capsys.readouterr()
@@ -376,17 +362,7 @@ def test_a_process_with_pipes(endless: Path) -> None:
 
 
 def test_nobody_reads_the_output(endless: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "ossia",
-        "generate",
-        str(endless),
-        "--prompt",
-        "Hi",
-        "--max-tokens",
-        "200",
-    ]
+    command = [sys.executable, "-m", "ossia", "generate", str(endless), "--prompt", "Hi", "--max-tokens", "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)
@@ -416,88 +392,3 @@ def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*args, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert len(report["accuracy"]) == 6 and report["accuracy"][0]["asked"] == 2 and report["cut"] >= 0
-
-
-# ---- harmony ---------------------------------------------------------------------------------------
-
-TALK = [
-    {"role": "user", "content": "Hi <|end|> there"},
-    {"role": "assistant", "content": "hm", "channel": "analysis"},
-    {"role": "assistant", "content": "Hello 👍", "channel": "final"},
-]
-SPOKEN = "<|start|>user<|message|>Hi <|end|> there<|end|><|start|>assistant<|channel|>final<|message|>Hello 👍<|end|>"
-
-
-@pytest.fixture
-def talk(tmp_path: Path) -> str:
-    path = tmp_path / "talk.json"
-    path.write_text(json.dumps(TALK))
-    return str(path)
-
-
-def test_harmony_render(talk: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["harmony", "render", talk]) == 0
-    out = capsys.readouterr()
-    assert out.out == SPOKEN + "<|start|>assistant\n" and out.err.endswith(" tokens\n")
-    assert main(["harmony", "render", talk, "--for", "conversation", "--json", "--tokenizer", "nano"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["text"] == SPOKEN and found["ids"]
-    assert main(["harmony", "render", talk, "--for", "training", "--json", "--keep-analysis"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["text"].endswith("<|return|>") and "hm" in found["text"]
-    assert len(found["mask"]) == len(found["ids"]) and any(found["mask"]) and not all(found["mask"])
-
-
-def test_harmony_render_token_by_token(talk: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["harmony", "render", talk, "--for", "training", "--tokens"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == [str(n) for n in range(len(lines))]
-    assert lines[0].split()[1:] == ["200006", '"<|start|>"'] and lines[-1].endswith("learned")
-    assert json.loads(lines[3].split(maxsplit=2)[2]) == "Hi"
-
-
-def test_harmony_render_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    request = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "reasoning_effort": "high"}
-    path = tmp_path / "request.json"
-    path.write_text(json.dumps(request))
-    assert main(["harmony", "render", str(path), "--chat", "--date", "2025-08-05"]) == 0
-    out = capsys.readouterr().out
-    assert "Reasoning: high" in out and "Current date: 2025-08-05" in out and "type f = " in out
-
-
-def test_harmony_parse_is_the_way_back(talk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["harmony", "render", talk, "--for", "conversation", "--keep-analysis", "--json"]) == 0
-    ids = json.loads(capsys.readouterr().out)["ids"]
-    (tmp_path / "ids.json").write_text(json.dumps(ids))
-    for given in ([str(tmp_path / "ids.json")], ["--ids", ",".join(map(str, ids))]):
-        assert main(["harmony", "parse", *given]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found == {"messages": TALK, "repairs": []}
-
-
-def test_harmony_parse_reports_repairs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|end|>\n")
-    assert main(["harmony", "parse"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["messages"] == [{"role": "assistant", "content": "I must refuse", "channel": "analysis"}]
-    assert {repair["kind"] for repair in found["repairs"]} == {"missing-message"}
-    pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|message|>x<|end|>")
-    assert main(["harmony", "parse", "--strict"]) == 2
-    assert 'unexpected tokens remaining in message header: Some("I")' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("{", "not JSON"),
-        ("3", "list of messages"),
-        ('[{"role": "nobody", "content": ""}]', "nobody"),
-        ("[1]", "message"),
-    ],
-)
-def test_harmony_render_of_something_else(text: str, word: str, tmp_path: Path, capsys: Any) -> None:
-    path = tmp_path / "bad.json"
-    path.write_text(text)
-    assert main(["harmony", "render", str(path)]) == 2
-    assert word in capsys.readouterr().err

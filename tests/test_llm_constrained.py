@@ -21,6 +21,7 @@ from ossia.harmony import (
     RepairKind,
     ResponseFormat,
     Role,
+    SystemContent,
 )
 from ossia.llm import LLM
 
@@ -105,6 +106,20 @@ def test_tools_that_the_conversation_declares(llm: LLM) -> None:
         end = llm.chat(talk, tool_choice="lamp", seed=seed, max_tokens=80, max_tool_rounds=0).result()
         recipients |= {m.recipient for m in end.messages if m.recipient}
     assert recipients == {"functions.lamp"}
+
+
+def test_contents_in_several_parts(llm: LLM) -> None:
+    tool = FunctionTool("lamp", "", {"type": "object", "properties": {}})
+    messages = (
+        Message("system", (SystemContent(effort="low"), "Be kind.")),
+        Message("developer", (DeveloperContent("Hi.", (tool,)), DeveloperContent(tools=(tool,)))),
+        Message("user", "Hi"),
+    )
+    wanted = ResponseFormat("sum", ANSWER)
+    chat = llm.chat(Conversation(messages), effort="high", response_format=wanted, max_tokens=1)
+    system, developer, *_ = chat.conversation.messages
+    assert [getattr(part, "effort", None) for part in system.parts] == ["high", None]
+    assert [part.response_formats for part in developer.parts if isinstance(part, DeveloperContent)] == [(wanted,), ()]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from ossia import harmony
@@ -16,6 +17,7 @@ from ossia.harmony import (
     CallReady,
     Conversation,
     Message,
+    MessageEnd,
     RenderedHistory,
     Repair,
     RepairKind,
@@ -119,7 +121,9 @@ class Turn:
         self._reasoning_tokens += current is not None and current.channel == "analysis"
         self._stopped = token in self._stops
         events = self._parser.feed(token)
-        self._calls += [(self._parser.position, e.message) for e in events if isinstance(e, CallReady)]
+        for before, event in pairwise(events):
+            if isinstance(before, MessageEnd) and isinstance(event, CallReady):
+                self._calls.append((self._parser.position, before))
         return events
 
     def end_sample(self) -> Iterator[Event]:
@@ -142,18 +146,20 @@ class Turn:
         self._rendered = len(self._added)
         self.prompt = self._history.ids_for_completion()
         self._parser = StreamParser(self._tokenizer)
-        self._calls: list[tuple[int, Message]] = []  # of this sample, and the tokens that closed them
+        self._calls: list[tuple[int, MessageEnd]] = []  # of this sample, and where they were closed
         self._stopped = False
 
     def _finish(self, reason: Reason) -> None:
         counts = (self._prompt_tokens, self._completion_tokens, self._reasoning_tokens)
         self.end = TurnEnd(tuple(self._added), reason, *counts, tuple(self._repairs))
 
-    def _run_tool(self, call: Message, position: int) -> Iterator[Event]:
+    def _run_tool(self, end: MessageEnd, position: int) -> Iterator[Event]:
+        call = end.message
         found = resolve_recipient(call.recipient, self._tools)
         name = found.recipient if isinstance(found, UnknownTool) else found
         arguments, failed = call.text, False
-        if not isinstance(found, UnknownTool):
+        # What was cut is not mended: the model may have meant to go on.
+        if not isinstance(found, UnknownTool) and end.closed_by in ("<|call|>", "<|end|>"):
             read = read_arguments(arguments, self._tools[found].function.parameters)
             if read.repaired:
                 self._repairs.append(Repair(position, RepairKind.ARGUMENTS, arguments))

@@ -15,7 +15,7 @@ from typing import Any
 
 from ossia import hub
 from ossia.display import CYAN, DIM, GREEN, RESET, YELLOW, is_styled, visible
-from ossia.errors import RequestError
+from ossia.errors import HarmonyError, RequestError
 from ossia.harmony import (
     Conversation,
     Rendered,
@@ -25,6 +25,7 @@ from ossia.harmony import (
     render_for_completion,
     render_for_training,
 )
+from ossia.harmony.messages import as_object
 from ossia.tokenizer import Tokenizer
 
 O200K = "o200k_harmony"
@@ -36,14 +37,14 @@ def render(args: argparse.Namespace) -> None:
     rendered = _rendered(_conversation(args), tokenizer, args)
     if args.json:
         mask = {"mask": rendered.mask} if args.mode == "training" else {}
-        print(json.dumps({"text": tokenizer.decode(rendered.ids), "ids": rendered.ids} | mask, ensure_ascii=False))
+        _print(json.dumps({"text": tokenizer.decode(rendered.ids), "ids": rendered.ids} | mask, ensure_ascii=False))
         return
     if args.tokens:
         _print_table(rendered, tokenizer, args.mode == "training")
     elif is_styled(sys.stdout):
         print("".join(_coloured(rendered, tokenizer)))
     else:
-        print(tokenizer.decode(rendered.ids))
+        _print(tokenizer.decode(rendered.ids))
     print(f"{len(rendered.ids)} tokens", file=sys.stderr)
 
 
@@ -59,11 +60,23 @@ def parse(args: argparse.Namespace) -> None:
     parser.finish()
     repairs = [{"position": r.position, "kind": r.kind, "seen": r.seen} for r in parser.repairs]
     found = {"messages": [message.to_dict() for message in parser.messages], "repairs": repairs}
-    print(json.dumps(found, indent=2, ensure_ascii=False))
+    _print(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+def _print(text: str) -> None:
+    """Prints a text, in a terminal with its controls made harmless, colours or not."""
+    print(visible(text) if sys.stdout.isatty() else text)
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    return Tokenizer.o200k_harmony() if name == O200K else Tokenizer.from_pretrained(hub.find(name))
+    """The published models have o200k_harmony; downloading one for its tokenizer would fetch its weights too."""
+    if name == "nano" or (name != O200K and Path(name).expanduser().exists()):
+        return Tokenizer.from_pretrained(hub.find(name))
+    if name in (O200K, *hub.HUB_IDS, *hub.HUB_IDS.values()):
+        return Tokenizer.o200k_harmony()
+    raise RequestError(
+        f"there is no folder {name!r} with a tokenizer.json; use {O200K}, nano or the folder of a model you have"
+    )
 
 
 def _text(file: str) -> str:
@@ -83,16 +96,21 @@ def _text(file: str) -> str:
 def _conversation(args: argparse.Namespace) -> Conversation:
     try:
         data = json.loads(_text(args.file))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         raise RequestError(f"{args.file}: not JSON: {error}") from error
-    if isinstance(data, list):
-        data = {"messages": data}
-    if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
-        raise RequestError(f"{args.file}: expected a list of messages, or an object with one under 'messages'")
-    if not args.chat:
-        return Conversation.from_dict(data)
-    system = SystemContent(current_date=args.date, effort=data.get("reasoning_effort") or "medium")
-    return Conversation.from_chat(data["messages"], system=system, tools=data.get("tools") or ())
+    data = {"messages": data} if isinstance(data, list) else data
+    try:
+        return _from_request(data, args.date) if args.chat else Conversation.from_dict(data)
+    except HarmonyError as error:
+        raise RequestError(f"{args.file}: {error}") from error
+
+
+def _from_request(data: Any, date: str | None) -> Conversation:
+    request = as_object(data, "a request")
+    if request.get("messages") is None:
+        raise HarmonyError("a request needs a list under the key 'messages'")
+    system = SystemContent(current_date=date, effort=request.get("reasoning_effort") or "medium")
+    return Conversation.from_chat(request["messages"], system=system, tools=request.get("tools"))
 
 
 def _rendered(conversation: Conversation, tokenizer: Tokenizer, args: argparse.Namespace) -> Rendered:
@@ -108,9 +126,9 @@ def _stream(text: str, tokenizer: Tokenizer) -> list[int]:
     """A JSON list of ids, or text in which the names of special tokens are those tokens."""
     try:
         data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         data = None
-    if isinstance(data, list) and data and all(type(item) is int for item in data):
+    if isinstance(data, list) and all(type(item) is int for item in data):
         return data
     return tokenizer.encode_with_specials(text.removesuffix("\n"))
 
@@ -155,7 +173,7 @@ def _print_table(rendered: Rendered, tokenizer: Tokenizer, training: bool) -> No
     """One token a line: its place, its id, its text, and in training whether it is learned."""
     for place, (token, learned) in enumerate(zip(rendered.ids, rendered.mask, strict=True)):
         text = json.dumps(_shown(token, tokenizer), ensure_ascii=False)
-        print(f"{place:7} {token:7}  {text}{'  learned' if training and learned else ''}")
+        _print(f"{place:7} {token:7}  {text}{'  learned' if training and learned else ''}")
 
 
 def _shown(token: int, tokenizer: Tokenizer) -> str:

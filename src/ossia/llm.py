@@ -18,7 +18,7 @@ from datetime import date as Date
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,6 @@ from ossia.errors import ConfigError, ModelNotFoundError, RequestError, Tokenize
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
-    Effort,
     FunctionTool,
     Message,
     ResponseFormat,
@@ -45,13 +44,14 @@ from ossia.harmony import (
 from ossia.harmony.bodies import BodyFormat
 from ossia.harmony.constraint import HarmonyGrammar
 from ossia.harmony.grammar import harmony_grammar
+from ossia.harmony.messages import EffortName
 from ossia.model import Transformer
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
 
 DType = Literal["bfloat16", "float32"]
-EffortName = Effort | Literal["low", "medium", "high"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
+Part = TypeVar("Part", SystemContent, DeveloperContent)
 UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32
 
 
@@ -238,7 +238,7 @@ class LLM:
         instructions: str | None = None,
         date: str | None = "today",
         tool_choice: str | Mapping[str, Any] = "auto",
-        response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | None = None,
+        response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None = None,
         reasoning_budget: int | None = None,
         constrained: bool = False,
         max_tool_rounds: int = 8,
@@ -333,30 +333,46 @@ def _as_tool(tool: Any) -> Tool:
 
 
 def _grammar(conversation: Conversation, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
-    """The grammar of an answer, with the tools that the conversation declares."""
-    parts = [part for message in conversation.messages for part in message.parts if not isinstance(part, str)]
-    functions = [tool for part in parts if isinstance(part, DeveloperContent) for tool in part.tools]
-    namespaces = [namespace for part in parts for namespace in part.namespaces]
-    return harmony_grammar(tokenizer, tools=functions, namespaces=namespaces, **wishes)
+    """The grammar of an answer, with the tools that the conversation declares; of a name's declarations the last."""
+    functions = {tool.name: tool for developer in _parts(conversation, DeveloperContent) for tool in developer.tools}
+    contents: list[SystemContent | DeveloperContent] = [*_parts(conversation, SystemContent)]
+    contents += _parts(conversation, DeveloperContent)
+    namespaces = {namespace.name: namespace for content in contents for namespace in content.namespaces}
+    return harmony_grammar(tokenizer, tools=[*functions.values()], namespaces=[*namespaces.values()], **wishes)
+
+
+def _parts(conversation: Conversation, kind: type[Part]) -> list[Part]:
+    """All contents of a kind, in their order."""
+    return [part for message in conversation.messages for part in message.parts if isinstance(part, kind)]
+
+
+def _changed(conversation: Conversation, kind: type[Part], change: Callable[[Part], Part]) -> Conversation:
+    """The conversation with its first content of a kind changed."""
+    messages, done = [], False
+    for message in conversation.messages:
+        parts: list[Any] = []
+        for part in message.parts:
+            first = not done and isinstance(part, kind)
+            parts.append(change(part) if first and isinstance(part, kind) else part)
+            done = done or first
+        messages.append(replace(message, content=tuple(parts)))
+    return Conversation(tuple(messages))
 
 
 def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:
     """The first developer message declares it; one is put behind the system message if there is none."""
-    messages = list(conversation.messages)
-    for index, message in enumerate(messages):
-        if isinstance(message.content, DeveloperContent):
-            formats = (*message.content.response_formats, wanted)
-            messages[index] = replace(message, content=replace(message.content, response_formats=formats))
-            return Conversation(tuple(messages))
-    developer = Message(Role.DEVELOPER, DeveloperContent(response_formats=(wanted,)))
-    return Conversation((messages[0], developer, *messages[1:]))
+    if not _parts(conversation, DeveloperContent):
+        developer = Message(Role.DEVELOPER, DeveloperContent())
+        conversation = Conversation((conversation.messages[0], developer, *conversation.messages[1:]))
+
+    def declared(content: DeveloperContent) -> DeveloperContent:
+        return replace(content, response_formats=(*content.response_formats, wanted))
+
+    return _changed(conversation, DeveloperContent, declared)
 
 
 def _with_effort(conversation: Conversation, effort: EffortName) -> Conversation:
-    first, *rest = conversation.messages
-    if not isinstance(first.content, SystemContent):
-        return conversation
-    return Conversation((replace(first, content=replace(first.content, effort=effort)), *rest))
+    return _changed(conversation, SystemContent, lambda content: replace(content, effort=effort))
 
 
 def _completed(
@@ -367,9 +383,10 @@ def _completed(
 ) -> Conversation:
     if messages[0].role is not Role.SYSTEM:
         messages = (Message(Role.SYSTEM, system), *messages)
-    declared = [t.name for m in messages if isinstance(m.content, DeveloperContent) for t in m.content.tools]
+    developers = _parts(Conversation(messages), DeveloperContent)
+    declared = [tool.name for developer in developers for tool in developer.tools]
     functions = tuple(f for f in functions if f.name not in declared)
-    said = [m.content.instructions for m in messages if isinstance(m.content, DeveloperContent)]
+    said = [developer.instructions for developer in developers]
     if functions or (instructions is not None and instructions not in said):
         if any(m.role is Role.DEVELOPER for m in messages):
             raise RequestError(

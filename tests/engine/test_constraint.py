@@ -192,6 +192,24 @@ def test_what_a_constraint_raises_is_raised_to_its_own_reader_only(model: Transf
     assert not engine.has_work() and not engine.failed
 
 
+class Stubborn(Choices):
+    """Fails over the token that it is told."""
+
+    def advance(self, token: int) -> None:
+        raise GrammarError("cannot go on")
+
+
+def test_a_token_that_is_not_taken_ends_its_own_request_only(model: Transformer) -> None:
+    engine = Engine(model)
+    alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
+    before, broken, after = (engine.submit(PROMPT, GREEDY, c) for c in (None, Stubborn([[1], [2]]), None))
+    tokens = []
+    while engine.has_work():
+        tokens += engine.step()
+    assert str(engine.failed.pop(broken)) == "cannot go on" and not engine.failed
+    assert all([t.token_id for t in tokens if t.request_id == one] == alone for one in (before, after))
+
+
 def test_a_failure_is_kept_for_those_who_step(model: Transformer) -> None:
     engine = Engine(model)
     request, other = engine.submit(PROMPT, GREEDY, failing()), engine.submit(PROMPT, GREEDY)

@@ -106,14 +106,18 @@ class Generator:
         schemas = NastySchemas(self.rng)
         name = self.rng.choice(["f", "get_weather", *(TEXTS if wild else ())])
         parameters = schemas.json() if wild and self.rng.random() < 0.2 else schemas.schema()
+        if wild and self.rng.random() < 0.1:
+            parameters = self.rng.choice([True, False, [1], [], "x", 0, 1.5, ""])
         description = self.rng.choice([*TEXTS, "line1\nline2\r\n\nline4"])
         return FunctionTool(name, description, self.maybe(0.8, parameters))
 
-    def namespaces(self, wild: bool, *names: str) -> tuple[ToolNamespace, ...]:
+    def namespaces(self, wild: bool, *names: str, keys: tuple[str, ...] = ("A", "")) -> tuple[ToolNamespace, ...]:
+        """Some of `names`, in wild conversations also under keys that are not their names."""
         chosen = self.rng.sample(names, self.rng.randrange(len(names)))
+        keys = tuple(self.rng.sample([*names, *keys], len(chosen)) if wild and self.rng.random() < 0.3 else chosen)
         return tuple(
-            ToolNamespace(name, self.maybe(0.5, self.rng.choice(TEXTS)), tuple(self.tool(wild) for _ in range(2)))
-            for name in chosen
+            ToolNamespace(name, self.maybe(0.5, self.rng.choice(TEXTS)), tuple(self.tool(wild) for _ in range(2)), key)
+            for name, key in zip(chosen, keys, strict=True)
         )
 
     def system(self, wild: bool) -> Message:
@@ -132,7 +136,8 @@ class Generator:
     def developer(self, wild: bool) -> Message:
         instructions = self.maybe(0.8, self.rng.choice(TEXTS))
         tools = tuple(self.tool(wild) for _ in range(self.rng.randrange(3)))
-        namespaces = self.namespaces(wild, "aa", "zz") if self.rng.random() < 0.2 else ()
+        keys = ("A", "") if tools else ("A", "", "functions")
+        namespaces = self.namespaces(wild, "aa", "zz", keys=keys) if self.rng.random() < 0.2 else ()
         return Message("developer", DeveloperContent(instructions, tools, namespaces))
 
     def message(self, wild: bool) -> Message:

@@ -186,7 +186,8 @@ def test_what_is_not_json_comes_back_with_a_diagnosis(text: str, diagnosis: str)
         ('{"a": "x"}}', {"a": "x"}, ["extra-bracket"]),
         ('{"a": "x"} ]}\n', {"a": "x"}, ["extra-bracket"]),
         ('{"a": "x"', {"a": "x"}, ["missing-bracket"]),
-        ('{"a": "x", "b": [1, 2', {"a": "x", "b": [1, 2]}, ["missing-bracket"]),
+        ('{"a": "x", "b": [1, 2]', {"a": "x", "b": [1, 2]}, ["missing-bracket"]),
+        ('{"a": "x", "b": [', {"a": "x", "b": []}, ["missing-bracket"]),
         ('{"a": "x", "b": [1, 2}', {"a": "x", "b": [1, 2]}, ["missing-bracket"]),
         ('{"a": "x", "c": {"d": [1}, "b": []}', {"a": "x", "c": {"d": [1]}, "b": []}, ["missing-bracket"]),
         ('{"a": "x", "b": [1, 2]]}', {"a": "x", "b": [1, 2]}, ["extra-bracket"]),
@@ -207,6 +208,46 @@ def test_what_is_mended(text: str, value: Any, repairs: list[str]) -> None:
     assert found.repaired and json.loads(found.text) == value and found.text.encode()
     assert read_arguments(text).value is None, "never without a schema that it validates against"
     assert read_arguments(text, {**SCHEMA, "required": ["z"]}).text == text
+
+
+@pytest.mark.parametrize("end", ["10", "-1e5", "true", "null", "10 \n", "10]", "[1, 2", "[[1], 2", '{"d": false'])
+def test_what_breaks_off_in_a_number_or_literal_is_not_mended(end: str) -> None:
+    """It may have been meant to go on: 10 of 1000."""
+    for text in (f'{{"a": {end}', f'```\n{{"a": {end}\n```'):
+        found = read_arguments(text, {})
+        assert (found.value, found.text, found.repaired) == (None, text, False)
+
+
+def test_schemas_may_be_boolean() -> None:
+    for schema in (True, False):
+        assert read_arguments("", schema) == Arguments({}, "")
+        assert read_arguments('{"a": 1}', schema) == Arguments({"a": 1}, '{"a": 1}')
+    assert read_arguments('{"a": "x"', True).value == {"a": "x"}
+    assert read_arguments('{"a": "x"', False).value is None
+
+
+SLOW_REGEX = "^(a+)+$"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"pattern": SLOW_REGEX}}},
+        {"additionalProperties": False, "patternProperties": {SLOW_REGEX: {}}},
+        {"allOf": [{"propertyNames": {"type": "string", "pattern": SLOW_REGEX}}]},
+    ],
+)
+def test_regular_expressions_are_not_tried(schema: Any) -> None:
+    """They could take for ever, on texts of any length; so nothing is mended."""
+    name = "a" * 200 + "b"
+    text = f'{{"a": "{name}", "{name}": 1}}}}'
+    assert read_arguments(text, schema).value is None
+    assert read_arguments(text[:-1], schema).value is not None
+
+
+def test_a_property_may_be_called_pattern() -> None:
+    schema = {"type": "object", "properties": {"pattern": {"type": "string"}}}
+    assert read_arguments('{"pattern": "a+"}}', schema).value == {"pattern": "a+"}
 
 
 def test_every_way_of_mending_is_documented() -> None:

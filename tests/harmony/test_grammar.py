@@ -287,7 +287,7 @@ def test_parallel_calls(nano: Tokenizer) -> None:
         ({"tools": [F], "tool_choice": {"type": "function"}}, "is not auto"),
         ({"tools": [F, F]}, "two tools have the name 'functions.f'"),
         ({"tools": [F], "custom": [CustomTool("f")]}, "two tools"),
-        ({"tools": [FunctionTool("a b")]}, "cannot stand in a message's header"),
+        ({"tools": [FunctionTool("a b")]}, "cannot stand in a header"),
         ({"tools": [FunctionTool("a<|call|>")]}, "cannot stand"),
         ({"tools": [FunctionTool("")]}, "cannot stand"),
         ({"tools": [FunctionTool("\ud800")]}, "cannot stand"),
@@ -303,6 +303,12 @@ def test_parallel_calls(nano: Tokenizer) -> None:
         ({"custom": [CustomTool("c", LarkFormat("start: <[0-9]>"))]}, "names the token <.0-9.>"),
         ({"custom": [CustomTool("c", LarkFormat("start: a\na[max_tokens=3]: /.*/"))]}, "max_tokens="),
         ({"custom": [CustomTool("c", LarkFormat('start: "\ud800"'))]}, "surrogates"),
+        ({"tools": [FunctionTool("f", "", [1])]}, "tool 'f': parameters: must be a JSON schema"),
+        ({"response_format": 5}, "a format is an object with a type"),
+        ({"response_format": JsonFormat({"minLength": float("inf")})}, "should be a whole number"),
+        ({"response_format": JsonFormat({"properties": {"\ud800": {}}})}, "surrogates"),
+        ({"custom": [CustomTool("c", LarkFormat('start: /(\n)"/ <|start|> "/ "'))]}, "names the token <|start|>"),
+        ({"tools": [FunctionTool("a(b", "", None)]}, "cannot stand in a header"),
         ({"custom": [CustomTool("c", RegexFormat("("))]}, "is no regular expression"),
         ({"custom": [CustomTool("c", RegexFormat(r"[^\s\S]"))]}, "custom tool 'c'"),
     ],
@@ -400,6 +406,18 @@ def test_a_lark_literal_may_hold_what_looks_like_a_token(nano: Tokenizer) -> Non
     for token in nano.encode("<|call|><7>"):
         constraint.advance(token)
     assert allowed(constraint) == {nano.special("<|call|>")}
+
+
+def test_tools_may_be_openai_objects(nano: Tokenizer) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    grammar = harmony_grammar(nano, tools=[tool], tool_choice="f")
+    walk(grammar, "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>", nano)
+
+
+def test_a_negation_lets_no_special_token_in(nano: Tokenizer) -> None:
+    grammar = harmony_grammar(nano, custom=[CustomTool("c", LarkFormat('start: X\nX: ~"no"'))])
+    constraint = walk(grammar, "<|channel|>commentary to=functions.c code<|message|>", nano)
+    assert allowed(constraint) <= {*nano.vocabulary.values(), nano.special("<|call|>")}
 
 
 def test_numbers_stay_finite(nano: Tokenizer) -> None:

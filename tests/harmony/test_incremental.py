@@ -114,6 +114,8 @@ def test_a_message_that_cannot_be_written_is_not_added(small_tokenizer: Tokenize
         history.ids_for_completion("helper")  # type: ignore[arg-type]
     with pytest.raises(RenderError, match="unknown style"):
         RenderedHistory(small_tokenizer, style="x")  # type: ignore[arg-type]
+    with pytest.raises(RenderError, match="drop_analysis must be True or False, not 'none'"):
+        RenderedHistory(small_tokenizer, drop_analysis="none")  # type: ignore[arg-type]
     with pytest.raises(TokenizerError):
         RenderedHistory(Tokenizer({bytes([byte]): byte for byte in range(256)}, {}, small_tokenizer.pattern))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Any
 
 import pytest
+from harmony_schemas import MISSHAPEN
 
 from ossia.errors import HarmonyError
 from ossia.harmony import (
@@ -70,10 +72,6 @@ def test_json_form() -> None:
         {"role": "user", "content": ["x"]},
         {"role": "user", "content": "x", "channel": 3},
         {"role": "system", "content": [{"type": "system_content", "model_identity": 3}]},
-        {
-            "role": "system",
-            "content": [{"type": "system_content", "tools": {"a": {"name": "b", "tools": []}}}],
-        },
         {"role": "user", "content": [{"type": "text", "text": 3}]},
         {"role": "developer", "content": [{"type": "developer_content", "response_formats": [{"name": "f"}]}]},
         {"role": "developer", "content": [{"type": "developer_content", "response_formats": {"name": "f"}}]},
@@ -82,6 +80,35 @@ def test_json_form() -> None:
 def test_bad_json_is_named(data: dict[str, Any]) -> None:
     with pytest.raises(HarmonyError):
         Message.from_dict(data)
+
+
+@pytest.mark.parametrize(("message", "said"), MISSHAPEN)
+def test_misshapen_messages_are_named(message: Any, said: str) -> None:
+    with pytest.raises(HarmonyError, match=re.escape(said)):
+        Message.from_dict(message)
+    with pytest.raises(HarmonyError, match=rf"messages\[1\]: .*{re.escape(said)}"):
+        Conversation.from_dict({"messages": [{"role": "user", "content": ""}, message]})
+
+
+@pytest.mark.parametrize("data", [[], None, "x", 5, {}, {"messages": "x"}, {"messages": {"role": "user"}}])
+def test_misshapen_conversations_are_named(data: Any) -> None:
+    with pytest.raises(HarmonyError, match="a list of messages under the key 'messages'"):
+        Conversation.from_dict(data)
+
+
+@pytest.mark.parametrize("key", ["name", "channel", "recipient", "content_type"])
+def test_words_of_a_header_are_strings(key: str) -> None:
+    with pytest.raises(HarmonyError, match=f"the {key} of a message must be a string or None, not 5"):
+        Message("user", "x", **{key: 5})  # type: ignore[arg-type]
+
+
+def test_namespaces_under_keys_of_their_own() -> None:
+    tools = {"a": {"name": "b", "tools": [{"name": "f", "description": "", "parameters": [1]}]}}
+    message = Message.from_dict({"role": "developer", "content": [{"type": "developer_content", "tools": tools}]})
+    namespace = ToolNamespace("b", None, (FunctionTool("f", "", [1]),), key="a")
+    assert message.content == DeveloperContent(namespaces=(namespace,))
+    assert Message.from_dict(message.to_dict()) == message
+    assert ToolNamespace("b", key="b") == ToolNamespace("b")
 
 
 def test_response_formats_have_a_key_of_their_own() -> None:
@@ -117,9 +144,9 @@ def test_tools_from_every_form() -> None:
     assert FunctionTool.from_dict(WEATHER) == tool
     assert FunctionTool.from_dict({"type": "function", **WEATHER["function"]}) == tool  # type: ignore[dict-item]
     assert FunctionTool.from_dict({"name": "f", "description": None}) == FunctionTool("f")
-    for bad in ({}, {"name": 3}, {"name": "f", "parameters": []}):
+    for bad in ({}, {"name": 3}, {"name": "f", "description": 3}, "f", None):
         with pytest.raises(HarmonyError):
-            FunctionTool.from_dict(bad)
+            FunctionTool.from_dict(bad)  # type: ignore[arg-type]
 
 
 def test_a_chat_with_everything() -> None:
@@ -206,3 +233,20 @@ def test_small_chats() -> None:
 def test_bad_chat_messages_are_named(message: Any, said: str) -> None:
     with pytest.raises(HarmonyError, match=r"messages\[1\].*" + said):
         Conversation.from_chat([{"role": "user", "content": "x"}, message])
+
+
+@pytest.mark.parametrize(
+    ("messages", "tools", "said"),
+    [
+        ({"role": "user"}, (), "messages must be a list, not {'role': 'user'}"),
+        ("hi", (), "messages must be a list, not 'hi'"),
+        ([], 5, "tools must be a list, not 5"),
+        ([], {"a": 1}, "tools must be a list, not {'a': 1}"),
+        ([], ["f"], "tools[0]: a function tool must be an object, not 'f'"),
+        ([], [WEATHER, {"type": "function"}], "tools[1]: a function tool needs a name"),
+        ([], [{"name": "f", "parameters": []}], "tools[0]: parameters of 'f' must be an object, not []"),
+    ],
+)
+def test_misshapen_chats_are_named(messages: Any, tools: Any, said: str) -> None:
+    with pytest.raises(HarmonyError, match=re.escape(said)):
+        Conversation.from_chat(messages, tools=tools)

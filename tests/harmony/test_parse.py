@@ -29,6 +29,9 @@ from ossia.tokenizer import Tokenizer
 CORPUS = json.loads((Path(__file__).parent / "harmony_malformed.json").read_text())
 
 
+WORDS_AND_BODY = ("final words are", "42")
+
+
 def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode_with_specials(text)
 
@@ -83,6 +86,47 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ("<|channel|>final{}<|return|>", [("assistant", "final", None, None, "{}")]),
         ("<|channel|>final {}", [("assistant", None, None, None, "{}")]),
         ("<|channel|>final<|message|>42", [("assistant", "final", None, None, "42")]),
+        # a channel glued to its text: only what cannot be one word, and never the final answer
+        ("<|channel|>analysisWe need to<|end|>", [("assistant", "analysis", None, None, "We need to")]),
+        ("<|channel|>analysisWe need to", [("assistant", "analysis", None, None, "We need to")]),
+        ("<|channel|>analysisanalysisÉtat<|end|>", [("assistant", "analysis", None, None, "État")]),
+        ("<|channel|>commentary2 files<|end|>", [("assistant", "commentary", None, None, "2 files")]),
+        ("<|channel|>analysis用户<|end|>", [("assistant", "analysis", None, None, "用户")]),
+        ('<|channel|>analysis"x" is<|end|>', [("assistant", "analysis", None, None, '"x" is')]),
+        ("<|channel|>analysisé<|end|>", [("assistant", None, None, None, "analysisé")]),
+        ("<|channel|>analysis_of_x<|end|>", [("assistant", None, None, None, "analysis_of_x")]),
+        ("<|channel|>commentarybox<|end|>", [("assistant", None, None, None, "commentarybox")]),
+        ("<|channel|>finalThe answer<|return|>", [("assistant", None, None, None, "finalThe answer")]),
+        ("<|channel|>final42<|return|>", [("assistant", None, None, None, "final42")]),
+        ("<|channel|>analysisfinalThe<|return|>", [("assistant", None, None, None, "analysisfinalThe")]),
+        # prose in front of a body or content type without its header
+        (
+            "<|channel|>analysis<|message|>a<|end|>I think so.<|message|>42<|return|>",
+            [
+                ("assistant", "analysis", None, None, "a"),
+                ("assistant", None, None, None, "I think so."),
+                ("assistant", None, None, None, "42"),
+            ],
+        ),
+        ("<|end|>final words are<|message|>42<|return|>", [("assistant", None, None, None, x) for x in WORDS_AND_BODY]),
+        (
+            "Hello there<|constrain|>json<|message|>x",
+            [("assistant", None, None, None, "Hello there"), ("assistant", None, None, "<|constrain|>json", "x")],
+        ),
+        (
+            "<|end|>Hello there<|constrain|>json<|message|>x<|end|>",
+            [("assistant", None, None, None, "Hello there"), ("assistant", None, None, "<|constrain|>json", "x")],
+        ),
+        (
+            "Hello to=f<|message|>{}<|call|>",
+            [("assistant", None, None, None, "Hello to=f"), ("assistant", None, None, None, "{}")],
+        ),
+        # but header words, and what a header has beside them, are none
+        ("commentary oh<|constrain|>json<|message|>x", [("assistant", "commentary", None, "<|constrain|>json", "x")]),
+        ("... final<|message|>x<|end|>", [("assistant", "final", None, None, "x")]),
+        ("<|end|> to=f oh<|message|>{}<|call|>", [("assistant", None, "f", None, "{}")]),
+        ("<|end|>user:ann<|message|>x<|end|>", [("user", None, None, None, "x")]),
+        ("<|start|>assistant Hello there<|message|>x<|end|>", [("assistant", None, None, None, "x")]),
         ("👍<|return|>", [("assistant", None, None, None, "👍")]),
         ("  spaced\n<|return|>", [("assistant", None, None, None, "  spaced\n")]),
         (
@@ -198,6 +242,12 @@ def test_tolerance(text: str, expected: list[tuple[Any, ...]], tokenizer: Tokeni
         ("<|start|>functions.f<|channel|>commentary x<|end|>", "tool", "functions.f", "commentary", "x"),
         ("<|start|>tool_box to=assistant<|message|>x<|end|>", "tool", "tool_box", None, "x"),
         ("<|start|>tool<|message|>x<|end|>", "tool", "tool", None, "x"),
+        # a tool without a name could not be rendered
+        ("<|start|>Tool<|message|>x<|end|>", "tool", "tool", None, "x"),
+        ("<|start|>tool hi<|end|>", "tool", "tool", None, "hi"),
+        ("<|start|>tool:<|message|>x<|end|>", "tool", "tool", None, "x"),
+        ("<|start|>tool.<|message|>x<|end|>", "tool", "tool", None, "x"),
+        ("tool<|channel|>hi<|return|>", "tool", "tool", None, "hi"),
         ("<|start|>assistantfinal<|message|>x<|end|>", "assistant", None, "final", "x"),
         ("<|start|>assistant assistant<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
         ("<|start|><|message|>x<|end|>", "assistant", None, None, "x"),
@@ -232,6 +282,23 @@ def test_repairs_say_where_and_what(tokenizer: Tokenizer) -> None:
         (6, "missing-end", ""),
         (6, "missing-start", "<|channel|>"),
     ]
+
+
+def test_text_after_the_turn_is_one_repair_a_run(tokenizer: Tokenizer) -> None:
+    """Its characters whole, however many tokens they are."""
+    runs = ["🤷 " * 1000, "more"]
+    text = f"<|channel|>final<|message|>x<|return|>{runs[0]}<|return|>{runs[1]}"
+    ids = ids_of(text, tokenizer)
+    repairs = parsed(ids, tokenizer, "assistant")[0].repairs
+    assert [repair.seen for repair in repairs if repair.kind == "text-after-return"] == runs
+    assert [repair.kind for repair in repairs] == ["text-after-return", "stray-stop", "text-after-return"]
+    assert repairs[0].position == repairs[1].position and repairs[2].position == len(ids)
+
+
+def test_nothing_needs_no_repair(tokenizer: Tokenizer) -> None:
+    for role in (None, "assistant"):
+        assert parsed([], tokenizer, role)[0].repairs == []
+    assert parsed(ids_of("<|start|>", tokenizer), tokenizer, None)[0].repairs != []
 
 
 def test_events_of_a_turn(tokenizer: Tokenizer) -> None:

@@ -22,6 +22,7 @@ from ossia.harmony import (
     ResponseFormat,
     Role,
     SystemContent,
+    ToolNamespace,
     builtin_tools,
     kept_messages,
     render_message,
@@ -72,6 +73,24 @@ def test_generated_schemas(peer: Any, tokenizer: Any) -> None:
 @pytest.mark.parametrize("part", range(10))
 def test_20_000_schemas(part: int, peer: Any, tokenizer: Any) -> None:
     compare_schemas(range(2000 * part, 2000 * (part + 1)), peer, tokenizer)
+
+
+def test_namespaces_stand_by_their_keys(peer: Any, ours: Any) -> None:
+    """Written in the order of the keys, under their names; functions are those whose key says so."""
+    for key, name in (("functions", "x"), ("x", "functions"), ("z", "b"), ("", "zz"), ("functions", "functions")):
+        tools = (FunctionTool("f"),)
+        namespaces = (ToolNamespace(name, None, tools, key), ToolNamespace("c", None, tools, "m"))
+        system = Message("system", SystemContent())
+        conversation = Conversation((system, Message("developer", DeveloperContent(namespaces=namespaces))))
+        expected = peer.conversation(conversation, "conversation")
+        assert ours.conversation(conversation, "conversation", style="compat") == expected, (key, name)
+
+
+@pytest.mark.parametrize("parameters", [True, False, [1], [], "x", 1, 0, 1.5, {}, None])
+def test_parameters_of_any_json(parameters: Any, peer: Any, tokenizer: Any) -> None:
+    message = Message("developer", DeveloperContent(tools=(FunctionTool("f", "", parameters),)))
+    assert Message.from_dict(message.to_dict()) == message
+    assert render_message(message, tokenizer, style="compat") == peer.render(message)
 
 
 def test_numbers(peer: Any, tokenizer: Any) -> None:

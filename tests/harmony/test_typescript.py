@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.errors import RenderError
-from ossia.harmony import DeveloperContent, FunctionTool, schema_to_typescript
+from ossia.harmony import DeveloperContent, FunctionTool, ResponseFormat, Style, schema_to_typescript
 from ossia.harmony.content import developer_text
 
 STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
@@ -275,6 +275,41 @@ def test_any_json_has_a_text() -> None:
             schema_to_typescript(schema)
 
 
+@pytest.mark.parametrize("style", ["faithful", "compat"])
+@pytest.mark.parametrize("member", [False, True])
+def test_how_deep_a_schema_may_be(style: Style, member: bool) -> None:
+    """100 objects and lists in each other, whatever the style, the keywords and the stack of the caller."""
+
+    def deep(levels: int) -> Any:
+        schema: Any = STRING
+        for _ in range(levels - 1):
+            schema = {"items": schema, "type": "array"}
+        return {"prefixItems": [schema]} if member else {"type": "array", "items": schema}
+
+    def write(schema: Any, frames: int) -> str:
+        return write(schema, frames - 1) if frames else schema_to_typescript(schema, style)
+
+    most = 98 if member else 99
+    for frames in (0, 200):
+        assert isinstance(write(deep(most), frames), str)
+        with pytest.raises(RenderError, match="more than 100 objects and lists in each other"):
+            write(deep(most + 1), frames)
+    with pytest.raises(RenderError, match="more than 100 objects"):
+        developer_text(DeveloperContent(response_formats=(ResponseFormat("x", deep(most + 1)),)))
+
+
+def test_unknown_styles_are_refused() -> None:
+    with pytest.raises(RenderError, match="unknown style 'faithfull': use 'faithful' or 'compat'"):
+        schema_to_typescript(STRING, "faithfull")  # type: ignore[arg-type]
+
+
+def test_the_title_of_the_whole_schema_is_not_shown() -> None:
+    """As officially: it is the tool's name once more. Its description is, and so are titles further in."""
+    schema = {"type": "object", "title": "Whole", "description": "What.", "properties": {"a": {"title": "Part"}}}
+    expected = "// What.\n{\n// Part\n//\na?: any,\n}"
+    assert schema_to_typescript(schema) == schema_to_typescript(schema, "compat") == expected
+
+
 def chain(length: int) -> dict[str, Any]:
     """Each definition refers to the next one twice: written in place they would be 2**length."""
     two = {n: {"$ref": f"#/$defs/{n + 1}"} for n in range(length)}
@@ -292,8 +327,8 @@ def nest(length: int) -> dict[str, Any]:
 def test_sharing_and_nesting_cost_no_time() -> None:
     began = time.perf_counter()
     assert len(schema_to_typescript(chain(2000))) < 200_000
-    assert len(schema_to_typescript(nest(100))) < 100_000
+    assert len(schema_to_typescript(nest(45))) < 100_000
     many = [f"p{n}" for n in range(20_000)]
     for style in ("faithful", "compat"):
-        schema_to_typescript({"properties": dict.fromkeys(many, STRING), "type": "object", "required": many}, style)  # type: ignore[arg-type]
+        schema_to_typescript({"properties": dict.fromkeys(many, STRING), "type": "object", "required": many}, style)
     assert time.perf_counter() - began < 10

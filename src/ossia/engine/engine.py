@@ -91,7 +91,8 @@ class Engine:
             if work.request.id in self._requests:
                 self._scheduler.advance(work)
         rows = zip(sampling, logits_RV, allowed, strict=True)
-        return [self._sampled(*row) for row in rows if row[0].id in self._requests]
+        sampled = [self._sampled(*row) for row in rows if row[0].id in self._requests]
+        return [token for token in sampled if token is not None]
 
     def generate(
         self,
@@ -147,19 +148,23 @@ class Engine:
             if not allowed_V.any():
                 raise RequestError("the constraint allows no token of this model; was it made for another vocabulary?")
         except Exception as error:  # whatever it is, it must not take the other requests along
-            self.failed[request.id] = error
-            self._end(request)
+            self._fail(request, error)
             return None
         return allowed_V
 
-    def _sampled(self, request: Request, logits_V: Tensor, allowed_V: Tensor | None) -> SampledToken:
+    def _sampled(self, request: Request, logits_V: Tensor, allowed_V: Tensor | None) -> SampledToken | None:
         token_id, logprob = sample(logits_V, request.params, self._rngs[request.id], allowed_V)
         request.generated.append(token_id)
-        constraint = request.constraint
+        constraint, done = request.constraint, False
         if constraint is not None:
-            constraint.advance(token_id)
+            try:
+                constraint.advance(token_id)
+                done = constraint.is_done
+            except Exception as error:  # as above
+                self._fail(request, error)
+                return None
         reason: FinishReason | None = None
-        if token_id in request.params.stop_ids or (constraint is not None and constraint.is_done):
+        if done or token_id in request.params.stop_ids:
             reason = "stop"
         elif len(request.generated) >= request.limit:
             reason = "length"
@@ -168,6 +173,10 @@ class Engine:
         elif constraint is not None:
             request.mask = mask_ahead(constraint)  # while the model runs over this token
         return SampledToken(request.id, token_id, logprob, reason)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        self.failed[request.id] = error
+        self._end(request)
 
     def _end(self, request: Request) -> None:
         self._scheduler.finish(request)

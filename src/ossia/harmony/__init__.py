@@ -5,8 +5,10 @@ Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a s
 
 from __future__ import annotations
 
+from ossia.harmony.bodies import JsonFormat, LarkFormat, RegexFormat, body_format
 from ossia.harmony.builtin import BUILTIN_TOOLS, builtin_tools
 from ossia.harmony.calls import Arguments, UnknownTool, is_call, read_arguments, resolve_recipient
+from ossia.harmony.constraint import HarmonyConstraint, HarmonyGrammar
 from ossia.harmony.conversation import Conversation, kept_messages
 from ossia.harmony.events import (
     CallReady,
@@ -18,6 +20,7 @@ from ossia.harmony.events import (
     TextDelta,
     TurnClosed,
 )
+from ossia.harmony.grammar import CustomTool, harmony_grammar
 from ossia.harmony.incremental import RenderedHistory
 from ossia.harmony.messages import (
     CONSTRAIN,
@@ -52,14 +55,20 @@ __all__ = [
     "Arguments",
     "CallReady",
     "Conversation",
+    "CustomTool",
     "DeveloperContent",
     "Effort",
     "Event",
     "FunctionTool",
+    "HarmonyConstraint",
+    "HarmonyGrammar",
+    "JsonFormat",
+    "LarkFormat",
     "Learn",
     "Message",
     "MessageEnd",
     "MessageStart",
+    "RegexFormat",
     "Rendered",
     "RenderedHistory",
     "Repair",
@@ -73,7 +82,9 @@ __all__ = [
     "ToolNamespace",
     "TurnClosed",
     "UnknownTool",
+    "body_format",
     "builtin_tools",
+    "harmony_grammar",
     "is_call",
     "kept_messages",
     "parse_completion",

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
+from ossia.harmony.compiling import panics_as_errors
 from ossia.harmony.enforceable import json_grammar
 from ossia.harmony.messages import ResponseFormat
 from ossia.harmony.patterns import translate_whole
@@ -61,6 +62,8 @@ def body_format(data: BodyFormat | ResponseFormat | Mapping[str, Any] | str | No
     if isinstance(data, ResponseFormat):
         return JsonFormat(data.schema)
     data = {"type": data} if isinstance(data, str) else data
+    if not isinstance(data, Mapping):
+        raise GrammarError(f"a format is an object with a type, found {data!r:.120}")
     kind = data.get("type")
     inner = data.get(str(kind))
     inner = inner if isinstance(inner, Mapping) else data
@@ -187,18 +190,22 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
 def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Mask:
     """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if it cannot go on."""
     mask = tokens.text.copy()
-    matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # outside of the interpreter's lock
+    with panics_as_errors():
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # outside of the interpreter's lock
     if matcher.is_error():
         raise GrammarError(f"the grammar cannot go on: {_reason(matcher.get_error())}")
-    if has(mask, tokens.end):
-        mask[tokens.end >> 5] &= 0xFFFFFFFF ^ (1 << (tokens.end & 31))
+    may_end = has(mask, tokens.end)
+    mask &= tokens.text  # a negation in a grammar would let special tokens in
+    if may_end:
         _add(mask, ends)
+    if not mask.any():
+        raise GrammarError("no text of this vocabulary goes on as the format wants")
     return mask
 
 
 def _reason(error: str) -> str:
     """Without the state that llguidance appends for its own developers."""
-    return error.split("\n<state>")[0].strip()[:600]
+    return re.split(r"\s*<(?:state|backtrace)>", error)[0][:600]
 
 
 def _grammar(body: BodyFormat, what: str) -> str:
@@ -217,7 +224,7 @@ def _grammar(body: BodyFormat, what: str) -> str:
 
 
 # In which `<` and attributes are no syntax: comments, strings, regexes.
-_LARK_LITERAL = re.compile(r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/""")
+_LARK_LITERAL = re.compile(r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL)
 _LARK_SPECIAL = re.compile(r"<[^<>\s]*>?")
 _LARK_ATTRIBUTE = re.compile(r"\b(max_tokens|temperature|stop)\s*=")
 

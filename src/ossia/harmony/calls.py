@@ -11,13 +11,17 @@ too. Escaped lone surrogates are JSON, and stay. Text that is not JSON may be me
 |---|---|
 | code-fence | three backticks (and a language) around the whole text |
 | extra-bracket | a closing bracket that closes nothing |
-| missing-bracket | a bracket not closed, at the end or before the bracket around it; never inside a string |
+| missing-bracket | a bracket not closed, at the end or before the bracket around it; see below |
 | trailing-comma | a comma before a closing bracket |
 | raw-control | a newline, tab or other control character that stands unescaped in a string |
 
+No bracket is added to text that breaks off in a string, a number or a literal, or behind a comma or colon: the
+`{"amount": 10` of a call may have been meant to be 1000.
+
 A mended value counts only if it validates against the tool's schema (JSON Schema 2020-12, `format` ignored,
 references only within the schema). A schema that is itself wrong validates nothing, so with it, as without
-any, nothing is mended.
+any, nothing is mended. Nor with a schema that has a `pattern` or `patternProperties` anywhere: regular
+expressions can take for ever, on short texts too.
 """
 
 from __future__ import annotations
@@ -126,14 +130,15 @@ class Arguments:
         return bool(self.repairs)
 
 
-def read_arguments(text: str, schema: Mapping[str, Any] | None = None) -> Arguments:
+def read_arguments(text: str, schema: Mapping[str, Any] | bool | None = None) -> Arguments:
     """The arguments of a call to a tool with these parameters (None: it declares none). Raises nothing.
 
     No text at all means `{}`, unless the schema requires a property. Whether JSON fits the schema is the
-    tool's to say; the schema serves to judge repairs.
+    tool's to say; the schema serves to judge repairs. So give none for a call that may have been cut, closed by
+    neither CALL nor END: then nothing is mended.
     """
     if not text.strip():
-        required = schema.get("required") if schema is not None else None
+        required = schema.get("required") if isinstance(schema, Mapping) else None
         if not required:
             return Arguments({}, text)
         return Arguments(None, text, f"no arguments, but required are {_shortened(str(required))}")
@@ -178,8 +183,8 @@ def _finite(number: str) -> float:
 
 
 def _mended(text: str) -> tuple[str | None, list[Mend]]:
-    """The text without a fence, its brackets and commas put right, and how; None if it ends inside a string
-    or behind a comma or colon, where more than a bracket is missing."""
+    """The text without a fence, its brackets and commas put right, and how; None if brackets are missing and it
+    does not end behind a bracket or a string: more may be missing."""
     repairs: list[Mend] = []
     text = text.strip()
     if len(text) > 6 and text.startswith("```") and text.endswith("```"):
@@ -211,20 +216,35 @@ def _mended(text: str) -> tuple[str | None, list[Mend]]:
             comma = len(out) if piece == "," else None
         out.append(piece)
     whole = "".join(out)
-    if due and whole.rstrip().endswith((",", ":")):
+    if due and not whole.rstrip().endswith(('"', *_CLOSERS, *_CLOSERS.values())):
         return None, []
     repairs += ["missing-bracket"] * bool(due)
     return whole + "".join(reversed(due)), list(dict.fromkeys(repairs))
 
 
-def _validates(value: Any, schema: Mapping[str, Any]) -> bool:
+def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
     import jsonschema  # type: ignore[import-untyped, unused-ignore]  # slow to import, and rarely needed
     import referencing
 
     validator = jsonschema.Draft202012Validator
     try:
-        validator.check_schema(dict(schema))
+        plain = schema if isinstance(schema, bool) else dict(schema)
+        validator.check_schema(plain)
+        if _has_regex(plain):
+            return False
         # With a registry of our own no reference is fetched from the network.
-        return bool(validator(dict(schema), registry=referencing.Registry()).is_valid(value))
+        return bool(validator(plain, registry=referencing.Registry()).is_valid(value))
     except Exception:  # a schema can be wrong in every way: types, references, patterns, endless recursion
         return False
+
+
+def _has_regex(schema: Any) -> bool:
+    """Whether the keywords that hold regular expressions occur. A property may be called `pattern`: its value is
+    a schema then, not a string."""
+    if isinstance(schema, list | tuple):
+        return any(map(_has_regex, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    if isinstance(schema.get("pattern"), str) or "patternProperties" in schema:
+        return True
+    return any(map(_has_regex, schema.values()))

@@ -18,6 +18,8 @@ from ossia.harmony.messages import (
     Message,
     Role,
     SystemContent,
+    as_list,
+    as_object,
 )
 
 DEFAULT_SYSTEM = SystemContent()
@@ -29,7 +31,7 @@ def messages_from_chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     system: SystemContent | None = DEFAULT_SYSTEM,
-    tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
+    tools: Sequence[FunctionTool | Mapping[str, Any]] | None = (),
 ) -> tuple[Message, ...]:
     """Each chat message as the Harmony messages it stands for.
 
@@ -41,9 +43,10 @@ def messages_from_chat(
       `final`, or on `commentary` if tool calls follow; then each tool call, to `functions.<name>`.
     - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id` among the
       calls before it, or given as `name`.
-    Content is a string or a list of text parts. Raises HarmonyError naming the message that does not fit.
+    Content is a string or a list of text parts. Raises HarmonyError naming the message or tool that does not fit.
     """
-    declared = tuple(t if isinstance(t, FunctionTool) else FunctionTool.from_dict(t) for t in tools)
+    messages = as_list(messages, "messages")
+    declared = tuple(_declared(tool, index) for index, tool in enumerate(as_list(tools, "tools")))
     out = [] if system is None else [Message(Role.SYSTEM, system)]
     lead = 0
     while lead < len(messages) and _role(messages[lead], lead) in (Role.SYSTEM, Role.DEVELOPER):
@@ -56,6 +59,18 @@ def messages_from_chat(
     for index in range(lead, len(messages)):
         out += _CONVERT[_role(messages[index], index)](messages[index], index, calls)
     return tuple(out)
+
+
+def _declared(tool: FunctionTool | Mapping[str, Any], index: int) -> FunctionTool:
+    if isinstance(tool, FunctionTool):
+        return tool
+    try:
+        declared = FunctionTool.from_dict(tool)
+        if declared.parameters is not None:
+            as_object(declared.parameters, f"parameters of {declared.name!r}")
+    except HarmonyError as error:
+        raise HarmonyError(f"tools[{index}]: {error}") from error
+    return declared
 
 
 def _developer(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:

@@ -7,11 +7,10 @@ what tools look like whose schema or description the official text garbles.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from ossia.errors import RenderError
-from ossia.harmony.json_text import NOT_JSON, dumped, literal
+from ossia.harmony.json_text import NOT_JSON, dumped, literal, read
 from ossia.harmony.messages import (
     FUNCTIONS,
     DeveloperContent,
@@ -71,15 +70,15 @@ def developer_text(content: DeveloperContent, *, style: Style = "faithful") -> s
 def _response_format_text(response_format: ResponseFormat) -> str:
     described = [f"// {line}" for line in (response_format.description or "").splitlines()]
     try:
-        text = literal(json.loads(dumped(response_format.schema)))
+        text = literal(read(dumped(response_format.schema)))
     except NOT_JSON as error:
         raise RenderError(f"the response format {response_format.name!r} must be a JSON schema: {error}") from error
     return "\n".join([f"## {response_format.name}", "", *described, text])
 
 
 def tools_text(namespaces: Iterable[ToolNamespace], style: Style) -> str:
-    """The `# Tools` section. Namespaces are ordered by name, bytewise."""
-    ordered = sorted(namespaces, key=lambda namespace: namespace.name.encode("utf-8", "surrogatepass"))
+    """The `# Tools` section. Namespaces are ordered by key, bytewise."""
+    ordered = sorted(namespaces, key=lambda namespace: namespace.place.encode("utf-8", "surrogatepass"))
     return "\n\n".join(["# Tools", *(_namespace_text(namespace, style) for namespace in ordered)])
 
 

@@ -10,9 +10,18 @@ from dataclasses import dataclass, replace
 from datetime import date as calendar_date
 from typing import Any
 
-from ossia.errors import HarmonyError, RenderError
+from ossia.errors import HarmonyError
 from ossia.harmony.chat_messages import DEFAULT_SYSTEM, messages_from_chat
-from ossia.harmony.messages import FUNCTIONS, DeveloperContent, FunctionTool, Message, Role, Style, SystemContent
+from ossia.harmony.messages import (
+    FUNCTIONS,
+    DeveloperContent,
+    FunctionTool,
+    Message,
+    Role,
+    Style,
+    SystemContent,
+    check_style,
+)
 
 
 @dataclass(frozen=True)
@@ -32,10 +41,19 @@ class Conversation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Conversation:
-        """From `{"messages": [...]}`, each in the JSON form of a message."""
-        if not isinstance(data.get("messages"), list):
-            raise HarmonyError("a conversation is an object with a list under the key 'messages'")
-        return cls(tuple(Message.from_dict(message) for message in data["messages"]))
+        """From `{"messages": [...]}`, each in the JSON form of a message.
+
+        Raises HarmonyError for another shape, naming the message that has it.
+        """
+        if not isinstance(data, Mapping) or not isinstance(data.get("messages"), list | tuple):
+            raise HarmonyError("a conversation is an object with a list of messages under the key 'messages'")
+        messages = []
+        for index, message in enumerate(data["messages"]):
+            try:
+                messages.append(Message.from_dict(message))
+            except HarmonyError as error:
+                raise HarmonyError(f"messages[{index}]: {error}") from error
+        return cls(tuple(messages))
 
     def to_dict(self) -> dict[str, Any]:
         return {"messages": [message.to_dict() for message in self.messages]}
@@ -46,7 +64,7 @@ class Conversation:
         messages: Sequence[Mapping[str, Any]],
         *,
         system: SystemContent | None = DEFAULT_SYSTEM,
-        tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
+        tools: Sequence[FunctionTool | Mapping[str, Any]] | None = (),
     ) -> Conversation:
         """From the messages of a chat-completions client; see `messages_from_chat` for how each role maps.
 
@@ -79,9 +97,9 @@ class Conversation:
 
 
 def declares_functions(message: Message) -> bool:
-    """Whether the message declares tools in the namespace `functions`."""
+    """Whether the message declares tools in the namespace whose place is `functions`."""
     return any(
-        namespace.name == FUNCTIONS and namespace.tools
+        namespace.place == FUNCTIONS and namespace.tools
         for part in message.parts
         if isinstance(part, DeveloperContent)
         for namespace in part.all_namespaces
@@ -110,15 +128,10 @@ def kept_messages(messages: Sequence[Message], style: Style = "faithful", *, tea
 
 def analysis_cut(messages: Sequence[Message], style: Style, *, teaching: bool = False) -> int:
     """Index of the first message whose reasoning is kept, by the rules of `kept_messages`."""
+    check_style(style)
     if style == "faithful":
         return _finished_cut(messages, teaching)
-    if style == "compat":
-        return _compat_cut(messages)
-    raise unknown_style(style)
-
-
-def unknown_style(style: object) -> RenderError:
-    return RenderError(f"unknown style {style!r}: use 'faithful' or 'compat'")
+    return _compat_cut(messages)
 
 
 def last_turn_start(messages: Sequence[Message]) -> int:

@@ -13,7 +13,6 @@ The rewriting may only narrow a schema. It
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -24,6 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
+from ossia.harmony.compiling import compiled
 from ossia.harmony.enforced import DEFINITIONS, TYPES, disjoint, ends
 from ossia.harmony.patterns import anything_but, format_pattern, translate
 
@@ -61,6 +61,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise TypeError(f"the key {wrong[0]!r} is not a string")
+        "".join(value).encode()
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -69,22 +70,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     raise TypeError(f"{value!r:.60} is no JSON value")
-
-
-def _compiled(schema: Any) -> tuple[str, str]:
-    """The grammar, and what llguidance has against it ("" if nothing)."""
-    from llguidance import LLMatcher
-
-    # Where JSON allows blanks between its tokens, a model may write some, but not without end.
-    blanks = r"[ \t]{1,8}|\n[ \t]{0,40}"
-    grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": blanks})
-    try:
-        return grammar, LLMatcher.validate_grammar(grammar)
-    except BaseException as error:
-        # The compiler may fail over odd but legal schemas; pyo3 reports that outside of Exception.
-        if type(error).__name__ != "PanicException":
-            raise
-        return grammar, f"llguidance failed over it ({error})"
 
 
 class _Rewriting:
@@ -116,7 +101,7 @@ class _Rewriting:
         return grammar
 
     def _compile(self, schema: dict[str, Any]) -> tuple[str, str]:
-        return _compiled({**schema, "$defs": self._definitions})
+        return compiled({**schema, "$defs": self._definitions})
 
     def _culprits(self, error: str) -> Iterator[tuple[Path, str]]:
         """The innermost schemas that do not compile by themselves; a part without any value is fault only where
@@ -179,10 +164,11 @@ class _Rewriting:
         out["type"] = [name for name in dict.fromkeys(types) if name != "integer" or "number" not in types]
 
     def _count(self, node: dict[str, Any], key: str, where: Path) -> int | None:
-        value = node.get(key)
+        value: Any = node.get(key)
         if value is None and key not in node:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value != int(value) or value < 0:
             raise self._refused((*where, key), f"should be a whole number from 0, found {value!r:.60}")
         return int(value)
 
@@ -292,7 +278,7 @@ class _Rewriting:
         patterns = {name: self._pattern(name, (*here, name)) for name in schemas}
         for name, pattern in patterns.items():
             # The compiler would go on behind a comma and find that no key may follow.
-            _, error = _compiled({"type": "string", "allOf": [{"pattern": pattern}, {"pattern": anything_but(named)}]})
+            _, error = compiled({"type": "string", "allOf": [{"pattern": pattern}, {"pattern": anything_but(named)}]})
             if error:
                 raise self._refused((*here, name), f"matches no keys but those in `properties`: {error}")
         return {patterns[name]: schema for name, schema in schemas.items()}

@@ -15,7 +15,7 @@ one is header.py (headers), parse.py (streams) or whoever takes repaired argumen
 | dropped-header | a header that nothing followed: left out | its text |
 | cut-header | text behind an unfinished header is no call, nor the final answer at the end | the field left out |
 | dropped-text | mere punctuation where a header or nothing belongs: left out | the text |
-| text-after-return | text after the turn's end: left out | the text |
+| text-after-return | text after the turn's end, up to the next special token: left out | the text |
 | stray-stop | a stop token between messages | the token |
 | stray-token | a control token where it means nothing | the token |
 | reserved-token | a special that the format does not use | the token |

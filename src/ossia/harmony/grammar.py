@@ -69,7 +69,7 @@ class CustomTool:
 def harmony_grammar(
     tokenizer: Tokenizer,
     *,
-    tools: Sequence[FunctionTool] = (),
+    tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
     custom: Sequence[CustomTool] = (),
     namespaces: Sequence[ToolNamespace] = (),
     tool_choice: str | Mapping[str, Any] = "auto",
@@ -92,7 +92,8 @@ def harmony_grammar(
     """
     if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
         raise GrammarError(f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}")
-    chosen, must_call = _choose(list(_callees(tools, custom, namespaces)), tool_choice)
+    functions = [FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    chosen, must_call = _choose(list(_callees(functions, custom, namespaces)), tool_choice)
     tokens = vocabulary(tokenizer)
 
     @cache
@@ -116,12 +117,13 @@ def harmony_grammar(
     calls = [entry(callee.header, *ends, wanted=callee.body, what=callee.what) for callee in chosen]
     preambles = [entry(_header_of("commentary"), END)] if calls else []
     thoughts = [entry(_header_of("analysis"), END)]
-    answers = [entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format")]
+    answers = []
+    if not must_call:
+        answers.append(entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format"))
     headers = {}
     for thinking, called in product((True, False), repeat=2):
         headers[thinking, called] = place = Place()
-        answered = [] if must_call or called else answers
-        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *answered]:
+        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *([] if called else answers)]:
             place.add(ids, body)
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
@@ -175,6 +177,10 @@ def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
     """A call's arguments are an object, whether or not the schema says so."""
     if tool.parameters is None:
         return JsonFormat({"type": "object", "additionalProperties": False})
+    if tool.parameters is True:
+        return JsonFormat({"type": "object"})
+    if not isinstance(tool.parameters, Mapping):
+        raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
     types = tool.parameters.get("type", "object")
     if "object" not in ([types] if isinstance(types, str) else types):
         raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
@@ -187,8 +193,8 @@ def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[li
     for name in names:
         if names.count(name) > 1:
             raise GrammarError(f"two tools have the name {name!r}")
-        if not name.isprintable() or any(c.isspace() or c == "<" for c in name) or name.endswith("."):
-            raise GrammarError(f"{name!r} cannot stand in a message's header: blanks, controls and '<' are not allowed")
+        if not name.isprintable() or any(c.isspace() or c in "<([{" for c in name) or name.endswith("."):
+            raise GrammarError(f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed")
     if isinstance(choice, Mapping):
         inner = choice.get(str(choice.get("type")), choice)
         wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []

@@ -36,6 +36,8 @@ _LETTERS = re.compile(r"[^\W_]+")
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of a word.
 _CHANNEL_HEAD = re.compile(r"\s*(analysis|commentary|final)(?:[^\w\s]*(?:analysis|commentary|final))*(?!\w)")
+# The same glued to the text, as in `analysisWe`. Not of `final`: that text would be shown as the answer.
+_GLUED_HEAD = re.compile(r"\s*(analysis|commentary)(?:[^\w\s]*(?:analysis|commentary))*(?=([^\W_]))")
 _TYPE_HEAD = re.compile(rf"\s*({'|'.join(TYPES)})(?!\w)")
 _TO_HEAD = re.compile(rf"\s*{TO}([^\s{{\[(]*)")
 
@@ -97,15 +99,15 @@ def is_only_punctuation(text: str) -> bool:
     return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
 
 
-def is_speech(text: str) -> bool:
+def is_speech(text: str, *, in_header: bool = False) -> bool:
     """Whether text in front of a header's first marker is speech: a word that is no header word, and no
-    recipient before it."""
-    for word in text.split():
-        if not _is_header_word(word):
-            if not is_only_punctuation(word):
-                return True
-        elif TO in word:
-            return False
+    recipient before it. `in_header`: a header is due, so words behind a header word belong to it, if as junk."""
+    for number, word in enumerate(text.split()):
+        if _is_header_word(word) or (number == 0 and _is_named_author(word)):
+            if in_header or TO in word:
+                return False
+        elif not is_only_punctuation(word):
+            return True
     return False
 
 
@@ -119,6 +121,12 @@ def _is_header_word(word: str) -> bool:
     return _HEADER_WORD.fullmatch(word, roles.end() if roles else 0) is not None
 
 
+def _is_named_author(word: str) -> bool:
+    """Whether it is a role with a name: `user:ann`."""
+    roles = _ROLES.match(word)
+    return roles is not None and word[roles.end() :].startswith(":")
+
+
 def _known_channel(word: str) -> str | None:
     """The channel meant by a word after CHANNEL: `commentary?`, `finalx` and `comment` are recognised."""
     letters = _LETTERS.search(word)
@@ -127,6 +135,13 @@ def _known_channel(word: str) -> str | None:
         if core.startswith(name) or (len(core) >= 4 and name.startswith(core)):
             return name
     return None
+
+
+def _channel_head(text: str) -> re.Match[str] | None:
+    """The channel at the head of body text. A letter glued to it must not go on the word, as in `analysis` +
+    `es`: only small letters do."""
+    glued = _GLUED_HEAD.match(text)
+    return _CHANNEL_HEAD.match(text) or (glued if glued and not glued[2].islower() else None)
 
 
 @dataclass
@@ -144,7 +159,9 @@ class _Fields:
         self.repairs.append((kind, seen))
 
     def reading(self, body: str) -> HeaderReading:
-        start = MessageStart(self.role or Role.ASSISTANT, self.name, self.channel, self.recipient, self.content_type)
+        role = self.role or Role.ASSISTANT
+        name = self.name or (str(Role.TOOL) if role is Role.TOOL else None)  # a tool must have one to be rendered
+        start = MessageStart(role, name, self.channel, self.recipient, self.content_type)
         return HeaderReading(start, body, tuple(self.repairs))
 
     # -- finished headers: word by word --------------------------------------------------------------------
@@ -163,8 +180,6 @@ class _Fields:
                 self.name, rest = rest[1:] or None, ""
                 if self.name is None:
                     self.note(RepairKind.ODD_ROLE, first)
-            elif self.role is Role.TOOL:
-                self.name = first[: roles.end()]
             return [rest, *words[1:]] if rest else words[1:]
         if not named:
             return words
@@ -278,7 +293,7 @@ class _Fields:
 
     def skip_marked(self, marker: str, text: str) -> tuple[int, bool]:
         """Behind the word a marker announces; False if there is text but not that word."""
-        head = (_CHANNEL_HEAD if marker == CHANNEL else _TYPE_HEAD).match(text)
+        head = _channel_head(text) if marker == CHANNEL else _TYPE_HEAD.match(text)
         if head is None:
             return 0, not text.strip()
         if marker == CONSTRAIN:

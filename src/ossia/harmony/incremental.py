@@ -12,7 +12,7 @@ from itertools import islice
 
 from ossia.harmony.conversation import Conversation, analysis_cut, declares_functions
 from ossia.harmony.messages import Message, Role, RoleName, Style, SystemContent
-from ossia.harmony.render import Writer
+from ossia.harmony.render import Writer, check_drop
 from ossia.tokenizer import Tokenizer
 
 
@@ -23,10 +23,12 @@ class RenderedHistory:
         history.append(conversation.messages)
         prompt = history.ids_for_completion()
 
-    `style` and `drop_analysis` as in `render_conversation`. Not safe to share between threads that append.
+    `style` and `drop_analysis` as in `render_conversation`; others raise RenderError. Not safe to share between
+    threads that append.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, style: Style = "faithful", drop_analysis: bool = True) -> None:
+        check_drop(drop_analysis)
         self._writer = Writer(tokenizer, False, style)
         self._style: Style = style
         self._drop = drop_analysis

@@ -1,6 +1,6 @@
 """JSON values as compact text for prompts: as the official format package writes them, or exactly.
 
-Knows JSON and nothing else. What cannot be written raises one of NOT_JSON.
+Knows JSON and nothing else. What is no JSON, or nested too deep to be written, raises one of NOT_JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +16,34 @@ _POWERS = tuple(float(f"1e{n}") for n in range(309))
 
 
 NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
+MOST_LEVELS = 100  # of objects and lists in each other, so that what writes them cannot run out of stack
 
 
 def dumped(value: Any) -> str:
     """JSON as Python writes it, of any mappings and sequences that stand for objects and lists."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_object)
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_object)
+    except RecursionError as error:
+        raise _too_deep() from error
+
+
+def read(text: str) -> Any:
+    """What `dumped` wrote, as dicts and lists. Raises ValueError beyond MOST_LEVELS."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise _too_deep() from error
+    levels, inner = 0, [value]
+    while inner := [item for item in inner if isinstance(item, dict | list)]:
+        levels += 1
+        inner = [item for outer in inner for item in (outer.values() if isinstance(outer, dict) else outer)]
+    if levels > MOST_LEVELS:
+        raise _too_deep()
+    return value
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"more than {MOST_LEVELS} objects and lists in each other")
 
 
 def _object(value: Any) -> dict[Any, Any]:

@@ -10,12 +10,12 @@ package passes over it: `response_formats` in a developer_content.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from ossia.errors import HarmonyError
+from ossia.errors import HarmonyError, RenderError
 
 DEFAULT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEFAULT_CHANNELS = ("analysis", "commentary", "final")
@@ -48,13 +48,29 @@ RoleName = Role | Literal["user", "assistant", "system", "developer", "tool"]
 EffortName = Effort | Literal["low", "medium", "high"]
 
 
+def known_role(role: Any, error: type[HarmonyError] = HarmonyError) -> Role:
+    """The role that a word names. Raises `error` for another one."""
+    if role not in list(Role):
+        raise error(f"unknown role {role!r}: use one of {', '.join(Role)}")
+    return Role(role)
+
+
+def check_style(style: object) -> None:
+    """Raises RenderError unless `style` is a Style."""
+    if style not in ("faithful", "compat"):
+        raise RenderError(f"unknown style {style!r}: use 'faithful' or 'compat'")
+
+
 @dataclass(frozen=True)
 class FunctionTool:
-    """A function the model may call. `parameters` is a JSON schema, or None if it takes no arguments."""
+    """A function the model may call. `parameters` is a JSON schema, or None if it takes no arguments.
+
+    What is no object is written as a schema that says nothing, which is how the official package takes it.
+    """
 
     name: str
     description: str = ""
-    parameters: Mapping[str, Any] | None = None
+    parameters: Any = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FunctionTool:
@@ -62,33 +78,51 @@ class FunctionTool:
 
         Raises HarmonyError if there is no name or a field has the wrong type.
         """
+        data = as_object(data, "a function tool")
         if isinstance(data.get("function"), Mapping):
             data = data["function"]
-        name, parameters = _string(data, "name"), data.get("parameters")
-        description = _string(data, "description") or ""
+        name = _string(data, "name")
         if name is None:
             raise HarmonyError(f"a function tool needs a name: {_shown(data)}")
-        if parameters is not None and not isinstance(parameters, Mapping):
-            raise HarmonyError(f"parameters of tool {name!r} must be a JSON schema object: {_shown(parameters)}")
-        return cls(name, description, parameters)
+        return cls(name, _string(data, "description") or "", data.get("parameters"))
 
     def to_dict(self) -> dict[str, Any]:
-        parameters = None if self.parameters is None else dict(self.parameters)
+        parameters = dict(self.parameters) if isinstance(self.parameters, Mapping) else self.parameters
         return {"name": self.name, "description": self.description, "parameters": parameters}
 
 
 @dataclass(frozen=True)
 class ToolNamespace:
-    """A named group of tools with a description, as the built-in `browser` and `python` are."""
+    """A named group of tools with a description, as the built-in `browser` and `python` are.
+
+    `key` is where it stands among the others, in the JSON form and in the text, if that is not by its name.
+    """
 
     name: str
     description: str | None = None
     tools: tuple[FunctionTool, ...] = ()
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.key == self.name:
+            object.__setattr__(self, "key", None)
+
+    @property
+    def place(self) -> str:
+        return self.name if self.key is None else self.key
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ToolNamespace:
-        tools = tuple(FunctionTool.from_dict(tool) for tool in data.get("tools") or ())
-        return cls(_string(data, "name") or "", _string(data, "description"), tools)
+    def from_dict(cls, data: Mapping[str, Any], key: str | None = None) -> ToolNamespace:
+        """From `{name, description, tools}` under `key`. Raises HarmonyError for another shape."""
+        where = f"the tool namespace{'' if key is None else f' under key {key!r}'}"
+        data = as_object(data, where)
+        name = _string(data, "name")
+        if name is None:
+            raise HarmonyError(f"{where} needs a name: {_shown(data)}")
+        tools = as_list(data.get("tools"), f"tools of {where}")
+        for index, tool in enumerate(tools):
+            as_object(tool, f"tools[{index}] of {where}")
+        return cls(name, _string(data, "description"), tuple(map(FunctionTool.from_dict, tools)), key)
 
     def to_dict(self) -> dict[str, Any]:
         tools = [tool.to_dict() for tool in self.tools]
@@ -115,21 +149,20 @@ class SystemContent:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SystemContent:
-        """From the official JSON form; an absent key means the default, null means none."""
-        defaults = cls()
+        """From the official JSON form; an absent key means the default, null means none. Raises HarmonyError."""
+        defaults, data = cls(), as_object(data, "a system_content")
         texts = {"model_identity": defaults.identity, "knowledge_cutoff": defaults.knowledge_cutoff}
         texts |= {key: _string(data, key) for key in (*texts, "conversation_start_date") if key in data}
         effort: Any = data.get("reasoning_effort", defaults.effort)
         effort = effort.lower() if isinstance(effort, str) else effort
-        required: Mapping[str, Any] = {"valid_channels": DEFAULT_CHANNELS, "channel_required": True}
-        channels = data.get("channel_config", required) or {}
+        channels, required = _channels_from_dict(data)
         return cls(
             identity=texts["model_identity"],
             knowledge_cutoff=texts["knowledge_cutoff"],
             current_date=texts.get("conversation_start_date"),
             effort=effort,
-            channels=tuple(channels.get("valid_channels") or ()),
-            channel_required=bool(channels.get("channel_required", False)),
+            channels=channels,
+            channel_required=required,
             namespaces=_namespaces_from_dict(data.get("tools")),
         )
 
@@ -157,6 +190,7 @@ class ResponseFormat:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ResponseFormat:
         """From `{name, description, schema}`. Raises HarmonyError if a field is missing or has the wrong type."""
+        data = as_object(data, "a response format")
         name, schema = _string(data, "name"), data.get("schema")
         if name is None or not isinstance(schema, Mapping | bool):
             raise HarmonyError(f"a response format needs a name and a JSON schema: {_shown(data)}")
@@ -188,13 +222,12 @@ class DeveloperContent:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeveloperContent:
+        """From the official JSON form, with `response_formats`. Raises HarmonyError for another shape."""
+        data = as_object(data, "a developer_content")
         namespaces = _namespaces_from_dict(data.get("tools"))
-        plain = [n for n in namespaces if n.name == FUNCTIONS and n.description is None and n.tools]
+        plain = [n for n in namespaces if n == ToolNamespace(FUNCTIONS, None, n.tools) and n.tools]
         rest = tuple(n for n in namespaces if n not in plain)
-        formats = data.get("response_formats") or ()
-        if not isinstance(formats, list | tuple) or not all(isinstance(entry, Mapping) for entry in formats):
-            raise HarmonyError(f"response_formats must be a list of objects: {_shown(formats)}")
-        formats = tuple(ResponseFormat.from_dict(entry) for entry in formats)
+        formats = tuple(map(ResponseFormat.from_dict, as_list(data.get("response_formats"), "response_formats")))
         return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest, formats)
 
     def to_dict(self) -> dict[str, Any]:
@@ -215,7 +248,7 @@ class Message:
     `name` is the author's name (required for tools: the function's full name). `content_type` is kept as
     written in the header; one that begins with `<|constrain|>` names a constrained format. `content` is one
     part or, as the official format allows, a tuple of several; a tuple of one is stored as that part.
-    Raises HarmonyError for an unknown role.
+    Raises HarmonyError for an unknown role, or where a word of the header is no string.
     """
 
     role: RoleName
@@ -227,9 +260,11 @@ class Message:
 
     def __post_init__(self) -> None:
         if type(self.role) is not Role:
-            if self.role not in list(Role):
-                raise HarmonyError(f"unknown role {self.role!r}: use one of {', '.join(Role)}")
-            object.__setattr__(self, "role", Role(self.role))
+            object.__setattr__(self, "role", known_role(self.role))
+        for key in ("name", "channel", "recipient", "content_type"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str):
+                raise HarmonyError(f"the {key} of a message must be a string or None, not {_shown(value)}")
         if isinstance(self.content, tuple) and len(self.content) == 1:
             object.__setattr__(self, "content", self.content[0])
 
@@ -281,16 +316,40 @@ def _part_to_json(part: Part) -> dict[str, Any]:
     return {"type": "text", "text": part} if isinstance(part, str) else part.to_dict()
 
 
-def _namespaces_from_dict(raw: Mapping[str, Any] | None) -> tuple[ToolNamespace, ...]:
-    """The `tools` map of the JSON form, whose keys repeat the names of the namespaces."""
-    for key, value in (raw or {}).items():
-        if not isinstance(value, Mapping) or value.get("name") != key:
-            raise HarmonyError(f"the tool namespace under key {key!r} must carry that name: {_shown(value)}")
-    return tuple(ToolNamespace.from_dict(value) for value in (raw or {}).values())
+def _channels_from_dict(data: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
+    """The channels that a system_content names, and whether every message must be on one."""
+    if "channel_config" not in data:
+        return DEFAULT_CHANNELS, True
+    config = as_object({} if data["channel_config"] is None else data["channel_config"], "channel_config")
+    channels = as_list(config.get("valid_channels"), "valid_channels of channel_config")
+    required = config.get("channel_required", False)
+    if not all(isinstance(channel, str) for channel in channels) or not isinstance(required, bool):
+        raise HarmonyError(f"channel_config needs valid_channels, strings, and channel_required: {_shown(config)}")
+    return tuple(channels), required
+
+
+def _namespaces_from_dict(raw: Any) -> tuple[ToolNamespace, ...]:
+    """The `tools` map of the JSON form, whose keys mostly repeat the names of the namespaces."""
+    namespaces = as_object({} if raw is None else raw, "tools of a content")
+    return tuple(ToolNamespace.from_dict(value, key) for key, value in namespaces.items())
 
 
 def _namespaces_to_dict(namespaces: tuple[ToolNamespace, ...]) -> dict[str, Any] | None:
-    return {namespace.name: namespace.to_dict() for namespace in namespaces} or None
+    return {namespace.place: namespace.to_dict() for namespace in namespaces} or None
+
+
+def as_object(value: Any, what: str) -> Mapping[str, Any]:
+    """`value`, if it is a JSON object. Raises HarmonyError saying that `what` must be one."""
+    if not isinstance(value, Mapping):
+        raise HarmonyError(f"{what} must be an object, not {_shown(value)}")
+    return value
+
+
+def as_list(value: Any, what: str) -> Sequence[Any]:
+    """`value`, if it is a list; None counts as an empty one. Raises HarmonyError as `as_object` does."""
+    if value is not None and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
+        raise HarmonyError(f"{what} must be a list, not {_shown(value)}")
+    return value or ()
 
 
 def _string(data: Mapping[str, Any], key: str) -> str | None:

@@ -9,9 +9,10 @@ The tolerant parser accepts every sequence of tokens. Its promises:
 3. text is shown as `final` only if the model said so: without a channel it stays None;
 4. no call is invented: a recipient must be written as `to=`, and a header cut by the end gives no call.
 Between messages stops are ignored; a channel, content type or body implies `<|start|>assistant`; loose text
-becomes a message without a channel, except after RETURN, where it is dropped. In a body START and CHANNEL end
-the message, other specials are dropped. A header that ends without MESSAGE has its text as the body. Unknown
-ids and bytes that are not UTF-8 become U+FFFD. Every token costs amortised constant time.
+(in front of these too, if it is no header) becomes a message without a channel, except after RETURN, where it is
+dropped. In a body START and CHANNEL end the message, other specials are dropped. A header that ends without
+MESSAGE has its text as the body. Unknown ids and bytes that are not UTF-8 become U+FFFD. Every token costs
+amortised constant time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import operator
 from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
-from ossia.errors import HarmonyError, ParseError, TokenizerError
+from ossia.errors import ParseError, TokenizerError
 from ossia.harmony.calls import is_call
 from ossia.harmony.events import (
     CallReady,
@@ -35,7 +36,7 @@ from ossia.harmony.events import (
     TurnClosed,
 )
 from ossia.harmony.header import HeaderReading, is_cut_header_word, is_speech, read_finished, read_unfinished
-from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName
+from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName, known_role
 from ossia.harmony.strict import StrictText, read_strict
 from ossia.tokenizer import Tokenizer
 
@@ -90,8 +91,7 @@ class StreamParser:
     def __init__(self, tokenizer: Tokenizer, role: RoleName | None = Role.ASSISTANT, *, strict: bool = False) -> None:
         for name in (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN):
             tokenizer.special(name)  # raises if it is missing
-        if role is not None and role not in list(Role):
-            raise HarmonyError(f"unknown role {role!r}: use one of {', '.join(Role)}")
+        known = None if role is None else known_role(role)
         self._names = {token: name for name, token in tokenizer.specials.items()}
         self._start_token = tokenizer.special(START)
         self._token_bytes = tokenizer.token_bytes
@@ -102,14 +102,15 @@ class StreamParser:
         self._messages: list[Message] = []
         self._turn_over = False  # whether a stop token has ended the turn
         self._returned = False  # whether it was one that no text may follow
+        self._dropped = bytearray()  # the text that did, up to here
         self._state = _State.BETWEEN
         self._role: Role | None = None  # of the header being read, if known before it is
         self._named = False  # whether a START opened the header being read
         self._loose = False  # whether text did
         self._segments: list[tuple[str | None, bytearray]] = []
         self._expect_body(MessageStart(Role.ASSISTANT))
-        if role is not None:
-            self._open_header(Role(role), named=False)
+        if known is not None:
+            self._open_header(known, named=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -149,6 +150,7 @@ class StreamParser:
             return self._feed_strict(ids, name)
         if name is None:
             return self._feed_text(ids)
+        self._note_dropped()
         if name == START:
             out = self._close(None)
             self._open_header(None, named=True)
@@ -167,6 +169,7 @@ class StreamParser:
         self._position += 1
         if self._strict and self._state is _State.HEADER:
             raise ParseError("Unexpected EOS while waiting for message header to complete")
+        self._note_dropped()
         return self._close(None, at_end=True)
 
     def _feed_all(self, ids: Iterable[int] | int) -> list[Event]:
@@ -188,22 +191,17 @@ class StreamParser:
         data = self._bytes(token) or "\ufffd".encode()
         if self._state is _State.BETWEEN:
             if self._returned:
-                self._note(RepairKind.TEXT_AFTER_RETURN, data.decode("utf-8", "replace"))
+                self._dropped += data
                 return []
             self._open_header(None, named=False, loose=True)
         self._segments[-1][1].extend(data)
         return []
 
     def _feed_marker(self, name: str) -> list[Event]:
-        out: list[Event] = []
-        if self._state is _State.BODY:
-            if name == CONSTRAIN:
-                self._note(RepairKind.STRAY_TOKEN, name)
-                return []
-            out = self._close(None)
-        alone = self._state is _State.HEADER and not self._named and len(self._segments) == 1
-        if alone and name == CHANNEL and is_speech(self._segments[0][1].decode("utf-8", "replace")):
-            out += self._close(None)  # speech without a header, then a header without START: two messages
+        if self._state is _State.BODY and name == CONSTRAIN:
+            self._note(RepairKind.STRAY_TOKEN, name)
+            return []
+        out = self._close(None) if self._state is _State.BODY else self._close_speech(name)
         if self._state is _State.BETWEEN:
             self._note(RepairKind.MISSING_START, name)
             self._open_header(None, named=False)
@@ -214,6 +212,7 @@ class StreamParser:
         if self._state is _State.BODY:
             self._note(RepairKind.STRAY_TOKEN, MESSAGE)
             return []
+        out = self._close_speech(MESSAGE)
         if self._state is _State.BETWEEN:
             self._note(RepairKind.MISSING_START, MESSAGE)
             self._open_header(None, named=False)
@@ -221,7 +220,15 @@ class StreamParser:
         self._note_reading(reading)
         self._expect_body(reading.start)
         self._state = _State.BODY
-        return []
+        return out
+
+    def _close_speech(self, name: str) -> list[Event]:
+        """Speech without a header, then a header without START: two messages."""
+        if self._state is not _State.HEADER or self._named or len(self._segments) > 1:
+            return []
+        text = self._segments[0][1].decode("utf-8", "replace")
+        # Behind a role that was given a header is due. A channel in the midst of one is rarer than speech before it.
+        return self._close(None) if is_speech(text, in_header=not self._loose and name != CHANNEL) else []
 
     def _feed_stop(self, name: str) -> list[Event]:
         if self._state is _State.BETWEEN:
@@ -326,7 +333,8 @@ class StreamParser:
             body = ""
         is_empty_call = start.recipient is not None and closed_by is not None
         if not body and not is_empty_call:
-            self._note(RepairKind.DROPPED_HEADER, "".join(text for _, text in texts))
+            if self._named or not at_end or texts != [(None, "")]:  # an empty stream has no header to drop
+                self._note(RepairKind.DROPPED_HEADER, "".join(text for _, text in texts))
             return None
         self._note_reading(reading)
         self._note(RepairKind.MISSING_MESSAGE, body)
@@ -349,6 +357,12 @@ class StreamParser:
             self._note(RepairKind.MISSING_START, self._segments[0][1].decode("utf-8", "replace"))
         for kind, seen in reading.repairs:
             self._note(kind, seen)
+
+    def _note_dropped(self) -> None:
+        """One repair for a run of text, which may cut characters between its tokens."""
+        if self._dropped:
+            self._note(RepairKind.TEXT_AFTER_RETURN, self._dropped.decode("utf-8", "replace"))
+            self._dropped.clear()
 
     def _note(self, kind: RepairKind, seen: str) -> None:
         self._repairs.append(Repair(self._position, kind, seen))

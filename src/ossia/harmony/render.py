@@ -29,8 +29,19 @@ from dataclasses import dataclass
 
 from ossia.errors import RenderError
 from ossia.harmony.content import developer_text, system_text
-from ossia.harmony.conversation import Conversation, kept_messages, last_turn_start, unknown_style
-from ossia.harmony.messages import CONSTRAIN, DeveloperContent, Message, Part, Role, RoleName, Style, SystemContent
+from ossia.harmony.conversation import Conversation, kept_messages, last_turn_start
+from ossia.harmony.messages import (
+    CONSTRAIN,
+    DeveloperContent,
+    Message,
+    Part,
+    Role,
+    RoleName,
+    Style,
+    SystemContent,
+    check_style,
+    known_role,
+)
 from ossia.tokenizer import Tokenizer
 
 Learn = Callable[[Message], bool] | Collection[str]
@@ -150,17 +161,21 @@ def _written(conversation: Conversation, tokenizer: Tokenizer, style: Style, dro
 def _kept(
     conversation: Conversation, style: Style, drop_analysis: bool, *, teaching: bool = False
 ) -> Sequence[Message]:
+    check_drop(drop_analysis)
+    return kept_messages(conversation.messages, style, teaching=teaching) if drop_analysis else conversation.messages
+
+
+def check_drop(drop_analysis: object) -> None:
+    """Raises RenderError unless `drop_analysis` is a bool."""
     if not isinstance(drop_analysis, bool):
         raise RenderError(f"drop_analysis must be True or False, not {drop_analysis!r}; `style` names the rule")
-    return kept_messages(conversation.messages, style, teaching=teaching) if drop_analysis else conversation.messages
 
 
 class Writer:
     """Appends messages to `ids`. Remembers the encoded words of headers: they repeat a lot."""
 
     def __init__(self, tokenizer: Tokenizer, function_tools: bool, style: Style) -> None:
-        if style not in ("faithful", "compat"):
-            raise unknown_style(style)
+        check_style(style)
         self.ids: list[int] = []
         self.start, self.end = tokenizer.special("<|start|>"), tokenizer.special("<|end|>")
         self._channel, self._message = tokenizer.special("<|channel|>"), tokenizer.special("<|message|>")
@@ -172,9 +187,7 @@ class Writer:
 
     def invitation(self, role: RoleName) -> list[int]:
         """What stands between a conversation and the next message of `role`. Raises RenderError."""
-        if role not in list(Role):
-            raise RenderError(f"unknown role {role!r}: use one of {', '.join(Role)}")
-        return [self.start, *self.word(str(role))]
+        return [self.start, *self.word(str(known_role(role, RenderError)))]
 
     def word(self, text: str) -> list[int]:
         """The ids of a piece of a header."""

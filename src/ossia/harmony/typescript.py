@@ -69,7 +69,7 @@ ANY, NEVER, NULL = _Type("any"), _Type("never"), _Type("null")
 def faithful_type(schema: Any, taken: frozenset[str] = frozenset()) -> TypeScript:
     """The text of one JSON schema. Definitions get names that are not in `taken`."""
     writer = _Writer(schema, taken)
-    text = writer.inline(schema, "", title=False).text
+    text = writer.inline(schema, "", title=False).text  # nor is it officially: it mostly repeats the tool's name
     declarations: dict[str, str] = {}
     for path in writer.referred:  # grows, as writing a definition may refer to further ones
         name = writer.names[path]
