@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -248,9 +248,9 @@ def test_a_chat_that_is_closed_stops_sampling(tiny: Path) -> None:
     ended = []
 
     class Watched(Script):
-        def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[SampledToken]:
+        def generate(self, *asked: Any) -> Iterator[SampledToken]:
             try:
-                yield from super().generate(prompt, params)
+                yield from super().generate(*asked)
             finally:
                 ended.append(True)
 
