@@ -18,7 +18,7 @@ from datetime import date as Date
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,6 @@ from ossia.tools import Tool, from_function
 
 DType = Literal["bfloat16", "float32"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
-Part = TypeVar("Part", SystemContent, DeveloperContent)
 UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32
 
 
@@ -260,9 +259,9 @@ class LLM:
         a grammar, see `harmony_grammar`; so does `constrained` alone: calls then always have valid arguments.
 
         `stop` is asked after every token; True ends the turn there, as if the tokens had run out. `progress` is told
-        how many tokens of a prompt have been read, of how many. Sampling keywords
-        are those of `generate`; `max_tokens` counts every sample of the turn separately. Raises `RequestError`, and
-        `GrammarError` for a schema that sampling cannot be held to.
+        how many tokens of a prompt have been read, of how many. Sampling keywords are those of `generate`;
+        `max_tokens` counts every sample of the turn separately. Raises `RequestError`, and `GrammarError` for a
+        schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
         functions = tuple(tool.function for tool in tool_list)
@@ -272,7 +271,7 @@ class LLM:
             raise RequestError("the conversation is empty; give at least one message to answer")
         conversation = to_conversation(messages, system, instructions, functions)
         if effort is not None:
-            conversation = _with_effort(conversation, effort)
+            conversation = conversation.with_first(SystemContent, lambda system: replace(system, effort=effort))
         if isinstance(response_format, ResponseFormat):
             conversation = _with_response_format(conversation, response_format)
         params = self.params(**sampling)
@@ -281,7 +280,8 @@ class LLM:
         if constrained or tool_choice != "auto" or response_format is not None or reasoning_budget is not None:
             wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
             first = _grammar(conversation, tokenizer, tool_choice=tool_choice, **wishes)
-            after_call = first if tool_choice == "auto" else _grammar(conversation, tokenizer, **wishes)
+            # with "none" there is no call that anything could follow
+            after_call = first if tool_choice in ("auto", "none") else _grammar(conversation, tokenizer, **wishes)
             grammars = chain([first], repeat(after_call))
 
         def sample(prompt: list[int]) -> Iterator[int]:
@@ -334,45 +334,23 @@ def _as_tool(tool: Any) -> Tool:
 
 def _grammar(conversation: Conversation, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
     """The grammar of an answer, with the tools that the conversation declares; of a name's declarations the last."""
-    functions = {tool.name: tool for developer in _parts(conversation, DeveloperContent) for tool in developer.tools}
-    contents: list[SystemContent | DeveloperContent] = [*_parts(conversation, SystemContent)]
-    contents += _parts(conversation, DeveloperContent)
+    functions = {tool.name: tool for developer in conversation.contents(DeveloperContent) for tool in developer.tools}
+    contents: list[SystemContent | DeveloperContent] = [*conversation.contents(SystemContent)]
+    contents += conversation.contents(DeveloperContent)
     namespaces = {namespace.name: namespace for content in contents for namespace in content.namespaces}
     return harmony_grammar(tokenizer, tools=[*functions.values()], namespaces=[*namespaces.values()], **wishes)
 
 
-def _parts(conversation: Conversation, kind: type[Part]) -> list[Part]:
-    """All contents of a kind, in their order."""
-    return [part for message in conversation.messages for part in message.parts if isinstance(part, kind)]
-
-
-def _changed(conversation: Conversation, kind: type[Part], change: Callable[[Part], Part]) -> Conversation:
-    """The conversation with its first content of a kind changed."""
-    messages, done = [], False
-    for message in conversation.messages:
-        parts: list[Any] = []
-        for part in message.parts:
-            first = not done and isinstance(part, kind)
-            parts.append(change(part) if first and isinstance(part, kind) else part)
-            done = done or first
-        messages.append(replace(message, content=tuple(parts)))
-    return Conversation(tuple(messages))
-
-
 def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:
     """The first developer message declares it; one is put behind the system message if there is none."""
-    if not _parts(conversation, DeveloperContent):
+    if not conversation.contents(DeveloperContent):
         developer = Message(Role.DEVELOPER, DeveloperContent())
         conversation = Conversation((conversation.messages[0], developer, *conversation.messages[1:]))
 
     def declared(content: DeveloperContent) -> DeveloperContent:
         return replace(content, response_formats=(*content.response_formats, wanted))
 
-    return _changed(conversation, DeveloperContent, declared)
-
-
-def _with_effort(conversation: Conversation, effort: EffortName) -> Conversation:
-    return _changed(conversation, SystemContent, lambda content: replace(content, effort=effort))
+    return conversation.with_first(DeveloperContent, declared)
 
 
 def _completed(
@@ -383,7 +361,7 @@ def _completed(
 ) -> Conversation:
     if messages[0].role is not Role.SYSTEM:
         messages = (Message(Role.SYSTEM, system), *messages)
-    developers = _parts(Conversation(messages), DeveloperContent)
+    developers = Conversation(messages).contents(DeveloperContent)
     declared = [tool.name for developer in developers for tool in developer.tools]
     functions = tuple(f for f in functions if f.name not in declared)
     said = [developer.instructions for developer in developers]

@@ -210,6 +210,16 @@ def test_a_token_that_is_not_taken_ends_its_own_request_only(model: Transformer)
     assert all([t.token_id for t in tokens if t.request_id == one] == alone for one in (before, after))
 
 
+def test_a_failure_that_nobody_waits_for_is_forgotten(model: Transformer) -> None:
+    engine = Engine(model)
+    free, broken = engine.generate(PROMPT, GREEDY), engine.generate(PROMPT, GREEDY, failing())
+    next(broken)
+    list(free)  # steps both; the other one fails on the way
+    assert engine.failed
+    broken.close()
+    assert not engine.failed
+
+
 def test_a_failure_is_kept_for_those_who_step(model: Transformer) -> None:
     engine = Engine(model)
     request, other = engine.submit(PROMPT, GREEDY, failing()), engine.submit(PROMPT, GREEDY)

@@ -5,10 +5,10 @@ Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as calendar_date
-from typing import Any
+from typing import Any, TypeVar
 
 from ossia.errors import HarmonyError
 from ossia.harmony.chat_messages import DEFAULT_SYSTEM, messages_from_chat
@@ -22,6 +22,8 @@ from ossia.harmony.messages import (
     SystemContent,
     check_style,
 )
+
+Part = TypeVar("Part", SystemContent, DeveloperContent)
 
 
 @dataclass(frozen=True)
@@ -80,20 +82,28 @@ class Conversation:
         first turn is rendered the same on the next day, and the prefix that an engine has cached for it stays
         good. Only the first system content gets a date; without any the conversation is returned as it is.
         """
-        for index, message in enumerate(self.messages):
-            places = [n for n, part in enumerate(message.parts) if isinstance(part, SystemContent)]
-            if not places:
-                continue
-            parts = list(message.parts)
-            system = parts[places[0]]
-            assert isinstance(system, SystemContent)
-            if system.current_date is not None:
-                return self
-            today = calendar_date.today().isoformat() if date is None else date
-            parts[places[0]] = replace(system, current_date=today)
-            dated = replace(message, content=tuple(parts))
-            return Conversation((*self.messages[:index], dated, *self.messages[index + 1 :]))
-        return self
+        today = calendar_date.today().isoformat() if date is None else date
+
+        def dated(system: SystemContent) -> SystemContent:
+            return replace(system, current_date=today) if system.current_date is None else system
+
+        return self.with_first(SystemContent, dated)
+
+    def contents(self, kind: type[Part]) -> list[Part]:
+        """All contents of a kind, in their order."""
+        return [part for message in self.messages for part in message.parts if isinstance(part, kind)]
+
+    def with_first(self, kind: type[Part], change: Callable[[Part], Part]) -> Conversation:
+        """The conversation with its first content of a kind changed; as it is if there is none, or no change."""
+        found = self.contents(kind)
+        if not found or (changed := change(found[0])) is found[0]:
+            return self
+        # by place: the same message, or content, may stand in a conversation twice
+        at: int = next(n for n, message in enumerate(self.messages) if any(part is found[0] for part in message.parts))
+        parts: list[Any] = list(self.messages[at].parts)
+        parts[next(n for n, part in enumerate(parts) if part is found[0])] = changed
+        new = replace(self.messages[at], content=tuple(parts))
+        return Conversation((*self.messages[:at], new, *self.messages[at + 1 :]))
 
 
 def declares_functions(message: Message) -> bool:
