@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -42,8 +42,13 @@ class SamplingParams:
     """How tokens are drawn and when to stop. Raises `RequestError` naming a value that makes no sense.
 
     temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same seed on the same
-    prompt gives the same tokens; `max_tokens` None: until the context is full; a token in `stop_ids` ends the answer
-    and is its last token.
+    prompt gives the same tokens, whatever else is being served; `max_tokens` None: until the context is full; a token
+    in `stop_ids` ends the answer and is its last token.
+
+    `repetition_penalty` divides positive and multiplies negative logits of every token seen, prompt included (Keskar et
+    al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty` are subtracted once, and once per
+    occurrence, for tokens of the answer (OpenAI's; 0 is off). `logit_bias` is added to the logits of the ids it names.
+    `top_logprobs` asks for that many likeliest tokens beside the sampled one.
     """
 
     temperature: float = 1.0
@@ -53,6 +58,11 @@ class SamplingParams:
     seed: int | None = None
     max_tokens: int | None = None
     stop_ids: frozenset[int] = frozenset()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         whole = ("top_k", "seed", "max_tokens")
@@ -80,12 +90,14 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled id; `logprob` is its log-probability before temperature and filters. The last one has a reason."""
+    """One sampled id; `logprob` is its log-probability in the model's own distribution: before penalties, bias,
+    constraint, temperature and filters. So are those of `top_logprobs`, likeliest first. The last token has a reason."""
 
     request_id: int
     token_id: int
     logprob: float
     finish_reason: FinishReason | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass
@@ -98,8 +110,10 @@ class Request:
     limit: int  # tokens that may be generated
     constraint: Constraint | None = None
     mask: Future[Mask] | None = None  # of the constraint, for the token to be sampled next
+    priority: int = 0  # smaller is served first
     generated: list[int] = field(default_factory=list)
     computed: int = 0
+    draft: list[int] = field(default_factory=list)  # guessed to follow the last known token, to be verified
 
     @property
     def num_tokens(self) -> int:
