@@ -12,13 +12,18 @@ T tokens, S sequences, N keys of all sequences end to end, K key-value heads, h 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+T = TypeVar("T")
+PAGE = 16  # positions whose keys and values lie together
 TILE = 64  # queries that attention handles together: a window layer's tile sees TILE + window keys
 SHARED_SPAN = 256  # short sequences may share a tile as long as it needs no more keys than this
 
@@ -61,6 +66,24 @@ class Slots:
 
 
 @dataclass(frozen=True)
+class PageTable:
+    """Where the sequences of a batch lie in one kind of layer: page `pages_SP[s, n]` holds the positions of sequence s
+    from `(first_S[s] + n) * PAGE` on."""
+
+    pages_SP: NDArray[np.int32]
+    first_S: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A key-value cache in pages, as the compiled kernels take it: the memory of every layer (which only they
+    understand), and by window (None for full attention) where this batch lies in it."""
+
+    layers: Sequence[Any]
+    tables: dict[int | None, PageTable]
+
+
+@dataclass(frozen=True)
 class Batch:
     """T tokens of S sequences, end to end.
 
@@ -75,7 +98,8 @@ class Batch:
     output_rows: Tensor | None = None
     slots: Slots | None = None
     router_logits: list[Tensor] | None = None
-    _spans: dict[int | None, Spans] = field(default_factory=dict, compare=False, repr=False)
+    pages: Pages | None = None  # instead of slots, for compiled kernels
+    _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert len(self.lengths) == len(self.starts) > 0
@@ -103,9 +127,13 @@ class Batch:
 
     def spans(self, window: int | None) -> Spans:
         """The keys of each query in the layers with this window; worked out once."""
-        if window not in self._spans:
-            self._spans[window] = self._make_spans(window)
-        return self._spans[window]
+        return self.once(("spans", window), lambda: self._make_spans(window))
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """What `make` returns the first time: for things that every layer needs and one of them makes."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
 
     def remember(self, layer: int, window: int | None, k_TKh: Tensor, v_TKh: Tensor) -> tuple[Tensor, Tensor]:
         """Write the new keys and values to the cache; return those of all N keys that `spans` speaks of."""

@@ -138,7 +138,7 @@ def test_rope_under_its_old_and_new_names(truncate: bool | None, tmp_path: Path)
 
 def test_a_loaded_model_is_ready_for_inference(packed: Path) -> None:
     model = load(packed)
-    assert model.compute_dtype == model.residual_dtype == torch.bfloat16
+    assert (model.compute_dtype, model.residual_dtype) == (torch.bfloat16, torch.float32)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
     assert load(packed, "float32").compute_dtype == torch.float32
     assert our_logits(model, text()).isfinite().all()

@@ -52,11 +52,13 @@ def test_output_rows_choose_logits() -> None:
     assert relative(hf_logits(hf, tokens_T)[rows], found) < TOLERANCE
 
 
-def test_bfloat16_stays_near_float32() -> None:
-    """No tighter than bfloat16 is: both libraries are compared with the same float32 answer."""
+def test_bfloat16_is_nearer_to_float32_than_theirs() -> None:
+    """Both are compared with the same float32 answer, by the median row: where a row's error makes a router choose
+    other experts, the rest of that row is far off for anybody."""
     hf, tokens_T = hf_model(dtype=torch.bfloat16), text(90)
     exact = hf_logits(hf_model(dtype=torch.bfloat16).float(), tokens_T)
     model = same_model(hf)
-    model.compute_dtype = model.residual_dtype = torch.bfloat16
+    model.compute_dtype = torch.bfloat16
     ours, theirs = our_logits(model, tokens_T).float(), hf_logits(hf, tokens_T).float()
-    assert float((ours - exact).square().mean()) < 2 * float((theirs - exact).square().mean())
+    error_of_row = [(found - exact).square().mean(1).median() for found in (ours, theirs)]
+    assert error_of_row[0] < 0.5 * error_of_row[1]

@@ -90,8 +90,8 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled id; `logprob` is its log-probability in the model's own distribution: before penalties, bias,
-    constraint, temperature and filters. So are those of `top_logprobs`, likeliest first. The last token has a reason."""
+    """One sampled id; `logprob` is its log-probability in the model's own distribution, before penalties, bias,
+    constraint, temperature and filters; so are those of `top_logprobs`, likeliest first. The last one has a reason."""
 
     request_id: int
     token_id: int
@@ -114,6 +114,8 @@ class Request:
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     draft: list[int] = field(default_factory=list)  # guessed to follow the last known token, to be verified
+    cache_salt: str = ""  # the prefix cache is shared among requests with the same
+    parent: Request | None = None  # computes the same prompt; this one waits for its pages. None once they are here
 
     @property
     def num_tokens(self) -> int:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.config import SWIGLU_ALPHA
+from ossia.kernels.linear import widened
 
 MAX_ROWS = 4096  # of one expert at a time, so that memory stays bounded however unevenly tokens are routed
 # (expert, dtype) -> that expert's matrix [rows, columns]
@@ -49,11 +50,12 @@ def experts(
     weight_sorted = weight_Tk.flatten()[order].float().unsqueeze(1)
     token_sorted = order // top_k
     y_TD = torch.zeros(x_TD.shape, dtype=torch.float32, device=x_TD.device)
+    dtype = widened(x_TD[:0]).dtype
     begin = 0
     for expert, count in enumerate(counts):
         if not count:
             continue
-        matrices = gate_up[0](expert, x_TD.dtype), down[0](expert, x_TD.dtype)
+        matrices = gate_up[0](expert, dtype), down[0](expert, dtype)
         for n in range(begin, begin + count, MAX_ROWS):
             part = slice(n, min(n + MAX_ROWS, begin + count))
             y_nD = _expert(
@@ -61,9 +63,10 @@ def experts(
             )
             y_TD.index_add_(0, token_sorted[part], y_nD.float() * weight_sorted[part])
         begin += count
-    return y_TD.to(x_TD.dtype)
+    return y_TD.to(dtype)
 
 
 def _expert(x_nD: Tensor, w1: Tensor, w2: Tensor, b1: Tensor, b2: Tensor, limit: float) -> Tensor:
-    h_nF2 = F.linear(x_nD, w1, b1.to(x_nD.dtype))
-    return F.linear(swiglu(h_nF2, limit), w2, b2.to(x_nD.dtype))
+    h_nF2 = F.linear(x_nD.to(w1.dtype), w1, b1.to(w1.dtype))
+    a_nF = swiglu(h_nF2, limit).to(x_nD.dtype)
+    return F.linear(a_nF.to(w2.dtype), w2, b2.to(w2.dtype))

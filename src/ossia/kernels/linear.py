@@ -15,12 +15,14 @@ CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
 
 
 def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """[T, N] in the dtype of x."""
+    """[T, N] in the dtype of x; but where nothing is trained, bfloat16 on a CPU gives float32: products of bfloat16 are
+    exact there, so the only rounding left is that of the sums, as in the compiled kernels."""
+    wants_grad = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
+    x_TK = x_TK if wants_grad else widened(x_TK)
     bias_N = None if bias_N is None else bias_N.to(x_TK.dtype)
     rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])
     if weight_NK.dtype == x_TK.dtype or weight_NK.shape[0] <= rows:
         return F.linear(x_TK, weight_NK.to(x_TK.dtype), bias_N)
-    wants_grad = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
     out_TN = None if wants_grad else x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0])
     pieces = []
     for n in range(0, weight_NK.shape[0], rows):
@@ -31,3 +33,8 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
         else:
             out_TN[:, n : n + rows] = piece
     return torch.cat(pieces, dim=1) if out_TN is None else out_TN
+
+
+def widened(x: Tensor) -> Tensor:
+    """float32 in place of bfloat16 on a CPU; anything else as it is."""
+    return x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x

@@ -3,8 +3,8 @@
 `forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that tells training, prefill
 and decode apart is in the batch. Knows no files, no sampling, no text.
 
-Weights keep the dtype in which they are stored; a use converts them to `compute_dtype`. `residual_dtype` is that of the
-stream between blocks (the same, except in mixed-precision training).
+Weights keep the dtype in which they are stored; a use converts them. What is multiplied with weights, keys and values is
+in `compute_dtype`; `residual_dtype` is that of the stream between blocks, float32 in all but experiments.
 
 T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose logits are wanted.
 """
@@ -40,9 +40,9 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         t_TD = self.norm(x_TD).to(dtype)
-        q_THh = kernels.rotate(self.q(t_TD).unflatten(-1, (-1, self.head_dim)), *rope)
-        k_TKh = kernels.rotate(self.k(t_TD).unflatten(-1, (-1, self.head_dim)), *rope)
-        v_TKh = self.v(t_TD).unflatten(-1, (-1, self.head_dim))
+        q_THh = kernels.rotate(self.q(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
+        k_TKh = kernels.rotate(self.k(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
+        v_TKh = self.v(t_TD).unflatten(-1, (-1, self.head_dim)).to(dtype)
         del t_TD
         k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
         spans = batch.spans(self.window)

@@ -1,1 +1,8 @@
-"""The compiled kernels for CPUs. One source per operation, compiled for several instruction sets, chosen at start-up."""
+"""The compiled kernels for CPUs: one source per operation, several instruction sets, one chosen at start-up."""
+
+from __future__ import annotations
+
+from ossia.kernels.cpu.leaves import Attention, Dense, Experts, KvLayer, Moe, Packable, Step, rms_norm
+from ossia.kernels.cpu.library import library, offered
+
+__all__ = ["Attention", "Dense", "Experts", "KvLayer", "Moe", "Packable", "Step", "library", "offered", "rms_norm"]

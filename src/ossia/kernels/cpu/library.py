@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ossia.kernels.cpu.build import HERE, BuildError, build, library_name
 
-F, I, P = c_float, c_int, c_void_p
+F, N, P = c_float, c_int, c_void_p
 
 
 class DenseWeight(Structure):
@@ -55,12 +55,12 @@ class MoeHalf(Structure):
 
 # name -> (result, arguments)
 SIGNATURES: dict[str, tuple[object, list[object]]] = {
-    "ossia_offered": (c_char_p, [I]),
+    "ossia_offered": (c_char_p, [N]),
     "ossia_isa": (c_char_p, []),
-    "ossia_choose": (I, [c_char_p]),
-    "ossia_threads": (I, []),
-    "ossia_set_threads": (None, [I]),
-    "ossia_rms_norm": (None, [P, P, F, I, I, P]),
+    "ossia_choose": (N, [c_char_p]),
+    "ossia_threads": (N, []),
+    "ossia_set_threads": (None, [N]),
+    "ossia_rms_norm": (None, [P, P, F, N, N, P]),
 }
 
 

@@ -1,0 +1,197 @@
+"""Weights, caches and batches in the form that the compiled kernels take: C structures that keep their tensors alive.
+
+A weight has a published form, which may be a view of a mapped file, and a packed form once `pack` has made it; both
+give the same bits. Knows shapes and dtypes; knows no model, no files.
+
+T tokens, S sequences, D hidden, N rows and K columns of a weight, E experts, h head width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ossia.batch import PAGE, Pages
+from ossia.kernels.cpu import library as c
+from ossia.kernels.cpu.memory import huge
+
+KINDS = {"bf16": 0, "int8": 1}
+
+
+class Packable(Protocol):
+    """A weight that can be packed, in a number of steps, while it is in use."""
+
+    published: list[Tensor]  # what is not read any more once it is packed
+    packed_bytes: int
+    pieces: int
+
+    def pack(self, piece: int, memory: Tensor) -> None:
+        """Make one piece of the packed form in `memory`, uint8 [packed_bytes]."""
+        ...
+
+    def use(self, memory: Tensor) -> None:
+        """From now on read the packed form, all of whose pieces have been made."""
+        ...
+
+
+def _lib() -> ctypes.CDLL:
+    loaded = c.library()
+    assert isinstance(loaded, ctypes.CDLL), loaded
+    return loaded
+
+
+def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
+    """bfloat16 [T, D] from float32."""
+    assert x_TD.dtype == scale_D.dtype == torch.float32 and x_TD.is_contiguous()
+    out_TD = torch.empty(x_TD.shape, dtype=torch.bfloat16)
+    _lib().ossia_rms_norm(x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape, out_TD.data_ptr())
+    return out_TD
+
+
+class Dense:
+    """y = x W^T + b: float32 [T, N] from bfloat16 [T, K]; `kind` "bf16" or "int8" is what W is multiplied as."""
+
+    pieces = 1
+
+    def __init__(self, weight_NK: Tensor, bias_N: Tensor | None, kind: str) -> None:
+        rows, cols = weight_NK.shape
+        # weights of another dtype are rounded, as they would be at each use
+        self.weight = weight_NK.detach().to(torch.bfloat16).contiguous()
+        self.bias = None if bias_N is None else bias_N.detach().float().contiguous()
+        bias = None if self.bias is None else self.bias.data_ptr()
+        self.c = c.DenseWeight(self.weight.data_ptr(), None, bias, rows, cols, KINDS[kind])
+        self.published = [self.weight]
+        self.packed_bytes: int = _lib().ossia_packed_dense_bytes(ctypes.byref(self.c))
+        self.users: list[c.DenseWeight] = [self.c]
+
+    def __call__(self, x_TK: Tensor) -> Tensor:
+        assert x_TK.dtype == torch.bfloat16 and x_TK.is_contiguous() and x_TK.shape[1] == self.c.cols
+        out_TN = torch.empty(x_TK.shape[0], self.c.rows)
+        _lib().ossia_dense(ctypes.byref(self.c), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr())
+        return out_TN
+
+    def pack(self, piece: int, memory: Tensor) -> None:
+        _lib().ossia_pack_dense(ctypes.byref(self.c), memory.data_ptr())
+
+    def use(self, memory: Tensor) -> None:
+        self.memory = memory
+        for user in self.users:
+            user.packed = memory.data_ptr()
+
+
+class Experts:
+    """E matrices [N, K] in MXFP4 with biases; `interleaved` rows are gate, linear, gate, linear, ..."""
+
+    def __init__(self, blocks: Tensor, scales: Tensor, bias_EN: Tensor, interleaved: bool) -> None:
+        experts, rows, groups = scales.shape
+        self.blocks, self.scales = blocks.contiguous(), scales.contiguous()
+        self.bias = bias_EN.detach().float().contiguous()
+        pointers = (self.blocks.data_ptr(), self.scales.data_ptr(), None, self.bias.data_ptr())
+        self.c = c.ExpertWeight(*pointers, experts, rows, groups * 32, interleaved)
+        self.published = [self.blocks, self.scales]
+        self.pieces = experts
+        self.packed_bytes: int = _lib().ossia_packed_experts_bytes(ctypes.byref(self.c))
+        self.users: list[c.ExpertWeight] = [self.c]
+
+    def pack(self, piece: int, memory: Tensor) -> None:
+        _lib().ossia_pack_experts(ctypes.byref(self.c), piece, 1, memory.data_ptr())
+
+    def use(self, memory: Tensor) -> None:
+        self.memory = memory
+        for user in self.users:
+            user.packed = memory.data_ptr()
+
+
+class KvLayer:
+    """Keys and values of one layer: `pages` pages of PAGE positions. Memory is touched only as it is used."""
+
+    def __init__(self, pages: int, kv_heads: int, head_dim: int) -> None:
+        size = pages * PAGE * kv_heads * head_dim * 2
+        self.keys, self.values = huge(size), huge(size)
+        self.c = c.KvLayer(self.keys.data_ptr(), self.values.data_ptr(), kv_heads, head_dim)
+        self.ref = ctypes.byref(self.c)
+
+    def copy(self, src: int, dst: int) -> None:
+        _lib().ossia_copy_page(self.ref, src, dst)
+
+
+class Step:
+    """The rows of a batch: which sequences, where they stand, where their keys and values lie. Made once a batch."""
+
+    def __init__(
+        self, lengths: Sequence[int], starts: Sequence[int], pages: Pages, rope: tuple[Tensor, Tensor]
+    ) -> None:
+        begin = np.zeros(len(lengths) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=begin[1:])
+        start = np.array(starts, dtype=np.int32)
+        cos, sin = (part.contiguous() for part in rope)
+        self.keep = [begin, start, cos, sin]  # alive as long as this
+        step = c.Step(int(begin[-1]), len(lengths), begin.ctypes.data, start.ctypes.data)
+        for window, table in pages.tables.items():
+            kind = 0 if window is None else 1
+            pages_SP, first_S = (np.ascontiguousarray(a, dtype=np.int32) for a in (table.pages_SP, table.first_S))
+            step.pages[kind], step.stride[kind] = pages_SP.ctypes.data, pages_SP.shape[1]
+            step.first_page[kind] = first_S.ctypes.data
+            self.keep += [pages_SP, first_S]
+        step.cos, step.sin = cos.data_ptr(), sin.data_ptr()
+        self.c, self.ref = step, ctypes.byref(step)
+
+
+class Attention:
+    """x += out(attention(norm(x))) in place. `dense`: q, k, v, out; `window` None: full attention."""
+
+    def __init__(
+        self,
+        dense: Sequence[Dense],
+        norm_D: Tensor,
+        sinks_H: Tensor | None,
+        eps: float,
+        score_scale: float,
+        head_dim: int,
+        window: int | None,
+    ) -> None:
+        self.norm = norm_D.detach().float().contiguous()
+        self.sinks = None if sinks_H is None else sinks_H.detach().float().contiguous()
+        sinks = None if self.sinks is None else self.sinks.data_ptr()
+        heads = dense[0].c.rows // head_dim
+        rest = (sinks, eps, score_scale, heads, window or 0)
+        self.c = c.AttentionHalf(self.norm.data_ptr(), *(part.c for part in dense), *rest)
+        for part, place in zip(dense, (self.c.q, self.c.k, self.c.v, self.c.out), strict=True):
+            part.users.append(place)  # the structure holds a copy
+        self.ref, self.call = ctypes.byref(self.c), _lib().ossia_attention_half
+
+    def __call__(self, x_TD: Tensor, step: Step, kv: KvLayer) -> None:
+        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()
+        self.call(self.ref, kv.ref, step.ref, x_TD.data_ptr())
+
+
+class Moe:
+    """x += experts(norm(x)) in place. `parts`: gate_up, down; `router`: weight [E, D] and bias, or None for one expert."""
+
+    def __init__(
+        self,
+        parts: Sequence[Experts],
+        norm_D: Tensor,
+        router: tuple[Tensor, Tensor] | None,
+        eps: float,
+        limit: float,
+        top_k: int,
+        activations: str,
+    ) -> None:
+        self.norm = norm_D.detach().float().contiguous()
+        self.router = [] if router is None else [part.detach().float().contiguous() for part in router]
+        pointers = [part.data_ptr() for part in self.router] or [None, None]
+        numbers = (eps, limit, top_k, KINDS[activations])
+        self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)
+        for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
+            part.users.append(place)
+        self.ref, self.call = ctypes.byref(self.c), _lib().ossia_moe_half
+
+    def __call__(self, x_TD: Tensor) -> None:
+        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()
+        self.call(self.ref, x_TD.data_ptr(), x_TD.shape[0])

@@ -1,0 +1,40 @@
+"""Memory for weights and caches: anonymous, in huge pages where the system has them, touched only when used.
+
+A mapped file is read through pages of 4 KiB, which costs 10 to 20% of the bandwidth; pages of 2 MiB do not. Pages lie
+on the memory node of the thread that first writes them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+
+import torch
+from torch import Tensor
+
+_DONTNEED = 4
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+def huge(size: int) -> Tensor:
+    """uint8 [size], all zero, aligned to a page."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.zeros(size, dtype=torch.uint8)
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size]
+
+
+def forget_file_pages(view: Tensor) -> None:
+    """Give back the resident pages of a view of a mapped file; reading it again fetches them again.
+
+    Only for views that nobody has written to. The file stays in the system's cache, which makes the next start quick.
+    """
+    if sys.platform != "linux":
+        return
+    page = mmap.PAGESIZE
+    begin = (view.data_ptr() + page - 1) // page * page
+    end = (view.data_ptr() + view.numel() * view.element_size()) // page * page
+    if end > begin:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED)

@@ -1,0 +1,147 @@
+"""The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other insides.
+
+`make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays the one forward. Each
+block becomes two calls: the attention half and the mixture-of-experts half, which add to the residual stream in place.
+Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
+
+Knows the C structures of kernels/cpu, but neither files nor caches beyond the batch's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ossia.batch import PAGE, Batch, Pages, PageTable
+from ossia.config import ModelConfig
+from ossia.kernels import cpu
+from ossia.model.common import Linear, RMSNorm
+from ossia.model.moe import Moe, PackedExperts
+from ossia.model.transformer import Attention, Block, Transformer
+
+Dense = Literal["bf16", "int8"]
+Activations = Literal["bf16", "int8"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What the compiled kernels compute in.
+
+    `dense`: attention and unembedding, from bfloat16 weights as published ("bf16": exact products, float32 sums), or
+    from weights and activations of 8 bits in blocks ("int8"). `activations`: what the experts' MXFP4 weights are
+    multiplied with, bfloat16 (exact products) or 8 bits in blocks of 32.
+    """
+
+    dense: Dense = "bf16"
+    activations: Activations = "bf16"
+
+
+def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
+    """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what can be packed, in the
+    order in which a forward reads it."""
+    assert unsupported(model.config) is None
+    config, packables = model.config, []
+    for block in model.layers:
+        assert isinstance(block, Block)
+        attention = NativeAttention(block.attn, config, precision)
+        moe = NativeMoe(block.moe, config, precision)
+        packables += [*attention.packables, *moe.packables]
+        block.attn, block.moe = attention, moe  # type: ignore[assignment]
+    unembedding = NativeLinear(model.unembedding, precision)
+    model.unembedding, model.norm = unembedding, NativeNorm(model.norm)  # type: ignore[assignment]
+    model.compute_dtype, model.residual_dtype = torch.bfloat16, torch.float32
+    return [*packables, *unembedding.packables]
+
+
+def unsupported(config: ModelConfig) -> str | None:
+    """Why the compiled kernels cannot serve a model of this shape; None if they can."""
+    if config.head_dim % 16:
+        return f"head_dim {config.head_dim} is no multiple of 16"
+    if config.hidden_size % 32:
+        return f"hidden_size {config.hidden_size} is no multiple of 32"
+    return None
+
+
+class NativeNorm(nn.Module):
+    """RMSNorm of float32 rows, rounded to bfloat16."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.scale, self.eps = nn.Parameter(norm.scale.float(), requires_grad=False), norm.eps
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        return cpu.rms_norm(x_TD, self.scale, self.eps)
+
+
+class NativeLinear(nn.Module):
+    """y = x W^T + b, float32 from bfloat16."""
+
+    def __init__(self, linear: Linear, precision: Precision) -> None:
+        super().__init__()
+        self.weight = cpu.Dense(linear.weight, linear.bias, precision.dense)
+        self.packables = [self.weight]
+
+    def forward(self, x_TK: Tensor) -> Tensor:
+        return self.weight(x_TK)
+
+
+class NativeAttention(nn.Module):
+    """`Attention`, in one call. Adds to `x_TD` in place and returns it."""
+
+    def __init__(self, attention: Attention, config: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        a, c = attention, config
+        self.layer, self.config = a.layer, c
+        parts = [cpu.Dense(part.weight, part.bias, precision.dense) for part in (a.q, a.k, a.v, a.out)]
+        sinks = a.sinks if c.attention_sink == "learned" else torch.zeros(c.num_attention_heads)
+        sinks = None if c.attention_sink == "none" else sinks
+        self.half = cpu.Attention(parts, a.norm.scale, sinks, c.rms_norm_eps, c.head_dim**-0.5, c.head_dim, a.window)
+        self.packables = parts
+
+    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+        pages = batch.pages or batch.once("pages", lambda: _own_pages(batch, self.config))
+        step = batch.once("step", lambda: cpu.Step(batch.lengths, batch.starts, pages, rope))
+        self.half(x_TD, step, pages.layers[self.layer])
+        return x_TD
+
+
+class NativeMoe(nn.Module):
+    """`Moe`, in one call. Adds to `x_TD` in place and returns it."""
+
+    def __init__(self, moe: Moe, config: ModelConfig, precision: Precision) -> None:
+        super().__init__()
+        up, down = moe.experts.gate_up, moe.experts.down
+        assert isinstance(up, PackedExperts) and isinstance(down, PackedExperts)
+        parts = [
+            cpu.Experts(up.blocks, up.scales, up.bias, interleaved=True),
+            cpu.Experts(down.blocks, down.scales, down.bias, interleaved=False),
+        ]
+        router = None if moe.router is None else (moe.router.weight, moe.router.bias)
+        top_k = 1 if moe.router is None else moe.router.top_k
+        self.half = cpu.Moe(
+            parts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations
+        )
+        self.packables = parts
+
+    def forward(self, x_TD: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
+        assert batch.router_logits is None, "the compiled kernels keep no router logits; training uses torch's"
+        self.half(x_TD)
+        return x_TD
+
+
+def _own_pages(batch: Batch, config: ModelConfig) -> Pages:
+    """A cache for sequences that begin here and are not gone on with. One layer's memory does for all: each layer is
+    done with it before the next one writes."""
+    assert batch.slots is None and not any(batch.starts)
+    counts = [(n + PAGE - 1) // PAGE for n in batch.lengths]
+    pages_SP = np.full((len(counts), max(counts)), -1, dtype=np.int32)
+    for s, (count, end) in enumerate(zip(counts, np.cumsum(counts), strict=True)):
+        pages_SP[s, :count] = np.arange(end - count, end)
+    table = PageTable(pages_SP, np.zeros(len(counts), dtype=np.int32))
+    windows = {config.window(n) for n in range(config.num_hidden_layers)}
+    memory = cpu.KvLayer(sum(counts), config.num_key_value_heads, config.head_dim)
+    return Pages([memory] * config.num_hidden_layers, dict.fromkeys(windows, table))

@@ -1,0 +1,71 @@
+"""Moves weights from the mapped file into memory, packed as the kernels like them, while answers already flow.
+
+Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the kernels, give the
+file's pages back. So the resident size stays below one copy plus one weight. Kernels give the same bits from either
+form, so it does not matter when this happens. Knows weights as `Packable`; knows no files beyond "this range is mapped".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from torch import Tensor
+
+from ossia.kernels.cpu import Packable
+from ossia.kernels.cpu.memory import forget_file_pages, huge
+
+Progress = Callable[[int, int], object]
+
+
+class Promotion:
+    """Packs `weights`, once `run` or `start` is called. `mapped` says whether a tensor is a view of a mapped file whose
+    pages may be given back."""
+
+    def __init__(self, weights: Sequence[Packable], mapped: Callable[[Tensor], bool]) -> None:
+        self._weights, self._mapped = list(weights), mapped
+        self.bytes_total = sum(weight.packed_bytes for weight in weights)
+        self.bytes_done = 0
+        self.error: Exception | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Pack in a thread of its own, which ends with the process."""
+        self._thread = threading.Thread(target=self._quietly, name="ossia-promotion", daemon=True)
+        self._thread.start()
+
+    def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
+        """Pack here and now. `progress` is told how many bytes of how many are packed."""
+        with ThreadPoolExecutor(threads) as workers:
+            while self._weights and not self._stop.is_set():
+                self._move(self._weights[0], workers)
+                progress(self.bytes_done, self.bytes_total)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Whether all is packed, or has failed, within `timeout` seconds; what failed is in `error`."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return not self._weights or self.error is not None
+
+    def stop(self) -> None:
+        """End after the weight in hand; what is not packed stays in the file."""
+        self._stop.set()
+        self.wait()
+
+    def _quietly(self) -> None:
+        try:
+            self.run()
+        except Exception as error:  # answers go on from the file; who asks is told
+            self.error = error
+
+    def _move(self, weight: Packable, workers: ThreadPoolExecutor) -> None:
+        memory = huge(weight.packed_bytes)
+        list(workers.map(lambda piece: weight.pack(piece, memory), range(weight.pieces)))
+        weight.use(memory)
+        for tensor in weight.published:
+            if self._mapped(tensor):
+                forget_file_pages(tensor)
+        self._weights.pop(0)
+        self.bytes_done += weight.packed_bytes
