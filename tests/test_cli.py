@@ -74,7 +74,7 @@ def test_help_imports_no_torch() -> None:
         [], ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
         ["chat", "--hide-reasoning", "--show-reasoning"], ["generate", "--ids", "1,x"],
         ["generate", "--ids", "1", "--prompt", "x"], ["eval", "--samples", "0"], ["convert"],
-        ["convert", "a", "b", "--to", "gguf"],
+        ["convert", "a", "b", "--to", "ggml"],
     ],
 )  # fmt: skip
 def test_arguments_that_make_no_sense(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:

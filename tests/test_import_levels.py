@@ -44,6 +44,8 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     },
     8: {
         "llm": None,
+        "serving": None,
+        "benchmark": None,
         "respond": None,
         "info": None,
         "display": None,
@@ -57,7 +59,8 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 
 NO_TORCH = ("harmony", "tools", "tasks", "server", "o200k", "tokenizer_file", "tokenizer", "hub", "config", "errors")
-NO_TORCH_FILES = ("engine/request.py", "engine/pages.py", "engine/scheduler.py")
+PLAIN = ("request", "pages", "prefix", "scheduler", "budget", "speculate")
+NO_TORCH_FILES = tuple(f"engine/{name}.py" for name in PLAIN)
 # What must not even lead to torch; a server imports the engine, and so may.
 NEVER_LOADS_TORCH = (
     "",

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 T = TypeVar("T")
-PAGE = 16  # positions whose keys and values lie together
 TILE = 64  # queries that attention handles together: a window layer's tile sees TILE + window keys
 SHARED_SPAN = 256  # short sequences may share a tile as long as it needs no more keys than this
 

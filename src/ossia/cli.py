@@ -1,4 +1,4 @@
-"""The command line: `ossia {chat, generate, info, convert, eval, harmony}`.
+"""The command line: `ossia {chat, generate, info, convert, eval, bench, harmony}`.
 
 Knows arguments, their help and the exit codes. What a command does is `commands.py`; nothing here imports
 torch, so that `ossia --help` is quick.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -84,10 +85,12 @@ layouts:
   hf         as on Hugging Face: experts in MXFP4 (4.25 bits a weight), everything else in bfloat16
   original   OpenAI's own names, experts in MXFP4
   hf-bf16    as on Hugging Face, everything in bfloat16: three times as large, for tools without MXFP4
+  gguf       one file for llama.cpp: experts in MXFP4, other matrices in --dense, tokenizer inside
 
 examples:
   ossia convert gpt-oss-20b gpt-oss-20b-bf16 --to hf-bf16
   ossia convert my-trained-model my-model --to hf --rule best
+  ossia convert gpt-oss-20b 20b.gguf --to gguf --dense q8_0
   ossia convert --random gpt-oss-120b big --layers 4       random weights: to measure speed, no download
 
 rules for the scale of a block of 32 weights, where experts are quantized:
@@ -96,8 +99,8 @@ rules for the scale of a block of 32 weights, where experts are quantized:
   even       floor, after rounding the block's largest value: clips less
   best       of floor's and the next larger, the one with the smaller squared error, block by block
 
-MXFP4 blocks go between hf and original byte for byte. DST appears only when it is complete; the disk's free
-space is checked before anything is written. Tokenizer files go along.
+MXFP4 blocks go between hf, original and gguf without loss; SRC may be a .gguf file too. DST appears only when
+it is complete; the disk's free space is checked before anything is written. Tokenizer files go along.
 """
 
 EVAL = """\
@@ -107,6 +110,21 @@ examples:
 
 A cell is the share of right answers (right/asked, 95% Wilson interval). An answer that --max-tokens cuts is
 graded as it stands, and how many were cut is said below the table.
+"""
+
+BENCH = """\
+phases, comma-separated:
+  prefill_N   tokens per second while a prompt of N random tokens is read
+  decode_N    tokens per second of one stream behind a prompt of N tokens
+  batch_N     tokens per second of N streams together
+
+The table gives each speed's share of the bound: for decoding the bytes that a step reads over the measured read
+bandwidth, for prompts the operations over the measured peak. The machine is measured before and after.
+
+examples:
+  ossia bench gpt-oss-20b
+  ossia bench gpt-oss-20b --dense int8 --activations int8 --phases prefill_512,decode_0,decode_4096
+  ossia bench --random gpt-oss-20b          random weights of that shape, 12.8 GiB in a temporary folder
 """
 
 HARMONY = """\
@@ -198,6 +216,7 @@ def parser() -> argparse.ArgumentParser:
     _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
     _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
     _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
+    _bench(command("bench", commands.bench, "Measure this machine, and a model's speed on it.", BENCH))
     _harmony(added)
     return top
 
@@ -251,8 +270,11 @@ def _info(p: argparse.ArgumentParser) -> None:
 
 def _convert(p: argparse.ArgumentParser) -> None:
     p.add_argument("src", nargs="?", metavar="SRC", help="what to read: a folder, nano, or a hub model")
-    p.add_argument("dst", metavar="DST", help="the folder to write")
-    p.add_argument("--to", choices=("hf", "original", "hf-bf16"), default="hf", help="layout (default: hf)")
+    p.add_argument("dst", metavar="DST", help="the folder to write; with --to gguf, the file")
+    layouts = ("hf", "original", "hf-bf16", "gguf")
+    p.add_argument("--to", choices=layouts, default="hf", help="layout (default: hf)")
+    text = "of --to gguf: embeddings and attention in 16 bits, or in 8.5 (default: bf16)"
+    p.add_argument("--dense", choices=("bf16", "q8_0"), help=text)
     text = "of quantization, see below (default: rceil)"
     p.add_argument("--rule", choices=("floor", "rceil", "even", "best"), default="rceil", help=text)
     p.add_argument("--overwrite", action="store_true", help="replace DST, once the new one is complete")
@@ -275,6 +297,17 @@ def _eval(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     _computing(p)
     _sampling(p, 512)
+
+
+def _bench(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    text = "instead of MODEL: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
+    p.add_argument("--random", metavar="PRESET", help=text)
+    text = "what to measure, see below (default: prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
+    p.add_argument("--phases", metavar="LIST", help=text)
+    p.add_argument("--repetitions", type=_positive, default=3, metavar="N", help="of every phase (default: 3)")
+    p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    _computing(p)
 
 
 def _harmony(added: Any) -> None:
@@ -325,6 +358,19 @@ def _computing(p: argparse.ArgumentParser) -> None:
     text = "what to compute in (default: bfloat16)"
     group.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=text)
     group.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    text = "attention and unembedding: bf16 as published, exact; or int8, half the bytes (default: bf16)"
+    group.add_argument("--dense", choices=("bf16", "int8"), default="bf16", help=text)
+    text = "what experts' MXFP4 weights are multiplied with: bf16, exact; or int8, faster (default: bf16)"
+    group.add_argument("--activations", choices=("bf16", "int8"), default="bf16", help=text)
+    text = "keys and values in the cache: bf16, or int8, half the memory (default: bf16)"
+    group.add_argument("--kv", choices=("bf16", "int8"), default="bf16", help=text)
+    text = "map: weights stay in the file; promote: they move to memory while answers flow; copy: before the first "
+    text += "answer (default: promote). No answer depends on it"
+    group.add_argument("--load", dest="loading", choices=("map", "promote", "copy"), default="promote", help=text)
+    text = "of the CPU (default: as many as there are cores)"
+    group.add_argument("--threads", type=_positive, metavar="N", help=text)
+    text = "memory for keys and values, such as 4GiB (default: half of what the weights leave free)"
+    group.add_argument("--kv-memory", type=_bytes, metavar="SIZE", help=text)
 
 
 def _sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
@@ -347,6 +393,15 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text!r}")
     return int(text)
+
+
+def _bytes(text: str) -> int:
+    """ "4GiB", "512M", "1.5 GB" or a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"expected a size such as 4GiB or 512MB, found {text!r}")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
 
 
 def _ids(text: str) -> list[int]:

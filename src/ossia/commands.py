@@ -10,6 +10,7 @@ import argparse
 import codecs
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,16 @@ def _load(args: argparse.Namespace) -> LLM:
     if not quiet:
         print(f"loading {args.model} ...", end="\r", file=sys.stderr, flush=True)
     try:
+        from ossia.display import progress
         from ossia.llm import load
+        from ossia.serving import Options
 
-        return load(args.model, dtype=args.dtype, device=args.device)
+        options = Options(args.dense, args.activations, args.kv, args.loading, args.threads)
+        with progress(f"loading {args.model}") as tell:
+            return load(
+                args.model, dtype=args.dtype, device=args.device, options=options,
+                kv_memory=args.kv_memory, progress=tell,
+            )  # fmt: skip
     finally:
         if not quiet:
             print(" " * (12 + len(args.model)), end="\r", file=sys.stderr, flush=True)
@@ -128,6 +136,10 @@ def info(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     if (args.src is None) == (args.random is None):
         raise RequestError("convert needs either SRC, a checkpoint to read, or --random PRESET")
+    if args.to == "gguf" and args.random is not None:
+        raise RequestError("--random writes safetensors; convert what it wrote to gguf afterwards")
+    if args.dense and args.to != "gguf":
+        raise RequestError("--dense is for --to gguf only")
     from ossia import checkpoint, hub
     from ossia.config import ModelConfig
     from ossia.display import progress
@@ -135,14 +147,18 @@ def convert(args: argparse.Namespace) -> None:
 
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:
-        if args.random is None:
+        if args.to == "gguf":
+            checkpoint.write_gguf(hub.find(args.src), args.dst, args.dense or "bf16", tell, args.rule, **replaced)
+        elif args.random is None:
             checkpoint.convert(hub.find(args.src), args.dst, args.to, tell, args.rule, **replaced)
         else:
             config = ModelConfig.preset(args.random)
             if args.layers:
                 config = replace(config, num_hidden_layers=args.layers, layer_types=())
             checkpoint.write_random(config, args.dst, args.seed, args.to, tell, **replaced)
-    sizes = {path.name: path.stat().st_size for path in sorted(Path(args.dst).iterdir())}
+    written = Path(args.dst)
+    files = sorted(written.iterdir()) if written.is_dir() else [written]
+    sizes = {path.name: path.stat().st_size for path in files}
     for name, size in sizes.items():
         print(f"{human_bytes(size):>12}  {name}")
     print(f"{human_bytes(sum(sizes.values())):>12}  in {args.dst}, layout {args.to}")
@@ -185,6 +201,33 @@ def _print_report(report: Report, cut: int) -> None:
     uses = {effort: report.tool_use(effort) for effort in report.efforts}
     calls = {effort: {"right": share.right, "asked": share.total} for effort, share in uses.items()}
     print(json.dumps({"accuracy": rows, "tool_use": calls, "cut": cut}, indent=2))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """`--json` prints what `benchmark.run` returns and `load_s`; the table prints the same for reading."""
+    import tempfile
+
+    from ossia import benchmark, checkpoint
+    from ossia.config import ModelConfig
+    from ossia.display import progress
+
+    phases = benchmark.PHASES if args.phases is None else tuple(args.phases.split(","))
+    benchmark.check(phases)
+    with tempfile.TemporaryDirectory(prefix="ossia-bench-") as folder:
+        if args.random is not None:
+            args.model = str(Path(folder, "model"))
+            with progress("writing random weights", "bytes") as tell:
+                checkpoint.write_random(ModelConfig.preset(args.random), args.model, 0, progress=tell)
+        began = time.perf_counter()
+        llm = _load(args)
+        if llm.serving.promotion is not None:
+            llm.serving.promotion.wait()
+        load_s = time.perf_counter() - began
+        found = benchmark.run(
+            llm, phases, args.repetitions, lambda what: print(what, end=" ", flush=True, file=sys.stderr)
+        )
+        print(file=sys.stderr)
+    print(json.dumps(found | {"load_s": load_s}) if args.json else benchmark.as_text(found))
 
 
 def harmony_render(args: argparse.Namespace) -> None:

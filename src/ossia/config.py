@@ -18,6 +18,7 @@ RopeScaling = Literal["none", "pi", "ntk", "ntk_by_parts", "yarn"]
 AttentionSink = Literal["learned", "off_by_one", "none"]
 SLIDING, FULL = "sliding_attention", "full_attention"
 MX_BLOCK = 32  # values that share one MXFP4 scale; 16 bytes of codes + 1 byte of scale
+PAGE = 16  # positions whose keys and values lie together in a cache
 SWIGLU_ALPHA = 1.702  # not configurable in either layout's reference code
 
 # The original layout has these 16 keys and no others; all are named as ours.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import date as Date
 from functools import cached_property
 from itertools import chain, repeat
@@ -27,7 +27,7 @@ from ossia import checkpoint, hub
 from ossia.batch import Batch
 from ossia.chat import Event, TurnEnd, run_turn, stop_ids
 from ossia.checkpoint.mapped import read_json
-from ossia.config import ModelConfig
+from ossia.config import ModelConfig, account
 from ossia.engine import Engine, SampledToken, SamplingParams
 from ossia.engine.engine import Progress
 from ossia.engine.runner import hidden_in_chunks
@@ -46,23 +46,33 @@ from ossia.harmony.constraint import HarmonyGrammar
 from ossia.harmony.grammar import harmony_grammar
 from ossia.harmony.messages import EffortName
 from ossia.model import Transformer
+from ossia.model.native import Precision
+from ossia.serving import Options, Serving, default_kv_memory, prepare
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
 
 DType = Literal["bfloat16", "float32"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
+CHUNK = 2048  # tokens that the compiled kernels read at a time
 UNEMBED_ELEMENTS = 1 << 26  # logits worked out at a time: 256 MiB in float32
 
 
 def load(
-    name: str | os.PathLike[str] = "nano", *, dtype: DType = "bfloat16", device: str | torch.device = "cpu"
+    name: str | os.PathLike[str] = "nano",
+    *,
+    dtype: DType = "bfloat16",
+    device: str | torch.device = "cpu",
+    options: Options | None = None,
+    kv_memory: int | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> LLM:
-    """Load a model: "nano" (part of the package), a folder, "gpt-oss-20b", or a Hugging Face id.
+    """Load a model: "nano" (part of the package), a folder, a GGUF file, "gpt-oss-20b", or a Hugging Face id.
 
-    Weights are mapped, not read: loading takes a moment and no memory to speak of. `dtype` is what the model
-    computes in; "float32" computes everything in float32 from the exact stored values. Raises
-    `ModelNotFoundError`, `CheckpointError`, `ConfigError` or `TokenizerError`, which say what is wrong and
-    what to do.
+    Weights are mapped, not read: loading takes a moment. `dtype` is what the model computes in; "float32" computes
+    everything in float32 from the exact stored values, with torch's kernels. `options` say how the compiled kernels
+    compute and where they read weights, `kv_memory` how many bytes keys and values may take (None: by what the machine
+    has). `progress` hears of what has to be copied. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`,
+    `TokenizerError` or `RequestError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
     try:
@@ -71,8 +81,9 @@ def load(
         raise RequestError(f"{device!r} is no device; use cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
-    model = checkpoint.load(folder, dtype, device)
-    return LLM(model, find_tokenizer(folder, model.config), sampling_defaults(folder))
+    model = checkpoint.load(folder, dtype, device, progress)
+    serving = prepare(model, options or Options(), progress)
+    return LLM(model, find_tokenizer(folder, model.config), sampling_defaults(folder), serving, kv_memory)
 
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
@@ -171,6 +182,8 @@ class LLM:
     model: Transformer
     maybe_tokenizer: Tokenizer | None
     sampling: SamplingParams
+    serving: Serving = field(default_factory=lambda: Serving(Precision()))
+    kv_memory: int | None = None  # bytes
 
     @property
     def config(self) -> ModelConfig:
@@ -184,7 +197,10 @@ class LLM:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.model)
+        memory = self.kv_memory
+        if memory is None:
+            memory = default_kv_memory(account(self.config).checkpoint_bytes)
+        return Engine(self.model, kv_memory=memory)
 
     def logits(
         self, tokens: Sequence[int], *, rows: Sequence[int] | None = None, chunks: Sequence[int] | None = None
@@ -203,6 +219,8 @@ class LLM:
         if chunks is not None and (sum(chunks) != len(ids) or min(chunks) < 1):
             raise RequestError(f"chunks {list(chunks)} must be positive and add up to {len(ids)} tokens")
         out = np.empty((len(picked), self.config.vocab_size), dtype=np.float32)
+        if chunks is None and self.model.compiled:
+            chunks = [min(CHUNK, len(ids) - n) for n in range(0, len(ids), CHUNK)]
         with torch.inference_mode():
             if chunks is None:
                 index = torch.tensor(picked, device=self.model.device)

@@ -16,7 +16,7 @@ import torch
 from tiny_model import tiny_config, tiny_tokenizer
 
 from ossia.engine import Engine, SamplingParams
-from ossia.engine.sampling import sample, unpacked
+from ossia.engine.sampling import RowState, Sampled, sample_rows, unpacked
 from ossia.errors import GrammarError, RequestError
 from ossia.harmony import FunctionTool, StreamParser
 from ossia.harmony.grammar import harmony_grammar
@@ -91,12 +91,12 @@ def test_greedy_takes_the_likeliest_allowed_and_reports_the_models_own_probabili
     some = sorted(random.Random(2).sample(range(VOCAB), 20))
     allowed = unpacked(words(some), VOCAB)
     assert allowed.nonzero().flatten().tolist() == some
-    token, logprob = sample(logits, GREEDY, torch.Generator(), allowed)
-    assert token == max(some, key=lambda id: float(logits[id]))
-    assert logprob == pytest.approx(float(logits.log_softmax(-1)[token]))
-    hot = SamplingParams(temperature=100.0)
-    drawn = {sample(logits, hot, torch.Generator().manual_seed(n), allowed)[0] for n in range(400)}
-    assert drawn == set(some)
+    (greedy,) = sample_rows(logits[None], [RowState(GREEDY, PROMPT, VOCAB)], [words(some)])
+    assert isinstance(greedy, Sampled) and greedy.token_id == max(some, key=lambda id: float(logits[id]))
+    assert greedy.logprob == pytest.approx(float(logits.log_softmax(-1)[greedy.token_id]))
+    states = [RowState(SamplingParams(temperature=100.0, seed=n), PROMPT, VOCAB) for n in range(400)]
+    drawn = sample_rows(logits.expand(400, -1), states, [words(some)] * 400)
+    assert {one.token_id for one in drawn if isinstance(one, Sampled)} == set(some)
 
 
 def test_masks_of_other_sizes() -> None:

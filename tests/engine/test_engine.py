@@ -83,9 +83,9 @@ def run(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> lis
 def test_many_requests_answer_as_if_alone(model: Transformer, limits: dict[str, int]) -> None:
     prompts = [random_ids(n, n) for n in (3, 40, 17, 60, 1, 25, 33, 8)]
     engine = Engine(model, **limits)
-    free = [pool.free for pool in engine._scheduler.tables.pools.values()]
+    free = [pool.available for pool in engine._scheduler.tables.pools.values()]
     assert run(engine, prompts, GREEDY) == [greedy_by_forward(model, p, 12) for p in prompts]
-    assert free == [pool.free for pool in engine._scheduler.tables.pools.values()], "pages leaked"
+    assert free == [pool.available for pool in engine._scheduler.tables.pools.values()], "pages leaked"
 
 
 def test_window_layers_keep_only_their_window(model: Transformer) -> None:

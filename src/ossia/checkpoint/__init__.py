@@ -1,12 +1,25 @@
 """Checkpoints: published files in, published files out, nothing copied or unpacked on the way.
 
 `load` a model, `open_checkpoint` to look before, `convert` between layouts, `export` a trained model,
-`write_random` weights of any size.
+`write_gguf` for llama.cpp, `write_random` weights of any size. (A GGUF file is the one thing that loading copies.)
 """
 
 from ossia.checkpoint.export import convert, export
+from ossia.checkpoint.gguf_read import tokenizer as gguf_tokenizer
+from ossia.checkpoint.gguf_write import write_gguf
 from ossia.checkpoint.load import Checkpoint, load, open_checkpoint
 from ossia.checkpoint.names import LAYOUTS, Layout
 from ossia.checkpoint.random_weights import write_random
 
-__all__ = ["LAYOUTS", "Checkpoint", "Layout", "convert", "export", "load", "open_checkpoint", "write_random"]
+__all__ = [
+    "LAYOUTS",
+    "Checkpoint",
+    "Layout",
+    "convert",
+    "export",
+    "gguf_tokenizer",
+    "load",
+    "open_checkpoint",
+    "write_gguf",
+    "write_random",
+]

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ DTYPES: dict[str, torch.dtype] = {
 # A private mapping that may be written to counts in full against memory unless told not to: the kernel would
 # refuse to map a file larger than memory. Python names the flag only since 3.13.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+_maps: WeakSet[mmap.mmap] = WeakSet()  # as long as a tensor is a view of them, or their file is open
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = _map(path)
+        _maps.add(self._map)
         self.entries = {entry.name: entry for entry in _read_header(path, self._map)}
 
     def tensor(self, name: str) -> Tensor:
@@ -73,6 +76,14 @@ class MappedFile:
             raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin)
             return raw.clone().view(dtype).view(entry.shape)
         return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+
+
+def is_mapped(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of a mapped file, rather than memory of its own."""
+    begin = tensor.data_ptr()
+    end = begin + tensor.numel() * tensor.element_size()
+    starts = ((torch.frombuffer(data, dtype=torch.uint8, count=1).data_ptr(), len(data)) for data in _maps)
+    return any(start <= begin and end <= start + size for start, size in starts)
 
 
 def _map(path: Path) -> mmap.mmap:

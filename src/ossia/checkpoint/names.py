@@ -54,8 +54,8 @@ class Row:
         return stored[self.first : self.first + self.rows] if self.rows else stored
 
 
-def is_packed(layout: Layout) -> bool:
-    """Whether a layout holds the experts in MXFP4."""
+def is_packed(layout: Layout | Literal["gguf"]) -> bool:
+    """Whether a layout, or a GGUF file, holds the experts in MXFP4."""
     return layout != "hf-bf16"
 
 

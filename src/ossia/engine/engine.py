@@ -5,66 +5,112 @@
     while engine.has_work():
         for token in engine.step(): ...
 
-It knows nothing of text: which ids stop an answer is said in the request. So is which may come, by a `Constraint`.
+A step is: schedule, run, sample. What a request is answered depends on its prompt, its parameters and its seed, and on
+nothing else: not on who else is served, how its prompt is cut, what the prefix cache holds, or whether tokens are
+guessed ahead. It knows nothing of text: which ids stop an answer is said in the request. So is which may come, by a
+`Constraint`. For one thread at a time.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from itertools import accumulate, count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ossia.engine.budget import make_tables, page_bytes, tokens_within
+from ossia.engine.prefix import PrefixCache
 from ossia.engine.request import Constraint, FinishReason, Request, SampledToken, SamplingParams
-from ossia.engine.runner import Runner, make_tables
-from ossia.engine.sampling import mask_ahead, sample, unpacked
-from ossia.engine.scheduler import Scheduler
+from ossia.engine.runner import Runner
+from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
+from ossia.engine.scheduler import Scheduler, Work
+from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import RequestError
 from ossia.model import Transformer
+
+if TYPE_CHECKING:
+    from ossia.engine.request import Mask
 
 Progress = Callable[[int, int], object]
 
 
 class Engine:
-    """`capacity`: tokens that the cache can hold, over all sequences; by default one full context."""
+    """`capacity`: tokens that the cache can hold, over all sequences; or `kv_memory`: the bytes it may take. By default
+    one full context. `max_batch_tokens` and `latency_target` (seconds; None: none) bound a step: while sequences decode,
+    no more of a prompt is read than keeps the step to that time."""
 
     def __init__(
         self,
         model: Transformer,
         *,
         capacity: int | None = None,
+        kv_memory: int | None = None,
         max_batch_tokens: int = 1024,
         max_running: int = 64,
+        latency_target: float | None = 0.25,
+        prefix_cache: bool = True,
+        speculate: bool = True,
     ) -> None:
-        self.config = model.config
-        self.capacity = capacity or model.config.max_context_length
-        tables = make_tables(model.config, self.capacity, max_running, max_batch_tokens)
+        config = self.config = model.config
+        sizes = (max_running, max_batch_tokens, prefix_cache)
+        if capacity is None and kv_memory is not None:
+            capacity = tokens_within(config, kv_memory, model.kv_kind, *sizes)
+            if capacity < 1:
+                raise RequestError(f"{kv_memory} bytes of memory for keys and values hold no token; give it more")
+        self.capacity = capacity or config.max_context_length
+        tables = make_tables(config, self.capacity, *sizes)
+        self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, model.kv_kind)) if prefix_cache else None
         self._runner = Runner(model, tables)
-        self._scheduler = Scheduler(tables, max_batch_tokens, max_running)
+        self._scheduler = Scheduler(
+            tables, max_batch_tokens, max_running, cache=self.prefix_cache, latency_target=latency_target
+        )
+        self._speculation = Speculation() if speculate else None
+        self._proposers: dict[int, NgramProposer] = {}
         self._requests: dict[int, Request] = {}
-        self._rngs: dict[int, torch.Generator] = {}
+        self._states: dict[int, RowState] = {}
         self._unread: dict[int, deque[SampledToken]] = {}
         self.failed: dict[int, Exception] = {}
         self._ids = count()
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams, constraint: Constraint | None = None) -> int:
-        """Queue a request; returns its id. `constraint`, a fresh one, decides which tokens may be drawn, and may end
-        the request. Raises `RequestError` if it can never run."""
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        sample_of: int | None = None,
+        stream: int = 0,
+    ) -> int:
+        """Queue a request; returns its id. Raises `RequestError` if it can never run.
+
+        `constraint`, a fresh one, decides which tokens may be drawn, and may end the request. Requests of smaller
+        `priority` are served first. Beginnings are shared only among requests with the same `cache_salt`. Further
+        samples of one prompt name the first one's id in `sample_of`, to share its pages at once, and have a `stream`
+        each, so that they draw other numbers from the same seed.
+        """
         limit = self._check(prompt, params)
         if constraint is not None and constraint.is_done:
             raise RequestError("the constraint has already come to its end; start a fresh one for every request")
+        state = RowState(params, prompt, self.config.vocab_size, stream)
+        parent = None if sample_of is None else self._requests.get(sample_of)
         request = Request(next(self._ids), tuple(prompt), params, limit, constraint)
+        request.priority, request.cache_salt = priority, cache_salt
+        if parent is not None:
+            if (parent.prompt, parent.cache_salt) != (request.prompt, cache_salt):
+                raise RequestError("samples of one prompt must have the same prompt and cache_salt as the first")
+            request.parent = parent
         if constraint is not None:
             request.mask = mask_ahead(constraint)
-        rng = torch.Generator()
-        if params.seed is None:
-            rng.seed()
-        else:
-            rng.manual_seed(params.seed % 2**63)
-        self._requests[request.id], self._rngs[request.id] = request, rng
+        self._requests[request.id], self._states[request.id] = request, state
         self._scheduler.add(request)
+        if self._speculation is not None and constraint is None:
+            self._proposers[request.id] = NgramProposer(prompt)
         return request.id
 
     def abort(self, request_id: int) -> None:
@@ -76,23 +122,26 @@ class Engine:
         return self._scheduler.has_work()
 
     def step(self) -> list[SampledToken]:
-        """Schedule, run, sample: one forward pass and the tokens it gave.
+        """Schedule, run, sample: one forward pass and the tokens it gave, more than one for a request whose guessed
+        tokens were right.
 
-        A request whose constraint fails ends without a last token; what it raised is in `failed`, for the caller to
-        take out (`generate` raises it).
+        A request whose constraint fails, or whose logits are no numbers, ends without a last token; what was raised is
+        in `failed`, for the caller to take out (`generate` raises it).
         """
-        batch = self._scheduler.schedule()
-        if not batch:
+        self._guess()
+        step = self._scheduler.schedule()
+        if not step.works:
             return []
-        logits_RV = self._runner.run(batch)
-        sampling = [work.request for work in batch if work.samples]
-        allowed = [self._allowed(request) for request in sampling]
-        for work in batch:
-            if work.request.id in self._requests:
-                self._scheduler.advance(work)
-        rows = zip(sampling, logits_RV, allowed, strict=True)
-        sampled = [self._sampled(*row) for row in rows if row[0].id in self._requests]
-        return [token for token in sampled if token is not None]
+        began = time.perf_counter()
+        self._runner.copy(step.copies)
+        logits_RV = self._runner.run(step.works)
+        decoded = all(work.samples and work.count == 1 + work.drafts for work in step.works)
+        tokens, held = self._sample(step.works, logits_RV)
+        seconds = time.perf_counter() - began
+        self._scheduler.observe(step.tokens, seconds)
+        if self._speculation is not None and decoded:
+            self._speculation.observe([*zip((work.drafts for work in step.works), held, strict=True)], seconds)
+        return tokens
 
     def generate(
         self,
@@ -128,51 +177,99 @@ class Engine:
 
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated."""
-        context = min(self.config.max_context_length, self.capacity)
         if not prompt:
             raise RequestError("the prompt is empty; a model needs at least one token to go on from")
         wrong = next((id for id in prompt if not 0 <= id < self.config.vocab_size), None)
         if wrong is not None:
             raise RequestError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
-        room = context - len(prompt)
+        room = self.config.max_context_length - len(prompt)
         if room < 1:
-            raise RequestError(f"the prompt has {len(prompt)} tokens; the context holds {context}")
-        return room if params.max_tokens is None else min(room, params.max_tokens)
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; the context holds {self.config.max_context_length}"
+            )
+        held = min(self.capacity - len(prompt), self._scheduler.max_tokens_of(len(prompt)))
+        if held < 1:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; the memory for keys and values holds {self.capacity}: "
+                f"give it more (kv_memory), or shorten the prompt"
+            )
+        return min(room, held) if params.max_tokens is None else min(room, held, params.max_tokens)
 
-    def _allowed(self, request: Request) -> Tensor | None:
-        """Waits for the request's mask: bool [V], or None for all tokens. Ends the request if there is none."""
-        if request.mask is None:
-            return None
-        try:
-            allowed_V = unpacked(request.mask.result(), self.config.vocab_size)
-            if not allowed_V.any():
-                raise RequestError("the constraint allows no token of this model; was it made for another vocabulary?")
-        except Exception as error:  # whatever it is, it must not take the other requests along
-            self._fail(request, error)
-            return None
-        return allowed_V
+    # One step
 
-    def _sampled(self, request: Request, logits_V: Tensor, allowed_V: Tensor | None) -> SampledToken | None:
-        token_id, logprob = sample(logits_V, request.params, self._rngs[request.id], allowed_V)
-        request.generated.append(token_id)
+    def _guess(self) -> None:
+        """Drafts for the requests that decode; what is constrained has none, its masks come one by one."""
+        if self._speculation is None:
+            return
+        decoding = [request for request in self._scheduler.running if request.waiting_tokens == 1]
+        guesses = self._speculation.plan(len(decoding))
+        for request in decoding:
+            proposer = self._proposers.get(request.id)
+            request.draft = proposer.propose(guesses) if proposer is not None and guesses else []
+
+    def _sample(self, works: Sequence[Work], logits_RV: Tensor) -> tuple[list[SampledToken], list[int]]:
+        """The tokens drawn, and how many drafts of each work that samples were right."""
+        sampling = [work for work in works if work.samples]
+        firsts = [0, *accumulate(1 + work.drafts for work in sampling)]
+        tokens: list[SampledToken] = []
+
+        def draw(wanted: list[tuple[int, int]]) -> list[int | None]:
+            requests = [sampling[n].request for n, _ in wanted]
+            taken = self._draw(requests, [firsts[n] + row for n, row in wanted], logits_RV)
+            tokens.extend(token for token in taken if token is not None)
+            return [None if token is None or token.finish_reason else token.token_id for token in taken]
+
+        held = verify([work.request.draft[: work.drafts] for work in sampling], draw)
+        right = {work.request.id: n for work, n in zip(sampling, held, strict=True)}
+        for work in works:
+            self._scheduler.advance(work, right.get(work.request.id, 0))
+        for token in tokens:
+            if token.finish_reason is not None:
+                self._end(self._requests[token.request_id])
+        return tokens, held
+
+    def _draw(self, requests: Sequence[Request], rows: list[int], logits_RV: Tensor) -> list[SampledToken | None]:
+        """The next token of each request from its row of the logits; None for one that failed."""
+        masks: list[Mask | Exception | None] = []
+        for request in requests:
+            try:
+                masks.append(None if request.mask is None else request.mask.result())
+            except Exception as error:  # whatever it is, it must not take the other requests along
+                masks.append(error)
+        ready = [n for n, mask in enumerate(masks) if not isinstance(mask, Exception)]
+        picked = [rows[n] for n in ready]
+        if picked != list(range(len(logits_RV))):
+            logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
+        states = [self._states[requests[n].id] for n in ready]
+        found: list[Sampled | Exception | Mask | None] = [*masks]
+        for n, drawn in zip(ready, sample_rows(logits_RV, states, [masks[n] for n in ready]), strict=True):
+            found[n] = drawn
+        return [self._take(request, drawn) for request, drawn in zip(requests, found, strict=True)]
+
+    def _take(self, request: Request, drawn: Sampled | Exception) -> SampledToken | None:
+        """Note a drawn token; None if the request failed instead. Does not end the request where the token does: the
+        scheduler has first to be told of the work."""
+        if isinstance(drawn, Exception):
+            return self._fail(request, drawn)
+        request.generated.append(drawn.token_id)
+        self._states[request.id].observe(drawn.token_id)
         constraint, done = request.constraint, False
         if constraint is not None:
             try:
-                constraint.advance(token_id)
+                constraint.advance(drawn.token_id)
                 done = constraint.is_done
             except Exception as error:  # as above
-                self._fail(request, error)
-                return None
+                return self._fail(request, error)
+        elif request.id in self._proposers:
+            self._proposers[request.id].append(drawn.token_id)
         reason: FinishReason | None = None
-        if done or token_id in request.params.stop_ids:
+        if done or drawn.token_id in request.params.stop_ids:
             reason = "stop"
         elif len(request.generated) >= request.limit:
             reason = "length"
-        if reason is not None:
-            self._end(request)
-        elif constraint is not None:
+        if reason is None and constraint is not None:
             request.mask = mask_ahead(constraint)  # while the model runs over this token
-        return SampledToken(request.id, token_id, logprob, reason)
+        return SampledToken(request.id, drawn.token_id, drawn.logprob, reason, drawn.top_logprobs)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self.failed[request.id] = error
@@ -180,4 +277,5 @@ class Engine:
 
     def _end(self, request: Request) -> None:
         self._scheduler.finish(request)
-        del self._requests[request.id], self._rngs[request.id]
+        del self._requests[request.id], self._states[request.id]
+        self._proposers.pop(request.id, None)

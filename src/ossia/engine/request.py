@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.uint32]
 
 FinishReason = Literal["stop", "length"]
+MAX_TOP_LOGPROBS = 128
 
 
 class Constraint(Protocol):
@@ -48,7 +49,8 @@ class SamplingParams:
     `repetition_penalty` divides positive and multiplies negative logits of every token seen, prompt included (Keskar et
     al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty` are subtracted once, and once per
     occurrence, for tokens of the answer (OpenAI's; 0 is off). `logit_bias` is added to the logits of the ids it names.
-    `top_logprobs` asks for that many likeliest tokens beside the sampled one.
+    `top_logprobs` asks for that many likeliest tokens beside the sampled one. Penalties and bias come first, then the
+    constraint, temperature, top_k, top_p and min_p.
     """
 
     temperature: float = 1.0
@@ -65,8 +67,9 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        whole = ("top_k", "seed", "max_tokens")
-        for name in ("temperature", "top_p", "min_p", *whole):
+        whole = ("top_k", "seed", "max_tokens", "top_logprobs")
+        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+        for name in ("temperature", "top_p", "min_p", *penalties, *whole):
             value = getattr(self, name)
             if value is None and name in ("seed", "max_tokens"):
                 continue
@@ -78,6 +81,10 @@ class SamplingParams:
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "max_tokens": (self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
+            "repetition_penalty": (0.001 <= self.repetition_penalty <= 1000, "between 0.001 and 1000 (1 is off)"),
+            "presence_penalty": (abs(self.presence_penalty) <= 1000, "between -1000 and 1000 (0 is off)"),
+            "frequency_penalty": (abs(self.frequency_penalty) <= 1000, "between -1000 and 1000 (0 is off)"),
+            "top_logprobs": (0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, f"between 0 and {MAX_TOP_LOGPROBS}"),
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
@@ -86,12 +93,25 @@ class SamplingParams:
             object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
         except TypeError as error:
             raise RequestError(f"stop_ids must be a collection of token ids, found {self.stop_ids!r}") from error
+        object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+
+def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
+    if not isinstance(bias, Mapping):
+        raise RequestError(f"logit_bias must map token ids to numbers, found {bias!r}")
+    for id, value in bias.items():
+        if isinstance(id, bool) or not isinstance(id, int) or id < 0:
+            raise RequestError(f"logit_bias must map token ids to numbers; {id!r} is no token id")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
+            raise RequestError(f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}")
+    return dict(bias)
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled id; `logprob` is its log-probability in the model's own distribution, before penalties, bias,
-    constraint, temperature and filters; so are those of `top_logprobs`, likeliest first. The last one has a reason."""
+    """One sampled id; `logprob` is its log-probability in the model's own distribution: before penalties, bias,
+    constraint, temperature and filters. So are those of `top_logprobs`, likeliest first. The last token has a reason.
+    """
 
     request_id: int
     token_id: int

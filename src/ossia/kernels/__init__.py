@@ -1,11 +1,15 @@
 """The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice of what serves it.
 
-The only package that knows devices. Today the reference serves everything, on every device that torch has; a faster
-version of an operation will stand beside its reference and be chosen there. `in_use()` says what was chosen.
+The only package that knows devices. `cpu/` holds compiled kernels for inference on CPUs, whole halves of a block at a
+time; everything else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns
+the compiled kernels off. `in_use()` says what was chosen.
 """
 
 from __future__ import annotations
 
+import os
+
+from ossia.kernels import cpu
 from ossia.kernels.attention import attention
 from ossia.kernels.attention_training import attention_training
 from ossia.kernels.experts import experts
@@ -21,19 +25,39 @@ __all__ = [
     "experts_training",
     "in_use",
     "linear",
+    "not_compiled",
     "rms_norm",
     "rotate",
 ]
 
 
+def not_compiled() -> str | None:
+    """Why the compiled kernels are not used on CPUs; None if they are."""
+    if os.environ.get("OSSIA_KERNELS") == "reference":
+        return "OSSIA_KERNELS=reference"
+    loaded = cpu.library()
+    return loaded if isinstance(loaded, str) else None
+
+
 def in_use() -> list[tuple[str, str, str]]:
     """(operation, implementation, why) for `ossia info`."""
-    why = "the only implementation so far"
-    operations = {
-        "rms_norm": "torch",
-        "linear": "torch matmul; stored weights are converted in row chunks where the compute dtype differs",
-        "rotate": "torch",
-        "attention": "torch, tiles of queries with an online softmax, sink folded in through the log-sum-exp",
-        "experts": "torch matmul grouped by expert; MXFP4 is decoded one expert matrix at a time",
-    }
-    return [(name, implementation, why) for name, implementation in operations.items()]
+    reason = not_compiled()
+    compiled = [
+        ("attention half", "norm, q k v, rope, paged attention with sinks, output, residual: one call a layer"),
+        ("experts half", "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer"),
+        ("unembedding", "bfloat16 or int8, only the rows whose logits are wanted"),
+        ("sampling", "filters, penalties, masks and draws over all rows of a step"),
+    ]
+    reference = [
+        ("rms_norm", "torch"),
+        ("linear", "torch matmul; stored weights are converted in row chunks where the compute dtype differs"),
+        ("rotate", "torch"),
+        ("attention", "torch, tiles of queries with an online softmax, sink folded in through the log-sum-exp"),
+        ("experts", "torch matmul grouped by expert; MXFP4 is decoded one expert matrix at a time"),
+    ]
+    rows = []
+    if reason is None:
+        why = f"best of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
+        rows = [(name, f"C++ {cpu.isa()}: {what}", why) for name, what in compiled]
+        reason = "training, float32, other devices than the CPU, experts not in MXFP4"
+    return rows + [(name, what, reason) for name, what in reference]

@@ -1,8 +1,8 @@
 """The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other insides.
 
-`make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays the one forward. Each
-block becomes two calls: the attention half and the mixture-of-experts half, which add to the residual stream in place.
-Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
+`make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays the one forward.
+Each block becomes two calls: the attention half and the mixture-of-experts half, which add to the residual stream in
+place. Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
 
 Knows the C structures of kernels/cpu, but neither files nor caches beyond the batch's.
 """
@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ossia.batch import PAGE, Batch, Pages, PageTable
-from ossia.config import ModelConfig
+from ossia.batch import Batch, Pages, PageTable
+from ossia.config import PAGE, ModelConfig
 from ossia.kernels import cpu
 from ossia.model.common import Linear, RMSNorm
 from ossia.model.moe import Moe, PackedExperts
@@ -25,6 +25,7 @@ from ossia.model.transformer import Attention, Block, Transformer
 
 Dense = Literal["bf16", "int8"]
 Activations = Literal["bf16", "int8"]
+Kv = Literal["bf16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,21 @@ class Precision:
 
     `dense`: attention and unembedding, from bfloat16 weights as published ("bf16": exact products, float32 sums), or
     from weights and activations of 8 bits in blocks ("int8"). `activations`: what the experts' MXFP4 weights are
-    multiplied with, bfloat16 (exact products) or 8 bits in blocks of 32.
+    multiplied with, bfloat16 (exact products) or 8 bits in blocks of 32. `kv`: keys and values in the cache, bfloat16
+    or 8 bits with a scale for every position and head.
     """
 
     dense: Dense = "bf16"
     activations: Activations = "bf16"
+    kv: Kv = "bf16"
 
 
 def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
     """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what can be packed, in the
     order in which a forward reads it."""
     assert unsupported(model.config) is None
-    config, packables = model.config, []
+    config = model.config
+    packables: list[cpu.Packable] = []
     for block in model.layers:
         assert isinstance(block, Block)
         attention = NativeAttention(block.attn, config, precision)
@@ -53,7 +57,8 @@ def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
         block.attn, block.moe = attention, moe  # type: ignore[assignment]
     unembedding = NativeLinear(model.unembedding, precision)
     model.unembedding, model.norm = unembedding, NativeNorm(model.norm)  # type: ignore[assignment]
-    model.compute_dtype, model.residual_dtype = torch.bfloat16, torch.float32
+    model.compute_dtype, model.residual_dtype, model.compiled = torch.bfloat16, torch.float32, True
+    model.kv_kind = precision.kv
     return [*packables, *unembedding.packables]
 
 
@@ -97,15 +102,15 @@ class NativeAttention(nn.Module):
         a, c = attention, config
         self.layer, self.config = a.layer, c
         parts = [cpu.Dense(part.weight, part.bias, precision.dense) for part in (a.q, a.k, a.v, a.out)]
-        sinks = a.sinks if c.attention_sink == "learned" else torch.zeros(c.num_attention_heads)
+        sinks: Tensor | None = a.sinks if c.attention_sink == "learned" else torch.zeros(c.num_attention_heads)
         sinks = None if c.attention_sink == "none" else sinks
-        self.half = cpu.Attention(parts, a.norm.scale, sinks, c.rms_norm_eps, c.head_dim**-0.5, c.head_dim, a.window)
+        self.run = cpu.Attention(parts, a.norm.scale, sinks, c.rms_norm_eps, c.head_dim**-0.5, c.head_dim, a.window)
         self.packables = parts
 
     def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
         pages = batch.pages or batch.once("pages", lambda: _own_pages(batch, self.config))
         step = batch.once("step", lambda: cpu.Step(batch.lengths, batch.starts, pages, rope))
-        self.half(x_TD, step, pages.layers[self.layer])
+        self.run(x_TD, step, pages.layers[self.layer])
         return x_TD
 
 
@@ -114,23 +119,25 @@ class NativeMoe(nn.Module):
 
     def __init__(self, moe: Moe, config: ModelConfig, precision: Precision) -> None:
         super().__init__()
-        up, down = moe.experts.gate_up, moe.experts.down
-        assert isinstance(up, PackedExperts) and isinstance(down, PackedExperts)
         parts = [
-            cpu.Experts(up.blocks, up.scales, up.bias, interleaved=True),
-            cpu.Experts(down.blocks, down.scales, down.bias, interleaved=False),
+            _experts(moe.experts.gate_up, interleaved=True),
+            _experts(moe.experts.down, interleaved=False),
         ]
         router = None if moe.router is None else (moe.router.weight, moe.router.bias)
         top_k = 1 if moe.router is None else moe.router.top_k
-        self.half = cpu.Moe(
-            parts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations
-        )
+        self.run = cpu.Moe(parts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations)
         self.packables = parts
 
     def forward(self, x_TD: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
         assert batch.router_logits is None, "the compiled kernels keep no router logits; training uses torch's"
-        self.half(x_TD)
+        self.run(x_TD)
         return x_TD
+
+
+def _experts(experts: nn.Module, interleaved: bool) -> cpu.Experts:
+    assert isinstance(experts, PackedExperts)
+    blocks, scales = experts.get_buffer("blocks"), experts.get_buffer("scales")
+    return cpu.Experts(blocks, scales, experts.bias, interleaved)
 
 
 def _own_pages(batch: Batch, config: ModelConfig) -> Pages:

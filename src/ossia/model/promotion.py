@@ -2,7 +2,7 @@
 
 Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the kernels, give the
 file's pages back. So the resident size stays below one copy plus one weight. Kernels give the same bits from either
-form, so it does not matter when this happens. Knows weights as `Packable`; knows no files beyond "this range is mapped".
+form, so it does not matter when this happens. Knows weights as `Packable`; knows which tensors are mapped files.
 """
 
 from __future__ import annotations

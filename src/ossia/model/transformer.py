@@ -3,8 +3,8 @@
 `forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that tells training, prefill
 and decode apart is in the batch. Knows no files, no sampling, no text.
 
-Weights keep the dtype in which they are stored; a use converts them. What is multiplied with weights, keys and values is
-in `compute_dtype`; `residual_dtype` is that of the stream between blocks, float32 in all but experiments.
+Weights keep the dtype in which they are stored; a use converts them. What is multiplied with weights, keys and values
+is in `compute_dtype`; `residual_dtype` is that of the stream between blocks, float32 in all but experiments.
 
 T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose logits are wanted.
 """
@@ -75,6 +75,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = self.residual_dtype = torch.float32
+        self.compiled = False  # whether native.py has swapped the leaves; a cache then has to be in pages,
+        self.kv_kind = "bf16"  # of this kind ("int8": with a scale for every position and head)
         # given its weight, so that torch does not draw one first
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)

@@ -2,6 +2,7 @@
 #include "pool.h"
 #include "table.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -70,6 +71,88 @@ void ossia_set_threads(int threads) { ossia::set_pool_threads(threads); }
 void ossia_rms_norm(const float *x, const float *scale, float eps, int rows, int width, uint16_t *out) {
   Call call;
   chosen->rms_norm(x, scale, eps, rows, width, out);
+}
+
+// out[t * ld + r] = (add ? itself : 0) + (W x_t + bias)[r] for x [rows, cols] bfloat16.
+void ossia_dense(const DenseWeight *w, const uint16_t *x, int rows, float *out, int64_t ld, int add) {
+  Call call;
+  chosen->dense(w, x, rows, out, ld, add);
+}
+// out[tokens, rows] of one expert, for x [tokens, cols] bfloat16.
+void ossia_expert_linear(const ExpertWeight *w, int expert, int activations, const uint16_t *x, int tokens, float *out) {
+  Call call;
+  chosen->expert_linear(w, expert, activations, x, tokens, out);
+}
+// The experts that norm and router choose for x [tokens, D] float32, and their weights: [tokens, top_k].
+void ossia_route(const MoeHalf *m, const float *x, int tokens, int32_t *choice, float *weight) {
+  Call call;
+  chosen->moe_route(m, x, tokens, choice, weight);
+}
+// x [tokens, D] += experts(norm(x)).
+void ossia_moe_half(const MoeHalf *m, float *x, int tokens) {
+  Call call;
+  chosen->moe_half(m, x, tokens);
+}
+
+// Packing neither waits for calls that are running nor holds them up: for a thread in the background.
+int64_t ossia_dense_bytes(const DenseWeight *w) { return (int64_t)chosen->dense_bytes(w); }
+void ossia_pack_dense(const DenseWeight *w, uint8_t *out) { chosen->pack_dense(w, out); }
+// Of one expert; `count` experts from `first` on are packed one behind the other, the first at `out`.
+int64_t ossia_expert_bytes(const ExpertWeight *w) { return (int64_t)chosen->expert_bytes(w); }
+void ossia_pack_experts(const ExpertWeight *w, int first, int count, uint8_t *out) {
+  for (int e = 0; e < count; e++) chosen->pack_expert(w, first + e, out + (size_t)e * chosen->expert_bytes(w));
+}
+
+// Operations a second on all threads: kind 0 float32 fma, 1 bfloat16 dot products, 2 int8 dot products.
+double ossia_peak_operations(int kind, double seconds) {
+  Call call;
+  auto start = std::chrono::steady_clock::now();
+  double operations = 0, elapsed = 0;
+  while (elapsed < seconds) {
+    operations += chosen->ceiling_operations(kind, 8 * ossia::pool_threads());
+    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return operations / elapsed;
+}
+// Bytes a second that all threads read from `bytes` of `memory`, which should be far larger than the caches.
+double ossia_peak_read(const uint8_t *memory, int64_t bytes, double seconds) {
+  Call call;
+  auto start = std::chrono::steady_clock::now();
+  double read = 0, elapsed = 0;
+  while (elapsed < seconds) {
+    chosen->ceiling_read(memory, (size_t)bytes);
+    read += (double)bytes;
+    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return read / elapsed;
+}
+
+void ossia_embed(const uint16_t *table, const int32_t *ids, int rows, int width, float *x) {
+  Call call;
+  chosen->embed(table, ids, rows, width, x);
+}
+void ossia_rope_kv(const KvLayer *kv, const Step *step, int windowed, int heads, const float *qkv, uint16_t *q) {
+  Call call;
+  chosen->rope_kv(kv, step, windowed, heads, qkv, q);
+}
+void ossia_copy_page(const KvLayer *kv, int from, int to) {
+  Call call;
+  chosen->copy_page(kv, from, to);
+}
+// part: 0 for what attention_half uses; tests give less (a multiple of 64).
+void ossia_attention(const KvLayer *kv, const Step *step, const uint16_t *q, const float *sinks, float scale, int heads,
+                     int window, int part, uint16_t *out) {
+  Call call;
+  chosen->attention(kv, step, q, sinks, scale, heads, window, part, out);
+}
+void ossia_attention_half(const AttentionHalf *half, const KvLayer *kv, const Step *step, float *x) {
+  Call call;
+  chosen->attention_half(half, kv, step, x);
+}
+
+void ossia_sample(ossia::SampleRow *rows, int count, int vocab) {
+  Call call;
+  chosen->sample(rows, count, vocab);
 }
 }
 #pragma GCC visibility pop

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ossia.batch import PAGE, Pages
+from ossia.batch import Pages
+from ossia.config import PAGE
 from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
@@ -39,17 +40,11 @@ class Packable(Protocol):
         ...
 
 
-def _lib() -> ctypes.CDLL:
-    loaded = c.library()
-    assert isinstance(loaded, ctypes.CDLL), loaded
-    return loaded
-
-
 def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     """bfloat16 [T, D] from float32."""
     assert x_TD.dtype == scale_D.dtype == torch.float32 and x_TD.is_contiguous()
     out_TD = torch.empty(x_TD.shape, dtype=torch.bfloat16)
-    _lib().ossia_rms_norm(x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape, out_TD.data_ptr())
+    c.loaded().ossia_rms_norm(x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape, out_TD.data_ptr())
     return out_TD
 
 
@@ -66,17 +61,17 @@ class Dense:
         bias = None if self.bias is None else self.bias.data_ptr()
         self.c = c.DenseWeight(self.weight.data_ptr(), None, bias, rows, cols, KINDS[kind])
         self.published = [self.weight]
-        self.packed_bytes: int = _lib().ossia_packed_dense_bytes(ctypes.byref(self.c))
+        self.packed_bytes: int = c.loaded().ossia_dense_bytes(ctypes.byref(self.c))
         self.users: list[c.DenseWeight] = [self.c]
 
     def __call__(self, x_TK: Tensor) -> Tensor:
         assert x_TK.dtype == torch.bfloat16 and x_TK.is_contiguous() and x_TK.shape[1] == self.c.cols
         out_TN = torch.empty(x_TK.shape[0], self.c.rows)
-        _lib().ossia_dense(ctypes.byref(self.c), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr())
+        c.loaded().ossia_dense(ctypes.byref(self.c), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr(), self.c.rows, 0)
         return out_TN
 
     def pack(self, piece: int, memory: Tensor) -> None:
-        _lib().ossia_pack_dense(ctypes.byref(self.c), memory.data_ptr())
+        c.loaded().ossia_pack_dense(ctypes.byref(self.c), memory.data_ptr())
 
     def use(self, memory: Tensor) -> None:
         self.memory = memory
@@ -95,11 +90,13 @@ class Experts:
         self.c = c.ExpertWeight(*pointers, experts, rows, groups * 32, interleaved)
         self.published = [self.blocks, self.scales]
         self.pieces = experts
-        self.packed_bytes: int = _lib().ossia_packed_experts_bytes(ctypes.byref(self.c))
+        self.expert_bytes: int = c.loaded().ossia_expert_bytes(ctypes.byref(self.c))
+        self.packed_bytes = experts * self.expert_bytes
         self.users: list[c.ExpertWeight] = [self.c]
 
     def pack(self, piece: int, memory: Tensor) -> None:
-        _lib().ossia_pack_experts(ctypes.byref(self.c), piece, 1, memory.data_ptr())
+        to = memory.data_ptr() + piece * self.expert_bytes
+        c.loaded().ossia_pack_experts(ctypes.byref(self.c), piece, 1, to)
 
     def use(self, memory: Tensor) -> None:
         self.memory = memory
@@ -107,17 +104,22 @@ class Experts:
             user.packed = memory.data_ptr()
 
 
-class KvLayer:
-    """Keys and values of one layer: `pages` pages of PAGE positions. Memory is touched only as it is used."""
+def kv_page_bytes(head_dim: int, kind: str) -> int:
+    """Of a page of one head: keys and values, and in int8 their scales."""
+    return 2 * PAGE * (2 * head_dim if kind == "bf16" else head_dim + 4)
 
-    def __init__(self, pages: int, kv_heads: int, head_dim: int) -> None:
-        size = pages * PAGE * kv_heads * head_dim * 2
-        self.keys, self.values = huge(size), huge(size)
-        self.c = c.KvLayer(self.keys.data_ptr(), self.values.data_ptr(), kv_heads, head_dim)
+
+class KvLayer:
+    """Keys and values of one layer: `pages` pages of PAGE positions, in `kind` "bf16" or "int8" (with a scale for every
+    position and head). Memory is touched only as it is used."""
+
+    def __init__(self, pages: int, kv_heads: int, head_dim: int, kind: str = "bf16") -> None:
+        self.memory = huge(pages * kv_heads * kv_page_bytes(head_dim, kind))
+        self.c = c.KvLayer(self.memory.data_ptr(), kv_heads, head_dim, KINDS[kind])
         self.ref = ctypes.byref(self.c)
 
     def copy(self, src: int, dst: int) -> None:
-        _lib().ossia_copy_page(self.ref, src, dst)
+        c.loaded().ossia_copy_page(self.ref, src, dst)
 
 
 class Step:
@@ -163,7 +165,7 @@ class Attention:
         self.c = c.AttentionHalf(self.norm.data_ptr(), *(part.c for part in dense), *rest)
         for part, place in zip(dense, (self.c.q, self.c.k, self.c.v, self.c.out), strict=True):
             part.users.append(place)  # the structure holds a copy
-        self.ref, self.call = ctypes.byref(self.c), _lib().ossia_attention_half
+        self.ref, self.call = ctypes.byref(self.c), c.loaded().ossia_attention_half
 
     def __call__(self, x_TD: Tensor, step: Step, kv: KvLayer) -> None:
         assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()
@@ -171,7 +173,7 @@ class Attention:
 
 
 class Moe:
-    """x += experts(norm(x)) in place. `parts`: gate_up, down; `router`: weight [E, D] and bias, or None for one expert."""
+    """x += experts(norm(x)) in place. `parts`: gate_up, down; `router`: weight [E, D] and bias; None: one expert."""
 
     def __init__(
         self,
@@ -184,13 +186,14 @@ class Moe:
         activations: str,
     ) -> None:
         self.norm = norm_D.detach().float().contiguous()
-        self.router = [] if router is None else [part.detach().float().contiguous() for part in router]
-        pointers = [part.data_ptr() for part in self.router] or [None, None]
+        dtypes = (torch.bfloat16, torch.float32)
+        self.router = [part.detach().to(d).contiguous() for part, d in zip(router or (), dtypes, strict=bool(router))]
+        pointers = (None, None) if router is None else tuple(part.data_ptr() for part in self.router)
         numbers = (eps, limit, top_k, KINDS[activations])
         self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)
         for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
             part.users.append(place)
-        self.ref, self.call = ctypes.byref(self.c), _lib().ossia_moe_half
+        self.ref, self.call = ctypes.byref(self.c), c.loaded().ossia_moe_half
 
     def __call__(self, x_TD: Tensor) -> None:
         assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import Structure, c_char_p, c_float, c_int, c_int32, c_void_p
+from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -36,13 +36,13 @@ class Step(Structure):
 
 
 class KvLayer(Structure):
-    _fields_ = [("keys", P), ("values", P), ("kv_heads", c_int32), ("head_dim", c_int32)]
+    _fields_ = [("pages", P), ("kv_heads", c_int32), ("head_dim", c_int32), ("kind", c_int32)]
 
 
 class AttentionHalf(Structure):
     _fields_ = [
         *(("norm", P), ("q", DenseWeight), ("k", DenseWeight), ("v", DenseWeight), ("out", DenseWeight)),
-        *(("sinks", P), ("kv", KvLayer), ("eps", F), ("score_scale", F), ("heads", c_int32), ("window", c_int32)),
+        *(("sinks", P), ("eps", F), ("score_scale", F), ("heads", c_int32), ("window", c_int32)),
     ]
 
 
@@ -50,6 +50,16 @@ class MoeHalf(Structure):
     _fields_ = [
         *(("norm", P), ("router", P), ("router_bias", P), ("gate_up", ExpertWeight), ("down", ExpertWeight)),
         *(("eps", F), ("limit", F), ("top_k", c_int32), ("activations", c_int32)),
+    ]
+
+
+class SampleRow(Structure):
+    _fields_ = [
+        *(("logits", P), ("mask", P), ("ids", P), ("counts", P), ("seen", P), ("bias", P), ("top_ids", P)),
+        *(("top_logprobs", P), ("uniform", c_double), ("top_p", c_double), ("logprob", c_double)),
+        *(("inverse_temperature", F), ("log_min_p", F), ("repetition", F), ("presence", F), ("frequency", F)),
+        *(("mask_words", c_int32), ("edits", c_int32), ("top_k", c_int32), ("top", c_int32)),
+        *(("token", c_int32), ("status", c_int32)),
     ]
 
 
@@ -61,6 +71,22 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_threads": (N, []),
     "ossia_set_threads": (None, [N]),
     "ossia_rms_norm": (None, [P, P, F, N, N, P]),
+    "ossia_dense": (None, [P, P, N, P, c_int64, N]),
+    "ossia_expert_linear": (None, [P, N, N, P, N, P]),
+    "ossia_route": (None, [P, P, N, P, P]),
+    "ossia_moe_half": (None, [P, P, N]),
+    "ossia_dense_bytes": (c_int64, [P]),
+    "ossia_pack_dense": (None, [P, P]),
+    "ossia_expert_bytes": (c_int64, [P]),
+    "ossia_pack_experts": (None, [P, N, N, P]),
+    "ossia_peak_operations": (c_double, [N, c_double]),
+    "ossia_peak_read": (c_double, [P, c_int64, c_double]),
+    "ossia_embed": (None, [P, P, N, N, P]),
+    "ossia_rope_kv": (None, [P, P, N, N, P, P]),
+    "ossia_copy_page": (None, [P, N, N]),
+    "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
+    "ossia_attention_half": (None, [P, P, P, P]),
+    "ossia_sample": (None, [P, N, N]),
 }
 
 
@@ -92,6 +118,13 @@ def library() -> ctypes.CDLL | str:
     return f"the compiled kernels could not be stored or loaded: {reason}"
 
 
+def loaded() -> ctypes.CDLL:
+    """The kernels, where it is known that there are some."""
+    found = library()
+    assert isinstance(found, ctypes.CDLL), found
+    return found
+
+
 def offered(library: ctypes.CDLL) -> list[str]:
     """Instruction sets that this CPU has kernels for, best first."""
     names: list[str] = []
@@ -100,14 +133,34 @@ def offered(library: ctypes.CDLL) -> list[str]:
     return names
 
 
+def isa() -> str:
+    """The instruction set in use."""
+    return str(loaded().ossia_isa().decode())
+
+
+def threads() -> int:
+    """Threads that a call uses, the caller's among them."""
+    return int(loaded().ossia_threads())
+
+
+def set_threads(count: int) -> None:
+    """For all calls from now on; more than there are cores makes everything slower."""
+    loaded().ossia_set_threads(count)
+
+
 __all__ = [
     "AttentionHalf",
     "DenseWeight",
     "ExpertWeight",
     "KvLayer",
     "MoeHalf",
+    "SampleRow",
     "Step",
+    "isa",
     "library",
+    "loaded",
     "offered",
     "open_library",
+    "set_threads",
+    "threads",
 ]

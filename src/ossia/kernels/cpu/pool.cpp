@@ -79,7 +79,7 @@ public:
   Scratch &scratch_of(int thread) { return *scratch_[size_t(thread)]; }
 
 private:
-  static int default_threads() { return int(std::max(1u, std::thread::hardware_concurrency())); }
+  static int default_threads() { return int(std::max(1u, std::thread::hardware_concurrency())); } // cores that this process may use
 
   void start(int threads) {
     quit_ = false;

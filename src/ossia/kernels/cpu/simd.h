@@ -21,6 +21,7 @@ typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
 typedef uint16_t u16x32 __attribute__((vector_size(64)));
 typedef uint8_t u8x64 __attribute__((vector_size(64)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 namespace OSSIA_ISA {
 
@@ -39,11 +40,23 @@ INLINE f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
 
 // The first n lanes (0 to 16) of what p points to, zeros behind: nothing beyond is read.
 INLINE f32x16 load_first(const float *p, int n) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+#else
   f32x16 v = {};
-  memcpy(&v, p, (size_t)n * sizeof(float));
+  if (n == 16) v = load<f32x16>(p);
+  else memcpy(&v, p, (size_t)n * sizeof(float));
   return v;
+#endif
 }
-INLINE void store_first(float *p, f32x16 v, int n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+INLINE void store_first(float *p, f32x16 v, int n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+#else
+  if (n == 16) store(p, v);
+  else memcpy(p, &v, (size_t)n * sizeof(float));
+#endif
+}
 
 #if defined(__AVX512F__)
 
@@ -85,6 +98,17 @@ INLINE f32x16 vmin(f32x16 a, f32x16 b) { OSSIA_HALVES(min, _mm256_min_ps(half(a,
 INLINE f32x16 round_even(f32x16 a) { OSSIA_HALVES(round, _mm256_round_ps(half(a, i), 8)) }
 #undef OSSIA_HALVES
 
+// The same for integers: f on both halves.
+template <class V, class F> INLINE V by_halves(V a, V b, const F &f) {
+  __m256i x[2], y[2];
+  memcpy(x, &a, 64);
+  memcpy(y, &b, 64);
+  x[0] = f(x[0], y[0]);
+  x[1] = f(x[1], y[1]);
+  memcpy(&a, x, 64);
+  return a;
+}
+
 #else
 
 INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; } // two roundings: the same everywhere in this ISA
@@ -122,6 +146,13 @@ INLINE u16x32 pair(const uint16_t *p) {
 INLINE i32x16 dot4(i32x16 acc, u8x64 w, u8x64 x) {
 #if defined(__AVX512VNNI__)
   return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
+#elif defined(__AVX2__)
+  return acc + (i32x16)by_halves(w, x, [](__m256i a, __m256i b) {
+           __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)),
+                                            _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+           __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+           return _mm256_add_epi32(even, odd);
+         });
 #else
   u32x16 a = (u32x16)w;
   i32x16 b = (i32x16)x;
@@ -131,12 +162,74 @@ INLINE i32x16 dot4(i32x16 acc, u8x64 w, u8x64 x) {
   return acc + (i32x16)(a >> 24) * (b >> 24);
 #endif
 }
+// The same for w of at most 64, where some instruction sets have a shorter way.
+INLINE i32x16 dot4_small(i32x16 acc, u8x64 w, u8x64 x) {
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+  return acc + (i32x16)by_halves(w, x, [](__m256i a, __m256i b) {
+           return _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
+         });
+#else
+  return dot4(acc, w, x);
+#endif
+}
 // The four bytes at p in every lane.
 INLINE u8x64 quad(const void *p) {
   uint32_t four;
   memcpy(&four, p, 4);
   return (u8x64)set1(four);
 }
+
+// Four-bit floats, codes 0 to 7: 0, 0.5, 1, 1.5, 2, 3, 4, 6; 8 to 15 their negatives. From the low four bits of every
+// 16-bit word, whatever the others hold, to bfloat16 times 2^125: so that any scale is an exponent to take away.
+INLINE u16x32 fp4_to_bf16(u16x32 w) {
+#if defined(__AVX512BW__)
+  const u16x32 values = {0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00,
+                         0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40, 0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0,
+                         0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00, 0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40};
+  return (u16x32)_mm512_permutexvar_epi16((__m512i)w, (__m512i)values);
+#elif defined(__AVX2__)
+  return by_halves(w & 15, w, [](__m256i code, __m256i) {
+    const __m256i high = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+        0, 0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f, -128, -3, -2, -2, -2, -2, -1, -1));
+    const __m256i low = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, -128, 0, 0x40, -128, -64, 0, 0x40, 0, -128, 0, 0x40, -128, -64, 0, 0x40));
+    return _mm256_or_si256(_mm256_slli_epi16(_mm256_shuffle_epi8(high, code), 8), _mm256_shuffle_epi8(low, code));
+  });
+#else
+  u16x32 size = w & 7, sign = (w & 8) << 12;
+  u16x32 value = (size << 6) + 0x7d80; // right from 1.0 on
+  value = size > 1 ? value : (u16x32)(size == 1 ? value - 64 : (u16x32){});
+  return value | sign;
+#endif
+}
+// max(a - b, 0), unsigned.
+INLINE u16x32 subtract_to_zero(u16x32 a, u16x32 b) {
+#if defined(__AVX512BW__)
+  return (u16x32)_mm512_subs_epu16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return by_halves(a, b, [](__m256i x, __m256i y) { return _mm256_subs_epu16(x, y); });
+#else
+  return a > b ? a - b : (u16x32){};
+#endif
+}
+// The same codes, one in the low half of every byte and nothing above: 2 * value + 12, from 0 to 24.
+INLINE u8x64 fp4_to_byte(u8x64 code) {
+#if defined(__AVX2__) // and AVX-512
+  const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+#endif
+#if defined(__AVX512BW__)
+  return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), (__m512i)code);
+#elif defined(__AVX2__)
+  const __m256i table = _mm256_broadcastsi128_si256(values);
+  return by_halves(code, code, [&](__m256i c, __m256i) { return _mm256_shuffle_epi8(table, c); });
+#else
+  u8x64 size = code & 7;
+  u8x64 twice = size < 4 ? size : (u8x64)(size < 6 ? 2 * size - 4 : 4 * size - 16);
+  return code < 8 ? 12 + twice : 12 - twice;
+#endif
+}
+
+INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 // Nearest bfloat16, ties to even; NaN stays NaN.
 INLINE uint16_t to_bf16(float x) {
@@ -157,28 +250,88 @@ INLINE u32x16 bf16_bits(f32x16 x) {
   u32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   return (u & 0x7fffffffu) > 0x7f800000u ? (u >> 16 | 0x40u) : rounded;
 }
-INLINE f32x16 load_bf16(const uint16_t *p) { // 16 values
-  typedef uint16_t u16x16 __attribute__((vector_size(32)));
-  return as_float(__builtin_convertvector(load<u16x16>(p), u32x16) << 16);
+// Widths changed, values kept; narrowing keeps the low bits. (GCC 12 does __builtin_convertvector lane by lane here.)
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+INLINE u32x16 widen(u8x16 v) {
+#if defined(__AVX512F__)
+  return (u32x16)_mm512_cvtepu8_epi32((__m128i)v);
+#elif defined(__AVX2__)
+  __m256i two[2] = {_mm256_cvtepu8_epi32((__m128i)v), _mm256_cvtepu8_epi32(_mm_srli_si128((__m128i)v, 8))};
+  return load<u32x16>(two);
+#else
+  return __builtin_convertvector(v, u32x16);
+#endif
 }
-INLINE void store_bf16(uint16_t *p, f32x16 x) {
-  typedef uint16_t u16x16 __attribute__((vector_size(32)));
-  store(p, __builtin_convertvector(bf16_bits(x), u16x16));
+INLINE u32x16 widen(u16x16 v) {
+#if defined(__AVX512F__)
+  return (u32x16)_mm512_cvtepu16_epi32((__m256i)v);
+#elif defined(__AVX2__)
+  __m128i half[2];
+  memcpy(half, &v, 32);
+  __m256i two[2] = {_mm256_cvtepu16_epi32(half[0]), _mm256_cvtepu16_epi32(half[1])};
+  return load<u32x16>(two);
+#else
+  return __builtin_convertvector(v, u32x16);
+#endif
 }
+INLINE u16x16 narrow(u32x16 v) {
+#if defined(__AVX512F__)
+  return (u16x16)_mm512_cvtepi32_epi16((__m512i)v);
+#else
+  return __builtin_convertvector(v, u16x16);
+#endif
+}
+INLINE u8x16 to_bytes(i32x16 v) {
+#if defined(__AVX512F__)
+  return (u8x16)_mm512_cvtepi32_epi8((__m512i)v);
+#else
+  return __builtin_convertvector(v, u8x16);
+#endif
+}
+INLINE f32x16 load_bf16(const uint16_t *p) { return as_float(widen(load<u16x16>(p)) << 16); } // 16 values
+INLINE void store_bf16(uint16_t *p, f32x16 x) { store(p, narrow(bf16_bits(x))); }
 
+typedef float f32x8 __attribute__((vector_size(32)));
+typedef float f32x4 __attribute__((vector_size(16)));
 INLINE float sum(f32x16 v) { // a fixed tree
-  float a[16];
-  store(a, v);
-  for (int n = 8; n; n >>= 1)
-    for (int i = 0; i < n; i++) a[i] += a[i + n];
-  return a[0];
+  f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+  return (b[0] + b[2]) + (b[1] + b[3]);
 }
 INLINE float largest(f32x16 v) {
-  float a[16];
-  store(a, v);
-  for (int n = 8; n; n >>= 1)
-    for (int i = 0; i < n; i++) a[i] = a[i] > a[i + n] ? a[i] : a[i + n];
-  return a[0];
+  f32x8 l = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+  f32x8 h = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  l = l > h ? l : h;
+  f32x4 a = __builtin_shufflevector(l, l, 0, 1, 2, 3), b = __builtin_shufflevector(l, l, 4, 5, 6, 7);
+  a = a > b ? a : b;
+  float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
+  return x > y ? x : y;
+}
+
+// The largest lane in every lane: the order of comparisons cannot matter, so each instruction set has its own.
+INLINE f32x16 spread_largest(f32x16 v) {
+#if defined(__AVX512F__)
+  __m512 a = (__m512)v;
+  a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0x4e));
+  a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
+  a = _mm512_max_ps(a, _mm512_permute_ps(a, 0x4e));
+  return (f32x16)_mm512_max_ps(a, _mm512_permute_ps(a, 0xb1));
+#else
+  return set1(largest(v));
+#endif
+}
+
+// 32 floats -> 32 bfloat16 in order, to nearest even. Operands are 0 or normal: what becomes of others is the CPU's.
+INLINE u16x32 to_bf16x32(f32x16 a, f32x16 b) {
+#if defined(__AVX512BF16__)
+  return (u16x32)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+#else
+  uint16_t both[32];
+  store_bf16(both, a);
+  store_bf16(both + 16, b);
+  return load<u16x32>(both);
+#endif
 }
 
 // e^x, within 2 units in the last place between -87 and 88; 0 below, e^88 above. x = n ln 2 + r, |r| <= ln 2 / 2;

@@ -1,13 +1,33 @@
 // The functions of one instruction set. api.cpp picks one table when the library is loaded.
 #pragma once
 
+#include "sampling.h"
 #include "weights.h"
+
+#include <cstddef>
 
 namespace ossia {
 
 struct Table {
   const char *name;
   void (*rms_norm)(const float *x, const float *scale, float eps, int rows, int width, uint16_t *out);
+  void (*dense)(const DenseWeight *w, const uint16_t *x, int rows, float *out, int64_t ld, int add);
+  void (*expert_linear)(const ExpertWeight *w, int expert, int activations, const uint16_t *x, int tokens, float *out);
+  void (*moe_route)(const MoeHalf *m, const float *x, int tokens, int32_t *choice, float *weight);
+  void (*moe_half)(const MoeHalf *m, float *x, int tokens);
+  size_t (*dense_bytes)(const DenseWeight *w);
+  size_t (*expert_bytes)(const ExpertWeight *w);
+  void (*pack_dense)(const DenseWeight *w, uint8_t *out);
+  void (*pack_expert)(const ExpertWeight *w, int expert, uint8_t *out);
+  double (*ceiling_operations)(int kind, int tasks);
+  void (*ceiling_read)(const uint8_t *memory, size_t bytes);
+  void (*embed)(const uint16_t *table, const int32_t *ids, int rows, int width, float *x);
+  void (*rope_kv)(const KvLayer *kv, const Step *step, int windowed, int heads, const float *qkv, uint16_t *q);
+  void (*copy_page)(const KvLayer *kv, int from, int to);
+  void (*attention)(const KvLayer *kv, const Step *step, const uint16_t *q, const float *sinks, float scale, int heads,
+                    int window, int part, uint16_t *out);
+  void (*attention_half)(const AttentionHalf *half, const KvLayer *kv, const Step *step, float *x);
+  void (*sample)(SampleRow *rows, int count, int vocab);
 };
 
 } // namespace ossia

@@ -43,18 +43,24 @@ struct Step {
   const float *cos, *sin;       // [T, head_dim / 2], concentration included
 };
 
-// Keys and values of one layer, bfloat16, pages of 16 positions:
-// keys [page][kv head][head_dim / 2][16 positions][2], values [page][kv head][16 / 2 positions][head_dim][2]
+enum KvKind : int32_t { KV_BF16 = 0, KV_INT8 = 1 };
+enum : int32_t { KV_PAGE = 16, KV_MAX_HEAD = 512 }; // positions of a page; head_dim: multiples of 16 up to this
+
+// Keys and values of one layer in pages of 16 positions, aligned to 64 bytes (best: to 4096): [page][kv head] of
+//   keys [head_dim / 2][16 positions][2], values [16 / 2 positions][head_dim][2], bfloat16; or both in int8, and then
+//   float [16 positions] scales of the keys, float [16] of the values: value = int8 * scale.
+// A page of one kv head takes 64 * head_dim or 32 * head_dim + 128 bytes. It is what one task reads at a time: keys and
+// values lie together, since memory is read at half the rate in pieces of less than 4 KB.
 struct KvLayer {
-  uint16_t *keys, *values;
+  uint8_t *pages;
   int32_t kv_heads, head_dim;
+  int32_t kind; // KvKind
 };
 
 struct AttentionHalf {
   const float *norm; // [D]
   DenseWeight q, k, v, out;
   const float *sinks; // [heads] or null
-  KvLayer kv;
   float eps, score_scale;
   int32_t heads, window; // window 0: full attention
 };

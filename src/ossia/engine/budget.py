@@ -1,0 +1,58 @@
+"""How many pages the cache gets: for a number of tokens, or for a number of bytes. Plain Python.
+
+Full-attention layers keep every token of every sequence; layers with a window keep what their sequences see, what the
+batch in flight adds, and the prefix cache's snapshots, one for every SNAPSHOT_EVERY tokens that the full layers hold.
+"""
+
+from __future__ import annotations
+
+from ossia.config import PAGE, ModelConfig
+from ossia.engine.pages import PageTables, pages_of
+from ossia.engine.scheduler import SNAPSHOT_EVERY
+
+
+def page_bytes(config: ModelConfig, kind: str = "bf16") -> dict[int | None, int]:
+    """Bytes of a page, in all layers with the same window together; `kind` as in the cache, "bf16" or "int8"."""
+    windows = [config.window(n) for n in range(config.num_hidden_layers)]
+    head = 2 * config.head_dim if kind == "bf16" else config.head_dim + 4  # int8 has a scale
+    page = 2 * PAGE * config.num_key_value_heads * head
+    return {window: windows.count(window) * page for window in set(windows)}
+
+
+def make_tables(
+    config: ModelConfig, tokens: int, max_running: int, max_batch_tokens: int, snapshots: bool = True
+) -> PageTables:
+    """Pages for `tokens` of full attention, over all sequences, and for what windows need beside them."""
+    return PageTables(_pages(config, tokens, max_running, max_batch_tokens, snapshots))
+
+
+def tokens_within(
+    config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int, snapshots: bool = True
+) -> int:
+    """The most tokens whose pages take at most `memory` bytes; 0 if not even one does."""
+    costs = page_bytes(config, kind)
+    low, high = 0, max_running * config.max_context_length
+    while low < high:
+        middle = (low + high + 1) // 2
+        pages = _pages(config, middle, max_running, max_batch_tokens, snapshots)
+        if sum(count * costs[window] for window, count in pages.items()) <= memory:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _pages(
+    config: ModelConfig, tokens: int, max_running: int, max_batch_tokens: int, snapshots: bool
+) -> dict[int | None, int]:
+    # a sequence may leave one page half empty, and a window may begin within a page
+    running = min(max_running, tokens)
+    whole = pages_of(tokens) + 2 * running
+    found: dict[int | None, int] = {}
+    for window in page_bytes(config):
+        found[window] = whole
+        if window is not None:
+            seen = running * (pages_of(window) + 2) + pages_of(min(tokens, max_batch_tokens))
+            seen += tokens // SNAPSHOT_EVERY * pages_of(window) if snapshots else 0
+            found[window] = min(whole, seen)
+    return found

@@ -1,0 +1,199 @@
+"""The prefix cache: pages of earlier requests, found again by the tokens that are in them. Plain Python, no tensors.
+
+What a slot holds depends on the tokens up to its position and on nothing else (the engine computes the same bits in
+every batch and chunking), so a full page can serve every request that begins with the same tokens. Pages of full
+attention hang in a tree, one node for every PAGE tokens, found by the tokens themselves: no hash can confuse them.
+To go on at a node one also needs, for the layers with a window, the pages that the next token sees; a node that holds
+these has a snapshot. Full pages never change, so a snapshot costs references and no copies:
+
+    tokens       0-15 --- 16-31 --- 32-47 --- 48-63 --- 64-79        (a window of 24)
+    full pages    7         3         4         9         12
+    snapshots                        [16-47]             [48-79]     a hit is possible at 48 and at 80
+
+The least recently used snapshot goes first, and of one line of tokens the longest, so that pages come free at its end.
+Every leaf has a snapshot: pages that no hit can reach are not kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ossia.config import PAGE
+from ossia.engine.pages import PageRun, PageTables, first_seen
+
+
+@dataclass(eq=False)
+class Node:
+    """PAGE tokens after those of `parent`; a root has none. `page`: None where no layer has full attention."""
+
+    parent: Node | None
+    tokens: tuple[int, ...] = ()
+    page: int | None = None
+    children: dict[tuple[int, ...], Node] = field(default_factory=dict)
+    snapshot: dict[int | None, PageRun] | None = None  # by window
+    salt: str = ""  # of a root
+
+
+class PrefixCache:
+    """Holds at most `budget` worth of pages; None: whatever the pools have to spare.
+
+    `page_costs`: what a page of each kind of layer costs, in the unit of the budget, such as bytes; by default 1.
+    """
+
+    def __init__(
+        self,
+        tables: PageTables,
+        budget: int | None = None,
+        page_costs: Mapping[int | None, int] | None = None,
+    ) -> None:
+        self.tables, self.budget = tables, budget
+        self.hits = 0  # requests that started from pages of the cache,
+        self.tokens_reused = 0  # and the tokens that were not computed again
+        self._costs = page_costs or dict.fromkeys(tables.pools, 1)
+        self._roots: dict[str, Node] = {}
+        self._snapshots: OrderedDict[Node, None] = OrderedDict()  # nodes that have one, least recently used first
+
+    @property
+    def cost(self) -> int:
+        return sum(pool.kept * self._costs[window] for window, pool in self.tables.pools.items())
+
+    def __len__(self) -> int:
+        """Snapshots."""
+        return len(self._snapshots)
+
+    def adopt(self, owner: int, salt: str, tokens: Sequence[int]) -> tuple[int, int]:
+        """Gives `owner`, which has no pages, those of the longest beginning of `tokens` that has a snapshot and leaves
+        at least one token to compute. Returns its length, 0 if there is none, and that of the longest beginning that is
+        known: if it is longer, a snapshot there would have served. `count_hit` what is made use of."""
+        best, length, known = None, 0, 0
+        for node in self._walk(salt, tokens, len(tokens) - 1):
+            known += PAGE
+            if node.snapshot is not None:
+                best, length = node, known
+        if best is None:
+            return 0, known
+        assert best.snapshot is not None
+        runs = dict(best.snapshot)
+        if None in self.tables.pools:
+            runs[None] = PageRun([node.page for node in reversed(list(_line(best))) if node.page is not None])
+        self.tables.adopt(owner, runs)
+        self._touch(best)
+        return length, known
+
+    def count_hit(self, tokens: int) -> None:
+        self.hits += 1
+        self.tokens_reused += tokens
+
+    def insert(self, owner: int, salt: str, tokens: Sequence[int]) -> None:
+        """Remember the pages of `owner` for `tokens`, whole pages that it has computed, with a snapshot at their end.
+
+        It must still have the pages that a token there sees. Nothing is kept that the budget does not allow.
+        """
+        assert len(tokens) % PAGE == 0
+        if not tokens:
+            return
+        runs = self.tables.needed(owner, len(tokens))
+        node = self._roots.setdefault(salt, Node(None, salt=salt))
+        for begin in range(0, len(tokens), PAGE):
+            node = self._child(node, tuple(tokens[begin : begin + PAGE]), runs.get(None), begin // PAGE)
+        if node.snapshot is None:
+            node.snapshot = {window: run for window, run in runs.items() if window is not None}
+            for window, run in node.snapshot.items():
+                self.tables.pools[window].keep(run.pages)
+        self._snapshots[node] = None
+        self._touch(node)
+        while self.budget is not None and self.cost > self.budget:
+            self._forget(next(iter(self._snapshots)))
+
+    def make_free(self, window: int | None, pages: int) -> None:
+        """Forget snapshots until so many pages of this kind are free; there must be as many `available`."""
+        pool = self.tables.pools[window]
+        assert pool.available >= pages
+        while pool.free < pages:
+            useful = (node for node in self._snapshots if self._has_idle(node, window))
+            self._forget(next(useful, None) or next(iter(self._snapshots)))
+
+    def clear(self) -> None:
+        while self._snapshots:
+            self._forget(next(iter(self._snapshots)))
+
+    def check(self) -> dict[int | None, Counter[int]]:
+        """Asserts that the tree is sound; returns how often it holds each page, by window, for `PageTables.check`."""
+        held: dict[int | None, Counter[int]] = {window: Counter() for window in self.tables.pools}
+        stack, found = list(self._roots.values()), set()
+        for root in self._roots.values():
+            assert root.children and root.parent is None and root.snapshot is None, "a root that leads nowhere"
+        while stack:
+            node = stack.pop()
+            assert node.children or node.snapshot is not None, "a leaf without a snapshot"
+            for tokens, child in node.children.items():
+                assert child.parent is node and child.tokens == tokens and len(tokens) == PAGE
+            stack += node.children.values()
+            if node.page is not None:
+                held[None][node.page] += 1
+            if node.snapshot is not None:
+                found.add(node)
+                depth = sum(1 for _ in _line(node))
+                for window, run in node.snapshot.items():
+                    assert run.first_page == first_seen(depth * PAGE, window) // PAGE
+                    assert run.first_page + len(run.pages) == depth
+                    held[window].update(run.pages)
+        assert found == set(self._snapshots), "snapshots and their order of use differ"
+        assert self.budget is None or self.cost <= self.budget
+        return held
+
+    def _walk(self, salt: str, tokens: Sequence[int], limit: int) -> Iterator[Node]:
+        """The nodes of the first whole pages of `tokens`, as far as they are known and end at or before `limit`."""
+        node = self._roots.get(salt)
+        for begin in range(0, limit - PAGE + 1, PAGE):
+            node = node and node.children.get(tuple(tokens[begin : begin + PAGE]))
+            if node is None:
+                return
+            yield node
+
+    def _child(self, node: Node, tokens: tuple[int, ...], run: PageRun | None, number: int) -> Node:
+        child = node.children.get(tokens)
+        if child is None:
+            page = None if run is None else run.pages[number]
+            child = node.children[tokens] = Node(node, tokens, page)
+            if page is not None:
+                self.tables.pools[None].keep([page])
+        return child
+
+    def _touch(self, node: Node) -> None:
+        """The node has been used just now, and what leads to it just after: it goes last."""
+        for one in _line(node):
+            if one.snapshot is not None:
+                self._snapshots.move_to_end(one)
+
+    def _has_idle(self, node: Node, window: int | None) -> bool:
+        """Whether forgetting this snapshot brings a page of this kind closer to being free."""
+        pool = self.tables.pools[window]
+        if window is None:
+            return not node.children and node.page is not None and pool.is_idle(node.page)
+        return node.snapshot is not None and any(map(pool.is_idle, node.snapshot[window].pages))
+
+    def _forget(self, node: Node) -> None:
+        """Drop the snapshot, and the pages that now lead to none."""
+        assert node.snapshot is not None
+        for window, run in node.snapshot.items():
+            self.tables.pools[window].drop(run.pages)
+        node.snapshot = None
+        del self._snapshots[node]
+        one = node
+        while one.parent is not None and not one.children and one.snapshot is None:
+            if one.page is not None:
+                self.tables.pools[None].drop([one.page])
+            del one.parent.children[one.tokens]
+            one = one.parent
+        if one.parent is None and not one.children:
+            del self._roots[one.salt]
+
+
+def _line(node: Node) -> Iterator[Node]:
+    """The node and those before it, without the root."""
+    while node.parent is not None:
+        yield node
+        node = node.parent

@@ -1,0 +1,104 @@
+"""How a loaded model computes: which kernels, in which precision, from the file or from memory, with how much cache.
+
+Chooses the compiled kernels where they can serve a model, and sizes the key-value cache by what the machine has.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from ossia import kernels
+from ossia.checkpoint.mapped import is_mapped
+from ossia.engine.engine import Progress
+from ossia.errors import RequestError
+from ossia.kernels import cpu
+from ossia.model import Transformer
+from ossia.model.moe import Moe, PackedExperts
+from ossia.model.native import Activations, Dense, Kv, Precision, make_native, unsupported
+from ossia.model.promotion import Promotion
+
+Loading = Literal["map", "promote", "copy"]
+PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody could notice
+
+
+@dataclass(frozen=True)
+class Options:
+    """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the mapped file; "promote"
+    begins there and packs them into memory in the background, while answers flow; "copy" packs all of them first. None
+    of the three changes an answer. `threads` None: as many as there are cores."""
+
+    dense: Dense = "bf16"
+    activations: Activations = "bf16"
+    kv: Kv = "bf16"
+    loading: Loading = "promote"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("dense", Dense), ("activations", Activations), ("kv", Kv), ("loading", Loading)):
+            if getattr(self, name) not in get_args(kind):
+                raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, found {getattr(self, name)!r}")
+        if self.threads is not None and self.threads < 1:
+            raise RequestError(f"threads must be at least 1, found {self.threads}")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones serve."""
+
+    precision: Precision
+    why_not: str | None = None
+    promotion: Promotion | None = None
+
+
+def prepare(model: Transformer, options: Options, progress: Progress = lambda done, total: None) -> Serving:
+    """Give `model` the compiled leaves if it can have them, and begin moving its weights. Raises `RequestError` if the
+    options ask for what only compiled kernels can do and there are none for this model."""
+    why_not = _why_not(model)
+    if why_not is not None:
+        if (options.dense, options.activations, options.kv) != ("bf16", "bf16", "bf16"):
+            raise RequestError(f"8-bit precision needs the compiled kernels, which do not serve this model: {why_not}")
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        return Serving(Precision(), why_not)
+    if options.threads is not None:
+        cpu.set_threads(options.threads)
+    precision = Precision(options.dense, options.activations, options.kv)
+    weights = make_native(model, precision)
+    if options.loading == "map":
+        return Serving(precision)
+    promotion = Promotion(weights, is_mapped)
+    if options.loading == "copy" or promotion.bytes_total < PROMOTE_AT_ONCE:
+        promotion.run(cpu.threads(), progress)
+    else:
+        promotion.start()
+    return Serving(precision, promotion=promotion)
+
+
+def _why_not(model: Transformer) -> str | None:
+    if model.device.type != "cpu":
+        return f"device {model.device.type}"
+    if model.compute_dtype != torch.bfloat16:
+        return "dtype float32"
+    moe = next(module for module in model.modules() if isinstance(module, Moe))
+    if not isinstance(moe.experts.gate_up, PackedExperts):
+        return "its experts are not in MXFP4 (layouts hf and original have them so)"
+    return unsupported(model.config) or kernels.not_compiled()
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, as the operating system estimates them."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def default_kv_memory(weight_bytes: int) -> int:
+    """Bytes for keys and values if nobody says: half of what the weights leave of the available memory."""
+    return max(64 << 20, (available_memory() - weight_bytes) // 2)

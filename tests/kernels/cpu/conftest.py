@@ -1,0 +1,36 @@
+"""The compiled kernels for the tests of this folder, on every instruction set that this CPU offers."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ossia.kernels.cpu.library import library, offered, open_library
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kernel-library", help="test this build of the kernels instead of the package's own")
+
+
+@pytest.fixture(scope="session")
+def kernels(pytestconfig: pytest.Config) -> ctypes.CDLL:
+    path = pytestconfig.getoption("--kernel-library", None)
+    found = open_library(Path(path)) if path else library()
+    if isinstance(found, str):
+        pytest.skip(found)
+    return found
+
+
+@pytest.fixture(params=["avx512", "avx2", "generic"])
+def isa(request: pytest.FixtureRequest, kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
+    """The kernels, working with one instruction set; afterwards again with the best, on all threads."""
+    if request.param not in offered(kernels):
+        pytest.skip(f"this CPU has no {request.param}")
+    threads = kernels.ossia_threads()
+    kernels.ossia_choose(request.param.encode())
+    yield kernels
+    kernels.ossia_choose(offered(kernels)[0].encode())
+    kernels.ossia_set_threads(threads)
