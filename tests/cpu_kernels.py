@@ -179,7 +179,7 @@ def fused(library: ctypes.CDLL, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> 
 
 
 def quantized(x_TK: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(q [T, blocks, 32], d [T, blocks]) of activations by the definition, zeros behind K up to a multiple of `size`."""
+    """(q [T, blocks, 32], d [T, blocks]) of activations as defined, zeros behind K up to a multiple of `size`."""
     x = torch.nn.functional.pad(x_TK.float(), (0, -x_TK.shape[1] % size)).unflatten(1, (-1, 32)).numpy()
     d = np.abs(x).max(-1) / np.float32(127)
     return np.rint(np.divide(x, d[..., None], out=np.zeros_like(x), where=d[..., None] > 0)), d

@@ -87,11 +87,15 @@ def load(
 
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The folder's tokenizer.json, or the parent's for `original/`; o200k's for a vocabulary of its size."""
+    """The folder's tokenizer.json, or the parent's for `original/`; what a GGUF file has inside, unless its vocabulary
+    has the size of o200k's, which is then taken."""
     for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
-    return Tokenizer.o200k_harmony() if config.vocab_size == 201088 else None
+    if config.vocab_size == 201088:
+        return Tokenizer.o200k_harmony()
+    file = checkpoint.gguf_file(folder)
+    return None if file is None else checkpoint.gguf_tokenizer(file)
 
 
 def sampling_defaults(folder: Path) -> SamplingParams:

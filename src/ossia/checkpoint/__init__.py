@@ -5,6 +5,7 @@
 """
 
 from ossia.checkpoint.export import convert, export
+from ossia.checkpoint.gguf_read import find as gguf_file
 from ossia.checkpoint.gguf_read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.gguf_write import write_gguf
 from ossia.checkpoint.load import Checkpoint, load, open_checkpoint
@@ -17,6 +18,7 @@ __all__ = [
     "Layout",
     "convert",
     "export",
+    "gguf_file",
     "gguf_tokenizer",
     "load",
     "open_checkpoint",

@@ -40,8 +40,8 @@ Progress = Callable[[int, int], object]
 
 class Engine:
     """`capacity`: tokens that the cache can hold, over all sequences; or `kv_memory`: the bytes it may take. By default
-    one full context. `max_batch_tokens` and `latency_target` (seconds; None: none) bound a step: while sequences decode,
-    no more of a prompt is read than keeps the step to that time."""
+    one full context. `max_batch_tokens` and `latency_target` (seconds; None: none) bound a step: while sequences
+    decode, no more of a prompt is read than keeps the step to that time."""
 
     def __init__(
         self,
@@ -230,27 +230,25 @@ class Engine:
 
     def _draw(self, requests: Sequence[Request], rows: list[int], logits_RV: Tensor) -> list[SampledToken | None]:
         """The next token of each request from its row of the logits; None for one that failed."""
-        masks: list[Mask | Exception | None] = []
-        for request in requests:
+        masks: dict[int, Mask | None] = {}
+        for n, request in enumerate(requests):
             try:
-                masks.append(None if request.mask is None else request.mask.result())
+                masks[n] = None if request.mask is None else request.mask.result()
             except Exception as error:  # whatever it is, it must not take the other requests along
-                masks.append(error)
-        ready = [n for n, mask in enumerate(masks) if not isinstance(mask, Exception)]
-        picked = [rows[n] for n in ready]
+                self._fail(request, error)
+        picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
             logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
-        states = [self._states[requests[n].id] for n in ready]
-        found: list[Sampled | Exception | Mask | None] = [*masks]
-        for n, drawn in zip(ready, sample_rows(logits_RV, states, [masks[n] for n in ready]), strict=True):
-            found[n] = drawn
-        return [self._take(request, drawn) for request, drawn in zip(requests, found, strict=True)]
+        states = [self._states[requests[n].id] for n in masks]
+        drawn = dict(zip(masks, sample_rows(logits_RV, states, [*masks.values()]), strict=True))
+        return [self._take(request, drawn[n]) if n in drawn else None for n, request in enumerate(requests)]
 
     def _take(self, request: Request, drawn: Sampled | Exception) -> SampledToken | None:
         """Note a drawn token; None if the request failed instead. Does not end the request where the token does: the
         scheduler has first to be told of the work."""
         if isinstance(drawn, Exception):
-            return self._fail(request, drawn)
+            self._fail(request, drawn)
+            return None
         request.generated.append(drawn.token_id)
         self._states[request.id].observe(drawn.token_id)
         constraint, done = request.constraint, False
@@ -259,7 +257,8 @@ class Engine:
                 constraint.advance(drawn.token_id)
                 done = constraint.is_done
             except Exception as error:  # as above
-                return self._fail(request, error)
+                self._fail(request, error)
+                return None
         elif request.id in self._proposers:
             self._proposers[request.id].append(drawn.token_id)
         reason: FinishReason | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ossia.engine.budget import make_tables
-from ossia.engine.cache import NativeCache, TorchCache
+from ossia.engine.kv import NativeCache, TorchCache
 from ossia.engine.pages import PageCopy, PageTables
 from ossia.engine.request import Request, SamplingParams
 from ossia.engine.scheduler import Work

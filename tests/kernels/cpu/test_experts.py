@@ -1,4 +1,4 @@
-"""MXFP4 linears and the mixture-of-experts half of the CPU kernels: against decoded weights, and the same bits always."""
+"""MXFP4 linears and the experts half of the CPU kernels: against decoded weights, and always the same bits."""
 
 from __future__ import annotations
 

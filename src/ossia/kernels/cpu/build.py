@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")
-WARNINGS = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
+WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
 WARNINGS += ("-Wno-maybe-uninitialized",)  # GCC 12 finds some in its own AVX-512 header
 ISA_FLAGS: dict[str, tuple[str, ...]] = {
     "generic": (),
@@ -59,7 +59,8 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
         raise BuildError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
     target = folder / (name or library_name())
     is_x86 = platform.machine() in ("x86_64", "AMD64")
-    units = [("pool.cpp", ()), ("api.cpp", ()), ("isa_generic.cpp", ISA_FLAGS["generic"])]
+    units = [("pool.cpp", ISA_FLAGS["generic"]), ("api.cpp", ISA_FLAGS["generic"])]
+    units += [("isa_generic.cpp", ISA_FLAGS["generic"])]
     if is_x86:
         units += [(f"isa_{isa}.cpp", ISA_FLAGS[isa]) for isa in ("avx2", "avx512")]
     with tempfile.TemporaryDirectory(dir=folder) as work:
