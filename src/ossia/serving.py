@@ -18,7 +18,7 @@ from ossia.errors import RequestError
 from ossia.kernels import cpu
 from ossia.model import Transformer
 from ossia.model.moe import Moe, PackedExperts
-from ossia.model.native import Activations, Dense, Kv, Precision, make_native, unsupported
+from ossia.model.native import Activations, Dense, Kv, Precision, first_logits, make_native, unsupported
 from ossia.model.promotion import Promotion
 
 Loading = Literal["map", "promote", "copy"]
@@ -74,7 +74,7 @@ def prepare(model: Transformer, options: Options, progress: Progress = lambda do
     if options.loading == "copy" or promotion.bytes_total < PROMOTE_AT_ONCE:
         promotion.run(cpu.threads(), progress)
     else:
-        promotion.start()
+        promotion.start(after=first_logits(model))
     return Serving(precision, promotion=promotion)
 
 

@@ -9,6 +9,7 @@ Knows the C structures of kernels/cpu, but neither files nor caches beyond the b
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +63,12 @@ def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
     return [*packables, *unembedding.packables]
 
 
+def first_logits(model: Transformer) -> threading.Event:
+    """Set once a native model has answered."""
+    assert isinstance(model.unembedding, NativeLinear)
+    return model.unembedding.used
+
+
 def unsupported(config: ModelConfig) -> str | None:
     """Why the compiled kernels cannot serve a model of this shape; None if they can."""
     if config.head_dim % 16:
@@ -83,15 +90,18 @@ class NativeNorm(nn.Module):
 
 
 class NativeLinear(nn.Module):
-    """y = x W^T + b, float32 from bfloat16."""
+    """y = x W^T + b, float32 from bfloat16. `used` is set once it has been."""
 
     def __init__(self, linear: Linear, precision: Precision) -> None:
         super().__init__()
         self.weight = cpu.Dense(linear.weight, linear.bias, precision.dense)
         self.packables = [self.weight]
+        self.used = threading.Event()
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        return self.weight(x_TK)
+        y_TN = self.weight(x_TK)
+        self.used.set()
+        return y_TN
 
 
 class NativeAttention(nn.Module):

@@ -17,6 +17,7 @@ from ossia.kernels.cpu import Packable
 from ossia.kernels.cpu.memory import forget_file_pages, huge
 
 Progress = Callable[[int, int], object]
+PATIENCE = 5.0  # seconds
 
 
 class Promotion:
@@ -28,18 +29,18 @@ class Promotion:
         self.bytes_total = sum(weight.packed_bytes for weight in weights)
         self.bytes_done = 0
         self.error: Exception | None = None
-        self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Pack in a thread of its own, which ends with the process."""
-        self._thread = threading.Thread(target=self._quietly, name="ossia-promotion", daemon=True)
+    def start(self, after: threading.Event) -> None:
+        """Pack in a thread of its own, which ends with the process, once `after` is set or PATIENCE is over: the first
+        answer should not have to share the cores."""
+        self._thread = threading.Thread(target=self._quietly, args=(after,), name="ossia-promotion", daemon=True)
         self._thread.start()
 
     def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
         """Pack here and now. `progress` is told how many bytes of how many are packed."""
         with ThreadPoolExecutor(threads) as workers:
-            while self._weights and not self._stop.is_set():
+            while self._weights:
                 self._move(self._weights[0], workers)
                 progress(self.bytes_done, self.bytes_total)
 
@@ -49,13 +50,9 @@ class Promotion:
             self._thread.join(timeout)
         return not self._weights or self.error is not None
 
-    def stop(self) -> None:
-        """End after the weight in hand; what is not packed stays in the file."""
-        self._stop.set()
-        self.wait()
-
-    def _quietly(self) -> None:
+    def _quietly(self, after: threading.Event) -> None:
         try:
+            after.wait(PATIENCE)
             self.run()
         except Exception as error:  # answers go on from the file; who asks is told
             self.error = error

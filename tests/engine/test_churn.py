@@ -1,0 +1,80 @@
+"""The real engine under churn: random arrivals, aborts, priorities, samples of one prompt, little memory. Every answer
+that comes to its end has the tokens of the same request alone, and no page is lost."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import ossia
+from ossia.engine import Engine, SamplingParams
+from ossia.llm import LLM
+
+Asked = tuple[list[int], SamplingParams, int]
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    return ossia.load("nano")
+
+
+def requests(llm: LLM, count: int, seed: int) -> list[Asked]:
+    """Prompts that share beginnings, some with repetitions that invite guesses; parameters of all sorts."""
+    rng = random.Random(seed)
+    texts = ["What is 37 + 48? ", "Tom has 3 apples. Anna has 5. ", "one two three one two three one two "]
+    stems = [llm.tokenizer.encode(text * rng.randint(1, 6)) for text in texts]
+    asked = []
+    for _ in range(count):
+        prompt = rng.choice(stems)[: rng.randint(1, 60)] + [rng.randrange(2000) for _ in range(rng.randint(0, 9))]
+        params = SamplingParams(
+            temperature=rng.choice([0.0, 0.0, 0.8]), top_p=rng.choice([1.0, 0.9]), seed=rng.randrange(100),
+            frequency_penalty=rng.choice([0.0, 0.5]), max_tokens=rng.randint(1, 24),
+        )  # fmt: skip
+        asked.append((prompt, params, rng.randrange(3)))
+    return asked
+
+
+def alone(llm: LLM, asked: Asked) -> list[tuple[int, float]]:
+    engine = Engine(llm.model, prefix_cache=False, speculate=False)
+    engine.submit(asked[0], asked[1], stream=asked[2])
+    found = []
+    while engine.has_work():
+        found += [(token.token_id, token.logprob) for token in engine.step()]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_answers_are_those_of_requests_alone(llm: LLM, seed: int) -> None:
+    rng = random.Random(seed)
+    waiting = requests(llm, 40, seed)
+    engine = Engine(llm.model, capacity=rng.choice([128, 256]), max_batch_tokens=rng.choice([16, 48]), max_running=6)
+    asked: dict[int, Asked] = {}
+    answers: dict[int, list[tuple[int, float]]] = {}
+    finished: set[int] = set()
+    while waiting or engine.has_work():
+        while waiting and rng.random() < 0.4:
+            one = waiting.pop()
+            id = engine.submit(one[0], one[1], stream=one[2], priority=rng.randrange(3))
+            asked[id], answers[id] = one, []
+            if rng.random() < 0.2:  # another sample of the same prompt
+                other = (one[0], one[1], one[2] + 1)
+                sample = engine.submit(other[0], other[1], stream=other[2], sample_of=id)
+                asked[sample], answers[sample] = other, []
+        for token in engine.step():
+            answers[token.request_id].append((token.token_id, token.logprob))
+            if token.finish_reason is not None:
+                finished.add(token.request_id)
+        engine._scheduler.check()
+        if rng.random() < 0.03 and asked.keys() - finished:
+            gone = rng.choice(sorted(asked.keys() - finished))
+            engine.abort(gone)
+            del asked[gone]
+            finished.discard(gone)
+    assert finished == asked.keys() and len(finished) > 30 and not engine.failed
+    for id, one in asked.items():
+        assert answers[id] == alone(llm, one), f"request {id} of seed {seed}"
+    assert engine.prefix_cache is not None
+    engine.prefix_cache.clear()
+    pools = engine._scheduler.tables.pools.values()
+    assert all(pool.free == pool.total for pool in pools), "a page is lost"
