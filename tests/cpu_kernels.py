@@ -16,6 +16,10 @@ from ossia.kernels.cpu.library import DenseWeight, ExpertWeight, MoeHalf
 BF16, INT8 = 0, 1
 
 
+# AddressSanitizer's, where a test runs under it: a read of these bytes is then an error even if nothing comes of it.
+POISON = getattr(ctypes.CDLL(None), "__asan_poison_memory_region", None)
+
+
 class Arena:
     """Keeps what C reads alive, with 0xff bytes around it: NaN as bfloat16, float32 and MXFP4 scale."""
 
@@ -36,6 +40,10 @@ class Arena:
         begin = 64 + element + (-room.data_ptr()) % 64
         room[begin : begin + raw.numel()] = raw
         self.keep(room)
+        if POISON:
+            end = begin + raw.numel()
+            POISON(ctypes.c_void_p(room.data_ptr()), ctypes.c_size_t(begin))
+            POISON(ctypes.c_void_p(room.data_ptr() + end), ctypes.c_size_t(room.numel() - end))
         return room.data_ptr() + begin
 
     def output(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -179,7 +187,7 @@ def fused(library: ctypes.CDLL, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> 
 
 
 def quantized(x_TK: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(q [T, blocks, 32], d [T, blocks]) of activations as defined, zeros behind K up to a multiple of `size`."""
+    """(q [T, blocks, 32], d [T, blocks]) of activations by the definition; K is filled up to a multiple of `size`."""
     x = torch.nn.functional.pad(x_TK.float(), (0, -x_TK.shape[1] % size)).unflatten(1, (-1, 32)).numpy()
     d = np.abs(x).max(-1) / np.float32(127)
     return np.rint(np.divide(x, d[..., None], out=np.zeros_like(x), where=d[..., None] > 0)), d

@@ -1,4 +1,4 @@
-"""MXFP4 linears and the experts half of the CPU kernels: against decoded weights, and always the same bits."""
+"""The CPU kernels' MXFP4 linears and mixture-of-experts half: against decoded weights, and the same bits always."""
 
 from __future__ import annotations
 
