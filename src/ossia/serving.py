@@ -70,7 +70,7 @@ def prepare(model: Transformer, options: Options, progress: Progress = lambda do
     weights = make_native(model, precision)
     if options.loading == "map":
         return Serving(precision)
-    promotion = Promotion(weights, is_mapped)
+    promotion = Promotion(weights, is_mapped, others=[model.embedding.weight])
     if options.loading == "copy" or promotion.bytes_total < PROMOTE_AT_ONCE:
         promotion.run(cpu.threads(), progress)
     else:

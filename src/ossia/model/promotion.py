@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 
 from ossia.kernels.cpu import Packable
-from ossia.kernels.cpu.memory import forget_file_pages, huge
+from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge
 
 Progress = Callable[[int, int], object]
 PATIENCE = 5.0  # seconds
@@ -22,10 +22,13 @@ PATIENCE = 5.0  # seconds
 
 class Promotion:
     """Packs `weights`, once `run` or `start` is called. `mapped` says whether a tensor is a view of a mapped file whose
-    pages may be given back."""
+    pages may be given back; `others` are views that go on being read from the file."""
 
-    def __init__(self, weights: Sequence[Packable], mapped: Callable[[Tensor], bool]) -> None:
-        self._weights, self._mapped = list(weights), mapped
+    def __init__(
+        self, weights: Sequence[Packable], mapped: Callable[[Tensor], bool], others: Sequence[Tensor] = ()
+    ) -> None:
+        self._weights = [(weight, [t for t in weight.published if mapped(t)]) for weight in weights]
+        self._others = [tensor for tensor in others if mapped(tensor)]
         self.bytes_total = sum(weight.packed_bytes for weight in weights)
         self.bytes_done = 0
         self.error: Exception | None = None
@@ -41,8 +44,10 @@ class Promotion:
         """Pack here and now. `progress` is told how many bytes of how many are packed."""
         with ThreadPoolExecutor(threads) as workers:
             while self._weights:
-                self._move(self._weights[0], workers)
+                self._move(*self._weights[0], workers)
                 progress(self.bytes_done, self.bytes_total)
+        for tensor in self._others:  # packing may have pushed them out of the system's cache
+            fetch_file_pages(tensor)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether all is packed, or has failed, within `timeout` seconds; what failed is in `error`."""
@@ -57,12 +62,11 @@ class Promotion:
         except Exception as error:  # answers go on from the file; who asks is told
             self.error = error
 
-    def _move(self, weight: Packable, workers: ThreadPoolExecutor) -> None:
+    def _move(self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor) -> None:
         memory = huge(weight.packed_bytes)
         list(workers.map(lambda piece: weight.pack(piece, memory), range(weight.pieces)))
         weight.use(memory)
-        for tensor in weight.published:
-            if self._mapped(tensor):
-                forget_file_pages(tensor)
+        for tensor in mapped:
+            forget_file_pages(tensor)
         self._weights.pop(0)
         self.bytes_done += weight.packed_bytes

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-_DONTNEED = 4
+_WILLNEED, _DONTNEED, _PAGEOUT = 3, 4, 21
+SCARCE = 2 << 30  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -22,19 +24,43 @@ def huge(size: int) -> Tensor:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(size, dtype=torch.uint8)
     memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a system without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
 
 
 def forget_file_pages(view: Tensor) -> None:
     """Give back the resident pages of a view of a mapped file; reading it again fetches them again.
 
-    Only for views that nobody has written to. The file stays in the system's cache, which makes the next start quick.
+    Only for views that nobody has written to. The file stays in the system's cache, which makes the next start quick;
+    but not where free memory is scarce.
     """
+    if _free_memory() < SCARCE:
+        _advise(view, _PAGEOUT)
+    _advise(view, _DONTNEED)
+
+
+def fetch_file_pages(view: Tensor) -> None:
+    """Have a view of a mapped file read into the system's cache, in the background."""
+    _advise(view, _WILLNEED)
+
+
+def _advise(view: Tensor, advice: int) -> None:
+    """A wish: where the system does not know it, nothing happens."""
     if sys.platform != "linux":
         return
     page = mmap.PAGESIZE
     begin = (view.data_ptr() + page - 1) // page * page
     end = (view.data_ptr() + view.numel() * view.element_size()) // page * page
     if end > begin:
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), _DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
+
+
+def _free_memory() -> int:
+    """Bytes that hold nothing, not even cached files."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemFree"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return SCARCE
