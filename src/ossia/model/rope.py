@@ -7,6 +7,7 @@ from L tokens; r_i = L theta_i / 2 pi is how many full turns dimension i made wi
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from ossia.config import ModelConfig
 
 
+@cache
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """float32 [h/2], the angle per position of each pair of dimensions.
 

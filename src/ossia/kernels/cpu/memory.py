@@ -14,7 +14,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-_WILLNEED, _DONTNEED, _PAGEOUT = 3, 4, 21
+_DONTNEED, _PAGEOUT, _POPULATE_READ = 4, 21, 22
 SCARCE = 2 << 30  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
@@ -41,8 +41,12 @@ def forget_file_pages(view: Tensor) -> None:
 
 
 def fetch_file_pages(view: Tensor) -> None:
-    """Have a view of a mapped file read into the system's cache, in the background."""
-    _advise(view, _WILLNEED)
+    """Have a view of a mapped file read into the system's cache, a piece at a time; none of it stays resident."""
+    flat = view.view(-1)
+    step = (64 << 20) // view.element_size()
+    for begin in range(0, flat.numel(), step):
+        _advise(flat[begin : begin + step], _POPULATE_READ)
+        _advise(flat[begin : begin + step], _DONTNEED)
 
 
 def _advise(view: Tensor, advice: int) -> None:
