@@ -26,7 +26,7 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         spec.loader.exec_module(module)
         try:
             library = module.build(folder)
-        except module.BuildError as error:
+        except (module.BuildError, OSError) as error:
             self.app.display_warning(f"ossia: no compiled kernels, everything will be slow: {error}")
             return
         build_data["artifacts"].append(f"/{HERE}/{library.name}")

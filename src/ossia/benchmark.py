@@ -36,11 +36,29 @@ def check(phases: Sequence[str]) -> None:
             raise RequestError(f"there is no phase {phase!r}; phases are prefill_512, decode_0, batch_8 and the like")
 
 
+def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...]:
+    """Those for which the model's context is long enough."""
+    after = DECODED * repetitions + 2
+    found = []
+    for phase in phases:
+        kind, _, number = phase.partition("_")
+        length = {"prefill": int(number) + 1, "decode": max(int(number), 1) + after, "batch": 16 + after}[kind]
+        if length <= llm.config.max_context_length:
+            found.append(phase)
+    return tuple(found)
+
+
 def run(
     llm: LLM, phases: Sequence[str] = PHASES, repetitions: int = 3, tell: Progress = lambda what: None
 ) -> dict[str, Any]:
     """`phases`: prefill_N, decode_N (N: depth), batch_N (N: streams). Tokens per second, a list of `repetitions` each;
-    `bounds`: what the ceilings of this run allow; `ceilings`: before and after."""
+    `bounds`: what the ceilings of this run allow; `ceilings`: before and after. Raises `RequestError` where there is
+    nothing to measure."""
+    if llm.serving.why_not is not None:
+        raise RequestError(f"ossia bench measures the compiled kernels, which do not serve here: {llm.serving.why_not}")
+    promotion = llm.serving.promotion
+    if promotion is not None and not (promotion.wait() and promotion.error is None):
+        raise RequestError(f"the weights could not be packed: {promotion.error}")
     tell("machine")
     before = cpu.ceilings()
     speeds: dict[str, list[float]] = {}
@@ -91,6 +109,7 @@ def _decode(llm: LLM, depth: int, streams: int, repetitions: int) -> list[float]
     for _ in range(repetitions):
         began = time.perf_counter()
         got = sum(len(engine.step()) for _ in range(DECODED))
+        assert got == DECODED * streams
         speeds.append(got / (time.perf_counter() - began))
     return speeds
 

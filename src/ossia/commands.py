@@ -222,6 +222,8 @@ def bench(args: argparse.Namespace) -> None:
         llm = _load(args)
         if llm.serving.promotion is not None:
             llm.serving.promotion.wait()
+        if args.phases is None:
+            phases = benchmark.fitting(llm, phases, args.repetitions)
         load_s = time.perf_counter() - began
         found = benchmark.run(
             llm, phases, args.repetitions, lambda what: print(what, end=" ", flush=True, file=sys.stderr)

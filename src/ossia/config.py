@@ -21,6 +21,13 @@ MX_BLOCK = 32  # values that share one MXFP4 scale; 16 bytes of codes + 1 byte o
 PAGE = 16  # positions whose keys and values lie together in a cache
 SWIGLU_ALPHA = 1.702  # not configurable in either layout's reference code
 
+
+def kv_page_bytes(head_dim: int, kind: str) -> int:
+    """Of a page of one key-value head in a cache of this kind: "float32", "bf16", or "int8", which has a float32 scale
+    for every key and every value."""
+    return 2 * PAGE * {"float32": 4 * head_dim, "bf16": 2 * head_dim, "int8": head_dim + 4}[kind]
+
+
 # The original layout has these 16 keys and no others; all are named as ours.
 _ORIGINAL_KEYS = (
     "num_hidden_layers", "num_experts", "experts_per_token", "vocab_size", "hidden_size", "intermediate_size",

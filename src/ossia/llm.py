@@ -27,7 +27,7 @@ from ossia import checkpoint, hub
 from ossia.batch import Batch
 from ossia.chat import Event, TurnEnd, run_turn, stop_ids
 from ossia.checkpoint.mapped import read_json
-from ossia.config import ModelConfig, account
+from ossia.config import ModelConfig
 from ossia.engine import Engine, SampledToken, SamplingParams
 from ossia.engine.engine import Progress
 from ossia.engine.runner import hidden_in_chunks
@@ -47,7 +47,7 @@ from ossia.harmony.grammar import harmony_grammar
 from ossia.harmony.messages import EffortName
 from ossia.model import Transformer
 from ossia.model.native import Precision
-from ossia.serving import Options, Serving, default_kv_memory, prepare
+from ossia.serving import Options, Serving, prepare
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
 
@@ -201,10 +201,7 @@ class LLM:
 
     @cached_property
     def engine(self) -> Engine:
-        memory = self.kv_memory
-        if memory is None:
-            memory = default_kv_memory(account(self.config).checkpoint_bytes)
-        return Engine(self.model, kv_memory=memory)
+        return Engine(self.model, kv_memory=self.kv_memory or self.serving.kv_memory)
 
     def logits(
         self, tokens: Sequence[int], *, rows: Sequence[int] | None = None, chunks: Sequence[int] | None = None

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
+from ossia.config import account
 from ossia.engine.engine import Progress
 from ossia.errors import RequestError
 from ossia.kernels import cpu
@@ -29,7 +31,7 @@ PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody
 class Options:
     """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the mapped file; "promote"
     begins there and packs them into memory in the background, while answers flow; "copy" packs all of them first. None
-    of the three changes an answer. `threads` None: as many as there are cores."""
+    of the three changes an answer. `threads` None: as before; at first, as many as there are cores."""
 
     dense: Dense = "bf16"
     activations: Activations = "bf16"
@@ -47,10 +49,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Serving:
-    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones serve."""
+    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones serve. `kv_memory`:
+    bytes for keys and values if nobody says otherwise; None: room for one full context."""
 
     precision: Precision
     why_not: str | None = None
+    kv_memory: int | None = None
     promotion: Promotion | None = None
 
 
@@ -58,24 +62,27 @@ def prepare(model: Transformer, options: Options, progress: Progress = lambda do
     """Give `model` the compiled leaves if it can have them, and begin moving its weights. Raises `RequestError` if the
     options ask for what only compiled kernels can do and there are none for this model."""
     why_not = _why_not(model)
+    memory = None
+    if model.device.type == "cpu":  # before weights begin to move: afterwards they would count twice
+        memory = default_kv_memory(account(model.config).checkpoint_bytes)
     if why_not is not None:
         if (options.dense, options.activations, options.kv) != ("bf16", "bf16", "bf16"):
             raise RequestError(f"8-bit precision needs the compiled kernels, which do not serve this model: {why_not}")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        return Serving(Precision(), why_not)
+        return Serving(Precision(), why_not, memory)
     if options.threads is not None:
         cpu.set_threads(options.threads)
     precision = Precision(options.dense, options.activations, options.kv)
-    weights = make_native(model, precision)
+    weights = make_native(model, precision, is_mapped)
     if options.loading == "map":
-        return Serving(precision)
+        return Serving(precision, kv_memory=memory)
     promotion = Promotion(weights, is_mapped, others=[model.embedding.weight])
     if options.loading == "copy" or promotion.bytes_total < PROMOTE_AT_ONCE:
         promotion.run(cpu.threads(), progress)
     else:
         promotion.start(after=first_logits(model))
-    return Serving(precision, promotion=promotion)
+    return Serving(precision, kv_memory=memory, promotion=promotion)
 
 
 def _why_not(model: Transformer) -> str | None:
@@ -90,13 +97,18 @@ def _why_not(model: Transformer) -> str | None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping, as the operating system estimates them."""
+    """Bytes that can be had without swapping, as the operating system estimates them, within the control group."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
+        system = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        system = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        most, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        return min(system, most - used)
+    except (OSError, ValueError):  # none, or "max"
+        return system
 
 
 def default_kv_memory(weight_bytes: int) -> int:

@@ -8,7 +8,10 @@ import random
 import pytest
 
 import ossia
+from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
+from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
+from ossia.errors import RequestError
 from ossia.llm import LLM
 
 Asked = tuple[list[int], SamplingParams, int]
@@ -78,3 +81,50 @@ def test_answers_are_those_of_requests_alone(llm: LLM, seed: int) -> None:
     engine.prefix_cache.clear()
     pools = engine._scheduler.tables.pools.values()
     assert all(pool.free == pool.total for pool in pools), "a page is lost"
+
+
+def test_a_fork_of_a_preempted_request_runs(llm: LLM) -> None:
+    engine = Engine(llm.model, max_running=1)
+    prompt, params = list(range(5, 45)), SamplingParams(temperature=0, max_tokens=60)
+    first = engine.submit(prompt, params)
+    found: dict[int, list[int]] = {first: []}
+
+    def step() -> None:
+        for token in engine.step():
+            found.setdefault(token.request_id, []).append(token.token_id)
+
+    while len(found[first]) < 50:
+        step()
+    engine.submit([1, 2, 3], SamplingParams(temperature=0, max_tokens=2), priority=-10)
+    step()
+    sample = engine.submit(prompt, params, sample_of=first)
+    while engine.has_work():
+        step()
+    assert found[sample] == found[first]
+
+
+def test_aborting_what_is_being_read_ends_it(llm: LLM) -> None:
+    engine = Engine(llm.model)
+    tokens = engine.generate([1, 2, 3], SamplingParams(temperature=0, max_tokens=50))
+    first = next(tokens)
+    engine.abort(first.request_id)
+    assert list(tokens) == []
+
+
+def test_more_tokens_than_memory_holds_are_refused_with_the_numbers(llm: LLM) -> None:
+    engine = Engine(llm.model, capacity=64)
+    with pytest.raises(RequestError, match=r"40 tokens and 500 are asked for; .* holds 64"):
+        engine.submit([1] * 40, SamplingParams(max_tokens=500))
+    assert len(list(engine.generate([1] * 40, SamplingParams(temperature=0, seed=1)))) == 24
+
+
+def test_little_memory_is_for_few_requests() -> None:
+    config = ModelConfig.preset("gpt-oss-20b")
+    memory = 64 << 20
+    running = streams_within(config, memory, "bf16", 64, 1024)
+    assert running < 8 and tokens_within(config, memory, "bf16", running, 1024) > 500
+    for kind in ("bf16", "int8", "float32"):
+        tokens = tokens_within(config, memory, kind, running, 1024)
+        tables = make_tables(config, tokens, running, 1024)
+        costs = page_bytes(config, kind)
+        assert sum(pool.total * costs[window] for window, pool in tables.pools.items()) <= memory

@@ -127,3 +127,31 @@ def test_logits_that_are_no_numbers_fail_one_request_only(tmp_path: Path) -> Non
         tokens += engine.step()
     assert "nan" in str(engine.failed[bad])
     assert [token.request_id for token in tokens] == [good] * 3
+
+
+@pytest.mark.parametrize("options", [Options(), Options("int8", "int8", "int8")], ids=str)
+def test_damaged_weights_show_in_every_precision(tmp_path: Path, options: Options) -> None:
+    """A NaN must not become a number on the way through 8 bits."""
+    import torch
+
+    checkpoint.write_random(BASE, tmp_path / "model", seed=3)
+    model = checkpoint.load(tmp_path / "model")
+    with torch.no_grad():
+        model.layers[1].attn.norm.scale[5] = float("nan")  # type: ignore[union-attr, index, operator]
+    checkpoint.export(model, tmp_path / "damaged")
+    llm = ossia.load(tmp_path / "damaged", options=options)
+    assert np.isnan(llm.logits([1, 2, 3])).any()
+
+
+def test_a_forked_child_can_compute() -> None:
+    """Its parent's threads are not its own."""
+    import multiprocessing
+
+    llm = ossia.load("nano")
+    want = llm.logits([1, 2, 3]).sum()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(float(llm.logits([1, 2, 3]).sum())))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0 and queue.get() == float(want)

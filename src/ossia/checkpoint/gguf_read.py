@@ -13,7 +13,6 @@ import math
 import mmap
 import os
 import struct
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from torch import Tensor
 
 from ossia.checkpoint import gguf
 from ossia.checkpoint.gguf import Slot
-from ossia.checkpoint.mapped import DTYPES, Entry
+from ossia.checkpoint.mapped import DTYPES, Entry, map_privately
 from ossia.checkpoint.names import Row
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, TensorMismatchError, TokenizerError
@@ -223,10 +222,7 @@ def _map(path: Path) -> mmap.mmap:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < 24:
                 raise CheckpointError(f"{path}: too short for a GGUF file")
-            if sys.platform == "linux":  # a private map counts in full against memory unless told not to: NORESERVE
-                flags = mmap.MAP_PRIVATE | 0x4000
-                return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            return map_privately(file.fileno(), os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 

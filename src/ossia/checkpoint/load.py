@@ -93,6 +93,7 @@ def load(
         model = Transformer(checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable")
     model.load_state_dict(_gathered(checkpoint.state(), progress), strict=True, assign=True)
     model.compute_dtype = COMPUTE_DTYPES[dtype]
+    model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
     return model.requires_grad_(False).eval().to(device)
 
 

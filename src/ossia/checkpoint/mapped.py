@@ -63,7 +63,6 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = _map(path)
-        _maps.add(self._map)
         self.entries = {entry.name: entry for entry in _read_header(path, self._map)}
 
     def tensor(self, name: str) -> Tensor:
@@ -86,6 +85,17 @@ def is_mapped(tensor: Tensor) -> bool:
     return any(start <= begin and end <= start + size for start, size in starts)
 
 
+def map_privately(descriptor: int, size: int) -> mmap.mmap:
+    """A file's bytes, to be read when used; writing changes this process's copy of a page. Raises OSError."""
+    if _NO_RESERVE:
+        flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        made = mmap.mmap(descriptor, size, flags=flags, prot=access)
+    else:
+        made = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
+    _maps.add(made)
+    return made
+
+
 def _map(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
@@ -94,10 +104,7 @@ def _map(path: Path) -> mmap.mmap:
                 raise CheckpointError(f"{path}: expected a regular file")
             if status.st_size < 8:
                 raise CheckpointError(f"{path}: {status.st_size} bytes, too short for a safetensors file")
-            if _NO_RESERVE:
-                flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-                return mmap.mmap(file.fileno(), status.st_size, flags=flags, prot=access)
-            return mmap.mmap(file.fileno(), status.st_size, access=mmap.ACCESS_COPY)
+            return map_privately(file.fileno(), status.st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 

@@ -6,16 +6,17 @@ batch in flight adds, and the prefix cache's snapshots, one for every SNAPSHOT_E
 
 from __future__ import annotations
 
-from ossia.config import PAGE, ModelConfig
+from ossia.config import ModelConfig, kv_page_bytes
 from ossia.engine.pages import PageTables, pages_of
 from ossia.engine.scheduler import SNAPSHOT_EVERY
 
+TOKENS_EACH = 512  # that a sequence should have room for where many run
+
 
 def page_bytes(config: ModelConfig, kind: str = "bf16") -> dict[int | None, int]:
-    """Bytes of a page, in all layers with the same window together; `kind` as in the cache, "bf16" or "int8"."""
+    """Bytes of a page, in all layers with the same window together."""
     windows = [config.window(n) for n in range(config.num_hidden_layers)]
-    head = 2 * config.head_dim if kind == "bf16" else config.head_dim + 4  # int8 has a scale
-    page = 2 * PAGE * config.num_key_value_heads * head
+    page = config.num_key_value_heads * kv_page_bytes(config.head_dim, kind)
     return {window: windows.count(window) * page for window in set(windows)}
 
 
@@ -40,6 +41,14 @@ def tokens_within(
         else:
             high = middle - 1
     return low
+
+
+def streams_within(config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int) -> int:
+    """Sequences to run at once, at most `max_running`: each sets pages aside, so little memory is for few."""
+    running = max_running
+    while running > 1 and tokens_within(config, memory, kind, running, max_batch_tokens) < running * TOKENS_EACH:
+        running //= 2
+    return running
 
 
 def _pages(

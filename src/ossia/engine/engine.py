@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ossia.engine.budget import make_tables, page_bytes, tokens_within
+from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
 from ossia.engine.prefix import PrefixCache
 from ossia.engine.request import Constraint, FinishReason, Request, SampledToken, SamplingParams
 from ossia.engine.runner import Runner
@@ -55,15 +55,15 @@ class Engine:
         prefix_cache: bool = True,
         speculate: bool = True,
     ) -> None:
-        config = self.config = model.config
-        sizes = (max_running, max_batch_tokens, prefix_cache)
+        config, kind = model.config, model.kv_kind
         if capacity is None and kv_memory is not None:
-            capacity = tokens_within(config, kv_memory, model.kv_kind, *sizes)
+            max_running = streams_within(config, kv_memory, kind, max_running, max_batch_tokens)
+            capacity = tokens_within(config, kv_memory, kind, max_running, max_batch_tokens, prefix_cache)
             if capacity < 1:
                 raise RequestError(f"{kv_memory} bytes of memory for keys and values hold no token; give it more")
-        self.capacity = capacity or config.max_context_length
-        tables = make_tables(config, self.capacity, *sizes)
-        self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, model.kv_kind)) if prefix_cache else None
+        self.config, self.capacity = config, capacity or config.max_context_length
+        tables = make_tables(config, self.capacity, max_running, max_batch_tokens, prefix_cache)
+        self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind)) if prefix_cache else None
         self._runner = Runner(model, tables)
         self._scheduler = Scheduler(
             tables, max_batch_tokens, max_running, cache=self.prefix_cache, latency_target=latency_target
@@ -109,8 +109,6 @@ class Engine:
             request.mask = mask_ahead(constraint)
         self._requests[request.id], self._states[request.id] = request, state
         self._scheduler.add(request)
-        if self._speculation is not None and constraint is None:
-            self._proposers[request.id] = NgramProposer(prompt)
         return request.id
 
     def abort(self, request_id: int) -> None:
@@ -161,6 +159,8 @@ class Engine:
                 while not mine:
                     if request_id in self.failed:
                         raise self.failed[request_id]
+                    if request_id not in self._requests:  # aborted by somebody else
+                        return
                     for token in self.step():
                         if token.request_id in self._unread:
                             self._unread[token.request_id].append(token)
@@ -188,12 +188,13 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens; the context holds {self.config.max_context_length}"
             )
         held = min(self.capacity - len(prompt), self._scheduler.max_tokens_of(len(prompt)))
-        if held < 1:
+        wanted = 1 if params.max_tokens is None else min(room, params.max_tokens)
+        if held < wanted:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; the memory for keys and values holds {self.capacity}: "
-                f"give it more (kv_memory), or shorten the prompt"
+                f"the prompt has {len(prompt)} tokens and {wanted} are asked for; the memory for keys and values holds "
+                f"{self.capacity}: give it more (kv_memory), or ask for less"
             )
-        return min(room, held) if params.max_tokens is None else min(room, held, params.max_tokens)
+        return min(room, held) if params.max_tokens is None else wanted
 
     # One step
 
@@ -204,8 +205,11 @@ class Engine:
         decoding = [request for request in self._scheduler.running if request.waiting_tokens == 1]
         guesses = self._speculation.plan(len(decoding))
         for request in decoding:
-            proposer = self._proposers.get(request.id)
-            request.draft = proposer.propose(guesses) if proposer is not None and guesses else []
+            request.draft = []
+            if guesses and request.constraint is None:
+                if request.id not in self._proposers:  # made when first needed: a long prompt takes a moment
+                    self._proposers[request.id] = NgramProposer([*request.prompt, *request.generated])
+                request.draft = self._proposers[request.id].propose(guesses)
 
     def _sample(self, works: Sequence[Work], logits_RV: Tensor) -> tuple[list[SampledToken], list[int]]:
         """The tokens drawn, and how many drafts of each work that samples were right."""

@@ -129,6 +129,7 @@ class Scheduler:
         self._times = StepTimes()
         self._decode_tokens = 0  # of the last step
         self._flying: set[int] = set()  # requests of the last step that `advance` has not been told of
+        self._parents: set[int] = set()  # ids of requests that others wait for
         self._ended: dict[int, Request] = {}  # of these the ones that ended since; their pages are still written
 
     @property
@@ -152,6 +153,8 @@ class Scheduler:
             assert (parent.prompt, parent.cache_salt) == (request.prompt, request.cache_salt)
             if parent.id not in self._ranks or parent.computed >= len(parent.prompt):
                 request.parent = None  # too late to fork; the prefix cache may have its prompt
+            else:
+                self._parents.add(parent.id)
         self._ranks[request.id] = self._steps + AGEING * request.priority, next(self._arrivals)
         insort(self.waiting, request, key=self._rank)
 
@@ -199,16 +202,20 @@ class Scheduler:
             self._give_back(request)
             return
         if begin < len(request.prompt):
-            self._share_prompt(request, begin)
+            self._remember_prompt(request, begin)
+        if request.id in self._parents and request.computed >= len(request.prompt):
+            self._release_children(request, begin)
         self.tables.forget_behind_windows(request.id, request.computed)
 
     def finish(self, request: Request) -> None:
         """It has ended or is not wanted any more; at any time, also between `schedule` and `advance`."""
         self._remove(self.running if self._runs(request) else self.waiting, request)
-        if request.computed < len(request.prompt):
+        if request.id in self._parents:
+            self._parents.discard(request.id)
             children = [r for r in self.waiting if r.parent is request]
             for child in children:  # the first takes its place
                 child.parent = None if child is children[0] else children[0]
+            self._parents.update(child.id for child in children[:1] if len(children) > 1)
         if request.id in self._flying:
             self._ended[request.id] = request
         else:
@@ -361,8 +368,8 @@ class Scheduler:
         if self.cache is not None:
             self.cache.insert(request.id, request.cache_salt, request.tokens(0, end))
 
-    def _share_prompt(self, request: Request, begin: int) -> None:
-        """Of its prompt, the part from `begin` on has just been computed.
+    def _remember_prompt(self, request: Request, begin: int) -> None:
+        """Leave the part of its prompt that has just been computed, from `begin` on, to the prefix cache.
 
         Snapshots are taken every so often, at its last full page, and where it parted from what was known: what two
         prompts begin with, a third may too.
@@ -373,12 +380,17 @@ class Scheduler:
             for p in sorted({*range(SNAPSHOT_EVERY, size, SNAPSHOT_EVERY), last, min(parting, last)}):
                 if begin < p <= end:
                     self.cache.insert(request.id, request.cache_salt, request.prompt[:p])
-        if end >= size:
-            for child in [r for r in self.waiting if r.parent is request]:
-                child.parent = None
-                if size > 1:  # all but the last token, whose logits it needs
-                    self.tables.adopt(child.id, self.tables.needed(request.id, size - 1))
-                    child.computed = size - 1
+
+    def _release_children(self, request: Request, begin: int) -> None:
+        """Its prompt is computed, so forks can begin: with its pages, if the prompt's end has just been reached; else,
+        as after a preemption, windows may have moved on, and the prefix cache has to do."""
+        size = len(request.prompt)
+        self._parents.discard(request.id)
+        for child in [r for r in self.waiting if r.parent is request]:
+            child.parent = None
+            if begin < size and request.computed == size > 1:  # all but the last token, whose logits it needs
+                self.tables.adopt(child.id, self.tables.needed(request.id, size - 1))
+                child.computed = size - 1
 
     def _rank(self, request: Request) -> tuple[int, int]:
         return self._ranks[request.id]

@@ -35,8 +35,8 @@ def not_compiled() -> str | None:
     """Why the compiled kernels are not used on CPUs; None if they are."""
     if os.environ.get("OSSIA_KERNELS") == "reference":
         return "OSSIA_KERNELS=reference"
-    loaded = cpu.library()
-    return loaded if isinstance(loaded, str) else None
+    found = cpu.compiled()
+    return found if isinstance(found, str) else None
 
 
 def in_use() -> list[tuple[str, str, str]]:

@@ -10,16 +10,19 @@ Knows the C structures of kernels/cpu, but neither files nor caches beyond the b
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ossia.batch import Batch, Pages, PageTable
 from ossia.config import PAGE, ModelConfig
 from ossia.kernels import cpu
+from ossia.kernels.cpu.memory import drop_resident
 from ossia.model.common import Linear, RMSNorm
 from ossia.model.moe import Moe, PackedExperts
 from ossia.model.transformer import Attention, Block, Transformer
@@ -44,9 +47,11 @@ class Precision:
     kv: Kv = "bf16"
 
 
-def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
+def make_native(
+    model: Transformer, precision: Precision, mapped: Callable[[Tensor], bool] = lambda tensor: False
+) -> list[cpu.Packable]:
     """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what can be packed, in the
-    order in which a forward reads it."""
+    order in which a forward reads it. `mapped`: whether a tensor is a view of a mapped file."""
     assert unsupported(model.config) is None
     config = model.config
     packables: list[cpu.Packable] = []
@@ -58,6 +63,8 @@ def make_native(model: Transformer, precision: Precision) -> list[cpu.Packable]:
         block.attn, block.moe = attention, moe  # type: ignore[assignment]
     unembedding = NativeLinear(model.unembedding, precision)
     model.unembedding, model.norm = unembedding, NativeNorm(model.norm)  # type: ignore[assignment]
+    if mapped(model.embedding.weight):
+        model.embedding = MappedEmbedding(model.embedding.weight)  # type: ignore[assignment]
     model.compute_dtype, model.residual_dtype, model.compiled = torch.bfloat16, torch.float32, True
     model.kv_kind = precision.kv
     return [*packables, *unembedding.packables]
@@ -71,11 +78,31 @@ def first_logits(model: Transformer) -> threading.Event:
 
 def unsupported(config: ModelConfig) -> str | None:
     """Why the compiled kernels cannot serve a model of this shape; None if they can."""
-    if config.head_dim % 16:
-        return f"head_dim {config.head_dim} is no multiple of 16"
+    if config.head_dim % 16 or config.head_dim > cpu.MAX_HEAD_DIM:
+        return f"head_dim {config.head_dim} is no multiple of 16 up to {cpu.MAX_HEAD_DIM}"
     if config.hidden_size % 32:
         return f"hidden_size {config.hidden_size} is no multiple of 32"
     return None
+
+
+class MappedEmbedding(nn.Module):
+    """Rows of a table that stays in its file. Looking one up makes its neighbours resident too; now and then all are
+    let go, so that the table never takes much memory."""
+
+    EVERY = 1024  # rows
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.looked_up = 0
+
+    def forward(self, tokens_T: Tensor) -> Tensor:
+        x_TD = F.embedding(tokens_T, self.weight)
+        self.looked_up += len(tokens_T)
+        if self.looked_up >= self.EVERY:
+            drop_resident(self.weight)
+            self.looked_up = 0
+        return x_TD
 
 
 class NativeNorm(nn.Module):
@@ -110,7 +137,7 @@ class NativeAttention(nn.Module):
     def __init__(self, attention: Attention, config: ModelConfig, precision: Precision) -> None:
         super().__init__()
         a, c = attention, config
-        self.layer, self.config = a.layer, c
+        self.layer, self.config, self.kv_kind = a.layer, c, precision.kv
         parts = [cpu.Dense(part.weight, part.bias, precision.dense) for part in (a.q, a.k, a.v, a.out)]
         sinks: Tensor | None = a.sinks if c.attention_sink == "learned" else torch.zeros(c.num_attention_heads)
         sinks = None if c.attention_sink == "none" else sinks
@@ -118,7 +145,7 @@ class NativeAttention(nn.Module):
         self.packables = parts
 
     def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-        pages = batch.pages or batch.once("pages", lambda: _own_pages(batch, self.config))
+        pages = batch.pages or batch.once("pages", lambda: _own_pages(batch, self.config, self.kv_kind))
         step = batch.once("step", lambda: cpu.Step(batch.lengths, batch.starts, pages, rope))
         self.run(x_TD, step, pages.layers[self.layer])
         return x_TD
@@ -150,7 +177,7 @@ def _experts(experts: nn.Module, interleaved: bool) -> cpu.Experts:
     return cpu.Experts(blocks, scales, experts.bias, interleaved)
 
 
-def _own_pages(batch: Batch, config: ModelConfig) -> Pages:
+def _own_pages(batch: Batch, config: ModelConfig, kind: str) -> Pages:
     """A cache for sequences that begin here and are not gone on with. One layer's memory does for all: each layer is
     done with it before the next one writes."""
     assert batch.slots is None and not any(batch.starts)
@@ -160,5 +187,5 @@ def _own_pages(batch: Batch, config: ModelConfig) -> Pages:
         pages_SP[s, :count] = np.arange(end - count, end)
     table = PageTable(pages_SP, np.zeros(len(counts), dtype=np.int32))
     windows = {config.window(n) for n in range(config.num_hidden_layers)}
-    memory = cpu.KvLayer(sum(counts), config.num_key_value_heads, config.head_dim)
+    memory = cpu.KvLayer(sum(counts), config.num_key_value_heads, config.head_dim, kind)
     return Pages([memory] * config.num_hidden_layers, dict.fromkeys(windows, table))

@@ -75,8 +75,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = self.residual_dtype = torch.float32
-        self.compiled = False  # whether native.py has swapped the leaves; a cache then has to be in pages,
-        self.kv_kind = "bf16"  # of this kind ("int8": with a scale for every position and head)
+        self.compiled = False  # whether native.py has swapped the leaves; a cache then has to be in pages
+        self.kv_kind = "float32"  # what a cache for this model holds: "float32", "bf16" or "int8"
         # given its weight, so that torch does not draw one first
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from ossia.kernels.cpu.ceilings import ceilings
 from ossia.kernels.cpu.leaves import Attention, Dense, Experts, KvLayer, Moe, Packable, Step, rms_norm
-from ossia.kernels.cpu.library import isa, library, loaded, offered, set_threads, threads
+from ossia.kernels.cpu.library import MAX_HEAD_DIM, isa, loaded, offered, set_threads, threads
+from ossia.kernels.cpu.library import library as compiled
 
 __all__ = [
+    "MAX_HEAD_DIM",
     "Attention",
     "Dense",
     "Experts",
@@ -15,8 +17,8 @@ __all__ = [
     "Packable",
     "Step",
     "ceilings",
+    "compiled",
     "isa",
-    "library",
     "loaded",
     "offered",
     "rms_norm",

@@ -94,6 +94,9 @@ void ossia_moe_half(const MoeHalf *m, float *x, int tokens) {
   chosen->moe_half(m, x, tokens);
 }
 
+// Returns once no call is running: whatever calls before this one could read, none does any more.
+void ossia_fence() { Call call; }
+
 // Packing neither waits for calls that are running nor holds them up: for a thread in the background.
 int64_t ossia_dense_bytes(const DenseWeight *w) { return (int64_t)chosen->dense_bytes(w); }
 void ossia_pack_dense(const DenseWeight *w, uint8_t *out) { chosen->pack_dense(w, out); }
@@ -127,10 +130,6 @@ double ossia_peak_read(const uint8_t *memory, int64_t bytes, double seconds) {
   return read / elapsed;
 }
 
-void ossia_embed(const uint16_t *table, const int32_t *ids, int rows, int width, float *x) {
-  Call call;
-  chosen->embed(table, ids, rows, width, x);
-}
 void ossia_rope_kv(const KvLayer *kv, const Step *step, int windowed, int heads, const float *qkv, uint16_t *q) {
   Call call;
   chosen->rope_kv(kv, step, windowed, heads, qkv, q);

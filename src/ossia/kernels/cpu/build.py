@@ -75,7 +75,7 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
         made = Path(work, "library.so")
         _run([cxx, "-shared", "-pthread", *extra, *objects, "-o", str(made)])
         made.replace(target)
-    if name is None:
+    if name is None and folder == HERE:  # a cache is shared with other versions
         for old in folder.glob("_kernels-*.so"):  # of other sources
             if old != target:
                 old.unlink(missing_ok=True)

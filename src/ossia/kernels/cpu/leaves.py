@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ossia.batch import Pages
-from ossia.config import PAGE
+from ossia.config import kv_page_bytes
 from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
@@ -36,7 +36,7 @@ class Packable(Protocol):
         ...
 
     def use(self, memory: Tensor) -> None:
-        """From now on read the packed form, all of whose pieces have been made."""
+        """From now on read the packed form, all of whose pieces have been made, and let the published one go."""
         ...
 
 
@@ -56,11 +56,11 @@ class Dense:
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None, kind: str) -> None:
         rows, cols = weight_NK.shape
         # weights of another dtype are rounded, as they would be at each use
-        self.weight = weight_NK.detach().to(torch.bfloat16).contiguous()
+        weight_NK = weight_NK.detach().to(torch.bfloat16).contiguous()
         self.bias = None if bias_N is None else bias_N.detach().float().contiguous()
         bias = None if self.bias is None else self.bias.data_ptr()
-        self.c = c.DenseWeight(self.weight.data_ptr(), None, bias, rows, cols, KINDS[kind])
-        self.published = [self.weight]
+        self.c = c.DenseWeight(weight_NK.data_ptr(), None, bias, rows, cols, KINDS[kind])
+        self.published = [weight_NK]
         self.packed_bytes: int = c.loaded().ossia_dense_bytes(ctypes.byref(self.c))
         self.users: list[c.DenseWeight] = [self.c]
 
@@ -77,6 +77,10 @@ class Dense:
         self.memory = memory
         for user in self.users:
             user.packed = memory.data_ptr()
+        c.loaded().ossia_fence()  # a call that began before may still read the published form
+        for user in self.users:
+            user.raw = None
+        self.published = []
 
 
 class Experts:
@@ -84,11 +88,11 @@ class Experts:
 
     def __init__(self, blocks: Tensor, scales: Tensor, bias_EN: Tensor, interleaved: bool) -> None:
         experts, rows, groups = scales.shape
-        self.blocks, self.scales = blocks.contiguous(), scales.contiguous()
+        blocks, scales = blocks.contiguous(), scales.contiguous()
         self.bias = bias_EN.detach().float().contiguous()
-        pointers = (self.blocks.data_ptr(), self.scales.data_ptr(), None, self.bias.data_ptr())
+        pointers = (blocks.data_ptr(), scales.data_ptr(), None, self.bias.data_ptr())
         self.c = c.ExpertWeight(*pointers, experts, rows, groups * 32, interleaved)
-        self.published = [self.blocks, self.scales]
+        self.published = [blocks, scales]
         self.pieces = experts
         self.expert_bytes: int = c.loaded().ossia_expert_bytes(ctypes.byref(self.c))
         self.packed_bytes = experts * self.expert_bytes
@@ -102,11 +106,10 @@ class Experts:
         self.memory = memory
         for user in self.users:
             user.packed = memory.data_ptr()
-
-
-def kv_page_bytes(head_dim: int, kind: str) -> int:
-    """Of a page of one head: keys and values, and in int8 their scales."""
-    return 2 * PAGE * (2 * head_dim if kind == "bf16" else head_dim + 4)
+        c.loaded().ossia_fence()
+        for user in self.users:
+            user.blocks = user.scales = None
+        self.published = []
 
 
 class KvLayer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from ossia.kernels.cpu.build import HERE, BuildError, build, library_name
 
 F, N, P = c_float, c_int, c_void_p
+MAX_HEAD_DIM = 512  # KV_MAX_HEAD of weights.h
 
 
 class DenseWeight(Structure):
@@ -75,13 +77,13 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_expert_linear": (None, [P, N, N, P, N, P]),
     "ossia_route": (None, [P, P, N, P, P]),
     "ossia_moe_half": (None, [P, P, N]),
+    "ossia_fence": (None, []),
     "ossia_dense_bytes": (c_int64, [P]),
     "ossia_pack_dense": (None, [P, P]),
     "ossia_expert_bytes": (c_int64, [P]),
     "ossia_pack_experts": (None, [P, N, N, P]),
     "ossia_peak_operations": (c_double, [N, c_double]),
     "ossia_peak_read": (c_double, [P, c_int64, c_double]),
-    "ossia_embed": (None, [P, P, N, N, P]),
     "ossia_rope_kv": (None, [P, P, N, N, P, P]),
     "ossia_copy_page": (None, [P, N, N]),
     "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
@@ -103,10 +105,11 @@ def library() -> ctypes.CDLL | str:
     """The kernels, or a sentence that says why there are none."""
     name = library_name()
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ossia", "kernels")
+    reason = ""
     for folder in (HERE, cached):
         if (folder / name).exists():
-            return open_library(folder / name)
-    reason = ""
+            with suppress(OSError):  # damaged, or made on another system: build it anew
+                return open_library(folder / name)
     for folder in (HERE, cached):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +152,7 @@ def set_threads(count: int) -> None:
 
 
 __all__ = [
+    "MAX_HEAD_DIM",
     "AttentionHalf",
     "DenseWeight",
     "ExpertWeight",

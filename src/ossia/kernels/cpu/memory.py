@@ -37,6 +37,11 @@ def forget_file_pages(view: Tensor) -> None:
     """
     if _free_memory() < SCARCE:
         _advise(view, _PAGEOUT)
+    drop_resident(view)
+
+
+def drop_resident(view: Tensor) -> None:
+    """The same, and the file stays in the system's cache in any case."""
     _advise(view, _DONTNEED)
 
 

@@ -4,10 +4,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
-#include <new>
+#include <pthread.h>
 #include <thread>
 #include <vector>
 #if defined(__x86_64__)
@@ -32,15 +33,16 @@ struct Job {
   int tasks;
 };
 
+char *aligned(size_t bytes);
+
 struct Scratch { // grows, is never given back
   char *memory = nullptr;
   size_t size = 0;
   void *at_least(size_t bytes) {
     if (bytes > size) {
       free(memory);
-      size = (bytes + bytes / 4 + 4095) & ~size_t(4095);
-      memory = static_cast<char *>(aligned_alloc(4096, size));
-      if (!memory) abort();
+      size = bytes + bytes / 4;
+      memory = aligned(size);
     }
     return memory;
   }
@@ -59,7 +61,7 @@ public:
     job_ = {fn, context, tasks};
     next_.store(0, std::memory_order_relaxed);
     busy_.store(int(workers_.size()), std::memory_order_relaxed);
-    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.fetch_add(1); // before `sleeping_` is read: who falls asleep meanwhile sees it
     if (sleeping_.load() > 0) epoch_.notify_all();
     work(0);
     for (int spins = 0; busy_.load(std::memory_order_acquire) > 0; spins++) {
@@ -133,29 +135,47 @@ private:
   std::vector<std::unique_ptr<Scratch>> scratch_;
 };
 
-// never destroyed: at exit the workers may be gone already, and there is nothing to save
-Pool &pool() {
-  static Pool *one = new Pool;
-  return *one;
-}
-
-std::mutex one_call;
+// Never destroyed: at exit a call may still be running, and there is nothing to save.
+Pool *one_pool;
+std::mutex *one_call = new std::mutex;
 struct Block {
   char *memory;
   size_t size, used;
 };
-std::vector<Block> blocks;
+std::vector<Block> &blocks = *new std::vector<Block>;
+
+// Threads do not live on in a forked child: it gets a pool of its own, and a lock that nobody holds.
+void forget_pool() {
+  one_pool = nullptr;
+  one_call = new std::mutex;
+}
+
+Pool &pool() {
+  static bool registered = !pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+  if (!one_pool) one_pool = new Pool;
+  return *one_pool;
+}
+
+char *aligned(size_t bytes) {
+  char *memory = static_cast<char *>(aligned_alloc(4096, (bytes + 4095) & ~size_t(4095)));
+  if (!memory) {
+    fprintf(stderr, "ossia: no memory for %zu bytes of scratch\n", bytes);
+    abort();
+  }
+  return memory;
+}
 
 } // namespace
 
 void run_tasks(int tasks, TaskFn fn, void *context) { pool().run(tasks, fn, context); }
 int pool_threads() { return pool().threads(); }
 void set_pool_threads(int threads) {
-  std::lock_guard<std::mutex> guard(one_call);
+  std::lock_guard<std::mutex> guard(*one_call);
   pool().set_threads(threads < 1 ? 1 : threads);
 }
-void lock_pool() { one_call.lock(); }
-void unlock_pool() { one_call.unlock(); }
+void lock_pool() { one_call->lock(); }
+void unlock_pool() { one_call->unlock(); }
 void *thread_scratch(int thread, size_t bytes) { return pool().scratch_of(thread).at_least(bytes); }
 
 void *scratch(size_t bytes) {
@@ -166,14 +186,20 @@ void *scratch(size_t bytes) {
       return block.memory + block.used - bytes;
     }
   size_t size = bytes < (size_t(1) << 20) ? size_t(1) << 20 : bytes;
-  char *memory = static_cast<char *>(aligned_alloc(4096, (size + 4095) & ~size_t(4095)));
-  if (!memory) throw std::bad_alloc();
-  blocks.push_back({memory, size, bytes});
-  return memory;
+  blocks.push_back({aligned(size), size, bytes});
+  return blocks.back().memory;
 }
 
-void scratch_reset() {
-  for (auto &block : blocks) block.used = 0;
+void scratch_reset() { // several blocks become one, which the next call of that size will find
+  size_t total = 0;
+  for (auto &block : blocks) {
+    total += block.size;
+    block.used = 0;
+  }
+  if (blocks.size() < 2) return;
+  for (auto &block : blocks) free(block.memory);
+  blocks.clear();
+  blocks.push_back({aligned(total), total, 0});
 }
 
 } // namespace ossia

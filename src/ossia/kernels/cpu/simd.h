@@ -309,6 +309,20 @@ INLINE float largest(f32x16 v) {
   return x > y ? x : y;
 }
 
+// |v| as the integers that order floats: infinity is above every number, NaN above infinity.
+INLINE i32x16 sizes(f32x16 v) { return (i32x16)v & 0x7fffffff; }
+INLINE i32x16 imax(i32x16 a, i32x16 b) { return a > b ? a : b; }
+// The largest of such sizes as a float again; NaN where there was one.
+INLINE float largest_size(i32x16 v) {
+  int32_t a[16], most = 0;
+  store(a, v);
+  for (int i = 0; i < 16; i++) most = a[i] > most ? a[i] : most;
+  float x;
+  memcpy(&x, &most, 4);
+  return x;
+}
+INLINE bool is_number(float x) { return x - x == 0; } // neither infinite nor NaN
+
 // The largest lane in every lane: the order of comparisons cannot matter, so each instruction set has its own.
 INLINE f32x16 spread_largest(f32x16 v) {
 #if defined(__AVX512F__)
