@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,31 +13,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ossia.kernels.cpu.library import AttentionHalf, DenseWeight, KvLayer, Step, library, offered
+from ossia.kernels.cpu.library import AttentionHalf, DenseWeight, KvLayer, Step
 
 Array = NDArray[Any]
 PAGE = 16
 BF16, INT8 = 0, 1
 
 
-def native() -> ctypes.CDLL:
-    found = library()
-    if isinstance(found, str):
-        pytest.skip(found)
-    return found
-
-
-@pytest.fixture(params=["avx512", "avx2", "generic"])
-def lib(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
-    """The kernels, switched to one instruction set."""
-    kernels = native()
-    if request.param not in offered(kernels):
-        pytest.skip(f"this CPU has no {request.param}")
-    threads = kernels.ossia_threads()
-    kernels.ossia_choose(request.param.encode())
-    yield kernels
-    kernels.ossia_choose(offered(kernels)[0].encode())
-    kernels.ossia_set_threads(threads)
+@pytest.fixture
+def lib(isa: ctypes.CDLL) -> ctypes.CDLL:
+    return isa
 
 
 def at(array: Array) -> int:
