@@ -86,10 +86,10 @@ def unsupported(config: ModelConfig) -> str | None:
 
 
 class MappedEmbedding(nn.Module):
-    """Rows of a table that stays in its file. Looking one up makes its neighbours resident too; now and then all are
-    let go, so that the table never takes much memory."""
+    """Rows of a table that stays in its file. Looking one up makes its neighbours resident too, up to a megabyte of
+    them; so all are let go now and then, and the table never takes much memory."""
 
-    EVERY = 1024  # rows
+    EVERY = 64  # rows
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge
 
 Progress = Callable[[int, int], object]
 PATIENCE = 5.0  # seconds
+CACHE_LINE = 64  # bytes
 
 
 class Promotion:
@@ -31,6 +32,7 @@ class Promotion:
         self._others = [tensor for tensor in others if mapped(tensor)]
         self.bytes_total = sum(weight.packed_bytes for weight in weights)
         self.bytes_done = 0
+        self._memory = huge(sum(_room(weight) for weight in weights))  # one piece, so that all of it is huge pages
         self.error: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -63,10 +65,15 @@ class Promotion:
             self.error = error
 
     def _move(self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor) -> None:
-        memory = huge(weight.packed_bytes)
+        memory = self._memory[: weight.packed_bytes]
         list(workers.map(lambda piece: weight.pack(piece, memory), range(weight.pieces)))
         weight.use(memory)
         for tensor in mapped:
             forget_file_pages(tensor)
         self._weights.pop(0)
+        self._memory = self._memory[_room(weight) :]
         self.bytes_done += weight.packed_bytes
+
+
+def _room(weight: Packable) -> int:
+    return -(-weight.packed_bytes // CACHE_LINE) * CACHE_LINE

@@ -14,6 +14,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED, _PAGEOUT, _POPULATE_READ = 4, 21, 22
 SCARCE = 2 << 30  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
@@ -23,7 +24,9 @@ def huge(size: int) -> Tensor:
     """uint8 [size], all zero, aligned to a page."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.zeros(size, dtype=torch.uint8)
-    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+    # Linux puts a mapping of whole huge pages where they can be huge from its beginning to its end
+    length = max(size, 1) if size < HUGE_PAGE else -(-size // HUGE_PAGE) * HUGE_PAGE
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
     with suppress(OSError):  # a system without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]

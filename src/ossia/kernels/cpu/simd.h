@@ -314,12 +314,11 @@ INLINE i32x16 sizes(f32x16 v) { return (i32x16)v & 0x7fffffff; }
 INLINE i32x16 imax(i32x16 a, i32x16 b) { return a > b ? a : b; }
 // The largest of such sizes as a float again; NaN where there was one.
 INLINE float largest_size(i32x16 v) {
-  int32_t a[16], most = 0;
-  store(a, v);
-  for (int i = 0; i < 16; i++) most = a[i] > most ? a[i] : most;
-  float x;
-  memcpy(&x, &most, 4);
-  return x;
+  v = imax(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = imax(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+  v = imax(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+  v = imax(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
+  return ((f32x16)v)[0];
 }
 INLINE bool is_number(float x) { return x - x == 0; } // neither infinite nor NaN
 
