@@ -61,7 +61,7 @@ LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in mod
 NO_TORCH = ("harmony", "tools", "tasks", "server", "o200k", "tokenizer_file", "tokenizer", "hub", "config", "errors")
 PLAIN = ("request", "pages", "prefix", "scheduler", "budget", "speculate")
 NO_TORCH_FILES = tuple(f"engine/{name}.py" for name in PLAIN)
-# What must not even lead to torch; a server imports the engine, and so may.
+# What must not even lead to torch.
 NEVER_LOADS_TORCH = (
     "",
     "harmony",
@@ -74,6 +74,7 @@ NEVER_LOADS_TORCH = (
     "evals",
     "harmony_command",
     "cli",
+    "server",
 )
 
 

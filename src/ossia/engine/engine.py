@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
 from ossia.engine.prefix import PrefixCache
-from ossia.engine.request import Constraint, FinishReason, Request, SampledToken, SamplingParams
+from ossia.engine.request import Constraint, EngineStats, FinishReason, Request, SampledToken, SamplingParams
 from ossia.engine.runner import Runner
 from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
@@ -42,6 +42,8 @@ class Engine:
     """`capacity`: tokens that the cache can hold, over all sequences; or `kv_memory`: the bytes it may take. By default
     one full context. `max_batch_tokens` and `latency_target` (seconds; None: none) bound a step: while sequences
     decode, no more of a prompt is read than keeps the step to that time."""
+
+    enforces_constraints = True
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Engine:
         self._states: dict[int, RowState] = {}
         self._unread: dict[int, deque[SampledToken]] = {}
         self.failed: dict[int, Exception] = {}
+        self._prompt_tokens = 0  # of all requests
         self._ids = count()
 
     def submit(
@@ -108,6 +111,7 @@ class Engine:
         if constraint is not None:
             request.mask = mask_ahead(constraint)
         self._requests[request.id], self._states[request.id] = request, state
+        self._prompt_tokens += len(request.prompt)
         self._scheduler.add(request)
         return request.id
 
@@ -140,6 +144,17 @@ class Engine:
         if self._speculation is not None and decoded:
             self._speculation.observe([*zip((work.drafts for work in step.works), held, strict=True)], seconds)
         return tokens
+
+    def stats(self) -> EngineStats:
+        """How it stands now. Another thread may ask, too."""
+        scheduler, cache = self._scheduler, self.prefix_cache
+        used, cached = max(
+            ((pool.total - pool.available) / pool.total, pool.idle / pool.total)
+            for pool in scheduler.tables.pools.values()
+        )
+        reused = 0 if cache is None else cache.tokens_reused
+        counts = (len(scheduler.running), len(scheduler.waiting))
+        return EngineStats(*counts, used, cached, self._prompt_tokens, reused, scheduler.preemptions)
 
     def generate(
         self,
@@ -272,7 +287,7 @@ class Engine:
             reason = "length"
         if reason is None and constraint is not None:
             request.mask = mask_ahead(constraint)  # while the model runs over this token
-        return SampledToken(request.id, drawn.token_id, drawn.logprob, reason, drawn.top_logprobs)
+        return SampledToken(request.id, drawn.token_id, drawn.logprob, reason, drawn.top_logprobs, request.cached)
 
     def _fail(self, request: Request, error: Exception) -> None:
         self.failed[request.id] = error

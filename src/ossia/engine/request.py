@@ -111,6 +111,7 @@ def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
 class SampledToken:
     """One sampled id; `logprob` is its log-probability in the model's own distribution: before penalties, bias,
     constraint, temperature and filters. So are those of `top_logprobs`, likeliest first. The last token has a reason.
+    `cached_tokens`: how many of the prompt's tokens had been computed before, for others.
     """
 
     request_id: int
@@ -118,6 +119,22 @@ class SampledToken:
     logprob: float
     finish_reason: FinishReason | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """How an engine stands: requests, and the share of the memory for keys and values that sequences hold (`kv_used`)
+    or the prefix cache keeps beside (`kv_cached`). Counted since the start: prompt tokens, those of them that were not
+    computed again, and requests that had to begin again for want of memory."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_used: float = 0.0
+    kv_cached: float = 0.0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass
@@ -133,6 +150,7 @@ class Request:
     priority: int = 0  # smaller is served first
     generated: list[int] = field(default_factory=list)
     computed: int = 0
+    cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran
     draft: list[int] = field(default_factory=list)  # guessed to follow the last known token, to be verified
     cache_salt: str = ""  # the prefix cache is shared among requests with the same
     parent: Request | None = None  # computes the same prompt; this one waits for its pages. None once they are here

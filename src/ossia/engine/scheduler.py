@@ -312,6 +312,8 @@ class Scheduler:
             return False
         if found and self.cache is not None:
             self.cache.count_hit(found)
+        if not request.generated:
+            request.cached = min(request.computed, len(request.prompt))
         self._remove(self.waiting, request)
         insort(self.running, request, key=self._rank)
         return True

@@ -1,0 +1,99 @@
+"""An engine that says what it is told: the test double of everything above an engine.
+
+    engine = ScriptedEngine([tokenizer.encode_with_specials("<|channel|>final<|message|>Hi<|return|>")])
+
+Every request is given the next script, the last one over and over; or a function makes one from the prompt. It takes no
+notice of constraints, so what a model would never be allowed to say can be tried too. Same face as `engine.Engine`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from ossia.config import ModelConfig
+from ossia.engine.request import Constraint, EngineStats, SampledToken, SamplingParams
+from ossia.errors import RequestError
+
+Script = Sequence[int]
+
+
+@dataclass
+class _Running:
+    prompt: int  # tokens
+    script: Script
+    params: SamplingParams
+    said: int = 0
+
+
+class ScriptedEngine:
+    """`delay`: seconds that a step takes. `submitted` are the prompts, for a test to look at."""
+
+    enforces_constraints = False
+
+    def __init__(
+        self,
+        scripts: Sequence[Script] | Callable[[list[int]], Script],
+        config: ModelConfig | None = None,
+        delay: float = 0.0,
+    ) -> None:
+        self.config = config or ModelConfig.preset("gpt-oss-20b")
+        self.delay = delay
+        self.failed: dict[int, Exception] = {}
+        self.submitted: list[list[int]] = []
+        self._scripts = scripts
+        self._running: dict[int, _Running] = {}
+        self._ids = count()
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        sample_of: int | None = None,
+        stream: int = 0,
+    ) -> int:
+        if not prompt or len(prompt) >= self.config.max_context_length:
+            raise RequestError(f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}")
+        id, ids = next(self._ids), list(prompt)
+        if callable(self._scripts):
+            script = self._scripts(ids)
+        else:
+            script = self._scripts[min(len(self.submitted), len(self._scripts) - 1)]
+        self.submitted.append(ids)
+        self._running[id] = _Running(len(ids), list(script), params)
+        return id
+
+    def abort(self, request_id: int) -> None:
+        self._running.pop(request_id, None)
+
+    def has_work(self) -> bool:
+        return bool(self._running)
+
+    def step(self) -> list[SampledToken]:
+        if self.delay:
+            time.sleep(self.delay)
+        return [token for id in list(self._running) if (token := self._next(id)) is not None]
+
+    def stats(self) -> EngineStats:
+        return EngineStats(running=len(self._running))
+
+    def _next(self, id: int) -> SampledToken | None:
+        one = self._running[id]
+        if not one.script:
+            self.failed[id] = RequestError("the script is empty")
+            del self._running[id]
+            return None
+        token = one.script[one.said]
+        one.said += 1
+        stopped = token in one.params.stop_ids
+        ended = one.said == len(one.script) or one.said == one.params.max_tokens
+        if stopped or ended:
+            del self._running[id]
+        top = tuple((max(token - n, 0), -0.5 - n) for n in range(one.params.top_logprobs))
+        return SampledToken(id, token, -0.5, "stop" if stopped else "length" if ended else None, top)

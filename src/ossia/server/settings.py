@@ -1,0 +1,50 @@
+"""Everything that can be told to a server. Plain data; `ossia serve` makes it from its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ossia.engine.request import SamplingParams
+from ossia.harmony.messages import EffortName
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one API key, or of everybody together if there are no keys; None: no limit."""
+
+    concurrent: int | None = None  # requests being answered
+    tokens_per_minute: int | None = None  # prompt and answer
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """`digest`: SHA-256 of the secret, in hex; the secret itself is not kept."""
+
+    name: str
+    digest: str
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`keys` empty: whoever can connect may ask. `store_path` None: responses are kept in memory."""
+
+    model_name: str = "gpt-oss"
+    strict_model_names: bool = False  # refuse requests that name another model
+    sampling: SamplingParams = field(default_factory=SamplingParams)  # where a request says nothing
+    effort: EffortName = "medium"
+    constrained: bool = True  # hold every sample to the grammar of Harmony, of the tools and of the format
+    retries: int = 2  # samples after one that called no known tool, or with arguments that are no JSON
+    tool_rounds: int = 16  # samples of one answer that call tools of the server's own
+    keys: tuple[ApiKey, ...] = ()
+    limits: Limits = field(default_factory=Limits)  # for requests without a key
+    max_queue: int = 256  # requests being answered or waiting; one more is told to come back (429)
+    max_body: int = 32 << 20  # bytes of a request
+    keepalive: float = 15.0  # seconds without an event after which a stream says that it is alive
+    drain: float = 30.0  # seconds that running answers have when the server is asked to stop
+    store_path: Path | None = None
+    store_ttl: float = 30 * 24 * 3600.0  # seconds
+    store_bytes: int = 1 << 30
+    secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start
+    log_prompts: bool = False

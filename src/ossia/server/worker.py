@@ -1,0 +1,208 @@
+"""The engine in a thread of its own: requests in, tokens out to whichever coroutine waits for them.
+
+One thread steps; it alone touches the engine. Coroutines hand it what to do through a queue and get tokens through
+theirs, all those of a step at once, so that the event loop is woken once a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ossia.config import ModelConfig
+from ossia.engine.request import Constraint, EngineStats, SampledToken, SamplingParams
+
+log = logging.getLogger("ossia.server")
+
+
+class EngineLike(Protocol):
+    """What the server asks of an engine: `engine.Engine` and `ScriptedEngine` have it."""
+
+    failed: dict[int, Exception]
+    enforces_constraints: bool
+
+    @property
+    def config(self) -> ModelConfig: ...
+    def submit(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        sample_of: int | None = None,
+        stream: int = 0,
+    ) -> int: ...
+    def abort(self, request_id: int) -> None: ...
+    def has_work(self) -> bool: ...
+    def step(self) -> list[SampledToken]: ...
+    def stats(self) -> EngineStats: ...
+
+
+@dataclass
+class Samples:
+    """Samples of one prompt, so that they share its pages: give the same object to each."""
+
+    first: int | None = None  # the request that the others are samples of
+
+
+class EngineStopped(Exception):
+    """The engine failed, or the server is going down: nothing more will come."""
+
+
+class _Stream:
+    """A request's way back to the coroutine that made it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[SampledToken | Exception] = asyncio.Queue()
+        self.request_id: int | None = None
+        self.closed = False
+
+
+class EngineWorker:
+    """`start` it, `generate` from any event loop, `stop` it."""
+
+    def __init__(self, engine: EngineLike) -> None:
+        self.engine = engine
+        self.error: BaseException | None = None  # what the thread died of
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._streams: dict[int, _Stream] = {}
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="ossia-engine", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its step; who still waits is told `EngineStopped`."""
+        self._commands.put(self._stop)
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive() and self.error is None
+
+    def stats(self) -> EngineStats:
+        """Of a moment ago; reads what another thread writes, which for numbers does no harm."""
+        with suppress(RuntimeError):  # a dictionary changed while it was read
+            return self.engine.stats()
+        return EngineStats()
+
+    async def generate(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        constraint: Constraint | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str = "",
+        samples: Samples | None = None,
+        stream: int = 0,
+    ) -> AsyncGenerator[SampledToken, None]:
+        """The tokens as they come. Closing the iterator aborts the request. Raises what `submit` does, what the
+        constraint did, and `EngineStopped`."""
+        mine = _Stream()
+
+        def submit() -> None:
+            if mine.closed:
+                return
+            if self._stopping or self.error is not None:
+                self._tell([(mine, EngineStopped("the engine is stopping"))])
+                return
+            first = samples.first if samples is not None else None
+            try:
+                id = self.engine.submit(
+                    prompt, params, constraint, priority=priority, cache_salt=cache_salt, sample_of=first, stream=stream
+                )
+            except Exception as error:  # the coroutine's to handle
+                self._tell([(mine, error)])
+                return
+            mine.request_id = id
+            self._streams[id] = mine
+            if samples is not None and first is None:
+                samples.first = id
+
+        if not self.is_alive:
+            raise EngineStopped("the engine is not running")
+        self._commands.put(submit)
+        try:
+            while True:
+                got = await mine.queue.get()
+                if isinstance(got, Exception):
+                    raise got
+                yield got
+                if got.finish_reason is not None:
+                    return
+        finally:
+            mine.closed = True
+            self._commands.put(lambda: self._forget(mine))
+
+    # In the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._take_commands()
+                if self.engine.has_work() and not self._stopping:
+                    self._step()
+        except BaseException as error:
+            log.exception("the engine failed; no more requests are answered")
+            self.error = error
+        gone = EngineStopped("the engine stopped" if self.error is None else f"the engine failed: {self.error}")
+        self._tell([(stream, gone) for stream in self._streams.values()])
+        self._streams.clear()
+        with suppress(queue.Empty):  # who came in meanwhile is told too
+            while True:
+                self._commands.get_nowait()()
+
+    def _take_commands(self) -> None:
+        """All that wait; with nothing to compute, wait for one."""
+        if not self.engine.has_work():
+            self._commands.get()()
+        with suppress(queue.Empty):
+            while not self._stopping:
+                self._commands.get_nowait()()
+
+    def _step(self) -> None:
+        news: list[tuple[_Stream, SampledToken | Exception]] = []
+        for token in self.engine.step():
+            if (stream := self._streams.get(token.request_id)) is not None:
+                news.append((stream, token))
+                if token.finish_reason is not None:
+                    del self._streams[token.request_id]
+        for id in list(self.engine.failed):
+            error = self.engine.failed.pop(id)
+            if (stream := self._streams.pop(id, None)) is not None:
+                news.append((stream, error))
+        self._tell(news)
+
+    def _tell(self, news: Sequence[tuple[_Stream, SampledToken | Exception]]) -> None:
+        """One call into each event loop that is concerned."""
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
+        for stream, what in news:
+            loops.setdefault(stream.loop, []).append((stream, what))
+        for loop, parts in loops.items():
+            with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+                loop.call_soon_threadsafe(_deliver, parts)
+
+    def _forget(self, stream: _Stream) -> None:
+        if stream.request_id is not None and self._streams.pop(stream.request_id, None) is not None:
+            self.engine.abort(stream.request_id)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+
+def _deliver(parts: Sequence[tuple[_Stream, Any]]) -> None:
+    for stream, what in parts:
+        stream.queue.put_nowait(what)
