@@ -7,6 +7,7 @@ form, so it does not matter when this happens. Knows weights as `Packable`; know
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from torch import Tensor
 from ossia.kernels.cpu import Packable
 from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
 PATIENCE = 5.0  # seconds
 CACHE_LINE = 64  # bytes
@@ -61,8 +63,9 @@ class Promotion:
         try:
             after.wait(PATIENCE)
             self.run()
-        except Exception as error:  # answers go on from the file; who asks is told
+        except Exception as error:  # answers go on from the file
             self.error = error
+            log.warning("weights stay in the file, answers come more slowly: %s", error)
 
     def _move(self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor) -> None:
         memory = self._memory[: weight.packed_bytes]
