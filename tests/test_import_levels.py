@@ -51,6 +51,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
         "display": None,
         "terminal": None,
         "harmony_command": None,
+        "serve_command": None,
         "commands": None,
         "cli": None,
         "__main__": None,

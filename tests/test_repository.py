@@ -22,7 +22,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 PYTHON_FILES = [p for folder in ("src", "recipes", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
 PROSE = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAX_FILE, MAX_FUNCTION, MAX_DECISION = 600, 100, 40  # lines
-MODULES_OF = {"oss-harmony": "openai_harmony"}  # where a distribution's module is called something else
+MODULES_OF = {  # where a distribution's module is called something else
+    "oss-harmony": "openai_harmony",
+    "prometheus-client": "prometheus_client",
+    "pydantic-core": "pydantic_core",
+    "opentelemetry-sdk": "opentelemetry",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+}
 
 
 def text_of(path: Path) -> str:
@@ -96,9 +102,10 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
 
 
 def test_dependencies_are_those_imported() -> None:
-    """Nothing undeclared, nothing unused; what the extra `train` brings may be imported too, late."""
+    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported too, late."""
     required = {distribution(line) for line in PROJECT["dependencies"]}
-    optional = {distribution(line) for line in PROJECT["optional-dependencies"]["train"]}
+    extras = PROJECT["optional-dependencies"]
+    optional = {distribution(line) for extra in ("train", "otel") for line in extras[extra]}
     imported = set()
     for file in sorted(SOURCE.rglob("*.py")):
         for node in ast.walk(ast.parse(text_of(file))):

@@ -1,4 +1,4 @@
-"""The command line: `ossia {chat, generate, info, convert, eval, bench, harmony}`.
+"""The command line: `ossia {chat, generate, serve, info, convert, eval, bench, harmony}`.
 
 Knows arguments, their help and the exit codes. What a command does is `commands.py`; nothing here imports
 torch, so that `ossia --help` is quick.
@@ -23,6 +23,7 @@ to begin with:
   ossia chat                                        talk to nano, the small model inside ossia
   ossia chat gpt-oss-20b                            download the published model and talk to it
   echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
+  ossia serve gpt-oss-20b                           for OpenAI and Anthropic clients, and a page to chat on
   ossia info gpt-oss-120b                           what a model consists of; needs no weights
   ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
   ossia harmony render chat.json                    the tokens a model reads for a conversation, and back
@@ -68,6 +69,32 @@ examples:
 The text goes to the model as it is, nothing before it. Sampling ends at <|return|>, <|call|>, <|endoftext|>
 or --max-tokens. --json prints one object: prompt_ids, ids, text, finish_reason ("stop" or "length") and
 logprobs, the natural logarithms of the probabilities before temperature and filters.
+"""
+
+SERVE = """\
+OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000; a browser
+finds a page to chat on. Which model a request names does not matter, unless --strict-model-names.
+
+keys:
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N]
+  KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too, or several
+  between commas. Without keys only this machine is let in, unless --insecure.
+
+end:
+  SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain seconds. A second
+  signal ends at once.
+
+scripts:
+  Each line is what a model says at one go; the last is repeated. Names of special tokens are those tokens.
+  {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}; MODEL gives the tokenizer.
+
+examples:
+  ossia serve                                       nano, the small model inside ossia
+  ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
+  ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store responses.db --secret-file secret
+  ossia serve nano --script answers.jsonl           to test a client
+
+OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
 """
 
 INFO = """\
@@ -213,6 +240,7 @@ def parser() -> argparse.ArgumentParser:
 
     _chat(command("chat", commands.chat, "Talk to a model, in the terminal or through a pipe.", CHAT))
     _generate(command("generate", commands.generate, "Complete text or token ids, no chat.", GENERATE))
+    _serve(command("serve", commands.serve, "Serve a model over HTTP, and a page to chat on.", SERVE))
     _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
     _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
     _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
@@ -261,6 +289,47 @@ def _generate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="print one JSON object, at the end")
     _computing(p)
     _sampling(p, 256)
+
+
+def _serve(p: argparse.ArgumentParser) -> None:
+    _model(p)
+    group = p.add_argument_group("who may ask")
+    text = "address to listen on; other than loopback only with a key (default: 127.0.0.1)"
+    group.add_argument("--host", default="127.0.0.1", help=text)
+    group.add_argument("--port", type=_port, default=8000, metavar="N", help="0: any free one (default: 8000)")
+    group.add_argument("--api-key-file", metavar="FILE", help="keys and their limits, see below")
+    group.add_argument(
+        "--insecure", action="store_true", help="let other machines, and pages by other names, in without a key"
+    )
+    text = "pages that may ask from a browser, such as https://example.org; repeatable (default: none)"
+    group.add_argument("--cors-origin", action="append", metavar="ORIGIN", help=text)
+    group = p.add_argument_group("answers")
+    group.add_argument("--model-name", metavar="NAME", help="what clients call it (default: after MODEL)")
+    group.add_argument("--strict-model-names", action="store_true", help="refuse requests that name another model")
+    text = "how much to reason where a request says nothing (default: medium)"
+    group.add_argument("--default-effort", choices=("low", "medium", "high"), default="medium", help=text)
+    text = "do not hold answers to the grammar of Harmony and of their tools; schemas of a request still hold"
+    group.add_argument("--unconstrained", action="store_true", help=text)
+    group.add_argument("--script", metavar="FILE", help="say what FILE says, see below; no model is loaded")
+    text = "of --script: what a step takes (default: 0)"
+    group.add_argument("--script-delay", type=_seconds, default=0.0, metavar="TIME", help=text)
+    group = p.add_argument_group("limits", "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d.")
+    text = "requests answered or waiting; one more gets a 429 (default: 256)"
+    group.add_argument("--max-queue", type=_positive, default=256, metavar="N", help=text)
+    text = "of a request; a larger one gets a 413 (default: 32MiB)"
+    group.add_argument("--max-body", type=_bytes, default=32 << 20, metavar="SIZE", help=text)
+    text = "that running answers have when the server is stopped (default: 30s)"
+    group.add_argument("--drain", type=_seconds, default=30.0, metavar="TIME", help=text)
+    group = p.add_argument_group("what is kept")
+    text = "a file for responses and conversations (default: in memory)"
+    group.add_argument("--store", metavar="FILE", help=text)
+    group.add_argument("--store-ttl", type=_seconds, default=2592000.0, metavar="TIME", help="(default: 30d)")
+    group.add_argument("--store-bytes", type=_bytes, default=1 << 30, metavar="SIZE", help="(default: 1GiB)")
+    text = "seals reasoning that clients keep; made if it is not there (default: a new secret every time)"
+    group.add_argument("--secret-file", metavar="FILE", help=text)
+    group.add_argument("--log-prompts", action="store_true", help="write what is asked to the log, too")
+    group = _computing(p)
+    group.add_argument("--warm-up", action="store_true", help="compute a short answer before the first request")
 
 
 def _info(p: argparse.ArgumentParser) -> None:
@@ -353,7 +422,7 @@ def _model(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=text)
 
 
-def _computing(p: argparse.ArgumentParser) -> None:
+def _computing(p: argparse.ArgumentParser) -> Any:
     group = p.add_argument_group("computing")
     text = "what to compute in (default: bfloat16)"
     group.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=text)
@@ -371,6 +440,7 @@ def _computing(p: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=_positive, metavar="N", help=text)
     text = "memory for keys and values, such as 4GiB (default: half of what the weights leave free)"
     group.add_argument("--kv-memory", type=_bytes, metavar="SIZE", help=text)
+    return group
 
 
 def _sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
@@ -402,6 +472,21 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(f"expected a size such as 4GiB or 512MB, found {text!r}")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, found {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """ "500ms", "30s", "15min", "12h", "30d" or a number of seconds."""
+    units = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    if match is None or match[2].lower() not in units:
+        raise argparse.ArgumentTypeError(f"expected a time such as 30s, 15min, 12h or 30d, found {text!r}")
+    return float(match[1]) * units[match[2].lower()]
 
 
 def _ids(text: str) -> list[int]:

@@ -232,6 +232,12 @@ def bench(args: argparse.Namespace) -> None:
     print(json.dumps(found | {"load_s": load_s}) if args.json else benchmark.as_text(found))
 
 
+def serve(args: argparse.Namespace) -> None:
+    from ossia import serve_command
+
+    serve_command.serve(args, lambda: _load(args))
+
+
 def harmony_render(args: argparse.Namespace) -> None:
     from ossia import harmony_command
 

@@ -24,10 +24,20 @@ from torch import Tensor
 
 from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
 from ossia.engine.prefix import PrefixCache
-from ossia.engine.request import Constraint, EngineStats, FinishReason, Request, SampledToken, SamplingParams
+from ossia.engine.request import (
+    MAX_TOP_LOGPROBS,
+    Constraint,
+    EngineStats,
+    FinishReason,
+    PromptToken,
+    Request,
+    SampledToken,
+    SamplingParams,
+)
 from ossia.engine.runner import Runner
 from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
+from ossia.engine.scoring import prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import RequestError
 from ossia.model import Transformer
@@ -63,6 +73,7 @@ class Engine:
             capacity = tokens_within(config, kv_memory, kind, max_running, max_batch_tokens, prefix_cache)
             if capacity < 1:
                 raise RequestError(f"{kv_memory} bytes of memory for keys and values hold no token; give it more")
+        self.max_batch_tokens = max_batch_tokens
         self.config, self.capacity = config, capacity or config.max_context_length
         tables = make_tables(config, self.capacity, max_running, max_batch_tokens, prefix_cache)
         self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind)) if prefix_cache else None
@@ -156,6 +167,22 @@ class Engine:
         counts = (len(scheduler.running), len(scheduler.waiting))
         return EngineStats(*counts, used, cached, self._prompt_tokens, reused, scheduler.preemptions)
 
+    def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
+        """Log-probabilities of the prompt's tokens from the second on, a step's worth at a time, with the `top` likeliest
+        tokens of each place, at most 128. Steps may be taken meanwhile. Raises `RequestError`.
+
+        They are the model's own, as those of sampled tokens are. Keys and values are kept beside the engine's memory,
+        until the iterator ends.
+        """
+        if not 0 <= top <= MAX_TOP_LOGPROBS:
+            raise RequestError(f"the number of top log-probabilities must be 0 to {MAX_TOP_LOGPROBS}, found {top}")
+        self._check_ids(prompt)
+        if len(prompt) > self.config.max_context_length:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens; the context holds {self.config.max_context_length}"
+            )
+        return prompt_logprobs(self._runner.model, prompt, top, self.max_batch_tokens)
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -190,13 +217,16 @@ class Engine:
             self.failed.pop(request_id, None)
             self.abort(request_id)
 
-    def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
-        """How many tokens may be generated."""
+    def _check_ids(self, prompt: Sequence[int]) -> None:
         if not prompt:
             raise RequestError("the prompt is empty; a model needs at least one token to go on from")
         wrong = next((id for id in prompt if not 0 <= id < self.config.vocab_size), None)
         if wrong is not None:
             raise RequestError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+
+    def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """How many tokens may be generated."""
+        self._check_ids(prompt)
         room = self.config.max_context_length - len(prompt)
         if room < 1:
             raise RequestError(

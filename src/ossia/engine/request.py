@@ -123,6 +123,15 @@ class SampledToken:
 
 
 @dataclass(frozen=True)
+class PromptToken:
+    """One token of a prompt, with its log-probability after those before it and the likeliest ones in its place."""
+
+    token_id: int
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """How an engine stands: requests, and the share of the memory for keys and values that sequences hold (`kv_used`)
     or the prefix cache keeps beside (`kv_cached`). Counted since the start: prompt tokens, those of them that were not

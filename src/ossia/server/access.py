@@ -1,20 +1,90 @@
-"""Who asks, and what they may: API keys and limits. Stub to be filled."""
+"""Who asks, and what they may: API keys, and how much one caller may have at a time and in a minute.
+
+Knows secrets (as digests) and headers; nothing of routes. `gate.py` asks it about every request.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import hmac
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from starlette.requests import Request
+
+from ossia.errors import RequestError
+from ossia.server.errors import ApiError
+from ossia.server.settings import ApiKey, Limits
+
+MINUTE = 60.0  # seconds
+RETRY = 2  # seconds until it is worth asking again where nobody can know
+OPTIONS = {"concurrent": "concurrent", "tokens-per-minute": "tokens_per_minute"}
 
 
 @dataclass(eq=False)
 class Caller:
-    """A key's owner, or everybody together if there are no keys."""
+    """A key's owner, or everybody together if there are no keys.
+
+    Tokens are counted when they have been used, so a caller may overdraw; what is missing flows back at the rate of the
+    limit, up to a minute's worth.
+    """
 
     name: str = ""
+    limits: Limits = field(default_factory=Limits)
+    running: int = 0  # requests being answered
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._left = float(self.limits.tokens_per_minute or 0)
+        self._at = self.clock()
 
     def spend(self, tokens: int) -> None:
         """Count tokens against the limit per minute."""
+        self._left = self.tokens_left - tokens
+
+    @property
+    def tokens_left(self) -> float:
+        """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means nothing."""
+        now, most = self.clock(), self.limits.tokens_per_minute or 0
+        self._left = min(most, self._left + (now - self._at) * most / MINUTE)
+        self._at = now
+        return self._left
+
+    def refusal(self) -> ApiError | None:
+        """Why one more request cannot be taken now."""
+        most, rate = self.limits.concurrent, self.limits.tokens_per_minute
+        if most is not None and self.running >= most:
+            text = f"{self.running} requests of yours are being answered; the limit is {most} at a time"
+            return _too_many(text, "concurrency_limit_exceeded", RETRY)
+        if rate is not None and self.tokens_left < 1:
+            text = f"the limit of {rate} tokens per minute is used up"
+            return _too_many(text, "rate_limit_exceeded", self._seconds_until(1))
+        return None
+
+    def headers(self) -> dict[str, str]:
+        """How the limits stand, under OpenAI's names; "requests" are those at a time."""
+        found: dict[str, str] = {}
+        if (most := self.limits.concurrent) is not None:
+            found["x-ratelimit-limit-requests"] = str(most)
+            found["x-ratelimit-remaining-requests"] = str(max(0, most - self.running))
+        if (rate := self.limits.tokens_per_minute) is not None:
+            found["x-ratelimit-limit-tokens"] = str(rate)
+            found["x-ratelimit-remaining-tokens"] = str(max(0, int(self.tokens_left)))
+            found["x-ratelimit-reset-tokens"] = f"{self._seconds_until(rate)}s"
+        return found
+
+    def _seconds_until(self, tokens: float) -> int:
+        rate = (self.limits.tokens_per_minute or 0) / MINUTE
+        return max(0, math.ceil((tokens - self.tokens_left) / rate))
+
+
+def _too_many(text: str, code: str, seconds: int) -> ApiError:
+    return ApiError(429, text, code=code, headers={"Retry-After": str(max(1, seconds))})
 
 
 NOBODY = Caller()
@@ -24,3 +94,130 @@ def caller_of(request: Request) -> Caller:
     """Set by the gate in front of every route."""
     found: Caller = getattr(request.state, "caller", NOBODY)
     return found
+
+
+class Access:
+    """Every caller, and how many requests are being answered for all of them."""
+
+    def __init__(
+        self, keys: Sequence[ApiKey] = (), limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`limits`: of everybody together, if there are no keys. Keys of one name are one caller's."""
+        self.running = 0
+        self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
+        self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
+        self._keys = [(key.digest.encode(), self._callers[key.name]) for key in keys]
+
+    def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Who has the key in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
+        if self.everybody is not None:
+            return self.everybody
+        secrets = presented(headers)
+        for secret in secrets:
+            digest, found = secret_digest(secret).encode(), None
+            for known, caller in self._keys:  # all of them, so that the time says nothing
+                if hmac.compare_digest(known, digest):
+                    found = caller
+            if found is not None:
+                return found
+        text = "this API key is not known here" if secrets else "an API key is needed"
+        raise ApiError(
+            401, f"{text}; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`", code="invalid_api_key",
+            headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
+        )  # fmt: skip
+
+
+def presented(headers: Mapping[str, str]) -> list[str]:
+    """The secrets that a request shows, wherever clients put them."""
+    scheme, _, rest = headers.get("authorization", "").strip().partition(" ")
+    found = [rest.strip()] if scheme.lower() == "bearer" else []
+    return [secret for secret in (*found, headers.get("x-api-key", "").strip()) if secret]
+
+
+class Lease:
+    """A request's place among those that are answered. It lasts as long as anybody holds it: the gate until the body's
+    end, and every answer that was begun for it, which may outlive the body (`background`)."""
+
+    def __init__(self, access: Access, caller: Caller) -> None:
+        self.access, self.caller = access, caller
+        self.prompt_tokens = self.completion_tokens = 0  # of its answers, so far
+        self._holders = 0
+
+    def hold(self) -> None:
+        self._holders += 1
+        if self._holders == 1:
+            self.access.running += 1
+            self.caller.running += 1
+
+    def release(self) -> None:
+        assert self._holders > 0
+        self._holders -= 1
+        if self._holders == 0:
+            self.access.running -= 1
+            self.caller.running -= 1
+
+
+LEASE: ContextVar[Lease | None] = ContextVar("ossia_lease", default=None)
+
+
+# ---- keys in files -------------------------------------------------------------------------------
+
+
+def secret_digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_keys(path: Path) -> tuple[ApiKey, ...]:
+    """Raises `RequestError` for a file that cannot be read or makes no sense."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise RequestError(f"the key file {path} cannot be read: {reason}") from error
+    return parse_keys(text.splitlines(), str(path))
+
+
+def parse_keys(lines: Iterable[str], source: str) -> tuple[ApiKey, ...]:
+    """A line is `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a comment. KEY is the secret itself, or
+    `sha256:` and its digest in hex. Without a NAME the key is called by its digest. Raises `RequestError`, which does
+    not repeat what could be a secret."""
+    keys: list[ApiKey] = []
+    for number, line in enumerate(lines, 1):
+        words = re.sub(r"(^|\s)#.*", "", line).split()
+        if words:
+            keys.append(_key(words, f"{source}, line {number}"))
+    if not keys:
+        raise RequestError(f"{source} has no keys; a line is: NAME KEY")
+    return merged(keys, source)
+
+
+def merged(keys: Iterable[ApiKey], source: str) -> tuple[ApiKey, ...]:
+    """Checks that they can be told apart: one secret, one caller; one name, one set of limits."""
+    by_digest: dict[str, ApiKey] = {}
+    limits: dict[str, Limits] = {}
+    for key in keys:
+        if by_digest.setdefault(key.digest, key) != key:
+            raise RequestError(f"{source}: {by_digest[key.digest].name} and {key.name} have the same key")
+        if limits.setdefault(key.name, key.limits) != key.limits:
+            raise RequestError(f"{source}: the keys of {key.name} have different limits, and one caller has one set")
+    return tuple(by_digest.values())
+
+
+def _key(words: list[str], place: str) -> ApiKey:
+    is_option = [word.partition("=")[0] in OPTIONS and "=" in word for word in words]
+    plain = [word for word, option in zip(words, is_option, strict=True) if not option]
+    if len(plain) not in (1, 2) or any(is_option[: len(plain)]):
+        raise RequestError(f"{place}: expected [NAME] KEY [concurrent=N] [tokens-per-minute=N]")
+    values: dict[str, int] = {}
+    for word in words[len(plain) :]:
+        name, _, value = word.partition("=")
+        if not re.fullmatch(r"[1-9][0-9]{0,11}", value):
+            raise RequestError(f"{place}: {name} must be a whole number, at least 1, found {value!r}")
+        values[OPTIONS[name]] = int(value)
+    digest = secret_digest(plain[-1])
+    if plain[-1].startswith("sha256:"):
+        digest = plain[-1].removeprefix("sha256:").lower()
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise RequestError(f"{place}: sha256: must be followed by 64 hex digits")
+    name = plain[0] if len(plain) == 2 else f"key-{digest[:12]}"
+    return ApiKey(name, digest, Limits(**values))

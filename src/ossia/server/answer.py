@@ -38,7 +38,7 @@ from ossia.harmony import (
 )
 from ossia.harmony.calls import NOBODY
 from ossia.server.builtin import BuiltinResult
-from ossia.server.errors import bad, from_ossia
+from ossia.server.errors import ApiError, bad, from_ossia
 from ossia.server.events import (
     AnswerEnd,
     AnswerEvent,
@@ -59,7 +59,7 @@ from ossia.server.events import (
     new_id,
 )
 from ossia.server.tools import Callee, Tools
-from ossia.server.worker import EngineWorker, Samples
+from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")
@@ -72,7 +72,8 @@ class Ask:
 
     `conversation` declares the `tools`. `grammar`: None: nothing is enforced. `stop`: strings that end the final
     answer, and are left out of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field
-    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt.
+    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt. `counted`: a
+    `Progress` comes with every token, before what the token gives.
     """
 
     conversation: Conversation
@@ -86,6 +87,7 @@ class Ask:
     samples: Samples | None = None
     stream: int = 0
     prompt_param: str = "messages"
+    counted: bool = False
 
 
 class Answerer:
@@ -144,13 +146,15 @@ class _Answer:
         while True:
             await self.answerer._rendered(self.history, news)
             sample = _Sample(self)
-            async for event in sample.run(self.history.ids_for_completion()):
-                yield event
+            async with aclosing(sample.run(self.history.ids_for_completion())) as events:
+                async for event in events:
+                    yield event
             begin = len(self.messages)
             self.messages += sample.messages
             self.repairs += sample.repairs
-            async for event in self._carry_out(sample):
-                yield event
+            async with aclosing(self._carry_out(sample)) as events:
+                async for event in events:
+                    yield event
             reason = self._over(sample)
             if reason is not None:
                 break
@@ -231,7 +235,8 @@ class _Sample:
             priority=ask.priority, cache_salt=ask.cache_salt, samples=samples, stream=ask.stream,
         )  # fmt: skip
         first = True
-        async with aclosing(_refused(tokens, ask.prompt_param)) as checked:
+        is_later = answer.completion > 0  # what has been said must not be lost because the context is full now
+        async with aclosing(_refused(tokens, ask.prompt_param, is_later)) as checked:
             async for token in checked:
                 if first:
                     answer.cached += token.cached_tokens
@@ -252,6 +257,10 @@ class _Sample:
         answer.completion += 1
         answer.reasoning += current is not None and current.channel == "analysis"
         shown = False
+        if current is None:
+            self.noted = []
+        if self.ask.counted:
+            yield Progress(answer.usage)
         events = self.parser.feed(token.token_id)
         if self.ask.logprobs and current is not None and not self.tokenizer.is_special(token.token_id):
             self.noted.append(self._logprob(token))
@@ -262,7 +271,7 @@ class _Sample:
                 yield out
             if self.over:
                 return
-        if not shown:
+        if not (shown or self.ask.counted):
             yield Progress(answer.usage)
 
     def finish(self) -> Iterator[AnswerEvent]:
@@ -286,8 +295,6 @@ class _Sample:
 
     def _start(self, header: MessageStart) -> Iterator[AnswerEvent]:
         self.text = None
-        if header.channel == "analysis" or header.recipient not in NOBODY:
-            self.noted = []
         if header.role is not Role.ASSISTANT:
             return  # the model speaks for others: nobody's to hear
         if header.recipient not in NOBODY:
@@ -298,7 +305,7 @@ class _Sample:
             yield from self._open(Thought(new_id("rs")))
         elif header.channel == "commentary":
             yield from self._open(Said(new_id("msg"), "commentary"))
-        else:
+        elif header.channel == "final":
             yield from self._open(Said(new_id("msg"), "final_answer"), stop=self.ask.stop)
 
     def _open(self, item: Item, stop: tuple[str, ...] = ()) -> Iterator[AnswerEvent]:
@@ -314,7 +321,7 @@ class _Sample:
         if text.found is not None:  # a stop string: the answer ends before it
             self.stopped_by, self.over = text.found, True
             self.messages.append(Message(Role.ASSISTANT, text.said, channel="final"))
-            yield ItemEnd(text.index, text.item)
+            yield ItemEnd(text.index, text.ended())
 
     def _end(self, end: MessageEnd, whole: bool) -> Iterator[AnswerEvent]:
         message, text = end.message, self.text
@@ -323,16 +330,36 @@ class _Sample:
         if message.recipient not in NOBODY:
             yield from self._end_call(end, whole)
             return
-        self.messages.append(message)
         if text is None:
+            yield from self._without_channel(end)
             return
+        self.messages.append(message)
         yield from self._delta(text.rest())
-        if self.over:
-            return
         self.text = None
-        yield ItemEnd(text.index, text.item, complete=not self.ending)
+        yield ItemEnd(text.index, text.ended(), complete=not self.ending)
         if message.channel == "final" and end.closed_by == "<|end|>":
             self.over = True  # said, though not with <|return|>: what would follow is another's turn
+
+    def _without_channel(self, end: MessageEnd) -> Iterator[AnswerEvent]:
+        """Text that no channel, or none that there is, says the use of: so it is not shown before it is whole. With
+        <|return|> the model ends its answers; what else it says, and says not to be final, is reasoning."""
+        if not end.message.text:
+            return
+        is_answer = end.closed_by == "<|return|>"
+        message = replace(end.message, channel="final" if is_answer else "analysis")
+        if is_answer:
+            yield from self._open(Said(new_id("msg"), "final_answer"), stop=self.ask.stop)
+        else:
+            yield from self._open(Thought(new_id("rs")))
+        assert self.text is not None
+        text, noted, self.noted = self.text, self.noted, []
+        yield from self._delta(text.add(message.text, noted))
+        if self.over:
+            return
+        self.messages.append(message)
+        yield from self._delta(text.rest())
+        self.text = None
+        yield ItemEnd(text.index, text.ended(), complete=not self.ending)
 
     def _end_call(self, end: MessageEnd, whole: bool) -> Iterator[AnswerEvent]:
         """`whole`: the parser says that it is ready, not cut by the end of the tokens."""
@@ -341,7 +368,7 @@ class _Sample:
         if text is not None:  # it has been shown as it came
             self.messages.append(message)
             self.calls += whole
-            yield ItemEnd(text.index, text.item, complete=whole)
+            yield ItemEnd(text.index, text.ended(), complete=whole)
             return
         arguments, wrong = message.text, None
         if callee is None:
@@ -358,6 +385,7 @@ class _Sample:
             if callee is None or self.answer.retries > 0:
                 self.messages.append(message)
                 self.mistakes.append((message, wrong))
+                self.over = True  # the model has to be told, whatever it goes on to say
                 return
         if callee is None:
             return  # cut, and nobody's
@@ -371,7 +399,7 @@ class _Sample:
             yield from self._open(item)
             assert self.text is not None
             yield from self._delta(self.text.add(message.text, []))
-            yield ItemEnd(self.text.index, self.text.item, complete=whole)
+            yield ItemEnd(self.text.index, self.text.ended(), complete=whole)
             self.calls += whole
         else:
             prefix = "ci" if callee.namespace == "python" else "ws"
@@ -383,6 +411,7 @@ class _Sample:
             called = replace(called, text=message.text)
             if whole:
                 self.builtin.append((self.text.index, called, callee, message))
+                self.over = True  # its result comes first, whatever the model goes on to say
             else:
                 yield ItemEnd(self.text.index, called, complete=False)
         self.text = None
@@ -398,23 +427,34 @@ class _Sample:
         return replace(token_logprob(self.tokenizer, token.token_id, token.logprob), top=top)
 
 
-@dataclass
 class _Text:
     """The text of an open item. What could be the beginning of a stop string is held back until it is certain."""
 
-    index: int
-    item: Item
-    stop: tuple[str, ...]
-    said: str = ""
-    found: str | None = None
-    _held: str = ""
-    _pending: list[TokenLogprob] = field(default_factory=list)  # of what is held
-    _shown: list[TokenLogprob] = field(default_factory=list)
+    def __init__(self, index: int, item: Item, stop: tuple[str, ...]) -> None:
+        self.index, self.item, self.stop = index, item, stop
+        self.found: str | None = None  # the stop string that has come
+        self._said: list[str] = []
+        self._shown: list[TokenLogprob] = []
+        self._held = ""
+        self._pending: list[TokenLogprob] = []  # of what is held
+        self._covered = 0  # characters of what is held that belong to a token which is shown already
+
+    @property
+    def said(self) -> str:
+        return "".join(self._said)
+
+    def ended(self) -> Item:
+        if isinstance(self.item, Said):
+            return replace(self.item, text=self.said, logprobs=tuple(self._shown))
+        return replace(self.item, text=self.said)
 
     def add(self, text: str, noted: Sequence[TokenLogprob]) -> tuple[str, tuple[TokenLogprob, ...]]:
         """What can be said now, and the log-probabilities of tokens that are said with it."""
         self._held += text
-        self._pending += noted
+        if isinstance(self.item, Said):
+            self._pending += noted
+        if not self.stop:
+            return self.rest()
         places = {stop: at for stop in self.stop if (at := self._held.find(stop)) >= 0}
         if places:
             self.found = min(places, key=lambda stop: places[stop])
@@ -430,17 +470,15 @@ class _Text:
         """The first characters of what is held. A token goes with the text that it begins in."""
         text, whole = self._held[:count], count == len(self._held)
         self._held = self._held[count:]
-        self.said += text
-        logprobs = []
-        while self._pending and (whole or count > 0):
+        if text:
+            self._said.append(text)
+        at, logprobs = self._covered, []
+        while self._pending and (whole or at < count):
             logprobs.append(self._pending.pop(0))
-            count -= len(logprobs[-1].text)
-        if isinstance(self.item, Said):
-            self._shown += logprobs
-            self.item = replace(self.item, text=self.said, logprobs=tuple(self._shown))
-        else:
-            self.item = replace(self.item, text=self.said)
-        return text, tuple(logprobs) if isinstance(self.item, Said) else ()
+            at += len(logprobs[-1].text)
+        self._covered = 0 if whole else max(0, at - count)
+        self._shown += logprobs
+        return text, tuple(logprobs)
 
 
 def token_logprob(tokenizer: Tokenizer, token: int, logprob: float) -> TokenLogprob:
@@ -461,13 +499,18 @@ def _recipient(callee: Callee) -> str:
     return f"{space}.{callee.name}" if callee.name else space
 
 
-async def _refused(tokens: AsyncGenerator[SampledToken, None], param: str) -> AsyncGenerator[SampledToken, None]:
-    """What the engine refuses is the request's fault."""
+async def _refused(
+    tokens: AsyncGenerator[SampledToken, None], param: str, is_later: bool
+) -> AsyncGenerator[SampledToken, None]:
+    """What the engine refuses is the request's fault. `is_later`: a prompt that is too long gives no tokens."""
     try:
         async for token in tokens:
             yield token
     except OssiaError as error:
         code = "context_length_exceeded" if "context" in str(error) or "memory for keys" in str(error) else None
-        raise bad(str(error), param, code) from error
+        if not (is_later and code):
+            raise bad(str(error), param, code) from error
+    except EngineStopped as error:
+        raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
     finally:
         await tokens.aclose()

@@ -1,21 +1,27 @@
-"""The application: routes over one `Service`, what happens at its start and end, and errors as each API has them."""
+"""The application: routes over one `Service`, the gate before them, what happens at its start and end, and errors as
+each API has them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
-import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ossia import __version__
 from ossia.errors import OssiaError
+from ossia.server import openapi
+from ossia.server.access import Access
 from ossia.server.builtin import BuiltinTool
 from ossia.server.errors import ApiError, from_ossia
+from ossia.server.gate import Gate, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.sse import ClientGone
@@ -23,6 +29,8 @@ from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")
+PLACES = ("body", "query", "path", "header")  # where FastAPI says that a wrong value is, before its name
+EXPOSED = ("x-request-id", "retry-after", "x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
 
 
 def create_app(
@@ -33,8 +41,10 @@ def create_app(
     builtin: Sequence[BuiltinTool] = (),
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs. `builtin`: tools that
-    the server runs itself. `app.state.service` is its `Service`."""
-    service = Service(engine, tokenizer, settings or Settings(), builtin)
+    the server runs itself. `app.state.service` is its `Service`, `app.state.access` its `Access`."""
+    settings = settings or Settings()
+    service = Service(engine, tokenizer, settings, builtin)
+    access = Access(settings.keys, settings.limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -42,31 +52,41 @@ def create_app(
         try:
             yield
         finally:
+            service.is_draining = True
+            await service.runs.close(settings.drain if service.worker.is_alive else 0)
             service.worker.stop()
+            service.store.close()
 
-    app = FastAPI(title="ossia", version="1", lifespan=lifespan)
-    app.state.service = service
+    # No /docs: that page would load its parts from a third party.
+    app = FastAPI(
+        title="ossia", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
+    app.state.service, app.state.access = service, access
     _add_routes(app, service)
-    app.add_exception_handler(Exception, _failed)
     for kind in (ApiError, OssiaError, EngineStopped, ClientGone, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _told)
+    app.add_middleware(Gate, service=service, access=access)
+    if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
+        app.add_middleware(
+            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("*",), allow_headers=("*",),
+            expose_headers=EXPOSED, max_age=3600,
+        )  # fmt: skip
+    openapi.complete(app, has_keys=bool(settings.keys))
     return app
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    from ossia.server import anthropic, chat, completions, operations, page, responses
+    from ossia.server import anthropic, chat, completions, conversations, operations, page, responses, stored
 
-    for module in (chat, completions, responses, anthropic, operations, page):
+    for module in (chat, completions, responses, stored, conversations, anthropic, operations, page):
         app.include_router(module.router(service))
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    return respond_error(request, as_api_error(error))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return respond_error(request, ApiError(500, "the server failed; its log says more"))
+    told = as_api_error(error)
+    if told.status == 500:
+        log.error("%s failed", request.method, exc_info=error)
+    return respond_error(request.url.path, told)
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -80,14 +100,18 @@ def as_api_error(error: Exception) -> ApiError:
         case ClientGone():
             return ApiError(499, "the client went away")
         case RequestValidationError():
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"] if part != "body")
-            return ApiError(400, f"{place or 'body'}: {first['msg']}", param=place or None)
+            return _invalid(error.errors()[0])
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
     raise AssertionError(error)
 
 
-def respond_error(request: Request, error: ApiError) -> Response:
-    body = error.anthropic() if request.url.path.startswith("/v1/messages") else error.openai()
-    return Response(orjson.dumps(body), error.status, error.headers, "application/json")
+def _invalid(first: dict[str, Any]) -> ApiError:
+    """The first of the things that are wrong with a body, a query or a path."""
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+    loc = first["loc"]
+    place = ""
+    for part in loc[1:] if loc[0] in PLACES else loc:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    return ApiError(400, f"{place or 'body'}: {first['msg']}", param=place or None)

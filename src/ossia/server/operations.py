@@ -1,11 +1,172 @@
-"""Stub to be filled."""
+"""How the server is: /health, /ready, /metrics, /version; which model it has; and text to tokens and back.
+
+/tokenize and /detokenize are in vLLM's shapes, and tokenize a conversation to what an answer to it starts from.
+"""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import Field, StrictBool, StrictInt
+from starlette.responses import Response
+
+from ossia import __version__
+from ossia.errors import TokenizerError
+from ossia.harmony import RenderedHistory
+from ossia.server.access import caller_of
+from ossia.server.chat_input import asks_of
+from ossia.server.chat_types import ChatMessage, ChatRequest, Lenient
+from ossia.server.errors import ApiError, bad
 from ossia.server.service import Service
+
+LONG = 20_000  # characters that are encoded in a thread, so that streams go on meanwhile
+SOON = {"Retry-After": "5"}
+
+
+class TokenizeRequest(ChatRequest):
+    """Either `prompt`, a text, or `messages` and whatever else belongs to a chat. There are no tokens that every text
+    begins with, so `add_special_tokens` changes nothing."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None  # type: ignore[assignment]
+    prompt: str | None = None
+    parse_special: StrictBool | None = None  # names such as <|start|> in the prompt are special tokens
+    add_special_tokens: StrictBool | None = None
+    add_generation_prompt: StrictBool = True
+    continue_final_message: StrictBool = False
+    return_token_strs: StrictBool | None = None
+
+
+class DetokenizeRequest(Lenient):
+    tokens: list[Annotated[StrictInt, Field(ge=0)]]
+    model: str | None = None
 
 
 def router(service: Service) -> APIRouter:
-    return APIRouter()
+    routes = APIRouter()
+    routes.include_router(_states(service))
+    routes.include_router(_models(service))
+    routes.include_router(_tokens(service))
+    return routes
+
+
+def _states(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["operations"])
+
+    @routes.get("/health", summary="Whether the engine lives", response_class=Response, responses=_says("Its state."))
+    async def health() -> Response:
+        if not service.worker.is_alive:
+            return _reply({"status": "failed", "error": str(service.worker.error or "not running")}, 503)
+        return _reply({"status": "ok"})
+
+    @routes.get("/ready", summary="Whether new work is taken", response_class=Response, responses=_says("It is."))
+    async def ready() -> Response:
+        if not service.worker.is_alive:
+            return _reply({"status": "failed"}, 503)
+        return _reply({"status": "draining"}, 503, SOON) if service.is_draining else _reply({"status": "ready"})
+
+    @routes.get("/version", summary="Of the server", response_class=Response, responses=_says("The version."))
+    async def version() -> Response:
+        return _reply({"version": __version__})
+
+    text: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    counted: dict[int | str, dict[str, Any]] = {200: {"description": "What Prometheus reads.", "content": text}}
+
+    @routes.get("/metrics", summary="What is counted", response_class=Response, responses=counted)
+    async def metrics(request: Request) -> Response:
+        body, content_type = service.metrics.text(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    return routes
+
+
+def _models(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+    name, started = service.settings.model_name, int(time.time())
+    model = {  # OpenAI's fields, vLLM's, Anthropic's
+        "id": name,
+        "object": "model",
+        "created": started,
+        "owned_by": "ossia",
+        "root": name,
+        "parent": None,
+        "max_model_len": service.context,
+        "permission": [],
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(started, UTC).isoformat().replace("+00:00", "Z"),
+    }
+
+    @routes.get(
+        "/v1/models", summary="List models", response_class=Response, responses=_says("The one that is served.")
+    )
+    async def models() -> Response:
+        listed = {"object": "list", "data": [model]}
+        return _reply(listed | {"first_id": name, "last_id": name, "has_more": False})
+
+    @routes.get("/v1/models/{id:path}", summary="One model", response_class=Response, responses=_says("The model."))
+    async def one(id: str) -> Response:
+        if id != name:
+            raise ApiError(404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found")
+        return _reply(model)
+
+    return routes
+
+
+def _tokens(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["tokens"])
+    tokenizer = service.tokenizer
+
+    @routes.post("/tokenize", summary="Text to tokens", response_class=Response, responses=_says("The tokens."))
+    async def tokenize(body: TokenizeRequest, request: Request) -> Response:
+        """`prompt` as text, or `messages` as the prompt that a chat completion would start from."""
+        service.check_model(body.model)
+        if (body.prompt is None) == (body.messages is None):
+            raise bad("give either prompt or messages", "prompt")
+        ids = await (_of_messages(body, request, service) if body.prompt is None else _of_text(body, service))
+        texts = [tokenizer.decode((id,)) for id in ids] if body.return_token_strs else None
+        return _reply({"count": len(ids), "max_model_len": service.context, "tokens": ids, "token_strs": texts})
+
+    @routes.post("/detokenize", summary="Tokens to text", response_class=Response, responses=_says("The text."))
+    async def detokenize(body: DetokenizeRequest) -> Response:
+        service.check_model(body.model)
+        try:
+            return _reply({"prompt": tokenizer.decode(body.tokens)})
+        except TokenizerError as error:
+            raise bad(str(error), "tokens") from error
+
+    return routes
+
+
+async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
+    assert body.prompt is not None
+    encode = service.tokenizer.encode_with_specials if body.parse_special else service.tokenizer.encode
+    try:
+        if len(body.prompt) > LONG:
+            return await asyncio.to_thread(encode, body.prompt)
+        return encode(body.prompt)
+    except TokenizerError as error:
+        raise bad(str(error), "prompt") from error
+
+
+async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
+    if body.continue_final_message:
+        raise bad("a message cannot be gone on with", "continue_final_message")
+    asks, _ = await asks_of(body, service, caller_of(request))
+    ids = await service.answerer.prompt_ids(asks[0].conversation)
+    if body.add_generation_prompt:
+        return ids
+    return ids[: -len(RenderedHistory(service.tokenizer).ids_for_completion())]
+
+
+def _says(about: str) -> dict[int | str, dict[str, Any]]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {200: {"description": about, "content": content}}
+
+
+def _reply(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, "application/json")

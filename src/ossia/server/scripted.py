@@ -9,12 +9,12 @@ notice of constraints, so what a model would never be allowed to say can be trie
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
 from ossia.config import ModelConfig
-from ossia.engine.request import Constraint, EngineStats, SampledToken, SamplingParams
+from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 from ossia.errors import RequestError
 
 Script = Sequence[int]
@@ -58,8 +58,7 @@ class ScriptedEngine:
         sample_of: int | None = None,
         stream: int = 0,
     ) -> int:
-        if not prompt or len(prompt) >= self.config.max_context_length:
-            raise RequestError(f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}")
+        self._check(prompt, self.config.max_context_length - 1)
         id, ids = next(self._ids), list(prompt)
         if callable(self._scripts):
             script = self._scripts(ids)
@@ -83,6 +82,15 @@ class ScriptedEngine:
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self._running))
 
+    def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
+        """-0.25 for every token; the likeliest are it and those of the ids below, each 1 less."""
+        self._check(prompt, self.config.max_context_length)
+        return iter([[PromptToken(id, -0.25, _likeliest(id, -0.25, top)) for id in prompt[1:]]])
+
+    def _check(self, prompt: Sequence[int], most: int) -> None:
+        if not 0 < len(prompt) <= most:
+            raise RequestError(f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}")
+
     def _next(self, id: int) -> SampledToken | None:
         one = self._running[id]
         if not one.script:
@@ -95,5 +103,9 @@ class ScriptedEngine:
         ended = one.said == len(one.script) or one.said == one.params.max_tokens
         if stopped or ended:
             del self._running[id]
-        top = tuple((max(token - n, 0), -0.5 - n) for n in range(one.params.top_logprobs))
+        top = _likeliest(token, -0.5, one.params.top_logprobs)
         return SampledToken(id, token, -0.5, "stop" if stopped else "length" if ended else None, top)
+
+
+def _likeliest(token: int, logprob: float, count: int) -> tuple[tuple[int, float], ...]:
+    return tuple((max(token - n, 0), logprob - n) for n in range(count))

@@ -19,11 +19,13 @@ from ossia.errors import GrammarError, RequestError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, Ask
+from ossia.server.background import Runs
 from ossia.server.builtin import BuiltinTool
 from ossia.server.errors import ApiError, bad
-from ossia.server.events import AnswerEnd, AnswerEvent
+from ossia.server.events import AnswerEvent
 from ossia.server.metrics import Metrics
 from ossia.server.settings import Settings
+from ossia.server.store import Store
 from ossia.server.tools import Tools
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
@@ -62,7 +64,9 @@ class Service:
         self.worker = EngineWorker(engine)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
-        self.metrics = Metrics(self.worker)
+        self.metrics = Metrics(self.worker, settings.model_name)
+        self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
+        self.runs = Runs(self.store, max_running=settings.max_queue)
         self.is_draining = False
         self._grammars: OrderedDict[str, HarmonyGrammar] = OrderedDict()
         self._thoughts: OrderedDict[tuple[str, str], tuple[Message, ...]] = OrderedDict()
@@ -79,7 +83,7 @@ class Service:
             raise ApiError(
                 404, f"there is no model {name!r}; this server has {ours!r}", param="model", code="model_not_found"
             )
-        return name or ours
+        return (name or ours).encode("utf-8", "replace").decode()  # half a surrogate pair could not be answered
 
     def sampling(self, **wishes: Any) -> SamplingParams:
         """The server's defaults with the wishes that are not None. Raises `ApiError` naming the field."""
@@ -132,12 +136,13 @@ class Service:
     ) -> AsyncGenerator[AnswerEvent, None]:
         """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for the caller."""
         with self.metrics.answering() as book:
-            async with aclosing(self.answerer.answer(ask)) as events:
-                async for event in events:
-                    book.event(event)
-                    if isinstance(event, AnswerEnd):
-                        caller.spend(event.usage.total)
-                    yield event
+            try:
+                async with aclosing(self.answerer.answer(replace(ask, counted=True))) as events:
+                    async for event in events:
+                        book.event(event)
+                        yield event
+            finally:  # also of an answer that was broken off
+                caller.spend(book.usage.total)
 
     # Reasoning between calls. A client that drops it would have the model forget why it called.
 

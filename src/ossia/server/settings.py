@@ -47,4 +47,7 @@ class Settings:
     store_ttl: float = 30 * 24 * 3600.0  # seconds
     store_bytes: int = 1 << 30
     secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start
-    log_prompts: bool = False
+    log_prompts: bool = False  # what is asked, beside the line that every request is given in the log
+    cors_origins: tuple[str, ...] = ()  # of pages that may ask from a browser, such as "https://example.org"; "*": all
+    hosts: tuple[str, ...] = ()  # names that requests may call this server by; empty: any. Without keys, a page that a
+    # browser shows could otherwise give its own name this machine's address, and read what is here

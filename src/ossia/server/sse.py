@@ -19,12 +19,18 @@ from ossia.server.errors import ApiError
 
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
+# They end lines for Unicode, so for clients that split text with `str.splitlines`. In JSON they are in strings only.
+LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 def encode(data: Any, event: str | None = None) -> bytes:
     """One event: `data` as JSON, under a name if it has one."""
-    text = b"data: " + orjson.dumps(data) + b"\n\n"
+    written = orjson.dumps(data)
+    for end, escaped in LINE_ENDS:
+        if end in written:
+            written = written.replace(end, escaped)
+    text = b"data: " + written + b"\n\n"
     return text if event is None else b"event: " + event.encode() + b"\n" + text
 
 

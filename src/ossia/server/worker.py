@@ -10,13 +10,14 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ossia.config import ModelConfig
-from ossia.engine.request import Constraint, EngineStats, SampledToken, SamplingParams
+from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
 log = logging.getLogger("ossia.server")
 
@@ -44,6 +45,7 @@ class EngineLike(Protocol):
     def has_work(self) -> bool: ...
     def step(self) -> list[SampledToken]: ...
     def stats(self) -> EngineStats: ...
+    def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]: ...
 
 
 @dataclass
@@ -62,7 +64,7 @@ class _Stream:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[SampledToken | Exception] = asyncio.Queue()
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.request_id: int | None = None
         self.closed = False
 
@@ -75,6 +77,7 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
+        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()  # the first one is being read
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -132,10 +135,10 @@ class EngineWorker:
             if samples is not None and first is None:
                 samples.first = id
 
-        if not self.is_alive:
-            raise EngineStopped("the engine is not running")
         self._commands.put(submit)
         try:
+            if not self.is_alive or self._stopping:  # asked after the put: what the thread is past, this still sees
+                raise EngineStopped("the engine is not running")
             while True:
                 got = await mine.queue.get()
                 if isinstance(got, Exception):
@@ -147,34 +150,76 @@ class EngineWorker:
             mine.closed = True
             self._commands.put(lambda: self._forget(mine))
 
+    async def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> list[PromptToken]:
+        """As the engine's, all of them. Prompts are read one after the other, in turns with the engine's steps. Raises
+        what the engine does, and `EngineStopped`."""
+        mine = _Stream()
+
+        def begin() -> None:
+            if self._stopping or self.error is not None:
+                self._tell([(mine, EngineStopped("the engine is stopping"))])
+                return
+            try:
+                self._scoring.append((mine, self.engine.prompt_logprobs(prompt, top)))
+            except Exception as error:  # the coroutine's to handle
+                self._tell([(mine, error)])
+
+        self._commands.put(begin)
+        tokens: list[PromptToken] = []
+        try:
+            if not self.is_alive or self._stopping:  # as above
+                raise EngineStopped("the engine is not running")
+            while (got := await mine.queue.get()) is not None:
+                if isinstance(got, Exception):
+                    raise got
+                tokens += got
+        finally:
+            mine.closed = True
+        return tokens
+
     # In the thread
 
     def _run(self) -> None:
         try:
             while not self._stopping:
                 self._take_commands()
+                if self._scoring and not self._stopping:
+                    self._score()
                 if self.engine.has_work() and not self._stopping:
                     self._step()
         except BaseException as error:
             log.exception("the engine failed; no more requests are answered")
             self.error = error
         gone = EngineStopped("the engine stopped" if self.error is None else f"the engine failed: {self.error}")
-        self._tell([(stream, gone) for stream in self._streams.values()])
+        self._tell([(stream, gone) for stream in (*self._streams.values(), *(stream for stream, _ in self._scoring))])
         self._streams.clear()
+        self._scoring.clear()
         with suppress(queue.Empty):  # who came in meanwhile is told too
             while True:
                 self._commands.get_nowait()()
 
     def _take_commands(self) -> None:
         """All that wait; with nothing to compute, wait for one."""
-        if not self.engine.has_work():
+        if not (self.engine.has_work() or self._scoring):
             self._commands.get()()
         with suppress(queue.Empty):
             while not self._stopping:
                 self._commands.get_nowait()()
 
+    def _score(self) -> None:
+        """One chunk of the first prompt that waits for its log-probabilities."""
+        stream, chunks = self._scoring[0]
+        scored: list[PromptToken] | Exception | None
+        try:
+            scored = None if stream.closed else next(chunks, None)
+        except Exception as error:  # of this prompt, so only its coroutine is told
+            scored = error
+        if not isinstance(scored, list):
+            self._scoring.popleft()
+        self._tell([(stream, scored)])
+
     def _step(self) -> None:
-        news: list[tuple[_Stream, SampledToken | Exception]] = []
+        news: list[tuple[_Stream, Any]] = []
         for token in self.engine.step():
             if (stream := self._streams.get(token.request_id)) is not None:
                 news.append((stream, token))
@@ -186,14 +231,18 @@ class EngineWorker:
                 news.append((stream, error))
         self._tell(news)
 
-    def _tell(self, news: Sequence[tuple[_Stream, SampledToken | Exception]]) -> None:
+    def _tell(self, news: Sequence[tuple[_Stream, Any]]) -> None:
         """One call into each event loop that is concerned."""
         loops: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
         for stream, what in news:
             loops.setdefault(stream.loop, []).append((stream, what))
         for loop, parts in loops.items():
-            with suppress(RuntimeError):  # the loop is closed: nobody is there to be told
+            try:
                 loop.call_soon_threadsafe(_deliver, parts)
+            except RuntimeError:  # the loop is closed: nobody is there to be told
+                for stream, _ in parts:
+                    stream.closed = True
+                    self._forget(stream)
 
     def _forget(self, stream: _Stream) -> None:
         if stream.request_id is not None and self._streams.pop(stream.request_id, None) is not None:

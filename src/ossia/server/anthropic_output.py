@@ -1,0 +1,173 @@
+"""The neutral events of an answer -> the events of Anthropic's stream; and the message that they add up to.
+
+Plain dicts. Knows the wire; nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from pydantic_core import from_json
+
+from ossia.server.events import (
+    AnswerEnd,
+    AnswerEvent,
+    Called,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    Progress,
+    Said,
+    Thought,
+    Usage,
+    new_id,
+)
+from ossia.server.sealing import Sealer
+
+INVALID = "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
+Event = dict[str, Any]
+
+
+def tool_use_id(call: Called) -> str:
+    return "toolu_" + call.call_id.removeprefix("call_")
+
+
+class Writer:
+    """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without their text. `whole`:
+    whether calls are shown when they are complete, because nothing holds them to being JSON. `limit`: max_tokens."""
+
+    def __init__(self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int) -> None:
+        self.model, self.sealer, self.limit = model, sealer, limit
+        self.thinking, self.omitted, self.whole = thinking, omitted, whole
+        self.started = False
+        self.count = 0  # blocks so far
+        self.item: Any = None  # the one that is open
+        self.is_shown = False  # whether its block has begun
+        self.text: list[str] = []  # of it
+
+    def write(self, event: AnswerEvent) -> Iterator[Event]:
+        if not self.started:
+            self.started = True
+            yield self._start(event.usage if isinstance(event, Progress) else Usage())
+        match event:
+            case ItemStart():
+                self.item, self.is_shown, self.text = event.item, False, []
+                if isinstance(self.item, Called):
+                    yield self._begin(
+                        {"type": "tool_use", "id": tool_use_id(self.item), "name": self.item.name, "input": {}}
+                    )
+            case ItemDelta():
+                self.text.append(event.text)
+                yield from self._delta(event.text)
+            case ItemEnd():
+                yield from self._end()
+            case AnswerEnd():
+                yield from self._over(event)
+
+    def _start(self, usage: Usage) -> Event:
+        message: dict[str, Any] = {
+            "id": new_id("msg"), "type": "message", "role": "assistant", "model": self.model, "content": [],
+            "stop_reason": None, "stop_sequence": None, "usage": usage_of(usage),
+        }  # fmt: skip
+        return {"type": "message_start", "message": message}
+
+    def _delta(self, text: str) -> Iterator[Event]:
+        """A block of text or thoughts begins with its first words: there are none without."""
+        match self.item:
+            case Said() if text:
+                if not self.is_shown:
+                    yield self._begin({"type": "text", "text": ""})
+                yield self._change({"type": "text_delta", "text": text})
+            case Thought() if text and self.thinking:
+                if not self.is_shown:
+                    yield self._begin({"type": "thinking", "thinking": "", "signature": ""})
+                if not self.omitted:
+                    yield self._change({"type": "thinking_delta", "thinking": text})
+            case Called() if text and not self.whole:
+                yield self._change({"type": "input_json_delta", "partial_json": text})
+
+    def _end(self) -> Iterator[Event]:
+        if not self.is_shown:
+            return
+        text = "".join(self.text)
+        if isinstance(self.item, Thought):
+            yield self._change({"type": "signature_delta", "signature": self.sealer.seal(text)})
+        if isinstance(self.item, Called) and self.whole and text:
+            shown = text if INVALID not in input_of(text) else json.dumps({INVALID: text}, ensure_ascii=False)
+            yield self._change({"type": "input_json_delta", "partial_json": shown})
+        yield {"type": "content_block_stop", "index": self.count}
+        self.count += 1
+        self.item, self.is_shown = None, False
+
+    def _over(self, end: AnswerEnd) -> Iterator[Event]:
+        reason = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}[end.reason]
+        if end.stopped_by is not None:
+            reason = "stop_sequence"
+        elif end.reason == "length" and end.usage.completion < self.limit:
+            reason = "model_context_window_exceeded"
+        delta = {"stop_reason": reason, "stop_sequence": end.stopped_by}
+        yield {"type": "message_delta", "delta": delta, "usage": usage_of(end.usage)}
+        yield {"type": "message_stop"}
+
+    def _begin(self, block: dict[str, Any]) -> Event:
+        self.is_shown = True
+        return {"type": "content_block_start", "index": self.count, "content_block": block}
+
+    def _change(self, delta: dict[str, Any]) -> Event:
+        return {"type": "content_block_delta", "index": self.count, "delta": delta}
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """Input that was found in the cache is not counted twice; nothing is charged for putting it there."""
+    return {
+        "input_tokens": usage.prompt - usage.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached,
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
+    }
+
+
+def input_of(text: str) -> dict[str, Any]:
+    """A call's input. Of one that was cut, what is there; of what is no JSON object, the text under `INVALID`."""
+    if not text.strip():
+        return {}
+    try:
+        value = from_json(text, allow_partial=True, allow_inf_nan=False)
+    except ValueError:
+        value = None
+    return value if isinstance(value, dict) else {INVALID: text}
+
+
+def fold(events: Iterable[Event]) -> dict[str, Any]:
+    """The message that a stream's events add up to."""
+    message: dict[str, Any] = {}
+    inputs: dict[int, str] = {}
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                message = {**event["message"], "content": []}
+            case "content_block_start":
+                message["content"].append(dict(event["content_block"]))
+            case "content_block_delta":
+                _grow(message["content"][event["index"]], event["delta"], event["index"], inputs)
+            case "message_delta":
+                message |= event["delta"]
+                message["usage"] = message["usage"] | event["usage"]
+    for index, text in inputs.items():
+        message["content"][index]["input"] = input_of(text)
+    return message
+
+
+def _grow(block: dict[str, Any], delta: dict[str, Any], index: int, inputs: dict[int, str]) -> None:
+    match delta["type"]:
+        case "text_delta":
+            block["text"] += delta["text"]
+        case "thinking_delta":
+            block["thinking"] += delta["thinking"]
+        case "signature_delta":
+            block["signature"] = delta["signature"]
+        case "input_json_delta":
+            inputs[index] = inputs.get(index, "") + delta["partial_json"]

@@ -1,0 +1,314 @@
+"""One output item of a response: the wire events from its beginning to its end, and the item they add up to.
+
+Each writer is for one kind of neutral item. It yields (type, fields); who owns the stream adds the sequence number.
+Knows the item and how much of it the client wants to see; nothing of the response around it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ossia.server.events import BuiltinCalled, Called, Item, ItemDelta, Said, Thought, TokenLogprob
+
+Wire = tuple[str, dict[str, Any]]
+CITATION = re.compile(r"【(\d+)†[^】]*】")  # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
+SENTENCE = re.compile(r"(?<=[.!?])\s")
+LONGEST = 300  # characters of a summary's sentence
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a client wants to see. `seal`: None: encrypted reasoning is not asked for."""
+
+    summary: str | None = None
+    seal: Callable[[str], str] | None = None
+    logprobs: bool = False
+    code_outputs: bool = False
+    sources: bool = False
+
+
+class Writer:
+    """`start`, any number of `delta`, `stage` for calls that the server carries out, `end`. `item` is always what the
+    events so far add up to, apart from text in the midst, which `partial` adds."""
+
+    def __init__(self, output_index: int, item: dict[str, Any], look: Look) -> None:
+        self.item, self.look = item, look
+        self.place = {"item_id": item["id"], "output_index": output_index}
+        self.parts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
+
+    def added(self) -> Wire:
+        return "response.output_item.added", {"output_index": self.place["output_index"], "item": dict(self.item)}
+
+    def done(self, item: dict[str, Any]) -> Wire:
+        self.item = item
+        return "response.output_item.done", {"output_index": self.place["output_index"], "item": item}
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        raise NotImplementedError
+
+    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+        yield from ()
+
+    def end(self, item: Any, complete: bool) -> Iterator[Wire]:
+        raise NotImplementedError
+
+    def partial(self) -> dict[str, Any]:
+        """The item as it is when the answer is stopped in the midst of it."""
+        raise NotImplementedError
+
+
+class ReasoningWriter(Writer):
+    def __init__(self, output_index: int, thought: Thought, look: Look) -> None:
+        item = {"id": thought.id, "type": "reasoning", "summary": [], "content": [], "status": "in_progress"}
+        super().__init__(output_index, item, look)
+        self.place_part = {**self.place, "content_index": 0}
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+        yield "response.content_part.added", {**self.place_part, "part": {"type": "reasoning_text", "text": ""}}
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        yield "response.reasoning_text.delta", {**self.place_part, "delta": delta.text}
+
+    def end(self, item: Thought, complete: bool) -> Iterator[Wire]:
+        part = {"type": "reasoning_text", "text": item.text}
+        yield "response.reasoning_text.done", {**self.place_part, "text": item.text}
+        yield "response.content_part.done", {**self.place_part, "part": part}
+        summary = summary_of(item.text, self.look.summary) if self.look.summary is not None else ""
+        if summary:
+            yield from self._summarized(summary)
+        yield self.done(self._whole(item.text, summary, "completed" if complete else "incomplete"))
+
+    def _summarized(self, summary: str) -> Iterator[Wire]:
+        place = {**self.place, "summary_index": 0}
+        part = {"type": "summary_text", "text": summary}
+        yield "response.reasoning_summary_part.added", {**place, "part": {"type": "summary_text", "text": ""}}
+        yield "response.reasoning_summary_text.delta", {**place, "delta": summary}
+        yield "response.reasoning_summary_text.done", {**place, "text": summary}
+        yield "response.reasoning_summary_part.done", {**place, "part": part}
+
+    def _whole(self, text: str, summary: str, status: str) -> dict[str, Any]:
+        whole = {
+            **self.item,
+            "summary": [{"type": "summary_text", "text": summary}] if summary else [],
+            "content": [{"type": "reasoning_text", "text": text}],
+            "status": status,
+        }
+        return whole | ({"encrypted_content": self.look.seal(text)} if self.look.seal is not None else {})
+
+    def partial(self) -> dict[str, Any]:
+        return self._whole(self.text, "", "incomplete")
+
+
+def summary_of(text: str, detail: str) -> str:
+    """A summary made of the reasoning's own words: the first sentence of every paragraph, of the first few that have
+    one; a paragraph each. No model writes it, so it costs nothing and adds nothing."""
+    paragraphs = [paragraph.strip() for paragraph in re.split(r"\n\s*\n", text)]
+    sentences = [SENTENCE.split(paragraph, maxsplit=1)[0] for paragraph in paragraphs if paragraph]
+    return "\n\n".join(sentence[:LONGEST] for sentence in sentences[: SUMMARY.get(detail, SUMMARY["auto"])])
+
+
+class MessageWriter(Writer):
+    """`pages`: what the browser has shown in this answer, by its cursor, for citations."""
+
+    def __init__(self, output_index: int, said: Said, look: Look, pages: dict[int, dict[str, Any]]) -> None:
+        item = {
+            "id": said.id,
+            "type": "message",
+            "role": "assistant",
+            "status": "in_progress",
+            "phase": said.phase,
+            "content": [],
+        }
+        super().__init__(output_index, item, look)
+        self.pages = pages
+        self.logprobs: list[dict[str, Any]] = []
+        self.place_part = {**self.place, "content_index": 0}
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+        yield "response.content_part.added", {**self.place_part, "part": _output_text("", [], [])}
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        logprobs = wire_logprobs(delta.logprobs) if self.look.logprobs else []
+        self.logprobs += logprobs
+        yield "response.output_text.delta", {**self.place_part, "delta": delta.text, "logprobs": logprobs}
+
+    def end(self, item: Said, complete: bool) -> Iterator[Wire]:
+        annotations = list(citations(item.text, self.pages))
+        for n, annotation in enumerate(annotations):
+            fields = {**self.place_part, "annotation_index": n, "annotation": annotation}
+            yield "response.output_text.annotation.added", fields
+        logprobs = wire_logprobs(item.logprobs) if self.look.logprobs else []
+        yield "response.output_text.done", {**self.place_part, "text": item.text, "logprobs": logprobs}
+        part = _output_text(item.text, annotations, logprobs)
+        yield "response.content_part.done", {**self.place_part, "part": part}
+        yield self.done({**self.item, "status": "completed" if complete else "incomplete", "content": [part]})
+
+    def partial(self) -> dict[str, Any]:
+        return {**self.item, "status": "incomplete", "content": [_output_text(self.text, [], self.logprobs)]}
+
+
+def _output_text(text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
+
+
+def wire_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    return [
+        {**_logprob(each), "top_logprobs": [_logprob(other) for other in each.top]} for each in logprobs
+    ]  # fmt: skip
+
+
+def _logprob(each: TokenLogprob) -> dict[str, Any]:
+    return {"token": each.text, "bytes": list(each.data), "logprob": each.logprob}
+
+
+def citations(text: str, pages: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for found in CITATION.finditer(text):
+        if (page := pages.get(int(found[1][:9]))) is not None:
+            yield {
+                "type": "url_citation",
+                "url": page["url"],
+                "title": page.get("title") or page["url"],
+                "start_index": found.start(),
+                "end_index": found.end(),
+            }
+
+
+class CallWriter(Writer):
+    """A function's call, or a custom tool's."""
+
+    def __init__(self, output_index: int, called: Called, look: Look) -> None:
+        self.is_function = called.kind == "function"
+        self.key = "arguments" if self.is_function else "input"
+        self.event = "function_call_arguments" if self.is_function else "custom_tool_call_input"
+        item = {
+            "id": called.id,
+            "type": "function_call" if self.is_function else "custom_tool_call",
+            "status": "in_progress",
+            "call_id": called.call_id,
+            "name": called.name,
+            self.key: "",
+        }
+        super().__init__(
+            output_index, item | ({"namespace": called.namespace} if called.namespace is not None else {}), look
+        )
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        yield f"response.{self.event}.delta", {**self.place, "delta": delta.text}
+
+    def end(self, item: Called, complete: bool) -> Iterator[Wire]:
+        yield f"response.{self.event}.done", {**self.place, self.key: item.text}
+        yield self.done({**self.item, "status": "completed" if complete else "incomplete", self.key: item.text})
+
+    def partial(self) -> dict[str, Any]:
+        return {**self.item, "status": "incomplete", self.key: self.text}
+
+
+class SearchWriter(Writer):
+    """A call of the browser. What it has shown goes to `pages`."""
+
+    def __init__(self, output_index: int, called: BuiltinCalled, look: Look, pages: dict[int, dict[str, Any]]) -> None:
+        item = {"id": called.id, "type": "web_search_call", "status": "in_progress"}
+        super().__init__(output_index, item, look)
+        self.pages = pages
+        self.item["action"] = self._action(called)
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+        yield "response.web_search_call.in_progress", dict(self.place)
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        yield from ()
+
+    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+        yield "response.web_search_call.searching", dict(self.place)
+
+    def end(self, item: BuiltinCalled, complete: bool) -> Iterator[Wire]:
+        for page in item.outputs:
+            if isinstance(page.get("cursor"), int) and isinstance(page.get("url"), str):
+                self.pages[page["cursor"]] = page
+        if complete:
+            yield "response.web_search_call.completed", dict(self.place)
+        status = "failed" if item.failed else "completed" if complete else "incomplete"
+        yield self.done({**self.item, "status": status, "action": self._action(item)})
+
+    def _action(self, called: BuiltinCalled) -> dict[str, Any]:
+        action = dict(called.action or {"type": "search", "query": ""})
+        urls = [page["url"] for page in called.outputs if isinstance(page.get("url"), str)]
+        if not self.look.sources:
+            action.pop("sources", None)
+        elif action.get("type") == "search":
+            action.setdefault("sources", [{"type": "url", "url": url} for url in urls])
+        return action
+
+    def partial(self) -> dict[str, Any]:
+        return {**self.item, "status": "incomplete"}
+
+
+class CodeWriter(Writer):
+    """A call of python."""
+
+    def __init__(self, output_index: int, called: BuiltinCalled, look: Look, container: str) -> None:
+        item = {
+            "id": called.id,
+            "type": "code_interpreter_call",
+            "status": "in_progress",
+            "container_id": container,
+            "code": "",
+            "outputs": None,
+        }
+        super().__init__(output_index, item, look)
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+        yield "response.code_interpreter_call.in_progress", dict(self.place)
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        yield "response.code_interpreter_call_code.delta", {**self.place, "delta": delta.text}
+
+    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+        yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
+        yield "response.code_interpreter_call.interpreting", dict(self.place)
+
+    def end(self, item: BuiltinCalled, complete: bool) -> Iterator[Wire]:
+        if complete:
+            yield "response.code_interpreter_call.completed", dict(self.place)
+        else:
+            yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
+        status = "failed" if item.failed else "completed" if complete else "incomplete"
+        outputs = list(item.outputs) if self.look.code_outputs and complete else None
+        yield self.done({**self.item, "status": status, "code": item.text, "outputs": outputs})
+
+    def partial(self) -> dict[str, Any]:
+        return {**self.item, "status": "incomplete", "code": self.text}
+
+
+def writer_of(output_index: int, item: Item, look: Look, pages: dict[int, dict[str, Any]], container: str) -> Writer:
+    match item:
+        case Thought():
+            return ReasoningWriter(output_index, item, look)
+        case Said():
+            return MessageWriter(output_index, item, look, pages)
+        case Called():
+            return CallWriter(output_index, item, look)
+        case BuiltinCalled(tool="python"):
+            return CodeWriter(output_index, item, look, container)
+        case _:
+            return SearchWriter(output_index, item, look, pages)

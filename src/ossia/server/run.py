@@ -1,0 +1,128 @@
+"""A process that serves: the socket, and an end in which nobody loses an answer.
+
+The first SIGTERM or SIGINT: /ready says no, new work is refused, running answers have `settings.drain` seconds; what
+still runs then is told that the server stops, in the words of its API. The second: the process ends at once.
+Knows uvicorn and signals; nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from ossia.errors import RequestError
+from ossia.server.access import Access
+from ossia.server.service import Service
+
+log = logging.getLogger("ossia.server")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST_WORDS = 5.0  # seconds that streams have to say that they were stopped
+KEEP_ALIVE = 75  # seconds that a connection may be idle: longer than clients keep theirs
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket with that address, not open yet; port 0: any that is free. Raises `RequestError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "this is no host's name"
+        raise RequestError(f"cannot listen on {host}, port {port}: {reason}; see --host and --port") from error
+    return made
+
+
+def serve(
+    app: FastAPI, listening: socket.socket, started: Callable[[], object] = lambda: None
+) -> signal.Signals | None:
+    """Until a signal comes; which one. `app` is of `create_app`. `started` is called when requests are answered."""
+    server = _Server(
+        uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="on", server_header=False,
+            timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(LAST_WORDS),
+        ),
+        started,
+    )  # fmt: skip
+    return asyncio.run(_serve(server, app.state.service, app.state.access, listening))
+
+
+async def _serve(server: _Server, service: Service, access: Access, listening: socket.socket) -> signal.Signals | None:
+    end = _End(server, service, access)
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, end.asked, number)
+    try:
+        await server.serve(sockets=[listening])
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+    return end.why
+
+
+class _Server(uvicorn.Server):
+    """Without signal handlers of its own."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._tell = started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._tell()
+
+
+class _End:
+    """The way from the first signal to the last answer."""
+
+    def __init__(self, server: uvicorn.Server, service: Service, access: Access) -> None:
+        self.server, self.service, self.access = server, service, access
+        self.why: signal.Signals | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    def asked(self, number: signal.Signals) -> None:
+        if self.why is not None:
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self.why = number
+        self._draining = asyncio.get_running_loop().create_task(self._drain())
+
+    async def _drain(self) -> None:
+        self.service.is_draining = True
+        if self.access.running:
+            seconds = self.service.settings.drain
+            log.info(
+                "stopping: %d answers have %g s to end; a second signal ends at once", self.access.running, seconds
+            )
+            await self._quiet(seconds)
+        if self.access.running:
+            log.warning("stopping %d answers before their end", self.access.running)
+            await asyncio.to_thread(self.service.worker.stop)
+            await self._quiet(LAST_WORDS)
+        self.server.should_exit = True
+
+    async def _quiet(self, seconds: float) -> None:
+        """Until nothing is answered any more, at most so long."""
+        deadline = time.monotonic() + seconds
+        while self.access.running and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)

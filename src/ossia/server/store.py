@@ -1,0 +1,355 @@
+"""Responses and conversations that clients can come back for: one SQLite file, or memory.
+
+Holds wire items (the JSON that clients send and get) and does not look into them, apart from their ids. What belongs
+to one owner does not exist for another. Everything goes at its time: `ttl` seconds after it was last written, and the
+oldest first when all of it together is larger than `limit` bytes. Knows no routes and nothing that runs.
+
+One connection behind one lock; every call takes about a millisecond, so that coroutines may make them. The file is
+locked while it is open: what an answer of another server is about to write must not look like one that died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ossia.errors import OssiaError
+from ossia.server.events import new_id
+
+log = logging.getLogger("ossia.server")
+
+APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
+VERSION = 1  # of the tables below
+UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
+OVERHEAD = 256  # bytes that a row takes beside its JSON: keys, indexes
+
+SCHEMA = f"""
+CREATE TABLE entry (  -- a response or a conversation
+    key INTEGER PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, id TEXT NOT NULL,
+    status TEXT, body BLOB NOT NULL, history BLOB, input BLOB,
+    expires REAL NOT NULL, written INTEGER NOT NULL, size INTEGER NOT NULL, UNIQUE (kind, owner, id)
+);
+CREATE INDEX entry_written ON entry (written);
+CREATE INDEX entry_expires ON entry (expires);
+CREATE INDEX entry_status ON entry (status) WHERE status IN {UNFINISHED};
+CREATE TABLE item (  -- of a conversation; `position` orders them
+    position INTEGER PRIMARY KEY AUTOINCREMENT, entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
+    id TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (entry, id)
+);
+CREATE INDEX item_entry ON item (entry, position);
+CREATE TABLE used (bytes INTEGER NOT NULL);  -- the sum of all sizes
+INSERT INTO used VALUES (0);
+CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN UPDATE used SET bytes = bytes + new.size; END;
+CREATE TRIGGER entry_sized AFTER UPDATE OF size ON entry BEGIN
+    UPDATE used SET bytes = bytes + new.size - old.size; END;
+CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN UPDATE used SET bytes = bytes - old.size; END;
+PRAGMA application_id = {APPLICATION};
+PRAGMA user_version = {VERSION};
+"""
+AWAY = "move it away, or name another file"
+NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
+PREFIXES = {  # of the ids of items
+    "message": "msg",
+    "reasoning": "rs",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "custom_tool_call": "ctc",
+    "custom_tool_call_output": "ctco",
+    "web_search_call": "ws",
+    "code_interpreter_call": "ci",
+    "compaction": "cmp",
+}
+
+
+class StoreError(OssiaError):
+    """The file cannot be used, or the disk failed."""
+
+
+class StoreFull(StoreError):
+    """What is to be kept is larger than all the room there is."""
+
+
+@dataclass(frozen=True)
+class StoredResponse:
+    """`response`: the Response object. `history`: the items before this request, `input`: this request's, all with
+    ids. `expires`: seconds since 1970; 0: the store decides."""
+
+    id: str
+    owner: str
+    response: dict[str, Any]
+    history: list[dict[str, Any]]
+    input: list[dict[str, Any]]
+    expires: float = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        return self.response.get("status") not in UNFINISHED
+
+
+class Store:
+    """`path` None: in memory. `ttl` in seconds, `limit` in bytes of JSON. Raises `StoreError` for a file that is not
+    ours, damaged, or in use by another server; so does every method when the disk fails."""
+
+    def __init__(self, path: Path | None, ttl: float, limit: int, *, clock: Callable[[], float] = time.time) -> None:
+        self.path, self.ttl, self.limit, self.clock = path, ttl, limit, clock
+        self._lock = threading.RLock()
+        self._db = _opened(path)
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @property
+    def used(self) -> int:
+        """Bytes; what has expired counts until the next write."""
+        with self._reading() as db:
+            return int(db.execute("SELECT bytes FROM used").fetchone()[0])
+
+    # Responses
+
+    def put(self, stored: StoredResponse) -> None:
+        """Inserts or replaces. An answer must not be lost because it cannot be kept: where there is no room for it, or
+        the disk fails, that is logged, and the response is not found later."""
+        try:
+            body, history, given = (orjson.dumps(part) for part in (stored.response, stored.history, stored.input))
+            size = len(body) + len(history) + len(given) + OVERHEAD
+            if size > self.limit:
+                log.warning("response %s is not kept: it has %d bytes, the limit is %d", stored.id, size, self.limit)
+                self.delete(stored.owner, stored.id)  # what it was before it grew
+                return
+            expires = stored.expires or self.clock() + self.ttl
+            status = stored.response.get("status")
+            row = (stored.owner, stored.id, status, body, history, given, expires, size)
+            with self._writing() as db:
+                db.execute(
+                    "INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)"
+                    f" VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})"
+                    " ON CONFLICT (kind, owner, id) DO UPDATE SET status = excluded.status, body = excluded.body,"
+                    " history = excluded.history, input = excluded.input, expires = excluded.expires,"
+                    " size = excluded.size, written = excluded.written",
+                    row,
+                )
+        except StoreError:
+            log.exception("response %s is not kept", stored.id)
+
+    def get(self, owner: str, id: str) -> StoredResponse | None:
+        found = self._responses("owner = ? AND id = ?", owner, id)
+        return found[0] if found else None
+
+    def delete(self, owner: str, id: str) -> bool:
+        """Whether it was there."""
+        return self._delete("response", owner, id)
+
+    def unfinished(self) -> list[StoredResponse]:
+        """Everybody's responses that are queued or in progress."""
+        return self._responses(f"status IN {UNFINISHED}")
+
+    def _responses(self, where: str, *values: str) -> list[StoredResponse]:
+        query = f"SELECT id, owner, body, history, input, expires FROM entry WHERE kind = 'response' AND {where}"
+        with self._reading() as db:
+            rows = db.execute(f"{query} AND expires > ? ORDER BY written", (*values, self.clock())).fetchall()
+        return [
+            StoredResponse(id, owner, orjson.loads(body), orjson.loads(history), orjson.loads(given), expires)
+            for id, owner, body, history, given, expires in rows
+        ]
+
+    # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
+
+    def new_conversation(
+        self, owner: str, metadata: dict[str, Any], items: Sequence[dict[str, Any]] = ()
+    ) -> dict[str, Any]:
+        """The wire object. Raises `StoreFull`."""
+        id = new_id("conv")
+        made = {"id": id, "object": "conversation", "created_at": int(self.clock()), "metadata": metadata}
+        with self._writing() as db:
+            query = (
+                "INSERT INTO entry (kind, owner, id, body, expires, size, written)"
+                f" VALUES ('conversation', ?, ?, x'', 0, ?, {NEXT}) RETURNING key"
+            )
+            key = db.execute(query, (owner, id, OVERHEAD)).fetchone()[0]
+            self._write_conversation(db, key, made)
+            self._insert_items(db, key, items)
+        return made
+
+    def conversation(self, owner: str, id: str) -> dict[str, Any] | None:
+        with self._reading() as db:
+            found = self._find(db, owner, id)
+            return None if found is None else found[1]
+
+    def update_conversation(self, owner: str, id: str, metadata: dict[str, Any]) -> dict[str, Any] | None:
+        """The wire object with its new metadata; None if there is no such conversation. Raises `StoreFull`."""
+        with self._writing() as db:
+            if (found := self._find(db, owner, id)) is None:
+                return None
+            updated = found[1] | {"metadata": metadata}
+            self._write_conversation(db, found[0], updated)
+            return updated
+
+    def delete_conversation(self, owner: str, id: str) -> bool:
+        """Whether it was there. Its items go with it."""
+        return self._delete("conversation", owner, id)
+
+    def items(self, owner: str, conversation_id: str) -> list[dict[str, Any]]:
+        """In the order in which they were added; nothing if there is no such conversation."""
+        return self._items(owner, conversation_id)
+
+    def item(self, owner: str, conversation_id: str, id: str) -> dict[str, Any] | None:
+        found = self._items(owner, conversation_id, id)
+        return found[0] if found else None
+
+    def add_items(self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The items as they were added: with a new id where one had none, or one that is there already. Raises
+        `KeyError` if there is no such conversation, `StoreFull`."""
+        with self._writing() as db:
+            if (found := self._find(db, owner, conversation_id)) is None:
+                raise KeyError(conversation_id)
+            return self._insert_items(db, found[0], items)
+
+    def delete_item(self, owner: str, conversation_id: str, id: str) -> bool:
+        """Whether it was there."""
+        with self._writing() as db:
+            if (found := self._find(db, owner, conversation_id)) is None:
+                return False
+            query = "DELETE FROM item WHERE entry = ? AND id = ? RETURNING length(body)"
+            gone = db.execute(query, (found[0], id)).fetchone()
+            if gone is not None:
+                self._touch(db, found[0], -gone[0] - OVERHEAD)
+            return gone is not None
+
+    def _items(self, owner: str, conversation_id: str, id: str | None = None) -> list[dict[str, Any]]:
+        with self._reading() as db:
+            if (found := self._find(db, owner, conversation_id)) is None:
+                return []
+            query = "SELECT body FROM item WHERE entry = ? AND (? IS NULL OR id = ?) ORDER BY position"
+            return [orjson.loads(body) for (body,) in db.execute(query, (found[0], id, id))]
+
+    def _insert_items(self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        made, grown = [], 0
+        for item in items:
+            id = item.get("id")
+            taken = "SELECT 1 FROM item WHERE entry = ? AND id = ?"
+            if not id or db.execute(taken, (key, id)).fetchone() is not None:
+                id = new_id(PREFIXES.get(item.get("type", "message"), "item"))
+            made.append(item | {"id": id})
+            body = orjson.dumps(made[-1])
+            db.execute("INSERT INTO item (entry, id, body) VALUES (?, ?, ?)", (key, id, body))
+            grown += len(body) + OVERHEAD
+        self._touch(db, key, grown)
+        return made
+
+    def _find(self, db: sqlite3.Connection, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
+        """A conversation's key and wire object."""
+        query = "SELECT key, body FROM entry WHERE kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
+        found = db.execute(query, (owner, id, self.clock())).fetchone()
+        return None if found is None else (found[0], orjson.loads(found[1]))
+
+    def _write_conversation(self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]) -> None:
+        body = orjson.dumps(conversation)
+        old = db.execute("SELECT length(body) FROM entry WHERE key = ?", (key,)).fetchone()[0]
+        db.execute("UPDATE entry SET body = ? WHERE key = ?", (body, key))
+        self._touch(db, key, len(body) - old)
+
+    def _touch(self, db: sqlite3.Connection, key: int, grown: int) -> None:
+        """The conversation has `grown` by some bytes, and is the newest of all now. Raises `StoreFull`."""
+        row = (grown, self.clock() + self.ttl, key)
+        update = f"UPDATE entry SET size = size + ?, expires = ?, written = {NEXT} WHERE key = ? RETURNING size"
+        size = db.execute(update, row).fetchone()[0]
+        if size > self.limit:
+            raise StoreFull(f"the conversation would have {size} bytes, the limit of what is kept is {self.limit}")
+
+    # Both
+
+    def _delete(self, kind: str, owner: str, id: str) -> bool:
+        with self._writing() as db:
+            query = "DELETE FROM entry WHERE kind = ? AND owner = ? AND id = ? RETURNING expires"
+            gone = db.execute(query, (kind, owner, id)).fetchone()
+            return gone is not None and gone[0] > self.clock()
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise StoreError(f"the store of responses ({self.path or 'in memory'}) failed: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that leaves no more than there is room for."""
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                self._make_room(db)
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:  # some errors end it themselves
+                    db.execute("ROLLBACK")
+                raise
+
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        db.execute("DELETE FROM entry WHERE expires <= ?", (self.clock(),))
+        while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
+            db.execute("DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)")
+
+
+# The file
+
+
+def _opened(path: Path | None) -> sqlite3.Connection:
+    if path is None:
+        db = _connected(":memory:")
+        db.executescript(f"BEGIN; {SCHEMA} COMMIT;")
+        return db
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what SQLite adds beside it has its permissions
+        db = _connected(str(path))
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path} cannot be used to keep responses in: {error}") from error
+    try:
+        _check(db, path)
+        path.chmod(0o600)
+    except BaseException as error:
+        db.close()
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise StoreError(f"{path} is in use by another server; give each a file of its own") from error
+        if isinstance(error, OSError | sqlite3.Error):
+            raise StoreError(f"{path} is damaged or no store of responses ({error}): {AWAY}") from error
+        raise
+    return db
+
+
+def _connected(name: str) -> sqlite3.Connection:
+    db = sqlite3.connect(name, timeout=1.0, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    """Makes the tables in a new file. Changes nothing in one that is not ours."""
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    is_new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if application != (0 if is_new else APPLICATION) and not (is_new and application == APPLICATION):
+        raise StoreError(f"{path} is a database of another program: {AWAY}")
+    if not is_new and version != VERSION:
+        raise StoreError(f"{path} was written by another version of ossia (tables {version}, not {VERSION}): {AWAY}")
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute(f"PRAGMA journal_size_limit = {16 << 20}")
+    db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last answers, never the file
+    db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;" if is_new else "BEGIN IMMEDIATE; COMMIT;")
+    told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if told != "ok":
+        raise StoreError(f"{path} is damaged ({told}): {AWAY}")

@@ -1,0 +1,140 @@
+"""A browser, and servers for it: what the tests of the page share."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import uvicorn
+
+from ossia.server import ScriptedEngine, Settings, create_app
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_browser = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
+OPTIONS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+FINAL = "<|channel|>final<|message|>{}<|return|>"
+THOUGHT = "<|channel|>analysis<|message|>{}<|end|><|start|>assistant"
+CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{}<|call|>"
+
+
+def final(text: str) -> str:
+    return FINAL.format(text)
+
+
+def thought(text: str) -> str:
+    return THOUGHT.format(text)
+
+
+def call(name: str, **arguments: object) -> str:
+    return CALL.format(name, json.dumps(arguments))
+
+
+# Servers and pages
+
+
+@contextmanager
+def serving(app) -> Iterator[str]:
+    """The address of a server that runs in a thread."""
+    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        until = time.monotonic() + 10
+        while not server.started:
+            assert thread.is_alive() and time.monotonic() < until, "the server did not start"
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def says(tokenizer, script) -> Iterator:
+    """`url = says(text, ...)`: a server whose model says these. `says.engine` is its engine."""
+    with ExitStack() as stack:
+
+        def start(*texts: str, delay: float = 0.0, settings: Settings | None = None) -> str:
+            start.engine = ScriptedEngine([script(text) for text in texts], delay=delay)
+            app = create_app(start.engine, tokenizer, settings or Settings(model_name="nano"))
+            return stack.enter_context(serving(app))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as driver:
+        running = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def opened(browser) -> Iterator:
+    """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails the test, what the
+    browser's policy forbids included."""
+    contexts, wrong = [], []
+
+    def start(url: str, **options: object):
+        options = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light", **options}
+        contexts.append(browser.new_context(**options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(8000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda said: wrong.append(said.text) if is_wrong(said) else None)
+        page.on("request", lambda sent: wrong.append(sent.url) if not sent.url.startswith((url, "data:")) else None)
+        page.goto(url)
+        return page
+
+    start.wrong = wrong
+    yield start
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def is_wrong(said) -> bool:
+    """Chromium writes a line for every answer that is no 200, too."""
+    return said.type == "error" and not said.text.startswith("Failed to load resource")
+
+
+def ask(page, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def answers(page):
+    return page.get_by_role("article", name="Answer")
+
+
+def done(page, count: int = 1) -> None:
+    """The last of `count` answers is there."""
+    again = page.get_by_role("button", name="Regenerate answer")
+    again.nth(count - 1).wait_for()
+    expect(again).to_have_count(count)
+
+
+def sent(engine: ScriptedEngine, tokenizer, n: int = -1) -> str:
+    """A prompt, as text."""
+    return tokenizer.decode(engine.submitted[n])
+
+
+def prompt_of(engine: ScriptedEngine, tokenizer, n: int = -1) -> str:
+    return tokenizer.decode(engine.submitted[n])
+
+
+def clipboard(page) -> str:
+    return page.evaluate("() => navigator.clipboard.readText()")

@@ -1,0 +1,252 @@
+"""What every request passes: keys, sizes, queue, limits, request ids, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ossia.server import Settings
+from ossia.server.access import secret_digest
+from ossia.server.settings import ApiKey, Limits
+
+SAYS = "<|channel|>final<|message|>Hi there<|return|>"
+CHAT = {"model": "nano", "messages": [{"role": "user", "content": "a very private question"}]}
+KEYS = (
+    ApiKey("alice", secret_digest("key-a"), Limits(concurrent=1)),
+    ApiKey("bob", secret_digest("key-b"), Limits(tokens_per_minute=50)),
+)
+ALICE, BOB = {"Authorization": "Bearer key-a"}, {"x-api-key": "key-b"}
+
+
+JSON = {"content-type": "application/json"}
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def settings(**more: Any) -> Settings:
+    return Settings(model_name="nano", **more)
+
+
+async def test_keys(client_for: Any) -> None:
+    async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
+        for path in ("/v1/models", "/metrics", "/v1/nowhere"):
+            refused = await client.get(path)
+            assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
+            assert refused.json()["error"]["code"] == "invalid_api_key"
+        refused = await client.post("/v1/messages", json={}, headers={"x-api-key": "wrong"})
+        assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
+        for path in ("/", "/health", "/ready", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200
+        assert (await client.get("/v1/models", headers=ALICE)).status_code == 200
+        assert (await client.post("/v1/chat/completions", json=CHAT, headers=BOB)).status_code == 200
+
+
+@pytest.mark.parametrize("value", [b"Bearer \xff\xfe", b"\x80", b"Bearer " + b"x" * 10_000, b"", b"Bearer a b c"])
+async def test_a_malformed_header_is_no_500(client_for: Any, value: bytes) -> None:
+    async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
+        for name in ("authorization", "x-api-key"):
+            assert (await client.get("/v1/models", headers={name: value})).status_code == 401
+
+
+async def test_bodies_that_are_too_large(client_for: Any) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b'{"x": "'
+        yield b"x" * 2000
+        yield b'"}'
+
+    async with client_for(SAYS, settings=settings(max_body=1000)) as client:
+        for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/tokenize", "/v1/completions"):
+            declared = await client.post(path, content=b"x" * 1001, headers={"content-type": "application/json"})
+            chunked = await client.post(path, content=parts(), headers={"content-type": "application/json"})
+            assert "content-length" not in chunked.request.headers
+            assert (declared.status_code, chunked.status_code) == (413, 413), path
+        odd = await client.post("/tokenize", content=b"{}", headers={"content-length": "two"})
+        assert odd.status_code == 400
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+async def test_request_ids(client_for: Any) -> None:
+    async with client_for(SAYS) as client:
+        made = [(await client.get(path)).headers["x-request-id"] for path in ("/health", "/nowhere", "/health")]
+        assert len(set(made)) == 3 and all(id.startswith("req_") for id in made)
+        kept = await client.get("/health", headers={"x-request-id": "mine-1"})
+        assert kept.headers["x-request-id"] == "mine-1"
+        replaced = await client.get("/health", headers={"x-request-id": "a\tb c"})
+        assert replaced.headers["x-request-id"].startswith("req_")
+        both = await client.post("/v1/messages", json={})
+        assert both.status_code == 400 and both.headers["request-id"] == both.headers["x-request-id"]
+
+
+async def test_one_request_at_a_time(client_for: Any) -> None:
+    """Counted until the streamed body ends, and for its caller only."""
+    async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
+        client.engine.delay = 0.05
+        first = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=ALICE))
+        await until(lambda: client.app.state.access.running == 1)
+        refused = await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert (await client.post("/v1/chat/completions", json=CHAT, headers=BOB)).status_code == 200
+        assert (await client.get("/v1/models", headers=ALICE)).status_code == 200  # looking is not counted
+        answer = await first
+        assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
+        assert answer.headers["x-ratelimit-limit-requests"] == "1"
+        assert client.app.state.access.running == 0
+        assert (await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)).status_code == 200
+
+
+async def test_tokens_per_minute(client_for: Any) -> None:
+    async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
+        first = await client.post("/v1/chat/completions", json=CHAT, headers=BOB)
+        assert first.headers["x-ratelimit-limit-tokens"] == "50"
+        assert first.json()["usage"]["total_tokens"] > 50
+        refused = await client.post("/v1/responses", json={"input": "Hi"}, headers=BOB)
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
+        assert (await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)).status_code == 200
+
+
+async def test_an_answer_that_is_broken_off_is_paid_for(client_for: Any) -> None:
+    limits = Limits(tokens_per_minute=50)
+    async with client_for(SAYS, settings=settings(limits=limits)) as client:
+        client.engine.delay = 0.1
+        task = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+        await until(lambda: client.app.state.access.running == 1)
+        await asyncio.sleep(0.25)
+        task.cancel()
+        await until(lambda: client.app.state.access.running == 0)
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 429
+
+
+async def test_the_queue_is_bounded(client_for: Any) -> None:
+    async with client_for(SAYS, settings=settings(max_queue=3)) as client:
+        client.engine.delay = 0.05
+        running = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(3)]
+        await until(lambda: client.app.state.access.running == 3)
+        refused = await client.post("/v1/responses", json={"input": "Hi"})
+        assert refused.status_code == 429 and refused.json()["error"]["code"] == "queue_full"
+        assert "retry-after" in refused.headers
+        assert (await client.get("/v1/models")).status_code == 200
+        assert (await client.post("/v1/responses/resp_x/cancel")).status_code == 404  # not turned away
+        assert [(await task).status_code for task in running] == [200] * 3
+        assert client.app.state.access.running == 0
+
+
+async def test_work_in_the_background_counts(client_for: Any) -> None:
+    async with client_for(SAYS, settings=settings(limits=Limits(concurrent=1))) as client:
+        client.engine.delay = 0.05
+        begun = await client.post("/v1/responses", json={"input": "Hi", "background": True})
+        assert begun.status_code == 200
+        await until(lambda: client.app.state.access.running == 1)
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 429
+        await until(lambda: client.app.state.access.running == 0)
+        done = await client.get(f"/v1/responses/{begun.json()['id']}")
+        assert done.json()["status"] == "completed"
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+async def test_draining(client_for: Any) -> None:
+    async with client_for(SAYS) as client:
+        client.app.state.service.is_draining = True
+        refused = await client.post("/v1/chat/completions", json=CHAT)
+        assert refused.status_code == 503 and "retry-after" in refused.headers
+        assert (await client.get("/ready")).status_code == 503
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/v1/models")).status_code == 200
+
+
+async def test_names_of_this_machine(client_for: Any) -> None:
+    """Without a key, what a browser was told to find under another name is refused."""
+    async with client_for(SAYS, settings=settings(hosts=("localhost", "127.0.0.1", "::1"))) as client:
+        for host, status in (
+            ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("[::1]", 200),
+            ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403), ("", 403),
+        ):  # fmt: skip
+            assert (await client.get("/v1/models", headers={"host": host})).status_code == status, host
+
+
+async def test_pages_from_elsewhere(client_for: Any) -> None:
+    asking = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+    async with client_for(SAYS) as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT, headers=asking)
+        assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
+    mine = settings(cors_origins=("https://page.example",), keys=KEYS)
+    async with client_for(SAYS, settings=mine) as client:
+        assert (await client.options("/v1/chat/completions", headers=asking)).status_code == 200
+        answer = await client.post("/v1/chat/completions", json=CHAT, headers=asking)
+        assert answer.status_code == 401  # and the page may read that
+        assert answer.headers["access-control-allow-origin"] == "https://page.example"
+        other = await client.options("/v1/chat/completions", headers=asking | {"Origin": "https://other.example"})
+        assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
+
+
+async def test_the_log_has_a_line_a_request_and_no_prompts(client_for: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "ossia")
+    async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
+        answer = await client.post("/v1/chat/completions?secret=1", json=CHAT, headers=ALICE)
+        await client.get("/nowhere%0AINFO%20forged", headers=ALICE)
+    usage = answer.json()["usage"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "ossia.access"]
+    assert len(lines) == 2 and "private" not in caplog.text and "secret" not in caplog.text
+    assert lines[0].startswith("POST /v1/chat/completions 200 ")
+    assert f"tokens={usage['prompt_tokens']}+{usage['completion_tokens']} caller=alice" in lines[0]
+    assert f"id={answer.headers['x-request-id']}" in lines[0]
+    assert "\n" not in lines[1] and " 404 " in lines[1]
+
+
+async def test_prompts_are_logged_if_the_settings_say_so(client_for: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "ossia")
+    async with client_for(SAYS, settings=settings(log_prompts=True)) as client:
+        await client.post("/v1/chat/completions", content=json.dumps(CHAT, indent=1), headers=JSON)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "ossia.prompts"]
+    assert "a very private question" in line and "\n" not in line
+
+
+async def test_an_exception_is_a_500_with_an_id_and_a_line_in_the_log(client_for: Any, caplog: Any) -> None:
+    async with client_for(SAYS) as client:
+
+        @client.app.get("/broken")
+        async def broken() -> None:
+            raise ZeroDivisionError("a bug")
+
+        answer = await client.get("/broken")
+    assert answer.status_code == 500 and "bug" not in answer.text
+    assert answer.headers["x-request-id"] in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+async def test_spans(client_for: Any) -> None:
+    """One of the request, a child of the caller's; one of the answer, a child of that; nothing of what was said."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trace, "get_tracer", provider.get_tracer)
+        async with client_for(SAYS) as client:
+            parent = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+            await client.post("/v1/chat/completions", json=CHAT, headers=parent)
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    request, answer = spans["POST /v1/chat/completions"], spans["answer"]
+    assert format(request.context.trace_id, "032x") == "0af7651916cd43dd8448eb211c80319c"
+    assert answer.parent.span_id == request.context.span_id
+    assert request.attributes["http.response.status_code"] == 200
+    assert answer.attributes["gen_ai.usage.output_tokens"] == 6
+    assert "private" not in str([span.to_json() for span in spans.values()])
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)

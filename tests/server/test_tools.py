@@ -1,0 +1,176 @@
+"""A request's tools: what is declared, what a recipient means, what calls are held to."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from ossia.errors import GrammarError
+from ossia.harmony import (
+    Conversation,
+    FunctionTool,
+    LarkFormat,
+    Message,
+    RegexFormat,
+    Role,
+    ToolNamespace,
+    render_for_completion,
+)
+from ossia.server.builtin import BuiltinResult
+from ossia.server.errors import ApiError
+from ossia.server.tools import Choice, DeclaredCustom, Tools
+from ossia.tokenizer import Tokenizer
+
+PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
+UNENFORCEABLE = {"type": "object", "properties": {"a": {"type": "string", "not": {"pattern": "(?=x)"}}}}
+F, G = FunctionTool("f", "Does f.", PLACE), FunctionTool("g")
+
+
+class Python:
+    namespace = ToolNamespace("python", "Runs code.", ())
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    async def run(self, function: str, text: str) -> BuiltinResult:
+        raise AssertionError("not called here")
+
+
+class Browser(Python):
+    namespace = ToolNamespace("browser", "Reads pages.", (FunctionTool("search"), FunctionTool("open")))
+
+
+EVERYTHING = Tools(
+    functions=(F, G),
+    custom=(DeclaredCustom("patch", "Edits files.", LarkFormat('start: "x"+')), DeclaredCustom("free")),
+    namespaces=(ToolNamespace("team", None, (G,)),),
+    builtin=(Python(), Browser()),
+)
+
+
+def starts(tokenizer: Tokenizer, tools: Tools, *texts: str, form: Any = None) -> list[bool]:
+    """Of each text, whether the grammar lets it be said."""
+    grammar, found = tools.grammar(tokenizer, form, None), []
+    for text in texts:
+        sampled, fits = grammar.start(), True
+        for token in tokenizer.encode_with_specials(text):
+            if sampled.is_done or not (int(sampled.mask()[token // 32]) >> (token % 32)) & 1:
+                fits = False
+                break
+            sampled.advance(token)
+        found.append(fits)
+    return found
+
+
+def call(name: str, body: str, mark: str = " <|constrain|>json") -> str:
+    return f"<|channel|>commentary to={name}{mark}<|message|>{body}<|call|>"
+
+
+CALL_F, CALL_G = call("functions.f", '{"place":"Rome"}'), call("functions.g", "{}")
+FINAL = "<|channel|>final<|message|>Hi<|return|>"
+
+
+def test_a_recipient_means_a_tool() -> None:
+    found = {name: (callee.kind, callee.namespace, callee.name) for name, callee in EVERYTHING.by_recipient.items()}
+    assert found == {
+        "functions.f": ("function", None, "f"),
+        "functions.g": ("function", None, "g"),
+        "functions.patch": ("custom", None, "patch"),
+        "functions.free": ("custom", None, "free"),
+        "team.g": ("function", "team", "g"),
+        "python": ("builtin", "python", ""),
+        "browser.search": ("builtin", "browser", "search"),
+        "browser.open": ("builtin", "browser", "open"),
+    }
+
+
+def test_what_the_model_is_told(tokenizer: Tokenizer) -> None:
+    developer = EVERYTHING.developer("Be brief.")
+    assert developer is not None
+    text = tokenizer.decode(render_for_completion(Conversation((Message(Role.DEVELOPER, developer),)), tokenizer))
+    for wanted in ("Be brief.", "Does f.", "place: string", "Edits files.", 'start: "x"+', "namespace team"):
+        assert wanted in text
+    assert Tools().developer(None) is None and Tools().developer("Be brief.") is not None
+    assert [space.name for space in EVERYTHING.system_namespaces] == ["python", "browser"]
+    assert EVERYTHING and not Tools()
+
+
+def test_calls_are_held_to_their_schemas(tokenizer: Tokenizer) -> None:
+    tools = Tools(functions=(F,), custom=(DeclaredCustom("digits", "", RegexFormat("[0-9]{3}")),))
+    wrong = call("functions.f", '{"street":"x"}')
+    assert starts(tokenizer, tools, CALL_F, wrong, CALL_G, FINAL) == [True, False, False, True]
+    patched = [call("functions.digits", body, " code") for body in ("123", "12a")]
+    assert starts(tokenizer, tools, *patched) == [True, False]
+
+
+def test_choices(tokenizer: Tokenizer) -> None:
+    def held(mode: str, names: tuple[str, ...] | None = None) -> list[bool]:
+        tools = Tools(functions=(F, G), choice=Choice(mode, names))  # type: ignore[arg-type]
+        return starts(tokenizer, tools, CALL_F, CALL_G, FINAL)
+
+    assert held("auto") == [True, True, True]
+    assert held("none") == [False, False, True]
+    assert held("required") == [True, True, False]
+    assert held("required", ("g",)) == [False, True, False]
+    assert held("required", ("functions.f",)) == [True, False, False]
+    assert held("auto", ("f",)) == [True, False, True]
+    assert held("auto", ()) == [False, False, True]
+
+
+def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) -> None:
+    in_team, search = call("team.g", "{}"), "<|channel|>analysis to=browser.search code<|message|>{}<|call|>"
+    chosen = Tools(EVERYTHING.functions, namespaces=EVERYTHING.namespaces, choice=Choice("required", ("team.g",)))
+    assert starts(tokenizer, chosen, in_team, CALL_G) == [True, False]
+    kept = Tools((F,), builtin=(Python(), Browser()), choice=Choice("auto", ("browser.search",)))
+    assert [tool.namespace.name for tool in kept._chosen().builtin] == ["browser"]
+    assert starts(tokenizer, kept, CALL_F, search)[0] is False
+
+
+@pytest.mark.parametrize("choice", [Choice("required", ("nope",)), Choice("auto", ("f", "nope"))])
+def test_a_choice_of_no_tool_is_refused(tokenizer: Tokenizer, choice: Choice) -> None:
+    with pytest.raises(ApiError, match="nope") as refused:
+        Tools(functions=(F,), choice=choice).grammar(tokenizer, None, None)
+    assert (refused.value.status, refused.value.param) == (400, "tool_choice")
+
+
+def test_a_required_call_without_tools_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ApiError) as refused:
+        Tools(choice=Choice("required")).grammar(tokenizer, None, None)
+    assert refused.value.param == "tool_choice"
+
+
+def test_what_cannot_be_enforced_is_let_go_unless_it_is_strict(
+    tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = FunctionTool("bad", None, UNENFORCEABLE)
+    with pytest.raises(GrammarError):
+        from ossia.harmony import harmony_grammar
+
+        harmony_grammar(tokenizer, tools=[bad])
+    with caplog.at_level(logging.WARNING, "ossia.server"):
+        tools = Tools(functions=(F, bad))
+        assert starts(tokenizer, tools, call("functions.bad", '{"z": 1}')) == [True]
+    assert "bad is not enforced" in caplog.text
+    wrong = call("functions.f", '{"street":"x"}')
+    assert starts(tokenizer, tools, CALL_F, wrong) == [True, False], "the others still are"
+    with pytest.raises(ApiError) as refused:
+        Tools(functions=(F, bad), strict=frozenset({"bad"})).grammar(tokenizer, None, None)
+    assert (refused.value.status, refused.value.param) == (400, "tools")
+
+
+def test_a_response_format_binds_the_answer_beside_tools(tokenizer: Tokenizer) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
+    header = "<|channel|>final<|message|>"
+    texts = (CALL_F, FINAL, header + '{"place":"Rome"}<|return|>', header + "Hi<|return|>")
+    assert starts(tokenizer, Tools(functions=(F,)), *texts, form=form) == [True, False, True, False]
+
+
+def test_a_budget_of_no_reasoning(tokenizer: Tokenizer) -> None:
+    grammar = Tools().grammar(tokenizer, None, 0)
+    sampled = grammar.start()
+    for token in tokenizer.encode_with_specials("<|channel|>"):
+        sampled.advance(token)
+    (analysis,) = tokenizer.encode("analysis")[:1]
+    assert not (int(sampled.mask()[analysis // 32]) >> (analysis % 32)) & 1
