@@ -18,7 +18,7 @@ from ossia.cli import main
 from ossia.display import progress
 from ossia.engine import Engine
 
-COMMANDS = ("chat", "generate", "info", "convert", "eval", "harmony", "harmony render", "harmony parse")
+COMMANDS = ("chat", "generate", "serve", "info", "convert", "eval", "harmony", "harmony render", "harmony parse")
 
 
 @pytest.fixture(scope="module")

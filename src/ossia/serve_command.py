@@ -177,10 +177,12 @@ def _tokenizer(model: str) -> Tokenizer:
     """Of a model that is not loaded. Those of gpt-oss need not be here."""
     if model in (*hub.HUB_IDS, *hub.HUB_IDS.values()) and not Path(model).exists():
         return Tokenizer.o200k_harmony()
+    folder = hub.find(model)
+    if (folder / "tokenizer.json").exists():
+        return Tokenizer.from_pretrained(folder)
     from ossia import checkpoint
     from ossia.llm import find_tokenizer
 
-    folder = hub.find(model)
     found = find_tokenizer(folder, checkpoint.open_checkpoint(folder).config)
     if found is None:
         raise RequestError(f"{model} has no tokenizer")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ class Served:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents and not config.getoption("--clients"):
-            item.add_marker(pytest.mark.skip(reason="clients: run with --clients; installs them from PyPI and npm"))
+        if item.get_closest_marker("clients") and not config.getoption("--clients"):
+            item.add_marker(pytest.mark.skip(reason="clients: run with --clients"))
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +74,8 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def nano(llm: LLM) -> Iterator[Served]:
-    """A server of the embedded model, which always says the likeliest."""
-    settings = Settings(model_name="nano", sampling=replace(llm.sampling, temperature=0.0))
-    with serving(llm.engine, llm.tokenizer, settings) as served:
+    """A server of the embedded model, which by its own settings always says the likeliest."""
+    with serving(llm.engine, llm.tokenizer, Settings(model_name="nano", sampling=llm.sampling)) as served:
         yield served
 
 
@@ -113,6 +112,19 @@ def no_complaints() -> Iterator[None]:
         for name in ("ossia.server", "uvicorn.error"):
             logging.getLogger(name).removeHandler(handler)
     assert [record.getMessage() for record in records] == []
+
+
+def said(text: str, thought: str) -> str:
+    """A sample that ends with an answer, as Harmony text."""
+    return (
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+    )
+
+
+def called(name: str, arguments: str, thought: str, constrained: str = " <|constrain|>json") -> str:
+    """A sample that ends with a call of a function."""
+    header = f"<|channel|>commentary to=functions.{name}{constrained}<|message|>"
+    return f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant{header}{arguments}<|call|>"
 
 
 def python_of(client: str) -> Path:

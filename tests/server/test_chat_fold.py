@@ -50,7 +50,7 @@ PIECES = st.sampled_from(
 CONTROL = ("<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|start|>", "<|constrain|>")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.sampled_from(DAMAGED), st.lists(PIECES, max_size=12).map("".join)), logprobs=st.booleans())
 @example(text=DAMAGED[5], logprobs=True)
 @example(text=DAMAGED[6], logprobs=True)

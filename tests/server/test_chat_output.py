@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -23,6 +24,9 @@ from chat_wire import (
     without_ids,
 )
 from openai.types.chat import ChatCompletion
+
+from ossia.server.chat import _together
+from ossia.server.events import AnswerEvent, Progress, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -253,3 +257,31 @@ async def test_a_failure_in_the_midst_is_told_in_the_stream(
     assert "[DONE]" not in response.text
     assert json.loads(last.removeprefix("data: "))["error"]["type"] == "overloaded_error"
     assert later.status_code == 503 and later.headers["retry-after"]
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_choices_end_together(choices: int, fails: bool) -> None:
+    """When nobody listens any more, or one of them fails; whatever the others wait for."""
+    closed = []
+
+    async def answer(number: int) -> AsyncGenerator[AnswerEvent, None]:
+        try:
+            for count in range(3):
+                await asyncio.sleep(0)
+                yield Progress(Usage(completion=count))
+            if fails and number == choices - 1:
+                raise ValueError("no more")
+            await asyncio.Event().wait()
+        finally:
+            closed.append(number)
+
+    events = _together([answer(n) for n in range(choices)])
+    seen = [await anext(events) for _ in range(3 * choices)]
+    assert sorted(n for n, _ in seen) == sorted([*range(choices)] * 3)
+    if fails:
+        with pytest.raises(ValueError, match="no more"):
+            await anext(events)
+    else:
+        await events.aclose()
+    assert sorted(closed) == [*range(choices)]

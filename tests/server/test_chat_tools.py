@@ -1,4 +1,4 @@
-"""The tools of a Chat Completions request: every form in which clients declare and choose them, and what does not fit."""
+"""The tools of a Chat Completions request: every form in which clients declare and choose them, and errors."""
 
 from __future__ import annotations
 

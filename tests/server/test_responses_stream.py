@@ -167,6 +167,11 @@ def test_too_few_tokens(server: Server) -> None:
     assert response["usage"]["output_tokens"] == 6 and response["usage"]["output_tokens_details"]["reasoning_tokens"]
 
 
+def test_an_answer_that_is_cut_off_says_so(server: Server) -> None:
+    (message,) = fold(server.says(FINAL.format("One two three four.")).stream(max_output_tokens=5))["output"]
+    assert message["status"] == "incomplete" and message["content"][0]["text"].startswith("One")
+
+
 def test_logprobs_when_included(server: Server) -> None:
     server.says(FINAL.format("One two three."))
     include = ["message.output_text.logprobs"]

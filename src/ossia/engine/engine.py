@@ -168,8 +168,8 @@ class Engine:
         return EngineStats(*counts, used, cached, self._prompt_tokens, reused, scheduler.preemptions)
 
     def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
-        """Log-probabilities of the prompt's tokens from the second on, a step's worth at a time, with the `top` likeliest
-        tokens of each place, at most 128. Steps may be taken meanwhile. Raises `RequestError`.
+        """Log-probabilities of the prompt's tokens from the second on, a step's worth at a time, with the `top` (at
+        most 128) likeliest tokens of each place. Steps may be taken meanwhile. Raises `RequestError`.
 
         They are the model's own, as those of sampled tokens are. Keys and values are kept beside the engine's memory,
         until the iterator ends.

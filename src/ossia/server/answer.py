@@ -72,8 +72,8 @@ class Ask:
 
     `conversation` declares the `tools`. `grammar`: None: nothing is enforced. `stop`: strings that end the final
     answer, and are left out of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field
-    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt. `counted`: a
-    `Progress` comes with every token, before what the token gives.
+    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt. `counted`:
+    a `Progress` comes with every token, before what the token gives.
     """
 
     conversation: Conversation

@@ -56,7 +56,7 @@ def router(service: Service) -> APIRouter:
         if not body.stream:
             message = await until_disconnected(request, _folded(events))
             return Response(orjson.dumps(message), media_type="application/json")
-        _, checked = await first_of(events)
+        _, checked = await until_disconnected(request, first_of(events))
         return streaming(_lines(checked), keepalive=service.settings.keepalive, on_error=_error)
 
     @routes.post("/v1/messages/count_tokens", response_model=None, responses=STATUSES)

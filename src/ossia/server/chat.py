@@ -53,7 +53,7 @@ def router(service: Service) -> APIRouter:
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
             return Response(orjson.dumps(body), media_type="application/json")
-        _, chunks = await first_of(answer.chunks())
+        _, chunks = await until_disconnected(request, first_of(answer.chunks()))  # the first may have to wait
         return streaming(_bytes(chunks), keepalive=service.settings.keepalive, on_error=lambda e: encode(e.openai()))
 
     return routes

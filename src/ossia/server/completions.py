@@ -61,7 +61,7 @@ def router(service: Service) -> APIRouter:
             return Response(
                 orjson.dumps(await until_disconnected(request, job.body(writer))), media_type="application/json"
             )
-        _, chunks = await first_of(job.stream(writer))
+        _, chunks = await until_disconnected(request, first_of(job.stream(writer)))
         return streaming(_lines(chunks), keepalive=service.settings.keepalive, on_error=_error)
 
     return routes

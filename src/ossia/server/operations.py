@@ -154,9 +154,8 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 
 
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
-    if body.continue_final_message:
-        raise bad("a message cannot be gone on with", "continue_final_message")
-    asks, _ = await asks_of(body, service, caller_of(request))
+    chat = body.model_copy(update={"add_generation_prompt": True})  # a completion would refuse to do without
+    asks, _ = await asks_of(chat, service, caller_of(request))
     ids = await service.answerer.prompt_ids(asks[0].conversation)
     if body.add_generation_prompt:
         return ids

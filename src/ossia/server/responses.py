@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
         if not (body.stream or body.background):
             return _json(await until_disconnected(request, creator.whole(making)))
         made = creator.events(making, 0.0 if body.background else service.settings.keepalive)
-        first, events = await first_of(made)
+        first, events = await until_disconnected(request, first_of(made))
         if not body.background:
             return _streamed(service, _listen(service, making, events) if body.is_stored else events)
         assert first is not None

@@ -86,7 +86,6 @@ class Creator:
             stop=body.stop or (),
             logprobs=wants_logprobs,
             prompt_param="input",
-            counted=True,  # a response that is stopped says what it took
         )
         look = Look(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,

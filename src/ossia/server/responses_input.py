@@ -32,7 +32,7 @@ PREFIXES = {
     "function_call": "fc",
     "function_call_output": "fco",
     "custom_tool_call": "ctc",
-    "custom_tool_call_output": "ctco",
+    "custom_tool_call_output": "cto",
     "web_search_call": "ws",
     "code_interpreter_call": "ci",
 }
@@ -88,11 +88,10 @@ def _with_id(item: Item) -> Item:
         item["id"] = new_id(PREFIXES[item["type"]])
     if item["type"] != "reasoning" and item.get("status") is None:
         item["status"] = "completed"
-    if item["type"] == "message":
-        if isinstance(item.get("content"), str):
-            kind = "output_text" if item.get("role") == "assistant" else "input_text"
-            part = {"type": kind, "text": item["content"]}
-            item["content"] = [part | {"annotations": [], "logprobs": []} if kind == "output_text" else part]
+    if item["type"] == "message" and isinstance(item.get("content"), str):
+        kind = "output_text" if item.get("role") == "assistant" else "input_text"
+        part = {"type": kind, "text": item["content"]}
+        item["content"] = [part | {"annotations": [], "logprobs": []} if kind == "output_text" else part]
     return item
 
 

@@ -78,7 +78,9 @@ def structured(responses: bool) -> Any:
 
 def by_call(responses: bool) -> Any:
     """A call that is forced by tool_choice carries the answer."""
-    return {"result": model(responses).with_structured_output(Answer, method="function_calling").invoke(QUESTION).result}
+    return {
+        "result": model(responses).with_structured_output(Answer, method="function_calling").invoke(QUESTION).result
+    }
 
 
 def chat() -> Any:

@@ -31,7 +31,9 @@ def create() -> Any:
         "reasoning": [message.reasoning, ended.choices[0].message.reasoning],
         "same": message.reasoning == message.reasoning_content,
         "finish": [asked.choices[0].finish_reason, ended.choices[0].finish_reason],
-        "usage": [one.usage.total_tokens - one.usage.prompt_tokens - one.usage.completion_tokens for one in (asked, ended)],
+        "usage": [
+            one.usage.total_tokens - one.usage.prompt_tokens - one.usage.completion_tokens for one in (asked, ended)
+        ],
     }
 
 
@@ -79,7 +81,7 @@ def stream() -> Any:
             result = calculate(call.function.arguments)
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     assert text == message.content
-    return {"calls": calls, "text": text, "usage": ended.usage.completion_tokens, "kinds": sorted(kinds)}
+    return {"calls": calls, "text": text, "kinds": sorted(kinds), "counted": ended.usage.completion_tokens > 0}
 
 
 def chunks() -> Any:
