@@ -78,7 +78,7 @@ def test_names_in_the_docs_exist(page: Path) -> None:
 def definitions(tree: ast.AST, prefix: str = "") -> Iterator[str]:
     """Dotted names of functions, classes and what classes hold."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield prefix + node.name
             if isinstance(node, ast.ClassDef):
                 yield from definitions(node, f"{prefix}{node.name}.")
@@ -97,7 +97,7 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
     if file.is_relative_to(SOURCE):
         assert len(text_of(file).splitlines()) <= MAX_FILE
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
 
 

@@ -14,8 +14,6 @@ from clients import environments
 from clients.conftest import LIMIT, environment, python_of
 from clients.documents import PAGE, blocks, sections
 
-pytestmark = pytest.mark.clients
-
 EXAMPLES = [heading for heading, shown in sections().items() if any(language == "python" for language, _ in shown)]
 
 
@@ -43,6 +41,7 @@ def base() -> Iterator[str]:
         server.communicate(timeout=30)
 
 
+@pytest.mark.clients
 @pytest.mark.parametrize("client", EXAMPLES)
 def test_an_example_prints_what_the_page_says(client: str, base: str, tmp_path: Path) -> None:
     shown = sections()[client]

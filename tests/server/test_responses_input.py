@@ -238,3 +238,9 @@ def test_what_truncation_may_leave_out() -> None:
     assert without_first(items, 1) == [items[0], *items[2:]]
     assert without_first(items, 2) == [items[0], items[3], items[5]]  # the result goes with its call
     assert without_first(items, 4) == [items[0], items[5]]
+
+
+def test_items_are_kept_with_the_id_and_the_status_that_lists_of_them_must_have() -> None:
+    kept = wire_items([CALLED, RESULT | {"status": None}, {"role": "user", "content": "x"}], lambda id: None)
+    assert [item["status"] for item in kept] == ["completed"] * 3
+    assert [item["id"].split("_")[0] for item in kept] == ["fc", "fco", "msg"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from common import DESCRIPTION, MODEL, QUESTION, SCHEMA, URL, calculate, main
-from openai import OpenAI
+from openai import OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 client = OpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
@@ -16,6 +16,10 @@ TOOLS = [
 
 class Answer(BaseModel):
     result: int
+
+
+class Calculator(BaseModel):
+    expression: str
 
 
 def create() -> Any:
@@ -55,6 +59,19 @@ def parse() -> Any:
     )
     message = ended.choices[0].message
     return {"result": message.parsed.result, "text": message.content, "reasoning": message.reasoning}
+
+
+def parse_call() -> Any:
+    """The client makes the tool of a type, and objects of that type of the calls."""
+    ended = client.chat.completions.parse(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        tools=[pydantic_function_tool(Calculator, name="calculator", description=DESCRIPTION)],
+        temperature=0,
+    )
+    (call,) = ended.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Calculator)
+    return {"expression": call.function.parsed_arguments.expression}
 
 
 def stream() -> Any:
@@ -103,4 +120,4 @@ def chunks() -> Any:
 
 
 if __name__ == "__main__":
-    main(create, forgetful, parse, stream, chunks)
+    main(create, forgetful, parse, parse_call, stream, chunks)

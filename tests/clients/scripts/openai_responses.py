@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from common import DESCRIPTION, MODEL, QUESTION, SCHEMA, URL, calculate, main
-from openai import OpenAI
+from openai import OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 client = OpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
@@ -18,6 +18,10 @@ COMMON: Any = {"model": MODEL, "tools": TOOLS, "temperature": 0}
 
 class Answer(BaseModel):
     result: int
+
+
+class Calculator(BaseModel):
+    expression: str
 
 
 def told(*answers: Any) -> dict[str, Any]:
@@ -66,6 +70,15 @@ def create() -> Any:
 def parse() -> Any:
     ended = client.responses.parse(model=MODEL, input=QUESTION, text_format=Answer, temperature=0)
     return {**told(ended), "result": ended.output_parsed.result}
+
+
+def parse_call() -> Any:
+    """The client makes the tool of a type, and objects of that type of the calls."""
+    tool = pydantic_function_tool(Calculator, name="calculator", description=DESCRIPTION)
+    ended = client.responses.parse(model=MODEL, input=QUESTION, tools=[tool], temperature=0)
+    (call,) = (item for item in ended.output if item.type == "function_call")
+    assert isinstance(call.parsed_arguments, Calculator)
+    return {"expression": call.parsed_arguments.expression}
 
 
 def stream() -> Any:
@@ -137,4 +150,4 @@ def count() -> Any:
 
 
 if __name__ == "__main__":
-    main(create, parse, stream, previous, conversation, background, resume, count)
+    main(create, parse, parse_call, stream, previous, conversation, background, resume, count)
