@@ -21,8 +21,9 @@ from llguidance import LLMatcher
 
 import ossia
 from ossia.errors import GrammarError
-from ossia.harmony import FunctionTool
+from ossia.harmony import FunctionTool, enforceable
 from ossia.harmony.bodies import JsonFormat, RegexFormat, Vocabulary, compile_body, vocabulary
+from ossia.harmony.compiling import compiled
 from ossia.harmony.grammar import CustomTool, harmony_grammar
 from ossia.harmony.patterns import format_pattern, translate_whole
 from ossia.tokenizer import Tokenizer
@@ -328,3 +329,20 @@ def test_formats(name: str, nano: Tokenizer, tokens: Vocabulary) -> None:
 
 def test_unknown_formats_have_no_pattern() -> None:
     assert format_pattern("phone") is None
+
+
+def test_the_part_that_is_wrong_is_not_looked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of parts, each compiled with all definitions, that took a minute."""
+    sizes: list[int] = []
+
+    def noted(schema: Any) -> tuple[str, str]:
+        sizes.append(len(json.dumps(schema)))
+        return compiled(schema)
+
+    monkeypatch.setattr(enforceable, "compiled", noted)
+    large = obj(
+        "", True, **{f"p{n}": {"type": "string", "enum": [f"v{n}_{m}" for m in range(20)]} for n in range(2000)}
+    )
+    with pytest.raises(GrammarError, match="too large"):
+        enforceable.json_grammar(large, "it")
+    assert sum(sizes) < 4 * enforceable.SEARCHED

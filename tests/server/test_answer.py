@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ from harmony_streams import Streams
 from ossia.config import ModelConfig
 from ossia.engine.request import SamplingParams
 from ossia.errors import ToolError
-from ossia.harmony import Conversation, FunctionTool, Message, RepairKind, Role, ToolNamespace
+from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, RepairKind, Role, ToolNamespace
 from ossia.server import ScriptedEngine
 from ossia.server.answer import Answerer, Ask
 from ossia.server.builtin import BuiltinResult
@@ -132,12 +133,12 @@ def test_usage_counts_every_token_once(tokenizer: Tokenizer) -> None:
     assert thought <= usage.reasoning <= thought + 1  # the token that ends it may count
 
 
-def test_progress_is_told_while_nothing_is_said(tokenizer: Tokenizer) -> None:
+def test_progress_is_told_with_every_token(tokenizer: Tokenizer) -> None:
     text = "<|channel|>final<|message|>Hi<|return|>"
     events = asyncio.run(events_of(tokenizer, [text]))
-    silent = [event for event in events if isinstance(event, Progress)]
-    assert [event.usage.completion for event in silent] == [1, 2, 3]  # channel, final, message
-    assert all(isinstance(event.usage, Usage) and event.usage.prompt > 0 for event in silent)
+    told = [event for event in events if isinstance(event, Progress)]
+    assert [event.usage.completion for event in told] == [1, 2, 3, 4, 5]
+    assert all(isinstance(event.usage, Usage) and event.usage.prompt > 0 for event in told)
 
 
 # ---- the ends of answers ----------------------------------------------------------------------------
@@ -483,3 +484,26 @@ def test_an_engine_that_stops_is_a_503(tokenizer: Tokenizer) -> None:
             assert failed.value.status == 503 and "Retry-After" in failed.value.headers
 
     asyncio.run(run())
+
+
+def test_long_instructions_are_rendered_beside_the_event_loop(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    encode = Tokenizer.encode
+
+    def noted(self: Tokenizer, text: str) -> list[int]:
+        if len(text) > 20_000:
+            threads.append(threading.current_thread() is threading.main_thread())
+        return encode(self, text)
+
+    monkeypatch.setattr(Tokenizer, "encode", noted)
+    tool = FunctionTool("f", "words " * 5_000)
+
+    async def run() -> None:
+        async with answering(tokenizer, [[]]) as answerer:
+            for content in (DeveloperContent("words " * 5_000), DeveloperContent(None, (tool,))):
+                await answerer.prompt_ids(Conversation((Message(Role.DEVELOPER, content),)))
+
+    asyncio.run(run())
+    assert threads == [False, False]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ossia.harmony import Message, Role
-from ossia.server import Settings
+from ossia.server import Settings, service
+from ossia.server.access import Caller
 from ossia.server.chat import _led_to
 from ossia.server.chat_messages import harmony_messages
 from ossia.server.events import Called
@@ -140,3 +141,20 @@ def test_thoughts_between_calls_of_one_message() -> None:
     message = {"role": "assistant", "content": None, "tool_calls": calls}
     _, messages = harmony_messages([message], lambda id: known.get(id, ()))
     assert [m.text for m in messages] == ["c1", "{}", "c2", "{}", "{}"]
+
+
+async def test_what_is_remembered_takes_only_so_much_memory(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "REASONING_KEPT", 10_000)
+    async with client_for(FINAL) as client:
+        kept, caller = client.app.state.service, Caller("a")
+        for n in range(20):
+            kept.remember_thoughts(caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")])
+        kept.remember_thoughts(caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")])  # again
+        known = [n for n in range(20) if kept.thoughts_before(caller, f"call_{n}")]
+        assert known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"
+        kept.remember_thoughts(caller, ["call_20"], [Message(Role.ASSISTANT, "x" * 20_000, channel="analysis")])
+        assert not any(kept.thoughts_before(caller, f"call_{n}") for n in range(21))
+        kept.remember_thoughts(caller, ["call_21"], [Message(Role.ASSISTANT, "x", channel="analysis")])
+        assert kept.thoughts_before(caller, "call_21")

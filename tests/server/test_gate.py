@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 
-from ossia.server import Settings
+from ossia.llm import LLM
+from ossia.server import Settings, create_app, gate, logs
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
 
@@ -250,3 +254,64 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def test_what_one_key_has_asked_is_cached_for_it_alone(llm: LLM) -> None:
+    """Or the number of cached tokens would tell another what was asked."""
+    app = create_app(llm.engine, llm.tokenizer, settings(keys=(KEYS[0], replace(KEYS[1], limits=Limits()))))
+    asks: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": CHAT | {"max_tokens": 2},
+        "/v1/completions": {"prompt": CHAT["messages"][0]["content"] * 8, "max_tokens": 2},
+    }
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client:
+            for path, body in asks.items():
+                usages = [(await client.post(path, json=body, headers=key)).json()["usage"] for key in (ALICE, BOB)]
+                usages.append((await client.post(path, json=body, headers=ALICE)).json()["usage"])
+                alice, bob, again = (usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+                assert (alice, bob) == (0, 0) and again > 0
+
+
+async def test_nobody_can_write_lines_of_the_log(client_for: Any) -> None:
+    """A tool's name, for example, is what a client says."""
+    stream = io.StringIO()
+    loggers = [logging.getLogger(name) for name in ("ossia", "uvicorn.error")]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    logs.set_up(stream)
+    try:
+        forged = {"type": "function", "function": {"name": "a\n2026 INFO all is well\u2028\x1b[2J"}}
+        async with client_for(SAYS, settings=settings(log_prompts=True)) as client:
+            await client.post(
+                "/v1/chat/completions", content=json.dumps(CHAT | {"tools": [forged]}, indent=1), headers=JSON
+            )
+        logs.log.error("it failed", exc_info=ValueError("why"))
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.propagate = handlers, propagate
+            logger.setLevel(level)
+    text = stream.getvalue()
+    lines = [line for line in text.splitlines() if "all is well" in line]
+    assert lines and not any(line.startswith("2026 INFO") for line in lines) and "\x1b" not in text
+    assert text.endswith("it failed\nValueError: why\n"), "what failed is told in lines of its own"
+
+
+async def test_a_body_that_stops_coming_gives_its_place_back(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "BODY_WAIT", 0.05)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"10")]
+    path = "/v1/chat/completions"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("server", 80)}
+    async with client_for("<|channel|>final<|message|>Hi<|return|>") as client:
+        await client.app(scope, receive, send)
+    assert sent[0]["status"] == 400 and b"stopped coming" in sent[1]["body"]

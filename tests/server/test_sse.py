@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -222,3 +224,37 @@ def test_work_that_fails_fails() -> None:
             await until_disconnected(request, work())
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("last", ["http.response.start", "http.response.body"])
+def test_a_client_that_goes_while_nothing_is_awaited_leaves_nothing_behind(last: str) -> None:
+    """It goes before the first part is asked for, or while one is being sent: the generator is closed at once, and not
+    when the garbage collector finds it."""
+    parts, gone = Parts(100), asyncio.Event()
+
+    async def receive() -> dict[str, object]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == last:
+            gone.set()
+            await asyncio.Event().wait()  # the client does not read any more
+
+    async def run() -> None:
+        _, events = await first_of(parts.run())  # which has begun, as a request has that is being answered
+        response = streaming(wrapped(events), keepalive=60.0, on_error=last_words)
+        async with asyncio.timeout(5):
+            await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        assert parts.closed.is_set()
+
+    async def wrapped(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()

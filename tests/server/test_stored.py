@@ -140,6 +140,7 @@ async def test_input_items_are_all_that_the_response_was_made_from(serve: Callab
     [
         ("", {"stream": "perhaps"}, "stream"),
         ("", {"stream": "true", "starting_after": "x"}, "starting_after"),
+        ("", {"stream": "true", "starting_after": "9" * 20}, "starting_after"),
         ("", {"include": "everything"}, "include[0]"),
         ("", {"include[]": "everything"}, "include[][0]"),
         ("/input_items", {"limit": "0"}, "limit"),

@@ -13,6 +13,7 @@ The rewriting may only narrow a schema. It
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -27,6 +28,7 @@ from ossia.harmony.compiling import compiled
 from ossia.harmony.enforced import DEFINITIONS, TYPES, disjoint, ends
 from ossia.harmony.patterns import anything_but, format_pattern, translate
 
+SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # beyond, numbers are not exact in the compiler, nor in most JSON readers
 
 # Keywords of JSON schema, of this or an older draft, that restrict values and that are not enforced.
@@ -105,8 +107,9 @@ class _Rewriting:
 
     def _culprits(self, error: str) -> Iterator[tuple[Path, str]]:
         """The innermost schemas that do not compile by themselves; a part without any value is fault only where
-        the whole has none."""
-        for where, schema in self._made:
+        the whole has none. In a large schema few are tried, each with all definitions."""
+        size = len(json.dumps(self._definitions))
+        for where, schema in self._made[: SEARCHED // size]:
             _, its = self._compile(schema)
             if its and its.startswith("Unsatisfiable") <= error.startswith("Unsatisfiable"):
                 yield where, its

@@ -66,6 +66,11 @@ class Caller:
             return _too_many(text, "rate_limit_exceeded", self._seconds_until(1))
         return None
 
+    def salted(self, salt: str = "") -> str:
+        """The salt for the prefix cache: what a caller has asked is found again by that caller only. Time, and the
+        number of cached tokens, would tell others."""
+        return f"{self.name}\0{salt}" if self.name else salt
+
     def headers(self) -> dict[str, str]:
         """How the limits stand, under OpenAI's names; "requests" are those at a time."""
         found: dict[str, str] = {}

@@ -22,6 +22,7 @@ from ossia.errors import OssiaError, TokenizerError, ToolError
 from ossia.harmony import (
     CallReady,
     Conversation,
+    DeveloperContent,
     HarmonyGrammar,
     Message,
     MessageEnd,
@@ -58,6 +59,7 @@ from ossia.server.events import (
     Usage,
     new_id,
 )
+from ossia.server.stops import begun, first_stop
 from ossia.server.tools import Callee, Tools
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
@@ -72,8 +74,7 @@ class Ask:
 
     `conversation` declares the `tools`. `grammar`: None: nothing is enforced. `stop`: strings that end the final
     answer, and are left out of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field
-    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt. `counted`:
-    a `Progress` comes with every token, before what the token gives.
+    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt.
     """
 
     conversation: Conversation
@@ -82,12 +83,10 @@ class Ask:
     grammar: HarmonyGrammar | None = None
     stop: tuple[str, ...] = ()
     logprobs: bool = False
-    priority: int = 0
     cache_salt: str = ""
     samples: Samples | None = None
     stream: int = 0
     prompt_param: str = "messages"
-    counted: bool = False
 
 
 class Answerer:
@@ -112,13 +111,22 @@ class Answerer:
 
     async def _rendered(self, history: RenderedHistory, messages: Sequence[Message]) -> RenderedHistory:
         try:
-            if sum(len(message.text) for message in messages) > LONG:
+            if sum(map(_length, messages)) > LONG:
                 await asyncio.to_thread(history.append, messages)
             else:
                 history.append(messages)
         except OssiaError as error:
             raise from_ossia(error, "messages") from error
         return history
+
+
+def _length(message: Message) -> int:
+    """In characters, roughly: what tools take besides their descriptions is not counted."""
+    content = message.content
+    if not isinstance(content, DeveloperContent):
+        return len(message.text)
+    tools = [tool for space in content.all_namespaces for tool in space.tools]
+    return len(content.instructions or "") + sum(len(tool.description) for tool in tools)
 
 
 class _Answer:
@@ -232,7 +240,7 @@ class _Sample:
         answer.prompt += len(prompt)
         tokens = answer.worker.generate(
             prompt, params, constraint,
-            priority=ask.priority, cache_salt=ask.cache_salt, samples=samples, stream=ask.stream,
+            cache_salt=ask.cache_salt, samples=samples, stream=ask.stream,
         )  # fmt: skip
         first = True
         is_later = answer.completion > 0  # what has been said must not be lost because the context is full now
@@ -256,23 +264,17 @@ class _Sample:
         answer, current = self.answer, self.parser.current
         answer.completion += 1
         answer.reasoning += current is not None and current.channel == "analysis"
-        shown = False
         if current is None:
             self.noted = []
-        if self.ask.counted:
-            yield Progress(answer.usage)
+        yield Progress(answer.usage)
         events = self.parser.feed(token.token_id)
         if self.ask.logprobs and current is not None and not self.tokenizer.is_special(token.token_id):
             self.noted.append(self._logprob(token))
         for n, event in enumerate(events):
             whole = n + 1 < len(events) and isinstance(events[n + 1], CallReady)
-            for out in self._handle(event, whole):
-                shown = True
-                yield out
+            yield from self._handle(event, whole)
             if self.over:
                 return
-        if not (shown or self.ask.counted):
-            yield Progress(answer.usage)
 
     def finish(self) -> Iterator[AnswerEvent]:
         """The tokens are over."""
@@ -455,12 +457,10 @@ class _Text:
             self._pending += noted
         if not self.stop:
             return self.rest()
-        places = {stop: at for stop in self.stop if (at := self._held.find(stop)) >= 0}
-        if places:
-            self.found = min(places, key=lambda stop: places[stop])
-            return self._release(places[self.found])
-        longest = max((n for s in self.stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
-        return self._release(len(self._held) - longest)
+        if (found := first_stop(self._held, self.stop)) is not None:
+            at, self.found = found
+            return self._release(at)
+        return self._release(len(self._held) - begun(self._held, self.stop))
 
     def rest(self) -> tuple[str, tuple[TokenLogprob, ...]]:
         """The message is over: nothing is held back any more."""

@@ -22,7 +22,6 @@ from ossia.server.anthropic_output import Event, Writer, fold, tool_use_id
 from ossia.server.anthropic_types import CountRequest, MessagesRequest
 from ossia.server.errors import TYPES, ApiError
 from ossia.server.events import AnswerEnd, Called, ItemEnd
-from ossia.server.sealing import Sealer
 from ossia.server.service import Service
 from ossia.server.sse import encode, first_of, streaming, until_disconnected
 
@@ -44,14 +43,13 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["messages"])
-    sealer = Sealer(service.settings.secret)
 
     @routes.post("/v1/messages", response_model=None, responses=ANSWERED)
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         """The assistant's next message. Thoughts are shown if `thinking` is enabled or adaptive."""
         body.check()
         caller = caller_of(request)
-        ask, writer = await _asked(service, sealer, body, caller)
+        ask, writer = await _asked(service, body, caller)
         events = _events(service, ask, writer, caller)
         if not body.stream:
             message = await until_disconnected(request, _folded(events))
@@ -64,30 +62,30 @@ def router(service: Service) -> APIRouter:
         """How many tokens the request's prompt has, tools and system prompt included."""
         body.check()
         service.check_model(body.model)
-        conversation = _conversation(service, sealer, body, caller_of(request))
+        conversation = _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
         return Response(orjson.dumps({"input_tokens": len(ids)}), media_type="application/json")
 
     return routes
 
 
-def _conversation(service: Service, sealer: Sealer, body: CountRequest, caller: Caller) -> Conversation:
+def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
     return conversation_of(
-        body, body.declared(), body.effort(service), sealer, lambda id: service.thoughts_before(caller, id)
+        body, body.declared(), body.effort(service), service.sealer, lambda id: service.thoughts_before(caller, id)
     )
 
 
-async def _asked(service: Service, sealer: Sealer, body: MessagesRequest, caller: Caller) -> tuple[Ask, Writer]:
+async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tuple[Ask, Writer]:
     """Raises `ApiError`."""
     model, tools, effort = service.check_model(body.model), body.declared(), body.effort(service)
-    conversation = _conversation(service, sealer, body, caller)
+    conversation = _conversation(service, body, caller)
     params = service.sampling(
         temperature=body.temperature, top_p=body.top_p, top_k=body.top_k, max_tokens=body.max_tokens
     )
     grammar = await service.grammar(tools, body.format(), effort.budget, format_param="output_config.format")
-    ask = Ask(conversation, params, tools, grammar, tuple(body.stop_sequences or ()), counted=True)
+    ask = Ask(conversation, params, tools, grammar, tuple(body.stop_sequences or ()))
     writer = Writer(
-        model, sealer, thinking=body.shows_thinking, omitted=body.omits_thinking, limit=body.max_tokens,
+        model, service.sealer, thinking=body.shows_thinking, omitted=body.omits_thinking, limit=body.max_tokens,
         whole=grammar is None or not service.worker.engine.enforces_constraints,
     )  # fmt: skip
     return ask, writer

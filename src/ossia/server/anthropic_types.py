@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ossia.harmony import FunctionTool, ResponseFormat
 from ossia.server.errors import ApiError, bad
 from ossia.server.service import Effort, Service
+from ossia.server.stops import check_stops
 from ossia.server.tools import Choice, Tools
 
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")  # of a tool
@@ -165,3 +166,4 @@ class MessagesRequest(CountRequest):
         super().check()
         if any(not stop for stop in self.stop_sequences or ()):
             raise bad("a stop sequence must not be empty", "stop_sequences")
+        check_stops(self.stop_sequences or (), "stop_sequences")

@@ -17,9 +17,10 @@ from ossia.server.answer import Ask
 from ossia.server.chat_format import check_refused, declared_format, wanted_format
 from ossia.server.chat_messages import harmony_messages
 from ossia.server.chat_tools import is_legacy, tools_of
-from ossia.server.chat_types import MAX_STOPS, ChatRequest, Reasoning, TemplateWishes
+from ossia.server.chat_types import ChatRequest, Reasoning, TemplateWishes
 from ossia.server.errors import bad
 from ossia.server.service import Effort, Service
+from ossia.server.stops import check_stops
 from ossia.server.tools import Tools
 from ossia.server.worker import Samples
 
@@ -55,7 +56,6 @@ async def asks_of(request: ChatRequest, service: Service, caller: Caller) -> tup
     ask = Ask(
         conversation, params, tools, grammar, stop,
         logprobs=request.logprobs is True, cache_salt=request.cache_salt or "", samples=Samples(),
-        counted=request.stream_options is not None and request.stream_options.continuous_usage_stats is True,
     )  # fmt: skip
     form = ChatForm(
         model=model,
@@ -125,6 +125,5 @@ def _stops(stop: Any) -> tuple[str, ...]:
     listed = [stop] if isinstance(stop, str) else [] if stop is None else stop
     if not isinstance(listed, list) or not all(isinstance(text, str) for text in listed):
         raise bad("stop must be a string or a list of strings", "stop")
-    if len(listed) > MAX_STOPS:
-        raise bad(f"stop has {len(listed)} strings; at most {MAX_STOPS} are looked for", "stop")
+    check_stops(listed, "stop")
     return tuple(text for text in listed if text)

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
 
+from ossia.server.stops import MAX_STOPS
+
 EffortWord = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Count = Annotated[StrictInt, Field(ge=1)]
 Object = dict[str, Any]
 OLD = Field(json_schema_extra={"deprecated": True})  # Field(deprecated=True) would warn where it is read
-MAX_STOPS = 16  # OpenAI takes 4
 
 
 def _either(*schemas: Object) -> WithJsonSchema:

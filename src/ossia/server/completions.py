@@ -187,7 +187,7 @@ class _Job:
         arrived, first, mine = time.monotonic(), None, Usage()
         reason: Literal["stop", "length"] = "stop"
         tokens = self.service.worker.generate(
-            prompt, self.params, priority=wish.priority or 0, cache_salt=wish.cache_salt or "",
+            prompt, self.params, priority=wish.priority or 0, cache_salt=self.caller.salted(wish.cache_salt or ""),
             samples=self.shared[head.at], stream=head.sample,
         )  # fmt: skip
         with self.service.metrics.answering() as book:

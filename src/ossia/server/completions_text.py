@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ossia.engine.request import PromptToken, SampledToken
 from ossia.errors import TokenizerError
+from ossia.server.stops import begun, first_stop
 from ossia.tokenizer import Tokenizer
 
 CONTEXT = 4  # tokens of a prompt that a character may reach back into, if they are not echoed
@@ -85,8 +86,7 @@ class TextStream:
         if token.finish_reason is not None:
             stopped_by = token.token_id if named else None
             return replace(self._say(len(self._held)), finish=token.finish_reason, stopped_by=stopped_by)
-        longest = max((n for s in self.stop for n in range(1, len(s)) if self._held.endswith(s[:n])), default=0)
-        return self._say(len(self._held) - longest)
+        return self._say(len(self._held) - begun(self._held, self.stop))
 
     def _add(self, id: int, logprob: float | None, top: tuple[tuple[int, float], ...], *, hidden: bool = False) -> None:
         special = self.tokenizer.is_special(id)
@@ -98,11 +98,10 @@ class TextStream:
 
     def _stopped(self) -> Piece | None:
         """The last piece, if a stop string is in what is held: the one that begins first."""
-        places = {stop: at for stop in self.stop if (at := self._held.find(stop)) >= 0}
-        if not places:
+        if (found := first_stop(self._held, self.stop)) is None:
             return None
-        stop = min(places, key=lambda stop: places[stop])
-        end = places[stop] + (len(stop) if self.keep_stop else 0)
+        at, stop = found
+        end = at + (len(stop) if self.keep_stop else 0)
         self._said += end
         tokens = tuple(token for token in self._tokens if token.offset < self._said)
         return Piece(self._held[:end], tokens, "stop", stop)

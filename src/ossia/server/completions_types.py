@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ossia.engine.request import MAX_TOP_LOGPROBS, SamplingParams
 from ossia.server.errors import bad
 from ossia.server.service import Service
+from ossia.server.stops import check_stops
 from ossia.tokenizer import Tokenizer
 
 MAX_SAMPLES = 1024  # of one request: prompts times best_of
@@ -143,6 +144,7 @@ class CompletionRequest(BaseModel):
             )
         if any(not stop for stop in self.stops):
             raise bad("a stop string must not be empty", "stop")
+        check_stops(self.stops, "stop")
 
     def sampling(self, service: Service) -> SamplingParams:
         """Raises `ApiError`."""

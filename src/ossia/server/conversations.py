@@ -18,7 +18,7 @@ from starlette.responses import Response
 from ossia.server.access import caller_of
 from ossia.server.conversations_items import checked_items, items_schema
 from ossia.server.errors import ApiError
-from ossia.server.responses_types import ALWAYS, KEY, PAIRS, VALUE, Wire, documented
+from ossia.server.responses_types import ALWAYS, PAIRS, Wire, documented, small_metadata
 from ossia.server.service import Service
 from ossia.server.store import StoreFull
 from ossia.server.stored import DELETED_SCHEMA, LIST_SCHEMA, Page, including, listed, paging, reply
@@ -26,12 +26,8 @@ from ossia.server.stored import DELETED_SCHEMA, LIST_SCHEMA, Page, including, li
 AT_ONCE = 20  # items
 
 
-def _is_small(value: dict[str, str]) -> dict[str, str]:
-    if len(value) > PAIRS:
-        raise ValueError(f"at most {PAIRS} pairs, found {len(value)}")
-    for key, text in value.items():
-        if len(key) > KEY or len(text) > VALUE:
-            raise ValueError(f"keys have at most {KEY} characters and values {VALUE}: {key[:KEY]!r}")
+def _is_metadata(value: dict[str, str]) -> dict[str, str]:
+    small_metadata(value)
     try:
         orjson.dumps(value)
     except TypeError as error:  # half a surrogate pair
@@ -39,7 +35,7 @@ def _is_small(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-Metadata = Annotated[dict[str, str], AfterValidator(_is_small), Field(json_schema_extra={"maxProperties": PAIRS})]
+Metadata = Annotated[dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})]
 Items = Annotated[list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))]
 
 

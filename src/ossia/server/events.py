@@ -150,7 +150,7 @@ class AnswerEnd:
 
 @dataclass(frozen=True)
 class Progress:
-    """After a token that gave no text, so that who counts tokens need not wait. Most readers pass over it."""
+    """With every token, before what it gives, so that who counts tokens need not wait. Most readers pass over it."""
 
     usage: Usage
 

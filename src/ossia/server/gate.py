@@ -6,6 +6,7 @@ Knows HTTP and `access.py`; nothing of what is asked.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import MutableMapping
@@ -27,6 +28,7 @@ from ossia.server.service import Service
 OPEN = {"/", "/health", "/ready", "/openapi.json", "/favicon.ico"}  # without a key: nothing of anybody's is there
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # of a client, that may stand in a log and in a header
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+BODY_WAIT = 60.0  # seconds for the next piece of a body
 CLIENT_GONE = 499  # in the log, for a response that nobody waited for
 
 
@@ -111,6 +113,7 @@ class _Visit:
         self.status = CLIENT_GONE  # until there is one, and if the body is not complete
         self._begun, self._answered = time.monotonic(), 0  # the status that has been sent
         self._size, self._max_body = 0, max_body
+        self._complete = False  # whether the body has come
         self._body: list[bytes] | None = [] if keeps_body else None
         self.limited: Caller | None = None  # whose limits the response tells
         given = self.headers.get("x-request-id", "")
@@ -148,8 +151,9 @@ class _Visit:
         return host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        message = await self._next()
         if message["type"] == "http.request":
+            self._complete = not message.get("more_body", False)
             body = message.get("body", b"")
             self._size += len(body)
             if self._size > self._max_body:  # of this kind, because FastAPI makes a 400 of any other
@@ -157,6 +161,16 @@ class _Visit:
             if self._body is not None:
                 self._body.append(body)
         return message
+
+    async def _next(self) -> Message:
+        """A body that stops coming must not hold a place for ever. Behind a whole one only the client's leaving can
+        come, and that may take its time."""
+        if self._complete:
+            return await self._receive()
+        try:
+            return await asyncio.wait_for(self._receive(), BODY_WAIT)
+        except TimeoutError as error:
+            raise HTTPException(400, f"the body stopped coming {BODY_WAIT:.0f} seconds ago") from error
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -13,12 +13,21 @@ log = logging.getLogger("ossia.server")
 access_log = logging.getLogger("ossia.access")
 prompt_log = logging.getLogger("ossia.prompts")
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+CONTROLS = (*range(32), *range(127, 160), 0x2028, 0x2029)  # end lines, or steer a terminal
+ESCAPED = {code: f"\\x{code:02x}" for code in CONTROLS}
+
+
+class _Lines(logging.Formatter):
+    """A message is one line, whatever clients and models put into it: nobody can write a line of somebody else's."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).translate(ESCAPED)
 
 
 def set_up(stream: TextIO | None = None) -> None:
     """Log lines go to `stream` (stderr). For a process that is a server and nothing else."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(_Lines(FORMAT))
     root = logging.getLogger("ossia")
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Request
@@ -24,8 +26,9 @@ from ossia.server.chat_types import ChatMessage, ChatRequest, Lenient
 from ossia.server.errors import ApiError, bad
 from ossia.server.service import Service
 
-LONG = 20_000  # characters that are encoded in a thread, so that streams go on meanwhile
+LONG = 20_000  # characters or tokens
 SOON = {"Retry-After": "5"}
+T = TypeVar("T")
 
 
 class TokenizeRequest(ChatRequest):
@@ -128,27 +131,32 @@ def _tokens(service: Service) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise bad("give either prompt or messages", "prompt")
         ids = await (_of_messages(body, request, service) if body.prompt is None else _of_text(body, service))
-        texts = [tokenizer.decode((id,)) for id in ids] if body.return_token_strs else None
+        texts = None
+        if body.return_token_strs:
+            texts = await _aside(len(ids), lambda: [tokenizer.decode((id,)) for id in ids])
         return _reply({"count": len(ids), "max_model_len": service.context, "tokens": ids, "token_strs": texts})
 
     @routes.post("/detokenize", summary="Tokens to text", response_class=Response, responses=_says("The text."))
     async def detokenize(body: DetokenizeRequest) -> Response:
         service.check_model(body.model)
         try:
-            return _reply({"prompt": tokenizer.decode(body.tokens)})
+            return _reply({"prompt": await _aside(len(body.tokens), lambda: tokenizer.decode(body.tokens))})
         except TokenizerError as error:
             raise bad(str(error), "tokens") from error
 
     return routes
 
 
+async def _aside(length: int, work: Callable[[], T]) -> T:
+    """The result; of what is long it is made in a thread, so that streams go on meanwhile."""
+    return await asyncio.to_thread(work) if length > LONG else work()
+
+
 async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
     assert body.prompt is not None
     encode = service.tokenizer.encode_with_specials if body.parse_special else service.tokenizer.encode
     try:
-        if len(body.prompt) > LONG:
-            return await asyncio.to_thread(encode, body.prompt)
-        return encode(body.prompt)
+        return await _aside(len(body.prompt), partial(encode, body.prompt))
     except TokenizerError as error:
         raise bad(str(error), "prompt") from error
 

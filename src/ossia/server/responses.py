@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,37 +26,38 @@ from ossia.server.responses_types import (
     documented,
 )
 from ossia.server.service import Service
-from ossia.server.sse import encode, first_of, streaming, until_disconnected
+from ossia.server.sse import first_of, until_disconnected
+from ossia.server.stored import reply, streamed
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"])
-    creator = Creator(service)
+    creator, keepalive = Creator(service), service.settings.keepalive
 
     @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True))
     async def create(body: ResponseRequest, request: Request) -> Response:
         """Answer items, or a string, as one Response or as its stream of events."""
         making = await creator.prepare(body, caller_of(request))
         if not (body.stream or body.background):
-            return _json(await until_disconnected(request, creator.whole(making)))
-        made = creator.events(making, 0.0 if body.background else service.settings.keepalive)
+            return reply(await until_disconnected(request, creator.whole(making)))
+        made = creator.events(making, 0.0 if body.background else keepalive)
         first, events = await until_disconnected(request, first_of(made))
         if not body.background:
-            return _streamed(service, _listen(service, making, events) if body.is_stored else events)
+            return streamed(_listen(service, making, events) if body.is_stored else events, -1, keepalive)
         assert first is not None
         try:
             service.runs.start(making.caller.name, making.id, events)
         except ApiError:
             await made.aclose()
             raise
-        return _streamed(service, _follow(service, making)) if body.stream else _json(first["response"])
+        return streamed(_follow(service, making), -1, keepalive) if body.stream else reply(first["response"])
 
     @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA, *ALWAYS))
     async def count(body: PromptRequest, request: Request) -> Response:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))
         ids = await service.answerer.prompt_ids(prompt.conversation)
-        return _json({"object": "response.input_tokens", "input_tokens": len(ids)})
+        return reply({"object": "response.input_tokens", "input_tokens": len(ids)})
 
     return routes
 
@@ -83,24 +83,3 @@ async def _listen(service: Service, making: Making, events: AsyncGenerator[Event
     finally:
         if not making.book.has_ended:
             service.runs.cancel(making.caller.name, making.id)
-
-
-def _streamed(service: Service, events: AsyncGenerator[Event, None]) -> Response:
-    last = -1
-
-    async def parts() -> AsyncGenerator[bytes, None]:
-        nonlocal last
-        async with aclosing(events):
-            async for event in events:
-                last = event["sequence_number"]
-                yield encode(event, event["type"])
-
-    def on_error(error: ApiError) -> bytes:
-        fields = {"code": error.code or error.type, "message": error.message, "param": error.param}
-        return encode({"type": "error", "sequence_number": last + 1, **fields}, "error")
-
-    return streaming(parts(), keepalive=service.settings.keepalive, on_error=on_error)
-
-
-def _json(body: object) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")

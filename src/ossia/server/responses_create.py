@@ -27,7 +27,6 @@ from ossia.server.responses_items import Look
 from ossia.server.responses_output import Event, ResponseBook
 from ossia.server.responses_prompt import Prompt, grammar_of, read_prompt
 from ossia.server.responses_types import PromptRequest, ResponseRequest
-from ossia.server.sealing import Sealer
 from ossia.server.service import Service
 from ossia.server.store import StoredResponse
 from ossia.server.worker import EngineStopped
@@ -57,7 +56,6 @@ class Creator:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.sealer = Sealer(service.settings.secret)
         self._made: OrderedDict[tuple[str, str], str] = (
             OrderedDict()
         )  # owner and item's id -> id of the stored response
@@ -65,7 +63,7 @@ class Creator:
     async def read(self, body: PromptRequest, caller: Caller, **limits: int | None) -> Prompt:
         self.service.check_model(body.model)
         return await read_prompt(
-            self.service, self.sealer, lambda id: self._item(caller.name, id), body, caller, **limits
+            self.service, self.service.sealer, lambda id: self._item(caller.name, id), body, caller, **limits
         )
 
     async def prepare(self, body: ResponseRequest, caller: Caller) -> Making:
@@ -89,7 +87,7 @@ class Creator:
         )
         look = Look(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
-            seal=self.sealer.seal if "reasoning.encrypted_content" in body.includes else None,
+            seal=self.service.sealer.seal if "reasoning.encrypted_content" in body.includes else None,
             logprobs=wants_logprobs,
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,

@@ -16,6 +16,7 @@ from ossia.harmony.messages import FUNCTIONS
 from ossia.server.errors import ApiError, bad
 from ossia.server.events import new_id
 from ossia.server.sealing import Sealer, SealError
+from ossia.server.store import PREFIXES
 
 Item = dict[str, Any]
 TEXT_PARTS = {
@@ -26,16 +27,7 @@ TEXT_PARTS = {
     "reasoning_text": "text",
     "refusal": "refusal",
 }
-PREFIXES = {
-    "message": "msg",
-    "reasoning": "rs",
-    "function_call": "fc",
-    "function_call_output": "fco",
-    "custom_tool_call": "ctc",
-    "custom_tool_call_output": "cto",
-    "web_search_call": "ws",
-    "code_interpreter_call": "ci",
-}
+READ = tuple(kind for kind in PREFIXES if kind != "compaction")  # what stands in one nobody here can say
 CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
@@ -77,8 +69,8 @@ def _item(item: Item, where: str, before: Sequence[Item], find: Callable[[str], 
         if found is None:
             raise bad(f"{where}: there is no item {id!r} that this server still knows; send the item itself", where)
         return found
-    if kind not in PREFIXES:
-        raise bad(f"{where}: {kind!r} is no type of item that this server reads: {', '.join(PREFIXES)}", where)
+    if kind not in READ:
+        raise bad(f"{where}: {kind!r} is no type of item that this server reads: {', '.join(READ)}", where)
     return _with_id({**item, "type": kind})
 
 

@@ -13,12 +13,23 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 from pydantic_core import PydanticCustomError
 
 from ossia.engine.request import MAX_TOP_LOGPROBS
+from ossia.server.stops import MAX_STOPS
 
 PAIRS, KEY, VALUE = 16, 64, 512  # of metadata: how many, and characters
 OBJECT = {"type": "object"}
 Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": OBJECT}]})]
 WordOrObject = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, OBJECT]})]
 Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
+
+
+def small_metadata(value: dict[str, str]) -> dict[str, str]:
+    """What clients keep beside a response or a conversation. Raises a validation error if it is too much."""
+    if len(value) > PAIRS:
+        raise _wrong(f"at most {PAIRS} pairs, found {len(value)}")
+    for key, text in value.items():
+        if len(key) > KEY or len(text) > VALUE:
+            raise _wrong(f"keys have at most {KEY} characters and values {VALUE}: {key[:KEY]!r}")
+    return value
 
 
 def _wrong(why: str) -> PydanticCustomError:
@@ -118,19 +129,14 @@ class ResponseRequest(PromptRequest):
     @field_validator("metadata")
     @classmethod
     def _is_small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is None:
-            return None
-        if len(value) > PAIRS:
-            raise _wrong(f"at most {PAIRS} pairs, found {len(value)}")
-        for key, text in value.items():
-            if len(key) > KEY or len(text) > VALUE:
-                raise _wrong(f"keys have at most {KEY} characters and values {VALUE}: {key[:KEY]!r}")
-        return value
+        return None if value is None else small_metadata(value)
 
     @field_validator("stop")
     @classmethod
     def _is_stop(cls, value: Any) -> tuple[str, ...]:
         texts = [value] if isinstance(value, str) else value or []
+        if len(texts) > MAX_STOPS:
+            raise _wrong(f"at most {MAX_STOPS} strings are looked for, found {len(texts)}")
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
             raise _wrong("a string, or a list of strings, none of them empty")
         return tuple(texts)

@@ -24,6 +24,7 @@ from ossia.server.builtin import BuiltinTool
 from ossia.server.errors import ApiError, bad
 from ossia.server.events import AnswerEvent
 from ossia.server.metrics import Metrics
+from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
 from ossia.server.store import Store
 from ossia.server.tools import Tools
@@ -32,7 +33,8 @@ from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")
 GRAMMARS = 256  # kept, the least recently used go
-REASONING_KEPT = 10_000  # calls whose reasoning is remembered
+REASONING_KEPT = 64 << 20  # characters of reasoning that are remembered, for calls
+OVERHEAD = 600  # that a message takes beside its text
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Service:
         self, engine: EngineLike, tokenizer: Tokenizer, settings: Settings, builtin: Sequence[BuiltinTool] = ()
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
+        self.sealer = Sealer(settings.secret)
         self.worker = EngineWorker(engine)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
@@ -70,6 +73,7 @@ class Service:
         self.is_draining = False
         self._grammars: OrderedDict[str, HarmonyGrammar] = OrderedDict()
         self._thoughts: OrderedDict[tuple[str, str], tuple[Message, ...]] = OrderedDict()
+        self._thoughts_size = 0
 
     @property
     def context(self) -> int:
@@ -137,7 +141,8 @@ class Service:
         """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for the caller."""
         with self.metrics.answering() as book:
             try:
-                async with aclosing(self.answerer.answer(replace(ask, counted=True))) as events:
+                asked = replace(ask, cache_salt=caller.salted(ask.cache_salt))
+                async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:
                         book.event(event)
                         yield event
@@ -148,11 +153,18 @@ class Service:
 
     def remember_thoughts(self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]) -> None:
         """`messages`: those of the answer before its first call (analysis, preambles)."""
-        if call_ids and messages:
-            self._thoughts[caller.name, call_ids[0]] = tuple(messages)
-            while len(self._thoughts) > REASONING_KEPT:
-                self._thoughts.popitem(last=False)
+        if not (call_ids and messages):
+            return
+        key = (caller.name, call_ids[0])
+        self._thoughts_size += _size(messages) - _size(self._thoughts.pop(key, ()))
+        self._thoughts[key] = tuple(messages)
+        while self._thoughts_size > REASONING_KEPT:
+            self._thoughts_size -= _size(self._thoughts.popitem(last=False)[1])
 
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
         """What `remember_thoughts` was told for an answer whose first call this is; nothing if it is not known."""
         return self._thoughts.get((caller.name, call_id), ())
+
+
+def _size(messages: Sequence[Message]) -> int:
+    return sum(len(message.text) + OVERHEAD for message in messages)

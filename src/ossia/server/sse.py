@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import orjson
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ossia.server.errors import ApiError
 
@@ -56,12 +57,34 @@ def streaming(
 ) -> StreamingResponse:
     """`parts` as the body. After `keepalive` seconds without one, a comment. An error in the midst of it becomes
     `on_error`'s last words. When the client goes away `parts` is closed."""
-    return StreamingResponse(_alive(parts, keepalive, on_error), media_type="text/event-stream", headers=HEADERS)
+    return _Streaming(_alive(parts, keepalive, on_error))
+
+
+class _Streaming(StreamingResponse):
+    """Closes what it streams at its end, whatever that was: the client can go while a part is being sent, or before the
+    first one is asked for, and what is only dropped then goes on until the garbage collector finds it."""
+
+    def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(self._noted(parts), media_type="text/event-stream", headers=HEADERS)
+        self.parts, self.has_begun = parts, False
+
+    async def _noted(self, parts: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+        self.has_begun = True
+        async for part in parts:
+            yield part
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if not self.has_begun:  # a generator that never began could not close what it holds
+                await anext(self.parts, None)
+            await self.parts.aclose()
 
 
 async def _alive(
     parts: AsyncGenerator[bytes, None], keepalive: float, on_error: Callable[[ApiError], bytes]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
         waiting: asyncio.Task[bytes] | None = None
         try:

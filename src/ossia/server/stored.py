@@ -128,7 +128,9 @@ def router(service: Service) -> APIRouter:
         request: Request,
         response_id: str,
         stream: bool = False,
-        starting_after: Annotated[int | None, Query(description="with stream: the last sequence_number seen")] = None,
+        starting_after: Annotated[
+            int | None, Query(lt=1 << 53, description="with stream: the last number seen")
+        ] = None,
     ) -> Response:
         """A stored response; with `stream`, its events from the first, or after the one named, until the last."""
         found = find(request, response_id)
@@ -136,7 +138,7 @@ def router(service: Service) -> APIRouter:
             return reply(found.response)
         after = -1 if starting_after is None else max(starting_after, -1)
         _, events = await first_of(runs.follow(found.owner, response_id, after))
-        return _streamed(events, after, service.settings.keepalive)
+        return streamed(events, after, service.settings.keepalive)
 
     @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
     async def delete_response(request: Request, response_id: str) -> Response:
@@ -165,7 +167,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _streamed(events: AsyncGenerator[Event, None], last: int, keepalive: float) -> Response:
+def streamed(events: AsyncGenerator[Event, None], last: int, keepalive: float) -> Response:
     """`last`: the number of the event that the client saw last."""
 
     async def parts() -> AsyncGenerator[bytes, None]:

@@ -167,7 +167,7 @@ class Tools:
             except GrammarError as error:
                 if name in self.strict:
                     raise bad(str(error), "tools", "invalid_schema") from error
-                log.warning("the schema of tool %s is not enforced: %s", name, error)
+                log.warning("the schema of tool %r is not enforced: %s", name, error)
                 return replace(tool, parameters={"type": "object"})
             return tool
 
