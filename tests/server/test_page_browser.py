@@ -362,8 +362,8 @@ def test_a_server_with_keys_lets_the_page_in_and_asks_for_one(tokenizer, script,
 
 
 def test_nano_answers(llm, opened):
-    engine = Engine(llm.model)
-    with serving(create_app(engine, llm.tokenizer, Settings(model_name="nano"))) as url:
+    engine, settings = Engine(llm.model), Settings(model_name="nano", sampling=llm.sampling)
+    with serving(create_app(engine, llm.tokenizer, settings)) as url:
         page = opened(url)
         ask(page, "What is 37 + 48?")
         expect(page.get_by_role("button", name="Regenerate answer")).to_have_count(1, timeout=60000)
