@@ -8,13 +8,14 @@ answers many prompts at once uses the pieces instead: `cases`, then `judge` for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from statistics import mean
 
 from ossia.harmony import Conversation, Effort, SystemContent
+from ossia.share import Share as Share
+from ossia.table import markdown_table
 from ossia.tasks.problem import Call, Problem, Tool, call_is_right, grade
 
 # (conversation prompt, offered tools, effort) -> (final text, tool calls of this turn, tokens generated)
@@ -45,33 +46,6 @@ class Result:
     @property
     def task(self) -> str:
         return self.case.problem.task
-
-
-@dataclass(frozen=True)
-class Share:
-    """`right` out of `total`."""
-
-    right: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.right / self.total if self.total else 0.0
-
-    def wilson(self, z: float = 1.96) -> tuple[float, float]:
-        """Wilson's score interval, 95% by default (Wilson 1927); (0, 1) if there is nothing to go by."""
-        n = self.total
-        if not n:
-            return 0.0, 1.0
-        centre = (self.value + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(self.value * (1 - self.value) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-    def __str__(self) -> str:
-        if not self.total:
-            return "-"
-        low, high = self.wilson()
-        return f"{self.value:.1%} ({self.right}/{self.total}, {low:.1%} to {high:.1%})"
 
 
 @dataclass(frozen=True)
@@ -153,18 +127,6 @@ def judge(case: Case, final_text: str, calls: Sequence[Call], tokens: int) -> Re
     wants_call = case.problem.expect.calls
     tool_use = call_is_right(case.problem, calls) and score == 1.0 if wants_call else None
     return Result(case, final_text, tuple(calls), tokens, score, tool_use)
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as plain text."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        [
-            "| " + " | ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=True)]) + " |"
-            for line in lines
-        ]
-    )
 
 
 def _failure_line(result: Result) -> str:

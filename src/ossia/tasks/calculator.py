@@ -122,7 +122,7 @@ def expression_of(name: str, arguments: str) -> str:
     """
     try:
         data = json.loads(arguments)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ToolError(f"the arguments of {name} are not JSON") from error
     if not isinstance(data, Mapping):
         raise ToolError(f"the arguments of {name} must be a JSON object")

@@ -11,7 +11,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
 _SPACES = re.compile(r"\s+")
+_ANSWER = re.compile(r".*(?:[:=]|\bis)\s", re.DOTALL)
+_LETTER = re.compile(r"(?<![\w])([A-H])(?=[).:,*]|\W*$)")  # not the article at the beginning of a sentence
 _MARKS = re.compile(r"'s(?=\s|$)|[.,;:!?]+(?=\s|$)")
 
 
@@ -51,11 +53,20 @@ class Tool:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A call, and what is thought after its result: `review(effort)`, "" for nothing."""
+
+    call: Call
+    review: Callable[[Effort], str] | None = None
+
+
+@dataclass(frozen=True)
 class Turn:
     """One user message and the gold answer to it.
 
     `think(effort)` is the analysis before the first action. A turn with a `call` makes that call, reads its
-    result, may think again (`review(effort)`, "" for nothing) and then gives `final`.
+    result, may think again (`review(effort)`, "" for nothing), does the same for each step of `then`, and gives
+    `final`.
     """
 
     user: str
@@ -63,13 +74,22 @@ class Turn:
     think: Callable[[Effort], str]
     call: Call | None = None
     review: Callable[[Effort], str] | None = None
+    then: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.call is not None or not self.then, "the first call of a turn is `call`"
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every call of the turn, in the order in which they are made."""
+        return () if self.call is None else (Step(self.call, self.review), *self.then)
 
     def reply(self, effort: Effort) -> tuple[Message, ...]:
         """The assistant's and the tool's messages that follow `user`."""
         out = [analysis(self.think(effort))]
-        if self.call is not None:
-            out += _call_messages(self.call)
-            if self.review is not None and (text := self.review(effort)):
+        for step in self.steps:
+            out += _call_messages(step.call)
+            if step.review is not None and (text := step.review(effort)):
                 out.append(analysis(text))
         out.append(Message(Role.ASSISTANT, self.final, channel="final"))
         return tuple(out)
@@ -81,17 +101,28 @@ class Expect:
 
     number: the last integer of the final text.
     contains, excludes: words that the final text must and must not hold; case and spacing are ignored.
-    calls: whether the offered calculator must be used; otherwise no tool may be.
-    value: what the call's arguments must evaluate to.
+    choices: texts of the choices A), B), ...; one of them is `contains`. The final text must name that one, by its
+        letter or by its text, and no other.
+    equals: what the answer must be: the text after the last `:`, `=` or `is`, or the whole of it.
+    calls: whether the offered tools must be used; otherwise none may be.
+    value: what the last call's arguments must evaluate to.
+    values: or, where several calls are needed: what calls must evaluate to, in this order; others may stand between.
+    never: functions that must not be called.
     evaluate: (function's name, arguments' text) -> that value, None if it cannot be read.
+    judge: (final text, calls) -> whether they keep to the task's own rules.
     """
 
     number: int | None = None
     contains: str | None = None
     excludes: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     calls: bool = False
     value: int | None = None
-    evaluate: Callable[[str, str], int | None] | None = None
+    evaluate: Callable[[str, str], int | str | None] | None = None
+    equals: str | None = None
+    values: tuple[int | str, ...] = ()
+    never: tuple[str, ...] = ()
+    judge: Callable[[str, Sequence[Call]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +130,8 @@ class Problem:
     """A conversation whose last turn is to be answered, and what the answer must be.
 
     The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final text
-    `answer`.
+    `answer`. `instructions` stand in the developer message, `system` is an instruction of the system message.
+    `about` is what reports group by, such as the number of steps; no model sees it.
     """
 
     task: str
@@ -108,6 +140,8 @@ class Problem:
     expect: Expect
     tools: tuple[Tool, ...] = ()
     instructions: str | None = None
+    system: str | None = None
+    about: Mapping[str, str | int | bool] = field(default_factory=dict, hash=False)
 
     @property
     def answer(self) -> str:
@@ -115,11 +149,17 @@ class Problem:
 
     @property
     def gold_calls(self) -> tuple[Call, ...]:
-        call = self.turns[-1].call
-        return () if call is None else (call,)
+        return tuple(step.call for step in self.turns[-1].steps)
 
     def prompt(self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None) -> tuple[Message, ...]:
-        """All messages up to and including the last user message. Earlier turns carry their analysis."""
+        """All messages up to and including the last user message. Earlier turns carry their analysis.
+
+        A problem with an instruction of its own for the system message has one, whether `system` is given or not.
+        """
+        if self.system is not None:
+            system = system or SystemContent(effort=effort)
+            told = self.system if system.identity is None else f"{system.identity}\n{self.system}"
+            system = replace(system, identity=told)
         out = [] if system is None else [Message(Role.SYSTEM, system)]
         if self.tools or self.instructions:
             functions = tuple(tool.function for tool in self.tools)
@@ -153,13 +193,23 @@ def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
     """1.0 if the final text and the calls of the last turn are right, else 0.0."""
     expect = problem.expect
     good_calls = call_is_right(problem, calls) if expect.calls else not calls
-    return 1.0 if good_calls and _final_is_right(expect, final_text) else 0.0
+    if not good_calls or not _final_is_right(expect, final_text):
+        return 0.0
+    return 1.0 if expect.judge is None or expect.judge(final_text, calls) else 0.0
 
 
 def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
-    """Whether the last call is valid JSON for its schema and asks for the value that the problem is about."""
+    """Whether the last call is valid JSON for its schema and asks for the value that the problem is about.
+
+    Where several values are wanted, valid calls must ask for them in their order. Forbidden calls spoil it all.
+    """
     expect = problem.expect
-    if not calls or not call_is_valid(problem, calls[-1]) or expect.evaluate is None:
+    if not calls or expect.evaluate is None or any(call.name in expect.never for call in calls):
+        return False
+    if expect.values:
+        asked = iter([expect.evaluate(call.name, call.arguments) for call in calls if call_is_valid(problem, call)])
+        return all(value in asked for value in expect.values)  # `in` uses up what it has passed
+    if not call_is_valid(problem, calls[-1]):
         return False
     return expect.evaluate(calls[-1].name, calls[-1].arguments) == expect.value
 
@@ -170,7 +220,7 @@ def call_is_valid(problem: Problem, call: Call) -> bool:
         if tool.function.name == call.name:
             try:
                 arguments = json.loads(call.arguments)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return False
             return matches_schema(arguments, tool.function.parameters or {"type": "object"})
     return False
@@ -203,13 +253,30 @@ def last_integer(text: str) -> int | None:
     return int(number) if number.is_integer() else None
 
 
+def last_answer(text: str) -> str:
+    """What stands after the last `:`, `=` or `is` of a text, or all of it: `Sorted: 2, 5` -> `2, 5`."""
+    return _ANSWER.sub("", text)
+
+
 def _final_is_right(expect: Expect, final_text: str) -> bool:
     if expect.number is not None and last_integer(final_text) != expect.number:
         return False
     plain = plain_words(final_text)
+    if expect.equals is not None and plain_words(expect.equals) != plain_words(last_answer(final_text)):
+        return False
+    if expect.choices:
+        return chosen(final_text, expect.choices) == {n for n, c in enumerate(expect.choices) if c == expect.contains}
     if expect.contains is not None and plain_words(expect.contains) not in plain:
         return False
     return not any(plain_words(word) in plain for word in expect.excludes)
+
+
+def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
+    """Indices of the choices that a text names: by letter (`B`, `(B)`, `B) red`, `it is B.`) or by their text."""
+    plain = plain_words(final_text)
+    letters = {ord(letter) - ord("A") for letter in _LETTER.findall(final_text)}
+    by_letter = {n for n in letters if n < len(choices)}
+    return by_letter | {n for n, choice in enumerate(choices) if plain_words(choice) in plain}
 
 
 def plain_words(text: str) -> str:
