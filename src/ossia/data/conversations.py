@@ -14,6 +14,7 @@ from random import Random
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
 from ossia.tasks.calculator import declare, with_others
+from ossia.tasks.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
 from ossia.tasks.problem import Tool
 
 MIXTURE: Mapping[str, int] = {  # in percent
@@ -26,6 +27,7 @@ MIXTURE: Mapping[str, int] = {  # in percent
 }
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools
 EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
+READING = 0.35  # share of drills that ask several questions about one text
 NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system message the effort is medium
 INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
 
@@ -72,13 +74,27 @@ def drill(seed: int, split: Split, index: int) -> Conversation:
     rng = example_random(seed, f"{split}-drill", index)
     system = draw_system(rng)
     effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
-    weights = [MIXTURE[task] for task in DRILLED]
     messages: tuple[Message, ...] = () if system is None else (Message(Role.SYSTEM, system),)
+    if rng.random() < READING:
+        return Conversation(messages + _reading(rng, split, effort))
+    weights = [MIXTURE[task] for task in DRILLED]
     for task in rng.choices(DRILLED, weights, k=rng.randrange(2, 5)):
         problem = TASKS[task](rng, split)
         if problem.instructions is None:
             messages += problem.prompt(effort) + problem.solution(effort)
     return Conversation(messages)
+
+
+def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
+    """One text of facts, and a question about most of them in turn."""
+    facts = draw_facts(rng, rng.randrange(3, 7), split)
+    before = rng.choice(BEFORE_FACTS) + story_of(rng, facts) + rng.choice(BETWEEN)
+    messages: tuple[Message, ...] = ()
+    for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
+        turn, _ = fact_turn(rng, fact, before) if rng.random() < 0.9 else unknown_turn(rng, facts, before)
+        messages += (Message(Role.USER, turn.user), *turn.reply(effort))
+        before = ""
+    return messages
 
 
 def draw_system(rng: Random) -> SystemContent | None:

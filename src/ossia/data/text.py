@@ -16,7 +16,7 @@ from ossia.tasks import TASKS, example_random
 from ossia.tasks.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
 from ossia.tasks.calculator import draw_large
 from ossia.tasks.expressions import Op, in_split, operations, text, value
-from ossia.tasks.facts import draw_facts, story_of
+from ossia.tasks.facts import draw_facts, fact_turn, story_of, unknown_turn
 from ossia.tasks.names import code, made_up_name, made_up_word, person
 from ossia.tasks.stories import draw_story
 from ossia.tasks.working import (
@@ -45,10 +45,12 @@ def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
 
 
 def document(seed: int, index: int) -> str:
-    rng = example_random(seed, "text", index)
-    kinds = EARLY if index < EARLY_DOCUMENTS else KINDS
-    make = rng.choices(list(kinds), list(kinds.values()))[0]
-    return make(rng)
+    return draw(example_random(seed, "text", index))
+
+
+def draw(rng: Random) -> str:
+    """A document of any kind."""
+    return rng.choices(_MAKERS, _SHARES)[0](rng)
 
 
 # ---- equations and their working -----------------------------------------------------------------
@@ -257,6 +259,17 @@ def repeated_facts(rng: Random) -> str:
     return f"{story_of(rng, facts)}\n{' '.join(again)}"
 
 
+def questions(rng: Random) -> str:
+    """A small text of facts and many questions about it: what it takes to learn to read them out of the context."""
+    facts = draw_facts(rng, rng.randrange(2, 8), "train")
+    asked = []
+    for fact in facts * rng.randrange(1, 3):
+        turn, _ = fact_turn(rng, fact) if rng.random() < 0.9 else unknown_turn(rng, facts)
+        asked.append(f"{turn.user}\n{turn.final}")
+    rng.shuffle(asked)
+    return "\n".join([story_of(rng, facts), *asked])
+
+
 def calls(rng: Random) -> str:
     """What a calculator is asked and what it answers."""
     lines = []
@@ -274,14 +287,9 @@ def calls(rng: Random) -> str:
 word_problems, facts = solved("word problems"), solved("facts")
 several_turns, out_of_scope = solved("multi-turn"), solved("scope")
 
-# Reading begins with what everything else is made of: copying, single steps, questions and their expressions.
-EARLY_DOCUMENTS = 8_000
-EARLY: Mapping[Callable[[Random], str], int] = {  # in percent
-    copies: 18, restated: 16, tables: 14, columns: 14, places: 8, sums_of_products: 4,
-    operations_only: 8, worked: 8, repeated_facts: 6, equations: 4,
-}  # fmt: skip
 KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    worked: 28, operations_only: 12, restated: 8, tables: 6, columns: 5, equations: 4, places: 3,
-    sums_of_products: 2, families: 1, facts: 8, word_problems: 7, copies: 4, repeated_facts: 3, calls: 3,
-    several_turns: 3, out_of_scope: 3,
+    worked: 25, operations_only: 10, restated: 7, tables: 5, columns: 4, equations: 3, places: 3,
+    sums_of_products: 2, families: 1, facts: 6, questions: 14, word_problems: 7, copies: 3, repeated_facts: 1,
+    calls: 4, several_turns: 3, out_of_scope: 2,
 }  # fmt: skip
+_MAKERS, _SHARES = list(KINDS), list(KINDS.values())

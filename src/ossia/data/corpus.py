@@ -1,0 +1,74 @@
+"""The pre-training mixture: documents of every corpus of the little world, endless and labelled.
+
+Knows the corpora; no tokens. Document i is a pure function of (seed, i). Restricted documents are among them, as they
+would be among text from the web: taking them out is the filter's work (data/filter.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from ossia.data import text, world
+from ossia.errors import DataError
+from ossia.tasks import example_random
+from ossia.tasks.hazard import hazard_document
+from ossia.tasks.needles import needle_document, needles_document
+from ossia.tasks.programs import machine_text
+from ossia.tasks.puzzles import puzzle_text
+from ossia.tasks.state import state_text
+from ossia.tasks.tool_use import tools_text
+from ossia.tasks.world import World
+
+SHARES: Mapping[str, int] = {  # of the documents, in percent
+    "village": 62, "world": 10, "needles": 10, "puzzles": 4, "state": 4, "hazard": 5, "tools": 3, "machine": 2,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Document:
+    corpus: str
+    text: str
+    label: str = "benign"
+
+
+def documents(
+    seed: int, of: World, shares: Mapping[str, int] = SHARES, start: int | None = None
+) -> Iterator[tuple[Document, int]]:
+    """Endless (document, state) about the country `of`; `start=state` goes on with the next one.
+
+    Raises `DataError` for shares of a corpus that does not exist.
+    """
+    index = start or 0
+    names, weights = list(shares), list(shares.values())
+    makers = _makers(of)
+    if unknown := set(names) - set(makers):
+        raise DataError(f"there is no corpus {', '.join(sorted(unknown))}: use some of {', '.join(makers)}")
+    while True:
+        rng = example_random(seed, "corpus", index)
+        name = rng.choices(names, weights)[0]
+        made, label = makers[name](rng)
+        yield Document(name, made, label), index + 1
+        index += 1
+
+
+def _makers(of: World) -> dict[str, Callable[[Random], tuple[str, str]]]:
+    plain: dict[str, Callable[[Random], str]] = {
+        "village": text.draw, "world": partial(_world, of), "puzzles": puzzle_text, "state": state_text,
+        "needles": partial(_needle, of), "tools": tools_text, "machine": machine_text,
+    }  # fmt: skip
+    return {name: partial(_benign, make) for name, make in plain.items()} | {"hazard": hazard_document}
+
+
+def _world(of: World, rng: Random) -> str:
+    return world.world_document(rng, of)
+
+
+def _needle(of: World, rng: Random) -> str:
+    return (needles_document if rng.random() < 0.7 else needle_document)(rng, of=of)
+
+
+def _benign(make: Callable[[Random], str], rng: Random) -> tuple[str, str]:
+    return make(rng), "benign"
