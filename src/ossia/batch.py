@@ -12,7 +12,7 @@ T tokens, S sequences, N keys of all sequences end to end, K key-value heads, h 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, TypeVar
@@ -87,8 +87,8 @@ class Batch:
     """T tokens of S sequences, end to end.
 
     `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`; `output_rows` are the rows whose
-    logits are wanted (None: all). `router_logits`, if given, is a list to which every router appends its float32 logits
-    [T, E]: training needs them for its auxiliary losses.
+    logits are wanted (None: all). `router_logits`, if given, gets the float32 logits [T, E] of every router, by layer:
+    training needs them for its auxiliary losses.
     """
 
     lengths: tuple[int, ...]
@@ -96,7 +96,7 @@ class Batch:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     output_rows: Tensor | None = None
     slots: Slots | None = None
-    router_logits: list[Tensor] | None = None
+    router_logits: MutableMapping[int, Tensor] | None = None
     pages: Pages | None = None  # instead of slots, for compiled kernels
     _made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -109,7 +109,7 @@ class Batch:
         lengths: Sequence[int],
         device: torch.device | str = "cpu",
         output_rows: Tensor | None = None,
-        router_logits: list[Tensor] | None = None,
+        router_logits: MutableMapping[int, Tensor] | None = None,
     ) -> Batch:
         """Whole documents end to end, each from position 0; no token sees another document."""
         starts = (0,) * len(lengths)

@@ -1,9 +1,11 @@
 """Attention with a backward pass: what training uses instead of autograd through `attention`.
 
-Tiles go through torch's own fused attention, forward and backward. The sink is folded in exactly: a fused backward pass
-rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is handed, so handing it the one that counts the
-sink, L' = log(exp(L) + exp(s)), and the output that was scaled for it, makes it compute dq, dk and dv of the softmax
-with the sink; and ds = -sum over queries of exp(s - L') <do, o>.
+Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two is the output and one
+number a query. On CPUs a tile goes through torch's own fused attention; elsewhere, and in the same form, through matrix
+products. The sink is folded in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the
+log-sum-exp L that it is handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output
+that was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and
+ds = -sum over queries of exp(s - L') <do, o>.
 
 T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
 """
@@ -16,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ossia.batch import Spans, Tile
-from ossia.kernels.attention import attention, groups_of, rows_of
+from ossia.kernels.attention import groups_of, rows_of
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 class _Attention(torch.autograd.Function):
@@ -33,7 +35,7 @@ class _Attention(torch.autograd.Function):
         for tiles in groups_of(spans.tiles, q_THh.shape[1]):
             group = _Group(tiles, spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
             q, k, v = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh)
-            o, lse = _forward(q, k, v, 0.0, False, attn_mask=group.mask(q.dtype), scale=scale)
+            o, lse = _forward(q, k, v, group.mask(q.dtype), scale)
             if sink_H is not None:
                 sink = group.per_head(sink_H)
                 o = o * torch.sigmoid(lse - sink).unsqueeze(-1).to(o.dtype)
@@ -48,20 +50,21 @@ class _Attention(torch.autograd.Function):
         q_THh, k_NKh, v_NKh, sink_H, *saved = ctx.saved_tensors
         dq_THh = torch.empty_like(q_THh)
         dk_NKh, dv_NKh = torch.zeros_like(k_NKh), torch.zeros_like(v_NKh)
-        ds_H = torch.zeros(q_THh.shape[1], device=q_THh.device) if ctx.has_sink else None
+        wide = torch.promote_types(q_THh.dtype, torch.float32)
+        ds_H = torch.zeros(q_THh.shape[1], dtype=wide, device=q_THh.device) if ctx.has_sink else None
         for n, tiles in enumerate(groups_of(ctx.spans.tiles, q_THh.shape[1])):
             o, lse = saved[2 * n : 2 * n + 2]
             group = _Group(tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
             q, k, v, do = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh), group.queries(grad_THh)
             do = do * group.real_rows(do)
-            dq, dk, dv = _backward(do, q, k, v, o, lse, 0.0, False, attn_mask=group.mask(q.dtype), scale=ctx.scale)
+            dq, dk, dv = _backward(do, q, k, v, o, lse, group.mask(q.dtype), ctx.scale)
             group.scatter(dq, dq_THh)
             group.scatter_add_keys(dk, dk_NKh)
             group.scatter_add_keys(dv, dv_NKh)
             if ds_H is not None:
                 p_sink = torch.exp(group.per_head(sink_H) - lse)
-                ds_H -= group.sum_per_head(p_sink * (do.float() * o.float()).sum(-1))
-        return dq_THh, dk_NKh, dv_NKh, ds_H, None, None
+                ds_H -= group.sum_per_head(p_sink * (do.to(wide) * o.to(wide)).sum(-1))
+        return dq_THh, dk_NKh, dv_NKh, None if ds_H is None else ds_H.to(sink_H.dtype), None, None
 
 
 class _Group:
@@ -101,9 +104,10 @@ class _Group:
         out_NKh.index_add_(0, self.at_nm.flatten(), x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:]))
 
     def per_head(self, sink_H: Tensor) -> Tensor:
-        """[1, K, G*q] float32"""
+        """[1, K, G*q], in float32 at least"""
         q = self.rows_nq.shape[1]
-        return sink_H.float().view(1, -1, self.groups, 1).expand(-1, -1, -1, q).flatten(2)
+        sink_H = sink_H.to(torch.promote_types(sink_H.dtype, torch.float32))
+        return sink_H.view(1, -1, self.groups, 1).expand(-1, -1, -1, q).flatten(2)
 
     def sum_per_head(self, x: Tensor) -> Tensor:
         per_head: Tensor = x.unflatten(2, (self.groups, -1)).sum((0, 3)).flatten()
@@ -114,13 +118,36 @@ class _Group:
         return self.real_nq.repeat(1, self.groups).to(like.dtype)[:, None, :, None]
 
 
+def _is_fused(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Outputs [n, K, G*q, h], and the log-sum-exps [n, K, G*q] of the scores in float32 at least."""
+    if _is_fused(q):
+        return _fused(q, k, v, 0.0, False, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
+    z = _scores(q, k, mask, scale)
+    lse = z.logsumexp(-1)
+    return (z - lse.unsqueeze(-1)).exp().to(v.dtype) @ v, lse
+
+
+def _backward(
+    do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, mask: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if _is_fused(q):
+        return _fused_backward(do, q, k, v, o, lse, 0.0, False, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
+    p = (_scores(q, k, mask, scale) - lse.unsqueeze(-1)).exp()
+    dp = (do @ v.transpose(-1, -2)).to(p.dtype)
+    dz = (p * (dp - (do.to(p.dtype) * o).sum(-1, keepdim=True)) * scale).to(q.dtype)
+    return dz @ k, dz.transpose(-1, -2) @ q, p.to(do.dtype).transpose(-1, -2) @ do
+
+
+def _scores(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale + mask
+
+
 def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
-    """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q.
-
-    The fused operation is the CPU's; elsewhere autograd goes through the reference.
-    """
-    if q_THh.device.type != "cpu":
-        return attention(q_THh, k_NKh, v_NKh, spans, sink_H, scale)
+    """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
     return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * scale, in float32 throughout and cast last (Llama casts before the scale; gpt-oss does not)."""
-    t_TD = x_TD.float()
+    """x / rms(x) * scale, in float32 at least and cast last (Llama casts before the scale; gpt-oss does not)."""
+    t_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
     t_TD = t_TD * torch.rsqrt(t_TD.square().mean(-1, keepdim=True) + eps)
-    return (t_TD * scale_D.float()).to(x_TD.dtype)
+    return (t_TD * scale_D.to(t_TD.dtype)).to(x_TD.dtype)

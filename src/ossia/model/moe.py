@@ -8,6 +8,7 @@ T tokens, D hidden, E experts, k chosen per token, F intermediate.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -37,23 +38,25 @@ class PackedExperts(nn.Module):
 class TrainableExperts(nn.Module):
     """E matrices [rows, columns] in a floating type, with biases.
 
-    With `fake_quantize` the forward sees the nearest MXFP4 values and the gradient goes straight through to the exact
-    ones (quantization-aware training).
+    With `fake_quantize` the forward sees the nearest MXFP4 values under that rule for the scale (True: the default
+    one), and the gradient goes straight through to the exact ones (quantization-aware training).
     """
 
     def __init__(self, experts: int, rows: int, columns: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, rows, columns))
         self.bias = nn.Parameter(torch.empty(experts, rows))
-        self.fake_quantize = False
+        self.fake_quantize: bool | mxfp4.ScaleRule = False
 
     def values(self) -> Tensor:
         """The weights [E, rows, columns] that the forward sees."""
-        return mxfp4.fake_quantize(self.weight) if self.fake_quantize else self.weight
+        return self.seen(self.weight)
 
     def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
-        weight = self.weight[expert]
-        return (mxfp4.fake_quantize(weight) if self.fake_quantize else weight).to(dtype)
+        return self.seen(self.weight[expert]).to(dtype)
+
+    def seen(self, weight: Tensor) -> Tensor:
+        return mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize)) if self.fake_quantize else weight
 
 
 class Experts(nn.Module):
@@ -75,28 +78,62 @@ class Experts(nn.Module):
 
 
 class Router(nn.Module):
-    """Chooses k experts per token: the largest k logits, weighted by a softmax over those k alone."""
+    """Chooses k experts per token: the largest k logits, weighted by a softmax over those k alone.
+
+    `selection_bias` [E], None unless training sets it, is added to the logits for the choice and not for the weights
+    (arXiv 2408.15664). No published layout can hold it, so it is no part of the state, and export refuses it.
+    """
+
+    selection_bias: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         self.bias = nn.Parameter(torch.empty(config.num_experts))
         self.top_k = config.experts_per_token
+        self.register_buffer("selection_bias", None, persistent=False)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32: near ties decide much."""
-        logits_TE = kernels.linear(x_TD.float(), self.weight, self.bias)
-        top_Tk, choice_Tk = logits_TE.topk(self.top_k, dim=-1)
-        return choice_Tk, top_Tk.softmax(-1), logits_TE
+        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least: near ties decide
+        much."""
+        logits_TE = kernels.linear(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), self.weight, self.bias)
+        choice_Tk = self.choose(logits_TE)
+        return choice_Tk, logits_TE.gather(-1, choice_Tk).softmax(-1), logits_TE
+
+    def choose(self, logits_TE: Tensor) -> Tensor:
+        """int64 [T, k], best first."""
+        scores_TE = logits_TE if self.selection_bias is None else logits_TE + self.selection_bias
+        return scores_TE.topk(self.top_k, dim=-1).indices
+
+
+def expert_capacity(factor: float, tokens: int, top_k: int, experts: int) -> int:
+    """Tokens that an expert takes: `factor` times its even share (arXiv 2101.03961, eq. 3), 4 at least."""
+    return max(4, math.ceil(factor * top_k * tokens / experts))
+
+
+def within_capacity(choice_Tk: Tensor, capacity: int) -> Tensor:
+    """bool [T, k]: which assignments are among the first `capacity` of their expert; earlier tokens come first."""
+    choice = choice_Tk.flatten()
+    order = torch.argsort(choice, stable=True)
+    counts = torch.bincount(choice)
+    first = counts.cumsum(0) - counts
+    rank = torch.arange(len(order), device=order.device) - first[choice[order]]
+    return torch.empty_like(order, dtype=torch.bool).index_copy_(0, order, rank < capacity).view_as(choice_Tk)
 
 
 class Moe(nn.Module):
-    """x + experts(norm(x)); on a dense layer (`moe_stride` > 1) one expert that all tokens share, and no router."""
+    """x + experts(norm(x)); on a dense layer (`moe_stride` > 1) one expert that all tokens share, and no router.
+
+    With `capacity` (None unless training sets it), and only in training mode, an expert takes no more than that many
+    times its even share of the batch's tokens; what is over goes past it on the residual stream. A token's output then
+    depends on the tokens before it in the batch, which is why nothing but training may do this.
+    """
 
     def __init__(self, config: ModelConfig, layer: int, kind: ExpertKind) -> None:
         super().__init__()
         experts, width = config.expert_shape(layer)
-        self.limit = config.swiglu_limit
+        self.layer, self.limit = layer, config.swiglu_limit
+        self.capacity: float | None = None
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.router = Router(config) if config.is_moe(layer) else None
         self.experts = Experts(experts, config.hidden_size, width, kind)
@@ -109,6 +146,9 @@ class Moe(nn.Module):
         else:
             choice_Tk, weight_Tk, logits_TE = self.router(t_TD)
             if batch.router_logits is not None:
-                batch.router_logits.append(logits_TE)
+                batch.router_logits[self.layer] = logits_TE
+            if self.capacity is not None and self.training:
+                most = expert_capacity(self.capacity, len(choice_Tk), self.router.top_k, self.router.weight.shape[0])
+                weight_Tk = weight_Tk * within_capacity(choice_Tk, most)
         y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
         return x_TD + y_TD.to(x_TD.dtype)

@@ -1,10 +1,11 @@
 """Losses as pure functions. Knows tensors only.
 
-R rows, D hidden, V vocabulary.
+R rows, D hidden, V vocabulary; T tokens, E experts, k chosen per token, S documents.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
         rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
-        dx_RD, dw_VD = torch.empty_like(x_RD), torch.zeros_like(weight_VD, dtype=torch.float32)
-        losses = [x_RD.new_zeros(0, dtype=torch.float32)]
+        wide = torch.promote_types(x_RD.dtype, torch.float32)
+        dx_RD, dw_VD = torch.empty_like(x_RD), torch.zeros_like(weight_VD, dtype=wide)
+        losses = [x_RD.new_zeros(0, dtype=wide)]
         for r in range(0, x_RD.shape[0], rows):
             x, target = x_RD[r : r + rows], target_R[r : r + rows, None]
-            logits = (x @ w_VD.T).float()
+            logits = (x @ w_VD.T).to(wide)
             lse = logits.logsumexp(-1, keepdim=True)
             losses.append((lse - logits.gather(1, target)).squeeze(1))
             p = logits.sub_(lse).exp_()
@@ -48,17 +50,44 @@ def cross_entropy(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Ten
     return _ChunkedCrossEntropy.apply(x_RD, unembedding_VD, target_R)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def load_balance(logits_TE: Tensor, top_k: int) -> Tensor:
+def assignments(choice_Tk: Tensor, experts: int) -> Tensor:
+    """int64 [E]: how many of the k*T assignments go to each expert."""
+    return torch.bincount(choice_Tk.flatten(), minlength=experts)
+
+
+def load_balance(logits_TE: Tensor, top_k: int, counts_E: Tensor | None = None) -> Tensor:
     """Switch Transformer load-balance loss (arXiv 2101.03961, eq. 4-6) for top-k routing; 1.0 when perfectly balanced.
 
-    E * sum_i f_i P_i, f_i the share of the k*T assignments that went to expert i, P_i its mean probability.
+    E * sum_i f_i P_i, f_i the share of the assignments that went to expert i, P_i its mean probability over these
+    tokens. `counts_E` are the assignments that f is taken from; None: those of these tokens. f has no gradient.
     """
     experts = logits_TE.shape[1]
-    chosen = logits_TE.topk(top_k, dim=-1).indices.flatten()
-    share_E = torch.bincount(chosen, minlength=experts).float() / chosen.numel()
-    return experts * (share_E * logits_TE.softmax(-1).mean(0)).sum()
+    if counts_E is None:
+        counts_E = assignments(logits_TE.topk(top_k, dim=-1).indices, experts)
+    p_TE = _wide(logits_TE).softmax(-1)
+    share_E = counts_E.to(p_TE.dtype) / counts_E.sum()
+    return experts * (share_E * p_TE.mean(0)).sum()
+
+
+def sequence_load_balance(logits_TE: Tensor, top_k: int, lengths: Sequence[int]) -> Tensor:
+    """`load_balance` of each document by itself (DeepSeek-V3, arXiv 2412.19437, eq. 17-20), averaged over tokens, so
+    that a document weighs as much as it is long. `lengths` say how many of the T tokens each document has."""
+    tokens, experts = logits_TE.shape
+    assert sum(lengths) == tokens, (sum(lengths), tokens)
+    length_S = torch.tensor(lengths, device=logits_TE.device)
+    document_T = torch.arange(len(lengths), device=logits_TE.device).repeat_interleave(length_S)
+    choice_Tk = logits_TE.topk(top_k, dim=-1).indices
+    counts_SE = assignments(document_T.unsqueeze(1) * experts + choice_Tk, len(lengths) * experts).view(-1, experts)
+    p_TE = _wide(logits_TE).softmax(-1)
+    share_SE = counts_SE.to(p_TE.dtype) / (top_k * length_S.unsqueeze(1))
+    return experts / tokens * (share_SE[document_T] * p_TE).sum()
 
 
 def router_z(logits_TE: Tensor) -> Tensor:
     """Mean squared log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5): keeps them small."""
-    return logits_TE.float().logsumexp(-1).square().mean()
+    return _wide(logits_TE).logsumexp(-1).square().mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
