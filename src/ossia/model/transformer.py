@@ -112,14 +112,19 @@ class Transformer(nn.Module):
         """Fresh weights for training: normal with 1/sqrt(fan in), the ends of residual branches scaled down by depth,
         the router by 10 (Switch Transformers, arXiv 2101.03961, sec. 2.4), sinks, biases 0, scales 1."""
         rng = torch.Generator(device=self.device).manual_seed(seed)
-        depth = (2 * self.config.num_hidden_layers) ** -0.5
         for name, p in self.named_parameters():
-            if name.endswith(("bias", "sinks")):
-                p.zero_()
-            elif name.endswith("scale"):
-                p.fill_(1)
-            else:
-                std = 1.0 if name.startswith("embedding") else p.shape[-1] ** -0.5
-                std *= depth if ".attn.out." in name or ".experts.down." in name else 1
-                std *= 0.1 if ".router." in name else 1
-                p.normal_(0, std, generator=rng)
+            self.init_weight(name, p, rng)
+
+    @torch.no_grad()
+    def init_weight(self, name: str, p: Tensor, rng: torch.Generator) -> None:
+        """Fill `p` as the parameter `name` of a fresh model; the order of the parameters decides what `rng` gives."""
+        if name.endswith(("bias", "sinks")):
+            p.zero_()
+        elif name.endswith("scale"):
+            p.fill_(1)
+        else:
+            std = 1.0 if name.startswith("embedding") else p.shape[-1] ** -0.5
+            depth = (2 * self.config.num_hidden_layers) ** -0.5
+            std *= depth if ".attn.out." in name or ".experts.down." in name else 1
+            std *= 0.1 if ".router." in name else 1
+            p.normal_(0, std, generator=rng)

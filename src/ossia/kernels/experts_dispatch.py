@@ -1,0 +1,98 @@
+"""The experts of a layer spread over processes: every token goes to where its experts are, and its outputs come back.
+
+Each process of a group holds E / n experts and brings tokens of its own. Assignments are sorted by expert, so that what
+goes to one process is one piece; the pieces are exchanged, computed, and exchanged back. Bound: 4*T*k*D values sent and
+as many received, forward and backward, beside the FLOPs of the experts.
+
+T tokens of this process, D hidden, E experts of the layer, k chosen per token, n assignments that arrived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from ossia.kernels.experts import swiglu
+from ossia.kernels.experts_training import experts_training
+
+# (rows [n, D], which of this process's experts each is for, int64 [n]) -> outputs [n, D]
+Compute = Callable[[Tensor, Tensor], Tensor]
+
+
+class _Exchange(torch.autograd.Function):
+    """Piece i of the rows goes to process i of the group; the gradients take the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_nD: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
+        ctx.send, ctx.receive, ctx.group = send, receive, group
+        return _exchanged(x_nD, send, receive, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad_nD: Tensor) -> tuple[Tensor | None, ...]:
+        return _exchanged(grad_nD, ctx.receive, ctx.send, ctx.group), None, None, None
+
+
+def _exchanged(x: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
+    out = x.new_empty(sum(receive), *x.shape[1:])
+    dist.all_to_all_single(out, x.contiguous(), receive, send, group=group)
+    return out
+
+
+def experts_dispatch(
+    x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, num_experts: int, group: dist.ProcessGroup, compute: Compute
+) -> Tensor:
+    """As `experts_training`, with the experts of process i of `group` numbered from i * num_experts / its size on.
+
+    Collective: every process of the group calls it, also with no tokens. Assignments of weight 0 go nowhere.
+    """
+    processes, top_k = dist.get_world_size(group), choice_Tk.shape[1]
+    wide = torch.promote_types(x_TD.dtype, torch.float32)
+    choice, weight = choice_Tk.flatten(), weight_Tk.flatten()
+    kept = (weight != 0).nonzero().squeeze(1)
+    order = kept[torch.argsort(choice[kept], stable=True)]
+    counts_E = torch.bincount(choice[kept], minlength=num_experts)
+    arriving_E = torch.empty_like(counts_E)  # for this process's experts, sender by sender
+    dist.all_to_all_single(arriving_E, counts_E, group=group)
+    send = counts_E.view(processes, -1).sum(1).tolist()
+    receive = arriving_E.view(processes, -1).sum(1).tolist()
+    expert_n = torch.arange(num_experts // processes, device=x_TD.device).repeat(processes)
+    token = order // top_k
+    rows_nD = _Exchange.apply(x_TD.index_select(0, token), send, receive, group)  # type: ignore[no-untyped-call]
+    out_nD = compute(rows_nD, expert_n.repeat_interleave(arriving_E))
+    back = _Exchange.apply(out_nD, receive, send, group)  # type: ignore[no-untyped-call]
+    y_TD = torch.zeros(x_TD.shape, dtype=wide, device=x_TD.device)
+    y_TD = y_TD.index_add(0, token, back.to(wide) * weight[order].to(wide).unsqueeze(1))
+    return y_TD.to(x_TD.dtype)
+
+
+def experts_of_rows(
+    x_nD: Tensor, expert_n: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], limit: float
+) -> Tensor:
+    """W2 swiglu(W1 x + b1) + b2 of every row, by the expert that is given for it; differentiable, in the dtype of x."""
+    if x_nD.device.type == "cuda" and x_nD.dtype == torch.bfloat16:
+        return experts_of_rows_grouped(x_nD, expert_n, gate_up, down, limit)
+    one = torch.ones(len(x_nD), 1, device=x_nD.device, dtype=torch.promote_types(x_nD.dtype, torch.float32))
+    return experts_training(x_nD, expert_n.unsqueeze(1), one, gate_up, down, limit)
+
+
+def experts_of_rows_grouped(
+    x_nD: Tensor, expert_n: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], limit: float
+) -> Tensor:
+    """The same through torch's grouped matrix products, which are fast on GPUs; one launch for all experts.
+
+    One row for expert 0 is added and dropped again: the backward pass of the products refuses tensors without rows.
+    """
+    (w1, b1), (w2, b2) = ((w.to(x_nD.dtype), b.to(x_nD.dtype)) for w, b in (gate_up, down))
+    x_nD = torch.cat([x_nD.new_zeros(1, x_nD.shape[1]), x_nD])
+    expert_n = torch.cat([expert_n.new_zeros(1), expert_n])
+    order = torch.argsort(expert_n, stable=True)
+    expert = expert_n[order]
+    ends = torch.bincount(expert, minlength=len(w1)).cumsum(0).to(torch.int32)
+    h = F.grouped_mm(x_nD[order], w1.mT, offs=ends) + b1[expert]
+    y = F.grouped_mm(swiglu(h, limit), w2.mT, offs=ends) + b2[expert]
+    return torch.zeros_like(y).index_copy(0, order, y)[1:]

@@ -1,0 +1,94 @@
+"""What optimizers and gradient clipping need when parameters are spread over processes: whole matrices, one norm.
+
+AdamW works element by element and needs nothing. Muon works on matrices: where a parameter's matrices are cut, the
+update is gathered, orthogonalized by every process of the group, and each applies its part. The numbers are those of
+one process. Knows DTensors; no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
+
+from ossia.model.parallel import copies, local, on_whole_matrices
+from ossia.train.optim import Optimizers, StackedMuon, orthogonalize
+
+
+def spread(optimizers: Optimizers) -> Optimizers:
+    """The same optimizers, for parameters that are DTensors."""
+    for optimizer in optimizers.all:
+        if isinstance(optimizer, torch.optim.Muon):
+            optimizer.__class__ = _SpreadMuon
+        elif isinstance(optimizer, StackedMuon):
+            optimizer.__class__ = _SpreadStackedMuon
+    return optimizers
+
+
+class _SpreadMuon(torch.optim.Muon):
+    """torch.optim.Muon for single matrices, with `nesterov`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            newton_schulz = partial(
+                _zeropower_via_newtonschulz,
+                ns_coefficients=group["ns_coefficients"], ns_steps=group["ns_steps"], eps=group["eps"],
+            )  # fmt: skip
+            for p in group["params"]:
+                update = on_whole_matrices(newton_schulz, _momentum(self, group, p, "momentum_buffer"))
+                _apply(p, update, group, _adjust_lr(group["lr"], group["adjust_lr_fn"], p.shape))
+
+
+class _SpreadStackedMuon(StackedMuon):
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for p in group["params"]:
+                update = on_whole_matrices(orthogonalize, _momentum(self, group, p, "momentum"))
+                _apply(p, update, group, group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+
+
+def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, name: str) -> DTensor:
+    """The gradient, looked at through Nesterov momentum, which is kept in the optimizer's state under `name`."""
+    assert isinstance(p.grad, DTensor)
+    state = optimizer.state[p]
+    if not state:
+        state[name] = torch.zeros_like(p.grad)
+    state[name].lerp_(p.grad, 1 - group["momentum"])
+    update = p.grad.lerp(state[name], group["momentum"])
+    assert isinstance(update, DTensor)
+    return update
+
+
+def _apply(p: Tensor, update: Tensor, group: dict[str, Any], step: float) -> None:
+    here = local(p)
+    here.mul_(1 - group["lr"] * group["weight_decay"])
+    here.add_(update, alpha=-step)
+
+
+@torch.no_grad()
+def norm_of_gradients(params: Sequence[Tensor]) -> float:
+    """Of all gradients as one vector; what several processes hold the same part of counts once. Collective."""
+    total = torch.zeros((), dtype=torch.float64, device=local(params[0]).device)
+    for p in params:
+        assert isinstance(p.grad, DTensor)
+        total += torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64).square() / copies(p.grad)
+    dist.all_reduce(total)
+    return math.sqrt(total.item())
+
+
+@torch.no_grad()
+def clip_gradients(params: Sequence[Tensor], norm: float, most: float) -> None:
+    """As torch.nn.utils.clip_grads_with_norm_."""
+    factor = min(1.0, most / (norm + 1e-6))
+    for p in params:
+        assert isinstance(p.grad, DTensor)
+        p.grad.to_local().mul_(factor)

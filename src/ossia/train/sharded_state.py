@@ -1,0 +1,214 @@
+"""The resumable state of a run on several processes: torch's distributed checkpoints (DCP), and which is the last one.
+
+Every process writes what it holds, side by side, while training goes on. Any number of processes, cut in any way, can
+read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with everything that is no tensor. A state
+counts once `state.json` names it, which happens in one rename when all processes have written: a kill at any moment
+leaves the old one or the new. All processes must see the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.staging import AsyncStager
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from ossia.errors import TrainingError
+from ossia.train.state import replacing
+
+POINTER, REST = "state.json", "rest.pt"
+HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
+
+Path_ = tuple[Any, ...]
+# Which parameter the tensor at a path of the worker's state is cut as; None: it is whole everywhere.
+Like = Callable[[Path_], Tensor | None]
+
+
+class ShardedSaver:
+    """`loop.Store` of one process among several. Making one, and its methods but `check` and `close`, are collective:
+    all processes call them in the same order."""
+
+    def __init__(self, folder: Path, like: Like) -> None:
+        self.path = folder / POINTER
+        self._like = like
+        self._group = dist.new_group(backend="gloo")  # of its own: training goes on while it waits
+        self._pool = ThreadPoolExecutor(1, "state")
+        self._writing: Future[None] | None = None
+
+    def load(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """The state that `state.json` names, or None if there is none. Removes what a killed run left half written.
+
+        Raises `TrainingError` if it is of another run or unreadable.
+        """
+        pointer = self._pointer()
+        if dist.get_rank() == 0:
+            for folder in self.path.parent.glob("state-*"):
+                if folder.is_dir() and (pointer is None or folder.name != pointer["folder"]):
+                    shutil.rmtree(folder)
+        dist.barrier(self._group)
+        if pointer is None:
+            if (self.path.parent / "state.pt").exists():
+                raise TrainingError(
+                    f"{self.path.parent} holds the state of a run in one process (state.pt), which several cannot go "
+                    "on from: leave parallel out, or use another folder"
+                )
+            return None
+        if changed := [k for k in identity.keys() | pointer["identity"].keys()
+                       if pointer["identity"].get(k) != _as_json(identity.get(k))]:  # fmt: skip
+            what = "; ".join(
+                f"{k} was {pointer['identity'].get(k)!r} and is {identity.get(k)!r}" for k in sorted(changed)
+            )
+            raise TrainingError(
+                f"{self.path} is of another run: {what}; use another folder, or delete it to start again"
+            )
+        return self._read(self.path.parent / pointer["folder"])
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Begin to write `state`, whose tensors nobody may change from here on (see `state.copied`)."""
+        self.wait()
+        tensors: dict[str, Tensor] = {}
+        rest = _taken_apart(state, (), tensors)
+        name = f"state-{state['step']:08}{'-end' if state.get('finished') else ''}"
+        before = self._pointer()
+        folder = self.path.parent / (f"{name}-again" if before is not None and before["folder"] == name else name)
+        saving: Future[Any] | None = None
+        if tensors:
+            writer = FileSystemWriter(folder, sync_files=True)
+            saving = cast(
+                "Future[Any]",
+                async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_Staged()),
+            )
+        self._writing = self._pool.submit(self._publish, saving, folder, rest)
+
+    def check(self) -> None:
+        """Raise the error of a write that failed meanwhile."""
+        if self._writing is not None and self._writing.done():
+            self._finish()
+
+    def wait(self) -> None:
+        """Until what was begun is on the disk, from all processes, and counts."""
+        self._finish()
+        dist.barrier(self._group)
+
+    def close(self) -> None:
+        try:
+            self._finish()
+        finally:
+            self._pool.shutdown()
+
+    def _finish(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _publish(self, saving: Future[Any] | None, folder: Path, rest: Any) -> None:
+        """Once all processes have written: let the new state count, and remove the one before."""
+        try:
+            if saving is not None:
+                saving.result()
+        except CheckpointException as error:
+            raise TrainingError(
+                f"{folder}: cannot be written ({'; '.join(map(_reason, error.failures.items()))}); the state before "
+                "is untouched. Make room and start the run again: it goes on from its last state"
+            ) from error
+        if dist.get_rank() != 0:
+            return
+        before = self._pointer()
+        with replacing(folder / REST, lambda: 1 << 20) as file:
+            torch.save(rest, file)
+        text = json.dumps({"folder": folder.name, "identity": rest["identity"]}, indent=2).encode() + b"\n"
+        with replacing(self.path, lambda: len(text)) as file:
+            file.write(text)
+        if before is not None and before["folder"] != folder.name:
+            shutil.rmtree(self.path.parent / before["folder"])
+
+    def _pointer(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            return cast(dict[str, Any], json.loads(self.path.read_text()))
+        except ValueError as error:
+            raise TrainingError(f"{self.path} cannot be read ({error}); delete it to start again") from error
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        try:
+            rest = torch.load(folder / REST, weights_only=True)
+            tensors = self._templates(folder) if (folder / ".metadata").exists() else {}
+            if tensors:
+                load(tensors, storage_reader=FileSystemReader(folder), process_group=self._group)
+            return cast(dict[str, Any], _put_together(rest, tensors))
+        except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError, CheckpointException) as error:
+            raise TrainingError(f"{folder} cannot be read ({error}); delete {self.path} to start again") from error
+
+    def _templates(self, folder: Path) -> dict[str, Tensor]:
+        """Tensors to read into, cut as the parameters that they belong to are cut now."""
+        out: dict[str, Tensor] = {}
+        for name, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+            assert isinstance(stored, TensorStorageMetadata)
+            path = tuple(json.loads(name))
+            like = self._like(path[1:]) if path[0] == "worker" else None
+            if like is not None and like.shape == stored.size:
+                out[name] = torch.zeros_like(like.detach(), dtype=stored.properties.dtype)
+            else:
+                out[name] = torch.zeros(stored.size, dtype=stored.properties.dtype)
+        return out
+
+
+class _Staged(AsyncStager):
+    """The state is a copy already."""
+
+    _synchronize_after_execute = False
+
+    def stage(self, state_dict: Any) -> Any:
+        return state_dict
+
+    def synchronize_staging(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+def _taken_apart(value: Any, path: Path_, tensors: dict[str, Tensor]) -> Any:
+    """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its path, as JSON."""
+    if isinstance(value, Tensor):
+        name = json.dumps(path)
+        tensors[name] = value
+        return (HELD, name)
+    if isinstance(value, dict):
+        return {key: _taken_apart(item, (*path, key), tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_taken_apart(item, (*path, n), tensors) for n, item in enumerate(value))
+    return value
+
+
+def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == HELD:
+        return tensors[value[1]]
+    if isinstance(value, dict):
+        return {key: _put_together(item, tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_together(item, tensors) for item in value)
+    return value
+
+
+def _as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _reason(failure: tuple[int, Any]) -> str:
+    rank, (error, _) = failure
+    return f"process {rank}: {error}"
