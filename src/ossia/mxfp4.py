@@ -59,8 +59,7 @@ def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
 
     Raises `ValueError` for values that are not finite, another rule, or a K that is not a multiple of 32.
     """
-    if rule not in get_args(ScaleRule):
-        raise ValueError(f"scale rule must be one of {', '.join(get_args(ScaleRule))}, found {rule!r}")
+    rule = rule_of(rule)
     if values.shape[-1] % BLOCK:
         raise ValueError(f"MXFP4 needs a multiple of {BLOCK} values in a row, found {values.shape[-1]}")
     grouped = values.detach().to(torch.float32).unflatten(-1, (-1, BLOCK))
@@ -73,11 +72,22 @@ def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
 
 
 def fake_quantize(values: Tensor, rule: ScaleRule = "rceil") -> Tensor:
-    """decode(encode(values)) in one go, with the gradient of the identity (straight-through): for training."""
+    """decode(encode(values)) in one go, with the gradient of the identity (straight-through): for training.
+
+    Raises `ValueError` for another rule.
+    """
     grouped = values.detach().to(torch.float32).unflatten(-1, (-1, BLOCK))
-    exponents = block_exponents(grouped, rule)
+    exponents = block_exponents(grouped, rule_of(rule))
     nearest = _on_grid(grouped, exponents).flatten(-2).to(values.dtype)
-    return values + (nearest - values.detach())
+    return nearest + (values - values.detach())  # adds exactly 0; the other way round would round
+
+
+def rule_of(choice: ScaleRule | bool) -> ScaleRule:
+    """The rule that a switch names; True is the default one. Raises `ValueError` for anything else."""
+    rule = "rceil" if choice is True else choice
+    if rule not in get_args(ScaleRule):
+        raise ValueError(f"scale rule must be one of {', '.join(get_args(ScaleRule))}, found {choice!r}")
+    return rule  # type: ignore[return-value]
 
 
 def block_exponents(grouped: Tensor, rule: ScaleRule) -> Tensor:

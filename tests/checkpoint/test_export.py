@@ -250,7 +250,7 @@ def test_every_tensor_is_aligned_and_the_data_to_a_cache_line(packed: Path) -> N
     assert min(entry.begin for entry in entries) % 64 == 0
     assert all(entry.begin % (1 if entry.dtype == "U8" else 2) == 0 for entry in entries)
     with safe_open(packed / SINGLE, "pt") as file:
-        assert file.metadata() == {"format": "pt"}
+        assert file.metadata() == {"format": "pt", "ossia.mxfp4_scale_rule": "rceil"}
 
 
 def test_progress_counts_every_byte(full: Path, tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from ossia import mxfp4
-from ossia.checkpoint.load import CONFIG, open_checkpoint
-from ossia.checkpoint.mapped import inside
+from ossia.checkpoint.load import CONFIG, Checkpoint, open_checkpoint
+from ossia.checkpoint.mapped import Source, inside
 from ossia.checkpoint.names import LAYOUTS, PACKED, Layout, is_packed, table
 from ossia.checkpoint.writer import SHARD_BYTES, Progress, Spec, Writer, new_directory, write_json
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError
-from ossia.model import Transformer
+from ossia.model import TrainableExperts, Transformer
+from ossia.model.moe import Router
 
 FloatDtype = Literal["bfloat16", "float32"]
 _FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
@@ -35,6 +36,9 @@ COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "USAGE_POLICY",
 )  # fmt: skip
+# In the safetensors files' own metadata: under which rule for the scale experts were quantized. No config.json has a
+# place for it that all readers leave alone.
+SCALE_RULE = "ossia.mxfp4_scale_rule"
 # Keys of a Hugging Face config.json that are about the tokenizer and not in our config; lost unless handed
 # on.
 _CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -54,22 +58,43 @@ def convert(
     """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), tokenizer files included.
 
     MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule` for an
-    MXFP4 layout. Everything else is stored as `floats`. Raises `CheckpointError` for a source that does not
-    check out, for experts whose values `layout` cannot hold, for a destination that is occupied; nothing is
-    left behind then.
+    MXFP4 layout, which the files' metadata then names. Everything else is stored as `floats`. Raises
+    `CheckpointError` for a source that does not check out, for experts whose values `layout` cannot hold, for a
+    destination that is occupied; nothing is left behind then.
     """
     checkpoint = open_checkpoint(src)
+    refuse_replacing(checkpoint, dst)
+    _check_rule(rule)
+    kept = scale_rule_of(checkpoint) if is_packed(checkpoint.layout) else rule
+    notes = {SCALE_RULE: kept} if kept is not None and is_packed(layout) else {}
+    with destination(dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress, notes) as sink:
+        _fill(sink, checkpoint.state(), rule)
+        finish(sink, checkpoint)
+
+
+def refuse_replacing(checkpoint: Checkpoint, dst: str | os.PathLike[str]) -> None:
+    """Raises `CheckpointError` if writing `dst` would remove the checkpoint that is read."""
     reading, target = checkpoint.directory.resolve(), Path(dst).resolve()
     if target == reading or target in reading.parents:
         raise CheckpointError(f"{dst}: would replace {checkpoint.directory}, which is being read")
-    carried = {key: checkpoint.json[key] for key in _CARRIED if key in checkpoint.json}
-    with destination(dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress) as sink:
-        _fill(sink, checkpoint.state(), rule)
-        sink.describe(carried)
-        homes = [checkpoint.directory]
-        if reading.name == "original":
-            homes.append(checkpoint.directory.parent)
-        copy_companions(homes, sink.directory)
+
+
+def finish(sink: Sink, checkpoint: Checkpoint) -> None:
+    """Write the config of what `checkpoint` became, and copy what goes with the weights."""
+    sink.describe({key: checkpoint.json[key] for key in _CARRIED if key in checkpoint.json})
+    homes = [checkpoint.directory]
+    if checkpoint.directory.resolve().name == "original":
+        homes.append(checkpoint.directory.parent)
+    copy_companions(homes, sink.directory)
+
+
+def scale_rule_of(checkpoint: Checkpoint) -> str | None:
+    """Under which rule the experts of a checkpoint were quantized; None if its files do not say, as the published ones.
+
+    A checkpoint with LoRA changes merged into it has two: that of the rest, or `unknown`, and that of the changed
+    blocks, as in `unknown+rceil`.
+    """
+    return checkpoint.source.metadata.get(SCALE_RULE) if isinstance(checkpoint.source, Source) else None
 
 
 def export(
@@ -87,12 +112,30 @@ def export(
     """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under `rule`.
 
     Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files. Raises
-    `CheckpointError` as `convert` does.
+    `CheckpointError` as `convert` does, and for a model whose routers choose with a bias that no layout can hold.
     """
-    with destination(dst, model.config, layout, floats, max_shard_bytes, overwrite, progress) as sink:
+    _check_selection(model)
+    _check_rule(rule)
+    encoded = is_packed(layout) and any(isinstance(module, TrainableExperts) for module in model.modules())
+    notes = {SCALE_RULE: rule} if encoded else {}
+    with destination(dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes) as sink:
         _fill(sink, {name: tensor.detach() for name, tensor in model.state_dict().items()}, rule)
         sink.describe({})
         copy_companions([Path(companions)] if companions is not None else [], sink.directory)
+
+
+def _check_rule(rule: mxfp4.ScaleRule) -> None:
+    if rule not in get_args(mxfp4.ScaleRule):
+        raise CheckpointError(f"expected one of {', '.join(get_args(mxfp4.ScaleRule))}, found {rule!r}")
+
+
+def _check_selection(model: Transformer) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, Router) and module.selection_bias is not None and bool(module.selection_bias.any()):
+            raise CheckpointError(
+                f"{name}: chooses experts with a selection bias, which no checkpoint layout has: the exported model "
+                "would choose others. Train to the end of the run, where the bias has been annealed to 0"
+            )
 
 
 class Sink:
@@ -118,6 +161,10 @@ class Sink:
         row = self.rows[native]
         self._writer.write(row.stored, start, piece if row.dtypes == PACKED else piece.to(self.dtype))
 
+    def flush(self) -> None:
+        """Close the files, so that they can be read; raises as `Writer.finish` if some tensor was not written."""
+        self._writer.finish(index=self.layout != "original")
+
     def describe(self, extra: Mapping[str, Any]) -> None:
         """Write config.json; a Hugging Face one with the keys of `extra`."""
         if self.layout == "original":
@@ -137,6 +184,7 @@ def destination(
     max_shard_bytes: int,
     overwrite: bool,
     progress: Progress | None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Sink]:
     """The files of a checkpoint under a temporary name; they are complete when the body has ended."""
     for value, allowed in ((layout, LAYOUTS), (floats, tuple(_FLOATS))):
@@ -147,21 +195,20 @@ def destination(
         for row in table(config, layout)
     }
     with new_directory(Path(dst), overwrite) as directory:
-        writer = Writer(directory, list(specs.values()), max_shard_bytes, progress)
-        yield Sink(directory, config, layout, floats, writer)
-        writer.finish(index=layout != "original")
+        writer = Writer(directory, list(specs.values()), max_shard_bytes, progress, metadata)
+        sink = Sink(directory, config, layout, floats, writer)
+        yield sink
+        sink.flush()
 
 
 def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> None:
     """Write every native tensor of the destination from `state`, whichever form its experts have there."""
-    if rule not in get_args(mxfp4.ScaleRule):
-        raise CheckpointError(f"expected one of {', '.join(get_args(mxfp4.ScaleRule))}, found {rule!r}")
     for native, row in sink.rows.items():
         stem, _, kind = native.rpartition(".")
         if native in state:
             tensor = state[native]
             assert tensor.shape == row.native_shape, (native, tensor.shape, row.native_shape)
-            for start, piece in _pieces(tensor):
+            for start, piece in pieces(tensor):
                 sink.put(native, start, piece)
         elif kind == "weight":
             _fill_decoded(sink, native, state[f"{stem}.blocks"], state[f"{stem}.scales"])
@@ -171,7 +218,8 @@ def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> Non
             assert kind == "scales", native  # written with the blocks
 
 
-def _pieces(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+def pieces(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows) of at most CHUNK elements, or one row."""
     step = max(1, CHUNK // math.prod(tensor.shape[1:]))
     for start in range(0, tensor.shape[0], step):
         yield start, tensor[start : start + step]

@@ -63,7 +63,8 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._map = _map(path)
-        self.entries = {entry.name: entry for entry in _read_header(path, self._map)}
+        entries, self.metadata = _read_header(path, self._map)
+        self.entries = {entry.name: entry for entry in entries}
 
     def tensor(self, name: str) -> Tensor:
         entry = self.entries[name]
@@ -109,8 +110,9 @@ def _map(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 
 
-def _read_header(path: Path, data: mmap.mmap) -> list[Entry]:
-    """Every tensor of the file: dtypes known, sizes as shapes imply, no gap, overlap or rest in the data."""
+def _read_header(path: Path, data: mmap.mmap) -> tuple[list[Entry], dict[str, str]]:
+    """Every tensor of the file: dtypes known, sizes as shapes imply, no gap, overlap or rest in the data. And what the
+    file says about itself."""
     size = len(data)
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, size - 8):
@@ -133,7 +135,7 @@ def _read_header(path: Path, data: mmap.mmap) -> list[Entry]:
     if at != size:
         what = "is truncated" if at > size else "has bytes that belong to no tensor"
         raise CheckpointError(f"{path}: the file {what}: its tensors end at byte {at}, the file at {size}")
-    return entries
+    return entries, metadata
 
 
 def _entry(path: Path, name: str, claim: Any, start: int) -> Entry:
@@ -237,7 +239,9 @@ class Source:
         if index is not None:
             self._check_index(index, files)
         self._home: dict[str, MappedFile] = {}
+        self.metadata: dict[str, str] = {}  # what the files say about themselves, taken together
         for file in files.values():
+            self.metadata |= file.metadata
             for name in file.entries:
                 if name in self._home:
                     raise CheckpointError(f"tensor {name!r} is in both {self._home[name].path} and {file.path}")

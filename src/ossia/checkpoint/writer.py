@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,6 +111,7 @@ class Writer:
         specs: Sequence[Spec],
         shard_bytes: int = SHARD_BYTES,
         progress: Progress | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.total = sum(spec.nbytes for spec in specs)
         self.done = 0
@@ -125,7 +126,7 @@ class Writer:
         self._place: dict[str, tuple[Path, int]] = {}
         for n, shard in enumerate(shards, 1):
             name = SINGLE if len(shards) == 1 else f"model-{n:05}-of-{len(shards):05}.safetensors"
-            self._place |= _create(directory / name, shard)
+            self._place |= _create(directory / name, shard, metadata or {})
 
     def write(self, name: str, start: int, piece: Tensor) -> None:
         """Write elements [start, start + n) of a tensor, in the order in which they are stored."""
@@ -168,9 +169,9 @@ def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
     return shards
 
 
-def _create(path: Path, specs: list[Spec]) -> dict[str, tuple[Path, int]]:
+def _create(path: Path, specs: list[Spec], metadata: Mapping[str, str]) -> dict[str, tuple[Path, int]]:
     """Write the header, set the file's size; where each tensor's data begins."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}  # transformers refuses a file without it
     at = 0
     for spec in sorted(specs, key=lambda spec: -DTYPES[spec.dtype].itemsize):  # so that all are aligned
         header[spec.name] = {
