@@ -14,8 +14,7 @@ import os
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,39 +26,29 @@ import nano
 import torch
 
 from ossia.config import account
-from ossia.data.packing import PackedBatch, split
-from ossia.model import Transformer
-from ossia.train import loop
-from ossia.train.optim import Optimizers
+from ossia.data.packing import PackedBatch, pack
+from ossia.train.balance import Balancer
+from ossia.train.run import Run
+from ossia.train.step import ThreadedStep
+from ossia.train.weights import start
 
 SETTINGS = {
     "AdamW, 1 thread": {"muon": False, "shards": 1},
     "AdamW, 2 threads": {"muon": False, "shards": 2},
-    "AdamW, 2 threads, bfloat16": {"muon": False, "shards": 2, "bfloat16": True},
+    "AdamW, 2 threads, bfloat16": {"muon": False, "shards": 2, "precision": "bfloat16"},
     "Muon, 2 threads": {"muon": True, "shards": 2},
 }
 
 
-@dataclass
-class Trainer:
-    model: Transformer
-    optimizer: Optimizers
-    hyper: loop.Hyperparameters
-    pool: ThreadPoolExecutor
+def worker(run: Run) -> ThreadedStep:
+    model = start(run)
+    return ThreadedStep(model, run, Balancer(model, run.hyper.balance, run.steps))
 
-    @staticmethod
-    def make(run: loop.Run, hyper: loop.Hyperparameters) -> Trainer:
-        model = Transformer(run.config).train()
-        model.init_weights(0)
-        model.compute_dtype = torch.bfloat16 if hyper.bfloat16 else torch.float32
-        optimizer = Optimizers(model, hyper.peak_lr, hyper.weight_decay, hyper.betas, hyper.muon)
-        pool = ThreadPoolExecutor(hyper.shards, initializer=torch.set_num_threads, initargs=(1,))
-        return Trainer(model, optimizer, hyper, pool)
 
-    def seconds(self, batch: PackedBatch) -> float:
-        began = time.perf_counter()
-        loop._step(self.model, self.optimizer, split(batch, self.hyper.shards), self.pool, self.hyper, 1e-3)
-        return time.perf_counter() - began
+def seconds(trainer: ThreadedStep, batch: PackedBatch) -> float:
+    began = time.perf_counter()
+    trainer.step(batch, 1e-3)
+    return time.perf_counter() - began
 
 
 def peak_flops(dtype: torch.dtype) -> float:
@@ -82,20 +71,21 @@ def main() -> None:
         recipe = nano.Recipe()
         recipe = replace(recipe, hyper=replace(recipe.hyper, tokens_per_step=args.tokens))
         tokenizer = nano.make_tokenizer(Path(folder) / "tokenizer.json", recipe)
-        run = nano.make_run(recipe, tokenizer, Path(folder))
-    batches = [batch for batch, _ in islice(loop._batches(run, run.stages[1], 0), args.steps + 2)]
-    trainers = {name: Trainer.make(run, replace(recipe.hyper, **change)) for name, change in SETTINGS.items()}
+        run = replace(nano.make_runs(recipe, tokenizer, Path(folder))[1], start_from=None)
+    packed = pack(run.examples(None), run.hyper.tokens_per_step, run.hyper.longest)
+    batches = [batch for batch, _ in islice(packed, args.steps + 2)]
+    trainers = {name: worker(replace(run, hyper=replace(run.hyper, **change))) for name, change in SETTINGS.items()}
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for batch in batches:
         for name, trainer in trainers.items():
-            times[name].append(trainer.seconds(batch))
+            times[name].append(seconds(trainer, batch))
     flops = 6 * account(run.config).active * statistics.mean(len(b.tokens) for b in batches)
-    peaks = {b: peak_flops(torch.bfloat16 if b else torch.float32) for b in (False, True)}
-    print(f"peak: {peaks[False] / 1e9:.0f} GFLOP/s in float32, {peaks[True] / 1e9:.0f} in bfloat16")
+    peaks = {name: peak_flops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    print(f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in bfloat16")
     first = statistics.median(times[next(iter(times))][2:])
     for name, trainer in trainers.items():
         took = statistics.median(times[name][2:])
-        share = flops / took / peaks[trainer.hyper.bfloat16]
+        share = flops / took / peaks[trainer.hyper.precision]
         print(f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak")
 
 

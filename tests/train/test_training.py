@@ -1,105 +1,61 @@
-"""Training: packing, losses, schedule, optimizers, and a run that goes on exactly where it was killed."""
+"""What a step is made of: schedules, optimizers, averages, clipping, accumulation, checkpointing, precision."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import islice, pairwise
+import warnings
+from itertools import pairwise
 from pathlib import Path
-from random import Random
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from training_runs import TINY, examples, tiny_run
 
-from ossia.config import ModelConfig
-from ossia.data.packing import Example, pack, split
-from ossia.errors import TrainingError
-from ossia.train.loop import Hyperparameters, Run, Stage, train
-from ossia.train.losses import cross_entropy, load_balance, router_z
-from ossia.train.optim import Muon, orthogonalize
+from ossia.batch import Batch
+from ossia.data.packing import PackedBatch, pack, split
+from ossia.errors import ConfigError
+from ossia.model import Transformer
+from ossia.train.balance import Balancer
+from ossia.train.checkpointing import checkpoint_layers, plain
+from ossia.train.optim import Average, Optimizers, StackedMuon, orthogonalize
 from ossia.train.schedule import Schedule
+from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
+from ossia.train.step import ThreadedStep, part_loss
+from ossia.train.weights import start
 
-TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
-    rope_ntk_beta=4.0,
-)  # fmt: skip
+NO_BALANCE = Balance(mode="none", router_z=0.0)
 
-
-def random_examples(start: int) -> Iterator[tuple[Example, int]]:
-    index = start
-    while True:
-        rng = Random(index)
-        ids = [rng.randrange(64)] * rng.randrange(2, 30)
-        yield Example(ids, [rng.random() < 0.6 for _ in ids]), index + 1
-        index += 1
-
-
-@given(st.integers(30, 200), st.integers(0, 50))
-def test_packing_loses_nothing_and_resumes(tokens: int, start: int) -> None:
-    batches = list(islice(pack(random_examples(start), tokens, 29, start), 6))
-    begin = start
-    for batch, state in batches:
-        examples = [e for e, _ in islice(random_examples(begin), state - begin)]
-        assert batch.tokens == [i for e in examples for i in e.ids[:-1]] and len(batch.tokens) <= tokens
-        assert batch.lengths == [len(e.ids) - 1 for e in examples]
-        assert batch.targets == [e.ids[n] for e in examples for n in range(1, len(e.ids)) if e.mask[n]]
-        assert [i for i, _ in islice(pack(random_examples(begin), tokens, 29, begin), 1)] == [batch]
-        begin = state
-
-
-@given(st.integers(60, 300), st.integers(1, 4))
-def test_split_keeps_every_target(tokens: int, parts: int) -> None:
-    batch = next(pack(random_examples(0), tokens, 29))[0]
-    shards = split(batch, parts)
-    assert len(shards) <= parts
-    assert [t for s in shards for t in s.targets] == batch.targets
-    for s in shards:
-        assert sum(s.lengths) == len(s.tokens) and len(s.rows) == len(s.targets)
-    pairs = [(s.tokens[r], t) for s in shards for r, t in zip(s.rows, s.targets, strict=True)]
-    assert pairs == [(batch.tokens[r], t) for r, t in zip(batch.rows, batch.targets, strict=True)]
-
-
-def test_examples_that_are_too_long_are_left_out() -> None:
-    long = (Example([1] * 50, [True] * 50), 1)
-    short = (Example([2] * 5, [True] * 5), 2)
-    batch, state = next(pack(iter([long, short, short, short]), 8, longest=20))
-    assert batch.lengths == [4, 4] and state == 2
-
-
-def test_cross_entropy_and_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ossia.train.losses.CHUNK_ELEMENTS", 64 * 3)
-    x, w = torch.randn(10, 8, requires_grad=True), torch.randn(64, 8, requires_grad=True)
-    target = torch.randint(0, 64, (10,))
-    got, want = cross_entropy(x, w, target), torch.nn.functional.cross_entropy(x @ w.T, target)
-    torch.testing.assert_close(got, want)
-    for a, b in zip(torch.autograd.grad(got * 3, (x, w)), torch.autograd.grad(want * 3, (x, w)), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_auxiliary_losses_at_known_points() -> None:
-    uniform = torch.zeros(64, 8)
-    assert float(router_z(uniform)) == pytest.approx(torch.log(torch.tensor(8.0)).item() ** 2)
-    one_sided = torch.zeros(64, 8)
-    one_sided[:, :2] = 50.0
-    assert float(load_balance(one_sided, 2)) == pytest.approx(8 / 2)
-    balanced = torch.full((8, 8), -50.0).fill_diagonal_(50.0)
-    assert float(load_balance(balanced, 1)) == pytest.approx(1.0)
+# ---- schedules ---------------------------------------------------------------------------------------------------
 
 
 def test_schedule_warms_up_stays_and_decays() -> None:
     s = Schedule(peak=1.0, steps=100, warmup=10, decay=0.5)
     rates = [s.at(n) for n in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9:50] == [1.0] * 41
-    assert all(a >= b for a, b in pairwise(rates[50:])) and rates[-1] < 0.01
+    assert rates[0] == pytest.approx(0.1) and rates[9:51] == [1.0] * 42
+    assert all(a > b for a, b in pairwise(rates[50:])) and rates[-1] < 0.01
+    assert rates[75] == pytest.approx(0.5)
+
+
+def test_shapes_and_floors() -> None:
+    linear = Schedule(peak=2.0, steps=100, warmup=0, decay=0.4, floor=0.25, shape="linear")
+    assert [linear.at(n) for n in (0, 60, 80, 100)] == pytest.approx([2.0, 2.0, 2 * 0.625, 0.5])
+    assert Schedule(1.0, 100, warmup=0, decay=0.0).at(99) == 1.0
+    cosine = Schedule(peak=1.0, steps=100, warmup=0, decay=1.0, floor=0.1)
+    assert [cosine.at(n) for n in (0, 50, 100)] == pytest.approx([1.0, 0.55, 0.1])
+
+
+@given(
+    st.integers(1, 300), st.integers(0, 400), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["cosine", "linear"])
+)
+def test_rates_stay_between_zero_and_the_peak(steps: int, warmup: int, decay: float, floor: float, shape: Any) -> None:
+    s = Schedule(3e-3, steps, warmup, decay, floor, shape)
+    assert all(0 <= s.at(n) <= 3e-3 for n in range(steps))
+
+
+# ---- optimizers --------------------------------------------------------------------------------------------------
 
 
 def test_muon_steps_have_singular_values_near_one() -> None:
@@ -109,85 +65,202 @@ def test_muon_steps_have_singular_values_near_one() -> None:
     p = torch.nn.Parameter(torch.randn(4, 8, 8))
     p.grad = torch.randn(4, 8, 8)
     before = p.detach().clone()
-    Muon([p], lr=0.1, weight_decay=0.0).step()
+    StackedMuon([p], lr=0.1, weight_decay=0.0).step()
     assert float((p.detach() - before).norm()) == pytest.approx(0.1 * 0.2 * 8**0.5 * 32**0.5, rel=0.3)
 
 
-def tiny_run(out: Path, steps: int = 6, save_every: int = 2) -> Run:
-    stages = (Stage("text", random_examples, steps), Stage("quantized", random_examples, 2, quantize=True))
-    return Run(TINY, stages, Hyperparameters(tokens_per_step=200, longest=100, peak_lr=5e-3, warmup=2), out, save_every)
+def test_a_stack_of_matrices_steps_like_each_of_them_in_torch() -> None:
+    stack = torch.nn.Parameter(torch.randn(3, 16, 40))
+    singles = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    ours = StackedMuon([stack], lr=0.02, weight_decay=0.1)
+    theirs = torch.optim.Muon(singles, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    before = stack.detach().clone()
+    for _ in range(5):
+        stack.grad = torch.randn(3, 16, 40)
+        for p, g in zip(singles, stack.grad.clone(), strict=True):
+            p.grad = g
+        ours.step()
+        theirs.step()
+    moved, expected = stack.detach() - before, torch.stack([p.detach() for p in singles]) - before
+    assert float((moved - expected).norm() / expected.norm()) < 0.02  # both iterate in bfloat16
 
 
-def losses(out: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()]
+def test_who_gets_which_optimizer_and_weight_decay() -> None:
+    model = Transformer(TINY)
+    model.layers[0].attn.q.weight.requires_grad_(False)
+    groups = [
+        (type(o).__name__, g) for o in Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True).all for g in o.param_groups
+    ]
+    names = {id(p): n for n, p in model.named_parameters()}
+    found = {names[id(p)]: (kind, g["weight_decay"]) for kind, g in groups for p in g["params"]}
+    assert found.keys() == set(names.values()) - {"layers.0.attn.q.weight"}
+    assert found["layers.1.attn.q.weight"] == ("Muon", 0.1)
+    assert found["layers.1.moe.experts.down.weight"] == ("StackedMuon", 0.1)
+    for name in ("embedding.weight", "unembedding.weight", "layers.0.moe.experts.down.bias", "layers.0.attn.sinks"):
+        assert found[name] == ("AdamW", 0.0)
+    adamw = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=False)
+    assert [g["weight_decay"] for g in adamw.all[0].param_groups] == [0.0, 0.1] and len(adamw.all) == 1
 
 
-def test_a_run_learns_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    whole = train(tiny_run(tmp_path / "a"))
-    train(tiny_run(tmp_path / "b"), stop_after=3)
-    resumed = train(tiny_run(tmp_path / "b"))
-    assert losses(tmp_path / "a") == losses(tmp_path / "b") and len(losses(tmp_path / "a")) == 8
-    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+@given(st.integers(1, 12), st.floats(0.0, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_the_average_is_the_weighted_mean_of_what_was_seen(updates: int, decay: float) -> None:
+    p = torch.randn(5, dtype=torch.float64)
+    average, seen = Average([p], decay), []
+    for _ in range(updates):
+        p.normal_()
+        seen.append(p.clone())
+        average.update()
+    weights = torch.tensor([decay ** (updates - 1 - n) for n in range(updates)], dtype=torch.float64)
+    expected = (torch.stack(seen) * weights[:, None]).sum(0) / weights.sum()
+    average.put()
+    torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
 
 
-KILLED = """
-import sys; sys.path[:0] = {path!r}
-from pathlib import Path
-from test_training import tiny_run
-from ossia.train.loop import train
-train(tiny_run(Path({out!r}), steps=400))
-"""
+# ---- a step ------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_with_the_same_losses(tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    script = KILLED.format(path=[str(Path(__file__).parent), *sys.path], out=str(out))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (out / "state.pt").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    train(tiny_run(out, steps=400), stop_after=12)
-    train(tiny_run(tmp_path / "whole", steps=400), stop_after=12)
-    assert losses(out)[:12] == losses(tmp_path / "whole")[:12]
+def a_batch(tokens: int = 200) -> PackedBatch:
+    return next(pack(examples(None), tokens, 100))[0]
 
 
-def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
-    train(tiny_run(tmp_path), stop_after=2)
-    with pytest.raises(TrainingError, match="another run: hyper"):
-        train(replace(tiny_run(tmp_path), hyper=Hyperparameters(peak_lr=1.0)))
-    (tmp_path / "state.pt").write_bytes(b"PK not a state")
-    with pytest.raises(TrainingError, match="delete it"):
-        train(tiny_run(tmp_path))
+def worker_of(out: Path, double: bool = False, **hyper: Any) -> ThreadedStep:
+    run = tiny_run(out, **hyper)
+    model = start(run)
+    if double:
+        model.double()
+        model.compute_dtype = model.residual_dtype = torch.float64
+    return ThreadedStep(model, run, Balancer(model, run.hyper.balance, run.steps))
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path) -> None:
-    run = tiny_run(tmp_path)
-    with pytest.raises(TrainingError, match="step"):
-        train(replace(run, hyper=replace(run.hyper, peak_lr=1e30, warmup=1)))
+def plain_loss(model: Transformer, batch: PackedBatch) -> Tensor:
+    """The formula, of full logits, one document after the other."""
+    losses, begin = [], 0
+    for length in batch.lengths:
+        tokens = torch.as_tensor(batch.tokens[begin : begin + length])
+        logits = model(tokens, Batch.packed([length]))
+        here = [n for n, row in enumerate(batch.rows) if begin <= row < begin + length]
+        rows = torch.tensor([int(batch.rows[n]) - begin for n in here], dtype=torch.int64)
+        targets = torch.tensor([int(batch.targets[n]) for n in here], dtype=torch.int64)
+        losses.append(torch.nn.functional.cross_entropy(logits[rows], targets, reduction="sum"))
+        begin += length
+    return torch.stack(losses).sum() / len(batch.targets)
 
 
-def test_a_stage_may_have_a_schedule_of_its_own(tmp_path: Path) -> None:
-    text, own = Stage("text", random_examples, 60), Stage("own", random_examples, 40, restart=1e-3)
-    alone = Run(TINY, (text,), Hyperparameters(peak_lr=5e-3, warmup=10), tmp_path)
-    both = replace(alone, stages=(text, own))
-    assert [both.lr(n) for n in range(60)] == [alone.lr(n) for n in range(60)]
-    rates = [both.lr(n) for n in range(60, 100)]
-    assert 5e-4 < max(rates) <= 1e-3 and rates[-1] < 1e-4
+@pytest.mark.parametrize(("shards", "accumulate"), [(1, 1), (3, 2)])
+def test_a_step_follows_the_clipped_gradient_of_the_plain_formula(tmp_path: Path, shards: int, accumulate: int) -> None:
+    """In float64: the loss, the norm and the gradients after clipping, however the step is cut."""
+    worker = worker_of(tmp_path, True, shards=shards, accumulate=accumulate, balance=NO_BALANCE, clip=0.5, muon=False)
+    batch = a_batch()
+    expected = plain_loss(worker.model, batch)
+    gradients = torch.autograd.grad(expected, worker.params)
+    norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item()
+    assert norm > 0.5
+    loss, metrics = worker.step(batch, 1e-3)
+    assert loss == pytest.approx(expected.item(), rel=1e-9) and metrics["gradient_norm"] == pytest.approx(
+        norm, rel=1e-6
+    )
+    for p, g in zip(worker.params, gradients, strict=True):
+        torch.testing.assert_close(p.grad, g * (0.5 / (norm + 1e-6)), rtol=1e-5, atol=1e-9)
+    worker.close()
 
 
-def test_examples_without_targets(tmp_path: Path) -> None:
-    """A part of a step may have nothing to learn; a whole step is refused."""
+def test_without_clipping_gradients_stay(tmp_path: Path) -> None:
+    worker = worker_of(tmp_path, clip=0.0)
+    _, metrics = worker.step(a_batch(), 1e-3)
+    norm = torch.stack([p.grad.square().sum() for p in worker.params if p.grad is not None]).sum().sqrt().item()
+    assert norm == pytest.approx(metrics["gradient_norm"], rel=1e-4) and norm > 1.0
+    worker.close()
 
-    def examples(start: int, learned: int) -> Iterator[tuple[Example, int]]:
-        for index, (example, state) in enumerate(random_examples(start)):
-            yield Example(example.ids, [index < learned] * len(example.ids)), state
 
-    hyper = Hyperparameters(tokens_per_step=200, shards=2, muon=False)
-    train(Run(TINY, (Stage("some", lambda start: examples(start, 1), 1),), hyper, tmp_path / "some"))
-    assert losses(tmp_path / "some")[0] > 1
-    with pytest.raises(TrainingError, match="no token to learn"):
-        train(Run(TINY, (Stage("none", lambda start: examples(start, 0), 1),), hyper, tmp_path / "none"))
+def test_accumulated_parts_are_the_same_bits_as_parts_side_by_side(tmp_path: Path) -> None:
+    """Without statistics over the whole step, which cannot know the parts to come."""
+    ways, balance = [(4, 1), (2, 2), (1, 4)], Balance(statistics="micro")
+    workers = [worker_of(tmp_path, shards=s, accumulate=a, balance=balance) for s, a in ways]
+    assert len(split(a_batch(), 4)) == 4
+    results = [[worker.step(a_batch(), 1e-3)[0] for _ in range(3)] for worker in workers]
+    assert results[0] == results[1] == results[2]
+    for other in workers[1:]:
+        assert all(map(torch.equal, workers[0].params, other.params))
+    for worker in workers:
+        worker.close()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("statistics", ["global", "sequence"])
+def test_forgetting_activations_changes_no_bit(tmp_path: Path, precision: Any, statistics: Any) -> None:
+    hyper = {"precision": precision, "balance": Balance(statistics=statistics), "accumulate": 2}
+    workers = [worker_of(tmp_path, checkpoint_layers=on, **hyper) for on in (False, True)]
+    found = [[worker.step(a_batch(), 1e-3) for _ in range(3)] for worker in workers]
+    assert found[0] == found[1]
+    assert all(map(torch.equal, workers[0].params, workers[1].params))
+    for worker in workers:
+        worker.close()
+
+
+def test_forgetting_keeps_less_and_can_be_taken_off() -> None:
+    model = Transformer(TINY).train()
+    model.init_weights(0)
+
+    def kept() -> int:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
+            part_loss(model, a_batch(), None, 0, 1.0, 1.0)
+        return sum(sizes)
+
+    before = kept()
+    checkpoint_layers(model)
+    assert kept() < before / 2
+    plain(model)
+    assert kept() == before
+
+
+@pytest.mark.slow
+def test_compiled_parts_compute_the_same(tmp_path: Path) -> None:
+    workers = [worker_of(tmp_path, compile=on, shards=2) for on in (False, True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        found = [[worker.step(a_batch(tokens), 1e-3)[0] for tokens in (200, 150, 230)] for worker in workers]
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    for worker in workers:
+        worker.close()
+
+
+def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
+    worker = worker_of(tmp_path, precision="bfloat16")
+    seen: dict[str, torch.dtype] = {}
+    router, attention = worker.model.layers[0].moe.router, worker.model.layers[0].attn
+    router.register_forward_hook(lambda m, args, out: seen.update(logits=out[2].dtype, weights=out[1].dtype))
+    attention.q.register_forward_hook(lambda m, args, out: seen.update(query=out.dtype))
+    attention.register_forward_hook(lambda m, args, out: seen.update(residual=out.dtype))
+    total, loss = part_loss(worker.model, a_batch(), None, 0, 1.0, 1.0)
+    rough, exact = torch.bfloat16, torch.float32
+    assert seen == {"logits": exact, "weights": exact, "query": rough, "residual": exact}
+    assert total.dtype == loss.dtype == exact and all(p.dtype == exact for p in worker.params)
+    worker.close()
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Hyperparameters(decay_shape="wavy"), "decay_shape must be one of cosine, linear"),  # type: ignore[arg-type]
+        (lambda: Hyperparameters(precision="float16"), "precision must be one of"),  # type: ignore[arg-type]
+        (lambda: Hyperparameters(ema=1.0), "ema must be at least 0 and less than 1"),
+        (lambda: Hyperparameters(accumulate=0), "accumulate must be 1 or more"),
+        (lambda: Hyperparameters(clip=-1.0), "clip must be 0 or more"),
+        (lambda: Hyperparameters(decay=1.5), "decay must be between 0 and 1"),
+        (lambda: Hyperparameters(peak_lr=0.0), "peak_lr must be more than 0"),
+        (lambda: Balance(mode="auto"), "balance.mode must be one of none, aux, bias"),  # type: ignore[arg-type]
+        (lambda: Balance(capacity=0.0), "balance.capacity must be more than 0"),
+        (lambda: Lora(rank=0), "lora.rank must be 1 or more"),
+        (lambda: Lora(attention=False, experts=False), "lora.attention or lora.experts"),
+        (lambda: Parallel(tp=0), "parallel.tp must be 1 or more"),
+        (lambda: tiny_run(Path(), steps=0), "steps and save_every must be 1 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()

@@ -1,13 +1,13 @@
-"""Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks of matrices included.
+"""Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks included; an average of weights.
 
 Muon (Keller Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the momentum with all its singular
-values brought to about 1. torch.optim.Muon takes single matrices only; an expert tensor
-[E, rows, columns] is E of them.
+values brought to about 1. torch.optim.Muon serves the single matrices; it refuses an expert tensor [E, rows, columns],
+which is E of them, so `StackedMuon` does for those the same, all E at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the reference, which drives singular values into [0.7, 1.2]
 STEPS = 5
+MOMENTUM = 0.95
 
 
 def orthogonalize(g: Tensor) -> Tensor:
@@ -30,11 +31,16 @@ def orthogonalize(g: Tensor) -> Tensor:
     return out.float()
 
 
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalized, times 0.2 sqrt(max(rows, columns)): then a step is as long as one of AdamW,
-    and both can share a learning rate and weight decay (Liu et al., arXiv 2502.16982, sec. 2.2)."""
+class StackedMuon(torch.optim.Optimizer):
+    """torch.optim.Muon with `match_rms_adamw`, for stacks of matrices [..., rows, columns].
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
+    Nesterov momentum, orthogonalized, times 0.2 sqrt(max(rows, columns)): then a step is as long as one of AdamW, and
+    both can share a learning rate and weight decay (Liu et al., arXiv 2502.16982, sec. 2.2).
+    """
+
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = MOMENTUM, weight_decay: float = 0.1
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -59,16 +65,22 @@ class Optimizers:
     def __init__(
         self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], muon: bool
     ) -> None:
-        """Weight decay on matrices only: not on biases, norms, sinks, nor the two tables."""
-        named = list(model.named_parameters())
+        """For the parameters that ask for gradients. Weight decay on matrices only: not on biases, norms, sinks, the
+        two tables, nor LoRA's factors."""
+        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
-        others = [p for n, p in named if not (n.endswith("weight") and "embedding" not in n)]
-        groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+        chosen = {id(p) for p in matrices}
+        groups: list[dict[str, Any]] = [{"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0}]
         if not muon:
             groups.append({"params": matrices, "weight_decay": weight_decay})
         self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
-        if muon:
-            self.all.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
+        single = [p for p in matrices if p.ndim == 2]
+        stacked = [p for p in matrices if p.ndim > 2]
+        if muon and single:
+            same_step = {"momentum": MOMENTUM, "adjust_lr_fn": "match_rms_adamw"}
+            self.all.append(torch.optim.Muon(single, lr=lr, weight_decay=weight_decay, **same_step))  # type: ignore[arg-type]
+        if muon and stacked:
+            self.all.append(StackedMuon(stacked, lr=lr, weight_decay=weight_decay))
 
     def step(self, lr: float) -> None:
         for optimizer in self.all:
@@ -82,3 +94,34 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+class Average:
+    """Exponential moving average of parameters: after n updates, the mean of what they were, weighted by
+    decay^(n - i), the weights adding up to 1 (the correction of Adam, arXiv 1412.6980, sec. 3)."""
+
+    def __init__(self, params: Sequence[Tensor], decay: float) -> None:
+        self.params, self.decay, self.updates = params, decay, 0
+        self.values = [p.detach().clone() for p in params]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        share = (1 - self.decay) / (1 - self.decay**self.updates)  # 1 at first: nothing is left of the initial values
+        for value, p in zip(self.values, self.params, strict=True):
+            value.lerp_(p, share)
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Make the parameters what their average is."""
+        for value, p in zip(self.values, self.params, strict=True):
+            p.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "values": self.values}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        for value, saved in zip(self.values, state["values"], strict=True):
+            value.copy_(saved)

@@ -1,41 +1,171 @@
 """The resumable state of a run: everything that decides what comes next. Not a released checkpoint.
 
-One torch file, written to a temporary name and renamed, so that a kill at any moment leaves the old one or the new.
+One torch file, written under a temporary name and renamed, so that a kill or a full disk at any moment leaves the old
+one or the new. Knows files and dictionaries of tensors; what they mean is the trainer's.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from ossia.errors import TrainingError
 
+STATE = "state.pt"
+State = dict[str, Any]
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+
+class Saver:
+    """`folder/state.pt`, read at once and written by a thread of its own.
+
+    An error of that thread is raised by what is asked next: `check`, `write` or `wait`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / STATE
+        self._pool = ThreadPoolExecutor(1, "state")
+        self._writing: Future[None] | None = None
+
+    def load(self, identity: dict[str, Any]) -> State | None:
+        return load_state(self.path, identity)
+
+    def write(self, state: State) -> None:
+        """Begin to write `state`, whose tensors nobody may change from here on (see `copied`)."""
+        self.wait()
+        self._writing = self._pool.submit(save_state, self.path, state)
+
+    def check(self) -> None:
+        """Raise the error of a write that failed meanwhile."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until what was begun is on the disk."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def copied(value: Any) -> Any:
+    """`value` with every tensor in it copied to memory of its own, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return type(value)(map(copied, value)) if isinstance(value, list | tuple) else value
+
+
+def save_state(path: Path, state: State) -> None:
+    """Replace `path`. Raises `TrainingError` with the bytes that were needed if they cannot be written; what was at
+    `path` is then still there."""
+    with replacing(path, lambda: _bytes_of(state)) as file:
         torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
-def load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+def load_state(path: Path, identity: dict[str, Any]) -> State | None:
     """The state at `path`, or None if there is none. Raises `TrainingError` if it is of another run or unreadable."""
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{path} cannot be read ({error}); delete it to start again") from error
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise TrainingError(f"{path} cannot be read{why}; if it is damaged, delete it to start again") from error
     found = state.get("identity", {})
-    if changed := sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k)):
+    if changed := [_difference(k, found, identity) for k in sorted(identity.keys() | found.keys())
+                   if identity.get(k) != found.get(k)]:  # fmt: skip
         raise TrainingError(
-            f"{path} is of another run: {', '.join(changed)} differ; use another folder or delete it to start again"
+            f"{path} is of another run: {'; '.join(changed)}; use another folder, or delete it to start again"
         )
     return state
+
+
+def _difference(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    return f"{name} was {found.get(name)!r} and is {wanted.get(name)!r}"
+
+
+class _Watched:
+    """A file that remembers which error a write met: torch.save hides it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.error = file, None
+
+    error: OSError | None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@contextmanager
+def replacing(path: Path, needed: Callable[[], int]) -> Iterator[Any]:
+    """A binary file to fill, which becomes `path` if the body succeeds and vanishes if it does not.
+
+    Raises `TrainingError` if the system refuses a write, with the `needed()` bytes of the whole.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    watched: _Watched | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb", buffering=1 << 20) as file:
+            watched = _Watched(file)
+            yield watched
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        reason = error if isinstance(error, OSError) else watched.error if watched is not None else None
+        if reason is None:
+            raise
+        raise TrainingError(_no_room(path, reason, needed())) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _no_room(path: Path, reason: OSError, needed: int) -> str:
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} are free there"
+    except OSError:
+        free = "how many are free there is unknown"
+    kept = f"the {path.name} from before is untouched" if path.exists() else f"there was no {path.name} yet"
+    return (
+        f"{path}: cannot be written ({reason.strerror}): {needed:,} bytes are needed, {free}; {kept}. "
+        "Make room and start the run again: it goes on from its last state"
+    )
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self.count += size
+        return size
+
+    def flush(self) -> None:
+        pass
+
+
+def _bytes_of(state: State) -> int:
+    counter = _Counter()
+    torch.save(state, counter)  # type: ignore[arg-type]
+    return counter.count

@@ -1,0 +1,84 @@
+"""A run and what it reports: the data that the trainer, its observers and the recipes share. No torch, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ossia.config import ModelConfig, as_dict
+from ossia.data.packing import ExamplesFrom
+from ossia.errors import ConfigError
+from ossia.train.schedule import Schedule
+from ossia.train.settings import Hyperparameters, Lora, Parallel
+
+if TYPE_CHECKING:
+    from ossia.mxfp4 import ScaleRule
+
+
+@dataclass(frozen=True)
+class Run:
+    """`steps` optimizer steps on the examples that `examples(state)` yields as (example, state to go on from).
+
+    `out` gets `state.pt` (to resume), `log.jsonl`, and in the end `weights.safetensors` (native names, float32) with
+    `config.json`. `start_from` is such a folder, or a released checkpoint in any published layout.
+    """
+
+    name: str
+    config: ModelConfig
+    examples: ExamplesFrom
+    steps: int
+    hyper: Hyperparameters
+    out: Path
+    start_from: Path | None = None
+    quantize: bool | ScaleRule = False  # train experts as the MXFP4 values they will be exported as; True: by `rceil`
+    lora: Lora | None = None  # train low-rank changes only
+    save_every: int = 200
+    parallel: Parallel | None = None  # None: this process alone
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.save_every) < 1:
+            raise ConfigError(f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}")
+        if self.lora is not None and self.start_from is None:
+            raise ConfigError("LoRA changes a model that is there already: give start_from")
+        if self.lora is not None and self.quantize and not self.lora.experts:
+            raise ConfigError("quantize trains the experts, which lora.experts=false keeps as they are: choose one")
+
+    def lr(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        h = self.hyper
+        return Schedule(h.peak_lr, self.steps, h.warmup, h.decay, h.floor, h.decay_shape).at(step)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its resumption: JSON values by dotted name. The number of processes
+        may change."""
+        parts = {"config": as_dict(self.config), "hyper": asdict(self.hyper), "lora": self.lora and asdict(self.lora)}
+        return _flat({"name": self.name, "steps": self.steps, "quantize": self.quantize, **parts})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. `metrics` go to the log as they are; `load` is [layer][expert], shares of assignments."""
+
+    step: int  # of `steps`, counted from 1
+    steps: int
+    loss: float
+    lr: float
+    tokens: int
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    load: tuple[tuple[float, ...], ...] = ()
+
+
+Watcher = Callable[[StepReport], None]

@@ -1,0 +1,119 @@
+"""What a training run is, in numbers: every switch of the trainer, as frozen dataclasses.
+
+Knows no tensors and no files. A recipe makes one of these; `ossia train RECIPE key=value` replaces single fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from ossia.errors import ConfigError
+
+BalanceMode = Literal["none", "aux", "bias"]
+Statistics = Literal["micro", "sequence", "global"]
+Precision = Literal["float32", "bfloat16"]
+Decay = Literal["cosine", "linear"]
+
+
+def _require(good: bool, name: str, must: str, found: Any) -> None:
+    if not good:
+        raise ConfigError(f"{name} must be {must}, found {found!r}")
+
+
+def _require_one_of(choices: Any, name: str, found: Any) -> None:
+    _require(found in get_args(choices), name, f"one of {', '.join(get_args(choices))}", found)
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How the router is kept from sending everything to a few experts.
+
+    `aux` adds the Switch loss, over the tokens of a part of a step ("micro"), of each document ("sequence") or of the
+    whole step on all ranks ("global"). `bias` adds no loss: a bias per expert, moved by the signs of the loads, takes
+    part in the choice alone (arXiv 2408.15664) and is annealed to 0 before the end, because the published format has
+    no such bias. What gpt-oss was trained with is not public.
+    """
+
+    mode: BalanceMode = "aux"
+    statistics: Statistics = "global"
+    aux: float = 1e-2  # coefficient of the Switch loss
+    router_z: float = 1e-3  # coefficient of the router z-loss, in every mode
+    bias_rate: float = 1e-2  # by how much a step moves a bias; in units of logits
+    capacity: float | None = None  # of an expert, in units of k T / E tokens; the rest is dropped. None: no limit
+
+    def __post_init__(self) -> None:
+        _require_one_of(BalanceMode, "balance.mode", self.mode)
+        _require_one_of(Statistics, "balance.statistics", self.statistics)
+        for name in ("aux", "router_z", "bias_rate"):
+            _require(getattr(self, name) >= 0, f"balance.{name}", "0 or more", getattr(self, name))
+        _require(self.capacity is None or self.capacity > 0, "balance.capacity", "more than 0", self.capacity)
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank changes to frozen weights: W + (alpha / rank) B A (arXiv 2106.09685)."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    attention: bool = True  # q, k, v and out
+    experts: bool = True  # gate_up and down of every expert, packed ones included
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 1, "lora.rank", "1 or more", self.rank)
+        _require(self.attention or self.experts, "lora.attention or lora.experts", "true", False)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Processes by what they share; their product is the number of processes."""
+
+    replicate: int = 1  # whole copies of the groups below
+    fsdp: int = 1  # each holds a slice of every parameter
+    ep: int = 1  # each holds some of the experts; processes of this dimension also see different tokens
+    tp: int = 1  # each holds some of the heads, and a slice of every expert's width; they see the same tokens
+
+    def __post_init__(self) -> None:
+        for name in ("replicate", "fsdp", "ep", "tp"):
+            _require(getattr(self, name) >= 1, f"parallel.{name}", "1 or more", getattr(self, name))
+
+    @property
+    def processes(self) -> int:
+        return self.replicate * self.fsdp * self.ep * self.tp
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How a run optimizes. Defaults suit a model of a few million parameters."""
+
+    tokens_per_step: int = 8192  # of one optimizer step: all parts, accumulations and processes together
+    longest: int = 1024  # tokens of one example
+    peak_lr: float = 2e-3
+    warmup: int = 100  # steps
+    decay: float = 0.5  # share of the steps, at the end; 1.0 with "cosine" is the usual cosine schedule
+    decay_shape: Decay = "cosine"
+    floor: float = 0.0  # where the decay ends, as a share of the peak
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    muon: bool = True  # for matrices; otherwise, and for LoRA, AdamW for everything
+    clip: float = 1.0  # of the norm of all gradients; 0 for none
+    ema: float = 0.0  # decay of an exponential moving average of the weights, which is then what a run ends with
+    balance: Balance = Balance()
+    accumulate: int = 1  # parts of a step that are worked on one after the other, to save memory
+    shards: int = 2  # parts of those that are worked on side by side, one thread each; their number shapes the sums
+    precision: Precision = "float32"  # of matrix products; weights, residual stream, router and loss stay float32
+    checkpoint_layers: bool = False  # compute a layer's activations again in the backward pass instead of keeping them
+    compile: bool = False  # torch.compile of what is no hand-written kernel; needs a C++ compiler
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require_one_of(Decay, "decay_shape", self.decay_shape)
+        _require_one_of(Precision, "precision", self.precision)
+        for name in ("tokens_per_step", "longest", "accumulate", "shards"):
+            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+        for name in ("warmup", "weight_decay", "clip"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in ("decay", "floor"):
+            _require(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
+        _require(self.peak_lr > 0, "peak_lr", "more than 0", self.peak_lr)
+        _require(0 <= self.ema < 1, "ema", "at least 0 and less than 1", self.ema)
