@@ -1,4 +1,4 @@
-"""The command line: `ossia {chat, generate, serve, info, convert, eval, bench, harmony}`.
+"""The command line: `ossia {chat, generate, serve, train, info, convert, eval, bench, harmony}`.
 
 Knows arguments, their help and the exit codes. What a command does is `commands.py`; nothing here imports
 torch, so that `ossia --help` is quick.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import Any
 
-from ossia import __version__, commands
+from ossia import __version__, arguments, commands, serve_options, train_command
 from ossia.errors import OssiaError
 
 TOP = """\
@@ -24,6 +22,7 @@ to begin with:
   ossia chat gpt-oss-20b                            download the published model and talk to it
   echo 'What is 37 + 48?' | ossia chat              answer each line of a file or pipe
   ossia serve gpt-oss-20b                           for OpenAI and Anthropic clients, and a page to chat on
+  ossia train sft data=chats.jsonl                  fine-tune on conversations of your own
   ossia info gpt-oss-120b                           what a model consists of; needs no weights
   ossia convert gpt-oss-20b DIR --to hf-bf16        rewrite a checkpoint in another layout
   ossia harmony render chat.json                    the tokens a model reads for a conversation, and back
@@ -69,32 +68,6 @@ examples:
 The text goes to the model as it is, nothing before it. Sampling ends at <|return|>, <|call|>, <|endoftext|>
 or --max-tokens. --json prints one object: prompt_ids, ids, text, finish_reason ("stop" or "length") and
 logprobs, the natural logarithms of the probabilities before temperature and filters.
-"""
-
-SERVE = """\
-OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000; a browser
-finds a page to chat on. Which model a request names does not matter, unless --strict-model-names.
-
-keys:
-  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N]
-  KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too, or several
-  between commas. Without keys only this machine is let in, unless --insecure.
-
-end:
-  SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain seconds. A second
-  signal ends at once.
-
-scripts:
-  Each line is what a model says at one go; the last is repeated. Names of special tokens are those tokens.
-  {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}; MODEL gives the tokenizer.
-
-examples:
-  ossia serve                                       nano, the small model inside ossia
-  ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
-  ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store responses.db --secret-file secret
-  ossia serve nano --script answers.jsonl           to test a client
-
-OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
 """
 
 INFO = """\
@@ -201,7 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that cannot be shown is no reason to stop
-    args = parser().parse_args(argv)
+    whole = parser()
+    args, rest = whole.parse_known_args(argv)
+    if rest and not train_command.takes(args, rest):  # key=value may stand behind options, too
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         args.run(args)
         sys.stdout.flush()
@@ -228,19 +204,22 @@ def _fail(code: int, message: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    about = "gpt-oss in one readable package: chat with a model, complete text, inspect, convert and measure."
-    top = argparse.ArgumentParser("ossia", description=about, epilog=TOP, formatter_class=_Help)
+    about = "gpt-oss in one readable package: chat with a model, complete text, train, inspect, convert and measure."
+    top = argparse.ArgumentParser("ossia", description=about, epilog=TOP, formatter_class=arguments.Help)
     top.add_argument("--version", action="version", version=f"ossia {__version__}")
     added = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], about: str, epilog: str) -> Any:
-        made = added.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=_Help)
+        made = added.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=arguments.Help)
         made.set_defaults(run=run)
         return made
 
     _chat(command("chat", commands.chat, "Talk to a model, in the terminal or through a pipe.", CHAT))
     _generate(command("generate", commands.generate, "Complete text or token ids, no chat.", GENERATE))
-    _serve(command("serve", commands.serve, "Serve a model over HTTP, and a page to chat on.", SERVE))
+    about = "Serve a model over HTTP, and a page to chat on."
+    serve_options.add(command("serve", commands.serve, about, serve_options.TEXT))
+    about = "Train, fine-tune or plan: run a recipe, see what it would cost, lay a model out over many GPUs."
+    train_command.add(command("train", train_command.train, about, train_command.TEXT))
     _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
     _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
     _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
@@ -249,18 +228,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Texts as they are written, options in a column of their own."""
-
-    def __init__(self, prog: str, **given: Any) -> None:
-        super().__init__(prog, max_help_position=28, **given)
-
-
 # ---- arguments -----------------------------------------------------------------------------------
 
 
 def _chat(p: argparse.ArgumentParser) -> None:
-    _model(p)
+    arguments.model(p)
     text = "how much to reason before the answer (default: medium)"
     p.add_argument("--effort", choices=("low", "medium", "high"), default="medium", help=text)
     p.add_argument("--instructions", metavar="TEXT", help="developer instructions: how to behave")
@@ -271,69 +243,28 @@ def _chat(p: argparse.ArgumentParser) -> None:
     text = "print only answers and tool calls"
     shown.add_argument("--hide-reasoning", dest="show_reasoning", action="store_false", help=text)
     text = "YYYY-MM-DD, today or none: what the model is told (default: today)"
-    p.add_argument("--date", default="today", type=_date, metavar="DATE", help=text)
+    p.add_argument("--date", default="today", type=arguments.day, metavar="DATE", help=text)
     text = "do not keep what is typed for the next session"
     p.add_argument("--no-history", action="store_true", help=text)
-    _computing(p)
-    _sampling(p, None)
+    arguments.computing(p)
+    arguments.sampling(p, None)
 
 
 def _generate(p: argparse.ArgumentParser) -> None:
-    _model(p)
+    arguments.model(p)
     prompt = p.add_mutually_exclusive_group()
     prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from (default: what stdin holds)")
     prompt.add_argument("--prompt-file", metavar="FILE", help="a text file to go on from")
-    prompt.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids to go on from")
+    prompt.add_argument("--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids to go on from")
     text = "names such as <|start|> in the text are special tokens; specials are printed too"
     p.add_argument("--specials", action="store_true", help=text)
     p.add_argument("--json", action="store_true", help="print one JSON object, at the end")
-    _computing(p)
-    _sampling(p, 256)
-
-
-def _serve(p: argparse.ArgumentParser) -> None:
-    _model(p)
-    group = p.add_argument_group("who may ask")
-    text = "address to listen on; other than loopback only with a key (default: 127.0.0.1)"
-    group.add_argument("--host", default="127.0.0.1", help=text)
-    group.add_argument("--port", type=_port, default=8000, metavar="N", help="0: any free one (default: 8000)")
-    group.add_argument("--api-key-file", metavar="FILE", help="keys and their limits, see below")
-    group.add_argument(
-        "--insecure", action="store_true", help="let other machines, and pages by other names, in without a key"
-    )
-    text = "pages that may ask from a browser, such as https://example.org; repeatable (default: none)"
-    group.add_argument("--cors-origin", action="append", metavar="ORIGIN", help=text)
-    group = p.add_argument_group("answers")
-    group.add_argument("--model-name", metavar="NAME", help="what clients call it (default: after MODEL)")
-    group.add_argument("--strict-model-names", action="store_true", help="refuse requests that name another model")
-    text = "how much to reason where a request says nothing (default: medium)"
-    group.add_argument("--default-effort", choices=("low", "medium", "high"), default="medium", help=text)
-    text = "do not hold answers to the grammar of Harmony and of their tools; schemas of a request still hold"
-    group.add_argument("--unconstrained", action="store_true", help=text)
-    group.add_argument("--script", metavar="FILE", help="say what FILE says, see below; no model is loaded")
-    text = "of --script: what a step takes (default: 0)"
-    group.add_argument("--script-delay", type=_seconds, default=0.0, metavar="TIME", help=text)
-    group = p.add_argument_group("limits", "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d.")
-    text = "requests answered or waiting; one more gets a 429 (default: 256)"
-    group.add_argument("--max-queue", type=_positive, default=256, metavar="N", help=text)
-    text = "of a request; a larger one gets a 413 (default: 32MiB)"
-    group.add_argument("--max-body", type=_bytes, default=32 << 20, metavar="SIZE", help=text)
-    text = "that running answers have when the server is stopped (default: 30s)"
-    group.add_argument("--drain", type=_seconds, default=30.0, metavar="TIME", help=text)
-    group = p.add_argument_group("what is kept")
-    text = "a file for responses and conversations (default: in memory)"
-    group.add_argument("--store", metavar="FILE", help=text)
-    group.add_argument("--store-ttl", type=_seconds, default=2592000.0, metavar="TIME", help="(default: 30d)")
-    group.add_argument("--store-bytes", type=_bytes, default=1 << 30, metavar="SIZE", help="(default: 1GiB)")
-    text = "seals reasoning that clients keep; made if it is not there (default: a new secret every time)"
-    group.add_argument("--secret-file", metavar="FILE", help=text)
-    group.add_argument("--log-prompts", action="store_true", help="write what is asked to the log, too")
-    group = _computing(p)
-    group.add_argument("--warm-up", action="store_true", help="compute a short answer before the first request")
+    arguments.computing(p)
+    arguments.sampling(p, 256)
 
 
 def _info(p: argparse.ArgumentParser) -> None:
-    _model(p)
+    arguments.model(p)
     p.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -350,41 +281,41 @@ def _convert(p: argparse.ArgumentParser) -> None:
     text = "instead of SRC: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
     p.add_argument("--random", metavar="PRESET", help=text)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of --random (default: 0)")
-    p.add_argument("--layers", type=_positive, metavar="N", help="of --random: not as many as the preset")
+    p.add_argument("--layers", type=arguments.positive, metavar="N", help="of --random: not as many as the preset")
 
 
 def _eval(p: argparse.ArgumentParser) -> None:
-    _model(p)
-    p.add_argument("--samples", type=_positive, default=50, metavar="N", help="problems a task (default: 50)")
+    arguments.model(p)
+    p.add_argument("--samples", type=arguments.positive, default=50, metavar="N", help="problems a task (default: 50)")
     text = "arithmetic, word problems, facts, multi-turn, calculator or scope; repeatable (default: all)"
     p.add_argument("--task", action="append", metavar="TASK", help=text)
     text = "repeatable (default: all three)"
     p.add_argument("--effort", action="append", choices=("low", "medium", "high"), help=text)
     text = "which problems are drawn (default: 0)"
     p.add_argument("--problem-seed", type=int, default=0, metavar="N", help=text)
-    p.add_argument("--failures", type=_positive, metavar="N", help="also print the first N wrong answers")
+    p.add_argument("--failures", type=arguments.positive, metavar="N", help="also print the first N wrong answers")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    _computing(p)
-    _sampling(p, 512)
+    arguments.computing(p)
+    arguments.sampling(p, 512)
 
 
 def _bench(p: argparse.ArgumentParser) -> None:
-    _model(p)
+    arguments.model(p)
     text = "instead of MODEL: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
     p.add_argument("--random", metavar="PRESET", help=text)
     text = "what to measure, see below (default: prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
     p.add_argument("--phases", metavar="LIST", help=text)
-    p.add_argument("--repetitions", type=_positive, default=3, metavar="N", help="of every phase (default: 3)")
+    p.add_argument("--repetitions", type=arguments.positive, default=3, metavar="N", help="of every phase (default: 3)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    _computing(p)
+    arguments.computing(p)
 
 
 def _harmony(added: Any) -> None:
     about = "Debug prompts: render conversations to tokens, parse tokens to messages."
-    group = added.add_parser("harmony", help=about, description=about, epilog=HARMONY, formatter_class=_Help)
+    group = added.add_parser("harmony", help=about, description=about, epilog=HARMONY, formatter_class=arguments.Help)
     verbs = group.add_subparsers(title="what to do", metavar="render|parse", required=True)
     about = "A conversation as the tokens that a model reads."
-    p = verbs.add_parser("render", help=about, description=about, epilog=RENDER, formatter_class=_Help)
+    p = verbs.add_parser("render", help=about, description=about, epilog=RENDER, formatter_class=arguments.Help)
     p.set_defaults(run=commands.harmony_render)
     p.add_argument("file", nargs="?", default="-", metavar="FILE", help="a conversation in JSON (default: stdin)")
     text = "faithful or compat, see below (default: faithful)"
@@ -395,16 +326,16 @@ def _harmony(added: Any) -> None:
     p.add_argument("--keep-analysis", action="store_true", help="do not drop the reasoning of finished turns")
     p.add_argument("--chat", action="store_true", help="FILE is a chat-completions request")
     text = "of --chat: YYYY-MM-DD, today or none (default: today)"
-    p.add_argument("--date", default="today", type=_date, metavar="DATE", help=text)
+    p.add_argument("--date", default="today", type=arguments.day, metavar="DATE", help=text)
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--tokens", action="store_true", help="one token a line: place, id, text")
     shown.add_argument("--json", action="store_true", help="one JSON object: text, ids, and the mask of training")
     _tokenizer(p)
     about = "Tokens, or text, as the messages they stand for, with what had to be repaired."
-    p = verbs.add_parser("parse", help=about, description=about, epilog=PARSE, formatter_class=_Help)
+    p = verbs.add_parser("parse", help=about, description=about, epilog=PARSE, formatter_class=arguments.Help)
     p.set_defaults(run=commands.harmony_parse)
     p.add_argument("file", nargs="?", default="-", metavar="FILE", help="text or a JSON list of ids (default: stdin)")
-    p.add_argument("--ids", type=_ids, metavar="1,2,3", help="token ids, instead of FILE")
+    p.add_argument("--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids, instead of FILE")
     text = "whose message the stream goes on with; none: it begins with <|start|> (default: found out)"
     roles = ("auto", "none", "assistant", "user", "system", "developer", "tool")
     p.add_argument("--role", choices=roles, default="auto", metavar="ROLE", help=text)
@@ -415,91 +346,3 @@ def _harmony(added: Any) -> None:
 def _tokenizer(p: argparse.ArgumentParser) -> None:
     text = "o200k_harmony, nano, or a folder with a tokenizer.json (default: o200k_harmony)"
     p.add_argument("--tokenizer", default="o200k_harmony", metavar="NAME", help=text)
-
-
-def _model(p: argparse.ArgumentParser) -> None:
-    text = "nano, a folder, gpt-oss-20b, gpt-oss-120b or a Hugging Face id (default: nano)"
-    p.add_argument("model", nargs="?", default="nano", metavar="MODEL", help=text)
-
-
-def _computing(p: argparse.ArgumentParser) -> Any:
-    group = p.add_argument_group("computing")
-    text = "what to compute in (default: bfloat16)"
-    group.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=text)
-    group.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
-    text = "attention and unembedding: bf16 as published, exact; or int8, half the bytes (default: bf16)"
-    group.add_argument("--dense", choices=("bf16", "int8"), default="bf16", help=text)
-    text = "what experts' MXFP4 weights are multiplied with: bf16, exact; or int8, faster (default: bf16)"
-    group.add_argument("--activations", choices=("bf16", "int8"), default="bf16", help=text)
-    text = "keys and values in the cache: bf16, or int8, half the memory (default: bf16)"
-    group.add_argument("--kv", choices=("bf16", "int8"), default="bf16", help=text)
-    text = "map: weights stay in the file; promote: they move to memory while answers flow; copy: before the first "
-    text += "answer (default: promote). No answer depends on it"
-    group.add_argument("--load", dest="loading", choices=("map", "promote", "copy"), default="promote", help=text)
-    text = "of the CPU (default: as many as there are cores)"
-    group.add_argument("--threads", type=_positive, metavar="N", help=text)
-    text = "memory for keys and values, such as 4GiB (default: half of what the weights leave free)"
-    group.add_argument("--kv-memory", type=_bytes, metavar="SIZE", help=text)
-    return group
-
-
-def _sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
-    group = p.add_argument_group("sampling", "What is not given is the model's own, else the default.")
-    text = "0: always the likeliest token (default: 1)"
-    group.add_argument("--temperature", type=float, metavar="X", help=text)
-    text = "draw from the likeliest tokens that together have probability X (default: 1)"
-    group.add_argument("--top-p", type=float, metavar="X", help=text)
-    text = "draw from the N likeliest tokens; 0: from all (default: 0)"
-    group.add_argument("--top-k", type=int, metavar="N", help=text)
-    text = "draw from tokens at least X times as likely as the likeliest (default: 0)"
-    group.add_argument("--min-p", type=float, metavar="X", help=text)
-    text = "the same seed draws the same tokens (default: a new one every time)"
-    group.add_argument("--seed", type=int, metavar="N", help=text)
-    text = f"sample at most N tokens (default: {max_tokens or 'until the context is full'})"
-    group.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number, at least 1, found {text!r}")
-    return int(text)
-
-
-def _bytes(text: str) -> int:
-    """ "4GiB", "512M", "1.5 GB" or a number of bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"expected a size such as 4GiB or 512MB, found {text!r}")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, found {text!r}")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    """ "500ms", "30s", "15min", "12h", "30d" or a number of seconds."""
-    units = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
-    if match is None or match[2].lower() not in units:
-        raise argparse.ArgumentTypeError(f"expected a time such as 30s, 15min, 12h or 30d, found {text!r}")
-    return float(match[1]) * units[match[2].lower()]
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers between commas, found {text!r}") from None
-
-
-def _date(text: str) -> str | None:
-    if text == "none":
-        return None
-    try:
-        return (date.today() if text == "today" else date.fromisoformat(text)).isoformat()
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected YYYY-MM-DD, today or none, found {text!r}") from None
