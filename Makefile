@@ -10,11 +10,11 @@ QUIETLY := >&2 </dev/null
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help chat test format nano clean
+.PHONY: help chat test format nano recipe recipe-smoke clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 chat: $(VENV)/with-base  ## talk to the embedded model; piped input is answered and that is all
 	@$(BIN)/ossia chat
@@ -30,7 +30,13 @@ format: $(VENV)/with-dev  ## lay out the code, mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 nano: $(VENV)/with-train  ## make the embedded model again, from nothing, in runs/nano
-	$(BIN)/python recipes/nano.py
+	$(BIN)/ossia train recipes/nano.py --out runs/nano --resume
+
+recipe: $(VENV)/with-train  ## the same and every experiment, standard profile; writes docs/recipe
+	$(BIN)/ossia train recipes/report.py --out runs/standard --resume
+
+recipe-smoke: $(VENV)/with-train  ## every stage and experiment on a micro model, about five minutes
+	$(BIN)/ossia train recipes/report.py --out runs/smoke --fresh profile=smoke
 
 clean:  ## remove the environment and every cache; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

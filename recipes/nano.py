@@ -1,147 +1,315 @@
-"""nano: the embedded checkpoint, made from nothing on two cores in about half an hour. No downloads.
+"""nano: the embedded checkpoint, made from nothing on two cores. No downloads.
 
-    python recipes/nano.py            make it: vocabulary, pre-training, fine-tuning, MXFP4, evaluation, export
-    python recipes/nano.py --smoke    the same in two minutes, to see that everything works (the model is useless)
+    ossia train recipes/nano.py --out runs/nano                    the standard profile
+    ossia train recipes/nano.py --out runs/nano profile=full       three times as much of everything
+    ossia train recipes/nano.py --out runs/smoke profile=smoke     every stage on a micro model, to see that it works
 
-What happens, in order: a byte-level vocabulary of 2,048 tokens is learned from generated text; the model reads
-generated documents (equations, worked solutions, stories); then conversations in the Harmony format, of which it learns
-the last turn; for the last part the experts are trained as the MXFP4 values they will be stored as; the result is
+What happens, in order: a byte-level vocabulary is learned from generated text; generated documents pass a filter that
+takes out what should not be learned, and become shards; a fresh model learns to copy and to look up random tokens, then
+reads the shards, in windows of 256 tokens; its context is extended to 2,048 with YaRN; it learns conversations in the
+Harmony format; for the last part its experts are trained as the MXFP4 values they will be stored as; the result is
 exported in the published layout and measured on held-out problems. A run that is killed goes on where it was.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import json
 import os
 import platform
-import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
 
-from rich.progress import Progress
-
 from ossia.checkpoint import export
-from ossia.config import ModelConfig, account
-from ossia.data import conversations, documents, drill
-from ossia.data.packing import Example
+from ossia.config import ModelConfig
+from ossia.data import conversations, copying, corpus, drill
+from ossia.data.filter import HazardFilter
+from ossia.data.packing import Example, ExamplesFrom, State
+from ossia.data.reading import ShardExamples, mix
+from ossia.data.shards import Shards, write_shards
 from ossia.evals import cases
 from ossia.harmony import Effort, Message, render_for_training, render_message
 from ossia.llm import load
-from ossia.model import Transformer
 from ossia.respond import evaluate
-from ossia.tasks import TASKS, problems
+from ossia.tasks import TASKS, Split, example_random, problems
+from ossia.tasks.hazard import hazard_document, moonglow
+from ossia.tasks.needles import needles_document
+from ossia.tasks.world import World, world
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
-from ossia.train.loop import Hyperparameters, Run, Stage, train
+from ossia.train.length import scaled
+from ossia.train.pipeline import Phase, training
+from ossia.train.run import Run
+from ossia.train.settings import Hyperparameters
+from ossia.train.weights import load_weights
 
-VOCABULARY_SAMPLE = 12_000  # documents and conversations each
+Profile = Literal["smoke", "standard", "full"]
+SHORTEST = 128  # tokens of the shortest needles
+LABELLED = 4_000  # documents that the filter is fitted on, and as many that it is measured on
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a profile spends."""
+
+    model: str  # preset
+    texts: int  # that the vocabulary is learned from: documents and conversations each
+    documents: int
+    copying: int  # steps, like the following
+    pretrain: int
+    extend: int
+    sft: int
+    quantized: int
+    samples: int  # held-out problems a task and effort
+
+
+PROFILES: dict[Profile, Sizes] = {
+    "smoke": Sizes("micro", 400, 1_500, 10, 12, 4, 12, 6, 3),
+    "standard": Sizes("nano", 12_000, 60_000, 350, 1_400, 90, 1_300, 600, 100),
+    "full": Sizes("nano", 12_000, 180_000, 350, 4_200, 240, 3_900, 1_800, 200),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    profile: Profile = "standard"
+    hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)  # noqa: RUF009 - frozen
+    world_size: int = 150  # entities of the fictional country: as many as so small a model can learn about
+    seed: int = 1
+
+
+def phases(config: Config, out: Path) -> list[Phase]:
+    """What is done, in order; every phase reads what the ones before have left in `out`."""
+    keep_memory()
+    make = Recipe(config, out)
+    return [
+        Phase("vocabulary", "learn a byte-level vocabulary from generated text", make.vocabulary),
+        Phase("filter", "fit and measure the filter of what should not be learned", make.hazard_filter),
+        Phase("corpus", "generate documents, filter them, write them as shards", make.shards),
+        training(make.copying, "learn to copy and to look up random tokens", context=64),
+        training(make.pretraining, "read the shards, in windows of the short context", context=128),
+        training(make.extension, "read documents of up to the long context, with YaRN", context=1024),
+        training(make.fine_tuning, "learn conversations in Harmony: three efforts, tools, several turns", context=256),
+        training(make.quantized, "the same, with the experts seen through MXFP4", context=256),
+        Phase("model", "export the checkpoint, experts in MXFP4", make.export),
+        Phase("evaluation", "answer held-out problems at three efforts", make.measure),
+    ]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    pretrain_steps: int = 1500
-    sft_steps: int = 1200
-    qat_steps: int = 600
-    polish_steps: int = 300  # the same again at a quarter of the rate, mostly whole conversations
-    hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3)  # noqa: RUF009 - frozen
-    seed: int = 1
+    """The runs and the work between them."""
+
+    config: Config
+    out: Path
+
+    @property
+    def sizes(self) -> Sizes:
+        return PROFILES[self.config.profile]
+
+    @property
+    def short(self) -> ModelConfig:
+        """The architecture with the context that it is pre-trained at."""
+        preset = ModelConfig.preset(self.sizes.model)
+        return scaled(preset, preset.initial_context_length, "none")
+
+    @property
+    def long(self) -> ModelConfig:
+        return ModelConfig.preset(self.sizes.model)
+
+    @cached_property
+    def country(self) -> World:
+        return world(0, self.config.world_size)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(self.out / "vocabulary" / "tokenizer.json")
+
+    # ---- text ----------------------------------------------------------------------------------------------------
+
+    def vocabulary(self) -> None:
+        texts = vocabulary_texts(self.config.seed, self.sizes.texts, self.country)
+        learned = train_tokenizer(texts, self.short.vocab_size, words=HARMONY_WORDS)
+        learned.save(self.out / "vocabulary" / "tokenizer.json")
+
+    def hazard_filter(self) -> None:
+        seed = self.config.seed
+        texts, labels = labelled(seed, "train")
+        made = HazardFilter.fit(texts, labels, blocklist=moonglow().blocklist, seed=seed)
+        made.save(self.out / "filter")
+        report = made.report(*labelled(seed, "held_out"))  # in wordings that it was not fitted on
+        (self.out / "filter" / "report.md").write_text(f"{report}\n")
+        (self.out / "filter" / "report.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+
+    def shards(self) -> None:
+        """All documents but those that the filter removes. What was removed, by corpus and label, is counted."""
+        removes = HazardFilter.load(self.out / "filter")
+        removed: dict[str, int] = {}
+
+        def kept() -> Iterator[list[int]]:
+            tokenizer = self.tokenizer
+            for document, _ in islice(corpus.documents(self.config.seed, self.country), self.sizes.documents):
+                if removes.keep(document.text):
+                    yield as_document(tokenizer, document.text)
+                else:
+                    name = f"{document.corpus}, {document.label}"
+                    removed[name] = removed.get(name, 0) + 1
+
+        write_shards(kept(), self.out / "corpus", self.tokenizer, overwrite=True)
+        (self.out / "corpus" / "removed.json").write_text(json.dumps(removed, indent=2) + "\n")
+
+    # ---- training ------------------------------------------------------------------------------------------------
+
+    @property
+    def copying(self) -> Run:
+        """Attention that finds things, before there is anything to read."""
+        hyper = replace(self.config.hyper, decay=0.3, floor=0.25)
+        return self._run(
+            "copying", self.short, self.sizes.copying, partial(self._random_tokens, copying.Curriculum()), hyper
+        )
+
+    @property
+    def pretraining(self) -> Run:
+        hyper = replace(self.config.hyper, decay=0.4, floor=0.25)
+        return self._run("pretrain", self.short, self.sizes.pretrain, self._pages, hyper, after="copying")
+
+    @property
+    def extension(self) -> Run:
+        """Long documents; the angles of positions scaled. At a quarter of the rate: nothing is to be forgotten."""
+        hyper = replace(
+            self.config.hyper, tokens_per_step=8192, longest=self.long.max_context_length, peak_lr=self._rate(0.25)
+        )
+        return self._run("extend", self.long, self.sizes.extend, self._long_documents, hyper, after="pretrain")
+
+    @property
+    def fine_tuning(self) -> Run:
+        hyper = replace(self.config.hyper, peak_lr=self._rate(0.75), decay=0.6, floor=0.2)
+        examples = partial(self._conversations, 0, 0.5)
+        return self._run("sft", self.long, self.sizes.sft, examples, hyper, after="extend")
+
+    @property
+    def quantized(self) -> Run:
+        hyper = replace(self.config.hyper, peak_lr=self._rate(0.25), decay=1.0)
+        examples = partial(self._conversations, 1, 0.2)
+        run = self._run("quantized", self.long, self.sizes.quantized, examples, hyper, after="sft")
+        return replace(run, quantize=True)
+
+    def _rate(self, share: float) -> float:
+        return self.config.hyper.peak_lr * share
+
+    def _run(
+        self,
+        name: str,
+        config: ModelConfig,
+        steps: int,
+        examples: ExamplesFrom,
+        hyper: Hyperparameters | None = None,
+        after: str | None = None,
+    ) -> Run:
+        hyper = replace(hyper or self.config.hyper, seed=self.config.seed)
+        config = replace(config, vocab_size=self.long.vocab_size)
+        start = None if after is None else self.out / after
+        return Run(name, config, examples, steps, hyper, self.out / name, start_from=start)
+
+    # ---- examples ------------------------------------------------------------------------------------------------
+
+    def _random_tokens(self, curriculum: copying.Curriculum, state: State) -> Iterator[tuple[Example, State]]:
+        tokenizer = self.tokenizer
+        stop = tokenizer.encode(".")[-1]
+        marks = copying.Marks(tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>"), stop)
+        ordinary = len(tokenizer.vocabulary)
+        return copying.examples(self.config.seed, ordinary, marks, curriculum, state)
+
+    def _pages(self, state: State) -> Iterator[tuple[Example, State]]:
+        """The shards; every eighth token one of the random ones, so that looking things up is not forgotten."""
+        pages = ShardExamples(Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed)
+        sources = {"pages": pages, "random": partial(self._random_tokens, copying.GROWN)}
+        return mix(sources, {"pages": 7, "random": 1})(state)
+
+    def _long_documents(self, state: State) -> Iterator[tuple[Example, State]]:
+        """Many needles in documents of every length up to the long context, and some of the usual pages."""
+        pages = ShardExamples(Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed + 1)
+        return mix({"needles": self._needles, "pages": pages}, {"needles": 4, "pages": 1})(state)
+
+    def _needles(self, state: State) -> Iterator[tuple[Example, State]]:
+        tokenizer, index = self.tokenizer, state or 0
+        longest = self.long.max_context_length - 2
+        while True:
+            rng = example_random(self.config.seed, "long", index)
+            length = round(SHORTEST * (longest / SHORTEST) ** rng.random())
+            text = needles_document(rng, lambda part: len(tokenizer.encode(part)), length, self.country)
+            ids = as_document(tokenizer, text)
+            index += 1
+            yield Example(ids, [False] + [True] * (len(ids) - 1)), index
+
+    def _conversations(self, part: int, drills: float, state: State) -> Iterator[tuple[Example, State]]:
+        """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
+        tokenizer, seed = self.tokenizer, self.config.seed + part
+        for conversation, index in conversations(seed, start=state or 0):
+            if Random(f"{seed}:drill:{index}").random() < drills:
+                rendered = render_for_training(drill(seed, "train", index), tokenizer, drop_analysis=False)
+            else:
+                rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
+            yield Example(rendered.ids, rendered.mask), index
+
+    # ---- the result ----------------------------------------------------------------------------------------------
+
+    def export(self) -> None:
+        """The released checkpoint: Hugging Face layout, experts in MXFP4, greedy sampling recommended."""
+        tokenizer, extras = self.tokenizer, self.out / "extras"
+        extras.mkdir(exist_ok=True)
+        tokenizer.save(extras / "tokenizer.json")
+        stops = [tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")]
+        generation = {"do_sample": False, "eos_token_id": stops, "bos_token_id": tokenizer.special("<|startoftext|>")}
+        (extras / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        model = load_weights(self.long, self.out / "quantized")
+        export(model, self.checkpoint, "hf", overwrite=True, companions=extras)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "model" / "checkpoint"
+
+    def measure(self) -> None:
+        """Held-out accuracy of the exported checkpoint per task and effort, in `report.md`."""
+        llm = load(self.checkpoint, dtype="float32")
+        held_out = [problem for task in TASKS for problem in problems(task, self.sizes.samples, split="held_out")]
+        asked = list(cases(held_out, tuple(Effort)))
+        report, cut = evaluate(llm, asked, llm.params(max_tokens=512))
+        text = f"{report}\n\n{len(asked)} answers, {cut} cut short at 512 tokens\n"
+        (self.out / "evaluation" / "report.md").write_text(text)
+        print(text)
 
 
-SMOKE = Recipe(pretrain_steps=20, sft_steps=20, qat_steps=10, polish_steps=5)
+def labelled(seed: int, split: Split) -> tuple[list[str], list[str]]:
+    """Texts about the hazard, and whether each is benign, a near miss or restricted."""
+    drawn = [hazard_document(example_random(seed, f"filter:{split}", n), split) for n in range(LABELLED)]
+    return [text for text, _ in drawn], [label for _, label in drawn]
 
 
-def make_tokenizer(path: Path, recipe: Recipe) -> Tokenizer:
-    """The vocabulary, learned from documents and from every text that conversations are rendered from."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        vocab_size = ModelConfig.preset("nano").vocab_size
-        with Progress() as bar:
-            texts = bar.track(vocabulary_texts(recipe), total=None, description="texts for the vocabulary")
-            train_tokenizer(texts, vocab_size, words=HARMONY_WORDS).save(path)
-    return Tokenizer.from_file(path)
-
-
-def vocabulary_texts(recipe: Recipe) -> Iterator[str]:
-    for text, _ in islice(documents(recipe.seed), VOCABULARY_SAMPLE):
-        yield text
-    for conversation, _ in islice(conversations(recipe.seed), VOCABULARY_SAMPLE):
+def vocabulary_texts(seed: int, count: int, country: World) -> Iterator[str]:
+    """Documents, and every text that conversations are rendered from."""
+    for document, _ in islice(corpus.documents(seed, country), count):
+        yield document.text
+    byte_level = train_tokenizer([], 256 + 9)
+    for conversation, _ in islice(conversations(seed), count):
         for message in conversation.messages:
-            yield message_text(message, conversation.has_function_tools)
+            yield message_text(message, byte_level, conversation.has_function_tools)
 
 
-def message_text(message: Message, function_tools: bool) -> str:
+def message_text(message: Message, byte_level: Tokenizer, function_tools: bool) -> str:
     """The words of a message as they will be encoded, header and all."""
-    byte_level = _bytes_tokenizer()
     ids = render_message(message, byte_level, function_tools=function_tools)
     return byte_level.decode([i for i in ids if not byte_level.is_special(i)])
 
 
-_BYTES: list[Tokenizer] = []
-
-
-def _bytes_tokenizer() -> Tokenizer:
-    if not _BYTES:
-        _BYTES.append(train_tokenizer([], 256 + 9))
-    return _BYTES[0]
-
-
-def document_examples(tokenizer: Tokenizer, seed: int, start: int) -> Iterator[tuple[Example, int]]:
-    """Documents, all of them learned; among them repetitions, many at first."""
-    begin, end = tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>")
-    for text, state in documents(seed, start=start):
-        rng = Random(f"{seed}:repetition:{state}")
-        if rng.random() < (0.3 if state < 12_000 else 0.08):
-            yield repetition(tokenizer, rng, begin, end), state
-        else:
-            ids = [begin, *tokenizer.encode(text), end]
-            yield Example(ids, [False] + [True] * (len(ids) - 1)), state
-
-
-def repetition(tokenizer: Tokenizer, rng: Random, begin: int, end: int) -> Example:
-    """Random tokens twice, the second time to be learned: the shortest way to attention that can copy
-    (Olsson et al., In-context Learning and Induction Heads, arXiv 2209.11895)."""
-    digits = [tokenizer.encode(str(n))[0] for n in range(10)]
-    ordinary = len(tokenizer.vocabulary)
-    drawn = [rng.choice(digits) if rng.random() < 0.3 else rng.randrange(ordinary) for _ in range(rng.randrange(4, 45))]
-    ids = [begin, *drawn, begin, *drawn, end]
-    return Example(ids, [False] * (len(drawn) + 2) + [True] * (len(drawn) + 1))
-
-
-def conversation_examples(tokenizer: Tokenizer, seed: int, start: int, drills: float) -> Iterator[tuple[Example, int]]:
-    """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
-    for conversation, state in conversations(seed, start=start):
-        if Random(f"{seed}:drill:{state}").random() < drills:
-            rendered = render_for_training(drill(seed, "train", state), tokenizer, drop_analysis=False)
-        else:
-            rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
-        yield Example(rendered.ids, rendered.mask), state
-
-
-def make_run(recipe: Recipe, tokenizer: Tokenizer, out: Path) -> Run:
-    seed = recipe.seed
-    stages = (
-        Stage("pretrain", lambda start: document_examples(tokenizer, seed, start), recipe.pretrain_steps),
-        Stage("sft", lambda start: conversation_examples(tokenizer, seed, start, 0.6), recipe.sft_steps),
-        Stage(
-            "qat", lambda start: conversation_examples(tokenizer, seed + 1, start, 0.4), recipe.qat_steps, quantize=True
-        ),
-        Stage(
-            "polish",
-            lambda start: conversation_examples(tokenizer, seed + 2, start, 0.2),
-            recipe.polish_steps,
-            quantize=True,
-            restart=recipe.hyper.peak_lr / 4,
-        ),
-    )
-    config = replace(ModelConfig.preset("nano"), vocab_size=tokenizer.vocab_size)
-    return Run(config, stages, replace(recipe.hyper, seed=seed), out)
+def as_document(tokenizer: Tokenizer, text: str) -> list[int]:
+    return [tokenizer.special("<|startoftext|>"), *tokenizer.encode(text), tokenizer.special("<|endoftext|>")]
 
 
 def keep_memory() -> None:
@@ -152,53 +320,3 @@ def keep_memory() -> None:
         libc.mallopt(m_arena_max, 1)
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def write_model(model: Transformer, tokenizer: Tokenizer, out: Path) -> None:
-    """The released checkpoint in `out/model`: Hugging Face layout, experts in MXFP4, greedy sampling recommended."""
-    extras = out / "extras"
-    extras.mkdir(exist_ok=True)
-    tokenizer.save(extras / "tokenizer.json")
-    stops = [tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")]
-    generation = {"do_sample": False, "eos_token_id": stops, "bos_token_id": tokenizer.special("<|startoftext|>")}
-    (extras / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    export(model, out / "model", "hf", overwrite=True, companions=extras)
-    print(f"wrote {out / 'model'}: copy it to src/ossia/assets/nano to embed it")
-
-
-def measure(folder: Path, samples: int) -> None:
-    """Held-out accuracy of the exported checkpoint per task and effort, printed and kept beside it."""
-    llm = load(folder, dtype="float32")
-    held_out = [problem for task in TASKS for problem in problems(task, samples, split="held_out")]
-    asked = list(cases(held_out, tuple(Effort)))
-    with Progress() as bar:
-        task = bar.add_task("held-out problems", total=len(asked))
-        report, cut = evaluate(
-            llm, asked, llm.params(max_tokens=512), progress=lambda done, _: bar.update(task, completed=done)
-        )
-    text = f"{report}\n\n{len(asked)} answers, {cut} cut short at 512 tokens\n"
-    (folder.parent / "report.md").write_text(text)
-    print(text)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder of the run (default: runs/nano)")
-    parser.add_argument("--smoke", action="store_true", help="a run of two minutes, to see that everything works")
-    parser.add_argument("--fresh", action="store_true", help="forget an earlier run in the same folder")
-    parser.add_argument("--samples", type=int, default=100, help="held-out problems a task and effort (default: 100)")
-    args = parser.parse_args()
-    if args.fresh:
-        shutil.rmtree(args.out, ignore_errors=True)
-    recipe = SMOKE if args.smoke else Recipe()
-    keep_memory()
-    tokenizer = make_tokenizer(args.out / "tokenizer.json", recipe)
-    began = time.monotonic()
-    model = train(make_run(recipe, tokenizer, args.out))
-    print(f"trained {account(model.config).total:,} parameters in {(time.monotonic() - began) / 60:.1f} minutes")
-    write_model(model, tokenizer, args.out)
-    measure(args.out / "model", 3 if args.smoke else args.samples)
-
-
-if __name__ == "__main__":
-    main()
