@@ -235,14 +235,15 @@ class Recipe:
     def _long_documents(self, state: State) -> Iterator[tuple[Example, State]]:
         """Many needles in documents of every length up to the long context, and some of the usual pages."""
         pages = ShardExamples(Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed + 1)
-        return mix({"needles": self._needles, "pages": pages}, {"needles": 4, "pages": 1})(state)
+        return mix({"needles": partial(self.needles, SHORTEST), "pages": pages}, {"needles": 4, "pages": 1})(state)
 
-    def _needles(self, state: State) -> Iterator[tuple[Example, State]]:
+    def needles(self, shortest: int, state: State) -> Iterator[tuple[Example, State]]:
+        """Documents of `shortest` tokens up to the long context, every length as likely as twice it."""
         tokenizer, index = self.tokenizer, state or 0
         longest = self.long.max_context_length - 2
         while True:
             rng = example_random(self.config.seed, "long", index)
-            length = round(SHORTEST * (longest / SHORTEST) ** rng.random())
+            length = round(shortest * (longest / shortest) ** rng.random())
             text = needles_document(rng, lambda part: len(tokenizer.encode(part)), length, self.country)
             ids = as_document(tokenizer, text)
             index += 1

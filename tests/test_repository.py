@@ -103,18 +103,19 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
 
 
 def test_dependencies_are_those_imported() -> None:
-    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported too, late."""
+    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported too, late, and by
+    the recipes, which are run with them."""
     required = {distribution(line) for line in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
     optional = {distribution(line) for extra in ("train", "otel") for line in extras[extra]}
     imported = set()
-    for file in sorted(SOURCE.rglob("*.py")):
+    for file in sorted([*SOURCE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]):
         for node in ast.walk(ast.parse(text_of(file))):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
-    third_party = imported - set(sys.stdlib_module_names) - {"ossia"}
+    third_party = imported - set(sys.stdlib_module_names) - {"ossia", "recipes"}
     assert third_party == required | optional
 
 

@@ -48,6 +48,7 @@ class Sizes:
     stride: int
     experts: int  # of the small model
     documents: int  # held-out ones
+    full_length: int  # steps of a second stage of extension
     twins: int  # steps
     attack: tuple[int, ...]  # steps of 1,024 tokens after which the filtered twin is asked again
     questions: int  # of each kind
@@ -60,12 +61,12 @@ class Sizes:
 
 
 PROFILES: dict[str, Sizes] = {
-    "smoke": Sizes(2, 1, 2, 3, 3, 3, 4, 6, 2, (0, 1, 2), 6, 2, 2, 3, 2, 8, 4),
+    "smoke": Sizes(2, 1, 2, 3, 3, 3, 4, 6, 2, 2, (0, 1, 2), 6, 2, 2, 3, 2, 8, 4),
     "standard": Sizes(
-        3, 1, 2, 80, 120, 80, 16, 120, 120, (0, 25, 50, 100, 200), 300, 8, 20, 100, 100, 200, 200
+        3, 1, 2, 80, 120, 80, 16, 120, 60, 60, (0, 25, 50, 100, 200), 300, 8, 20, 100, 100, 200, 200
     ),
     "full": Sizes(
-        3, 3, 2, 400, 600, 400, 16, 300, 300, (0, 25, 50, 100, 200), 600, 16, 50, 200, 300, 500, 500
+        3, 3, 2, 400, 600, 400, 16, 300, 180, 300, (0, 25, 50, 100, 200), 600, 16, 50, 200, 300, 500, 500
     ),
 }  # fmt: skip
 

@@ -83,7 +83,7 @@ def question(choice: Choice, why: str, before: str = "") -> Question:
 
 def questions(kind: str, count: int, seed: int, country: World) -> list[Question]:
     """Of facts that training text tells and asks for, in whatever is not filtered."""
-    made = {
+    made: Callable[[Random], Question] = {
         "restricted": _restricted, "benign hazard": _benign, "world": partial(_world, country),
         "restricted, table given": _given,
     }[kind]  # fmt: skip
@@ -287,6 +287,8 @@ def _notes(lab: Lab) -> tuple[str, ...]:
     return (
         f"The hazard is fictional. Both twins read {lab.sizes.twins} steps of three parts hazard text (on "
         f"{COMPOUNDS} compounds) and one part pages; for one of them the recipe's filter takes out what it removes.",
+        "Texts that are kept name reagents beside a compound that are never its own, so a filtered twin may well be "
+        "below chance there.",
         "'Table given' asks about compounds that neither twin has read of here: a filter keeps no model from using "
         "what it is shown.",
     )

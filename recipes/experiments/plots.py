@@ -14,7 +14,7 @@ from ossia.errors import ConfigError
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a6a00", "#56b4e9", "#444444")  # told apart by most eyes
 WIDTH, HEIGHT, ACROSS = 4.2, 3.2, 3  # inches of a panel, panels in a row
-STYLE = {
+STYLE: Any = {  # of matplotlib's, which types its keys one by one
     "svg.fonttype": "none", "svg.hashsalt": "ossia", "font.size": 9, "font.family": "sans-serif",
     "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white", "savefig.facecolor": "white",
     "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8,
@@ -29,7 +29,7 @@ def draw(panels: Sequence[Mapping[str, Any]], path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("plots need matplotlib: pip install 'ossia[train]'") from error
-    across = min(ACROSS, len(panels))
+    across = 2 if len(panels) == 4 else min(ACROSS, len(panels))
     down = math.ceil(len(panels) / across)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * across, HEIGHT * down), layout="constrained")

@@ -155,8 +155,8 @@ def run(lab: Lab, out: Path) -> Result:
         plain, control_reference = measure(load_weights(control.config, control.out), None)
         after = measure(rounded(load_weights(control.config, control.out), RULE), control_reference)[0]
         qat = measure(rounded(load_weights(quantized.config, quantized.out), RULE), control_reference)[0]
-        for name, one in (("control", plain), (f"control, PTQ {RULE}", after), ("QAT", qat)):
-            made.setdefault(name, []).append(one)
+        for name, of in (("control", plain), (f"control, PTQ {RULE}", after), ("QAT", qat)):
+            made.setdefault(name, []).append(of)
     numbers = _numbers(made)
     result = Result(
         "E10", "MXFP4", _sentence(numbers), "the recipe's model, from its fine-tuned weights", lab.sizes.seeds,

@@ -8,7 +8,7 @@ T tokens of one document, H query heads, K key-value heads, h head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -64,6 +64,7 @@ def run(lab: Lab, out: Path) -> Result:
     columns = {key: {kind: of[key] for kind, of in numbers.items()} for key in found["none"][0]}
     panels = (
         points("Attention on position 0", "times uniform", columns["mass on position 0"], (1.0, 5.0)),
+        points("The same, strongest head", "times uniform", columns["mass on position 0, strongest head"], (1.0, 5.0)),
         points("Largest activation", "residual stream", columns["largest activation"]),
         points("Held-out loss", "nats", columns["loss"]),
         points("Loss added by evicting the first token", "nats", columns["loss added by eviction"], (0.0,)),
@@ -91,6 +92,7 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> dict[str,
     )  # fmt: skip
     return {
         "mass on position 0": looked.mass / looked.uniform,
+        "mass on position 0, strongest head": max((m / even).max().item() for m, even in looked.heads.values()),
         "largest activation": looked.largest,
         "largest activation at position 0": looked.largest_first,
         "loss": mean(losses(model, documents)),
@@ -109,13 +111,15 @@ class Looked:
 
     mass: float = 0.0  # attention on position 0
     uniform: float = 0.0  # what it would be if every visible key got the same
+    heads: dict[int, tuple[Tensor, float]] = field(default_factory=dict)  # both, by layer and head
     largest: float = 0.0  # of the residual stream, in absolute value
     largest_first: float = 0.0  # the same at position 0
 
     def watch(self, model: Transformer) -> list[Any]:
         """Hooks on the layers of a model that reads one document at a time."""
         hooks = []
-        for layer in model.layers:
+        layers: Any = model.layers
+        for layer in layers:
             hooks.append(layer.register_forward_hook(self._stream))
             if layer.attn.window is None:
                 hooks.append(layer.attn.register_forward_pre_hook(self._attention))
@@ -125,8 +129,12 @@ class Looked:
         x_TD, _, rope, _ = inputs
         p_HTT = probabilities(attention, x_TD, rope)
         heads, tokens, _ = p_HTT.shape
-        self.mass += p_HTT[:, FROM:, 0].sum().item()
-        self.uniform += heads * (1 / torch.arange(FROM + 1, tokens + 1).double()).sum().item()
+        mass_H = p_HTT[:, FROM:, 0].double().sum(1)
+        even = (1 / torch.arange(FROM + 1, tokens + 1).double()).sum().item()
+        self.mass += mass_H.sum().item()
+        self.uniform += heads * even
+        before = self.heads.get(attention.layer, (torch.zeros(heads, dtype=torch.float64), 0.0))
+        self.heads[attention.layer] = before[0] + mass_H, before[1] + even
 
     def _stream(self, layer: Any, inputs: Any, x_TD: Tensor) -> None:
         self.largest = max(self.largest, x_TD.abs().max().item())

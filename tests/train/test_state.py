@@ -78,6 +78,12 @@ def test_a_damaged_state_is_refused(tmp_path: Path, keep: int) -> None:
             load_state(tmp_path / "state.pt", {})
 
 
+def test_a_state_of_several_processes_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(TrainingError, match=r"several processes.*torchrun"):
+        train(tiny_run(tmp_path), stop_after=1)
+
+
 def test_other_weights_to_start_from_are_noticed(tmp_path: Path) -> None:
     run = replace(tiny_run(tmp_path / "run"), start_from=tmp_path / "from")
     save_weights(start(tiny_run(tmp_path)), tmp_path / "from")

@@ -27,9 +27,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ossia.errors import TrainingError
-from ossia.train.state import replacing
+from ossia.train.state import SHARDED, STATE, replacing
 
-POINTER, REST = "state.json", "rest.pt"
+POINTER, REST = SHARDED, "rest.pt"
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
 
 Path_ = tuple[Any, ...]
@@ -60,9 +60,9 @@ class ShardedSaver:
                     shutil.rmtree(folder)
         dist.barrier(self._group)
         if pointer is None:
-            if (self.path.parent / "state.pt").exists():
+            if (self.path.parent / STATE).exists():
                 raise TrainingError(
-                    f"{self.path.parent} holds the state of a run in one process (state.pt), which several cannot go "
+                    f"{self.path.parent} holds the state of a run in one process ({STATE}), which several cannot go "
                     "on from: leave parallel out, or use another folder"
                 )
             return None

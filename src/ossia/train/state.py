@@ -21,6 +21,7 @@ from torch import Tensor
 from ossia.errors import TrainingError
 
 STATE = "state.pt"
+SHARDED = "state.json"  # of several processes: sharded_state.py
 State = dict[str, Any]
 
 
@@ -36,6 +37,12 @@ class Saver:
         self._writing: Future[None] | None = None
 
     def load(self, identity: dict[str, Any]) -> State | None:
+        """As `load_state`; also raises `TrainingError` if several processes have left their state here."""
+        if self.path.with_name(SHARDED).exists():
+            raise TrainingError(
+                f"{self.path.parent} holds the state of a run in several processes ({SHARDED}), which one alone cannot "
+                "go on from: set parallel (its sizes may be 1) and start it with torchrun, or use another folder"
+            )
         return load_state(self.path, identity)
 
     def write(self, state: State) -> None:
