@@ -16,10 +16,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import safetensors.torch
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from ossia.config import ModelConfig
 from ossia.data.packing import Example
@@ -189,6 +190,16 @@ def carry(task: dict[str, Any], out: Path) -> None:
     worker.close()
 
 
+def again(task: dict[str, Any], out: Path) -> None:
+    """A finished run gives what it has trained: all of it to the first process, their parts to the others."""
+    model, stored = train(run_of(task, out)), safetensors.torch.load_file(out / "weights.safetensors")
+    assert not model.training
+    for name, p in model.named_parameters():
+        assert isinstance(p, DTensor) == (dist.get_rank() > 0)
+        assert torch.equal(p.to_local(), part_of(stored[name], p)) if isinstance(p, DTensor) else stored[name].equal(p)
+    (out / f"again-{dist.get_rank()}").touch()
+
+
 def _gather(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> None:
     if isinstance(value, torch.Tensor):
         tensors[name] = whole(value).detach().clone()
@@ -197,7 +208,7 @@ def _gather(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> None:
             _gather(item, f"{name}/{key}", tensors)
 
 
-DO = {"run": do_run, "carry": carry, "muon": muon, "dispatch": dispatch}
+DO = {"run": do_run, "again": again, "carry": carry, "muon": muon, "dispatch": dispatch}
 
 
 def main() -> None:

@@ -82,6 +82,19 @@ def test_one_seed_alone_has_no_interval_and_decides_nothing() -> None:
     assert results.above("x", found, 1.5).verdict == results.below("x", found, 1.5).verdict == "null"
 
 
+def test_one_item_of_one_seed_decides_nothing_either() -> None:
+    found = results.mean_of([[7.0]])
+    assert found.over == "nothing" and results.above("x", found, 1.5).verdict == "null"
+
+
+def test_draws_without_a_statistic_widen_the_interval() -> None:
+    """One conversation in forty has a gap at all: where none of those is drawn, its recovered share is anything."""
+    pairs = [(1.0, 0.2)] + [(0.0, 0.0)] * 39
+    found = quantization.recovered([pairs])
+    assert found.mean == pytest.approx(0.8) and found.low == -math.inf and found.high == math.inf
+    assert quantization.recovered([[(1.0, 0.2)] * 40]).low == pytest.approx(0.8)
+
+
 def test_the_bootstrap_of_one_seed_agrees_with_the_normal_interval() -> None:
     rng = Random(1)
     items = [rng.gauss(3, 2) for _ in range(400)]

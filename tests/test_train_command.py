@@ -97,8 +97,9 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ossia.train.loop.train", stop)
-    assert main(["train", TOY, "steps=3", "--out", "r"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == f"stopped; to go on: ossia train {TOY} steps=3 --out r --resume"
+    assert main(["train", TOY, "steps=3", "--out", "a run"]) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"stopped; to go on: ossia train {TOY} steps=3 --out 'a run' --resume"
 
 
 def test_tensorboard_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -233,7 +234,10 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
         (["steps=3"], "the recipe comes first: ossia train RECIPE steps=3"), (["no.py"], "there is no recipe 'no.py'"),
         ([TOY, "stepz=3"], "there is no key 'stepz'; did you mean steps"), ([TOY, "steps"], "is no key=value"),
         ([TOY, "steps=few"], "steps must be int, found 'few'"), ([TOY, "hyper.shards=0"], "shards must be 1 or more"),
-        ([TOY, "--gpus", "3"], "--gpus is for --plan MODEL"), ([TOY, "--plan", "nano"], "give one of them"),
+        ([TOY, "--gpus", "3"], "--gpus is for --plan MODEL"),
+        ([TOY, "--checkpoint-layers"], "--checkpoint-layers is for --plan MODEL"),
+        ([TOY, "--precision", "bfloat16"], "--precision is for --plan MODEL"),
+        ([TOY, "--plan", "nano"], "give one of them"),
         (["empty.py"], "is no recipe: it needs a frozen dataclass Config"), (["syntax.py"], "syntax.py:2: no Python"),
         (["needs.py"], "every field of Config needs a default"),
     ],
@@ -300,6 +304,7 @@ def test_a_plan_from_a_config_and_nodes(tmp_path: Path, capsys: pytest.CaptureFi
         (["--gpu-memory", "16GiB"], "out of memory: the smallest layout"), (["--lora", "8"], "give --gpus 1"),
         (["--tokens-per-gpu", "1024", "--context", "2048"], "give --tokens-per-gpu 2048"),
         (["--nodes", "2"], "64 GPUs do not fit into 2 nodes of 8: give --nodes 8"),
+        (["--dry-run"], "--dry-run is for a recipe"), (["--out", "r"], "--out is for a recipe"),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_be(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

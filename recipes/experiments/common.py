@@ -42,7 +42,7 @@ class Sizes:
 
     small_seeds: int  # of the small models, which are trained from nothing
     seeds: int  # of what starts from the recipe's own weights; with one, intervals are over questions and documents
-    processes: int  # small models that are trained at once, each on one thread
+    processes: int  # small models that are trained at once, each on a thread for every part of a step
     balance: int  # steps of 2,048 tokens, like the next two
     sinks: int
     stride: int
@@ -118,8 +118,8 @@ class Lab:
         )
 
     def held_out_documents(self, count: int, longest: int = 256, shortest: int = 1) -> list[list[int]]:
-        """Ids of documents of the same generators that no training has seen, without what the filter should remove;
-        cut after `longest` inputs."""
+        """Ids of documents of the same generators, with a seed that no training text is drawn with, without what the
+        filter should remove; cut after `longest` inputs. A short program may still be one that was trained on."""
         tokenizer = self.recipe.tokenizer
         drawn = corpus.documents(self.recipe.config.seed + HELD_OUT, self.recipe.country)
         ids = (as_document(tokenizer, made.text) for made, _ in drawn if made.label != "restricted")

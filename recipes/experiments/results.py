@@ -58,13 +58,14 @@ def over_seeds(values: Sequence[float]) -> Estimate:
 
 def over_items(per_seed: Sequence[Sequence[Item]], statistic: Callable[[Sequence[Item]], float]) -> Estimate:
     """`statistic` of every seed's items: over the seeds if there are several, else a percentile bootstrap over the
-    items of the only one (Efron 1979)."""
+    items of the only one (Efron 1979). A draw whose statistic is NaN may be any value: it widens both ends."""
     values = tuple(statistic(items) for items in per_seed)
-    if len(values) > 1:
+    if len(values) > 1 or len(per_seed[0]) == 1:  # one item of one seed: nothing varies
         return over_seeds(values)
     rng, items = Random(0), list(per_seed[0])
-    drawn = sorted(statistic(rng.choices(items, k=len(items))) for _ in range(RESAMPLES))
-    low, high = drawn[round(0.025 * (RESAMPLES - 1))], drawn[round(0.975 * (RESAMPLES - 1))]
+    drawn = [statistic(rng.choices(items, k=len(items))) for _ in range(RESAMPLES)]
+    low = sorted(-math.inf if math.isnan(x) else x for x in drawn)[round(0.025 * (RESAMPLES - 1))]
+    high = sorted(math.inf if math.isnan(x) else x for x in drawn)[round(0.975 * (RESAMPLES - 1))]
     return Estimate(values[0], low, high, "items", values)
 
 

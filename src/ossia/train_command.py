@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,11 @@ examples:
 
 docs/training.md has all of it at length.
 """
-PLAN_ONLY = ("gpus", "fsdp", "ep", "tp", "replicate", "lora", "nodes", "bandwidth", "peak")
+PLAN_ONLY = (
+    "gpus", "gpu_memory", "fsdp", "ep", "tp", "replicate", "tokens_per_gpu", "context", "precision", "optimizer",
+    "checkpoint_layers", "lora", "nodes", "gpus_per_node", "bandwidth", "peak",
+)  # fmt: skip
+RUN_ONLY = ("list", "keys", "out", "dry_run", "resume", "fresh", "tensorboard")
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -83,15 +88,15 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     group.add_argument("--tokens-per-gpu", type=arguments.positive, metavar="N", help=text)
     group.add_argument("--context", type=arguments.positive, metavar="N", help="tokens of a document (default: 4096)")
     text = "of products (default: bfloat16)"
-    group.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16", help=text)
-    group.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw", help="(default: adamw)")
+    group.add_argument("--precision", choices=("bfloat16", "float32"), help=text)
+    group.add_argument("--optimizer", choices=("adamw", "muon"), help="(default: adamw)")
     text = "keep a layer's input alone, and compute the rest again"
-    group.add_argument("--checkpoint-layers", action="store_true", help=text)
+    group.add_argument("--checkpoint-layers", action="store_true", default=None, help=text)
     group.add_argument("--lora", type=arguments.positive, metavar="RANK", help="low-rank changes only; on one GPU")
     group.add_argument("--nodes", type=arguments.positive, metavar="N", help="machines (default: as --gpus needs)")
-    group.add_argument("--gpus-per-node", type=arguments.positive, default=8, metavar="N", help="(default: 8)")
+    group.add_argument("--gpus-per-node", type=arguments.positive, metavar="N", help="(default: 8)")
     text = "GB/s of one GPU, one way, inside a node and between nodes (default: 450/50, an H100's)"
-    group.add_argument("--bandwidth", type=_bandwidth, default=(450e9, 50e9), metavar="INTRA/INTER", help=text)
+    group.add_argument("--bandwidth", type=_bandwidth, metavar="INTRA/INTER", help=text)
     text = "TFLOP/s of one GPU (default: 989 for bfloat16, 67 for float32, an H100's)"
     group.add_argument("--peak", type=_positive_number, metavar="X", help=text)
 
@@ -109,10 +114,12 @@ def train(args: argparse.Namespace) -> None:
     if args.plan is not None:
         if args.recipe is not None:
             raise ConfigError(f"--plan is for a model, {args.recipe!r} would be a recipe: give one of them")
+        if given := [name for name in RUN_ONLY if getattr(args, name)]:
+            raise ConfigError(f"{_option(given[0])} is for a recipe, and --plan runs none: leave it out")
         _plan(args)
         return
-    if unused := [name for name in PLAN_ONLY if getattr(args, name) is not None and name != "bandwidth"]:
-        raise ConfigError(f"--{unused[0]} is for --plan MODEL; a run takes such things from its recipe's keys")
+    if given := [name for name in PLAN_ONLY if getattr(args, name) is not None]:
+        raise ConfigError(f"{_option(given[0])} is for --plan MODEL; a run takes such things from its recipe's keys")
     if args.list:
         _list(args)
         return
@@ -135,6 +142,10 @@ def train(args: argparse.Namespace) -> None:
         _run(phases, out, overrides.flat(config), args)
 
 
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
 # ---- a run ---------------------------------------------------------------------------------------
 
 
@@ -154,8 +165,8 @@ def _run(phases: Sequence[Phase], out: Path, settings: dict[str, Any], args: arg
             )  # fmt: skip
     except KeyboardInterrupt:
         if leads:
-            given = " ".join([args.recipe, *args.overrides, "--out", str(out)])
-            print(f"\nstopped; to go on: ossia train {given} --resume", file=sys.stderr)
+            given = shlex.join([args.recipe, *args.overrides, "--out", str(out), "--resume"])
+            print(f"\nstopped; to go on: ossia train {given}", file=sys.stderr)
         raise
     if leads and args.json:
         print((out / PIPELINE).read_text(encoding="utf-8"), end="")
@@ -323,20 +334,22 @@ def _plan(args: argparse.Namespace) -> None:
     from ossia.train import plan_text, planner
     from ossia.train.settings import Lora
 
-    gpus = args.gpus or (args.nodes * args.gpus_per_node if args.nodes else args.gpus_per_node)
-    if args.nodes and gpus > args.nodes * args.gpus_per_node:
+    per_node = args.gpus_per_node or 8
+    gpus = args.gpus or (args.nodes or 1) * per_node
+    if args.nodes and gpus > args.nodes * per_node:
         raise ConfigError(
-            f"{gpus} GPUs do not fit into {args.nodes} nodes of {args.gpus_per_node}: give --nodes "
-            f"{-(-gpus // args.gpus_per_node)}, or another --gpus-per-node"
+            f"{gpus} GPUs do not fit into {args.nodes} nodes of {per_node}: give --nodes "
+            f"{-(-gpus // per_node)}, or another --gpus-per-node"
         )
     context = args.context or min(4096, args.tokens_per_gpu or 4096)
     lora = Lora(rank=args.lora) if args.lora else None
     job = planner.Job(
-        _config_of(args.plan), args.tokens_per_gpu or max(4096, context), context, args.precision,
-        args.optimizer == "muon", args.checkpoint_layers, lora,
+        _config_of(args.plan), args.tokens_per_gpu or max(4096, context), context,
+        args.precision or "bfloat16", args.optimizer == "muon", bool(args.checkpoint_layers), lora,
     )  # fmt: skip
+    intra, inter = args.bandwidth or (450e9, 50e9)
     hardware = planner.Hardware(
-        gpus, args.gpu_memory or 80 << 30, args.gpus_per_node, args.bandwidth[0], args.bandwidth[1],
+        gpus, args.gpu_memory or 80 << 30, per_node, intra, inter,
         args.peak * 1e12 if args.peak else None,
     )  # fmt: skip
     given = {name: getattr(args, name) for name in ("replicate", "fsdp", "ep", "tp")}

@@ -22,14 +22,16 @@ import torch
 import torch.distributed as dist
 from distributed_worker import SMALL, run_of
 
+from ossia.data.packing import Example
 from ossia.errors import ConfigError, TrainingError
 from ossia.kernels.experts_dispatch import experts_of_rows, experts_of_rows_grouped
-from ossia.model import Transformer
+from ossia.model import TrainableExperts, Transformer
 from ossia.model.parallel import TABLE, check, cut_of
 from ossia.train.distributed import join
 from ossia.train.loop import train
 from ossia.train.run import StepReport
 from ossia.train.settings import Parallel
+from ossia.train.weights import save_weights
 
 WORKER = Path(__file__).parents[1] / "distributed_worker.py"
 Task = dict[str, Any]
@@ -136,6 +138,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tasks = [task | {"out": str(folder / name)} for name, task in BASIC.items()]
     tasks += [CONTINUED | {"start_from": str(folder / "fsdp"), "out": str(folder / "continued")}]
     tasks += [DIVERGED | {"out": str(folder / "diverged")}]
+    tasks += [BASIC["tp"] | {"do": "again", "out": str(folder / "tp")}]
     resharded = RESHARDED | {"out": str(folder / "resharded")}
     tasks += [resharded | {"parallel": {"fsdp": 2}, "stop_after": 3}]
     tasks += [resharded | {"do": "carry", "parallel": {"fsdp": 2}, "whole": "fsdp.pt"}]
@@ -182,6 +185,10 @@ def test_a_run_starts_from_the_weights_of_another(two: Path, tmp_path: Path) -> 
 def test_muon_clipping_and_dispatch_by_themselves(two: Path) -> None:
     """The worker has asserted it."""
     assert all((two / name / "done").exists() for name in ("muon tp", "muon ep", "dispatch"))
+
+
+def test_a_finished_run_gives_every_process_its_part(two: Path) -> None:
+    assert all((two / "tp" / f"again-{rank}").exists() for rank in range(2))
 
 
 def test_a_loss_that_is_not_finite_is_told_by_every_process(two: Path) -> None:
@@ -306,6 +313,49 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(monkeypatch: pytes
         if dist.is_initialized():
             dist.destroy_process_group()
     assert len(log(tmp_path)) == 8
+
+
+def test_the_first_bad_activation_may_be_in_a_later_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    bad = Transformer(SMALL)
+    bad.init_weights(0)
+    with torch.no_grad():  # values overflow for the token 63 alone
+        bad.embedding.weight[:, 0] = bad.embedding.weight[63] = 0
+        bad.embedding.weight[63, 0] = 1
+        bad.layers[0].attn.v.weight[:, 0] = 3e38
+    save_weights(bad, tmp_path / "bad")
+
+    def examples(state: Any) -> Iterator[tuple[Example, int]]:
+        """The token 1, and in the second half of every step 63."""
+        for index in range(state or 0, 100):
+            yield Example([63 if index % 8 > 3 else 1] * 31, [True] * 31), index + 1
+
+    task = {"parallel": {}, "hyper": {"accumulate": 2}, "start_from": str(tmp_path / "bad")}
+    run = replace(run_of(task, tmp_path / "run"), examples=examples)
+    try:
+        with pytest.raises(TrainingError, match=r"not finite: layer 0, attention: activation"):
+            train(run)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def test_the_whole_model_computes_as_it_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And averages take over what biases hand over, as in one process."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    hyper = {"precision": "bfloat16", "ema": 0.9, "balance": {"mode": "bias", "bias_rate": 0.1}}
+    task = {"steps": 6, "quantize": True, "hyper": hyper}
+    try:
+        found = train(run_of(task | {"parallel": {}}, tmp_path / "group"))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    wanted = train(run_of(task | {"hyper": hyper | {"shards": 1}}, tmp_path / "alone"))
+    for model in (found, wanted):
+        assert model.compute_dtype == torch.bfloat16
+        assert all(m.fake_quantize for m in model.modules() if isinstance(m, TrainableExperts))
+    for a, b in zip(found.layers, wanted.layers, strict=True):
+        torch.testing.assert_close(a.moe.router.bias, b.moe.router.bias, rtol=1e-4, atol=1e-4)
 
 
 def test_a_state_of_one_kind_of_run_is_not_mistaken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from training_runs import TINY, examples, losses, tiny_run
 from ossia.checkpoint import export
 from ossia.config import ModelConfig
 from ossia.data.packing import Example
-from ossia.errors import CheckpointError, ConfigError, TrainingError
+from ossia.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ossia.model import TrainableExperts, Transformer
 from ossia.train import step as step_module
 from ossia.train.log import read_log
@@ -26,7 +26,7 @@ from ossia.train.loop import train
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Lora
 from ossia.train.step import ThreadedStep
-from ossia.train.weights import WEIGHTS, load_weights, save_weights
+from ossia.train.weights import WEIGHTS, load_weights, save_weights, start
 
 FILES = ["config.json", "log.jsonl", "state.pt", "weights.safetensors"]
 
@@ -102,6 +102,25 @@ def test_examples_that_run_out(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"ran out after \d of 50 steps"):
         train(run)
     assert len(losses(tmp_path)) > 2
+
+
+def test_no_steps_are_no_steps(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    model = train(run, stop_after=0)
+    assert same(model, start(run)) and not model.training and not losses(tmp_path)
+
+
+def test_examples_that_cannot_begin_leave_the_log_alone(tmp_path: Path) -> None:
+    train(tiny_run(tmp_path, steps=6), stop_after=3)
+    before = (tmp_path / "log.jsonl").read_bytes() + b'{"step": 4}\n'
+    (tmp_path / "log.jsonl").write_bytes(before)
+
+    def refuse(state: Any) -> Iterator[tuple[Example, Any]]:
+        raise DataError("not the state of these shards")
+
+    with pytest.raises(DataError, match="these shards"):
+        train(replace(tiny_run(tmp_path, steps=6), examples=refuse))
+    assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
 def test_a_failing_part_raises_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_layer_types_follow_the_number_of_layers() -> None:
         ("data=", "data must be path or none"), ("maybe=x", "maybe must be int or none"),
         ("pair=1,x", "pair must be float, found 'x'"), ("anything=1", "cannot be set from the command line"),
         ("hyper.peak_lr=-1", "hyper: peak_lr must be more than 0"),
-        ("lora.rank=0", "lora: lora.rank must be 1 or more"),
+        ("lora.rank=0", "lora: lora.rank must be 1 or more"), ("inner=none", "inner is a group: set one of its fields"),
         ("hyper.balance.mode=loud", "hyper.balance.mode must be one of none, aux, bias"),
         ("model.head_dim=31", "head_dim must be even"),
     ],

@@ -146,6 +146,16 @@ def test_a_folder_of_other_things_is_left_alone(worker: Worker) -> None:
     assert not worker.ran and (worker.out / "thesis.tex").exists()
 
 
+def test_a_run_of_another_recipe_is_left_alone(worker: Worker) -> None:
+    """Nor does the error propose to go on with it, or to delete it."""
+    run_pipeline([worker.phase("first"), worker.phase("second")], worker.out)
+    for resume in (False, True):
+        with pytest.raises(ConfigError, match=r"another recipe, with the phases first, second: give another --out$"):
+            run_pipeline([worker.phase("merge")], worker.out, resume=resume)
+    assert worker.ran == ["first", "second"] and not (worker.out / "merge").exists()
+    assert [phase["name"] for phase in read(worker.out / "pipeline.json")["phases"]] == ["first", "second"]
+
+
 def test_two_runs_do_not_share_a_folder(worker: Worker) -> None:
     inside: list[str] = []
 
@@ -193,6 +203,11 @@ def test_a_damaged_record_is_said(worker: Worker) -> None:
     (worker.out / "first" / "done.json").write_text("{")
     with pytest.raises(TrainingError, match=r"done\.json: cannot be read"):
         run_pipeline([worker.phase("first")], worker.out)
+    (worker.out / "pipeline.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"pipeline\.json: cannot be read .* or begin again with --fresh"):
+        run_pipeline([worker.phase("first")], worker.out)
+    run_pipeline([worker.phase("first")], worker.out, fresh=True)
+    assert worker.ran == ["first", "first"] and read(worker.out / "pipeline.json")["phases"][0]["state"] == "done"
 
 
 # ---- several processes ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -206,6 +207,29 @@ def test_what_would_fit_really_fits() -> None:
     assert plan(Job(BIG, checkpoint_layers=f"--gpus {gpus} --check" in advice), Hardware(gpus)).fits
     with pytest.raises(ConfigError):
         plan(Job(BIG), Hardware(gpus // 2))
+
+
+@pytest.mark.parametrize(
+    ("job", "gpus", "said"),
+    [
+        (Job(BIG, lora=Lora(rank=16)), 1, "--lora 8 --checkpoint-layers"),
+        (Job(BIG, lora=Lora(rank=16), checkpoint_layers=True), 1, "--lora 8"),
+        (Job(BIG, 131072, 131072, checkpoint_layers=True), 64, "--context 32768 --tokens-per-gpu 32768"),
+    ],
+)
+def test_smaller_things_are_proposed_if_they_fit(job: Job, gpus: int, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan(job, Hardware(gpus))
+    proposed = str(caught.value).partition("What would fit: ")[2].split(" or ")
+    assert said in proposed
+    words = said.split()
+    values = {name: int(n) for name, n in pairwise(words) if n.isdecimal()}
+    changed = replace(job, checkpoint_layers=job.checkpoint_layers or "--checkpoint-layers" in words)
+    if "--lora" in values:
+        changed = replace(changed, lora=Lora(values["--lora"]))
+    else:
+        changed = replace(changed, tokens=values["--tokens-per-gpu"], context=values["--context"])
+    assert plan(changed, Hardware(gpus)).fits
 
 
 def test_lora_of_120b_fits_on_one_gpu() -> None:

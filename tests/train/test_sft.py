@@ -17,6 +17,7 @@ from tiny_model import tiny_tokenizer, write_tiny
 
 from ossia.batch import Batch
 from ossia.checkpoint import load, open_checkpoint
+from ossia.config import ModelConfig, account
 from ossia.data.packing import Example, pack
 from ossia.errors import ConfigError, DataError, HarmonyError, ModelNotFoundError
 from ossia.harmony import Conversation, SystemContent, render_for_completion
@@ -158,6 +159,20 @@ def test_every_assistant_message_is_learned_exactly_once(messages: list[dict[str
         assert text.count(f"<{n}>") == (message["role"] == "assistant")
 
 
+def calling(arguments: Any) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "multiply", "arguments": arguments}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+def test_a_broken_call_may_be_read_but_not_learned() -> None:
+    broken = calling('{"a": 1') | {"train": False}
+    result = {"role": "tool", "tool_call_id": "c1", "content": "not JSON"}
+    [example] = rendered([USER, broken, result, ANSWER])
+    assert '{"a": 1' not in learned(example) and "It is 3." in learned(example)
+    [same] = rendered([USER, calling({"a": 1}), result, ANSWER])  # an object instead of its text, as some write
+    assert '{"a": 1}' in learned(same)
+
+
 # ---- what is wrong --------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +197,9 @@ def test_every_assistant_message_is_learned_exactly_once(messages: list[dict[str
         (json.dumps({"messages": WITH_TOOL[2:]}), r"messages\[0\]: no call before it has the tool_call_id 'c1'"),
         (json.dumps({"messages": [ANSWER | {"channel": "final"}], "tools": [TOOL]}), r"tools: messages with channels"),
         ('{"messages": [{"role": "assistant", "channel": "final", "content": 1}]}', r"messages\[0\]: content"),
+        (json.dumps({"messages": [USER, calling('{"a": 1')]}), r"messages\[1\]\.tool_calls\[0\].*must be a JSON"),
+        (json.dumps({"messages": [USER, calling("[1]")]}), r"messages\[1\]\.tool_calls\[0\].*it is a list"),
+        (json.dumps({"messages": [USER, calling(7)]}), r"messages\[1\]\.tool_calls\[0\].*it is a int"),
     ],
 )  # fmt: skip
 def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
@@ -209,7 +227,7 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
 def test_more_bad_lines_than_allowed(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text("{}\n" * 30)
-    with pytest.raises(DataError, match=r"(?s)chats\.jsonl:1: .*chats\.jsonl:5: .*and more\nMend them.*skip_bad"):
+    with pytest.raises(DataError, match=r"(?s)chats\.jsonl:1: .*chats\.jsonl:5: .*and more.\nMend them.*skip_bad"):
         list(examples_in([path], TOKENIZER, Reading(), Found(), skip_bad=3))
 
 
@@ -359,6 +377,8 @@ def test_other_data_is_another_run(tmp_path: Path) -> None:
 def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data=FILE"):
         sft.phases(sft.Config(), tmp_path)
+    with pytest.raises(ConfigError, match="is a folder: name the files in it"):
+        sft.phases(sft.Config(data=(tmp_path,)), tmp_path)
     with pytest.raises(ModelNotFoundError):
         sft.phases(config(tmp_path, "model=no-such"), tmp_path / "run")
     for wrong, message in (
@@ -371,4 +391,5 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="choose one"):
         config(tmp_path, "quantize=true", "lora.experts=false")
     planned = sft.phases(config(tmp_path, "model=gpt-oss-20b"), tmp_path / "run")  # no download for a plan
+    assert planned[2].disk == account(ModelConfig.preset("gpt-oss-20b")).checkpoint_bytes
     assert planned[1].config is not None and planned[1].config.num_hidden_layers == 24 and planned[1].lora is not None

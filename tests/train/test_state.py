@@ -19,7 +19,7 @@ from training_runs import examples, losses, tiny_run
 
 from ossia.errors import TrainingError
 from ossia.train import state as state_module
-from ossia.train.log import read_log
+from ossia.train.log import Log, read_log
 from ossia.train.loop import train
 from ossia.train.run import StepReport
 from ossia.train.settings import Balance
@@ -293,3 +293,29 @@ def test_no_room_for_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("ossia.train.log._forget_after", lambda path, step: None)
     with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(No space left on device\); make room"):
         train(run)
+
+
+def test_a_log_that_cannot_be_cut_says_so(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path)
+    train(run, stop_after=2)
+    (tmp_path / "log.jsonl.tmp").mkdir()
+    with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(Is a directory\); make room"):
+        train(run)
+
+
+def test_a_line_that_is_taken_bit_by_bit_is_whole(tmp_path: Path) -> None:
+    """A disk that is nearly full takes less than it is given, and says no error."""
+
+    class Sparing:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def write(self, data: bytes) -> int:
+            return int(self.file.write(data[:5]))
+
+    log = Log(tmp_path, 0)
+    file, log._file = log._file, Sparing(log._file)  # type: ignore[assignment]
+    log.write({"step": 1, "loss": 2.5})
+    log.write({"step": 2, "loss": 2.25})
+    file.close()
+    assert read_log(tmp_path) == [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]

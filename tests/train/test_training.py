@@ -117,6 +117,25 @@ def test_the_average_is_the_weighted_mean_of_what_was_seen(updates: int, decay: 
     torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_averaged_routers_take_over_the_whole_selection_bias(tmp_path: Path, decay: float) -> None:
+    """At a rate of next to nothing all that changes is what is handed over, and the averaged biases get it too."""
+    worker = worker_of(tmp_path, steps=20, ema=decay, balance=Balance(mode="bias", bias_rate=0.2, router_z=0.0))
+    routers = [layer.moe.router for layer in worker.model.layers]
+    with torch.no_grad():
+        for router in routers:  # sends everything to two experts
+            router.bias[:2] += 3
+    before = [router.bias.detach().clone() for router in routers]
+    for _ in range(20):
+        worker.step(a_batch(), 1e-30)
+    trained = [router.bias.detach().clone() for router in routers]
+    worker.finish()
+    worker.close()
+    for router, bias, old in zip(routers, trained, before, strict=True):
+        assert float((bias - old).abs().max()) > 1
+        torch.testing.assert_close(router.bias.detach(), bias, rtol=1e-5, atol=1e-5)
+
+
 # ---- a step ------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,7 @@ class Balancer:
     def __init__(self, model: Transformer, balance: Balance, steps: int) -> None:
         self.balance, self.steps = balance, steps
         self.load: tuple[tuple[float, ...], ...] = ()
+        self.handed_over: list[tuple[Tensor, Tensor]] = []  # in the last step: (a router's bias, what was added to it)
         moes = [m for m in model.modules() if isinstance(m, Moe)]
         self._routers: dict[int, Router] = {m.layer: m.router for m in moes if m.router is not None}
         for moe in moes:
@@ -189,25 +190,28 @@ class Balancer:
         """b += rate * sign(mean load - load); then, as much as `_fade` shrinks in this step, b goes over into the
         router's own bias."""
         now, before = _fade(step + 1, self.steps), _fade(step, self.steps)
+        self.handed_over = []
         for (layer, bias_E), counts_E in zip(self._biases(), counts_LE, strict=False):
             away_E = counts_E.double().mean() - counts_E
             bias_E.add_(self.balance.bias_rate * now * away_E.sign())
             if now < before:
                 kept_E = bias_E * (now / before)
-                _add(self._routers[layer].bias, bias_E - kept_E)
+                own = self._routers[layer].bias
+                if own.requires_grad:
+                    change = _part_of(bias_E - kept_E, own)
+                    own.add_(change)
+                    self.handed_over.append((own, change))
                 bias_E.copy_(kept_E)
 
 
-def _add(parameter: Tensor, change: Tensor) -> None:
-    """In place, unless it is frozen; also where the parameter is cut over processes."""
-    if not parameter.requires_grad:
-        return
+def _part_of(change: Tensor, parameter: Tensor) -> Tensor:
+    """Cut as the parameter is, where that is cut over processes."""
     if dist.is_available() and dist.is_initialized():
         from torch.distributed.tensor import DTensor, distribute_tensor  # not for those who train in one process
 
         if isinstance(parameter, DTensor):
-            change = distribute_tensor(change, parameter.device_mesh, parameter.placements)
-    parameter.add_(change)
+            return distribute_tensor(change, parameter.device_mesh, parameter.placements)
+    return change
 
 
 def _fade(done: int, steps: int) -> float:

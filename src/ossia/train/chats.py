@@ -18,7 +18,15 @@ from typing import Any, Literal
 
 from ossia.data.packing import Example
 from ossia.errors import DataError, HarmonyError
-from ossia.harmony import Conversation, Message, Role, SystemContent, render_for_training
+from ossia.harmony import (
+    Arguments,
+    Conversation,
+    Message,
+    Role,
+    SystemContent,
+    read_arguments,
+    render_for_training,
+)
 from ossia.harmony.messages import EffortName
 from ossia.tokenizer import Tokenizer
 
@@ -134,10 +142,10 @@ def _fitting(
 
 def _check(found: Found, paths: Sequence[Path], reading: Reading, skip_bad: int) -> None:
     if len(found.bad) > skip_bad:
-        some = "\n  ".join(found.bad[:SHOWN])
-        rest = "\n  and more" if len(found.bad) > SHOWN else ""
+        some = ";\n  ".join(found.bad[:SHOWN])
+        rest = ";\n  and more" if len(found.bad) > SHOWN else ""
         raise DataError(
-            f"lines that cannot be learned from:\n  {some}{rest}\nMend them, or allow some to be left out with "
+            f"lines that cannot be learned from:\n  {some}{rest}.\nMend them, or allow some to be left out with "
             "skip_bad=NUMBER"
         )
     names = ", ".join(map(str, paths))
@@ -252,8 +260,24 @@ def _from_chat(data: Mapping[str, Any], wanted: Sequence[bool], reading: Reading
         if message["role"] == "assistant"
         for _ in Conversation.from_chat([message], system=None).messages
     ]
+    for index, (message, wish) in enumerate(zip(messages, wanted, strict=True)):
+        if wish:
+            _check_calls(message.get("tool_calls") or (), index)
     ours = [index for index, message in enumerate(conversation.messages) if message.role is Role.ASSISTANT]
     return Chat(conversation, frozenset(index for index, wish in zip(ours, learned, strict=True) if wish))
+
+
+def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
+    """Calls that are to be learned must be calls: the model would learn to write what no tool can read."""
+    for number, call in enumerate(calls):
+        given = call["function"].get("arguments")
+        read = read_arguments(given) if isinstance(given, str) else Arguments({} if given is None else given, "")
+        if not isinstance(read.value, Mapping):
+            why = read.diagnosis or f"it is {_kind(read.value)}"
+            raise HarmonyError(
+                f"messages[{index}].tool_calls[{number}].function.arguments: must be a JSON object, {why}; a message "
+                'with "train": false is read and not learned'
+            )
 
 
 def _kind(value: Any) -> str:

@@ -34,6 +34,7 @@ from ossia.train.run import Run
 from ossia.train.settings import Parallel
 from ossia.train.sharded_optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.sharded_state import ShardedSaver
+from ossia.train.step import balanced
 from ossia.train.weights import load_weights
 
 NOTHING = PackedBatch(np.zeros(1, np.int64), [1], np.zeros(0, np.int64), np.zeros(0, np.int64))  # a token, no target
@@ -105,7 +106,7 @@ class DistributedStep:
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer, meshes: Meshes) -> None:
         h = run.hyper
-        self.model, self.hyper, self.balancer = model, h, balancer
+        self.model, self.hyper, self.balancer, self.quantize = model, h, balancer, run.quantize
         self.leads = dist.get_rank() == 0
         self.part, self.parts = meshes.data()
         self.tp = meshes.tp
@@ -140,7 +141,7 @@ class DistributedStep:
         for p in self.params:
             p.grad = None
         self.taken += 1
-        return loss.item() / self.tp, {"gradient_norm": norm} | self.balancer.end()
+        return loss.item() / self.tp, {"gradient_norm": norm} | balanced(self.balancer, self.average)
 
     def _backward(self, part: PackedBatch | None, targets: int, tokens: int) -> Tensor:
         """Adds to the gradients; the part's share of the loss. Without a part, a token goes through the model that
@@ -161,8 +162,8 @@ class DistributedStep:
     def _check(self, loss: float, norm: float, parts: list[PackedBatch]) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
             return
-        mine = parts[self.part] if self.part < len(parts) else NOTHING
-        found = [bad_weight(self.named), bad_activation(self.model, lambda: _hidden(self.model, mine))]
+        mine = [*parts[self.part :: self.parts], NOTHING][: -(-len(parts) // self.parts)]  # one for every round
+        found = [bad_weight(self.named), bad_activation(self.model, lambda: [_hidden(self.model, p) for p in mine])]
         everywhere: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everywhere, found)
         weights, activations = zip(*everywhere, strict=True)
@@ -208,7 +209,10 @@ class DistributedStep:
         """On the leading process the trained model, whole and on the CPU; on the others their parts of it."""
         if self.average is not None:
             self.average.put()
-        return gather(self.model, self.leads).eval()
+        model = gather(self.model, self.leads)
+        model.compute_dtype = self.model.compute_dtype
+        set_fake_quantize(model, self.quantize)
+        return model.eval()
 
     def close(self) -> None:
         plain(self.model)

@@ -6,7 +6,6 @@ A line reaches the system whole or not at all as far as readers are concerned: o
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +40,37 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 class Log:
-    """Appends to `folder/log.jsonl`, after dropping the lines of steps after `step`: those are taken again."""
+    """Appends to `folder/log.jsonl`, after dropping the lines of steps after `step`: those are taken again.
+
+    Raises `TrainingError` if the disk is full.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / LOG
-        _forget_after(self.path, step)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            _forget_after(self.path, step)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise _refused(self.path, error) from error
 
     def write(self, entry: dict[str, Any]) -> None:
         """Raises `TrainingError` if the disk is full."""
+        line = json.dumps(entry).encode() + b"\n"
         try:
-            self._file.write(json.dumps(entry).encode() + b"\n")
+            while line:  # a disk that is nearly full takes a part of it, and refuses the rest
+                line = line[self._file.write(line) :]
         except OSError as error:
-            raise TrainingError(
-                f"{self.path}: cannot be written ({error.strerror}); make room and start the run again: "
-                "it goes on from its last state"
-            ) from error
-
-    def sync(self) -> None:
-        """Ask the disk to have it, so that no state is ahead of its log."""
-        os.fsync(self._file.fileno())
+            raise _refused(self.path, error) from error
 
     def close(self) -> None:
         self._file.close()
+
+
+def _refused(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"{path}: cannot be written ({error.strerror}); make room and start the run again: it goes on from its last "
+        "state"
+    )
 
 
 def _forget_after(path: Path, step: int) -> None:

@@ -50,13 +50,13 @@ def train(run: Run, *, watchers: Sequence[Watcher] = (), stop_after: int | None 
     try:
         state = store.load(identity)
         if state is not None and state.get("finished"):
-            model = worker.finish()
-            return restore(model, run.out) if worker.leads else model
+            return restore(worker.finish(), run.out)
         progress = _Progress(identity)
         if state is not None:
             worker.load_state_dict(state["worker"])
             progress = _Progress(identity, state["step"], state["data"], state["step"])
-        _steps(run, worker, store, progress, watchers, min(run.steps, stop_after or run.steps))
+        until = run.steps if stop_after is None else min(run.steps, stop_after)
+        _steps(run, worker, store, progress, watchers, until)
         if progress.step < run.steps:
             return worker.model.eval()
         model = worker.finish()
@@ -102,8 +102,8 @@ def _steps(
     """Steps up to `until`, and a state that says so. A state is written once the next loss has shown that its weights
     are good."""
     pending: dict[str, Any] | None = None
-    log = Log(run.out, progress.step) if worker.leads else None
     batches = pack(run.examples(progress.data), run.hyper.tokens_per_step, run.hyper.longest, progress.data)
+    log = Log(run.out, progress.step) if worker.leads else None
     try:
         while progress.step < until:
             report = _step(run, worker, progress, batches)

@@ -17,7 +17,7 @@ from ossia.mxfp4 import ScaleRule
 from ossia.train.lora import ADAPTER
 from ossia.train.merge import merge
 from ossia.train.pipeline import Phase
-from ossia.train.sft import base_folder, fingerprint
+from ossia.train.sft import base_folder, config_of, fingerprint, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Config:
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
-    """One: read, add, write. Raises `ConfigError` if no adapter is given."""
+    """One: read, add, write. Raises `ConfigError` if no adapter is given, `ModelNotFoundError` if there is no such
+    model."""
     if config.adapter is None:
         raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA")
     adapter = config.adapter
@@ -42,4 +43,6 @@ def phases(config: Config, out: Path) -> list[Phase]:
         print(merge(base_folder(config.model), adapter, out / "model", config.rule, layout=layout, overwrite=True))
         print(f"try it: ossia chat {out / 'model'}")
 
-    return [Phase("merge", "Add the changes and write the model.", run, settings=settings, needs=(adapter / ADAPTER,))]
+    disk = stored_bytes(config_of(config.model), config.layout)
+    does, needs = "Add the changes and write the model.", (adapter / ADAPTER,)
+    return [Phase("merge", does, run, settings=settings, needs=needs, disk=disk)]

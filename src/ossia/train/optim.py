@@ -112,6 +112,11 @@ class Average:
             value.lerp_(p, share)
 
     @torch.no_grad()
+    def move(self, param: Tensor, change: Tensor) -> None:
+        """Add `change` to the average of a parameter, as if all that went into it had been so from the beginning."""
+        next(value for value, p in zip(self.values, self.params, strict=True) if p is param).add_(change)
+
+    @torch.no_grad()
     def put(self) -> None:
         """Make the parameters what their average is."""
         for value, p in zip(self.values, self.params, strict=True):

@@ -76,8 +76,10 @@ def _insert(config: Any, tree: dict[str, Any], name: str, value: str) -> None:
             raise ConfigError(f"{name}: {part} is set as a whole already")
     if last not in _annotations(kind):
         raise _unknown(config, name)
-    if _dataclass_of(_annotations(kind)[last]) is not None and value.strip().lower() not in NONE:
-        inside = ", ".join(_annotations(_dataclass_of(_annotations(kind)[last])))
+    annotation = _annotations(kind)[last]
+    none = value.strip().lower() in NONE and type(None) in _alternatives(annotation)
+    if _dataclass_of(annotation) is not None and not none:
+        inside = ", ".join(_annotations(_dataclass_of(annotation)))
         raise ConfigError(f"{name} is a group: set one of its fields, {name}.{{{inside}}}")
     level[last] = value
 

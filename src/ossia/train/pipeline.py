@@ -19,7 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -215,10 +215,15 @@ def _earlier_seconds(folder: Path) -> float:
 
 def _prepare(phases: Sequence[Phase], out: Path, resume: bool, fresh: bool) -> None:
     """See that what `out` holds is what is asked for, or nothing."""
-    ran_before = (out / PIPELINE).exists()
+    noted = None if fresh else _read(out / PIPELINE)
+    ran_before, names = (out / PIPELINE).exists(), {phase.name for phase in phases}
     if fresh:
         _forget(phases, out)
-    ours = {PIPELINE, LOCK, f"{PIPELINE}.tmp", *(phase.name for phase in phases)}
+    elif noted is not None and names.isdisjoint(there := [phase["name"] for phase in noted["phases"]]):
+        raise ConfigError(
+            f"{out} holds a run of another recipe, with the phases {', '.join(there)}: give another --out"
+        )
+    ours = {PIPELINE, LOCK, f"{PIPELINE}.tmp", *names}
     strange = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if strange and not ran_before:
         raise ConfigError(
@@ -239,8 +244,10 @@ def _prepare(phases: Sequence[Phase], out: Path, resume: bool, fresh: bool) -> N
 
 def _forget(phases: Sequence[Phase], out: Path) -> None:
     """Delete the folders of phases, and nothing else."""
-    noted = _read(out / PIPELINE) or {"phases": []}
-    for name in {phase["name"] for phase in noted["phases"]} | {phase.name for phase in phases}:
+    names = {phase.name for phase in phases}
+    with suppress(TrainingError):  # a damaged record: it names no phases, and goes, too
+        names |= {phase["name"] for phase in (_read(out / PIPELINE) or {"phases": []})["phases"]}
+    for name in names:
         folder = out / name
         if (folder / STARTED).exists() or (folder / DONE).exists():
             shutil.rmtree(folder)

@@ -23,6 +23,7 @@ USABLE = 0.92  # of a GPU's memory: the rest is CUDA's, NCCL's and what an alloc
 MFU = 0.35  # share of the peak that products reach, attention and routing included. Assumed
 BUSIEST = 1.25  # tokens of the busiest process under ep, in units of the mean. Assumed; the balance loss aims lower
 PREFETCHED = 2  # blocks whose weights are gathered at a time: one in use, one on its way
+SHORTEST = 1024  # tokens of a document, below which no shorter ones are proposed
 PEAK = {"bfloat16": 989e12, "float32": 67e12}  # of an H100 SXM, dense, by its data sheet
 
 
@@ -170,7 +171,9 @@ def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
     largest = sorted(best.memory.items(), key=lambda item: -item[1])[:3]
     takes = ", ".join(f"{name} {gib(size)}" for name, size in largest)
     helping = list(_what_helps(best.job, best.hardware, dict(fixed)))
-    advice = " or ".join(helping) if helping else "nothing that was tried makes it fit; take a smaller model"
+    advice = (
+        " or ".join(helping) if helping else "nothing that was tried; take GPUs with more memory, or a smaller model"
+    )
     return (
         f"out of memory: the smallest layout ({in_words(best.layout)}) needs {gib(best.total)} on each GPU, "
         f"{gib(over)} more than the {gib(best.hardware.usable)} that {gib(best.hardware.memory)} leave usable; most "
@@ -179,26 +182,17 @@ def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
 
 
 def _what_helps(job: Job, hardware: Hardware, fixed: dict[str, int]) -> Iterator[str]:
-    """Single changes after which a layout fits; more GPUs, if need be together with checkpointing."""
-    fewer = [max(job.context, job.tokens >> n) for n in range(1, 6)]
-    changes: list[tuple[str, Job]] = [
-        (f"--tokens-per-gpu {n}", replace(job, tokens=n)) for n in fewer if n < job.tokens
-    ]
-    if not job.checkpoint_layers:
-        changes.insert(0, ("--checkpoint-layers", replace(job, checkpoint_layers=True)))
-    if job.precision == "float32":
-        changes.append(("--precision bfloat16", replace(job, precision="bfloat16")))
-    if not job.muon and job.lora is None:
-        changes.append(("--optimizer muon", replace(job, muon=True)))
-    found, kinds = 0, set()
+    """Changes after which a layout fits: single ones, or else together with checkpointing; and more GPUs."""
+    changes = list(_changes(job))
+    if not job.checkpoint_layers and not any(_any_fits(changed, hardware, fixed) for _, changed in changes):
+        changes = [(f"{name} --checkpoint-layers", replace(one, checkpoint_layers=True)) for name, one in changes]
+    kinds = set()
     for name, changed in changes:
         kind = name.split()[0]
         if kind not in kinds and _any_fits(changed, hardware, fixed):
             kinds.add(kind)
-            found += 1
             yield name
     if fixed and _any_fits(job, hardware, {}):
-        found += 1
         yield "another layout (leave " + ", ".join(f"--{name}" for name in fixed) + " out)"
     if job.lora is None:
         checkpointed = replace(job, checkpoint_layers=True)
@@ -206,11 +200,31 @@ def _what_helps(job: Job, hardware: Hardware, fixed: dict[str, int]) -> Iterator
             more = replace(hardware, gpus=gpus)
             if _any_fits(job, more, {}) or _any_fits(checkpointed, more, {}):
                 extra = "" if _any_fits(job, more, {}) else " --checkpoint-layers"
-                found += 1
                 yield f"--gpus {gpus}{extra}"
                 break
         if hardware.gpus == 1 and _any_fits(replace(checkpointed, lora=Lora()), hardware, {}):
             yield "--lora 8 --checkpoint-layers"
+
+
+def _changes(job: Job) -> Iterator[tuple[str, Job]]:
+    """(options, the job with them) of what takes less; of a kind, the smallest change first."""
+    if not job.checkpoint_layers:
+        yield "--checkpoint-layers", replace(job, checkpoint_layers=True)
+    for n in range(1, 6):
+        if (tokens := max(job.context, job.tokens >> n)) < job.tokens:
+            yield f"--tokens-per-gpu {tokens}", replace(job, tokens=tokens)
+    if job.precision == "float32":
+        yield "--precision bfloat16", replace(job, precision="bfloat16")
+    if job.lora is None:
+        if not job.muon:
+            yield "--optimizer muon", replace(job, muon=True)
+    else:
+        for n in range(1, job.lora.rank.bit_length()):
+            rank = job.lora.rank >> n
+            yield f"--lora {rank}", replace(job, lora=replace(job.lora, rank=rank))
+    for n in range(1, 6):
+        if (context := job.context >> n) >= SHORTEST:
+            yield f"--context {context} --tokens-per-gpu {context}", replace(job, tokens=context, context=context)
 
 
 def _any_fits(job: Job, hardware: Hardware, fixed: dict[str, int]) -> bool:

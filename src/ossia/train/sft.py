@@ -22,7 +22,7 @@ import torch
 from ossia import hub
 from ossia.batch import Batch
 from ossia.checkpoint import export, gguf_file, load, open_checkpoint
-from ossia.config import PRESETS, ModelConfig
+from ossia.config import PRESETS, ModelConfig, account
 from ossia.data.packing import Example, pack
 from ossia.errors import ConfigError, TokenizerError
 from ossia.harmony.messages import Effort
@@ -90,6 +90,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     """What there is to do. Raises `ConfigError` if no data is given, `ModelNotFoundError` if there is no such model."""
     if not config.data:
         raise ConfigError("say what to learn from: data=FILE, one chat a line (docs/fine-tuning.md shows the form)")
+    if folder := next((path for path in config.data if path.is_dir()), None):
+        raise ConfigError(f"data={folder} is a folder: name the files in it, commas between them")
     shape, given = config_of(config.model), {"model": config.model, "data": fingerprint(config.data)}
     read = given | {key: str(value) for key, value in asdict(config.reading).items()} | {"skip_bad": config.skip_bad}
     chosen = {"method": config.method, "epochs": config.epochs, "steps": config.steps, "quantize": config.quantize}
@@ -104,7 +106,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
               settings=read, needs=config.data),
         Phase("train", "Learn the assistant's messages.", lambda: fine_tune(config, out), tokens, shape,
               trained, config.hyper, lora=changed, together=True),
-        Phase("export", "Write the model as a checkpoint.", lambda: write_model(config, out), settings=written),
+        Phase("export", "Write the model as a checkpoint.", lambda: write_model(config, out), settings=written,
+              disk=stored_bytes(shape, config.layout)),
         Phase("check", "Compare losses before and after.", lambda: compare(config, out), settings=written),
     ]  # fmt: skip
 
@@ -221,6 +224,12 @@ def config_of(name: str) -> ModelConfig:
     if name in PRESETS and name != "nano" and not Path(name).exists():
         return ModelConfig.preset(name)
     return open_checkpoint(base_folder(name)).config
+
+
+def stored_bytes(config: ModelConfig, layout: str) -> int:
+    """About what a checkpoint takes: two bytes a parameter, or experts in MXFP4."""
+    counts = account(config)
+    return 2 * counts.total if layout == "hf-bf16" else counts.checkpoint_bytes
 
 
 def base_folder(name: str) -> Path:

@@ -90,7 +90,7 @@ class ThreadedStep:
         if self.average is not None:
             self.average.update()
         self.taken += 1
-        return loss, {"gradient_norm": norm} | self.balancer.end()
+        return loss, {"gradient_norm": norm} | balanced(self.balancer, self.average)
 
     def _side_by_side(self, parts: Sequence[PackedBatch], targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
@@ -139,6 +139,16 @@ class ThreadedStep:
         plain(self.model)
         for p in self.params:
             p.grad = None
+
+
+def balanced(balancer: Balancer, average: Average | None) -> dict[str, float]:
+    """End a step for its balancer; the metrics. What a router's bias takes over from a selection bias the averaged one
+    gets in full: the weights that were averaged chose with it too."""
+    metrics = balancer.end()
+    if average is not None:
+        for bias, change in balancer.handed_over:
+            average.move(bias, change)
+    return metrics
 
 
 @dataclass(frozen=True)
