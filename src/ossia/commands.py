@@ -162,6 +162,8 @@ def convert(args: argparse.Namespace) -> None:
     for name, size in sizes.items():
         print(f"{human_bytes(size):>12}  {name}")
     print(f"{human_bytes(sum(sizes.values())):>12}  in {args.dst}, layout {args.to}")
+    if args.to == "gguf" and (note := checkpoint.computed_otherwise(checkpoint.open_checkpoint(args.dst).config)):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def evaluate(args: argparse.Namespace) -> None:

@@ -27,7 +27,16 @@ from torch import Tensor
 
 from ossia import kernels, mxfp4
 from ossia.batch import Batch
-from ossia.checkpoint import convert, gguf, gguf_tokenizer, load, open_checkpoint, write_gguf, write_random
+from ossia.checkpoint import (
+    computed_otherwise,
+    convert,
+    gguf,
+    gguf_tokenizer,
+    load,
+    open_checkpoint,
+    write_gguf,
+    write_random,
+)
 from ossia.checkpoint.gguf_write import Dense
 from ossia.cli import main
 from ossia.config import FULL, SLIDING, ModelConfig
@@ -405,6 +414,15 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert target.read_bytes() == (folder / "q8_0.gguf").read_bytes()
     assert main(["convert", str(folder / "hf"), str(tmp_path / "y"), "--dense", "q8_0"]) == 2
     assert main(["convert", "--random", "nano", str(tmp_path / "y.gguf"), "--to", "gguf"]) == 2
+
+
+def test_what_llama_cpp_computes_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yarn = ModelConfig.preset("gpt-oss-20b")
+    assert computed_otherwise(yarn) is None and computed_otherwise(replace(yarn, rope_scaling="none")) is None
+    assert "--yarn-beta-fast 8 " in str(computed_otherwise(replace(yarn, rope_ntk_beta=8.0)))
+    write_random(SMALL, tmp_path / "hf")
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "x.gguf"), "--to", "gguf"]) == 0
+    assert "--yarn-beta-fast 4 " in capsys.readouterr().err
 
 
 # ---- llama.cpp -----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 """
 
 from ossia.checkpoint.export import convert, export
+from ossia.checkpoint.gguf import computed_otherwise
 from ossia.checkpoint.gguf_read import find as gguf_file
 from ossia.checkpoint.gguf_read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.gguf_write import write_gguf
@@ -16,6 +17,7 @@ __all__ = [
     "LAYOUTS",
     "Checkpoint",
     "Layout",
+    "computed_otherwise",
     "convert",
     "export",
     "gguf_file",

@@ -136,6 +136,21 @@ def metadata(config: ModelConfig) -> dict[str, Value]:
     return found | ({EXTRA: json.dumps(rest)} if rest else {})
 
 
+def computed_otherwise(config: ModelConfig) -> str | None:
+    """What llama.cpp makes of this model that is not what it means, whatever the file says; None for gpt-oss.
+
+    For this architecture it reads no `yarn_beta_fast` and `yarn_beta_slow`, and takes 32 and 1. (It also rounds YaRN's
+    ramp to whole dimensions, gpt-oss's too; where betas agree, that changes little.)
+    """
+    betas = config.rope_ntk_beta, config.rope_ntk_alpha
+    if config.rope_scaling != "yarn" or betas == (32.0, 1.0):
+        return None
+    return (
+        "llama.cpp takes YaRN's beta to be 32 and 1 for this architecture, whatever the file says: start it with "
+        f"--yarn-beta-fast {betas[0]:g} --yarn-beta-slow {betas[1]:g}, and expect other logits even so"
+    )
+
+
 def config_from(found: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     """The config that a file's metadata describes. Raises `ConfigError` naming the key that is missing or odd.
 
