@@ -420,7 +420,7 @@ def test_what_llama_cpp_computes_otherwise_is_said(tmp_path: Path, capsys: pytes
     yarn = ModelConfig.preset("gpt-oss-20b")
     assert computed_otherwise(yarn) is None and computed_otherwise(replace(yarn, rope_scaling="none")) is None
     assert "--yarn-beta-fast 8 " in str(computed_otherwise(replace(yarn, rope_ntk_beta=8.0)))
-    write_random(SMALL, tmp_path / "hf")
+    write_random(SMALL, tmp_path / "hf", seed=1)
     assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "x.gguf"), "--to", "gguf"]) == 0
     assert "--yarn-beta-fast 4 " in capsys.readouterr().err
 
