@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256, help="tokens of a document (default: 256)")
     parser.add_argument("--trial", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if args.trial:
         return trial(args)
     names = ("preset", "steps", "batch", "context")
