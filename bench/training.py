@@ -28,6 +28,7 @@ import torch
 from ossia.config import account
 from ossia.data.packing import PackedBatch, pack
 from ossia.train.balance import Balancer
+from ossia.train.cost import peak_flops
 from ossia.train.run import Run
 from ossia.train.step import ThreadedStep
 from ossia.train.weights import start
@@ -51,16 +52,6 @@ def seconds(trainer: ThreadedStep, batch: PackedBatch) -> float:
     return time.perf_counter() - began
 
 
-def peak_flops(dtype: torch.dtype) -> float:
-    a = torch.randn(2048, 2048).to(dtype)
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6, help="measured steps a setting (default: 6)")
@@ -80,7 +71,7 @@ def main() -> None:
         for name, trainer in trainers.items():
             times[name].append(seconds(trainer, batch))
     flops = 6 * account(run.config).active * statistics.mean(len(b.tokens) for b in batches)
-    peaks = {name: peak_flops(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    peaks = {name: peak_flops(getattr(torch, name), os.cpu_count() or 1) for name in ("float32", "bfloat16")}
     print(f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in bfloat16")
     first = statistics.median(times[next(iter(times))][2:])
     for name, trainer in trainers.items():

@@ -29,6 +29,7 @@ import torch
 
 from ossia.config import ModelConfig, account
 from ossia.data.packing import Example, State
+from ossia.train.cost import peak_flops
 
 THEIRS = [f"{experts}{dtype}" for experts in ("eager", "grouped_mm", "batched_mm") for dtype in ("", "+bf16")]
 OURS = "ossia"
@@ -119,15 +120,6 @@ def in_process(args: argparse.Namespace, name: str) -> dict[str, Any] | None:
     return found
 
 
-def peak_flops() -> float:
-    a, times = torch.randn(2048, 2048), []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - began)
-    return 2 * 2048**3 / min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="nano")
@@ -153,7 +145,13 @@ def main() -> None:
             found.append(in_process(args, name) or {"seconds": [], "peak": 0})
     medians = {name: statistics.median(s for t in found for s in t["seconds"]) for name, found in trials.items()}
     peaks = {name: max(t["peak"] for t in found) for name, found in trials.items()}
-    share = 6 * account(ModelConfig.preset(args.preset)).active * tokens / medians[OURS] / peak_flops()
+    share = (
+        6
+        * account(ModelConfig.preset(args.preset)).active
+        * tokens
+        / medians[OURS]
+        / peak_flops(torch.float32, os.cpu_count() or 1)
+    )
     for name in trials:
         print(f"{name:16} {tokens / medians[name]:8.0f} tokens/s, peak {peaks[name] / 2**20:6.0f} MiB")
     faster, more = medians[best] / medians[OURS], peaks[OURS] / peaks[best]

@@ -34,7 +34,7 @@ from ossia.train.run import Run
 from ossia.train.settings import Parallel
 from ossia.train.sharded_optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.sharded_state import ShardedSaver
-from ossia.train.step import balanced
+from ossia.train.step import balanced, put_state, state_of
 from ossia.train.weights import load_weights
 
 NOTHING = PackedBatch(np.zeros(1, np.int64), [1], np.zeros(0, np.int64), np.zeros(0, np.int64))  # a token, no target
@@ -177,19 +177,10 @@ class DistributedStep:
         dist.all_gather_object(found, bad_weight(self.named))
         if any(found):
             raise DivergedError(f"step {self.taken} made weights that are not finite: {next(filter(None, found))}")
-        average = {"average": self.average.state_dict()} if self.average is not None else {}
-        state = {"model": dict(self.named), "optimizer": self.optimizer.state_dict()}
-        return {"taken": self.taken, **state, **average, "balancer": self.balancer.state_dict()}
+        return state_of(self)
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
-        for name, p in self.named.items():
-            p.copy_(state["model"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.balancer.load_state_dict(state["balancer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        put_state(self, state)
 
     def like(self, path: tuple[Any, ...]) -> Tensor | None:
         """The parameter that a tensor of the state belongs to, and is cut as; None if to none. `path` leads to it in

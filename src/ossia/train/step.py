@@ -115,19 +115,10 @@ class ThreadedStep:
         """Raises `DivergedError` if the weights are not finite."""
         if (bad := bad_weight(self.model)) is not None:
             raise DivergedError(f"step {self.taken} made weights that are not finite: {bad}")
-        average = {"average": self.average.state_dict()} if self.average is not None else {}
-        state = {"model": dict(self.named), "optimizer": self.optimizer.state_dict()}
-        return {"taken": self.taken, **state, **average, "balancer": self.balancer.state_dict()}
+        return state_of(self)
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.taken = state["taken"]
-        for name, p in self.named.items():
-            p.copy_(state["model"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.balancer.load_state_dict(state["balancer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        put_state(self, state)
 
     def finish(self) -> Transformer:
         if self.average is not None:
@@ -180,3 +171,31 @@ def part_loss(
     if balancer is None:
         return loss, loss
     return loss + balancer.loss(n, logits, part.lengths, of_tokens), loss.detach()
+
+
+# ---- what every worker keeps from step to step -------------------------------------------------------------------
+
+
+class Stateful(Protocol):
+    taken: int
+    named: Any  # name -> parameter
+    optimizer: Any
+    balancer: Balancer
+    average: Any  # of the weights, or None
+
+
+def state_of(worker: Stateful) -> dict[str, Any]:
+    average = {"average": worker.average.state_dict()} if worker.average is not None else {}
+    state = {"model": dict(worker.named), "optimizer": worker.optimizer.state_dict()}
+    return {"taken": worker.taken, **state, **average, "balancer": worker.balancer.state_dict()}
+
+
+@torch.no_grad()
+def put_state(worker: Stateful, state: dict[str, Any]) -> None:
+    worker.taken = state["taken"]
+    for name, p in worker.named.items():
+        p.copy_(state["model"][name])
+    worker.optimizer.load_state_dict(state["optimizer"])
+    worker.balancer.load_state_dict(state["balancer"])
+    if worker.average is not None:
+        worker.average.load_state_dict(state["average"])
