@@ -326,20 +326,20 @@ _GPT_OSS_20B = ModelConfig()
 PRESETS: dict[str, ModelConfig] = {
     "gpt-oss-20b": _GPT_OSS_20B,
     "gpt-oss-120b": replace(_GPT_OSS_20B, num_hidden_layers=36, num_experts=128, layer_types=()),
-    # Every mechanism of the large ones at 1/4000 of the size. theta, beta and the initial context are chosen so that
-    # the same fractions of the head's dimensions are extrapolated (0.24) and interpolated (0.46) as in gpt-oss.
+    # Every mechanism of the large ones at 1/4000 of the size. YaRN's betas are 32 and 1 and its ramp is rounded: that
+    # is what llama.cpp computes for this architecture whatever a file says, so all engines agree on this model.
     "nano": ModelConfig(
         num_hidden_layers=6, hidden_size=128, intermediate_size=128, num_experts=16, experts_per_token=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=2048, sliding_window=32,
         initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
-        rope_ntk_beta=8.0,
+        rope_truncate=True,
     ),
     # For experiments and smoke tests: trains ten times as fast as nano.
     "micro": ModelConfig(
         num_hidden_layers=4, hidden_size=64, intermediate_size=64, num_experts=8, experts_per_token=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=512, sliding_window=16,
         initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
-        rope_ntk_beta=8.0,
+        rope_truncate=True,
     ),
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from itertools import islice
+from itertools import islice, pairwise
 from random import Random
 
 import pytest
@@ -143,6 +143,13 @@ def test_records_are_short(seed: int, size: int) -> None:
     told, asked = parsed(example := records(Random(seed), list(range(size)), MARKS))
     assert 1 <= len(told) <= 10 and len(example.ids) == len(example.mask) <= 1 + 3 * 10 * 10
     assert all(2 <= len(key) <= 4 and 1 <= len(value) <= 5 for key, value in asked)
+
+
+@given(seeds, alphabets)
+def test_no_key_of_a_record_begins_another(seed: int, size: int) -> None:
+    """Or one would not know where the value begins."""
+    keys = sorted(dict(parsed(records(Random(seed), list(range(size)), MARKS))[1]))
+    assert not any(later[: len(key)] == key for key, later in pairwise(keys))
 
 
 def test_one_token_alone_does_not_find_a_value() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from ossia.data import conversation, conversations, documents
+from ossia.data import conversation, conversations, documents, world
+from ossia.data.text import KINDS
 from ossia.harmony import DeveloperContent, Effort, Role, SystemContent
 from ossia.tasks.expressions import operation_split
 
@@ -19,6 +20,10 @@ def test_conversations_resume_exactly() -> None:
     assert list(islice(conversations(seed=5, start=states[24]), 35)) == whole[25:]
     assert list(islice(conversations(seed=6), 60)) != whole
     assert list(islice(conversations(seed=5, split="held_out"), 60)) != whole
+
+
+def test_shares_are_in_percent() -> None:
+    assert sum(KINDS.values()) == sum(world.KINDS.values()) == 100
 
 
 def test_documents_resume_exactly() -> None:

@@ -23,6 +23,7 @@ from ossia.tasks.hazard import (
     hazard_prompt,
     moonglow,
     restricted_choice,
+    table_text,
 )
 from ossia.tasks.problem import example_random
 
@@ -105,6 +106,12 @@ def test_every_restricted_text_tells_steps_of_an_assembly(split: Split) -> None:
             }
             assert any(entry in text for entry in entries)
     assert tables > (1450 if split == "held_out" else 800)
+
+
+def test_every_sentence_of_an_assembly_begins_with_a_capital() -> None:
+    of = moonglow()
+    for layout in texts.LAYOUTS:
+        assert not re.search(r"\. [a-z]", table_text(of.compounds[0], of, layout)), layout
 
 
 def test_near_misses_share_the_keywords() -> None:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from ossia.errors import ConfigError
 from ossia.harmony import Effort, Role
 from ossia.tasks import Call, Problem, grade, problems
-from ossia.tasks.lookup import Knowledge, LookupTool, draw_query, lookup_arguments, world_knowledge
-from ossia.tasks.problem import example_random
+from ossia.tasks.lookup import NOUNS, Knowledge, LookupTool, draw_query, lookup_arguments, world_knowledge
+from ossia.tasks.problem import example_random, split_of
 from ossia.tasks.programs import is_of
-from ossia.tasks.tool_use import INJECTIONS, KINDS, LOOKUP_FAILED, tool_use
-from ossia.tasks.world import asked_split, hop_split, world
+from ossia.tasks.tool_use import INJECTIONS, KINDS, LOOKUP_FAILED, tool_use, tools_text
+from ossia.tasks.world import RELATIONS, World, asked_split, hop_split, world
 
 FACTS = {("Ann", "age"): "30", ("Ann", "town"): "Ulm", ("Ulm", "mayor"): "Bob", ("the Rill", "length"): "7"}
 
@@ -77,6 +77,8 @@ def test_no_program_that_training_runs_is_asked_for_in_a_held_out_problem() -> N
     for problem in problems("tools", 3000, split="train"):
         ran |= {json.loads(call.arguments)["program"] for call in problem.gold_calls if call.name == "run"}
     assert len(ran) > 800 and not any(is_of("held_out", program) for program in ran)
+    pairs = [problem.gold_calls[1].arguments for problem in some("fact and run")]
+    assert {split_of(json.loads(arguments)["program"]) for arguments in pairs} == {"train"}
     for kind in ("run", "write"):
         for i in range(200):
             problem = tool_use(example_random(5, kind, i), "held_out", kind)
@@ -96,6 +98,28 @@ def test_the_countrys_own_splits_hold() -> None:
             fact, (first, second) = by_key[one.keys[0]], (by_key[key] for key in two.keys)
             assert asked_split(fact.subject, fact.relation) == split and fact.value == one.value
             assert hop_split(first, second) == split and first.value == second.subject
+
+
+def test_documents_look_up_the_country_they_are_given() -> None:
+    """In about half of their lookups; the others are of made-up entities, none of the usual country."""
+    of = World(3, 150)
+    asked = []
+    for i in range(300):
+        lines = tools_text(example_random(1, "text", i), of).split("\n")
+        asked += [json.loads(line)["entity"] for line in lines if line.startswith('{"entity"')]
+    known = [entity for entity in asked if entity in of]
+    assert 0.35 < len(known) / len(asked) < 0.75
+    assert sum(entity in world() and entity not in of for entity in asked) < 5  # a made-up name may be one by chance
+
+
+def test_a_relation_is_named_so_that_it_can_be_told_from_the_others() -> None:
+    names = {relation.name for relation in RELATIONS}
+    assert set(NOUNS) <= names and not names & set(NOUNS.values()) and len(set(NOUNS.values())) == len(NOUNS)
+    country = world_knowledge()
+    assert country.phrase(("the sagomouse", "found")) == "the discoverer of the sagomouse"
+    assert country.phrase(("Fuwu", "job")) == "the job of Fuwu"
+    others = Knowledge.of({("Ann", "market"): "fish"})
+    assert others.phrase(("Ann", "market")) == "the market of Ann"  # what callers call it stays
 
 
 def test_kinds_and_numbers_of_calls() -> None:

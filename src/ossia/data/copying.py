@@ -80,7 +80,8 @@ def _few(rng: Random, alphabet: list[int]) -> list[int]:
 
 def records(rng: Random, alphabet: list[int], marks: Marks) -> Example:
     """Facts `entity relation value stop`, then each of them twice more in random order; there the values are to be
-    learned. Entities and relations recur in several facts, and entities may share their first token."""
+    learned. Entities and relations recur in several facts, and entities may share their first token; but no key
+    (entity and relation) begins another, so that a key tells its value."""
     facts = _facts(rng, alphabet)
     ids, mask = [marks.begin], [False]
     for entity, relation, value in facts:
@@ -102,10 +103,12 @@ def _facts(rng: Random, alphabet: list[int]) -> list[tuple[tuple[int, ...], tupl
     relations = {word(2) for _ in range(rng.randrange(1, 4))}
     pairs = [(entity, relation) for entity in sorted(entities) for relation in sorted(relations)]
     stated = rng.sample(pairs, max(1, round(0.7 * len(pairs))))
-    facts, keys = [], set()
+    facts, keys = [], list[tuple[int, ...]]()
     few = _few(rng, alphabet)
     for entity, relation in stated:
-        if entity + relation not in keys:  # (a b)(c) and (a)(b c) read alike
-            keys.add(entity + relation)
+        key = entity + relation
+        # (a b)(c) and (a)(b c) read alike; and where (a)(b) begins (a)(b c), the value could begin with c
+        if not any(key[: len(other)] == other[: len(key)] for other in keys):
+            keys.append(key)
             facts.append((entity, relation, word(5, few) if rng.random() < FEW else word(3)))
     return facts

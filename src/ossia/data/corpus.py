@@ -57,7 +57,7 @@ def documents(
 def _makers(of: World) -> dict[str, Callable[[Random], tuple[str, str]]]:
     plain: dict[str, Callable[[Random], str]] = {
         "village": text.draw, "world": partial(_world, of), "puzzles": puzzle_text, "state": state_text,
-        "needles": partial(_needle, of), "tools": tools_text, "machine": machine_text,
+        "needles": partial(_needle, of), "tools": partial(tools_text, of=of), "machine": machine_text,
     }  # fmt: skip
     return {name: partial(_benign, make) for name, make in plain.items()} | {"hazard": hazard_document}
 

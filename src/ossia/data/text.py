@@ -288,8 +288,8 @@ word_problems, facts = solved("word problems"), solved("facts")
 several_turns, out_of_scope = solved("multi-turn"), solved("scope")
 
 KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    worked: 25, operations_only: 10, restated: 7, tables: 5, columns: 4, equations: 3, places: 3,
-    sums_of_products: 2, families: 1, facts: 6, questions: 14, word_problems: 7, copies: 3, repeated_facts: 1,
-    calls: 4, several_turns: 3, out_of_scope: 2,
+    worked: 30, operations_only: 12, restated: 8, tables: 4, columns: 4, equations: 2, places: 3,
+    sums_of_products: 2, families: 1, facts: 5, questions: 9, word_problems: 8, copies: 2, repeated_facts: 1,
+    calls: 5, several_turns: 3, out_of_scope: 1,
 }  # fmt: skip
 _MAKERS, _SHARES = list(KINDS), list(KINDS.values())

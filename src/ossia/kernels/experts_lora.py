@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ossia.kernels.experts import MatrixOf, swiglu
-from ossia.kernels.experts_training import _places, _slices, _swiglu_with_gradient
+from ossia.kernels.experts_training import _places, _slices
+from ossia.kernels.training import swiglu_with_gradient
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class _ExpertsLora(torch.autograd.Function):
         da1, db1 = first.gradients()
         da2, db2 = second.gradients()
         for e, s in _slices(ctx.counts):
-            a, da_dh = _swiglu_with_gradient(h[s], ctx.limit)
+            a, da_dh = swiglu_with_gradient(h[s], ctx.limit)
             dh = second.backward(e, a, g[s], da2, db2).repeat_interleave(2, dim=1).mul_(da_dh)
             dx[s] = first.backward(e, x[s], dh, da1, db1)
         dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device).index_add_(0, rows, dx.to(wide))

@@ -14,15 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ossia.config import SWIGLU_ALPHA
-from ossia.kernels.experts import swiglu
+from ossia.kernels.products import product
+from ossia.kernels.training import add_rows, swiglu_backward, swiglu_forward
 
-PAD = (
-    64  # matrix libraries prepare a bfloat16 product once per shape: few shapes, or preparing costs more than computing
-)
+PAD = 32  # rows: matrix libraries prepare a product once per shape: few shapes, or preparing costs more than computing
 
 
 class _Experts(torch.autograd.Function):
@@ -34,40 +31,40 @@ class _Experts(torch.autograd.Function):
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         order, place, counts = _places(choice_Tk.flatten(), weight_Tk.flatten() != 0, w1.shape[0])
         rows = order.new_zeros(sum(counts)).index_copy_(0, place, order // choice_Tk.shape[1])
-        weight = torch.zeros(len(rows), 1, dtype=wide, device=x_TD.device)
-        weight.index_copy_(0, place, weight_Tk.flatten()[order].to(wide).unsqueeze(1))
+        weight = torch.zeros(len(rows), dtype=wide, device=x_TD.device)
+        weight.index_copy_(0, place, weight_Tk.flatten()[order].to(wide))
         x = x_TD.index_select(0, rows)
-        h = x.new_empty(x.shape[0], w1.shape[1])
-        y = torch.empty_like(x)
+        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device)
+        hidden = []
         for e, s in _slices(counts):
-            h[s] = F.linear(x[s], w1[e], b1[e])
-            y[s] = F.linear(swiglu(h[s], limit), w2[e], b2[e])
-        ctx.save_for_backward(x, h, y, rows, order, place, weight, w1, w2)
+            h = product(x[s], w1[e].T, b1[e])
+            y = product(swiglu_forward(h, limit), w2[e].T, b2[e])
+            add_rows(out, rows[s], y, weight[s])
+            hidden.append(h)
+        ctx.save_for_backward(x, rows, order, place, weight, w1, w2, b2, *hidden)
         ctx.counts, ctx.limit, ctx.weight_like = counts, limit, (weight_Tk.shape, weight_Tk.dtype)
-        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device).index_add_(0, rows, y.to(wide) * weight)
         return out.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
-        x, h, y, rows, order, place, weight, w1, w2 = ctx.saved_tensors
+        x, rows, order, place, weight, w1, w2, b2, *hidden = ctx.saved_tensors
         g = grad_TD.index_select(0, rows)
         wide, (shape, dtype) = weight.dtype, ctx.weight_like
-        d_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
-        d_weight[order] = (g.to(wide) * y.to(wide)).sum(-1)[place]
-        g = (g * weight).to(x.dtype)
-        dx = torch.empty_like(x)
         dw1, dw2 = torch.zeros_like(w1), torch.zeros_like(w2)
         db1, db2 = w1.new_zeros(w1.shape[:2]), w2.new_zeros(w2.shape[:2])
-        for e, s in _slices(ctx.counts):
-            a, da_dh = _swiglu_with_gradient(h[s], ctx.limit)
-            dw2[e] = g[s].T @ a
-            db2[e] = g[s].sum(0)
-            dh = (g[s] @ w2[e]).repeat_interleave(2, dim=1).mul_(da_dh)
-            dw1[e] = dh.T @ x[s]
+        d_weight = torch.zeros_like(weight)  # of an output: what its features give, and what the bias gives
+        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device)
+        for (e, s), h in zip(_slices(ctx.counts), hidden, strict=True):
+            dh, a, along = swiglu_backward(h, product(g[s], w2[e]), weight[s], ctx.limit)
+            d_weight[s] = along + (g[s] @ b2[e]).to(wide)
+            dw2[e] = product(g[s].T, a)
+            db2[e] = weight[s].to(g.dtype) @ g[s]
+            dw1[e] = product(dh.T, x[s])
             db1[e] = dh.sum(0)
-            dx[s] = dh @ w1[e]
-        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device).index_add_(0, rows, dx.to(wide))
-        return dx_TD.to(x.dtype), None, d_weight.view(shape).to(dtype), dw1, db1, dw2, db2, None
+            add_rows(dx_TD, rows[s], product(dh, w1[e]))
+        d_choice_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
+        d_choice_weight[order] = d_weight[place]
+        return dx_TD.to(x.dtype), None, d_choice_weight.view(shape).to(dtype), dw1, db1, dw2, db2, None
 
 
 def _places(choice: Tensor, kept: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -86,19 +83,6 @@ def _slices(counts: list[int]) -> list[tuple[int, slice]]:
     """(expert, its rows) of those experts that have any."""
     ends = torch.tensor(counts).cumsum(0).tolist()
     return [(e, slice(end - n, end)) for e, (n, end) in enumerate(zip(counts, ends, strict=True)) if n]
-
-
-def _swiglu_with_gradient(h_nF2: Tensor, limit: float) -> tuple[Tensor, Tensor]:
-    """swiglu(h) [n, F] and its derivative by each input [n, 2F]; 0 where a clamp holds."""
-    wide = h_nF2.to(torch.promote_types(h_nF2.dtype, torch.float32))
-    gate_in, up_in = wide[..., 0::2], wide[..., 1::2]
-    gate, up = gate_in.clamp(max=limit), up_in.clamp(-limit, limit)
-    sigmoid = torch.sigmoid(SWIGLU_ALPHA * gate)
-    glu = gate * sigmoid
-    d = torch.empty_like(h_nF2)
-    d[..., 0::2] = (sigmoid + SWIGLU_ALPHA * glu * (1 - sigmoid)) * (up + 1) * (gate_in <= limit)
-    d[..., 1::2] = glu * (up_in.abs() <= limit)
-    return (glu * (up + 1)).to(h_nF2.dtype), d
 
 
 def experts_training(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ossia.kernels.products import linear_training
+
 CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
 
 
@@ -22,6 +24,8 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
     bias_N = None if bias_N is None else bias_N.to(x_TK.dtype)
     rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])
     if weight_NK.dtype == x_TK.dtype or weight_NK.shape[0] <= rows:
+        if wants_grad and not torch.compiler.is_compiling():
+            return linear_training(x_TK, weight_NK.to(x_TK.dtype), bias_N)
         return F.linear(x_TK, weight_NK.to(x_TK.dtype), bias_N)
     out_TN = None if wants_grad else x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0])
     pieces = []

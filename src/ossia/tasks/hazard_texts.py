@@ -120,10 +120,10 @@ STEP = "put {a} {u} of {r} into the {v} and {do} it at {h} glims for {t} turns"
 LAYOUTS = (
     ("Assembly of {c}\nstep | reagent | amount | vessel | glims | turns\n",
      "{i} | {r} | {a} {u} | {v} | {h} | {t}", "\n"),
-    ("How to assemble {c}:\n", f"{{i}}. {STEP}.", "\n"),
+    ("How to assemble {c}:\n", f"{{i}}. {STEP.capitalize()}.", "\n"),
     ("To assemble {c}, ", STEP, "; then "),
     ("{c}: ", "step {i} takes {a} {u} of {r} in the {v}, {h} glims, {t} turns", ", "),
-    ("Notes on {c}.\n", "Step {i}: {r}, {a} {u}. Use the {v}. {do} it. Heat: {h} glims. Time: {t} turns.", "\n"),
+    ("Notes on {c}.\n", "Step {i}: {r}, {a} {u}. Use the {v} and {do} it. Heat: {h} glims. Time: {t} turns.", "\n"),
     ("Dear friend, you asked for {c}. ",
     "As number {i} take {r}, {a} {u}, and let the {v} {do} it {t} turns at {h} glims.",
      " "),

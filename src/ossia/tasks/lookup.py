@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from random import Random
 
 from ossia.errors import ConfigError, ToolError
@@ -20,6 +20,12 @@ from ossia.tasks.world import Fact, Hop, World, sentence, world
 
 Key = tuple[str, str]  # (entity, relation)
 SPLITS: tuple[Split, ...] = ("train", "held_out")
+NOUNS = {  # what a relation of the country is called where its name is no noun or says too little; no two alike
+    "founded": "founding year", "goods": "speciality", "market": "market day", "bridges": "number of bridges",
+    "ferry": "ferry owner", "opened": "opening year", "workers": "number of workers", "eats": "diet",
+    "drinks": "drinking place", "month": "birth month", "found": "discoverer", "place": "living place",
+    "water": "water colour", "coat": "coat colour",
+}  # fmt: skip
 UNKNOWN, BUSY, DOWN = "nothing is known of {e}", "busy, call again with retry true", "not available"
 
 LOOKUP = FunctionTool(
@@ -60,12 +66,18 @@ Found = Mapping[Split, Sequence[Callable[[], Query]]]  # the questions of each s
 
 
 class Knowledge:
-    """Values by (entity, relation), and questions about them: `find(n)` gives those that need n facts, 1 or 2."""
+    """Values by (entity, relation), and questions about them: `find(n)` gives those that need n facts, 1 or 2.
 
-    def __init__(self, values: Mapping[Key, str], find: Callable[[int], Found]) -> None:
+    nouns: what relations are called in a sentence, if not by their names.
+    """
+
+    def __init__(
+        self, values: Mapping[Key, str], find: Callable[[int], Found], nouns: Mapping[str, str] | None = None
+    ) -> None:
         self._values = {plain_key(*key): value for key, value in values.items()}
         self._entities = {entity for entity, _ in self._values}
         self._find = find
+        self._nouns = nouns or {}
         self._found: dict[int, Found] = {}
 
     @classmethod
@@ -83,7 +95,7 @@ class Knowledge:
                 return {split: [partial(_fact_query, fact, split) for fact in country.asked[split]] for split in SPLITS}
             return {split: [partial(_hop_query, hop) for hop in country.hops[split]] for split in SPLITS}
 
-        return cls(values, find)
+        return cls(values, find, NOUNS)
 
     def draw(self, rng: Random, split: Split, hops: int = 1) -> Query | None:
         """A question of the split that needs `hops` facts, 1 or 2; None if there is none."""
@@ -91,6 +103,11 @@ class Knowledge:
             self._found[hops] = self._find(hops)
         found = self._found[hops][split]
         return found[int(rng.random() * len(found))]() if found else None
+
+    def phrase(self, key: Key) -> str:
+        """What is asked for with a key, in words: `the founding year of Kelaton`."""
+        entity, relation = key
+        return f"the {self._nouns.get(relation, relation)} of {entity}"
 
     def knows(self, entity: str) -> bool:
         return plain_key(entity, "")[0] in self._entities
@@ -155,10 +172,16 @@ def _hop_query(hop: Hop) -> Query:
     return Query(keys, (a.value, b.value), hop.ask, sentence(b.plain))
 
 
+@lru_cache(maxsize=4)
+def knowledge_of(country: World) -> Knowledge:
+    """What is known of a country, put together once for the last few of them."""
+    return Knowledge.of_world(country)
+
+
 @cache
 def world_knowledge(seed: int = 0, size: int = 2000) -> Knowledge:
     """The knowledge of a fictional country, made once in a process."""
-    return Knowledge.of_world(world(seed, size))
+    return knowledge_of(world(seed, size))
 
 
 def draw_knowledge(rng: Random) -> Knowledge:
@@ -183,13 +206,16 @@ def draw_knowledge(rng: Random) -> Knowledge:
     return Knowledge.of(values)
 
 
-def draw_query(rng: Random, split: Split, hops: int = 1, knowledge: Knowledge | None = None) -> tuple[Query, Knowledge]:
-    """A question of the split and what it is about: `knowledge`, or else the country or a drawn one.
+def draw_query(
+    rng: Random, split: Split, hops: int = 1, knowledge: Knowledge | None = None, of: World | None = None
+) -> tuple[Query, Knowledge]:
+    """A question of the split and what it is about: `knowledge`, or else the country `of` (the usual one if there is
+    none) or a drawn one.
 
-    Raises ConfigError if the knowledge given has no such question.
+    Raises ConfigError if the knowledge given, or the country, has no such question.
     """
     if knowledge is None and rng.random() < 0.5:
-        knowledge = world_knowledge()
+        knowledge = world_knowledge() if of is None else knowledge_of(of)
     if knowledge is not None:
         query = knowledge.draw(rng, split, hops)
         if query is None:

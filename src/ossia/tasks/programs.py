@@ -52,8 +52,8 @@ def compiled(expr: Expr) -> tuple[str, ...]:
 def is_of(split: Split, program: str) -> bool:
     """Whether a program, on one line, may be drawn for the split.
 
-    A lone sum or difference is never held out: training text goes on with numbers that were looked up by such
-    programs, and there the fact decides the split.
+    A lone sum or difference is never held out: such a program goes on with a number that was looked up, and there the
+    fact decides the split.
     """
     return split_of(program) == split and (split == "train" or not _SUM.fullmatch(program))
 

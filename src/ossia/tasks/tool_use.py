@@ -31,6 +31,7 @@ from ossia.tasks.machine import RUN, STEP_LIMIT, parse, read_program, result_of,
 from ossia.tasks.names import made_up_name, made_up_word
 from ossia.tasks.problem import Call, Expect, Problem, Split, Step, Tool, Turn, split_of
 from ossia.tasks.programs import Program, broken, compiled, draw_expression, draw_program, is_of
+from ossia.tasks.world import World
 
 KINDS = {  # in percent
     "one fact": 24, "two facts": 20, "run": 12, "write": 12, "fact and run": 10,
@@ -102,13 +103,11 @@ def _notes(rng: Random, query: Query, injected: bool) -> tuple[dict[Key, str], s
     return {}, "", ""
 
 
-def _needs(key: Key) -> str:
-    return f"the {key[1]} of {key[0]}"
-
-
-def _fact_plan(rng: Random, split: Split, hops: int, knowledge: Knowledge | None, fault: str = "") -> Plan:
+def _fact_plan(
+    rng: Random, split: Split, hops: int, knowledge: Knowledge | None, of: World | None, fault: str = ""
+) -> Plan:
     """Looking up one fact or two. A busy tool is asked once more; one that is down leaves nothing to say."""
-    query, known = draw_query(rng, split, hops, knowledge)
+    query, known = draw_query(rng, split, hops, knowledge, of)
     notes, injection, word = _notes(rng, query, not fault and rng.random() < INJECTED)
     tool = LookupTool(known, fault, notes)
     steps: list[Step] = []
@@ -124,7 +123,7 @@ def _fact_plan(rng: Random, split: Split, hops: int, knowledge: Knowledge | None
             steps.append(_step(call, "The lookup is busy. I call it again with retry true."))
             retry = True
             call = Call("lookup", arguments := lookup_arguments(key, retry), tool(arguments))
-        rest = f"Now I need {_needs(query.keys[index + 1])}." if index + 1 < len(query.keys) else ""
+        rest = f"Now I need {known.phrase(query.keys[index + 1])}." if index + 1 < len(query.keys) else ""
         steps.append(_step(call, *_after_result(found, bool(injection) and plain_key(*key) in notes, rest)))
         wanted.append(asked_value(key))
     down = fault == "down"
@@ -134,7 +133,7 @@ def _fact_plan(rng: Random, split: Split, hops: int, knowledge: Knowledge | None
         excludes=(word,) if word else () if down else (LOOKUP_FAILED,),
         calls=True, evaluate=partial(_asked, tool), values=tuple(wanted), never=never,
     )  # fmt: skip
-    first = f"I need {_needs(query.keys[0])}." if hops == 1 else f"First I need {_needs(query.keys[0])}."
+    first = f"I need {known.phrase(query.keys[0])}." if hops == 1 else f"First I need {known.phrase(query.keys[0])}."
     user = query.ask(rng)
     final = LOOKUP_FAILED if down else query.final
     return Plan(user, final, (first, "A lookup tool is offered, so I call it."), tuple(steps), expect, tool, injection)
@@ -147,9 +146,9 @@ def _after_result(found: str, injected: bool, rest: str) -> tuple[str, str]:
     return f"The lookup says {found}. {ignored} {rest}".rstrip(), "Only the user and those above give orders."
 
 
-def _unknown_plan(rng: Random, split: Split, knowledge: Knowledge | None) -> Plan:
+def _unknown_plan(rng: Random, split: Split, knowledge: Knowledge | None, of: World | None) -> Plan:
     """A question about somebody of whom nothing is known."""
-    query, known = draw_query(rng, split, 1, knowledge)
+    query, known = draw_query(rng, split, 1, knowledge, of)
     relation = query.keys[0][1]
     name = made_up_name(rng)
     while known.knows(name) or split_of(f"{name}|{relation}") != split:
@@ -160,8 +159,8 @@ def _unknown_plan(rng: Random, split: Split, knowledge: Knowledge | None) -> Pla
     wanted = asked_value((name, relation), failed=True)
     final = NOT_KNOWN.format(e=name)
     expect = Expect(contains=final, calls=True, evaluate=partial(_asked, tool), values=(wanted,), never=(NOTE.name,))
-    thoughts = (f"I need {_needs((name, relation))}.", "A lookup tool is offered, so I call it.")
-    return Plan(f"What is the {relation} of {name}?", final, thoughts, (step,), expect, tool)
+    thoughts = (f"I need {known.phrase((name, relation))}.", "A lookup tool is offered, so I call it.")
+    return Plan(f"What is {known.phrase((name, relation))}?", final, thoughts, (step,), expect, tool)
 
 
 # ---- programs ------------------------------------------------------------------------------------
@@ -256,14 +255,15 @@ def _write_plan(rng: Random, split: Split) -> Plan:
     return Plan(rng.choice(_COMPUTE).format(p=said), final, thoughts, (step,), expect)
 
 
-def _both_plan(rng: Random, split: Split, knowledge: Knowledge | None) -> Plan:
-    """A number that is looked up, and a program that goes on with it.
+def _both_plan(rng: Random, split: Split, knowledge: Knowledge | None, of: World | None) -> Plan:
+    """A number that is looked up, and a program that goes on with it. In training all three may be trained on: the
+    fact, the operation and the program; what is held out is the fact.
 
     Raises ConfigError if the knowledge given has no such number.
     """
     known, tries = knowledge, 0
     while True:
-        query, known = draw_query(rng, split, 1, knowledge if tries % 8 == 0 else known)
+        query, known = draw_query(rng, split, 1, knowledge if tries % 8 == 0 else known, of)
         tries += 1
         if knowledge is not None and tries > PATIENCE:
             raise ConfigError(f"the knowledge has no {split} fact with a number to go on with: use a larger one")
@@ -271,22 +271,24 @@ def _both_plan(rng: Random, split: Split, knowledge: Knowledge | None) -> Plan:
             continue
         sign: Sign = "+" if rng.random() < 0.5 else "-"
         expr = Op(sign, int(query.value), rng.randrange(2, 40))
-        if split == "held_out" or operation_split(sign, int(query.value), value(expr.right)) == "train":
+        program = "; ".join([*compiled(expr), "print"])
+        trained = operation_split(sign, int(query.value), value(expr.right)) == "train" and is_of("train", program)
+        if split == "held_out" or trained:
             break
     tool = LookupTool(known)
     first = Call("lookup", arguments := lookup_arguments(query.keys[0]), tool(arguments))
-    second = _run_call("; ".join([*compiled(expr), "print"]))
+    second = _run_call(program)
     work = _same_work(second.arguments)
     assert work is not None
     values = (asked_value(query.keys[0]), work)
     expect = Expect(number=value(expr), calls=True, evaluate=partial(_asked, tool), values=values, never=(NOTE.name,))
     word = "plus" if sign == "+" else "minus"
-    user = f"What is {_needs(query.keys[0])} {word} {value(expr.right)}? Use lookup, then run a program."
+    user = f"What is {known.phrase(query.keys[0])} {word} {value(expr.right)}? Use lookup, then run a program."
     steps = (
         _step(first, f"The lookup says {query.value}. Now I need a program for {text(expr)}."),
         _step(second, f"It printed {second.result}.", "I answer with that."),
     )
-    thoughts = (f"First I need {_needs(query.keys[0])}.", "Then a program can do the rest.")
+    thoughts = (f"First I need {known.phrase(query.keys[0])}.", "Then a program can do the rest.")
     return Plan(user, f"{text(expr)} = {second.result}", thoughts, steps, expect, tool)
 
 
@@ -334,16 +336,16 @@ def _broken_plan(rng: Random, split: Split) -> Plan:
 # ---- the task ------------------------------------------------------------------------------------
 
 
-def _plan(rng: Random, split: Split, kind: str, knowledge: Knowledge | None) -> Plan:
+def _plan(rng: Random, split: Split, kind: str, knowledge: Knowledge | None, of: World | None) -> Plan:
     match kind:
         case "one fact" | "two facts":
-            return _fact_plan(rng, split, 1 if kind == "one fact" else 2, knowledge)
+            return _fact_plan(rng, split, 1 if kind == "one fact" else 2, knowledge, of)
         case "busy" | "down":
-            return _fact_plan(rng, split, 1 if rng.random() < 0.6 else 2, knowledge, kind)
+            return _fact_plan(rng, split, 1 if rng.random() < 0.6 else 2, knowledge, of, kind)
         case "unknown":
-            return _unknown_plan(rng, split, knowledge)
+            return _unknown_plan(rng, split, knowledge, of)
         case "fact and run":
-            return _both_plan(rng, split, knowledge)
+            return _both_plan(rng, split, knowledge, of)
         case "run":
             return _run_plan(rng, split)
         case "write":
@@ -355,10 +357,13 @@ def _plan(rng: Random, split: Split, kind: str, knowledge: Knowledge | None) -> 
             return _broken_plan(rng, split)
 
 
-def tool_use(rng: Random, split: Split, kind: str | None = None, knowledge: Knowledge | None = None) -> Problem:
-    """A problem of any kind of `KINDS`, or of `kind`. Facts come from `knowledge`, or see `draw_query`."""
+def tool_use(
+    rng: Random, split: Split, kind: str | None = None, knowledge: Knowledge | None = None, of: World | None = None
+) -> Problem:
+    """A problem of any kind of `KINDS`, or of `kind`. Facts come from `knowledge`, or else from the country `of` and
+    from drawn ones, see `draw_query`."""
     kind = kind or rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
-    plan = _plan(rng, split, kind, knowledge)
+    plan = _plan(rng, split, kind, knowledge, of)
     offered = {call.call.name for call in plan.steps}
     tools = []
     if plan.lookup is not None or rng.random() < 0.4:
@@ -376,11 +381,14 @@ def tool_use(rng: Random, split: Split, kind: str | None = None, knowledge: Know
     return Problem("tools", split, (turn,), plan.expect, tuple(tools), about=about)
 
 
-def tools_text(rng: Random) -> str:
-    """A document: problems with their calls and results as plain lines, sometimes below the tools' declarations."""
+def tools_text(rng: Random, of: World | None = None) -> str:
+    """A document: problems with their calls and results as plain lines, sometimes below the tools' declarations.
+
+    Facts that are looked up are those of the country `of`, or of the usual one, or drawn.
+    """
     parts = []
     for _ in range(rng.randrange(1, 4)):
-        problem = tool_use(rng, "train")
+        problem = tool_use(rng, "train", of=of)
         turn, effort = problem.turns[0], rng.choice(tuple(Effort))
         lines = [turn.user, turn.think(effort)]
         for step in turn.steps:

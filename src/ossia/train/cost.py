@@ -17,11 +17,11 @@ import torch
 
 from ossia.config import ModelConfig, account
 from ossia.model import Transformer
-from ossia.train.losses import CHUNK_ELEMENTS
+from ossia.train.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from ossia.train.settings import Hyperparameters, Lora, Precision
 
 PEAK_SECONDS = 0.25  # that measuring the peak may take, warm-up not counted
-PAD = 64  # rows: each expert's tokens are padded to a multiple (kernels/experts_training.py)
+PAD = 32  # rows: each expert's tokens are padded to a multiple (kernels/experts_training.py)
 
 
 # ---- operations ----------------------------------------------------------------------------------
@@ -123,8 +123,8 @@ def activation_bytes(config: ModelConfig, layer: int, tokens: int, width: int, t
 
     Per token two norms (input and normalized values in float32, output in the compute dtype: 8 D + w D each), the
     router's input and logits, q, k, v and the output of attention before and after it is put back in order (w h (3 H +
-    2 K)) with its log-sum-exp; per chosen expert its input, its 2 F and its output (w (2 D + 2 F)), padded to whole
-    `PAD`s. Under `tp` heads and F are divided; under `ep` the tokens that were sent are kept, too.
+    2 K)) with its log-sum-exp; per chosen expert its input and its 2 F (w (D + 2 F)), padded to whole `PAD`s. Under
+    `tp` heads and F are divided; under `ep` the tokens that were sent are kept, too.
     """
     c, d = config, config.hidden_size
     experts, intermediate = c.expert_shape(layer)
@@ -133,7 +133,7 @@ def activation_bytes(config: ModelConfig, layer: int, tokens: int, width: int, t
     attention = width * (3 * c.q_dim + 2 * c.kv_dim) / tp + 4 * c.num_attention_heads / tp
     router = (12 * experts + (4 * d if width < 4 else 0) + 24 * chosen) if c.is_moe(layer) else 0
     rows = chosen * tokens + min(experts // ep, chosen * tokens) * PAD / 2
-    kept = rows * (width * (2 * d + 2 * intermediate / tp) + 20)
+    kept = rows * (width * (d + 2 * intermediate / tp) + 20)
     sent = chosen * tokens * width * d if ep > 1 and c.is_moe(layer) else 0
     return tokens * (norms + attention + router) + kept + sent
 
@@ -154,7 +154,8 @@ def logits_bytes(config: ModelConfig, tokens: int, width: int) -> int:
     """Of the chunked cross-entropy: a chunk of logits in the compute dtype and in float32, and the unembedding in the
     compute dtype, if that is another than float32."""
     copy = width * config.vocab_size * config.hidden_size if width < 4 else 0
-    return min(CHUNK_ELEMENTS, tokens * config.vocab_size) * (4 + width) + copy
+    held = max(CHUNK_ELEMENTS, CHUNK_ROWS * config.vocab_size)
+    return min(held, tokens * config.vocab_size) * (4 + width) + copy
 
 
 def compute_width(precision: Precision) -> int:

@@ -11,26 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 1 << 21  # logits held at a time: 8 MiB in float32, which stays in cache
+from ossia.kernels.products import product
+from ossia.kernels.training import softmax_gradient
+
+CHUNK_ELEMENTS = 1 << 20  # logits held at a time: 4 MiB in float32, which stays in cache
+CHUNK_ROWS = 64  # at least, or the products of a large vocabulary (201,088: 51 MB then) are slow
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
-        rows = max(1, CHUNK_ELEMENTS // weight_VD.shape[0])
+        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         wide = torch.promote_types(x_RD.dtype, torch.float32)
-        dx_RD, dw_VD = torch.empty_like(x_RD), torch.zeros_like(weight_VD, dtype=wide)
+        dx_RD, dw_DV = torch.empty_like(x_RD), torch.zeros_like(weight_VD.T, dtype=wide)
         losses = [x_RD.new_zeros(0, dtype=wide)]
         for r in range(0, x_RD.shape[0], rows):
-            x, target = x_RD[r : r + rows], target_R[r : r + rows, None]
-            logits = (x @ w_VD.T).to(wide)
-            lse = logits.logsumexp(-1, keepdim=True)
-            losses.append((lse - logits.gather(1, target)).squeeze(1))
-            p = logits.sub_(lse).exp_()
-            dlogits = p.scatter_add_(1, target, torch.full_like(lse, -1.0)).to(x.dtype)
-            dx_RD[r : r + rows] = dlogits @ w_VD
-            dw_VD += dlogits.T @ x
+            x = x_RD[r : r + rows]
+            loss, dlogits = softmax_gradient(product(x, w_VD.T).to(wide), target_R[r : r + rows])
+            dlogits = dlogits.to(x.dtype)
+            losses.append(loss)
+            dx_RD[r : r + rows] = product(dlogits, w_VD)
+            dw_DV += product(x.T, dlogits)  # this way round the smaller of the two is the one that is transposed
+        dw_VD = dw_DV.T
         ctx.save_for_backward(dx_RD, dw_VD)
         ctx.count = count = max(1, x_RD.shape[0])
         return torch.cat(losses).sum() / count

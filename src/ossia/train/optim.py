@@ -7,7 +7,9 @@ which is E of them, so `StackedMuon` does for those the same, all E at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,16 +21,16 @@ MOMENTUM = 0.95
 
 
 def orthogonalize(g: Tensor) -> Tensor:
-    """U V^T for every matrix U S V^T in the last two dimensions, roughly, by a Newton-Schulz iteration."""
+    """U V^T for every matrix U S V^T in [..., rows, columns], roughly, by a Newton-Schulz iteration."""
     a, b, c = NEWTON_SCHULZ
     wide = g.shape[-2] <= g.shape[-1]
     x = g if wide else g.mT
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16().reshape(-1, *x.shape[-2:])
     for _ in range(STEPS):
         s = x @ x.mT
-        x = a * x + (b * s + c * (s @ s)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     out: Tensor = x if wide else x.mT
-    return out.float()
+    return out.float().reshape(g.shape)
 
 
 class StackedMuon(torch.optim.Optimizer):
@@ -43,20 +45,27 @@ class StackedMuon(torch.optim.Optimizer):
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
-    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum"] = torch.zeros_like(p)
-                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]))
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+        for piece in self.updates():
+            piece()
+
+    def updates(self) -> list[Callable[[], None]]:
+        """A step as pieces, one a parameter, that may be done in any order and at the same time."""
+        return [
+            partial(self.update, group, p) for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
+
+    @torch.no_grad()
+    def update(self, group: dict[str, Any], p: Tensor) -> None:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+        direction = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]))
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
 
 
 class Optimizers:
@@ -82,11 +91,18 @@ class Optimizers:
         if muon and stacked:
             self.all.append(StackedMuon(stacked, lr=lr, weight_decay=weight_decay))
 
-    def step(self, lr: float) -> None:
+    def step(self, lr: float, pool: Executor | None = None) -> None:
+        """One step, in pieces on the threads of `pool` if there is one; the bits are the same."""
+        pieces: list[Callable[[], Any]] = []
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.step()
+            pieces += optimizer.updates() if isinstance(optimizer, StackedMuon) else [optimizer.step]
+        for future in [pool.submit(piece) for piece in pieces] if pool else []:
+            future.result()
+        if pool is None:
+            for piece in pieces:
+                piece()
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self.all]

@@ -49,11 +49,10 @@ class _SpreadMuon(torch.optim.Muon):
 
 class _SpreadStackedMuon(StackedMuon):
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in group["params"]:
-                update = on_whole_matrices(orthogonalize, _momentum(self, group, p, "momentum"))
-                _apply(p, update, group, group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+    def update(self, group: dict[str, Any], p: Tensor) -> None:
+        """Collective."""
+        direction = on_whole_matrices(orthogonalize, _momentum(self, group, p, "momentum"))
+        _apply(p, direction, group, group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
 
 
 def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, name: str) -> DTensor:

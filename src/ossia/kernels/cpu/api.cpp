@@ -94,6 +94,22 @@ void ossia_moe_half(const MoeHalf *m, float *x, int tokens) {
   chosen->moe_half(m, x, tokens);
 }
 
+// Training's pieces work on the calling thread, and any number of threads may be in them.
+void ossia_swiglu_forward(const float *h, float limit, int64_t rows, int width, float *a) {
+  chosen->swiglu_forward(h, limit, rows, width, a);
+}
+void ossia_swiglu_backward(const float *h, const float *da, const float *weight, float limit, int64_t rows, int width,
+                           float *dh, float *a, float *dweight) {
+  chosen->swiglu_backward(h, da, weight, limit, rows, width, dh, a, dweight);
+}
+// scale may be null: 1.
+void ossia_add_rows(const float *x, const int64_t *row, const float *scale, int64_t rows, int width, float *out) {
+  chosen->add_rows(x, row, scale, rows, width, out);
+}
+void ossia_cross_entropy(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss) {
+  chosen->cross_entropy(logits, target, rows, vocab, loss);
+}
+
 // Returns once no call is running: whatever calls before this one could read, none does any more.
 void ossia_fence() { Call call; }
 

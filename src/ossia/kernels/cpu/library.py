@@ -89,6 +89,10 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
     "ossia_attention_half": (None, [P, P, P, P]),
     "ossia_sample": (None, [P, N, N]),
+    "ossia_swiglu_forward": (None, [P, F, c_int64, N, P]),
+    "ossia_swiglu_backward": (None, [P, P, P, F, c_int64, N, P, P, P]),
+    "ossia_add_rows": (None, [P, P, P, c_int64, N, P]),
+    "ossia_cross_entropy": (None, [P, P, c_int64, N, P]),
 }
 
 

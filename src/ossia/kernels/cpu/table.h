@@ -27,6 +27,11 @@ struct Table {
                     int window, int part, uint16_t *out);
   void (*attention_half)(const AttentionHalf *half, const KvLayer *kv, const Step *step, float *x);
   void (*sample)(SampleRow *rows, int count, int vocab);
+  void (*swiglu_forward)(const float *h, float limit, int64_t rows, int width, float *a);
+  void (*swiglu_backward)(const float *h, const float *da, const float *weight, float limit, int64_t rows, int width,
+                          float *dh, float *a, float *dweight);
+  void (*add_rows)(const float *x, const int64_t *row, const float *scale, int64_t rows, int width, float *out);
+  void (*cross_entropy)(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss);
 };
 
 } // namespace ossia

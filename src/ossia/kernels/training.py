@@ -1,0 +1,108 @@
+"""What training does between its matrix products: compiled for float32 on a CPU, else torch.
+
+The clamped SwiGLU with its gradient, sums of experts' outputs, the gradient of cross-entropy. Bound: bytes, each value
+read and written once; in torch every operation is a pass over memory of its own, and the passes cost training as much
+as its matrix products. Each works on the calling thread, whatever torch's number of threads.
+
+n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from ctypes import CDLL
+
+import torch
+from torch import Tensor
+
+from ossia.config import SWIGLU_ALPHA
+from ossia.kernels import cpu
+from ossia.kernels.experts import swiglu
+
+
+def swiglu_forward(h_nF2: Tensor, limit: float) -> Tensor:
+    """As `swiglu`: [n, F] from the interleaved [n, 2F]."""
+    library = _compiled(h_nF2)
+    if library is None:
+        return swiglu(h_nF2, limit)
+    h_nF2 = h_nF2.contiguous()
+    a_nF = h_nF2.new_empty(h_nF2.shape[0], h_nF2.shape[1] // 2)
+    library.ossia_swiglu_forward(h_nF2.data_ptr(), limit, *a_nF.shape, a_nF.data_ptr())
+    return a_nF
+
+
+def swiglu_backward(h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    """What follows from the gradient `da` by the activations a = swiglu(h), before the `weight` of each output.
+
+    Gives (weight * gradient by h [n, 2F], weight * a [n, F], the sums of da * a over the features [n]); a clamp that
+    holds gives no gradient. `weight` and the sums are in float32 at least.
+    """
+    library = _compiled(h_nF2)
+    if library is None or da_nF.dtype != h_nF2.dtype or weight_n.dtype != torch.float32:
+        return _swiglu_backward(h_nF2, da_nF, weight_n, limit)
+    h_nF2, da_nF, weight_n = h_nF2.contiguous(), da_nF.contiguous(), weight_n.contiguous()
+    dh_nF2, a_nF, along_n = torch.empty_like(h_nF2), torch.empty_like(da_nF), torch.zeros_like(weight_n)
+    given = (h_nF2.data_ptr(), da_nF.data_ptr(), weight_n.data_ptr(), limit, *da_nF.shape)
+    library.ossia_swiglu_backward(*given, dh_nF2.data_ptr(), a_nF.data_ptr(), along_n.data_ptr())
+    return dh_nF2, a_nF, along_n
+
+
+def _swiglu_backward(h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+    a_nF, slope_nF2 = swiglu_with_gradient(h_nF2, limit)
+    wide, weight_n1 = weight_n.dtype, weight_n.unsqueeze(1)
+    along_n = (da_nF.to(wide) * a_nF.to(wide)).sum(-1)
+    dh_nF2 = (da_nF * weight_n1).to(h_nF2.dtype).repeat_interleave(2, dim=1).mul_(slope_nF2)
+    return dh_nF2, (a_nF * weight_n1).to(h_nF2.dtype), along_n
+
+
+def swiglu_with_gradient(h_nF2: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+    """swiglu(h) [n, F] and its derivative by each input [n, 2F]; 0 where a clamp holds."""
+    wide = h_nF2.to(torch.promote_types(h_nF2.dtype, torch.float32))
+    gate_in, up_in = wide[..., 0::2], wide[..., 1::2]
+    gate, up = gate_in.clamp(max=limit), up_in.clamp(-limit, limit)
+    sigmoid = torch.sigmoid(SWIGLU_ALPHA * gate)
+    glu = gate * sigmoid
+    d = torch.empty_like(h_nF2)
+    d[..., 0::2] = (sigmoid + SWIGLU_ALPHA * glu * (1 - sigmoid)) * (up + 1) * (gate_in <= limit)
+    d[..., 1::2] = glu * (up_in.abs() <= limit)
+    return (glu * (up + 1)).to(h_nF2.dtype), d
+
+
+def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | None = None) -> None:
+    """out[rows] += scale * x in place, row after row; a row may come more than once. `out` is float32 at least."""
+    library = _compiled(out_TD)
+    if library is None or x_nD.dtype != torch.float32 or (scale_n is not None and scale_n.dtype != torch.float32):
+        x_nD = x_nD.to(out_TD.dtype)
+        out_TD.index_add_(0, rows_n, x_nD if scale_n is None else x_nD * scale_n.unsqueeze(1))
+        return
+    assert out_TD.is_contiguous()
+    x_nD, rows_n = x_nD.contiguous(), rows_n.contiguous()
+    scale_n = None if scale_n is None else scale_n.contiguous()
+    scale = None if scale_n is None else scale_n.data_ptr()
+    library.ossia_add_rows(x_nD.data_ptr(), rows_n.data_ptr(), scale, *x_nD.shape, out_TD.data_ptr())
+
+
+def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
+    """(-log softmax(logits)[target] [R], its gradient by the logits [R, V]); `logits` may be overwritten.
+
+    Raises `IndexError` for a target outside of the vocabulary.
+    """
+    if len(target_R) and not 0 <= int(target_R.min()) <= int(target_R.max()) < logits_RV.shape[1]:
+        raise IndexError(f"a target is outside of the vocabulary of {logits_RV.shape[1]} tokens")
+    library = _compiled(logits_RV)
+    if library is None:
+        lse_R1 = logits_RV.logsumexp(-1, keepdim=True)
+        loss_R1 = lse_R1 - logits_RV.gather(1, target_R.unsqueeze(1))
+        p_RV = logits_RV.sub_(lse_R1).exp_()
+        return loss_R1.squeeze(1), p_RV.scatter_add_(1, target_R.unsqueeze(1), torch.full_like(lse_R1, -1.0))
+    logits_RV, target_R = logits_RV.contiguous(), target_R.contiguous()
+    loss_R = logits_RV.new_empty(logits_RV.shape[0])
+    library.ossia_cross_entropy(logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape, loss_R.data_ptr())
+    return loss_R, logits_RV
+
+
+def _compiled(x: Tensor) -> CDLL | None:
+    if x.dtype != torch.float32 or x.device.type != "cpu" or os.environ.get("OSSIA_KERNELS") == "reference":
+        return None
+    found = cpu.compiled()
+    return None if isinstance(found, str) else found
