@@ -143,7 +143,7 @@ def convert(args: argparse.Namespace) -> None:
     from ossia import checkpoint, hub
     from ossia.config import ModelConfig
     from ossia.display import progress
-    from ossia.info import human_bytes
+    from ossia.table import human_bytes
 
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:

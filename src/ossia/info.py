@@ -15,6 +15,7 @@ from ossia import checkpoint, hub, kernels
 from ossia.checkpoint.names import is_packed
 from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
 from ossia.llm import find_tokenizer, sampling_defaults
+from ossia.table import human_bytes
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
 
 BF16 = 2  # bytes
@@ -231,13 +232,3 @@ def _columns(rows: list[tuple[str, str]]) -> Iterator[str]:
     width = max(16, *(len(left) + 2 for left, _ in rows))
     for left, right in rows:
         yield f"  {left:<{width}}{right}"
-
-
-def human_bytes(count: int) -> str:
-    """1536 -> "1.5 KiB"."""
-    size, unit = float(count), "B"
-    for larger in ("KiB", "MiB", "GiB"):
-        if size < 999.95:
-            break
-        size, unit = size / 1024, larger
-    return f"{size:.1f} {unit}" if unit != "B" else f"{count} B"

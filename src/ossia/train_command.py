@@ -257,7 +257,7 @@ def _dry_run(phases: Sequence[Phase], out: Path, settings: dict[str, Any], args:
 
 
 def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
-    from ossia.info import human_bytes
+    from ossia.table import human_bytes, human_count
     from ossia.train.estimate import MFU
     from ossia.train.progress import clock_time
 
@@ -265,7 +265,7 @@ def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
     heads = f"{'tokens':>13}{'parameters':>18}{'FLOPs':>10}{'memory':>11}{'time':>10}{'disk':>11}"
     yield f"{'phase':<{width}}  {'state':<10}{heads}"
     for p in found.phases:
-        size = "-" if p.parameters is None else f"{_count(p.parameters)} / {_count(p.active or 0)}"
+        size = "-" if p.parameters is None else f"{human_count(p.parameters)} / {human_count(p.active or 0)}"
         flops = "-" if p.flops is None else f"{p.flops:.1e}"
         memory = human_bytes(p.total_memory) if p.memory else "-"
         seconds = "-" if p.seconds is None else "~" + clock_time(p.seconds)
@@ -288,11 +288,6 @@ def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
         yield f"time    ~{clock_time(found.seconds)} for what is left, at {MFU:.0%} (assumed) of {speed}{but}"
     yield f"disk    {human_bytes(found.disk)} for what is left; {human_bytes(found.free_disk)} are free for {out}"
     yield "parameters are all / active for one token; nothing was run"
-
-
-def _count(number: int) -> str:
-    """0.52M, 116.8B"""
-    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
 
 
 # ---- what there is -------------------------------------------------------------------------------

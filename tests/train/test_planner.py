@@ -214,7 +214,7 @@ def test_what_would_fit_really_fits() -> None:
     [
         (Job(BIG, lora=Lora(rank=16)), 1, "--lora 8 --checkpoint-layers"),
         (Job(BIG, lora=Lora(rank=16), checkpoint_layers=True), 1, "--lora 8"),
-        (Job(BIG, 131072, 131072, checkpoint_layers=True), 64, "--context 32768 --tokens-per-gpu 32768"),
+        (Job(BIG, 131072, 131072, checkpoint_layers=True), 64, "--context 65536 --tokens-per-gpu 65536"),
     ],
 )
 def test_smaller_things_are_proposed_if_they_fit(job: Job, gpus: int, said: str) -> None:

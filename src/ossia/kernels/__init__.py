@@ -1,7 +1,7 @@
 """The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice of what serves it.
 
-The only package that knows devices. `cpu/` holds compiled kernels for inference on CPUs, whole halves of a block at a
-time; everything else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns
+The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole halves of a block at a time,
+for training what lies between the matrix products; everything else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns
 the compiled kernels off. `in_use()` says what was chosen.
 """
 
@@ -47,6 +47,7 @@ def in_use() -> list[tuple[str, str, str]]:
         ("experts half", "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer"),
         ("unembedding", "bfloat16 or int8, only the rows whose logits are wanted"),
         ("sampling", "filters, penalties, masks and draws over all rows of a step"),
+        ("training", "SwiGLU and its gradient, sums of experts' outputs, gradient of cross-entropy, in float32"),
     ]
     reference = [
         ("rms_norm", "torch"),

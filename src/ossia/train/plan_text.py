@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ossia.config import account
-from ossia.train.planner import BUSIEST, MFU, PEAK, USABLE, Plan, gib, in_words
+from ossia.table import human_bytes, human_count
+from ossia.train.planner import BUSIEST, MFU, PEAK, USABLE, Plan, in_words
 
 
 def as_json(p: Plan) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def as_text(p: Plan, name: str) -> str:
 
 def _head(p: Plan, name: str) -> Iterator[str]:
     counts, job, h = account(p.job.config), p.job, p.hardware
-    size = f"{counts.total / 1e9:.1f}B parameters, {counts.active / 1e9:.2f}B active"
-    yield f"{name} ({size}) on {h.gpus} GPUs of {gib(h.memory)}"
+    size = f"{human_count(counts.total)} parameters, {human_count(counts.active)} active"
+    yield f"{name} ({size}) on {h.gpus} GPUs of {human_bytes(h.memory)}"
     how = "LoRA of rank " + str(job.lora.rank) if job.lora else "Muon" if job.muon else "AdamW"
     layers = "; layers computed again in the backward pass" if job.checkpoint_layers else ""
     yield f"  layout     {in_words(p.layout)}"
@@ -47,9 +48,9 @@ def _memory_lines(p: Plan) -> Iterator[str]:
     yield "bytes on each GPU"
     for item, size in p.memory.items():
         if size:
-            yield f"  {item:<34}{gib(size):>11}"
-    share = p.total / p.hardware.usable
-    yield f"  {'total':<34}{gib(p.total):>11}   {share:.0%} of the {gib(p.hardware.usable)} that are usable"
+            yield f"  {item:<34}{human_bytes(size):>11}"
+    share, usable = p.total / p.hardware.usable, human_bytes(p.hardware.usable)
+    yield f"  {'total':<34}{human_bytes(p.total):>11}   {share:.0%} of the {usable} that are usable"
 
 
 def _traffic_lines(p: Plan) -> Iterator[str]:
@@ -61,7 +62,7 @@ def _traffic_lines(p: Plan) -> Iterator[str]:
     for t in p.traffic:
         way = "between nodes" if t.wide else "inside a node"
         hides = "hides" if t.hides else "waits"
-        text = f"  {t.kind:<15}{t.what:<33}{gib(t.bytes):>10}  {t.processes:>3} GPUs {way:<14}"
+        text = f"  {t.kind:<15}{t.what:<33}{human_bytes(t.bytes):>10}  {t.processes:>3} GPUs {way:<14}"
         yield f"{text}{t.seconds:>7.3f} s {t.seconds / every:>5.1%}  {hides}"
     yield "  shares are of a step in which nothing overlaps; what hides runs beside the computation, normally"
 

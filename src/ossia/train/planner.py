@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from ossia.config import ModelConfig
 from ossia.errors import ConfigError
 from ossia.model.parallel import Cut, check, cut_of
+from ossia.table import human_bytes
 from ossia.train import cost
 from ossia.train.settings import Lora, Parallel, Precision
 
@@ -167,17 +168,17 @@ def _indivisible(gpus: int, fixed: Mapping[str, int]) -> str:
 
 
 def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
-    over = best.total - best.hardware.usable
+    over, usable = human_bytes(best.total - best.hardware.usable), human_bytes(best.hardware.usable)
     largest = sorted(best.memory.items(), key=lambda item: -item[1])[:3]
-    takes = ", ".join(f"{name} {gib(size)}" for name, size in largest)
+    takes = ", ".join(f"{name} {human_bytes(size)}" for name, size in largest)
     helping = list(_what_helps(best.job, best.hardware, dict(fixed)))
     advice = (
         " or ".join(helping) if helping else "nothing that was tried; take GPUs with more memory, or a smaller model"
     )
     return (
-        f"out of memory: the smallest layout ({in_words(best.layout)}) needs {gib(best.total)} on each GPU, "
-        f"{gib(over)} more than the {gib(best.hardware.usable)} that {gib(best.hardware.memory)} leave usable; most "
-        f"of it is {takes}. What would fit: {advice}"
+        f"out of memory: the smallest layout ({in_words(best.layout)}) needs {human_bytes(best.total)} on each GPU, "
+        f"{over} more than the {usable} that {human_bytes(best.hardware.memory)} leave usable; most of it is {takes}. "
+        f"What would fit: {advice}"
     )
 
 
@@ -236,10 +237,6 @@ def _any_fits(job: Job, hardware: Hardware, fixed: dict[str, int]) -> bool:
 
 def in_words(layout: Parallel) -> str:
     return " ".join(f"{f.name}={getattr(layout, f.name)}" for f in fields(layout))
-
-
-def gib(size: float) -> str:
-    return f"{size / (1 << 30):.1f} GiB"
 
 
 # ---- one layout ----------------------------------------------------------------------------------
