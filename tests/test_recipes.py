@@ -238,7 +238,9 @@ def test_uniform_attention_has_a_mass_of_one() -> None:
     assert found["mass on position 0, strongest head"] == pytest.approx([1, 1], rel=1e-4)
     assert found["mass in the sinks, full layers"] == pytest.approx([0, 0], abs=1e-6)
     assert "mass in the sinks, windows" not in found
-    assert sinks.heads(made, documents) == {layer: pytest.approx([1.0] * 4, rel=1e-4) for layer in (0, 1)}
+    assert sinks.heads(made, documents) == {
+        layer: pytest.approx([1.0] * TOY.num_attention_heads, rel=1e-4) for layer in (0, 1)
+    }
     assert all(a >= b > 0 for a, b in zip(
         found["largest activation"], found["largest activation at position 0"], strict=True
     ))  # fmt: skip

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ossia.config import ModelConfig, account
+from ossia.kernels.products import product
 from ossia.model import Transformer
 from ossia.train.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from ossia.train.settings import Hyperparameters, Lora, Precision
@@ -76,7 +77,7 @@ def peak_flops(dtype: torch.dtype = torch.float32, threads: int = 1) -> float:
 def _seconds(pool: ThreadPoolExecutor, threads: int, size: int, dtype: torch.dtype) -> float:
     pairs = [torch.ones(2, size, size, dtype=dtype) for _ in range(threads)]
     began = time.perf_counter()
-    list(pool.map(lambda pair: pair[0] @ pair[1], pairs))
+    list(pool.map(lambda pair: product(pair[0], pair[1]), pairs))
     return time.perf_counter() - began
 
 
