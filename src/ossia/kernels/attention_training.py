@@ -1,24 +1,27 @@
 """Attention with a backward pass: what training uses instead of autograd through `attention`.
 
 Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two is the output and one
-number a query. On CPUs a tile goes through torch's own fused attention; elsewhere, and in the same form, through matrix
-products. The sink is folded in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the
-log-sum-exp L that it is handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output
-that was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and
-ds = -sum over queries of exp(s - L') <do, o>.
+number a query. In float32 on a CPU both are compiled (cpu/attention_training.inc). Otherwise a tile goes through
+torch's own fused attention on CPUs; elsewhere, and in the same form, through matrix products. There the sink is folded
+in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is handed, so
+handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that was scaled for it, makes it
+compute dq, dk and dv of the softmax with the sink; and ds = -sum over queries of exp(s - L') <do, o>.
 
 T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
 """
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ossia.batch import Spans, Tile
+from ossia.kernels import cpu
 from ossia.kernels.attention import groups_of, rows_of
+from ossia.kernels.training import compiled_for
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -65,6 +68,50 @@ class _Attention(torch.autograd.Function):
                 p_sink = torch.exp(group.per_head(sink_H) - lse)
                 ds_H -= group.sum_per_head(p_sink * (do.to(wide) * o.to(wide)).sum(-1))
         return dq_THh, dk_NKh, dv_NKh, None if ds_H is None else ds_H.to(sink_H.dtype), None, None
+
+
+class _Compiled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None, spans: Spans, scale: float
+    ) -> Tensor:
+        given = [x.contiguous() for x in (q_THh, k_NKh, v_NKh)]
+        spans_T = [x.to(torch.int64).contiguous() for x in (spans.lo_T, spans.hi_T)]
+        sink = None if sink_H is None else sink_H.contiguous()
+        out_THh, lse_TH = torch.empty_like(given[0]), q_THh.new_empty(q_THh.shape[:2])
+        job, room = _job(given, spans_T, sink, scale, backward=False)
+        cpu.loaded().ossia_attention_training_forward(job, room.data_ptr(), out_THh.data_ptr(), lse_TH.data_ptr())
+        ctx.save_for_backward(*given, *spans_T, sink, out_THh, lse_TH)
+        ctx.scale = scale
+        return out_THh
+
+    @staticmethod
+    def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
+        *given, lo_T, hi_T, sink, out_THh, lse_TH = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(given[0]), torch.zeros_like(given[1]), torch.zeros_like(given[2])
+        ds = None if sink is None else torch.zeros_like(sink)
+        job, room = _job(given, [lo_T, hi_T], sink, ctx.scale, backward=True)
+        grad_THh = grad_THh.contiguous()
+        tensors = (room, out_THh, lse_TH, grad_THh, dq, dk, dv)
+        sinks = None if ds is None else ds.data_ptr()
+        cpu.loaded().ossia_attention_training_backward(job, *(x.data_ptr() for x in tensors), sinks)
+        return dq, dk, dv, ds, None, None
+
+
+def _job(
+    given: list[Tensor], spans_T: list[Tensor], sink: Tensor | None, scale: float, backward: bool
+) -> tuple[object, Tensor]:
+    """What the compiled functions take, and the memory that they work in. The tensors have to outlive the call."""
+    (queries, heads, width), (keys, kv_heads, _) = given[0].shape, given[1].shape
+    pointers = [x.data_ptr() for x in given] + [None if sink is None else sink.data_ptr()]
+    sizes = (queries, keys, heads, kv_heads, width)
+    job = ctypes.byref(cpu.TrainingAttention(*pointers, *(x.data_ptr() for x in spans_T), scale, *sizes))
+    return job, given[0].new_empty(cpu.loaded().ossia_attention_training_room(job, int(backward)))
+
+
+def _serves(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None) -> bool:
+    tensors = [q_THh, k_NKh, v_NKh] + ([] if sink_H is None else [sink_H])
+    return q_THh.shape[-1] % 16 == 0 and all(compiled_for(x) is not None for x in tensors)
 
 
 class _Group:
@@ -150,4 +197,5 @@ def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
     """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
-    return _Attention.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]
+    kind = _Compiled if _serves(q_THh, k_NKh, v_NKh, sink_H) else _Attention
+    return kind.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]

@@ -22,7 +22,7 @@ from ossia.kernels.experts import swiglu
 
 def swiglu_forward(h_nF2: Tensor, limit: float) -> Tensor:
     """As `swiglu`: [n, F] from the interleaved [n, 2F]."""
-    library = _compiled(h_nF2)
+    library = compiled_for(h_nF2)
     if library is None:
         return swiglu(h_nF2, limit)
     h_nF2 = h_nF2.contiguous()
@@ -37,7 +37,7 @@ def swiglu_backward(h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float
     Gives (weight * gradient by h [n, 2F], weight * a [n, F], the sums of da * a over the features [n]); a clamp that
     holds gives no gradient. `weight` and the sums are in float32 at least.
     """
-    library = _compiled(h_nF2)
+    library = compiled_for(h_nF2)
     if library is None or da_nF.dtype != h_nF2.dtype or weight_n.dtype != torch.float32:
         return _swiglu_backward(h_nF2, da_nF, weight_n, limit)
     h_nF2, da_nF, weight_n = h_nF2.contiguous(), da_nF.contiguous(), weight_n.contiguous()
@@ -70,7 +70,7 @@ def swiglu_with_gradient(h_nF2: Tensor, limit: float) -> tuple[Tensor, Tensor]:
 
 def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | None = None) -> None:
     """out[rows] += scale * x in place, row after row; a row may come more than once. `out` is float32 at least."""
-    library = _compiled(out_TD)
+    library = compiled_for(out_TD)
     if library is None or x_nD.dtype != torch.float32 or (scale_n is not None and scale_n.dtype != torch.float32):
         x_nD = x_nD.to(out_TD.dtype)
         out_TD.index_add_(0, rows_n, x_nD if scale_n is None else x_nD * scale_n.unsqueeze(1))
@@ -89,7 +89,7 @@ def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tenso
     """
     if len(target_R) and not 0 <= int(target_R.min()) <= int(target_R.max()) < logits_RV.shape[1]:
         raise IndexError(f"a target is outside of the vocabulary of {logits_RV.shape[1]} tokens")
-    library = _compiled(logits_RV)
+    library = compiled_for(logits_RV)
     if library is None:
         lse_R1 = logits_RV.logsumexp(-1, keepdim=True)
         loss_R1 = lse_R1 - logits_RV.gather(1, target_R.unsqueeze(1))
@@ -101,7 +101,8 @@ def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tenso
     return loss_R, logits_RV
 
 
-def _compiled(x: Tensor) -> CDLL | None:
+def compiled_for(x: Tensor) -> CDLL | None:
+    """The compiled kernels, if they serve tensors like x in training."""
     if x.dtype != torch.float32 or x.device.type != "cpu" or os.environ.get("OSSIA_KERNELS") == "reference":
         return None
     found = cpu.compiled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ossia.kernels.cpu.ceilings import ceilings
 from ossia.kernels.cpu.leaves import Attention, Dense, Experts, KvLayer, Moe, Packable, Step, rms_norm
-from ossia.kernels.cpu.library import MAX_HEAD_DIM, isa, loaded, offered, set_threads, threads
+from ossia.kernels.cpu.library import MAX_HEAD_DIM, TrainingAttention, isa, loaded, offered, set_threads, threads
 from ossia.kernels.cpu.library import library as compiled
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Moe",
     "Packable",
     "Step",
+    "TrainingAttention",
     "ceilings",
     "compiled",
     "isa",

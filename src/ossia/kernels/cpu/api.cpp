@@ -109,6 +109,18 @@ void ossia_add_rows(const float *x, const int64_t *row, const float *scale, int6
 void ossia_cross_entropy(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss) {
   chosen->cross_entropy(logits, target, rows, vocab, loss);
 }
+// Floats of `room` that forward (0) or backward (1) need.
+int64_t ossia_attention_training_room(const TrainingAttention *t, int backward) {
+  return chosen->attention_training_room(t, backward);
+}
+void ossia_attention_training_forward(const TrainingAttention *t, float *room, float *o, float *lse) {
+  chosen->attention_training_forward(t, room, o, lse);
+}
+// dk, dv and dsink are added to.
+void ossia_attention_training_backward(const TrainingAttention *t, float *room, const float *o, const float *lse,
+                                       const float *grad, float *dq, float *dk, float *dv, float *dsink) {
+  chosen->attention_training_backward(t, room, o, lse, grad, dq, dk, dv, dsink);
+}
 
 // Returns once no call is running: whatever calls before this one could read, none does any more.
 void ossia_fence() { Call call; }

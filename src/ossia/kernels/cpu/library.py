@@ -55,6 +55,13 @@ class MoeHalf(Structure):
     ]
 
 
+class TrainingAttention(Structure):
+    _fields_ = [
+        *(("q", P), ("k", P), ("v", P), ("sink", P), ("lo", P), ("hi", P), ("scale", F)),
+        *(("queries", c_int32), ("keys", c_int32), ("heads", c_int32), ("kv_heads", c_int32), ("width", c_int32)),
+    ]
+
+
 class SampleRow(Structure):
     _fields_ = [
         *(("logits", P), ("mask", P), ("ids", P), ("counts", P), ("seen", P), ("bias", P), ("top_ids", P)),
@@ -93,6 +100,9 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_swiglu_backward": (None, [P, P, P, F, c_int64, N, P, P, P]),
     "ossia_add_rows": (None, [P, P, P, c_int64, N, P]),
     "ossia_cross_entropy": (None, [P, P, c_int64, N, P]),
+    "ossia_attention_training_room": (c_int64, [P, N]),
+    "ossia_attention_training_forward": (None, [P] * 4),
+    "ossia_attention_training_backward": (None, [P] * 9),
 }
 
 

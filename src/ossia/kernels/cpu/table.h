@@ -32,6 +32,10 @@ struct Table {
                           float *dh, float *a, float *dweight);
   void (*add_rows)(const float *x, const int64_t *row, const float *scale, int64_t rows, int width, float *out);
   void (*cross_entropy)(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss);
+  int64_t (*attention_training_room)(const TrainingAttention *t, int backward);
+  void (*attention_training_forward)(const TrainingAttention *t, float *room, float *o, float *lse);
+  void (*attention_training_backward)(const TrainingAttention *t, float *room, const float *o, const float *lse,
+                                      const float *grad, float *dq, float *dk, float *dv, float *dsink);
 };
 
 } // namespace ossia

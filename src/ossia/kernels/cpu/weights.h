@@ -65,6 +65,13 @@ struct AttentionHalf {
   int32_t heads, window; // window 0: full attention
 };
 
+struct TrainingAttention {
+  const float *q, *k, *v, *sink; // [T, H, h], [N, K, h], [N, K, h]; [H] or null
+  const int64_t *lo, *hi;        // [T]
+  float scale;
+  int32_t queries, keys, heads, kv_heads, width; // T, N, H, K, h
+};
+
 struct MoeHalf {
   const float *norm;            // [D]
   const uint16_t *router;       // bfloat16 [E, D], or null: one expert for all tokens
