@@ -41,7 +41,7 @@ class Sizes:
     """What the experiments of a profile spend."""
 
     small_seeds: int  # of the small models, which are trained from nothing
-    judged_seeds: int  # of those ways of balancing experts that a criterion judges
+    judged_seeds: int  # of those that a criterion of balance or of sinks judges
     seeds: int  # of what starts from the recipe's own weights; with one, intervals are over questions and documents
     processes: int  # small models that are trained at once, each on a thread for every part of a step
     balance: int  # steps of 2,048 tokens, like the next two
@@ -52,7 +52,7 @@ class Sizes:
     full_length: int  # steps of a second stage of extension
     twins: int  # steps
     attack: tuple[int, ...]  # steps of 1,024 tokens after which the filtered twin is asked again
-    questions: int  # of each kind
+    questions: int  # of each kind; some of three times as many
     long_documents: int  # of 4,096 tokens
     needles: int  # a method and length
     many_needles: int  # for the criterion
@@ -63,12 +63,12 @@ class Sizes:
 
 
 PROFILES: dict[str, Sizes] = {
-    "smoke": Sizes(2, 3, 1, 2, 3, 3, 3, 4, 6, 2, 2, (0, 1, 2), 6, 2, 2, 3, 2, 8, 6, 8),
+    "smoke": Sizes(2, 2, 1, 2, 3, 3, 3, 4, 6, 2, 2, (0, 1, 2), 6, 2, 2, 3, 2, 8, 6, 8),
     "standard": Sizes(
-        3, 5, 1, 2, 140, 800, 80, 16, 120, 110, 60, (0, 25, 50, 100, 200), 300, 8, 20, 200, 150, 200, 300, 600
+        3, 5, 1, 2, 140, 500, 80, 16, 120, 110, 60, (0, 25, 50, 100, 200), 300, 8, 20, 200, 150, 200, 300, 600
     ),
     "full": Sizes(
-        3, 5, 3, 2, 400, 1_600, 400, 16, 300, 180, 300, (0, 25, 50, 100, 200), 600, 16, 50, 200, 450, 500, 600, 1_000
+        3, 5, 3, 2, 400, 1_500, 400, 16, 300, 180, 300, (0, 25, 50, 100, 200), 600, 16, 50, 200, 450, 500, 600, 1_000
     ),
 }  # fmt: skip
 

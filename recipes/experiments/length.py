@@ -342,6 +342,6 @@ def _notes(lab: Lab, readings: dict[str, list[Reading]]) -> tuple[str, ...]:
         "it can break by little, and what is lost without scaling shows in needles, a criterion that was added after "
         "the loss had failed its own.",
         f"NTK-by-parts minus NTK, zero-shot: {by_parts[0]} nats at 64 to 256 tokens, where no scaling was needed, "
-        f"{by_parts[1]} at 256 to 2048 and {by_parts[2]} at 2048 to 4096. What it is behind near by is the price of the "
-        "angles that it changes; what it does for length is the difference between these numbers.",
+        f"{by_parts[1]} at 256 to 2048 and {by_parts[2]} at 2048 to 4096. What it is behind near by is the price of "
+        "the angles that it changes; what it does for length is the difference between these numbers.",
     )

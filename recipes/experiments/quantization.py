@@ -316,10 +316,10 @@ def _notes(lab: Lab, numbers: dict[str, dict[str, Estimate]]) -> tuple[str, ...]
     return (
         f"QAT and control: {lab.sizes.continuation} steps each of the same pages, from the pre-trained weights. The KL "
         "divergence of QAT is that from the control, another model, so it counts more than rounding.",
-        f"Fine-tuned weights are no base for the first criterion: rounding adds {tuned['loss added']} nats to the loss "
-        f"of held-out conversations and {tuned['exact answers added']} to the share of exact answers, against "
-        f"{pages_lose} nats on documents before fine-tuning. In an earlier run they were the base, and there was no gap "
-        "to win back; the base was chosen anew after that.",
+        f"For the fine-tuned weights, rounding adds {tuned['loss added']} nats to the loss of held-out conversations "
+        f"and {tuned['exact answers added']} to the share of exact answers; for the pre-trained ones {pages_lose} nats "
+        "to that of documents. In an earlier run the fine-tuned weights were the base, and there was no gap to win "
+        "back; the base was chosen anew after that.",
         "Exact answers are held against the recipe's own QAT, which trains on the fine-tuned weights for longer, "
         "without a control of equal tokens.",
         "Rounding that is trained away may be more than was lost: a share over 100% says that QAT is better than the "

@@ -44,12 +44,15 @@ from recipes.experiments.results import (
 )
 
 KINDS: tuple[AttentionSink, ...] = ("learned", "off_by_one", "none")
-OWN, BARE = "pre-trained, learned", "pre-trained, sinks taken away"
+OWN, AT_ZERO, BARE = "pre-trained", "pre-trained, sinks at 0", "pre-trained, no sinks"
 LAYERS = 1  # of the small models
 FROM = 16  # queries before have few keys to choose from
 EVICTED_AT = 64  # from this position on the first token is forgotten; over the windows of the recipe's models
 SHORTEST = 128  # tokens of a document that is looked at
 MUCH = 5.0  # times the uniform mass
+SPREAD = 0.7  # entropy over that of even attention, from which on attention is called spread
+MASS, FIRST = "mass on position 0", "largest activation at position 0"
+LATE = f"loss from position {EVICTED_AT} on"
 Measures = dict[str, list[float]]  # one value a document
 
 
@@ -61,7 +64,7 @@ def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
         made = lab.small_run(out, kind, _small(lab, kind), lab.sizes.sinks, seed, hyper)
         return replace(made, examples=partial(backcopy.examples, seed))
 
-    return {kind: [one(kind, seed) for seed in range(1, lab.sizes.small_seeds + 1)] for kind in KINDS}
+    return {kind: [one(kind, seed) for seed in range(1, lab.sizes.judged_seeds + 1)] for kind in KINDS}
 
 
 def _small(lab: Lab, kind: AttentionSink) -> ModelConfig:
@@ -87,7 +90,7 @@ def run(lab: Lab, out: Path) -> Result:
     numbers = {kind: {key: mean_of([one[key] for one in of]) for key in of[0]} for kind, of in small.items()}
     numbers |= {name: {key: mean_of([of[key]]) for key in of} for name, of in nano.items()}
     result = Result(
-        "E3", "Attention sinks", _sentence(numbers), _models(lab), lab.sizes.small_seeds, budget_of(everything),
+        "E3", "Attention sinks", _sentence(numbers), _models(lab), lab.sizes.judged_seeds, budget_of(everything),
         numbers, criteria(small), (), _panels(numbers), _notes(lab, small, nano, by_head), (_table(by_head),),
     )  # fmt: skip
     write(result, out)
@@ -99,7 +102,7 @@ def recipe_models(lab: Lab) -> dict[str, Transformer]:
     whole = trained(lab.recipe.pretraining)
     state = whole.state_dict()
     made = {OWN: whole}
-    others: dict[str, AttentionSink] = {"pre-trained, sinks fixed at 0": "off_by_one", BARE: "none"}
+    others: dict[str, AttentionSink] = {AT_ZERO: "off_by_one", BARE: "none"}
     for name, kind in others.items():
         model = Transformer(replace(whole.config, attention_sink=kind))
         model.load_state_dict({key: tensor for key, tensor in state.items() if not key.endswith(".sinks")})
@@ -131,20 +134,22 @@ def _over_layers(statistic: Callable[[Sequence[float]], float], of: Mapping[int,
 
 
 def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
-    """`mass`: what full layers give to position 0, in units of what they would if every key got the same."""
+    """`mass`: what full layers give to position 0, in units of what they would if every key got the same; `spread`: the
+    entropy of what they give to keys, 1 if every key gets the same."""
     looked = look(model, documents)
     first = torch.cat([torch.stack(of) for of in looked.first.values()], 1)  # [documents, heads of full layers]
     kept, evicted = ([_late_loss(model, document, gone) for document in documents] for gone in (False, True))
     windows = {"mass in the sinks, windows": _over_layers(mean, looked.sunk_windows)} if looked.sunk_windows else {}
     return {
-        "mass on position 0": first.mean(1).tolist(),
+        MASS: first.mean(1).tolist(),
         "mass on position 0, strongest head": first[:, first.mean(0).argmax()].tolist(),
+        "spread of attention": _over_layers(mean, looked.spread),
         "mass in the sinks, full layers": _over_layers(mean, looked.sunk),
         **windows,
         "largest activation": _over_layers(max, looked.largest),
-        "largest activation at position 0": _over_layers(max, looked.largest_first),
+        FIRST: _over_layers(max, looked.largest_first),
         "loss": losses(model, documents),
-        f"loss from position {EVICTED_AT} on": kept,
+        LATE: kept,
         "the same without the first token": evicted,
         "loss added by eviction": [b - a for a, b in zip(kept, evicted, strict=True)],
     }
@@ -158,6 +163,7 @@ class Looked:
     """By layer, one value a document; attention is that of queries from FROM on."""
 
     first: dict[int, list[Tensor]] = field(default_factory=dict)  # of full layers: [H], on position 0, times uniform
+    spread: dict[int, list[float]] = field(default_factory=dict)  # of full layers: entropy, over that if it were even
     sunk: dict[int, list[float]] = field(default_factory=dict)  # of full layers: share that goes into the sinks
     sunk_windows: dict[int, list[float]] = field(default_factory=dict)  # the same of layers with windows
     largest: dict[int, list[float]] = field(default_factory=dict)  # of the residual stream, in absolute value
@@ -180,8 +186,11 @@ class Looked:
             self.sunk_windows.setdefault(attention.layer, []).append(sunk)
             return
         self.sunk.setdefault(attention.layer, []).append(sunk)
-        even = (1 / torch.arange(FROM + 1, len(x_TD) + 1).double()).sum()
-        self.first.setdefault(attention.layer, []).append(p_HTT[:, :, 0].sum(1) / even)
+        keys_T = torch.arange(FROM + 1, len(x_TD) + 1).double()
+        self.first.setdefault(attention.layer, []).append(p_HTT[:, :, 0].sum(1) / (1 / keys_T).sum())
+        on_keys_HTT = p_HTT / p_HTT.sum(-1, keepdim=True)
+        spread_HT = -torch.xlogy(on_keys_HTT, on_keys_HTT).sum(-1) / keys_T.log()
+        self.spread.setdefault(attention.layer, []).append(spread_HT.mean().item())
 
     def _stream(self, n: int, layer: Any, inputs: Any, x_TD: Tensor) -> None:
         self.largest.setdefault(n, []).append(x_TD.abs().max().item())
@@ -283,7 +292,10 @@ def _notes(
         f"In the recipe's model the learned sinks take {sunk[1]:.1%} of the attention of layers with windows, which do "
         f"not see the first token, and {sunk[0]:.1%} of full layers, where {sum(x > MUCH for x in strong)} of "
         f"{len(strong)} heads give the first token more than {MUCH:g} times its even share. Taken away, without any "
-        f"training, the sinks leave a loss of {mean(without['loss']):.3f} nats instead of {mean(own['loss']):.3f}.",
+        f"training, the sinks leave a loss of {mean(without['loss']):.3f} nats instead of {mean(own['loss']):.3f} "
+        f"(from position {EVICTED_AT} on {mean(without[LATE]):.3f} instead of {mean(own[LATE]):.3f}); the largest "
+        f"activation at position 0 is then {mean(without[FIRST]):.0f} instead of {mean(own[FIRST]):.0f}, and its mass "
+        f"{mean(without[MASS]):.2f} times uniform instead of {mean(own[MASS]):.2f}.",
         f"Evicting: from position {EVICTED_AT} on the first token can no longer be looked at.",
         *_shortfalls(small),
     )
@@ -295,11 +307,22 @@ def _shortfalls(small: dict[str, list[Measures]]) -> tuple[str, ...]:
     if mean_of([[x] for x in mass]).low > MUCH:
         return ()
     strongest = [mean(one["mass on position 0, strongest head"]) for one in small["none"]]
-    return (
-        f"Not surely more than {MUCH:g} times uniform: {', '.join(f'{x:.2f}' for x in mass)} seed by seed, in the "
-        f"strongest head {', '.join(f'{x:.2f}' for x in strongest)}. In language models sinks are reported to form "
-        "within the first thousands of steps of far larger batches (Gu et al., arXiv 2410.10781).",
-    )
+    spread = mean(mean(one["spread of attention"]) for one in small["none"])
+    notes = [
+        f"Without a sink not surely more than {MUCH:g} times uniform: seed by seed {_listed(mass)}, in the strongest "
+        f"head {_listed(strongest)}. In language models sinks are reported to form in the first thousands of steps of "
+        "far larger batches (arXiv 2410.10781)."
+    ]
+    if spread > SPREAD:
+        notes.append(
+            f"These models have another way to do nothing: their attention is spread over all keys (its entropy is "
+            f"{spread:.2f} of that of even attention), and the mean of many values is little."
+        )
+    return tuple(notes)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
 
 
 def _table(by_head: dict[str, dict[int, list[float]]]) -> str:
@@ -319,8 +342,10 @@ def _panels(numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
     return (
         points("Attention on position 0", "times uniform", column("mass on position 0"), (1.0, MUCH)),
         points("The same, strongest head", "times uniform", column("mass on position 0, strongest head"), (1.0, MUCH)),
+        points("Spread of attention, full layers", "entropy, even = 1", column("spread of attention"), (1.0,)),
         points("In the sinks, full layers", "share of attention", column("mass in the sinks, full layers")),
         points("In the sinks, layers with windows", "share of attention", column("mass in the sinks, windows")),
+        points("Largest activation at position 0", "residual stream", column(FIRST)),
         points("Held-out loss", "nats", column("loss")),
         points("Loss added by evicting the first token", "nats", column("loss added by eviction"), (0.0,)),
     )
