@@ -20,10 +20,11 @@ from recipes.experiments.plots import draw
 from recipes.experiments.results import RESULTS
 
 RULE = (
-    "A criterion was written down before the experiment and is judged by the whole 95% interval: **pass** if all of "
-    "it is on the right side of the bound, **fail** if all of it is on the wrong side, **null** if the bound is "
-    "inside: these seeds or questions cannot tell. Intervals are Student's t over seeds; with one seed, a bootstrap "
-    "over documents or questions, or Wilson's of a count: they then say nothing of other seeds."
+    "A criterion was written down before the experiment, or its notes say what was changed after a first run. It is "
+    "judged by the whole 95% interval: **pass** if all of it is on the right side of the bound, **fail** if all of it "
+    "is on the wrong side, **null** if the bound is inside: these seeds or questions cannot tell. Intervals are "
+    "Student's t over seeds; with one seed, a bootstrap over documents or questions, or Wilson's of a count: they then "
+    "say nothing of other seeds."
 )
 NOT_OURS = (
     "These are small models on generated text. Published numbers stand beside ours for the direction of an effect, not "

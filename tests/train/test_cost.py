@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ossia.batch import Batch
 from ossia.config import FULL, SLIDING, ModelConfig, account
+from ossia.kernels import cpu
 from ossia.kernels.experts_training import PAD
 from ossia.model import Transformer
 from ossia.train import cost
@@ -129,7 +130,15 @@ def kept_by_autograd(config: ModelConfig, lengths: Sequence[int], dtype: torch.d
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("lengths", "experts", "width"), [([128] * 4, 16, 128), ([300, 84], 4, 256)])
-def test_activations_are_what_autograd_keeps(lengths: list[int], experts: int, width: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_activations_are_what_autograd_keeps(
+    lengths: list[int], experts: int, width: int, dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In torch's form; what is compiled keeps less."""
+    if not compiled:
+        monkeypatch.setenv("OSSIA_KERNELS", "reference")
+    elif isinstance(cpu.compiled(), str):
+        pytest.skip(str(cpu.compiled()))
     config = replace(
         ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), num_experts=experts, intermediate_size=width
     )
@@ -139,7 +148,8 @@ def test_activations_are_what_autograd_keeps(lengths: list[int], experts: int, w
     if size < 4:  # converted matrices, counted as copies
         hyper = Hyperparameters(precision="bfloat16", shards=1)
         kept -= cost.memory(config, hyper).copies
-    assert cost.all_activations(config, sum(lengths), size, False) == pytest.approx(kept, rel=0.1)
+    estimate = cost.all_activations(config, sum(lengths), size, False)
+    assert 0.65 < kept / estimate < 1.0 if compiled else estimate == pytest.approx(kept, rel=0.1)
 
 
 def test_checkpointing_keeps_far_less() -> None:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ossia.kernels.training import norm_training
+
 
 def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     """x / rms(x) * scale, in float32 at least and cast last (Llama casts before the scale; gpt-oss does not)."""
+    if torch.is_grad_enabled() and x_TD.requires_grad:
+        trained = norm_training(x_TD, scale_D, eps)
+        if trained is not None:
+            return trained
     t_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
     t_TD = t_TD * torch.rsqrt(t_TD.square().mean(-1, keepdim=True) + eps)
     return (t_TD * scale_D.to(t_TD.dtype)).to(x_TD.dtype)

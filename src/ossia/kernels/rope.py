@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ossia.kernels.training import rotate_training
+
 
 def rotate(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
     """Rotate every pair of x [T, H, h] by its position's angle; cos and sin are [T, h/2], concentration included."""
+    if torch.is_grad_enabled() and x_THh.requires_grad:
+        trained = rotate_training(x_THh, cos_Tr, sin_Tr)
+        if trained is not None:
+            return trained
     cos_T1r, sin_T1r = cos_Tr.to(x_THh.dtype).unsqueeze(1), sin_Tr.to(x_THh.dtype).unsqueeze(1)
     a, b = x_THh.chunk(2, dim=-1)
     return torch.cat((a * cos_T1r - b * sin_T1r, b * cos_T1r + a * sin_T1r), dim=-1)

@@ -1,8 +1,9 @@
 """What training does between its matrix products: compiled for float32 on a CPU, else torch.
 
-The clamped SwiGLU with its gradient, sums of experts' outputs, the gradient of cross-entropy. Bound: bytes, each value
-read and written once; in torch every operation is a pass over memory of its own, and the passes cost training as much
-as its matrix products. Each works on the calling thread, whatever torch's number of threads.
+The clamped SwiGLU, RMSNorm and RoPE with their gradients, sums of experts' outputs, the gradient of cross-entropy.
+Bound: bytes, each value read and written once; in torch every operation is a pass over memory of its own, and the
+passes cost training as much as its matrix products. Each works on the calling thread, whatever torch's number of
+threads.
 
 n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 from ctypes import CDLL
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,9 +103,64 @@ def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tenso
     return loss_R, logits_RV
 
 
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
+        x_TD, scale_D = x_TD.contiguous(), scale_D.contiguous()
+        out_TD, inverse_T = torch.empty_like(x_TD), x_TD.new_empty(x_TD.shape[0])
+        given = (x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape)
+        cpu.loaded().ossia_norm_forward(*given, out_TD.data_ptr(), inverse_T.data_ptr())
+        ctx.save_for_backward(x_TD, scale_D, inverse_T)
+        return out_TD
+
+    @staticmethod
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, scale_D, inverse_T = ctx.saved_tensors
+        grad_TD = grad_TD.contiguous()
+        dx_TD, dscale_D = torch.empty_like(x_TD), torch.zeros_like(scale_D)
+        given = (x_TD.data_ptr(), scale_D.data_ptr(), inverse_T.data_ptr(), grad_TD.data_ptr(), *x_TD.shape)
+        cpu.loaded().ossia_norm_backward(*given, dx_TD.data_ptr(), dscale_D.data_ptr())
+        return dx_TD, dscale_D, None
+
+
+def norm_training(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor | None:
+    """As `rms_norm`, with a backward pass of its own; None where that is not compiled."""
+    if x_TD.ndim != 2 or x_TD.shape[1] % 16 or compiled_for(x_TD) is None or compiled_for(scale_D) is None:
+        return None
+    return _Norm.apply(x_TD, scale_D, eps)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_Tr, sin_Tr)
+        return _rotated(x_THh, cos_Tr, sin_Tr, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
+        cos_Tr, sin_Tr = ctx.saved_tensors
+        return _rotated(grad_THh, cos_Tr, sin_Tr, -1.0), None, None
+
+
+def _rotated(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, sign: float) -> Tensor:
+    x_THh, cos_Tr, sin_Tr = x_THh.contiguous(), cos_Tr.contiguous(), sin_Tr.contiguous()
+    out_THh = torch.empty_like(x_THh)
+    (tokens, heads, width), angles = x_THh.shape, (cos_Tr.data_ptr(), sin_Tr.data_ptr(), sign)
+    cpu.loaded().ossia_rotate_heads(x_THh.data_ptr(), *angles, tokens, heads, width // 2, out_THh.data_ptr())
+    return out_THh
+
+
+def rotate_training(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor | None:
+    """As `rotate`, differentiable by x; None where that is not compiled."""
+    if x_THh.ndim != 3 or any(compiled_for(x) is None for x in (x_THh, cos_Tr, sin_Tr)):
+        return None
+    return _Rotation.apply(x_THh, cos_Tr, sin_Tr)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def compiled_for(x: Tensor) -> CDLL | None:
-    """The compiled kernels, if they serve tensors like x in training."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or os.environ.get("OSSIA_KERNELS") == "reference":
+    """The compiled kernels, if they serve tensors like x in training: plain ones in float32 on a CPU."""
+    plain = type(x) in (Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+    if not plain or torch.compiler.is_compiling() or os.environ.get("OSSIA_KERNELS") == "reference":
         return None
     found = cpu.compiled()
     return None if isinstance(found, str) else found

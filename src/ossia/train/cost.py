@@ -125,7 +125,8 @@ def activation_bytes(config: ModelConfig, layer: int, tokens: int, width: int, t
     Per token two norms (input and normalized values in float32, output in the compute dtype: 8 D + w D each), the
     router's input and logits, q, k, v and the output of attention before and after it is put back in order (w h (3 H +
     2 K)) with its log-sum-exp; per chosen expert its input and its 2 F (w (D + 2 F)), padded to whole `PAD`s. Under
-    `tp` heads and F are divided; under `ep` the tokens that were sent are kept, too.
+    `tp` heads and F are divided; under `ep` the tokens that were sent are kept, too. That is torch's form, which GPUs
+    have; what is compiled for CPUs keeps up to a third less.
     """
     c, d = config, config.hidden_size
     experts, intermediate = c.expert_shape(layer)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ossia import kernels
 from ossia.kernels.training import softmax_gradient, swiglu_with_gradient
 
 GUARD = 123.0
@@ -110,3 +111,54 @@ def test_a_target_outside_of_the_vocabulary_is_refused() -> None:
     for target in (-1, 8):
         with pytest.raises(IndexError, match="vocabulary of 8"):
             softmax_gradient(torch.zeros(2, 8), torch.tensor([0, target]))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 16), (5, 48), (33, 128)])
+def test_norm(isa: ctypes.CDLL, rows: int, width: int) -> None:
+    rng = torch.Generator().manual_seed(width)
+    x, scale, grad = (torch.randn(shape, generator=rng) * 3 for shape in ((rows, width), (width,), (rows, width)))
+    wide = [x.double().requires_grad_(), scale.double().requires_grad_()]
+    want = wide[0] / (wide[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * wide[1]
+    (room, out), (room_dx, dx), (room_ds, dscale) = (guarded(rows, width), guarded(rows, width), guarded(width))
+    inverse = torch.empty(rows)
+    dscale.zero_()
+    isa.ossia_norm_forward(x.data_ptr(), scale.data_ptr(), 1e-5, rows, width, out.data_ptr(), inverse.data_ptr())
+    given = (x.data_ptr(), scale.data_ptr(), inverse.data_ptr(), grad.data_ptr(), rows, width)
+    isa.ossia_norm_backward(*given, dx.data_ptr(), dscale.data_ptr())
+    close(out, want.detach())
+    for got, wanted in zip((dx, dscale), torch.autograd.grad(want, wide, grad.double()), strict=True):
+        close(got, wanted, 1e-5)
+    assert all(map(untouched, (room, room_dx, room_ds)))
+
+
+@pytest.mark.parametrize(("heads", "half"), [(1, 1), (3, 8), (2, 16), (4, 20)])
+def test_rotation_and_back(isa: ctypes.CDLL, heads: int, half: int) -> None:
+    """Half-split: i is paired with i + half. Turned back it is what it was."""
+    rng = torch.Generator().manual_seed(half)
+    x, angle = torch.randn(7, heads, 2 * half, generator=rng), torch.randn(7, half, generator=rng)
+    cos, sin = angle.cos(), angle.sin()
+    room, out = guarded(7, heads, 2 * half)
+    again = torch.empty_like(x)
+    isa.ossia_rotate_heads(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), 1.0, 7, heads, half, out.data_ptr())
+    isa.ossia_rotate_heads(out.data_ptr(), cos.data_ptr(), sin.data_ptr(), -1.0, 7, heads, half, again.data_ptr())
+    turned = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.exp(1j * angle.double()).unsqueeze(1)
+    close(out, torch.cat([turned.real, turned.imag], -1))
+    close(again, x.double())
+    assert untouched(room)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_norm_and_rotation_give_the_gradients_of_torch(dtype: torch.dtype) -> None:
+    """Through the model's own functions; float64 goes through torch."""
+    rng = torch.Generator().manual_seed(0)
+    x, scale = torch.randn(6, 32, generator=rng), torch.randn(32, generator=rng)
+    cos, sin, grad = (torch.randn(shape, generator=rng) for shape in ((6, 8), (6, 8), (6, 2, 16)))
+
+    def gradients(of: torch.dtype) -> tuple[Tensor, ...]:
+        leaves = [x.to(of).requires_grad_(), scale.to(of).requires_grad_()]
+        y = kernels.rotate(kernels.rms_norm(leaves[0], leaves[1], 1e-5).view(6, 2, 16), cos.to(of), sin.to(of))
+        return torch.autograd.grad(y, leaves, grad.to(of))
+
+    for got, want in zip(gradients(dtype), gradients(torch.float64), strict=True):
+        assert got.dtype == dtype
+        close(got, want, 1e-5)

@@ -109,6 +109,18 @@ void ossia_add_rows(const float *x, const int64_t *row, const float *scale, int6
 void ossia_cross_entropy(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss) {
   chosen->cross_entropy(logits, target, rows, vocab, loss);
 }
+void ossia_norm_forward(const float *x, const float *scale, float eps, int64_t rows, int width, float *out,
+                        float *inverse) {
+  chosen->norm_forward(x, scale, eps, rows, width, out, inverse);
+}
+void ossia_norm_backward(const float *x, const float *scale, const float *inverse, const float *grad, int64_t rows,
+                         int width, float *dx, float *dscale) {
+  chosen->norm_backward(x, scale, inverse, grad, rows, width, dx, dscale);
+}
+void ossia_rotate_heads(const float *x, const float *cos, const float *sin, float sign, int64_t rows, int heads,
+                        int half, float *out) {
+  chosen->rotate_heads(x, cos, sin, sign, rows, heads, half, out);
+}
 // Floats of `room` that forward (0) or backward (1) need.
 int64_t ossia_attention_training_room(const TrainingAttention *t, int backward) {
   return chosen->attention_training_room(t, backward);

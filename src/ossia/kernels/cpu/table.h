@@ -32,6 +32,12 @@ struct Table {
                           float *dh, float *a, float *dweight);
   void (*add_rows)(const float *x, const int64_t *row, const float *scale, int64_t rows, int width, float *out);
   void (*cross_entropy)(float *logits, const int64_t *target, int64_t rows, int vocab, float *loss);
+  void (*norm_forward)(const float *x, const float *scale, float eps, int64_t rows, int width, float *out,
+                       float *inverse);
+  void (*norm_backward)(const float *x, const float *scale, const float *inverse, const float *grad, int64_t rows,
+                        int width, float *dx, float *dscale);
+  void (*rotate_heads)(const float *x, const float *cos, const float *sin, float sign, int64_t rows, int heads,
+                       int half, float *out);
   int64_t (*attention_training_room)(const TrainingAttention *t, int backward);
   void (*attention_training_forward)(const TrainingAttention *t, float *room, float *o, float *lse);
   void (*attention_training_backward)(const TrainingAttention *t, float *room, const float *o, const float *lse,
