@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve e
 
 from ossia.checkpoint import export
 from ossia.config import ModelConfig
-from ossia.data import conversations, copying, corpus, drill
+from ossia.data import conversations, copying, corpus, drill, text
 from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import ShardExamples, mix
@@ -71,8 +71,8 @@ class Sizes:
 
 PROFILES: dict[Profile, Sizes] = {
     "smoke": Sizes("micro", 400, 1_500, 10, 12, 4, 12, 6, 3),
-    "standard": Sizes("nano", 12_000, 90_000, 350, 2_600, 150, 2_200, 1_000, 100),
-    "full": Sizes("nano", 12_000, 240_000, 350, 7_000, 300, 6_000, 2_500, 200),
+    "standard": Sizes("nano", 12_000, 90_000, 350, 2_600, 150, 2_200, 2_000, 100),
+    "full": Sizes("nano", 12_000, 240_000, 350, 7_000, 300, 6_000, 5_000, 200),
 }
 
 
@@ -195,9 +195,8 @@ class Recipe:
 
     @property
     def quantized(self) -> Run:
-        hyper = replace(self.config.hyper, peak_lr=self._rate(0.25), decay=1.0)
-        examples = partial(self._conversations, 1, 0.2)
-        run = self._run("quantized", self.long, self.sizes.quantized, examples, hyper, after="sft")
+        hyper = replace(self.config.hyper, peak_lr=self._rate(0.5), decay=1.0)
+        run = self._run("quantized", self.long, self.sizes.quantized, self._last_lessons, hyper, after="sft")
         return replace(run, quantize=True)
 
     def _rate(self, share: float) -> float:
@@ -258,6 +257,18 @@ class Recipe:
             else:
                 rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
             yield Example(rendered.ids, rendered.mask), index
+
+    def _last_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
+        """More conversations; a quarter are pages of single steps of arithmetic, where most mistakes begin."""
+        sources = {"conversations": partial(self._conversations, 1, 0.2), "steps": self._single_steps}
+        return mix(sources, {"conversations": 3, "steps": 1})(state)
+
+    def _single_steps(self, state: State) -> Iterator[tuple[Example, State]]:
+        tokenizer, index = self.tokenizer, state or 0
+        while True:
+            ids = as_document(tokenizer, text.draw(example_random(self.config.seed, "steps", index), text.STEPS))
+            index += 1
+            yield Example(ids, [False] + [True] * (len(ids) - 1)), index
 
     # ---- the result ----------------------------------------------------------------------------------------------
 

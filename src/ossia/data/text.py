@@ -48,9 +48,10 @@ def document(seed: int, index: int) -> str:
     return draw(example_random(seed, "text", index))
 
 
-def draw(rng: Random) -> str:
-    """A document of any kind."""
-    return rng.choices(_MAKERS, _SHARES)[0](rng)
+def draw(rng: Random, kinds: Mapping[Callable[[Random], str], int] | None = None) -> str:
+    """A document of any kind, or of these by their shares."""
+    chosen = KINDS if kinds is None else kinds
+    return rng.choices(list(chosen), list(chosen.values()))[0](rng)
 
 
 # ---- equations and their working -----------------------------------------------------------------
@@ -292,4 +293,6 @@ KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
     sums_of_products: 2, families: 1, facts: 5, questions: 9, word_problems: 8, copies: 2, repeated_facts: 1,
     calls: 5, several_turns: 3, out_of_scope: 1,
 }  # fmt: skip
-_MAKERS, _SHARES = list(KINDS), list(KINDS.values())
+STEPS: Mapping[Callable[[Random], str], int] = {  # the same of single steps, of which every answer with working is made
+    tables: 40, operations_only: 30, worked: 15, calls: 15,
+}  # fmt: skip
