@@ -65,6 +65,8 @@ def published(config: ModelConfig, length: int, method: Method) -> tuple[NDArray
     if method == "yarn":
         # r = beta and r = alpha, solved for the dimension
         low, high = (width * np.log(first / (r * 2 * np.pi)) / (2 * np.log(base)) for r in (beta, alpha))
+        if config.rope_truncate:
+            low, high = np.floor(low), np.ceil(high)
         ramp = np.clip((d - max(low, 0)) / (min(high, width - 1) - max(low, 0)), 0, 1)
         return ramp * theta / s + (1 - ramp) * theta, 0.1 * np.log(s) + 1
     return theta, 1.0
@@ -97,7 +99,8 @@ def test_transformers_computes_the_same(config: ModelConfig, factor: int, method
     if method == "dynamic":  # whose factor is a share to add to L' / L0, and whose L0 is this key
         rope["factor"], longest, kwargs = 1.0, config.initial_context_length, {"seq_len": length}
     if method == "yarn":
-        rope |= {"beta_fast": config.rope_ntk_beta, "beta_slow": config.rope_ntk_alpha, "truncate": False}
+        rope |= {"beta_fast": config.rope_ntk_beta, "beta_slow": config.rope_ntk_alpha}
+        rope |= {"truncate": config.rope_truncate}
         rope |= {"original_max_position_embeddings": config.initial_context_length}
     theirs = GptOssConfig(
         hidden_size=config.hidden_size, num_attention_heads=config.num_attention_heads, head_dim=config.head_dim,
