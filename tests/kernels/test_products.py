@@ -28,6 +28,12 @@ def test_product(m: int, k: int, n: int, a_transposed: bool, b_transposed: bool,
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5 * k**0.5)
 
 
+@pytest.mark.parametrize("bias", [torch.ones(1).expand(128), torch.arange(256.0)[::2]])
+def test_a_bias_may_be_a_view(bias: Tensor) -> None:
+    x = torch.ones(128, 128)
+    torch.testing.assert_close(product(x, x, bias), 128 + bias.expand(128, 128))
+
+
 def test_the_large_one_is_above_the_smallest() -> None:
     assert 90 * 200 * 90 > SMALLEST > 1
 

@@ -17,7 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from ossia.batch import Batch
 from ossia.config import FULL, SLIDING, ModelConfig, account
 from ossia.kernels import cpu
-from ossia.kernels.experts_training import PAD
 from ossia.model import Transformer
 from ossia.train import cost
 from ossia.train.balance import Balancer
@@ -183,10 +182,6 @@ def test_low_rank_factors_are_those_that_are_attached() -> None:
         model = attach(Transformer(config), lora)
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert cost.lora_parameters(config, lora) == trained
-
-
-def test_the_padding_is_the_kernel_s() -> None:
-    assert cost.PAD == PAD
 
 
 def test_the_disk_is_what_a_run_leaves(tmp_path: Path) -> None:

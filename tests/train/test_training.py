@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from training_runs import TINY, examples, tiny_run
 
 from ossia.batch import Batch
+from ossia.config import ModelConfig
 from ossia.data.packing import PackedBatch, pack, split
 from ossia.errors import ConfigError
 from ossia.model import Transformer
@@ -283,3 +286,19 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_pieces_of_a_step_on_threads_give_the_same_bits() -> None:
+    def trained(pool: ThreadPoolExecutor | None) -> list[Tensor]:
+        model = Transformer(replace(ModelConfig.preset("micro"), num_hidden_layers=2, layer_types=()))
+        model.init_weights(0)
+        optimizers = Optimizers(model, 1e-2, 0.1, (0.9, 0.95), True)
+        rng = torch.Generator().manual_seed(1)
+        for _ in range(2):
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=rng)
+            optimizers.step(1e-2, pool)
+        return [p.detach() for p in model.parameters()]
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(torch.equal(a, b) for a, b in zip(trained(pool), trained(None), strict=True))

@@ -47,7 +47,7 @@ def in_use() -> list[tuple[str, str, str]]:
         ("experts half", "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer"),
         ("unembedding", "bfloat16 or int8, only the rows whose logits are wanted"),
         ("sampling", "filters, penalties, masks and draws over all rows of a step"),
-        ("training", "SwiGLU and its gradient, sums of experts' outputs, gradient of cross-entropy, in float32"),
+        ("training", "in float32: attention, RMSNorm, RoPE and SwiGLU both ways, gradient of cross-entropy"),
     ]
     reference = [
         ("rms_norm", "torch"),
@@ -60,5 +60,5 @@ def in_use() -> list[tuple[str, str, str]]:
     if reason is None:
         why = f"best of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
         rows = [(name, f"C++ {cpu.isa()}: {what}", why) for name, what in compiled]
-        reason = "training, float32, other devices than the CPU, experts not in MXFP4"
+        reason = "float32 without training, training in bfloat16, other devices than the CPU, experts not in MXFP4"
     return rows + [(name, what, reason) for name, what in reference]

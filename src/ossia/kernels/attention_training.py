@@ -1,11 +1,12 @@
 """Attention with a backward pass: what training uses instead of autograd through `attention`.
 
-Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two is the output and one
-number a query. In float32 on a CPU both are compiled (cpu/attention_training.inc). Otherwise a tile goes through
-torch's own fused attention on CPUs; elsewhere, and in the same form, through matrix products. There the sink is folded
-in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is handed, so
-handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that was scaled for it, makes it
-compute dq, dk and dv of the softmax with the sink; and ds = -sum over queries of exp(s - L') <do, o>.
+Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two, beside q, k and v, is
+the output and one number a query and head. In float32 on a CPU both are compiled (cpu/attention_training.inc).
+Otherwise a tile goes through torch's own fused attention on CPUs; elsewhere, and in the same form, through matrix
+products. There the sink is folded in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the
+log-sum-exp L that it is handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output
+that was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and
+ds = -sum over queries of exp(s - L') <do, o>.
 
 T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ossia.batch import Spans, Tile
 from ossia.kernels import cpu
@@ -49,6 +51,7 @@ class _Attention(torch.autograd.Function):
         return out_THh
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         q_THh, k_NKh, v_NKh, sink_H, *saved = ctx.saved_tensors
         dq_THh = torch.empty_like(q_THh)
@@ -86,6 +89,7 @@ class _Compiled(torch.autograd.Function):
         return out_THh
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         *given, lo_T, hi_T, sink, out_THh, lse_TH = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(given[0]), torch.zeros_like(given[1]), torch.zeros_like(given[2])
@@ -103,6 +107,8 @@ def _job(
 ) -> tuple[object, Tensor]:
     """What the compiled functions take, and the memory that they work in. The tensors have to outlive the call."""
     (queries, heads, width), (keys, kv_heads, _) = given[0].shape, given[1].shape
+    assert given[1].shape == given[2].shape == (keys, kv_heads, width) and heads % kv_heads == 0
+    assert all(len(x) == queries for x in spans_T) and (sink is None or sink.shape == (heads,))
     pointers = [x.data_ptr() for x in given] + [None if sink is None else sink.data_ptr()]
     sizes = (queries, keys, heads, kv_heads, width)
     job = ctypes.byref(cpu.TrainingAttention(*pointers, *(x.data_ptr() for x in spans_T), scale, *sizes))

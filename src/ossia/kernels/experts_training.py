@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ossia.kernels.products import product
 from ossia.kernels.training import add_rows, swiglu_backward, swiglu_forward
@@ -46,6 +47,7 @@ class _Experts(torch.autograd.Function):
         return out.to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x, rows, order, place, weight, w1, w2, b2, *hidden = ctx.saved_tensors
         g = grad_TD.index_select(0, rows)

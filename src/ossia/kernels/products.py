@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SMALLEST = 1 << 18  # multiplications: below, the call costs more than the product
 
@@ -27,7 +28,8 @@ def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """a @ b (+ bias) [M, N], a new tensor, not differentiable. Views that are transposed cost no copy."""
     multiplications = a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1]
     if a_MK.dtype == torch.float32 and a_MK.device.type == "cpu" and multiplications >= SMALLEST and _has_onednn():
-        return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.T, bias_N, "none", [], "")  # type: ignore[no-any-return]
+        bias = None if bias_N is None else bias_N.contiguous()  # of a bias the operator sees no strides
+        return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.T, bias, "none", [], "")  # type: ignore[no-any-return]
     return a_MK @ b_KN if bias_N is None else torch.addmm(bias_N, a_MK, b_KN)
 
 
@@ -38,6 +40,7 @@ class _Linear(torch.autograd.Function):
         return product(x_TK, weight_NK.T, bias_N)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_TN: Tensor) -> tuple[Tensor | None, ...]:
         x_TK, weight_NK = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad

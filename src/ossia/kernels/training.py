@@ -5,7 +5,7 @@ Bound: bytes, each value read and written once; in torch every operation is a pa
 passes cost training as much as its matrix products. Each works on the calling thread, whatever torch's number of
 threads.
 
-n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary.
+n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary, H heads, h head width, r = h / 2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ossia.config import SWIGLU_ALPHA
 from ossia.kernels import cpu
@@ -77,7 +78,8 @@ def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | Non
         x_nD = x_nD.to(out_TD.dtype)
         out_TD.index_add_(0, rows_n, x_nD if scale_n is None else x_nD * scale_n.unsqueeze(1))
         return
-    assert out_TD.is_contiguous()
+    assert out_TD.is_contiguous() and rows_n.dtype == torch.int64 and x_nD.shape == (len(rows_n), out_TD.shape[1])
+    assert scale_n is None or scale_n.shape == rows_n.shape
     x_nD, rows_n = x_nD.contiguous(), rows_n.contiguous()
     scale_n = None if scale_n is None else scale_n.contiguous()
     scale = None if scale_n is None else scale_n.data_ptr()
@@ -97,6 +99,7 @@ def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tenso
         loss_R1 = lse_R1 - logits_RV.gather(1, target_R.unsqueeze(1))
         p_RV = logits_RV.sub_(lse_R1).exp_()
         return loss_R1.squeeze(1), p_RV.scatter_add_(1, target_R.unsqueeze(1), torch.full_like(lse_R1, -1.0))
+    assert target_R.dtype == torch.int64 and target_R.shape == logits_RV.shape[:1]
     logits_RV, target_R = logits_RV.contiguous(), target_R.contiguous()
     loss_R = logits_RV.new_empty(logits_RV.shape[0])
     library.ossia_cross_entropy(logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape, loss_R.data_ptr())
@@ -114,6 +117,7 @@ class _Norm(torch.autograd.Function):
         return out_TD
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, scale_D, inverse_T = ctx.saved_tensors
         grad_TD = grad_TD.contiguous()
@@ -125,7 +129,9 @@ class _Norm(torch.autograd.Function):
 
 def norm_training(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor | None:
     """As `rms_norm`, with a backward pass of its own; None where that is not compiled."""
-    if x_TD.ndim != 2 or x_TD.shape[1] % 16 or compiled_for(x_TD) is None or compiled_for(scale_D) is None:
+    if x_TD.ndim != 2 or x_TD.shape[1] % 16 or scale_D.shape != x_TD.shape[1:]:
+        return None
+    if compiled_for(x_TD) is None or compiled_for(scale_D) is None:
         return None
     return _Norm.apply(x_TD, scale_D, eps)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -137,6 +143,7 @@ class _Rotation(torch.autograd.Function):
         return _rotated(x_THh, cos_Tr, sin_Tr, 1.0)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         cos_Tr, sin_Tr = ctx.saved_tensors
         return _rotated(grad_THh, cos_Tr, sin_Tr, -1.0), None, None
@@ -152,7 +159,9 @@ def _rotated(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, sign: float) -> Tens
 
 def rotate_training(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor | None:
     """As `rotate`, differentiable by x; None where that is not compiled."""
-    if x_THh.ndim != 3 or any(compiled_for(x) is None for x in (x_THh, cos_Tr, sin_Tr)):
+    if x_THh.ndim != 3 or not cos_Tr.shape == sin_Tr.shape == (x_THh.shape[0], x_THh.shape[2] // 2):
+        return None
+    if any(compiled_for(x) is None for x in (x_THh, cos_Tr, sin_Tr)):
         return None
     return _Rotation.apply(x_THh, cos_Tr, sin_Tr)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -24,9 +24,9 @@ def checkpoint_layers(model: Transformer) -> None:
 
 
 def compile_parts(model: Transformer) -> None:
-    """torch.compile, on first use, for what is neither a hand-written kernel nor one matrix product: the norms and the
-    routers. (Around the kernels the compiler would compile again for every batch.) Needs a C++ compiler; sums are then
-    in another order."""
+    """torch.compile, on first use, for what is neither a hand-written kernel everywhere nor one matrix product: the
+    norms and the routers; on a CPU it then takes the place of the compiled norm. (Around the kernels the compiler would
+    compile again for every batch.) Needs a C++ compiler; sums are then in another order."""
     for module in _compiled(model):
         module.forward = torch.compile(module.forward, dynamic=True, fullgraph=True)
 

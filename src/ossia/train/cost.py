@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 import torch
 
 from ossia.config import ModelConfig, account
+from ossia.kernels.experts_training import PAD
 from ossia.kernels.products import product
 from ossia.model import Transformer
 from ossia.train.losses import CHUNK_ELEMENTS, CHUNK_ROWS
 from ossia.train.settings import Hyperparameters, Lora, Precision
 
 PEAK_SECONDS = 0.25  # that measuring the peak may take, warm-up not counted
-PAD = 32  # rows: each expert's tokens are padded to a multiple (kernels/experts_training.py)
 
 
 # ---- operations ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ossia.kernels.products import product
 from ossia.kernels.training import softmax_gradient
@@ -24,7 +25,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         wide = torch.promote_types(x_RD.dtype, torch.float32)
-        dx_RD, dw_DV = torch.empty_like(x_RD), torch.zeros_like(weight_VD.T, dtype=wide)
+        dx_RD, dw_DV = torch.empty_like(x_RD), torch.zeros(weight_VD.shape[::-1], dtype=wide, device=x_RD.device)
         losses = [x_RD.new_zeros(0, dtype=wide)]
         for r in range(0, x_RD.shape[0], rows):
             x = x_RD[r : r + rows]
@@ -33,12 +34,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             losses.append(loss)
             dx_RD[r : r + rows] = product(dlogits, w_VD)
             dw_DV += product(x.T, dlogits)  # this way round the smaller of the two is the one that is transposed
-        dw_VD = dw_DV.T
+        dw_VD = dw_DV.T.contiguous()
         ctx.save_for_backward(dx_RD, dw_VD)
         ctx.count = count = max(1, x_RD.shape[0])
         return torch.cat(losses).sum() / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx_RD, dw_VD = ctx.saved_tensors
         scale = grad / ctx.count

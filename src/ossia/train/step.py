@@ -86,7 +86,8 @@ class ThreadedStep:
             raise DivergedError(f"{what} at step {self.taken + 1}; the first value that is not finite: {place}")
         if self.hyper.clip:
             torch.nn.utils.clip_grads_with_norm_(self.params, self.hyper.clip, norm_of_all)
-        self.optimizer.step(lr, self.pool)
+        # the pool's threads are single ones: only where they are as many as torch would use
+        self.optimizer.step(lr, self.pool if self.hyper.shards >= torch.get_num_threads() else None)
         if self.average is not None:
             self.average.update()
         self.taken += 1

@@ -103,6 +103,24 @@ def test_no_number_stays_none(isa: ctypes.CDLL, which: int) -> None:
     assert out[20].isnan().any() and gradients[0][20].isnan().any()
 
 
+@pytest.mark.parametrize("with_sink", [True, False])
+def test_through_the_models_own_function(with_sink: bool) -> None:
+    """Views that are not contiguous, a sink that is not trained, gradients of only some."""
+    rng = torch.Generator().manual_seed(1)
+    spans = Batch.packed([30, 11]).spans(8)
+    q, k, v = (torch.randn(heads, 41, 16, generator=rng).requires_grad_() for heads in (4, 2, 2))
+    sink = torch.randn(4, generator=rng) if with_sink else None
+    grad = torch.randn(41, 4, 16, generator=rng).transpose(0, 1).contiguous().transpose(0, 1)
+    out = attention_training(*(x.transpose(0, 1) for x in (q, k, v)), spans, sink, 0.25)
+    wide = [x.detach().double().transpose(0, 1).requires_grad_() for x in (q, k, v)]
+    want = dense(*wide, spans.lo_T, spans.hi_T, None if sink is None else sink.double())
+    torch.testing.assert_close(out.double(), want, rtol=1e-4, atol=1e-5)
+    for a, b in zip(
+        torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(want, wide, grad.double()), strict=True
+    ):
+        torch.testing.assert_close(a.double(), b.transpose(0, 1), rtol=1e-4, atol=3e-5 * float(b.abs().max()))
+
+
 def test_it_is_what_training_uses() -> None:
     """In float32; other types and widths go through torch."""
     spans = Batch.packed([7]).spans(None)

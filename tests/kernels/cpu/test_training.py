@@ -107,6 +107,12 @@ def test_cross_entropy_of_no_number_is_none(isa: ctypes.CDLL, odd: float, place:
     assert not loss.isfinite().any()
 
 
+def test_angles_that_are_shared_by_all_rows_go_through_torch() -> None:
+    x = torch.randn(5, 2, 16, requires_grad=True)
+    out = kernels.rotate(x, torch.ones(1, 8), torch.zeros(1, 8))
+    torch.testing.assert_close(out, x)
+
+
 def test_a_target_outside_of_the_vocabulary_is_refused() -> None:
     for target in (-1, 8):
         with pytest.raises(IndexError, match="vocabulary of 8"):
