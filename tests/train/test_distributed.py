@@ -120,14 +120,14 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(out / "weights.safetensors")
 
 
-def assert_matches(found: Path, wanted: Path, tolerance: float = 1e-5) -> None:
+def assert_matches(found: Path, wanted: Path, tolerance: float = 1e-5, of_weights: float = 1e-5) -> None:
     assert len(log(found)) == len(log(wanted))
     for key in ("loss", "gradient_norm", "balance", "router_z", "dropped"):
         assert log(found, key) == pytest.approx(log(wanted, key), abs=tolerance, rel=tolerance), key
     a, b = weights(found), weights(wanted)
     assert a.keys() == b.keys()
     for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=tolerance, atol=tolerance, msg=name)
+        torch.testing.assert_close(a[name], b[name], rtol=of_weights, atol=of_weights, msg=name)
     assert (found / "config.json").read_bytes() == (wanted / "config.json").read_bytes()
 
 
@@ -164,7 +164,8 @@ def test_switches_work_on_two_processes(tmp_path: Path) -> None:
     tasks = [task | {"out": str(tmp_path / name)} for name, task in (SWITCHED | {"bfloat16": BFLOAT16}).items()]
     launch(tmp_path, 2, tasks)
     for name, task in SWITCHED.items():
-        assert_matches(tmp_path / name, alone(task, tmp_path / "alone" / name))
+        # AdamW divides by the size of a gradient: where that is tiny, another order of sums moves a weight by more
+        assert_matches(tmp_path / name, alone(task, tmp_path / "alone" / name), of_weights=3e-5)
     # weights travel in bfloat16, gradients are added up in float32: nearer than bfloat16 itself is
     wanted = alone(BFLOAT16, tmp_path / "alone" / "bfloat16")
     assert log(tmp_path / "bfloat16") == pytest.approx(log(wanted), abs=2e-3)
