@@ -1,327 +1,109 @@
-// Sixteen lanes on every CPU: the vector types and the few operations that differ between instruction sets.
+// The operations that differ between instruction sets, and what is built of them alike on all.
 //
-// Kernels are written once over these (GCC vector extensions: + - * < & << work on the types themselves) and compiled
-// once per instruction set. Every float operation that matters is written out as fma / mul / add; the library is
-// compiled with -ffp-contract=off, so that one source line gives the same bits wherever it is inlined.
-// Knows no model and no layout.
+// Kernels are written once over the vectors of lanes.h and compiled once per instruction set. An operation of its own
+// is written for one register (a part), and `OSSIA_PAIRWISE` extends it to vectors of several. Every float operation
+// that matters is written out as fma / mul / add; the library is compiled with -ffp-contract=off, so that one source
+// line gives the same bits wherever it is inlined. Knows no model and no layout.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
+#include "lanes.h"
 
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
-
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float f32x16 __attribute__((vector_size(64)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
-typedef uint32_t u32x16 __attribute__((vector_size(64)));
-typedef uint16_t u16x32 __attribute__((vector_size(64)));
-typedef uint8_t u8x64 __attribute__((vector_size(64)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
 
 namespace OSSIA_ISA {
 
-template <class V> INLINE V load(const void *p) {
-  V v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-template <class V> INLINE void store(void *p, V v) { memcpy(p, &v, sizeof v); }
+typedef Vector<float, OSSIA_PART> F32;
+typedef Vector<int32_t, OSSIA_PART> I32;
+typedef Vector<uint32_t, OSSIA_PART> U32;
+typedef Vector<int16_t, OSSIA_PART> I16;
+typedef Vector<uint16_t, OSSIA_PART> U16;
+typedef Vector<uint8_t, OSSIA_PART> U8;
 
-INLINE f32x16 set1(float x) { return x - (f32x16){}; }
-INLINE i32x16 set1(int32_t x) { return x - (i32x16){}; }
-INLINE u32x16 set1(uint32_t x) { return x - (u32x16){}; }
-INLINE f32x16 as_float(u32x16 v) { return (f32x16)v; }
-INLINE f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+// name(part ...) for vectors of several parts; the result has the lanes of the first.
+#define OSSIA_PAIRWISE_1(name)                                                                                         \
+  template <class A, int B> INLINE Pair<A, B> name(Pair<A, B> a) { return {name(a.lo), name(a.hi)}; }
+#define OSSIA_PAIRWISE_2(name)                                                                                         \
+  template <class A, class X, int B> INLINE Pair<A, B> name(Pair<A, B> a, Pair<X, B> x) {                              \
+    return {name(a.lo, x.lo), name(a.hi, x.hi)};                                                                       \
+  }
+#define OSSIA_PAIRWISE_3(name)                                                                                         \
+  template <class A, class X, class Y, int B> INLINE Pair<A, B> name(Pair<A, B> a, Pair<X, B> x, Pair<Y, B> y) {       \
+    return {name(a.lo, x.lo, y.lo), name(a.hi, x.hi, y.hi)};                                                           \
+  }
+
+// ---- floats -----------------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE F32 vmax(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
+INLINE F32 round_even(F32 a) { return (F32)_mm512_roundscale_ps((__m512)a, 8); }
+#elif defined(__AVX2__)
+INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE F32 vmax(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
+INLINE F32 round_even(F32 a) { return (F32)_mm256_round_ps((__m256)a, 8); }
+#elif defined(__ARM_NEON)
+INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE F32 vmax(F32 a, F32 b) { return pick(a > b, a, b); } // as x86 has it: b where either is no number
+INLINE F32 vmin(F32 a, F32 b) { return pick(a < b, a, b); }
+INLINE F32 round_even(F32 a) { return (F32)vrndnq_f32((float32x4_t)a); }
+#else
+INLINE F32 fma(F32 a, F32 b, F32 c) { return a * b + c; } // two roundings: the same everywhere in this ISA
+INLINE F32 vmax(F32 a, F32 b) { return pick(a > b, a, b); }
+INLINE F32 vmin(F32 a, F32 b) { return pick(a < b, a, b); }
+INLINE F32 round_even(F32 a) {
+  const F32 magic = (F32){} + 12582912.0f; // 1.5 * 2^23: for |a| < 2^22, which is all that is asked for here
+  return (a + magic) - magic;
+}
+#endif
+INLINE F32 to_float(I32 v) { return __builtin_convertvector(v, F32); }
+INLINE I32 to_int(F32 a) { return __builtin_convertvector(a, I32); } // truncates: round first
+
+OSSIA_PAIRWISE_3(fma)
+OSSIA_PAIRWISE_2(vmax)
+OSSIA_PAIRWISE_2(vmin)
+OSSIA_PAIRWISE_1(round_even)
+template <int B> INLINE Pair<float, B> to_float(Pair<int32_t, B> v) { return {to_float(v.lo), to_float(v.hi)}; }
+template <int B> INLINE Pair<int32_t, B> to_int(Pair<float, B> v) { return {to_int(v.lo), to_int(v.hi)}; }
 
 // The first n lanes (0 to 16) of what p points to, zeros behind: nothing beyond is read.
 INLINE f32x16 load_first(const float *p, int n) {
 #if defined(__AVX512F__)
   return (f32x16)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #else
-  f32x16 v = {};
-  if (n == 16) v = load<f32x16>(p);
-  else memcpy(&v, p, (size_t)n * sizeof(float));
-  return v;
+  if (n == 16) return load<f32x16>(p);
+  float first[16] = {};
+  memcpy(first, p, (size_t)n * sizeof(float));
+  return load<f32x16>(first);
 #endif
 }
 INLINE void store_first(float *p, f32x16 v, int n) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #else
-  if (n == 16) store(p, v);
-  else memcpy(p, &v, (size_t)n * sizeof(float));
+  if (n == 16) return store(p, v);
+  float all[16];
+  store(all, v);
+  memcpy(p, all, (size_t)n * sizeof(float));
 #endif
 }
 
-#if defined(__AVX512F__)
-
-INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-INLINE f32x16 vmax(f32x16 a, f32x16 b) { return (f32x16)_mm512_max_ps((__m512)a, (__m512)b); }
-INLINE f32x16 vmin(f32x16 a, f32x16 b) { return (f32x16)_mm512_min_ps((__m512)a, (__m512)b); }
-INLINE f32x16 round_even(f32x16 a) { return (f32x16)_mm512_roundscale_ps((__m512)a, 8); }
-
-#elif defined(__AVX2__)
-
-#define OSSIA_HALVES(name, expression)                                                                                 \
-  __m256 lo, hi;                                                                                                       \
-  {                                                                                                                    \
-    constexpr int i = 0;                                                                                               \
-    lo = expression;                                                                                                   \
-  }                                                                                                                    \
-  {                                                                                                                    \
-    constexpr int i = 1;                                                                                               \
-    hi = expression;                                                                                                   \
-  }                                                                                                                    \
-  return joined(lo, hi);
-
-INLINE __m256 half(f32x16 v, int i) {
-  __m256 h;
-  memcpy(&h, (const char *)&v + 32 * i, 32);
-  return h;
-}
-INLINE f32x16 joined(__m256 lo, __m256 hi) {
-  f32x16 v;
-  memcpy(&v, &lo, 32);
-  memcpy((char *)&v + 32, &hi, 32);
-  return v;
-}
-INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
-  OSSIA_HALVES(fma, _mm256_fmadd_ps(half(a, i), half(b, i), half(c, i)))
-}
-INLINE f32x16 vmax(f32x16 a, f32x16 b) { OSSIA_HALVES(max, _mm256_max_ps(half(a, i), half(b, i))) }
-INLINE f32x16 vmin(f32x16 a, f32x16 b) { OSSIA_HALVES(min, _mm256_min_ps(half(a, i), half(b, i))) }
-INLINE f32x16 round_even(f32x16 a) { OSSIA_HALVES(round, _mm256_round_ps(half(a, i), 8)) }
-#undef OSSIA_HALVES
-
-// The same for integers: f on both halves.
-template <class V, class F> INLINE V by_halves(V a, V b, const F &f) {
-  __m256i x[2], y[2];
-  memcpy(x, &a, 64);
-  memcpy(y, &b, 64);
-  x[0] = f(x[0], y[0]);
-  x[1] = f(x[1], y[1]);
-  memcpy(&a, x, 64);
-  return a;
-}
-
-#else
-
-INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) { return a * b + c; } // two roundings: the same everywhere in this ISA
-INLINE f32x16 vmax(f32x16 a, f32x16 b) { return a > b ? a : b; }
-INLINE f32x16 vmin(f32x16 a, f32x16 b) { return a < b ? a : b; }
-INLINE f32x16 round_even(f32x16 a) {
-  const f32x16 magic = set1(12582912.0f); // 1.5 * 2^23: for |a| < 2^22, which is all that is asked for here
-  return (a + magic) - magic;
-}
-
-#endif
-
-INLINE i32x16 to_int(f32x16 a) { return __builtin_convertvector(a, i32x16); } // truncates: round first
-
-// acc[lane] + w[lane].even * x.even + w[lane].odd * x.odd; w: 16 pairs of bfloat16, one pair a lane.
-// The bits of one instruction set are its own; within it, they are a function of the operands alone.
-INLINE f32x16 dot2(f32x16 acc, u16x32 w, u16x32 x) {
-#if defined(__AVX512BF16__)
-  return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
-#else
-  u32x16 a = (u32x16)w, b = (u32x16)x;
-  const u32x16 high = set1(0xffff0000u);
-  acc = fma(as_float(a & high), as_float(b & high), acc);
-  return fma(as_float(a << 16), as_float(b << 16), acc);
-#endif
-}
-// The pair of bfloat16 at p in every lane.
-INLINE u16x32 pair(const uint16_t *p) {
-  uint32_t two;
-  memcpy(&two, p, 4);
-  return (u16x32)set1(two);
-}
-
-// acc[lane] + sum of 4 products u8 * s8. Exact: callers keep the sums within int32.
-INLINE i32x16 dot4(i32x16 acc, u8x64 w, u8x64 x) {
-#if defined(__AVX512VNNI__)
-  return (i32x16)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
-#elif defined(__AVX2__)
-  return acc + (i32x16)by_halves(w, x, [](__m256i a, __m256i b) {
-           __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)),
-                                            _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
-           __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
-           return _mm256_add_epi32(even, odd);
-         });
-#else
-  u32x16 a = (u32x16)w;
-  i32x16 b = (i32x16)x;
-  acc += (i32x16)(a & 255u) * ((b << 24) >> 24);
-  acc += (i32x16)((a >> 8) & 255u) * ((b << 16) >> 24);
-  acc += (i32x16)((a >> 16) & 255u) * ((b << 8) >> 24);
-  return acc + (i32x16)(a >> 24) * (b >> 24);
-#endif
-}
-// The same for w of at most 64, where some instruction sets have a shorter way.
-INLINE i32x16 dot4_small(i32x16 acc, u8x64 w, u8x64 x) {
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
-  return acc + (i32x16)by_halves(w, x, [](__m256i a, __m256i b) {
-           return _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1));
-         });
-#else
-  return dot4(acc, w, x);
-#endif
-}
-// The four bytes at p in every lane.
-INLINE u8x64 quad(const void *p) {
-  uint32_t four;
-  memcpy(&four, p, 4);
-  return (u8x64)set1(four);
-}
-
-// Four-bit floats, codes 0 to 7: 0, 0.5, 1, 1.5, 2, 3, 4, 6; 8 to 15 their negatives. From the low four bits of every
-// 16-bit word, whatever the others hold, to bfloat16 times 2^125: so that any scale is an exponent to take away.
-INLINE u16x32 fp4_to_bf16(u16x32 w) {
-#if defined(__AVX512BW__)
-  const u16x32 values = {0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00,
-                         0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40, 0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0,
-                         0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00, 0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40};
-  return (u16x32)_mm512_permutexvar_epi16((__m512i)w, (__m512i)values);
-#elif defined(__AVX2__)
-  return by_halves(w & 15, w, [](__m256i code, __m256i) {
-    const __m256i high = _mm256_broadcastsi128_si256(_mm_setr_epi8(
-        0, 0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f, -128, -3, -2, -2, -2, -2, -1, -1));
-    const __m256i low = _mm256_broadcastsi128_si256(
-        _mm_setr_epi8(0, -128, 0, 0x40, -128, -64, 0, 0x40, 0, -128, 0, 0x40, -128, -64, 0, 0x40));
-    return _mm256_or_si256(_mm256_slli_epi16(_mm256_shuffle_epi8(high, code), 8), _mm256_shuffle_epi8(low, code));
-  });
-#else
-  u16x32 size = w & 7, sign = (w & 8) << 12;
-  u16x32 value = (size << 6) + 0x7d80; // right from 1.0 on
-  value = size > 1 ? value : (u16x32)(size == 1 ? value - 64 : (u16x32){});
-  return value | sign;
-#endif
-}
-// max(a - b, 0), unsigned.
-INLINE u16x32 subtract_to_zero(u16x32 a, u16x32 b) {
-#if defined(__AVX512BW__)
-  return (u16x32)_mm512_subs_epu16((__m512i)a, (__m512i)b);
-#elif defined(__AVX2__)
-  return by_halves(a, b, [](__m256i x, __m256i y) { return _mm256_subs_epu16(x, y); });
-#else
-  return a > b ? a - b : (u16x32){};
-#endif
-}
-// The same codes, one in the low half of every byte and nothing above: 2 * value + 12, from 0 to 24.
-INLINE u8x64 fp4_to_byte(u8x64 code) {
-#if defined(__AVX2__) // and AVX-512
-  const __m128i values = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
-#endif
-#if defined(__AVX512BW__)
-  return (u8x64)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), (__m512i)code);
-#elif defined(__AVX2__)
-  const __m256i table = _mm256_broadcastsi128_si256(values);
-  return by_halves(code, code, [&](__m256i c, __m256i) { return _mm256_shuffle_epi8(table, c); });
-#else
-  u8x64 size = code & 7;
-  u8x64 twice = size < 4 ? size : (u8x64)(size < 6 ? 2 * size - 4 : 4 * size - 16);
-  return code < 8 ? 12 + twice : 12 - twice;
-#endif
-}
-
-INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
-
-// Nearest bfloat16, ties to even; NaN stays NaN.
-INLINE uint16_t to_bf16(float x) {
-  uint32_t u;
-  memcpy(&u, &x, 4);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
-  return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
-}
-INLINE float from_bf16(uint16_t b) {
-  uint32_t u = (uint32_t)b << 16;
-  float x;
-  memcpy(&x, &u, 4);
-  return x;
-}
-// 16 lanes -> the bfloat16 bits in the low half of each lane.
-INLINE u32x16 bf16_bits(f32x16 x) {
-  u32x16 u = (u32x16)x;
-  u32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return (u & 0x7fffffffu) > 0x7f800000u ? (u >> 16 | 0x40u) : rounded;
-}
-// Widths changed, values kept; narrowing keeps the low bits. (GCC 12 does __builtin_convertvector lane by lane here.)
-typedef uint16_t u16x16 __attribute__((vector_size(32)));
-INLINE u32x16 widen(u8x16 v) {
-#if defined(__AVX512F__)
-  return (u32x16)_mm512_cvtepu8_epi32((__m128i)v);
-#elif defined(__AVX2__)
-  __m256i two[2] = {_mm256_cvtepu8_epi32((__m128i)v), _mm256_cvtepu8_epi32(_mm_srli_si128((__m128i)v, 8))};
-  return load<u32x16>(two);
-#else
-  return __builtin_convertvector(v, u32x16);
-#endif
-}
-INLINE u32x16 widen(u16x16 v) {
-#if defined(__AVX512F__)
-  return (u32x16)_mm512_cvtepu16_epi32((__m256i)v);
-#elif defined(__AVX2__)
-  __m128i half[2];
-  memcpy(half, &v, 32);
-  __m256i two[2] = {_mm256_cvtepu16_epi32(half[0]), _mm256_cvtepu16_epi32(half[1])};
-  return load<u32x16>(two);
-#else
-  return __builtin_convertvector(v, u32x16);
-#endif
-}
-INLINE u16x16 narrow(u32x16 v) {
-#if defined(__AVX512F__)
-  return (u16x16)_mm512_cvtepi32_epi16((__m512i)v);
-#else
-  return __builtin_convertvector(v, u16x16);
-#endif
-}
-INLINE u8x16 to_bytes(i32x16 v) {
-#if defined(__AVX512F__)
-  return (u8x16)_mm512_cvtepi32_epi8((__m512i)v);
-#else
-  return __builtin_convertvector(v, u8x16);
-#endif
-}
-INLINE f32x16 load_bf16(const uint16_t *p) { return as_float(widen(load<u16x16>(p)) << 16); } // 16 values
-INLINE void store_bf16(uint16_t *p, f32x16 x) { store(p, narrow(bf16_bits(x))); }
-
-typedef float f32x8 __attribute__((vector_size(32)));
-typedef float f32x4 __attribute__((vector_size(16)));
 INLINE float sum(f32x16 v) { // a fixed tree
-  f32x8 a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-            __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  f32x4 b = __builtin_shufflevector(a, a, 0, 1, 2, 3) + __builtin_shufflevector(a, a, 4, 5, 6, 7);
+  auto a = low_half(v) + high_half(v);
+  auto b = low_half(a) + high_half(a);
   return (b[0] + b[2]) + (b[1] + b[3]);
 }
 INLINE float largest(f32x16 v) {
-  f32x8 l = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-  f32x8 h = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-  l = l > h ? l : h;
-  f32x4 a = __builtin_shufflevector(l, l, 0, 1, 2, 3), b = __builtin_shufflevector(l, l, 4, 5, 6, 7);
-  a = a > b ? a : b;
-  float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
+  auto a = pick(low_half(v) > high_half(v), low_half(v), high_half(v));
+  auto b = pick(low_half(a) > high_half(a), low_half(a), high_half(a));
+  float x = b[0] > b[2] ? b[0] : b[2], y = b[1] > b[3] ? b[1] : b[3];
   return x > y ? x : y;
 }
-
-// |v| as the integers that order floats: infinity is above every number, NaN above infinity.
-INLINE i32x16 sizes(f32x16 v) { return (i32x16)v & 0x7fffffff; }
-INLINE i32x16 imax(i32x16 a, i32x16 b) { return a > b ? a : b; }
-// The largest of such sizes as a float again; NaN where there was one.
-INLINE float largest_size(i32x16 v) {
-  v = imax(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  v = imax(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  v = imax(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  v = imax(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-  return ((f32x16)v)[0];
-}
-INLINE bool is_number(float x) { return x - x == 0; } // neither infinite nor NaN
-
 // The largest lane in every lane: the order of comparisons cannot matter, so each instruction set has its own.
 INLINE f32x16 spread_largest(f32x16 v) {
 #if defined(__AVX512F__)
@@ -335,17 +117,20 @@ INLINE f32x16 spread_largest(f32x16 v) {
 #endif
 }
 
-// 32 floats -> 32 bfloat16 in order, to nearest even. Operands are 0 or normal: what becomes of others is the CPU's.
-INLINE u16x32 to_bf16x32(f32x16 a, f32x16 b) {
-#if defined(__AVX512BF16__)
-  return (u16x32)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
-#else
-  uint16_t both[32];
-  store_bf16(both, a);
-  store_bf16(both + 16, b);
-  return load<u16x32>(both);
-#endif
+// |v| as the integers that order floats: infinity is above every number, NaN above infinity.
+INLINE i32x16 sizes(f32x16 v) { return (i32x16)v & 0x7fffffff; }
+template <class V> INLINE V imax(V a, V b) { return pick(a > b, a, b); }
+// The largest of such sizes as a float again; NaN where there was one.
+INLINE float largest_size(i32x16 v) {
+  auto a = imax(low_half(v), high_half(v));
+  auto b = imax(low_half(a), high_half(a));
+  int32_t x = b[0] > b[2] ? b[0] : b[2], y = b[1] > b[3] ? b[1] : b[3];
+  x = x > y ? x : y;
+  float size;
+  memcpy(&size, &x, 4);
+  return size;
 }
+INLINE bool is_number(float x) { return x - x == 0; } // neither infinite nor NaN
 
 // e^x, within 2 units in the last place between -87 and 88; 0 below, e^88 above. x = n ln 2 + r, |r| <= ln 2 / 2;
 // e^r by its Taylor polynomial of degree 7 (truncation below 2^-27).
@@ -364,7 +149,260 @@ INLINE f32x16 vexp(f32x16 x) {
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
   f32x16 power = (f32x16)((to_int(n) + 127) << 23);
-  return vanishes ? set1(0.0f) : p * power;
+  return pick(vanishes, set1(0.0f), p * power);
 }
+
+// ---- widths -----------------------------------------------------------------------------------------
+// Values kept; narrowing keeps the low bits. (GCC 12 does __builtin_convertvector lane by lane here.)
+
+#if OSSIA_PART == 16
+INLINE Pair<uint16_t, 32> widen_bytes(u8x16 v) { // the lower byte of a lane comes first
+  const u8x16 none = {};
+  return {(U16)__builtin_shufflevector(v, none, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+          (U16)__builtin_shufflevector(v, none, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)};
+}
+INLINE Pair<uint32_t, 32> widen_words(U16 v) {
+  const U16 none = {};
+  return {(U32)__builtin_shufflevector(v, none, 0, 8, 1, 9, 2, 10, 3, 11),
+          (U32)__builtin_shufflevector(v, none, 4, 12, 5, 13, 6, 14, 7, 15)};
+}
+INLINE U16 narrow_words(U32 a, U32 b) {
+  return __builtin_shufflevector((U16)a, (U16)b, 0, 2, 4, 6, 8, 10, 12, 14);
+}
+#endif
+INLINE u32x16 widen(u16x16 v) {
+#if defined(__AVX512F__)
+  return (u32x16)_mm512_cvtepu16_epi32((__m256i)v);
+#elif defined(__AVX2__)
+  return {(U32)_mm256_cvtepu16_epi32(_mm256_castsi256_si128((__m256i)v)),
+          (U32)_mm256_cvtepu16_epi32(_mm256_extracti128_si256((__m256i)v, 1))};
+#else
+  return {widen_words(v.lo), widen_words(v.hi)};
+#endif
+}
+INLINE u32x16 widen(u8x16 v) {
+#if defined(__AVX512F__)
+  return (u32x16)_mm512_cvtepu8_epi32((__m128i)v);
+#elif defined(__AVX2__)
+  return {(U32)_mm256_cvtepu8_epi32((__m128i)v), (U32)_mm256_cvtepu8_epi32(_mm_srli_si128((__m128i)v, 8))};
+#else
+  return widen(widen_bytes(v));
+#endif
+}
+INLINE u16x16 narrow(u32x16 v) {
+#if defined(__AVX512F__)
+  return (u16x16)_mm512_cvtepi32_epi16((__m512i)v);
+#elif defined(__AVX2__)
+  const __m256i low = _mm256_set1_epi32(0xffff); // saturation has nothing to do then
+  __m256i both = _mm256_packus_epi32(_mm256_and_si256((__m256i)v.lo, low), _mm256_and_si256((__m256i)v.hi, low));
+  return (u16x16)_mm256_permute4x64_epi64(both, 0xd8);
+#else
+  return {narrow_words(v.lo.lo, v.lo.hi), narrow_words(v.hi.lo, v.hi.hi)};
+#endif
+}
+INLINE u8x16 to_bytes(i32x16 v) {
+#if defined(__AVX512F__)
+  return (u8x16)_mm512_cvtepi32_epi8((__m512i)v);
+#elif defined(__AVX2__)
+  __m256i words = (__m256i)narrow((u32x16)v & 255u);
+  return (u8x16)_mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+#else
+  u16x16 words = narrow((u32x16)v);
+  return __builtin_shufflevector((u8x16)words.lo, (u8x16)words.hi, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26,
+                                 28, 30);
+#endif
+}
+// 32 signed bytes as 16-bit lanes.
+INLINE i16x32 load_signed_bytes(const uint8_t *p) {
+#if defined(__AVX512BW__)
+  return (i16x32)_mm512_cvtepi8_epi16(load<__m256i>(p));
+#elif defined(__AVX2__)
+  return {(I16)_mm256_cvtepi8_epi16(load<__m128i>(p)), (I16)_mm256_cvtepi8_epi16(load<__m128i>(p + 16))};
+#else
+  Pair<uint16_t, 32> a = widen_bytes(load<u8x16>(p)), b = widen_bytes(load<u8x16>(p + 16));
+  i16x32 all = {(Pair<int16_t, 32>)a, (Pair<int16_t, 32>)b};
+  return (all << 8) >> 8;
+#endif
+}
+
+// ---- bfloat16 ---------------------------------------------------------------------------------------
+
+// Nearest bfloat16, ties to even; NaN stays NaN.
+INLINE uint16_t to_bf16(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40);
+  return (uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+INLINE float from_bf16(uint16_t b) {
+  uint32_t u = (uint32_t)b << 16;
+  float x;
+  memcpy(&x, &u, 4);
+  return x;
+}
+// 16 lanes -> the bfloat16 bits in the low half of each lane.
+INLINE u32x16 bf16_bits(f32x16 x) {
+  u32x16 u = (u32x16)x;
+  u32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  return pick((i32x16)(u & 0x7fffffffu) > 0x7f800000, u >> 16 | 0x40u, rounded);
+}
+INLINE f32x16 load_bf16(const uint16_t *p) { return as_float(widen(load<u16x16>(p)) << 16); } // 16 values
+INLINE void store_bf16(uint16_t *p, f32x16 x) { store(p, narrow(bf16_bits(x))); }
+
+// 32 floats -> 32 bfloat16 in order, to nearest even. Operands are 0 or normal: what becomes of others is the CPU's.
+INLINE u16x32 to_bf16x32(f32x16 a, f32x16 b) {
+#if defined(__AVX512BF16__)
+  return (u16x32)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+#elif OSSIA_PART == 64
+  uint16_t both[32];
+  store_bf16(both, a);
+  store_bf16(both + 16, b);
+  return load<u16x32>(both);
+#else
+  return {narrow(bf16_bits(a)), narrow(bf16_bits(b))};
+#endif
+}
+
+// The two bfloat16 of each lane as floats.
+INLINE f32x16 even_bf16(u16x32 v) { return as_float((u32x16)v << 16); }
+INLINE f32x16 odd_bf16(u16x32 v) { return as_float((u32x16)v & 0xffff0000u); }
+
+// acc[lane] + w[lane].even * x.even + w[lane].odd * x.odd; w: 16 pairs of bfloat16, one pair a lane.
+// The bits of one instruction set are its own; within it, they are a function of the operands alone.
+INLINE f32x16 dot2(f32x16 acc, u16x32 w, u16x32 x) {
+#if defined(__AVX512BF16__)
+  return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
+#else
+  acc = fma(odd_bf16(w), odd_bf16(x), acc);
+  return fma(even_bf16(w), even_bf16(x), acc);
+#endif
+}
+// The pair of bfloat16 at p in every lane.
+INLINE u16x32 pair(const uint16_t *p) {
+  uint32_t two;
+  memcpy(&two, p, 4);
+  return (u16x32)set1(two);
+}
+
+// ---- whole numbers ----------------------------------------------------------------------------------
+
+// The four bytes at p in every lane.
+INLINE u8x64 quad(const void *p) {
+  uint32_t four;
+  memcpy(&four, p, 4);
+  return (u8x64)set1(four);
+}
+
+// acc[lane] + sum of 4 products u8 * s8. Exact: callers keep the sums within int32.
+#if defined(__AVX512VNNI__)
+INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x); }
+#elif defined(__AVX2__)
+INLINE I32 dot4(I32 acc, U8 w, U8 x) {
+  const __m256i a = (__m256i)w, b = (__m256i)x;
+  __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)),
+                                   _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
+  __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
+  return acc + (I32)_mm256_add_epi32(even, odd);
+}
+#else
+INLINE I32 dot4(I32 acc, U8 w, U8 x) {
+  const U32 a = (U32)w;
+  const I32 b = (I32)x;
+  acc += (I32)(a & 255u) * ((b << 24) >> 24);
+  acc += (I32)((a >> 8) & 255u) * ((b << 16) >> 24);
+  acc += (I32)((a >> 16) & 255u) * ((b << 8) >> 24);
+  return acc + (I32)(a >> 24) * (b >> 24);
+}
+#endif
+// The same for w of at most 64, where some instruction sets have a shorter way.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+INLINE I32 dot4_small(I32 acc, U8 w, U8 x) {
+  __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
+  return acc + (I32)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#else
+INLINE I32 dot4_small(I32 acc, U8 w, U8 x) { return dot4(acc, w, x); }
+#endif
+OSSIA_PAIRWISE_3(dot4)
+OSSIA_PAIRWISE_3(dot4_small)
+
+// max(a - b, 0), unsigned.
+#if defined(__AVX512BW__)
+INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm512_subs_epu16((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm256_subs_epu16((__m256i)a, (__m256i)b); }
+#elif defined(__SSE2__)
+INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm_subs_epu16((__m128i)a, (__m128i)b); }
+#elif defined(__ARM_NEON)
+INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)vqsubq_u16((uint16x8_t)a, (uint16x8_t)b); }
+#else
+INLINE U16 subtract_to_zero(U16 a, U16 b) { return pick(a > b, a - b, (U16){}); }
+#endif
+OSSIA_PAIRWISE_2(subtract_to_zero)
+
+// ---- four-bit floats --------------------------------------------------------------------------------
+// Codes 0 to 7 are 0, 0.5, 1, 1.5, 2, 3, 4, 6; 8 to 15 their negatives. As bfloat16 they come times 2^125, so that any
+// scale is an exponent to take away.
+
+#if defined(__AVX512BW__)
+INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
+  return (U8)_mm512_shuffle_epi8(_mm512_broadcast_i32x4(load<__m128i>(table)), (__m512i)index);
+}
+#elif defined(__AVX2__)
+INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
+  return (U8)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load<__m128i>(table)), (__m256i)index);
+}
+#elif defined(__ARM_NEON)
+INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
+  return (U8)vqtbl1q_u8(load<uint8x16_t>(table), (uint8x16_t)index);
+}
+#endif
+
+// One code in the low half of every byte and nothing above: 2 * value + 12, from 0 to 24.
+#if defined(__AVX2__) || defined(__ARM_NEON)
+static const int8_t FP4_TWICE[16] = {
+    12,     12 + 1, 12 + 2, 12 + 3, 12 + 4, 12 + 6,
+    12 + 8, 12 + 12, 12,    12 - 1, 12 - 2, 12 - 3,
+    12 - 4, 12 - 6, 12 - 8, 12 - 12,
+};
+INLINE U8 fp4_to_byte(U8 code) { return look_up(FP4_TWICE, code); }
+#else
+INLINE U8 fp4_to_byte(U8 code) {
+  U8 size = code & 7;
+  U8 twice = pick(size < 4, size, pick(size < 6, 2 * size - 4, 4 * size - 16));
+  return pick(code < 8, twice, -twice) + (uint8_t)12;
+}
+#endif
+template <int B> INLINE Pair<uint8_t, B> fp4_to_byte(Pair<uint8_t, B> v) {
+  return {fp4_to_byte(v.lo), fp4_to_byte(v.hi)};
+}
+
+// From the low four bits of every 16-bit word, whatever the others hold, to bfloat16.
+#if defined(__AVX512BW__)
+INLINE U16 fp4_to_bf16(U16 w) {
+  const U16 values = {0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00,
+                      0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40, 0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0,
+                      0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00, 0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40};
+  return (U16)_mm512_permutexvar_epi16((__m512i)w, (__m512i)values);
+}
+#elif defined(__AVX2__)
+INLINE U16 fp4_to_bf16(U16 w) {
+  static const int8_t HIGH[16] = {0,    0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f,
+                                  -128, -3,   -2,   -2,   -2,   -2,   -1,   -1};
+  static const int8_t LOW[16] = {0, -128, 0, 0x40, -128, -64, 0, 0x40, 0, -128, 0, 0x40, -128, -64, 0, 0x40};
+  const U8 code = (U8)(w & 15);
+  return (U16)look_up(HIGH, code) << 8 | (U16)look_up(LOW, code);
+}
+#else
+INLINE U16 fp4_to_bf16(U16 w) {
+  U16 size = w & 7, sign = (w & 8) << 12;
+  U16 value = (size << 6) + 0x7d80; // right from 1.0 on
+  value = pick(size > 1, value, pick(size == 1, value - 64, (U16){}));
+  return value | sign;
+}
+#endif
+OSSIA_PAIRWISE_1(fp4_to_bf16)
+
+INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
 } // namespace OSSIA_ISA
