@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden")
+COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-tree-reassoc", "-fno-math-errno", "-fvisibility=hidden")
 WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
 WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12 finds some in its own AVX-512 header
 ISA_FLAGS: dict[str, tuple[str, ...]] = {

@@ -14,6 +14,16 @@
 #include <arm_neon.h>
 #endif
 
+// How products of weights and activations are best done. DIRECT: weights are decoded in registers beside the dot
+// products, which wait for nothing (tiles_direct.inc). Otherwise a panel of weights is decoded first and then used for
+// all tokens (tiles_panel.inc), with dot products of four bytes where there are some.
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#define OSSIA_DIRECT 1
+#endif
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
+#define OSSIA_DOT4 1
+#endif
+
 namespace OSSIA_ISA {
 
 typedef Vector<float, OSSIA_PART> F32;
@@ -34,6 +44,18 @@ typedef Vector<uint8_t, OSSIA_PART> U8;
   template <class A, class X, class Y, int B> INLINE Pair<A, B> name(Pair<A, B> a, Pair<X, B> x, Pair<Y, B> y) {       \
     return {name(a.lo, x.lo, y.lo), name(a.hi, x.hi, y.hi)};                                                           \
   }
+
+// The value is made here and is in a register. Without it GCC makes all the products of an unrolled loop before it adds
+// them up, and has no registers for them.
+template <class V> INLINE void pin(V &v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__SSE2__)
+  asm("" : "+x"(v));
+#elif defined(__ARM_NEON)
+  asm("" : "+w"(v));
+#endif
+}
 
 // ---- floats -----------------------------------------------------------------------------------------
 
@@ -293,38 +315,60 @@ INLINE u8x64 quad(const void *p) {
   return (u8x64)set1(four);
 }
 
-// acc[lane] + sum of 4 products u8 * s8. Exact: callers keep the sums within int32.
+// dot4: acc[lane] + sum of 4 products of a weight's byte and an activation's, which is signed. Exact: callers keep the
+// sums within int32. A weight w is stored as w + DENSE_OFFSET, one of MXFP4 as 2 w + FP4_OFFSET, since some instruction
+// sets want one operand without a sign.
 #if defined(__AVX512VNNI__)
+constexpr int DENSE_OFFSET = 128, FP4_OFFSET = 12;
 INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x); }
+#elif defined(__AVXVNNI__)
+constexpr int DENSE_OFFSET = 128, FP4_OFFSET = 12;
+INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x); }
+#elif defined(__ARM_FEATURE_DOTPROD)
+constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 0;
+INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x); }
+#else
+// Without dot4 there are two others.
+//   add_products  to each 16-bit lane the two products of its bytes; sums wrap around, and are right where the true
+//                 value fits. For weights of MXFP4, at most 24.
+//   dot2_words    to each 32-bit lane the two products of its signed 16-bit halves.
+#if defined(__AVX2__) || defined(__AVX512BW__)
+constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 12;
+#else
+constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 0;
+#endif
+#if defined(__AVX512BW__)
+INLINE I16 add_products(I16 acc, U8 w, U8 x) { return acc + (I16)_mm512_maddubs_epi16((__m512i)w, (__m512i)x); }
+INLINE I32 dot2_words(I32 acc, I16 w, I16 x) { return acc + (I32)_mm512_madd_epi16((__m512i)w, (__m512i)x); }
 #elif defined(__AVX2__)
-INLINE I32 dot4(I32 acc, U8 w, U8 x) {
-  const __m256i a = (__m256i)w, b = (__m256i)x;
-  __m256i even = _mm256_madd_epi16(_mm256_and_si256(a, _mm256_set1_epi16(255)),
-                                   _mm256_srai_epi16(_mm256_slli_epi16(b, 8), 8));
-  __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(a, 8), _mm256_srai_epi16(b, 8));
-  return acc + (I32)_mm256_add_epi32(even, odd);
-}
+INLINE I16 add_products(I16 acc, U8 w, U8 x) { return acc + (I16)_mm256_maddubs_epi16((__m256i)w, (__m256i)x); }
+INLINE I32 dot2_words(I32 acc, I16 w, I16 x) { return acc + (I32)_mm256_madd_epi16((__m256i)w, (__m256i)x); }
 #else
-INLINE I32 dot4(I32 acc, U8 w, U8 x) {
-  const U32 a = (U32)w;
-  const I32 b = (I32)x;
-  acc += (I32)(a & 255u) * ((b << 24) >> 24);
-  acc += (I32)((a >> 8) & 255u) * ((b << 16) >> 24);
-  acc += (I32)((a >> 16) & 255u) * ((b << 8) >> 24);
-  return acc + (I32)(a >> 24) * (b >> 24);
+INLINE I16 low_bytes(U8 v) { return ((I16)v << 8) >> 8; }
+INLINE I16 high_bytes(U8 v) { return (I16)v >> 8; }
+INLINE I16 add_products(I16 acc, U8 w, U8 x) {
+  acc += low_bytes(w) * low_bytes(x);
+  return acc + high_bytes(w) * high_bytes(x);
+}
+#if defined(__SSE2__)
+INLINE I32 dot2_words(I32 acc, I16 w, I16 x) { return acc + (I32)_mm_madd_epi16((__m128i)w, (__m128i)x); }
+#else
+INLINE I32 dot2_words(I32 acc, I16 w, I16 x) {
+  I32 a = (I32)w, b = (I32)x;
+  acc += ((a << 16) >> 16) * ((b << 16) >> 16);
+  return acc + (a >> 16) * (b >> 16);
 }
 #endif
-// The same for w of at most 64, where some instruction sets have a shorter way.
-#if defined(__AVX2__) && !defined(__AVX512VNNI__)
-INLINE I32 dot4_small(I32 acc, U8 w, U8 x) {
-  __m256i pairs = _mm256_maddubs_epi16((__m256i)w, (__m256i)x);
-  return acc + (I32)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-#else
-INLINE I32 dot4_small(I32 acc, U8 w, U8 x) { return dot4(acc, w, x); }
 #endif
-OSSIA_PAIRWISE_3(dot4)
-OSSIA_PAIRWISE_3(dot4_small)
+// The two 16-bit halves of each lane added up.
+INLINE I32 sum_of_halves(I16 v) {
+#if defined(__SSE2__)
+  return dot2_words(I32{}, v, (I16){} + 1);
+#else
+  return (((I32)v << 16) >> 16) + ((I32)v >> 16);
+#endif
+}
+#endif
 
 // max(a - b, 0), unsigned.
 #if defined(__AVX512BW__)
@@ -339,6 +383,43 @@ INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)vqsubq_u16((uint16x8_t)a
 INLINE U16 subtract_to_zero(U16 a, U16 b) { return pick(a > b, a - b, (U16){}); }
 #endif
 OSSIA_PAIRWISE_2(subtract_to_zero)
+
+// a0 b0 a1 b1 ... within each 16 bytes of the two, the first and the second half of it.
+#if defined(__AVX512BW__)
+INLINE U8 lane_zip_low(U8 a, U8 b) { return (U8)_mm512_unpacklo_epi8((__m512i)a, (__m512i)b); }
+INLINE U8 lane_zip_high(U8 a, U8 b) { return (U8)_mm512_unpackhi_epi8((__m512i)a, (__m512i)b); }
+INLINE U32 lane_zip_low(U32 a, U32 b) { return (U32)_mm512_unpacklo_epi32((__m512i)a, (__m512i)b); }
+INLINE U32 lane_zip_high(U32 a, U32 b) { return (U32)_mm512_unpackhi_epi32((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__)
+INLINE U8 lane_zip_low(U8 a, U8 b) { return (U8)_mm256_unpacklo_epi8((__m256i)a, (__m256i)b); }
+INLINE U8 lane_zip_high(U8 a, U8 b) { return (U8)_mm256_unpackhi_epi8((__m256i)a, (__m256i)b); }
+INLINE U32 lane_zip_low(U32 a, U32 b) { return (U32)_mm256_unpacklo_epi32((__m256i)a, (__m256i)b); }
+INLINE U32 lane_zip_high(U32 a, U32 b) { return (U32)_mm256_unpackhi_epi32((__m256i)a, (__m256i)b); }
+#else
+INLINE U8 lane_zip_low(U8 a, U8 b) {
+  return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+INLINE U8 lane_zip_high(U8 a, U8 b) {
+  return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+INLINE U32 lane_zip_low(U32 a, U32 b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+INLINE U32 lane_zip_high(U32 a, U32 b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+#endif
+OSSIA_PAIRWISE_2(lane_zip_low)
+OSSIA_PAIRWISE_2(lane_zip_high)
+// Neighbours added within each 16 bytes: (a0 + a1, a2 + a3, b0 + b1, b2 + b3), which undoes a zip of two sums.
+#if defined(__AVX512F__)
+INLINE F32 lane_fold(F32 a, F32 b) {
+  return (F32)_mm512_shuffle_ps((__m512)a, (__m512)b, 0x88) + (F32)_mm512_shuffle_ps((__m512)a, (__m512)b, 0xdd);
+}
+#elif defined(__AVX2__)
+INLINE F32 lane_fold(F32 a, F32 b) {
+  return (F32)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88) + (F32)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd);
+}
+#else
+INLINE F32 lane_fold(F32 a, F32 b) { return even_lanes(a, b) + odd_lanes(a, b); }
+#endif
+OSSIA_PAIRWISE_2(lane_fold)
 
 // ---- four-bit floats --------------------------------------------------------------------------------
 // Codes 0 to 7 are 0, 0.5, 1, 1.5, 2, 3, 4, 6; 8 to 15 their negatives. As bfloat16 they come times 2^125, so that any
@@ -358,50 +439,57 @@ INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
 }
 #endif
 
-// One code in the low half of every byte and nothing above: 2 * value + 12, from 0 to 24.
+// One code in the low half of every byte and nothing above: 2 * value + FP4_OFFSET.
 #if defined(__AVX2__) || defined(__ARM_NEON)
 static const int8_t FP4_TWICE[16] = {
-    12,     12 + 1, 12 + 2, 12 + 3, 12 + 4, 12 + 6,
-    12 + 8, 12 + 12, 12,    12 - 1, 12 - 2, 12 - 3,
-    12 - 4, 12 - 6, 12 - 8, 12 - 12,
+    FP4_OFFSET,     FP4_OFFSET + 1, FP4_OFFSET + 2, FP4_OFFSET + 3, FP4_OFFSET + 4, FP4_OFFSET + 6,
+    FP4_OFFSET + 8, FP4_OFFSET + 12, FP4_OFFSET,    FP4_OFFSET - 1, FP4_OFFSET - 2, FP4_OFFSET - 3,
+    FP4_OFFSET - 4, FP4_OFFSET - 6, FP4_OFFSET - 8, FP4_OFFSET - 12,
 };
 INLINE U8 fp4_to_byte(U8 code) { return look_up(FP4_TWICE, code); }
 #else
 INLINE U8 fp4_to_byte(U8 code) {
   U8 size = code & 7;
   U8 twice = pick(size < 4, size, pick(size < 6, 2 * size - 4, 4 * size - 16));
-  return pick(code < 8, twice, -twice) + (uint8_t)12;
+  return pick(code < 8, twice, -twice) + (uint8_t)FP4_OFFSET;
 }
 #endif
 template <int B> INLINE Pair<uint8_t, B> fp4_to_byte(Pair<uint8_t, B> v) {
   return {fp4_to_byte(v.lo), fp4_to_byte(v.hi)};
 }
 
-// From the low four bits of every 16-bit word, whatever the others hold, to bfloat16.
-#if defined(__AVX512BW__)
-INLINE U16 fp4_to_bf16(U16 w) {
-  const U16 values = {0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00,
-                      0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40, 0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0,
-                      0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00, 0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40};
-  return (U16)_mm512_permutexvar_epi16((__m512i)w, (__m512i)values);
-}
-#elif defined(__AVX2__)
-INLINE U16 fp4_to_bf16(U16 w) {
+// The same codes as bfloat16, a byte's in 16 bits: of each 16 bytes the first eight, and the others.
+INLINE void fp4_to_words(U8 code, U16 *low, U16 *high) {
+#if defined(__AVX2__) || defined(__ARM_NEON)
   static const int8_t HIGH[16] = {0,    0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f,
                                   -128, -3,   -2,   -2,   -2,   -2,   -1,   -1};
   static const int8_t LOW[16] = {0, -128, 0, 0x40, -128, -64, 0, 0x40, 0, -128, 0, 0x40, -128, -64, 0, 0x40};
-  const U8 code = (U8)(w & 15);
-  return (U16)look_up(HIGH, code) << 8 | (U16)look_up(LOW, code);
-}
+  const U8 upper = look_up(HIGH, code), lower = look_up(LOW, code);
+  *low = (U16)lane_zip_low(lower, upper);
+  *high = (U16)lane_zip_high(lower, upper);
 #else
-INLINE U16 fp4_to_bf16(U16 w) {
-  U16 size = w & 7, sign = (w & 8) << 12;
-  U16 value = (size << 6) + 0x7d80; // right from 1.0 on
-  value = pick(size > 1, value, pick(size == 1, value - 64, (U16){}));
-  return value | sign;
+  const U8 none = {};
+  for (int half = 0; half < 2; half++) {
+    U16 w = (U16)(half ? lane_zip_high(code, none) : lane_zip_low(code, none));
+    U16 size = w & 7, value = (size << 6) + 0x7d80; // right from 1.0 on
+    value = pick(size > 1, value, pick(size == 1, value - 64, (U16){}));
+    *(half ? high : low) = value | (w & 8) << 12;
+  }
+#endif
+}
+template <int B> INLINE void fp4_to_words(Pair<uint8_t, B> code, Pair<uint16_t, B> *low, Pair<uint16_t, B> *high) {
+  fp4_to_words(code.lo, &low->lo, &high->lo);
+  fp4_to_words(code.hi, &low->hi, &high->hi);
+}
+#if defined(OSSIA_DIRECT)
+// From the low four bits of every 16-bit word, whatever the others hold.
+INLINE u16x32 fp4_to_bf16(u16x32 w) {
+  const u16x32 values = {0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0, 0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00,
+                         0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40, 0,      0x7d80, 0x7e00, 0x7e40, 0x7e80, 0x7ec0,
+                         0x7f00, 0x7f40, 0x8000, 0xfd80, 0xfe00, 0xfe40, 0xfe80, 0xfec0, 0xff00, 0xff40};
+  return (u16x32)_mm512_permutexvar_epi16((__m512i)w, (__m512i)values);
 }
 #endif
-OSSIA_PAIRWISE_1(fp4_to_bf16)
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 
