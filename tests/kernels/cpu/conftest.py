@@ -24,7 +24,10 @@ def kernels(pytestconfig: pytest.Config) -> ctypes.CDLL:
     return found
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
+ISAS = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2", "neon", "generic")
+
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     """The kernels, working with one instruction set; afterwards again with the best, on all threads."""
     if request.param not in offered(kernels):

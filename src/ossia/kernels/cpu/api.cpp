@@ -6,32 +6,61 @@
 #include <cstdlib>
 #include <cstring>
 
-namespace generic {
-extern const ossia::Table table;
-}
 #if defined(__x86_64__)
-namespace avx2 {
-extern const ossia::Table table;
-}
-namespace avx512 {
-extern const ossia::Table table;
-}
+#include <cpuid.h>
+#endif
+
+// One row an instruction set: its unit is compiled with flags of its own (build.py). A unit that this compiler could not
+// make is missing from the library, and its table is null.
+#define OSSIA_ROW(isa)                                                                                                 \
+  namespace isa {                                                                                                      \
+  extern const ossia::Table table __attribute__((weak));                                                               \
+  }
+OSSIA_ROW(generic)
+#if defined(__x86_64__)
+OSSIA_ROW(avx2)
+OSSIA_ROW(avxvnni)
+OSSIA_ROW(avx512_bw)
+OSSIA_ROW(avx512_vnni)
+OSSIA_ROW(avx512)
 #endif
 
 namespace {
 
-// Best first. A CPU with AVX-512 but without its bfloat16 and int8 dot products is served by AVX2.
+struct Row {
+  const ossia::Table *table;
+  bool has; // whether this CPU can
+};
+
+#if defined(__x86_64__)
+bool has_avxvnni() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#endif
+
+// The n-th that this CPU offers, best first; null behind the last.
 const ossia::Table *offered(int n) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  bool has512 = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni") &&
-                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512dq");
-  bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (has512 && n-- == 0) return &avx512::table;
-  if (has2 && n-- == 0) return &avx2::table;
+  const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has512 = has2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+  const bool dot4 = has512 && __builtin_cpu_supports("avx512vnni");
+  const Row rows[] = {
+      {&avx512::table, dot4 && __builtin_cpu_supports("avx512bf16")},
+      {&avx512_vnni::table, dot4},
+      {&avx512_bw::table, has512},
+      {&avxvnni::table, has2 && has_avxvnni()},
+      {&avx2::table, has2},
+      {&generic::table, true},
+  };
+#else
+  const Row rows[] = {{&generic::table, true}};
 #endif
-  return n == 0 ? &generic::table : nullptr;
+  for (const Row &row : rows)
+    if (row.table && row.has && n-- == 0) return row.table;
+  return nullptr;
 }
 
 const ossia::Table *chosen = offered(0);

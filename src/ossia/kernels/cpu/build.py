@@ -11,22 +11,28 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-tree-reassoc", "-fno-math-errno", "-fvisibility=hidden")
+COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden")
+COMMON += ("-ffp-contract=off", "-fno-math-errno")  # the same bits wherever a line is inlined
 WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
 WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12 finds some in its own AVX-512 header
-ISA_FLAGS: dict[str, tuple[str, ...]] = {
-    "generic": (),
-    "avx2": ("-mavx2", "-mfma"),
-    "avx512": (
-        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx512bf16"),
-        *("-mfma", "-mprefer-vector-width=512"),
-    ),
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+# A row of isa_*.cpp each; api.cpp says which CPU has what, and which is best.
+ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx2": AVX2,
+        "avxvnni": (*AVX2, "-mavxvnni"),
+        "avx512_bw": AVX512,
+        "avx512_vnni": (*AVX512, "-mavx512vnni"),
+        "avx512": (*AVX512, "-mavx512vnni", "-mavx512bf16"),
+    },
 }
 
 
@@ -38,12 +44,24 @@ def sources() -> list[Path]:
     return sorted(path for path in HERE.iterdir() if path.suffix in (".cpp", ".h", ".inc"))
 
 
-def library_name() -> str:
-    """`_kernels-<hash of the sources and of how they are compiled>.so`"""
+def isa_flags() -> dict[str, tuple[str, ...]]:
+    """Instruction set -> flags of its unit, for this machine's architecture."""
+    machine = platform.machine().lower()
+    return {"generic": (), **ISA_FLAGS.get({"amd64": "x86_64"}.get(machine, machine), {})}
+
+
+def sources_name() -> str:
+    """`_kernels-<hash of the sources and of how they are compiled>`, what every build of them is called."""
     digest = hashlib.sha256(repr((COMMON, ISA_FLAGS, platform.machine())).encode())
     for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return f"_kernels-{digest.hexdigest()[:16]}.so"
+    return f"_kernels-{digest.hexdigest()[:16]}"
+
+
+def library_name() -> str:
+    """The name of this build: with $CXX set, another compiler's libraries are not it."""
+    wanted = os.environ.get("CXX")
+    return sources_name() + (f"-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}" if wanted else "") + ".so"
 
 
 def compiler() -> str | None:
@@ -53,25 +71,14 @@ def compiler() -> str | None:
 
 
 def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> Path:
-    """Compile into `folder` and return the library's path. `extra` flags are for sanitizers. Raises `BuildError`."""
+    """Compile into `folder` and return the library's path. `extra` flags are for sanitizers. An instruction set whose
+    unit this compiler cannot make is left out, and the reason printed to stderr. Raises `BuildError`."""
     cxx = compiler()
     if cxx is None:
         raise BuildError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
     target = folder / (name or library_name())
-    is_x86 = platform.machine() in ("x86_64", "AMD64")
-    units = [("pool.cpp", ISA_FLAGS["generic"]), ("api.cpp", ISA_FLAGS["generic"])]
-    units += [("isa_generic.cpp", ISA_FLAGS["generic"])]
-    if is_x86:
-        units += [(f"isa_{isa}.cpp", ISA_FLAGS[isa]) for isa in ("avx2", "avx512")]
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        objects = [str(Path(work, unit).with_suffix(".o")) for unit, _ in units]
-
-        def compile_one(n: int) -> None:
-            unit, flags = units[n]
-            _run([cxx, *COMMON, *WARNINGS, *flags, *extra, "-c", str(HERE / unit), "-o", objects[n]])
-
-        with ThreadPoolExecutor(os.cpu_count()) as workers:
-            list(workers.map(compile_one, range(len(units))))
+        objects = _compile(cxx, Path(work), extra)
         made = Path(work, "library.so")
         _run([cxx, "-shared", "-pthread", *extra, *objects, "-o", str(made)])
         made.replace(target)
@@ -82,10 +89,38 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
     return target
 
 
+def _compile(cxx: str, work: Path, extra: Sequence[str]) -> list[str]:
+    """Every unit on a core of its own; the objects that were made."""
+    isas = {f"isa_{isa}.cpp": flags for isa, flags in isa_flags().items()}
+    needed: dict[str, tuple[str, ...]] = {"pool.cpp": (), "api.cpp": (), "isa_generic.cpp": ()}
+
+    def compile_one(unit: str) -> str | None:
+        made = str((work / unit).with_suffix(".o"))
+        flags = isas.get(unit, ())
+        try:
+            _run([cxx, *COMMON, *WARNINGS, *flags, *extra, "-c", str(HERE / unit), "-o", made])
+        except BuildError as error:
+            if unit in needed:
+                raise
+            print(f"ossia: no kernels of {unit}, which {cxx} does not compile: {error}", file=sys.stderr)
+            return None
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as workers:
+        return [made for made in workers.map(compile_one, needed | isas) if made is not None]
+
+
 def _run(command: list[str]) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise BuildError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
-        raise BuildError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-4000:]}")
+        raise BuildError(f"{' '.join(command)} failed:\n{_errors(done.stderr)}")
+
+
+def _errors(text: str) -> str:
+    """The lines that say what is wrong: warnings would hide them."""
+    lines = text.strip().splitlines()
+    wrong = [line for line in lines if "error" in line.lower()]
+    return "\n".join(wrong or lines)[:4000]

@@ -13,7 +13,7 @@ from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int
 from functools import cache
 from pathlib import Path
 
-from ossia.kernels.cpu.build import HERE, BuildError, build, library_name
+from ossia.kernels.cpu.build import HERE, BuildError, build, library_name, sources_name
 
 F, N, P = c_float, c_int, c_void_p
 MAX_HEAD_DIM = 512  # KV_MAX_HEAD of weights.h
@@ -123,10 +123,11 @@ def library() -> ctypes.CDLL | str:
     name = library_name()
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ossia", "kernels")
     reason = ""
-    for folder in (HERE, cached):
-        if (folder / name).exists():
-            with suppress(OSError):  # damaged, or made on another system: build it anew
-                return open_library(folder / name)
+    # which compiler made it matters only to who names one
+    pattern = name if os.environ.get("CXX") else f"{sources_name()}*.so"
+    for made in (path for folder in (HERE, cached) for path in sorted(folder.glob(pattern))):
+        with suppress(OSError):  # damaged, or made on another system: build it anew
+            return open_library(made)
     for folder in (HERE, cached):
         try:
             folder.mkdir(parents=True, exist_ok=True)

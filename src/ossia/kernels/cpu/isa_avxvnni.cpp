@@ -1,0 +1,3 @@
+#define OSSIA_ISA avxvnni
+#define OSSIA_ISA_NAME "avxvnni"
+#include "kernels.inc"
