@@ -7,7 +7,11 @@ for event in llm.chat("What is 37 + 48?"): ...
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Before torch is imported: its threads would spin while the kernels' own work, more of them than there are cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "__version__", "load"]

@@ -1,4 +1,5 @@
-// The thread pool of pool.h: workers wait by spinning for a moment, then sleep; a call of a microsecond starts at once.
+// The thread pool of pool.h. Who waits spins for a moment, so that a call of a microsecond starts at once, then sleeps.
+// Nobody waits for a thread that has nothing to do in the call: where others use the cores, it may be far from running.
 #include "pool.h"
 
 #include <atomic>
@@ -9,8 +10,15 @@
 #include <memory>
 #include <mutex>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <thread>
 #include <vector>
+#if defined(__linux__)
+#include <climits>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -19,7 +27,10 @@ namespace ossia {
 namespace {
 
 constexpr size_t LINE = 64; // bytes of a cache line: no two counters share one
-constexpr auto SPIN = std::chrono::microseconds(100);
+// How long to spin: longer than it takes from one call to the next within a layer.
+constexpr auto SPIN = std::chrono::microseconds(50);
+constexpr auto BRIEF = std::chrono::microseconds(3);      // where others want the cores
+constexpr auto CONTENDED = std::chrono::milliseconds(8);  // after a preemption: two turns of usual schedulers
 
 void relax() {
 #if defined(__x86_64__)
@@ -27,10 +38,36 @@ void relax() {
 #endif
 }
 
+// How often another thread was given this one's core while it could have gone on; 0 where the system does not say.
+long preemptions() {
+#if defined(RUSAGE_THREAD)
+  rusage usage;
+  if (!getrusage(RUSAGE_THREAD, &usage)) return usage.ru_nivcsw;
+#endif
+  return 0;
+}
+
+// Asleep while the word has this value; may also return early. Not std::atomic's wait, where there is a futex: it
+// yields first, and a thread that yields gives away its share of a contended core.
+void sleep_while(std::atomic<uint32_t> &word, uint32_t value) {
+#if defined(__linux__)
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+#else
+  word.wait(value);
+#endif
+}
+
+void wake_all(std::atomic<uint32_t> &word) {
+#if defined(__linux__)
+  syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#else
+  word.notify_all();
+#endif
+}
+
 struct Job {
   TaskFn fn;
   void *context;
-  int tasks;
 };
 
 char *aligned(size_t bytes);
@@ -48,6 +85,41 @@ struct Scratch { // grows, is never given back
   }
 };
 
+// Spins until another thread has done something, but not for long. A thread that was preempted knows that others want
+// its core: spinning then takes time from them, or from the very thread that it waits for.
+class Patience {
+public:
+  // Whether it is done; otherwise the caller should sleep.
+  template <class F> bool spin_until(const F &is_done) {
+    const auto begin = Clock::now();
+    auto until = begin + BRIEF;
+    for (;;) {
+      for (int i = 0; i < 16; i++, relax())
+        if (is_done()) return true;
+      const auto now = Clock::now();
+      if (now < until) continue;
+      if (until != begin + BRIEF || is_contended(now)) return false;
+      until = begin + SPIN;
+    }
+  }
+
+private:
+  using Clock = std::chrono::steady_clock;
+
+  bool is_contended(Clock::time_point now) {
+    const long count = preemptions();
+    if (count != seen_) calm_at_ = now + CONTENDED;
+    seen_ = count;
+    return now < calm_at_;
+  }
+
+  long seen_ = preemptions();
+  Clock::time_point calm_at_{};
+};
+
+// `ticket_` holds the number of tasks and the next one to be taken. Taking is one addition, and what it yields belongs to
+// the call that runs at that moment, whichever that is. A call is over when its tasks are: a worker that wakes late finds
+// none left. Only who holds a task may read `job_` and count down `left_`, for only then is the call not over.
 class Pool {
 public:
   Pool() { start(default_threads()); }
@@ -58,16 +130,12 @@ public:
       for (int i = 0; i < tasks; i++) fn(context, i, 0);
       return;
     }
-    job_ = {fn, context, tasks};
-    next_.store(0, std::memory_order_relaxed);
-    busy_.store(int(workers_.size()), std::memory_order_relaxed);
-    epoch_.fetch_add(1); // before `sleeping_` is read: who falls asleep meanwhile sees it
-    if (sleeping_.load() > 0) epoch_.notify_all();
-    work(0);
-    for (int spins = 0; busy_.load(std::memory_order_acquire) > 0; spins++) {
-      relax();
-      if (spins % 4096 == 4095) std::this_thread::yield(); // more threads than free cores
-    }
+    job_ = {fn, context};
+    left_.store(uint32_t(tasks), std::memory_order_relaxed);
+    ticket_.store(uint64_t(tasks) << 32, std::memory_order_release);
+    wake_workers();
+    const uint32_t own = work(0);
+    if (left_.fetch_sub(own, std::memory_order_acq_rel) != own) wait_for_others();
   }
 
   int threads() const { return int(workers_.size()) + 1; }
@@ -81,7 +149,8 @@ public:
   Scratch &scratch_of(int thread) { return *scratch_[size_t(thread)]; }
 
 private:
-  static int default_threads() { return int(std::max(1u, std::thread::hardware_concurrency())); } // cores that this process may use
+  // The cores that this process may use.
+  static int default_threads() { return int(std::max(1u, std::thread::hardware_concurrency())); }
 
   void start(int threads) {
     quit_ = false;
@@ -92,43 +161,59 @@ private:
 
   void stop() {
     quit_ = true;
-    epoch_.fetch_add(1);
-    epoch_.notify_all();
+    wake_workers();
     for (auto &worker : workers_) worker.join();
     workers_.clear();
   }
 
   void loop(int thread, uint32_t seen) {
-    for (;;) {
-      wait_for_change(seen);
-      seen++;
+    for (Patience patience;;) {
+      seen = changed_epoch(seen, patience);
       if (quit_) return;
-      work(thread);
-      busy_.fetch_sub(1, std::memory_order_release);
+      const uint32_t done = work(thread);
+      if (done && left_.fetch_sub(done) == done && caller_sleeps_.load()) wake_all(left_);
     }
   }
 
-  void wait_for_change(uint32_t seen) {
-    auto until = std::chrono::steady_clock::now() + SPIN;
-    for (int spins = 0; epoch_.load(std::memory_order_acquire) == seen; spins++) {
-      relax();
-      if (spins % 64 == 63 && std::chrono::steady_clock::now() > until) {
-        sleeping_.fetch_add(1);
-        epoch_.wait(seen);
-        sleeping_.fetch_sub(1);
+  // Does tasks until all are taken; returns how many it did.
+  uint32_t work(int thread) {
+    for (uint32_t done = 0;; done++) {
+      const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acquire);
+      const uint32_t task = uint32_t(ticket);
+      if (task >= uint32_t(ticket >> 32)) return done;
+      job_.fn(job_.context, int(task), thread);
+    }
+  }
+
+  void wake_workers() {
+    epoch_.fetch_add(1); // before the flag is read: who sets it too late does not fall asleep
+    if (workers_sleep_.exchange(false)) wake_all(epoch_);
+  }
+
+  uint32_t changed_epoch(uint32_t seen, Patience &patience) {
+    auto is_changed = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
+    if (!patience.spin_until(is_changed))
+      while (!is_changed()) {
+        workers_sleep_.store(true);
+        sleep_while(epoch_, seen);
       }
-    }
+    return epoch_.load(std::memory_order_acquire);
   }
 
-  void work(int thread) {
-    Job job = job_;
-    for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < job.tasks;) job.fn(job.context, i, thread);
+  void wait_for_others() {
+    auto is_over = [&] { return left_.load(std::memory_order_acquire) == 0; };
+    thread_local Patience patience; // any thread may call
+    if (patience.spin_until(is_over)) return;
+    caller_sleeps_.store(true); // before the count is read, as above
+    for (uint32_t left; (left = left_.load()) > 0;) sleep_while(left_, left);
+    caller_sleeps_.store(false);
   }
 
-  alignas(LINE) std::atomic<int> next_{0};
-  alignas(LINE) std::atomic<int> busy_{0};
-  alignas(LINE) std::atomic<uint32_t> epoch_{0};
-  std::atomic<int> sleeping_{0};
+  alignas(LINE) std::atomic<uint64_t> ticket_{0}; // tasks << 32 | next
+  alignas(LINE) std::atomic<uint32_t> left_{0};   // tasks that have not ended
+  std::atomic<bool> caller_sleeps_{false};
+  alignas(LINE) std::atomic<uint32_t> epoch_{0}; // changes when there is something to do
+  std::atomic<bool> workers_sleep_{false};
   alignas(LINE) Job job_{};
   std::atomic<bool> quit_{false};
   std::vector<std::thread> workers_;

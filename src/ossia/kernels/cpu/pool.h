@@ -1,8 +1,9 @@
 // One pool of threads for the whole library. The caller works too, so `threads` counts it.
 //
 // Work is cut into tasks that write disjoint memory; who does which task never changes a bit. Tasks are handed out one
-// by one from a shared counter, so a core that is taken away for a moment costs little. On machines with several memory
-// nodes a task may therefore read weights from a far one; pages lie where the thread that packed them touched them.
+// by one from a shared counter, and a call waits for tasks, not for threads: a core that is taken away for a moment
+// costs little. On machines with several memory nodes a task may therefore read weights from a far one; pages lie where
+// the thread that packed them touched them.
 #pragma once
 
 #include <cstddef>
