@@ -1,7 +1,7 @@
 """Text <-> token ids: one immutable Tokenizer, a byte-level BPE run by tiktoken.
 
-It comes from a checkpoint's tokenizer.json, from the o200k vocabulary inside the oss-harmony package, or
-from training on texts. Knows vocabularies, special-token names and files; knows nothing of messages, of
+It comes from a checkpoint's tokenizer.json, from the o200k vocabulary inside this package, or from
+training on texts. Knows vocabularies, special-token names and files; knows nothing of messages, of
 models or of tensors. Nothing here opens a network connection.
 """
 
@@ -115,9 +115,8 @@ class Tokenizer:
 
     @staticmethod
     def o200k_harmony() -> Tokenizer:
-        """The gpt-oss vocabulary, 201,089 ids, without a network: from the installed oss-harmony package, of
-        which a copy stays in the user's cache directory, because that is where most of the time goes. Loaded
-        once in a process. Raises TokenizerError if the package is missing or has another vocabulary."""
+        """The gpt-oss vocabulary, 201,089 ids, which is part of this package. Loaded once in a process.
+        Raises TokenizerError if its file is damaged."""
         return _o200k_harmony()
 
     @cached_property
