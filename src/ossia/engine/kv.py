@@ -75,9 +75,10 @@ class NativeCache:
 
     def _table(self, works: Sequence[Work], window: int | None) -> PageTable:
         runs = [self.tables.run(work.request.id, window) for work in works]
-        most = max(len(run.pages) for run in runs)
-        pages_SP = np.array([run.pages + [-1] * (most - len(run.pages)) for run in runs], np.int32)
-        return PageTable(pages_SP, np.array([run.first_page for run in runs], np.int32))
+        pages_SP = np.full((len(runs), max(len(run.pages) for run in runs)), -1, dtype=np.int32)
+        for s, run in enumerate(runs):
+            pages_SP[s, : len(run.pages)] = run.pages
+        return PageTable(pages_SP, np.array([run.first_page for run in runs], dtype=np.int32))
 
 
 def _extent(works: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
