@@ -1,19 +1,21 @@
-"""Rendering, streaming parse and loading of Harmony, ours against the official package, side by side.
+"""Rendering, streaming parse, decoding and loading of Harmony, ours against the official package and tiktoken.
 
     python bench/harmony.py [--tokens 100000] [--rounds 7]
 
 One conversation of about that many tokens: user turns, reasoning, calls with JSON, tool results and answers, texts cut
 from this repository. Both packages get their own message objects, built beforehand, and must give the same ids. The
-streaming parse reads, for every token, the text it released and the header fields, as a server does. Loading is a
-fresh process each: import, load, first encode; ours keeps the unpacked vocabulary in a cache, and the row "first ever"
-is without it. Sides take turns; printed are medians, their ratio, and the smallest and largest ratio of a round.
+streaming parse reads, for every token, the text it released and the header fields, as a server does. Decoding is
+beside tiktoken's own, all ids at once and one by one. Loading is a fresh process each: import, load, first encode;
+neither side has a cache, so every load is a first one. Sides take turns; printed are medians of processor time, their
+ratio, and the smallest and largest ratio of a round. At last what it costs to add a message to a rendered history, by
+its length.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -21,10 +23,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import openai_harmony
+import tiktoken
 
 from ossia.harmony import (
     CONSTRAIN,
@@ -32,7 +34,9 @@ from ossia.harmony import (
     DeveloperContent,
     FunctionTool,
     Message,
+    RenderedHistory,
     StreamParser,
+    Style,
     SystemContent,
     TextDelta,
     render_conversation,
@@ -104,13 +108,24 @@ def parse_peer_deltas(ids: list[int], encoding: Any) -> int:
     return characters
 
 
+def tiktoken_of(tokenizer: Tokenizer) -> tiktoken.Encoding:
+    vocabulary, specials = dict(tokenizer.vocabulary), dict(tokenizer.specials)
+    return tiktoken.Encoding("o200k", pat_str=tokenizer.pattern, mergeable_ranks=vocabulary, special_tokens=specials)
+
+
+def one_by_one(decode: Callable[[list[int]], str], ids: list[int]) -> None:
+    for token in ids:
+        decode([token])
+
+
 def fresh_process(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def first_ever(code: str) -> None:
-    with TemporaryDirectory() as empty:
-        subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"XDG_CACHE_HOME": empty})
+def processor_seconds() -> float:
+    """Of this process and of those it waited for: other work on the machine disturbs them less than a clock."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
 def compare(what: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int, tokens: int = 0) -> None:
@@ -119,9 +134,9 @@ def compare(what: str, ours: Callable[[], object], peer: Callable[[], object], r
     for number in range(rounds + 1):
         pair = [0.0, 0.0]
         for side in (0, 1) if number % 2 else (1, 0):
-            began = time.perf_counter()
+            began = processor_seconds()
             (ours, peer)[side]()
-            pair[side] = time.perf_counter() - began
+            pair[side] = processor_seconds() - began
         times.append((pair[0], pair[1]))
     times = times[1:]  # the first round warms up
     ratios = [b / a for a, b in times]
@@ -129,6 +144,28 @@ def compare(what: str, ours: Callable[[], object], peer: Callable[[], object], r
     speed = f"{tokens / a / 1e6:8.2f}" if tokens else " " * 8
     spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
     print(f"{what:<34}{a * 1e3:9.1f}{b * 1e3:9.1f}{statistics.median(ratios):8.2f}   {spread:<15}{speed}")
+
+
+def appends(tokenizer: Tokenizer, style: Style) -> None:
+    """The mean cost of the messages of a turn, appended one by one to histories of turns of six messages."""
+    turn = [
+        Message("user", "how many?"),
+        Message("assistant", "I should look it up", channel="analysis"),
+        Message("assistant", "{}", None, "commentary", "functions.f", CONSTRAIN + "json"),
+        Message("tool", "41", "functions.f", "commentary", "assistant"),
+        Message("assistant", "now add one", channel="analysis"),
+        Message("assistant", "42", channel="final"),
+    ]
+    for length in (18, 1_002, 16_002):
+        history = RenderedHistory(tokenizer, style=style)
+        history.append(turn * (length // len(turn)))
+        times = []
+        for _ in range(20):
+            began = time.thread_time()
+            for message in turn:
+                history.append([message])
+            times.append((time.thread_time() - began) / len(turn))
+        print(f"append to {length:6} messages, {style:<10}{statistics.median(times) * 1e6:9.1f} us")
 
 
 def main() -> None:
@@ -162,8 +199,19 @@ def main() -> None:
             args.rounds,
             len(ids),
         )
+    theirs = tiktoken_of(tokenizer)
+    compare("decode", lambda: tokenizer.decode(ids), lambda: theirs.decode(ids), args.rounds, len(ids))
+    compare(
+        "decode, one by one",
+        lambda: one_by_one(tokenizer.decode, ids),
+        lambda: one_by_one(theirs.decode, ids),
+        args.rounds,
+        len(ids),
+    )
     compare("load, fresh process", lambda: fresh_process(LOAD_OURS), lambda: fresh_process(LOAD_PEER), args.rounds)
-    compare("load, first ever", lambda: first_ever(LOAD_OURS), lambda: first_ever(LOAD_PEER), args.rounds)
+    print()
+    for style in ("faithful", "compat"):
+        appends(tokenizer, style)
 
 
 def _version() -> str:

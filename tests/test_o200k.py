@@ -1,4 +1,4 @@
-"""The o200k vocabulary: the official package is the oracle; its cache may be missing, damaged or forbidden."""
+"""The o200k vocabulary: the official package is the oracle; the file may be missing or damaged."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import base64
 import hashlib
 import json
 import random
-import socket
 from pathlib import Path
-from typing import Any, NoReturn
 
 import openai_harmony  # type: ignore[import-untyped]
 import pytest
@@ -100,17 +98,6 @@ def test_o200k_decodes_any_ids(o200k: Tokenizer, peer: openai_harmony.HarmonyEnc
 # ---- where it comes from ----
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache file to be, in a folder that is not there yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ossia" / "o200k.vocabulary"
-
-
-def _no_package(*_: object) -> NoReturn:
-    raise ImportError
-
-
 def test_it_is_the_published_vocabulary(o200k: Tokenizer) -> None:
     """The sha256 that tiktoken pins for its download, a file of lines `base64 rank`."""
     lines = b"".join(b"%b %d\n" % (base64.b64encode(token), id_) for token, id_ in o200k.vocabulary.items())
@@ -118,61 +105,27 @@ def test_it_is_the_published_vocabulary(o200k: Tokenizer) -> None:
     assert hashlib.sha256(lines).hexdigest() == published
 
 
-def test_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("a socket was opened")
-
-    monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert o200k_module.vocabulary()[b"Hello"] == 13_225
-
-
-def test_the_package_is_asked_once(o200k: Tokenizer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(o200k_module.vocabulary().items()) == list(o200k.vocabulary.items())
-    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
-    monkeypatch.setattr("importlib.metadata.version", _no_package)
-    assert list(o200k_module.vocabulary().items()) == list(o200k.vocabulary.items())
+def test_it_is_what_the_official_package_holds(peer: openai_harmony.HarmonyEncoding) -> None:
+    tokens = o200k_module.vocabulary()
+    assert list(tokens.values()) == list(range(o200k_module.SIZE))
+    between = 199_999  # a special: no token contains its name
+    ids = [between] * (2 * len(tokens) - 1)
+    ids[::2] = tokens.values()
+    decode_bytes = peer._inner.decode_bytes
+    assert decode_bytes(ids) == decode_bytes([between]).join(tokens)
 
 
-@pytest.mark.parametrize("damage", ["empty", "half", "one bit"])
-def test_a_damaged_cache_is_replaced(damage: str, cache: Path) -> None:
-    o200k_module.vocabulary()
-    whole = cache.read_bytes()
+@pytest.mark.parametrize("damage", ["empty", "half", "one bit", "missing"])
+def test_a_damaged_file_is_refused(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = o200k_module._FILE.read_bytes()
     flipped = whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:]
-    cache.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "one bit": flipped}[damage])
-    assert len(o200k_module.vocabulary()) == o200k_module.SIZE
-    assert cache.read_bytes() == whole
-
-
-def test_no_cache_is_possible(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is a file; the file is a folder; there is no home."""
-    cache.parent.parent.write_text("a file")
-    assert len(o200k_module.vocabulary()) == o200k_module.SIZE
-    cache.parent.parent.unlink()
-    cache.mkdir(parents=True)
-    assert len(o200k_module.vocabulary()) == o200k_module.SIZE
-    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", _no_home)
-    assert len(o200k_module.vocabulary()) == o200k_module.SIZE
-
-
-def _no_home() -> NoReturn:
-    raise RuntimeError
-
-
-def test_the_package_missing_or_misled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch, pytest.raises(TokenizerError, match="cannot load its vocabulary"):
-        patch.setenv("TIKTOKEN_ENCODINGS_BASE", "/nonexistent")
+    contents = {"empty": b"", "half": whole[: len(whole) // 2], "one bit": flipped}
+    file = tmp_path / "o200k.vocabulary"
+    if damage in contents:
+        file.write_bytes(contents[damage])
+    monkeypatch.setattr(o200k_module, "_FILE", file)
+    with pytest.raises(TokenizerError, match="install ossia again"):
         o200k_module.vocabulary()
-    with monkeypatch.context() as patch, pytest.raises(TokenizerError, match="pip install oss-harmony"):
-        patch.setattr("importlib.metadata.version", _no_package)
-        o200k_module.vocabulary()
-    with monkeypatch.context() as patch, pytest.raises(TokenizerError, match="other than o200k: install"):
-        patch.setattr(o200k_module, "_SHA256", "another")
-        o200k_module.vocabulary()
-    assert not cache.exists()
 
 
 def test_only_o200k_is_taken_for_it(o200k: Tokenizer) -> None:

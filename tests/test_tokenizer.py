@@ -6,6 +6,7 @@ import pickle
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given
@@ -89,6 +90,16 @@ def test_unknown_ids_and_specials(nano: Tokenizer) -> None:
 def test_decode_replaces_what_is_not_utf8(nano: Tokenizer) -> None:
     assert nano.decode([0xC3]) == "\ufffd"
     assert nano.decode([0xC3, 0xA9, nano.special("<|end|>")]) == "é<|end|>"
+
+
+def test_any_iterable_of_ids_is_decoded(nano: Tokenizer) -> None:
+    ids = nano.encode_with_specials("<|start|>" + TEXTS[0])
+    for several in (tuple(ids), iter(ids), np.array(ids), dict(enumerate(ids)).values()):
+        assert nano.decode(several) == "<|start|>" + TEXTS[0]
+    with pytest.raises(TokenizerError, match="no token has the id 700"):
+        nano.decode(id for id in (97, 700))
+    with pytest.raises(TypeError):
+        nano.decode(None)  # type: ignore[arg-type]
 
 
 def test_pickle_and_quick_load(nano: Tokenizer, nano_path: Path) -> None:

@@ -31,7 +31,7 @@ to begin with:
 environment:
   NO_COLOR=1                no escape codes, also in a terminal
   XDG_STATE_HOME            where what is typed in a chat is kept (default: ~/.local/state)
-  XDG_CACHE_HOME            where the vocabulary of gpt-oss is kept once it is unpacked (default: ~/.cache)
+  XDG_CACHE_HOME            where kernels are kept that were compiled at first use (default: ~/.cache)
   HF_HOME, HF_TOKEN         where huggingface_hub keeps downloads, and who asks for them
 
 exit codes:

@@ -1,7 +1,7 @@
 """Text <-> token ids: one immutable Tokenizer, a byte-level BPE run by tiktoken.
 
-It comes from a checkpoint's tokenizer.json, from the o200k vocabulary inside the oss-harmony package, or
-from training on texts. Knows vocabularies, special-token names and files; knows nothing of messages, of
+It comes from a checkpoint's tokenizer.json, from the o200k vocabulary inside this package, or from
+training on texts. Knows vocabularies, special-token names and files; knows nothing of messages, of
 models or of tensors. Nothing here opens a network connection.
 """
 
@@ -18,6 +18,7 @@ from itertools import pairwise
 from operator import eq
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import tiktoken
 
@@ -63,6 +64,9 @@ _LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_BLANKS_AT_ONCE},}}")  # looking behind
 _SAMPLES = 64  # so many characters of such a run are seen when every 2**12th of a text is
 _SAMPLED_BLANKS = re.compile(rf"\s{{{_SAMPLES}}}")
 
+# What tiktoken raises for an id that it does not know, that is no uint32, or no whole number.
+_NO_ID = (KeyError, OverflowError, TypeError)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tokenizer:
@@ -87,7 +91,7 @@ class Tokenizer:
         ranks = vocabulary  # shared, not copied: loading the largest vocabularies is felt
         if self._id_of_rank is not None:
             ranks = {token: rank for rank, token in enumerate(vocabulary)}
-        object.__setattr__(self, "_encoding", _encoding(ranks, self.pattern))
+        object.__setattr__(self, "_encoding", _encoding(ranks, self.specials, self.pattern))
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
@@ -111,9 +115,8 @@ class Tokenizer:
 
     @staticmethod
     def o200k_harmony() -> Tokenizer:
-        """The gpt-oss vocabulary, 201,089 ids, without a network: from the installed oss-harmony package, of
-        which a copy stays in the user's cache directory, because that is where most of the time goes. Loaded
-        once in a process. Raises TokenizerError if the package is missing or has another vocabulary."""
+        """The gpt-oss vocabulary, 201,089 ids, which is part of this package. Loaded once in a process.
+        Raises TokenizerError if its file is damaged."""
         return _o200k_harmony()
 
     @cached_property
@@ -126,9 +129,11 @@ class Tokenizer:
         return frozenset(self.specials.values())
 
     @cached_property
-    def _bytes_of(self) -> dict[int, bytes]:
-        named = {id_: name.encode() for name, id_ in self.specials.items()}
-        return {id_: token for token, id_ in self.vocabulary.items()} | named
+    def _decoder(self) -> Any:
+        """tiktoken's own object, which knows id -> bytes; of a second encoding, where ids are no ranks."""
+        if self._id_of_rank is None:
+            return self._encoding._core_bpe
+        return _encoding(dict(self.vocabulary), self.specials, self.pattern)._core_bpe
 
     @cached_property
     def _id_of_rank(self) -> tuple[int, ...] | None:
@@ -172,20 +177,29 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; a special's are its name. Raises TokenizerError on an unknown id."""
-        return self.decode_bytes((token_id,))
+        try:
+            data: bytes = self._decoder.decode_single_token_bytes(token_id)
+        except _NO_ID as error:
+            raise TokenizerError(
+                f"no token has the id {token_id!r}; the vocabulary ends at {self.vocab_size - 1}"
+            ) from error
+        return data
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The joined bytes of `ids`, specials as their names. Raises TokenizerError on an unknown id."""
         try:
-            return b"".join([self._bytes_of[id_] for id_ in ids])
-        except KeyError as error:
-            raise TokenizerError(
-                f"no token has the id {error.args[0]!r}; the vocabulary ends at {self.vocab_size - 1}"
-            ) from error
+            data: bytes = self._decoder.decode_bytes(ids)
+        except _NO_ID:  # one by one: that names the wrong id, and takes iterables that are no sequence
+            return b"".join(map(self.token_bytes, ids))
+        return data
 
     def decode(self, ids: Iterable[int]) -> str:
         """As `decode_bytes`, then UTF-8 with U+FFFD for what is not (a token may end inside a character)."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        try:  # not by way of decode_bytes: a call less is felt where tokens come one by one
+            data: bytes = self._decoder.decode_bytes(ids)
+        except _NO_ID:
+            data = self.decode_bytes(ids)
+        return data.decode("utf-8", "replace")
 
     def special(self, name: str) -> int:
         """Id of the special token `name`. Raises TokenizerError naming what is missing."""
@@ -289,12 +303,13 @@ def _add_words(ranks: dict[bytes, int], words: Sequence[str]) -> None:
             ranks.setdefault(b"".join(parts[:end]), len(ranks))
 
 
-def _encoding(ranks: dict[bytes, int], pattern: str) -> tiktoken.Encoding:
+def _encoding(ranks: dict[bytes, int], specials: Mapping[str, int], pattern: str) -> tiktoken.Encoding:
+    """`specials` are for decoding only: `encode_ordinary` does not look for them."""
     total = pattern
     if pattern not in _TOTAL_PATTERNS:  # tiktoken drops text between matches; the file format keeps it
         total = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
     try:
-        return tiktoken.Encoding("ossia", pat_str=total, mergeable_ranks=ranks, special_tokens={})
+        return tiktoken.Encoding("ossia", pat_str=total, mergeable_ranks=ranks, special_tokens=dict(specials))
     except ValueError as error:
         raise TokenizerError(f"tiktoken cannot use the pattern {pattern!r}: {error}") from error
 

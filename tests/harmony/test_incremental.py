@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ossia.errors import RenderError, TokenizerError
 from ossia.harmony import (
@@ -19,6 +24,7 @@ from ossia.harmony import (
     render_conversation,
     render_for_completion,
 )
+from ossia.harmony.conversation import AnalysisCut
 from ossia.tokenizer import Tokenizer
 
 STYLES: tuple[Style, ...] = ("faithful", "compat")
@@ -30,6 +36,12 @@ TURN = (
     Message("tool", "41", "functions.f", "commentary", "assistant"),
     Message("assistant", "now add one", channel="analysis"),
     Message("assistant", "42", channel="final"),
+)
+# What changes what is shown: turns that finish or do not, reasoning of any role, tools declared late.
+PIECES = (
+    *(Message("system", SystemContent()), Message("system", SystemContent(), channel="analysis"), TOOLS, *TURN),
+    *(Message("assistant", "wait", channel="commentary"), Message("user", "why?", channel="final")),
+    Message("tool", "17", "python", "analysis", "assistant"),
 )
 
 
@@ -65,6 +77,80 @@ def test_equal_to_rendering_at_once(style: Style, drop: bool, small_tokenizer: T
             assert history.ids == render_conversation(so_far, small_tokenizer, **options), seed
             role: Any = rng.choice(["assistant", "user"])
             assert history.ids_for_completion(role) == render_for_completion(so_far, small_tokenizer, role, **options)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    style=st.sampled_from(STYLES),
+    drop=st.booleans(),
+    appends=st.lists(st.lists(st.sampled_from(PIECES), max_size=5), max_size=12),
+)
+def test_any_appends_are_equal_to_rendering_at_once(
+    style: Style, drop: bool, appends: list[list[Message]], small_tokenizer: Tokenizer
+) -> None:
+    history = RenderedHistory(small_tokenizer, style=style, drop_analysis=drop)
+    messages: tuple[Message, ...] = ()
+    for added in appends:
+        history.append(added)
+        messages += tuple(added)
+        wanted = render_conversation(Conversation(messages), small_tokenizer, style=style, drop_analysis=drop)
+        assert history.ids == wanted
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=24))
+def test_reasoning_is_cut_as_the_rules_say(messages: list[Message]) -> None:
+    """The rules read once more, from the end of a whole conversation backwards."""
+    users = [n for n, message in enumerate(messages) if message.role == "user"]
+    ends = [*users, len(messages)]
+    begins = [0, *users]
+    finished = [
+        end
+        for begin, end in zip(begins, ends, strict=True)
+        if [m.channel for m in messages[begin:end] if m.role == "assistant"][-1:] == ["final"]
+    ]
+    assert AnalysisCut("faithful").after(messages).index == max(finished, default=0)
+    channels = [message.channel for message in messages]
+    spoken = [message.channel for message in messages if message.role == "assistant"]
+    wanted = channels.index("final") if spoken[-1:] == ["final"] else 0
+    assert AnalysisCut("compat").after(messages).index == wanted
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("repeated", [TURN, TURN[1:4]], ids=["turns", "one long turn"])
+def test_an_append_costs_the_same_however_long_the_history(
+    style: Style, repeated: tuple[Message, ...], small_tokenizer: Tokenizer
+) -> None:
+    """In steps of the interpreter, for the messages of a turn one by one."""
+
+    def cost(repetitions: int) -> int:
+        history = RenderedHistory(small_tokenizer, style=style)
+        history.append([Message("system", SystemContent()), TURN[0], *repeated * repetitions])
+
+        def append_one_by_one() -> None:
+            for message in repeated:
+                history.append([message])
+
+        return interpreter_steps(append_one_by_one)
+
+    assert cost(300) == cost(30)
+
+
+def interpreter_steps(work: Callable[[], None]) -> int:
+    steps = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return steps
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -220,9 +220,9 @@ class Engine:
     def _check_ids(self, prompt: Sequence[int]) -> None:
         if not prompt:
             raise RequestError("the prompt is empty; a model needs at least one token to go on from")
-        wrong = next((id for id in prompt if not 0 <= id < self.config.vocab_size), None)
-        if wrong is not None:
-            raise RequestError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")
+        for id in (min(prompt), max(prompt)):
+            if not 0 <= id < self.config.vocab_size:
+                raise RequestError(f"token id {id} is outside the vocabulary of {self.config.vocab_size}")
 
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated."""

@@ -13,6 +13,7 @@ write gets a copy (`PageCopy`). What is in a page, and which sequence may share 
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -113,9 +114,9 @@ class PagePool:
 
 @dataclass
 class PageRun:
-    """The pages of one sequence in one pool."""
+    """The pages of one sequence in one pool: an array of int32, which a batch's page table takes over as it is."""
 
-    pages: list[int] = field(default_factory=list)
+    pages: array[int] = field(default_factory=lambda: array("i"))
     first_page: int = 0  # number of the page that pages[0] is, counted from position 0
 
     def slots(self, begin: int, end: int) -> list[int]:
@@ -179,7 +180,7 @@ class PageTables:
     def adopt(self, owner: int, runs: Mapping[int | None, PageRun]) -> None:
         """`owner`, which has none, holds these pages from now on, with those who hold them already."""
         assert owner not in self._runs and runs.keys() == self.pools.keys()
-        self._runs[owner] = {window: PageRun(list(run.pages), run.first_page) for window, run in runs.items()}
+        self._runs[owner] = {window: PageRun(run.pages[:], run.first_page) for window, run in runs.items()}
         for window, run in runs.items():
             self.pools[window].hold(run.pages)
 

@@ -16,6 +16,7 @@ Every leaf has a snapshot: pages that no hit can reach are not kept.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -77,7 +78,8 @@ class PrefixCache:
         assert best.snapshot is not None
         runs = dict(best.snapshot)
         if None in self.tables.pools:
-            runs[None] = PageRun([node.page for node in reversed(list(_line(best))) if node.page is not None])
+            pages = [node.page for node in reversed(list(_line(best))) if node.page is not None]
+            runs[None] = PageRun(array("i", pages))
         self.tables.adopt(owner, runs)
         self._touch(best)
         return length, known

@@ -42,11 +42,14 @@ class Runner:
             if work.samples:
                 rows += range(end - 1 - work.drafts, end)
         index = _tensor(rows).to(self.model.device)
-        return self.model.unembed(self.hidden(works, index)).float().cpu()
+        return self.model.unembed(self._hidden(works, index)).float().cpu()
 
     @torch.inference_mode()
     def hidden(self, works: Sequence[Work], rows: Tensor | None = None) -> Tensor:
         """What the unembedding reads: [R, D] for the given rows of the batch's tokens, or for all."""
+        return self._hidden(works, rows)
+
+    def _hidden(self, works: Sequence[Work], rows: Tensor | None) -> Tensor:
         ids: list[int] = []
         for work in works:
             begin, known = work.request.computed, work.count - work.drafts

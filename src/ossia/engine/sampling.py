@@ -17,10 +17,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ossia.engine.request import Constraint, SamplingParams
@@ -162,15 +163,17 @@ def _sample_native(
     most = max(min(state.params.top_logprobs, vocab) for state in states)
     top_ids, top_logprobs = np.empty((count, most), np.int32), np.empty((count, most), np.float32)
     rows = (SampleRow * count)()
-    ids, logprobs, logits = top_ids.ctypes.data, top_logprobs.ctypes.data, logits_RV.data_ptr()
+    logits = logits_RV.data_ptr()
     for n, (row, state, mask) in enumerate(zip(rows, states, words, strict=True)):
         params = state.params
         row.logits = logits + 4 * vocab * n
-        row.top_ids, row.top_logprobs = ids + 4 * most * n, logprobs + 4 * most * n
-        row.top, row.top_k, row.top_p = min(params.top_logprobs, vocab), min(params.top_k, vocab), params.top_p
+        row.top_k, row.top_p = min(params.top_k, vocab), params.top_p
         row.log_min_p = math.log(params.min_p) if params.min_p > 0 else -math.inf
         row.inverse_temperature = state.inverse_temperature
         row.uniform = state.uniform() if params.temperature else 0.0
+        if params.top_logprobs:
+            row.top = min(params.top_logprobs, vocab)
+            row.top_ids, row.top_logprobs = top_ids[n].ctypes.data, top_logprobs[n].ctypes.data
         if mask is not None:
             row.mask, row.mask_words = mask.ctypes.data, len(mask)
         if state.edits.length:
@@ -181,13 +184,16 @@ def _sample_native(
     return [
         _error(row.status)
         if row.status
-        else Sampled(
-            row.token,
-            row.logprob,
-            tuple(zip(top_ids[n, : row.top].tolist(), top_logprobs[n, : row.top].tolist(), strict=True)),
-        )
+        else Sampled(row.token, row.logprob, _likeliest(row, top_ids[n], top_logprobs[n]))
         for n, row in enumerate(rows)
     ]
+
+
+def _likeliest(row: SampleRow, ids: NDArray[Any], logprobs: NDArray[Any]) -> tuple[tuple[int, float], ...]:
+    """The row's part of what the kernel has written to these arrays [most]."""
+    if not row.top:
+        return ()
+    return tuple(zip(ids[: row.top].tolist(), logprobs[: row.top].tolist(), strict=True))
 
 
 def _error(status: int) -> RequestError:

@@ -5,7 +5,7 @@ Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as calendar_date
 from typing import Any, TypeVar
@@ -132,41 +132,48 @@ def kept_messages(messages: Sequence[Message], style: Style = "faithful", *, tea
     - in training, if the first `final` is in the last turn: the reasoning to be learned is dropped;
     - where a `final` is followed by more assistant messages in the same turn, or is not an assistant's.
     """
-    cut = analysis_cut(messages, style, teaching=teaching)
+    shown = AnalysisCut(style).after(messages)
+    cut = shown.finished if teaching and style == "faithful" else shown.index
     return [m for index, m in enumerate(messages) if index >= cut or m.channel != "analysis"]
 
 
-def analysis_cut(messages: Sequence[Message], style: Style, *, teaching: bool = False) -> int:
-    """Index of the first message whose reasoning is kept, by the rules of `kept_messages`."""
-    check_style(style)
-    if style == "faithful":
-        return _finished_cut(messages, teaching)
-    return _compat_cut(messages)
+@dataclass(frozen=True)
+class AnalysisCut:
+    """Where the reasoning that is still shown begins, by the rules of `kept_messages`: at `index`.
+
+    It is known message by message, so a conversation that grows is not read again.
+    """
+
+    style: Style
+    count: int = 0  # messages so far
+    finished: int = 0  # where the last finished turn ends that a user has followed
+    first_final: int | None = None  # the first message on `final`
+    answered: bool = False  # the last assistant message (faithful: of this turn) is on `final`
+
+    def __post_init__(self) -> None:
+        check_style(self.style)
+
+    def after(self, messages: Iterable[Message]) -> AnalysisCut:
+        """What it is once these messages have followed."""
+        count, finished, first_final, answered = self.count, self.finished, self.first_final, self.answered
+        for count, message in enumerate(messages, self.count + 1):
+            if message.role is Role.ASSISTANT:
+                answered = message.channel == "final"
+            elif message.role is Role.USER and self.style == "faithful":
+                finished = count - 1 if answered else finished
+                answered = False
+            if first_final is None and message.channel == "final":
+                first_final = count - 1
+        return AnalysisCut(self.style, count, finished, first_final, answered)
+
+    @property
+    def index(self) -> int:
+        if self.style == "faithful":
+            return self.count if self.answered else self.finished
+        return self.first_final if self.answered and self.first_final is not None else 0
 
 
 def last_turn_start(messages: Sequence[Message]) -> int:
     """Index of the first message after the last user message; 0 if no user speaks."""
     users = (index for index in reversed(range(len(messages))) if messages[index].role is Role.USER)
     return next(users, -1) + 1
-
-
-def _finished_cut(messages: Sequence[Message], teaching: bool) -> int:
-    """Where the last finished turn ends, or 0."""
-    end = last_turn_start(messages) if teaching else len(messages)
-    answered = None  # of the turn that ends at `end`, read backwards: is its last assistant message on final?
-    for index in reversed(range(end)):
-        message = messages[index]
-        if message.role is Role.ASSISTANT and answered is None:
-            answered = message.channel == "final"
-        if message.role is Role.USER:
-            if answered:
-                return end
-            end, answered = index, None
-    return end if answered else 0
-
-
-def _compat_cut(messages: Sequence[Message]) -> int:
-    last = next((m for m in reversed(messages) if m.role is Role.ASSISTANT), None)
-    if last is None or last.channel != "final":
-        return 0
-    return next(index for index, message in enumerate(messages) if message.channel == "final")

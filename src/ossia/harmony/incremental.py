@@ -7,10 +7,11 @@ Everything else, and so every message that was written once, stays as it was enc
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain
 
-from ossia.harmony.conversation import Conversation, analysis_cut, declares_functions
+from ossia.harmony.conversation import AnalysisCut, Conversation, declares_functions
 from ossia.harmony.messages import Message, Role, RoleName, Style, SystemContent
 from ossia.harmony.render import Writer, check_drop
 from ossia.tokenizer import Tokenizer
@@ -30,14 +31,14 @@ class RenderedHistory:
     def __init__(self, tokenizer: Tokenizer, *, style: Style = "faithful", drop_analysis: bool = True) -> None:
         check_drop(drop_analysis)
         self._writer = Writer(tokenizer, False, style)
-        self._style: Style = style
         self._drop = drop_analysis
         self._messages: list[Message] = []
-        self._encoded: dict[int, list[int]] = {}  # index of a message -> its ids; none of those never shown
+        self._encoded: list[list[int] | None] = []  # of each message; None: never shown yet
+        self._sizes: list[int] = []  # of each message in `_ids`; 0: hidden
+        self._analysis: list[int] = []  # which messages are on that channel
         self._functions = False  # whether some message declares functions
-        self._cut = 0  # reasoning before this message is dropped
+        self._cut = AnalysisCut(style)
         self._ids: list[int] = []
-        self._begins: list[int] = []  # where each message begins in `_ids`
 
     @property
     def conversation(self) -> Conversation:
@@ -55,45 +56,55 @@ class RenderedHistory:
     def append(self, messages: Iterable[Message]) -> None:
         """Adds messages to the end. Raises what `render_conversation` raises, and then adds none of them."""
         added = tuple(messages)
-        grown = [*self._messages, *added]
-        cut = analysis_cut(grown, self._style) if self._drop else 0
+        begin = len(self._messages)
+        cut = self._cut.after(added) if self._drop else self._cut
         functions = self._functions or any(map(declares_functions, added))
-        outdated = set() if functions == self._functions else {n for n, m in enumerate(self._messages) if _is_system(m)}
-        first = min([len(self._messages), *outdated, *self._moved(cut)])
+        outdated = self._systems() if functions != self._functions else set()
+        changed = sorted({*self._moved(cut.index), *outdated})
         fresh: dict[int, list[int]] = {}
-        tail: list[list[int]] = []
-        for index, message in enumerate(grown[first:], first):
-            if index < cut and message.channel == "analysis":
-                tail.append([])
-                continue
-            if index not in self._encoded or index in outdated:
+        for index, message in [*((n, self._messages[n]) for n in changed), *enumerate(added, begin)]:
+            known = index < begin and index not in outdated and self._encoded[index] is not None
+            if not known and not _is_hidden(index, message, cut):
                 fresh[index] = self._write(message, functions)
-            tail.append(fresh[index] if index in fresh else self._encoded[index])
         # Nothing fails from here on.
-        for index in outdated:
-            self._encoded.pop(index, None)
-        self._encoded |= fresh
-        self._messages, self._cut, self._functions = grown, cut, functions
-        self._replace_from(first, tail)
+        self._messages += added
+        self._analysis += [n for n, m in enumerate(added, begin) if m.channel == "analysis"]
+        self._encoded += [None] * len(added)
+        for index in {*outdated, *fresh}:
+            self._encoded[index] = fresh.get(index)
+        self._cut, self._functions = cut, functions
+        if changed:
+            self._lay_out(changed[0], changed[-1] + 1)
+        self._lay_out(begin, len(self._messages))
+
+    def _systems(self) -> set[int]:
+        return {n for n, message in enumerate(self._messages) if _is_system(message)}
 
     def _moved(self, cut: int) -> list[int]:
-        """The first message, if any, that this cut hides and the last one did not, or the other way round."""
-        low, high = sorted((cut, self._cut))
-        moved = (n for n in range(low, min(high, len(self._messages))) if self._messages[n].channel == "analysis")
-        return list(islice(moved, 1))
+        """The messages, in order, that this cut hides and the last one did not, or the other way round."""
+        low, high = sorted((cut, self._cut.index))
+        return self._analysis[bisect_left(self._analysis, low) : bisect_left(self._analysis, high)]
 
     def _write(self, message: Message, functions: bool) -> list[int]:
         self._writer.ids, self._writer.function_tools = [], functions
         self._writer.write(message)
         return self._writer.ids
 
-    def _replace_from(self, first: int, tail: Iterable[list[int]]) -> None:
-        """Message `first` and all behind it become `tail`."""
-        if first < len(self._begins):
-            del self._ids[self._begins[first] :], self._begins[first:]
-        for ids in tail:
-            self._begins.append(len(self._ids))
-            self._ids += ids
+    def _lay_out(self, begin: int, end: int) -> None:
+        """Puts the messages [begin, end) into `_ids`, in the place of what they were there, if anything."""
+        first = len(self._ids) - sum(self._sizes[begin:])
+        behind = first + sum(self._sizes[begin:end])
+        pieces = [self._shown(index) for index in range(begin, end)]
+        self._ids[first:behind] = chain.from_iterable(pieces)
+        self._sizes[begin:end] = map(len, pieces)
+
+    def _shown(self, index: int) -> list[int]:
+        ids = self._encoded[index]
+        return [] if ids is None or _is_hidden(index, self._messages[index], self._cut) else ids
+
+
+def _is_hidden(index: int, message: Message, cut: AnalysisCut) -> bool:
+    return message.channel == "analysis" and index < cut.index
 
 
 def _is_system(message: Message) -> bool:
