@@ -75,10 +75,10 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Pages:
-    """A key-value cache in pages, as the compiled kernels take it: the memory of every layer (which only they
+    """A key-value cache in pages, as the compiled kernels take it: the memory of the layers (which only they
     understand), and by window (None for full attention) where this batch lies in it."""
 
-    layers: Sequence[Any]
+    layers: Any
     tables: dict[int | None, PageTable]
 
 

@@ -61,14 +61,14 @@ class NativeCache:
         self.tables = tables
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
         shape = (config.num_key_value_heads, config.head_dim, kind)
-        self.layers = [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
+        self.kv = cpu.KvLayers([cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows])
 
     def batch(self, works: Sequence[Work], rows: torch.Tensor | None) -> Batch:
         tables = {window: self._table(works, window) for window in self.tables.pools}
-        return Batch(*_extent(works), output_rows=rows, pages=Pages(self.layers, tables))
+        return Batch(*_extent(works), output_rows=rows, pages=Pages(self.kv, tables))
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
-        for layer, window in zip(self.layers, self.windows, strict=True):
+        for layer, window in zip(self.kv.layers, self.windows, strict=True):
             for page in copies:
                 if page.window == window:
                     layer.copy(page.src, page.dst)

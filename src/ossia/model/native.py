@@ -1,8 +1,8 @@
 """The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other insides.
 
 `make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays the one forward.
-Each block becomes two calls: the attention half and the mixture-of-experts half, which add to the residual stream in
-place. Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
+All blocks become one module and one call, which adds to the residual stream in place. Weights are read where they lie
+(the mapped file) until `promotion.py` has packed them.
 
 Knows the C structures of kernels/cpu, but neither files nor caches beyond the batch's.
 """
@@ -55,12 +55,13 @@ def make_native(
     assert unsupported(model.config) is None
     config = model.config
     packables: list[cpu.Packable] = []
+    halves: list[tuple[cpu.Attention, cpu.Moe]] = []
     for block in model.layers:
         assert isinstance(block, Block)
-        attention = NativeAttention(block.attn, config, precision)
-        moe = NativeMoe(block.moe, config, precision)
-        packables += [*attention.packables, *moe.packables]
-        block.attn, block.moe = attention, moe  # type: ignore[assignment]
+        dense, experts = _dense(block.attn, precision), _experts(block.moe)
+        halves.append((_attention(block.attn, dense, config), _moe(block.moe, experts, config, precision)))
+        packables += [*dense, *experts]
+    model.layers = nn.ModuleList([NativeLayers(halves, config, precision.kv)])
     unembedding = NativeLinear(model.unembedding, precision)
     model.unembedding, model.norm = unembedding, NativeNorm(model.norm)  # type: ignore[assignment]
     if mapped(model.embedding.weight):
@@ -131,50 +132,48 @@ class NativeLinear(nn.Module):
         return y_TN
 
 
-class NativeAttention(nn.Module):
-    """`Attention`, in one call. Adds to `x_TD` in place and returns it."""
+class NativeLayers(nn.Module):
+    """All blocks, in one call. Adds to `x_TD` in place and returns it."""
 
-    def __init__(self, attention: Attention, config: ModelConfig, precision: Precision) -> None:
+    def __init__(self, halves: list[tuple[cpu.Attention, cpu.Moe]], config: ModelConfig, kv_kind: str) -> None:
         super().__init__()
-        a, c = attention, config
-        self.layer, self.config, self.kv_kind = a.layer, c, precision.kv
-        parts = [cpu.Dense(part.weight, part.bias, precision.dense) for part in (a.q, a.k, a.v, a.out)]
-        sinks: Tensor | None = a.sinks if c.attention_sink == "learned" else torch.zeros(c.num_attention_heads)
-        sinks = None if c.attention_sink == "none" else sinks
-        self.run = cpu.Attention(parts, a.norm.scale, sinks, c.rms_norm_eps, c.head_dim**-0.5, c.head_dim, a.window)
-        self.packables = parts
+        self.run, self.config, self.kv_kind = cpu.Layers(halves), config, kv_kind
 
     def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-        pages = batch.pages or batch.once("pages", lambda: _own_pages(batch, self.config, self.kv_kind))
-        step = batch.once("step", lambda: cpu.Step(batch.lengths, batch.starts, pages, rope))
-        self.run(x_TD, step, pages.layers[self.layer])
-        return x_TD
-
-
-class NativeMoe(nn.Module):
-    """`Moe`, in one call. Adds to `x_TD` in place and returns it."""
-
-    def __init__(self, moe: Moe, config: ModelConfig, precision: Precision) -> None:
-        super().__init__()
-        parts = [
-            _experts(moe.experts.gate_up, interleaved=True),
-            _experts(moe.experts.down, interleaved=False),
-        ]
-        router = None if moe.router is None else (moe.router.weight, moe.router.bias)
-        top_k = 1 if moe.router is None else moe.router.top_k
-        self.run = cpu.Moe(parts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations)
-        self.packables = parts
-
-    def forward(self, x_TD: Tensor, batch: Batch, dtype: torch.dtype) -> Tensor:
         assert batch.router_logits is None, "the compiled kernels keep no router logits; training uses torch's"
-        self.run(x_TD)
+        pages = batch.pages or _own_pages(batch, self.config, self.kv_kind)
+        self.run(x_TD, cpu.Step(batch.lengths, batch.starts, pages, rope), pages.layers)
         return x_TD
 
 
-def _experts(experts: nn.Module, interleaved: bool) -> cpu.Experts:
-    assert isinstance(experts, PackedExperts)
-    blocks, scales = experts.get_buffer("blocks"), experts.get_buffer("scales")
-    return cpu.Experts(blocks, scales, experts.bias, interleaved)
+def _dense(attention: Attention, precision: Precision) -> list[cpu.Dense]:
+    """q, k, v, out."""
+    parts = (attention.q, attention.k, attention.v, attention.out)
+    return [cpu.Dense(part.weight, part.bias, precision.dense) for part in parts]
+
+
+def _attention(attention: Attention, dense: list[cpu.Dense], c: ModelConfig) -> cpu.Attention:
+    learned = c.attention_sink == "learned"
+    sinks: Tensor | None = attention.sinks if learned else torch.zeros(c.num_attention_heads)
+    sinks = None if c.attention_sink == "none" else sinks
+    scale = c.head_dim**-0.5
+    return cpu.Attention(dense, attention.norm.scale, sinks, c.rms_norm_eps, scale, c.head_dim, attention.window)
+
+
+def _experts(moe: Moe) -> list[cpu.Experts]:
+    """gate_up, whose rows are interleaved, and down."""
+    made = []
+    for experts, interleaved in ((moe.experts.gate_up, True), (moe.experts.down, False)):
+        assert isinstance(experts, PackedExperts)
+        blocks, scales = experts.get_buffer("blocks"), experts.get_buffer("scales")
+        made.append(cpu.Experts(blocks, scales, experts.bias, interleaved))
+    return made
+
+
+def _moe(moe: Moe, experts: list[cpu.Experts], config: ModelConfig, precision: Precision) -> cpu.Moe:
+    router = None if moe.router is None else (moe.router.weight, moe.router.bias)
+    top_k = 1 if moe.router is None else moe.router.top_k
+    return cpu.Moe(experts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations)
 
 
 def _own_pages(batch: Batch, config: ModelConfig, kind: str) -> Pages:
@@ -188,4 +187,4 @@ def _own_pages(batch: Batch, config: ModelConfig, kind: str) -> Pages:
     table = PageTable(pages_SP, np.zeros(len(counts), dtype=np.int32))
     windows = {config.window(n) for n in range(config.num_hidden_layers)}
     memory = cpu.KvLayer(sum(counts), config.num_key_value_heads, config.head_dim, kind)
-    return Pages([memory] * config.num_hidden_layers, dict.fromkeys(windows, table))
+    return Pages(cpu.KvLayers([memory] * config.num_hidden_layers), dict.fromkeys(windows, table))

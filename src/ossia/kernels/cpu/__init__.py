@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from ossia.kernels.cpu.ceilings import ceilings
-from ossia.kernels.cpu.leaves import Attention, Dense, Experts, KvLayer, Moe, Packable, Step, rms_norm
+from ossia.kernels.cpu.leaves import (
+    Attention,
+    Dense,
+    Experts,
+    KvLayer,
+    KvLayers,
+    Layers,
+    Moe,
+    Packable,
+    Step,
+    rms_norm,
+)
 from ossia.kernels.cpu.library import MAX_HEAD_DIM, TrainingAttention, isa, loaded, offered, set_threads, threads
 from ossia.kernels.cpu.library import library as compiled
 
@@ -13,6 +24,8 @@ __all__ = [
     "Dense",
     "Experts",
     "KvLayer",
+    "KvLayers",
+    "Layers",
     "Moe",
     "Packable",
     "Step",

@@ -218,6 +218,17 @@ void ossia_attention_half(const AttentionHalf *half, const KvLayer *kv, const St
   chosen->attention_half(half, kv, step, x);
 }
 
+// x: float32 [T, D] goes through `count` layers; kv: the cache of each.
+void ossia_layers(const Layer *layers, const KvLayer *const *kv, int count, const Step *step, float *x) {
+  Call call;
+  for (int n = 0; n < count; n++) {
+    ossia::scratch_reset();
+    chosen->attention_half(layers[n].attention, kv[n], step, x);
+    ossia::scratch_reset();
+    chosen->moe_half(layers[n].moe, x, step->tokens);
+  }
+}
+
 void ossia_sample(ossia::SampleRow *rows, int count, int vocab) {
   Call call;
   chosen->sample(rows, count, vocab);

@@ -125,6 +125,14 @@ class KvLayer:
         c.loaded().ossia_copy_page(self.ref, src, dst)
 
 
+class KvLayers:
+    """The cache of every layer, in their order; one may stand in several places."""
+
+    def __init__(self, layers: Sequence[KvLayer]) -> None:
+        self.layers = tuple(layers)
+        self.pointers = (ctypes.c_void_p * len(self.layers))(*(ctypes.addressof(kv.c) for kv in self.layers))
+
+
 class Step:
     """The rows of a batch: which sequences, where they stand, where their keys and values lie. Made once a batch."""
 
@@ -148,7 +156,7 @@ class Step:
 
 
 class Attention:
-    """x += out(attention(norm(x))) in place. `dense`: q, k, v, out; `window` None: full attention."""
+    """What x += out(attention(norm(x))) needs. `dense`: q, k, v, out; `window` None: full attention."""
 
     def __init__(
         self,
@@ -160,6 +168,7 @@ class Attention:
         head_dim: int,
         window: int | None,
     ) -> None:
+        self.parts = tuple(dense)  # alive as long as this
         self.norm = norm_D.detach().float().contiguous()
         self.sinks = None if sinks_H is None else sinks_H.detach().float().contiguous()
         sinks = None if self.sinks is None else self.sinks.data_ptr()
@@ -168,15 +177,10 @@ class Attention:
         self.c = c.AttentionHalf(self.norm.data_ptr(), *(part.c for part in dense), *rest)
         for part, place in zip(dense, (self.c.q, self.c.k, self.c.v, self.c.out), strict=True):
             part.users.append(place)  # the structure holds a copy
-        self.ref, self.call = ctypes.byref(self.c), c.loaded().ossia_attention_half
-
-    def __call__(self, x_TD: Tensor, step: Step, kv: KvLayer) -> None:
-        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()
-        self.call(self.ref, kv.ref, step.ref, x_TD.data_ptr())
 
 
 class Moe:
-    """x += experts(norm(x)) in place. `parts`: gate_up, down; `router`: weight [E, D] and bias; None: one expert."""
+    """What x += experts(norm(x)) needs. `parts`: gate_up, down; `router`: weight [E, D] and bias; None: one expert."""
 
     def __init__(
         self,
@@ -188,6 +192,7 @@ class Moe:
         top_k: int,
         activations: str,
     ) -> None:
+        self.parts = tuple(parts)
         self.norm = norm_D.detach().float().contiguous()
         dtypes = (torch.bfloat16, torch.float32)
         self.router = [part.detach().to(d).contiguous() for part, d in zip(router or (), dtypes, strict=bool(router))]
@@ -196,8 +201,17 @@ class Moe:
         self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)
         for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
             part.users.append(place)
-        self.ref, self.call = ctypes.byref(self.c), c.loaded().ossia_moe_half
 
-    def __call__(self, x_TD: Tensor) -> None:
-        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous()
-        self.call(self.ref, x_TD.data_ptr(), x_TD.shape[0])
+
+class Layers:
+    """All layers in one call, which adds to x in place: float32 [T, D] through each attention, then each Moe."""
+
+    def __init__(self, halves: Sequence[tuple[Attention, Moe]]) -> None:
+        self.halves = tuple(halves)  # alive as long as this
+        pointers = [c.Layer(ctypes.addressof(attention.c), ctypes.addressof(moe.c)) for attention, moe in halves]
+        self.c = (c.Layer * len(pointers))(*pointers)
+        self.call = c.loaded().ossia_layers
+
+    def __call__(self, x_TD: Tensor, step: Step, kv: KvLayers) -> None:
+        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous() and len(kv.layers) == len(self.c)
+        self.call(self.c, kv.pointers, len(self.c), step.ref, x_TD.data_ptr())

@@ -55,6 +55,10 @@ class MoeHalf(Structure):
     ]
 
 
+class Layer(Structure):
+    _fields_ = [("attention", P), ("moe", P)]
+
+
 class TrainingAttention(Structure):
     _fields_ = [
         *(("q", P), ("k", P), ("v", P), ("sink", P), ("lo", P), ("hi", P), ("scale", F)),
@@ -95,6 +99,7 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_copy_page": (None, [P, N, N]),
     "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
     "ossia_attention_half": (None, [P, P, P, P]),
+    "ossia_layers": (None, [P, P, N, P, P]),
     "ossia_sample": (None, [P, N, N]),
     "ossia_swiglu_forward": (None, [P, F, c_int64, N, P]),
     "ossia_swiglu_backward": (None, [P, P, P, F, c_int64, N, P, P, P]),
@@ -175,6 +180,7 @@ __all__ = [
     "DenseWeight",
     "ExpertWeight",
     "KvLayer",
+    "Layer",
     "MoeHalf",
     "SampleRow",
     "Step",

@@ -81,4 +81,9 @@ struct MoeHalf {
   int32_t top_k;
   int32_t activations; // Activations
 };
+
+struct Layer {
+  const AttentionHalf *attention;
+  const MoeHalf *moe;
+};
 }
