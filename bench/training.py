@@ -27,6 +27,7 @@ import torch
 
 from ossia.config import account
 from ossia.data.packing import PackedBatch, pack
+from ossia.kernels import products
 from ossia.train.balance import Balancer
 from ossia.train.cost import peak_flops
 from ossia.train.run import Run
@@ -50,6 +51,19 @@ def seconds(trainer: ThreadedStep, batch: PackedBatch) -> float:
     began = time.perf_counter()
     trainer.step(batch, 1e-3)
     return time.perf_counter() - began
+
+
+def muon_steps(trainer: ThreadedStep, rounds: int = 4) -> dict[str, float]:
+    """Seconds of the optimizers' step by itself, its pieces side by side, with Muon's iteration in each dtype; the
+    gradients are those of the last step."""
+    chosen, times = products.serving(), {name: list[float]() for name in products.STACKS}
+    for name in [*times] * rounds:
+        products.use(replace(chosen, stacks=name))
+        began = time.perf_counter()
+        trainer.optimizer.step(1e-6, trainer.pool)
+        times[name].append(time.perf_counter() - began)
+    products.use(chosen)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def main() -> None:
@@ -78,6 +92,11 @@ def main() -> None:
         took = statistics.median(times[name][2:])
         share = flops / took / peaks[trainer.hyper.precision]
         print(f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak")
+    chosen = products.serving()
+    steps = ", ".join(
+        f"{1e3 * took:.0f} ms in {name}" for name, took in muon_steps(trainers["Muon, 2 threads"]).items()
+    )
+    print(f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s {dict(chosen.rates)}")
 
 
 if __name__ == "__main__":

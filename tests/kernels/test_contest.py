@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ import torch
 from training_runs import losses, tiny_run
 
 from ossia import kernels
+from ossia.errors import TrainingError
 from ossia.kernels import contest, products
 from ossia.kernels.products import PRODUCTS, Serving, go_on_with, product, serving, stack_dtype, use
+from ossia.model import Transformer
 from ossia.train.loop import train
+from ossia.train.optim import Optimizers
 
 HERE = Serving("this machine", "torch", "bfloat16", {"torch": 90, "oneDNN": 95, "bfloat16": 160, "float32": 90})
 THERE = replace(HERE, product="oneDNN", stacks="float32")
@@ -106,7 +110,7 @@ def test_a_machine_remembers_what_it_measured_first(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_it_is_measured_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for n in range(2):
-        assert contest.remembered(tmp_path / "file" / "speeds.json", lambda n=n: {"n": n}) == {"n": n}
+        assert contest.remembered(tmp_path / "file" / "speeds.json", partial(dict, n=n)) == {"n": n}
 
 
 def test_a_memory_is_of_one_machine_torch_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +189,6 @@ def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
 
 
 def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
-    from ossia.errors import TrainingError
-    from ossia.model import Transformer
-    from ossia.train.optim import Optimizers
-
     optimizers = Optimizers(Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), muon=True)
     with pytest.raises(TrainingError, match="holds 3 optimizers, and this version of ossia has 2"):
         optimizers.load_state_dict([*optimizers.state_dict(), {}])
