@@ -1,4 +1,4 @@
-"""How fast nano trains here: steps of the recipe in several settings, side by side, and their share of the peak.
+"""How fast nano trains here: steps with the recipe's settings and others, side by side, and their share of the peak.
 
     python bench/training.py [--steps 6] [--tokens 4096]
 
@@ -14,10 +14,11 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
@@ -25,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 import nano
 import torch
 
-from ossia.config import account
-from ossia.data.packing import PackedBatch, pack
+from ossia.config import ModelConfig, account
+from ossia.data.packing import Example, PackedBatch, State, pack
 from ossia.kernels import products
 from ossia.train.balance import Balancer
 from ossia.train.cost import peak_flops
@@ -40,6 +41,16 @@ SETTINGS = {
     "AdamW, 2 threads, bfloat16": {"muon": False, "shards": 2, "precision": "bfloat16"},
     "Muon, 2 threads": {"muon": True, "shards": 2},
 }
+
+
+def examples(state: State) -> Iterator[tuple[Example, State]]:
+    """Random documents, whose second halves are learned: time depends on lengths alone."""
+    index = state or 0
+    while True:
+        rng = Random(index)
+        ids = [rng.randrange(2048) for _ in range(rng.randrange(60, 250))]
+        index += 1
+        yield Example(ids, [n >= len(ids) // 2 for n in range(len(ids))]), index
 
 
 def worker(run: Run) -> ThreadedStep:
@@ -72,11 +83,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step (default: 4096)")
     args = parser.parse_args()
     nano.keep_memory()
-    with TemporaryDirectory() as folder:
-        recipe = nano.Recipe()
-        recipe = replace(recipe, hyper=replace(recipe.hyper, tokens_per_step=args.tokens))
-        tokenizer = nano.make_tokenizer(Path(folder) / "tokenizer.json", recipe)
-        run = replace(nano.make_runs(recipe, tokenizer, Path(folder))[1], start_from=None)
+    hyper = replace(nano.Config().hyper, tokens_per_step=args.tokens)
+    run = Run("bench", ModelConfig.preset("nano"), examples, args.steps + 2, hyper, Path("unused"))
     packed = pack(run.examples(None), run.hyper.tokens_per_step, run.hyper.longest)
     batches = [batch for batch, _ in islice(packed, args.steps + 2)]
     trainers = {name: worker(replace(run, hyper=replace(run.hyper, **change))) for name, change in SETTINGS.items()}
