@@ -1,4 +1,4 @@
-"""How fast nano trains here: steps of the recipe in several settings, side by side, and their share of the peak.
+"""How fast nano trains here: steps with the recipe's settings and others, side by side, and their share of the peak.
 
     python bench/training.py [--steps 6] [--tokens 4096]
 
@@ -14,10 +14,11 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from random import Random
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
@@ -25,8 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 import nano
 import torch
 
-from ossia.config import account
-from ossia.data.packing import PackedBatch, pack
+from ossia.config import ModelConfig, account
+from ossia.data.packing import Example, PackedBatch, State, pack
+from ossia.kernels import products
 from ossia.train.balance import Balancer
 from ossia.train.cost import peak_flops
 from ossia.train.run import Run
@@ -41,6 +43,16 @@ SETTINGS = {
 }
 
 
+def examples(state: State) -> Iterator[tuple[Example, State]]:
+    """Random documents, whose second halves are learned: time depends on lengths alone."""
+    index = state or 0
+    while True:
+        rng = Random(index)
+        ids = [rng.randrange(2048) for _ in range(rng.randrange(60, 250))]
+        index += 1
+        yield Example(ids, [n >= len(ids) // 2 for n in range(len(ids))]), index
+
+
 def worker(run: Run) -> ThreadedStep:
     model = start(run)
     return ThreadedStep(model, run, Balancer(model, run.hyper.balance, run.steps))
@@ -52,17 +64,27 @@ def seconds(trainer: ThreadedStep, batch: PackedBatch) -> float:
     return time.perf_counter() - began
 
 
+def muon_steps(trainer: ThreadedStep, rounds: int = 4) -> dict[str, float]:
+    """Seconds of the optimizers' step by itself, its pieces side by side, with Muon's iteration in each dtype; the
+    gradients are those of the last step."""
+    chosen, times = products.serving(), {name: list[float]() for name in products.STACKS}
+    for name in [*times] * rounds:
+        products.use(replace(chosen, stacks=name))
+        began = time.perf_counter()
+        trainer.optimizer.step(1e-6, trainer.pool)
+        times[name].append(time.perf_counter() - began)
+    products.use(chosen)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6, help="measured steps a setting (default: 6)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step (default: 4096)")
     args = parser.parse_args()
     nano.keep_memory()
-    with TemporaryDirectory() as folder:
-        recipe = nano.Recipe()
-        recipe = replace(recipe, hyper=replace(recipe.hyper, tokens_per_step=args.tokens))
-        tokenizer = nano.make_tokenizer(Path(folder) / "tokenizer.json", recipe)
-        run = replace(nano.make_runs(recipe, tokenizer, Path(folder))[1], start_from=None)
+    hyper = replace(nano.Config().hyper, tokens_per_step=args.tokens)
+    run = Run("bench", ModelConfig.preset("nano"), examples, args.steps + 2, hyper, Path("unused"))
     packed = pack(run.examples(None), run.hyper.tokens_per_step, run.hyper.longest)
     batches = [batch for batch, _ in islice(packed, args.steps + 2)]
     trainers = {name: worker(replace(run, hyper=replace(run.hyper, **change))) for name, change in SETTINGS.items()}
@@ -78,6 +100,11 @@ def main() -> None:
         took = statistics.median(times[name][2:])
         share = flops / took / peaks[trainer.hyper.precision]
         print(f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak")
+    chosen = products.serving()
+    steps = ", ".join(
+        f"{1e3 * took:.0f} ms in {name}" for name, took in muon_steps(trainers["Muon, 2 threads"]).items()
+    )
+    print(f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s {dict(chosen.rates)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Several processes train what one process trains: FSDP2, expert and tensor parallelism, their states and their errors.
 
 Two processes (gloo) run all fast cases in one go; four run the combinations, marked slow. The oracle is the same run in
-one process, with one thread for each part of a step. Matches are for AdamW: Muon rounds to bfloat16 inside, which turns
-the last bit of a sum into a visible difference, so it is compared where the sums are the same bits.
+one process, with one thread for each part of a step. Matches are for AdamW: Muon may round to bfloat16 inside, which
+turns the last bit of a sum into a visible difference, so it is compared where the sums are the same bits.
 """
 
 from __future__ import annotations

@@ -93,6 +93,15 @@ def test_cross_entropy_of_no_rows_is_zero() -> None:
     assert not torch.autograd.grad(loss, w)[0].any()
 
 
+@pytest.mark.parametrize("target", [-1, 8])
+def test_a_target_outside_of_the_vocabulary_is_refused(target: int) -> None:
+    x, w = torch.zeros(300, 4), torch.zeros(8, 4)
+    targets = torch.zeros(300, dtype=torch.int64)
+    targets[-1] = target
+    with pytest.raises(IndexError, match="vocabulary of 8"):
+        cross_entropy(x, w, targets)
+
+
 def test_known_points() -> None:
     assert float(router_z(torch.zeros(64, 8))) == pytest.approx(math.log(8) ** 2)
     one_sided = torch.zeros(64, 8)

@@ -23,7 +23,7 @@ from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, plain
-from ossia.train.optim import Average, Optimizers, StackedMuon, orthogonalize
+from ossia.train.optim import Average, Muon, Optimizers, orthogonalize
 from ossia.train.schedule import Schedule
 from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
 from ossia.train.step import ThreadedStep, part_loss
@@ -68,14 +68,23 @@ def test_muon_steps_have_singular_values_near_one() -> None:
     p = torch.nn.Parameter(torch.randn(4, 8, 8))
     p.grad = torch.randn(4, 8, 8)
     before = p.detach().clone()
-    StackedMuon([p], lr=0.1, weight_decay=0.0).step()
+    Muon([p], lr=0.1, weight_decay=0.0).step()
     assert float((p.detach() - before).norm()) == pytest.approx(0.1 * 0.2 * 8**0.5 * 32**0.5, rel=0.3)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24), (3, 32, 16), (2, 24, 24)])
+def test_the_iteration_is_the_same_in_either_dtype(shape: tuple[int, ...], dtype: torch.dtype, error: float) -> None:
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact, got = orthogonalize(g.double(), torch.float64), orthogonalize(g, dtype)
+    assert got.dtype == torch.float32 and got.shape == shape
+    assert float((got - exact).norm() / exact.norm()) < error
 
 
 def test_a_stack_of_matrices_steps_like_each_of_them_in_torch() -> None:
     stack = torch.nn.Parameter(torch.randn(3, 16, 40))
     singles = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
-    ours = StackedMuon([stack], lr=0.02, weight_decay=0.1)
+    ours = Muon([stack], lr=0.02, weight_decay=0.1)
     theirs = torch.optim.Muon(singles, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     before = stack.detach().clone()
     for _ in range(5):
@@ -85,7 +94,7 @@ def test_a_stack_of_matrices_steps_like_each_of_them_in_torch() -> None:
         ours.step()
         theirs.step()
     moved, expected = stack.detach() - before, torch.stack([p.detach() for p in singles]) - before
-    assert float((moved - expected).norm() / expected.norm()) < 0.02  # both iterate in bfloat16
+    assert float((moved - expected).norm() / expected.norm()) < 0.02  # theirs iterates in bfloat16
 
 
 def test_who_gets_which_optimizer_and_weight_decay() -> None:
@@ -98,7 +107,7 @@ def test_who_gets_which_optimizer_and_weight_decay() -> None:
     found = {names[id(p)]: (kind, g["weight_decay"]) for kind, g in groups for p in g["params"]}
     assert found.keys() == set(names.values()) - {"layers.0.attn.q.weight"}
     assert found["layers.1.attn.q.weight"] == ("Muon", 0.1)
-    assert found["layers.1.moe.experts.down.weight"] == ("StackedMuon", 0.1)
+    assert found["layers.1.moe.experts.down.weight"] == ("Muon", 0.1)
     for name in ("embedding.weight", "unembedding.weight", "layers.0.moe.experts.down.bias", "layers.0.attn.sinks"):
         assert found[name] == ("AdamW", 0.0)
     adamw = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=False)

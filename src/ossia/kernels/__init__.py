@@ -8,8 +8,9 @@ the tensors, and OSSIA_KERNELS=reference, which turns the compiled kernels off. 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
-from ossia.kernels import cpu
+from ossia.kernels import contest, cpu, products
 from ossia.kernels.attention import attention
 from ossia.kernels.attention_training import attention_training
 from ossia.kernels.experts import experts
@@ -61,4 +62,18 @@ def in_use() -> list[tuple[str, str, str]]:
         why = f"best of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
         rows = [(name, f"C++ {cpu.isa()}: {what}", why) for name, what in compiled]
         reason = "float32 without training, training in bfloat16, other devices than the CPU, experts not in MXFP4"
-    return rows + [(name, what, reason) for name, what in reference]
+    return rows + _products_in_use() + [(name, what, reason) for name, what in reference]
+
+
+def _products_in_use() -> list[tuple[str, str, str]]:
+    """What training multiplies with on a CPU, and the rates that this was chosen by."""
+    found = products.serving()
+
+    def why(ways: Iterable[str]) -> str:
+        return ", ".join(f"{way} {found.rates[way]:.0f}" for way in ways) + " GFLOP/s on one thread"
+
+    rule = f"measured here; the first serves unless another is {contest.MARGIN - 1:.0%} faster"
+    return [
+        ("products", f"training in float32: {found.product}", f"{why(products.PRODUCTS)}; {rule}"),
+        ("Muon", f"iterates in {found.stacks}", f"{why(products.STACKS)}; {rule}"),
+    ]

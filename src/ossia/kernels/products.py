@@ -1,36 +1,174 @@
 """Matrix products for training: a @ b, and y = x W^T + b with a backward pass made of such products.
 
-Bound: 2*M*K*N FLOPs a product. torch multiplies float32 matrices with MKL, which uses the wide vectors of Intel's CPUs
-alone; oneDNN, which comes with torch as well, uses those of any maker's, and is twice as fast on an AMD CPU with
-AVX-512. So float32 products on a CPU go through oneDNN, which sums in float32 as well; everything else is torch.
+Bound: 2*M*K*N FLOPs a product. Which library multiplies fastest depends on the CPU: MKL, torch's usual one, uses the
+wide vectors of Intel's CPUs alone; oneDNN, which comes with torch as well, uses those of any maker's, but costs more to
+call. In bfloat16 a CPU without such instructions emulates them, twenty times slower. So what serves on a CPU is
+measured (`contest.py`): the product of float32 matrices, and the dtype in which stacks of matrices are iterated.
+Everything else is torch.
 
 M, T rows, K summed over, N columns.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SMALLEST = 1 << 18  # multiplications: below, the call costs more than the product
+from ossia.kernels import contest
+
+SMALLEST = 1 << 18  # multiplications: below, calling oneDNN costs more than the product
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-@cache
+# ---- what serves ---------------------------------------------------------------------------------------------------
+
+
+def _by_torch(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
+    return a_MK @ b_KN if bias_N is None else torch.addmm(bias_N, a_MK, b_KN)
+
+
+def _by_onednn(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
+    """By the operator that torch's own compiler emits, which torch does not document."""
+    bias = None if bias_N is None else bias_N.contiguous()  # of a bias the operator sees no strides
+    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.T, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+PRODUCTS: dict[str, Product] = {"torch": _by_torch}  # the first is the usual one
+if _has_onednn():
+    PRODUCTS["oneDNN"] = _by_onednn
+STACKS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What serves on a CPU, and why. JSON values."""
+
+    machine: str  # what it was measured on
+    product: str  # of float32 matrices: a name in PRODUCTS
+    stacks: str  # of matrices: a name in STACKS
+    rates: Mapping[str, float]  # GFLOP/s of one thread, of each way
+
+
+_lock = threading.Lock()
+_serving: Serving | None = None
+
+
+def serving() -> Serving:
+    """What serves in this process; measured on first use, in about 0.1 s, unless this machine remembers."""
+    global _serving
+    if _serving is None:
+        with _lock:
+            if _serving is None:
+                _serving = _found(contest.machine())
+    return _serving
+
+
+def use(recorded: Serving | None) -> None:
+    """Let this serve from here on, whatever was measured; None: what `serving` finds."""
+    global _serving
+    _serving = recorded
+
+
+def go_on_with(record: Mapping[str, Any]) -> None:
+    """Let what served a run, `asdict(serving())` then, serve its resumption, for the same bits.
+
+    On another machine the bits cannot be the same; there what is fast serves, and a warning says so if it differs.
+    """
+    recorded, here = Serving(**record), serving()
+    if (recorded.product, recorded.stacks) == (here.product, here.stacks):
+        return
+    if recorded.machine == here.machine and recorded.product in PRODUCTS and recorded.stacks in STACKS:
+        use(recorded)
+        return
+    began, now = (f"{s.product} and {s.stacks} on {s.machine}" for s in (recorded, here))
+    warnings.warn(
+        f"the run began with products by {began} and goes on with {now}: not to the bits it would have had",
+        stacklevel=2,
+    )
+
+
+def _found(machine: str) -> Serving:
+    try:
+        file = contest.memory(machine)
+    except RuntimeError:  # no home directory
+        return measured(machine)
+    found = contest.remembered(file, lambda: asdict(measured(machine)))
+    try:
+        known = Serving(**found)  # type: ignore[arg-type]
+    except TypeError:  # of another version
+        known = None
+    if known is None or known.product not in PRODUCTS or known.stacks not in STACKS:
+        return measured(machine)
+    return known
+
+
+def measured(machine: str) -> Serving:
+    """Measured now, on one thread, as training's products are computed."""
+    with ThreadPoolExecutor(1, "contest", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return pool.submit(_measure, machine).result()
+
+
+@torch.no_grad()
+def _measure(machine: str) -> Serving:
+    products, flops = _product_calls()
+    stacks, stack_flops = _stack_calls()
+    of_products, of_stacks = contest.seconds(products), contest.seconds(stacks)
+    rates = {name: flops / took for name, took in of_products.items()}
+    rates |= {name: stack_flops / took for name, took in of_stacks.items()}
+    rounded = {name: round(rate / 1e9, 1) for name, rate in rates.items()}
+    return Serving(machine, contest.fastest(of_products), contest.fastest(of_stacks), rounded)
+
+
+def _product_calls() -> tuple[dict[str, contest.Calls], int]:
+    """Forward, and backward by both factors, of an expert of a small model, and of a larger matrix."""
+    calls: dict[str, list[Callable[[], object]]] = {name: [] for name in PRODUCTS}
+    flops = 0
+    for m, k, n in ((512, 128, 256), (256, 512, 256)):
+        x_MK, weight_NK, grad_MN = torch.ones(m, k), torch.ones(n, k), torch.ones(m, n)
+        for a, b in ((x_MK, weight_NK.T), (grad_MN, weight_NK), (grad_MN.T, x_MK)):
+            flops += 2 * m * k * n
+            for name, multiply in PRODUCTS.items():
+                calls[name].append(partial(multiply, a, b, None))
+    return dict(calls), flops
+
+
+def _stack_calls() -> tuple[dict[str, contest.Calls], int]:
+    """The two kinds of products of a Newton-Schulz iteration."""
+    count, rows, columns = 2, 128, 256
+    calls: dict[str, contest.Calls] = {}
+    for name, dtype in STACKS.items():
+        x, s = torch.ones(count, rows, columns, dtype=dtype), torch.ones(count, rows, rows, dtype=dtype)
+        calls[name] = [partial(torch.bmm, x, x.mT), partial(torch.baddbmm, x, s, x)]
+    return calls, 2 * count * 2 * rows * rows * columns
+
+
+# ---- products ------------------------------------------------------------------------------------------------------
 
 
 def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """a @ b (+ bias) [M, N], a new tensor, not differentiable. Views that are transposed cost no copy."""
     multiplications = a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1]
-    if a_MK.dtype == torch.float32 and a_MK.device.type == "cpu" and multiplications >= SMALLEST and _has_onednn():
-        bias = None if bias_N is None else bias_N.contiguous()  # of a bias the operator sees no strides
-        return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.T, bias, "none", [], "")  # type: ignore[no-any-return]
-    return a_MK @ b_KN if bias_N is None else torch.addmm(bias_N, a_MK, b_KN)
+    if a_MK.dtype == torch.float32 and a_MK.device.type == "cpu" and multiplications >= SMALLEST:
+        return PRODUCTS[serving().product](a_MK, b_KN, bias_N)
+    return _by_torch(a_MK, b_KN, bias_N)
+
+
+def stack_dtype(device: torch.device) -> torch.dtype:
+    """In which products of stacks of matrices are fastest, where either would do: bfloat16 or float32."""
+    return STACKS[serving().stacks] if device.type == "cpu" else torch.bfloat16
 
 
 class _Linear(torch.autograd.Function):

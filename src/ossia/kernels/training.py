@@ -86,13 +86,20 @@ def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | Non
     library.ossia_add_rows(x_nD.data_ptr(), rows_n.data_ptr(), scale, *x_nD.shape, out_TD.data_ptr())
 
 
+def check_targets(target_R: Tensor, vocabulary: int) -> None:
+    """Raises `IndexError` for a target outside of the vocabulary. Waits for a GPU once."""
+    if not len(target_R):
+        return
+    low, high = torch.stack(target_R.aminmax()).tolist()
+    if not 0 <= low <= high < vocabulary:
+        raise IndexError(f"a target is outside of the vocabulary of {vocabulary} tokens")
+
+
 def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
     """(-log softmax(logits)[target] [R], its gradient by the logits [R, V]); `logits` may be overwritten.
 
-    Raises `IndexError` for a target outside of the vocabulary.
+    The targets have been through `check_targets`: here they are memory addresses.
     """
-    if len(target_R) and not 0 <= int(target_R.min()) <= int(target_R.max()) < logits_RV.shape[1]:
-        raise IndexError(f"a target is outside of the vocabulary of {logits_RV.shape[1]} tokens")
     library = compiled_for(logits_RV)
     if library is None:
         lse_R1 = logits_RV.logsumexp(-1, keepdim=True)

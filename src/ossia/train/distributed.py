@@ -22,6 +22,7 @@ from torch import Tensor
 from ossia.batch import Batch
 from ossia.data.packing import PackedBatch, split
 from ossia.errors import ConfigError, TrainingError
+from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, assign, check, local, whole
 from ossia.train.balance import Balancer
@@ -117,6 +118,7 @@ class DistributedStep:
         self.average = Average(self.params, h.ema) if h.ema else None
         if h.checkpoint_layers:
             checkpoint_layers(model)
+        self._agree()
 
     def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
         """(loss of the whole step, metrics), the same on every process. Raises `DivergedError` on every process, before
@@ -181,6 +183,14 @@ class DistributedStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         put_state(self, state)
+        self._agree()
+
+    def _agree(self) -> None:
+        """What multiplies in the leading process does in all, so that copies of a weight stay the same. Collective."""
+        if self.model.device.type == "cpu":
+            found = [products.serving()] if self.leads else [None]
+            dist.broadcast_object_list(found)
+            products.use(found[0])
 
     def like(self, path: tuple[Any, ...]) -> Tensor | None:
         """The parameter that a tensor of the state belongs to, and is cut as; None if to none. `path` leads to it in

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ossia.kernels.products import product
-from ossia.kernels.training import softmax_gradient
+from ossia.kernels.training import check_targets, softmax_gradient
 
 CHUNK_ELEMENTS = 1 << 20  # logits held at a time: 4 MiB in float32, which stays in cache
 CHUNK_ROWS = 64  # at least, or the products of a large vocabulary (201,088: 51 MB then) are slow
@@ -22,6 +22,7 @@ CHUNK_ROWS = 64  # at least, or the products of a large vocabulary (201,088: 51 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
+        check_targets(target_R, weight_VD.shape[0])
         rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         wide = torch.promote_types(x_RD.dtype, torch.float32)

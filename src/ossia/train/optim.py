@@ -1,8 +1,8 @@
 """Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks included; an average of weights.
 
 Muon (Keller Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the momentum with all its singular
-values brought to about 1. torch.optim.Muon serves the single matrices; it refuses an expert tensor [E, rows, columns],
-which is E of them, so `StackedMuon` does for those the same, all E at once.
+values brought to about 1. torch.optim.Muon refuses an expert tensor [E, rows, columns], which is E matrices, and
+iterates in bfloat16 everywhere, which CPUs without such instructions emulate; so this `Muon` is our own.
 """
 
 from __future__ import annotations
@@ -15,26 +15,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ossia.errors import TrainingError
+from ossia.kernels.products import stack_dtype
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the reference, which drives singular values into [0.7, 1.2]
 STEPS = 5
 MOMENTUM = 0.95
 
 
-def orthogonalize(g: Tensor) -> Tensor:
-    """U V^T for every matrix U S V^T in [..., rows, columns], roughly, by a Newton-Schulz iteration."""
+def orthogonalize(g: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """U V^T for every matrix U S V^T in [..., rows, columns], roughly, by a Newton-Schulz iteration in `dtype`; None:
+    bfloat16 or float32, what this machine is faster in."""
     a, b, c = NEWTON_SCHULZ
+    dtype = stack_dtype(g.device) if dtype is None else dtype
     wide = g.shape[-2] <= g.shape[-1]
     x = g if wide else g.mT
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16().reshape(-1, *x.shape[-2:])
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype).reshape(-1, *x.shape[-2:])
     for _ in range(STEPS):
         s = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     out: Tensor = x if wide else x.mT
-    return out.float().reshape(g.shape)
+    return out.to(g.dtype).reshape(g.shape)
 
 
-class StackedMuon(torch.optim.Optimizer):
-    """torch.optim.Muon with `match_rms_adamw`, for stacks of matrices [..., rows, columns].
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon with `match_rms_adamw`, for matrices and stacks of them, [..., rows, columns].
 
     Nesterov momentum, orthogonalized, times 0.2 sqrt(max(rows, columns)): then a step is as long as one of AdamW, and
     both can share a learning rate and weight decay (Liu et al., arXiv 2502.16982, sec. 2.2).
@@ -83,13 +88,8 @@ class Optimizers:
         if not muon:
             groups.append({"params": matrices, "weight_decay": weight_decay})
         self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
-        single = [p for p in matrices if p.ndim == 2]
-        stacked = [p for p in matrices if p.ndim > 2]
-        if muon and single:
-            same_step = {"momentum": MOMENTUM, "adjust_lr_fn": "match_rms_adamw"}
-            self.all.append(torch.optim.Muon(single, lr=lr, weight_decay=weight_decay, **same_step))  # type: ignore[arg-type]
-        if muon and stacked:
-            self.all.append(StackedMuon(stacked, lr=lr, weight_decay=weight_decay))
+        if muon and matrices:
+            self.all.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
 
     def step(self, lr: float, pool: Executor | None = None) -> None:
         """One step, in pieces on the threads of `pool` if there is one; the bits are the same."""
@@ -97,7 +97,7 @@ class Optimizers:
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            pieces += optimizer.updates() if isinstance(optimizer, StackedMuon) else [optimizer.step]
+            pieces += optimizer.updates() if isinstance(optimizer, Muon) else [optimizer.step]
         for future in [pool.submit(piece) for piece in pieces] if pool else []:
             future.result()
         if pool is None:
@@ -108,6 +108,12 @@ class Optimizers:
         return [optimizer.state_dict() for optimizer in self.all]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Raises `TrainingError` for the states of other optimizers."""
+        if len(states) != len(self.all):  # an earlier version had two for Muon
+            raise TrainingError(
+                f"the state holds {len(states)} optimizers, and this version of ossia has {len(self.all)} for this "
+                "run: finish it with the version that began it, or begin again"
+            )
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
 

@@ -9,68 +9,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.optim._muon import _adjust_lr, _zeropower_via_newtonschulz
 
 from ossia.model.parallel import copies, local, on_whole_matrices
-from ossia.train.optim import Optimizers, StackedMuon, orthogonalize
+from ossia.train.optim import Muon, Optimizers, orthogonalize
 
 
 def spread(optimizers: Optimizers) -> Optimizers:
     """The same optimizers, for parameters that are DTensors."""
     for optimizer in optimizers.all:
-        if isinstance(optimizer, torch.optim.Muon):
+        if isinstance(optimizer, Muon):
             optimizer.__class__ = _SpreadMuon
-        elif isinstance(optimizer, StackedMuon):
-            optimizer.__class__ = _SpreadStackedMuon
     return optimizers
 
 
-class _SpreadMuon(torch.optim.Muon):
-    """torch.optim.Muon for single matrices, with `nesterov`."""
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            newton_schulz = partial(
-                _zeropower_via_newtonschulz,
-                ns_coefficients=group["ns_coefficients"], ns_steps=group["ns_steps"], eps=group["eps"],
-            )  # fmt: skip
-            for p in group["params"]:
-                update = on_whole_matrices(newton_schulz, _momentum(self, group, p, "momentum_buffer"))
-                _apply(p, update, group, _adjust_lr(group["lr"], group["adjust_lr_fn"], p.shape))
-
-
-class _SpreadStackedMuon(StackedMuon):
+class _SpreadMuon(Muon):
     @torch.no_grad()
     def update(self, group: dict[str, Any], p: Tensor) -> None:
         """Collective."""
-        direction = on_whole_matrices(orthogonalize, _momentum(self, group, p, "momentum"))
-        _apply(p, direction, group, group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+        direction = on_whole_matrices(orthogonalize, _momentum(self, group, p))
+        here = local(p)
+        here.mul_(1 - group["lr"] * group["weight_decay"])
+        here.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
 
 
-def _momentum(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor, name: str) -> DTensor:
-    """The gradient, looked at through Nesterov momentum, which is kept in the optimizer's state under `name`."""
+def _momentum(optimizer: Muon, group: dict[str, Any], p: Tensor) -> DTensor:
+    """The gradient, looked at through Nesterov momentum, which is kept in the optimizer's state."""
     assert isinstance(p.grad, DTensor)
     state = optimizer.state[p]
     if not state:
-        state[name] = torch.zeros_like(p.grad)
-    state[name].lerp_(p.grad, 1 - group["momentum"])
-    update = p.grad.lerp(state[name], group["momentum"])
+        state["momentum"] = torch.zeros_like(p.grad)
+    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+    update = p.grad.lerp(state["momentum"], group["momentum"])
     assert isinstance(update, DTensor)
     return update
-
-
-def _apply(p: Tensor, update: Tensor, group: dict[str, Any], step: float) -> None:
-    here = local(p)
-    here.mul_(1 - group["lr"] * group["weight_decay"])
-    here.add_(update, alpha=-step)
 
 
 @torch.no_grad()

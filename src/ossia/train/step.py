@@ -10,7 +10,7 @@ import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from ossia.batch import Batch
 from ossia.data.packing import PackedBatch, split
 from ossia.errors import TrainingError
+from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, compile_parts, plain
@@ -65,6 +66,8 @@ class ThreadedStep:
             compile_parts(model)
         if h.checkpoint_layers:
             checkpoint_layers(model)
+        if model.device.type == "cpu":
+            products.serving()  # measured now, if need be, while nothing else runs
 
     def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
         parts = split(batch, self.hyper.accumulate * self.hyper.shards)
@@ -183,16 +186,21 @@ class Stateful(Protocol):
     optimizer: Any
     balancer: Balancer
     average: Any  # of the weights, or None
+    model: Transformer
 
 
 def state_of(worker: Stateful) -> dict[str, Any]:
     average = {"average": worker.average.state_dict()} if worker.average is not None else {}
     state = {"model": dict(worker.named), "optimizer": worker.optimizer.state_dict()}
-    return {"taken": worker.taken, **state, **average, "balancer": worker.balancer.state_dict()}
+    # on a CPU bits depend on what multiplies, too
+    serving = {"products": asdict(products.serving())} if worker.model.device.type == "cpu" else {}
+    return {"taken": worker.taken, **state, **average, "balancer": worker.balancer.state_dict(), **serving}
 
 
 @torch.no_grad()
 def put_state(worker: Stateful, state: dict[str, Any]) -> None:
+    if "products" in state and worker.model.device.type == "cpu":
+        products.go_on_with(state["products"])
     worker.taken = state["taken"]
     for name, p in worker.named.items():
         p.copy_(state["model"][name])
