@@ -63,6 +63,15 @@ const ossia::Table *offered(int n) {
   return nullptr;
 }
 
+#if defined(__x86_64__)
+size_t dense_ahead() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512f") ? 0 : 8704;
+}
+#else
+size_t dense_ahead() { return 0; }
+#endif
+
 const ossia::Table *chosen = offered(0);
 
 struct Call { // one at a time; its scratch is free again afterwards
@@ -74,6 +83,8 @@ struct Call { // one at a time; its scratch is free again afterwards
 };
 
 } // namespace
+
+const size_t ossia::few_ahead = dense_ahead();
 
 #pragma GCC visibility push(default)
 extern "C" {

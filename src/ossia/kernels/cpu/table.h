@@ -8,6 +8,10 @@
 
 namespace ossia {
 
+// How many bytes of dense weights are fetched in advance where they meet a few tokens only; 0: the CPU follows such a
+// stream better by itself. A core of Zen 3 reads 10.1 GB/s of them without and 11.7 with, one of Zen 4 24.5 and 17.8.
+extern const size_t few_ahead;
+
 struct Table {
   const char *name;
   void (*rms_norm)(const float *x, const float *scale, float eps, int rows, int width, uint16_t *out);
