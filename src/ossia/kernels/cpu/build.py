@@ -60,7 +60,7 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
     target = folder / (name or library_name())
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     units = [("pool.cpp", ISA_FLAGS["generic"]), ("api.cpp", ISA_FLAGS["generic"])]
-    units += [("isa_generic.cpp", ISA_FLAGS["generic"])]
+    units += [("ceilings.cpp", ISA_FLAGS["generic"]), ("isa_generic.cpp", ISA_FLAGS["generic"])]
     if is_x86:
         units += [(f"isa_{isa}.cpp", ISA_FLAGS[isa]) for isa in ("avx2", "avx512")]
     with tempfile.TemporaryDirectory(dir=folder) as work:
