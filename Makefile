@@ -10,11 +10,11 @@ QUIETLY := >&2 </dev/null
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help chat test format nano recipe recipe-smoke clean
+.PHONY: help chat test format nano recipe recipe-smoke bench-cpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 chat: $(VENV)/with-base  ## talk to the embedded model; piped input is answered and that is all
 	@$(BIN)/ossia chat
@@ -37,6 +37,9 @@ recipe: $(VENV)/with-train  ## the same and every experiment, standard profile; 
 
 recipe-smoke: $(VENV)/with-train  ## every stage and experiment on a micro model, about five minutes
 	$(BIN)/ossia train recipes/report.py --out runs/smoke --fresh profile=smoke
+
+bench-cpu: $(VENV)/with-base  ## measure this machine; writes docs/bench. ARGS='--model DIR --cache DIR --fork DIR'
+	@$(BIN)/python bench/cpu_page.py $(ARGS)
 
 clean:  ## remove the environment and every cache; runs/ stays
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -37,7 +37,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vs_llamacpp import CMAKE, OURS, Llama, build, exported, run
+from peers import CMAKE, OURS, Llama, build, exported
+from watched import run
 
 BOUND = 100e-6  # seconds of HTTP for a token
 OVERHEAD_TOKENS = 1500

@@ -47,6 +47,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     8: {
         "llm": None,
         "serving": None,
+        "machine": None,
         "benchmark": None,
         "respond": None,
         "info": None,

@@ -1,9 +1,11 @@
-"""What `ossia bench` measures: the machine's ceilings, then reading prompts and decoding, alone and in a crowd.
+"""What `ossia bench` measures: the machine's ceilings, each kernel alone, then prompts and decoding, alone and in a
+crowd.
 
-Everything goes through the engine, as an answer does: scheduling, forward, sampling. Prompts are random ids, so that
-tokens are routed to many experts. Ceilings are measured before and after in the same run, because a shared machine's
-change; each speed is given with its share of the bound that they imply.
+A model's phases go through the engine, as an answer does: scheduling, forward, sampling. Prompts are random ids, so
+that tokens are routed to many experts. Ceilings are measured before and after in the same run, because a shared
+machine's change; each speed is given with its share of the bound that they imply.
 
+    kernels   kernels/cpu/shares.py
     decode    bytes read per step (chosen experts, dense weights, keys and values) / measured read bandwidth
     prefill   operations per token / measured peak of the dot products it is computed in
 """
@@ -16,24 +18,32 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
 from ossia.errors import RequestError
 from ossia.kernels import cpu
+from ossia.kernels.cpu import shares
 from ossia.llm import LLM
+from ossia.machine import Others
 
 Progress = Callable[[str], object]
-PHASES = ("prefill_512", "prefill_2048", "decode_0", "decode_4096", "batch_8", "batch_16")
+SPEEDS = ("prefill_512", "prefill_2048", "decode_0", "decode_4096", "batch_8", "batch_16")
+PHASES = ("kernels_1", *SPEEDS)
 DECODED = 32  # tokens a repetition
 
 
 def check(phases: Sequence[str]) -> None:
     """Raises `RequestError` for a phase that there is not."""
     for phase in phases:
-        if not re.fullmatch(r"(prefill|decode|batch)_\d{1,7}", phase) or phase in ("prefill_0", "batch_0"):
-            raise RequestError(f"there is no phase {phase!r}; phases are prefill_512, decode_0, batch_8 and the like")
+        kind, _, number = phase.partition("_")
+        known = kind in ("kernels", "prefill", "decode", "batch") and re.fullmatch(r"\d{1,7}", number)
+        if not known or (int(number) == 0 and kind != "decode"):
+            raise RequestError(
+                f"there is no phase {phase!r}; phases are kernels_1, prefill_512, decode_0, batch_8 and the like"
+            )
 
 
 def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...]:
@@ -42,8 +52,8 @@ def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...
     found = []
     for phase in phases:
         kind, _, number = phase.partition("_")
-        length = {"prefill": int(number) + 1, "decode": max(int(number), 1) + after, "batch": 16 + after}[kind]
-        if length <= llm.config.max_context_length:
+        lengths = {"prefill": int(number) + 1, "decode": max(int(number), 1) + after, "batch": 16 + after}
+        if lengths.get(kind, 0) <= llm.config.max_context_length:
             found.append(phase)
     return tuple(found)
 
@@ -51,27 +61,44 @@ def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...
 def run(
     llm: LLM, phases: Sequence[str] = PHASES, repetitions: int = 3, tell: Progress = lambda what: None
 ) -> dict[str, Any]:
-    """`phases`: prefill_N, decode_N (N: depth), batch_N (N: streams). Tokens per second, a list of `repetitions` each;
-    `bounds`: what the ceilings of this run allow; `ceilings`: before and after. Raises `RequestError` where there is
-    nothing to measure."""
+    """`phases`: kernels_N (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams). Tokens per second, a list
+    of `repetitions` each; of kernels a list of `shares.Share` as objects; `bounds`: what the ceilings of this run
+    allow; `ceilings`: before and after; `isa`: which instruction set they and the kernels are of; `warnings`:
+    sentences; `others`: processors that other programs used. Raises `RequestError` where there is nothing to
+    measure."""
     if llm.serving.why_not is not None:
         raise RequestError(f"ossia bench measures the compiled kernels, which do not serve here: {llm.serving.why_not}")
     promotion = llm.serving.promotion
     if promotion is not None and not (promotion.wait() and promotion.error is None):
         raise RequestError(f"the weights could not be packed: {promotion.error}")
+    others, began = Others(), time.process_time()
+    found: dict[str, Any] = {"isa": cpu.isa(), "warnings": []}
     tell("machine")
     before = cpu.ceilings()
-    speeds: dict[str, list[float]] = {}
     for phase in phases:
         kind, _, number = phase.partition("_")
         tell(phase)
-        measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]
-        speeds[phase] = measure(llm, int(number), repetitions)
+        if kind == "kernels":
+            measured = kernels(int(number))
+            found[phase] = [asdict(one) | {"share": one.share} for one in measured]
+            found["warnings"] += shares.warnings(measured, cpu.isa())
+        else:
+            measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]
+            found[phase] = measure(llm, int(number), repetitions)
     after = cpu.ceilings()
     ceiling = {name: max(before[name], after[name]) for name in before}
-    bounds = {phase: bound(llm, phase, ceiling) for phase in phases}
-    resident = {"resident_bytes": resident_bytes()}
-    return speeds | {"bounds": bounds, "ceilings": {"before": before, "after": after}} | resident
+    bounds = {phase: bound(llm, phase, ceiling) for phase in phases if not phase.startswith("kernels")}
+    found |= {"bounds": bounds, "ceilings": {"before": before, "after": after}}
+    return found | {"resident_bytes": resident_bytes(), "others": others.processors(time.process_time() - began)}
+
+
+def kernels(threads: int) -> list[shares.Share]:
+    """Every kernel, held against ceilings of so many threads that are measured before and after."""
+    chosen = shares.kernels()
+    before = cpu.ceilings(threads=threads)
+    measured = list(shares.measure(chosen, threads))
+    after = cpu.ceilings(threads=threads)
+    return shares.shares(chosen, measured, {name: max(before[name], after[name]) for name in before})
 
 
 def prefill(llm: LLM, tokens: int, repetitions: int) -> list[float]:
@@ -132,7 +159,8 @@ def bound(llm: LLM, phase: str, ceiling: dict[str, float]) -> float:
     if kind == "prefill":
         return _compute_bound(llm, int(number), ceiling)
     streams, depth = (int(number), 16) if kind == "batch" else (1, int(number))
-    return streams * ceiling["read_gb_s"] * 1e9 / step_bytes(llm, streams, depth)
+    by_memory = streams * ceiling["read_gb_s"] * 1e9 / step_bytes(llm, streams, depth)
+    return min(by_memory, _step_compute_bound(llm, ceiling))
 
 
 def step_bytes(llm: LLM, streams: int, depth: int) -> float:
@@ -148,14 +176,33 @@ def step_bytes(llm: LLM, streams: int, depth: int) -> float:
 
 
 def _compute_bound(llm: LLM, tokens: int, ceiling: dict[str, float]) -> float:
-    """Experts and dense weights at the peak of what each is computed in; scores in bfloat16; the unembedding once."""
+    """Of a prompt: weights, and scores in bfloat16; the unembedding is once a prompt, nothing."""
     c = llm.config
-    peak = {"bf16": ceiling["bf16_gflop_s"] * 1e9, "int8": ceiling["int8_gop_s"] * 1e9}
+    seen = sum(min(c.window(n) or tokens, tokens / 2) for n in range(c.num_hidden_layers))
+    scores = 4 * seen * c.q_dim / (ceiling["bf16_gflop_s"] * 1e9)
+    return 1 / (_weights_seconds(llm, ceiling) + scores)
+
+
+def _step_compute_bound(llm: LLM, ceiling: dict[str, float]) -> float:
+    """Of decoding: weights and the unembedding. Tokens per second of all streams together, however many."""
+    c = llm.config
+    unembedding = 2 * c.vocab_size * c.hidden_size / _peak(ceiling, "dense", llm.serving.precision.dense)
+    return 1 / (_weights_seconds(llm, ceiling) + unembedding)
+
+
+def _weights_seconds(llm: LLM, ceiling: dict[str, float]) -> float:
+    """A token's operations with experts and dense weights, at the peak of what each is computed in."""
+    c, precision = llm.config, llm.serving.precision
     experts = 6 * c.hidden_size * c.intermediate_size * c.experts_per_token * c.num_hidden_layers
     dense = 4 * c.hidden_size * (c.q_dim + c.kv_dim) * c.num_hidden_layers
-    seen = sum(min(c.window(n) or tokens, tokens / 2) for n in range(c.num_hidden_layers))
-    seconds = experts / peak[llm.serving.precision.activations] + dense / peak[llm.serving.precision.dense]
-    return 1 / (seconds + 4 * seen * c.q_dim / peak["bf16"])
+    return experts / _peak(ceiling, "experts", precision.activations) + dense / _peak(ceiling, "dense", precision.dense)
+
+
+def _peak(ceiling: dict[str, float], weights: str, kind: str) -> float:
+    """Operations a second: products with the codes of experts fit into 16 bits, those of dense weights do not."""
+    if kind == "bf16":
+        return ceiling["bf16_gflop_s"] * 1e9
+    return ceiling["int8_small_gop_s" if weights == "experts" else "int8_gop_s"] * 1e9
 
 
 def resident_bytes() -> int:
@@ -168,11 +215,18 @@ def resident_bytes() -> int:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """A table: median, minimum and maximum in tokens per second, and the share of the bound that the median is."""
-    lines = []
+    """Tables: ceilings, kernels, and of each phase median, minimum and maximum in tokens per second and the share of
+    the bound that the median is. Warnings are not in it."""
+    lines = [f"instruction set {found['isa']}; other programs used {found['others']:.2f} processors meanwhile"]
     for name, before in found["ceilings"]["before"].items():
-        lines.append(f"{name:<14}{before:>10.1f} before {found['ceilings']['after'][name]:>10.1f} after")
-    lines += ["", f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s"]
+        lines.append(f"{name:<18}{before:>10.1f} before {found['ceilings']['after'][name]:>10.1f} after")
+    for phase in found:
+        if phase.startswith("kernels"):
+            threads = "one thread" if phase == "kernels_1" else f"{phase.partition('_')[2]} threads"
+            lines += ["", f"share of the bound that memory (m) or arithmetic (a) sets, and a call's time; {threads}"]
+            lines.append(shares.as_text([shares.from_dict(one) for one in found[phase]]))
+    if found["bounds"]:
+        lines += ["", f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s"]
     for phase, limit in found["bounds"].items():
         speeds = found[phase]
         median = statistics.median(speeds)

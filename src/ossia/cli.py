@@ -114,16 +114,21 @@ graded as it stands, and how many were cut is said below the table.
 
 BENCH = """\
 phases, comma-separated:
+  kernels_N   each kernel alone with N threads, in the shapes of gpt-oss-20b; one thread is timed by its
+              processor time, so that other programs disturb it little
   prefill_N   tokens per second while a prompt of N random tokens is read
   decode_N    tokens per second of one stream behind a prompt of N tokens
   batch_N     tokens per second of N streams together
 
-The table gives each speed's share of the bound: for decoding the bytes that a step reads over the measured read
-bandwidth, for prompts the operations over the measured peak. The machine is measured before and after.
+The tables give each speed's share of the bound: for decoding the bytes that a step reads over the measured
+read bandwidth, for prompts the operations over the measured peak of the instruction set in use. The machine
+is measured before and after. A kernel below 40% of its bound is warned of. OSSIA_ISA=NAME in the environment
+measures another instruction set that this CPU offers.
 
 examples:
   ossia bench gpt-oss-20b
   ossia bench gpt-oss-20b --dense int8 --activations int8 --phases prefill_512,decode_0,decode_4096
+  OSSIA_ISA=avx2 ossia bench --phases kernels_1
   ossia bench --random gpt-oss-20b          random weights of that shape, 12.8 GiB in a temporary folder
 """
 
@@ -301,7 +306,9 @@ def _bench(p: argparse.ArgumentParser) -> None:
     arguments.model(p)
     text = "instead of MODEL: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
     p.add_argument("--random", metavar="PRESET", help=text)
-    text = "what to measure, see below (default: prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
+    text = (
+        "what to measure, see below (default: kernels_1,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
+    )
     p.add_argument("--phases", metavar="LIST", help=text)
     p.add_argument("--repetitions", type=arguments.positive, default=3, metavar="N", help="of every phase (default: 3)")
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")

@@ -232,6 +232,8 @@ def bench(args: argparse.Namespace) -> None:
         )
         print(file=sys.stderr)
     print(json.dumps(found | {"load_s": load_s}) if args.json else benchmark.as_text(found))
+    for sentence in found["warnings"]:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def serve(args: argparse.Namespace) -> None:

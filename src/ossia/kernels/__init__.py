@@ -2,7 +2,8 @@
 
 The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole halves of a block at a
 time, for training what lies between the matrix products; everything else is torch. Two switches choose: the device of
-the tensors, and OSSIA_KERNELS=reference, which turns the compiled kernels off. `in_use()` says what was chosen.
+the tensors, and OSSIA_KERNELS=reference, which turns the compiled kernels off. Which of their instruction sets works
+is the best that the CPU offers, or what OSSIA_ISA names. `in_use()` says what was chosen.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def in_use() -> list[tuple[str, str, str]]:
     ]
     rows = []
     if reason is None:
-        why = f"best of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
+        chosen = "OSSIA_ISA, one" if os.environ.get("OSSIA_ISA") else "best"
+        why = f"{chosen} of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
         rows = [(name, f"C++ {cpu.isa()}: {what}", why) for name, what in compiled]
         reason = "float32 without training, training in bfloat16, other devices than the CPU, experts not in MXFP4"
     return rows + _products_in_use() + [(name, what, reason) for name, what in reference]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ossia.kernels.cpu.ceilings import ceilings
+from ossia.kernels.cpu.ceilings import ceiling_isas, ceilings, peaks, read_bandwidth
 from ossia.kernels.cpu.leaves import (
     Attention,
     Dense,
@@ -30,11 +30,14 @@ __all__ = [
     "Packable",
     "Step",
     "TrainingAttention",
+    "ceiling_isas",
     "ceilings",
     "compiled",
     "isa",
     "loaded",
     "offered",
+    "peaks",
+    "read_bandwidth",
     "rms_norm",
     "set_threads",
     "threads",

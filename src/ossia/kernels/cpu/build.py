@@ -92,7 +92,7 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
 def _compile(cxx: str, work: Path, extra: Sequence[str]) -> list[str]:
     """Every unit on a core of its own; the objects that were made."""
     isas = {f"isa_{isa}.cpp": flags for isa, flags in isa_flags().items()}
-    needed: dict[str, tuple[str, ...]] = {"pool.cpp": (), "api.cpp": (), "isa_generic.cpp": ()}
+    needed: dict[str, tuple[str, ...]] = {"pool.cpp": (), "api.cpp": (), "ceilings.cpp": (), "isa_generic.cpp": ()}
 
     def compile_one(unit: str) -> str | None:
         made = str((work / unit).with_suffix(".o"))

@@ -1,20 +1,59 @@
-"""What this machine can do at most, measured: the ceilings that speeds are held against. Knows no kernels."""
+"""What this machine can do at most, measured: the ceilings that speeds are held against. Knows no kernels.
+
+Every instruction set has its own, in ceilings.cpp, so that kernels that work with AVX2 are held against AVX2 wherever
+they run. The peak of arithmetic is that of data in registers, by processor time: neither loads nor other programs are
+in it. The read bandwidth is that of the best of many pieces of a gigabyte, by the clock, but of one thread alone by
+processor time.
+"""
 
 from __future__ import annotations
 
-from ossia.kernels.cpu.library import loaded
+from ossia.errors import RequestError
+from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
 READ_BYTES = 1 << 30  # far beyond the caches
 SECONDS = 0.4  # a ceiling
+FLOAT32, BFLOAT16, INT8, INT8_SMALL = range(4)  # as in ceilings.cpp
 
 
-def ceilings() -> dict[str, float]:
-    """With all threads of the pool: read bandwidth from huge pages in GB/s, peaks of float32 fma and of bfloat16 and
-    int8 dot products in GFLOP/s and GOP/s (a multiplication and an addition are two)."""
-    library = loaded()
-    memory = huge(READ_BYTES)
+def ceiling_isas() -> list[str]:
+    """Instruction sets of this CPU whose ceilings are known, best first."""
+    library = c.loaded()
+    names: list[str] = []
+    while (name := library.ossia_ceiling_isa(len(names))) is not None:
+        names.append(name.decode())
+    return names
+
+
+def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
+    """Of so many threads together, a multiplication and an addition being two operations: of float32, of dot products
+    of bfloat16, of int8, and of int8 where four products fit into 16 bits, as those with the codes of MXFP4 do. Raises
+    `RequestError` for an instruction set that is unknown or that this CPU does not have."""
+    if isa not in ceiling_isas():
+        known = ", ".join(ceiling_isas())
+        raise RequestError(f"no ceilings are known for {isa!r} on this CPU; there are some for {known}")
+    found = []
+    for operation in (FLOAT32, BFLOAT16, INT8, INT8_SMALL):
+        rate = c.loaded().ossia_ceiling_operations(isa.encode(), operation, threads, seconds)
+        found.append(rate / 1e9)
+    return {
+        "fp32_gflop_s": found[FLOAT32],
+        "bf16_gflop_s": max(found[BFLOAT16], found[FLOAT32]),  # they can be multiplied as float32
+        "int8_gop_s": found[INT8],
+        "int8_small_gop_s": max(found[INT8_SMALL], found[INT8]),
+    }
+
+
+def read_bandwidth(threads: int, seconds: float = 2 * SECONDS, size: int = READ_BYTES) -> float:
+    """GB/s that so many threads together read from `size` bytes in huge pages."""
+    memory = huge(size)
     memory.fill_(1)
-    peaks = (library.ossia_peak_operations(kind, SECONDS) / 1e9 for kind in (0, 1, 2))
-    read = library.ossia_peak_read(memory.data_ptr(), READ_BYTES, SECONDS) / 1e9
-    return {"read_gb_s": read, **dict(zip(("fp32_gflop_s", "bf16_gflop_s", "int8_gop_s"), peaks, strict=True))}
+    return float(c.loaded().ossia_ceiling_read(memory.data_ptr(), size, threads, seconds)) / 1e9
+
+
+def ceilings(isa: str | None = None, threads: int | None = None) -> dict[str, float]:
+    """`read_gb_s`, and the peaks of an instruction set: by default of the one that the kernels work with, on as many
+    threads as they use."""
+    count = threads or c.threads()
+    return {"read_gb_s": read_bandwidth(count), **peaks(isa or c.isa(), count)}

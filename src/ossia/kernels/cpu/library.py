@@ -13,6 +13,7 @@ from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int
 from functools import cache
 from pathlib import Path
 
+from ossia.errors import RequestError
 from ossia.kernels.cpu.build import HERE, BuildError, build, library_name, sources_name
 
 F, N, P = c_float, c_int, c_void_p
@@ -93,8 +94,9 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_pack_dense": (None, [P, P]),
     "ossia_expert_bytes": (c_int64, [P]),
     "ossia_pack_experts": (None, [P, N, N, P]),
-    "ossia_peak_operations": (c_double, [N, c_double]),
-    "ossia_peak_read": (c_double, [P, c_int64, c_double]),
+    "ossia_ceiling_isa": (c_char_p, [N]),
+    "ossia_ceiling_operations": (c_double, [c_char_p, N, N, c_double]),
+    "ossia_ceiling_read": (c_double, [P, c_int64, N, c_double]),
     "ossia_rope_kv": (None, [P, P, N, N, P, P]),
     "ossia_copy_page": (None, [P, N, N]),
     "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
@@ -124,7 +126,18 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 @cache
 def library() -> ctypes.CDLL | str:
-    """The kernels, or a sentence that says why there are none."""
+    """The kernels, or a sentence that says why there are none. With OSSIA_ISA in the environment they work with that
+    instruction set instead of the best; raises `RequestError` if this CPU does not offer it."""
+    found = _library()
+    wanted = os.environ.get("OSSIA_ISA")
+    if wanted and not isinstance(found, str) and not found.ossia_choose(wanted.encode()):
+        raise RequestError(
+            f"OSSIA_ISA={wanted}: there are no kernels of that name for this CPU; it has {', '.join(offered(found))}"
+        )
+    return found
+
+
+def _library() -> ctypes.CDLL | str:
     name = library_name()
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ossia", "kernels")
     reason = ""

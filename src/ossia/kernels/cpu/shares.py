@@ -1,0 +1,276 @@
+"""How much of what this machine could do each compiled kernel does: the first part of `ossia bench`.
+
+The shapes are those of gpt-oss-20b. The bound of a call is the longer of two times: its bytes over the measured read
+bandwidth, its operations over the peak of the instruction set in use. Weights and caches lie many times in memory and
+are used in turn, so that each call finds its own outside of the caches, as it does within a model. One thread is timed
+by the processor time that it used, which other programs hardly change; more threads by the clock. Knows kernels and
+ceilings; no models, no files.
+
+T rows (tokens), N rows and K columns of a weight.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ctypes import byref
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ossia.batch import Pages, PageTable
+from ossia.config import PAGE
+from ossia.kernels.cpu import library as c
+from ossia.kernels.cpu.leaves import KINDS, Dense, Experts, KvLayer, Step
+from ossia.kernels.cpu.memory import HUGE_PAGE, huge
+
+ROWS = (1, 8, 64, 512)
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 2880, 64, 8, 64, 4096
+Q_ROWS, GATE_UP_ROWS = HEADS * HEAD_DIM, 2 * HIDDEN
+FAR = 512 << 20  # bytes that calls go through before they come back to the first
+SECONDS = 0.25  # of one measurement, if a call is short
+TOO_LONG = 4.0  # for one call
+LOW = 0.4  # a share below is worth a warning
+
+Call = Callable[[int, int], object]  # T, and which of the copies
+Weight = TypeVar("Weight", Dense, Experts)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`operations(T)` of one call, in what `ceiling` counts; `read_bytes` of it from memory, whatever T."""
+
+    name: str
+    ceiling: str  # a key of ceilings()
+    read_bytes: int
+    operations: Callable[[int], float]
+    make: Callable[[], Call]
+
+    def bound(self, rows: int, ceiling: dict[str, float]) -> tuple[float, str]:
+        """Seconds that a call takes at least, and what they are spent on."""
+        memory = self.read_bytes / (ceiling["read_gb_s"] * 1e9)
+        arithmetic = self.operations(rows) / (ceiling[self.ceiling] * 1e9)
+        return (memory, "memory") if memory > arithmetic else (arithmetic, "arithmetic")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`seconds`: the median of the calls; None where a call would have taken too long, which `expected` says."""
+
+    kernel: str
+    rows: int
+    seconds: float | None
+    expected: float = 0.0
+
+
+@dataclass(frozen=True)
+class Share:
+    """A kernel against its bound, which is `limit`: "memory" or "arithmetic"."""
+
+    kernel: str
+    rows: int
+    seconds: float | None
+    bound_seconds: float
+    limit: str
+    expected: float = 0.0
+
+    @property
+    def share(self) -> float | None:
+        return None if self.seconds is None else self.bound_seconds / self.seconds
+
+    @property
+    def low(self) -> bool:
+        return self.bound_seconds / (self.seconds or self.expected) < LOW
+
+
+def from_dict(fields: dict[str, Any]) -> Share:
+    """As `dataclasses.asdict` made it, with or without more."""
+    return Share(**{field.name: fields[field.name] for field in dataclasses.fields(Share)})
+
+
+def kernels() -> list[Kernel]:
+    """A linear layer of an expert, the largest of attention, and attention over a full context behind itself."""
+    small, large = 17 * GATE_UP_ROWS * HIDDEN // 32, Q_ROWS * HIDDEN
+    keys_values = 2 * 2 * CONTEXT * KV_HEADS * HEAD_DIM
+
+    def mxfp4(rows: int) -> float:
+        return 2.0 * rows * GATE_UP_ROWS * HIDDEN
+
+    def dense(rows: int) -> float:
+        return 2.0 * rows * Q_ROWS * HIDDEN
+
+    return [
+        Kernel("MXFP4 exact", "bf16_gflop_s", small, mxfp4, lambda: _mxfp4("bf16")),
+        Kernel("MXFP4 int8", "int8_small_gop_s", small, mxfp4, lambda: _mxfp4("int8")),
+        Kernel("dense bf16", "bf16_gflop_s", 2 * large, dense, lambda: _dense("bf16")),
+        Kernel("dense int8", "int8_gop_s", 33 * large // 32, dense, lambda: _dense("int8")),
+        Kernel("attention", "bf16_gflop_s", keys_values, _attention_operations, _attention),
+    ]
+
+
+def measure(chosen: Sequence[Kernel], threads: int, rows: Sequence[int] = ROWS) -> Iterator[Measured]:
+    """Every kernel at every number of rows, smaller ones first. The kernels work with `threads` threads meanwhile."""
+    before = c.threads()
+    c.set_threads(threads)
+    try:
+        for kernel in chosen:
+            yield from _measure_one(kernel, threads, sorted(rows))
+    finally:
+        c.set_threads(before)
+
+
+def _measure_one(kernel: Kernel, threads: int, rows: Sequence[int]) -> Iterator[Measured]:
+    """Its memory is let go at the end."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    call = kernel.make()
+    per_row = 0.0
+    for count in rows:
+        expected = per_row * count
+        if expected > TOO_LONG:
+            yield Measured(kernel.name, count, None, expected)
+        else:
+            seconds = _median_seconds(call, count, clock)
+            per_row = seconds / count
+            yield Measured(kernel.name, count, seconds)
+
+
+def shares(chosen: Sequence[Kernel], found: Sequence[Measured], ceiling: dict[str, float]) -> list[Share]:
+    """Of what `measure` found, against ceilings that were measured in the same run."""
+    named = {kernel.name: kernel for kernel in chosen}
+    result = []
+    for one in found:
+        seconds, limit = named[one.kernel].bound(one.rows, ceiling)
+        result.append(Share(one.kernel, one.rows, one.seconds, seconds, limit, one.expected))
+    return result
+
+
+def as_text(found: Sequence[Share]) -> str:
+    """A table: kernels down, rows across; a cell is the share of the bound and the time of a call."""
+    columns = sorted({one.rows for one in found})
+    lines = [f"{'rows':<14}" + "".join(f"{count:>20}" for count in columns)]
+    for name in dict.fromkeys(one.kernel for one in found):
+        cells = {one.rows: cell(one) for one in found if one.kernel == name}
+        lines.append(f"{name:<14}" + "".join(f"{cells.get(count, ''):>20}" for count in columns))
+    return "\n".join(lines)
+
+
+def cell(one: Share) -> str:
+    """ "87% m  0.31 ms": the share, m where memory is the bound and a where arithmetic is, and what a call took."""
+    if one.share is None or one.seconds is None:
+        return f"(about {one.expected:.0f} s)"
+    return f"{one.share:.0%} {one.limit[0]} {one.seconds * 1e3:8.2f} ms"
+
+
+def warnings(found: Sequence[Share], isa: str) -> list[str]:
+    """A sentence for every kernel that stays below LOW of its bound."""
+    said = []
+    for one in found:
+        if one.low:
+            share = one.bound_seconds / (one.seconds or one.expected)
+            said.append(
+                f"{one.kernel}, {one.rows} row{'s' * (one.rows > 1)}: {share:.1%} of the bound that {one.limit} sets "
+                f"with {isa}, where at least {LOW:.0%} are expected"
+            )
+    return said
+
+
+def _median_seconds(call: Call, rows: int, clock: Callable[[], float]) -> float:
+    def timed(copy: int) -> float:
+        began = clock()
+        call(rows, copy)
+        return clock() - began
+
+    first = timed(0)  # warms up
+    if first > 2 * SECONDS:
+        return first
+    calls = min(max(5, int(SECONDS / first)), 1000)
+    return statistics.median(timed(n + 1) for n in range(calls))
+
+
+# ---- the calls --------------------------------------------------------------------------------------
+
+
+def _mxfp4(activations: str) -> Call:
+    draw = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (1, GATE_UP_ROWS, HIDDEN // 32, 16), dtype=torch.uint8, generator=draw)
+    scales = torch.randint(115, 122, (1, GATE_UP_ROWS, HIDDEN // 32), dtype=torch.uint8, generator=draw)
+    bias = torch.zeros(1, GATE_UP_ROWS)
+    copies = _packed(lambda: Experts(blocks, scales, bias, True))
+    x_TK = _normal(max(ROWS), HIDDEN)
+    out_TN = torch.empty(max(ROWS), GATE_UP_ROWS)
+    run = c.loaded().ossia_expert_linear
+
+    def call(rows: int, copy: int) -> None:
+        weight = byref(copies[copy % len(copies)].c)
+        run(weight, 0, KINDS[activations], x_TK.data_ptr(), rows, out_TN.data_ptr())
+
+    return call
+
+
+def _dense(kind: str) -> Call:
+    weight_NK = _normal(Q_ROWS, HIDDEN)
+    copies = _packed(lambda: Dense(weight_NK, None, kind))
+    x_TK = _normal(max(ROWS), HIDDEN)
+    out_TN = torch.empty(max(ROWS), Q_ROWS)
+    run = c.loaded().ossia_dense
+
+    def call(rows: int, copy: int) -> None:
+        weight = byref(copies[copy % len(copies)].c)
+        run(weight, x_TK.data_ptr(), rows, out_TN.data_ptr(), Q_ROWS, 0)
+
+    return call
+
+
+def _attention() -> Call:
+    pages = CONTEXT // PAGE
+    table = PageTable(np.arange(pages, dtype=np.int32)[None], np.zeros(1, dtype=np.int32))
+    copies = [KvLayer(pages, KV_HEADS, HEAD_DIM)]
+    copies[0].memory.view(torch.bfloat16).copy_(_normal(copies[0].memory.numel() // 2))
+    for _ in range(FAR // copies[0].memory.numel() - 1):
+        copies.append(KvLayer(pages, KV_HEADS, HEAD_DIM))
+        copies[-1].memory.copy_(copies[0].memory)
+    steps = {}
+    for rows in ROWS:
+        angles = torch.zeros(rows, HEAD_DIM // 2)  # used by the half, not here
+        steps[rows] = Step([rows], [CONTEXT - rows], Pages([], {None: table}), (angles, angles))
+    q_THh = _normal(max(ROWS), HEADS, HEAD_DIM)
+    out_THh = torch.empty_like(q_THh)
+    run = c.loaded().ossia_attention
+
+    def call(rows: int, copy: int) -> None:
+        cache = copies[copy % len(copies)].ref
+        shape = (HEAD_DIM**-0.5, HEADS, 0, 0)
+        run(cache, steps[rows].ref, q_THh.data_ptr(), None, *shape, out_THh.data_ptr())
+
+    return call
+
+
+def _attention_operations(rows: int) -> float:
+    """Scores and weighted sums of `rows` tokens, the last of which sees CONTEXT positions."""
+    return 4.0 * HEADS * HEAD_DIM * sum(range(CONTEXT - rows + 1, CONTEXT + 1))
+
+
+def _packed(make: Callable[[], Weight]) -> list[Weight]:
+    """A weight, packed, as often as fills FAR bytes."""
+    first = make()
+    size = first.packed_bytes
+    step = -(-size // HUGE_PAGE) * HUGE_PAGE
+    made = [first] + [make() for _ in range(FAR // step - 1)]
+    room = huge(len(made) * step)
+    first.pack(0, room[:size])
+    for n, one in enumerate(made):
+        mine = room[n * step : n * step + size]
+        if n > 0:
+            mine.copy_(room[:size])
+        one.use(mine)
+    return made
+
+
+def _normal(*shape: int) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(shape, generator=draw).bfloat16()
