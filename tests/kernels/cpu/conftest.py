@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import ctypes
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+from emulated_kernels import Emulated
 
 from ossia.kernels.cpu.library import library, offered, open_library
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kernel-library", help="test this build of the kernels instead of the package's own")
+    parser.addoption("--kernel-program", help="test the kernels that this command runs (test_emulated.py)")
 
 
 @pytest.fixture(scope="session")
-def kernels(pytestconfig: pytest.Config) -> ctypes.CDLL:
+def kernels(pytestconfig: pytest.Config) -> Iterator[ctypes.CDLL]:
+    if program := pytestconfig.getoption("--kernel-program", None):
+        with Emulated(shlex.split(program)) as emulated:
+            yield cast(ctypes.CDLL, emulated)
+        return
     path = pytestconfig.getoption("--kernel-library", None)
     found = open_library(Path(path)) if path else library()
     if isinstance(found, str):
         pytest.skip(found)
-    return found
+    yield found
 
 
-ISAS = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2", "neon", "generic")
+ISAS = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2", "neon_dot", "neon", "generic")
 
 
 @pytest.fixture(params=ISAS)

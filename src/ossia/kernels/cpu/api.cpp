@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 // One row an instruction set: its unit is compiled with flags of its own (build.py). A unit that this compiler could not
@@ -22,6 +26,9 @@ OSSIA_ROW(avxvnni)
 OSSIA_ROW(avx512_bw)
 OSSIA_ROW(avx512_vnni)
 OSSIA_ROW(avx512)
+#elif defined(__aarch64__)
+OSSIA_ROW(neon)
+OSSIA_ROW(neon_dot)
 #endif
 
 namespace {
@@ -35,6 +42,18 @@ struct Row {
 bool has_avxvnni() {
   unsigned a, b, c, d;
   return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
+}
+#elif defined(__aarch64__)
+bool has_dot() { // sdot, which is optional before ARMv8.4
+#if defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof has;
+  return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) && has;
+#elif defined(__linux__)
+  return getauxval(AT_HWCAP) >> 20 & 1; // HWCAP_ASIMDDP
+#else
+  return false;
+#endif
 }
 #endif
 
@@ -52,6 +71,12 @@ const ossia::Table *offered(int n) {
       {&avx512_bw::table, has512},
       {&avxvnni::table, has2 && has_avxvnni()},
       {&avx2::table, has2},
+      {&generic::table, true},
+  };
+#elif defined(__aarch64__)
+  const Row rows[] = {
+      {&neon_dot::table, has_dot()},
+      {&neon::table, true},
       {&generic::table, true},
   };
 #else

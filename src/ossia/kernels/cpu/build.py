@@ -24,6 +24,8 @@ WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-att
 WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12 finds some in its own AVX-512 header
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
+# Scheduled before registers are given out, the unrolled loops of GCC need far more of them than there are.
+ARM = ("-fno-schedule-insns", "-Wno-ignored-optimization-argument")  # clang has no such pass
 # A row of isa_*.cpp each; api.cpp says which CPU has what, and which is best.
 ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
@@ -32,6 +34,10 @@ ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
         "avx512_bw": AVX512,
         "avx512_vnni": (*AVX512, "-mavx512vnni"),
         "avx512": (*AVX512, "-mavx512vnni", "-mavx512bf16"),
+    },
+    "aarch64": {
+        "neon": ("-march=armv8-a", *ARM),
+        "neon_dot": ("-march=armv8.2-a+dotprod", *ARM),
     },
 }
 
@@ -44,10 +50,10 @@ def sources() -> list[Path]:
     return sorted(path for path in HERE.iterdir() if path.suffix in (".cpp", ".h", ".inc"))
 
 
-def isa_flags() -> dict[str, tuple[str, ...]]:
-    """Instruction set -> flags of its unit, for this machine's architecture."""
-    machine = platform.machine().lower()
-    return {"generic": (), **ISA_FLAGS.get({"amd64": "x86_64"}.get(machine, machine), {})}
+def isa_flags(machine: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Instruction set -> flags of its unit, for that architecture or this machine's."""
+    machine = (machine or platform.machine()).lower()
+    return {"generic": (), **ISA_FLAGS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), {})}
 
 
 def sources_name() -> str:

@@ -10,7 +10,7 @@
 
 #if defined(__AVX2__) || defined(__SSE2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(OSSIA_NEON)
 #include <arm_neon.h>
 #endif
 
@@ -20,8 +20,13 @@
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 #define OSSIA_DIRECT 1
 #endif
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || (defined(OSSIA_NEON) && defined(__ARM_FEATURE_DOTPROD))
 #define OSSIA_DOT4 1
+#endif
+// OSSIA_NEON is defined by the units of ARM's rows, whose loops over bytes are in tiles_neon.inc; the generic unit is
+// plain C++ there too. Where bytes are multiplied as they are, activations are not widened to words beforehand.
+#if defined(OSSIA_DOT4) || defined(OSSIA_NEON)
+#define OSSIA_BYTES 1
 #endif
 
 namespace OSSIA_ISA {
@@ -52,7 +57,7 @@ template <class V> INLINE void pin(V &v) {
   asm("" : "+v"(v));
 #elif defined(__SSE2__)
   asm("" : "+x"(v));
-#elif defined(__ARM_NEON)
+#elif defined(__aarch64__)
   asm("" : "+w"(v));
 #endif
 }
@@ -69,7 +74,7 @@ INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)_mm256_fmadd_ps((__m256)a, (__
 INLINE F32 vmax(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE F32 vmin(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE F32 round_even(F32 a) { return (F32)_mm256_round_ps((__m256)a, 8); }
-#elif defined(__ARM_NEON)
+#elif defined(OSSIA_NEON)
 INLINE F32 fma(F32 a, F32 b, F32 c) { return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 INLINE F32 vmax(F32 a, F32 b) { return pick(a > b, a, b); } // as x86 has it: b where either is no number
 INLINE F32 vmin(F32 a, F32 b) { return pick(a < b, a, b); }
@@ -134,6 +139,11 @@ INLINE f32x16 spread_largest(f32x16 v) {
   a = _mm512_max_ps(a, _mm512_shuffle_f32x4(a, a, 0xb1));
   a = _mm512_max_ps(a, _mm512_permute_ps(a, 0x4e));
   return (f32x16)_mm512_max_ps(a, _mm512_permute_ps(a, 0xb1));
+#elif OSSIA_PART == 16
+  F32 a = vmax(vmax(v.lo.lo, v.lo.hi), vmax(v.hi.lo, v.hi.hi));
+  a = vmax(a, __builtin_shufflevector(a, a, 2, 3, 0, 1));
+  a = vmax(a, __builtin_shufflevector(a, a, 1, 0, 3, 2));
+  return {{a, a}, {a, a}};
 #else
   return set1(largest(v));
 #endif
@@ -240,6 +250,9 @@ INLINE i16x32 load_signed_bytes(const uint8_t *p) {
   return (i16x32)_mm512_cvtepi8_epi16(load<__m256i>(p));
 #elif defined(__AVX2__)
   return {(I16)_mm256_cvtepi8_epi16(load<__m128i>(p)), (I16)_mm256_cvtepi8_epi16(load<__m128i>(p + 16))};
+#elif defined(OSSIA_NEON)
+  const int8x16_t a = load<int8x16_t>(p), b = load<int8x16_t>(p + 16);
+  return {{(I16)vmovl_s8(vget_low_s8(a)), (I16)vmovl_high_s8(a)}, {(I16)vmovl_s8(vget_low_s8(b)), (I16)vmovl_high_s8(b)}};
 #else
   Pair<uint16_t, 32> a = widen_bytes(load<u8x16>(p)), b = widen_bytes(load<u8x16>(p + 16));
   i16x32 all = {(Pair<int16_t, 32>)a, (Pair<int16_t, 32>)b};
@@ -291,6 +304,15 @@ INLINE f32x16 odd_bf16(u16x32 v) { return as_float((u32x16)v & 0xffff0000u); }
 
 // acc[lane] + w[lane].even * x.even + w[lane].odd * x.odd; w: 16 pairs of bfloat16, one pair a lane.
 // The bits of one instruction set are its own; within it, they are a function of the operands alone.
+#if OSSIA_PART == 16
+INLINE F32 dot2(F32 acc, U16 w, U16 x) { // part by part: the floats of all parts would want registers at once
+  acc = fma((F32)((U32)w & 0xffff0000u), (F32)((U32)x & 0xffff0000u), acc);
+  acc = fma((F32)((U32)w << 16), (F32)((U32)x << 16), acc);
+  pin(acc);
+  return acc;
+}
+OSSIA_PAIRWISE_3(dot2)
+#else
 INLINE f32x16 dot2(f32x16 acc, u16x32 w, u16x32 x) {
 #if defined(__AVX512BF16__)
   return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)x);
@@ -299,6 +321,7 @@ INLINE f32x16 dot2(f32x16 acc, u16x32 w, u16x32 x) {
   return fma(even_bf16(w), even_bf16(x), acc);
 #endif
 }
+#endif
 // The pair of bfloat16 at p in every lane.
 INLINE u16x32 pair(const uint16_t *p) {
   uint32_t two;
@@ -324,9 +347,42 @@ INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)_mm512_dpbusd_epi32((__m512i)
 #elif defined(__AVXVNNI__)
 constexpr int DENSE_OFFSET = 128, FP4_OFFSET = 12;
 INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)_mm256_dpbusd_avx_epi32((__m256i)acc, (__m256i)w, (__m256i)x); }
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(OSSIA_NEON)
+// Not dot4, but two at a time: to each row the products of w0's bytes and the four with number X0 of x0, and of w1's and
+// x1's X1. SmallSum is for weights of MXFP4, eight fours at most.
 constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 0;
-INLINE I32 dot4(I32 acc, U8 w, U8 x) { return (I32)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x); }
+#if defined(OSSIA_DOT4)
+typedef I32 SmallSum, LargeSum;
+template <int X0, int X1> INLINE I32 add_fours(I32 sum, U8 w0, U8 w1, U8 x0, U8 x1) {
+  int32x4_t s = vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)w0, (int8x16_t)x0, X0);
+  return (I32)vdotq_laneq_s32(s, (int8x16_t)w1, (int8x16_t)x1, X1);
+}
+INLINE F32 total(I32 sum) { return to_float(sum); }
+#else
+struct SmallSum { // of the first two rows and the last two, each row in four parts: 16 products of at most 12 * 127
+  int16x8_t low, high;
+};
+struct LargeSum { // each row in two parts
+  int32x4_t low, high;
+};
+template <int N> INLINE int8x16_t spread_four(U8 v) { return (int8x16_t)vdupq_laneq_s32((int32x4_t)v, N); }
+template <int X0, int X1> INLINE SmallSum add_fours(SmallSum sum, U8 w0, U8 w1, U8 x0, U8 x1) {
+  const int8x16_t a = (int8x16_t)w0, b = (int8x16_t)w1, p = spread_four<X0>(x0), q = spread_four<X1>(x1);
+  sum.low = vmlal_s8(vmlal_s8(sum.low, vget_low_s8(a), vget_low_s8(p)), vget_low_s8(b), vget_low_s8(q));
+  sum.high = vmlal_high_s8(vmlal_high_s8(sum.high, a, p), b, q);
+  return sum;
+}
+template <int X0, int X1> INLINE LargeSum add_fours(LargeSum sum, U8 w0, U8 w1, U8 x0, U8 x1) {
+  const int8x16_t a = (int8x16_t)w0, b = (int8x16_t)w1, p = spread_four<X0>(x0), q = spread_four<X1>(x1);
+  const int16x8_t low = vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(p)), vget_low_s8(b), vget_low_s8(q));
+  const int16x8_t high = vmlal_high_s8(vmull_high_s8(a, p), b, q); // 2 * 127 * 127 fits into 16 bits
+  return {vpadalq_s16(sum.low, low), vpadalq_s16(sum.high, high)};
+}
+INLINE F32 total(LargeSum sum) { return (F32)vcvtq_f32_s32(vpaddq_s32(sum.low, sum.high)); }
+INLINE F32 total(SmallSum sum) { return total(LargeSum{vpaddlq_s16(sum.low), vpaddlq_s16(sum.high)}); }
+INLINE void pin(SmallSum &sum) { pin(sum.low), pin(sum.high); }
+INLINE void pin(LargeSum &sum) { pin(sum.low), pin(sum.high); }
+#endif
 #else
 // Without dot4 there are two others.
 //   add_products  to each 16-bit lane the two products of its bytes; sums wrap around, and are right where the true
@@ -377,7 +433,7 @@ INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm512_subs_epu16((__m51
 INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm256_subs_epu16((__m256i)a, (__m256i)b); }
 #elif defined(__SSE2__)
 INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)_mm_subs_epu16((__m128i)a, (__m128i)b); }
-#elif defined(__ARM_NEON)
+#elif defined(OSSIA_NEON)
 INLINE U16 subtract_to_zero(U16 a, U16 b) { return (U16)vqsubq_u16((uint16x8_t)a, (uint16x8_t)b); }
 #else
 INLINE U16 subtract_to_zero(U16 a, U16 b) { return pick(a > b, a - b, (U16){}); }
@@ -416,6 +472,8 @@ INLINE F32 lane_fold(F32 a, F32 b) {
 INLINE F32 lane_fold(F32 a, F32 b) {
   return (F32)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88) + (F32)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd);
 }
+#elif defined(OSSIA_NEON)
+INLINE F32 lane_fold(F32 a, F32 b) { return (F32)vpaddq_f32((float32x4_t)a, (float32x4_t)b); }
 #else
 INLINE F32 lane_fold(F32 a, F32 b) { return even_lanes(a, b) + odd_lanes(a, b); }
 #endif
@@ -433,14 +491,23 @@ INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
 INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
   return (U8)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load<__m128i>(table)), (__m256i)index);
 }
-#elif defined(__ARM_NEON)
+#elif defined(OSSIA_NEON)
 INLINE U8 look_up(const int8_t (&table)[16], U8 index) {
   return (U8)vqtbl1q_u8(load<uint8x16_t>(table), (uint8x16_t)index);
 }
 #endif
 
+// The upper half of every byte.
+INLINE U8 high_nibbles(U8 v) {
+#if defined(OSSIA_NEON)
+  return v >> 4;
+#else
+  return (U8)((U16)v >> 4) & 15; // x86 has no shift of bytes
+#endif
+}
+
 // One code in the low half of every byte and nothing above: 2 * value + FP4_OFFSET.
-#if defined(__AVX2__) || defined(__ARM_NEON)
+#if defined(__AVX2__) || defined(OSSIA_NEON)
 static const int8_t FP4_TWICE[16] = {
     FP4_OFFSET,     FP4_OFFSET + 1, FP4_OFFSET + 2, FP4_OFFSET + 3, FP4_OFFSET + 4, FP4_OFFSET + 6,
     FP4_OFFSET + 8, FP4_OFFSET + 12, FP4_OFFSET,    FP4_OFFSET - 1, FP4_OFFSET - 2, FP4_OFFSET - 3,
@@ -460,7 +527,7 @@ template <int B> INLINE Pair<uint8_t, B> fp4_to_byte(Pair<uint8_t, B> v) {
 
 // The same codes as bfloat16, a byte's in 16 bits: of each 16 bytes the first eight, and the others.
 INLINE void fp4_to_words(U8 code, U16 *low, U16 *high) {
-#if defined(__AVX2__) || defined(__ARM_NEON)
+#if defined(__AVX2__) || defined(OSSIA_NEON)
   static const int8_t HIGH[16] = {0,    0x7d, 0x7e, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f,
                                   -128, -3,   -2,   -2,   -2,   -2,   -1,   -1};
   static const int8_t LOW[16] = {0, -128, 0, 0x40, -128, -64, 0, 0x40, 0, -128, 0, 0x40, -128, -64, 0, 0x40};
