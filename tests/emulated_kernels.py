@@ -1,8 +1,8 @@
 """The compiled kernels of another architecture, run by an emulator: built, started, and called like a ctypes library.
 
-The emulated program (`kernels/cpu/emulated.cpp`) does a call for each line it reads. Arguments are numbers and addresses,
-which it can follow only where Python's memory is shared with it: in a process that `environment` was given to. Knows the
-names of the kernels' functions, nothing of what they do.
+The emulated program (`kernels/cpu/emulated.cpp`) does a call for each line it reads. Arguments are numbers and
+addresses, which it can follow only where Python's memory is shared with it: in a process that `environment` was given
+to. Knows the names of the kernels' functions, nothing of what they do.
 """
 
 from __future__ import annotations

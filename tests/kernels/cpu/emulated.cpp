@@ -2,6 +2,7 @@
 // as a line of the output. Pointers mean the same in the program that asks: they lie in memory that both share.
 // Made for another architecture and run by an emulator, it lets Python test kernels which that machine cannot load.
 #include "api.cpp"
+#include "ceilings.cpp"
 
 #include "shared_memory.h"
 

@@ -1,17 +1,10 @@
 // The library's face: a plain C interface, and the choice of the instruction set. Arguments are checked in Python.
+#include "cpu_features.h"
 #include "pool.h"
 #include "table.h"
 
 #include <cstdlib>
 #include <cstring>
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__aarch64__) && defined(__APPLE__)
-#include <sys/sysctl.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#endif
 
 // One row an instruction set: its unit is compiled with flags of its own (build.py). A unit that this compiler could not
 // make is missing from the library, and its table is null.
@@ -33,68 +26,30 @@ OSSIA_ROW(neon_dot)
 
 namespace {
 
-struct Row {
-  const ossia::Table *table;
-  bool has; // whether this CPU can
+// Best first.
+const ossia::Table *const ROWS[] = {
+#if defined(__x86_64__)
+    &avx512::table, &avx512_vnni::table, &avx512_bw::table, &avxvnni::table, &avx2::table,
+#elif defined(__aarch64__)
+    &neon_dot::table, &neon::table,
+#endif
+    &generic::table,
 };
 
-#if defined(__x86_64__)
-bool has_avxvnni() {
-  unsigned a, b, c, d;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-#elif defined(__aarch64__)
-bool has_dot() { // sdot, which is optional before ARMv8.4
-#if defined(__APPLE__)
-  int has = 0;
-  size_t size = sizeof has;
-  return !sysctlbyname("hw.optional.arm.FEAT_DotProd", &has, &size, nullptr, 0) && has;
-#elif defined(__linux__)
-  return getauxval(AT_HWCAP) >> 20 & 1; // HWCAP_ASIMDDP
-#else
-  return false;
-#endif
-}
-#endif
-
-// The n-th that this CPU offers, best first; null behind the last.
+// The n-th that this CPU offers; null behind the last.
 const ossia::Table *offered(int n) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool has2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has512 = has2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq");
-  const bool dot4 = has512 && __builtin_cpu_supports("avx512vnni");
-  const Row rows[] = {
-      {&avx512::table, dot4 && __builtin_cpu_supports("avx512bf16")},
-      {&avx512_vnni::table, dot4},
-      {&avx512_bw::table, has512},
-      {&avxvnni::table, has2 && has_avxvnni()},
-      {&avx2::table, has2},
-      {&generic::table, true},
-  };
-#elif defined(__aarch64__)
-  const Row rows[] = {
-      {&neon_dot::table, has_dot()},
-      {&neon::table, true},
-      {&generic::table, true},
-  };
-#else
-  const Row rows[] = {{&generic::table, true}};
-#endif
-  for (const Row &row : rows)
-    if (row.table && row.has && n-- == 0) return row.table;
+  for (const ossia::Table *row : ROWS)
+    if (row && ossia::cpu_has(row->name) && n-- == 0) return row;
   return nullptr;
 }
 
-#if defined(__x86_64__)
 size_t dense_ahead() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx512f") ? 0 : 8704;
-}
+#if defined(__x86_64__)
+  return ossia::cpu_has("avx512_bw") ? 0 : 8704;
 #else
-size_t dense_ahead() { return 0; }
+  return 0;
 #endif
+}
 
 const ossia::Table *chosen = offered(0);
 

@@ -6,6 +6,8 @@
 // ceiling. Accumulators are enough to hide the latency of any CPU so far: 12 on x86, 16 on ARM. Operands are ones:
 // zeros and denormal numbers may be treated specially.
 
+#include "cpu_features.h"
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -14,14 +16,6 @@
 #include <initializer_list>
 #include <thread>
 #include <vector>
-
-#if defined(__x86_64__)
-#include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
-#elif defined(__aarch64__) && defined(__APPLE__)
-#include <sys/sysctl.h>
-#endif
 
 namespace {
 
@@ -117,15 +111,6 @@ X86_LOOP(avx512_pairs, ONE_BYTES, "", AVX512_FILL, PAIRS("zmm"), LEAVE)
 X86_LOOP(avx2_small, ONE_BYTES, "", AVX2_FILL, SMALL("ymm"), LEAVE)
 X86_LOOP(avx512_small, ONE_BYTES, "", AVX512_FILL, SMALL("zmm"), LEAVE)
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool has_avxvnni() { // compilers' names for it are too young
-  unsigned a = 0, b, c, d;
-  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-bool has_avx512bw() { return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"); }
-bool has_avx512vnni() { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
-bool has_avx512bf16() { return has_avx512vnni() && __builtin_cpu_supports("avx512bf16"); }
-
 constexpr Loop LOOPS[] = {
     {"avx512", FLOAT32, 12 * 32, avx512_float},
     {"avx512", BFLOAT16, 12 * 64, avx512_bf16},
@@ -143,16 +128,6 @@ constexpr Loop LOOPS[] = {
     {"generic", FLOAT32, 8 * 8, sse_float},
     {"generic", INT8, 8 * 16, sse_int16},
 };
-
-bool runs_here(const char *isa) {
-  __builtin_cpu_init();
-  if (!strcmp(isa, "avx512")) return has_avx512bf16();
-  if (!strcmp(isa, "avx512_vnni")) return has_avx512vnni();
-  if (!strcmp(isa, "avx512_bw")) return has_avx512bw();
-  if (!strcmp(isa, "avxvnni")) return has_avxvnni();
-  if (!strcmp(isa, "avx2")) return has_avx2();
-  return !strcmp(isa, "generic");
-}
 
 // ---- ARM ---------------------------------------------------------------------------------------------------------
 
@@ -213,28 +188,6 @@ constexpr Loop LOOPS[] = {
     {"generic", INT8, 8 * 32, neon_pairs},
 };
 
-#if defined(__linux__)
-bool has_dot() { return getauxval(16) >> 20 & 1; }                       // AT_HWCAP, ASIMDDP
-bool has_bf16() { return (getauxval(26) >> 13 & 3) == 3 && has_dot(); } // AT_HWCAP2, I8MM and BF16
-#elif defined(__APPLE__)
-bool apple_has(const char *name) {
-  int value = 0;
-  size_t size = sizeof value;
-  return !sysctlbyname(name, &value, &size, nullptr, 0) && value;
-}
-bool has_dot() { return apple_has("hw.optional.arm.FEAT_DotProd"); }
-bool has_bf16() { return apple_has("hw.optional.arm.FEAT_BF16") && apple_has("hw.optional.arm.FEAT_I8MM"); }
-#else
-bool has_dot() { return false; }
-bool has_bf16() { return false; }
-#endif
-
-bool runs_here(const char *isa) {
-  if (!strcmp(isa, "neon_bf16")) return has_bf16();
-  if (!strcmp(isa, "neon_dot")) return has_dot();
-  return !strcmp(isa, "neon") || !strcmp(isa, "generic");
-}
-
 // ---- anything else -----------------------------------------------------------------------------------------------
 
 #else
@@ -252,7 +205,6 @@ constexpr Loop LOOPS[] = {
     {"generic", FLOAT32, 32 * 2, plain_loop<float>},
     {"generic", INT8, 32 * 2, plain_loop<int32_t>},
 };
-bool runs_here(const char *isa) { return !strcmp(isa, "generic"); }
 
 #endif
 
@@ -368,7 +320,7 @@ const char *ossia_ceiling_isa(int n) {
   for (const Loop &loop : LOOPS) {
     if (!strcmp(loop.isa, last)) continue;
     last = loop.isa;
-    if (runs_here(loop.isa) && n-- == 0) return loop.isa;
+    if (ossia::cpu_has(loop.isa) && n-- == 0) return loop.isa;
   }
   return nullptr;
 }
@@ -378,7 +330,7 @@ const char *ossia_ceiling_isa(int n) {
 double ossia_ceiling_operations(const char *isa, int operation, int threads, double seconds) {
   double best = -1;
   for (const Loop &loop : LOOPS) {
-    if (strcmp(loop.isa, isa) || !runs_here(isa)) continue;
+    if (strcmp(loop.isa, isa) || !ossia::cpu_has(isa)) continue;
     double rate = is(loop, isa, operation) ? loop_rate(loop, threads, seconds) : 0;
     best = rate > best ? rate : best;
   }
