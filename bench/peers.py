@@ -228,7 +228,7 @@ class LlamaCpp:
 
 @dataclass
 class Fork:
-    """A fork of llama.cpp as it was half a year before load modes: `folder` holds its llama-bench and, for streams,
+    """A fork of llama.cpp with the options of ik_llama.cpp: `folder` holds its llama-bench and, for streams,
     llama-batched-bench. It reads the same files and repacks them at run time. It has no probe: its first token is the
     time of a llama-bench that reads 16 tokens, from start to end."""
 
