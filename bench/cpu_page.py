@@ -158,8 +158,8 @@ def kernel_table(isa: str, found: dict[str, Any]) -> str:
     rows = sorted({one["rows"] for one in shares})
     lines = [
         f"## Kernels, {isa}\n",
-        f"Share of the bound that memory (m) or arithmetic (a) sets, bold below {LOW:.0%}, and a call's time. One thread,",
-        f"by processor time; others used {found['others']:.2f} processors. Rows of the input:",
+        f"Share of the bound that memory (m) or arithmetic (a) sets, bold below {LOW:.0%}, and a call's time. One",
+        f"thread, by processor time; others used {found['others']:.2f} processors. Rows of the input:",
     ]
     lines += ["", f"| | {' | '.join(map(str, rows))} |", "|---" * (len(rows) + 1) + "|"]
     for kernel in dict.fromkeys(one["kernel"] for one in shares):

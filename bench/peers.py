@@ -260,7 +260,7 @@ class Fork:
         if by["batch"] and batched.exists():
             gguf = exported(self.llama, self.model, precision)
             common = ["-m", gguf, "-t", self.threads, "-fa", "on", "-rtr"]
-            done = run([batched, *common, *batch_options(by["batch"])])
+            done = run([batched, *common, *batch_options(by["batch"])], folder=self.llama.cache)  # for its log
             made.add(done, fork_batch_speeds(done.out + done.err))
         made.speeds = {phase: made.speeds[phase] for phase in phases if phase in made.speeds}
         return made
