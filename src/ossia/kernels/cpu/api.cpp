@@ -2,7 +2,6 @@
 #include "pool.h"
 #include "table.h"
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -144,30 +143,6 @@ void ossia_pack_dense(const DenseWeight *w, uint8_t *out) { chosen->pack_dense(w
 int64_t ossia_expert_bytes(const ExpertWeight *w) { return (int64_t)chosen->expert_bytes(w); }
 void ossia_pack_experts(const ExpertWeight *w, int first, int count, uint8_t *out) {
   for (int e = 0; e < count; e++) chosen->pack_expert(w, first + e, out + (size_t)e * chosen->expert_bytes(w));
-}
-
-// Operations a second on all threads: kind 0 float32 fma, 1 bfloat16 dot products, 2 int8 dot products.
-double ossia_peak_operations(int kind, double seconds) {
-  Call call;
-  auto start = std::chrono::steady_clock::now();
-  double operations = 0, elapsed = 0;
-  while (elapsed < seconds) {
-    operations += chosen->ceiling_operations(kind, 8 * ossia::pool_threads());
-    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  return operations / elapsed;
-}
-// Bytes a second that all threads read from `bytes` of `memory`, which should be far larger than the caches.
-double ossia_peak_read(const uint8_t *memory, int64_t bytes, double seconds) {
-  Call call;
-  auto start = std::chrono::steady_clock::now();
-  double read = 0, elapsed = 0;
-  while (elapsed < seconds) {
-    chosen->ceiling_read(memory, (size_t)bytes);
-    read += (double)bytes;
-    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  }
-  return read / elapsed;
 }
 
 void ossia_rope_kv(const KvLayer *kv, const Step *step, int windowed, int heads, const float *qkv, uint16_t *q) {

@@ -19,8 +19,6 @@ struct Table {
   size_t (*expert_bytes)(const ExpertWeight *w);
   void (*pack_dense)(const DenseWeight *w, uint8_t *out);
   void (*pack_expert)(const ExpertWeight *w, int expert, uint8_t *out);
-  double (*ceiling_operations)(int kind, int tasks);
-  void (*ceiling_read)(const uint8_t *memory, size_t bytes);
   void (*rope_kv)(const KvLayer *kv, const Step *step, int windowed, int heads, const float *qkv, uint16_t *q);
   void (*copy_page)(const KvLayer *kv, int from, int to);
   void (*attention)(const KvLayer *kv, const Step *step, const uint16_t *q, const float *sinks, float scale, int heads,
