@@ -33,6 +33,7 @@ from watched import QUIET, run, wait_until_quiet
 
 import ossia
 from ossia import machine
+from ossia.kernels.cpu.shares import LOW
 
 ROOT = Path(__file__).resolve().parents[1]
 OSSIA = (sys.executable, "-m", "ossia")
@@ -155,14 +156,16 @@ def kernel_table(isa: str, found: dict[str, Any]) -> str:
     """Kernels down, rows across: the share of the bound and a call's time."""
     shares = found["kernels_1"]
     rows = sorted({one["rows"] for one in shares})
-    lines = [f"## Kernels, {isa}\n\nShare of the bound that memory (m) or arithmetic (a) sets, and a call's time."]
-    lines[0] += f" One thread, processor time; others used {found['others']:.2f} processors. Rows of the input:"
+    lines = [
+        f"## Kernels, {isa}\n",
+        f"Share of the bound that memory (m) or arithmetic (a) sets, bold below {LOW:.0%}, and a call's time. One",
+        f"thread, by processor time; others used {found['others']:.2f} processors. Rows of the input:",
+    ]
     lines += ["", f"| | {' | '.join(map(str, rows))} |", "|---" * (len(rows) + 1) + "|"]
     for kernel in dict.fromkeys(one["kernel"] for one in shares):
         cells = {one["rows"]: kernel_cell(one) for one in shares if one["kernel"] == kernel}
         lines.append(f"| {kernel} | {' | '.join(cells.get(count, '') for count in rows)} |")
-    lines += ["", *(f"- {sentence}" for sentence in found["warnings"])]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines)
 
 
 def kernel_cell(one: dict[str, Any]) -> str:
@@ -170,7 +173,7 @@ def kernel_cell(one: dict[str, Any]) -> str:
     if one["seconds"] is None:
         return f"**about {one['expected']:.0f} s**"
     share = f"{one['share']:.0%} {one['limit'][0]}"
-    return (f"**{share}**" if one["share"] < 0.4 else share) + f", {one['seconds'] * 1e3:.2f} ms"
+    return (f"**{share}**" if one["share"] < LOW else share) + f", {one['seconds'] * 1e3:.2f} ms"
 
 
 # ---- models -----------------------------------------------------------------------------------------

@@ -228,7 +228,7 @@ class LlamaCpp:
 
 @dataclass
 class Fork:
-    """A fork of llama.cpp as it was half a year before load modes: `folder` holds its llama-bench and, for streams,
+    """A fork of llama.cpp with the options of ik_llama.cpp: `folder` holds its llama-bench and, for streams,
     llama-batched-bench. It reads the same files and repacks them at run time. It has no probe: its first token is the
     time of a llama-bench that reads 16 tokens, from start to end."""
 
@@ -260,7 +260,7 @@ class Fork:
         if by["batch"] and batched.exists():
             gguf = exported(self.llama, self.model, precision)
             common = ["-m", gguf, "-t", self.threads, "-fa", "on", "-rtr"]
-            done = run([batched, *common, *batch_options(by["batch"])])
+            done = run([batched, *common, *batch_options(by["batch"])], folder=self.llama.cache)  # for its log
             made.add(done, fork_batch_speeds(done.out + done.err))
         made.speeds = {phase: made.speeds[phase] for phase in phases if phase in made.speeds}
         return made

@@ -30,13 +30,14 @@ class Done:
     others: float  # processors that other programs used meanwhile, on average
 
 
-def run(command: Sequence[object], env: Mapping[str, str] | None = None) -> Done:
-    """Where it fails, the end of what it said is printed, and that is the end."""
+def run(command: Sequence[object], env: Mapping[str, str] | None = None, folder: Path | None = None) -> Done:
+    """Run it in `folder`. Where it fails, the end of what it said is printed, and that is the end."""
     words = [str(part) for part in command]
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         others, began = Others(), time.perf_counter()
         whole = os.environ | (env or {})
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=whole)
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(words, stdin=nothing, stdout=out, stderr=err, env=whole, cwd=folder)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began

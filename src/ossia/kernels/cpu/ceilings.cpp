@@ -87,26 +87,19 @@ X86_LOOP(avxvnni_bytes, ONE_BYTES, "", AVX2_FILL, EIGHT(VNNI_LOW) FOUR(VNNI_HIGH
 
 // Four times 32 (or 64) products: bytes to pairs, pairs to fours, sums. Registers 0 to 3 are sums, 4 to 7 pass.
 #define PAIRS(r)                                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, 4)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, 5)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, 6)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, 7)                                                                                       \
-  OP("vpmaddwd", r, 13, 4, 4)                                                                                          \
-  OP("vpmaddwd", r, 13, 5, 5)                                                                                          \
-  OP("vpmaddwd", r, 13, 6, 6)                                                                                          \
-  OP("vpmaddwd", r, 13, 7, 7)                                                                                          \
+  OP("vpmaddubsw", r, 12, 12, 4) OP("vpmaddubsw", r, 12, 12, 5)                                                        \
+  OP("vpmaddubsw", r, 12, 12, 6) OP("vpmaddubsw", r, 12, 12, 7)                                                        \
+  OP("vpmaddwd", r, 13, 4, 4) OP("vpmaddwd", r, 13, 5, 5) OP("vpmaddwd", r, 13, 6, 6) OP("vpmaddwd", r, 13, 7, 7)      \
   OP("vpaddd", r, 4, 0, 0) OP("vpaddd", r, 5, 1, 1) OP("vpaddd", r, 6, 2, 2) OP("vpaddd", r, 7, 3, 3)
 X86_LOOP(avx2_pairs, ONE_BYTES, "", AVX2_FILL, PAIRS("ymm"), LEAVE)
 X86_LOOP(avx512_pairs, ONE_BYTES, "", AVX512_FILL, PAIRS("zmm"), LEAVE)
 
 // Eight times as many: four are added in 16 bits before they become sums of 32.
 #define FOUR_SMALL(r, a, b, c, d, sum)                                                                                 \
-  OP("vpmaddubsw", r, 12, 12, a)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, b)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, c)                                                                                       \
-  OP("vpmaddubsw", r, 12, 12, d)                                                                                       \
-  OP("vpaddw", r, a, b, a)                                                                                             \
-  OP("vpaddw", r, c, d, c) OP("vpaddw", r, a, c, a) OP("vpmaddwd", r, 13, a, a) OP("vpaddd", r, a, sum, sum)
+  OP("vpmaddubsw", r, 12, 12, a) OP("vpmaddubsw", r, 12, 12, b)                                                        \
+  OP("vpmaddubsw", r, 12, 12, c) OP("vpmaddubsw", r, 12, 12, d)                                                        \
+  OP("vpaddw", r, a, b, a) OP("vpaddw", r, c, d, c) OP("vpaddw", r, a, c, a)                                           \
+  OP("vpmaddwd", r, 13, a, a) OP("vpaddd", r, a, sum, sum)
 #define SMALL(r) FOUR_SMALL(r, 4, 5, 6, 7, 0) FOUR_SMALL(r, 8, 9, 10, 11, 1)
 X86_LOOP(avx2_small, ONE_BYTES, "", AVX2_FILL, SMALL("ymm"), LEAVE)
 X86_LOOP(avx512_small, ONE_BYTES, "", AVX512_FILL, SMALL("zmm"), LEAVE)
@@ -231,8 +224,7 @@ template <class F> double together(int threads, const F &f) {
   return since(begin);
 }
 
-// The best of the trials that fit into `seconds`, but of a few at least: who else uses the machine can only make one
-// slower.
+// The best of the trials that fit into `seconds`, but of LEAST at least: others can only make one slower.
 template <class F> double best_rate(double seconds, const F &trial) {
   constexpr int LEAST = 8;
   double best = 0;
@@ -271,10 +263,6 @@ double loop_rate(const Loop &loop, int threads, double seconds) {
     for (double one : took) rate += loop.operations * (double)rounds / one;
     return rate * scale;
   });
-}
-
-bool is(const Loop &loop, const char *isa, int operation) {
-  return !strcmp(loop.isa, isa) && loop.operation == operation;
 }
 
 // ---- memory ------------------------------------------------------------------------------------------------------
@@ -331,7 +319,7 @@ double ossia_ceiling_operations(const char *isa, int operation, int threads, dou
   double best = -1;
   for (const Loop &loop : LOOPS) {
     if (strcmp(loop.isa, isa) || !ossia::cpu_has(isa)) continue;
-    double rate = is(loop, isa, operation) ? loop_rate(loop, threads, seconds) : 0;
+    double rate = loop.operation == operation ? loop_rate(loop, threads, seconds) : 0;
     best = rate > best ? rate : best;
   }
   return best;
