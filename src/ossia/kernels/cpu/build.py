@@ -21,7 +21,8 @@ HERE = Path(__file__).parent
 COMMON: tuple[str, ...] = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden")
 COMMON += ("-ffp-contract=off", "-fno-math-errno")  # the same bits wherever a line is inlined
 WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
-WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized")  # GCC 12 finds some in its own AVX-512 header
+# GCC 12 finds some in its own AVX-512 header; clang knows no warning of the first name
+WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-warning-option")
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 # Scheduled before registers are given out, the unrolled loops of GCC need far more of them than there are.

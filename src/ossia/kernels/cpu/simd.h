@@ -515,10 +515,12 @@ static const int8_t FP4_TWICE[16] = {
 };
 INLINE U8 fp4_to_byte(U8 code) { return look_up(FP4_TWICE, code); }
 #else
-INLINE U8 fp4_to_byte(U8 code) {
-  U8 size = code & 7;
-  U8 twice = pick(size < 4, size, pick(size < 6, 2 * size - 4, 4 * size - 16));
-  return pick(code < 8, twice, -twice) + (uint8_t)FP4_OFFSET;
+INLINE U8 fp4_to_byte(U8 code) { // sizes 0 .. 7: 0 1 2 3 4 6 8 12
+  typedef Vector<int8_t, OSSIA_PART> I8;
+  const U8 size = code & 7, four = (U8){} + 4, six = (U8){} + 6;
+  const U8 more = imax(size, six), twice = size + imax(size, four) + more + more - 16;
+  const U8 negative = (U8)((I8)code > 7); // comparisons are of signed numbers on x86
+  return (twice ^ negative) - negative + (uint8_t)FP4_OFFSET;
 }
 #endif
 template <int B> INLINE Pair<uint8_t, B> fp4_to_byte(Pair<uint8_t, B> v) {
@@ -537,9 +539,9 @@ INLINE void fp4_to_words(U8 code, U16 *low, U16 *high) {
 #else
   const U8 none = {};
   for (int half = 0; half < 2; half++) {
-    U16 w = (U16)(half ? lane_zip_high(code, none) : lane_zip_low(code, none));
-    U16 size = w & 7, value = (size << 6) + 0x7d80; // right from 1.0 on
-    value = pick(size > 1, value, pick(size == 1, value - 64, (U16){}));
+    const U16 w = (U16)(half ? lane_zip_high(code, none) : lane_zip_low(code, none)), size = w & 7;
+    U16 value = (size << 6) + 0x7d40 + ((U16)((I16)size > 1) & 64); // 1 stands apart, and 0 is 0
+    value &= (U16)((I16)size > 0);
     *(half ? high : low) = value | (w & 8) << 12;
   }
 #endif
