@@ -169,6 +169,19 @@ OSSIA_HALVES(int32_t, 32, OSSIA_LIST(0, 1, 2, 3), OSSIA_LIST(4, 5, 6, 7))
 #undef OSSIA_HALVES
 #undef OSSIA_LIST
 
+// One register of a vector of 64 bytes.
+template <class V> INLINE auto part_of(V v, int part) {
+#if OSSIA_PART == 64
+  (void)part;
+  return v;
+#elif OSSIA_PART == 32
+  return part ? v.hi : v.lo;
+#else
+  const auto half = part & 2 ? v.hi : v.lo;
+  return part & 1 ? half.hi : half.lo;
+#endif
+}
+
 // ---- neighbours: lanes of two vectors one after the other -------------------------------------------
 
 #if OSSIA_PART == 64
