@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-COMMON = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden")
+COMMON: tuple[str, ...] = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden")
 COMMON += ("-ffp-contract=off", "-fno-math-errno")  # the same bits wherever a line is inlined
 WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
 # GCC 12 finds some in its own AVX-512 header; clang knows no warning of the first name
