@@ -1,13 +1,14 @@
 """The compiled kernels of another architecture, run by an emulator: built, started, and called like a ctypes library.
 
 The emulated program (`kernels/cpu/emulated.cpp`) does a call for each line it reads. Arguments are numbers and
-addresses, which it can follow only where Python's memory is shared with it: in a process that `environment` was given
+addresses; these it can follow only where Python's memory is shared with it: in a process that `environment` was given
 to. Knows the names of the kernels' functions, nothing of what they do.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -43,7 +44,10 @@ ARM = Machine("aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64")
 
 
 def build(machine: Machine, folder: Path) -> Path:
-    """The kernels as a program for that machine."""
+    """The kernels as a program for that machine, made in `folder` unless it is there."""
+    program = folder / f"{machine.name}-{hashlib.sha256((SOURCES / 'emulated.cpp').read_bytes()).hexdigest()[:8]}"
+    if program.exists():
+        return program
     folder.joinpath("functions.inc").write_text("".join(f"FUNCTION({name})\n" for name in SIGNATURES))
     units = {HERE / f"isa_{isa}.cpp": flags for isa, flags in isa_flags(machine.name).items()}
     units |= {HERE / "pool.cpp": (), SOURCES / "emulated.cpp": (f"-I{HERE}", f"-I{folder}")}
@@ -53,9 +57,9 @@ def build(machine: Machine, folder: Path) -> Path:
         for (unit, flags), made in zip(units.items(), objects, strict=True)
     ]
     assert [one.wait() for one in running] == [0] * len(running), "a unit does not compile"
-    program = folder / "emulated"
-    subprocess.run([machine.compiler, "-static", "-pthread", *objects, "-o", program], check=True)
-    return program
+    made = program.with_suffix(".made")
+    subprocess.run([machine.compiler, "-static", "-pthread", *objects, "-o", made], check=True)
+    return made.replace(program)
 
 
 def environment(folder: Path) -> tuple[dict[str, str], int]:
@@ -115,7 +119,7 @@ def _word(argument: object) -> str:
     if argument is None:
         return "0"
     if isinstance(argument, bytes):
-        return str(ctypes.cast(argument, ctypes.c_void_p).value)
+        return str(ctypes.cast(ctypes.c_char_p(argument), ctypes.c_void_p).value)
     if isinstance(argument, float):
         return argument.hex()
     if hasattr(argument, "_obj"):
