@@ -35,7 +35,7 @@ def program(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     """Kept from run to run where pytest keeps things, for as long as the sources are the same."""
     if missing := ARM.missing():
         pytest.skip(f"no kernels for ARM here: {missing}")
-    cache = pytestconfig.cache
+    cache = getattr(pytestconfig, "cache", None)
     if cache is None:
         return build(ARM, tmp_path_factory.mktemp("arm"))
     folder: Path = cache.mkdir(f"arm{sources_name()}")
