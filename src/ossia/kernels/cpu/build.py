@@ -90,8 +90,8 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
         _run([cxx, "-shared", "-pthread", *extra, *objects, "-o", str(made)])
         made.replace(target)
     if name is None and folder == HERE:  # a cache is shared with other versions
-        for old in folder.glob("_kernels-*.so"):  # of other sources
-            if old != target:
+        for old in folder.glob("_kernels-*.so"):
+            if not old.name.startswith(sources_name()):
                 old.unlink(missing_ok=True)
     return target
 

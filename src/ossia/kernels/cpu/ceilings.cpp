@@ -167,11 +167,6 @@ ARM_LOOP(neon_bfdot, ONE_PAIR, SIXTEEN(ARM_BFDOT))
 ARM_LOOP(neon_bfmmla, ONE_PAIR, SIXTEEN(ARM_BFMMLA))
 
 constexpr Loop LOOPS[] = {
-    {"neon_bf16", FLOAT32, 16 * 8, neon_float},
-    {"neon_bf16", BFLOAT16, 16 * 16, neon_bfdot},
-    {"neon_bf16", BFLOAT16, 16 * 32, neon_bfmmla},
-    {"neon_bf16", INT8, 16 * 32, neon_sdot},
-    {"neon_bf16", INT8, 16 * 64, neon_smmla},
     {"neon_dot", FLOAT32, 16 * 8, neon_float},
     {"neon_dot", INT8, 16 * 32, neon_sdot},
     {"neon", FLOAT32, 16 * 8, neon_float},

@@ -13,6 +13,8 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define METHOD inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#define STAY_A_LOOP asm volatile("") // for the compiler, which would unroll it or mix it with the one around it
 
 // Bytes of one register.
 #if defined(__AVX512F__)
@@ -107,7 +109,6 @@ typedef Vector<uint32_t, 64> u32x16;
 typedef Vector<int16_t, 64> i16x32;
 typedef Vector<uint16_t, 64> u16x32;
 typedef Vector<uint8_t, 64> u8x64;
-typedef Vector<uint64_t, 64> u64x8;
 typedef Vector<uint16_t, 32> u16x16;
 typedef Vector<uint8_t, 16> u8x16;
 
@@ -137,7 +138,6 @@ template <class V> INLINE void store(void *p, V v) { InMemory<V>::write(p, v); }
 INLINE f32x16 set1(float x) { return x - (f32x16){}; }
 INLINE i32x16 set1(int32_t x) { return x - (i32x16){}; }
 INLINE u32x16 set1(uint32_t x) { return x - (u32x16){}; }
-INLINE u64x8 set1(uint64_t x) { return x - (u64x8){}; }
 INLINE f32x16 as_float(u32x16 v) { return (f32x16)v; }
 
 // a where the mask holds, else b.

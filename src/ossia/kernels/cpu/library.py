@@ -141,20 +141,29 @@ def _library() -> ctypes.CDLL | str:
     name = library_name()
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ossia", "kernels")
     reason = ""
-    # which compiler made it matters only to who names one
-    pattern = name if os.environ.get("CXX") else f"{sources_name()}*.so"
-    for made in (path for folder in (HERE, cached) for path in sorted(folder.glob(pattern))):
-        with suppress(OSError):  # damaged, or made on another system: build it anew
-            return open_library(made)
+    for folder in (HERE, cached):
+        if (folder / name).exists():
+            with suppress(OSError):  # damaged, or made on another system: build it anew
+                return open_library(folder / name)
+    if not os.environ.get("CXX") and (other := _of_another_compiler(cached)):
+        return other
     for folder in (HERE, cached):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return open_library(build(folder))
         except BuildError as error:
-            return str(error)
+            return _of_another_compiler(cached) or str(error)
         except OSError as error:  # not writable, or not loadable: try the next place
             reason = str(error)
     return f"the compiled kernels could not be stored or loaded: {reason}"
+
+
+def _of_another_compiler(cached: Path) -> ctypes.CDLL | None:
+    """A library of the same sources: the package's own, made with $CXX set, or what there is where $CXX cannot build."""
+    for path in (path for folder in (HERE, cached) for path in sorted(folder.glob(f"{sources_name()}*.so"))):
+        with suppress(OSError):
+            return open_library(path)
+    return None
 
 
 def loaded() -> ctypes.CDLL:

@@ -2,6 +2,7 @@
 // Nobody waits for a thread that has nothing to do in the call: where others use the cores, it may be far from running.
 #include "pool.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -35,6 +36,8 @@ constexpr auto CONTENDED = std::chrono::milliseconds(8);  // after a preemption:
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb"); // waits as long as x86's pause does; yield is next to nothing on most
 #endif
 }
 

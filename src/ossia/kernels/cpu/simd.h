@@ -359,7 +359,7 @@ template <int X0, int X1> INLINE I32 add_fours(I32 sum, U8 w0, U8 w1, U8 x0, U8 
 }
 INLINE F32 total(I32 sum) { return to_float(sum); }
 #else
-struct SmallSum { // of the first two rows and the last two, each row in four parts: 16 products of at most 12 * 127
+struct SmallSum { // of the first two rows and the last two, each row in four parts: 8 products of at most 12 * 127
   int16x8_t low, high;
 };
 struct LargeSum { // each row in two parts

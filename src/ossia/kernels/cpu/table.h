@@ -8,9 +8,12 @@
 
 namespace ossia {
 
-// How many bytes of dense weights are fetched in advance where they meet a few tokens only; 0: the CPU follows such a
-// stream better by itself. A core of Zen 3 reads 10.1 GB/s of them without and 11.7 with, one of Zen 4 24.5 and 17.8.
-extern const size_t few_ahead;
+// Bytes of the stream of weights that are fetched in advance, a line at a time between the arithmetic: of many tokens
+// or of MXFP4, and of dense weights that meet a few tokens only. 0: the CPU follows such a stream better by itself.
+struct Fetch {
+  size_t ahead, few_dense;
+};
+extern const Fetch fetch; // of this CPU: the table is in api.cpp
 
 struct Table {
   const char *name;
