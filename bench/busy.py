@@ -33,7 +33,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-CORES = os.cpu_count() or 1
+from ossia import machine
+
+CORES = machine.processors()
 TICK = os.sysconf("SC_CLK_TCK")
 SITUATIONS = ("alone", "busy", "pair", "training")
 PROMPT = 256  # tokens
@@ -90,7 +92,8 @@ def inference(model: str) -> Callable[[str], Iterator[int]]:
     from ossia.serving import Options
 
     loaded = llm.load(model, options=Options(loading="map"))
-    loaded.serving.promotion and loaded.serving.promotion.wait()
+    if loaded.serving.promotion:
+        loaded.serving.promotion.wait()
 
     def requests(prompt: int, tokens: int) -> Iterator[int]:
         """Tokens read or written by each step of one request after another."""
@@ -188,20 +191,22 @@ def cpu_of(pids: Sequence[int]) -> float:
     return sum(int(field[11]) + int(field[12]) for field in fields) / TICK
 
 
-def cpu_of_machine() -> float:
-    counts = [int(n) for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
-    return (sum(counts) - counts[3] - counts[4]) / TICK  # but idle and waiting for disks
+def cpu_of_others(pids: Sequence[int]) -> float:
+    """Seconds of processor time of all processes but these."""
+    everything = machine.busy_seconds()
+    assert everything is not None, "cpu_of needs /proc as well"
+    return everything - cpu_of(pids)
 
 
 def together(workers: Sequence[Worker], orders: Sequence[str], seconds: float, also: Sequence[int]) -> list[Sample]:
     """One order for each worker, at the same time. `also`: processes that are no strangers."""
     pids = [os.getpid(), *(worker.pid for worker in workers), *also]
-    strangers = cpu_of_machine() - cpu_of(pids)
+    strangers = cpu_of_others(pids)
     began = time.perf_counter()
     for worker, order in zip(workers, orders, strict=True):
         worker.ask(order, seconds)
     answers = [worker.answer() for worker in workers]
-    others = (cpu_of_machine() - cpu_of(pids) - strangers) / (time.perf_counter() - began)
+    others = (cpu_of_others(pids) - strangers) / (time.perf_counter() - began)
     return [Sample(**(answer | {"others": others})) for answer in answers]  # type: ignore[arg-type]
 
 

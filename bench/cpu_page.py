@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import statistics
@@ -33,6 +32,7 @@ from watched import QUIET, run, wait_until_quiet
 
 import ossia
 from ossia import machine
+from ossia.kernels.cpu.build import compiler
 from ossia.kernels.cpu.shares import LOW
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,14 +74,15 @@ def main() -> None:
 def this_machine() -> Machine:
     name, family = machine.cpu_name(), machine.cpu_family()
     commit = said(["git", "-C", ROOT, "describe", "--always", "--dirty"]) or "unknown"
-    compiler = os.environ.get("CXX") or "g++"
+    cxx = compiler()
+    built_by = said([cxx, "--version"]).partition("\n")[0] if cxx else ""
     facts = (
         ("processor", f"{name} ({family})" if family else name),
         ("instruction sets", " ".join(machine.cpu_flags())),
         ("processors", str(machine.processors())),
         ("memory", f"{machine.memory_bytes() / 2**30:.0f} GiB"),
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        ("compiler", said([compiler, "--version"]).partition("\n")[0] or "none"),
+        ("compiler", built_by or "none"),
         ("ossia", f"{ossia.__version__}, {commit}"),
     )
     return Machine(facts, slug(name, family))
@@ -121,12 +122,12 @@ def bench(arguments: Sequence[object], isa: str | None = None) -> dict[str, Any]
 def kernels(args: argparse.Namespace) -> list[str]:
     offered = python("cpu.offered(cpu.loaded())")
     isas = python("cpu.ceiling_isas()")
-    wait_until_quiet(args.patience)
+    used = wait_until_quiet(args.patience)
     peaks = {isa: python(f"cpu.peaks({isa!r}, 1)") for isa in isas}
     threads = machine.processors()
     counts = sorted({1, threads})
     reads = {count: python(f"cpu.read_bandwidth({count})") for count in counts}
-    parts = [ceilings_table(peaks, reads)]
+    parts = [ceilings_table(peaks, reads, used)]
     for isa in offered:
         print(f"kernels, {isa}", file=sys.stderr)
         parts.append(kernel_table(isa, bench(["--phases", "kernels_1"], isa)))
@@ -139,17 +140,23 @@ def python(expression: str) -> Any:
     return json.loads(run([sys.executable, "-c", code]).out)
 
 
-def ceilings_table(peaks: dict[str, dict[str, float]], reads: dict[int, float]) -> str:
-    """Of one thread, by instruction set; and the read bandwidth by threads."""
+def ceilings_table(peaks: dict[str, dict[str, float]], reads: dict[int, float], used: float) -> str:
+    """Of one thread, by instruction set; and the read bandwidth by threads. `used`: processors, by others."""
     bandwidth = ", ".join(f"{rate:.1f} GB/s with {count} thread{'s' * (count > 1)}" for count, rate in reads.items())
     lines = [
-        f"## Ceilings\n\nMemory is read at {bandwidth}. Peaks of one thread on data in registers, 10^9 operations/s:"
+        f"## Ceilings\n\nMemory is read at {bandwidth}{disturbed(used)}. Peaks of one thread on data in registers, "
+        "10^9 operations/s:"
     ]
     lines += ["", f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
     for isa, found in peaks.items():
         cells = " | ".join(f"{found[key]:.0f}" for key in COLUMNS)
         lines.append(f"| {isa} | {cells} |")
     return "\n".join(lines)
+
+
+def disturbed(used: float) -> str:
+    """What is said of numbers beside which others used so many processors."""
+    return ", **others were busy: lower bounds**" if used > QUIET else ""
 
 
 def kernel_table(isa: str, found: dict[str, Any]) -> str:
@@ -205,7 +212,7 @@ def model_part(title: str, model: object, args: argparse.Namespace) -> str:
 
 def speed_table(precision: str, found: dict[str, Any], used: float) -> str:
     """Of one class: medians in tokens per second, their range, and the share of the bound."""
-    mark = ", **others were busy: lower bounds**" if max(used, found["others"]) > QUIET else ""
+    mark = disturbed(max(used, found["others"]))
     options = " ".join(OURS[precision])
     lines = [f"`{options}`, {found['isa']}, {found['resident_bytes'] / 1e9:.2f} GB resident{mark}; tokens/s:"]
     lines += ["", "| | median | range | share of the bound |", "|---|---|---|---|"]

@@ -49,6 +49,7 @@ class Turn:
     load_s: float = 0.0
     peak_bytes: int = 0
     others: float = 0.0
+    ceilings: dict[str, float] = field(default_factory=dict)  # measured just before
 
     def add(self, done: Done, speeds: dict[str, float]) -> None:
         self.speeds |= speeds

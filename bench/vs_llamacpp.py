@@ -137,6 +137,7 @@ def compare(sides: Sequence[Side], precision: str, args: argparse.Namespace) -> 
             used = wait_until_quiet(args.patience)
             ceilings = measured_ceilings(args.threads)
             turn = side.turn(precision, wanted[side.name])
+            turn.ceilings = ceilings
             found.turns[side.name].append(turn)
             mark = " *" if max(turn.others, used) > QUIET else ""
             shown = ", ".join(f"{phase} {speed:.2f}" for phase, speed in turn.speeds.items())

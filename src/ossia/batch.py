@@ -75,8 +75,8 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Pages:
-    """A key-value cache in pages, as the compiled kernels take it: the memory of the layers (which only they
-    understand), and by window (None for full attention) where this batch lies in it."""
+    """A key-value cache in pages, as the compiled kernels take it: the memory of the layers (`cpu.KvLayers`, which
+    only they understand), and by window (None for full attention) where this batch lies in it."""
 
     layers: Any
     tables: dict[int | None, PageTable]

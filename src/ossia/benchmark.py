@@ -18,7 +18,6 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ossia.config import ModelConfig
@@ -80,7 +79,7 @@ def run(
         tell(phase)
         if kind == "kernels":
             measured = kernels(int(number))
-            found[phase] = [asdict(one) | {"share": one.share} for one in measured]
+            found[phase] = [shares.as_dict(one) for one in measured]
             found["warnings"] += shares.warnings(measured, cpu.isa())
         else:
             measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]

@@ -1,6 +1,6 @@
 """What the operating system says of this machine: the processor and what it can do, memory, who else is running.
 
-Everything is a fallback's where there is no /proc. Knows nothing of models and kernels.
+Without /proc every answer is a fallback. Knows nothing of models and kernels.
 """
 
 from __future__ import annotations

@@ -48,9 +48,10 @@ def test_kernels_stand_by_rows_and_low_shares_are_bold() -> None:
 
 def test_ceilings_stand_by_instruction_set() -> None:
     peak = {"fp32_gflop_s": 117.6, "bf16_gflop_s": 235.0, "int8_gop_s": 470.0, "int8_small_gop_s": 470.0}
-    text = cpu_page.ceilings_table({"avx512": peak}, {1: 30.0, 2: 52.5})
+    text = cpu_page.ceilings_table({"avx512": peak}, {1: 30.0, 2: 52.5}, used=0.0)
     assert "30.0 GB/s with 1 thread, 52.5 GB/s with 2 threads" in text
     assert "| avx512 | 118 | 235 | 470 | 470 |" in text
+    assert "busy" not in text and "busy" in cpu_page.ceilings_table({"avx512": peak}, {1: 30.0}, used=0.7)
 
 
 def test_speeds_are_medians_with_their_share_and_say_when_others_were_busy() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from dataclasses import asdict
 
 import peers
+import pytest
 import vs_llamacpp
 from peers import Turn
 from vs_llamacpp import Found
@@ -46,6 +49,30 @@ def test_phases_that_would_take_too_long_are_left_out_and_said() -> None:
 def test_the_order_moves_on_from_round_to_round() -> None:
     orders = ["".join(vs_llamacpp.rotated("abc", n)) for n in range(4)]  # type: ignore[arg-type]
     assert orders == ["abc", "bca", "cab", "abc"]
+
+
+class Steady:
+    """A side that always measures the same."""
+
+    name = "steady"
+
+    def prepare(self, precision: str) -> dict[str, float]:
+        return {"prefill": 100.0, "decode": 10.0}
+
+    def turn(self, precision: str, phases: object) -> Turn:
+        return Turn({"decode_0": 10.0})
+
+    def first(self, precision: str) -> dict[str, float]:
+        return {"first_token_s": 1.0}
+
+
+def test_ceilings_are_kept_with_the_turn_that_they_were_measured_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = iter([30.0, 20.0])
+    monkeypatch.setattr(vs_llamacpp, "wait_until_quiet", lambda patience: 0.0)
+    monkeypatch.setattr(vs_llamacpp, "measured_ceilings", lambda threads: {"read_gb_s": next(reads)})
+    args = Namespace(threads=1, phases="decode_0", rounds=2, patience=0, limit=300)
+    found = json.loads(json.dumps(asdict(vs_llamacpp.compare([Steady()], "int8", args))))
+    assert [turn["ceilings"]["read_gb_s"] for turn in found["turns"]["steady"]] == [30.0, 20.0]
 
 
 def test_the_table_compares_the_first_side_with_every_other_and_with_the_bound() -> None:

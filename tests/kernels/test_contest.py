@@ -3,7 +3,11 @@ resumption."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -46,6 +50,10 @@ def multiplied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     for name in ("torch", "oneDNN"):
         monkeypatch.setitem(PRODUCTS, name, noting(name))
     return calls
+
+
+def anything(record: object) -> bool:
+    return True
 
 
 class Machine:
@@ -97,20 +105,33 @@ def test_a_machine_remembers_what_it_measured_first(tmp_path: Path) -> None:
     def measure() -> dict[str, object]:
         measured.append(1)
         if not file.exists():  # another process is faster
-            contest.remembered(file, lambda: {"first": 1})
+            contest.remembered(file, lambda: {"first": 1}, anything)
         return {"second": 2}
 
-    assert contest.remembered(file, measure) == {"first": 1}
-    assert contest.remembered(file, measure) == {"first": 1} and len(measured) == 1
+    assert contest.remembered(file, measure, anything) == {"first": 1}
+    assert contest.remembered(file, measure, anything) == {"first": 1} and len(measured) == 1
     file.write_text("damag")
-    assert contest.remembered(file, lambda: {"third": 3}) == {"third": 3} == json.loads(file.read_text())
+    assert contest.remembered(file, lambda: {"third": 3}, anything) == {"third": 3} == json.loads(file.read_text())
+    found = contest.remembered(file, lambda: {"fourth": 4}, lambda record: "fourth" in record)
+    assert found == {"fourth": 4} == json.loads(file.read_text()), "the third is of no use"
     assert [path.name for path in file.parent.iterdir()] == ["speeds.json"]
+
+
+def test_a_file_system_without_hard_links_remembers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*paths: Path) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    file = tmp_path / "speeds.json"
+    for n in range(2):
+        assert contest.remembered(file, partial(dict, n=n), anything) == {"n": 0} == json.loads(file.read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["speeds.json"]
 
 
 def test_where_nothing_can_be_written_it_is_measured_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for n in range(2):
-        assert contest.remembered(tmp_path / "file" / "speeds.json", partial(dict, n=n)) == {"n": n}
+        assert contest.remembered(tmp_path / "file" / "speeds.json", partial(dict, n=n), anything) == {"n": n}
 
 
 def test_a_memory_is_of_one_machine_torch_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,10 +151,26 @@ def test_a_real_measurement_is_remembered_and_used(tmp_path: Path, monkeypatch: 
     use(None)
     monkeypatch.setattr(products, "measured", lambda machine: pytest.fail("measured again"))
     assert serving() == found
-    contest.memory(found.machine).write_text(json.dumps(asdict(found) | {"product": "an abacus"}))
-    use(None)
+    file = contest.memory(found.machine)
     monkeypatch.setattr(products, "measured", lambda machine: HERE)
-    assert serving() == HERE, "of a version that has other ways"
+    for of_another_version in ({"product": "an abacus"}, {"a field": 1}):
+        file.write_text(json.dumps(asdict(found) | of_another_version))
+        use(None)
+        assert serving() == HERE and json.loads(file.read_text()) == asdict(HERE)
+
+
+def test_measuring_leaves_the_threads_of_this_thread_and_of_new_ones_as_they_were() -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from ossia.kernels import products
+torch.set_num_threads(3)
+products.measured("x")
+with ThreadPoolExecutor(1) as pool:
+    print(torch.get_num_threads(), pool.submit(torch.get_num_threads).result())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "3"]
 
 
 def test_what_was_chosen_serves_products_and_stacks(multiplied: list[str]) -> None:
@@ -185,6 +222,8 @@ def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
     go_on_with(asdict(replace(HERE, machine="that machine")))  # the same there as here
     with pytest.warns(UserWarning, match="an abacus"):
         go_on_with(asdict(replace(HERE, product="an abacus")))
+    with pytest.warns(UserWarning, match="recorded by another version of ossia: it goes on with products by torch"):
+        go_on_with(asdict(HERE) | {"a field": 1})
     assert serving() == HERE
 
 
@@ -192,3 +231,18 @@ def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
     optimizers = Optimizers(Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), muon=True)
     with pytest.raises(TrainingError, match="holds 3 optimizers, and this version of ossia has 2"):
         optimizers.load_state_dict([*optimizers.state_dict(), {}])
+
+
+def test_a_state_of_torchs_muon_is_refused_before_anything_is_loaded() -> None:
+    """Where a run had no stacks of matrices, an earlier version had as many optimizers as this one has."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8))
+    optimizers = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True)
+    theirs = torch.optim.Muon([model[0].weight], lr=1e-3)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    theirs.step()
+    optimizers.step(1e-3)
+    state = optimizers.state_dict()
+    optimizers.load_state_dict(state)
+    with pytest.raises(TrainingError, match="another Muon"):
+        optimizers.load_state_dict([state[0], theirs.state_dict()])

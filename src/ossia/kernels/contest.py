@@ -47,11 +47,11 @@ def seconds(ways: Mapping[str, Calls], clock: Callable[[], float] = time.thread_
     return {name: sum(times) for name, times in best.items()}
 
 
-def fastest(seconds: Mapping[str, float]) -> str:
+def fastest(took: Mapping[str, float]) -> str:
     """The first way, the usual one, unless another is faster by `MARGIN`; then the fastest, of equals the earlier."""
-    usual = next(iter(seconds))
-    winner = min(seconds, key=lambda name: seconds[name])  # the first of equals
-    return winner if seconds[winner] * MARGIN <= seconds[usual] else usual
+    usual = next(iter(took))
+    winner = min(took, key=lambda name: took[name])  # the first of equals
+    return winner if took[winner] * MARGIN <= took[usual] else usual
 
 
 def machine() -> str:
@@ -70,35 +70,49 @@ def memory(machine: str) -> Path:
     return Path(base, "ossia", f"speeds-{hashlib.sha256(machine.encode()).hexdigest()[:16]}.json")
 
 
-def remembered(file: Path, measure: Callable[[], dict[str, object]]) -> dict[str, object]:
-    """The JSON object in `file`; measured and written there, if there is none. Of several processes that measure at the
-    same time the first to write decides for all. Where nothing can be written, what was measured."""
-    found = _read(file)
+def remembered(
+    file: Path, measure: Callable[[], dict[str, object]], valid: Callable[[dict[str, object]], bool]
+) -> dict[str, object]:
+    """The JSON object in `file`, if it is `valid`; otherwise measured, and written there. Of several processes that
+    measure at the same time the first to write decides for all. Where nothing can be written, what was measured."""
+    found = _read(file, valid)
     if found is not None:
         return found
     mine = measure()
     with suppress(OSError):
-        _write(file, mine)
-    return _read(file) or mine
+        _write(file, mine, valid)
+    return _read(file, valid) or mine
 
 
-def _read(file: Path) -> dict[str, object] | None:
+def _read(file: Path, valid: Callable[[dict[str, object]], bool]) -> dict[str, object] | None:
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and valid(found) else None
 
 
-def _write(file: Path, value: dict[str, object]) -> None:
-    """Unless another process was first; a damaged file is replaced."""
+def _write(file: Path, value: dict[str, object], valid: Callable[[dict[str, object]], bool]) -> None:
+    """Unless another process was first; a file that is damaged, or another version's, is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value, indent=2) + "\n"
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        if _read(file) is None:
+        temporary.write_text(text)
+        if _read(file, valid) is None:
             file.unlink(missing_ok=True)
         with suppress(FileExistsError):
-            os.link(temporary, file)
+            _appear(temporary, file, text)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _appear(temporary: Path, file: Path, text: str) -> None:
+    """Raises `FileExistsError` if there is `file` already."""
+    try:
+        os.link(temporary, file)  # never seen half written
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        with open(file, "x") as new:
+            new.write(text)

@@ -85,9 +85,17 @@ def use(recorded: Serving | None) -> None:
 def go_on_with(record: Mapping[str, Any]) -> None:
     """Let what served a run, `asdict(serving())` then, serve its resumption, for the same bits.
 
-    On another machine the bits cannot be the same; there what is fast serves, and a warning says so if it differs.
+    On another machine the bits cannot be the same, and the record of another version may be one that this version
+    cannot read: then what is fast here serves, and a warning says so if it differs.
     """
-    recorded, here = Serving(**record), serving()
+    recorded, here = parse(record), serving()
+    if recorded is None:
+        warnings.warn(
+            "what multiplied in the run was recorded by another version of ossia: it goes on with products by "
+            f"{here.product} and {here.stacks} on {here.machine}, perhaps not to the bits it would have had",
+            stacklevel=2,
+        )
+        return
     if (recorded.product, recorded.stacks) == (here.product, here.stacks):
         return
     if recorded.machine == here.machine and recorded.product in PRODUCTS and recorded.stacks in STACKS:
@@ -100,25 +108,35 @@ def go_on_with(record: Mapping[str, Any]) -> None:
     )
 
 
+def parse(record: Mapping[str, Any]) -> Serving | None:
+    """What `asdict` made of a `Serving`; None if it has other fields, as another version's may."""
+    try:
+        return Serving(**record)
+    except TypeError:
+        return None
+
+
 def _found(machine: str) -> Serving:
     try:
         file = contest.memory(machine)
     except RuntimeError:  # no home directory
         return measured(machine)
-    found = contest.remembered(file, lambda: asdict(measured(machine)))
-    try:
-        known = Serving(**found)  # type: ignore[arg-type]
-    except TypeError:  # of another version
-        known = None
-    if known is None or known.product not in PRODUCTS or known.stacks not in STACKS:
-        return measured(machine)
-    return known
+    return Serving(**contest.remembered(file, lambda: asdict(measured(machine)), _serves))  # type: ignore[arg-type]
+
+
+def _serves(record: Mapping[str, Any]) -> bool:
+    known = parse(record)
+    return known is not None and known.product in PRODUCTS and known.stacks in STACKS
 
 
 def measured(machine: str) -> Serving:
     """Measured now, on one thread, as training's products are computed."""
-    with ThreadPoolExecutor(1, "contest", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return pool.submit(_measure, machine).result()
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(1, "contest", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return pool.submit(_measure, machine).result()
+    finally:
+        torch.set_num_threads(threads)  # a thread that sets its own also sets what new threads get
 
 
 @torch.no_grad()

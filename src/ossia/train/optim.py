@@ -115,6 +115,12 @@ class Optimizers:
                 "run: finish it with the version that began it, or begin again"
             )
         for optimizer, state in zip(self.all, states, strict=True):
+            if isinstance(optimizer, Muon) and any(kept.keys() != {"momentum"} for kept in state["state"].values()):
+                raise TrainingError(  # without stacks an earlier version had one too, torch's
+                    "the state holds another Muon than that of this version of ossia: finish the run with the version "
+                    "that began it, or begin again"
+                )
+        for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
 
 

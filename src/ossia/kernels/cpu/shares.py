@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import byref
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -72,25 +72,33 @@ class Measured:
 class Share:
     """A kernel against its bound, which is `limit`: "memory" or "arithmetic"."""
 
-    kernel: str
-    rows: int
-    seconds: float | None
+    measured: Measured
     bound_seconds: float
     limit: str
-    expected: float = 0.0
 
     @property
     def share(self) -> float | None:
-        return None if self.seconds is None else self.bound_seconds / self.seconds
+        return None if self.measured.seconds is None else self.bound_seconds / self.measured.seconds
+
+    @property
+    def fraction(self) -> float:
+        """The share; of a call that would have taken too long, the one that is expected."""
+        return self.bound_seconds / (self.measured.seconds or self.measured.expected)
 
     @property
     def low(self) -> bool:
-        return self.bound_seconds / (self.seconds or self.expected) < LOW
+        return self.fraction < LOW
+
+
+def as_dict(one: Share) -> dict[str, Any]:
+    """One flat object for JSON: the fields of both, and the share."""
+    return asdict(one.measured) | {"bound_seconds": one.bound_seconds, "limit": one.limit, "share": one.share}
 
 
 def from_dict(fields: dict[str, Any]) -> Share:
-    """As `dataclasses.asdict` made it, with or without more."""
-    return Share(**{field.name: fields[field.name] for field in dataclasses.fields(Share)})
+    """As `as_dict` made it."""
+    measured = Measured(**{field.name: fields[field.name] for field in dataclasses.fields(Measured)})
+    return Share(measured, fields["bound_seconds"], fields["limit"])
 
 
 def kernels() -> list[Kernel]:
@@ -145,25 +153,26 @@ def shares(chosen: Sequence[Kernel], found: Sequence[Measured], ceiling: dict[st
     result = []
     for one in found:
         seconds, limit = named[one.kernel].bound(one.rows, ceiling)
-        result.append(Share(one.kernel, one.rows, one.seconds, seconds, limit, one.expected))
+        result.append(Share(one, seconds, limit))
     return result
 
 
 def as_text(found: Sequence[Share]) -> str:
     """A table: kernels down, rows across; a cell is the share of the bound and the time of a call."""
-    columns = sorted({one.rows for one in found})
+    columns = sorted({one.measured.rows for one in found})
     lines = [f"{'rows':<14}" + "".join(f"{count:>20}" for count in columns)]
-    for name in dict.fromkeys(one.kernel for one in found):
-        cells = {one.rows: cell(one) for one in found if one.kernel == name}
+    for name in dict.fromkeys(one.measured.kernel for one in found):
+        cells = {one.measured.rows: cell(one) for one in found if one.measured.kernel == name}
         lines.append(f"{name:<14}" + "".join(f"{cells.get(count, ''):>20}" for count in columns))
     return "\n".join(lines)
 
 
 def cell(one: Share) -> str:
     """ "87% m  0.31 ms": the share, m where memory is the bound and a where arithmetic is, and what a call took."""
-    if one.share is None or one.seconds is None:
-        return f"(about {one.expected:.0f} s)"
-    return f"{one.share:.0%} {one.limit[0]} {one.seconds * 1e3:8.2f} ms"
+    measured = one.measured
+    if one.share is None or measured.seconds is None:
+        return f"(about {measured.expected:.0f} s)"
+    return f"{one.share:.0%} {one.limit[0]} {measured.seconds * 1e3:8.2f} ms"
 
 
 def warnings(found: Sequence[Share], isa: str) -> list[str]:
@@ -171,10 +180,10 @@ def warnings(found: Sequence[Share], isa: str) -> list[str]:
     said = []
     for one in found:
         if one.low:
-            share = one.bound_seconds / (one.seconds or one.expected)
+            rows = one.measured.rows
             said.append(
-                f"{one.kernel}, {one.rows} row{'s' * (one.rows > 1)}: {share:.1%} of the bound that {one.limit} sets "
-                f"with {isa}, where at least {LOW:.0%} are expected"
+                f"{one.measured.kernel}, {rows} row{'s' * (rows > 1)}: {one.fraction:.1%} of the bound that "
+                f"{one.limit} sets with {isa}, where at least {LOW:.0%} are expected"
             )
     return said
 
@@ -188,7 +197,7 @@ def _median_seconds(call: Call, rows: int, clock: Callable[[], float]) -> float:
     first = timed(0)  # warms up
     if first > 2 * SECONDS:
         return first
-    calls = min(max(5, int(SECONDS / first)), 1000)
+    calls = min(max(5, int(SECONDS / max(first, 1e-6))), 1000)
     return statistics.median(timed(n + 1) for n in range(calls))
 
 
