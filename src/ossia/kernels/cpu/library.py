@@ -159,7 +159,7 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _of_another_compiler(cached: Path) -> ctypes.CDLL | None:
-    """A library of the same sources: the package's own, made with $CXX set, or what there is where $CXX cannot build."""
+    """A library of the same sources: the package's own, made with $CXX set, or any where $CXX cannot build."""
     for path in (path for folder in (HERE, cached) for path in sorted(folder.glob(f"{sources_name()}*.so"))):
         with suppress(OSError):
             return open_library(path)
