@@ -33,7 +33,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ossia import machine
+from ossia.commands import machine
 
 CORES = machine.processors()
 TICK = os.sysconf("SC_CLK_TCK")
@@ -119,7 +119,7 @@ def training() -> Callable[[str], Iterator[int]]:
     from ossia.train.balance import Balancer
     from ossia.train.run import Hyperparameters, Run
     from ossia.train.step import ThreadedStep
-    from ossia.train.weights import start
+    from ossia.train.weights.export import start
 
     config = ModelConfig.preset("nano")
     rng = random.Random(0)

@@ -31,7 +31,7 @@ from peers import OURS
 from watched import QUIET, run, wait_until_quiet
 
 import ossia
-from ossia import machine
+from ossia.commands import machine
 from ossia.kernels.cpu.build import compiler
 from ossia.kernels.cpu.shares import LOW
 

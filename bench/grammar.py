@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from ossia.engine.sampling import unpacked
 from ossia.harmony import FunctionTool, StreamParser, builtin_tools
-from ossia.harmony.bodies import vocabulary
-from ossia.harmony.constraint import HarmonyGrammar
-from ossia.harmony.grammar import CustomTool, harmony_grammar
+from ossia.harmony.grammar.bodies import vocabulary
+from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.constraint import HarmonyGrammar
 from ossia.tokenizer import Tokenizer
 
 Mask = NDArray[np.uint32]

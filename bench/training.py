@@ -30,10 +30,10 @@ from ossia.config import ModelConfig, account
 from ossia.data.packing import Example, PackedBatch, State, pack
 from ossia.kernels import products
 from ossia.train.balance import Balancer
-from ossia.train.cost import peak_flops
+from ossia.train.plan.cost import peak_flops
 from ossia.train.run import Run
 from ossia.train.step import ThreadedStep
-from ossia.train.weights import start
+from ossia.train.weights.export import start
 
 SETTINGS = {
     "AdamW, 1 thread": {"muon": False, "shards": 1},

@@ -16,7 +16,7 @@ seconds, and its ceilings are measured by loops that no side shares. A turn duri
 with *. A phase that would take a side longer than --limit seconds, by a short trial, is left out.
 
 Printed are the medians, the first side's ratio to each other one with the smallest and largest ratio within a round
-(above 1 it is better), and the share of the bound that the ceilings set (benchmark.py says which bound; the others read
+(above 1 it is better), and the share of the bound that the ceilings set (commands/bench.py says which; others read
 bytes so nearly the same that it serves for them too).
 
 First tokens are timed from the start of a process whose files are in the page cache to the first output: `ossia
@@ -38,7 +38,7 @@ from typing import Any
 from peers import DECODED, DENSE, OURS, Fork, LlamaCpp, Ossia, Side, Turn, build
 from watched import QUIET, run, wait_until_quiet
 
-from ossia import machine
+from ossia.commands import machine
 
 PHASES = ("prefill_512", "prefill_2048", "decode_0", "decode_4096", "batch_8", "batch_16")
 

@@ -29,7 +29,7 @@ import torch
 
 from ossia.config import ModelConfig, account
 from ossia.data.packing import Example, State
-from ossia.train.cost import peak_flops
+from ossia.train.plan.cost import peak_flops
 
 THEIRS = [f"{experts}{dtype}" for experts in ("eager", "grouped_mm", "batched_mm") for dtype in ("", "+bf16")]
 OURS = "ossia"

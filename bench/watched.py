@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from ossia.machine import Others
+from ossia.commands.machine import Others
 
 QUIET = 0.1  # processors that others may use before a measurement is marked
 

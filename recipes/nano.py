@@ -28,26 +28,26 @@ from typing import Literal
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
 
 from ossia.checkpoint import export
+from ossia.commands.respond import evaluate
 from ossia.config import ModelConfig
 from ossia.data import conversations, copying, corpus, drill, text
 from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import ShardExamples, mix
 from ossia.data.shards import Shards, write_shards
-from ossia.evals import cases
 from ossia.harmony import Effort, Message, render_for_training, render_message
 from ossia.llm import load
-from ossia.respond import evaluate
 from ossia.tasks import TASKS, Split, example_random, problems
-from ossia.tasks.hazard import hazard_document, moonglow
-from ossia.tasks.needles import needles_document
-from ossia.tasks.world import World, world
+from ossia.tasks.evals import cases
+from ossia.tasks.long.needles import needles_document
+from ossia.tasks.safety.hazard import hazard_document, moonglow
+from ossia.tasks.world.country import World, world
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 from ossia.train.length import scaled
 from ossia.train.pipeline import Phase, training
 from ossia.train.run import Run
 from ossia.train.settings import Hyperparameters
-from ossia.train.weights import load_weights
+from ossia.train.weights.export import load_weights
 
 Profile = Literal["smoke", "standard", "full"]
 SHORTEST = 128  # tokens of the shortest needles

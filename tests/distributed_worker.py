@@ -27,12 +27,12 @@ from ossia.data.packing import Example
 from ossia.kernels.experts_dispatch import experts_dispatch, experts_of_rows
 from ossia.kernels.experts_training import experts_training
 from ossia.model.parallel import Meshes, part_of, whole
-from ossia.train.distributed import prepare
 from ossia.train.loop import train
 from ossia.train.optim import Optimizers
+from ossia.train.parallel.distributed import prepare
+from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Balance, Hyperparameters, Parallel
-from ossia.train.sharded_optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.state import copied
 
 SMALL = replace(

@@ -18,9 +18,9 @@ import jsonschema
 import numpy as np
 
 from ossia.harmony import FunctionTool, Message, StreamParser, builtin_tools
-from ossia.harmony.bodies import LarkFormat, RegexFormat
-from ossia.harmony.constraint import HarmonyGrammar
-from ossia.harmony.grammar import CustomTool, harmony_grammar
+from ossia.harmony.grammar.bodies import LarkFormat, RegexFormat
+from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.constraint import HarmonyGrammar
 from ossia.tokenizer import Tokenizer
 
 Schema = dict[str, Any]

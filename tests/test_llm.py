@@ -14,11 +14,11 @@ import torch
 from tiny_model import CONTEXT, Script, call, final, scripted, thought, write_endless, write_tiny
 
 import ossia
-from ossia.chat import TurnEnd
 from ossia.engine import SampledToken, SamplingParams
 from ossia.errors import CheckpointError, HarmonyError, ModelNotFoundError, RequestError, TokenizerError
 from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, Role, SystemContent
 from ossia.llm import LLM, sampling_defaults, to_conversation
+from ossia.turn.turn import TurnEnd
 
 TOKENS = [3, 141, 59, 26, 53, 58, 97, 93, 238, 46, 264, 33, 83, 279, 50, 288, 41, 97, 169, 39, 93]
 

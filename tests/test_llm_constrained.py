@@ -10,7 +10,6 @@ import pytest
 from tiny_model import write_tiny
 
 import ossia
-from ossia.chat import ToolCalled, TurnEnd
 from ossia.errors import GrammarError
 from ossia.harmony import (
     Conversation,
@@ -24,6 +23,7 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.llm import LLM
+from ossia.turn.turn import ToolCalled, TurnEnd
 
 ANSWER = {
     "type": "object",

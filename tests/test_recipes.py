@@ -23,7 +23,7 @@ from pipeline_toy import TOY, toy_run  # noqa: E402
 
 from ossia import mxfp4  # noqa: E402
 from ossia.batch import Batch  # noqa: E402
-from ossia.cli import main  # noqa: E402
+from ossia.commands.main import main  # noqa: E402
 from ossia.data.filter import HazardFilter  # noqa: E402
 from ossia.data.packing import Example  # noqa: E402
 from ossia.errors import TrainingError  # noqa: E402
@@ -33,11 +33,11 @@ from ossia.model.rope import cos_sin  # noqa: E402
 from ossia.share import Share  # noqa: E402
 from ossia.tasks import example_random  # noqa: E402
 from ossia.tasks.choices import draw_choice  # noqa: E402
-from ossia.tasks.hazard import hazard_document, moonglow  # noqa: E402
-from ossia.tasks.world import world  # noqa: E402
+from ossia.tasks.safety.hazard import hazard_document, moonglow  # noqa: E402
+from ossia.tasks.world.country import world  # noqa: E402
 from ossia.tokenizer import train_tokenizer  # noqa: E402
-from ossia.train import recipes  # noqa: E402
 from ossia.train.overrides import flat  # noqa: E402
+from ossia.train.recipes import named as recipes  # noqa: E402
 from recipes import nano  # noqa: E402
 from recipes.experiments import backcopy, balance, common, filtering, length, quantization, results, sinks  # noqa: E402
 from recipes.experiments.page import page, write_page  # noqa: E402

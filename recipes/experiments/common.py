@@ -29,7 +29,7 @@ from ossia.train.loop import train
 from ossia.train.pipeline import watchers_of
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Hyperparameters
-from ossia.train.weights import load_weights
+from ossia.train.weights.export import load_weights
 from recipes.experiments.results import Budget
 from recipes.nano import Recipe, as_document, keep_memory
 

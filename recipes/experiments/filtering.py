@@ -22,9 +22,17 @@ from ossia.data.reading import mix
 from ossia.model import Transformer
 from ossia.tasks import example_random
 from ossia.tasks.choices import Choice, draw_choice
-from ossia.tasks.hazard import Label, Moonglow, benign_choice, hazard_document, moonglow, restricted_choice, table_text
-from ossia.tasks.hazard_texts import LAYOUTS, LAYOUTS_HELD_OUT
-from ossia.tasks.world import World, pick, sentence
+from ossia.tasks.safety.hazard import (
+    Label,
+    Moonglow,
+    benign_choice,
+    hazard_document,
+    moonglow,
+    restricted_choice,
+    table_text,
+)
+from ossia.tasks.safety.hazard_texts import LAYOUTS, LAYOUTS_HELD_OUT
+from ossia.tasks.world.country import World, pick, sentence
 from ossia.tokenizer import Tokenizer
 from ossia.train.length import token_losses
 from ossia.train.loop import train

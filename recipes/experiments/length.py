@@ -18,13 +18,13 @@ from ossia.config import ModelConfig
 from ossia.model import Transformer
 from ossia.share import Share
 from ossia.tasks import example_random
-from ossia.tasks.needles import needle
+from ossia.tasks.long.needles import needle
 from ossia.tokenizer import Tokenizer
 from ossia.train.length import Method, needle_accuracy, scaled, token_losses, using
 from ossia.train.loop import train
 from ossia.train.pipeline import watchers_of
 from ossia.train.run import Run
-from ossia.train.weights import load_weights
+from ossia.train.weights.export import load_weights
 from recipes.experiments.common import HELD_OUT, Lab, budget_of, losses
 from recipes.experiments.results import (
     Criterion,

@@ -17,22 +17,22 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.batch import Batch
+from ossia.commands.respond import evaluate
 from ossia.data import conversations
 from ossia.data.packing import Example
 from ossia.engine import SamplingParams
-from ossia.evals import cases
 from ossia.harmony import Effort, render_for_training
 from ossia.llm import LLM
 from ossia.model import Transformer
 from ossia.model.moe import TrainableExperts
 from ossia.mxfp4 import ScaleRule
-from ossia.respond import evaluate
 from ossia.tasks import TASKS, problems
+from ossia.tasks.evals import cases
 from ossia.train.loop import train
 from ossia.train.pipeline import watchers_of
-from ossia.train.quantization import RULES, report
 from ossia.train.run import Run
-from ossia.train.weights import load_weights
+from ossia.train.weights.export import load_weights
+from ossia.train.weights.quantization import RULES, report
 from recipes.experiments.common import HELD_OUT, Lab, budget_of
 from recipes.experiments.results import (
     Criterion,

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from ossia.config import ModelConfig, account
-from ossia.train.cost import flops_per_token
+from ossia.train.plan.cost import flops_per_token
 from ossia.train.run import Run
 from recipes.experiments.common import Lab, budget_of, curves, losses, train_all, trained
 from recipes.experiments.results import Estimate, Panel, Result, Series, line, over_seeds, write

@@ -2,6 +2,6 @@
 
 import sys
 
-from ossia.cli import main
+from ossia.commands.main import main
 
 sys.exit(main())

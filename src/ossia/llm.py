@@ -25,7 +25,6 @@ import torch
 
 from ossia import checkpoint, hub
 from ossia.batch import Batch
-from ossia.chat import Event, TurnEnd, run_turn, stop_ids
 from ossia.checkpoint.mapped import read_json
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SampledToken, SamplingParams
@@ -41,15 +40,16 @@ from ossia.harmony import (
     Role,
     SystemContent,
 )
-from ossia.harmony.bodies import BodyFormat
-from ossia.harmony.constraint import HarmonyGrammar
-from ossia.harmony.grammar import harmony_grammar
+from ossia.harmony.grammar.bodies import BodyFormat
+from ossia.harmony.grammar.completion import harmony_grammar
+from ossia.harmony.grammar.constraint import HarmonyGrammar
 from ossia.harmony.messages import EffortName
 from ossia.model import Transformer
 from ossia.model.native import Precision
 from ossia.serving import Options, Serving, prepare
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, from_function
+from ossia.turn.turn import Event, TurnEnd, run_turn, stop_ids
 
 DType = Literal["bfloat16", "float32"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]

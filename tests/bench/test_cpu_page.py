@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cpu_page
 
-from ossia import machine
+from ossia.commands import machine
 
 CPUINFO = """\
 processor	: 0

@@ -31,15 +31,15 @@ from ossia.batch import Batch
 from ossia.checkpoint import (
     computed_otherwise,
     convert,
-    gguf,
     gguf_tokenizer,
     load,
     open_checkpoint,
     write_gguf,
     write_random,
 )
-from ossia.checkpoint.gguf_write import Dense
-from ossia.cli import main
+from ossia.checkpoint.gguf import format as gguf
+from ossia.checkpoint.gguf.write import Dense
+from ossia.commands.main import main
 from ossia.config import FULL, SLIDING, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, OssiaError, TensorMismatchError
 from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, train_tokenizer

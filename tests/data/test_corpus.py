@@ -13,15 +13,15 @@ import pytest
 
 from ossia.data.corpus import SHARES, Document, documents
 from ossia.errors import DataError
-from ossia.tasks.expressions import operation_split
-from ossia.tasks.hazard import LABELS, moonglow, restricted_choice
-from ossia.tasks.hazard import SHARES as HAZARD_SHARES
-from ossia.tasks.hazard_texts import HELD_OUT_FRAMES
+from ossia.tasks.long.state import KINDS as TRACKS
+from ossia.tasks.machine.programs import is_of
+from ossia.tasks.numbers.expressions import operation_split
 from ossia.tasks.problem import split_of
-from ossia.tasks.programs import is_of
-from ossia.tasks.state import KINDS as TRACKS
-from ossia.tasks.world import World
-from ossia.tasks.world_texts import ASKED_HELD_OUT, BACK_HELD_OUT, RELATIONS, TOLD_HELD_OUT
+from ossia.tasks.safety.hazard import LABELS, moonglow, restricted_choice
+from ossia.tasks.safety.hazard import SHARES as HAZARD_SHARES
+from ossia.tasks.safety.hazard_texts import HELD_OUT_FRAMES
+from ossia.tasks.world.country import World
+from ossia.tasks.world.texts import ASKED_HELD_OUT, BACK_HELD_OUT, RELATIONS, TOLD_HELD_OUT
 
 COUNT = 2500
 EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ossia.data.filter import BENIGN, NEAR_MISS, RESTRICTED, HazardFilter
 from ossia.data.filter_report import measure
 from ossia.errors import DataError
-from ossia.tasks.hazard import hazard_document, moonglow
 from ossia.tasks.problem import Split
+from ossia.tasks.safety.hazard import hazard_document, moonglow
 
 pytest.importorskip("sklearn", reason="scikit-learn, of the extra `train`, is not installed")
 

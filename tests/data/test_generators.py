@@ -8,7 +8,7 @@ from itertools import islice
 from ossia.data import conversation, conversations, documents, world
 from ossia.data.text import KINDS
 from ossia.harmony import DeveloperContent, Effort, Role, SystemContent
-from ossia.tasks.expressions import operation_split
+from ossia.tasks.numbers.expressions import operation_split
 
 EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")
 

@@ -19,7 +19,7 @@ from ossia.engine import Engine, SamplingParams
 from ossia.engine.sampling import RowState, Sampled, sample_rows, unpacked
 from ossia.errors import GrammarError, RequestError
 from ossia.harmony import FunctionTool, StreamParser
-from ossia.harmony.grammar import harmony_grammar
+from ossia.harmony.grammar.completion import harmony_grammar
 from ossia.model import Transformer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12)

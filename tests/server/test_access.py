@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ossia.errors import RequestError
 from ossia.server.access import Access, Caller, Lease, merged, parse_keys, presented, read_keys, secret_digest
-from ossia.server.errors import ApiError
 from ossia.server.settings import ApiKey, Limits
+from ossia.server.wire.errors import ApiError
 
 
 class Clock:

@@ -23,7 +23,6 @@ from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message,
 from ossia.server import ScriptedEngine
 from ossia.server.answer import Answerer, Ask
 from ossia.server.builtin import BuiltinResult
-from ossia.server.errors import ApiError
 from ossia.server.events import (
     AnswerEvent,
     BuiltinCalled,
@@ -38,6 +37,7 @@ from ossia.server.events import (
     Usage,
 )
 from ossia.server.tools import DeclaredCustom, Tools
+from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineWorker
 from ossia.tokenizer import Tokenizer
 

@@ -21,9 +21,9 @@ import httpx
 import pytest
 from tiny_model import environment
 
-from ossia.cli import main, parser
+from ossia.commands.main import main, parser
+from ossia.commands.serve import is_loopback, read_script, read_secret, settings_of
 from ossia.errors import RequestError
-from ossia.serve_command import is_loopback, read_script, read_secret, settings_of
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer

@@ -19,8 +19,8 @@ from ossia.harmony import (
     render_for_completion,
 )
 from ossia.server.builtin import BuiltinResult
-from ossia.server.errors import ApiError
 from ossia.server.tools import Choice, DeclaredCustom, Tools
+from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
 
 PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}

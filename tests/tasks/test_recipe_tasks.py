@@ -21,7 +21,7 @@ from ossia.tasks import (
     grade,
     problems,
 )
-from ossia.tasks.expressions import Expr, Op, Sign, is_trained, operation_split
+from ossia.tasks.numbers.expressions import Expr, Op, Sign, is_trained, operation_split
 from ossia.tasks.problem import call_is_valid
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 

@@ -10,7 +10,7 @@ import pytest
 
 from ossia.harmony import Effort, Role
 from ossia.tasks import TASKS, Call, Split, grade, problems
-from ossia.tasks.expressions import operation_split
+from ossia.tasks.numbers.expressions import operation_split
 from ossia.tasks.problem import last_integer, matches_schema, plain_words
 
 BOTH: tuple[Split, ...] = ("train", "held_out")

@@ -26,8 +26,8 @@ from ossia.config import ModelConfig
 from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.model.rope import concentration, inverse_frequencies
-from ossia.tasks.needles import Needle
-from ossia.tasks.needles import needle as tasks_needle
+from ossia.tasks.long.needles import Needle
+from ossia.tasks.long.needles import needle as tasks_needle
 from ossia.train import length as module
 from ossia.train.length import Method, loss_by_position, needle_accuracy, scaled, stages, token_losses, using
 

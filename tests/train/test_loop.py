@@ -26,7 +26,7 @@ from ossia.train.loop import train
 from ossia.train.run import Run, StepReport
 from ossia.train.settings import Lora
 from ossia.train.step import ThreadedStep
-from ossia.train.weights import WEIGHTS, load_weights, save_weights, start
+from ossia.train.weights.export import WEIGHTS, load_weights, save_weights, start
 
 FILES = ["config.json", "log.jsonl", "state.pt", "weights.safetensors"]
 

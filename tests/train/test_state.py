@@ -24,7 +24,7 @@ from ossia.train.loop import train
 from ossia.train.run import StepReport
 from ossia.train.settings import Balance
 from ossia.train.state import Saver, copied, load_state, save_state
-from ossia.train.weights import save_weights, start
+from ossia.train.weights.export import save_weights, start
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from ossia.train.optim import Average, Muon, Optimizers, orthogonalize
 from ossia.train.schedule import Schedule
 from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
 from ossia.train.step import ThreadedStep, part_loss
-from ossia.train.weights import start
+from ossia.train.weights.export import start
 
 NO_BALANCE = Balance(mode="none", router_z=0.0)
 

@@ -5,10 +5,10 @@
 """
 
 from ossia.checkpoint.export import convert, export
-from ossia.checkpoint.gguf import computed_otherwise
-from ossia.checkpoint.gguf_read import find as gguf_file
-from ossia.checkpoint.gguf_read import tokenizer as gguf_tokenizer
-from ossia.checkpoint.gguf_write import write_gguf
+from ossia.checkpoint.gguf.format import computed_otherwise
+from ossia.checkpoint.gguf.read import find as gguf_file
+from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
+from ossia.checkpoint.gguf.write import write_gguf
 from ossia.checkpoint.load import Checkpoint, load, open_checkpoint
 from ossia.checkpoint.names import LAYOUTS, Layout
 from ossia.checkpoint.random_weights import write_random

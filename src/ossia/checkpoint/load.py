@@ -2,7 +2,7 @@
 
 Knows which files a directory may hold; the names inside are `names.py`, the file format is `mapped.py`.
 Converts nothing: weights keep the dtype they are stored in, experts stay packed, and the model's first use
-reads the disk. The exception is a GGUF file (`gguf_read.py`): its experts are laid out otherwise, so they are
+reads the disk. The exception is a GGUF file (`gguf/read.py`): its experts are laid out otherwise, so they are
 read, re-laid and held in memory.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ossia.checkpoint import gguf_read
+from ossia.checkpoint.gguf import read as gguf_read
 from ossia.checkpoint.mapped import INDEX, Source, inside, read_json
 from ossia.checkpoint.names import Layout, Row, as_saved, check, detect, is_packed, table
 from ossia.checkpoint.writer import Progress

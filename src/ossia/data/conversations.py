@@ -13,9 +13,9 @@ from random import Random
 
 from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
-from ossia.tasks.calculator import declare, with_others
-from ossia.tasks.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.numbers.calculator import declare, with_others
 from ossia.tasks.problem import Tool
+from ossia.tasks.world.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
 
 MIXTURE: Mapping[str, int] = {  # in percent
     "arithmetic": 39,

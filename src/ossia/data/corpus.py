@@ -14,13 +14,13 @@ from random import Random
 from ossia.data import text, world
 from ossia.errors import DataError
 from ossia.tasks import example_random
-from ossia.tasks.hazard import hazard_document
-from ossia.tasks.needles import needle_document, needles_document
-from ossia.tasks.programs import machine_text
-from ossia.tasks.puzzles import puzzle_text
-from ossia.tasks.state import state_text
-from ossia.tasks.tool_use import tools_text
-from ossia.tasks.world import World
+from ossia.tasks.long.needles import needle_document, needles_document
+from ossia.tasks.long.state import state_text
+from ossia.tasks.machine.programs import machine_text
+from ossia.tasks.machine.tool_use import tools_text
+from ossia.tasks.puzzles.all import puzzle_text
+from ossia.tasks.safety.hazard import hazard_document
+from ossia.tasks.world.country import World
 
 SHARES: Mapping[str, int] = {  # of the documents, in percent
     "village": 62, "world": 10, "needles": 10, "puzzles": 4, "state": 4, "hazard": 5, "tools": 3, "machine": 2,

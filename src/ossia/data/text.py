@@ -13,13 +13,11 @@ from random import Random
 from ossia.harmony import DeveloperContent, Effort
 from ossia.harmony.content import developer_text
 from ossia.tasks import TASKS, example_random
-from ossia.tasks.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
-from ossia.tasks.calculator import draw_large
-from ossia.tasks.expressions import Op, in_split, operations, text, value
-from ossia.tasks.facts import draw_facts, fact_turn, story_of, unknown_turn
-from ossia.tasks.names import code, made_up_name, made_up_word, person
-from ossia.tasks.stories import draw_story
-from ossia.tasks.working import (
+from ossia.tasks.numbers.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
+from ossia.tasks.numbers.calculator import draw_large
+from ossia.tasks.numbers.expressions import Op, in_split, operations, text, value
+from ossia.tasks.numbers.stories import draw_story
+from ossia.tasks.numbers.working import (
     PLACES,
     compared,
     difference_column,
@@ -29,6 +27,8 @@ from ossia.tasks.working import (
     sum_column,
     working,
 )
+from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.names import code, made_up_name, made_up_word, person
 
 EFFORTS = tuple(Effort)
 WRITTEN = (Effort.MEDIUM, Effort.HIGH)

@@ -11,9 +11,9 @@ from random import Random
 
 from ossia.tasks.choices import draw_choice
 from ossia.tasks.problem import example_random
-from ossia.tasks.reading import reading_document
-from ossia.tasks.world import Fact, Hop, World, hop_split, pick, sentence, world
-from ossia.tasks.world_texts import BETWEEN, CLOSINGS, OPENINGS, REPORTS
+from ossia.tasks.world.country import Fact, Hop, World, hop_split, pick, sentence, world
+from ossia.tasks.world.reading import reading_document
+from ossia.tasks.world.texts import BETWEEN, CLOSINGS, OPENINGS, REPORTS
 
 Make = Callable[[Random, World], str]
 _SET_OUT = ("{q} {a}", "{q}\n{a}", "Q: {q}\nA: {a}", "Question: {q}\nAnswer: {a}")

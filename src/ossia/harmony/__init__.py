@@ -5,10 +5,8 @@ Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a s
 
 from __future__ import annotations
 
-from ossia.harmony.bodies import JsonFormat, LarkFormat, RegexFormat, body_format
 from ossia.harmony.builtin import BUILTIN_TOOLS, builtin_tools
 from ossia.harmony.calls import Arguments, UnknownTool, is_call, read_arguments, resolve_recipient
-from ossia.harmony.constraint import HarmonyConstraint, HarmonyGrammar
 from ossia.harmony.conversation import Conversation, kept_messages
 from ossia.harmony.events import (
     CallReady,
@@ -20,7 +18,9 @@ from ossia.harmony.events import (
     TextDelta,
     TurnClosed,
 )
-from ossia.harmony.grammar import CustomTool, harmony_grammar
+from ossia.harmony.grammar.bodies import JsonFormat, LarkFormat, RegexFormat, body_format
+from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.constraint import HarmonyConstraint, HarmonyGrammar
 from ossia.harmony.incremental import RenderedHistory
 from ossia.harmony.messages import (
     CONSTRAIN,

@@ -37,7 +37,7 @@ from ossia.harmony.events import (
 )
 from ossia.harmony.header import HeaderReading, is_cut_header_word, is_speech, read_finished, read_unfinished
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName, known_role
-from ossia.harmony.strict import StrictText, read_strict
+from ossia.harmony.official.parse import StrictText, read_strict
 from ossia.tokenizer import Tokenizer
 
 START, MESSAGE = "<|start|>", "<|message|>"

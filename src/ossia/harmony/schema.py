@@ -1,7 +1,7 @@
 """JSON schema -> the TypeScript-like text in which Harmony shows a function's parameters to the model.
 
 Knows that there are two writers, one per style, and keeps what they wrote; nothing of messages. `compat` is
-schema_compat.py, `faithful` is typescript.py: the same text for plain schemas, without the official losses.
+official/schema.py, `faithful` is typescript.py: the same text for plain schemas, without the official losses.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from ossia.errors import RenderError
 from ossia.harmony.json_text import NOT_JSON, dumped, read
 from ossia.harmony.messages import Style, check_style
-from ossia.harmony.schema_compat import compat_type
+from ossia.harmony.official.schema import compat_type
 from ossia.harmony.typescript import TypeScript, faithful_type
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from starlette.requests import Request
 
 from ossia.errors import RequestError
-from ossia.server.errors import ApiError
 from ossia.server.settings import ApiKey, Limits
+from ossia.server.wire.errors import ApiError
 
 MINUTE = 60.0  # seconds
 RETRY = 2  # seconds until it is worth asking again where nobody can know

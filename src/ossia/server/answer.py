@@ -16,7 +16,6 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
-from ossia.chat import stop_ids
 from ossia.engine.request import SampledToken, SamplingParams
 from ossia.errors import OssiaError, TokenizerError, ToolError
 from ossia.harmony import (
@@ -39,7 +38,6 @@ from ossia.harmony import (
 )
 from ossia.harmony.calls import NOBODY
 from ossia.server.builtin import BuiltinResult
-from ossia.server.errors import ApiError, bad, from_ossia
 from ossia.server.events import (
     AnswerEnd,
     AnswerEvent,
@@ -61,8 +59,10 @@ from ossia.server.events import (
 )
 from ossia.server.stops import begun, first_stop
 from ossia.server.tools import Callee, Tools
+from ossia.server.wire.errors import ApiError, bad, from_ossia
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
+from ossia.turn.turn import stop_ids
 
 log = logging.getLogger("ossia.server")
 LONG = 20_000  # characters of a conversation that is rendered in a thread, so that streams go on meanwhile

@@ -20,11 +20,11 @@ from ossia.errors import OssiaError
 from ossia.server import openapi
 from ossia.server.access import Access
 from ossia.server.builtin import BuiltinTool
-from ossia.server.errors import ApiError, from_ossia
 from ossia.server.gate import Gate, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
-from ossia.server.sse import ClientGone
+from ossia.server.wire.errors import ApiError, from_ossia
+from ossia.server.wire.sse import ClientGone
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 
@@ -76,7 +76,13 @@ def create_app(
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
-    from ossia.server import anthropic, chat, completions, conversations, operations, page, responses, stored
+    from ossia.server import operations
+    from ossia.server.chat import routes as chat
+    from ossia.server.completions import routes as completions
+    from ossia.server.messages import routes as anthropic
+    from ossia.server.page import page
+    from ossia.server.responses import conversations, stored
+    from ossia.server.responses import routes as responses
 
     for module in (chat, completions, responses, stored, conversations, anthropic, operations, page):
         app.include_router(module.router(service))

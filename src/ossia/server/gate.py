@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease
-from ossia.server.errors import ApiError
 from ossia.server.events import new_id
 from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError
 
 OPEN = {"/", "/health", "/ready", "/openapi.json", "/favicon.ico"}  # without a key: nothing of anybody's is there
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # of a client, that may stand in a log and in a header

@@ -21,10 +21,10 @@ from ossia import __version__
 from ossia.errors import TokenizerError
 from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
-from ossia.server.chat_input import asks_of
-from ossia.server.chat_types import ChatMessage, ChatRequest, Lenient
-from ossia.server.errors import ApiError, bad
+from ossia.server.chat.input import asks_of
+from ossia.server.chat.types import ChatMessage, ChatRequest, Lenient
 from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError, bad
 
 LONG = 20_000  # characters or tokens
 SOON = {"Retry-After": "5"}

@@ -19,15 +19,15 @@ from ossia.errors import GrammarError, RequestError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, Ask
-from ossia.server.background import Runs
 from ossia.server.builtin import BuiltinTool
-from ossia.server.errors import ApiError, bad
 from ossia.server.events import AnswerEvent
 from ossia.server.metrics import Metrics
+from ossia.server.responses.background import Runs
+from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
-from ossia.server.store import Store
 from ossia.server.tools import Tools
+from ossia.server.wire.errors import ApiError, bad
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ossia.server.errors import bad
+from ossia.server.wire.errors import bad
 
 MAX_STOPS = 16  # of a request: they are looked for with every token. OpenAI takes 4
 

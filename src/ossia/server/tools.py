@@ -24,7 +24,7 @@ from ossia.harmony import (
 )
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.builtin import BuiltinTool
-from ossia.server.errors import bad
+from ossia.server.wire.errors import bad
 from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")

@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from random import Random
 
-from ossia.tasks.arithmetic import arithmetic_question
-from ossia.tasks.calculator import CALCULATOR, calculate, calculator_use
-from ossia.tasks.facts import facts_given
-from ossia.tasks.followups import follow_up
-from ossia.tasks.hazard import HAZARD_TASKS
-from ossia.tasks.hierarchy import hierarchy_question
-from ossia.tasks.needles import NEEDLE_TASKS
-from ossia.tasks.policy import policy_jailbreak, policy_question
+from ossia.tasks.long.needles import NEEDLE_TASKS
+from ossia.tasks.long.state import state_text, state_tracking
+from ossia.tasks.machine.programs import machine_text, program_tracing
+from ossia.tasks.machine.tool_use import tool_use, tools_text
+from ossia.tasks.numbers.arithmetic import arithmetic_question
+from ossia.tasks.numbers.calculator import CALCULATOR, calculate, calculator_use
+from ossia.tasks.numbers.followups import follow_up
+from ossia.tasks.numbers.stories import word_problem
 from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn, example_random, grade
-from ossia.tasks.programs import machine_text, program_tracing
-from ossia.tasks.puzzles import puzzle_question, puzzle_text
-from ossia.tasks.scope import out_of_scope
-from ossia.tasks.state import state_text, state_tracking
-from ossia.tasks.stories import word_problem
-from ossia.tasks.tool_use import tool_use, tools_text
-from ossia.tasks.world_questions import WORLD_TASKS
+from ossia.tasks.puzzles.all import puzzle_question, puzzle_text
+from ossia.tasks.safety.hazard import HAZARD_TASKS
+from ossia.tasks.safety.hierarchy import hierarchy_question
+from ossia.tasks.safety.policy import policy_jailbreak, policy_question
+from ossia.tasks.safety.scope import out_of_scope
+from ossia.tasks.world.facts import facts_given
+from ossia.tasks.world.questions import WORLD_TASKS
 
 TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
     "arithmetic": arithmetic_question,

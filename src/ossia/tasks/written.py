@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ossia.tasks.expressions import Sign, operation_split
+from ossia.tasks.numbers.expressions import Sign, operation_split
 
 _EQUATION = re.compile(r"(-?\d+) ?([+*/-]) ?(\d+) ?=")
 

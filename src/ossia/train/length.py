@@ -42,7 +42,7 @@ class Needle(Protocol):
     def answer(self) -> str: ...
 
 
-# (rng, how many tokens a text has, tokens of the document) -> a needle: tasks/needles.py, with its kind and split
+# (rng, how many tokens a text has, tokens of the document) -> a needle: tasks/long/needles.py, with its kind and split
 MakeNeedle = Callable[[Random, Callable[[str], int], int], Needle]
 
 

@@ -22,7 +22,7 @@ from ossia.train.log import Log
 from ossia.train.run import Run, StepReport, Watcher
 from ossia.train.state import Saver, copied
 from ossia.train.step import ThreadedStep, Worker
-from ossia.train.weights import fingerprint, restore, save_weights, start
+from ossia.train.weights.export import fingerprint, restore, save_weights, start
 
 
 class Store(Protocol):
@@ -72,7 +72,7 @@ def train(run: Run, *, watchers: Sequence[Watcher] = (), stop_after: int | None 
 
 def _prepare(run: Run) -> tuple[Worker, Store]:
     if run.parallel is not None:
-        from ossia.train import distributed  # not for one process
+        from ossia.train.parallel import distributed
 
         return distributed.prepare(run)
     model = start(run)

@@ -21,7 +21,7 @@ from torch import Tensor
 from ossia.errors import TrainingError
 
 STATE = "state.pt"
-SHARDED = "state.json"  # of several processes: sharded_state.py
+SHARDED = "state.json"  # of several processes: parallel/state.py
 State = dict[str, Any]
 
 

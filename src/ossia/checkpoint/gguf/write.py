@@ -1,0 +1,267 @@
+"""A checkpoint as one GGUF file for llama.cpp: streamed, a few MB at a time, under a temporary name until whole.
+
+The gguf package writes the header; the data behind it is ours to write, because it never is in memory at once.
+Names, metadata and numbers are `gguf.py`. Experts go into GGML's MXFP4 blocks bit for bit, matrices into BF16 or
+Q8_0, everything else (norms, biases, sinks, router) into F32, as llama.cpp's own converter has it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ossia import mxfp4
+from ossia.checkpoint.gguf import format as gguf
+from ossia.checkpoint.gguf.format import Slot
+from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED
+from ossia.checkpoint.load import Checkpoint, open_checkpoint
+from ossia.checkpoint.mapped import read_json
+from ossia.checkpoint.writer import Progress
+from ossia.config import MX_BLOCK, ModelConfig
+from ossia.errors import CheckpointError
+from ossia.tokenizer import O200K_PATTERN, SINGLE_DIGITS_PATTERN, Tokenizer
+from ossia.tokenizer.file import to_json
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+Dense = Literal["bf16", "q8_0"]
+CHUNK = 1 << 22  # elements handled at once, unless one expert has more
+_MOSTLY_MXFP4 = 38  # llama.cpp's number for a file of this kind (LLAMA_FTYPE_MOSTLY_MXFP4_MOE)
+_CONTROL = 3  # the token type of specials
+
+
+def write_gguf(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    dense: Dense = "bf16",
+    progress: Progress | None = None,
+    rule: mxfp4.ScaleRule = "rceil",
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write the checkpoint in `src` as the GGUF file `dst`, its tokenizer and chat template included.
+
+    MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`. `dense` is the format of the
+    embedding, the unembedding and the attention's matrices; one whose rows Q8_0 cannot hold (no multiple of 32)
+    stays in BF16. Raises `CheckpointError` for a source that does not check out or that GGUF cannot describe, for
+    a destination that is occupied, for a disk too small; nothing is left behind then.
+    """
+    for value, allowed in ((dense, get_args(Dense)), (rule, get_args(mxfp4.ScaleRule))):
+        if value not in allowed:
+            raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
+    checkpoint, path = open_checkpoint(src), Path(dst).absolute()
+    slots = gguf.slots(checkpoint.config)
+    _refuse(path, overwrite, _sizes(slots, dense))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_header(temporary, checkpoint, slots, dense)
+        _append_data(temporary, checkpoint.state(), slots, dense, rule, progress)
+        _refuse(path, overwrite, 0)
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse(path: Path, overwrite: bool, nbytes: int) -> None:
+    if path.is_dir() or path.suffix != ".gguf":
+        raise CheckpointError(f"{path}: give the name of a file that ends in .gguf")
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path}: exists; choose another name, or say to overwrite it")
+    home = next(folder for folder in path.parents if folder.exists())
+    if (free := shutil.disk_usage(home).free) < nbytes:
+        raise CheckpointError(f"{home}: needs {nbytes:,} bytes of disk, {free:,} are free")
+
+
+def _stored_as(slot: Slot, dense: Dense) -> str:
+    if slot.kind == "experts":
+        return "MXFP4"
+    if slot.kind == "vector":
+        return "F32"
+    return "Q8_0" if dense == "q8_0" and slot.shape[-1] % MX_BLOCK == 0 else "BF16"
+
+
+def _nbytes(slot: Slot, dense: Dense) -> int:
+    _, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
+    return math.prod(slot.shape) // values * nbytes
+
+
+def _sizes(slots: tuple[Slot, ...], dense: Dense) -> int:
+    return sum(_nbytes(slot, dense) for slot in slots)
+
+
+# ---- header --------------------------------------------------------------------------------------
+
+
+def _write_header(path: Path, checkpoint: Checkpoint, slots: tuple[Slot, ...], dense: Dense) -> None:
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    config = checkpoint.config
+    if config.hidden_size % MX_BLOCK or config.intermediate_size % MX_BLOCK:
+        raise CheckpointError(
+            f"MXFP4 needs hidden_size and intermediate_size to be multiples of {MX_BLOCK}, found "
+            f"{config.hidden_size} and {config.intermediate_size}"
+        )
+    described = gguf.metadata(config)
+    writer = GGUFWriter(path, gguf.ARCHITECTURE)
+    writer.add_name(f"gpt-oss, {config.num_hidden_layers} layers of {config.num_experts} experts")
+    writer.add_file_type(_MOSTLY_MXFP4)
+    writer.add_quantization_version(2)
+    for key, value in described.items():
+        _add(writer, key, value)
+    _add_tokenizer(writer, config, _find_tokenizer(checkpoint), _chat_template(checkpoint.directory))
+    for slot in slots:
+        number, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
+        bytes_shape = (*slot.shape[:-1], slot.shape[-1] // values * nbytes)
+        dtype: Any = torch.empty(0, dtype=torch.uint8).numpy().dtype
+        kind = GGMLQuantizationType(number)
+        writer.add_tensor_info(slot.name, bytes_shape, dtype, _nbytes(slot, dense), raw_dtype=kind)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
+
+
+def _add(writer: GGUFWriter, key: str, value: gguf.Value) -> None:
+    if isinstance(value, str):
+        writer.add_string(key, value)
+    elif isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_uint32(key, value)
+
+
+def _find_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """The folder's own, or the parent's for `original/`; o200k's for a vocabulary of its size."""
+    folder = checkpoint.directory
+    for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
+        if (place / "tokenizer.json").exists():
+            return Tokenizer.from_pretrained(place)
+    return Tokenizer.o200k_harmony() if checkpoint.config.vocab_size == 201088 else None
+
+
+def _chat_template(folder: Path) -> str | None:
+    if (file := folder / "chat_template.jinja").exists():
+        return file.read_text(encoding="utf-8")
+    if (file := folder / "tokenizer_config.json").exists():
+        template = read_json(file).get("chat_template")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def _add_tokenizer(writer: GGUFWriter, config: ModelConfig, tokenizer: Tokenizer | None, template: str | None) -> None:
+    """Tokens, types and merges. Without a tokenizer llama.cpp computes, but reads and writes ids only."""
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+        writer.add_vocab_size(config.vocab_size)
+        return
+    tokens = [f"[PAD{n}]" for n in range(config.vocab_size)]
+    types = [UNUSED] * config.vocab_size
+    file: Any = to_json(tokenizer.vocabulary, tokenizer.specials, tokenizer.pattern)
+    for text, number in file["model"]["vocab"].items():
+        if number < config.vocab_size:
+            tokens[number], types[number] = text, NORMAL
+    for name, number in tokenizer.specials.items():
+        if number < config.vocab_size:
+            tokens[number], types[number] = name, _CONTROL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_pre(writer, tokenizer))
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges(file["model"]["merges"])
+    writer.add_add_bos_token(False)
+    uses = {"bos": "<|startoftext|>", "eos": "<|return|>", "pad": "<|endoftext|>"}
+    for use, name in uses.items():
+        if name in tokenizer.specials:
+            getattr(writer, f"add_{use}_token_id")(tokenizer.specials[name])
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def _pre(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
+    """llama.cpp's name for how text is cut. For single digits it has none, but with a vocabulary that holds no
+    token of two digits, which is what learning that way gives, cutting out three at a time ends the same."""
+    names = {pattern: name for name, pattern in PATTERNS.items()}
+    if tokenizer.pattern == SINGLE_DIGITS_PATTERN:
+        two = next((t for t in tokenizer.vocabulary if len(t) > 1 and t.isdigit()), None)
+        if two is None:
+            writer.add_string(gguf.PATTERN, tokenizer.pattern)
+            return names[O200K_PATTERN]
+    if tokenizer.pattern not in names:
+        raise CheckpointError(f"llama.cpp has no name for the way this tokenizer cuts text: {tokenizer.pattern!r:.80}")
+    return names[tokenizer.pattern]
+
+
+# ---- data ----------------------------------------------------------------------------------------
+
+
+def _append_data(
+    path: Path,
+    state: Mapping[str, Tensor],
+    slots: tuple[Slot, ...],
+    dense: Dense,
+    rule: mxfp4.ScaleRule,
+    progress: Progress | None,
+) -> None:
+    done, total = 0, _sizes(slots, dense)
+    with path.open("ab") as file:
+        for slot in slots:
+            file.write(b"\0" * (-file.tell() % gguf.ALIGNMENT))
+            written = 0
+            for piece in _pieces(slot, state, _stored_as(slot, dense), rule):
+                written += file.write(piece.contiguous().numpy().data)
+                if progress is not None:
+                    progress(done + written, total)
+            assert written == _nbytes(slot, dense), (slot, written)
+            done += written
+        file.write(b"\0" * (-file.tell() % gguf.ALIGNMENT))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _pieces(slot: Slot, state: Mapping[str, Tensor], stored: str, rule: mxfp4.ScaleRule) -> Iterator[Tensor]:
+    """The bytes of a tensor in order, a few MB at a time."""
+    if stored == "MXFP4":
+        yield from _expert_pieces(slot, state, rule)
+        return
+    tensor = state[slot.native]
+    if slot.step > 1:
+        tensor = tensor[:, slot.first :: slot.step]
+    assert tensor.shape == slot.shape, (slot, tensor.shape)
+    step = max(1, CHUNK // math.prod(slot.shape[1:]))
+    for start in range(0, slot.shape[0], step):
+        piece = tensor[start : start + step]
+        if stored == "Q8_0":
+            yield gguf.to_q8(piece)
+        else:
+            yield piece.to(torch.bfloat16 if stored == "BF16" else torch.float32).contiguous().view(torch.uint8)
+
+
+def _expert_pieces(slot: Slot, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> Iterator[Tensor]:
+    packed = f"{slot.native}.blocks" in state
+    blocks, scales = (state[f"{slot.native}.{part}"] if packed else None for part in ("blocks", "scales"))
+    weight = None if packed else state[f"{slot.native}.weight"]
+    rows = slice(slot.first, None, slot.step)
+    for expert in range(slot.shape[0]):
+        if blocks is not None and scales is not None:
+            yield gguf.to_ggml(blocks[expert, rows], scales[expert, rows])
+        elif weight is not None:
+            try:
+                yield gguf.to_ggml(*mxfp4.encode(weight[expert, rows].contiguous(), rule))
+            except ValueError as error:
+                raise CheckpointError(f"{slot.native}, expert {expert}: {error}") from error

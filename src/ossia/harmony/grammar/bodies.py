@@ -1,0 +1,238 @@
+"""What may stand in the body of a message: JSON of a schema, a regex, a Lark grammar, or free text; as matchers.
+
+Knows llguidance, which turns a grammar and the tokens so far into a mask of the tokens that may follow, and
+what a tokenizer is to it. Knows nothing of headers, channels or budgets, nor of the order of messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from ossia.errors import GrammarError
+from ossia.harmony.grammar.compiling import panics_as_errors
+from ossia.harmony.grammar.enforceable import json_grammar
+from ossia.harmony.grammar.patterns import translate_whole
+from ossia.harmony.messages import ResponseFormat
+from ossia.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llguidance import LLMatcher, LLTokenizer
+    from numpy.typing import NDArray
+
+    Mask = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class JsonFormat:
+    """JSON whose value validates under a JSON schema (2020-12)."""
+
+    schema: Mapping[str, Any] | bool
+
+
+@dataclass(frozen=True)
+class RegexFormat:
+    """Text that a regular expression matches as a whole, in the syntax that Python and ECMAScript share."""
+
+    pattern: str
+
+
+@dataclass(frozen=True)
+class LarkFormat:
+    """Text of a context-free grammar in llguidance's dialect of Lark, with a rule `start`."""
+
+    grammar: str
+
+
+BodyFormat = JsonFormat | RegexFormat | LarkFormat
+JSON_OBJECT = JsonFormat({"type": "object"})
+
+
+def body_format(data: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None) -> BodyFormat | None:
+    """From a word, "text" or "json_object"; from the form that OpenAI's clients send: an object of `type` text,
+    json_object, json_schema (the schema inside or under that name), regex (with a `pattern`) or grammar (with
+    `syntax` and `definition`); or from what a developer message declares. None is free text. Raises GrammarError.
+    """
+    if data is None or isinstance(data, JsonFormat | RegexFormat | LarkFormat):
+        return data
+    if isinstance(data, ResponseFormat):
+        return JsonFormat(data.schema)
+    data = {"type": data} if isinstance(data, str) else data
+    if not isinstance(data, Mapping):
+        raise GrammarError(f"a format is an object with a type, found {data!r:.120}")
+    kind = data.get("type")
+    inner = data.get(str(kind))
+    inner = inner if isinstance(inner, Mapping) else data
+    match kind, inner:
+        case "text", _:
+            return None
+        case "json_object", _:
+            return JSON_OBJECT
+        case "json_schema", {"schema": Mapping() | bool() as schema}:
+            return JsonFormat(schema)
+        case "regex", {"pattern": str(pattern)}:
+            return RegexFormat(pattern)
+        case "grammar", {"syntax": "regex", "definition": str(pattern)}:
+            return RegexFormat(pattern)
+        case "grammar", {"syntax": "lark", "definition": str(grammar)}:
+            return LarkFormat(grammar)
+    raise GrammarError(
+        f"unknown format {data!r:.120}: use type text, json_object, json_schema (with a schema), regex (with a "
+        "pattern) or grammar (with syntax lark or regex and a definition)"
+    )
+
+
+EXPONENT_DIGITS = 2  # of a number in JSON: one with more may be beyond the range of a double
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """A tokenizer as the matchers see it. A mask has a bit for each id, in words of 32, the lowest id lowest.
+
+    `short_exponents[n]` are all tokens but those that begin with more than n digits, for within an exponent; [-1] all,
+    for outside. None of them has tokens that bring an exponent of too many digits along.
+    """
+
+    ll: LLTokenizer
+    bytes_of: Sequence[bytes]
+    short_exponents: Sequence[Mask]
+    text: Mask  # all ordinary tokens
+    end: int  # the special that, in a matcher's mask, says that the text may end here
+
+    def mask(self, ids: Iterable[int], *, text: bool = False) -> Mask:
+        """A mask of `ids`, and if wanted of all text."""
+        mask = self.text.copy() if text else self.text ^ self.text
+        _add(mask, ids)
+        return mask
+
+
+def _short_exponents(bytes_of: Sequence[bytes], none: Mask) -> tuple[Mask, ...]:
+    begins, whole = re.compile(rb"[+-]?([0-9]+)"), re.compile(rb"[eE][+-]?[0-9]{%d}" % (EXPONENT_DIGITS + 1))
+    masks = [~none for _ in range(EXPONENT_DIGITS + 2)]
+    for id, token in enumerate(bytes_of):
+        found = begins.match(token)
+        digits = len(found[1]) if found else 0
+        for n, mask in enumerate(masks):
+            if whole.search(token) or (n <= EXPONENT_DIGITS and digits > n):
+                mask[id >> 5] &= 0xFFFFFFFF ^ (1 << (id & 31))
+    return tuple(masks)
+
+
+def _add(mask: Mask, ids: Iterable[int]) -> None:
+    for token in ids:
+        mask[token >> 5] |= 1 << (token & 31)
+
+
+def has(mask: Mask, token: int) -> bool:
+    """Whether the mask allows the token."""
+    return 0 <= token < 32 * len(mask) and bool(int(mask[token >> 5]) >> (token & 31) & 1)
+
+
+@lru_cache(maxsize=8)
+def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The better part of a second for 200,000 tokens, and then remembered."""
+    import numpy as np
+    from llguidance import LLTokenizer
+
+    end = tokenizer.special("<|return|>")
+    tokens = _Tokens(tokenizer, end)
+    ll = LLTokenizer(tokens)  # type: ignore[arg-type]  # what it reads of a wrapper is there
+    allowed = np.zeros(-(-tokenizer.vocab_size // 32) * 32, np.uint8)
+    allowed[list(tokenizer.vocabulary.values())] = 1
+    text = np.packbits(allowed, bitorder="little").view("<u4").astype(np.uint32)
+    text.flags.writeable = False
+    return Vocabulary(ll, tokens.tokens, _short_exponents(tokens.tokens, text ^ text), text, end)
+
+
+class _Tokens:
+    """A tokenizer in the shape that LLTokenizer reads. Ids without a token are empty, and so never allowed."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
+        self.eos_token_id = end
+        self.special_token_ids = sorted(tokenizer.specials.values())
+        self.tokens = [b""] * tokenizer.vocab_size
+        for token, id in tokenizer.vocabulary.items():
+            self.tokens[id] = token
+        for name, id in tokenizer.specials.items():
+            self.tokens[id] = name.encode()
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: str) -> list[int]:
+        return self._encode(text)
+
+
+def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
+    """A matcher at its beginning, to be copied for each use. `what` names the format in errors.
+
+    Raises GrammarError for what cannot be enforced or matches nothing.
+    """
+    from llguidance import LLMatcher, LLParserLimits
+
+    # Giving up in the middle of a text costs more than a slow step; ordinary steps never come near.
+    limits = LLParserLimits(initial_lexer_fuel=10_000_000, step_lexer_fuel=10_000_000, step_max_items=500_000)
+    matcher = LLMatcher(tokens.ll, _grammar(body, what), log_level=0, limits=limits)
+    if matcher.is_error():
+        raise GrammarError(f"{what}: {_reason(matcher.get_error())}")
+    try:
+        next_mask(matcher.deep_copy(), tokens, [tokens.end])
+    except GrammarError as error:
+        raise GrammarError(f"{what}: no text has this format ({error})") from None
+    return matcher
+
+
+def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Mask:
+    """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if it cannot go on."""
+    mask = tokens.text.copy()
+    with panics_as_errors():
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # outside of the interpreter's lock
+    if matcher.is_error():
+        raise GrammarError(f"the grammar cannot go on: {_reason(matcher.get_error())}")
+    may_end = has(mask, tokens.end)
+    mask &= tokens.text  # a negation in a grammar would let special tokens in
+    if may_end:
+        _add(mask, ends)
+    if not mask.any():
+        raise GrammarError("no text of this vocabulary goes on as the format wants")
+    return mask
+
+
+def _reason(error: str) -> str:
+    """Without the state that llguidance appends for its own developers."""
+    return re.split(r"\s*<(?:state|backtrace)>", error)[0][:600]
+
+
+def _grammar(body: BodyFormat, what: str) -> str:
+    from llguidance import LLMatcher
+
+    if isinstance(body, JsonFormat):
+        return json_grammar(body.schema, what)
+    try:
+        if isinstance(body, RegexFormat):
+            return LLMatcher.grammar_from_regex(translate_whole(body.pattern))
+        body.grammar.encode()
+        _check_lark(body.grammar)
+    except (GrammarError, UnicodeEncodeError) as error:
+        raise GrammarError(f"{what}: {error}") from None
+    return LLMatcher.grammar_from_lark(body.grammar)
+
+
+# In which `<` and attributes are no syntax: comments, strings, regexes.
+_LARK_LITERAL = re.compile(r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL)
+_LARK_SPECIAL = re.compile(r"<[^<>\s]*>?")
+_LARK_ATTRIBUTE = re.compile(r"\b(max_tokens|temperature|stop)\s*=")
+
+
+def _check_lark(grammar: str) -> None:
+    """Refuses what would let a body hold control tokens, or what says more than which texts belong to it."""
+    bare = _LARK_LITERAL.sub(" ", grammar)
+    if found := _LARK_SPECIAL.search(bare):
+        raise GrammarError(f"the grammar names the token {found.group()}; a body is text without special tokens")
+    if found := _LARK_ATTRIBUTE.search(bare):
+        raise GrammarError(f"the grammar uses {found.group(1)}=, which a grammar of texts cannot have")

@@ -1,0 +1,219 @@
+"""The Harmony grammar of a completion: which tokens may follow `<|start|>assistant`, for given tools and wishes.
+
+Knows channels, headers, tools and the order of messages. What may stand in bodies is bodies.py's, the walk
+along a sampled completion constraint.py's. Imports neither numpy nor llguidance before a grammar is made.
+
+A completion is any number of analysis messages and, where tools may be called, preambles; then a call or the
+final answer:
+
+    <|channel|>analysis<|message|>...<|end|>
+    <|channel|>commentary<|message|>...<|end|>
+    <|channel|>commentary to=functions.f <|constrain|>json<|message|>{...}<|call|>
+    <|channel|>commentary to=functions.c code<|message|>...<|call|>          a custom tool
+    <|channel|>analysis to=browser.search code<|message|>{...}<|call|>       a built-in tool
+    <|channel|>analysis to=python code<|message|>...<|call|>
+    <|channel|>final<|message|>...<|return|>
+
+with `<|start|>assistant` before every message but the first. Headers are sampled token by token as they are
+rendered, so that a completion put back into the prompt is the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from ossia.errors import GrammarError
+from ossia.harmony.builtin import BUILTIN_TOOLS
+from ossia.harmony.grammar.bodies import (
+    BodyFormat,
+    JsonFormat,
+    LarkFormat,
+    RegexFormat,
+    body_format,
+    compile_body,
+    vocabulary,
+)
+from ossia.harmony.grammar.constraint import Body, HarmonyGrammar, Place
+from ossia.harmony.messages import (
+    CONSTRAIN,
+    FUNCTIONS,
+    FunctionTool,
+    Message,
+    ResponseFormat,
+    Role,
+    ToolNamespace,
+)
+from ossia.harmony.render import render_message
+from ossia.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ossia.harmony.grammar.bodies import Mask
+
+JSON, CODE = f"{CONSTRAIN}json", "code"  # content types: JSON by a schema, and any other text
+END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
+
+
+@dataclass(frozen=True)
+class CustomTool:
+    """A tool whose argument is text: free (None), or of a regex or Lark grammar. Called as `functions.<name>`."""
+
+    name: str
+    format: RegexFormat | LarkFormat | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> CustomTool:
+        """From an OpenAI tool of `type: custom`, flat or nested. Raises GrammarError."""
+        data = data["custom"] if isinstance(data.get("custom"), Mapping) else data
+        text = body_format(data.get("format"))
+        if not isinstance(data.get("name"), str) or isinstance(text, JsonFormat):
+            raise GrammarError(f"a custom tool needs a name, and as format text or a grammar: {data!r:.120}")
+        return cls(data["name"], text)
+
+
+def harmony_grammar(
+    tokenizer: Tokenizer,
+    *,
+    tools: Sequence[FunctionTool | Mapping[str, Any]] = (),
+    custom: Sequence[CustomTool] = (),
+    namespaces: Sequence[ToolNamespace] = (),
+    tool_choice: str | Mapping[str, Any] = "auto",
+    response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None = None,
+    reasoning_budget: int | None = None,
+    parallel_calls: bool = False,
+) -> HarmonyGrammar:
+    """The grammar of one completion, made once and started for each sample.
+
+    `namespaces` are further groups of tools, such as the built-in ones; one without functions (python) is called
+    itself, with free text. `tool_choice`: "auto"; "none", no call and no preamble; "required", no final answer; or a
+    tool, by its name (`f`, `functions.f`, `browser.search`) or as the object that OpenAI's clients send.
+    `response_format` is that of the final answer, None for free text (see `body_format`).
+    `reasoning_budget`: how many tokens of text all analysis messages may have together; with 0 there are none.
+    `parallel_calls`: a call may also end with `<|end|>`; then another call has to follow, the last ending with
+    `<|call|>`, which always ends the completion.
+
+    Raises GrammarError for schemas and grammars that cannot be enforced, naming tool, keyword and place; for names
+    that a header cannot hold; and for choices that contradict the tools.
+    """
+    if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
+        raise GrammarError(f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}")
+    functions = [FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+    chosen, must_call = _choose(list(_callees(functions, custom, namespaces)), tool_choice)
+    tokens = vocabulary(tokenizer)
+
+    @cache
+    def masks(ends: tuple[int, ...]) -> tuple[Mask, Mask]:
+        return tokens.mask(ends, text=True), tokens.mask(ends)
+
+    def entry(message: Message, *ends: str, wanted: BodyFormat | None = None, what: str = "") -> tuple[list[int], Body]:
+        """The tokens of a header, and what stands behind them."""
+        ids = tuple(map(tokenizer.special, ends))
+        body = Body(
+            ids,
+            *masks(ids),
+            matcher=None if wanted is None else compile_body(wanted, tokens, what),
+            is_thought=message.channel == "analysis" and message.recipient is None,
+            is_call=message.recipient is not None,
+            is_json=isinstance(wanted, JsonFormat),
+        )
+        return _header(tokenizer, message), body
+
+    ends = (CALL, END) if parallel_calls else (CALL,)
+    calls = [entry(callee.header, *ends, wanted=callee.body, what=callee.what) for callee in chosen]
+    preambles = [entry(_header_of("commentary"), END)] if calls else []
+    thoughts = [entry(_header_of("analysis"), END)]
+    answers = []
+    if not must_call:
+        answers.append(entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format"))
+    headers = {}
+    for thinking, called in product((True, False), repeat=2):
+        headers[thinking, called] = place = Place()
+        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *([] if called else answers)]:
+            place.add(ids, body)
+    again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
+    last = frozenset(map(tokenizer.special, (CALL, RETURN)))
+    return HarmonyGrammar(tokens, headers, again, last, reasoning_budget)
+
+
+def _header_of(channel: str, recipient: str | None = None, content_type: str | None = None) -> Message:
+    return Message(Role.ASSISTANT, "", channel=channel, recipient=recipient, content_type=content_type)
+
+
+def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
+    """What the renderer writes between the author and the body."""
+    author = 1 + len(tokenizer.encode(Role.ASSISTANT))
+    return render_message(message, tokenizer)[author:-1]
+
+
+# ---- what can be called ----
+
+
+@dataclass(frozen=True)
+class _Callee:
+    """A tool: the header of its call, the format of the body (None: free text), and its name in errors."""
+
+    header: Message
+    body: BodyFormat | None
+    what: str
+
+    @property
+    def name(self) -> str:
+        return str(self.header.recipient)
+
+
+def _callees(
+    tools: Sequence[FunctionTool], custom: Sequence[CustomTool], namespaces: Sequence[ToolNamespace]
+) -> Iterator[_Callee]:
+    for namespace in (ToolNamespace(FUNCTIONS, None, tuple(tools)), *namespaces):
+        built_in = namespace.name in BUILTIN_TOOLS
+        channel, content_type = ("analysis", CODE) if built_in else ("commentary", JSON)
+        for tool in namespace.tools:
+            name = f"{namespace.name}.{tool.name}"
+            what = f"tool {tool.name if namespace.name == FUNCTIONS else name!r}: parameters"
+            yield _Callee(_header_of(channel, name, content_type), _arguments(tool, what), what)
+        if not namespace.tools and namespace.name != FUNCTIONS:
+            yield _Callee(_header_of(channel, namespace.name, CODE), None, f"tool {namespace.name!r}")
+    for each in custom:
+        header = _header_of("commentary", f"{FUNCTIONS}.{each.name}", CODE)
+        yield _Callee(header, each.format, f"custom tool {each.name!r}")
+
+
+def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
+    """A call's arguments are an object, whether or not the schema says so."""
+    if tool.parameters is None:
+        return JsonFormat({"type": "object", "additionalProperties": False})
+    if tool.parameters is True:
+        return JsonFormat({"type": "object"})
+    if not isinstance(tool.parameters, Mapping):
+        raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
+    types = tool.parameters.get("type", "object")
+    if "object" not in ([types] if isinstance(types, str) else types):
+        raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
+    return JsonFormat({**tool.parameters, "type": "object"})
+
+
+def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[list[_Callee], bool]:
+    """Those that may be called, and whether one must be. Raises GrammarError."""
+    names = [callee.name for callee in callees]
+    for name in names:
+        if names.count(name) > 1:
+            raise GrammarError(f"two tools have the name {name!r}")
+        if not name.isprintable() or any(c.isspace() or c in "<([{" for c in name) or name.endswith("."):
+            raise GrammarError(f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed")
+    if isinstance(choice, Mapping):
+        inner = choice.get(str(choice.get("type")), choice)
+        wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []
+    elif choice in ("auto", "none", "required"):
+        if choice == "required" and not callees:
+            raise GrammarError("tool_choice is 'required', but there are no tools")
+        return [] if choice == "none" else callees, choice == "required"
+    else:
+        wanted = [choice, f"{FUNCTIONS}.{choice}"]
+    if found := [callee for name in wanted for callee in callees if callee.name == name]:
+        return found[:1], True
+    raise GrammarError(
+        f"tool_choice {choice!r:.120} is not auto, none, required or one of {', '.join(names) or 'no tools'}"
+    )

@@ -1,0 +1,246 @@
+"""POST /v1/completions: text that goes on from text, without Harmony; for evaluations, and for what renders its own
+prompts.
+
+A prompt goes to the engine as it is; there is no grammar and no answerer, only tokens and their text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ossia.engine.request import PromptToken
+from ossia.errors import OssiaError
+from ossia.server.access import Caller, caller_of
+from ossia.server.completions.chunks import Writer, fold, usage_of
+from ossia.server.completions.text import Piece, TextStream
+from ossia.server.completions.types import CompletionRequest
+from ossia.server.events import AnswerEnd, Progress, Timing, Usage
+from ossia.server.service import Service
+from ossia.server.wire.errors import TYPES, ApiError, from_ossia
+from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
+from ossia.server.worker import EngineStopped, Samples
+
+PATH = "/v1/completions"
+STATUSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion; with `stream`, server-sent events, the last of which is [DONE].",
+        "content": {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {},
+        },
+    },
+    **{status: {"description": kind} for status, kind in TYPES.items() if status not in (409, 422)},
+    500: {"description": "server_error"},
+}
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post(PATH, response_model=None, responses=STATUSES, tags=["completions"])
+    async def create_completion(body: CompletionRequest, request: Request) -> Response:
+        """Text that goes on from a prompt, or from each of several."""
+        body.check()
+        writer = Writer(
+            service.check_model(body.model), service.tokenizer,
+            logprobs=body.logprobs, token_ids=bool(body.return_token_ids),
+        )  # fmt: skip
+        job = _Job(service, body, caller_of(request), await body.prompts(service))
+        if not body.stream:
+            return Response(
+                orjson.dumps(await until_disconnected(request, job.body(writer))), media_type="application/json"
+            )
+        _, chunks = await until_disconnected(request, first_of(job.stream(writer)))
+        return streaming(_lines(chunks), keepalive=service.settings.keepalive, on_error=_error)
+
+    return routes
+
+
+async def _lines(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield encode(chunk)
+    yield b"data: [DONE]\n\n"
+
+
+def _error(error: ApiError) -> bytes:
+    return encode(error.openai()) + b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A piece of a sample. `prompt`: its ids, if the piece is what stands before the sample's own. `usage`: of the
+    whole request up to here."""
+
+    at: int  # the prompt's place
+    sample: int
+    piece: Piece
+    prompt: Sequence[int] | None = None
+    usage: Usage = Usage()  # noqa: RUF009 - immutable
+
+
+class _Job:
+    """One request on its way. What the engine refuses is an `ApiError` before the first piece."""
+
+    def __init__(self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]) -> None:
+        self.service, self.wish, self.caller, self.prompts = service, wish, caller, prompts
+        self.params = wish.sampling(service)
+        self.shared = [Samples() for _ in prompts]
+        self.scores: dict[int, asyncio.Future[list[PromptToken]]] = {}
+        self.usage = Usage()  # so far, of all samples
+
+    async def stream(self, writer: Writer) -> AsyncGenerator[dict[str, Any], None]:
+        options = self.wish.stream_options
+        continuous = options is not None and bool(options.continuous_usage_stats)
+        async with aclosing(self._said()) as pieces:
+            async for said in pieces:
+                chunk = writer.chunk(said.at * self.wish.samples + said.sample, said.piece, said.prompt)
+                yield chunk | (usage_of(said.usage) if continuous else {})
+        if options is not None and options.include_usage:
+            yield writer.last(self.usage)
+
+    async def body(self, writer: Writer) -> dict[str, Any]:
+        """The fold of the stream, of the best samples if there are more than were asked for."""
+        wanted = self.wish.n or 1
+        samples: dict[tuple[int, int], list[_Said]] = {}
+        async with aclosing(self._said()) as pieces:
+            async for said in pieces:
+                samples.setdefault((said.at, said.sample), []).append(said)
+        chunks = []
+        for at in range(len(self.prompts)):
+            mine = [samples[at, sample] for sample in range(self.wish.samples)]
+            if wanted < len(mine):
+                mine = sorted(mine, key=_mean_logprob, reverse=True)[:wanted]
+            for place, parts in enumerate(mine):
+                chunks += [writer.chunk(at * wanted + place, said.piece, said.prompt) for said in parts]
+        return fold([*chunks, writer.last(self.usage)])
+
+    async def _said(self) -> AsyncGenerator[_Said, None]:
+        """The pieces of all samples, as they come."""
+        queue: asyncio.Queue[_Said | BaseException | None] = asyncio.Queue()
+
+        async def read(at: int, sample: int) -> None:
+            try:
+                async with aclosing(self._sample(at, sample)) as pieces:
+                    async for said in pieces:
+                        queue.put_nowait(said)
+                queue.put_nowait(None)
+            except Exception as error:  # the reader's to raise
+                queue.put_nowait(error)
+
+        places = [(at, sample) for at in range(len(self.prompts)) for sample in range(self.wish.samples)]
+        tasks = [asyncio.ensure_future(read(*place)) for place in places]
+        left = len(tasks)
+        try:
+            while left:
+                got = await queue.get()
+                if isinstance(got, BaseException):
+                    raise got
+                if got is None:
+                    left -= 1
+                else:
+                    yield got
+        finally:
+            for task in tasks:
+                task.cancel()
+            for score in self.scores.values():
+                score.cancel()
+            await asyncio.gather(*tasks, *self.scores.values(), return_exceptions=True)
+
+    async def _sample(self, at: int, sample: int) -> AsyncGenerator[_Said, None]:
+        wish, prompt = self.wish, self.prompts[at]
+        text = TextStream(
+            self.service.tokenizer, stop=wish.stops, stop_ids=frozenset(wish.stop_token_ids or ()),
+            show_special=wish.skip_special_tokens is False, keep_stop=bool(wish.include_stop_str_in_output),
+        )  # fmt: skip
+        try:
+            scores = await self._prompt_scores(at) if wish.echo and wish.logprobs is not None else None
+            head = text.prompt(prompt, scores, echo=bool(wish.echo), alone=not wish.limit)
+            said = _Said(at, sample, head, prompt)
+            if wish.limit:
+                async with aclosing(self._answer(said, text)) as pieces:
+                    async for each in pieces:
+                        yield each
+            else:
+                if sample == 0:
+                    self._count(Usage(len(prompt)))
+                yield replace(said, piece=replace(head, finish="length"), usage=self.usage)
+        except OssiaError as error:
+            raise self._refused(error, at) from error
+        except EngineStopped as error:
+            raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
+
+    async def _answer(self, head: _Said, text: TextStream) -> AsyncGenerator[_Said, None]:
+        """What the engine says after a prompt, with the books kept."""
+        wish, prompt = self.wish, self.prompts[head.at]
+        arrived, first, mine = time.monotonic(), None, Usage()
+        reason: Literal["stop", "length"] = "stop"
+        tokens = self.service.worker.generate(
+            prompt, self.params, priority=wish.priority or 0, cache_salt=self.caller.salted(wish.cache_salt or ""),
+            samples=self.shared[head.at], stream=head.sample,
+        )  # fmt: skip
+        with self.service.metrics.answering() as book:
+            async with aclosing(tokens):
+                async for token in tokens:
+                    if first is None:
+                        first = time.monotonic()
+                        if head.sample == 0:  # the others share its prompt
+                            mine = self._count(Usage(len(prompt), token.cached_tokens))
+                        if wish.echo or wish.return_token_ids:
+                            yield replace(head, usage=self.usage)
+                    self._count(Usage(completion=1))
+                    mine = replace(mine, completion=mine.completion + 1)
+                    book.event(Progress(mine))
+                    piece = text.feed(token)
+                    if piece.text or piece.tokens or piece.finish:
+                        yield replace(head, piece=piece, prompt=None, usage=self.usage)
+                    if piece.finish:
+                        reason = "stop" if piece.finish == "stop" else "length"
+                        break
+            book.event(AnswerEnd(reason, mine, (), Timing(arrived, first, time.monotonic())))
+
+    async def _prompt_scores(self, at: int) -> list[PromptToken]:
+        """Those of a prompt are computed once for all its samples."""
+        if (score := self.scores.get(at)) is None:
+            asked = self.service.worker.prompt_logprobs(self.prompts[at], self.wish.logprobs or 0)
+            score = self.scores[at] = asyncio.ensure_future(asked)
+        return await asyncio.shield(score)
+
+    def _count(self, more: Usage) -> Usage:
+        was, self.usage = (
+            self.usage,
+            Usage(
+                self.usage.prompt + more.prompt,
+                self.usage.cached + more.cached,
+                self.usage.completion + more.completion,
+            ),
+        )
+        self.caller.spend(self.usage.total - was.total)
+        return more
+
+    def _refused(self, error: OssiaError, at: int) -> ApiError:
+        """What the engine refuses is the request's fault: the prompt's, if no other field is named."""
+        prompt = "prompt" if len(self.prompts) == 1 else f"prompt[{at}]"
+        param = next((name for name in type(self.wish).model_fields if str(error).startswith(name)), prompt)
+        refused = from_ossia(error, param)
+        if "context" in refused.message or "memory for keys" in refused.message:
+            refused.code = "context_length_exceeded"
+        return refused
+
+
+def _mean_logprob(parts: Sequence[_Said]) -> float:
+    """Of the tokens that were sampled: what best_of goes by."""
+    values = [token.logprob for said in parts if said.prompt is None for token in said.piece.tokens]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else -math.inf

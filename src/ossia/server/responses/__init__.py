@@ -1,0 +1,1 @@
+"""OpenAI's Responses, stored responses and conversations."""

@@ -1,0 +1,301 @@
+"""Answers that go on without a listener: events are kept while they come, and whoever follows gets them from anywhere.
+
+A run consumes one generator of wire events in a task of its own. When it ends, however it ends, the stored response is
+finished: by the generator, or, if that could not, here. Knows the store, and of a Response its status, error and
+output; not how events are made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import orjson
+
+from ossia.server.responses.store import Store, StoredResponse, StoreError
+from ossia.server.wire.errors import ApiError, bad
+
+log = logging.getLogger("ossia.server")
+Event = dict[str, Any]
+Why = Literal["cancelled", "stopped"]  # by the client, by the server's end
+
+LAST = {  # the event that a response of this status ends with; for "cancelled" the API has none of its own
+    "completed": "response.completed",
+    "failed": "response.failed",
+    "incomplete": "response.incomplete",
+    "cancelled": "response.incomplete",
+}
+OVERHEAD = 64  # bytes that an event takes beside its JSON
+CLEANUP = 5.0  # seconds that stopped runs have to store what they have
+
+
+class Runs:
+    """`store`: what it has in progress at this moment died with an earlier server, and is marked as failed.
+
+    A generator of events is told of a cancel by `asyncio.CancelledError` at whatever it awaits. It should store the
+    response as cancelled with what there is so far, and may yield last events; if it does not, the response is marked
+    as cancelled here. If it ends without a last event, followers get one made of the stored response.
+    """
+
+    def __init__(self, store: Store, *, max_running: int = 256, max_bytes: int = 64 << 20, keep: float = 600.0) -> None:
+        """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for `keep` seconds."""
+        self.store, self.max_running, self.max_bytes, self.keep = store, max_running, max_bytes, keep
+        self._running: dict[tuple[str, str], _Run] = {}
+        self._ended: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # the earliest first
+        self._bytes = 0
+        self._closing = False
+        for stored in store.unfinished():
+            self._finish(stored, "failed", "the server stopped before the answer was complete")
+
+    def start(self, owner: str, id: str, events: AsyncGenerator[Event, None]) -> None:
+        """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises `ApiError` (429,
+        503) if too many run already or the server goes down; `events` is untouched then."""
+        if self._closing:
+            raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
+        if len(self._running) >= self.max_running:
+            raise ApiError(429, "too many responses are in progress", headers={"Retry-After": "5"})
+        key = (owner, id)
+        assert key not in self._running, f"{id} runs already"
+        self._forget(self._ended.pop(key, None))
+        run = _Run(owner, id)
+        self._running[key] = run
+        run.task = asyncio.get_running_loop().create_task(self._consume(run, events))
+        run.task.add_done_callback(lambda _: self._end(run))  # whatever ends it
+
+    async def follow(self, owner: str, id: str, after: int = -1) -> AsyncGenerator[Event, None]:
+        """Events with a `sequence_number` above `after`, then those that come, until the last. If they are not kept
+        any more, a short stream made of the stored response. Closing this does not stop the run. What the run failed
+        of before its first event is raised here. Raises `ApiError` (404) if nothing is known of the response."""
+        run = self._run(owner, id)
+        if run is None or (run.is_ended and after + 1 < run.first):
+            for event in self._replay(owner, id, after):
+                yield event
+            return
+        news, position = asyncio.Event(), after + 1
+        run.followers.add(news)
+        try:
+            while True:
+                while position < run.count:
+                    if position < run.first:
+                        raise bad(f"events up to {run.first - 1} are not kept any more", "starting_after")
+                    yield orjson.loads(run.events[position - run.first])
+                    position += 1
+                if run.is_ended:
+                    break
+                news.clear()
+                await news.wait()
+            if run.error is not None and run.count == 0:
+                raise run.error
+        finally:
+            run.followers.discard(news)
+
+    def cancel(self, owner: str, id: str) -> bool:
+        """Whether it was running. It ends soon after: see `ended`."""
+        run = self._running.get((owner, id))
+        if run is None:
+            return False
+        run.stop("cancelled")
+        return True
+
+    async def ended(self, owner: str, id: str) -> None:
+        """Waits until it does not run, and is stored."""
+        run = self._running.get((owner, id))
+        if run is not None and run.task is not None:
+            await asyncio.wait((run.task,))  # its callback of `start` has run before
+
+    async def delete(self, owner: str, id: str) -> bool:
+        """Stops the run, and deletes its events and the stored response. Whether there was one."""
+        self.cancel(owner, id)
+        await self.ended(owner, id)  # it would store itself again
+        self._forget(self._ended.pop((owner, id), None))
+        return self.store.delete(owner, id)
+
+    def is_running(self, owner: str, id: str) -> bool:
+        return (owner, id) in self._running
+
+    async def close(self, grace: float = 0.0) -> None:
+        """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked as failed."""
+        self._closing = True
+        if self._running and grace > 0:
+            await asyncio.wait(self._tasks(), timeout=grace)
+        for run in list(self._running.values()):
+            run.stop("stopped")
+        if self._running:
+            await asyncio.wait(self._tasks(), timeout=CLEANUP)
+        for run in self._running.values():
+            log.error("response %s does not end: it is marked as failed at the next start", run.id)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [run.task for run in self._running.values() if run.task is not None]
+
+    # A run
+
+    async def _consume(self, run: _Run, events: AsyncGenerator[Event, None]) -> None:
+        run.has_begun = True
+        try:
+            run.stop_if_told()
+            async with aclosing(events):
+                async for event in events:
+                    self._keep(run, event)
+        except Exception as error:
+            run.error = error
+            if isinstance(error, ApiError):
+                log.info("response %s failed: %s", run.id, error)
+            else:
+                log.exception("response %s failed", run.id)
+
+    def _keep(self, run: _Run, event: Event) -> None:
+        assert event["sequence_number"] == run.count, f"event {event['sequence_number']} follows {run.count - 1}"
+        data = orjson.dumps(event)
+        run.events.append(data)
+        run.last, run.bytes = event["type"], run.bytes + len(data) + OVERHEAD
+        self._bytes += len(data) + OVERHEAD
+        self._limit()
+        run.wake()
+
+    def _end(self, run: _Run) -> None:
+        """The task is over. The response is finished, and followers are told."""
+        try:
+            stored = self.store.get(run.owner, run.id)
+            if stored is not None:
+                stored = self._settle(run, stored)
+                if not (run.last in LAST.values() or run.last == "error" or (run.error and run.count == 0)):
+                    response = stored.response
+                    self._keep(run, _event(LAST[response["status"]], run.count, response=response))
+        except StoreError:
+            log.exception("response %s cannot be finished", run.id)
+        finally:
+            del self._running[run.owner, run.id]
+            self._ended[run.owner, run.id] = run
+            run.ended = time.monotonic()
+            self._limit()
+            run.wake()
+
+    def _settle(self, run: _Run, stored: StoredResponse) -> StoredResponse:
+        status = stored.response["status"]
+        if run.why == "stopped" and (not stored.is_finished or status == "cancelled"):  # nobody cancelled it
+            return self._finish(stored, "failed", "the server stopped before the answer was complete")
+        if stored.is_finished:
+            return stored
+        if run.why == "cancelled":
+            return self._finish(stored, "cancelled")
+        known = isinstance(run.error, ApiError)
+        return self._finish(stored, "failed", str(run.error) if known else "the server failed; its log says more")
+
+    def _finish(self, stored: StoredResponse, status: str, message: str | None = None) -> StoredResponse:
+        error = None if message is None else {"code": "server_error", "message": message}
+        output = [
+            item | {"status": "incomplete"} if item.get("status") == "in_progress" else item
+            for item in stored.response.get("output", ())
+        ]
+        response = stored.response | {"status": status, "error": error, "output": output}
+        finished = replace(stored, response=response)
+        self.store.put(finished)
+        return finished
+
+    # What is kept
+
+    def _run(self, owner: str, id: str) -> _Run | None:
+        self._limit()
+        return self._running.get((owner, id)) or self._ended.get((owner, id))
+
+    def _limit(self) -> None:
+        """Ended runs go first. If what runs is too much itself, the longest of it loses the first half of its events;
+        who follows it has them already."""
+        now = time.monotonic()
+        while self._ended:
+            run = next(iter(self._ended.values()))
+            if self._bytes <= self.max_bytes and now - run.ended <= self.keep:
+                break
+            self._forget(self._ended.popitem(last=False)[1])
+        while self._bytes > self.max_bytes:
+            run = max(self._running.values(), key=lambda run: run.bytes)
+            self._bytes -= run.halve()
+
+    def _forget(self, run: _Run | None) -> None:
+        if run is not None:
+            self._bytes -= run.bytes
+
+    def _replay(self, owner: str, id: str, after: int) -> Iterator[Event]:
+        stored = self.store.get(owner, id)
+        if stored is None:
+            raise ApiError(404, f"there is no response {id!r}", param="response_id", code="response_not_found")
+        if not stored.is_finished:
+            raise bad("the response is in progress and has no stream", "stream")
+        return replayed(stored.response, after)
+
+
+@dataclass(eq=False)
+class _Run:
+    """`events` as JSON, `first` is the number of the first of them. `ended`: on the clock of `time.monotonic`."""
+
+    owner: str
+    id: str
+    events: list[bytes] = field(default_factory=list)
+    first: int = 0
+    bytes: int = 0
+    last: str = ""  # type of the last event
+    followers: set[asyncio.Event] = field(default_factory=set)
+    task: asyncio.Task[None] | None = None
+    has_begun: bool = False
+    why: Why | None = None  # it was stopped
+    error: Exception | None = None  # it failed of
+    ended: float = 0.0
+
+    @property
+    def count(self) -> int:
+        """Events so far, those that are not kept included: the number of the next."""
+        return self.first + len(self.events)
+
+    @property
+    def is_ended(self) -> bool:
+        return self.ended > 0
+
+    def wake(self) -> None:
+        for news in self.followers:
+            news.set()
+
+    def stop(self, why: Why) -> None:
+        if self.why is None:  # a second cancel would disturb what the first one started
+            self.why = why
+            if self.has_begun:  # a generator that never began could not close what it holds
+                self.stop_if_told()
+
+    def stop_if_told(self) -> None:
+        if self.why is not None and self.task is not None:
+            self.task.cancel()
+
+    def halve(self) -> int:
+        """The bytes that became free."""
+        gone = self.events[: (len(self.events) + 1) // 2]
+        self.events = self.events[len(gone) :]
+        self.first += len(gone)
+        freed = sum(len(data) + OVERHEAD for data in gone)
+        self.bytes -= freed
+        return freed
+
+
+def replayed(response: dict[str, Any], after: int = -1) -> Iterator[Event]:
+    """A short stream that says what a finished response is, for events that are not kept: its items come whole. The
+    last event comes in any case, since it is what a client waits for."""
+    before = response | {"status": "in_progress", "output": [], "usage": None, "error": None}
+    events = [_event(f"response.{kind}", 0, response=before) for kind in ("created", "in_progress")]
+    for index, item in enumerate(response.get("output", ())):
+        events += [
+            _event(f"response.output_item.{kind}", 0, output_index=index, item=item) for kind in ("added", "done")
+        ]
+    for number, event in enumerate(events):
+        if number > after:
+            yield event | {"sequence_number": number}
+    number = max(len(events), after + 1)
+    yield _event(LAST[response["status"]], number, response=response)
+
+
+def _event(type: str, number: int, **fields: Any) -> Event:
+    return {"type": type, "sequence_number": number, **fields}

@@ -1,0 +1,175 @@
+"""Routes to conversations: named lists of items that responses read from and add to.
+
+Knows the store and the wire objects; nothing of how a conversation is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends
+from pydantic import AfterValidator, Field, WithJsonSchema
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ossia.server.access import caller_of
+from ossia.server.responses.conversations_items import checked_items, items_schema
+from ossia.server.responses.store import StoreFull
+from ossia.server.responses.stored import DELETED_SCHEMA, LIST_SCHEMA, Page, including, listed, paging, reply
+from ossia.server.responses.types import ALWAYS, PAIRS, Wire, documented, small_metadata
+from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError
+
+AT_ONCE = 20  # items
+
+
+def _is_metadata(value: dict[str, str]) -> dict[str, str]:
+    small_metadata(value)
+    try:
+        orjson.dumps(value)
+    except TypeError as error:  # half a surrogate pair
+        raise ValueError(f"this is no JSON that other programs could read: {error}") from error
+    return value
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})]
+Items = Annotated[list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))]
+
+
+class NewConversation(Wire):
+    items: Items | None = None
+    metadata: Metadata | None = None
+
+
+class ConversationUpdate(Wire):
+    metadata: Metadata | None
+
+
+class NewItems(Wire):
+    items: Items
+
+
+CONVERSATION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created_at", "metadata"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "conversation"},
+        "created_at": {"type": "integer"},
+        "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+ITEM_SCHEMA: dict[str, Any] = {"type": "object", "required": ["id", "type"]}
+
+
+def no_conversation(id: str) -> ApiError:
+    message = f"there is no conversation {id!r}"
+    return ApiError(404, message, param="conversation_id", code="conversation_not_found")
+
+
+def no_item(id: str) -> ApiError:
+    return ApiError(404, f"there is no item {id!r} in this conversation", param="item_id", code="item_not_found")
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except StoreFull as error:
+        raise ApiError(413, str(error), code="conversation_too_large") from error
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+    _add_conversations(routes, service)
+    _add_items(routes, service)
+    return routes
+
+
+def _found(service: Service, request: Request, id: str) -> dict[str, Any]:
+    found = service.store.conversation(caller_of(request).name, id)
+    if found is None:
+        raise no_conversation(id)
+    return found
+
+
+def _add_conversations(routes: APIRouter, service: Service) -> None:
+    store = service.store
+
+    @routes.post("", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    async def create_conversation(request: Request, body: NewConversation | None = None) -> Response:
+        """A new conversation, with up to 20 items."""
+        wanted = body or NewConversation()
+        items = checked_items(wanted.items or ())
+        with _room():
+            return reply(store.new_conversation(caller_of(request).name, wanted.metadata or {}, items))
+
+    @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    async def retrieve_conversation(request: Request, conversation_id: str) -> Response:
+        return reply(_found(service, request, conversation_id))
+
+    @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    async def update_conversation(request: Request, conversation_id: str, body: ConversationUpdate) -> Response:
+        """Replaces the metadata."""
+        with _room():
+            updated = store.update_conversation(caller_of(request).name, conversation_id, body.metadata or {})
+        if updated is None:
+            raise no_conversation(conversation_id)
+        return reply(updated)
+
+    @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
+    async def delete_conversation(request: Request, conversation_id: str) -> Response:
+        """Deletes a conversation and its items; responses that were made in it stay."""
+        if not store.delete_conversation(caller_of(request).name, conversation_id):
+            raise no_conversation(conversation_id)
+        return reply({"id": conversation_id, "object": "conversation.deleted", "deleted": True})
+
+
+def _add_items(routes: APIRouter, service: Service) -> None:
+    store = service.store
+
+    @routes.get(
+        "/{conversation_id}/items",
+        responses=documented(LIST_SCHEMA, *ALWAYS),
+        dependencies=[Depends(including)],
+    )
+    async def list_items(request: Request, conversation_id: str, page: Annotated[Page, Depends(paging)]) -> Response:
+        _found(service, request, conversation_id)
+        return reply(page.of(store.items(caller_of(request).name, conversation_id)))
+
+    @routes.post(
+        "/{conversation_id}/items",
+        responses=documented(LIST_SCHEMA, *ALWAYS),
+        dependencies=[Depends(including)],
+    )
+    async def create_items(request: Request, conversation_id: str, body: NewItems) -> Response:
+        """Adds up to 20 items at the end. One without an id, or with one that is taken, gets a new one."""
+        items = checked_items(body.items)
+        try:
+            with _room():
+                return reply(listed(store.add_items(caller_of(request).name, conversation_id, items)))
+        except KeyError as error:
+            raise no_conversation(conversation_id) from error
+
+    @routes.get(
+        "/{conversation_id}/items/{item_id}",
+        responses=documented(ITEM_SCHEMA, *ALWAYS),
+        dependencies=[Depends(including)],
+    )
+    async def retrieve_item(request: Request, conversation_id: str, item_id: str) -> Response:
+        _found(service, request, conversation_id)
+        found = store.item(caller_of(request).name, conversation_id, item_id)
+        if found is None:
+            raise no_item(item_id)
+        return reply(found)
+
+    @routes.delete("/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    async def delete_item(request: Request, conversation_id: str, item_id: str) -> Response:
+        """Answers with the conversation."""
+        found = _found(service, request, conversation_id)
+        if not store.delete_item(caller_of(request).name, conversation_id, item_id):
+            raise no_item(item_id)
+        return reply(found)

@@ -1,0 +1,184 @@
+"""Routes to responses that were stored: read (whole, or its events again), cancel, delete, list what went into it.
+
+Knows the store, what runs in the background, and lists as the API pages them; not how an answer is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ossia.server.access import caller_of
+from ossia.server.responses.background import Event
+from ossia.server.responses.store import StoredResponse
+from ossia.server.responses.types import ALWAYS, RESPONSE_SCHEMA, documented
+from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.sse import encode, first_of, streaming
+
+Item = dict[str, Any]
+Includable = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+
+
+def including(
+    include: Annotated[list[Includable] | None, Query()] = None,
+    include_: Annotated[list[Includable] | None, Query(alias="include[]")] = None,
+) -> None:
+    """What may be asked for, as `include=` or `include[]=`. Everything that was asked for when the response was made
+    is kept with it and shown always; what was not cannot be had later."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list."""
+
+    limit: int
+    order: str
+    after: str | None
+    before: str | None
+
+    def of(self, items: Sequence[Item]) -> dict[str, Any]:
+        """The wire object. `before` alone gives the page that ends there. Raises `ApiError` for a cursor that is no
+        item's id."""
+        ordered = list(items) if self.order == "asc" else list(reversed(items))
+        ids = [item["id"] for item in ordered]
+        begin = 0 if self.after is None else _place(ids, self.after, "after") + 1
+        end = len(ids) if self.before is None else _place(ids, self.before, "before")
+        between = ordered[begin:end] if begin < end else []
+        is_back = self.before is not None and self.after is None
+        shown = between[-self.limit :] if is_back else between[: self.limit]
+        return listed(shown, has_more=len(shown) < len(between))
+
+
+def _place(ids: Sequence[str], id: str, param: str) -> int:
+    if id not in ids:
+        raise bad(f"{param}: there is no item {id!r} in this list", param)
+    return ids.index(id)
+
+
+def paging(
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
+    after: Annotated[str | None, Query(description="an item's id: the list goes on behind it")] = None,
+    before: Annotated[str | None, Query(description="an item's id: the list ends in front of it")] = None,
+) -> Page:
+    return Page(limit, order, after, before)
+
+
+def listed(items: Sequence[Item], has_more: bool = False) -> dict[str, Any]:
+    """The list object. Clients have its ids as strings: of an empty list they are empty."""
+    first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
+    return {"object": "list", "data": list(items), "first_id": first, "last_id": last, "has_more": has_more}
+
+
+def reply(data: Any) -> Response:
+    return Response(orjson.dumps(data), media_type="application/json")
+
+
+LIST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["object", "data", "first_id", "last_id", "has_more"],
+    "properties": {
+        "object": {"const": "list"},
+        "data": {"type": "array", "items": {"type": "object", "required": ["id", "type"]}},
+        "first_id": {"type": "string"},
+        "last_id": {"type": "string"},
+        "has_more": {"type": "boolean"},
+    },
+}
+DELETED_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "deleted"],
+    "properties": {"id": {"type": "string"}, "object": {"type": "string"}, "deleted": {"const": True}},
+}
+
+
+def not_found(response_id: str) -> ApiError:
+    return ApiError(404, f"there is no response {response_id!r}", param="response_id", code="response_not_found")
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
+    store, runs = service.store, service.runs
+
+    def find(request: Request, response_id: str) -> StoredResponse:
+        found = store.get(caller_of(request).name, response_id)
+        if found is None:
+            raise not_found(response_id)
+        return found
+
+    @routes.get("/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True))
+    async def retrieve_response(
+        request: Request,
+        response_id: str,
+        stream: bool = False,
+        starting_after: Annotated[
+            int | None, Query(lt=1 << 53, description="with stream: the last number seen")
+        ] = None,
+    ) -> Response:
+        """A stored response; with `stream`, its events from the first, or after the one named, until the last."""
+        found = find(request, response_id)
+        if not stream:
+            return reply(found.response)
+        after = -1 if starting_after is None else max(starting_after, -1)
+        _, events = await first_of(runs.follow(found.owner, response_id, after))
+        return streamed(events, after, service.settings.keepalive)
+
+    @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
+    async def delete_response(request: Request, response_id: str) -> Response:
+        """Deletes a stored response; one in progress is stopped."""
+        find(request, response_id)
+        await runs.delete(caller_of(request).name, response_id)
+        return reply({"id": response_id, "object": "response", "deleted": True})
+
+    @routes.post("/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA, *ALWAYS))
+    async def cancel_response(request: Request, response_id: str) -> Response:
+        """Stops a response made with `background`. One that has ended is returned as it is."""
+        found = find(request, response_id)
+        if not found.response.get("background"):
+            raise bad("only responses made with background: true can be cancelled", "response_id", "not_background")
+        if runs.cancel(found.owner, response_id):
+            await runs.ended(found.owner, response_id)
+            found = find(request, response_id)
+        return reply(found.response)
+
+    @routes.get("/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA, *ALWAYS))
+    async def list_input_items(request: Request, response_id: str, page: Annotated[Page, Depends(paging)]) -> Response:
+        """The items that the response was made from: those of the conversation or of the responses before it, too."""
+        found = find(request, response_id)
+        return reply(page.of([*found.history, *found.input]))
+
+    return routes
+
+
+def streamed(events: AsyncGenerator[Event, None], last: int, keepalive: float) -> Response:
+    """`last`: the number of the event that the client saw last."""
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        nonlocal last
+        async with aclosing(events):
+            async for event in events:
+                last = event["sequence_number"]
+                yield encode(event, event["type"])
+
+    def on_error(error: ApiError) -> bytes:
+        fields = {"code": error.code or error.type, "message": error.message, "param": error.param}
+        return encode({"type": "error", "sequence_number": last + 1, **fields}, "error")
+
+    return streaming(parts(), keepalive=keepalive, on_error=on_error)

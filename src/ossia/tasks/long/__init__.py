@@ -1,0 +1,1 @@
+"""Tasks over long texts: needles, and states to follow."""

@@ -1,0 +1,278 @@
+"""Following a state through k steps: a number that is added to and multiplied, balls under cups that change places.
+
+Knows names of colours; nothing of models. Low effort writes the answer alone, medium the state after every third step,
+high every step and a check. Training tracks are closed under prefixes: no beginning of one is a held-out track, so a
+held-out track stands in no training text, not even as part of a longer one. All sums and products are small facts that
+arithmetic never holds out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Generic, TypeVar
+
+from ossia.errors import ConfigError
+from ossia.harmony import Effort
+from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
+from ossia.tasks.world.names import COLORS
+
+LONGEST = 16  # steps, unless a caller asks for more
+EVERY = 3  # medium effort writes every third state
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Step(Generic[State]):
+    """One step: what it is called, the state after it, how it is worked out."""
+
+    name: str
+    after: State
+    worked: str
+
+
+@dataclass(frozen=True)
+class Track:
+    """k steps from a beginning, and a question about the end. `states` and `worked` have one entry per step."""
+
+    kind: str
+    told: str
+    question: str
+    final: str
+    expect: Expect
+    names: tuple[str, ...]
+    states: tuple[str, ...]
+    worked: tuple[str, ...]
+    check: str
+
+    @property
+    def k(self) -> int:
+        return len(self.names)
+
+    def working(self, effort: Effort) -> str:
+        """The analysis at an effort."""
+        if effort is Effort.LOW:
+            return self.final
+        if effort is Effort.MEDIUM:
+            shown = [i for i in range(1, self.k + 1) if i % EVERY == 0 or i == self.k]
+            return ", ".join([f"after {i}: {self.states[i - 1]}" for i in shown])
+        rows = zip(self.names, self.worked, strict=True)
+        lines = [f"{i} {name}: {worked}" for i, (name, worked) in enumerate(rows, 1)]
+        return "\n".join([*lines, f"check {self.k} of {self.k} steps, {self.check}"])
+
+
+def _walk(
+    rng: Random,
+    split: Split,
+    k: int,
+    begin: Callable[[Random], tuple[str, State]],
+    step: Callable[[Random, State], Step[State]],
+) -> tuple[str, State, list[Step[State]]]:
+    """(the beginning's text, its state, k steps) of the split. See the top of the file for what that means."""
+    while True:
+        told, start = begin(rng)
+        key, state, steps = told, start, list[Step[State]]()
+        for index in range(k):
+            wanted: Split | None = split if split == "train" or index == k - 1 else None
+            found = _next(rng, key, wanted, state, step)
+            if found is None:
+                break
+            steps.append(found)
+            key, state = f"{key}; {found.name}", found.after
+        else:
+            return told, start, steps
+
+
+def _next(
+    rng: Random, key: str, wanted: Split | None, state: State, step: Callable[[Random, State], Step[State]]
+) -> Step[State] | None:
+    """A step after which the track is of the wanted split; None if a few tries found none."""
+    for _ in range(20):
+        found = step(rng, state)
+        if wanted is None or split_of(f"{key}; {found.name}") == wanted:
+            return found
+    return None
+
+
+# ---- a number: x = 3; +4; *2; mod 10 ---------------------------------------------------------------
+
+
+def _begin_number(rng: Random) -> tuple[str, int]:
+    x = rng.randrange(10)
+    return f"x = {x}", x
+
+
+def _number_step(rng: Random, x: int) -> Step[int]:
+    """Adding, subtracting, multiplying what is small, reducing what has become large."""
+    luck = rng.random()
+    if x > 12 and (luck < 0.5 or x > 90):
+        m = rng.randrange(5, 13)
+        return Step(f"mod {m}", x % m, f"{x} mod {m} is {x % m}")
+    if 0 < x <= 12 and luck < 0.35:
+        n = rng.randrange(2, 10)
+        return Step(f"*{n}", x * n, f"{x}*{n}={x * n}")
+    if x > 1 and luck < 0.65:
+        n = rng.randrange(1, min(x, 9) + 1)
+        return Step(f"-{n}", x - n, f"{x}-{n}={x - n}")
+    n = rng.randrange(1, 10)
+    return Step(f"+{n}", x + n, f"{x}+{n}={x + n}")
+
+
+def _undone_number(before: int, last: Step[int]) -> str:
+    """A line that takes the last step back, or does it again where that is not possible."""
+    sign, n = last.name[0], last.name[1:]
+    if sign == "+":
+        return f"{last.after}-{n}={before}"
+    if sign == "-":
+        return f"{last.after}+{n}={before}"
+    return f"{n}*{before}={last.after}" if sign == "*" else f"again {last.worked}"
+
+
+def _number_track(rng: Random, split: Split, k: int) -> Track:
+    told, start, steps = _walk(rng, split, k, _begin_number, _number_step)
+    before = steps[-2].after if k > 1 else start
+    return _track_of_number("number", told, steps, _undone_number(before, steps[-1]))
+
+
+def _track_of_number(kind: str, told: str, steps: list[Step[int]], check: str) -> Track:
+    x = steps[-1].after
+    return Track(
+        kind,
+        told,
+        "What is x?",
+        f"x = {x}",
+        Expect(number=x),
+        tuple([step.name for step in steps]),
+        tuple([str(step.after) for step in steps]),
+        tuple([step.worked for step in steps]),
+        check,
+    )
+
+
+# ---- a number modulo a prime: every step counts ------------------------------------------------------
+
+PRIMES = (7, 11, 13)  # multiplying by 2 to 6 can be undone modulo each, so no step forgets what came before
+
+
+def _modular_step(p: int, rng: Random, x: int) -> Step[int]:
+    luck = rng.random()
+    if luck < 0.4:
+        n = rng.randrange(2, 7)
+        return Step(f"*{n}", x * n % p, _reduced(f"{x}*{n}={x * n}", x * n, p))
+    n = rng.randrange(1, 7)
+    if luck < 0.7:
+        return Step(f"+{n}", (x + n) % p, _reduced(f"{x}+{n}={x + n}", x + n, p))
+    if x >= n:
+        return Step(f"-{n}", x - n, f"{x}-{n}={x - n}")
+    return Step(f"-{n}", x + p - n, f"{x}-{n}<0, {x}+{p}={x + p}, {x + p}-{n}={x + p - n}")
+
+
+def _reduced(worked: str, value: int, p: int) -> str:
+    return worked if value < p else f"{worked}, {value} mod {p} is {value % p}"
+
+
+def _modular_track(rng: Random, split: Split, k: int) -> Track:
+    p = rng.choice(PRIMES)
+
+    def begin(rng: Random) -> tuple[str, int]:
+        x = rng.randrange(p)
+        return f"modulo {p}: x = {x}", x
+
+    told, start, steps = _walk(rng, split, k, begin, lambda rng, x: _modular_step(p, rng, x))
+    before, last = steps[-2].after if k > 1 else start, steps[-1]
+    sign, n = last.name[0], int(last.name[1:])
+    if sign == "*":
+        check = _reduced(f"{n}*{before}={n * before}", n * before, p)
+    elif sign == "+":
+        borrow = last.after < n
+        check = f"{last.after}+{p}={last.after + p}, {last.after + p}-{n}={before}" if borrow else ""
+        check = check or f"{last.after}-{n}={before}"
+    else:
+        check = _reduced(f"{last.after}+{n}={last.after + n}", last.after + n, p)
+    return _track_of_number("modular", told, steps, check)
+
+
+# ---- balls under cups: the permutations of 3 or 5 ----------------------------------------------------
+
+Cups = tuple[str, ...]
+
+
+def _cup_step(rng: Random, cups: Cups) -> Step[Cups]:
+    """Two cups change places; now and then every ball moves one cup on, the last to the first."""
+    if rng.random() < 0.15:
+        after, name = (cups[-1], *cups[:-1]), "rotate"
+    else:
+        a, b = sorted(rng.sample(range(len(cups)), 2))
+        moved = list(cups)
+        moved[a], moved[b] = moved[b], moved[a]
+        after, name = tuple(moved), f"swap {a + 1} {b + 1}"
+    return Step(name, after, " ".join(after))
+
+
+def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
+    def begin(rng: Random) -> tuple[str, Cups]:
+        balls = tuple(rng.sample(COLORS, count))
+        return f"cups: {' '.join(balls)}", balls
+
+    told, start, steps = _walk(rng, split, k, begin, _cup_step)
+    end = steps[-1].after
+    place = rng.randrange(count)
+    ball = end[place]
+    if rng.random() < 0.5:
+        question, final, expect = f"What is in cup {place + 1}?", f"In cup {place + 1} is {ball}", Expect(equals=ball)
+    else:
+        question, final, expect = f"Where is {ball}?", f"{ball} is in cup {place + 1}", Expect(number=place + 1)
+    path = " ".join([str(cups.index(ball) + 1) for cups in (start, *[step.after for step in steps])])
+    states = tuple([step.worked for step in steps])
+    names = tuple([step.name for step in steps])
+    return Track(f"cups{count}", told, question, final, expect, names, states, states, f"{ball} goes {path}")
+
+
+def _cups3(rng: Random, split: Split, k: int) -> Track:
+    return _cups_track(3, rng, split, k)
+
+
+def _cups5(rng: Random, split: Split, k: int) -> Track:
+    return _cups_track(5, rng, split, k)
+
+
+KINDS: dict[str, Callable[[Random, Split, int], Track]] = {
+    "number": _number_track,
+    "modular": _modular_track,
+    "cups3": _cups3,
+    "cups5": _cups5,
+}
+_NAMES = tuple(KINDS)
+_EFFORTS = tuple(Effort)
+
+# ---- the task ------------------------------------------------------------------------------------
+
+
+def draw_track(rng: Random, split: Split, k: int, kind: str | None = None) -> Track:
+    """A track of k steps, of any kind or of `kind`. Raises ConfigError for k < 1 or an unknown kind."""
+    if k < 1:
+        raise ConfigError(f"a track needs at least one step, not {k}: choose k from 1 up")
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"there are no tracks of kind {kind!r}: use one of {', '.join(KINDS)}")
+    return KINDS[kind or rng.choice(_NAMES)](rng, split, k)
+
+
+def state_tracking(rng: Random, split: Split, k: int | None = None, kind: str | None = None) -> Problem:
+    """k steps, 1 to 16 if it is not given, and a question about the state after the last."""
+    track = draw_track(rng, split, rng.randrange(1, LONGEST + 1) if k is None else k, kind)
+    user = f"{track.told}; {'; '.join(track.names)}. {track.question}"
+    about: dict[str, str | int] = {"k": track.k, "kind": track.kind}
+    return Problem("state", split, (Turn(user, track.final, track.working),), track.expect, about=about)
+
+
+def state_text(rng: Random) -> str:
+    """A document: tracks with their working at one grain and their answers. Half of them are short."""
+    effort = rng.choice(_EFFORTS)
+    longest = 6 if rng.random() < 0.5 else LONGEST
+    parts = []
+    for _ in range(1 if longest > 6 and effort is not Effort.LOW else rng.randrange(1, 4)):
+        turn = state_tracking(rng, "train", rng.randrange(1, longest + 1)).turns[0]
+        written = "" if effort is Effort.LOW else f"{turn.think(effort)}\n"
+        parts.append(f"{turn.user}\n{written}{turn.final}")
+    return "\n\n".join(parts)

@@ -1,0 +1,1 @@
+"""A little machine and its programs, and the tools that run them."""

@@ -1,0 +1,1 @@
+"""Tasks about numbers: arithmetic, word problems, the calculator, follow-up questions."""

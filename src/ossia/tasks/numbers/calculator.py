@@ -1,0 +1,371 @@
+"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using what it
+returns.
+
+Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use the
+tool's result, also in the rare cases where that is, on purpose, not the true value, or an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+from ossia.errors import ToolError
+from ossia.harmony import Effort, FunctionTool
+from ossia.tasks.numbers.arithmetic import ask, draw_one_step, draw_two_steps
+from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
+from ossia.tasks.numbers.stories import draw_story
+from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn
+
+LARGEST = 10**9  # of the results that problems ask for
+MAX_CHARACTERS, MAX_DIGITS, MAX_EXPONENT, MAX_DEPTH = 200, 200, 64, 60
+
+# ---- the tool itself -----------------------------------------------------------------------------
+
+
+def evaluate(expression: str) -> int | float:
+    """The value of an expression of numbers with + - * / // % ** and parentheses.
+
+    A quotient that is whole is an int. Raises ToolError saying what is wrong: a name or a call in it, a
+    division by zero, a number or power that is too large, an expression that is too long.
+    """
+    if len(expression) > MAX_CHARACTERS:
+        raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
+    plain = expression.translate(_LIKE_SIGNS).strip().rstrip("=").strip()
+    try:
+        tree = ast.parse(plain, mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise ToolError("this is not an arithmetic expression") from error
+    return _value_of(tree.body, 0)
+
+
+_SIGNS_OF_PEOPLE = {
+    "\N{MULTIPLICATION SIGN}": "*", "\N{MIDDLE DOT}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-",
+    "^": "**", ",": "",
+}  # fmt: skip
+_LIKE_SIGNS = str.maketrans(_SIGNS_OF_PEOPLE)
+
+
+def _value_of(node: ast.expr, depth: int) -> int | float:
+    if depth > MAX_DEPTH:
+        raise ToolError("the expression is nested too deeply")
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return _checked(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        inner = _value_of(node.operand, depth + 1)
+        return -inner if isinstance(node.op, ast.USub) else inner
+    if isinstance(node, ast.BinOp):
+        return _checked(_combined(node.op, _value_of(node.left, depth + 1), _value_of(node.right, depth + 1)))
+    raise ToolError("only numbers, + - * / // % ** and parentheses are allowed")
+
+
+def _combined(sign: ast.operator, a: int | float, b: int | float) -> int | float:
+    try:
+        match sign:
+            case ast.Add():
+                return a + b
+            case ast.Sub():
+                return a - b
+            case ast.Mult():
+                return a * b
+            case ast.Div():
+                return a // b if isinstance(a, int) and isinstance(b, int) and a % b == 0 else a / b
+            case ast.FloorDiv():
+                return a // b
+            case ast.Mod():
+                return a % b
+            case ast.Pow():
+                return _power(a, b)
+    except ZeroDivisionError as error:
+        raise ToolError("division by zero") from error
+    except OverflowError as error:
+        raise ToolError("the result is too large") from error
+    raise ToolError("only + - * / // % ** are allowed")
+
+
+def _power(a: int | float, b: int | float) -> int | float:
+    if abs(b) > MAX_EXPONENT:
+        raise ToolError(f"exponents go up to {MAX_EXPONENT}")
+    result = a**b
+    if isinstance(result, complex):
+        raise ToolError("the result is not a real number")
+    assert isinstance(result, int | float)
+    return result
+
+
+def _checked(number: int | float) -> int | float:
+    if isinstance(number, int) and abs(number) >= 10**MAX_DIGITS:
+        raise ToolError("the number is too large")
+    if isinstance(number, float) and (number != number or number in (float("inf"), float("-inf"))):
+        raise ToolError("the result is not a finite number")
+    return number
+
+
+def calculate(arguments: str) -> str:
+    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text, `error:
+    ...`.
+    """
+    try:
+        return str(evaluate(expression_of("calculator", arguments)))
+    except ToolError as error:
+        return f"error: {error}"
+
+
+def expression_of(name: str, arguments: str) -> str:
+    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if there is
+    none.
+    """
+    try:
+        data = json.loads(arguments)
+    except (ValueError, RecursionError) as error:
+        raise ToolError(f"the arguments of {name} are not JSON") from error
+    if not isinstance(data, Mapping):
+        raise ToolError(f"the arguments of {name} must be a JSON object")
+    texts = [data[key] for key in EXPRESSION_KEYS if isinstance(data.get(key), str)]
+    if texts:
+        return str(texts[0])
+    for (first, second, sign), names in _OPERAND_KEYS.items():
+        if {first, second, sign} <= data.keys() and data[sign] in names.values():
+            plain = next(own for own, theirs in names.items() if theirs == data[sign])
+            return f"({data[first]}) {plain} ({data[second]})"
+    raise ToolError(f"{name} needs an expression, such as 12*7")
+
+
+EXPRESSION_KEYS = ("expression", "expr", "input", "formula")
+_SIGN_NAMES = {"+": "+", "-": "-", "*": "*", "/": "/"}
+_WORD_NAMES = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
+_OPERAND_KEYS: dict[tuple[str, str, str], dict[str, str]] = {
+    ("a", "b", "op"): _SIGN_NAMES, ("a", "b", "operation"): _WORD_NAMES, ("x", "y", "operator"): _SIGN_NAMES,
+}  # fmt: skip
+
+CALCULATOR = FunctionTool(
+    "calculator",
+    "Evaluates an arithmetic expression.",
+    {
+        "type": "object",
+        "properties": {"expression": {"type": "string", "description": "for example 12*7"}},
+        "required": ["expression"],
+    },
+)
+
+# ---- how it is declared --------------------------------------------------------------------------
+
+_NAME = "calculator"  # the only one: a model of this size that saw six names called the commonest whatever was declared
+_DESCRIPTIONS = (
+    "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
+    "A calculator.", "Calculates the value of an expression.",
+    "Computes an arithmetic expression and returns the result.", "Do arithmetic.",
+    "Use this for arithmetic.", "Calculator for integers.", "Returns the value of a formula.",
+)  # fmt: skip
+_PROPERTY_NOTES = (
+    "for example 12*7",
+    "The expression to evaluate.",
+    "e.g. 2 + 3",
+    "arithmetic expression",
+    "",
+    "",
+    "",
+)
+_OTHERS = (
+    ("get_weather", "Gets the weather of a city.", "city"), ("lookup", "Looks a word up.", "word"),
+    ("search", "Searches the web.", "query"), ("send_email", "Sends an email.", "to"),
+    ("get_time", "Gets the time in a city.", "city"), ("translate", "Translates a text.", "text"),
+    ("play_music", "Plays a song.", "song"), ("read_file", "Reads a file.", "path"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A calculator as some application declares it: the function, its arguments' shape and its answers'
+    shape.
+    """
+
+    function: FunctionTool
+    keys: tuple[str, ...]  # ("expression",) or the names of two operands and the operator
+    style: str  # how results come back: see `_shown`
+
+    @property
+    def takes_one_operation(self) -> bool:
+        return len(self.keys) == 3
+
+    def arguments(self, expr: Op, spaced: bool) -> str:
+        """The JSON text of a call for `expr`."""
+        if not self.takes_one_operation:
+            return json.dumps({self.keys[0]: text(expr, " " if spaced else "")})
+        first, second, sign = self.keys
+        names = _OPERAND_KEYS[first, second, sign]
+        return json.dumps({first: value(expr.left), second: value(expr.right), sign: names[expr.sign]})
+
+
+def declare(rng: Random, two_steps: bool) -> Declared:
+    """One of many declarations of a calculator; one that takes whole expressions if `two_steps`."""
+    description = rng.choice(_DESCRIPTIONS)
+    style = _STYLES[int(rng.random() * len(_STYLES))]
+    if not two_steps and rng.random() < 0.08:
+        keys: tuple[str, ...] = rng.choice(tuple(_OPERAND_KEYS))
+        names = list(_OPERAND_KEYS[keys].values())  # type: ignore[index]  # three keys
+        number = {"type": "integer" if rng.random() < 0.5 else "number"}
+        properties: dict[str, Any] = {
+            keys[0]: number,
+            keys[1]: number,
+            keys[2]: {"type": "string", "enum": names},
+        }
+    else:
+        keys = ("expression",) if rng.random() < 0.93 else (rng.choice(EXPRESSION_KEYS[1:]),)
+        note = rng.choice(_PROPERTY_NOTES)
+        properties = {keys[0]: {"type": "string", "description": note} if note else {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": list(keys)}
+    return Declared(FunctionTool(_NAME, description, schema), keys, style)
+
+
+def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
+    """The calculator alone, or among one or two tools that have nothing to do with arithmetic."""
+    if rng.random() < 0.75:
+        return (own,)
+    tools = [own]
+    for name, description, key in rng.sample(_OTHERS, 1 if rng.random() < 0.7 else 2):
+        schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
+        tools.append(Tool(FunctionTool(name, description, schema), _unavailable))
+    rng.shuffle(tools)
+    return tuple(tools)
+
+
+def _unavailable(arguments: str) -> str:
+    return "error: not available"
+
+
+# ---- how it answers ------------------------------------------------------------------------------
+
+_STYLES = ("plain",) * 6 + ("float", "result", "result", "value", "equation", "words", "answer")
+_ERRORS = ("error: not available", "error: timeout", "error: the calculator is down",
+           "error: try again later",
+           "error: internal error", '{"error": "failed"}')  # fmt: skip
+FAILED = "The calculator failed, so I have no result."
+
+
+def _shown(number: int | float, style: str, expression: str) -> str:
+    """A result as tools return it."""
+    match style:
+        case "float":
+            return str(float(number))
+        case "result" | "value" | "answer":
+            return json.dumps({style: number})
+        case "equation":
+            return f"{expression} = {number}"
+        case "words":
+            return f"The result is {number}."
+        case _:
+            return str(number)
+
+
+def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
+    """What the tool of a problem answers: the value in its style, off by `off_by`, or an error."""
+    if error:
+        return error
+    try:
+        expression = expression_of(name, arguments)
+        return _shown(evaluate(expression) + off_by, style, expression)
+    except ToolError as problem:
+        return f"error: {problem}"
+
+
+def _asked_value(name: str, arguments: str) -> int | None:
+    try:
+        number = evaluate(expression_of(name, arguments))
+    except ToolError:
+        return None
+    return int(number) if number == int(number) else None
+
+
+# ---- the task ------------------------------------------------------------------------------------
+
+
+_LARGE_SIGNS: tuple[Sign, ...] = ("+", "-", "*", "*", "+", "-", "/")
+
+
+def draw_large(rng: Random, split: Split) -> Op:
+    """One or two operations on numbers of up to six digits."""
+    while True:
+        sign = rng.choice(_LARGE_SIGNS)
+        a, b = _large(rng), _large(rng)
+        expr = Op("/", a * (b % 100 + 2), b % 100 + 2) if sign == "/" else Op(sign, a, b)
+        if rng.random() < 0.3:
+            second = rng.choice(_LARGE_SIGNS[:3])
+            expr = Op(second, expr, _large(rng)) if rng.random() < 0.7 else Op(second, _large(rng), expr)
+        if abs(value(expr)) < LARGEST and in_split(expr, split):
+            return expr
+
+
+def _large(rng: Random) -> int:
+    digits = rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5, 6))
+    return rng.randrange(10 ** (digits - 1), 10**digits)
+
+
+def call_thoughts(expr: Expr, effort: Effort) -> str:
+    if effort is Effort.LOW:
+        return "I should use the calculator."
+    if effort is Effort.MEDIUM:
+        return f"This is {text(expr)}. I should use the calculator."
+    return f"The user asks for {text(expr)}. A calculator is offered, so I should use the calculator."
+
+
+def result_thoughts(seen: int | None, effort: Effort) -> str:
+    if effort is Effort.LOW:
+        return ""
+    said = "The calculator failed." if seen is None else f"The calculator says {seen}."
+    return said if effort is Effort.MEDIUM else f"{said} I answer with that."
+
+
+def calculator_turn(
+    expr: Op,
+    user: str,
+    declared: Declared,
+    final: str = "",
+    spaced: bool = False,
+    off_by: int = 0,
+    error: str = "",
+) -> tuple[Turn, Expect, Callable[[str], str]]:
+    """A turn that calls the calculator for `expr`, what a right answer shows, and the tool to run.
+
+    `final` is the sentence to answer with, {r} being the result; the equation by default.
+    """
+    run = partial(_run, declared.style, off_by, error, declared.function.name)
+    arguments = declared.arguments(expr, spaced)
+    call = Call(declared.function.name, arguments, run(arguments))
+    seen = None if error else value(expr) + off_by
+    final = FAILED if error else (final or text(expr) + " = {r}").format(r=seen)
+    turn = Turn(user, final, partial(call_thoughts, expr), call, partial(result_thoughts, seen))
+    contains = "calculator failed" if error else None
+    expect = Expect(seen, contains, calls=True, value=value(expr), evaluate=_asked_value)
+    return turn, expect, run
+
+
+def draw_for_calculator(rng: Random, split: Split, one_operation: bool = False) -> Op:
+    while True:
+        kind = rng.random()
+        if kind < 0.45:
+            expr = draw_one_step(rng, split)
+        else:
+            expr = draw_two_steps(rng, split) if kind < 0.6 else draw_large(rng, split)
+        if not one_operation or (isinstance(expr.left, int) and isinstance(expr.right, int)):
+            return expr
+
+
+def calculator_use(rng: Random, split: Split) -> Problem:
+    """A question about arithmetic with a calculator on offer."""
+    if rng.random() < 0.15:
+        user, expr, final, _ = draw_story(rng, split)
+    else:
+        expr, final = draw_for_calculator(rng, split), ""
+        user = ask(rng, expr)
+    declared = declare(rng, isinstance(expr.left, Op) or isinstance(expr.right, Op))
+    luck = rng.random()
+    error = rng.choice(_ERRORS) if luck < 0.03 else ""
+    off_by = rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)) if 0.03 <= luck < 0.08 else 0
+    turn, expect, run = calculator_turn(expr, user, declared, final, rng.random() < 0.15, off_by, error)
+    return Problem("calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run)))

@@ -1,0 +1,228 @@
+"""How an expression is worked out in writing: the analysis of an answer at low, medium and high effort.
+
+Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that every
+token is a small step for a small transformer whose tokens are single digits:
+
+- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
+  with spaces around the sign, so the digits to work on are easy to find.
+- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table
+  lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
+- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`, `4 in 26:`
+  before `6*4=24 rest 2`.
+- After `->` stands the result so far: one new digit and a copy of the previous result, so the answer is
+  never assembled from scattered digits. `so` drops leading zeros and sets the sign.
+- Differences begin by comparing the numbers from the top; if the second is larger, the operation is
+  turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
+- Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
+
+low: the equation in one go. medium: the columns. high: every column also named by its place, what it hands
+on written out, and a line that undoes the last operation.
+"""
+
+from __future__ import annotations
+
+from ossia.harmony import Effort
+from ossia.tasks.numbers.expressions import (
+    Expr,
+    Sign,
+    apply,
+    magnitudes,
+    operations,
+    product_columns,
+    text,
+    value,
+)
+
+PLACES = (
+    "ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-thousands", "millions", "ten-millions",
+)  # fmt: skip
+
+
+def working(expr: Expr, effort: Effort) -> str:
+    """The analysis that works out `expr`."""
+    if effort is Effort.LOW:
+        return f"{text(expr, '')}={value(expr)}"
+    steps = operations(expr)
+    blocks = [operation(*step, effort) for step in steps]
+    if len(blocks) > 1:
+        blocks.insert(0, f"{text(expr)}:")
+    if effort is Effort.HIGH and (line := check_line(*steps[-1])):
+        blocks.append(line)
+    return "\n".join(blocks)
+
+
+def check_line(sign: Sign, a: int, b: int) -> str:
+    """The inverse operation on the result, `check 85-48=37`; empty where it would be awkward."""
+    result = apply(sign, a, b)
+    if b < 0 or (sign == "*" and b == 0):
+        return ""
+    inverse = {"+": "-", "-": "+", "*": "/", "/": "*"}[sign]
+    return f"check {result}{inverse}{b}={a}"
+
+
+def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
+    """One operation worked out at medium or high effort, without the check line."""
+    high = effort is Effort.HIGH
+    result = apply(sign, a, b)
+    if _is_known(sign, a, b):
+        return f"{a}{sign}{_bracketed(b)}={result}"
+    minus, x, plain, y = magnitudes(sign, a, b)
+    head = f"{a} {sign} {_bracketed(b)}"
+    opening = compared(abs(a), abs(b), high) if plain == "-" else []
+    if opening and x == y:
+        return f"{head}: {', '.join([*opening, 'so 0'])}"
+    rewritten = f"-({x} {plain} {y})" if minus else f"{x} {plain} {y}"
+    if rewritten != head:
+        turned = f"so {rewritten}:" if opening else f"{head} = {rewritten}:"
+        head = f"{head}: {', '.join([*opening, turned])}" if opening else turned
+        opening = []
+    else:
+        head = f"{head}:"
+    columns, raw = _METHODS[plain](x, y, high)
+    if raw != str(result):
+        columns.append(f"so {result}")
+    if high:
+        return "\n".join([" ".join([head, ", ".join(opening)]) if opening else head, *columns])
+    return f"{head} {', '.join([*opening, *columns])}"
+
+
+def _is_known(sign: Sign, a: int, b: int) -> bool:
+    """Facts that are written down in one go: two single digits, times 0, 1 or 10, divided by 1 or 10."""
+    if sign == "/":
+        return b in (1, 10) or a == 0
+    if sign == "*" and (a in (0, 1, 10) or b in (0, 1, 10)):
+        return True
+    return 0 <= a <= 9 and 0 <= b <= 9
+
+
+def _bracketed(b: int) -> str:
+    return f"({b})" if b < 0 else str(b)
+
+
+def _digits(number: int, count: int) -> list[int]:
+    """`count` digits from the ones upwards, zeros where the number has none."""
+    return [number // 10**place % 10 for place in range(count)]
+
+
+# ---- single steps, which the drills in the pre-training text use as well ----------------------------
+
+
+def compared(a: int, b: int, named: bool) -> list[str]:
+    """`hundreds 3-3=0`, `tens 5-7<0`: the digits from the top until they differ."""
+    count = len(str(max(a, b)))
+    found = []
+    for place in range(count - 1, -1, -1):
+        p, q = a // 10**place % 10, b // 10**place % 10
+        found.append((f"{PLACES[place]} " if named else "") + compared_digits(p, q))
+        if p != q:
+            break
+    return found
+
+
+def compared_digits(p: int, q: int) -> str:
+    return f"{p}-{q}{'=' if p == q else '<' if p < q else '>'}0"
+
+
+def sum_column(p: int, q: int, carry: int, first: bool = False) -> str:
+    """`4+7+1=12`; the first column has no carry."""
+    return f"{p}+{q}={p + q}" if first else f"{p}+{q}+{carry}={p + q + carry}"
+
+
+def difference_column(p: int, q: int, borrow: int, first: bool = False) -> str:
+    """`7-4-1=2`, or `3-4-1<0, 13-4-1=8` where ten has to be borrowed."""
+    taken = f"-{q}" if first else f"-{q}-{borrow}"
+    rest = p - q - borrow
+    return f"{p}{taken}={rest}" if rest >= 0 else f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
+
+
+def product_column(pairs: list[tuple[int, int]], carry: int) -> tuple[str, int]:
+    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is one."""
+    products = [p * q for p, q in pairs]
+    parts = [f"{p}*{q}={p * q}" for p, q in pairs]
+    total = products[0]
+    for term in [*products[1:], *([carry] if carry else [])]:
+        parts.append(f"{total}+{term}={total + term}")
+        total += term
+    return ", ".join(parts), total
+
+
+def division_step(current: int, divisor: int) -> str:
+    """`4 in 26: 6*4=24 rest 2`."""
+    quotient, rest = divmod(current, divisor)
+    return f"{divisor} in {current}: {quotient}*{divisor}={current - rest} rest {rest}"
+
+
+# ---- the methods: each returns its columns and the result as it was put together, leading zeros included
+
+
+def _add(x: int, y: int, high: bool) -> tuple[list[str], str]:
+    count = len(str(max(x, y)))
+    sheet = _Sheet(high, "carry")
+    for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
+        column = sum_column(p, q, sheet.carry, place == 0)
+        sheet.write(column, p + q + sheet.carry, last=place == count - 1)
+    return sheet.lines, sheet.done
+
+
+def _subtract(x: int, y: int, high: bool) -> tuple[list[str], str]:
+    """x - y for x >= y."""
+    count = len(str(x))
+    sheet = _Sheet(high, "borrow")
+    for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
+        column = difference_column(p, q, sheet.carry, place == 0)
+        sheet.write(column, p - q - sheet.carry, last=place == count - 1)
+    return sheet.lines, sheet.done
+
+
+def _multiply(x: int, y: int, high: bool) -> tuple[list[str], str]:
+    columns = product_columns(x, y)
+    sheet = _Sheet(high, "carry")
+    for place, pairs in enumerate(columns):
+        column, total = product_column(pairs, sheet.carry)
+        sheet.write(column, total, last=place == len(columns) - 1)
+    return sheet.lines, sheet.done
+
+
+def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
+    """Long division. A line is named by the place of the digit that was brought down."""
+    lines, done, current = [], "", 0
+    digits = str(x)
+    for index, digit in enumerate(digits):
+        current = current * 10 + int(digit)
+        last = index == len(digits) - 1
+        if not done and current < y and not last:
+            continue  # the first part has as many digits as the divisor needs
+        done += str(current // y)
+        line = f"{division_step(current, y)}->{done}"
+        lines.append(f"{PLACES[len(digits) - 1 - index]} {line}" if high else line)
+        current %= y
+    return lines, done
+
+
+class _Sheet:
+    """The columns as they are written, from the ones upwards, and the result so far."""
+
+    def __init__(self, named: bool, word: str) -> None:
+        self.lines: list[str] = []
+        self.done = ""
+        self.carry = 0  # or what was borrowed
+        self._named, self._word = named, word
+
+    def write(self, column: str, total: int, last: bool) -> None:
+        """A column and its total, of which the last digit stays here and the rest is handed on."""
+        place = len(self.lines)
+        self.done = f"{total % 10}{self.done}"
+        self.carry = abs(total // 10)
+        line = f"{column}->{self.done}"
+        if self._named:
+            handed_on = "" if last and not self.carry else f" {self._word} {self.carry}"
+            line = f"{PLACES[place]} {line}{handed_on}"
+        self.lines.append(line)
+        if last and self.carry:  # nothing is left to add it to
+            self.done = f"{self.carry}{self.done}"
+            self.lines.append(
+                f"{PLACES[place + 1]} {self.carry}->{self.done}" if self._named else f"{self.carry}->{self.done}"
+            )
+
+
+_METHODS = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide}

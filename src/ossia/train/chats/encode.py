@@ -1,0 +1,317 @@
+"""A user's chats, one JSON object a line, as examples to learn from: Harmony ids and which of them count.
+
+A line is what chat-completions clients send, with the answers in it: `messages`, and perhaps `tools` and
+`reasoning_effort`. Assistant messages may carry `reasoning` (or `reasoning_content`, `thinking`), `tool_calls`, and
+`"train": false` or `"weight": 0` if they are not to be learned. Or it is Harmony's own JSON, with channels.
+
+Knows the file's form and the chat format; no tensors and no model. How training reads the examples is `store.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+from ossia.data.packing import Example
+from ossia.errors import DataError, HarmonyError
+from ossia.harmony import (
+    Arguments,
+    Conversation,
+    Message,
+    Role,
+    SystemContent,
+    read_arguments,
+    render_for_training,
+)
+from ossia.harmony.messages import EffortName
+from ossia.tokenizer import Tokenizer
+
+Turns = Literal["all", "last"]
+KEYS = ("messages", "tools", "reasoning_effort")
+OLD_KEYS = {"functions": "tools", "function_call": "tool_calls"}  # what OpenAI's first form had, and has no more
+CONTENT_KINDS = ("system_content", "developer_content")
+SHOWN = 5  # bad lines that an error lists
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How lines become examples.
+
+    `turns`: "all" makes an example of every turn that has something to learn, in the context in which the model would
+    answer it: the reasoning of earlier turns is dropped, its own is there. "last" makes one of the last turn alone.
+    """
+
+    turns: Turns = "all"
+    effort: EffortName = "medium"  # of lines that do not say
+    date: str | None = None  # that the system message names; None for none
+    longest: int = 1024  # tokens of an example; longer ones are left out
+    held_out: float = 0.0  # share of the conversations that are kept for evaluation
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation and which of its messages (indices) are learned."""
+
+    conversation: Conversation
+    learned: frozenset[int]
+
+
+@dataclass
+class Found:
+    """What a file turned out to hold."""
+
+    conversations: int = 0
+    duplicates: int = 0  # conversations that stood in the data before, word for word
+    examples: int = 0
+    tokens: int = 0
+    learned: int = 0  # tokens that count
+    held_out: int = 0  # examples
+    too_long: int = 0  # examples
+    longest: int = 0  # tokens of the longest example, left out or not
+    unlearned: int = 0  # conversations with nothing to learn, because their messages say so
+    ignored: dict[str, int] = field(default_factory=dict)  # keys of lines that mean nothing here
+    bad: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.conversations:,} conversations ({self.duplicates:,} of them twice or more), {self.examples:,} "
+            f"examples to train on and {self.held_out:,} held out, {self.tokens:,} tokens, of which {self.learned:,} "
+            "are learned"
+        ]
+        if self.too_long:
+            lines.append(f"left out: {self.too_long:,} examples that are too long; the longest has {self.longest:,}")
+        if self.unlearned:
+            lines.append(f"left out: {self.unlearned:,} conversations in which no message is to be learned")
+        if self.ignored:
+            keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(self.ignored.items()))
+            lines.append(f"not used: the keys {keys}")
+        if self.bad:
+            lines += [f"left out: {len(self.bad):,} lines that could not be read:", *self.bad[:SHOWN]]
+        return "\n".join(lines)
+
+
+def examples_in(
+    paths: Sequence[Path], tokenizer: Tokenizer, reading: Reading, found: Found, skip_bad: int = 0
+) -> Iterator[tuple[Example, bool]]:
+    """(example, whether it is held out) of every chat in the files, in their order; `found` is filled on the way.
+
+    A conversation is held out by a hash of its content, so copies of it, and all its turns, are on one side. Raises
+    `DataError` naming file, line and field: at the end, if more than `skip_bad` lines are bad, or if none is left.
+    """
+    seen: set[bytes] = set()
+    for where, text in _lines(paths):
+        try:
+            data = _object(text)
+            chat = chat_of(data, reading)
+            examples = examples_of(chat, tokenizer, reading.turns)
+        except HarmonyError as error:
+            found.bad.append(f"{where}: {error}")
+            if len(found.bad) > skip_bad + SHOWN:
+                break
+            continue
+        digest = blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=16).digest()
+        found.conversations += 1
+        found.duplicates += digest in seen
+        seen.add(digest)
+        for key in data.keys() - KEYS:
+            found.ignored[key] = found.ignored.get(key, 0) + 1
+        found.unlearned += not examples
+        yield from _fitting(examples, is_held_out(digest, reading.held_out), reading.longest, found)
+    _check(found, paths, reading, skip_bad)
+
+
+def _fitting(
+    examples: Sequence[Example], held_out: bool, longest: int, found: Found
+) -> Iterator[tuple[Example, bool]]:  # fmt: skip
+    for example in examples:
+        length = len(example.ids) - 1  # the last id is only ever a target
+        found.longest = max(found.longest, length)
+        if length > longest:
+            found.too_long += 1
+            continue
+        found.held_out += held_out
+        found.examples += not held_out
+        found.tokens += 0 if held_out else length
+        found.learned += 0 if held_out else sum(example.mask)
+        yield example, held_out
+
+
+def _check(found: Found, paths: Sequence[Path], reading: Reading, skip_bad: int) -> None:
+    if len(found.bad) > skip_bad:
+        some = ";\n  ".join(found.bad[:SHOWN])
+        rest = ";\n  and more" if len(found.bad) > SHOWN else ""
+        raise DataError(
+            f"lines that cannot be learned from:\n  {some}{rest}.\nMend them, or allow some to be left out with "
+            "skip_bad=NUMBER"
+        )
+    names = ", ".join(map(str, paths))
+    if not found.examples and found.too_long:
+        raise DataError(
+            f"{names}: all {found.too_long} examples are longer than {reading.longest} tokens, the longest has "
+            f"{found.longest}: raise hyper.longest (and hyper.tokens_per_step, which must not be less)"
+        )
+    if not found.examples:
+        what = "all conversations are held out: lower held_out" if found.held_out else "no conversation to learn from"
+        raise DataError(f"{names}: {what}")
+
+
+def is_held_out(digest: bytes, share: float) -> bool:
+    """By the content alone, so that the same conversation is on the same side in every run."""
+    return int.from_bytes(digest[:8], "little") < share * 2**64
+
+
+# ---- lines ----------------------------------------------------------------------------------------------------------
+
+
+def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """(place, text) of every line that is not blank."""
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield f"{path}:{number}", line
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _object(text: bytes) -> Mapping[str, Any]:
+    try:
+        data = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise HarmonyError(f"byte {error.start} of the line is not UTF-8") from error
+    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
+        hint = "; the file must hold one JSON object a line" if text.strip()[:1] in (b"[", b"{") else ""
+        raise HarmonyError(f"not JSON: {error}{hint}") from error
+    if not isinstance(data, Mapping):
+        raise HarmonyError(f"expected an object with `messages`, found a {type(data).__name__}")
+    return data
+
+
+def chat_of(data: Mapping[str, Any], reading: Reading) -> Chat:
+    """The conversation of one line. Raises HarmonyError naming the field that does not fit."""
+    for old, new in OLD_KEYS.items():
+        if old in data:
+            raise HarmonyError(f"{old}: is the old form; use {new}")
+    messages = data.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise HarmonyError(f"messages: must be a list of messages, found {_kind(messages)}")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise HarmonyError(f"messages[{index}]: must be an object, found {_kind(message)}")
+        for old, new in OLD_KEYS.items():
+            if old in message:
+                raise HarmonyError(f"messages[{index}].{old}: is the old form; use {new}")
+    wanted = [_is_learned(message, index) for index, message in enumerate(messages)]
+    is_harmony = any(map(_is_harmony, messages))
+    chat = _from_harmony(data, wanted) if is_harmony else _from_chat(data, wanted, reading)
+    if not any(message.role is Role.ASSISTANT for message in chat.conversation.messages):
+        raise HarmonyError("messages: none is the assistant's, so there is nothing to learn")
+    return chat
+
+
+def _is_learned(message: Mapping[str, Any], index: int) -> bool:
+    """What `train` and `weight` say; without them, whether it is the assistant's."""
+    assistant = message.get("role") == "assistant"
+    train, weight = message.get("train"), message.get("weight")
+    if train is not None and not isinstance(train, bool):
+        raise HarmonyError(f"messages[{index}].train: must be true or false, found {train!r}")
+    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
+        raise HarmonyError(f"messages[{index}].weight: must be 0 or 1, found {weight!r}")
+    if train is not None and weight is not None and train != bool(weight):
+        raise HarmonyError(f"messages[{index}]: train is {train} and weight is {weight}; give one of them")
+    if not assistant and (train or weight):
+        raise HarmonyError(f"messages[{index}]: only the assistant's messages are learned")
+    return assistant and train is not False and weight != 0
+
+
+def _is_harmony(message: Mapping[str, Any]) -> bool:
+    """Whether a message is in Harmony's own JSON form, which names channels and structured contents."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    tagged = any(isinstance(part, Mapping) and part.get("type") in CONTENT_KINDS for part in parts)
+    return tagged or "channel" in message or "recipient" in message
+
+
+def _from_harmony(data: Mapping[str, Any], wanted: Sequence[bool]) -> Chat:
+    for key in ("tools", "reasoning_effort"):
+        if data.get(key):
+            raise HarmonyError(f"{key}: messages with channels are Harmony's own form, which says it in their contents")
+    conversation = Conversation.from_dict(data)
+    return Chat(conversation, frozenset(index for index, learned in enumerate(wanted) if learned))
+
+
+def _from_chat(data: Mapping[str, Any], wanted: Sequence[bool], reading: Reading) -> Chat:
+    effort = reading.effort if data.get("reasoning_effort") is None else data["reasoning_effort"]
+    try:
+        system = SystemContent(current_date=reading.date, effort=effort)
+    except HarmonyError as error:
+        raise HarmonyError(f"reasoning_effort: {error}") from error
+    messages = data["messages"]
+    conversation = Conversation.from_chat(messages, system=system, tools=data.get("tools") or ())
+    # an assistant's chat message becomes one Harmony message or several, always the same by itself as among others
+    learned = [
+        wish
+        for message, wish in zip(messages, wanted, strict=True)
+        if message["role"] == "assistant"
+        for _ in Conversation.from_chat([message], system=None).messages
+    ]
+    for index, (message, wish) in enumerate(zip(messages, wanted, strict=True)):
+        if wish:
+            _check_calls(message.get("tool_calls") or (), index)
+    ours = [index for index, message in enumerate(conversation.messages) if message.role is Role.ASSISTANT]
+    return Chat(conversation, frozenset(index for index, wish in zip(ours, learned, strict=True) if wish))
+
+
+def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
+    """Calls that are to be learned must be calls: the model would learn to write what no tool can read."""
+    for number, call in enumerate(calls):
+        given = call["function"].get("arguments")
+        read = read_arguments(given) if isinstance(given, str) else Arguments({} if given is None else given, "")
+        if not isinstance(read.value, Mapping):
+            why = read.diagnosis or f"it is {_kind(read.value)}"
+            raise HarmonyError(
+                f"messages[{index}].tool_calls[{number}].function.arguments: must be a JSON object, {why}; a message "
+                'with "train": false is read and not learned'
+            )
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value in (None, [], {}) else f"a {type(value).__name__}"
+
+
+# ---- examples -------------------------------------------------------------------------------------------------------
+
+
+def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]:
+    """One example a turn with something to learn, or of the last turn alone; none if nothing is to be learned.
+
+    Raises RenderError for a message that cannot be written.
+    """
+    messages = chat.conversation.messages
+    learned = {id(messages[index]) for index in chat.learned}
+    out = []
+    for begin, end in _turns(messages) if turns == "all" else _turns(messages)[-1:]:
+        if not any(id(message) in learned for message in messages[begin:end]):
+            continue
+        rendered = render_for_training(
+            Conversation(messages[:end]), tokenizer, learn=lambda m: id(m) in learned, last_turn_only=True
+        )
+        if any(rendered.mask[1:]):
+            out.append(Example(rendered.ids, rendered.mask))
+    return out
+
+
+def _turns(messages: Sequence[Message]) -> list[tuple[int, int]]:
+    """[begin, end) of every turn in which the assistant speaks: after a user's message, to its last own one."""
+    starts = [0, *(index + 1 for index, message in enumerate(messages) if message.role is Role.USER)]
+    out = []
+    for begin, stop in zip(starts, [*starts[1:], len(messages) + 1], strict=True):
+        spoken = [n for n in range(begin, min(stop, len(messages))) if messages[n].role is Role.ASSISTANT]
+        if spoken:
+            out.append((begin, spoken[-1] + 1))
+    return out

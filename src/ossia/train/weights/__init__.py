@@ -1,0 +1,1 @@
+"""What training makes of weights: adapters, merging, quantization, export."""

@@ -1,0 +1,178 @@
+"""MXFP4 in training: what rounding costs each tensor under each rule, and training that sees it (QAT).
+
+    print(report("runs/mine/train"))          # or a model in memory, or a checkpoint in any layout
+
+Post-training quantization itself is `checkpoint.export(model, folder, rule=...)` and `checkpoint.convert`; the number
+format is `mxfp4.py`. Which rule OpenAI used is not public.
+
+Quantization-aware training: the forward sees the experts' rounded values, the gradient goes straight through to the
+exact float32 ones (arXiv 1308.3432, section 4), scales are worked out anew in every step. Experts only: nothing else is
+stored in MXFP4.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from ossia import mxfp4
+from ossia.checkpoint import open_checkpoint
+from ossia.checkpoint.mapped import MappedFile
+from ossia.errors import ConfigError
+from ossia.model import TrainableExperts, Transformer
+from ossia.mxfp4 import ScaleRule
+from ossia.table import markdown_table
+from ossia.train.weights.lora import LoraExperts
+
+RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
+RUN_WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class RoundingError:
+    """What one rule does to one tensor (or to several, added up): sums over its values."""
+
+    tensor: str
+    rule: ScaleRule
+    values: int = 0
+    power: float = 0.0  # sum of squares
+    noise: float = 0.0  # sum of squared errors
+    largest: float = 0.0  # error of a single value
+    saturated: int = 0  # values beyond the largest that their block's scale can hold
+
+    @property
+    def relative_rmse(self) -> float:
+        """Root of noise over power; 0 for a tensor of zeros."""
+        return math.sqrt(self.noise / self.power) if self.power else 0.0
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to quantization noise, in dB."""
+        return 10 * math.log10(self.power / self.noise) if self.noise else math.inf
+
+    @property
+    def saturated_share(self) -> float:
+        return self.saturated / self.values if self.values else 0.0
+
+    def __add__(self, other: RoundingError) -> RoundingError:
+        return replace(
+            self, values=self.values + other.values, power=self.power + other.power, noise=self.noise + other.noise,
+            largest=max(self.largest, other.largest), saturated=self.saturated + other.saturated,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RoundingReport:
+    """Every expert tensor under every rule; `str(report)` is a Markdown table, the sum of all tensors at its end."""
+
+    rows: tuple[RoundingError, ...]
+
+    def total(self, rule: ScaleRule) -> RoundingError:
+        """All tensors together."""
+        return sum((row for row in self.rows if row.rule == rule), RoundingError("all", rule))
+
+    @property
+    def rules(self) -> list[ScaleRule]:
+        return list(dict.fromkeys(row.rule for row in self.rows))
+
+    @property
+    def best(self) -> ScaleRule:
+        """The rule with the least noise over all tensors; the first of equals."""
+        return min(self.rules, key=lambda rule: self.total(rule).noise)
+
+    def __str__(self) -> str:
+        head = ["tensor", "rule", "relative RMSE", "SQNR dB", "largest error", "saturated"]
+        rows = [*self.rows, *map(self.total, self.rules)]
+        return markdown_table(head, [_cells(row) for row in rows])
+
+
+def _cells(row: RoundingError) -> list[str]:
+    numbers = [f"{row.relative_rmse:.4f}", f"{row.sqnr:.2f}", f"{row.largest:.3g}", f"{row.saturated_share:.3%}"]
+    return [row.tensor, row.rule, *numbers]
+
+
+def report(
+    model: Transformer | str | os.PathLike[str], rules: Sequence[ScaleRule] = RULES, *, tensors: str = ".experts."
+) -> RoundingReport:
+    """What each of `rules` would cost the experts of a model in memory, a run's folder, or a checkpoint.
+
+    One expert in memory at a time. Experts that are in MXFP4 already lose nothing under any rule. `tensors` chooses by
+    a part of the native name. Raises `CheckpointError` for a folder that does not check out, `ConfigError` for another
+    rule or if no tensor is chosen.
+    """
+    for rule in rules:
+        if rule not in RULES:
+            raise ConfigError(f"scale rule must be one of {', '.join(RULES)}, found {rule!r}")
+    rows: dict[tuple[str, ScaleRule], RoundingError] = {}
+    for name, matrix in _expert_matrices(_state(model)):
+        if tensors in name:
+            for rule in rules:
+                found = error_of(matrix, rule, name)
+                rows[name, rule] = rows[name, rule] + found if (name, rule) in rows else found
+    if not rows:
+        raise ConfigError(f"no expert tensor has {tensors!r} in its name")
+    return RoundingReport(tuple(rows.values()))
+
+
+def error_of(values: Tensor, rule: ScaleRule, name: str = "") -> RoundingError:
+    """The rounding error of one tensor [..., a multiple of 32]."""
+    values = values.detach().float()
+    rounded = mxfp4.fake_quantize(values, rule)
+    error = (rounded - values).double()
+    grouped = values.unflatten(-1, (-1, mxfp4.BLOCK))
+    exponents = mxfp4.block_exponents(grouped, rule)
+    limit = torch.ldexp(torch.full_like(exponents, mxfp4.LARGEST, dtype=torch.float64), exponents)
+    return RoundingError(
+        name, rule, values.numel(), float(values.double().square().sum()), float(error.square().sum()),
+        float(error.abs().max()), int((grouped.abs() > limit).sum()),
+    )  # fmt: skip
+
+
+def _state(model: Transformer | str | os.PathLike[str]) -> Mapping[str, Tensor]:
+    if isinstance(model, nn.Module):
+        return model.state_dict()
+    path = Path(model)
+    if (path / RUN_WEIGHTS).exists():
+        file = MappedFile(path / RUN_WEIGHTS)
+        return {name: file.tensor(name) for name in file.entries}
+    return open_checkpoint(path).state()
+
+
+def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """(native name of the tensor, one expert's matrix)"""
+    for name, tensor in state.items():
+        stem, _, kind = name.rpartition(".")
+        if ".experts." not in name:
+            continue
+        for e in range(tensor.shape[0]):
+            if kind == "weight":
+                yield stem, tensor[e]
+            elif kind == "blocks":
+                yield stem, mxfp4.decode(tensor[e], state[f"{stem}.scales"][e], torch.float32)
+
+
+# ---- quantization-aware training ------------------------------------------------------------------------------------
+
+
+def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:
+    """Let the forward see the experts as MXFP4 under `rule` (True: the default one), or exactly (False).
+
+    With LoRA on experts it sees matrix and change together, as `merge` will store them under that rule. Raises
+    `ConfigError` for another rule.
+    """
+    if rule is not False and rule is not True and rule not in RULES:
+        raise ConfigError(f"quantize must be true, false or one of {', '.join(RULES)}, found {rule!r}")
+    changed = [module for module in model.modules() if isinstance(module, LoraExperts) and module.rank]
+    for experts in changed:
+        experts.fake_quantize = rule
+    bases = {leaf for experts in changed for leaf in (experts.gate_up, experts.down)}
+    for module in model.modules():
+        if isinstance(module, TrainableExperts):
+            module.fake_quantize = False if module in bases else rule

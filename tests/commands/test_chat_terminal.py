@@ -1,0 +1,266 @@
+"""Chat at a terminal: what is shown how, the commands, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
+
+import ossia
+from ossia.commands.chat import Screen, Session, _history_file, interact
+from ossia.harmony import Effort
+from ossia.llm import LLM
+from ossia.turn.turn import ToolCalled
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+class Typed:
+    """Stands in for prompt_toolkit's session: what a person types, then Ctrl-D."""
+
+    def __init__(self, *lines: str | BaseException) -> None:
+        self.lines = iter(lines)
+        self.default_buffer = type("buffer", (), {"text": ""})
+
+    def prompt(self, message: str) -> str:
+        line = next(self.lines, EOFError())
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+def plain(text: str) -> str:
+    """Without escape codes."""
+    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
+
+
+def talk(
+    monkeypatch: pytest.MonkeyPatch, llm: LLM, *lines: str | BaseException, styled: bool = True
+) -> tuple[str, Session]:
+    session = Session(llm, Effort.MEDIUM, None, None, (), {})
+    out = io.StringIO()
+    monkeypatch.setattr("ossia.commands.chat._prompt_session", lambda keep_history: Typed(*lines))
+    interact(session, Screen(out, styled=styled), "tiny", keep_history=False)
+    return out.getvalue(), session
+
+
+def test_reasoning_is_dim_and_the_answer_is_not(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("Bye"))
+    out, session = talk(monkeypatch, llm, "37 + 48?", " /not a command")
+    assert "\x1b[2mH" in out and "thinking: " not in out
+    assert "\n85\n\x1b[2m[" in out and "tokens/s]" in out
+    assert [m.role for m in session.history] == ["user", "assistant", "assistant", "user", "assistant"]
+    assert session.history[3].content == "/not a command"
+
+
+def test_commands(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, script = scripted(tiny, thought("Hm.") + final("one"), thought("Hm.") + final("two"), final("three"))
+    out, _ = talk(
+        monkeypatch, llm, "/help", "/effort", "/effort huge", "/effort high", "/system Be kind.", "/tokens",
+        "first", "/reasoning off", "second", "/tokens", "/frobnicate", "/system none", "/new", "third",
+        "/quit", "never",
+    )  # fmt: skip
+    for said in (
+        "Ctrl-C stops an answer", "effort: medium", "not 'huge'", "effort: high", "instructions: Be kind.",
+        "reasoning is hidden", "there is no command /frobnicate; /help", "instructions: none",
+        "a new conversation", "of 1,024 tokens",
+    ):  # fmt: skip
+        assert said in out
+    assert "Reasoning: high" in script.prompts[0] and "Be kind." in script.prompts[0]
+    assert "one" in script.prompts[1] and "one" not in script.prompts[2]
+    assert "Be kind." not in script.prompts[2] and len(script.prompts) == 3
+    assert plain(out).count("Hm.") == 1, "the first time it is shown, the second hidden"
+    assert out.index("\x1b[2mthinking ...") < out.index("\r\x1b[K") < out.index("two")
+
+
+def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, foreign = tmp_path / "talk.json", tmp_path / "notes.txt"
+    foreign.write_text("mine")
+    llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("86"))
+    out, _ = talk(
+        monkeypatch, llm, "/effort low", "/system Be kind.", "37 + 48?", f"/save {file}", "again",
+        f"/save {file}", f"/save {foreign}", f"/save {tmp_path}/no/such", "/save", f"/load {foreign}",
+        f"/load {tmp_path}/no",
+    )  # fmt: skip
+    for said in (
+        "5 messages saved", "exists and holds no conversation; choose another", "No such file",
+        "needs the name", "holds no conversation: Expecting value",
+    ):  # fmt: skip
+        assert said in out
+    assert foreign.read_text() == "mine" and sorted(tmp_path.iterdir()) == [foreign, file]
+    saved = json.loads(file.read_text())["messages"]
+    assert [m["role"] for m in saved] == [
+        "system",
+        "developer",
+        "user",
+        *["assistant"] * 2,
+        "user",
+        "assistant",
+    ]
+    llm, script = scripted(tiny, final("still 86"))
+    out, session = talk(monkeypatch, llm, f"/load {file}", "and now?")
+    assert "5 messages from" in out and session.effort is Effort.LOW and session.instructions == "Be kind."
+    assert "86" in script.prompts[0] and "Be kind." in script.prompts[0]
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, script = scripted(tiny, final("It is eighty five"), thought("Let me see"), final("ok"))
+    sample = script.generate
+
+    def interrupted(*args: Any) -> Iterator[Any]:
+        for n, token in enumerate(sample(*args)):
+            if len(script.prompts) < 3 and n == 6:
+                signal.raise_signal(signal.SIGINT)
+            yield token
+
+    monkeypatch.setattr(script, "generate", interrupted)
+    out, session = talk(monkeypatch, llm, KeyboardInterrupt(), "first", "second", "third", styled=False)
+    assert "Ctrl-C stops an answer; /quit or Ctrl-D leaves" in out
+    assert "stopped; the answer stays in the conversation as far as it got" in out
+    assert "stopped before an answer began; the question is forgotten" in out
+    assert [m.role for m in session.history] == ["user", "assistant", "user", "assistant"]
+    assert str(session.history[1].content).startswith("It is")
+    assert session.history[2].content == "third" and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_next_token(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, script = scripted(tiny, final("never said"))
+
+    def slow(*args: Any) -> Iterator[Any]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    monkeypatch.setattr(script, "generate", slow)
+    out, session = talk(monkeypatch, llm, "first", "/tokens")
+    assert "stopped before an answer began" in out and "the conversation takes" in out
+    assert session.history == []
+
+
+def test_a_full_context_does_not_end_the_session(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, session = talk(monkeypatch, ossia.load(tiny), "apple " * 2000, "/tokens")
+    assert "the context holds 1024; /new begins a new conversation" in out and session.history == []
+
+
+def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
+    out = io.StringIO()
+    screen = Screen(out, styled=True)
+    screen.show(ToolCalled("f", "{}"))
+    screen.note("done")
+    assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
+
+
+class Terminal:
+    """`ossia` at a pseudo-terminal, which makes Ctrl-C a signal."""
+
+    PROGRAM = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from ossia.commands.main import main
+sys.exit(main())
+"""
+
+    def __init__(self, *args: str | Path, **variables: str) -> None:
+        self.handle, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM, *map(str, args)],
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+            env=environment(TERM="xterm", **variables),
+        )  # fmt: skip
+        os.close(theirs)
+        self.seen = ""
+
+    def shows(self, text: str, seconds: float) -> bool:
+        """Read until `text` appears in what was not yet waited for; False if it does not."""
+        until = time.monotonic() + seconds
+        while text not in plain(self.seen):
+            if not select.select([self.handle], [], [], max(0, until - time.monotonic()))[0]:
+                return False
+            try:
+                self.seen += os.read(self.handle, 4096).decode(errors="replace")
+            except OSError:  # it has ended
+                return False
+        self.seen = plain(self.seen).split(text, 1)[1]
+        return True
+
+    def wait_for(self, text: str) -> None:
+        if not self.shows(text, 60):
+            pytest.fail(f"no {text!r}, but {self.seen!r}")
+
+    def type(self, text: str) -> None:
+        os.write(self.handle, text.encode())
+
+    def end(self) -> int:
+        """The exit code."""
+        self.shows("nothing more that is waited for", 60)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    started: list[Terminal] = []
+    yield started
+    for terminal in started:
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.handle)
+
+
+def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
+    tiny: Path, tmp_path: Path, terminals: list[Terminal]
+) -> None:
+    endless = write_endless(tmp_path / "endless", tiny)
+    terminal = Terminal("chat", endless, XDG_STATE_HOME=str(tmp_path))
+    terminals.append(terminal)
+    terminal.wait_for("/help lists the commands")
+    terminal.wait_for(">")
+    terminal.type("Hi\r")
+    for _ in range(30):  # the first may come before the answer has begun
+        terminal.type("\x03")
+        if terminal.shows("stopped before an answer began", 1):
+            break
+    for typed, shown in (
+        ("two\x1b\rlines\x03", "lines"),  # Alt-Enter does not send, and Ctrl-C discards
+        ("\x03", "/quit or Ctrl-D leaves"),
+        ("/frob\r", "there is no command /frob"),
+    ):
+        terminal.wait_for(">")
+        terminal.type(typed)
+        terminal.wait_for(shown)
+    terminal.wait_for(">")
+    terminal.type("\x04")
+    assert terminal.end() == 0
+    assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
+
+
+def test_ctrl_c_while_loading_leaves(terminals: list[Terminal]) -> None:
+    terminal = Terminal("chat", "nano", NO_COLOR="1")
+    terminals.append(terminal)
+    terminal.wait_for("loading nano")
+    terminal.type("\x03")
+    assert terminal.end() == 130
+
+
+def test_history_is_kept_only_if_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    file = _history_file()
+    assert file is not None and file.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "blocked").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "blocked"))
+    assert _history_file() is None

@@ -1,0 +1,435 @@
+"""The store: what comes back, when it goes, whose it is, and files that are not what they should be."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ossia.server.responses.store import OVERHEAD, Store, StoredResponse, StoreError, StoreFull
+
+DAY = 24 * 3600.0
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Store]:
+    made = Store(tmp_path / "s.db" if request.param == "file" else None, DAY, 1 << 20, clock=clock)
+    yield made
+    made.close()
+
+
+def stored(id: str = "resp_1", owner: str = "ann", **fields: Any) -> StoredResponse:
+    return StoredResponse(id, owner, {"id": id, "status": "completed"} | fields, [{"id": "a"}], [{"id": "b"}])
+
+
+def message(text: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]} | fields
+
+
+def test_response_comes_back_until_it_is_deleted(store: Store, clock: Clock) -> None:
+    assert store.get("ann", "resp_1") is None
+    store.put(stored(status="in_progress", text="é\u2028\0"))
+    found = store.get("ann", "resp_1")
+    assert found is not None and found.response == {"id": "resp_1", "status": "in_progress", "text": "é\u2028\0"}
+    assert (found.history, found.input, found.expires) == ([{"id": "a"}], [{"id": "b"}], clock.now + DAY)
+    assert store.unfinished() == [found]
+    store.put(stored())
+    again = store.get("ann", "resp_1")
+    assert again is not None and again.response["status"] == "completed" and store.unfinished() == []
+    assert store.delete("ann", "resp_1") and not store.delete("ann", "resp_1")
+    assert store.get("ann", "resp_1") is None and store.used == 0
+
+
+def test_nobody_sees_anothers(store: Store) -> None:
+    store.put(stored())
+    store.put(stored(owner="bob", status="failed"))
+    conversation = store.new_conversation("ann", {}, [message("hi", id="msg_1")])["id"]
+    assert store.get("eve", "resp_1") is None and not store.delete("eve", "resp_1")
+    assert store.conversation("bob", conversation) is None and store.items("bob", conversation) == []
+    assert store.item("bob", conversation, "msg_1") is None and not store.delete_item("bob", conversation, "msg_1")
+    assert store.update_conversation("bob", conversation, {"a": "b"}) is None
+    assert not store.delete_conversation("bob", conversation)
+    with pytest.raises(KeyError):
+        store.add_items("bob", conversation, [message("mine")])
+    assert store.delete("bob", "resp_1")
+    found = store.get("ann", "resp_1")
+    assert found is not None and found.response["status"] == "completed"
+    assert [item["id"] for item in store.items("ann", conversation)] == ["msg_1"]
+
+
+def test_a_response_is_no_conversation(store: Store) -> None:
+    store.put(stored())
+    assert store.conversation("ann", "resp_1") is None and not store.delete_conversation("ann", "resp_1")
+    conversation = store.new_conversation("ann", {})["id"]
+    assert store.get("ann", conversation) is None and not store.delete("ann", conversation)
+
+
+def test_items_of_a_conversation(store: Store, clock: Clock) -> None:
+    made = store.new_conversation("ann", {"k": "v"}, [message("one", id="msg_1")])
+    id = made["id"]
+    assert made == {"id": id, "object": "conversation", "created_at": int(clock.now), "metadata": {"k": "v"}}
+    assert store.conversation("ann", id) == made
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    added = store.add_items("ann", id, [call, message("again", id="msg_1"), {**call, "id": None}])
+    ids = [item["id"] for item in added]
+    assert ids[0].startswith("fc_") and ids[1].startswith("msg_") and ids[1] != "msg_1" and len({*ids}) == 3
+    assert store.items("ann", id) == [message("one", id="msg_1"), *added]
+    assert store.item("ann", id, ids[1]) == message("again", id=ids[1])
+    assert store.delete_item("ann", id, "msg_1") and not store.delete_item("ann", id, "msg_1")
+    assert store.items("ann", id) == added
+    assert store.update_conversation("ann", id, {"new": "x"}) == made | {"metadata": {"new": "x"}}
+    assert store.conversation("ann", id) == made | {"metadata": {"new": "x"}}
+    assert store.delete_conversation("ann", id) and store.items("ann", id) == [] and store.used == 0
+
+
+def test_a_new_store_in_the_same_file_has_everything(tmp_path: Path) -> None:
+    first = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
+    first.put(stored(status="queued"))
+    conversation = first.new_conversation("ann", {"k": "v"}, [message("one")])["id"]
+    before = (first.get("ann", "resp_1"), first.conversation("ann", conversation), first.items("ann", conversation))
+    used = first.used
+    first.close()
+    second = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
+    after = (second.get("ann", "resp_1"), second.conversation("ann", conversation), second.items("ann", conversation))
+    assert after == before and None not in before and second.used == used
+    assert [each.id for each in second.unfinished()] == ["resp_1"]
+    second.close()
+
+
+def test_what_was_written_is_there_after_a_crash(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    store.put(stored())
+    for name in ("s.db", "s.db-wal"):  # as they are on the disk, without a close
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / name).write_bytes((tmp_path / name).read_bytes())
+    store.close()
+    copy = Store(tmp_path / "copy" / "s.db", DAY, 1 << 20)
+    assert copy.get("ann", "resp_1") is not None
+    copy.close()
+
+
+def test_only_the_owner_of_the_file_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = Store(path, DAY, 1 << 20)
+    store.put(stored())
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o600}
+    assert (tmp_path / "s.db-wal").exists()
+    store.close()
+    path.chmod(0o644)
+    Store(path, DAY, 1 << 20).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# Time and room
+
+
+def test_everything_goes_at_its_time(store: Store, clock: Clock) -> None:
+    store.put(stored("old"))
+    store.put(StoredResponse("own", "ann", {"status": "completed"}, [], [], expires=clock.now + 10))
+    kept = store.new_conversation("ann", {})["id"]
+    left = store.new_conversation("ann", {}, [message("one", id="m")])["id"]
+    clock.now += 10
+    assert store.get("ann", "own") is None and store.get("ann", "old") is not None
+    clock.now += DAY - 20
+    store.add_items("ann", kept, [message("still used")])
+    clock.now += 10
+    assert store.get("ann", "old") is None and not store.delete("ann", "old")
+    assert store.conversation("ann", left) is None and store.items("ann", left) == []
+    assert store.item("ann", left, "m") is None and store.update_conversation("ann", left, {}) is None
+    with pytest.raises(KeyError):
+        store.add_items("ann", left, [message("late")])
+    assert store.conversation("ann", kept) is not None
+    store.delete_conversation("ann", kept)
+    assert store.used == 0  # what had expired is gone from the file, too
+
+
+def test_the_oldest_make_room(clock: Clock) -> None:
+    store = Store(None, DAY, 10_000, clock=clock)
+    for n in range(30):
+        store.put(stored(f"resp_{n}", text="x" * 500))
+        if n == 10:
+            store.put(stored("resp_5", text="x" * 500))  # written again: young again
+        assert store.used <= 10_000
+    left = [n for n in range(30) if store.get("ann", f"resp_{n}") is not None]
+    assert 10 < len(left) < 20 and left == list(range(30 - len(left), 30))
+    conversation = store.new_conversation("ann", {})["id"]
+    store.add_items("ann", conversation, [message("y" * 8000)])
+    assert store.conversation("ann", conversation) is not None and store.get("ann", "resp_29") is not None
+    assert store.get("ann", "resp_27") is None
+    store.put(stored("big", text="x" * 8000))
+    assert store.conversation("ann", conversation) is None and store.items("ann", conversation) == []
+
+
+def test_what_is_larger_than_all_room(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(None, DAY, 5_000, clock=clock)
+    store.put(stored("other"))
+    store.put(stored("grows", status="in_progress"))
+    store.put(stored("grows", text="x" * 5_000))
+    assert store.get("ann", "grows") is None, "what it was is not what it is"
+    assert store.get("ann", "other") is not None and "grows is not kept" in caplog.text
+    conversation = store.new_conversation("ann", {}, [message("one")])["id"]
+    before = store.used
+    with pytest.raises(StoreFull):
+        store.add_items("ann", conversation, [message("ok"), message("x" * 5_000)])
+    with pytest.raises(StoreFull):
+        store.update_conversation("ann", conversation, {"k": "x" * 5_000})
+    with pytest.raises(StoreFull):
+        store.new_conversation("ann", {}, [message("x" * 5_000)])
+    assert len(store.items("ann", conversation)) == 1 and store.used == before
+    assert store.get("ann", "other") is not None
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda path: path.write_text("notes of mine, and longer than a header of SQLite would be " * 20), "damaged"),
+        (lambda path: _tables(path, "CREATE TABLE theirs (x)"), "another program"),
+        (lambda path: _tables(path, "CREATE TABLE theirs (x); PRAGMA application_id = 7"), "another program"),
+        (lambda path: _tables(path, "PRAGMA application_id = 7"), "another program"),
+        (lambda path: _tables(path, "CREATE TABLE t (x); PRAGMA application_id = 0x6F737369;"
+                                    "PRAGMA user_version = 99"), "another version"),
+        (lambda path: path.mkdir(), "cannot be used"),
+        (lambda path: _torn(path), "damaged"),
+    ],
+    ids=["text", "foreign", "foreign id", "foreign empty", "newer", "directory", "torn"],
+)  # fmt: skip
+def test_files_that_are_no_store(tmp_path: Path, make: Any, told: str) -> None:
+    path = tmp_path / "s.db"
+    make(path)
+    before = path.read_bytes() if path.is_file() else None
+    mode = path.stat().st_mode
+    with pytest.raises(StoreError, match=told) as caught:
+        Store(path, DAY, 1 << 20)
+    assert str(path) in str(caught.value)
+    if told != "damaged":
+        assert before == (path.read_bytes() if path.is_file() else None) and path.stat().st_mode == mode
+
+
+def _tables(path: Path, script: str) -> None:
+    db = sqlite3.connect(path)
+    db.executescript(script)
+    db.close()
+
+
+def _torn(path: Path) -> None:
+    """A store in which a page of the middle is overwritten."""
+    store = Store(path, DAY, 1 << 20)
+    for n in range(200):
+        store.put(stored(f"resp_{n}", text="x" * 300))
+    store.close()
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+
+
+def test_an_empty_file_is_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / "s.db").touch()
+    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    store.put(stored())
+    assert store.get("ann", "resp_1") is not None
+    store.close()
+
+
+def test_one_server_a_file(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s.db", DAY, 1 << 20)
+    with pytest.raises(StoreError, match="in use by another server"):
+        Store(tmp_path / "s.db", DAY, 1 << 20)
+    store.put(stored())
+    store.close()
+    Store(tmp_path / "s.db", DAY, 1 << 20).close()
+
+
+def test_a_disk_that_fails(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    store.put(stored())
+    store._db.execute("PRAGMA query_only = ON")  # every write fails from here on
+    store.put(stored("resp_2"))
+    assert "resp_2 is not kept" in caplog.text
+    with pytest.raises(StoreError, match="readonly"):
+        store.new_conversation("ann", {})
+    store._db.execute("PRAGMA query_only = OFF")
+    assert store.get("ann", "resp_1") is not None and store.get("ann", "resp_2") is None
+    store.put(stored("resp_3"))
+    assert store.get("ann", "resp_3") is not None
+
+
+def test_threads(store: Store) -> None:
+    conversation = store.new_conversation("ann", {})["id"]
+    errors: list[BaseException] = []
+
+    def work(n: int) -> None:
+        try:
+            for k in range(25):
+                store.put(stored(f"resp_{n}_{k}", owner=f"owner {n}"))
+                store.add_items("ann", conversation, [message(f"{n} {k}"), message("more")])
+                assert store.get(f"owner {n}", f"resp_{n}_{k}") is not None
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    items = store.items("ann", conversation)
+    assert errors == [] and len({item["id"] for item in items}) == len(items) == 400
+    texts = [item["content"][0]["text"] for item in items]
+    assert texts[1::2] == ["more"] * 200  # items that are added together stay together
+    assert all([t for t in texts if t.startswith(f"{n} ")] == [f"{n} {k}" for k in range(25)] for n in range(8))
+
+
+# Against a model: what a dictionary would hold
+
+OWNERS, IDS = st.sampled_from(["ann", "bob"]), st.sampled_from([f"id{n}" for n in range(4)])
+SIZES = st.integers(0, 600)
+LIMIT = 4_000
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The model: entries in the order in which they were written last, with their sizes and times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.clock = Clock()
+        self.store = self.open()
+        self.model: dict[tuple[str, str, str], dict[str, Any]] = {}
+
+    def open(self) -> Store:
+        return Store(self.directory / "s.db", 100.0, LIMIT, clock=self.clock)
+
+    def teardown(self) -> None:
+        self.store.close()
+        for path in self.directory.iterdir():
+            path.unlink()
+        self.directory.rmdir()
+
+    def size(self, entry: dict[str, Any]) -> int:
+        if "response" in entry:
+            return sum(len(orjson.dumps(entry[part])) for part in ("response", "history", "input")) + OVERHEAD
+        return sum(len(orjson.dumps(each)) + OVERHEAD for each in [entry["wire"], *entry["items"]])
+
+    def write(self, key: tuple[str, str, str], entry: dict[str, Any] | None) -> None:
+        self.model.pop(key, None)
+        if entry is not None:
+            self.model[key] = entry | {"expires": self.clock.now + 100.0}
+        self.purge()
+        while sum(self.size(each) for each in self.model.values()) > LIMIT:
+            del self.model[next(iter(self.model))]
+
+    def purge(self) -> None:
+        self.model = {key: each for key, each in self.model.items() if each["expires"] > self.clock.now}
+
+    def conversations(self, owner: str) -> list[str]:
+        return [id for kind, of, id in self.model if kind == "conversation" and of == owner]
+
+    @rule(owner=OWNERS, id=IDS, size=SIZES)
+    def put(self, owner: str, id: str, size: int) -> None:
+        entry: dict[str, Any] = {"response": {"status": "completed", "x": "x" * size}, "history": [], "input": [{}]}
+        self.store.put(StoredResponse(id, owner, **entry))
+        self.write(("response", owner, id), entry)
+
+    @rule(owner=OWNERS, id=IDS)
+    def put_too_much(self, owner: str, id: str) -> None:
+        self.store.put(StoredResponse(id, owner, {"status": "completed", "x": "x" * LIMIT}, [], []))
+        self.write(("response", owner, id), None)
+
+    @rule(owner=OWNERS, id=IDS)
+    def delete(self, owner: str, id: str) -> None:
+        assert self.store.delete(owner, id) == (("response", owner, id) in self.model)
+        self.write(("response", owner, id), None)
+
+    @rule(owner=OWNERS, sizes=st.lists(SIZES, max_size=3))
+    def converse(self, owner: str, sizes: list[int]) -> None:
+        items = [message("x" * size, id=f"m{n}") for n, size in enumerate(sizes)]
+        wire = self.store.new_conversation(owner, {"n": "1"}, items)
+        self.write(("conversation", owner, wire["id"]), {"wire": wire, "items": items})
+
+    @precondition(lambda self: any(key[0] == "conversation" for key in self.model))
+    @rule(data=st.data(), what=st.sampled_from(["add", "add", "remove", "rename", "delete"]), size=SIZES)
+    def change(self, data: st.DataObject, what: str, size: int) -> None:
+        key = data.draw(st.sampled_from([key for key in self.model if key[0] == "conversation"]))
+        _, owner, id = key
+        entry = self.model[key]
+        if what == "add":
+            wanted = [message("x" * size, id=data.draw(st.sampled_from(["m0", "m7", ""])))]
+            try:
+                entry = entry | {"items": entry["items"] + self.store.add_items(owner, id, wanted)}
+            except StoreFull:
+                added = wanted[0] | {"id": "msg_" + "0" * 32 if wanted[0]["id"] in ("m0", "") else wanted[0]["id"]}
+                assert self.size(entry | {"items": [*entry["items"], added]}) > LIMIT - 40
+                return
+        elif what == "remove":
+            gone = data.draw(st.sampled_from([*(item["id"] for item in entry["items"]), "nothing"]))
+            assert self.store.delete_item(owner, id, gone) == (gone != "nothing")
+            if gone == "nothing":
+                return
+            entry = entry | {"items": [item for item in entry["items"] if item["id"] != gone]}
+        elif what == "rename":
+            metadata = {"n": "y" * (size % 100)}
+            try:
+                wire = self.store.update_conversation(owner, id, metadata)
+            except StoreFull:
+                assert self.size(entry | {"wire": entry["wire"] | {"metadata": metadata}}) > LIMIT
+                return
+            entry = entry | {"wire": wire}
+        else:
+            assert self.store.delete_conversation(owner, id)
+        self.write(key, None if what == "delete" else entry)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.purge()
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.store = self.open()
+
+    @invariant()
+    def holds_the_same(self) -> None:
+        assert self.store.used <= LIMIT
+        for owner in ("ann", "bob"):
+            for id in [f"id{n}" for n in range(4)]:
+                found, entry = self.store.get(owner, id), self.model.get(("response", owner, id))
+                assert (found is None) == (entry is None)
+                if found is not None and entry is not None:
+                    assert (found.response, found.expires) == (entry["response"], entry["expires"])
+            for id in self.conversations(owner):
+                entry = self.model["conversation", owner, id]
+                assert self.store.conversation(owner, id) == entry["wire"]
+                assert self.store.items(owner, id) == entry["items"]
+        rows = self.store._db.execute("SELECT expires > ? FROM entry", (self.clock.now,)).fetchall()
+        assert [alive for (alive,) in rows if alive] == [1] * len(self.model)
+        if len(rows) == len(self.model):  # nothing that expired waits for the next write
+            assert self.store.used == sum(self.size(each) for each in self.model.values())
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
