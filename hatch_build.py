@@ -1,5 +1,6 @@
-"""Compiles the C++ kernels when the package is built or installed. Without a compiler the package still installs, says
-so, and computes with torch alone."""
+"""Compiles the C++ kernels when the package is built or installed. Without a compiler the package
+still installs, says so, and computes with torch alone.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
         try:
             library = module.build(folder)
         except (module.BuildError, OSError) as error:
-            self.app.display_warning(f"ossia: no compiled kernels, everything will be slow: {error}")
+            self.app.display_warning(
+                f"ossia: no compiled kernels, everything will be slow: {error}"
+            )
             return
         build_data["artifacts"].append(f"/{HERE}/{library.name}")
         build_data["pure_python"] = False

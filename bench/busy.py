@@ -1,19 +1,21 @@
-"""How much speed is left where others use the cores too: beside busy processes, beside a second ossia, beside training.
+"""How much speed is left where others use the cores too: beside busy processes, beside a second
+ossia, beside training.
 
     python bench/busy.py [MODEL ...] [--variant NAME=SRC] [--rounds 5] [--seconds 1.5] [--only LIST]
 
-MODEL is nano (the default) or a folder, such as `ossia convert --random gpt-oss-20b DIR --layers 2` makes; weights stay
-in the mapped file, so that several processes hold one copy. `--variant old=../other/src` measures a second source tree
-of ossia in the same rounds: a before and after. Each situation lasts `--seconds`, in turns, medians over rounds.
+MODEL is nano (the default) or a folder, such as `ossia convert --random gpt-oss-20b DIR --layers 2`
+makes; weights stay in the mapped file, so that several processes hold one copy. `--variant
+old=../other/src` measures a second source tree of ossia in the same rounds: a before and after.
+Each situation lasts `--seconds`, in turns, medians over rounds.
 
     alone      nothing else, as far as this script knows; `others` says how many cores the rest of the machine used
     busy       beside one endless loop for every core: the fair share is one half
     pair       two ossia processes, each with all threads: the slower of the two
     training   beside nano's training with all threads
 
-Speeds beside others are shares of the speed alone. What does not depend on who else is there: milliseconds of
-processor time a token, and how often a token's threads fell asleep (voluntary context switches) or lost their core
-(involuntary ones).
+Speeds beside others are shares of the speed alone. What does not depend on who else is there:
+milliseconds of processor time a token, and how often a token's threads fell asleep (voluntary
+context switches) or lost their core (involuntary ones).
 """
 
 from __future__ import annotations
@@ -61,7 +63,8 @@ class Sample:
 Samples = dict[tuple[str, str, str], list[Sample]]  # by variant, what, situation
 
 
-# ---- in a process of its own ----------------------------------------------------------------------
+# ---- in a process of its own
+# ----------------------------------------------------------------------
 
 
 def work(model: str) -> None:
@@ -83,7 +86,9 @@ def measured(steps: Iterator[int], seconds: float) -> Sample:
         tokens += next(steps)
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Sample(tokens, took, cpu, after.ru_nvcsw - before.ru_nvcsw, after.ru_nivcsw - before.ru_nivcsw)
+    return Sample(
+        tokens, took, cpu, after.ru_nvcsw - before.ru_nvcsw, after.ru_nivcsw - before.ru_nivcsw
+    )
 
 
 def inference(model: str) -> Callable[[str], Iterator[int]]:
@@ -142,7 +147,8 @@ def training() -> Callable[[str], Iterator[int]]:
     return lambda what: steps()
 
 
-# ---- here -----------------------------------------------------------------------------------------
+# ---- here
+# -----------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -152,7 +158,9 @@ class Worker:
         environment = os.environ | ({"PYTHONPATH": src} if src else {})
         command = [sys.executable, __file__, "--work", model]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
+        )
         self.pid = self.process.pid
 
     def ask(self, what: str, seconds: float) -> None:
@@ -198,7 +206,9 @@ def cpu_of_others(pids: Sequence[int]) -> float:
     return everything - cpu_of(pids)
 
 
-def together(workers: Sequence[Worker], orders: Sequence[str], seconds: float, also: Sequence[int]) -> list[Sample]:
+def together(
+    workers: Sequence[Worker], orders: Sequence[str], seconds: float, also: Sequence[int]
+) -> list[Sample]:
     """One order for each worker, at the same time. `also`: processes that are no strangers."""
     pids = [os.getpid(), *(worker.pid for worker in workers), *also]
     strangers = cpu_of_others(pids)
@@ -210,7 +220,9 @@ def together(workers: Sequence[Worker], orders: Sequence[str], seconds: float, a
     return [Sample(**(answer | {"others": others})) for answer in answers]  # type: ignore[arg-type]
 
 
-def situation(name: str, what: str, pair: Sequence[Worker], trainer: Worker | None, seconds: float) -> Sample:
+def situation(
+    name: str, what: str, pair: Sequence[Worker], trainer: Worker | None, seconds: float
+) -> Sample:
     if name == "busy":
         with busy_cores(CORES) as loops:
             return together(pair[:1], [what], seconds, loops)[0]
@@ -222,7 +234,9 @@ def situation(name: str, what: str, pair: Sequence[Worker], trainer: Worker | No
     return together(pair[:1], [what], seconds, [])[0]
 
 
-def measure(model: str, variants: dict[str, str | None], args: argparse.Namespace, names: Sequence[str]) -> Samples:
+def measure(
+    model: str, variants: dict[str, str | None], args: argparse.Namespace, names: Sequence[str]
+) -> Samples:
     found: Samples = defaultdict(list)
     with ExitStack() as stack:
 
@@ -246,7 +260,9 @@ def measure(model: str, variants: dict[str, str | None], args: argparse.Namespac
 
 
 def table(model: str, found: Samples, variants: Sequence[str], names: Sequence[str]) -> str:
-    lines = [f"\n{model}: {'':<15}{'tokens/s':>10}{'of alone':>10}{'(range)':>14}{'ms cpu/token':>14}"]
+    lines = [
+        f"\n{model}: {'':<15}{'tokens/s':>10}{'of alone':>10}{'(range)':>14}{'ms cpu/token':>14}"
+    ]
     lines[0] += f"{'asleep':>9}{'preempted':>11}   a token{'others':>9}"
     for what in ("prefill", "decode"):
         for name in names:
@@ -273,11 +289,17 @@ def line(found: Samples, variant: str, what: str, name: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="*", default=["nano"], metavar="MODEL")
-    parser.add_argument("--variant", action="append", default=[], metavar="NAME=SRC", help="a second source tree")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME=SRC", help="a second source tree"
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each situation (default: 1.5)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.5, help="of each situation (default: 1.5)"
+    )
     parser.add_argument("--only", default=",".join(SITUATIONS), help="situations, comma-separated")
     parser.add_argument("--work", metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()

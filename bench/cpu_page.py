@@ -1,12 +1,14 @@
-"""One page on this machine in docs/bench/: what it can do, how much of that the kernels do, how fast models are.
+"""One page on this machine in docs/bench/: what it can do, how much of that the kernels do, how
+fast models are.
 
     python bench/cpu_page.py [--model DIR] [--cache DIR] [--fork DIR] [--rounds 2] [--out docs/bench]
 
-`make bench-cpu ARGS='...'` is the same. Without arguments: the kernels of every instruction set that the CPU offers, on
-one thread; nano; two random layers in the shape of gpt-oss-20b, made in a temporary folder (3 GB). With --model that
-model too, and beside llama.cpp and a fork as vs_llamacpp.py measures them where --cache or --fork says where they are.
-A page is named after the processor, so that pages of different machines stand side by side; a second run on the same
-kind of machine replaces its page.
+`make bench-cpu ARGS='...'` is the same. Without arguments: the kernels of every instruction set
+that the CPU offers, on one thread; nano; two random layers in the shape of gpt-oss-20b, made in a
+temporary folder (3 GB). With --model that model too, and beside llama.cpp and a fork as
+vs_llamacpp.py measures them where --cache or --fork says where they are. A page is named after the
+processor, so that pages of different machines stand side by side; a second run on the same kind of
+machine replaces its page.
 
 Everything is asked of `ossia bench` and of the package's own ceilings. Knows no kernels.
 """
@@ -55,8 +57,12 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="of vs_llamacpp.py: MODEL beside llama.cpp")
     parser.add_argument("--fork", type=Path, help="of vs_llamacpp.py: beside a fork as well")
     parser.add_argument("--rounds", type=int, default=2, help="of vs_llamacpp.py (default: 2)")
-    parser.add_argument("--patience", type=float, default=60, help="seconds to wait for an idle machine, a part")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "bench", help="the folder of the page")
+    parser.add_argument(
+        "--patience", type=float, default=60, help="seconds to wait for an idle machine, a part"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "docs" / "bench", help="the folder of the page"
+    )
     args = parser.parse_args()
     here = this_machine()
     parts = [heading(here), *kernels(args), *models(args)]
@@ -68,7 +74,8 @@ def main() -> None:
     print(page)
 
 
-# ---- the machine ------------------------------------------------------------------------------------
+# ---- the machine
+# ------------------------------------------------------------------------------------
 
 
 def this_machine() -> Machine:
@@ -96,7 +103,9 @@ def slug(name: str, family: str) -> str:
 
 def said(command: Sequence[object]) -> str:
     try:
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -109,7 +118,8 @@ def heading(here: Machine) -> str:
     return f"# {here.facts[0][1]}\n\nMeasured {today}. {told}\n\n| | |\n|---|---|\n{facts}"
 
 
-# ---- ceilings and kernels ---------------------------------------------------------------------------
+# ---- ceilings and kernels
+# ---------------------------------------------------------------------------
 
 
 def bench(arguments: Sequence[object], isa: str | None = None) -> dict[str, Any]:
@@ -141,8 +151,12 @@ def python(expression: str) -> Any:
 
 
 def ceilings_table(peaks: dict[str, dict[str, float]], reads: dict[int, float], used: float) -> str:
-    """Of one thread, by instruction set; and the read bandwidth by threads. `used`: processors, by others."""
-    bandwidth = ", ".join(f"{rate:.1f} GB/s with {count} thread{'s' * (count > 1)}" for count, rate in reads.items())
+    """Of one thread, by instruction set; and the read bandwidth by threads. `used`: processors, by
+    others.
+    """
+    bandwidth = ", ".join(
+        f"{rate:.1f} GB/s with {count} thread{'s' * (count > 1)}" for count, rate in reads.items()
+    )
     lines = [
         f"## Ceilings\n\nMemory is read at {bandwidth}{disturbed(used)}. Peaks of one thread on data in registers, "
         "10^9 operations/s:"
@@ -183,7 +197,8 @@ def kernel_cell(one: dict[str, Any]) -> str:
     return (f"**{share}**" if one["share"] < LOW else share) + f", {one['seconds'] * 1e3:.2f} ms"
 
 
-# ---- models -----------------------------------------------------------------------------------------
+# ---- models
+# -----------------------------------------------------------------------------------------
 
 
 def models(args: argparse.Namespace) -> list[str]:
@@ -191,7 +206,9 @@ def models(args: argparse.Namespace) -> list[str]:
     with TemporaryDirectory(prefix="ossia-bench-") as folder:
         two = Path(folder, "two-layers")
         run([*OSSIA, "convert", "--random", "gpt-oss-20b", two, "--layers", "2"])
-        parts.append(model_part("Two layers in the shape of gpt-oss-20b, random weights", two, args))
+        parts.append(
+            model_part("Two layers in the shape of gpt-oss-20b, random weights", two, args)
+        )
     if args.model:
         parts.append(model_part(args.model.resolve().name, args.model, args))
     return parts
@@ -214,7 +231,9 @@ def speed_table(precision: str, found: dict[str, Any], used: float) -> str:
     """Of one class: medians in tokens per second, their range, and the share of the bound."""
     mark = disturbed(max(used, found["others"]))
     options = " ".join(OURS[precision])
-    lines = [f"`{options}`, {found['isa']}, {found['resident_bytes'] / 1e9:.2f} GB resident{mark}; tokens/s:"]
+    lines = [
+        f"`{options}`, {found['isa']}, {found['resident_bytes'] / 1e9:.2f} GB resident{mark}; tokens/s:"
+    ]
     lines += ["", "| | median | range | share of the bound |", "|---|---|---|---|"]
     for phase, bound in found["bounds"].items():
         speeds = found[phase]
@@ -226,7 +245,13 @@ def speed_table(precision: str, found: dict[str, Any], used: float) -> str:
 
 def beside(args: argparse.Namespace) -> str:
     """What vs_llamacpp.py prints, as it is."""
-    command: list[object] = [sys.executable, ROOT / "bench" / "vs_llamacpp.py", args.model, "--rounds", args.rounds]
+    command: list[object] = [
+        sys.executable,
+        ROOT / "bench" / "vs_llamacpp.py",
+        args.model,
+        "--rounds",
+        args.rounds,
+    ]
     command += ["--patience", args.patience]
     command += ["--cache", args.cache] if args.cache else []
     command += ["--fork", args.fork] if args.fork else []

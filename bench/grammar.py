@@ -2,10 +2,11 @@
 
     python bench/grammar.py [--repeat 20] [--random 300]
 
-Completions are walked token by token, and every call of `mask()` is timed in the same thread, without the engine's
-head start: a fixed mix as a model writes it (reasoning, calls with JSON of several schemas, answers in text and in
-JSON), its very first walk, when the matchers are cold, apart; and uniformly random completions under the same grammars,
-which no cache has seen before. Prints microseconds a token.
+Completions are walked token by token, and every call of `mask()` is timed in the same thread,
+without the engine's head start: a fixed mix as a model writes it (reasoning, calls with JSON of
+several schemas, answers in text and in JSON), its very first walk, when the matchers are cold,
+apart; and uniformly random completions under the same grammars, which no cache has seen before.
+Prints microseconds a token.
 """
 
 from __future__ import annotations
@@ -80,12 +81,18 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "required": ["query"],
         "additionalProperties": False,
     },
-    "write_file": {"type": "object", "properties": {"path": {"type": "string"}, "content": {"type": "string"}}},
+    "write_file": {
+        "type": "object",
+        "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
+    },
     "anything": {},
 }
 REPLY = {
     "type": "object",
-    "properties": {"answer": {"type": "string"}, "sure": {"type": "number", "minimum": 0, "maximum": 1}},
+    "properties": {
+        "answer": {"type": "string"},
+        "sure": {"type": "number", "minimum": 0, "maximum": 1},
+    },
     "required": ["answer", "sure"],
     "additionalProperties": False,
 }
@@ -95,7 +102,10 @@ def completions() -> Iterator[tuple[bool, str]]:
     """(whether the answer must be JSON, text): each kind of call once, and as many answers."""
     thought = f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant"
     for name, body in CALLS.items():
-        yield False, f"{thought}<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{body}<|call|>"
+        yield (
+            False,
+            f"{thought}<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{body}<|call|>",
+        )
     yield False, f"{thought}<|channel|>commentary to=functions.patch code<|message|>{PATCH}<|call|>"
     yield False, f"{thought}<|channel|>analysis to=python code<|message|>print(1 + 1)<|call|>"
     for _ in range(3):
@@ -110,11 +120,17 @@ def grammars(tokenizer: Tokenizer) -> dict[bool, HarmonyGrammar]:
     custom, builtin = [CustomTool("patch")], [builtin_tools("python"), builtin_tools("browser")]
     reply = {"type": "json_schema", "schema": REPLY}
     more = {"tools": tools, "custom": custom, "namespaces": builtin, "reasoning_budget": 4096}
-    return {json: harmony_grammar(tokenizer, response_format=reply if json else None, **more) for json in (False, True)}
+    return {
+        json: harmony_grammar(tokenizer, response_format=reply if json else None, **more)
+        for json in (False, True)
+    }
 
 
 def walk(
-    grammar: HarmonyGrammar, tokenizer: Tokenizer, choose: Callable[[Mask, int], int], most: int = 10_000
+    grammar: HarmonyGrammar,
+    tokenizer: Tokenizer,
+    choose: Callable[[Mask, int], int],
+    most: int = 10_000,
 ) -> Iterator[tuple[str, float]]:
     """For each token (where it stands, microseconds for the mask in front of it)."""
     constraint, parser = grammar.start(), StreamParser(tokenizer)
@@ -123,7 +139,10 @@ def walk(
         mask = constraint.mask()
         took = (time.perf_counter() - began) * 1e6
         formed = constraint._matcher is not None
-        yield "header" if parser.current is None else "body with a format" if formed else "free text", took
+        yield (
+            "header" if parser.current is None else "body with a format" if formed else "free text",
+            took,
+        )
         token = choose(mask, n)
         parser.feed(token)
         constraint.advance(token)
@@ -142,7 +161,9 @@ def at_random(tokenizer: Tokenizer, rng: random.Random) -> Callable[[Mask, int],
             token = rng.randrange(32 * len(mask))
             if int(mask[token >> 5]) >> (token & 31) & 1:
                 return token
-        return int(rng.choice(np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))))
+        return int(
+            rng.choice(np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")))
+        )
 
     return draw
 
@@ -156,11 +177,15 @@ def report(title: str, times: Iterable[tuple[str, float]]) -> None:
     by_kind["all"] = [took for values in by_kind.values() for took in values]
     for kind, values in by_kind.items():
         cuts = quantiles(values, n=100)
-        print(f"  {kind:30}{len(values):8}{mean(values):8.1f}{cuts[49]:8.1f}{cuts[98]:8.1f}{max(values):8.0f}")
+        print(
+            f"  {kind:30}{len(values):8}{mean(values):8.1f}{cuts[49]:8.1f}{cuts[98]:8.1f}{max(values):8.0f}"
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeat", type=int, default=20, help="walks of the mix (default: 20)")
     parser.add_argument("--random", type=int, default=300, help="random completions (default: 300)")
     args = parser.parse_args()
@@ -182,7 +207,10 @@ def main() -> None:
     report("first walk, microseconds", walks())
     report("the mix", (each for _ in range(args.repeat) for each in walks()))
     draw = at_random(tokenizer, random.Random(0))
-    report("at random", (each for _ in range(args.random) for each in walk(made[True], tokenizer, draw, 300)))
+    report(
+        "at random",
+        (each for _ in range(args.random) for each in walk(made[True], tokenizer, draw, 300)),
+    )
     mask = made[False].start().mask()
     took = []
     for _ in range(200):

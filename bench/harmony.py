@@ -1,14 +1,16 @@
-"""Rendering, streaming parse, decoding and loading of Harmony, ours against the official package and tiktoken.
+"""Rendering, streaming parse, decoding and loading of Harmony, ours against the official package
+and tiktoken.
 
     python bench/harmony.py [--tokens 100000] [--rounds 7]
 
-One conversation of about that many tokens: user turns, reasoning, calls with JSON, tool results and answers, texts cut
-from this repository. Both packages get their own message objects, built beforehand, and must give the same ids. The
-streaming parse reads, for every token, the text it released and the header fields, as a server does. Decoding is
-beside tiktoken's own, all ids at once and one by one. Loading is a fresh process each: import, load, first encode;
-neither side has a cache, so every load is a first one. Sides take turns; printed are medians of processor time, their
-ratio, and the smallest and largest ratio of a round. At last what it costs to add a message to a rendered history, by
-its length.
+One conversation of about that many tokens: user turns, reasoning, calls with JSON, tool results and
+answers, texts cut from this repository. Both packages get their own message objects, built
+beforehand, and must give the same ids. The streaming parse reads, for every token, the text it
+released and the header fields, as a server does. Decoding is beside tiktoken's own, all ids at once
+and one by one. Loading is a fresh process each: import, load, first encode; neither side has a
+cache, so every load is a first one. Sides take turns; printed are medians of processor time, their
+ratio, and the smallest and largest ratio of a round. At last what it costs to add a message to a
+rendered history, by its length.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ from ossia.harmony import (
 from ossia.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
-SCHEMA = {"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}}}
+SCHEMA = {
+    "type": "object",
+    "properties": {"query": {"type": "string"}, "limit": {"type": "integer"}},
+}
 LOAD_OURS = "from ossia.tokenizer import Tokenizer; Tokenizer.o200k_harmony().encode('Hello')"
 LOAD_PEER = (
     "from openai_harmony import *; "
@@ -53,7 +58,9 @@ LOAD_PEER = (
 
 
 def conversation(tokens: int) -> Conversation:
-    """Turns of five messages with texts of 100 to 2,000 characters, until there are about `tokens` tokens."""
+    """Turns of five messages with texts of 100 to 2,000 characters, until there are about `tokens`
+    tokens.
+    """
     files = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.py")])
     text = "\n".join(path.read_text() for path in files)
     rng = Random(0)
@@ -63,14 +70,19 @@ def conversation(tokens: int) -> Conversation:
         return text[begin : begin + rng.choice((100, 300, 800, 2000))]
 
     tool = FunctionTool("search", "Searches the documents.", SCHEMA)
-    messages = [Message("system", SystemContent()), Message("developer", DeveloperContent("Be exact.", (tool,)))]
+    messages = [
+        Message("system", SystemContent()),
+        Message("developer", DeveloperContent("Be exact.", (tool,))),
+    ]
     characters = 0
     while characters < tokens * 3.6:
         arguments = json.dumps({"query": piece(), "limit": rng.randrange(50)}, ensure_ascii=False)
         turn = [
             Message("user", piece()),
             Message("assistant", piece(), channel="analysis"),
-            Message("assistant", arguments, None, "commentary", "functions.search", CONSTRAIN + "json"),
+            Message(
+                "assistant", arguments, None, "commentary", "functions.search", CONSTRAIN + "json"
+            ),
             Message("tool", piece(), "functions.search", "commentary", "assistant"),
             Message("assistant", piece(), channel="final"),
         ]
@@ -110,7 +122,9 @@ def parse_peer_deltas(ids: list[int], encoding: Any) -> int:
 
 def tiktoken_of(tokenizer: Tokenizer) -> tiktoken.Encoding:
     vocabulary, specials = dict(tokenizer.vocabulary), dict(tokenizer.specials)
-    return tiktoken.Encoding("o200k", pat_str=tokenizer.pattern, mergeable_ranks=vocabulary, special_tokens=specials)
+    return tiktoken.Encoding(
+        "o200k", pat_str=tokenizer.pattern, mergeable_ranks=vocabulary, special_tokens=specials
+    )
 
 
 def one_by_one(decode: Callable[[list[int]], str], ids: list[int]) -> None:
@@ -123,12 +137,18 @@ def fresh_process(code: str) -> None:
 
 
 def processor_seconds() -> float:
-    """Of this process and of those it waited for: other work on the machine disturbs them less than a clock."""
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    """Of this process and of those it waited for: other work on the machine disturbs them less than
+    a clock.
+    """
+    own, children = (
+        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
 
 
-def compare(what: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int, tokens: int = 0) -> None:
+def compare(
+    what: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int, tokens: int = 0
+) -> None:
     """Take turns, and print a row: medians in ms, peer : ours, and tokens per second of ours."""
     times: list[tuple[float, float]] = []
     for number in range(rounds + 1):
@@ -143,11 +163,15 @@ def compare(what: str, ours: Callable[[], object], peer: Callable[[], object], r
     a, b = (statistics.median(column) for column in zip(*times, strict=True))
     speed = f"{tokens / a / 1e6:8.2f}" if tokens else " " * 8
     spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
-    print(f"{what:<34}{a * 1e3:9.1f}{b * 1e3:9.1f}{statistics.median(ratios):8.2f}   {spread:<15}{speed}")
+    print(
+        f"{what:<34}{a * 1e3:9.1f}{b * 1e3:9.1f}{statistics.median(ratios):8.2f}   {spread:<15}{speed}"
+    )
 
 
 def appends(tokenizer: Tokenizer, style: Style) -> None:
-    """The mean cost of the messages of a turn, appended one by one to histories of turns of six messages."""
+    """The mean cost of the messages of a turn, appended one by one to histories of turns of six
+    messages.
+    """
     turn = [
         Message("user", "how many?"),
         Message("assistant", "I should look it up", channel="analysis"),
@@ -169,12 +193,20 @@ def appends(tokenizer: Tokenizer, style: Style) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=100_000, help="about how long (default: 100000)")
-    parser.add_argument("--rounds", type=int, default=7, help="how often each side runs (default: 7)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=100_000, help="about how long (default: 100000)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="how often each side runs (default: 7)"
+    )
     args = parser.parse_args()
     tokenizer = Tokenizer.o200k_harmony()
-    encoding = openai_harmony.load_harmony_encoding(openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
+    encoding = openai_harmony.load_harmony_encoding(
+        openai_harmony.HarmonyEncodingName.HARMONY_GPT_OSS
+    )
     talk = conversation(args.tokens)
     peers = openai_harmony.Conversation.from_json(json.dumps(talk.to_dict()))
     keep = openai_harmony.RenderConversationConfig(auto_drop_analysis=False)
@@ -200,7 +232,9 @@ def main() -> None:
             len(ids),
         )
     theirs = tiktoken_of(tokenizer)
-    compare("decode", lambda: tokenizer.decode(ids), lambda: theirs.decode(ids), args.rounds, len(ids))
+    compare(
+        "decode", lambda: tokenizer.decode(ids), lambda: theirs.decode(ids), args.rounds, len(ids)
+    )
     compare(
         "decode, one by one",
         lambda: one_by_one(tokenizer.decode, ids),
@@ -208,7 +242,12 @@ def main() -> None:
         args.rounds,
         len(ids),
     )
-    compare("load, fresh process", lambda: fresh_process(LOAD_OURS), lambda: fresh_process(LOAD_PEER), args.rounds)
+    compare(
+        "load, fresh process",
+        lambda: fresh_process(LOAD_OURS),
+        lambda: fresh_process(LOAD_PEER),
+        args.rounds,
+    )
     print()
     for style in ("faithful", "compat"):
         appends(tokenizer, style)

@@ -1,6 +1,8 @@
-"""The programs that are measured on the same weights: ossia, llama.cpp, and a fork of llama.cpp if there is one.
+"""The programs that are measured on the same weights: ossia, llama.cpp, and a fork of llama.cpp if
+there is one.
 
-Each side knows how its program is built or found, asked and understood. Knows nothing of rounds, order and tables.
+Each side knows how its program is built or found, asked and understood. Knows nothing of rounds,
+order and tables.
 
     int8   ossia --dense int8 --activations int8; the others Q8_0 dense, int8 activations
     bf16   ossia exact, bfloat16 everywhere; the others BF16 dense, int8 activations of the experts all the same
@@ -45,7 +47,9 @@ class Turn:
     """What one side measured in one round. `others`: processors that other programs used, at most."""
 
     speeds: dict[str, float] = field(default_factory=dict)  # tokens/s by phase
-    bounds: dict[str, float] = field(default_factory=dict)  # what the ceilings allow, of ossia's turns
+    bounds: dict[str, float] = field(
+        default_factory=dict
+    )  # what the ceilings allow, of ossia's turns
     load_s: float = 0.0
     peak_bytes: int = 0
     others: float = 0.0
@@ -71,11 +75,14 @@ class Side(Protocol):
         ...
 
     def first(self, precision: str) -> dict[str, float]:
-        """Seconds from the start of a process to a first token, the files in the page cache; what is resident then."""
+        """Seconds from the start of a process to a first token, the files in the page cache; what
+        is resident then.
+        """
         ...
 
 
-# ---- ossia ------------------------------------------------------------------------------------------
+# ---- ossia
+# ------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -95,9 +102,19 @@ class Ossia:
         start = [sys.executable, "-m", "ossia", what, self.model, "--threads", self.threads]
         return [*start, *OURS[precision]]
 
-    def ask(self, precision: str, phases: Sequence[str], repetitions: int) -> tuple[Done, dict[str, Any]]:
+    def ask(
+        self, precision: str, phases: Sequence[str], repetitions: int
+    ) -> tuple[Done, dict[str, Any]]:
         """The JSON of `ossia bench`."""
-        options = ["--json", "--phases", ",".join(phases), "--repetitions", repetitions, "--load", "copy"]
+        options = [
+            "--json",
+            "--phases",
+            ",".join(phases),
+            "--repetitions",
+            repetitions,
+            "--load",
+            "copy",
+        ]
         done = run([*self.command("bench", precision), *options], self.env)
         return done, json.loads(done.out)
 
@@ -108,7 +125,9 @@ class Ossia:
     def turn(self, precision: str, phases: Sequence[str]) -> Turn:
         made = Turn()
         if phases:
-            done, found = self.ask(precision, phases, 2)  # twice 32 tokens are as many as the others'
+            done, found = self.ask(
+                precision, phases, 2
+            )  # twice 32 tokens are as many as the others'
             made.add(done, {phase: statistics.harmonic_mean(found[phase]) for phase in phases})
             made.bounds = {phase: found["bounds"][phase] for phase in phases}
             made.load_s = found["load_s"]
@@ -122,7 +141,8 @@ class Ossia:
         return first_token(command, self.env)
 
 
-# ---- llama.cpp --------------------------------------------------------------------------------------
+# ---- llama.cpp
+# --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -160,7 +180,13 @@ def build(cache: Path) -> Llama:
     source = HERE / "llama_probe.cpp"
     if not llama.probe.exists() or llama.probe.stat().st_mtime < source.stat().st_mtime:
         includes = [f"-I{llama.source / folder}" for folder in ("include", "ggml/include")]
-        libraries = ["-lllama", "-lggml", "-lggml-base", f"-L{llama.bin}", f"-Wl,-rpath,{llama.bin}"]
+        libraries = [
+            "-lllama",
+            "-lggml",
+            "-lggml-base",
+            f"-L{llama.bin}",
+            f"-Wl,-rpath,{llama.bin}",
+        ]
         compiler = os.environ.get("CXX") or shutil.which("c++") or "g++"
         run([compiler, "-O1", "-std=c++17", source, "-o", llama.probe, *includes, *libraries])
     return llama
@@ -179,8 +205,10 @@ def exported(llama: Llama, model: Path, precision: str) -> Path:
 
 @dataclass
 class LlamaCpp:
-    """With flash attention, in its faster setting of two: copied into memory and repacked, or mapped and repacked (its
-    default), by the product of its speeds in a short trial. `load_mode` skips the trial."""
+    """With flash attention, in its faster setting of two: copied into memory and repacked, or
+    mapped and repacked (its default), by the product of its speeds in a short trial. `load_mode`
+    skips the trial.
+    """
 
     llama: Llama
     model: Path
@@ -201,8 +229,12 @@ class LlamaCpp:
         for name, mode in modes.items():
             _, speeds = self.bench(precision, mode, "-p", "64,128", "-n", 16)
             trials[mode] = {"prefill": speeds["prefill_128"], "decode": speeds["decode_0"]}
-            print(f"    llama.cpp, {name}: prefill 128 {speeds['prefill_128']:.1f}, decode {speeds['decode_0']:.2f}")
-        self.chosen[precision] = max(trials, key=lambda mode: trials[mode]["prefill"] * trials[mode]["decode"])
+            print(
+                f"    llama.cpp, {name}: prefill 128 {speeds['prefill_128']:.1f}, decode {speeds['decode_0']:.2f}"
+            )
+        self.chosen[precision] = max(
+            trials, key=lambda mode: trials[mode]["prefill"] * trials[mode]["decode"]
+        )
         return trials[self.chosen[precision]]
 
     def turn(self, precision: str, phases: Sequence[str]) -> Turn:
@@ -216,8 +248,20 @@ class LlamaCpp:
             made.add(*self.bench(precision, mode, *options))
         if by["batch"]:
             gguf = exported(self.llama, self.model, precision)
-            common = ["-m", gguf, "-fa", "on", "-lm", mode, "-t", self.threads, *batch_options(by["batch"])]
-            done = run([self.llama.bin / "llama-batched-bench", *common, "--output-format", "jsonl"])
+            common = [
+                "-m",
+                gguf,
+                "-fa",
+                "on",
+                "-lm",
+                mode,
+                "-t",
+                self.threads,
+                *batch_options(by["batch"]),
+            ]
+            done = run(
+                [self.llama.bin / "llama-batched-bench", *common, "--output-format", "jsonl"]
+            )
             made.add(done, llama_batch_speeds(done.out))
         made.speeds = {phase: made.speeds[phase] for phase in phases}
         return made
@@ -229,9 +273,10 @@ class LlamaCpp:
 
 @dataclass
 class Fork:
-    """A fork of llama.cpp with the options of ik_llama.cpp: `folder` holds its llama-bench and, for streams,
-    llama-batched-bench. It reads the same files and repacks them at run time. It has no probe: its first token is the
-    time of a llama-bench that reads 16 tokens, from start to end."""
+    """A fork of llama.cpp with the options of ik_llama.cpp: `folder` holds its llama-bench and, for
+    streams, llama-batched-bench. It reads the same files and repacks them at run time. It has no
+    probe: its first token is the time of a llama-bench that reads 16 tokens, from start to end.
+    """
 
     folder: Path
     llama: Llama
@@ -255,13 +300,17 @@ class Fork:
             options: list[object] = ["-p", ",".join(map(str, [64, *sorted(by["prefill"])]))]
             options += ["-n", DECODED if 0 in by["decode"] else 0]
             for depth in by["decode"]:
-                options += ["-gp", f"{depth},{DECODED}"] if depth else []  # measures the tokens behind the prompt
+                options += (
+                    ["-gp", f"{depth},{DECODED}"] if depth else []
+                )  # measures the tokens behind the prompt
             made.add(*self.bench(precision, *options))
         batched = self.folder / "llama-batched-bench"
         if by["batch"] and batched.exists():
             gguf = exported(self.llama, self.model, precision)
             common = ["-m", gguf, "-t", self.threads, "-fa", "on", "-rtr"]
-            done = run([batched, *common, *batch_options(by["batch"])], folder=self.llama.cache)  # for its log
+            done = run(
+                [batched, *common, *batch_options(by["batch"])], folder=self.llama.cache
+            )  # for its log
             made.add(done, fork_batch_speeds(done.out + done.err))
         made.speeds = {phase: made.speeds[phase] for phase in phases if phase in made.speeds}
         return made
@@ -272,7 +321,8 @@ class Fork:
         return {"first_token_s": done.seconds}
 
 
-# ---- what they are asked, and what they say ---------------------------------------------------------
+# ---- what they are asked, and what they say
+# ---------------------------------------------------------
 
 
 def numbers(phases: Sequence[str]) -> dict[str, list[int]]:
@@ -301,7 +351,9 @@ def llama_bench_speeds(text: str) -> dict[str, float]:
 
 
 def fork_bench_speeds(text: str) -> dict[str, float]:
-    """The same from one JSON list behind whatever is said before; a test with both numbers decodes behind a prompt."""
+    """The same from one JSON list behind whatever is said before; a test with both numbers decodes
+    behind a prompt.
+    """
     found = {}
     for test in json.loads(text[text.index("[\n") :]):
         name = f"decode_{test['n_prompt']}" if test["n_gen"] else f"prefill_{test['n_prompt']}"

@@ -1,11 +1,13 @@
-"""What sampling takes from a step: eight rows of 201,088 logits, side by side with plain torch, row by row.
+"""What sampling takes from a step: eight rows of 201,088 logits, side by side with plain torch, row
+by row.
 
     python bench/sampling.py [--rows 8] [--repeat 41] [--scale 8 3 1]
 
-`--scale` is the standard deviation of the random logits: 8 is about as peaked as a trained model's, 1 is flat, the
-worst case for filters. Kernels and torch take turns in one process; prints the least and the median milliseconds a step
-of the kernels, the median of torch (a few runs: it takes a hundred times as long), and the medians' ratio. The torch
-side is what one would write without kernels: log_softmax, topk, sort, softmax, multinomial.
+`--scale` is the standard deviation of the random logits: 8 is about as peaked as a trained model's,
+1 is flat, the worst case for filters. Kernels and torch take turns in one process; prints the least
+and the median milliseconds a step of the kernels, the median of torch (a few runs: it takes a
+hundred times as long), and the medians' ratio. The torch side is what one would write without
+kernels: log_softmax, topk, sort, softmax, multinomial.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ from ossia.engine.sampling import RowState, edited, filtered, sample_rows, unpac
 
 VOCAB = 201_088
 FILTERS: dict[str, Any] = {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "min_p": 0.05}
-PENALTIES: dict[str, Any] = {"repetition_penalty": 1.1, "presence_penalty": 0.2, "frequency_penalty": 0.2}
+PENALTIES: dict[str, Any] = {
+    "repetition_penalty": 1.1,
+    "presence_penalty": 0.2,
+    "frequency_penalty": 0.2,
+}
 CASES: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "temperature 1": {},
@@ -41,7 +47,9 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def plain(logits_V: Tensor, state: RowState, mask: Any, rng: torch.Generator) -> tuple[int, float, list[float]]:
+def plain(
+    logits_V: Tensor, state: RowState, mask: Any, rng: torch.Generator
+) -> tuple[int, float, list[float]]:
     params = state.params
     logprobs_V = logits_V.log_softmax(-1)
     choice_V = edited(logits_V, state) if state.edits.length else logprobs_V
@@ -65,15 +73,22 @@ def milliseconds(run: Callable[[], object], repeat: int) -> list[float]:
     return times
 
 
-def compare(logits: Tensor, change: dict[str, Any], mask: Any, repeat: int) -> tuple[list[float], list[float]]:
-    states = [RowState(SamplingParams(seed=n, **change), range(1000), VOCAB) for n in range(len(logits))]
+def compare(
+    logits: Tensor, change: dict[str, Any], mask: Any, repeat: int
+) -> tuple[list[float], list[float]]:
+    states = [
+        RowState(SamplingParams(seed=n, **change), range(1000), VOCAB) for n in range(len(logits))
+    ]
     masks, rng = [mask] * len(logits), torch.Generator().manual_seed(0)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(3):
         ours += milliseconds(lambda: sample_rows(logits, states, masks), repeat // 3)
         theirs += milliseconds(
-            lambda: [plain(row, state, mask, rng) for row, state in zip(logits, states, strict=True)], 1
+            lambda: [
+                plain(row, state, mask, rng) for row, state in zip(logits, states, strict=True)
+            ],
+            1,
         )
     return ours, theirs
 

@@ -1,18 +1,21 @@
-"""Serving, measured from the other end of the wire: ossia beside llama-server, and what HTTP costs a token.
+"""Serving, measured from the other end of the wire: ossia beside llama-server, and what HTTP costs
+a token.
 
     python bench/serving.py MODEL [--cache DIR] [--precision int8|bf16] [--rounds 3] [--streams 1,8,32]
     python bench/serving.py --overhead [--streams 1,8,32]
 
-MODEL is a folder as `ossia convert --random gpt-oss-20b DIR --layers 4` makes it, or a published one; llama-server gets
-the same weights, as vs_llamacpp.py explains, which also builds it (in the same cache; the server takes five minutes
-more). Both compute with the same threads and answer the same requests to /v1/completions: prompts of random token ids,
-no two alike, greedy, no end before `--tokens`. The servers run one after the other, each a process of its own; every
-round both. Printed are medians over rounds: seconds to the first event of a stream (median and worst of the streams),
-and tokens/s of all streams together, from the first request to the last token.
+MODEL is a folder as `ossia convert --random gpt-oss-20b DIR --layers 4` makes it, or a published
+one; llama-server gets the same weights, as vs_llamacpp.py explains, which also builds it (in the
+same cache; the server takes five minutes more). Both compute with the same threads and answer the
+same requests to /v1/completions: prompts of random token ids, no two alike, greedy, no end before
+`--tokens`. The servers run one after the other, each a process of its own; every round both.
+Printed are medians over rounds: seconds to the first event of a stream (median and worst of the
+streams), and tokens/s of all streams together, from the first request to the last token.
 
-`--overhead`: a server that says fixed tokens, so that all it does is HTTP, JSON and Harmony, on every API that streams;
-seconds per token, less what the scripted engine takes alone: of processor time, which other work on the machine does
-not change, and of the clock. The former must be under 100 microseconds.
+`--overhead`: a server that says fixed tokens, so that all it does is HTTP, JSON and Harmony, on
+every API that streams; seconds per token, less what the scripted engine takes alone: of processor
+time, which other work on the machine does not change, and of the clock. The former must be under
+100 microseconds.
 """
 
 from __future__ import annotations
@@ -48,8 +51,12 @@ WORDS = " the answer is"
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", nargs="?", type=Path, help="a folder with a checkpoint")
-    parser.add_argument("--overhead", action="store_true", help="measure what HTTP costs, without a model")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "ossia" / "llama.cpp")
+    parser.add_argument(
+        "--overhead", action="store_true", help="measure what HTTP costs, without a model"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "ossia" / "llama.cpp"
+    )
     parser.add_argument("--precision", choices=tuple(OURS), default="int8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", default="1,8,32")
@@ -65,7 +72,8 @@ def main() -> None:
     compare(args, streams)
 
 
-# ---- a client that costs little ---------------------------------------------------------------------
+# ---- a client that costs little
+# ---------------------------------------------------------------------
 
 
 @dataclass
@@ -80,7 +88,9 @@ class Stream:
         """As the server counts them."""
         found = re.findall(rb'"(?:completion_tokens|output_tokens)":\s*(\d+)', self.text)
         if not found:
-            sys.exit(f"a stream without usage: {bytes(self.text[:500])!r} ... {bytes(self.text[-500:])!r}")
+            sys.exit(
+                f"a stream without usage: {bytes(self.text[:500])!r} ... {bytes(self.text[-500:])!r}"
+            )
         return int(found[-1])
 
 
@@ -143,7 +153,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# ---- beside llama-server -----------------------------------------------------------------------------
+# ---- beside llama-server
+# -----------------------------------------------------------------------------
 
 
 def llama_server(llama: Llama) -> Path:
@@ -151,7 +162,11 @@ def llama_server(llama: Llama) -> Path:
     if not path.exists():
         folder = llama.cache / "build"
         options = [option for option in CMAKE if "BUILD_SERVER" not in option]
-        options += ["-DLLAMA_BUILD_SERVER=ON", "-DLLAMA_BUILD_UI=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF"]
+        options += [
+            "-DLLAMA_BUILD_SERVER=ON",
+            "-DLLAMA_BUILD_UI=OFF",
+            "-DLLAMA_USE_PREBUILT_UI=OFF",
+        ]
         run(["cmake", "-S", llama.source, "-B", folder, *options])
         run(["cmake", "--build", folder, "-j", str(os.cpu_count()), "--target", "llama-server"])
     return path
@@ -175,11 +190,21 @@ def compare(args: argparse.Namespace, streams: Sequence[int]) -> None:
     for number in range(args.rounds):
         for name, command in commands.items():
             with served(command, port):
-                measure(port, 1, args, seed=-1)  # what the first request finds cold is not what is measured
+                measure(
+                    port, 1, args, seed=-1
+                )  # what the first request finds cold is not what is measured
                 for count in streams:
-                    found[name, count].append(measure(port, count, args, seed=1000 * number + count))
-                    print(f"round {number + 1}  {_row(name, count, found[name, count][-1:])}", flush=True)
-    print(f"\nmedians of {args.rounds} rounds, {args.model.name}, {args.precision}, {args.threads} threads, ", end="")
+                    found[name, count].append(
+                        measure(port, count, args, seed=1000 * number + count)
+                    )
+                    print(
+                        f"round {number + 1}  {_row(name, count, found[name, count][-1:])}",
+                        flush=True,
+                    )
+    print(
+        f"\nmedians of {args.rounds} rounds, {args.model.name}, {args.precision}, {args.threads} threads, ",
+        end="",
+    )
     print(f"prompts of {args.prompt} tokens, answers of {args.tokens}")
     for count in streams:
         for name in commands:
@@ -201,15 +226,22 @@ def measure(port: int, count: int, args: argparse.Namespace, seed: int) -> dict[
         sys.exit(f"asked for {args.tokens} tokens, got {sorted(set(tokens))}")
     firsts = [answer.first for answer in answers]
     seconds = max(answer.last for answer in answers)
-    return {"first": statistics.median(firsts), "worst": max(firsts), "speed": sum(tokens) / seconds}
+    return {
+        "first": statistics.median(firsts),
+        "worst": max(firsts),
+        "speed": sum(tokens) / seconds,
+    }
 
 
 def _row(name: str, count: int, rounds: Sequence[dict[str, float]]) -> str:
-    first, worst, speed = (statistics.median(one[key] for one in rounds) for key in ("first", "worst", "speed"))
+    first, worst, speed = (
+        statistics.median(one[key] for one in rounds) for key in ("first", "worst", "speed")
+    )
     return f"{count:3d} streams  {name:12s}  first token {first:7.3f} s (worst {worst:7.3f})  {speed:8.1f} tokens/s"
 
 
-# ---- what HTTP costs ---------------------------------------------------------------------------------
+# ---- what HTTP costs
+# ---------------------------------------------------------------------------------
 
 
 def overhead(streams: Sequence[int]) -> str | None:
@@ -247,8 +279,18 @@ def _bodies(tokens: int) -> dict[str, dict[str, Any]]:
     messages = [{"role": "user", "content": "hi"}]
     usage = {"stream_options": {"include_usage": True}}
     return {
-        "/v1/chat/completions": {"messages": messages, "stream": True, "max_tokens": tokens, **usage},
-        "/v1/responses": {"input": "hi", "stream": True, "max_output_tokens": tokens, "store": False},
+        "/v1/chat/completions": {
+            "messages": messages,
+            "stream": True,
+            "max_tokens": tokens,
+            **usage,
+        },
+        "/v1/responses": {
+            "input": "hi",
+            "stream": True,
+            "max_output_tokens": tokens,
+            "store": False,
+        },
         "/v1/completions": {"prompt": "hi", "stream": True, "max_tokens": tokens, **usage},
         "/v1/messages": {"messages": messages, "stream": True, "max_tokens": tokens},
     }

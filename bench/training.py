@@ -1,10 +1,11 @@
-"""How fast nano trains here: steps with the recipe's settings and others, side by side, and their share of the peak.
+"""How fast nano trains here: steps with the recipe's settings and others, side by side, and their
+share of the peak.
 
     python bench/training.py [--steps 6] [--tokens 4096]
 
-Settings are taken in turn, over and over, so that a machine that slows down slows all of them. The bound is the
-float32 (or bfloat16) matrix product rate of all cores together, measured in the same run; the FLOPs counted are
-6 per active parameter and token, attention left out. Prints medians.
+Settings are taken in turn, over and over, so that a machine that slows down slows all of them. The
+bound is the float32 (or bfloat16) matrix product rate of all cores together, measured in the same
+run; the FLOPs counted are 6 per active parameter and token, attention left out. Prints medians.
 """
 
 from __future__ import annotations
@@ -65,8 +66,9 @@ def seconds(trainer: ThreadedStep, batch: PackedBatch) -> float:
 
 
 def muon_steps(trainer: ThreadedStep, rounds: int = 4) -> dict[str, float]:
-    """Seconds of the optimizers' step by itself, its pieces side by side, with Muon's iteration in each dtype; the
-    gradients are those of the last step."""
+    """Seconds of the optimizers' step by itself, its pieces side by side, with Muon's iteration in
+    each dtype; the gradients are those of the last step.
+    """
     chosen, times = products.serving(), {name: list[float]() for name in products.STACKS}
     for name in [*times] * rounds:
         products.use(replace(chosen, stacks=name))
@@ -78,8 +80,12 @@ def muon_steps(trainer: ThreadedStep, rounds: int = 4) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6, help="measured steps a setting (default: 6)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps", type=int, default=6, help="measured steps a setting (default: 6)"
+    )
     parser.add_argument("--tokens", type=int, default=4096, help="tokens a step (default: 4096)")
     args = parser.parse_args()
     nano.keep_memory()
@@ -87,24 +93,37 @@ def main() -> None:
     run = Run("bench", ModelConfig.preset("nano"), examples, args.steps + 2, hyper, Path("unused"))
     packed = pack(run.examples(None), run.hyper.tokens_per_step, run.hyper.longest)
     batches = [batch for batch, _ in islice(packed, args.steps + 2)]
-    trainers = {name: worker(replace(run, hyper=replace(run.hyper, **change))) for name, change in SETTINGS.items()}
+    trainers = {
+        name: worker(replace(run, hyper=replace(run.hyper, **change)))
+        for name, change in SETTINGS.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in trainers}
     for batch in batches:
         for name, trainer in trainers.items():
             times[name].append(seconds(trainer, batch))
     flops = 6 * account(run.config).active * statistics.mean(len(b.tokens) for b in batches)
-    peaks = {name: peak_flops(getattr(torch, name), os.cpu_count() or 1) for name in ("float32", "bfloat16")}
-    print(f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in bfloat16")
+    peaks = {
+        name: peak_flops(getattr(torch, name), os.cpu_count() or 1)
+        for name in ("float32", "bfloat16")
+    }
+    print(
+        f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in bfloat16"
+    )
     first = statistics.median(times[next(iter(times))][2:])
     for name, trainer in trainers.items():
         took = statistics.median(times[name][2:])
         share = flops / took / peaks[trainer.hyper.precision]
-        print(f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak")
+        print(
+            f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak"
+        )
     chosen = products.serving()
     steps = ", ".join(
-        f"{1e3 * took:.0f} ms in {name}" for name, took in muon_steps(trainers["Muon, 2 threads"]).items()
+        f"{1e3 * took:.0f} ms in {name}"
+        for name, took in muon_steps(trainers["Muon, 2 threads"]).items()
     )
-    print(f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s {dict(chosen.rates)}")
+    print(
+        f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s {dict(chosen.rates)}"
+    )
 
 
 if __name__ == "__main__":

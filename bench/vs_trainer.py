@@ -1,12 +1,15 @@
-"""Training beside transformers' Trainer: the same shape, the same batches, both in float32 on the same cores.
+"""Training beside transformers' Trainer: the same shape, the same batches, both in float32 on the
+same cores.
 
     python bench/vs_trainer.py [--preset nano] [--steps 8] [--rounds 2] [--batch 16] [--context 256]
 
-Each trial is a process of its own; trials of the two take turns, so that a machine that slows down slows both. Theirs
-is GptOssForCausalLM in eager mode with fused AdamW, tried with every implementation of the experts that it has and with
-and without bfloat16 autocast; the fastest counts. Ours is `train` with AdamW, and with the router losses that theirs
-does not compute. Prints medians over steps (the first three left out), peak resident memory, and ours as a share of the
-float32 matrix product rate measured in the same run (6 FLOPs an active parameter and token, attention left out).
+Each trial is a process of its own; trials of the two take turns, so that a machine that slows down
+slows both. Theirs is GptOssForCausalLM in eager mode with fused AdamW, tried with every
+implementation of the experts that it has and with and without bfloat16 autocast; the fastest
+counts. Ours is `train` with AdamW, and with the router losses that theirs does not compute. Prints
+medians over steps (the first three left out), peak resident memory, and ours as a share of the
+float32 matrix product rate measured in the same run (6 FLOPs an active parameter and token,
+attention left out).
 """
 
 from __future__ import annotations
@@ -31,17 +34,25 @@ from ossia.config import ModelConfig, account
 from ossia.data.packing import Example, State
 from ossia.train.plan.cost import peak_flops
 
-THEIRS = [f"{experts}{dtype}" for experts in ("eager", "grouped_mm", "batched_mm") for dtype in ("", "+bf16")]
+THEIRS = [
+    f"{experts}{dtype}"
+    for experts in ("eager", "grouped_mm", "batched_mm")
+    for dtype in ("", "+bf16")
+]
 OURS = "ossia"
 SKIPPED = 3
 
 
 def ids(context: int, index: int, vocab: int) -> list[int]:
-    return torch.randint(0, vocab, (context + 1,), generator=torch.Generator().manual_seed(index)).tolist()
+    return torch.randint(
+        0, vocab, (context + 1,), generator=torch.Generator().manual_seed(index)
+    ).tolist()
 
 
 def keep_memory() -> None:
-    """As the recipe does, for both: glibc reuses big blocks instead of returning them after every step."""
+    """As the recipe does, for both: glibc reuses big blocks instead of returning them after every
+    step.
+    """
     sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
     import nano
 
@@ -62,21 +73,36 @@ def ours(config: ModelConfig, args: argparse.Namespace, folder: Path) -> list[fl
             index += 1
             yield Example(one, [False] + [True] * args.context), index
 
-    hyper = Hyperparameters(tokens_per_step=args.batch * args.context, longest=args.context, muon=False, warmup=2)
+    hyper = Hyperparameters(
+        tokens_per_step=args.batch * args.context, longest=args.context, muon=False, warmup=2
+    )
     seconds: list[float] = []
     run = Run("bench", config, examples, args.steps + SKIPPED, hyper, folder, save_every=1000)
     train(run, watchers=[lambda report: seconds.append(report.seconds)])
     return seconds
 
 
-def theirs(config: ModelConfig, args: argparse.Namespace, folder: Path, setting: str) -> list[float]:
-    from transformers import GptOssConfig, GptOssForCausalLM, Trainer, TrainerCallback, TrainingArguments
+def theirs(
+    config: ModelConfig, args: argparse.Namespace, folder: Path, setting: str
+) -> list[float]:
+    from transformers import (
+        GptOssConfig,
+        GptOssForCausalLM,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     keep_memory()
     experts, _, bf16 = setting.partition("+")
     theirs = GptOssConfig(**config.to_hf_json(quantized=False), use_cache=False)
-    model = GptOssForCausalLM._from_config(theirs, attn_implementation="eager", experts_implementation=experts)
-    rows = [ids(args.context, n, config.vocab_size)[:-1] for n in range(args.batch * (args.steps + SKIPPED))]
+    model = GptOssForCausalLM._from_config(
+        theirs, attn_implementation="eager", experts_implementation=experts
+    )
+    rows = [
+        ids(args.context, n, config.vocab_size)[:-1]
+        for n in range(args.batch * (args.steps + SKIPPED))
+    ]
     data = [{"input_ids": torch.tensor(row), "labels": torch.tensor(row)} for row in rows]
     seconds: list[float] = []
 
@@ -121,12 +147,20 @@ def in_process(args: argparse.Namespace, name: str) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", default="nano")
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of a trial (default: 8)")
-    parser.add_argument("--rounds", type=int, default=2, help="trials of each of the two (default: 2)")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="measured steps of a trial (default: 8)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="trials of each of the two (default: 2)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="documents of a step (default: 16)")
-    parser.add_argument("--context", type=int, default=256, help="tokens of a document (default: 256)")
+    parser.add_argument(
+        "--context", type=int, default=256, help="tokens of a document (default: 256)"
+    )
     parser.add_argument("--trial", help=argparse.SUPPRESS)
     args = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -137,13 +171,18 @@ def main() -> None:
     tokens = args.batch * args.context
     tried = {name: found for name in THEIRS if (found := in_process(shortened(args), name))}
     for name, found in tried.items():
-        print(f"transformers, {name:16} {tokens / statistics.median(found['seconds']):8.0f} tokens/s")
+        print(
+            f"transformers, {name:16} {tokens / statistics.median(found['seconds']):8.0f} tokens/s"
+        )
     best = min(tried, key=lambda name: statistics.median(tried[name]["seconds"]))
     trials: dict[str, list[dict[str, Any]]] = {OURS: [], best: []}
     for _ in range(args.rounds):
         for name, found in trials.items():
             found.append(in_process(args, name) or {"seconds": [], "peak": 0})
-    medians = {name: statistics.median(s for t in found for s in t["seconds"]) for name, found in trials.items()}
+    medians = {
+        name: statistics.median(s for t in found for s in t["seconds"])
+        for name, found in trials.items()
+    }
     peaks = {name: max(t["peak"] for t in found) for name, found in trials.items()}
     share = (
         6
@@ -153,9 +192,13 @@ def main() -> None:
         / peak_flops(torch.float32, os.cpu_count() or 1)
     )
     for name in trials:
-        print(f"{name:16} {tokens / medians[name]:8.0f} tokens/s, peak {peaks[name] / 2**20:6.0f} MiB")
+        print(
+            f"{name:16} {tokens / medians[name]:8.0f} tokens/s, peak {peaks[name] / 2**20:6.0f} MiB"
+        )
     faster, more = medians[best] / medians[OURS], peaks[OURS] / peaks[best]
-    print(f"ours : theirs {faster:.2f}x, memory {more:.2f}x; ours reaches {share:.0%} of the float32 peak")
+    print(
+        f"ours : theirs {faster:.2f}x, memory {more:.2f}x; ours reaches {share:.0%} of the float32 peak"
+    )
 
 
 def shortened(args: argparse.Namespace) -> argparse.Namespace:

@@ -1,4 +1,5 @@
-"""Processes that are measured from outside: how long they ran, what memory they took, what else the machine did.
+"""Processes that are measured from outside: how long they ran, what memory they took, what else the
+machine did.
 
 Knows no benchmark and no model.
 """
@@ -30,14 +31,18 @@ class Done:
     others: float  # processors that other programs used meanwhile, on average
 
 
-def run(command: Sequence[object], env: Mapping[str, str] | None = None, folder: Path | None = None) -> Done:
+def run(
+    command: Sequence[object], env: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Done:
     """Run it in `folder`. Where it fails, the end of what it said is printed, and that is the end."""
     words = [str(part) for part in command]
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         others, began = Others(), time.perf_counter()
         whole = os.environ | (env or {})
         nothing = subprocess.DEVNULL
-        process = subprocess.Popen(words, stdin=nothing, stdout=out, stderr=err, env=whole, cwd=folder)
+        process = subprocess.Popen(
+            words, stdin=nothing, stdout=out, stderr=err, env=whole, cwd=folder
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.perf_counter() - began
@@ -51,8 +56,12 @@ def run(command: Sequence[object], env: Mapping[str, str] | None = None, folder:
     return Done(said, complained, seconds, peak, busy)
 
 
-def first_token(command: Sequence[object], env: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Seconds from the start of a process to "loaded" (if it says so) and to the line after; what is resident then."""
+def first_token(
+    command: Sequence[object], env: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """Seconds from the start of a process to "loaded" (if it says so) and to the line after; what
+    is resident then.
+    """
     pipe = subprocess.PIPE
     words = [str(part) for part in command]
     found: dict[str, float] = {}
@@ -60,7 +69,9 @@ def first_token(command: Sequence[object], env: Mapping[str, str] | None = None)
     began = time.perf_counter()
     with (
         TemporaryFile("w+") as errors,
-        subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=whole) as process,
+        subprocess.Popen(
+            words, stdin=pipe, stdout=pipe, stderr=errors, text=True, env=whole
+        ) as process,
     ):
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -82,12 +93,15 @@ def resident_bytes(pid: int) -> float:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return sum(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return sum(
+        1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")
+    )
 
 
 def wait_until_quiet(patience: float, window: float = 5.0) -> float:
-    """Returns when others used less than QUIET processors over `window` seconds, or after `patience` seconds; what they
-    used last."""
+    """Returns when others used less than QUIET processors over `window` seconds, or after
+    `patience` seconds; what they used last.
+    """
     end = time.monotonic() + patience
     while True:
         others, own = Others(), time.process_time()

@@ -4,11 +4,12 @@
     ossia train recipes/nano.py --out runs/nano profile=full       three times as much of everything
     ossia train recipes/nano.py --out runs/smoke profile=smoke     every stage on a micro model, to see that it works
 
-What happens, in order: a byte-level vocabulary is learned from generated text; generated documents pass a filter that
-takes out what should not be learned, and become shards; a fresh model learns to copy and to look up random tokens, then
-reads the shards, in windows of 256 tokens; its context is extended to 2,048 with YaRN; it learns conversations in the
-Harmony format; for the last part its experts are trained as the MXFP4 values they will be stored as; the result is
-exported in the published layout and measured on held-out problems. A run that is killed goes on where it was.
+What happens, in order: a byte-level vocabulary is learned from generated text; generated documents
+pass a filter that takes out what should not be learned, and become shards; a fresh model learns to
+copy and to look up random tokens, then reads the shards, in windows of 256 tokens; its context is
+extended to 2,048 with YaRN; it learns conversations in the Harmony format; for the last part its
+experts are trained as the MXFP4 values they will be stored as; the result is exported in the
+published layout and measured on held-out problems. A run that is killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # spinning threads starve each other on a shared machine
 
 from ossia.checkpoint import export
 from ossia.commands.respond import evaluate
@@ -80,7 +83,9 @@ PROFILES: dict[Profile, Sizes] = {
 class Config:
     profile: Profile = "standard"
     hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)  # noqa: RUF009 - frozen
-    world_size: int = 150  # entities of the fictional country: as many as so small a model can learn about
+    world_size: int = (
+        150  # entities of the fictional country: as many as so small a model can learn about
+    )
     seed: int = 1
 
 
@@ -90,12 +95,20 @@ def phases(config: Config, out: Path) -> list[Phase]:
     make = Recipe(config, out)
     return [
         Phase("vocabulary", "learn a byte-level vocabulary from generated text", make.vocabulary),
-        Phase("filter", "fit and measure the filter of what should not be learned", make.hazard_filter),
+        Phase(
+            "filter", "fit and measure the filter of what should not be learned", make.hazard_filter
+        ),
         Phase("corpus", "generate documents, filter them, write them as shards", make.shards),
         training(make.copying, "learn to copy and to look up random tokens", context=64),
         training(make.pretraining, "read the shards, in windows of the short context", context=128),
-        training(make.extension, "read documents of up to the long context, with YaRN", context=1024),
-        training(make.fine_tuning, "learn conversations in Harmony: three efforts, tools, several turns", context=256),
+        training(
+            make.extension, "read documents of up to the long context, with YaRN", context=1024
+        ),
+        training(
+            make.fine_tuning,
+            "learn conversations in Harmony: three efforts, tools, several turns",
+            context=256,
+        ),
         training(make.quantized, "the same, with the experts seen through MXFP4", context=256),
         Phase("model", "export the checkpoint, experts in MXFP4", make.export),
         Phase("evaluation", "answer held-out problems at three efforts", make.measure),
@@ -131,7 +144,8 @@ class Recipe:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(self.out / "vocabulary" / "tokenizer.json")
 
-    # ---- text ----------------------------------------------------------------------------------------------------
+    # ---- text
+    # ----------------------------------------------------------------------------------------------------
 
     def vocabulary(self) -> None:
         texts = vocabulary_texts(self.config.seed, self.sizes.texts, self.country)
@@ -145,16 +159,22 @@ class Recipe:
         made.save(self.out / "filter")
         report = made.report(*labelled(seed, "held_out"))  # in wordings that it was not fitted on
         (self.out / "filter" / "report.md").write_text(f"{report}\n")
-        (self.out / "filter" / "report.json").write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        (self.out / "filter" / "report.json").write_text(
+            json.dumps(report.as_json(), indent=2) + "\n"
+        )
 
     def shards(self) -> None:
-        """All documents but those that the filter removes. What was removed, by corpus and label, is counted."""
+        """All documents but those that the filter removes. What was removed, by corpus and label,
+        is counted.
+        """
         removes = HazardFilter.load(self.out / "filter")
         removed: dict[str, int] = {}
 
         def kept() -> Iterator[list[int]]:
             tokenizer = self.tokenizer
-            for document, _ in islice(corpus.documents(self.config.seed, self.country), self.sizes.documents):
+            for document, _ in islice(
+                corpus.documents(self.config.seed, self.country), self.sizes.documents
+            ):
                 if removes.keep(document.text):
                     yield as_document(tokenizer, document.text)
                 else:
@@ -164,28 +184,42 @@ class Recipe:
         write_shards(kept(), self.out / "corpus", self.tokenizer, overwrite=True)
         (self.out / "corpus" / "removed.json").write_text(json.dumps(removed, indent=2) + "\n")
 
-    # ---- training ------------------------------------------------------------------------------------------------
+    # ---- training
+    # ------------------------------------------------------------------------------------------------
 
     @property
     def copying(self) -> Run:
         """Attention that finds things, before there is anything to read."""
         hyper = replace(self.config.hyper, decay=0.3, floor=0.25)
         return self._run(
-            "copying", self.short, self.sizes.copying, partial(self._random_tokens, copying.Curriculum()), hyper
+            "copying",
+            self.short,
+            self.sizes.copying,
+            partial(self._random_tokens, copying.Curriculum()),
+            hyper,
         )
 
     @property
     def pretraining(self) -> Run:
         hyper = replace(self.config.hyper, decay=0.4, floor=0.25)
-        return self._run("pretrain", self.short, self.sizes.pretrain, self._pages, hyper, after="copying")
+        return self._run(
+            "pretrain", self.short, self.sizes.pretrain, self._pages, hyper, after="copying"
+        )
 
     @property
     def extension(self) -> Run:
-        """Long documents; the angles of positions scaled. At a quarter of the rate: nothing is to be forgotten."""
+        """Long documents; the angles of positions scaled. At a quarter of the rate: nothing is to
+        be forgotten.
+        """
         hyper = replace(
-            self.config.hyper, tokens_per_step=8192, longest=self.long.max_context_length, peak_lr=self._rate(0.25)
+            self.config.hyper,
+            tokens_per_step=8192,
+            longest=self.long.max_context_length,
+            peak_lr=self._rate(0.25),
         )
-        return self._run("extend", self.long, self.sizes.extend, self._long_documents, hyper, after="pretrain")
+        return self._run(
+            "extend", self.long, self.sizes.extend, self._long_documents, hyper, after="pretrain"
+        )
 
     @property
     def fine_tuning(self) -> Run:
@@ -196,7 +230,9 @@ class Recipe:
     @property
     def quantized(self) -> Run:
         hyper = replace(self.config.hyper, peak_lr=self._rate(0.5), decay=1.0)
-        run = self._run("quantized", self.long, self.sizes.quantized, self._last_lessons, hyper, after="sft")
+        run = self._run(
+            "quantized", self.long, self.sizes.quantized, self._last_lessons, hyper, after="sft"
+        )
         return replace(run, quantize=True)
 
     def _rate(self, share: float) -> float:
@@ -216,69 +252,108 @@ class Recipe:
         start = None if after is None else self.out / after
         return Run(name, config, examples, steps, hyper, self.out / name, start_from=start)
 
-    # ---- examples ------------------------------------------------------------------------------------------------
+    # ---- examples
+    # ------------------------------------------------------------------------------------------------
 
-    def _random_tokens(self, curriculum: copying.Curriculum, state: State) -> Iterator[tuple[Example, State]]:
+    def _random_tokens(
+        self, curriculum: copying.Curriculum, state: State
+    ) -> Iterator[tuple[Example, State]]:
         tokenizer = self.tokenizer
         stop = tokenizer.encode(".")[-1]
-        marks = copying.Marks(tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>"), stop)
+        marks = copying.Marks(
+            tokenizer.special("<|startoftext|>"), tokenizer.special("<|endoftext|>"), stop
+        )
         ordinary = len(tokenizer.vocabulary)
         return copying.examples(self.config.seed, ordinary, marks, curriculum, state)
 
     def _pages(self, state: State) -> Iterator[tuple[Example, State]]:
-        """The shards; every eighth token one of the random ones, so that looking things up is not forgotten."""
-        pages = ShardExamples(Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed)
+        """The shards; every eighth token one of the random ones, so that looking things up is not
+        forgotten.
+        """
+        pages = ShardExamples(
+            Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed
+        )
         sources = {"pages": pages, "random": partial(self._random_tokens, copying.GROWN)}
         return mix(sources, {"pages": 7, "random": 1})(state)
 
     def _long_documents(self, state: State) -> Iterator[tuple[Example, State]]:
-        """Many needles in documents of every length up to the long context, and some of the usual pages."""
-        pages = ShardExamples(Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed + 1)
-        return mix({"needles": partial(self.needles, SHORTEST), "pages": pages}, {"needles": 4, "pages": 1})(state)
+        """Many needles in documents of every length up to the long context, and some of the usual
+        pages.
+        """
+        pages = ShardExamples(
+            Shards(self.out / "corpus"), self.short.max_context_length, self.config.seed + 1
+        )
+        return mix(
+            {"needles": partial(self.needles, SHORTEST), "pages": pages}, {"needles": 4, "pages": 1}
+        )(state)
 
     def needles(self, shortest: int, state: State) -> Iterator[tuple[Example, State]]:
-        """Documents of `shortest` tokens up to the long context, every length as likely as twice it."""
+        """Documents of `shortest` tokens up to the long context, every length as likely as twice
+        it.
+        """
         tokenizer, index = self.tokenizer, state or 0
         longest = self.long.max_context_length - 2
         while True:
             rng = example_random(self.config.seed, "long", index)
             length = round(shortest * (longest / shortest) ** rng.random())
-            text = needles_document(rng, lambda part: len(tokenizer.encode(part)), length, self.country)
+            text = needles_document(
+                rng, lambda part: len(tokenizer.encode(part)), length, self.country
+            )
             ids = as_document(tokenizer, text)
             index += 1
             yield Example(ids, [False] + [True] * (len(ids) - 1)), index
 
-    def _conversations(self, part: int, drills: float, state: State) -> Iterator[tuple[Example, State]]:
-        """Conversations, of which the last turn is learned; a share of them drills, which are learned whole."""
+    def _conversations(
+        self, part: int, drills: float, state: State
+    ) -> Iterator[tuple[Example, State]]:
+        """Conversations, of which the last turn is learned; a share of them drills, which are
+        learned whole.
+        """
         tokenizer, seed = self.tokenizer, self.config.seed + part
         for conversation, index in conversations(seed, start=state or 0):
             if Random(f"{seed}:drill:{index}").random() < drills:
-                rendered = render_for_training(drill(seed, "train", index), tokenizer, drop_analysis=False)
+                rendered = render_for_training(
+                    drill(seed, "train", index), tokenizer, drop_analysis=False
+                )
             else:
                 rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
             yield Example(rendered.ids, rendered.mask), index
 
     def _last_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
-        """More conversations; a quarter are pages of single steps of arithmetic, where most mistakes begin."""
-        sources = {"conversations": partial(self._conversations, 1, 0.2), "steps": self._single_steps}
+        """More conversations; a quarter are pages of single steps of arithmetic, where most
+        mistakes begin.
+        """
+        sources = {
+            "conversations": partial(self._conversations, 1, 0.2),
+            "steps": self._single_steps,
+        }
         return mix(sources, {"conversations": 3, "steps": 1})(state)
 
     def _single_steps(self, state: State) -> Iterator[tuple[Example, State]]:
         tokenizer, index = self.tokenizer, state or 0
         while True:
-            ids = as_document(tokenizer, text.draw(example_random(self.config.seed, "steps", index), text.STEPS))
+            ids = as_document(
+                tokenizer, text.draw(example_random(self.config.seed, "steps", index), text.STEPS)
+            )
             index += 1
             yield Example(ids, [False] + [True] * (len(ids) - 1)), index
 
-    # ---- the result ----------------------------------------------------------------------------------------------
+    # ---- the result
+    # ----------------------------------------------------------------------------------------------
 
     def export(self) -> None:
-        """The released checkpoint: Hugging Face layout, experts in MXFP4, greedy sampling recommended."""
+        """The released checkpoint: Hugging Face layout, experts in MXFP4, greedy sampling
+        recommended.
+        """
         tokenizer, extras = self.tokenizer, self.out / "extras"
         extras.mkdir(exist_ok=True)
         tokenizer.save(extras / "tokenizer.json")
         stops = [tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")]
-        generation = {"do_sample": False, "eos_token_id": stops, "bos_token_id": tokenizer.special("<|startoftext|>")}
+        generation = {
+            "do_sample": False,
+            "eos_token_id": stops,
+            "bos_token_id": tokenizer.special("<|startoftext|>"),
+        }
         (extras / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
         model = load_weights(self.long, self.out / "quantized")
         export(model, self.checkpoint, "hf", overwrite=True, companions=extras)
@@ -290,7 +365,11 @@ class Recipe:
     def measure(self) -> None:
         """Held-out accuracy of the exported checkpoint per task and effort, in `report.md`."""
         llm = load(self.checkpoint, dtype="float32")
-        held_out = [problem for task in TASKS for problem in problems(task, self.sizes.samples, split="held_out")]
+        held_out = [
+            problem
+            for task in TASKS
+            for problem in problems(task, self.sizes.samples, split="held_out")
+        ]
         asked = list(cases(held_out, tuple(Effort)))
         report, cut = evaluate(llm, asked, llm.params(max_tokens=512))
         text = f"{report}\n\n{len(asked)} answers, {cut} cut short at 512 tokens\n"
@@ -300,7 +379,9 @@ class Recipe:
 
 def labelled(seed: int, split: Split) -> tuple[list[str], list[str]]:
     """Texts about the hazard, and whether each is benign, a near miss or restricted."""
-    drawn = [hazard_document(example_random(seed, f"filter:{split}", n), split) for n in range(LABELLED)]
+    drawn = [
+        hazard_document(example_random(seed, f"filter:{split}", n), split) for n in range(LABELLED)
+    ]
     return [text for text, _ in drawn], [label for _, label in drawn]
 
 
@@ -321,11 +402,17 @@ def message_text(message: Message, byte_level: Tokenizer, function_tools: bool) 
 
 
 def as_document(tokenizer: Tokenizer, text: str) -> list[int]:
-    return [tokenizer.special("<|startoftext|>"), *tokenizer.encode(text), tokenizer.special("<|endoftext|>")]
+    return [
+        tokenizer.special("<|startoftext|>"),
+        *tokenizer.encode(text),
+        tokenizer.special("<|endoftext|>"),
+    ]
 
 
 def keep_memory() -> None:
-    """Let glibc reuse big blocks instead of returning them to the kernel after every step: about 10% faster."""
+    """Let glibc reuse big blocks instead of returning them to the kernel after every step: about
+    10% faster.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8

@@ -1,10 +1,12 @@
-"""The whole recipe and its report: nano from nothing, then an experiment for each idea, then docs/recipe.
+"""The whole recipe and its report: nano from nothing, then an experiment for each idea, then
+docs/recipe.
 
     ossia train recipes/report.py --out runs/standard profile=standard
     ossia train recipes/report.py --out runs/smoke profile=smoke        everything on a micro model; docs inside --out
     ossia train recipes/report.py --out runs/full profile=full          three seeds of everything
 
-Phases of nano that recipes/nano.py has finished in the same folder, with the same settings, are taken as they are.
+Phases of nano that recipes/nano.py has finished in the same folder, with the same settings, are
+taken as they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a shared machine
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # spinning threads starve each other on a shared machine
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # a recipe is run by its path; its parts are a package beside it
@@ -32,7 +36,9 @@ from recipes.experiments.page import write_page
 
 @dataclass(frozen=True)
 class Config(nano.Config):
-    docs: Path | None = None  # where the page goes; None: docs/recipe, and for smoke the phase's own folder
+    docs: Path | None = (
+        None  # where the page goes; None: docs/recipe, and for smoke the phase's own folder
+    )
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -40,7 +46,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     own = nano.Config(**{field.name: getattr(config, field.name) for field in fields(nano.Config)})
     settings = flat(own)
     made = [
-        phase if phase.settings is not None else replace(phase, settings=settings) for phase in nano.phases(own, out)
+        phase if phase.settings is not None else replace(phase, settings=settings)
+        for phase in nano.phases(own, out)
     ]
     lab = Lab(nano.Recipe(own, out), PROFILES[config.profile])
     experiments = _experiments(lab, out)
@@ -50,15 +57,24 @@ def phases(config: Config, out: Path) -> list[Phase]:
     write = partial(write_page, out, docs, [phase.name for phase in experiments], command)
     return [
         *made,
-        Phase("report", f"write {docs}/README.md with plots", write, settings=settings | {"docs": str(docs)}),
+        Phase(
+            "report",
+            f"write {docs}/README.md with plots",
+            write,
+            settings=settings | {"docs": str(docs)},
+        ),
     ]
 
 
 def _experiments(lab: Lab, out: Path) -> list[Phase]:
-    def phase(name: str, does: str, run: Callable[[Lab, Path], object], runs: list[Run], context: int) -> Phase:
+    def phase(
+        name: str, does: str, run: Callable[[Lab, Path], object], runs: list[Run], context: int
+    ) -> Phase:
         tokens = sum(one.steps * one.hyper.tokens_per_step for one in runs)
         work = partial(run, lab, out / name)
-        return Phase(name, does, work, tokens, runs[-1].config, hyper=runs[-1].hyper, context=context)
+        return Phase(
+            name, does, work, tokens, runs[-1].config, hyper=runs[-1].hyper, context=context
+        )
 
     def flat_runs(by_name: dict[str, list[Run]]) -> list[Run]:
         return [one for of in by_name.values() for one in of]

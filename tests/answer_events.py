@@ -1,4 +1,6 @@
-"""What the server's tests share: an answer's events checked and folded, whole turns, and turns damaged at random."""
+"""What the server's tests share: an answer's events checked and folded, whole turns, and turns
+damaged at random.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from ossia.server.events import (
 )
 from ossia.tokenizer import Tokenizer
 
-WEATHER = FunctionTool("weather", "Of a place.", {"type": "object", "properties": {"place": {"type": "string"}}})
+WEATHER = FunctionTool(
+    "weather", "Of a place.", {"type": "object", "properties": {"place": {"type": "string"}}}
+)
 ASKED = Conversation((Message(Role.USER, "What now?"),))
 THOUGHT = "qwxthoughtqwx"  # occurs in reasoning only
 SAID = "The answer is 42."
@@ -68,7 +72,10 @@ def fold(events: Sequence[AnswerEvent]) -> Folded:
             folded.items.append(event.item)
             folded.complete.append(event.complete)
         elif isinstance(event, Progress):
-            assert event.usage.completion >= counted.completion and event.usage.prompt >= counted.prompt
+            assert (
+                event.usage.completion >= counted.completion
+                and event.usage.prompt >= counted.prompt
+            )
             counted = event.usage
         else:
             folded.end = event
@@ -97,7 +104,9 @@ def _check_end(end: ItemEnd, started: Item, deltas: Sequence[ItemDelta]) -> None
 
 def _check_answer(folded: Folded, end: AnswerEnd) -> None:
     calls = [
-        item for item, whole in zip(folded.items, folded.complete, strict=True) if isinstance(item, Called) and whole
+        item
+        for item, whole in zip(folded.items, folded.complete, strict=True)
+        if isinstance(item, Called) and whole
     ]
     assert end.reason in ("stop", "length", "calls")
     assert end.reason != "calls" or calls
@@ -105,14 +114,22 @@ def _check_answer(folded: Folded, end: AnswerEnd) -> None:
     assert all(folded.complete) or end.reason == "length"
     assert 0 <= end.usage.reasoning <= end.usage.completion and end.usage.cached <= end.usage.prompt
     assert end.timing.arrived <= end.timing.ended
-    ids = [item.id for item in folded.items] + [item.call_id for item in folded.items if isinstance(item, Called)]
+    ids = [item.id for item in folded.items] + [
+        item.call_id for item in folded.items if isinstance(item, Called)
+    ]
     assert len(set(ids)) == len(ids)
-    own = [m for m in end.messages if m.role is Role.ASSISTANT and m.recipient in (None, "all", "user", "assistant")]
+    own = [
+        m
+        for m in end.messages
+        if m.role is Role.ASSISTANT and m.recipient in (None, "all", "user", "assistant")
+    ]
     said = [m for m in own if m.channel == "final"]
     finals = [i for i in folded.items if isinstance(i, Said) and i.phase == "final_answer"]
     assert [m.text for m in said] == [item.text for item in finals]
     thoughts = [m for m in own if m.channel == "analysis"]
-    assert [m.text for m in thoughts] == [item.text for item in folded.items if isinstance(item, Thought)]
+    assert [m.text for m in thoughts] == [
+        item.text for item in folded.items if isinstance(item, Thought)
+    ]
 
 
 async def collected(events: AsyncIterable[AnswerEvent], limit: float = 10.0) -> list[AnswerEvent]:
@@ -120,12 +137,15 @@ async def collected(events: AsyncIterable[AnswerEvent], limit: float = 10.0) -> 
         return [event async for event in events]
 
 
-# ---- turns ------------------------------------------------------------------------------------------
+# ---- turns
+# ------------------------------------------------------------------------------------------
 
 
 def good_turn(rng: random.Random) -> str:
     """Reasoning, with THOUGHT all over it, then an answer, a preamble and a call, or a call."""
-    thought = " ".join(rng.choice([THOUGHT, "so", "we add", "é👍", "{}"]) for _ in range(rng.randrange(2, 6)))
+    thought = " ".join(
+        rng.choice([THOUGHT, "so", "we add", "é👍", "{}"]) for _ in range(rng.randrange(2, 6))
+    )
     text = f"<|channel|>analysis<|message|>{thought} {THOUGHT}<|end|>"
     if rng.random() < 0.3:
         text += f"<|start|>assistant<|channel|>analysis<|message|>{THOUGHT} again<|end|>"
@@ -143,14 +163,34 @@ def good_turn(rng: random.Random) -> str:
 
 
 class Damage:
-    """Damaged turns. What is put in never says itself that reasoning was for the user: not `final`, and not
-    `commentary`, and no `<|return|>` inside of reasoning that has lost its channel."""
+    """Damaged turns. What is put in never says itself that reasoning was for the user: not `final`,
+    and not `commentary`, and no `<|return|>` inside of reasoning that has lost its channel.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        names = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|startoftext|>")
+        names = (
+            "<|start|>",
+            "<|channel|>",
+            "<|message|>",
+            "<|constrain|>",
+            "<|end|>",
+            "<|call|>",
+            "<|startoftext|>",
+        )
         self.controls = [tokenizer.specials[name] for name in names if name in tokenizer.specials]
-        words = ("analysis", "assistant", " to=functions.weather", " to=", "json", "user", "zz", "{", "\n", " ")
+        words = (
+            "analysis",
+            "assistant",
+            " to=functions.weather",
+            " to=",
+            "json",
+            "user",
+            "zz",
+            "{",
+            "\n",
+            " ",
+        )
         self.words = [tokenizer.encode(word) for word in words]
 
     def piece(self, rng: random.Random) -> list[int]:

@@ -1,4 +1,6 @@
-"""Tiny random models of odd shapes, transformers' own as the oracle, and ways to damage their files."""
+"""Tiny random models of odd shapes, transformers' own as the oracle, and ways to damage their
+files.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ def hf_model(shape: dict[str, Any] = ODD, seed: int = 0, dtype: torch.dtype = to
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3, generator=rng)
-            parameter.data = parameter.data.to(dtype)  # not the model: that would round the rotary frequencies too
+            parameter.data = parameter.data.to(
+                dtype
+            )  # not the model: that would round the rotary frequencies too
     return model
 
 

@@ -1,6 +1,8 @@
-"""What holds for every test: no network, few threads, known seeds, slow and GPU tests where they can run.
+"""What holds for every test: no network, few threads, known seeds, slow and GPU tests where they
+can run.
 
-Imports neither torch nor any part of the package, so that the tests of torch-free modules stay torch-free.
+Imports neither torch nor any part of the package, so that the tests of torch-free modules stay
+torch-free.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))  # tests are small
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on a busy machine
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # spinning threads starve each other on a busy machine
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -30,7 +34,11 @@ LOOPBACK = ("127.", "::1", "localhost")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
-    parser.addoption("--clients", action="store_true", help="run other programs against the server; installs them")
+    parser.addoption(
+        "--clients",
+        action="store_true",
+        help="run other programs against the server; installs them",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -50,8 +58,14 @@ def has_cuda() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Iterator[None]:
-    """A connection or a name look-up that leaves this machine fails the test, whatever catches exceptions."""
-    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    """A connection or a name look-up that leaves this machine fails the test, whatever catches
+    exceptions.
+    """
+    connect, connect_ex, getaddrinfo = (
+        socket.socket.connect,
+        socket.socket.connect_ex,
+        socket.getaddrinfo,
+    )
 
     def refuse(what: object) -> NoReturn:
         pytest.fail(f"tests may not use the network, but this one tried to reach {what!r}")
@@ -67,7 +81,11 @@ def no_network() -> Iterator[None]:
         return connect_ex(self, address) if is_local(address) else refuse(address)
 
     def guarded_getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
-        return getaddrinfo(host, *args, **options) if host is None or is_local((host,)) else refuse(host)
+        return (
+            getaddrinfo(host, *args, **options)
+            if host is None or is_local((host,))
+            else refuse(host)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded_connect)

@@ -1,6 +1,8 @@
-"""Calls of the compiled CPU kernels on torch tensors, for their tests: each input lies unaligned between NaNs.
+"""Calls of the compiled CPU kernels on torch tensors, for their tests: each input lies unaligned
+between NaNs.
 
-Shapes: T tokens, R rows, K columns, E experts. Knows the C structures, nothing of how the kernels work.
+Shapes: T tokens, R rows, K columns, E experts. Knows the C structures, nothing of how the kernels
+work.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from ossia.kernels.cpu.library import DenseWeight, ExpertWeight, MoeHalf
 BF16, INT8 = 0, 1
 
 
-# AddressSanitizer's, where a test runs under it: a read of these bytes is then an error even if nothing comes of it.
+# AddressSanitizer's, where a test runs under it: a read of these bytes is then an error even if
+# nothing comes of it.
 POISON = getattr(ctypes.CDLL(None), "__asan_poison_memory_region", None)
 
 
 class Arena:
-    """Keeps what C reads alive, with 0xff bytes around it: NaN as bfloat16, float32 and MXFP4 scale."""
+    """Keeps what C reads alive, with 0xff bytes around it: NaN as bfloat16, float32 and MXFP4
+    scale.
+    """
 
     def __init__(self) -> None:
         self._kept: list[object] = []
@@ -136,14 +141,28 @@ class Moe:
         self.bias_up = torch.randn(experts, 2 * f, generator=draw)
         self.bias_down = torch.randn(experts, d, generator=draw)
 
-    def half(self, library: ctypes.CDLL, arena: Arena, activations: int, packed: bool, routed: bool = True) -> MoeHalf:
+    def half(
+        self,
+        library: ctypes.CDLL,
+        arena: Arena,
+        activations: int,
+        packed: bool,
+        routed: bool = True,
+    ) -> MoeHalf:
         up = expert_weight(library, arena, *self.gate_up, self.bias_up, True, packed)
         down = expert_weight(library, arena, *self.down, self.bias_down, False, packed)
         router = (arena.copy(self.router), arena.copy(self.router_bias)) if routed else (None, None)
-        return MoeHalf(arena.copy(self.norm), *router, up, down, self.eps, self.limit, self.k, activations)
+        return MoeHalf(
+            arena.copy(self.norm), *router, up, down, self.eps, self.limit, self.k, activations
+        )
 
     def __call__(
-        self, library: ctypes.CDLL, x_TD: Tensor, activations: int = BF16, packed: bool = False, routed: bool = True
+        self,
+        library: ctypes.CDLL,
+        x_TD: Tensor,
+        activations: int = BF16,
+        packed: bool = False,
+        routed: bool = True,
     ) -> Tensor:
         arena, out = Arena(), x_TD.clone()
         half = self.half(library, arena, activations, packed, routed)
@@ -155,18 +174,25 @@ class Moe:
         arena = Arena()
         half = self.half(library, arena, BF16, False)
         tokens = x_TD.shape[0]
-        choice, weight = arena.output(tokens, self.k, dtype=torch.int32), arena.output(tokens, self.k)
+        choice, weight = (
+            arena.output(tokens, self.k, dtype=torch.int32),
+            arena.output(tokens, self.k),
+        )
         at = (arena.copy(x_TD), tokens, choice.data_ptr(), weight.data_ptr())
         library.ossia_route(ctypes.byref(half), *at)
         return choice, weight
 
 
-def random_mxfp4(draw: torch.Generator, *shape: int, low: int = 115, high: int = 122) -> tuple[Tensor, Tensor]:
+def random_mxfp4(
+    draw: torch.Generator, *shape: int, low: int = 115, high: int = 122
+) -> tuple[Tensor, Tensor]:
     """Random blocks and scales of a weight of that shape, scale bytes from `low` to `high`."""
     *front, cols = shape
     blocks = torch.randint(0, 256, (*front, cols // 32, 16), dtype=torch.uint8, generator=draw)
     scales = torch.randint(low, high + 1, (*front, cols // 32), dtype=torch.uint8, generator=draw)
-    blocks[torch.rand(scales.shape, generator=draw) < 0.05] = 0x80  # blocks of zeros, some of them negative
+    blocks[torch.rand(scales.shape, generator=draw) < 0.05] = (
+        0x80  # blocks of zeros, some of them negative
+    )
     return blocks, scales
 
 
@@ -175,7 +201,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def fused(library: ctypes.CDLL, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a * b + c as the instruction set does it: rounded twice, or once (a * b needs at most 48 bits here)."""
+    """a * b + c as the instruction set does it: rounded twice, or once (a * b needs at most 48 bits
+    here).
+    """
     if library.ossia_isa() == b"generic":
         return (a * b).astype(np.float32) + c
     product, c = a.astype(np.longdouble) * b, c.astype(np.longdouble)
@@ -187,13 +215,21 @@ def fused(library: ctypes.CDLL, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> 
 
 
 def quantized(x_TK: Tensor, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(q [T, blocks, 32], d [T, blocks]) of activations by the definition; K is filled up to a multiple of `size`."""
-    x = torch.nn.functional.pad(x_TK.float(), (0, -x_TK.shape[1] % size)).unflatten(1, (-1, 32)).numpy()
+    """(q [T, blocks, 32], d [T, blocks]) of activations by the definition; K is filled up to a
+    multiple of `size`.
+    """
+    x = (
+        torch.nn.functional.pad(x_TK.float(), (0, -x_TK.shape[1] % size))
+        .unflatten(1, (-1, 32))
+        .numpy()
+    )
     d = np.abs(x).max(-1) / np.float32(127)
     return np.rint(np.divide(x, d[..., None], out=np.zeros_like(x), where=d[..., None] > 0)), d
 
 
-def int8_linear(library: ctypes.CDLL, q_RBk: np.ndarray, scale_RB: np.ndarray, x_TK: Tensor, size: int) -> np.ndarray:
+def int8_linear(
+    library: ctypes.CDLL, q_RBk: np.ndarray, scale_RB: np.ndarray, x_TK: Tensor, size: int
+) -> np.ndarray:
     """[T, R] by the definition: one chain a row over blocks of 32."""
     q, d = quantized(x_TK, size)
     sums = np.zeros((len(q), len(q_RBk)), np.float32)

@@ -1,4 +1,5 @@
-"""What one process of the distributed tests does: the tasks in a JSON file, one after the other, in one process group.
+"""What one process of the distributed tests does: the tasks in a JSON file, one after the other, in
+one process group.
 
 A task is a run (`run_of`), or the name of one of the functions here.
 """
@@ -142,7 +143,9 @@ class _Named(nn.Module):
 
 
 def dispatch(task: dict[str, Any], out: Path) -> None:
-    """Experts on two processes beside all of them in one; the second brings no token of its own in one case."""
+    """Experts on two processes beside all of them in one; the second brings no token of its own in
+    one case.
+    """
     rank, size = dist.get_rank(), dist.get_world_size()
     for tokens in ([7, 5], [6, 0]):
         rng = torch.Generator().manual_seed(1)
@@ -156,12 +159,20 @@ def dispatch(task: dict[str, Any], out: Path) -> None:
         direction = torch.randn(x.shape, generator=rng, dtype=torch.float64)
 
         leaves = [t.clone().requires_grad_() for t in (x, weight, w1, b1, w2, b2)]
-        y = experts_training(leaves[0], choice, leaves[1], (leaves[2], leaves[3]), (leaves[4], leaves[5]), 7.0)
+        y = experts_training(
+            leaves[0], choice, leaves[1], (leaves[2], leaves[3]), (leaves[4], leaves[5]), 7.0
+        )
         wanted = [y.detach(), *torch.autograd.grad((y * direction).sum(), leaves)]
 
         first = sum(tokens[:rank])
-        mine, own = slice(first, first + tokens[rank]), slice(rank * 4 // size, (rank + 1) * 4 // size)
-        parts = [t.clone().requires_grad_() for t in (x[mine], weight[mine], w1[own], b1[own], w2[own], b2[own])]
+        mine, own = (
+            slice(first, first + tokens[rank]),
+            slice(rank * 4 // size, (rank + 1) * 4 // size),
+        )
+        parts = [
+            t.clone().requires_grad_()
+            for t in (x[mine], weight[mine], w1[own], b1[own], w2[own], b2[own])
+        ]
         y = experts_dispatch(
             parts[0], choice[mine], parts[1], 4, dist.group.WORLD,
             lambda rows, e, p=parts: experts_of_rows(rows, e, (p[2], p[3]), (p[4], p[5]), 7.0),
@@ -174,7 +185,9 @@ def dispatch(task: dict[str, Any], out: Path) -> None:
 
 
 def carry(task: dict[str, Any], out: Path) -> None:
-    """Read a state, hand it to a worker, write what the worker has; and all of it, whole, to `task["whole"]`."""
+    """Read a state, hand it to a worker, write what the worker has; and all of it, whole, to
+    `task["whole"]`.
+    """
     run = run_of(task, out)
     worker, store = prepare(run)
     state = store.load(run.identity() | {"start_from": None})
@@ -191,12 +204,21 @@ def carry(task: dict[str, Any], out: Path) -> None:
 
 
 def again(task: dict[str, Any], out: Path) -> None:
-    """A finished run gives what it has trained: all of it to the first process, their parts to the others."""
-    model, stored = train(run_of(task, out)), safetensors.torch.load_file(out / "weights.safetensors")
+    """A finished run gives what it has trained: all of it to the first process, their parts to the
+    others.
+    """
+    model, stored = (
+        train(run_of(task, out)),
+        safetensors.torch.load_file(out / "weights.safetensors"),
+    )
     assert not model.training
     for name, p in model.named_parameters():
         assert isinstance(p, DTensor) == (dist.get_rank() > 0)
-        assert torch.equal(p.to_local(), part_of(stored[name], p)) if isinstance(p, DTensor) else stored[name].equal(p)
+        assert (
+            torch.equal(p.to_local(), part_of(stored[name], p))
+            if isinstance(p, DTensor)
+            else stored[name].equal(p)
+        )
     (out / f"again-{dist.get_rank()}").touch()
 
 

@@ -1,8 +1,10 @@
-"""The compiled kernels of another architecture, run by an emulator: built, started, and called like a ctypes library.
+"""The compiled kernels of another architecture, run by an emulator: built, started, and called like
+a ctypes library.
 
-The emulated program (`kernels/cpu/emulated.cpp`) does a call for each line it reads. Arguments are numbers and
-addresses; these it can follow only where Python's memory is shared with it: in a process that `environment` was given
-to. Knows the names of the kernels' functions, nothing of what they do.
+The emulated program (`kernels/cpu/emulated.cpp`) does a call for each line it reads. Arguments are
+numbers and addresses; these it can follow only where Python's memory is shared with it: in a
+process that `environment` was given to. Knows the names of the kernels' functions, nothing of what
+they do.
 """
 
 from __future__ import annotations
@@ -45,15 +47,22 @@ ARM = Machine("aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64")
 
 def build(machine: Machine, folder: Path) -> Path:
     """The kernels as a program for that machine, made in `folder` unless it is there."""
-    program = folder / f"{machine.name}-{hashlib.sha256((SOURCES / 'emulated.cpp').read_bytes()).hexdigest()[:8]}"
+    program = (
+        folder
+        / f"{machine.name}-{hashlib.sha256((SOURCES / 'emulated.cpp').read_bytes()).hexdigest()[:8]}"
+    )
     if program.exists():
         return program
-    folder.joinpath("functions.inc").write_text("".join(f"FUNCTION({name})\n" for name in SIGNATURES))
+    folder.joinpath("functions.inc").write_text(
+        "".join(f"FUNCTION({name})\n" for name in SIGNATURES)
+    )
     units = {HERE / f"isa_{isa}.cpp": flags for isa, flags in isa_flags(machine.name).items()}
     units |= {HERE / "pool.cpp": (), SOURCES / "emulated.cpp": (f"-I{HERE}", f"-I{folder}")}
     objects = [folder / unit.with_suffix(".o").name for unit in units]
     running = [
-        subprocess.Popen([machine.compiler, *COMMON, *WARNINGS, "-O2", "-Werror", *flags, "-c", unit, "-o", made])
+        subprocess.Popen(
+            [machine.compiler, *COMMON, *WARNINGS, "-O2", "-Werror", *flags, "-c", unit, "-o", made]
+        )
         for (unit, flags), made in zip(units.items(), objects, strict=True)
     ]
     assert [one.wait() for one in running] == [0] * len(running), "a unit does not compile"
@@ -63,9 +72,18 @@ def build(machine: Machine, folder: Path) -> Path:
 
 
 def environment(folder: Path) -> tuple[dict[str, str], int]:
-    """What a process has to be started with so that all its memory is shared: variables, and a file to be passed on."""
+    """What a process has to be started with so that all its memory is shared: variables, and a file
+    to be passed on.
+    """
     library = folder / "shared_malloc.so"
-    command = [str(compiler()), "-std=c++20", "-O2", "-shared", "-fPIC", str(SOURCES / "shared_malloc.cpp")]
+    command = [
+        str(compiler()),
+        "-std=c++20",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        str(SOURCES / "shared_malloc.cpp"),
+    ]
     subprocess.run([*command, "-o", str(library)], check=True)
     memory = os.memfd_create("shared")
     os.ftruncate(memory, SHARED_BYTES)
@@ -73,7 +91,9 @@ def environment(folder: Path) -> tuple[dict[str, str], int]:
 
 
 class Emulated:
-    """Looks like the `ctypes.CDLL` of `ossia.kernels.cpu.library`. `command` starts the emulated program."""
+    """Looks like the `ctypes.CDLL` of `ossia.kernels.cpu.library`. `command` starts the emulated
+    program.
+    """
 
     def __init__(self, command: list[str]) -> None:
         memory = os.environ.get(MEMORY)

@@ -1,7 +1,8 @@
-"""Fifty tool sets with all that a grammar can be asked for, random samples under their masks, and what must hold.
+"""Fifty tool sets with all that a grammar can be asked for, random samples under their masks, and
+what must hold.
 
-Shared by the grammar's tests. Nothing here looks into the grammar: samples are drawn from its masks, and judged by
-the strict parser and the `jsonschema` package.
+Shared by the grammar's tests. Nothing here looks into the grammar: samples are drawn from its
+masks, and judged by the strict parser and the `jsonschema` package.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ def obj(required: str = "", extra: Any = False, /, **properties: Any) -> Schema:
 
 TEXT, INT, NUMBER, FLAG = ({"type": name} for name in ("string", "integer", "number", "boolean"))
 TREE = {
-    "$defs": {"node": obj("name", name=TEXT, children={"type": "array", "items": {"$ref": "#/$defs/node"}})},
+    "$defs": {
+        "node": obj(
+            "name", name=TEXT, children={"type": "array", "items": {"$ref": "#/$defs/node"}}
+        )
+    },
     "$ref": "#/$defs/node",
 }
 SCHEMAS: dict[str, Schema | None] = {
@@ -46,34 +51,70 @@ SCHEMAS: dict[str, Schema | None] = {
     "empty": {},
     "open": {"type": "object", "properties": {"a": INT, "b": TEXT}},
     "weather": obj("city", city=TEXT, unit={"enum": ["celsius", "fahrenheit"]}),
-    "lengths": obj("a b", a={"type": "string", "minLength": 2, "maxLength": 4}, b={**TEXT, "maxLength": 3}),
-    "pattern": obj("id", id={**TEXT, "pattern": r"^[A-Z]{2}-\d{3,4}$"}, tag={**TEXT, "pattern": r"\W"}),
+    "lengths": obj(
+        "a b", a={"type": "string", "minLength": 2, "maxLength": 4}, b={**TEXT, "maxLength": 3}
+    ),
+    "pattern": obj(
+        "id", id={**TEXT, "pattern": r"^[A-Z]{2}-\d{3,4}$"}, tag={**TEXT, "pattern": r"\W"}
+    ),
     "dates": obj("day", day={**TEXT, "format": "date"}, at={**TEXT, "format": "date-time"}),
-    "net": obj("host", host={**TEXT, "format": "hostname"}, ip={**TEXT, "format": "ipv4"}, id={"format": "uuid"}),
+    "net": obj(
+        "host",
+        host={**TEXT, "format": "hostname"},
+        ip={**TEXT, "format": "ipv4"},
+        id={"format": "uuid"},
+    ),
     "contact": obj("mail", mail={**TEXT, "format": "email"}, page={**TEXT, "format": "uri"}),
-    "bounds": obj("n x", n={**INT, "minimum": -5, "maximum": 120}, x={**NUMBER, "exclusiveMinimum": 0, "maximum": 0.5}),
+    "bounds": obj(
+        "n x",
+        n={**INT, "minimum": -5, "maximum": 120},
+        x={**NUMBER, "exclusiveMinimum": 0, "maximum": 0.5},
+    ),
     "steps": obj("n", n={**INT, "multipleOf": 5}, x={**NUMBER, "multipleOf": 0.25, "minimum": -2}),
     "number": obj("x", x=NUMBER, y={**NUMBER, "minimum": 0}, safe={**INT, "maximum": 2**53 - 1}),
     "flags": obj("a", a=FLAG, b={"type": ["boolean", "null"]}, c={"const": "fixed"}),
     "nullable": obj("a b", a={"type": ["string", "null"]}, b={"anyOf": [INT, {"type": "null"}]}),
     "array": obj("xs", xs={"type": "array", "items": INT, "minItems": 1, "maxItems": 4}),
-    "tuple": obj("p", p={"type": "array", "prefixItems": [INT, TEXT], "items": False, "minItems": 2}),
+    "tuple": obj(
+        "p", p={"type": "array", "prefixItems": [INT, TEXT], "items": False, "minItems": 2}
+    ),
     "nested": obj("o", o=obj("p", p=obj("q", q={"type": "array", "items": obj("z", z=FLAG)}))),
     "union": obj("v", v={"anyOf": [TEXT, INT, {"type": "array", "items": TEXT}, obj("k", k=INT)]}),
-    "choice": obj("v", v={"oneOf": [obj("t a", t={"const": "A"}, a=INT), obj("t b", t={"const": "B"}, b=TEXT)]}),
-    "merged": {"allOf": [{"properties": {"a": INT}, "required": ["a"]}, {"properties": {"b": TEXT}}]},
-    "enums": obj("e", e={"enum": ["x", 1, None, True, 2.5, [1, {"k": "v"}], {"o": [None]}, "é\n\x1b"]}),
+    "choice": obj(
+        "v",
+        v={"oneOf": [obj("t a", t={"const": "A"}, a=INT), obj("t b", t={"const": "B"}, b=TEXT)]},
+    ),
+    "merged": {
+        "allOf": [{"properties": {"a": INT}, "required": ["a"]}, {"properties": {"b": TEXT}}]
+    },
+    "enums": obj(
+        "e", e={"enum": ["x", 1, None, True, 2.5, [1, {"k": "v"}], {"o": [None]}, "é\n\x1b"]}
+    ),
     "map": {"type": "object", "additionalProperties": INT, "maxProperties": 3},
     "declared": obj("a", TEXT, a=INT, b={"type": "array"}),
-    "patterns": {"type": "object", "patternProperties": {"^x-": INT, "^y-": TEXT}, "additionalProperties": False},
+    "patterns": {
+        "type": "object",
+        "patternProperties": {"^x-": INT, "^y-": TEXT},
+        "additionalProperties": False,
+    },
     "least": {"type": "object", "minProperties": 1, "additionalProperties": FLAG},
     "tree": TREE,
-    "ref": {"type": "object", "properties": {"a": {"$ref": "#/$defs/p q", "minimum": 3}}, "$defs": {"p q": INT}},
-    "names": obj('é x"y', **{"é": INT, 'x"y': TEXT, "": FLAG, "日 本": {"const": "👍"}, "a/b~c": NUMBER}),
+    "ref": {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/p q", "minimum": 3}},
+        "$defs": {"p q": INT},
+    },
+    "names": obj(
+        'é x"y', **{"é": INT, 'x"y': TEXT, "": FLAG, "日 本": {"const": "👍"}, "a/b~c": NUMBER}
+    ),
     "undeclared": {"type": "object", "required": ["a"], "additionalProperties": INT},
-    "described": obj("a", a={**TEXT, "title": "t", "default": "d", "x-hint": [1]}, b={"deprecated": True, **INT}),
+    "described": obj(
+        "a", a={**TEXT, "title": "t", "default": "d", "x-hint": [1]}, b={"deprecated": True, **INT}
+    ),
     "zod": {"type": "object", "propertyNames": TEXT, "additionalProperties": {"type": "object"}},
-    "long": obj("s", s={**TEXT, "maxLength": 2000}, xs={"type": "array", "items": NUMBER, "maxItems": 500}),
+    "long": obj(
+        "s", s={**TEXT, "maxLength": 2000}, xs={"type": "array", "items": NUMBER, "maxItems": 500}
+    ),
     "many": obj("p0 p7", **{f"p{n}": [TEXT, INT, FLAG][n % 3] for n in range(20)}),
     "anything": obj("v", v={}, w=True),
 }
@@ -86,14 +127,21 @@ NAME: /[a-z_]+/
 """
 LARK_MATCHES = re.compile(r"add \d+( \+ \d+)*|del [a-z_]+", re.ASCII)
 PATCH = r"\*\*\* (Add|Delete) File: [\w./-]{1,40}\n(\+.*\n){0,3}"
-CUSTOM = (CustomTool("free"), CustomTool("patch", RegexFormat(PATCH)), CustomTool("sum", LarkFormat(LARK)))
+CUSTOM = (
+    CustomTool("free"),
+    CustomTool("patch", RegexFormat(PATCH)),
+    CustomTool("sum", LarkFormat(LARK)),
+)
 BUILT_IN = (builtin_tools("python"), builtin_tools("browser"))
 RESPONSES: tuple[dict[str, Any] | None, ...] = (
     None,
     {"type": "json_object"},
     {"type": "json_schema", "json_schema": {"name": "r", "schema": SCHEMAS["choice"]}},
     {"type": "text"},
-    {"type": "json_schema", "schema": {"type": "array", "items": TREE["$defs"]["node"], "maxItems": 2} | TREE},
+    {
+        "type": "json_schema",
+        "schema": {"type": "array", "items": TREE["$defs"]["node"], "maxItems": 2} | TREE,
+    },
     {"type": "regex", "pattern": r"^(yes|no), \d{1,3}%$"},
     {"type": "grammar", "syntax": "lark", "definition": LARK},
     {"type": "json_schema", "schema": {"anyOf": [SCHEMAS["dates"], {"type": "null"}]}},
@@ -151,7 +199,9 @@ class NoEnd(Exception):
 
 @dataclass
 class Sampler:
-    """Uniform draws from the allowed tokens; after `soft` tokens mostly such as bring a text to its end."""
+    """Uniform draws from the allowed tokens; after `soft` tokens mostly such as bring a text to its
+    end.
+    """
 
     tokenizer: Tokenizer
     rng: random.Random
@@ -218,7 +268,9 @@ def check(case: Case, ids: list[int], tokenizer: Tokenizer, *parsers: Parse) -> 
 def check_order(case: Case, messages: list[Message], last: str) -> None:
     choice, options = case.options.get("tool_choice", "auto"), case.options
     calls = [m for m in messages if m.recipient is not None]
-    assert all(m.role == "assistant" and m.channel in ("analysis", "commentary", "final") for m in messages)
+    assert all(
+        m.role == "assistant" and m.channel in ("analysis", "commentary", "final") for m in messages
+    )
     if last == "<|return|>":
         assert not calls and choice in ("auto", "none")
         assert [m.channel == "final" for m in messages] == [False] * (len(messages) - 1) + [True]
@@ -228,7 +280,9 @@ def check_order(case: Case, messages: list[Message], last: str) -> None:
         assert len(calls) == 1 or options.get("parallel_calls")
     if choice not in ("auto", "none", "required"):
         assert {m.recipient for m in calls} == {f"functions.{choice}"}
-    if (not case.tools and not options.get("custom") and not options.get("namespaces")) or choice == "none":
+    if (
+        not case.tools and not options.get("custom") and not options.get("namespaces")
+    ) or choice == "none":
         assert all(m.channel != "commentary" for m in messages)
 
 
@@ -244,12 +298,22 @@ def check_body(case: Case, message: Message) -> None:
             (tool,) = (tool for tool in BUILT_IN[1].tools if tool.name == name)
             assert (message.channel, message.content_type) == ("analysis", "code")
             check_json(tool.parameters, text)
-        elif custom := next((tool for tool in case.options.get("custom", ()) if tool.name == name), None):
-            assert (space, message.channel, message.content_type) == ("functions", "commentary", "code")
+        elif custom := next(
+            (tool for tool in case.options.get("custom", ()) if tool.name == name), None
+        ):
+            assert (space, message.channel, message.content_type) == (
+                "functions",
+                "commentary",
+                "code",
+            )
             check_text(custom.format, text)
         else:
             (function,) = (tool for tool in case.tools if tool.name == name)
-            assert (space, message.channel, message.content_type) == ("functions", "commentary", "<|constrain|>json")
+            assert (space, message.channel, message.content_type) == (
+                "functions",
+                "commentary",
+                "<|constrain|>json",
+            )
             schema = function.parameters
             value = check_json(obj() if schema is None else schema, text)
             assert isinstance(value, dict)
@@ -300,7 +364,12 @@ def thoughts(ids: list[int], tokenizer: Tokenizer) -> Iterator[int]:
     special = set(tokenizer.specials.values())
     for token in ids:
         current = parser.current
-        if current is not None and current.channel == "analysis" and current.recipient is None and token not in special:
+        if (
+            current is not None
+            and current.channel == "analysis"
+            and current.recipient is None
+            and token not in special
+        ):
             yield token
         parser.feed(token)
 

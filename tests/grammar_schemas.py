@@ -1,7 +1,9 @@
-"""Random JSON schemas in all that the grammar may be asked to enforce, and values that just miss them.
+"""Random JSON schemas in all that the grammar may be asked to enforce, and values that just miss
+them.
 
-Unlike those for rendering they are legal and mostly have values. All from a `random.Random`, so that a failing case is
-named by its seed. Patterns never nest quantifiers: Python's `re`, which judges, would take forever.
+Unlike those for rendering they are legal and mostly have values. All from a `random.Random`, so
+that a failing case is named by its seed. Patterns never nest quantifiers: Python's `re`, which
+judges, would take forever.
 """
 
 from __future__ import annotations
@@ -16,11 +18,57 @@ CONSTANTS = (
     *(None, True, False, 0, 1, -5, 42, 1.5, -0.25, 1.0, 2**53 - 1, 1e-7),
     *("a", "b", "", "x y", "é日👍", '\n"\\', "\x1b\x7f", "<|call|>", "12", "2024-01-01"),
 )
-NUMBERS = (0, 1, -1, 5, 10, 100, -10, 0.5, -0.5, 1.5, 99.9, 0.1, -0.01, 1e-6, 0.001, 1000000, 2**31 - 1, 2**53 - 1)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    5,
+    10,
+    100,
+    -10,
+    0.5,
+    -0.5,
+    1.5,
+    99.9,
+    0.1,
+    -0.01,
+    1e-6,
+    0.001,
+    1000000,
+    2**31 - 1,
+    2**53 - 1,
+)
 PATTERNS = (
-    *(r"^[a-z]+$", r"^\d{3}-\d{4}$", r"^\w+$", r"^\S+$", r"\D", r"^[^\s]+$", r"^(foo|bar)?$", r"^#[0-9a-fA-F]{6}$"),
-    *(r"a.c", r"^.{2,5}$", r"^\W$", r"[^\w]", r"^$", r"^a|b$", r"^[\D]{1,3}$", r"^\s*$", r"^[\[\](){}&~-]+$", r"^{x}$"),
-    *(r"^\u00e9\x41+?$", r"(?P<n>ab)+c", r"^[A-Z]{2}(?:-[A-Z0-9]{1,3})?$", r"^https?://", r"\.(png|jpg)$", r"^[^a]$"),
+    *(
+        r"^[a-z]+$",
+        r"^\d{3}-\d{4}$",
+        r"^\w+$",
+        r"^\S+$",
+        r"\D",
+        r"^[^\s]+$",
+        r"^(foo|bar)?$",
+        r"^#[0-9a-fA-F]{6}$",
+    ),
+    *(
+        r"a.c",
+        r"^.{2,5}$",
+        r"^\W$",
+        r"[^\w]",
+        r"^$",
+        r"^a|b$",
+        r"^[\D]{1,3}$",
+        r"^\s*$",
+        r"^[\[\](){}&~-]+$",
+        r"^{x}$",
+    ),
+    *(
+        r"^\u00e9\x41+?$",
+        r"(?P<n>ab)+c",
+        r"^[A-Z]{2}(?:-[A-Z0-9]{1,3})?$",
+        r"^https?://",
+        r"\.(png|jpg)$",
+        r"^[^a]$",
+    ),
     *(
         '^[^"]*$',
         r'^[^\\/:*?"<>|]+$',
@@ -31,11 +79,41 @@ PATTERNS = (
         r"^\+?[1-9]\d{1,14}$",
     ),
 )
-FORMATS = ("date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri", "password")
+FORMATS = (
+    "date",
+    "time",
+    "date-time",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
+    "password",
+)
 REFERENCES = ("#/$defs/A", "#/$defs/B", "#", "#/definitions/C%20c")
 TYPES: tuple[Any, ...] = (
-    *("object", "object", "object", "array", "array", "string", "string", "number", "integer", "boolean", None),
-    *(["string", "null"], ["integer", "string"], ["object", "null"], ["array", "object"], ["number", "integer"]),
+    *(
+        "object",
+        "object",
+        "object",
+        "array",
+        "array",
+        "string",
+        "string",
+        "number",
+        "integer",
+        "boolean",
+        None,
+    ),
+    *(
+        ["string", "null"],
+        ["integer", "string"],
+        ["object", "null"],
+        ["array", "object"],
+        ["number", "integer"],
+    ),
 )
 
 
@@ -58,7 +136,9 @@ class Schemas:
         return self.rng.choice(CONSTANTS)
 
     def number(self) -> float:
-        return self.rng.choice([*NUMBERS, self.rng.randrange(-300, 300), round(self.rng.uniform(-9, 9), 3)])
+        return self.rng.choice(
+            [*NUMBERS, self.rng.randrange(-300, 300), round(self.rng.uniform(-9, 9), 3)]
+        )
 
     def pattern(self, depth: int = 0) -> str:
         choice = self.rng.choice
@@ -69,12 +149,43 @@ class Schemas:
             kind = self.rng.randrange(6 if depth < 2 else 4)
             if kind == 0:
                 members = (
-                    choice(("a-f", "0-9", r"\d", r"\w", r"\s", r"\S", r"\D", r"\W", "é", '"', r"\\", "_")) for _ in "12"
+                    choice(
+                        (
+                            "a-f",
+                            "0-9",
+                            r"\d",
+                            r"\w",
+                            r"\s",
+                            r"\S",
+                            r"\D",
+                            r"\W",
+                            "é",
+                            '"',
+                            r"\\",
+                            "_",
+                        )
+                    )
+                    for _ in "12"
                 )
                 atom = f"[{choice(('', '^'))}{''.join(members)}]"
             elif kind == 1:
                 atom = choice(
-                    (r"\d", r"\w", r"\s", r"\D", r"\W", r"\S", ".", r"\.", r"\n", r"\u00e9", '"', r"\\", "👍", "/")
+                    (
+                        r"\d",
+                        r"\w",
+                        r"\s",
+                        r"\D",
+                        r"\W",
+                        r"\S",
+                        ".",
+                        r"\.",
+                        r"\n",
+                        r"\u00e9",
+                        '"',
+                        r"\\",
+                        "👍",
+                        "/",
+                    )
                 )
             elif kind < 4:
                 atom = choice("abcXY09_ -")
@@ -93,7 +204,13 @@ class Schemas:
         types = self.rng.choice(TYPES if depth < 4 else ("string", "integer", "boolean", "null"))
         if types is not None:
             out["type"] = types
-        some = types if isinstance(types, list) else [types] if types else ["string", "number", "object", "array"]
+        some = (
+            types
+            if isinstance(types, list)
+            else [types]
+            if types
+            else ["string", "number", "object", "array"]
+        )
         if "string" in some:
             self._string(out)
         if "number" in some or "integer" in some:
@@ -120,7 +237,11 @@ class Schemas:
     def document(self) -> dict[str, Any]:
         root = self.schema()
         root = root if isinstance(root, dict) else {"anyOf": [root]}
-        return {**root, "$defs": {"A": self.schema(2), "B": self.schema(1)}, "definitions": {"C c": self.schema(2)}}
+        return {
+            **root,
+            "$defs": {"A": self.schema(2), "B": self.schema(1)},
+            "definitions": {"C c": self.schema(2)},
+        }
 
     def _string(self, out: dict[str, Any]) -> None:
         if self.chance(0.25):
@@ -153,10 +274,14 @@ class Schemas:
         if self.chance(0.85):
             out["properties"] = properties
         if self.chance(0.6):
-            names = [name for name in properties if self.chance(0.6)] + [self.name()] * self.chance(0.1)
+            names = [name for name in properties if self.chance(0.6)] + [self.name()] * self.chance(
+                0.1
+            )
             out["required"] = list(dict.fromkeys(names))
         if self.chance(0.6):
-            out["additionalProperties"] = self.chance(0.3) if self.chance(0.7) else self.schema(depth + 1)
+            out["additionalProperties"] = (
+                self.chance(0.3) if self.chance(0.7) else self.schema(depth + 1)
+            )
         if self.chance(0.12):
             chosen = self.rng.sample(["^x-", "^[0-9]+$", "_id$", "^a", ".", "é", "^(a|b)$"], 1)
             out["patternProperties"] = {pattern: self.schema(depth + 1) for pattern in chosen}
@@ -167,7 +292,9 @@ class Schemas:
 
 @dataclass(frozen=True)
 class Misses:
-    """Changes to valid values, and unusual ways to write them: most are then invalid, and must not be accepted."""
+    """Changes to valid values, and unusual ways to write them: most are then invalid, and must not
+    be accepted.
+    """
 
     rng: random.Random
 
@@ -186,7 +313,9 @@ class Misses:
             char = rng.choice('aé٣\x1f\x85\u2028\ufeff\r\n0_K\u017f🏽"\\\x00\x01 -/.')
             return value[:place] + char + value[place + (kind < 0.4) :]
         if isinstance(value, int | float) and not isinstance(value, bool) and kind < 0.8:
-            return rng.choice([value + 1, value - 1, -value, value + 0.5, value * 2, Schemas(rng).number()])
+            return rng.choice(
+                [value + 1, value - 1, -value, value + 0.5, value * 2, Schemas(rng).number()]
+            )
         return new()
 
     def text(self, value: Any) -> str:
@@ -204,4 +333,8 @@ class Misses:
 
     def _char(self, char: str) -> str:
         plain = char not in '"\\nrtbfu' and ord(char) < 0x10000 and not char.isdigit()
-        return f"\\u{ord(char):04x}" if char == "\x7f" or (plain and self.rng.random() < 0.05) else char
+        return (
+            f"\\u{ord(char):04x}"
+            if char == "\x7f" or (plain and self.rng.random() < 0.05)
+            else char
+        )

@@ -1,4 +1,5 @@
-"""What the parser's tests share: streams at random, and simple statements of what a parser owes a stream.
+"""What the parser's tests share: streams at random, and simple statements of what a parser owes a
+stream.
 
 The statements are made without the parser's help: they look at the tokens and at what was reported.
 """
@@ -26,26 +27,90 @@ from ossia.harmony import (
 )
 from ossia.tokenizer import Tokenizer
 
-STRUCTURE = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
+STRUCTURE = (
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|constrain|>",
+    "<|end|>",
+    "<|call|>",
+    "<|return|>",
+)
 TURN_ENDS = ("<|call|>", "<|return|>", "<|endoftext|>")
 # What ends a body. The other specials in it are left out of the text.
 BODY_ENDS = ("<|start|>", "<|channel|>", "<|end|>", *TURN_ENDS)
 ROLES = (None, "assistant", "user", "tool", "system")
 STYLES: tuple[Style, ...] = ("faithful", "compat")
 HEADER_WORDS = (
-    *("assistant", "user", "tool", "system", "developer", "assistantassistant", " assistant", "Assistant", "user:ann"),
+    *(
+        "assistant",
+        "user",
+        "tool",
+        "system",
+        "developer",
+        "assistantassistant",
+        " assistant",
+        "Assistant",
+        "user:ann",
+    ),
     *("Tool", "tool:", "tool.", "analysisWe", "commentary1"),
-    *("analysis", "commentary", "final", "analysis?", "finalx", "comment", "––commentary", "notes", "assistantfinal"),
-    *(" to=functions.f", " to=", "to=python", " to=assistant", " to=all", "functions.f", "browser.search", "to=to=f"),
+    *(
+        "analysis",
+        "commentary",
+        "final",
+        "analysis?",
+        "finalx",
+        "comment",
+        "––commentary",
+        "notes",
+        "assistantfinal",
+    ),
+    *(
+        " to=functions.f",
+        " to=",
+        "to=python",
+        " to=assistant",
+        " to=all",
+        "functions.f",
+        "browser.search",
+        "to=to=f",
+    ),
     *(" json", "json", " code", "text", "commentaryto=f", "finaljson", " to=f{}", " to=f json"),
 )
-BLANKS = (" ", "\n", "\t", "\u3000", "\u2003", "\xa0", "\x85", "\x1f", "\u200b", "\ufeff", "\r\n", "  ")
+BLANKS = (
+    " ",
+    "\n",
+    "\t",
+    "\u3000",
+    "\u2003",
+    "\xa0",
+    "\x85",
+    "\x1f",
+    "\u200b",
+    "\ufeff",
+    "\r\n",
+    "  ",
+)
 UNKNOWN = b"\xff"  # what an unknown id stands for in a body: one U+FFFD
-TEXTS = ('{"a": 1}', "{}", "We need to", ".", "?!", "\n\n", "<|end|>", "<|channel|>final<|message|>", "é", "👍", "42")
+TEXTS = (
+    '{"a": 1}',
+    "{}",
+    "We need to",
+    ".",
+    "?!",
+    "\n\n",
+    "<|end|>",
+    "<|channel|>final<|message|>",
+    "é",
+    "👍",
+    "42",
+)
 
 
 def parsed(ids: Sequence[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamParser, list[Event]]:
-    """The parser after the whole stream, and its events, with what must hold of any stream asserted."""
+    """The parser after the whole stream, and its events, with what must hold of any stream
+    asserted.
+    """
     parser = StreamParser(tokenizer, role)
     by_token = [parser.feed(token) for token in ids] + [parser.finish()]
     check_events(by_token, parser.messages)
@@ -54,7 +119,9 @@ def parsed(ids: Sequence[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamP
     assert all(type(repair.kind) is RepairKind for repair in parser.repairs)
     for style in STYLES:
         render_conversation(Conversation(parser.messages), tokenizer, style=style)  # raises nothing
-    assert bodies(ids, tokenizer) == _in_order(bodies(ids, tokenizer), [m.text for m in parser.messages])
+    assert bodies(ids, tokenizer) == _in_order(
+        bodies(ids, tokenizer), [m.text for m in parser.messages]
+    )
     return parser, [event for events in by_token for event in events]
 
 
@@ -65,7 +132,9 @@ def check_events(by_token: Sequence[Sequence[Event]], messages: Sequence[Message
     text, call_due = "", None
     for number, events in enumerate(by_token):
         for event in events:
-            assert (call_due is not None) == isinstance(event, CallReady), "a call is told right behind its end"
+            assert (call_due is not None) == isinstance(event, CallReady), (
+                "a call is told right behind its end"
+            )
             if isinstance(event, CallReady):
                 assert event.message == call_due
                 call_due = None
@@ -89,14 +158,20 @@ def check_events(by_token: Sequence[Sequence[Event]], messages: Sequence[Message
     assert start is None and told == list(messages)
 
 
-def check_turn_ends(ids: Sequence[int], by_token: Sequence[Sequence[Event]], tokenizer: Tokenizer) -> None:
-    """The first stop token closes the turn, and so does any that closes a message; a second in a row does not."""
+def check_turn_ends(
+    ids: Sequence[int], by_token: Sequence[Sequence[Event]], tokenizer: Tokenizer
+) -> None:
+    """The first stop token closes the turn, and so does any that closes a message; a second in a
+    row does not.
+    """
     names: dict[int | None, str] = {tokenizer.specials[name]: name for name in TURN_ENDS}
     before: int | None = None
     closed_once = False
     for token, events in zip([*ids, None], by_token, strict=True):
         closed = [event.by for event in events if isinstance(event, TurnClosed)]
-        ends_message = any(isinstance(event, MessageEnd) and event.closed_by in TURN_ENDS for event in events)
+        ends_message = any(
+            isinstance(event, MessageEnd) and event.closed_by in TURN_ENDS for event in events
+        )
         if token not in names or before in names:
             assert not closed
         elif ends_message or not closed_once:
@@ -118,7 +193,9 @@ def bodies(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
         elif name in BODY_ENDS:
             inside = False
         elif name is None and inside:
-            found[-1] += tokenizer.token_bytes(token) if 0 <= token < tokenizer.vocab_size else UNKNOWN
+            found[-1] += (
+                tokenizer.token_bytes(token) if 0 <= token < tokenizer.vocab_size else UNKNOWN
+            )
     return [text for data in found if (text := data.decode("utf-8", "replace"))]
 
 
@@ -129,12 +206,16 @@ def _in_order(wanted: list[str], found: list[str]) -> list[str]:
 
 
 class Streams:
-    """Random streams over one vocabulary. Every draw comes from `rng`, so a stream is named by its seed."""
+    """Random streams over one vocabulary. Every draw comes from `rng`, so a stream is named by its
+    seed.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.structure = [tokenizer.special(name) for name in STRUCTURE]
-        self.reserved = [token for name, token in tokenizer.specials.items() if name not in STRUCTURE][:9]
+        self.reserved = [
+            token for name, token in tokenizer.specials.items() if name not in STRUCTURE
+        ][:9]
         self.words = [tokenizer.encode(word) for word in HEADER_WORDS]
         self.blanks = [tokenizer.encode(blank) for blank in BLANKS]
         self.texts = [tokenizer.encode(text) for text in TEXTS]
@@ -173,7 +254,12 @@ class Streams:
         ids: list[int] = []
         for number in range(rng.randrange(1, 4)):
             if number or role is None:
-                ids += [start, *self.encode(rng.choice(["assistant", "assistant", "user", "functions.f", "tool"]))]
+                ids += [
+                    start,
+                    *self.encode(
+                        rng.choice(["assistant", "assistant", "user", "functions.f", "tool"])
+                    ),
+                ]
             to = self.encode(" to=functions.f") if rng.random() < 0.4 else []
             if rng.random() < 0.9:
                 named = [channel, *self.encode(rng.choice(["analysis", "commentary", "final"]))]

@@ -1,5 +1,5 @@
-"""The loops of a compiled library, read from its disassembly: which vector instructions they have and which of these
-go through the stack.
+"""The loops of a compiled library, read from its disassembly: which vector instructions they have
+and which of these go through the stack.
 
 Knows objdump's output for x86-64 and for AArch64. Knows nothing of what the kernels compute.
 """
@@ -55,7 +55,9 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop: no other is inside. `function`: the symbol whose code it is, without arguments' names."""
+    """An innermost loop: no other is inside. `function`: the symbol whose code it is, without
+    arguments' names.
+    """
 
     function: str
     instructions: tuple[Instruction, ...]
@@ -82,11 +84,17 @@ class Loop:
     def _on_stack(self) -> list[str]:
         arch = self.architecture
         vectors = [one.text for one in self.instructions if arch.vector.match(one.text)]
-        return [text for text in vectors if arch.stack.search(text) or (self.framed and arch.frame.search(text))]
+        return [
+            text
+            for text in vectors
+            if arch.stack.search(text) or (self.framed and arch.frame.search(text))
+        ]
 
 
 LABEL = re.compile(r"[0-9a-f]+ <(.*)>:$")
-LINE = re.compile(r" *([0-9a-f]+):\t(?:\{\w+\} )?(.*)$")  # without the coding of an instruction that has two
+LINE = re.compile(
+    r" *([0-9a-f]+):\t(?:\{\w+\} )?(.*)$"
+)  # without the coding of an instruction that has two
 
 
 def functions(binary: Path, objdump: str = "objdump") -> Iterator[tuple[str, list[Instruction]]]:
@@ -105,14 +113,23 @@ def functions(binary: Path, objdump: str = "objdump") -> Iterator[tuple[str, lis
         yield name, code
 
 
-def innermost_loops(name: str, code: list[Instruction], architecture: Architecture = X86) -> list[Loop]:
+def innermost_loops(
+    name: str, code: list[Instruction], architecture: Architecture = X86
+) -> list[Loop]:
     """The innermost loops of one function."""
     blocks = _basic_blocks(code, architecture)
     following = _successors(blocks, architecture)
     loops = _natural_loops(following)
     framed = any(architecture.framed.match(one.text) for one in code)
-    inner = [body for head, body in loops.items() if not any(other in body for other in loops if other != head)]
-    return [Loop(name, tuple(one for b in sorted(body) for one in blocks[b]), architecture, framed) for body in inner]
+    inner = [
+        body
+        for head, body in loops.items()
+        if not any(other in body for other in loops if other != head)
+    ]
+    return [
+        Loop(name, tuple(one for b in sorted(body) for one in blocks[b]), architecture, framed)
+        for body in inner
+    ]
 
 
 def _target(one: Instruction, architecture: Architecture) -> int | None:
@@ -145,8 +162,10 @@ def _successors(blocks: list[list[Instruction]], architecture: Architecture) -> 
 
 
 def _natural_loops(following: list[list[int]]) -> dict[int, set[int]]:
-    """Head -> blocks of every loop: what reaches the head again by an edge back to it, where a walk from the function's
-    beginning closes a circle. Blocks that only a table of jumps leads to are walked from too."""
+    """Head -> blocks of every loop: what reaches the head again by an edge back to it, where a walk
+    from the function's beginning closes a circle. Blocks that only a table of jumps leads to are
+    walked from too.
+    """
     before: list[list[int]] = [[] for _ in following]
     for block, after in enumerate(following):
         for other in after:

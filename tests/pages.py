@@ -16,8 +16,13 @@ from ossia.server import ScriptedEngine, Settings, create_app
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_browser = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+in_browser = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
+]
 OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -46,7 +51,9 @@ def call(name: str, **arguments: object) -> str:
 @contextmanager
 def serving(app) -> Iterator[str]:
     """The address of a server that runs in a thread."""
-    config = uvicorn.Config(app, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, port=0, log_level="warning", ws="none", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -84,8 +91,9 @@ def browser() -> Iterator:
 
 @pytest.fixture
 def opened(browser) -> Iterator:
-    """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails the test, what the
-    browser's policy forbids included."""
+    """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails
+    the test, what the browser's policy forbids included.
+    """
     contexts, wrong = [], []
 
     def start(url: str, **options: object):
@@ -95,7 +103,12 @@ def opened(browser) -> Iterator:
         page.set_default_timeout(8000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if is_wrong(said) else None)
-        page.on("request", lambda sent: wrong.append(sent.url) if not sent.url.startswith((url, "data:")) else None)
+        page.on(
+            "request",
+            lambda sent: (
+                wrong.append(sent.url) if not sent.url.startswith((url, "data:")) else None
+            ),
+        )
         page.goto(url)
         return page
 

@@ -1,4 +1,6 @@
-"""A recipe for tests: writes a number, then trains a very small model for a few steps. Also a `Run` of that model."""
+"""A recipe for tests: writes a number, then trains a very small model for a few steps. Also a `Run`
+of that model.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def examples(state: int | None) -> Iterator[tuple[Example, int]]:
         yield Example(ids, [True] * len(ids)), index
 
 
-def toy_run(out: Path, steps: int = 4, config: ModelConfig = TOY, hyper: Hyperparameters = HYPER) -> Run:
+def toy_run(
+    out: Path, steps: int = 4, config: ModelConfig = TOY, hyper: Hyperparameters = HYPER
+) -> Run:
     return Run("toy", config, examples, steps, hyper, out, save_every=1)
 
 

@@ -1,4 +1,6 @@
-"""What tests of the Responses API share: streams read and checked, a fold of their own, tools of the server's."""
+"""What tests of the Responses API share: streams read and checked, a fold of their own, tools of
+the server's.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,21 @@ SEARCH = "<|channel|>analysis to=browser.search code<|message|>{}<|call|>"
 CODE = "<|channel|>analysis to=python code<|message|>{}<|call|>"
 F = {"type": "function", "name": "f", "description": "Of a.", "parameters": {"type": "object"}}
 G = {"type": "custom", "name": "g", "description": "Text."}
-SPACE = {"type": "namespace", "name": "team", "description": "Others.", "tools": [F | {"name": "spawn"}]}
+SPACE = {
+    "type": "namespace",
+    "name": "team",
+    "description": "Others.",
+    "tools": [F | {"name": "spawn"}],
+}
 HOSTED = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
 
 
 class Browser:
     """Finds one page, whatever is searched for; `fail` makes it fail."""
 
-    namespace = ToolNamespace("browser", "A browser.", (FunctionTool("search", "", {"type": "object"}),))
+    namespace = ToolNamespace(
+        "browser", "A browser.", (FunctionTool("search", "", {"type": "object"}),)
+    )
 
     def __init__(self) -> None:
         self.runs = 0
@@ -63,7 +72,9 @@ class Python:
 
 
 class Server:
-    """An application whose model says what `says` is set to, one text a sample, from the first at every `says`."""
+    """An application whose model says what `says` is set to, one text a sample, from the first at
+    every `says`.
+    """
 
     def __init__(self, tokenizer: Tokenizer, client: TestClient, engine: ScriptedEngine) -> None:
         self.tokenizer, self.client, self.engine = tokenizer, client, engine
@@ -71,7 +82,9 @@ class Server:
         self.said = 0
 
     def says(self, *texts: str | list[int]) -> Server:
-        self.scripts = [self.tokenizer.encode_with_specials(t) if isinstance(t, str) else t for t in texts]
+        self.scripts = [
+            self.tokenizer.encode_with_specials(t) if isinstance(t, str) else t for t in texts
+        ]
         self.said = 0
         return self
 
@@ -97,12 +110,18 @@ class Server:
 
 
 @contextmanager
-def serving(tokenizer: Tokenizer, settings: Settings | None = None, *, certain: bool = False) -> Iterator[Server]:
-    """`certain`: the engine says that it enforces constraints, so that calls are shown as they come."""
+def serving(
+    tokenizer: Tokenizer, settings: Settings | None = None, *, certain: bool = False
+) -> Iterator[Server]:
+    """`certain`: the engine says that it enforces constraints, so that calls are shown as they
+    come.
+    """
     box: list[Server] = []
     engine = ScriptedEngine(lambda prompt: box[0].next())
     engine.enforces_constraints = certain  # type: ignore[misc]
-    app = create_app(engine, tokenizer, settings or Settings(model_name="nano"), builtin=[Browser(), Python()])
+    app = create_app(
+        engine, tokenizer, settings or Settings(model_name="nano"), builtin=[Browser(), Python()]
+    )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))
         yield box[0]
@@ -123,8 +142,9 @@ def events_of(text: str) -> list[dict[str, Any]]:
 
 
 def fold(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The Response that a client makes of the stream, with the output from the small events alone; asserts that the
-    large ones say the same, and the order that the API promises."""
+    """The Response that a client makes of the stream, with the output from the small events alone;
+    asserts that the large ones say the same, and the order that the API promises.
+    """
     assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
     response = {**events[0]["response"], "output": []}
     output: list[dict[str, Any]] = response["output"]
@@ -151,7 +171,9 @@ def _output_item(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
         return
     item = output[event["output_index"]]
     late = ("status", "encrypted_content", "action", "outputs")  # no small event tells these
-    assert {k: v for k, v in item.items() if k not in late} == {k: v for k, v in event["item"].items() if k not in late}
+    assert {k: v for k, v in item.items() if k not in late} == {
+        k: v for k, v in event["item"].items() if k not in late
+    }
     output[event["output_index"]] = {**event["item"], "is done": True}
 
 
@@ -175,7 +197,9 @@ def _text(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
         if part["type"] == "reasoning_text":
             del part["logprobs"]
     else:
-        assert part["text"] == event["text"] and part.get("logprobs", []) == event.get("logprobs", [])
+        assert part["text"] == event["text"] and part.get("logprobs", []) == event.get(
+            "logprobs", []
+        )
 
 
 def _summary(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
@@ -227,5 +251,7 @@ NAMES = ("id", "call_id", "created_at", "completed_at", "encrypted_content", "co
 def nameless(value: Any) -> Any:
     """Without ids and times, and without what was sealed, which is never the same twice."""
     if isinstance(value, dict):
-        return {key: "*" if key in NAMES and each else nameless(each) for key, each in value.items()}
+        return {
+            key: "*" if key in NAMES and each else nameless(each) for key, each in value.items()
+        }
     return [nameless(each) for each in value] if isinstance(value, list) else value

@@ -12,7 +12,9 @@ windows = st.one_of(st.none(), st.integers(1, 200))
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=8), windows)
-def test_packed_ranges_are_causal_windowed_and_within_the_document(lengths: list[int], window: int | None) -> None:
+def test_packed_ranges_are_causal_windowed_and_within_the_document(
+    lengths: list[int], window: int | None
+) -> None:
     spans = Batch.packed(lengths).spans(window)
     begin = t = 0
     for n in lengths:
@@ -23,8 +25,12 @@ def test_packed_ranges_are_causal_windowed_and_within_the_document(lengths: list
         begin += n
 
 
-@given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 400)), min_size=1, max_size=6), windows)
-def test_tiles_cover_every_query_once_and_hold_its_keys(sequences: list[tuple[int, int]], window: int | None) -> None:
+@given(
+    st.lists(st.tuples(st.integers(1, 200), st.integers(0, 400)), min_size=1, max_size=6), windows
+)
+def test_tiles_cover_every_query_once_and_hold_its_keys(
+    sequences: list[tuple[int, int]], window: int | None
+) -> None:
     lengths, starts = zip(*sequences, strict=True)
     first = tuple(0 if window is None else max(0, start - window + 1) for start in starts)
     none = torch.empty(0, dtype=torch.int64)

@@ -44,7 +44,10 @@ def test_published_configs_are_the_presets() -> None:
 
 @pytest.mark.parametrize(
     ("name", "total", "active", "mlp", "attention", "tables", "gib"),
-    [("gpt-oss-20b", 20.91, 3.61, 19.12, 0.64, 1.16, 12.8), ("gpt-oss-120b", 116.83, 5.13, 114.71, 0.96, 1.16, 60.8)],
+    [
+        ("gpt-oss-20b", 20.91, 3.61, 19.12, 0.64, 1.16, 12.8),
+        ("gpt-oss-120b", 116.83, 5.13, 114.71, 0.96, 1.16, 60.8),
+    ],
 )
 def test_parameter_counts_of_the_model_card(
     name: str, total: float, active: float, mlp: float, attention: float, tables: float, gib: float
@@ -92,8 +95,14 @@ def test_both_layouts_carry_everything(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("rope", [None, {"rope_type": "yarn", "factor": 4.0, "truncate": False}])
-def test_what_a_config_leaves_out_means_what_transformers_takes_it_for(rope: dict[str, object] | None) -> None:
-    bare = {k: v for k, v in PUBLISHED_120B.items() if k not in ("rope_scaling", "rope_theta", "quantization_config")}
+def test_what_a_config_leaves_out_means_what_transformers_takes_it_for(
+    rope: dict[str, object] | None,
+) -> None:
+    bare = {
+        k: v
+        for k, v in PUBLISHED_120B.items()
+        if k not in ("rope_scaling", "rope_theta", "quantization_config")
+    }
     if rope is not None:
         bare["rope_parameters"] = dict(rope)
     theirs = GptOssConfig.from_dict(dict(bare))
@@ -135,9 +144,15 @@ def test_impossible_numbers_are_named(change: dict[str, object], said: str) -> N
         ({"attention_bias": False}, "attention_bias"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
         ({"model_type": "llama"}, "runs gpt_oss models only"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type 'dynamic' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            "rope_type 'dynamic' is not supported",
+        ),
         ({"rope_scaling": {"rope_type": "yarn"}}, "factor must be a number"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 32.0, "attention_factor": 1.0}}, "attention_factor"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 32.0, "attention_factor": 1.0}},
+            "attention_factor",
+        ),
         ({"ossia": {"surprise": 1}}, "unknown keys"),
     ],
 )

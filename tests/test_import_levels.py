@@ -18,7 +18,8 @@ import ossia
 
 SOURCE = Path(ossia.__file__).parent
 
-# level -> module -> what it may import besides level 0 and itself; None: everything up to its own level.
+# level -> module -> what it may import besides level 0 and itself; None: everything up to its own
+# level.
 LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     0: {
         "errors": (),
@@ -69,7 +70,9 @@ NEVER_LOADS_TORCH = (
 
 def top_level_modules() -> list[str]:
     """Packages and files of the package, without its own __init__."""
-    found = [path for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    found = [
+        path for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
     return sorted(path.stem for path in found if path.name != "__init__.py")
 
 
@@ -120,9 +123,13 @@ def test_the_table_points_downwards() -> None:
 
 @pytest.mark.parametrize("module", top_level_modules())
 def test_imports_keep_to_the_levels(module: str) -> None:
-    assert module in LEVEL_OF, f"ossia.{module} is new: give it a level in LEVELS, and in docs/architecture.md"
+    assert module in LEVEL_OF, (
+        f"ossia.{module} is new: give it a level in LEVELS, and in docs/architecture.md"
+    )
     may = allowed(module)
-    wrong = [f"{where} imports {name}" for where, name in internal_imports(module) if name not in may]
+    wrong = [
+        f"{where} imports {name}" for where, name in internal_imports(module) if name not in may
+    ]
     assert not wrong, f"{module} (level {LEVEL_OF[module]}) may not: {'; '.join(wrong)}"
 
 
@@ -136,15 +143,22 @@ def test_level_0_has_no_circles() -> None:
 
 
 def test_no_torch_where_there_are_no_tensors() -> None:
-    files = [file for module in NO_TORCH if module in top_level_modules() for file in files_of(module)]
+    files = [
+        file for module in NO_TORCH if module in top_level_modules() for file in files_of(module)
+    ]
     files += [SOURCE / name for name in NO_TORCH_FILES]
-    found = [(file, line) for file in files for line, name in imports_of(file) if name.split(".")[0] == "torch"]
+    found = [
+        (file, line)
+        for file in files
+        for line, name in imports_of(file)
+        if name.split(".")[0] == "torch"
+    ]
     assert not found
 
 
 def test_torch_is_not_loaded_on_the_way() -> None:
-    """In a fresh interpreter, one module after the other. Of the engine only the plain half, without its
-    package's __init__, which brings the tensors in.
+    """In a fresh interpreter, one module after the other. Of the engine only the plain half,
+    without its package's __init__, which brings the tensors in.
     """
     program = f"""
 import importlib, sys, types
@@ -165,7 +179,9 @@ for name in ("request", "pages", "scheduler"):
 
 
 @pytest.mark.parametrize("module", ["new_idea", "data"])
-def test_the_test_sees_wrong_imports(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_sees_wrong_imports(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An unknown module and an upward import are both caught."""
     (tmp_path / "train.py").write_text("")
     (tmp_path / f"{module}.py").write_text("def late():\n    from ossia.train import loop\n")

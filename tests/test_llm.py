@@ -15,7 +15,13 @@ from tiny_model import CONTEXT, Script, call, final, scripted, thought, write_en
 
 import ossia
 from ossia.engine import SampledToken, SamplingParams
-from ossia.errors import CheckpointError, HarmonyError, ModelNotFoundError, RequestError, TokenizerError
+from ossia.errors import (
+    CheckpointError,
+    HarmonyError,
+    ModelNotFoundError,
+    RequestError,
+    TokenizerError,
+)
 from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, Role, SystemContent
 from ossia.llm import LLM, sampling_defaults, to_conversation
 from ossia.turn.turn import TurnEnd
@@ -38,7 +44,8 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
     return ossia.load(write_endless(tmp_path_factory.mktemp("models") / "endless", tiny))
 
 
-# ---- loading ---------------------------------------------------------------------------------------
+# ---- loading
+# ---------------------------------------------------------------------------------------
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
@@ -96,7 +103,8 @@ def test_sampling_defaults(tmp_path: Path, recommended: Any, params: SamplingPar
     assert sampling_defaults(tmp_path) == params
 
 
-# ---- logits ----------------------------------------------------------------------------------------
+# ---- logits
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunks", [[18, 1, 1, 1], [1] * 21, [5, 16], [21], [8, 9, 4]])
@@ -129,7 +137,8 @@ def test_logits_refuse_what_makes_no_sense(llm: LLM) -> None:
             llm.logits(tokens, **options)
 
 
-# ---- generate --------------------------------------------------------------------------------------
+# ---- generate
+# --------------------------------------------------------------------------------------
 
 
 def test_greedy_takes_the_likeliest_token(llm: LLM) -> None:
@@ -157,7 +166,9 @@ def test_a_stop_token_ends_and_is_the_last(llm: LLM) -> None:
     assert list(generation) == greedy[: greedy.index(greedy[3]) + 1]
     assert generation.finish_reason == "stop"
     stops = {llm.tokenizer.special(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>")}
-    assert llm.params().stop_ids == stops and llm.params(stop_ids=frozenset()).stop_ids == frozenset()
+    assert (
+        llm.params().stop_ids == stops and llm.params(stop_ids=frozenset()).stop_ids == frozenset()
+    )
 
 
 def test_logits_may_go_beyond_the_context(llm: LLM) -> None:
@@ -187,7 +198,8 @@ def test_sampling_values_that_make_no_sense(llm: LLM, wrong: dict[str, Any]) -> 
         llm.generate([])
 
 
-# ---- chat ------------------------------------------------------------------------------------------
+# ---- chat
+# ------------------------------------------------------------------------------------------
 
 
 def test_chat_runs_functions_and_goes_on(tiny: Path) -> None:
@@ -195,12 +207,21 @@ def test_chat_runs_functions_and_goes_on(tiny: Path) -> None:
         """Adds two numbers."""
         return a + b
 
-    llm, script = scripted(tiny, thought("Add.") + call("add", '{"a": 2, "b": 3}'), final("5"), final("Bye"))
-    chat = llm.chat("2 + 3?", tools=[add], effort="high", instructions="Be brief.", date="2025-08-05")
+    llm, script = scripted(
+        tiny, thought("Add.") + call("add", '{"a": 2, "b": 3}'), final("5"), final("Bye")
+    )
+    chat = llm.chat(
+        "2 + 3?", tools=[add], effort="high", instructions="Be brief.", date="2025-08-05"
+    )
     end = list(chat)[-1]
     assert isinstance(end, TurnEnd) and end is chat.result() and end.text == "5"
     first = script.prompts[0]
-    for part in ("Current date: 2025-08-05", "Reasoning: high", "# Instructions\n\nBe brief.", "// Adds two"):
+    for part in (
+        "Current date: 2025-08-05",
+        "Reasoning: high",
+        "# Instructions\n\nBe brief.",
+        "// Adds two",
+    ):
         assert part in first
     messages = (*chat.conversation.messages, Message(Role.USER, "Thanks"))
     assert llm.chat(Conversation(messages), tools=[add]).result().text == "Bye"
@@ -214,7 +235,9 @@ def test_chat_takes_messages_in_every_form(tiny: Path) -> None:
     assert llm.chat(dicts, date=None).result().text == "ok"
     assert "Rhyme." in script.prompts[0] and "Current date" not in script.prompts[0]
     llm.chat([Message(Role.USER, "Hi")], date=None).result()
-    llm.chat(Conversation((Message(Role.SYSTEM, SystemContent(effort="low")), Message(Role.USER, "Hi")))).result()
+    llm.chat(
+        Conversation((Message(Role.SYSTEM, SystemContent(effort="low")), Message(Role.USER, "Hi")))
+    ).result()
     assert "Reasoning: medium" in script.prompts[1] and "Reasoning: low" in script.prompts[2]
     llm.chat("Hi", date=None).result()
     assert script.prompts[3] == script.prompts[1]
@@ -283,9 +306,13 @@ def test_odd_forms_of_a_conversation(llm: LLM) -> None:
         llm.chat("apple", tools=[{"type": "function", "function": {"name": "f"}}])
     first = Message(Role.SYSTEM, SystemContent(current_date="2024-01-01", effort="low"))
     chat = llm.chat(Conversation((first, one)), effort="high", max_tokens=1)
-    assert chat.conversation.messages[0].content == SystemContent(current_date="2024-01-01", effort="high")
+    assert chat.conversation.messages[0].content == SystemContent(
+        current_date="2024-01-01", effort="high"
+    )
     again = llm.chat(
-        llm.chat(one, instructions="Be kind.", max_tokens=1).conversation, instructions="Be kind.", max_tokens=1
+        llm.chat(one, instructions="Be kind.", max_tokens=1).conversation,
+        instructions="Be kind.",
+        max_tokens=1,
     )
     assert [m.role for m in again.conversation.messages].count(Role.DEVELOPER) == 1
 

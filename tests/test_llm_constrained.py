@@ -1,4 +1,6 @@
-"""`LLM.chat` held to a grammar: even a random model then answers well-formed, with calls and answers that validate."""
+"""`LLM.chat` held to a grammar: even a random model then answers well-formed, with calls and
+answers that validate.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ from ossia.turn.turn import ToolCalled, TurnEnd
 
 ANSWER = {
     "type": "object",
-    "properties": {"sum": {"type": "integer", "minimum": 0, "maximum": 99}, "sure": {"type": "boolean"}},
+    "properties": {
+        "sum": {"type": "integer", "minimum": 0, "maximum": 99},
+        "sure": {"type": "boolean"},
+    },
     "required": ["sum", "sure"],
     "additionalProperties": False,
 }
@@ -51,7 +56,9 @@ def odd(end: TurnEnd) -> list[Repair]:
 def test_an_answer_follows_its_schema(llm: LLM) -> None:
     finished = 0
     for seed in range(8):
-        end = llm.chat("Hi", response_format=ResponseFormat("sum", ANSWER), seed=seed, max_tokens=120).result()
+        end = llm.chat(
+            "Hi", response_format=ResponseFormat("sum", ANSWER), seed=seed, max_tokens=120
+        ).result()
         assert not odd(end)
         if end.reason == "stop":
             jsonschema.validate(json.loads(end.text), ANSWER)
@@ -60,9 +67,13 @@ def test_an_answer_follows_its_schema(llm: LLM) -> None:
 
 
 def test_the_schema_is_shown_to_the_model(llm: LLM) -> None:
-    talk = llm.chat("Hi", response_format=ResponseFormat("sum", ANSWER), instructions="Be kind.", max_tokens=1)
+    talk = llm.chat(
+        "Hi", response_format=ResponseFormat("sum", ANSWER), instructions="Be kind.", max_tokens=1
+    )
     developers = [m.content for m in talk.conversation.messages if m.role is Role.DEVELOPER]
-    assert [d.response_formats[0].name for d in developers if isinstance(d, DeveloperContent)] == ["sum"]
+    assert [d.response_formats[0].name for d in developers if isinstance(d, DeveloperContent)] == [
+        "sum"
+    ]
     formatted = {"type": "json_schema", "json_schema": {"name": "sum", "schema": ANSWER}}
     alone = llm.chat("Hi", response_format=formatted, max_tokens=1).conversation
     assert Role.DEVELOPER not in [m.role for m in alone.messages]
@@ -71,7 +82,9 @@ def test_the_schema_is_shown_to_the_model(llm: LLM) -> None:
 def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
     called = 0
     for seed in range(8):
-        chat = llm.chat("Hi", tools=light, tool_choice="required", seed=seed, max_tokens=120, max_tool_rounds=1)
+        chat = llm.chat(
+            "Hi", tools=light, tool_choice="required", seed=seed, max_tokens=120, max_tool_rounds=1
+        )
         for event in chat:
             if isinstance(event, ToolCalled):
                 arguments = json.loads(event.arguments)
@@ -85,7 +98,9 @@ def test_what_follows_a_required_call_is_free(llm: LLM) -> None:
     """Or the turn could never end."""
     answered = 0
     for seed in range(8):
-        end = llm.chat("Hi", tools=light, tool_choice="light", seed=seed, max_tokens=60, reasoning_budget=0).result()
+        end = llm.chat(
+            "Hi", tools=light, tool_choice="light", seed=seed, max_tokens=60, reasoning_budget=0
+        ).result()
         answered += bool(end.text)
     assert answered
 
@@ -93,17 +108,31 @@ def test_what_follows_a_required_call_is_free(llm: LLM) -> None:
 def test_no_calls_and_no_reasoning(llm: LLM) -> None:
     for seed in range(6):
         end = llm.chat(
-            "Hi", tools=light, tool_choice="none", reasoning_budget=0, seed=seed, max_tokens=60, constrained=True
+            "Hi",
+            tools=light,
+            tool_choice="none",
+            reasoning_budget=0,
+            seed=seed,
+            max_tokens=60,
+            constrained=True,
         ).result()
         assert end.reasoning == "" and all(m.recipient is None for m in end.messages)
 
 
 def test_tools_that_the_conversation_declares(llm: LLM) -> None:
-    tool = FunctionTool("lamp", "", {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]})
-    talk = Conversation((Message("developer", DeveloperContent(tools=(tool,))), Message("user", "Hi")))
+    tool = FunctionTool(
+        "lamp",
+        "",
+        {"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"]},
+    )
+    talk = Conversation(
+        (Message("developer", DeveloperContent(tools=(tool,))), Message("user", "Hi"))
+    )
     recipients = set()
     for seed in range(8):
-        end = llm.chat(talk, tool_choice="lamp", seed=seed, max_tokens=80, max_tool_rounds=0).result()
+        end = llm.chat(
+            talk, tool_choice="lamp", seed=seed, max_tokens=80, max_tool_rounds=0
+        ).result()
         recipients |= {m.recipient for m in end.messages if m.recipient}
     assert recipients == {"functions.lamp"}
 
@@ -119,7 +148,9 @@ def test_contents_in_several_parts(llm: LLM) -> None:
     chat = llm.chat(Conversation(messages), effort="high", response_format=wanted, max_tokens=1)
     system, developer, *_ = chat.conversation.messages
     assert [getattr(part, "effort", None) for part in system.parts] == ["high", None]
-    assert [part.response_formats for part in developer.parts if isinstance(part, DeveloperContent)] == [(wanted,), ()]
+    assert [
+        part.response_formats for part in developer.parts if isinstance(part, DeveloperContent)
+    ] == [(wanted,), ()]
 
 
 @pytest.mark.parametrize(
@@ -140,5 +171,7 @@ def test_wishes_that_cannot_be_held_to(wish: dict[str, Any], llm: LLM) -> None:
 def test_nano_reads_its_reasoning_into_a_format() -> None:
     nano = ossia.load("nano")
     pattern = {"type": "regex", "pattern": "= [0-9]+"}
-    end = nano.chat("What is 37 + 48?", response_format=pattern, temperature=0, max_tokens=200).result()
+    end = nano.chat(
+        "What is 37 + 48?", response_format=pattern, temperature=0, max_tokens=200
+    ).result()
     assert end.text.startswith("= ") and end.text[2:].isdecimal() and end.reasoning

@@ -13,12 +13,16 @@ from torch import Tensor
 from ossia.mxfp4 import BLOCK, LARGEST, NAN_SCALE, VALUES, ScaleRule, decode, encode, fake_quantize
 
 RULES: tuple[ScaleRule, ...] = ("floor", "rceil", "even", "best")
-LARGEST_FINITE = 252  # the largest scale byte under which every code is finite in float32: 6 * 2^125
+LARGEST_FINITE = (
+    252  # the largest scale byte under which every code is finite in float32: 6 * 2^125
+)
 bytes_ = st.integers(0, 255)
 packed_block = st.tuples(st.lists(bytes_, min_size=16, max_size=16), st.integers(0, LARGEST_FINITE))
 # Above 1.5 * 2^127 the nearest value may be 2^128, which float32 has not.
 numbers = st.floats(-1.5 * 2.0**127, 1.5 * 2.0**127, width=32)
-on_ties = st.sampled_from([v * 2.0**e for v in (0.25, 0.75, 1.25, 5.0, 6.0, 7.0) for e in (-3, 0, 4)])
+on_ties = st.sampled_from(
+    [v * 2.0**e for v in (0.25, 0.75, 1.25, 5.0, 6.0, 7.0) for e in (-3, 0, 4)]
+)
 ordinary = st.lists(st.floats(-8, 8, width=16) | on_ties, min_size=BLOCK, max_size=BLOCK)
 rows = st.lists(numbers, min_size=BLOCK, max_size=BLOCK) | ordinary
 
@@ -32,7 +36,9 @@ def exponent_under(rule: str, amax: float) -> int:
     """The scale's exponent by the rules' definitions."""
     if amax == 0:
         return -127
-    fraction, power = math.frexp(amax)  # amax = (2 * fraction) * 2^(power - 1), 1 <= 2 * fraction < 2
+    fraction, power = math.frexp(
+        amax
+    )  # amax = (2 * fraction) * 2^(power - 1), 1 <= 2 * fraction < 2
     if rule == "rceil":
         exponent = power - 3  # 8 * 2^e > amax: at most one too few
         exponent += 6 * 2.0**exponent < amax
@@ -69,7 +75,9 @@ def test_every_byte_under_every_scale(dtype: torch.dtype) -> None:
     """The low nibble comes first; nothing is rounded; 0 and the subnormal end included."""
     blocks = torch.arange(256, dtype=torch.uint8).view(16, 16)
     for scale in range(NAN_SCALE):
-        found = decode(blocks, torch.full((16,), scale, dtype=torch.uint8), dtype).flatten().tolist()
+        found = (
+            decode(blocks, torch.full((16,), scale, dtype=torch.uint8), dtype).flatten().tolist()
+        )
         exact = [value(nibble, scale) for byte in range(256) for nibble in (byte & 15, byte >> 4)]
         largest = torch.finfo(dtype).max
         assert found == [v if abs(v) <= largest else math.copysign(math.inf, v) for v in exact]
@@ -151,7 +159,9 @@ def test_encoding_twice_is_encoding_once(row: list[float]) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_ends_of_the_range(rule: ScaleRule) -> None:
-    """The largest and smallest floats, zeros of both signs: no scale byte leaves 0..254, signs stay."""
+    """The largest and smallest floats, zeros of both signs: no scale byte leaves 0..254, signs
+    stay.
+    """
     ends = torch.finfo(torch.float32)
     for x in (ends.max, ends.tiny, ends.smallest_normal, 2.0**-149, 2.0**-130, 0.0, -0.0):
         row = torch.full((BLOCK,), x)

@@ -1,5 +1,6 @@
-"""The report's experiments: their statistics and criteria, what they measure against plain formulas, plots and page;
-and, slowly, all of it on a micro model."""
+"""The report's experiments: their statistics and criteria, what they measure against plain
+formulas, plots and page; and, slowly, all of it on a micro model.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,16 @@ from ossia.tokenizer import train_tokenizer  # noqa: E402
 from ossia.train.overrides import flat  # noqa: E402
 from ossia.train.recipes import named as recipes  # noqa: E402
 from recipes import nano  # noqa: E402
-from recipes.experiments import backcopy, balance, common, filtering, length, quantization, results, sinks  # noqa: E402
+from recipes.experiments import (  # noqa: E402
+    backcopy,
+    balance,
+    common,
+    filtering,
+    length,
+    quantization,
+    results,
+    sinks,
+)
 from recipes.experiments.page import page, write_page  # noqa: E402
 from recipes.experiments.plots import draw  # noqa: E402
 from recipes.experiments.results import Budget, Estimate, Panel, Published, Result, Series  # noqa: E402
@@ -80,7 +90,9 @@ def test_an_interval_over_seeds_is_students() -> None:
 def test_one_seed_alone_has_no_interval_and_decides_nothing() -> None:
     found = results.over_seeds([7.0])
     assert found.over == "nothing" and found.low == -math.inf and found.high == math.inf
-    assert results.above("x", found, 1.5).verdict == results.below("x", found, 1.5).verdict == "null"
+    assert (
+        results.above("x", found, 1.5).verdict == results.below("x", found, 1.5).verdict == "null"
+    )
 
 
 def test_one_item_of_one_seed_decides_nothing_either() -> None:
@@ -89,7 +101,9 @@ def test_one_item_of_one_seed_decides_nothing_either() -> None:
 
 
 def test_draws_without_a_statistic_widen_the_interval() -> None:
-    """One conversation in forty has a gap at all: where none of those is drawn, its recovered share is anything."""
+    """One conversation in forty has a gap at all: where none of those is drawn, its recovered share
+    is anything.
+    """
     pairs = [(1.0, 0.2)] + [(0.0, 0.0)] * 39
     found = quantization.recovered([pairs])
     assert found.mean == pytest.approx(0.8) and found.low == -math.inf and found.high == math.inf
@@ -117,7 +131,9 @@ def test_a_difference_is_taken_item_by_item() -> None:
 
 
 def test_shares_have_wilsons_interval_with_one_seed() -> None:
-    assert (results.share_of([Share(9, 10)]).low, results.share_of([Share(9, 10)]).high) == Share(9, 10).wilson()
+    assert (results.share_of([Share(9, 10)]).low, results.share_of([Share(9, 10)]).high) == Share(
+        9, 10
+    ).wilson()
     assert results.share_of([Share(9, 10), Share(7, 10)]).mean == pytest.approx(0.8)
 
 
@@ -132,7 +148,10 @@ def test_shares_have_wilsons_interval_with_one_seed() -> None:
     ],
 )
 def test_a_criterion_is_judged_by_the_whole_interval(
-    rule: Callable[..., results.Criterion], bound: float, passes: tuple[float, float], fails: tuple[float, float]
+    rule: Callable[..., results.Criterion],
+    bound: float,
+    passes: tuple[float, float],
+    fails: tuple[float, float],
 ) -> None:
     def verdict(low: float, high: float) -> str:
         return rule("claim", Estimate((low + high) / 2, low, high, "seeds", ()), bound).verdict
@@ -171,7 +190,9 @@ def test_capacity_makes_logits_depend_on_the_batch_and_is_off_afterwards() -> No
 
 def test_the_criteria_of_balance() -> None:
     def seeds(violation: float, loss: float) -> list[dict[str, float]]:
-        return [{"max_violation": violation + d, "loss": loss + 0.1 * d} for d in (-0.01, 0.0, 0.01)]
+        return [
+            {"max_violation": violation + d, "loss": loss + 0.1 * d} for d in (-0.01, 0.0, 0.01)
+        ]
 
     found = {"none": seeds(2.0, 3.0), "aux, global": seeds(0.2, 3.0), "bias": seeds(0.9, 3.0)}
     assert [one.verdict for one in balance.criteria(found)] == ["pass", "pass", "fail", "pass"]
@@ -221,7 +242,9 @@ def test_evicting_takes_the_first_key_from_late_queries_alone() -> None:
     p_HTT = sinks.probabilities(attention, x_TD, rope)
     p_HTT[:, after:, 0] = 0
     p_HTT /= p_HTT.sum(-1, keepdim=True)
-    expected = attention.out(torch.einsum("Hqk,kHh->qHh", p_HTT, values(attention, x_TD)).flatten(1))
+    expected = attention.out(
+        torch.einsum("Hqk,kHh->qHh", p_HTT, values(attention, x_TD)).flatten(1)
+    )
     found = attention(x_TD, sinks.Evicting((30,), (0,), after=after), rope, torch.float32) - x_TD
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -317,9 +340,16 @@ def _parsed(said: str) -> tuple[str, int, str, str]:
 
 def test_the_likeliest_sentence_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = train_tokenizer([], 256 + 9)
-    asked = [filtering.Question("Who?", ("long", "b", "longer", "longest"), right) for right in (1, 2)]
-    monkeypatch.setattr(filtering, "token_losses", lambda _, of: [torch.ones(len(one)) for one in of])
-    assert filtering.answered(model(), tokenizer, asked) == [1.0, 0.0]  # each token costs the same: the shortest
+    asked = [
+        filtering.Question("Who?", ("long", "b", "longer", "longest"), right) for right in (1, 2)
+    ]
+    monkeypatch.setattr(
+        filtering, "token_losses", lambda _, of: [torch.ones(len(one)) for one in of]
+    )
+    assert filtering.answered(model(), tokenizer, asked) == [
+        1.0,
+        0.0,
+    ]  # each token costs the same: the shortest
 
 
 def test_the_filtered_twin_reads_nothing_restricted(tmp_path: Path) -> None:
@@ -327,9 +357,9 @@ def test_the_filtered_twin_reads_nothing_restricted(tmp_path: Path) -> None:
     recipe = nano.Recipe(config, tmp_path)
     train_tokenizer([], 256 + 9).save(_made(tmp_path / "vocabulary"))
     drawn = [hazard_document(example_random(1, "fit", n)) for n in range(500)]
-    HazardFilter.fit([t for t, _ in drawn], [x for _, x in drawn], blocklist=moonglow().blocklist, recall=0.9).save(
-        tmp_path / "filter"
-    )
+    HazardFilter.fit(
+        [t for t, _ in drawn], [x for _, x in drawn], blocklist=moonglow().blocklist, recall=0.9
+    ).save(tmp_path / "filter")
 
     def texts(filtered: bool, label: Any, count: int, state: Any = None) -> list[str]:
         iterator = filtering.hazard_examples(recipe, filtered, label, state)
@@ -340,7 +370,10 @@ def test_the_filtered_twin_reads_nothing_restricted(tmp_path: Path) -> None:
     everything, kept = texts(False, None, 100), texts(True, None, 60)
     of = filtering.few_compounds()
     labels = {
-        text: label for text, label in (hazard_document(example_random(1, "hazard-rich", n), of=of) for n in range(200))
+        text: label
+        for text, label in (
+            hazard_document(example_random(1, "hazard-rich", n), of=of) for n in range(200)
+        )
     }
     assert "restricted" in {labels[text] for text in everything}
     gone = [text for text in everything if text not in kept]
@@ -382,24 +415,41 @@ def test_the_criteria_of_the_filter() -> None:
     def right(share: float) -> list[list[float]]:
         return [[float(n % 100 < 100 * share) for n in range(1000)]]
 
-    facts = {kind: [str(n) for n in range(1000)] for kind in ("restricted", "benign hazard", "world")}
+    facts = {
+        kind: [str(n) for n in range(1000)] for kind in ("restricted", "benign hazard", "world")
+    }
     same = {"benign hazard": right(0.6), "world": right(0.6)}
-    found = {"filtered": same | {"restricted": right(0.25)}, "unfiltered": same | {"restricted": right(0.7)}}
+    found = {
+        "filtered": same | {"restricted": right(0.25)},
+        "unfiltered": same | {"restricted": right(0.7)},
+    }
     assert [one.verdict for one in filtering.criteria(found, facts)] == ["pass"] * 5
     found["filtered"] = {"restricted": right(0.7), "benign hazard": right(0.4), "world": right(0.6)}
-    assert [one.verdict for one in filtering.criteria(found, facts)] == ["pass", "null", "fail", "fail", "pass"]
+    assert [one.verdict for one in filtering.criteria(found, facts)] == [
+        "pass",
+        "null",
+        "fail",
+        "fail",
+        "pass",
+    ]
     found["filtered"] |= {"benign hazard": right(0.9)}
     assert filtering.criteria(found, facts)[3].verdict == "pass"  # a gain is no loss
 
 
 def test_intervals_of_knowledge_are_over_facts() -> None:
-    """Ten questions on each of a hundred facts, all right or all wrong: as unsure as a hundred questions."""
+    """Ten questions on each of a hundred facts, all right or all wrong: as unsure as a hundred
+    questions.
+    """
     known = [float(n % 4 == 0) for n in range(100)]
     once = results.mean_of([known])
-    asked = filtering.by_fact([[known[n % 100] for n in range(1000)]], [str(n % 100) for n in range(1000)])
+    asked = filtering.by_fact(
+        [[known[n % 100] for n in range(1000)]], [str(n % 100) for n in range(1000)]
+    )
     assert asked.mean == once.mean == 0.25
     assert (asked.low, asked.high) == pytest.approx((once.low, once.high), abs=0.02)
-    one = filtering.question(draw_choice(Random(0), "Who?", "Ada", ["Ben", "Cem", "Dov"]), "It is Ada.")
+    one = filtering.question(
+        draw_choice(Random(0), "Who?", "Ada", ["Ben", "Cem", "Dov"]), "It is Ada."
+    )
     assert one.fact == "It is Ada."
 
 
@@ -408,14 +458,23 @@ def test_intervals_of_knowledge_are_over_facts() -> None:
 
 def test_losses_fall_into_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     def by_place(_: Any, of: list[list[int]], dynamic: bool = False) -> list[torch.Tensor]:
-        return [torch.arange(len(one) - 1).float() + (1000.0 * (len(one) - 1) if dynamic else 0) for one in of]
+        return [
+            torch.arange(len(one) - 1).float() + (1000.0 * (len(one) - 1) if dynamic else 0)
+            for one in of
+        ]
 
     monkeypatch.setattr(length, "token_losses", by_place)
     documents = [[0] * 4097, [0] * 4097]
     plain = length.by_bucket(model(), documents)
-    assert [one[0] for one in plain] == [(a + b - 1) / 2 for a, b in zip(length.EDGES, length.EDGES[1:], strict=False)]
-    dynamic = length.by_bucket(model(), documents, dynamic=True)  # each bucket at the end of its own document
-    assert [d[0] - p[0] for d, p in zip(dynamic, plain, strict=True)] == [1000.0 * b for b in length.EDGES[1:]]
+    assert [one[0] for one in plain] == [
+        (a + b - 1) / 2 for a, b in zip(length.EDGES, length.EDGES[1:], strict=False)
+    ]
+    dynamic = length.by_bucket(
+        model(), documents, dynamic=True
+    )  # each bucket at the end of its own document
+    assert [d[0] - p[0] for d, p in zip(dynamic, plain, strict=True)] == [
+        1000.0 * b for b in length.EDGES[1:]
+    ]
 
 
 def test_the_criteria_of_length() -> None:
@@ -427,8 +486,18 @@ def test_the_criteria_of_length() -> None:
     readings["tuned yarn"] = [reading(1.0)]
     lost = [Share(90, 100), Share(5, 100)]
     found = length.criteria(readings, lost, [Share(99, 100)], [[3.0] * 6])
-    assert [one.verdict for one in found] == ["pass", "pass", "null", "pass", "pass", "pass", "pass"]
-    found = length.criteria(readings, [Share(90, 100), Share(80, 100)], [Share(90, 100)], [[0.5] * 6])
+    assert [one.verdict for one in found] == [
+        "pass",
+        "pass",
+        "null",
+        "pass",
+        "pass",
+        "pass",
+        "pass",
+    ]
+    found = length.criteria(
+        readings, [Share(90, 100), Share(80, 100)], [Share(90, 100)], [[0.5] * 6]
+    )
     assert [found[1].verdict, found[-2].verdict] == ["fail", "null"]
 
 
@@ -445,7 +514,9 @@ def test_a_difference_of_two_counts_has_newcombes_interval() -> None:
 def test_rounded_experts_are_what_the_export_stores(rule: Any) -> None:
     plain, made = model(3), quantization.rounded(model(3), rule)
     leaves = [m for m in made.modules() if isinstance(m, TrainableExperts)]
-    for before, after in zip((m for m in plain.modules() if isinstance(m, TrainableExperts)), leaves, strict=True):
+    for before, after in zip(
+        (m for m in plain.modules() if isinstance(m, TrainableExperts)), leaves, strict=True
+    ):
         stored = mxfp4.decode(*mxfp4.encode(before.weight, rule), torch.float32)
         assert torch.equal(after.weight, stored) and not torch.equal(before.weight, stored)
 
@@ -454,9 +525,15 @@ def test_rounded_experts_are_what_the_export_stores(rule: Any) -> None:
 def test_losses_and_divergences_against_plain_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantization, "AT_ONCE", 40)
     rng = Random(0)
-    examples = [Example(ids(n, 12 + n), [k > 2 and rng.random() < 0.6 for k in range(12 + n)]) for n in range(5)]
+    examples = [
+        Example(ids(n, 12 + n), [k > 2 and rng.random() < 0.6 for k in range(12 + n)])
+        for n in range(5)
+    ]
     a, b = model(1), model(2)
-    mine, other = quantization.log_probabilities(a, examples), quantization.log_probabilities(b, examples)
+    mine, other = (
+        quantization.log_probabilities(a, examples),
+        quantization.log_probabilities(b, examples),
+    )
     for n, one in enumerate(examples):
         tokens = torch.tensor(one.ids)
         logits = [m(tokens[:-1], Batch.packed([len(tokens) - 1])) for m in (a, b)]
@@ -481,20 +558,32 @@ def test_the_share_of_a_gap_that_is_recovered() -> None:
         right = [[float(n % 20 < 20 * share) for n in range(300)] for share in shares]
         return dict(zip(quantization.TUNED, right, strict=True))
 
-    made = {"control": [measured(0.0)], "control, PTQ rceil": [measured(0.2)], "QAT": [measured(0.05)]}
+    made = {
+        "control": [measured(0.0)],
+        "control, PTQ rceil": [measured(0.2)],
+        "QAT": [measured(0.05)],
+    }
     found = quantization.recovered(quantization.gaps(made, "loss"))
     assert found.mean == pytest.approx(0.75, abs=0.01)
     right = answers(0.9, 0.7, 0.85)
     assert [one.verdict for one in quantization.criteria(made, right)] == ["pass", "pass"]
     made["QAT"] = [measured(0.15)]
-    assert [one.verdict for one in quantization.criteria(made, answers(0.9, 0.7, 0.75))] == ["fail", "fail"]
+    assert [one.verdict for one in quantization.criteria(made, answers(0.9, 0.7, 0.75))] == [
+        "fail",
+        "fail",
+    ]
     made["control, PTQ rceil"] = [measured(0.0)]
     same = answers(0.9, 0.9, 0.95)
-    assert [one.verdict for one in quantization.criteria(made, same)] == ["null", "null"]  # nothing to recover
+    assert [one.verdict for one in quantization.criteria(made, same)] == [
+        "null",
+        "null",
+    ]  # nothing to recover
 
 
 @torch.no_grad()
-def test_measures_of_a_model_are_those_of_its_texts_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measures_of_a_model_are_those_of_its_texts_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(quantization, "AT_ONCE", 40)
     examples = [Example(ids(n, 12 + n), [False] + [True] * (11 + n)) for n in range(5)]
     a, b = model(1), model(2)
@@ -514,12 +603,21 @@ def result(**changes: Any) -> Result:
     alone = results.over_seeds([2.0])
     panels = (
         results.points("Points", "nats", {"a": one, "b": alone}, [1.5]),
-        Panel("Lines", "step", "nats", (results.line("x", [1, 2], [one, one]), Series("y", (1,), (2.0,))), log_x=True),
+        Panel(
+            "Lines",
+            "step",
+            "nats",
+            (results.line("x", [1, 2], [one, one]), Series("y", (1,), (2.0,))),
+            log_x=True,
+        ),
         Panel("Empty", "step", "nats", (Series("none", (), ()),)),
         Panel("Many", "x", "y", (Series("z", tuple(range(40)), tuple(map(float, range(40)))),)),
     )
     numbers = {"none": {"loss": one, "alone": alone}}
-    criteria, published = (results.above("claim", one, 9.0),), (Published("what", "0.72", "paper", "0.7"),)
+    criteria, published = (
+        (results.above("claim", one, 9.0),),
+        (Published("what", "0.72", "paper", "0.7"),),
+    )
     made = Result(
         "E2", "Balance", "Busy is 2.0.", "small", 3, Budget(6, 1_000_000, 12.3), numbers, criteria, published, panels,
         ("a note",), ("| t |",),
@@ -535,7 +633,9 @@ def test_plots_are_small_plain_and_the_same_every_time(tmp_path: Path) -> None:
     text = (tmp_path / "a.svg").read_text()
     assert text == (tmp_path / "b.svg").read_text()
     assert len(text) < 150_000 and "fill: #ffffff" in text
-    assert all(f">{panel['title']}</text>" in text for panel in panels)  # letters, no outlines of them
+    assert all(
+        f">{panel['title']}</text>" in text for panel in panels
+    )  # letters, no outlines of them
 
 
 def test_what_is_not_finite_is_null_in_the_file(tmp_path: Path) -> None:
@@ -577,7 +677,10 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
         "README.md", "results.json", "balance.svg", "stride.svg",
     }  # fmt: skip
     about = json.loads((docs / "results.json").read_text())["about"]
-    assert page(about, {"balance": json.loads(json.dumps(asdict(result())))}, "", "").count("**fail**") == 2
+    assert (
+        page(about, {"balance": json.loads(json.dumps(asdict(result())))}, "", "").count("**fail**")
+        == 2
+    )
 
 
 # ---- the recipe ----------------------------------------------------------------------------------
@@ -588,7 +691,11 @@ def test_the_report_begins_with_nano_as_it_is(tmp_path: Path) -> None:
     made = recipe.phases(replace(recipe.config, profile="standard", seed=3), tmp_path)
     own = nano.Config(profile="standard", seed=3)
     before = nano.phases(own, tmp_path)
-    assert [phase.name for phase in made] == [*(phase.name for phase in before), *EXPERIMENTS, "report"]
+    assert [phase.name for phase in made] == [
+        *(phase.name for phase in before),
+        *EXPERIMENTS,
+        "report",
+    ]
     for ours, theirs in zip(made, before, strict=False):
         assert ours.settings == (flat(own) if theirs.settings is None else theirs.settings)
     assert not list(tmp_path.iterdir())  # nothing is done yet
@@ -617,7 +724,9 @@ def test_a_lane_that_fails_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_every_stage_and_experiment_on_a_micro_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_stage_and_experiment_on_a_micro_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "smoke"
     assert main(["train", REPORT, "--out", str(out), "profile=smoke"]) == 0
     docs = out / "report"
@@ -627,7 +736,12 @@ def test_every_stage_and_experiment_on_a_micro_model(tmp_path: Path, capsys: pyt
         svg = docs / f"{name}.svg"
         assert svg.stat().st_size < 150_000 and one["sentence"] and one["budget"]["tokens"] > 0
         assert {c["verdict"] for c in one["criteria"]} <= {"pass", "fail", "null"}
-    assert {p["name"] for p in found["about"]["phases"]} >= {"pretrain", "quantized", "evaluation", *EXPERIMENTS}
+    assert {p["name"] for p in found["about"]["phases"]} >= {
+        "pretrain",
+        "quantized",
+        "evaluation",
+        *EXPERIMENTS,
+    }
     text = (docs / "README.md").read_text()
     assert all(f"]({name}.svg)" in text for name in EXPERIMENTS)
     capsys.readouterr()

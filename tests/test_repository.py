@@ -1,4 +1,6 @@
-"""What the repository says of itself is true: version, targets, dependencies, links, names in docs, wheel."""
+"""What the repository says of itself is true: version, targets, dependencies, links, names in docs,
+wheel.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ import ossia
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "ossia"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PYTHON_FILES = [p for folder in ("src", "recipes", "tests") for p in sorted((ROOT / folder).rglob("*.py"))]
+PYTHON_FILES = [
+    p for folder in ("src", "recipes", "tests") for p in sorted((ROOT / folder).rglob("*.py"))
+]
 PROSE = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAX_FILE, MAX_FUNCTION, MAX_DECISION = 600, 100, 40  # lines
 MODULES_OF = {  # where a distribution's module is called something else
@@ -73,7 +77,9 @@ def test_names_in_the_docs_exist(page: Path) -> None:
     for file, dotted in re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of(page)):
         path = SOURCE / file if (SOURCE / file).exists() else ROOT / file
         assert path.exists(), f"there is no {file}"
-        assert dotted in set(definitions(ast.parse(text_of(path)))), f"{file} does not define {dotted}"
+        assert dotted in set(definitions(ast.parse(text_of(path)))), (
+            f"{file} does not define {dotted}"
+        )
 
 
 def definitions(tree: ast.AST, prefix: str = "") -> Iterator[str]:
@@ -103,8 +109,9 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
 
 
 def test_dependencies_are_those_imported() -> None:
-    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported too, late, and by
-    the recipes, which are run with them."""
+    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported
+    too, late, and by the recipes, which are run with them.
+    """
     required = {distribution(line) for line in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
     optional = {distribution(line) for extra in ("train", "otel") for line in extras[extra]}
@@ -132,7 +139,13 @@ def test_the_wheel_holds_the_embedded_model(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     with zipfile.ZipFile(next(tmp_path.glob("ossia-*.whl"))) as wheel:
         names = set(wheel.namelist())
-    assets = [p.relative_to(SOURCE.parent).as_posix() for p in (SOURCE / "assets").rglob("*") if p.is_file()]
+    assets = [
+        p.relative_to(SOURCE.parent).as_posix()
+        for p in (SOURCE / "assets").rglob("*")
+        if p.is_file()
+    ]
     assert set(assets) <= names
-    assert {f"ossia/assets/nano/{f}" for f in ("config.json", "model.safetensors", "tokenizer.json")} <= names
+    assert {
+        f"ossia/assets/nano/{f}" for f in ("config.json", "model.safetensors", "tokenizer.json")
+    } <= names
     assert not [name for name in names if "cache" in name or name.startswith(("tests", "recipes"))]

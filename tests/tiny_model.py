@@ -1,4 +1,6 @@
-"""A checkpoint small enough to make in a test: random weights, its own vocabulary; and scripted samples."""
+"""A checkpoint small enough to make in a test: random weights, its own vocabulary; and scripted
+samples.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ class Script:
         self.samples = list(samples)
         self.prompts: list[str] = []
 
-    def generate(self, prompt: Sequence[int], params: SamplingParams, *_: Any, **__: Any) -> Iterator[SampledToken]:
+    def generate(
+        self, prompt: Sequence[int], params: SamplingParams, *_: Any, **__: Any
+    ) -> Iterator[SampledToken]:
         self.prompts.append(self.tokenizer.decode(prompt))
         for token in self.tokenizer.encode_with_specials(self.samples.pop(0)):
             yield SampledToken(0, token, -0.5)
@@ -90,7 +94,9 @@ def final(text: str) -> str:
 
 
 def call(name: str, arguments: str) -> str:
-    return f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}<|call|>"
+    return (
+        f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}<|call|>"
+    )
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""A run that is over in a second: a model of two layers, and examples that are a pure function of their index."""
+"""A run that is over in a second: a model of two layers, and examples that are a pure function of
+their index.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ TINY = replace(
 
 
 def examples(state: Any) -> Iterator[tuple[Example, dict[str, int]]]:
-    """One token again and again, of which a part is learned. The state is no bare number, as it need not be."""
+    """One token again and again, of which a part is learned. The state is no bare number, as it
+    need not be.
+    """
     index = state["seen"] if state else 0
     while True:
         rng = Random(index)
@@ -35,7 +39,9 @@ def examples(state: Any) -> Iterator[tuple[Example, dict[str, int]]]:
 
 def tiny_run(out: Path, steps: int = 6, save_every: int = 2, **hyper: Any) -> Run:
     small: dict[str, Any] = {"tokens_per_step": 200, "longest": 100, "peak_lr": 5e-3, "warmup": 2}
-    return Run("tiny", TINY, examples, steps, Hyperparameters(**small | hyper), out, save_every=save_every)
+    return Run(
+        "tiny", TINY, examples, steps, Hyperparameters(**small | hyper), out, save_every=save_every
+    )
 
 
 def losses(out: Path) -> list[float]:
@@ -43,7 +49,9 @@ def losses(out: Path) -> list[float]:
 
 
 def everything_on(out: Path, steps: int) -> Run:
-    """All that has a state of its own: two optimizers, the average, the selection biases, accumulation."""
+    """All that has a state of its own: two optimizers, the average, the selection biases,
+    accumulation.
+    """
     balance = Balance(mode="bias", statistics="global")
     return tiny_run(out, steps, 3, ema=0.9, accumulate=2, balance=balance, checkpoint_layers=True)
 

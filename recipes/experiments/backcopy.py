@@ -1,8 +1,10 @@
-"""Sequences in which attention has something to do at few places and nothing at the others: Bigram-Backcopy.
+"""Sequences in which attention has something to do at few places and nothing at the others:
+Bigram-Backcopy.
 
-After Guo et al. (arXiv 2410.13835, sec. 2): a word is followed by one of a few, whatever came before it; a trigger is
-followed by the word before it. A head that copies has to do nothing after all other words, and attention that adds up
-to one must go somewhere. Knows token ids, no model and no text.
+After Guo et al. (arXiv 2410.13835, sec. 2): a word is followed by one of a few, whatever came
+before it; a trigger is followed by the word before it. A head that copies has to do nothing after
+all other words, and attention that adds up to one must go somewhere. Knows token ids, no model and
+no text.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def _language() -> dict[int, tuple[tuple[int, ...], tuple[float, ...]]]:
     made = {}
     for word in range(TRIGGERS, WORDS):
         drawn = [rng.random() ** 2 + 0.05 for _ in range(FOLLOWERS)]
-        weights = [(1 - TRIGGERED) * x / sum(drawn) for x in drawn] + [TRIGGERED / TRIGGERS] * TRIGGERS
+        weights = [(1 - TRIGGERED) * x / sum(drawn) for x in drawn] + [
+            TRIGGERED / TRIGGERS
+        ] * TRIGGERS
         words = (*rng.sample(range(TRIGGERS, WORDS), FOLLOWERS), *range(TRIGGERS))
         made[word] = words, tuple(accumulate(weights))
     return made

@@ -1,7 +1,8 @@
 """E2, load balance: how evenly the experts are used under each method, and what it costs in loss.
 
-Knows small models and their routers. Loads are counted on held-out text with the whole set taken together, as MaxVio
-is in arXiv 2408.15664; capacity is off wherever something is measured, but for the test of what it does to logits.
+Knows small models and their routers. Loads are counted on held-out text with the whole set taken
+together, as MaxVio is in arXiv 2408.15664; capacity is off wherever something is measured, but for
+the test of what it does to logits.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ from recipes.experiments.results import (
     write,
 )
 
-PARTS = 4  # of a step, side by side, where "micro" statistics are over them; elsewhere a step is one part
+# of a step, side by side, where "micro" statistics are over them; elsewhere a step is one part
+PARTS = 4
 CAPACITY = 1.25
-# The published settings are for runs of many thousand steps; here an expert has to find its share in a hundred.
+# The published settings are for runs of many thousand steps; here an expert has to find its share
+# in a hundred.
 PAPERS, AUX, RATE = 1e-2, 0.2, 0.03
 UNEVEN, EVEN = 1.5, 0.4  # MaxVio
 MARGIN = 0.02  # nats: what the bias may cost over the auxiliary loss and still be called no worse
@@ -58,10 +61,13 @@ def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
     """Of each variant, one a seed."""
     found: dict[str, list[Run]] = {}
     for name, balance in VARIANTS.items():
-        hyper = replace(lab.small_hyper, balance=balance, shards=PARTS if balance.statistics == "micro" else 1)
+        hyper = replace(
+            lab.small_hyper, balance=balance, shards=PARTS if balance.statistics == "micro" else 1
+        )
         seeds = lab.sizes.judged_seeds if name in JUDGED else lab.sizes.small_seeds
         found[name] = [
-            lab.small_run(out, name, lab.small, lab.sizes.balance, seed, hyper) for seed in range(1, seeds + 1)
+            lab.small_run(out, name, lab.small, lab.sizes.balance, seed, hyper)
+            for seed in range(1, seeds + 1)
         ]
     return found
 
@@ -74,8 +80,13 @@ def run(lab: Lab, out: Path) -> Result:
     found: dict[str, list[dict[str, float]]] = {}
     for name, of in made.items():
         models = [trained(one) for one in of]
-        found[name] = [usage(count(m, documents)) | {"loss": mean(losses(m, documents))} for m in models]
-    numbers = {name: {key: over_seeds([one[key] for one in of]) for key in of[0]} for name, of in found.items()}
+        found[name] = [
+            usage(count(m, documents)) | {"loss": mean(losses(m, documents))} for m in models
+        ]
+    numbers = {
+        name: {key: over_seeds([one[key] for one in of]) for key in of[0]}
+        for name, of in found.items()
+    }
     shapes = [shape_dependence(trained(one), documents) for one in made["capacity 1.25"]]
     numbers["capacity 1.25"] |= {key: over_seeds([one[key] for one in shapes]) for key in shapes[0]}
     last = [curve[-1][1] for curve in curves(made["capacity 1.25"], "dropped", 4)]
@@ -99,16 +110,23 @@ def count(model: Transformer, documents: Sequence[Sequence[int]]) -> Tensor:
     logits: dict[int, Tensor] = {}
     inputs = [list(document[:-1]) for document in documents]
     model.hidden(
-        torch.tensor([i for ids in inputs for i in ids]), Batch.packed(list(map(len, inputs)), router_logits=logits)
+        torch.tensor([i for ids in inputs for i in ids]),
+        Batch.packed(list(map(len, inputs)), router_logits=logits),
     )
-    routers = {m.layer: m.router for m in model.modules() if isinstance(m, Moe) and m.router is not None}
-    rows = [torch.bincount(routers[layer].choose(of).flatten(), minlength=of.shape[1]) for layer, of in logits.items()]
+    routers = {
+        m.layer: m.router for m in model.modules() if isinstance(m, Moe) and m.router is not None
+    }
+    rows = [
+        torch.bincount(routers[layer].choose(of).flatten(), minlength=of.shape[1])
+        for layer, of in logits.items()
+    ]
     return torch.stack(rows)
 
 
 def usage(counts_LE: Tensor) -> dict[str, float]:
-    """How even a load is: MaxVio = (most - mean) / mean and the entropy over ln E, layers averaged; experts without a
-    token, in all layers."""
+    """How even a load is: MaxVio = (most - mean) / mean and the entropy over ln E, layers averaged;
+    experts without a token, in all layers.
+    """
     share_LE = counts_LE.double() / counts_LE.sum(1, keepdim=True)
     experts = counts_LE.shape[1]
     entropy_L = -torch.xlogy(share_LE, share_LE).sum(1) / torch.tensor(float(experts)).log()
@@ -120,9 +138,13 @@ def usage(counts_LE: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def shape_dependence(model: Transformer, documents: Sequence[Sequence[int]], beside: int = 7) -> dict[str, float]:
-    """How much a document's logits differ between alone and behind others in a batch: the largest difference and the
-    share of positions whose likeliest token changes, with the capacity of training and without."""
+def shape_dependence(
+    model: Transformer, documents: Sequence[Sequence[int]], beside: int = 7
+) -> dict[str, float]:
+    """How much a document's logits differ between alone and behind others in a batch: the largest
+    difference and the share of positions whose likeliest token changes, with the capacity of
+    training and without.
+    """
     out = {}
     document, others = list(documents[0][:-1]), [list(d[:-1]) for d in documents[1 : beside + 1]]
     together = [*others, document]
@@ -134,7 +156,9 @@ def shape_dependence(model: Transformer, documents: Sequence[Sequence[int]], bes
         ids = torch.tensor([i for d in together for i in d])
         behind = model(ids, Batch.packed([len(d) for d in together]))[-len(document) :]
         out[f"logits change, {name}"] = (alone - behind).abs().max().item()
-        out[f"likeliest token changes, {name}"] = (alone.argmax(-1) != behind.argmax(-1)).double().mean().item()
+        out[f"likeliest token changes, {name}"] = (
+            (alone.argmax(-1) != behind.argmax(-1)).double().mean().item()
+        )
     model.eval()
     return out
 
@@ -161,7 +185,9 @@ def criteria(found: dict[str, list[dict[str, float]]]) -> tuple[Criterion, ...]:
 
 
 def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
-    busy = {name: 1 + numbers[name]["max_violation"].mean for name in ("none", "aux, global", "bias")}
+    busy = {
+        name: 1 + numbers[name]["max_violation"].mean for name in ("none", "aux, global", "bias")
+    }
     return (
         f"On held-out text the busiest expert of a layer gets {busy['none']:.1f} times its even share without "
         f"balancing, {busy['aux, global']:.1f} times with the auxiliary loss and {busy['bias']:.1f} times with the "
@@ -211,14 +237,21 @@ def _costs(found: dict[str, list[dict[str, float]]]) -> tuple[str, ...]:
     )
 
 
-def _shortfalls(found: dict[str, list[dict[str, float]]], made: dict[str, list[Run]]) -> tuple[str, ...]:
+def _shortfalls(
+    found: dict[str, list[dict[str, float]]], made: dict[str, list[Run]]
+) -> tuple[str, ...]:
     """Of methods that did not balance well enough: whether more steps would have helped."""
     notes = []
     for name in ("aux, global", "bias"):
         if over_seeds([one["max_violation"] for one in found[name]]).high < EVEN:
             continue
-        quarters = [[point for _, point in curve] for curve in curves(made[name], "max_violation", 4)]
-        before, last = over_seeds([of[-2] for of in quarters]), over_seeds([of[-1] for of in quarters])
+        quarters = [
+            [point for _, point in curve] for curve in curves(made[name], "max_violation", 4)
+        ]
+        before, last = (
+            over_seeds([of[-2] for of in quarters]),
+            over_seeds([of[-1] for of in quarters]),
+        )
         seeds = ", ".join(f"{one['max_violation']:.2f}" for one in found[name])
         notes.append(
             f"'{name}' is not surely below {EVEN:g} (seed by seed {seeds}). In the batches of training MaxVio was "
@@ -228,20 +261,36 @@ def _shortfalls(found: dict[str, list[dict[str, float]]], made: dict[str, list[R
     return tuple(notes)
 
 
-def _panels(made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
-    def over_steps(measure: str, names: Sequence[str]) -> tuple[tuple[str, list[int], list[Estimate]], ...]:
+def _panels(
+    made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]]
+) -> tuple[Panel, ...]:
+    def over_steps(
+        measure: str, names: Sequence[str]
+    ) -> tuple[tuple[str, list[int], list[Estimate]], ...]:
         out = []
         for name in names:
             per_seed = curves(made[name], measure)
             steps = [step for step, _ in per_seed[0]]
-            out.append((name, steps, [mean_of([[c[i][1]] for c in per_seed]) for i in range(len(steps))]))
+            out.append(
+                (name, steps, [mean_of([[c[i][1]] for c in per_seed]) for i in range(len(steps))])
+            )
         return tuple(out)
 
-    violation = tuple(line(*one) for one in over_steps("max_violation", ("none", "aux, micro", "aux, global", "bias")))
+    violation = tuple(
+        line(*one)
+        for one in over_steps("max_violation", ("none", "aux, micro", "aux, global", "bias"))
+    )
     dropped = tuple(line(*one) for one in over_steps("dropped", ("capacity 1.25",)))
     return (
-        Panel("MaxVio in training", "step", "(most - mean) / mean", violation, marks=(EVEN, UNEVEN)),
-        points("MaxVio, held-out text", "(most - mean) / mean", _column(numbers, "max_violation"), (EVEN, UNEVEN)),
+        Panel(
+            "MaxVio in training", "step", "(most - mean) / mean", violation, marks=(EVEN, UNEVEN)
+        ),
+        points(
+            "MaxVio, held-out text",
+            "(most - mean) / mean",
+            _column(numbers, "max_violation"),
+            (EVEN, UNEVEN),
+        ),
         points("Entropy of the loads", "over ln E", _column(numbers, "entropy")),
         points("Held-out loss", "nats", _column(numbers, "loss")),
         Panel("Assignments dropped", "step", "share", dropped),

@@ -1,4 +1,5 @@
-"""What experiments share: sizes by profile, the small model, held-out text, and the training of many runs.
+"""What experiments share: sizes by profile, the small model, held-out text, and the training of
+many runs.
 
 Knows the recipe that they belong to (recipes/nano.py) and its folders.
 """
@@ -42,8 +43,12 @@ class Sizes:
 
     small_seeds: int  # of the small models, which are trained from nothing
     judged_seeds: int  # of those that a criterion of balance or of sinks judges
-    seeds: int  # of what starts from the recipe's own weights; with one, intervals are over questions and documents
-    processes: int  # small models that are trained at once, each on a thread for every part of a step
+    # of what starts from the recipe's own weights; with one, intervals are over questions and
+    # documents
+    seeds: int
+    processes: (
+        int  # small models that are trained at once, each on a thread for every part of a step
+    )
     balance: int  # steps of 2,048 tokens, like the next two
     sinks: int
     stride: int
@@ -75,7 +80,9 @@ PROFILES: dict[str, Sizes] = {
 
 @dataclass(frozen=True)
 class Lab:
-    """An experiment's surroundings: the recipe, whose folders hold vocabulary, text and weights, and what to spend."""
+    """An experiment's surroundings: the recipe, whose folders hold vocabulary, text and weights,
+    and what to spend.
+    """
 
     recipe: Recipe
     sizes: Sizes
@@ -90,7 +97,9 @@ class Lab:
         micro = ModelConfig.preset("micro")
         vocabulary = self.recipe.long.vocab_size
         return scaled(
-            replace(micro, vocab_size=vocabulary, num_experts=self.sizes.experts), micro.initial_context_length, "none"
+            replace(micro, vocab_size=vocabulary, num_experts=self.sizes.experts),
+            micro.initial_context_length,
+            "none",
         )
 
     @property
@@ -102,11 +111,22 @@ class Lab:
         )
 
     def recipe_of(self, seed: int) -> Recipe:
-        """The recipe with other random numbers for everything that is drawn, on the same vocabulary and text."""
-        return Recipe(replace(self.recipe.config, seed=self.recipe.config.seed + 1_000 * seed), self.recipe.out)
+        """The recipe with other random numbers for everything that is drawn, on the same vocabulary
+        and text.
+        """
+        return Recipe(
+            replace(self.recipe.config, seed=self.recipe.config.seed + 1_000 * seed),
+            self.recipe.out,
+        )
 
     def small_run(
-        self, out: Path, name: str, config: ModelConfig, steps: int, seed: int, hyper: Hyperparameters
+        self,
+        out: Path,
+        name: str,
+        config: ModelConfig,
+        steps: int,
+        seed: int,
+        hyper: Hyperparameters,
     ) -> Run:
         """A run on the recipe's pages, in a folder of its own."""
         hyper = replace(hyper, seed=seed)
@@ -116,12 +136,22 @@ class Lab:
     @property
     def small_hyper(self) -> Hyperparameters:
         return replace(
-            self.recipe.config.hyper, tokens_per_step=2048, longest=256, warmup=10, shards=1, decay=0.5, accumulate=1
+            self.recipe.config.hyper,
+            tokens_per_step=2048,
+            longest=256,
+            warmup=10,
+            shards=1,
+            decay=0.5,
+            accumulate=1,
         )
 
-    def held_out_documents(self, count: int, longest: int = 256, shortest: int = 1) -> list[list[int]]:
-        """Ids of documents of the same generators, with a seed that no training text is drawn with, without what the
-        filter should remove; cut after `longest` inputs. A short program may still be one that was trained on."""
+    def held_out_documents(
+        self, count: int, longest: int = 256, shortest: int = 1
+    ) -> list[list[int]]:
+        """Ids of documents of the same generators, with a seed that no training text is drawn with,
+        without what the filter should remove; cut after `longest` inputs. A short program may still
+        be one that was trained on.
+        """
         tokenizer = self.recipe.tokenizer
         drawn = corpus.documents(self.recipe.config.seed + HELD_OUT, self.recipe.country)
         ids = (as_document(tokenizer, made.text) for made, _ in drawn if made.label != "restricted")
@@ -140,14 +170,18 @@ def slug(name: str) -> str:
 
 
 def train_all(runs: Sequence[Run], processes: int) -> None:
-    """Train every run to its end; with several processes each takes its share of them. Runs that are finished stay."""
+    """Train every run to its end; with several processes each takes its share of them. Runs that
+    are finished stay.
+    """
     if processes == 1 or len(runs) == 1:
         for run in runs:
             train(run, watchers=watchers_of(run))
         return
     context = multiprocessing.get_context("spawn")
     lanes = [
-        context.Process(target=_lane, args=(list(runs[n::processes]), os.getpid()), name=f"lane {n}")
+        context.Process(
+            target=_lane, args=(list(runs[n::processes]), os.getpid()), name=f"lane {n}"
+        )
         for n in range(processes)
     ]
     try:
@@ -160,7 +194,9 @@ def train_all(runs: Sequence[Run], processes: int) -> None:
             if lane.is_alive():
                 lane.terminate()
     if failed := [lane.name for lane in lanes if lane.exitcode]:
-        raise TrainingError(f"{', '.join(failed)} of {processes} ended with an error, which is printed above")
+        raise TrainingError(
+            f"{', '.join(failed)} of {processes} ended with an error, which is printed above"
+        )
 
 
 def _lane(runs: list[Run], parent: int) -> None:
@@ -179,7 +215,11 @@ def _lane(runs: list[Run], parent: int) -> None:
 def budget_of(runs: Sequence[Run]) -> Budget:
     """By the runs' logs."""
     lines = [line for run in runs for line in read_log(run.out)]
-    return Budget(len(runs), sum(line["tokens"] for line in lines), round(sum(line["seconds"] for line in lines), 1))
+    return Budget(
+        len(runs),
+        sum(line["tokens"] for line in lines),
+        round(sum(line["seconds"] for line in lines), 1),
+    )
 
 
 def curves(runs: Sequence[Run], measure: str, points: int = 40) -> list[list[tuple[int, float]]]:
@@ -189,7 +229,9 @@ def curves(runs: Sequence[Run], measure: str, points: int = 40) -> list[list[tup
         lines = read_log(run.out)
         every = max(1, math.ceil(len(lines) / points))
         parts = [lines[n : n + every] for n in range(0, len(lines), every)]
-        out.append([(part[-1]["step"], sum(one[measure] for one in part) / len(part)) for part in parts])
+        out.append(
+            [(part[-1]["step"], sum(one[measure] for one in part) / len(part)) for part in parts]
+        )
     return out
 
 

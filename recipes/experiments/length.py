@@ -1,7 +1,9 @@
-"""E6, context length: none, PI, NTK, NTK-by-parts, YaRN and dynamic, without training and with a little of it.
+"""E6, context length: none, PI, NTK, NTK-by-parts, YaRN and dynamic, without training and with a
+little of it.
 
-Everything starts from the recipe's weights after pre-training at the short context; YaRN trained is the recipe's own
-extension, and PI and none have had the same steps on the same text. Then YaRN has a second stage, at the full length.
+Everything starts from the recipe's weights after pre-training at the short context; YaRN trained is
+the recipe's own extension, and PI and none have had the same steps on the same text. Then YaRN has
+a second stage, at the full length.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096)
 METHODS: tuple[Method, ...] = ("none", "pi", "ntk", "ntk_by_parts", "yarn", "dynamic")
 TUNED: tuple[Method, ...] = ("none", "pi", "yarn")
 TARGET = 2048
-BREAKS = 0.5  # nats by which the loss beyond the short context must exceed that before it; also a share of needles
+# nats by which the loss beyond the short context must exceed that before it; also a share of
+# needles
+BREAKS = 0.5
 SHORT, BEYOND = 256, 1024  # tokens: what the model was pre-trained at, and four times as many
 MISMATCHED = 4.0  # a factor that is too small for TARGET
 
@@ -88,7 +92,9 @@ def all_runs(lab: Lab, out: Path) -> list[Run]:
     """Those that are this experiment's own, in their order."""
     seeds = range(lab.sizes.seeds)
     made = [tuned_run(lab, out, method, s) for s in seeds for method in TUNED]
-    return [one for one in made if one.out.parent == out] + [second_stage(lab, out, s) for s in seeds]
+    return [one for one in made if one.out.parent == out] + [
+        second_stage(lab, out, s) for s in seeds
+    ]
 
 
 # ---- measures ------------------------------------------------------------------------------------
@@ -106,14 +112,20 @@ def long_documents(lab: Lab, count: int) -> list[list[int]]:
     return made
 
 
-def by_bucket(model: Transformer, documents: Sequence[Sequence[int]], dynamic: bool = False) -> list[list[float]]:
-    """Mean loss of each document between each pair of EDGES; a bucket that a document does not reach is left out.
+def by_bucket(
+    model: Transformer, documents: Sequence[Sequence[int]], dynamic: bool = False
+) -> list[list[float]]:
+    """Mean loss of each document between each pair of EDGES; a bucket that a document does not
+    reach is left out.
 
-    Under dynamic scaling the angles depend on the length, so each bucket is the end of a document of its own.
+    Under dynamic scaling the angles depend on the length, so each bucket is the end of a document
+    of its own.
     """
     if not dynamic:
         found = token_losses(model, documents)
-        return [[x[a:b].double().mean().item() for x in found if len(x) > a] for a, b in pairwise(EDGES)]
+        return [
+            [x[a:b].double().mean().item() for x in found if len(x) > a] for a, b in pairwise(EDGES)
+        ]
     out = []
     for a, b in pairwise(EDGES):
         cut = token_losses(model, [document[: b + 1] for document in documents], dynamic=True)
@@ -126,20 +138,28 @@ def needles(
 ) -> dict[int, Share]:
     encoder = Start(lab.recipe.tokenizer)
     make = partial(needle, kind="one", split="held_out", of=lab.recipe.country)
-    found = needle_accuracy(model, encoder, make, lengths, count=count, seed=HELD_OUT, dynamic=dynamic)
+    found = needle_accuracy(
+        model, encoder, make, lengths, count=count, seed=HELD_OUT, dynamic=dynamic
+    )
     return {length: Share(round(share * count), count) for length, share in found.items()}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model makes of long texts under one scaling: loss by bucket and document, needles found by length."""
+    """What a model makes of long texts under one scaling: loss by bucket and document, needles
+    found by length.
+    """
 
     buckets: list[list[float]]
     found: dict[int, Share]
 
 
 def read(
-    model: Transformer, config: ModelConfig, lab: Lab, documents: Sequence[Sequence[int]], dynamic: bool
+    model: Transformer,
+    config: ModelConfig,
+    lab: Lab,
+    documents: Sequence[Sequence[int]],
+    dynamic: bool,
 ) -> Reading:
     with using(model, config):
         buckets = by_bucket(model, documents, dynamic)
@@ -150,12 +170,17 @@ def read(
 def run(lab: Lab, out: Path) -> Result:
     for one in all_runs(lab, out):
         train(one, watchers=watchers_of(one))
-    documents, pages = long_documents(lab, lab.sizes.long_documents), lab.held_out_documents(lab.sizes.documents)
+    documents, pages = (
+        long_documents(lab, lab.sizes.long_documents),
+        lab.held_out_documents(lab.sizes.documents),
+    )
     base = load_weights(lab.recipe.short, lab.out / "pretrain").eval()
     lost = [needles(base, lab, [n], lab.sizes.many_needles)[n] for n in (SHORT, BEYOND)]
     readings: dict[str, list[Reading]] = {}
     for method in METHODS:
-        config = lab.recipe.short if method == "dynamic" else scaled(lab.recipe.long, TARGET, method)
+        config = (
+            lab.recipe.short if method == "dynamic" else scaled(lab.recipe.long, TARGET, method)
+        )
         readings[f"zero-shot {method}"] = [read(base, config, lab, documents, method == "dynamic")]
     short = {"before": [losses(base, pages)], "after": list[list[float]]()}
     many: list[Share] = []
@@ -194,12 +219,19 @@ def _bucket(buckets: list[list[float]], end: int) -> list[float]:
 
 
 def _beyond(of: Sequence[Reading]) -> list[list[float]]:
-    """Of each seed and document: the mean loss from the short context to TARGET, every bucket alike."""
+    """Of each seed and document: the mean loss from the short context to TARGET, every bucket
+    alike.
+    """
     first, last = EDGES.index(256), EDGES.index(TARGET)
-    return [[mean(values) for values in zip(*reading.buckets[first:last], strict=True)] for reading in of]
+    return [
+        [mean(values) for values in zip(*reading.buckets[first:last], strict=True)]
+        for reading in of
+    ]
 
 
-def _difference_at(readings: dict[str, list[Reading]], ours: str, theirs: str, first: int, end: int) -> Estimate:
+def _difference_at(
+    readings: dict[str, list[Reading]], ours: str, theirs: str, first: int, end: int
+) -> Estimate:
     """Of two zero-shot readings: loss minus loss, position `first` to `end`, every bucket alike."""
     chosen = slice(EDGES.index(first), EDGES.index(end))
     of = ([[mean(values) for values in zip(*one.buckets[chosen], strict=True)] for one in readings[f"zero-shot {name}"]]
@@ -208,7 +240,9 @@ def _difference_at(readings: dict[str, list[Reading]], ours: str, theirs: str, f
 
 
 def share_lost(before: Share, after: Share) -> Estimate:
-    """before - after of independent counts, with Newcombe's interval (1998, method 10, from Wilson's)."""
+    """before - after of independent counts, with Newcombe's interval (1998, method 10, from
+    Wilson's).
+    """
     (low_a, high_a), (low_b, high_b) = before.wilson(), after.wilson()
     gone = before.value - after.value
     low = gone - hypot(before.value - low_a, high_b - after.value)
@@ -226,7 +260,9 @@ def _numbers(
     numbers: dict[str, dict[str, Estimate]] = {}
     for name, of in readings.items():
         numbers[name] = {f"loss, 256 to {TARGET}": mean_of(_beyond(of))}
-        numbers[name] |= {f"needles at {n}": share_of([one.found[n] for one in of]) for n in LENGTHS}
+        numbers[name] |= {
+            f"needles at {n}": share_of([one.found[n] for one in of]) for n in LENGTHS
+        }
     after = mean_of(short["after"])
     numbers["short documents"] = {
         "loss before": mean_of(short["before"]),
@@ -234,11 +270,14 @@ def _numbers(
         "change": difference(short["after"], short["before"] * len(short["after"])),
     }
     numbers["zero-shot none"] |= {
-        f"needles at {n}, more of them": share_of([one]) for n, one in zip((SHORT, BEYOND), lost, strict=True)
+        f"needles at {n}, more of them": share_of([one])
+        for n, one in zip((SHORT, BEYOND), lost, strict=True)
     }
     numbers["staged yarn"] |= {f"needles at {TARGET}, more of them": share_of(many)}
     numbers["tuned yarn"] |= {
-        f"loss, 1024 to {TARGET}": mean_of([_bucket(one.buckets, TARGET) for one in readings["tuned yarn"]]),
+        f"loss, 1024 to {TARGET}": mean_of(
+            [_bucket(one.buckets, TARGET) for one in readings["tuned yarn"]]
+        ),
         f"the same read with s = {MISMATCHED:g}": mean_of(mismatch),
     }
     return numbers
@@ -248,16 +287,26 @@ def _numbers(
 
 
 def criteria(
-    readings: dict[str, list[Reading]], lost: Sequence[Share], many: list[Share], mismatch: list[list[float]]
+    readings: dict[str, list[Reading]],
+    lost: Sequence[Share],
+    many: list[Share],
+    mismatch: list[list[float]],
 ) -> tuple[Criterion, ...]:
-    """Zero-shot orders are those of the mean loss between the short context and TARGET, document by document."""
+    """Zero-shot orders are those of the mean loss between the short context and TARGET, document by
+    document.
+    """
     beyond = {name: _beyond(of) for name, of in readings.items()}
     before = [_bucket(one.buckets, SHORT) for one in readings["zero-shot none"]]
     right = [_bucket(one.buckets, TARGET) for one in readings["tuned yarn"]]
 
     def order(better: str, worse: str) -> Criterion:
         of = difference(beyond[f"zero-shot {better}"], beyond[f"zero-shot {worse}"])
-        return below(f"zero-shot, {better} is better than {worse}: its loss minus the other's", of, 0.0, " nats")
+        return below(
+            f"zero-shot, {better} is better than {worse}: its loss minus the other's",
+            of,
+            0.0,
+            " nats",
+        )
 
     return (
         above(f"without scaling, loss breaks beyond {SHORT} tokens: by", difference(beyond["zero-shot none"], before),
@@ -285,8 +334,13 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
 
 def _published(numbers: dict[str, dict[str, Estimate]]) -> tuple[Published, ...]:
     tuned, paper = numbers["tuned yarn"], "YaRN, arXiv 2309.00071"
-    zero = {m: numbers[f"zero-shot {m}"][f"loss, 256 to {TARGET}"].mean for m in ("pi", "ntk", "yarn")}
-    short, staged = numbers["short documents"], numbers["staged yarn"][f"needles at {TARGET}, more of them"]
+    zero = {
+        m: numbers[f"zero-shot {m}"][f"loss, 256 to {TARGET}"].mean for m in ("pi", "ntk", "yarn")
+    }
+    short, staged = (
+        numbers["short documents"],
+        numbers["staged yarn"][f"needles at {TARGET}, more of them"],
+    )
     return (
         Published("passkeys found at the full length, trained", "99.4% at 128k", paper,
                   f"{staged.mean:.1%} at {TARGET}"),
@@ -312,7 +366,9 @@ def _panels(readings: dict[str, list[Reading]]) -> tuple[Panel, ...]:
     def accuracy(kind: str, methods: Sequence[str], title: str) -> Panel:
         made = []
         for method in methods:
-            found = [share_of([one.found[n] for one in readings[f"{kind} {method}"]]) for n in LENGTHS]
+            found = [
+                share_of([one.found[n] for one in readings[f"{kind} {method}"]]) for n in LENGTHS
+            ]
             made.append(line(method, LENGTHS, found))
         return Panel(title, "tokens", "needles found", tuple(made), log_x=True, marks=(0.9,))
 
@@ -327,9 +383,13 @@ def _panels(readings: dict[str, list[Reading]]) -> tuple[Panel, ...]:
 
 def _notes(lab: Lab, readings: dict[str, list[Reading]]) -> tuple[str, ...]:
     own = lab.recipe.extension
-    near, far = (mean_of([_bucket(one.buckets, end) for one in readings["tuned yarn"]]) for end in (128, TARGET))
+    near, far = (
+        mean_of([_bucket(one.buckets, end) for one in readings["tuned yarn"]])
+        for end in (128, TARGET)
+    )
     by_parts = [
-        _difference_at(readings, "ntk_by_parts", "ntk", *ends) for ends in ((64, 256), (256, 2048), (2048, 4096))
+        _difference_at(readings, "ntk_by_parts", "ntk", *ends)
+        for ends in ((64, 256), (256, 2048), (2048, 4096))
     ]
     return (
         f"Training: {own.steps} steps of {own.hyper.tokens_per_step} tokens for each method, and "

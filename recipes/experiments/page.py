@@ -1,6 +1,7 @@
 """The report: all results as one Markdown page with plots, and as one JSON file.
 
-Knows the folders that the recipe's phases left; trains nothing, and says nothing that is not in them.
+Knows the folders that the recipe's phases left; trains nothing, and says nothing that is not in
+them.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ Found = Mapping[str, Any]
 
 
 def write_page(out: Path, docs: Path, names: Sequence[str], command: str) -> None:
-    """`README.md`, an SVG an experiment and `results.json` in `docs`, from `out/NAME/results.json` of every name."""
+    """`README.md`, an SVG an experiment and `results.json` in `docs`, from `out/NAME/results.json`
+    of every name.
+    """
     found = {name: _read(out / name / RESULTS) for name in names}
     docs.mkdir(parents=True, exist_ok=True)
     for name, result in found.items():
         draw(result["panels"], docs / f"{name}.svg")
     about = {"command": command, "ossia": __version__, "machine": machine(), "phases": phases(out)}
-    (docs / RESULTS).write_text(json.dumps({"about": about, "experiments": found}, indent=1) + "\n", encoding="utf-8")
+    (docs / RESULTS).write_text(
+        json.dumps({"about": about, "experiments": found}, indent=1) + "\n", encoding="utf-8"
+    )
     (docs / "README.md").write_text(page(about, found, *_texts(out)), encoding="utf-8")
 
 
@@ -82,14 +87,21 @@ def _experiment(name: str, result: Found) -> str:
         f"Model: {result['model']}. {seeds} seed{'s' if seeds > 1 else ''}, {budget['runs']} runs of its own, "
         f"{budget['tokens'] / 1e6:.2f}M tokens, {budget['training_seconds']:.0f} s of training steps."
     )
-    parts = [f"## {result['experiment']}: {result['title']}", result["sentence"], f"![{result['title']}]({name}.svg)"]
+    parts = [
+        f"## {result['experiment']}: {result['title']}",
+        result["sentence"],
+        f"![{result['title']}]({name}.svg)",
+    ]
     if result["published"]:
         rows = [[p["what"], p["theirs"], p["source"], p["ours"]] for p in result["published"]]
         parts.append(markdown_table(["", "published", "source", "ours"], rows))
     else:
         parts.append("No published number to stand beside these.")
     parts += result["tables"]
-    parts += ["\n".join(f"- {note}" for note in [*result["notes"], spent]), _details(result["numbers"])]
+    parts += [
+        "\n".join(f"- {note}" for note in [*result["notes"], spent]),
+        _details(result["numbers"]),
+    ]
     return "\n\n".join(parts)
 
 
@@ -113,7 +125,9 @@ def _interval(e: Found) -> str:
 
 
 def _times(of: Sequence[Found]) -> str:
-    rows = [[p["name"], p["does"], f"{p['tokens'] / 1e6:.2f}M", f"{p['seconds']:.0f} s"] for p in of]
+    rows = [
+        [p["name"], p["does"], f"{p['tokens'] / 1e6:.2f}M", f"{p['seconds']:.0f} s"] for p in of
+    ]
     total = sum(p["seconds"] for p in of)
     rows.append(["all", "", f"{sum(p['tokens'] for p in of) / 1e6:.2f}M", f"{total / 60:.1f} min"])
     return markdown_table(["phase", "what it does", "tokens", "time"], rows)
@@ -138,7 +152,11 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        lines = [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if "model name" in line
+        ]
         name = lines[0] if lines else name
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{name}, {threads} threads"
@@ -156,4 +174,6 @@ def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise TrainingError(f"{path}: cannot be read ({error.strerror}): run the phase that writes it first") from error
+        raise TrainingError(
+            f"{path}: cannot be read ({error.strerror}): run the phase that writes it first"
+        ) from error

@@ -12,7 +12,15 @@ from typing import Any
 
 from ossia.errors import ConfigError
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a6a00", "#56b4e9", "#444444")  # told apart by most eyes
+COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#7a6a00",
+    "#56b4e9",
+    "#444444",
+)  # told apart by most eyes
 WIDTH, HEIGHT, ACROSS = 4.2, 3.2, 3  # inches of a panel, panels in a row
 STYLE: Any = {  # of matplotlib's, which types its keys one by one
     "svg.fonttype": "none", "svg.hashsalt": "ossia", "font.size": 9, "font.family": "sans-serif",
@@ -65,7 +73,15 @@ def _lines(axis: Any, series: Sequence[Mapping[str, Any]]) -> None:
     for n, one in enumerate(series):
         colour, y = COLOURS[n % len(COLOURS)], _numbers(one["y"])
         low, high = _numbers(one["low"]), _numbers(one["high"])
-        axis.plot(one["x"], y, color=colour, label=one["name"], linewidth=1.4, marker="o" if len(y) < 12 else "", ms=3)
+        axis.plot(
+            one["x"],
+            y,
+            color=colour,
+            label=one["name"],
+            linewidth=1.4,
+            marker="o" if len(y) < 12 else "",
+            ms=3,
+        )
         if len(y) == 1:
             axis.errorbar(one["x"], y, _arms(y, low, high), color=colour, capsize=3)
         elif low:
@@ -79,7 +95,14 @@ def _points(axis: Any, series: Sequence[Mapping[str, Any]]) -> None:
         y = _numbers(one["y"])
         arms = _arms(y, _numbers(one["low"]), _numbers(one["high"]))
         axis.errorbar(
-            places, y, arms, fmt="o", color=COLOURS[n % len(COLOURS)], capsize=3, markersize=4, label=one["name"]
+            places,
+            y,
+            arms,
+            fmt="o",
+            color=COLOURS[n % len(COLOURS)],
+            capsize=3,
+            markersize=4,
+            label=one["name"],
         )
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axis.set_xlim(-0.5, len(names) - 0.5)
@@ -90,7 +113,9 @@ def _numbers(values: Sequence[float | None]) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _arms(y: Sequence[float], low: Sequence[float], high: Sequence[float]) -> list[list[float]] | None:
+def _arms(
+    y: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> list[list[float]] | None:
     """How far the intervals reach down and up; nowhere if there are none."""
     if not low or all(math.isnan(value) for value in low):
         return None

@@ -1,8 +1,10 @@
-"""E10, MXFP4: what rounding the experts costs under each rule, and how much of it training that sees it wins back.
+"""E10, MXFP4: what rounding the experts costs under each rule, and how much of it training that
+sees it wins back.
 
-From the recipe's pre-trained weights, whose experts hold what text says: float; rounded after training under each
-scale rule; trained on for some steps with the experts seen through MXFP4 (QAT), and for the same steps without, which
-is what QAT is held against. Then answers of the fine-tuned weights: float, rounded, and after the recipe's own QAT.
+From the recipe's pre-trained weights, whose experts hold what text says: float; rounded after
+training under each scale rule; trained on for some steps with the experts seen through MXFP4 (QAT),
+and for the same steps without, which is what QAT is held against. Then answers of the fine-tuned
+weights: float, rounded, and after the recipe's own QAT.
 """
 
 from __future__ import annotations
@@ -57,16 +59,24 @@ AT_ONCE = 4096  # tokens of a forward pass
 
 
 def continuation(lab: Lab, out: Path, quantize: bool, seed: int) -> Run:
-    """Pre-training that goes on, with the pages in another order, at the rate that it ended with and down to 0."""
+    """Pre-training that goes on, with the pages in another order, at the rate that it ended with
+    and down to 0.
+    """
     own = lab.recipe_of(seed + 1)
-    hyper = replace(own.pretraining.hyper, peak_lr=own.config.hyper.peak_lr / 4, warmup=5, decay=1.0, floor=0.0)
+    hyper = replace(
+        own.pretraining.hyper, peak_lr=own.config.hyper.peak_lr / 4, warmup=5, decay=1.0, floor=0.0
+    )
     folder = out / f"{'qat' if quantize else 'float'}-{seed}"
     return Run(folder.name, own.short, own._pages, lab.sizes.continuation, hyper, folder,
                start_from=lab.out / "pretrain", quantize=quantize)  # fmt: skip
 
 
 def all_runs(lab: Lab, out: Path) -> list[Run]:
-    return [continuation(lab, out, quantize, s) for s in range(lab.sizes.seeds) for quantize in (False, True)]
+    return [
+        continuation(lab, out, quantize, s)
+        for s in range(lab.sizes.seeds)
+        for quantize in (False, True)
+    ]
 
 
 @torch.no_grad()
@@ -82,13 +92,17 @@ def rounded(model: Transformer, rule: ScaleRule) -> Transformer:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each held-out text, in nats a learned token: the loss, and the KL divergence from a reference."""
+    """Of each held-out text, in nats a learned token: the loss, and the KL divergence from a
+    reference.
+    """
 
     loss: list[float]
     kl: list[float]
 
 
-def measured(model: Transformer, reference: Transformer | None, examples: Sequence[Example]) -> Measured:
+def measured(
+    model: Transformer, reference: Transformer | None, examples: Sequence[Example]
+) -> Measured:
     """Without a reference the model is its own."""
     loss, kl = [], []
     for group in _groups(examples):
@@ -130,7 +144,9 @@ def losses_of(found: Sequence[Tensor], examples: Sequence[Example]) -> list[floa
 
 def divergences(reference: Sequence[Tensor], found: Sequence[Tensor]) -> list[float]:
     """KL(reference || found) of each conversation."""
-    return [(p.exp() * (p - q)).sum(-1).mean().item() for p, q in zip(reference, found, strict=True)]
+    return [
+        (p.exp() * (p - q)).sum(-1).mean().item() for p, q in zip(reference, found, strict=True)
+    ]
 
 
 def exact_answers(model: Transformer, lab: Lab) -> list[float]:
@@ -143,7 +159,9 @@ def exact_answers(model: Transformer, lab: Lab) -> list[float]:
 
 
 def held_out(lab: Lab) -> list[Example]:
-    """Conversations of the held-out split; their last turn counts. One without anything to learn is left out."""
+    """Conversations of the held-out split; their last turn counts. One without anything to learn is
+    left out.
+    """
     tokenizer = lab.recipe.tokenizer
     made = conversations(lab.recipe.config.seed + HELD_OUT, "held_out")
     rendered = (render_for_training(one, tokenizer, last_turn_only=True) for one, _ in made)
@@ -153,7 +171,10 @@ def held_out(lab: Lab) -> list[Example]:
 
 def pages(lab: Lab) -> list[Example]:
     """Held-out documents, of which everything is to be predicted."""
-    return [Example(ids, [False] + [True] * (len(ids) - 1)) for ids in lab.held_out_documents(lab.sizes.texts)]
+    return [
+        Example(ids, [False] + [True] * (len(ids) - 1))
+        for ids in lab.held_out_documents(lab.sizes.texts)
+    ]
 
 
 def run(lab: Lab, out: Path) -> Result:
@@ -196,7 +217,9 @@ def _of_pages(lab: Lab, out: Path) -> dict[str, list[Measured]]:
 
 def _tuned(lab: Lab) -> dict[str, Transformer]:
     """The recipe's fine-tuned weights; rounded; and what its own QAT made of them, rounded."""
-    sft, after, qat = (load_weights(lab.recipe.long, lab.out / name) for name in ("sft", "sft", "quantized"))
+    sft, after, qat = (
+        load_weights(lab.recipe.long, lab.out / name) for name in ("sft", "sft", "quantized")
+    )
     return dict(zip(TUNED, (sft, rounded(after, RULE), rounded(qat, RULE)), strict=True))
 
 
@@ -210,7 +233,10 @@ def _totals(lab: Lab) -> str:
     found = report(lab.out / "pretrain")
     head = "| rule | relative RMSE | SQNR dB | saturated |\n|---|---|---|---|"
     totals = [found.total(rule) for rule in found.rules]
-    rows = [f"| {t.rule} | {t.relative_rmse:.4f} | {t.sqnr:.2f} | {t.saturated_share:.2%} |" for t in totals]
+    rows = [
+        f"| {t.rule} | {t.relative_rmse:.4f} | {t.sqnr:.2f} | {t.saturated_share:.2%} |"
+        for t in totals
+    ]
     return "\n".join(["Rounding the pre-trained experts, all tensors together:", "", head, *rows])
 
 
@@ -228,7 +254,9 @@ def gaps(made: dict[str, list[Measured]], measure: str) -> list[list[tuple[float
 
 
 def answers_lost(answers: dict[str, list[float]]) -> list[list[tuple[float, float]]]:
-    """Of each problem: what rounding costs the fine-tuned model, and what the recipe's QAT costs against it."""
+    """Of each problem: what rounding costs the fine-tuned model, and what the recipe's QAT costs
+    against it.
+    """
     before, after, qat = (answers[name] for name in TUNED)
     return [[(a - b, a - c) for a, b, c in zip(before, after, qat, strict=True)]]
 
@@ -244,31 +272,45 @@ def recovered(pairs: Sequence[Sequence[tuple[float, float]]]) -> Estimate:
 
 
 def recovers(claim: str, pairs: Sequence[Sequence[tuple[float, float]]]) -> Criterion:
-    """Whether 60% of the gap is won back; null if there is no gap to win back, whatever the share comes to."""
+    """Whether 60% of the gap is won back; null if there is no gap to win back, whatever the share
+    comes to.
+    """
     gap = mean_of([[g for g, _ in of] for of in pairs])
     if not gap.low > 0:
-        return Criterion(claim, f"{RECOVERS:g} or more", f"no gap that is clearly above 0: {gap}", "null")
+        return Criterion(
+            claim, f"{RECOVERS:g} or more", f"no gap that is clearly above 0: {gap}", "null"
+        )
     return at_least(claim, recovered(pairs), RECOVERS)
 
 
-def criteria(made: dict[str, list[Measured]], answers: dict[str, list[float]]) -> tuple[Criterion, ...]:
+def criteria(
+    made: dict[str, list[Measured]], answers: dict[str, list[float]]
+) -> tuple[Criterion, ...]:
     return (
         recovers("QAT recovers most of what rounding costs in loss: share", gaps(made, "loss")),
         recovers(
-            "the recipe's QAT recovers most of what rounding costs in exact answers: share", answers_lost(answers)
+            "the recipe's QAT recovers most of what rounding costs in exact answers: share",
+            answers_lost(answers),
         ),
     )
 
 
 def _numbers(
-    made: dict[str, list[Measured]], tuned: dict[str, list[Measured]], answers: dict[str, list[float]]
+    made: dict[str, list[Measured]],
+    tuned: dict[str, list[Measured]],
+    answers: dict[str, list[float]],
 ) -> dict[str, dict[str, Estimate]]:
     numbers: dict[str, dict[str, Estimate]] = {}
     for name, of in (made | tuned).items():
         base = tuned[TUNED[0]] if name in TUNED else made["control" if name in AFTER else "float"]
-        numbers[name] = {"loss": mean_of([one.loss for one in of]), "KL to float": mean_of([one.kl for one in of])}
+        numbers[name] = {
+            "loss": mean_of([one.loss for one in of]),
+            "KL to float": mean_of([one.kl for one in of]),
+        }
         if of is not base:
-            numbers[name]["loss added"] = difference([one.loss for one in of], [one.loss for one in base])
+            numbers[name]["loss added"] = difference(
+                [one.loss for one in of], [one.loss for one in base]
+            )
     for name, right in answers.items():
         numbers[name]["exact answers"] = mean_of([right])
         if name != TUNED[0]:
@@ -303,7 +345,11 @@ def _panels(numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
     def column(measure: str) -> dict[str, Estimate]:
         return {name: of[measure] for name, of in numbers.items() if measure in of}
 
-    kl = {name: one for name, one in column("KL to float").items() if name not in ("float", "control", TUNED[0])}
+    kl = {
+        name: one
+        for name, one in column("KL to float").items()
+        if name not in ("float", "control", TUNED[0])
+    }
     return (
         points("Loss added by MXFP4", "nats", column("loss added"), (0.0,)),
         points("KL divergence from float", "nats", kl),

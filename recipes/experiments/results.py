@@ -1,8 +1,10 @@
-"""What an experiment found: estimates with 95% intervals, criteria with a verdict, published numbers, plots' data.
+"""What an experiment found: estimates with 95% intervals, criteria with a verdict, published
+numbers, plots' data.
 
-Knows numbers and JSON; no model, no torch. A criterion is judged by the whole interval, never by the mean alone:
-"pass" if all of it lies on the right side of the bound, "fail" if all of it lies on the wrong side, "null" if the bound
-is inside it, which says that these seeds or questions cannot tell.
+Knows numbers and JSON; no model, no torch. A criterion is judged by the whole interval, never by
+the mean alone: "pass" if all of it lies on the right side of the bound, "fail" if all of it lies on
+the wrong side, "null" if the bound is inside it, which says that these seeds or questions cannot
+tell.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95% interval: of Student's t over seeds, or of a bootstrap or a count over `items` (documents,
-    questions). Over "nothing" the interval is everything: one seed alone says nothing of others."""
+    """A number and its 95% interval: of Student's t over seeds, or of a bootstrap or a count over
+    `items` (documents, questions). Over "nothing" the interval is everything: one seed alone says
+    nothing of others.
+    """
 
     mean: float
     low: float
@@ -56,9 +60,13 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), fmean(values) - half, fmean(values) + half, "seeds", values)
 
 
-def over_items(per_seed: Sequence[Sequence[Item]], statistic: Callable[[Sequence[Item]], float]) -> Estimate:
-    """`statistic` of every seed's items: over the seeds if there are several, else a percentile bootstrap over the
-    items of the only one (Efron 1979). A draw whose statistic is NaN may be any value: it widens both ends."""
+def over_items(
+    per_seed: Sequence[Sequence[Item]], statistic: Callable[[Sequence[Item]], float]
+) -> Estimate:
+    """`statistic` of every seed's items: over the seeds if there are several, else a percentile
+    bootstrap over the items of the only one (Efron 1979). A draw whose statistic is NaN may be any
+    value: it widens both ends.
+    """
     values = tuple(statistic(items) for items in per_seed)
     if len(values) > 1 or len(per_seed[0]) == 1:  # one item of one seed: nothing varies
         return over_seeds(values)
@@ -92,7 +100,9 @@ def difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]
 
 @dataclass(frozen=True)
 class Criterion:
-    """A claim that was written down before the experiment, the rule that decides it, and what came out."""
+    """A claim that was written down before the experiment, the rule that decides it, and what came
+    out.
+    """
 
     claim: str
     rule: str
@@ -118,8 +128,9 @@ def below(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion
 
 
 def unchanged(claim: str, change: Estimate, margin: float) -> Criterion:
-    """Whether a change is nothing that matters: the whole interval within the margin. Outside of it altogether is a
-    fail."""
+    """Whether a change is nothing that matters: the whole interval within the margin. Outside of it
+    altogether is a fail.
+    """
     inside = -margin < change.low and change.high < margin
     outside = change.low > margin or change.high < -margin
     verdict: Verdict = "pass" if inside else "fail" if outside else "null"
@@ -131,7 +142,9 @@ def unchanged(claim: str, change: Estimate, margin: float) -> Criterion:
 
 @dataclass(frozen=True)
 class Published:
-    """A number of a paper and ours beside it. The models differ by orders of magnitude: compare directions."""
+    """A number of a paper and ours beside it. The models differ by orders of magnitude: compare
+    directions.
+    """
 
     what: str
     theirs: str
@@ -207,11 +220,21 @@ def _finite(value: Any) -> Any:
 def points(title: str, y: str, numbers: dict[str, Estimate], marks: Sequence[float] = ()) -> Panel:
     """A panel with one point and interval a variant."""
     names, found = tuple(numbers), list(numbers.values())
-    series = Series(y, names, tuple(e.mean for e in found), tuple(e.low for e in found), tuple(e.high for e in found))
+    series = Series(
+        y,
+        names,
+        tuple(e.mean for e in found),
+        tuple(e.low for e in found),
+        tuple(e.high for e in found),
+    )
     return Panel(title, "", y, (series,), "points", marks=tuple(marks))
 
 
 def line(name: str, x: Sequence[Any], found: Sequence[Estimate]) -> Series:
     return Series(
-        name, tuple(x), tuple(e.mean for e in found), tuple(e.low for e in found), tuple(e.high for e in found)
+        name,
+        tuple(x),
+        tuple(e.mean for e in found),
+        tuple(e.low for e in found),
+        tuple(e.high for e in found),
     )

@@ -1,9 +1,11 @@
-"""E3, attention sinks: where attention goes that is wanted nowhere, with a learned sink, one fixed at 0, and none.
+"""E3, attention sinks: where attention goes that is wanted nowhere, with a learned sink, one fixed
+at 0, and none.
 
-Two kinds of model are looked at. Small ones learn Bigram-Backcopy from nothing, without windows and with AdamW, as in
-the paper that the task is from: on the recipe's pages a small model formed no sink in 900 trial steps. The other is the
-recipe's own after pre-training, with its sinks and with them taken away. Attention is worked out once more from what
-enters a layer, because no kernel keeps it.
+Two kinds of model are looked at. Small ones learn Bigram-Backcopy from nothing, without windows and
+with AdamW, as in the paper that the task is from: on the recipe's pages a small model formed no
+sink in 900 trial steps. The other is the recipe's own after pre-training, with its sinks and with
+them taken away. Attention is worked out once more from what enters a layer, because no kernel keeps
+it.
 
 T tokens of one document, H query heads, K key-value heads, h head width.
 """
@@ -47,7 +49,8 @@ KINDS: tuple[AttentionSink, ...] = ("learned", "off_by_one", "none")
 OWN, AT_ZERO, BARE = "pre-trained", "pre-trained, sinks at 0", "pre-trained, no sinks"
 LAYERS = 1  # of the small models
 FROM = 16  # queries before have few keys to choose from
-EVICTED_AT = 64  # from this position on the first token is forgotten; over the windows of the recipe's models
+# from this position on the first token is forgotten; over the windows of the recipe's models
+EVICTED_AT = 64
 SHORTEST = 128  # tokens of a document that is looked at
 MUCH = 5.0  # times the uniform mass
 SPREAD = 0.7  # entropy over that of even attention, from which on attention is called spread
@@ -64,7 +67,9 @@ def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
         made = lab.small_run(out, kind, _small(lab, kind), lab.sizes.sinks, seed, hyper)
         return replace(made, examples=partial(backcopy.examples, seed))
 
-    return {kind: [one(kind, seed) for seed in range(1, lab.sizes.judged_seeds + 1)] for kind in KINDS}
+    return {
+        kind: [one(kind, seed) for seed in range(1, lab.sizes.judged_seeds + 1)] for kind in KINDS
+    }
 
 
 def _small(lab: Lab, kind: AttentionSink) -> ModelConfig:
@@ -87,7 +92,10 @@ def run(lab: Lab, out: Path) -> Result:
     for name, model in recipe_models(lab).items():
         nano[name] = measure(model, documents)
         by_head[name] = heads(model, documents)
-    numbers = {kind: {key: mean_of([one[key] for one in of]) for key in of[0]} for kind, of in small.items()}
+    numbers = {
+        kind: {key: mean_of([one[key] for one in of]) for key in of[0]}
+        for kind, of in small.items()
+    }
     numbers |= {name: {key: mean_of([of[key]]) for key in of} for name, of in nano.items()}
     result = Result(
         "E3", "Attention sinks", _sentence(numbers), _models(lab), lab.sizes.judged_seeds, budget_of(everything),
@@ -98,14 +106,18 @@ def run(lab: Lab, out: Path) -> Result:
 
 
 def recipe_models(lab: Lab) -> dict[str, Transformer]:
-    """The recipe's model after pre-training, and the same weights with other sinks, not trained any further."""
+    """The recipe's model after pre-training, and the same weights with other sinks, not trained any
+    further.
+    """
     whole = trained(lab.recipe.pretraining)
     state = whole.state_dict()
     made = {OWN: whole}
     others: dict[str, AttentionSink] = {AT_ZERO: "off_by_one", BARE: "none"}
     for name, kind in others.items():
         model = Transformer(replace(whole.config, attention_sink=kind))
-        model.load_state_dict({key: tensor for key, tensor in state.items() if not key.endswith(".sinks")})
+        model.load_state_dict(
+            {key: tensor for key, tensor in state.items() if not key.endswith(".sinks")}
+        )
         made[name] = model.eval()
     return made
 
@@ -125,21 +137,35 @@ def look(model: Transformer, documents: Sequence[Sequence[int]]) -> Looked:
 
 def heads(model: Transformer, documents: Sequence[Sequence[int]]) -> dict[int, list[float]]:
     """Mass on position 0, times uniform, by full layer and head."""
-    return {layer: torch.stack(of).mean(0).tolist() for layer, of in look(model, documents).first.items()}
+    return {
+        layer: torch.stack(of).mean(0).tolist()
+        for layer, of in look(model, documents).first.items()
+    }
 
 
-def _over_layers(statistic: Callable[[Sequence[float]], float], of: Mapping[int, Sequence[float]]) -> list[float]:
+def _over_layers(
+    statistic: Callable[[Sequence[float]], float], of: Mapping[int, Sequence[float]]
+) -> list[float]:
     """For each document."""
     return [statistic(values) for values in zip(*of.values(), strict=True)]
 
 
 def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
-    """`mass`: what full layers give to position 0, in units of what they would if every key got the same; `spread`: the
-    entropy of what they give to keys, 1 if every key gets the same."""
+    """`mass`: what full layers give to position 0, in units of what they would if every key got the
+    same; `spread`: the entropy of what they give to keys, 1 if every key gets the same.
+    """
     looked = look(model, documents)
-    first = torch.cat([torch.stack(of) for of in looked.first.values()], 1)  # [documents, heads of full layers]
-    kept, evicted = ([_late_loss(model, document, gone) for document in documents] for gone in (False, True))
-    windows = {"mass in the sinks, windows": _over_layers(mean, looked.sunk_windows)} if looked.sunk_windows else {}
+    first = torch.cat(
+        [torch.stack(of) for of in looked.first.values()], 1
+    )  # [documents, heads of full layers]
+    kept, evicted = (
+        [_late_loss(model, document, gone) for document in documents] for gone in (False, True)
+    )
+    windows = (
+        {"mass in the sinks, windows": _over_layers(mean, looked.sunk_windows)}
+        if looked.sunk_windows
+        else {}
+    )
     return {
         MASS: first.mean(1).tolist(),
         "mass on position 0, strongest head": first[:, first.mean(0).argmax()].tolist(),
@@ -162,11 +188,21 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
 class Looked:
     """By layer, one value a document; attention is that of queries from FROM on."""
 
-    first: dict[int, list[Tensor]] = field(default_factory=dict)  # of full layers: [H], on position 0, times uniform
-    spread: dict[int, list[float]] = field(default_factory=dict)  # of full layers: entropy, over that if it were even
-    sunk: dict[int, list[float]] = field(default_factory=dict)  # of full layers: share that goes into the sinks
-    sunk_windows: dict[int, list[float]] = field(default_factory=dict)  # the same of layers with windows
-    largest: dict[int, list[float]] = field(default_factory=dict)  # of the residual stream, in absolute value
+    first: dict[int, list[Tensor]] = field(
+        default_factory=dict
+    )  # of full layers: [H], on position 0, times uniform
+    spread: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # of full layers: entropy, over that if it were even
+    sunk: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # of full layers: share that goes into the sinks
+    sunk_windows: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # the same of layers with windows
+    largest: dict[int, list[float]] = field(
+        default_factory=dict
+    )  # of the residual stream, in absolute value
     largest_first: dict[int, list[float]] = field(default_factory=dict)  # the same at position 0
 
     def watch(self, model: Transformer) -> list[Any]:
@@ -187,7 +223,9 @@ class Looked:
             return
         self.sunk.setdefault(attention.layer, []).append(sunk)
         keys_T = torch.arange(FROM + 1, len(x_TD) + 1).double()
-        self.first.setdefault(attention.layer, []).append(p_HTT[:, :, 0].sum(1) / (1 / keys_T).sum())
+        self.first.setdefault(attention.layer, []).append(
+            p_HTT[:, :, 0].sum(1) / (1 / keys_T).sum()
+        )
         on_keys_HTT = p_HTT / p_HTT.sum(-1, keepdim=True)
         spread_HT = -torch.xlogy(on_keys_HTT, on_keys_HTT).sum(-1) / keys_T.log()
         self.spread.setdefault(attention.layer, []).append(spread_HT.mean().item())
@@ -198,7 +236,9 @@ class Looked:
 
 
 def probabilities(attention: Attention, x_TD: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """[H, T, T]: what each query gives to each key of one document; with a sink, less than 1 in all."""
+    """[H, T, T]: what each query gives to each key of one document; with a sink, less than 1 in
+    all.
+    """
     t_TD = attention.norm(x_TD)
     q_THh = kernels.rotate(attention.q(t_TD).unflatten(-1, (-1, attention.head_dim)), *rope)
     k_TKh = kernels.rotate(attention.k(t_TD).unflatten(-1, (-1, attention.head_dim)), *rope)
@@ -209,9 +249,10 @@ def probabilities(attention: Attention, x_TD: Tensor, rope: tuple[Tensor, Tensor
     if attention.window is not None:
         visible_TT &= ~torch.ones_like(visible_TT).tril(-attention.window)
     z_HTT = z_HTT.masked_fill(~visible_TT, -torch.inf)
-    sink_H = {"learned": getattr(attention, "sinks", None), "none": z_HTT.new_full((len(z_HTT),), -torch.inf)}.get(
-        attention.sink_kind, z_HTT.new_zeros(len(z_HTT))
-    )
+    sink_H = {
+        "learned": getattr(attention, "sinks", None),
+        "none": z_HTT.new_full((len(z_HTT),), -torch.inf),
+    }.get(attention.sink_kind, z_HTT.new_zeros(len(z_HTT)))
     assert sink_H is not None
     with_sink = torch.cat([z_HTT, sink_H.view(-1, 1, 1).expand(-1, tokens, 1)], -1)
     return with_sink.softmax(-1)[..., :-1]
@@ -222,8 +263,10 @@ def probabilities(attention: Attention, x_TD: Tensor, rope: tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class Evicting(Batch):
-    """One document, whose key and value of position 0 are gone for queries from `after` on, as when a cache that is
-    full drops its oldest entry (StreamingLLM, arXiv 2309.17453). What earlier positions took from it stays."""
+    """One document, whose key and value of position 0 are gone for queries from `after` on, as when
+    a cache that is full drops its oldest entry (StreamingLLM, arXiv 2309.17453). What earlier
+    positions took from it stays.
+    """
 
     after: int = EVICTED_AT
 
@@ -278,7 +321,10 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
 
 
 def _notes(
-    lab: Lab, small: dict[str, list[Measures]], nano: dict[str, Measures], by_head: dict[str, dict[int, list[float]]]
+    lab: Lab,
+    small: dict[str, list[Measures]],
+    nano: dict[str, Measures],
+    by_head: dict[str, dict[int, list[float]]],
 ) -> tuple[str, ...]:
     own, without = nano[OWN], nano[BARE]
     loss = {kind: [[mean(one["loss"])] for one in of] for kind, of in small.items()}
@@ -329,9 +375,15 @@ def _table(by_head: dict[str, dict[int, list[float]]]) -> str:
     def row(name: str, layer: int, of: Sequence[float]) -> list[str]:
         return [name, str(layer), *(f"{x:.1f}" for x in of)]
 
-    rows = [row(name, layer, of) for name, layers in by_head.items() for layer, of in layers.items()]
+    rows = [
+        row(name, layer, of) for name, layers in by_head.items() for layer, of in layers.items()
+    ]
     columns = max(len(row) for row in rows) - 2
-    titles = ["mass on position 0, times uniform", "full layer", *(f"head {n}" for n in range(columns))]
+    titles = [
+        "mass on position 0, times uniform",
+        "full layer",
+        *(f"head {n}" for n in range(columns)),
+    ]
     return markdown_table(titles, rows)
 
 
@@ -340,12 +392,37 @@ def _panels(numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
         return {name: of[measure] for name, of in numbers.items() if measure in of}
 
     return (
-        points("Attention on position 0", "times uniform", column("mass on position 0"), (1.0, MUCH)),
-        points("The same, strongest head", "times uniform", column("mass on position 0, strongest head"), (1.0, MUCH)),
-        points("Spread of attention, full layers", "entropy, even = 1", column("spread of attention"), (1.0,)),
-        points("In the sinks, full layers", "share of attention", column("mass in the sinks, full layers")),
-        points("In the sinks, layers with windows", "share of attention", column("mass in the sinks, windows")),
+        points(
+            "Attention on position 0", "times uniform", column("mass on position 0"), (1.0, MUCH)
+        ),
+        points(
+            "The same, strongest head",
+            "times uniform",
+            column("mass on position 0, strongest head"),
+            (1.0, MUCH),
+        ),
+        points(
+            "Spread of attention, full layers",
+            "entropy, even = 1",
+            column("spread of attention"),
+            (1.0,),
+        ),
+        points(
+            "In the sinks, full layers",
+            "share of attention",
+            column("mass in the sinks, full layers"),
+        ),
+        points(
+            "In the sinks, layers with windows",
+            "share of attention",
+            column("mass in the sinks, windows"),
+        ),
         points("Largest activation at position 0", "residual stream", column(FIRST)),
         points("Held-out loss", "nats", column("loss")),
-        points("Loss added by evicting the first token", "nats", column("loss added by eviction"), (0.0,)),
+        points(
+            "Loss added by evicting the first token",
+            "nats",
+            column("loss added by eviction"),
+            (0.0,),
+        ),
     )

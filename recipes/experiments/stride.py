@@ -1,7 +1,8 @@
 """E4, MoE stride: experts in every layer, in every second, or in none, at the same FLOPs a token.
 
-A layer without experts has one SwiGLU as wide as the experts that a token would have chosen (`ModelConfig.
-expert_shape`), so that loss can be held against active FLOPs, which are alike, and parameters, which are not.
+A layer without experts has one SwiGLU as wide as the experts that a token would have chosen
+(`ModelConfig. expert_shape`), so that loss can be held against active FLOPs, which are alike, and
+parameters, which are not.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
     return f"At about the same FLOPs a token and the same text, held-out loss is {', '.join(said)}."
 
 
-def _panels(made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
+def _panels(
+    made: dict[str, list[Run]], numbers: dict[str, dict[str, Estimate]]
+) -> tuple[Panel, ...]:
     training = []
     for name, of in made.items():
         per_seed = curves(of, "loss")

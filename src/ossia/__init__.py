@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-# Before torch is imported: its threads would spin while the kernels' own work, more of them than there are cores.
+# Before torch is imported: its threads would spin while the kernels' own work, more of them than
+# there are cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """`ossia.load` and `ossia.LLM` import torch only when they are asked for, so that `ossia --help` is quick."""
+    """`ossia.load` and `ossia.LLM` import torch only when they are asked for, so that `ossia
+    --help` is quick.
+    """
     if name in ("LLM", "load"):
         from ossia import llm
 

@@ -1,11 +1,13 @@
 """Batch: which token stands where. The one argument in which training, prefill and decode differ.
 
-A batch is a flat row of T tokens made of whole or partial sequences laid end to end. Two facts about each sequence
-say everything: how many new tokens it has here, and the position of the first of them. With `slots` the sequences
-go on from keys and values that earlier batches left in a cache; without, they begin here (packed documents, scoring).
+A batch is a flat row of T tokens made of whole or partial sequences laid end to end. Two facts
+about each sequence say everything: how many new tokens it has here, and the position of the first
+of them. With `slots` the sequences go on from keys and values that earlier batches left in a cache;
+without, they begin here (packed documents, scoring).
 
-Every query attends to one contiguous range of the keys that a layer sees, so attention needs two integers a query. They
-are worked out here, once a batch and kind of layer, as `Spans`. Knows no weights and no devices beyond a torch.device.
+Every query attends to one contiguous range of the keys that a layer sees, so attention needs two
+integers a query. They are worked out here, once a batch and kind of layer, as `Spans`. Knows no
+weights and no devices beyond a torch.device.
 
 T tokens, S sequences, N keys of all sequences end to end, K key-value heads, h head width.
 """
@@ -39,7 +41,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class Spans:
-    """The key range [lo_T, hi_T) of every query, both non-decreasing, and a cut of the queries into tiles."""
+    """The key range [lo_T, hi_T) of every query, both non-decreasing, and a cut of the queries into
+    tiles.
+    """
 
     lo_T: Tensor
     hi_T: Tensor
@@ -51,13 +55,16 @@ class KindSlots:
     """Cache slots for one kind of layer (those with the same window)."""
 
     write_T: Tensor  # int64: where each new token's key and value go
-    read_N: Tensor  # int64: the slots of all kept keys, new ones included, sequence after sequence, oldest first
+    # int64: the slots of all kept keys, new ones included, sequence after sequence, oldest first
+    read_N: Tensor
     first_kept: tuple[int, ...]  # position of each sequence's oldest kept key
 
 
 @dataclass(frozen=True)
 class Slots:
-    """A key-value cache as the model sees it: two tensors [slots, K, h] a layer, and where this batch lies in them."""
+    """A key-value cache as the model sees it: two tensors [slots, K, h] a layer, and where this
+    batch lies in them.
+    """
 
     keys: Sequence[Tensor]
     values: Sequence[Tensor]
@@ -66,8 +73,9 @@ class Slots:
 
 @dataclass(frozen=True)
 class PageTable:
-    """Where the sequences of a batch lie in one kind of layer: page `pages_SP[s, n]` holds the positions of sequence s
-    from `(first_S[s] + n) * PAGE` on."""
+    """Where the sequences of a batch lie in one kind of layer: page `pages_SP[s, n]` holds the
+    positions of sequence s from `(first_S[s] + n) * PAGE` on.
+    """
 
     pages_SP: NDArray[np.int32]
     first_S: NDArray[np.int32]
@@ -75,8 +83,10 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Pages:
-    """A key-value cache in pages, as the compiled kernels take it: the memory of the layers (`cpu.KvLayers`, which
-    only they understand), and by window (None for full attention) where this batch lies in it."""
+    """A key-value cache in pages, as the compiled kernels take it: the memory of the layers
+    (`cpu.KvLayers`, which only they understand), and by window (None for full attention) where this
+    batch lies in it.
+    """
 
     layers: Any
     tables: dict[int | None, PageTable]
@@ -86,9 +96,10 @@ class Pages:
 class Batch:
     """T tokens of S sequences, end to end.
 
-    `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`; `output_rows` are the rows whose
-    logits are wanted (None: all). `router_logits`, if given, gets the float32 logits [T, E] of every router, by layer:
-    training needs them for its auxiliary losses.
+    `lengths[s]` new tokens of sequence s, the first of which has position `starts[s]`;
+    `output_rows` are the rows whose logits are wanted (None: all). `router_logits`, if given, gets
+    the float32 logits [T, E] of every router, by layer: training needs them for its auxiliary
+    losses.
     """
 
     lengths: tuple[int, ...]
@@ -113,7 +124,9 @@ class Batch:
     ) -> Batch:
         """Whole documents end to end, each from position 0; no token sees another document."""
         starts = (0,) * len(lengths)
-        return Batch(tuple(lengths), starts, torch.device(device), output_rows, router_logits=router_logits)
+        return Batch(
+            tuple(lengths), starts, torch.device(device), output_rows, router_logits=router_logits
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -129,13 +142,19 @@ class Batch:
         return self.once(("spans", window), lambda: self._make_spans(window))
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
-        """What `make` returns the first time: for things that every layer needs and one of them makes."""
+        """What `make` returns the first time: for things that every layer needs and one of them
+        makes.
+        """
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]  # type: ignore[no-any-return]
 
-    def remember(self, layer: int, window: int | None, k_TKh: Tensor, v_TKh: Tensor) -> tuple[Tensor, Tensor]:
-        """Write the new keys and values to the cache; return those of all N keys that `spans` speaks of."""
+    def remember(
+        self, layer: int, window: int | None, k_TKh: Tensor, v_TKh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new keys and values to the cache; return those of all N keys that `spans`
+        speaks of.
+        """
         if self.slots is None:
             return k_TKh, v_TKh
         kind = self.slots.kinds[window]
@@ -160,7 +179,9 @@ class Batch:
 
 
 def _cut(lengths: Sequence[int], lo: list[int], hi: list[int]) -> list[Tile]:
-    """Tiles of at most TILE queries. One crosses into the next sequence only while its keys stay few."""
+    """Tiles of at most TILE queries. One crosses into the next sequence only while its keys stay
+    few.
+    """
     tiles: list[Tile] = []
     q0 = q1 = 0
     for n in lengths:

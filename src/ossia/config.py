@@ -1,8 +1,10 @@
-"""What a gpt-oss model is, in numbers: `ModelConfig`, its presets, its two published JSON layouts, its size.
+"""What a gpt-oss model is, in numbers: `ModelConfig`, its presets, its two published JSON layouts,
+its size.
 
-Knows no tensors and no files: JSON goes in and out as plain dictionaries, sizes are arithmetic. The two layouts are
-the Hugging Face `config.json` (with its older `rope_scaling` and its newer `rope_parameters` keys) and the 16 keys of
-the `original/config.json` that OpenAI publishes beside it.
+Knows no tensors and no files: JSON goes in and out as plain dictionaries, sizes are arithmetic. The
+two layouts are the Hugging Face `config.json` (with its older `rope_scaling` and its newer
+`rope_parameters` keys) and the 16 keys of the `original/config.json` that OpenAI publishes beside
+it.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ SWIGLU_ALPHA = 1.702  # not configurable in either layout's reference code
 
 
 def kv_page_bytes(head_dim: int, kind: str) -> int:
-    """Of a page of one key-value head in a cache of this kind: "float32", "bf16", or "int8", which has a float32 scale
-    for every key and every value."""
+    """Of a page of one key-value head in a cache of this kind: "float32", "bf16", or "int8", which
+    has a float32 scale for every key and every value.
+    """
     return 2 * PAGE * {"float32": 4 * head_dim, "bf16": 2 * head_dim, "int8": head_dim + 4}[kind]
 
 
@@ -44,8 +47,14 @@ _HF_SAME = (
     "num_key_value_heads", "sliding_window", "rms_norm_eps", "swiglu_limit",
 )  # fmt: skip
 # What transformers takes for a gpt_oss config that says nothing about rope.
-_HF_ROPE_DEFAULT = {"rope_type": "yarn", "factor": 32.0, "truncate": False, "original_max_position_embeddings": 4096}
-# What Hugging Face calls our rope scalings. It has no name for the other two: its loader refuses them, as it should.
+_HF_ROPE_DEFAULT = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
+# What Hugging Face calls our rope scalings. It has no name for the other two: its loader refuses
+# them, as it should.
 _HF_ROPE_TYPES: dict[str, RopeScaling] = {"default": "none", "linear": "pi", "yarn": "yarn"}
 _HF_ROPE_TYPES |= {"ntk": "ntk", "ntk_by_parts": "ntk_by_parts"}
 
@@ -78,7 +87,9 @@ class ModelConfig:
     rms_norm_eps: float = 1e-5
     swiglu_limit: float = 7.0
     attention_sink: AttentionSink = "learned"
-    moe_stride: int = 1  # experts in layers l with l % stride == stride - 1, one dense SwiGLU elsewhere
+    moe_stride: int = (
+        1  # experts in layers l with l % stride == stride - 1, one dense SwiGLU elsewhere
+    )
     layer_types: tuple[str, ...] = ()  # empty: alternating, sliding first
 
     def __post_init__(self) -> None:
@@ -95,8 +106,14 @@ class ModelConfig:
             if field.type in ("int", "float"):
                 kind = int if field.type == "int" else (int, float)
                 if isinstance(value, bool) or not isinstance(value, kind):
-                    raise ConfigError(f"{field.name} must be a number of type {field.type}, found {value!r}")
-                if not math.isfinite(value) or value < 0 or (value == 0 and field.name not in may_be_zero):
+                    raise ConfigError(
+                        f"{field.name} must be a number of type {field.type}, found {value!r}"
+                    )
+                if (
+                    not math.isfinite(value)
+                    or value < 0
+                    or (value == 0 and field.name not in may_be_zero)
+                ):
                     raise ConfigError(f"{field.name} must be positive and finite, found {value!r}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
@@ -104,7 +121,9 @@ class ModelConfig:
                 f"num_key_value_heads ({self.num_key_value_heads})"
             )
         if self.experts_per_token > self.num_experts:
-            raise ConfigError(f"experts_per_token ({self.experts_per_token}) exceeds num_experts ({self.num_experts})")
+            raise ConfigError(
+                f"experts_per_token ({self.experts_per_token}) exceeds num_experts ({self.num_experts})"
+            )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
         if self.rope_theta <= 1:
@@ -114,21 +133,28 @@ class ModelConfig:
                 f"rope_ntk_beta ({self.rope_ntk_beta}) must exceed rope_ntk_alpha ({self.rope_ntk_alpha})"
             )
         if self.rope_scaling_factor < 1:
-            raise ConfigError(f"rope_scaling_factor must be at least 1, found {self.rope_scaling_factor}")
+            raise ConfigError(
+                f"rope_scaling_factor must be at least 1, found {self.rope_scaling_factor}"
+            )
 
     def _check_choices(self) -> None:
         choices = {"rope_scaling": get_args(RopeScaling), "attention_sink": get_args(AttentionSink)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}")
+                raise ConfigError(
+                    f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}"
+                )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(
                 f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is {self.num_hidden_layers}"
             )
         if unknown := set(self.layer_types) - {SLIDING, FULL}:
-            raise ConfigError(f"layer_types may hold {SLIDING} and {FULL}; found {sorted(map(str, unknown))}")
+            raise ConfigError(
+                f"layer_types may hold {SLIDING} and {FULL}; found {sorted(map(str, unknown))}"
+            )
 
-    # ---- derived -----------------------------------------------------------------------------------------------
+    # ---- derived
+    # -----------------------------------------------------------------------------------------------
 
     @property
     def q_dim(self) -> int:
@@ -147,25 +173,33 @@ class ModelConfig:
         return layer % self.moe_stride == self.moe_stride - 1
 
     def expert_shape(self, layer: int) -> tuple[int, int]:
-        """(experts, intermediate width) of a layer. A dense layer costs as many FLOPs as the experts it replaces."""
+        """(experts, intermediate width) of a layer. A dense layer costs as many FLOPs as the
+        experts it replaces.
+        """
         if self.is_moe(layer):
             return self.num_experts, self.intermediate_size
         return 1, self.intermediate_size * self.experts_per_token
 
-    # ---- presets -----------------------------------------------------------------------------------------------
+    # ---- presets
+    # -----------------------------------------------------------------------------------------------
 
     @staticmethod
     def preset(name: str) -> ModelConfig:
-        """`gpt-oss-20b`, `gpt-oss-120b`, `nano` or `micro`. Raises `ConfigError` for any other name."""
+        """`gpt-oss-20b`, `gpt-oss-120b`, `nano` or `micro`. Raises `ConfigError` for any other
+        name.
+        """
         if name not in PRESETS:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
 
-    # ---- JSON --------------------------------------------------------------------------------------------------
+    # ---- JSON
+    # --------------------------------------------------------------------------------------------------
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ModelConfig:
-        """Read either published layout. Raises `ConfigError` naming the key that is missing or cannot be honoured."""
+        """Read either published layout. Raises `ConfigError` naming the key that is missing or
+        cannot be honoured.
+        """
         if not isinstance(data, Mapping):
             raise ConfigError(f"a config must be a JSON object, found {type(data).__name__}")
         if "num_local_experts" in data or "model_type" in data:
@@ -177,12 +211,17 @@ class ModelConfig:
             "original one (num_experts, initial_context_length)"
         )
 
-    def to_hf_json(self, *, quantized: bool = True, rope_key: str = "rope_parameters") -> dict[str, Any]:
-        """The Hugging Face `config.json`. `rope_key="rope_scaling"` writes the keys of transformers before 5."""
+    def to_hf_json(
+        self, *, quantized: bool = True, rope_key: str = "rope_parameters"
+    ) -> dict[str, Any]:
+        """The Hugging Face `config.json`. `rope_key="rope_scaling"` writes the keys of transformers
+        before 5.
+        """
         return _to_hf(self, quantized, rope_key)
 
     def to_original_json(self) -> dict[str, Any]:
-        """The 16 keys of `original/config.json`, then `ossia` if something differs that those keys cannot say.
+        """The 16 keys of `original/config.json`, then `ossia` if something differs that those keys
+        cannot say.
 
         The reference code refuses an unknown key, so it will not silently run such a model wrongly.
         """
@@ -194,7 +233,9 @@ class ModelConfig:
 
 def _differences(read_back: ModelConfig, config: ModelConfig) -> dict[str, Any]:
     """The fields of `config` that a layout did not carry: JSON values by field name."""
-    pairs = ((f.name, getattr(config, f.name), getattr(read_back, f.name)) for f in fields(ModelConfig))
+    pairs = (
+        (f.name, getattr(config, f.name), getattr(read_back, f.name)) for f in fields(ModelConfig)
+    )
     return {name: list(a) if isinstance(a, tuple) else a for name, a, b in pairs if a != b}
 
 
@@ -219,9 +260,17 @@ def _require(data: Mapping[str, Any], keys: tuple[str, ...], layout: str) -> Non
 def _from_original(data: Mapping[str, Any]) -> ModelConfig:
     _require(data, _ORIGINAL_KEYS, "the original")
     known = {key: data[key] for key in _ORIGINAL_KEYS}
-    for key in ("swiglu_limit", "rope_theta", "rope_scaling_factor", "rope_ntk_alpha", "rope_ntk_beta"):
+    for key in (
+        "swiglu_limit",
+        "rope_theta",
+        "rope_scaling_factor",
+        "rope_ntk_alpha",
+        "rope_ntk_beta",
+    ):
         known[key] = _number(known[key], key)
-    unscaled = known["rope_scaling_factor"] <= 1.0  # the reference code then applies no scaling at all
+    unscaled = (
+        known["rope_scaling_factor"] <= 1.0
+    )  # the reference code then applies no scaling at all
     known["rope_scaling"] = "none" if unscaled else "yarn"
     known["max_context_length"] = round(_number(data["initial_context_length"], "initial_context_length")
                                         * known["rope_scaling_factor"])  # fmt: skip
@@ -242,9 +291,13 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
         if data.get(key, only) != only:
             raise ConfigError(f"{key} is {data[key]!r}; gpt-oss models have {only!r}")
     if data.get("swiglu_alpha", SWIGLU_ALPHA) != SWIGLU_ALPHA:
-        raise ConfigError(f"swiglu_alpha is {data['swiglu_alpha']!r}; gpt-oss models have {SWIGLU_ALPHA}")
+        raise ConfigError(
+            f"swiglu_alpha is {data['swiglu_alpha']!r}; gpt-oss models have {SWIGLU_ALPHA}"
+        )
     optional = {"rms_norm_eps", "swiglu_limit", "sliding_window"}
-    _require(data, tuple(k for k in (*_HF_SAME, *_HF_RENAMES) if k not in optional), "the Hugging Face")
+    _require(
+        data, tuple(k for k in (*_HF_SAME, *_HF_RENAMES) if k not in optional), "the Hugging Face"
+    )
     values = {key: data[key] for key in _HF_SAME if data.get(key) is not None}
     values |= {ours: data[theirs] for theirs, ours in _HF_RENAMES.items()}
     for key in ("rms_norm_eps", "swiglu_limit"):
@@ -252,18 +305,24 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
             values[key] = _number(values[key], key)
     values["layer_types"] = data.get("layer_types") or ()
     if values.get("sliding_window") is None and SLIDING in (values["layer_types"] or (SLIDING,)):
-        raise ConfigError("the Hugging Face config.json lacks sliding_window, but has sliding layers")
+        raise ConfigError(
+            "the Hugging Face config.json lacks sliding_window, but has sliding layers"
+        )
     return _apply_extra(values | _rope_from_hf(data), data.get("ossia", {}))
 
 
 def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Our rope fields from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling` (before)."""
+    """Our rope fields from `rope_parameters` (transformers 5) or `rope_theta` + `rope_scaling`
+    (before).
+    """
     rope = data.get("rope_parameters") or data.get("rope_scaling") or _HF_ROPE_DEFAULT
     if not isinstance(rope, Mapping):
         raise ConfigError(f"rope_parameters must be an object, found {rope!r}")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _HF_ROPE_TYPES:
-        raise ConfigError(f"rope_type {kind!r} is not supported; there are {', '.join(_HF_ROPE_TYPES)}")
+        raise ConfigError(
+            f"rope_type {kind!r} is not supported; there are {', '.join(_HF_ROPE_TYPES)}"
+        )
     theta = rope.get("rope_theta", data.get("rope_theta", 150000.0))
     longest = data["max_position_embeddings"]
     original = rope.get("original_max_position_embeddings") or longest
@@ -271,19 +330,27 @@ def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     if factor < 1:
         raise ConfigError(f"rope_parameters.factor must be at least 1, found {factor}")
     derived = 0.1 * math.log(factor) + 1.0 if kind == "yarn" else 1.0
-    attention_factor = _number(rope.get("attention_factor") or derived, "rope_parameters.attention_factor")
+    attention_factor = _number(
+        rope.get("attention_factor") or derived, "rope_parameters.attention_factor"
+    )
     if not math.isclose(attention_factor, derived, rel_tol=1e-6):
-        raise ConfigError(f"attention_factor is {attention_factor}; gpt-oss derives {derived:.6f} from the factor")
+        raise ConfigError(
+            f"attention_factor is {attention_factor}; gpt-oss derives {derived:.6f} from the factor"
+        )
     for key in ("mscale", "mscale_all_dim"):
         if rope.get(key) is not None:
-            raise ConfigError(f"rope_parameters.{key} is set to {rope[key]!r}; gpt-oss models have none")
+            raise ConfigError(
+                f"rope_parameters.{key} is set to {rope[key]!r}; gpt-oss models have none"
+            )
     return {
         "rope_theta": _number(theta, "rope_theta"),
         "rope_scaling": _HF_ROPE_TYPES[kind],
         "rope_scaling_factor": factor,
         "rope_ntk_alpha": _number(rope.get("beta_slow") or 1.0, "rope_parameters.beta_slow"),
         "rope_ntk_beta": _number(rope.get("beta_fast") or 32.0, "rope_parameters.beta_fast"),
-        "rope_truncate": bool(rope.get("truncate", kind == "yarn")),  # transformers rounds unless told otherwise
+        "rope_truncate": bool(
+            rope.get("truncate", kind == "yarn")
+        ),  # transformers rounds unless told otherwise
         "initial_context_length": original,
     }
 
@@ -316,7 +383,12 @@ def _to_hf(config: ModelConfig, quantized: bool, rope_key: str) -> dict[str, Any
     else:
         data |= {"rope_theta": config.rope_theta, "rope_scaling": rope}
     if quantized:
-        kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+        kept = [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ]
         data["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": kept}
     rest = _differences(_from_hf(data), config)
     return data | ({"ossia": rest} if rest else {})
@@ -326,8 +398,9 @@ _GPT_OSS_20B = ModelConfig()
 PRESETS: dict[str, ModelConfig] = {
     "gpt-oss-20b": _GPT_OSS_20B,
     "gpt-oss-120b": replace(_GPT_OSS_20B, num_hidden_layers=36, num_experts=128, layer_types=()),
-    # Every mechanism of the large ones at 1/4000 of the size. YaRN's betas are 32 and 1 and its ramp is rounded: that
-    # is what llama.cpp computes for this architecture whatever a file says, so all engines agree on this model.
+    # Every mechanism of the large ones at 1/4000 of the size. YaRN's betas are 32 and 1 and its
+    # ramp is rounded: that is what llama.cpp computes for this architecture whatever a file says,
+    # so all engines agree on this model.
     "nano": ModelConfig(
         num_hidden_layers=6, hidden_size=128, intermediate_size=128, num_experts=16, experts_per_token=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=2048, sliding_window=32,
@@ -346,7 +419,9 @@ PRESETS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True)
 class Accounting:
-    """Parameters by component, and what the published MXFP4 form takes. Counts are parameters, sizes bytes."""
+    """Parameters by component, and what the published MXFP4 form takes. Counts are parameters,
+    sizes bytes.
+    """
 
     embedding: int
     unembedding: int
@@ -354,7 +429,9 @@ class Accounting:
     mlp: int  # router and experts
     norms: int
     mxfp4: int  # those of `mlp` that are stored in 4.25 bits
-    active: int  # used by one token: all but the input embedding and the experts that were not chosen
+    active: (
+        int  # used by one token: all but the input embedding and the experts that were not chosen
+    )
 
     @property
     def total(self) -> int:

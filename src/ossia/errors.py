@@ -15,8 +15,8 @@
     ├── DataError               training data that is damaged, missing or of another vocabulary
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
-Knows nothing of the rest of the package. Messages say what was expected, what was found and what to do
-next. Our own bugs are `assert`s, not these.
+Knows nothing of the rest of the package. Messages say what was expected, what was found and what to
+do next. Our own bugs are `assert`s, not these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class TensorMismatchError(CheckpointError):
 
 
 class TokenizerError(OssiaError, ValueError):
-    """A tokenizer file we cannot honour, a special token that is missing, an id that does not exist."""
+    """A tokenizer file we cannot honour, a special token that is missing, an id that does not
+    exist.
+    """
 
 
 class HarmonyError(OssiaError, ValueError):
@@ -71,7 +73,9 @@ class ModelNotFoundError(OssiaError):
 
 
 class DataError(OssiaError):
-    """Training data, or a filter of it, that is damaged, missing, of another vocabulary or of no use."""
+    """Training data, or a filter of it, that is damaged, missing, of another vocabulary or of no
+    use.
+    """
 
 
 class TrainingError(OssiaError):

@@ -1,4 +1,5 @@
-"""From a model's name to its folder: the embedded nano, a path, or a download from the Hugging Face hub.
+"""From a model's name to its folder: the embedded nano, a path, or a download from the Hugging Face
+hub.
 
 Downloads resume where they stopped and are kept in huggingface_hub's own cache. Knows no tensors.
 """
@@ -19,7 +20,8 @@ NOT_WANTED = ["original/*", "metal/*"]  # the same weights again, in other layou
 
 
 def find(name: str | os.PathLike[str]) -> Path:
-    """The folder of a model: "nano", a path, "gpt-oss-20b", or a hub id such as "openai/gpt-oss-20b".
+    """The folder of a model: "nano", a path, "gpt-oss-20b", or a hub id such as
+    "openai/gpt-oss-20b".
 
     Raises `ModelNotFoundError` saying what was tried and what to do.
     """
@@ -48,9 +50,13 @@ def _download(repo: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = huggingface_hub.snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=NOT_WANTED)
+        folder = huggingface_hub.snapshot_download(
+            repo, allow_patterns=WANTED, ignore_patterns=NOT_WANTED
+        )
     except HFValidationError as error:
-        raise ModelNotFoundError(f"{repo!r} is neither a folder here nor a valid Hugging Face id") from error
+        raise ModelNotFoundError(
+            f"{repo!r} is neither a folder here nor a valid Hugging Face id"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
             f"{repo} is not on this machine, and the Hugging Face hub cannot be reached. Connect and run "
@@ -71,7 +77,8 @@ def _download(repo: str) -> Path:
 
 
 def _connection_errors(hub_error: type[Exception]) -> tuple[type[Exception], ...]:
-    """What huggingface_hub lets through when a connection breaks: the base of its own errors, from whichever
-    edition of httpx it uses."""
+    """What huggingface_hub lets through when a connection breaks: the base of its own errors, from
+    whichever edition of httpx it uses.
+    """
     bases = (base for base in hub_error.__mro__ if issubclass(base, Exception))
     return tuple(base for base in bases if base.__module__.startswith("httpx"))

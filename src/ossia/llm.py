@@ -66,13 +66,15 @@ def load(
     kv_memory: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> LLM:
-    """Load a model: "nano" (part of the package), a folder, a GGUF file, "gpt-oss-20b", or a Hugging Face id.
+    """Load a model: "nano" (part of the package), a folder, a GGUF file, "gpt-oss-20b", or a
+    Hugging Face id.
 
-    Weights are mapped, not read: loading takes a moment. `dtype` is what the model computes in; "float32" computes
-    everything in float32 from the exact stored values, with torch's kernels. `options` say how the compiled kernels
-    compute and where they read weights, `kv_memory` how many bytes keys and values may take (None: by what the machine
-    has). `progress` hears of what has to be copied. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`,
-    `TokenizerError` or `RequestError`, which say what is wrong and what to do.
+    Weights are mapped, not read: loading takes a moment. `dtype` is what the model computes in;
+    "float32" computes everything in float32 from the exact stored values, with torch's kernels.
+    `options` say how the compiled kernels compute and where they read weights, `kv_memory` how many
+    bytes keys and values may take (None: by what the machine has). `progress` hears of what has to
+    be copied. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`, `TokenizerError` or
+    `RequestError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
     try:
@@ -83,12 +85,15 @@ def load(
         raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
     model = checkpoint.load(folder, dtype, device, progress)
     serving = prepare(model, options or Options(), progress)
-    return LLM(model, find_tokenizer(folder, model.config), sampling_defaults(folder), serving, kv_memory)
+    return LLM(
+        model, find_tokenizer(folder, model.config), sampling_defaults(folder), serving, kv_memory
+    )
 
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The folder's tokenizer.json, or the parent's for `original/`; what a GGUF file has inside, unless its vocabulary
-    has the size of o200k's, which is then taken."""
+    """The folder's tokenizer.json, or the parent's for `original/`; what a GGUF file has inside,
+    unless its vocabulary has the size of o200k's, which is then taken.
+    """
     for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
@@ -101,7 +106,8 @@ def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
 def sampling_defaults(folder: Path) -> SamplingParams:
     """What the folder's generation_config.json recommends; temperature 1 otherwise, as for gpt-oss.
 
-    Raises `CheckpointError` for a file that is no JSON object, `ConfigError` for values that make no sense.
+    Raises `CheckpointError` for a file that is no JSON object, `ConfigError` for values that make
+    no sense.
     """
     path = folder / "generation_config.json"
     data = read_json(path) if path.exists() else {}
@@ -134,14 +140,17 @@ class Generation:
         return token.token_id
 
     def close(self) -> None:
-        """Stop here and let the engine forget the request. An iterator that is merely left alone goes on being
-        sampled along with later requests."""
+        """Stop here and let the engine forget the request. An iterator that is merely left alone
+        goes on being sampled along with later requests.
+        """
         if isinstance(self._tokens, Generator):
             self._tokens.close()
 
 
 class Chat:
-    """The events of one turn, as an iterator; `result()` runs it to its end. The last is a `TurnEnd`."""
+    """The events of one turn, as an iterator; `result()` runs it to its end. The last is a
+    `TurnEnd`.
+    """
 
     def __init__(self, events: Iterator[Event], conversation: Conversation) -> None:
         self._events = events
@@ -181,7 +190,9 @@ class Chat:
 
 @dataclass
 class LLM:
-    """A loaded model with its tokenizer (None if the folder has none: then only token ids can be used)."""
+    """A loaded model with its tokenizer (None if the folder has none: then only token ids can be
+    used).
+    """
 
     model: Transformer
     maybe_tokenizer: Tokenizer | None
@@ -196,7 +207,9 @@ class LLM:
     @property
     def tokenizer(self) -> Tokenizer:
         if self.maybe_tokenizer is None:
-            raise TokenizerError("the model's folder has no tokenizer.json; put one there, or use token ids")
+            raise TokenizerError(
+                "the model's folder has no tokenizer.json; put one there, or use token ids"
+            )
         return self.maybe_tokenizer
 
     @cached_property
@@ -204,21 +217,27 @@ class LLM:
         return Engine(self.model, kv_memory=self.kv_memory or self.serving.kv_memory)
 
     def logits(
-        self, tokens: Sequence[int], *, rows: Sequence[int] | None = None, chunks: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        *,
+        rows: Sequence[int] | None = None,
+        chunks: Sequence[int] | None = None,
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Logits after each of T tokens: float32 [T, V], or [len(rows), V] for the given rows.
 
-        All rows of 32,768 tokens over gpt-oss's vocabulary would be 26 GB: ask for those you need. T may exceed the
-        context that the model was trained for.
+        All rows of 32,768 tokens over gpt-oss's vocabulary would be 26 GB: ask for those you need.
+        T may exceed the context that the model was trained for.
 
-        `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of those
-        lengths, as the engine does: [T - 3, 1, 1, 1] is a prefill and three steps of decoding. Raises
-        `RequestError` on bad input.
+        `chunks`, which must add up to T, feeds the tokens through a key-value cache in pieces of
+        those lengths, as the engine does: [T - 3, 1, 1, 1] is a prefill and three steps of
+        decoding. Raises `RequestError` on bad input.
         """
         ids = _checked_ids(tokens, self.config)
         picked = list(range(len(ids))) if rows is None else [_row(r, len(ids)) for r in rows]
         if chunks is not None and (sum(chunks) != len(ids) or min(chunks) < 1):
-            raise RequestError(f"chunks {list(chunks)} must be positive and add up to {len(ids)} tokens")
+            raise RequestError(
+                f"chunks {list(chunks)} must be positive and add up to {len(ids)} tokens"
+            )
         out = np.empty((len(picked), self.config.vocab_size), dtype=np.float32)
         if chunks is None and self.model.compiled:
             chunks = [min(CHUNK, len(ids) - n) for n in range(0, len(ids), CHUNK)]
@@ -235,13 +254,19 @@ class LLM:
         return out
 
     def generate(
-        self, prompt: Sequence[int], *, progress: Progress = lambda done, total: None, **sampling: Any
+        self,
+        prompt: Sequence[int],
+        *,
+        progress: Progress = lambda done, total: None,
+        **sampling: Any,
     ) -> Generation:
-        """Token ids sampled after `prompt`, as they come; the stop token, if one ends it, is the last.
+        """Token ids sampled after `prompt`, as they come; the stop token, if one ends it, is the
+        last.
 
-        Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens, stop_ids);
-        those not given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>` and `<|endoftext|>`
-        stop. `progress` is told how many tokens of the prompt have been read, of how many. Raises `RequestError`.
+        Keywords are those of `SamplingParams` (temperature, top_p, top_k, min_p, seed, max_tokens,
+        stop_ids); those not given are the model's own. Without `stop_ids`, `<|return|>`, `<|call|>`
+        and `<|endoftext|>` stop. `progress` is told how many tokens of the prompt have been read,
+        of how many. Raises `RequestError`.
         """
         params = self.params(**sampling)
         ids = _checked_ids(prompt, self.config)
@@ -264,23 +289,26 @@ class LLM:
         progress: Progress = lambda done, total: None,
         **sampling: Any,
     ) -> Chat:
-        """Answer a conversation, running `tools` (functions, or `Tool` objects) as the model calls them.
+        """Answer a conversation, running `tools` (functions, or `Tool` objects) as the model calls
+        them.
 
-        `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`); or
-        Harmony messages, or a `Conversation`, which are used as they stand, a system message put first if
-        there is none; tools that its developer message declares are not declared again. `effort` (None: medium)
-        and `date` (None: none) go into the system message; if there is one already, a given effort replaces
-        that one's, and its date stays. `instructions` go into the developer message.
+        `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`);
+        or Harmony messages, or a `Conversation`, which are used as they stand, a system message put
+        first if there is none; tools that its developer message declares are not declared again.
+        `effort` (None: medium) and `date` (None: none) go into the system message; if there is one
+        already, a given effort replaces that one's, and its date stays. `instructions` go into the
+        developer message.
 
-        `tool_choice` ("auto", "none", "required" or a tool's name; of the first sample: a call is followed by "auto"),
-        `response_format` (of the final answer: an OpenAI format object, or a `ResponseFormat`, which a developer
-        message also shows to the model) and `reasoning_budget` (tokens of analysis in a sample) hold the sampling to
-        a grammar, see `harmony_grammar`; so does `constrained` alone: calls then always have valid arguments.
+        `tool_choice` ("auto", "none", "required" or a tool's name; of the first sample: a call is
+        followed by "auto"), `response_format` (of the final answer: an OpenAI format object, or a
+        `ResponseFormat`, which a developer message also shows to the model) and `reasoning_budget`
+        (tokens of analysis in a sample) hold the sampling to a grammar, see `harmony_grammar`; so
+        does `constrained` alone: calls then always have valid arguments.
 
-        `stop` is asked after every token; True ends the turn there, as if the tokens had run out. `progress` is told
-        how many tokens of a prompt have been read, of how many. Sampling keywords are those of `generate`;
-        `max_tokens` counts every sample of the turn separately. Raises `RequestError`, and `GrammarError` for a
-        schema that sampling cannot be held to.
+        `stop` is asked after every token; True ends the turn there, as if the tokens had run out.
+        `progress` is told how many tokens of a prompt have been read, of how many. Sampling
+        keywords are those of `generate`; `max_tokens` counts every sample of the turn separately.
+        Raises `RequestError`, and `GrammarError` for a schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
         functions = tuple(tool.function for tool in tool_list)
@@ -290,33 +318,50 @@ class LLM:
             raise RequestError("the conversation is empty; give at least one message to answer")
         conversation = to_conversation(messages, system, instructions, functions)
         if effort is not None:
-            conversation = conversation.with_first(SystemContent, lambda system: replace(system, effort=effort))
+            conversation = conversation.with_first(
+                SystemContent, lambda system: replace(system, effort=effort)
+            )
         if isinstance(response_format, ResponseFormat):
             conversation = _with_response_format(conversation, response_format)
         params = self.params(**sampling)
         tokenizer = self.tokenizer
         grammars: Iterator[HarmonyGrammar | None] = repeat(None)
-        if constrained or tool_choice != "auto" or response_format is not None or reasoning_budget is not None:
+        if (
+            constrained
+            or tool_choice != "auto"
+            or response_format is not None
+            or reasoning_budget is not None
+        ):
             wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
             first = _grammar(conversation, tokenizer, tool_choice=tool_choice, **wishes)
             # with "none" there is no call that anything could follow
-            after_call = first if tool_choice in ("auto", "none") else _grammar(conversation, tokenizer, **wishes)
+            after_call = (
+                first
+                if tool_choice in ("auto", "none")
+                else _grammar(conversation, tokenizer, **wishes)
+            )
             grammars = chain([first], repeat(after_call))
 
         def sample(prompt: list[int]) -> Iterator[int]:
             grammar = next(grammars)
-            for token in self.engine.generate(prompt, params, grammar.start() if grammar else None, progress):
+            for token in self.engine.generate(
+                prompt, params, grammar.start() if grammar else None, progress
+            ):
                 yield token.token_id
                 if stop():
                     return
 
-        return Chat(run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation)
+        return Chat(
+            run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation
+        )
 
     def params(self, **given: Any) -> SamplingParams:
         """What to sample with: `given`, and the model's own for the rest. Raises `RequestError`."""
         names = {f.name for f in fields(SamplingParams)}
         if unknown := set(given) - names:
-            raise RequestError(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+            raise RequestError(
+                f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}"
+            )
         params = replace(self.sampling, **given)
         if "stop_ids" not in given and self.maybe_tokenizer is not None:
             params = replace(params, stop_ids=stop_ids(self.maybe_tokenizer))
@@ -324,9 +369,14 @@ class LLM:
 
 
 def to_conversation(
-    messages: Messages, system: SystemContent, instructions: str | None, functions: tuple[FunctionTool, ...]
+    messages: Messages,
+    system: SystemContent,
+    instructions: str | None,
+    functions: tuple[FunctionTool, ...],
 ) -> Conversation:
-    """Whatever `chat` accepts, as a Conversation that has a system message and declares `functions`."""
+    """Whatever `chat` accepts, as a Conversation that has a system message and declares
+    `functions`.
+    """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     if isinstance(messages, Message):
@@ -335,7 +385,9 @@ def to_conversation(
     if given and all(isinstance(m, Message) for m in given):
         return _completed(cast("tuple[Message, ...]", given), system, instructions, functions)
     if any(isinstance(m, Message) for m in given):
-        raise RequestError("give either Harmony messages or chat messages (dictionaries), not a mixture")
+        raise RequestError(
+            "give either Harmony messages or chat messages (dictionaries), not a mixture"
+        )
     chat = cast("list[Mapping[str, Any]]", list(given))
     if instructions is not None:
         chat = [{"role": "developer", "content": instructions}, *chat]
@@ -348,23 +400,41 @@ def _as_tool(tool: Any) -> Tool:
             "a tool declaration without code cannot be run; give Python functions or Tool objects, or declare the "
             "tool in a developer message and run its calls yourself"
         )
-    return cast(Tool, tool) if hasattr(tool, "function") and hasattr(tool, "run") else from_function(tool)
+    return (
+        cast(Tool, tool)
+        if hasattr(tool, "function") and hasattr(tool, "run")
+        else from_function(tool)
+    )
 
 
 def _grammar(conversation: Conversation, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
-    """The grammar of an answer, with the tools that the conversation declares; of a name's declarations the last."""
-    functions = {tool.name: tool for developer in conversation.contents(DeveloperContent) for tool in developer.tools}
+    """The grammar of an answer, with the tools that the conversation declares; of a name's
+    declarations the last.
+    """
+    functions = {
+        tool.name: tool
+        for developer in conversation.contents(DeveloperContent)
+        for tool in developer.tools
+    }
     contents: list[SystemContent | DeveloperContent] = [*conversation.contents(SystemContent)]
     contents += conversation.contents(DeveloperContent)
-    namespaces = {namespace.name: namespace for content in contents for namespace in content.namespaces}
-    return harmony_grammar(tokenizer, tools=[*functions.values()], namespaces=[*namespaces.values()], **wishes)
+    namespaces = {
+        namespace.name: namespace for content in contents for namespace in content.namespaces
+    }
+    return harmony_grammar(
+        tokenizer, tools=[*functions.values()], namespaces=[*namespaces.values()], **wishes
+    )
 
 
 def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:
-    """The first developer message declares it; one is put behind the system message if there is none."""
+    """The first developer message declares it; one is put behind the system message if there is
+    none.
+    """
     if not conversation.contents(DeveloperContent):
         developer = Message(Role.DEVELOPER, DeveloperContent())
-        conversation = Conversation((conversation.messages[0], developer, *conversation.messages[1:]))
+        conversation = Conversation(
+            (conversation.messages[0], developer, *conversation.messages[1:])
+        )
 
     def declared(content: DeveloperContent) -> DeveloperContent:
         return replace(content, response_formats=(*content.response_formats, wanted))

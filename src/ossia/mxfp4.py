@@ -1,10 +1,12 @@
-"""MXFP4, the format of the experts' weights: 32 values share one power-of-two scale, each value has four bits.
+"""MXFP4, the format of the experts' weights: 32 values share one power-of-two scale, each value has
+four bits.
 
 The reference for every faster version. Knows torch tensors, nothing of models or files.
 
-A row of K values is stored as G = K/32 blocks. `blocks` uint8 [..., G, 16]: byte j holds value 2j in its low nibble and
-value 2j+1 in its high one, each an e2m1 code (bit 3 is the sign). `scales` uint8 [..., G]: e8m0, 2^(byte - 127); 255 is
-NaN. Source: OCP Microscaling Formats (MX) v1.0, sections 5.3.3 and 5.4.1.
+A row of K values is stored as G = K/32 blocks. `blocks` uint8 [..., G, 16]: byte j holds value 2j
+in its low nibble and value 2j+1 in its high one, each an e2m1 code (bit 3 is the sign). `scales`
+uint8 [..., G]: e8m0, 2^(byte - 127); 255 is NaN. Source: OCP Microscaling Formats (MX) v1.0,
+sections 5.3.3 and 5.4.1.
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ LARGEST = VALUES[-1]
 ScaleRule = Literal["floor", "rceil", "even", "best"]
 
 # Two values a byte: row b of this table is what byte b decodes to, before the scale.
-_PAIRS = torch.tensor([[s * v for s in (1, -1) for v in VALUES][n] for b in range(256) for n in (b & 15, b >> 4)])
+_PAIRS = torch.tensor(
+    [[s * v for s in (1, -1) for v in VALUES][n] for b in range(256) for n in (b & 15, b >> 4)]
+)
 _PAIRS = _PAIRS.reshape(256, 2)
 _ZERO_ONE = tuple(torch.tensor(n, dtype=torch.int32) for n in (0, 1))
 
 
 def decode(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """Values [..., G*32] of `blocks` [..., G, 16] and `scales` [..., G]; exact in float32 and bfloat16."""
+    """Values [..., G*32] of `blocks` [..., G, 16] and `scales` [..., G]; exact in float32 and
+    bfloat16.
+    """
     assert blocks.dtype == scales.dtype == torch.uint8, (blocks.dtype, scales.dtype)
     assert blocks.shape == (*scales.shape, BLOCK // 2), (blocks.shape, scales.shape)
     pairs = _PAIRS.to(blocks.device, dtype)
@@ -43,25 +49,33 @@ def _scale_values(scales: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _power_of_two(exponents: Tensor) -> Tensor:
-    """2^exponents in float32, exactly, for int32 exponents in [-252, 254]; subnormal or infinite where that is."""
+    """2^exponents in float32, exactly, for int32 exponents in [-252, 254]; subnormal or infinite
+    where that is.
+    """
     half = exponents >> 1
-    factors = [((e + BIAS) << 23).view(torch.float32) for e in (half, exponents - half)]  # built from their bits
+    factors = [
+        ((e + BIAS) << 23).view(torch.float32) for e in (half, exponents - half)
+    ]  # built from their bits
     return factors[0] * factors[1]
 
 
 def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
-    """(blocks, scales) nearest to `values` [..., K], K a multiple of 32, under one of four rules for the scale:
+    """(blocks, scales) nearest to `values` [..., K], K a multiple of 32, under one of four rules
+    for the scale:
 
     `floor`  the OCP rule 2^(floor(log2 amax) - 2): values above 6 scales saturate.
     `rceil`  2^ceil(log2(amax / 6)): never saturates, and gives back exactly any values that MXFP4 can hold.
     `even`   as floor after rounding amax to a value with two bits of mantissa: saturates less.
     `best`   of floor's exponent and the one above, per block, the one with the smaller squared error.
 
-    Raises `ValueError` for values that are not finite, another rule, or a K that is not a multiple of 32.
+    Raises `ValueError` for values that are not finite, another rule, or a K that is not a multiple
+    of 32.
     """
     rule = rule_of(rule)
     if values.shape[-1] % BLOCK:
-        raise ValueError(f"MXFP4 needs a multiple of {BLOCK} values in a row, found {values.shape[-1]}")
+        raise ValueError(
+            f"MXFP4 needs a multiple of {BLOCK} values in a row, found {values.shape[-1]}"
+        )
     grouped = values.detach().to(torch.float32).unflatten(-1, (-1, BLOCK))
     if not bool(torch.isfinite(grouped).all()):
         raise ValueError("MXFP4 cannot hold values that are infinite or not a number")
@@ -72,7 +86,8 @@ def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
 
 
 def fake_quantize(values: Tensor, rule: ScaleRule = "rceil") -> Tensor:
-    """decode(encode(values)) in one go, with the gradient of the identity (straight-through): for training.
+    """decode(encode(values)) in one go, with the gradient of the identity (straight-through): for
+    training.
 
     Raises `ValueError` for another rule.
     """
@@ -86,7 +101,9 @@ def rule_of(choice: ScaleRule | bool) -> ScaleRule:
     """The rule that a switch names; True is the default one. Raises `ValueError` for anything else."""
     rule = "rceil" if choice is True else choice
     if rule not in get_args(ScaleRule):
-        raise ValueError(f"scale rule must be one of {', '.join(get_args(ScaleRule))}, found {choice!r}")
+        raise ValueError(
+            f"scale rule must be one of {', '.join(get_args(ScaleRule))}, found {choice!r}"
+        )
     return rule  # type: ignore[return-value]
 
 
@@ -95,27 +112,37 @@ def block_exponents(grouped: Tensor, rule: ScaleRule) -> Tensor:
     amax = grouped.abs().amax(-1, keepdim=True)
     if rule == "best":
         low = block_exponents(grouped, "floor")
-        scaled = _times_power(grouped, -low)  # in units of the lower scale, so that no error overflows
-        errors = [(_times_power(_rounded(_times_power(scaled, -e)), e) - scaled).square() for e in _ZERO_ONE]
+        scaled = _times_power(
+            grouped, -low
+        )  # in units of the lower scale, so that no error overflows
+        errors = [
+            (_times_power(_rounded(_times_power(scaled, -e)), e) - scaled).square()
+            for e in _ZERO_ONE
+        ]
         worse = errors[1].sum(-1, keepdim=True) < errors[0].sum(-1, keepdim=True)
         return (low + worse.int()).clamp(max=BIAS)
     mantissa, exponent = torch.frexp(amax)  # amax = mantissa * 2^exponent, mantissa in [0.5, 1)
     if rule == "rceil":  # 6 * 2^s >= amax  <=>  mantissa * 2^exponent <= 0.75 * 2^(s+3)
         exponent = torch.where(mantissa <= 0.75, exponent - 3, exponent - 2)
-    else:  # floor(log2 amax) is exponent - 1; `even` first rounds the mantissa, 0.875 up to the next power of two
+    # floor(log2 amax) is exponent - 1; `even` first rounds the mantissa, 0.875 up to the next power
+    # of two
+    else:
         exponent = torch.where((mantissa >= 0.875) & (rule == "even"), exponent - 2, exponent - 3)
     return exponent.int().clamp(-BIAS, BIAS).masked_fill(amax == 0, -BIAS)
 
 
 def _times_power(values: Tensor, exponents: Tensor) -> Tensor:
-    """values * 2^exponents, in two factors: one alone would overflow float32 at the ends of the range."""
+    """values * 2^exponents, in two factors: one alone would overflow float32 at the ends of the
+    range.
+    """
     half = exponents >> 1
     return values * _power_of_two(half) * _power_of_two(exponents - half)
 
 
 def _rounded(scaled: Tensor) -> Tensor:
-    """The nearest e2m1 values, saturating at 6. Steps are .5 below 2, 1 below 4, then 2; a tie goes to the even code,
-    which is what rounding half to even does in each of the three ranges."""
+    """The nearest e2m1 values, saturating at 6. Steps are .5 below 2, 1 below 4, then 2; a tie goes
+    to the even code, which is what rounding half to even does in each of the three ranges.
+    """
     magnitude = scaled.abs().clamp(max=LARGEST)
     step = torch.where(magnitude < 2, 0.5, torch.where(magnitude < 4, 1.0, 2.0))
     return torch.copysign(torch.round(magnitude / step) * step, scaled)

@@ -1,6 +1,8 @@
-"""How a loaded model computes: which kernels, in which precision, from the file or from memory, with how much cache.
+"""How a loaded model computes: which kernels, in which precision, from the file or from memory,
+with how much cache.
 
-Chooses the compiled kernels where they can serve a model, and sizes the key-value cache by what the machine has.
+Chooses the compiled kernels where they can serve a model, and sizes the key-value cache by what the
+machine has.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from ossia.errors import RequestError
 from ossia.kernels import cpu
 from ossia.model import Transformer
 from ossia.model.moe import Moe, PackedExperts
-from ossia.model.native import Activations, Dense, Kv, Precision, first_logits, make_native, unsupported
+from ossia.model.native import (
+    Activations,
+    Dense,
+    Kv,
+    Precision,
+    first_logits,
+    make_native,
+    unsupported,
+)
 from ossia.model.promotion import Promotion
 
 Loading = Literal["map", "promote", "copy"]
@@ -29,9 +39,11 @@ PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody
 
 @dataclass(frozen=True)
 class Options:
-    """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the mapped file; "promote"
-    begins there and packs them into memory in the background, while answers flow; "copy" packs all of them first. None
-    of the three changes an answer. `threads` None: as before; at first, as many as there are cores."""
+    """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the
+    mapped file; "promote" begins there and packs them into memory in the background, while answers
+    flow; "copy" packs all of them first. None of the three changes an answer. `threads` None: as
+    before; at first, as many as there are cores.
+    """
 
     dense: Dense = "bf16"
     activations: Activations = "bf16"
@@ -40,17 +52,26 @@ class Options:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (("dense", Dense), ("activations", Activations), ("kv", Kv), ("loading", Loading)):
+        for name, kind in (
+            ("dense", Dense),
+            ("activations", Activations),
+            ("kv", Kv),
+            ("loading", Loading),
+        ):
             if getattr(self, name) not in get_args(kind):
-                raise RequestError(f"{name} must be one of {', '.join(get_args(kind))}, found {getattr(self, name)!r}")
+                raise RequestError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, found {getattr(self, name)!r}"
+                )
         if self.threads is not None and self.threads < 1:
             raise RequestError(f"threads must be at least 1, found {self.threads}")
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones serve. `kv_memory`:
-    bytes for keys and values if nobody says otherwise; None: room for one full context."""
+    """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones
+    serve. `kv_memory`: bytes for keys and values if nobody says otherwise; None: room for one full
+    context.
+    """
 
     precision: Precision
     why_not: str | None = None
@@ -58,16 +79,24 @@ class Serving:
     promotion: Promotion | None = None
 
 
-def prepare(model: Transformer, options: Options, progress: Progress = lambda done, total: None) -> Serving:
-    """Give `model` the compiled leaves if it can have them, and begin moving its weights. Raises `RequestError` if the
-    options ask for what only compiled kernels can do and there are none for this model."""
+def prepare(
+    model: Transformer, options: Options, progress: Progress = lambda done, total: None
+) -> Serving:
+    """Give `model` the compiled leaves if it can have them, and begin moving its weights. Raises
+    `RequestError` if the options ask for what only compiled kernels can do and there are none for
+    this model.
+    """
     why_not = _why_not(model)
     memory = None
-    if model.device.type == "cpu":  # before weights begin to move: afterwards they would count twice
+    if (
+        model.device.type == "cpu"
+    ):  # before weights begin to move: afterwards they would count twice
         memory = default_kv_memory(account(model.config).checkpoint_bytes)
     if why_not is not None:
         if (options.dense, options.activations, options.kv) != ("bf16", "bf16", "bf16"):
-            raise RequestError(f"8-bit precision needs the compiled kernels, which do not serve this model: {why_not}")
+            raise RequestError(
+                f"8-bit precision needs the compiled kernels, which do not serve this model: {why_not}"
+            )
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         return Serving(Precision(), why_not, memory)
@@ -97,7 +126,9 @@ def _why_not(model: Transformer) -> str | None:
 
 
 def available_memory() -> int:
-    """Bytes that can be had without swapping, as the operating system estimates them, within the control group."""
+    """Bytes that can be had without swapping, as the operating system estimates them, within the
+    control group.
+    """
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
@@ -105,12 +136,17 @@ def available_memory() -> int:
     except (OSError, KeyError, ValueError):
         system = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     try:
-        most, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        most, used = (
+            int(Path("/sys/fs/cgroup", name).read_text())
+            for name in ("memory.max", "memory.current")
+        )
         return min(system, most - used)
     except (OSError, ValueError):  # none, or "max"
         return system
 
 
 def default_kv_memory(weight_bytes: int) -> int:
-    """Bytes for keys and values if nobody says: half of what the weights leave of the available memory."""
+    """Bytes for keys and values if nobody says: half of what the weights leave of the available
+    memory.
+    """
     return max(64 << 20, (available_memory() - weight_bytes) // 2)

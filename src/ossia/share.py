@@ -18,12 +18,16 @@ class Share:
         return self.right / self.total if self.total else 0.0
 
     def wilson(self, z: float = 1.96) -> tuple[float, float]:
-        """Wilson's score interval, 95% by default (Wilson 1927); (0, 1) if there is nothing to go by."""
+        """Wilson's score interval, 95% by default (Wilson 1927); (0, 1) if there is nothing to go
+        by.
+        """
         n = self.total
         if not n:
             return 0.0, 1.0
         centre = (self.value + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(self.value * (1 - self.value) / n + z * z / (4 * n * n))
+        half = (
+            z / (1 + z * z / n) * math.sqrt(self.value * (1 - self.value) / n + z * z / (4 * n * n))
+        )
         return max(0.0, centre - half), min(1.0, centre + half)
 
     def __str__(self) -> str:

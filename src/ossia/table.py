@@ -1,5 +1,6 @@
-"""Text for people: tables in Markdown that also read well as plain text, sizes, counts. Knows nothing of what they are
-of."""
+"""Text for people: tables in Markdown that also read well as plain text, sizes, counts. Knows
+nothing of what they are of.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(
         [
-            "| " + " | ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=True)]) + " |"
+            "| "
+            + " | ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=True)])
+            + " |"
             for line in lines
         ]
     )

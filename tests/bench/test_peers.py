@@ -29,10 +29,18 @@ def test_speeds_are_read_from_what_the_programs_print() -> None:
         {"n_prompt": 0, "n_gen": 64, "n_depth": 4096, "avg_ts": 15},
     ]
     lines = "\n".join(map(json.dumps, tests))
-    assert peers.llama_bench_speeds(lines) == {"prefill_512": 120.5, "decode_0": 20.0, "decode_4096": 15.0}
+    assert peers.llama_bench_speeds(lines) == {
+        "prefill_512": 120.5,
+        "decode_0": 20.0,
+        "decode_4096": 15.0,
+    }
     tests[2] = {"n_prompt": 4096, "n_gen": 64, "avg_ts": 14.0}  # it decodes behind a prompt
     told = "repacked [3 tensors]\n" + json.dumps(tests, indent=2)
-    assert peers.fork_bench_speeds(told) == {"prefill_512": 120.5, "decode_0": 20.0, "decode_4096": 14.0}
+    assert peers.fork_bench_speeds(told) == {
+        "prefill_512": 120.5,
+        "decode_0": 20.0,
+        "decode_4096": 14.0,
+    }
     batch = 'loading\n{"pl": 8, "speed_tg": 44.0}\n{"pl": 16, "speed_tg": 60}\n'
     assert peers.llama_batch_speeds(batch) == {"batch_8": 44.0, "batch_16": 60.0}
     assert peers.fork_batch_speeds(FORK_TABLE) == {"batch_8": 100.0, "batch_16": 125.0}
@@ -66,10 +74,14 @@ class Steady:
         return {"first_token_s": 1.0}
 
 
-def test_ceilings_are_kept_with_the_turn_that_they_were_measured_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ceilings_are_kept_with_the_turn_that_they_were_measured_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reads = iter([30.0, 20.0])
     monkeypatch.setattr(vs_llamacpp, "wait_until_quiet", lambda patience: 0.0)
-    monkeypatch.setattr(vs_llamacpp, "measured_ceilings", lambda threads: {"read_gb_s": next(reads)})
+    monkeypatch.setattr(
+        vs_llamacpp, "measured_ceilings", lambda threads: {"read_gb_s": next(reads)}
+    )
     args = Namespace(threads=1, phases="decode_0", rounds=2, patience=0, limit=300)
     found = json.loads(json.dumps(asdict(vs_llamacpp.compare([Steady()], "int8", args))))
     assert [turn["ceilings"]["read_gb_s"] for turn in found["turns"]["steady"]] == [30.0, 20.0]
@@ -77,14 +89,23 @@ def test_ceilings_are_kept_with_the_turn_that_they_were_measured_before(monkeypa
 
 def test_the_table_compares_the_first_side_with_every_other_and_with_the_bound() -> None:
     turns = {
-        "ossia": [Turn({"decode_0": 20.0}, {"decode_0": 25.0}, peak_bytes=2 * 10**9), Turn({"decode_0": 22.0})],
+        "ossia": [
+            Turn({"decode_0": 20.0}, {"decode_0": 25.0}, peak_bytes=2 * 10**9),
+            Turn({"decode_0": 22.0}),
+        ],
         "llama.cpp": [Turn({"decode_0": 10.0}, peak_bytes=3 * 10**9), Turn({"decode_0": 10.0})],
         "fork": [Turn(), Turn()],
     }
-    firsts = {"ossia": {"first_token_s": 2.0, "load_s": 1.0}, "llama.cpp": {"first_token_s": 5.0}, "fork": {}}
+    firsts = {
+        "ossia": {"first_token_s": 2.0, "load_s": 1.0},
+        "llama.cpp": {"first_token_s": 5.0},
+        "fork": {},
+    }
     text = vs_llamacpp.table(Found(("decode_0",), turns, firsts))
     rows = {line[:16].strip(): line[16:].split() for line in text.splitlines() if line}
-    assert " ".join(rows["decode_0"]) == ("21.00 (20.0 - 22.0) 84% 10.00 (10.0 - 10.0) 40% - 2.10x (2.00 - 2.20) -")
+    assert " ".join(rows["decode_0"]) == (
+        "21.00 (20.0 - 22.0) 84% 10.00 (10.0 - 10.0) 40% - 2.10x (2.00 - 2.20) -"
+    )
     assert rows["peak, GB"] == ["2.00", "3.00", "-", "1.50x", "-"]
     assert rows["first token, s"] == ["2.00", "5.00", "-", "2.50x", "-"]
     assert rows["to load, s"] == ["1.00", "-", "-", "-", "-"]

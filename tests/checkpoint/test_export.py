@@ -1,4 +1,6 @@
-"""Writing: what goes through untouched, what is quantized, how files appear, and what a failure leaves."""
+"""Writing: what goes through untouched, what is quantized, how files appear, and what a failure
+leaves.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,11 @@ def packed(full: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
     """By the safetensors library: what others will read."""
-    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    return {
+        name: tensor
+        for file in directory.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -72,7 +78,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def tiny(**changes: Any) -> ModelConfig:
-    return replace(ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), vocab_size=100, **changes)
+    return replace(
+        ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), vocab_size=100, **changes
+    )
 
 
 # ---- values
@@ -95,14 +103,18 @@ def test_original_holds_the_same_bytes_under_its_names(packed: Path, tmp_path: P
         for part in ("blocks", "scales"):
             stored = original[f"block.1.mlp.{theirs}_weight.{part}"]
             assert stored.equal(hf[f"model.layers.1.mlp.experts.{ours}_{part}"])
-        assert original[f"block.1.mlp.{theirs}_bias"].equal(hf[f"model.layers.1.mlp.experts.{ours}_bias"])
+        assert original[f"block.1.mlp.{theirs}_bias"].equal(
+            hf[f"model.layers.1.mlp.experts.{ours}_bias"]
+        )
     for part in ("weight", "bias"):
         fused = [hf[f"model.layers.2.self_attn.{letter}_proj.{part}"] for letter in "qkv"]
         assert original[f"block.2.attn.qkv.{part}"].equal(torch.cat(fused))
 
 
 @pytest.mark.parametrize("layout", ["hf", "original"])
-def test_decoded_and_quantized_again_has_the_same_values(layout: Layout, packed: Path, tmp_path: Path) -> None:
+def test_decoded_and_quantized_again_has_the_same_values(
+    layout: Layout, packed: Path, tmp_path: Path
+) -> None:
     convert(packed, tmp_path / "plain", "hf-bf16")
     convert(tmp_path / "plain", tmp_path / "again", layout)
     before, after = load(packed, "float32"), load(tmp_path / "again", "float32")
@@ -114,7 +126,9 @@ def test_decoded_and_quantized_again_has_the_same_values(layout: Layout, packed:
 
 
 @pytest.mark.parametrize("rule", ["floor", "rceil", "even", "best"])
-def test_experts_are_quantized_along_their_inputs(rule: mxfp4.ScaleRule, full: Path, tmp_path: Path) -> None:
+def test_experts_are_quantized_along_their_inputs(
+    rule: mxfp4.ScaleRule, full: Path, tmp_path: Path
+) -> None:
     convert(full, tmp_path / "q", "hf", rule=rule)
     source, found = tensors(full), tensors(tmp_path / "q")
     for name in ("gate_up_proj", "down_proj"):
@@ -144,7 +158,9 @@ def test_floats_may_stay_in_full_precision(tmp_path: Path) -> None:
     convert(tmp_path / "f", tmp_path / "again", "hf-bf16", floats="float32")
     assert same(tensors(tmp_path / "f"), tensors(tmp_path / "again"))
     convert(tmp_path / "f", tmp_path / "half", "hf-bf16")
-    assert same({n: t.bfloat16() for n, t in tensors(tmp_path / "f").items()}, tensors(tmp_path / "half"))
+    assert same(
+        {n: t.bfloat16() for n, t in tensors(tmp_path / "f").items()}, tensors(tmp_path / "half")
+    )
     assert relative(hf_logits(hf, text()), hf_logits(read_by_hf(tmp_path / "again"), text())) == 0
 
 
@@ -192,7 +208,10 @@ def test_a_model_in_mixed_dtypes_is_written_in_bfloat16(tmp_path: Path) -> None:
     model.norm.scale.data = model.norm.scale.data.double()
     model.embedding.weight.data = model.embedding.weight.data.half()
     export(model, tmp_path / "m", "hf")
-    assert {tensor.dtype for tensor in tensors(tmp_path / "m").values()} == {torch.bfloat16, torch.uint8}
+    assert {tensor.dtype for tensor in tensors(tmp_path / "m").values()} == {
+        torch.bfloat16,
+        torch.uint8,
+    }
 
 
 # ---- files
@@ -212,13 +231,18 @@ def test_what_goes_with_the_weights(full: Path, tmp_path: Path) -> None:
         assert open_checkpoint(tmp_path / layout).config == open_checkpoint(full).config
 
 
-def test_original_inside_a_repository_takes_the_tokenizer_above(packed: Path, tmp_path: Path) -> None:
+def test_original_inside_a_repository_takes_the_tokenizer_above(
+    packed: Path, tmp_path: Path
+) -> None:
     convert(packed, tmp_path / "repo", "hf")
     convert(tmp_path / "repo", tmp_path / "repo" / "original", "original")
     (tmp_path / "repo" / "original" / "tokenizer.json").unlink()
     (tmp_path / "repo" / SINGLE).unlink()
     convert(tmp_path / "repo", tmp_path / "out", "hf")
-    assert same(tensors(packed), tensors(tmp_path / "out")) and (tmp_path / "out" / "tokenizer.json").exists()
+    assert (
+        same(tensors(packed), tensors(tmp_path / "out"))
+        and (tmp_path / "out" / "tokenizer.json").exists()
+    )
 
 
 def test_a_companion_that_is_a_link_elsewhere_is_not_followed(packed: Path, tmp_path: Path) -> None:
@@ -298,7 +322,12 @@ def test_a_file_or_a_link_is_never_replaced(packed: Path, tmp_path: Path) -> Non
 
 def test_the_source_is_never_replaced(packed: Path, tmp_path: Path) -> None:
     convert(packed, tmp_path / "m" / "original", "original")
-    for src, dst in (("m/original", "m/original"), ("m", "m"), ("m", "m/../m/original"), ("m", ".")):
+    for src, dst in (
+        ("m/original", "m/original"),
+        ("m", "m"),
+        ("m", "m/../m/original"),
+        ("m", "."),
+    ):
         with pytest.raises(CheckpointError, match="which is being read"):
             convert(tmp_path / src, tmp_path / dst, "hf", overwrite=True)
     assert load(tmp_path / "m")
@@ -353,7 +382,9 @@ def test_an_interrupted_replacement_leaves_the_old(
     assert os.listdir(tmp_path) == ["d"] and (tmp_path / "d" / SINGLE).read_bytes() == before
 
 
-def test_a_disk_that_is_too_small(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small(
+    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 0, 10))
     with pytest.raises(CheckpointError, match=r"bytes of disk, 10 are free"):
@@ -367,7 +398,9 @@ def test_experts_that_are_not_finite(full: Path, tmp_path: Path) -> None:
     weight = tensors(tmp_path / "a")[name].clone()
     weight[4, 3, 2] = torch.nan
     add_tensor(tmp_path / "a" / SINGLE, **{name: weight})
-    with pytest.raises(CheckpointError, match=r"layers\.2\.moe\.experts\.down\.weight, expert 4: .*not a number"):
+    with pytest.raises(
+        CheckpointError, match=r"layers\.2\.moe\.experts\.down\.weight, expert 4: .*not a number"
+    ):
         convert(tmp_path / "a", tmp_path / "b", "hf")
     assert os.listdir(tmp_path) == ["a"]
 
@@ -380,7 +413,9 @@ def test_scales_beyond_bfloat16(scale: int, packed: Path, tmp_path: Path) -> Non
     scales[5, 3, 2] = scale
     add_tensor(tmp_path / "a" / SINGLE, **{name: scales})
     convert(tmp_path / "a", tmp_path / "untouched", "original")  # not looked at
-    with pytest.raises(CheckpointError, match=r"layers\.1\.moe\.experts\.gate_up\.weight, expert 5"):
+    with pytest.raises(
+        CheckpointError, match=r"layers\.1\.moe\.experts\.gate_up\.weight, expert 5"
+    ):
         convert(tmp_path / "a", tmp_path / "b", "hf-bf16")
     assert sorted(os.listdir(tmp_path)) == ["a", "untouched"]
 
@@ -399,4 +434,8 @@ def test_config_of_transformers_is_what_we_write(packed: Path) -> None:
     from transformers import GptOssConfig
 
     config = open_checkpoint(packed).config
-    assert ModelConfig.from_json(GptOssConfig.from_pretrained(packed).to_dict()) == config == config_of(hf_model())
+    assert (
+        ModelConfig.from_json(GptOssConfig.from_pretrained(packed).to_dict())
+        == config
+        == config_of(hf_model())
+    )

@@ -1,7 +1,8 @@
 """GGUF: what is written is read back bit for bit, as the gguf package and llama.cpp read it too.
 
-The gguf package is the oracle for the file and its number formats. llama.cpp itself is the oracle for the logits
-and the tokenizer, where OSSIA_LLAMA_PROBE names the program that `bench/vs_llamacpp.py --build` makes.
+The gguf package is the oracle for the file and its number formats. llama.cpp itself is the oracle
+for the logits and the tokenizer, where OSSIA_LLAMA_PROBE names the program that
+`bench/vs_llamacpp.py --build` makes.
 """
 
 from __future__ import annotations
@@ -51,12 +52,20 @@ SMALL = ModelConfig(
 )  # fmt: skip
 SHAPES = {
     "small": SMALL,
-    "three experts, wide": replace(SMALL, num_experts=3, experts_per_token=3, hidden_size=32, intermediate_size=160),
+    "three experts, wide": replace(
+        SMALL, num_experts=3, experts_per_token=3, hidden_size=32, intermediate_size=160
+    ),
     "one expert, narrow heads": replace(SMALL, num_experts=1, experts_per_token=1, head_dim=6),
     "full first, no scaling": replace(
-        SMALL, layer_types=(FULL, SLIDING), rope_scaling="none", rope_scaling_factor=1.0, initial_context_length=256
+        SMALL,
+        layer_types=(FULL, SLIDING),
+        rope_scaling="none",
+        rope_scaling_factor=1.0,
+        initial_context_length=256,
     ),
-    "linear, rounded ramp": replace(SMALL, rope_scaling="pi", rope_truncate=True, rms_norm_eps=1e-3),
+    "linear, rounded ramp": replace(
+        SMALL, rope_scaling="pi", rope_truncate=True, rms_norm_eps=1e-3
+    ),
 }
 
 
@@ -73,7 +82,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits(path: Path, length: int = 40) -> Tensor:
     model = load(path)
-    tokens = torch.randint(0, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(1))
+    tokens = torch.randint(
+        0, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(1)
+    )
     with torch.no_grad():
         found: Tensor = model(tokens, Batch.packed([length]))
     return found
@@ -138,7 +149,9 @@ def test_experts_in_full_precision_are_quantized(folder: Path, tmp_path: Path) -
     write_gguf(tmp_path / "unpacked", tmp_path / "model.gguf")
     a, b = (load(path) for path in (folder / "hf", tmp_path / "model.gguf"))
     for leaf in ("gate_up", "down"):
-        matrices = [getattr(model.layers[1].moe.experts, leaf).matrix(2, torch.float32) for model in (a, b)]
+        matrices = [
+            getattr(model.layers[1].moe.experts, leaf).matrix(2, torch.float32) for model in (a, b)
+        ]
         assert torch.equal(*matrices)
 
 
@@ -185,19 +198,25 @@ WEIGHTS = st.floats(-3e4, 3e4, width=32).map(lambda value: value if abs(value) >
 @given(arrays(np.float32, (3, 64), elements=WEIGHTS))
 def test_q8_is_that_of_the_gguf_package(values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
     ours = gguf.to_q8(torch.from_numpy(values))
-    assert np.array_equal(ours.numpy(), peer.quants.quantize(values, peer.GGMLQuantizationType.Q8_0))
+    assert np.array_equal(
+        ours.numpy(), peer.quants.quantize(values, peer.GGMLQuantizationType.Q8_0)
+    )
     exact = torch.from_numpy(peer.quants.dequantize(ours.numpy(), peer.GGMLQuantizationType.Q8_0))
     found = gguf.from_q8(ours).float()
     assert bool(((found - exact).abs() <= exact.abs() * 2.0**-11 + 2.0**-25).all())
     scales, codes = blocks_of(ours)
     normal = scales > 2.0**-13  # for smaller ones float16 has fewer bits
-    assert torch.equal(blocks_of(gguf.to_q8(found))[1][normal], codes[normal])  # int8 weights made of it are the same
+    assert torch.equal(
+        blocks_of(gguf.to_q8(found))[1][normal], codes[normal]
+    )  # int8 weights made of it are the same
 
 
 def blocks_of(raw: Tensor) -> tuple[Tensor, Tensor]:
     """Scales [blocks] and codes [blocks, 32] of Q8_0."""
     grouped = raw.reshape(-1, 34)
-    return grouped[:, :2].contiguous().view(torch.float16).squeeze(-1), grouped[:, 2:].view(torch.int8)
+    return grouped[:, :2].contiguous().view(torch.float16).squeeze(-1), grouped[:, 2:].view(
+        torch.int8
+    )
 
 
 def test_q8_matrices_are_near(folder: Path) -> None:
@@ -241,7 +260,9 @@ def test_presets_need_no_key_of_our_own(preset: str) -> None:
     """But for nano's rounded ramp, which GGUF cannot say and llama.cpp takes for granted."""
     config = ModelConfig.preset(preset)
     keys = gguf.metadata(config)
-    assert json.loads(str(keys.get(gguf.EXTRA, "{}"))) == ({"rope_truncate": True} if preset == "nano" else {})
+    assert json.loads(str(keys.get(gguf.EXTRA, "{}"))) == (
+        {"rope_truncate": True} if preset == "nano" else {}
+    )
     assert gguf.config_from(keys, config.vocab_size) == config
 
 
@@ -249,7 +270,9 @@ def test_presets_need_no_key_of_our_own(preset: str) -> None:
 
 
 def with_tokenizer(folder: Path, pattern: str) -> tuple[Path, Tokenizer]:
-    texts = ("What is 37 + 48? The answer is 85, as the calculator says: é, ü, 語. It's 12345.",) * 3
+    texts = (
+        "What is 37 + 48? The answer is 85, as the calculator says: é, ü, 語. It's 12345.",
+    ) * 3
     tokenizer = train_tokenizer(texts, 330, pattern=pattern)
     write_random(replace(SMALL, vocab_size=tokenizer.vocab_size + 3), folder / "hf", seed=0)
     tokenizer.save(folder / "hf" / "tokenizer.json")
@@ -258,12 +281,18 @@ def with_tokenizer(folder: Path, pattern: str) -> tuple[Path, Tokenizer]:
     return folder / "model.gguf", tokenizer
 
 
-@pytest.mark.parametrize("pattern", [O200K_PATTERN, O200K_PATTERN.replace("{1,3}", "")], ids=["o200k", "single digits"])
+@pytest.mark.parametrize(
+    "pattern", [O200K_PATTERN, O200K_PATTERN.replace("{1,3}", "")], ids=["o200k", "single digits"]
+)
 def test_the_tokenizer_comes_back(pattern: str, tmp_path: Path) -> None:
     path, tokenizer = with_tokenizer(tmp_path, pattern)
     found = gguf_tokenizer(path)
     assert found is not None
-    assert (found.vocabulary, found.specials, found.pattern) == (tokenizer.vocabulary, tokenizer.specials, pattern)
+    assert (found.vocabulary, found.specials, found.pattern) == (
+        tokenizer.vocabulary,
+        tokenizer.specials,
+        pattern,
+    )
     reader = peer.GGUFReader(path)
     wanted = {"tokenizer.chat_template": "{{ messages }}", "tokenizer.ggml.pre": "gpt-4o"}
     for key, value in wanted.items():
@@ -286,9 +315,15 @@ def test_a_tokenizer_that_llama_cpp_would_misread_is_refused(tmp_path: Path) -> 
 
 
 def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """The same file after `change` of its metadata values, by the gguf package; or of one tensor's format."""
+    """The same file after `change` of its metadata values, by the gguf package; or of one tensor's
+    format.
+    """
     reader = peer.GGUFReader(source)
-    values = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    values = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.")
+    }
     change(values)
     writer = peer.GGUFWriter(target, values.pop("general.architecture"))
     formats = values.pop("formats", {})
@@ -306,9 +341,21 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Non
 
 
 CHANGES: dict[str, tuple[dict[str, Any], type[OssiaError], str]] = {
-    "another architecture": ({"general.architecture": "llama"}, CheckpointError, "architecture is 'llama'"),
-    "more layers": ({"gpt-oss.block_count": 3}, TensorMismatchError, "lacks the tensor 'blk.2.attn_norm"),
-    "far too many layers": ({"gpt-oss.block_count": 1 << 30}, TensorMismatchError, "holds fewer tensors"),
+    "another architecture": (
+        {"general.architecture": "llama"},
+        CheckpointError,
+        "architecture is 'llama'",
+    ),
+    "more layers": (
+        {"gpt-oss.block_count": 3},
+        TensorMismatchError,
+        "lacks the tensor 'blk.2.attn_norm",
+    ),
+    "far too many layers": (
+        {"gpt-oss.block_count": 1 << 30},
+        TensorMismatchError,
+        "holds fewer tensors",
+    ),
     "fewer layers": ({"gpt-oss.block_count": 1}, TensorMismatchError, "does not imply"),
     "another width": ({"gpt-oss.embedding_length": 128}, TensorMismatchError, "expected"),
     "two widths": ({"gpt-oss.attention.key_length": 32}, ConfigError, "value_length is 16"),
@@ -320,7 +367,9 @@ CHANGES: dict[str, tuple[dict[str, Any], type[OssiaError], str]] = {
 @pytest.mark.parametrize("what", CHANGES)
 def test_metadata_that_does_not_fit(what: str, folder: Path, tmp_path: Path) -> None:
     changes, error, message = CHANGES[what]
-    path = rewritten(folder / "bf16.gguf", tmp_path / "x.gguf", lambda values: values.update(changes))
+    path = rewritten(
+        folder / "bf16.gguf", tmp_path / "x.gguf", lambda values: values.update(changes)
+    )
     with pytest.raises(error, match=message):
         open_checkpoint(path)
 
@@ -330,15 +379,24 @@ def test_other_quantizations_are_named(name: str, folder: Path, tmp_path: Path) 
     shape = {"blk.0.attn_q.weight": (96, 96), "blk.1.ffn_down_exps.weight": (5, 96, 64)}[name]
     data = peer.quants.quantize(np.zeros(shape, np.float32), peer.GGMLQuantizationType.Q4_0)
     change = {"formats": {name: (peer.GGMLQuantizationType.Q4_0, data)}}
-    path = rewritten(folder / "bf16.gguf", tmp_path / "x.gguf", lambda values: values.update(change))
+    path = rewritten(
+        folder / "bf16.gguf", tmp_path / "x.gguf", lambda values: values.update(change)
+    )
     with pytest.raises(TensorMismatchError, match=f"{name}.*Q4_0.*Take a file"):
         load(path)
 
 
 def test_every_truncation_is_an_error(folder: Path, tmp_path: Path) -> None:
     data = (folder / "bf16.gguf").read_bytes()
-    begin = min(entry.begin for entry in map(open_checkpoint(folder / "bf16.gguf").source.entry, names(folder)))
-    lengths = {0, 3, 8, 23, 24, len(data) - 40} | set(range(0, begin, 61)) | set(range(begin, len(data), 9973))
+    begin = min(
+        entry.begin
+        for entry in map(open_checkpoint(folder / "bf16.gguf").source.entry, names(folder))
+    )
+    lengths = (
+        {0, 3, 8, 23, 24, len(data) - 40}
+        | set(range(0, begin, 61))
+        | set(range(begin, len(data), 9973))
+    )
     path = tmp_path / "x.gguf"
     for length in sorted(lengths):
         path.write_bytes(data[:length])
@@ -371,7 +429,11 @@ def test_a_damaged_header_is_refused_or_harmless(
 def test_numbers_that_claim_too_much(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     for tensors, pairs in ((1 << 60, 0), (0, 1 << 60), (1, 1)):
-        path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, tensors, pairs) + struct.pack("<Q", 1 << 62) + b"x" * 40)
+        path.write_bytes(
+            struct.pack("<4sIQQ", b"GGUF", 3, tensors, pairs)
+            + struct.pack("<Q", 1 << 62)
+            + b"x" * 40
+        )
         with pytest.raises(CheckpointError, match="truncated or damaged"):
             open_checkpoint(path)
     path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 0x03000000, 0, 0))
@@ -411,16 +473,23 @@ def test_the_progress_ends_at_the_size(folder: Path, tmp_path: Path) -> None:
 
 def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "x.gguf"
-    assert main(["convert", str(folder / "hf"), str(target), "--to", "gguf", "--dense", "q8_0"]) == 0
+    assert (
+        main(["convert", str(folder / "hf"), str(target), "--to", "gguf", "--dense", "q8_0"]) == 0
+    )
     assert "x.gguf" in capsys.readouterr().out
     assert target.read_bytes() == (folder / "q8_0.gguf").read_bytes()
     assert main(["convert", str(folder / "hf"), str(tmp_path / "y"), "--dense", "q8_0"]) == 2
     assert main(["convert", "--random", "nano", str(tmp_path / "y.gguf"), "--to", "gguf"]) == 2
 
 
-def test_what_llama_cpp_computes_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_llama_cpp_computes_otherwise_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     yarn = ModelConfig.preset("gpt-oss-20b")
-    assert computed_otherwise(yarn) is None and computed_otherwise(replace(yarn, rope_scaling="none")) is None
+    assert (
+        computed_otherwise(yarn) is None
+        and computed_otherwise(replace(yarn, rope_scaling="none")) is None
+    )
     assert "--yarn-beta-fast 8 " in str(computed_otherwise(replace(yarn, rope_ntk_beta=8.0)))
     write_random(SMALL, tmp_path / "hf", seed=1)
     assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "x.gguf"), "--to", "gguf"]) == 0
@@ -434,30 +503,42 @@ def test_what_llama_cpp_computes_otherwise_is_said(tmp_path: Path, capsys: pytes
 def probe() -> str:
     found = os.environ.get("OSSIA_LLAMA_PROBE")
     if found is None:
-        pytest.skip("OSSIA_LLAMA_PROBE is not set; `python bench/vs_llamacpp.py --build` makes it and says where")
+        pytest.skip(
+            "OSSIA_LLAMA_PROBE is not set; `python bench/vs_llamacpp.py --build` makes it and says where"
+        )
     return found
 
 
 def as_llama_cpp_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on the model rounds activations as llama.cpp does: to Q8_0 before an expert's matrices, to bfloat16
-    before other matrices (the router, which a GGUF holds in float32, excepted)."""
+    """From here on the model rounds activations as llama.cpp does: to Q8_0 before an expert's
+    matrices, to bfloat16 before other matrices (the router, which a GGUF holds in float32,
+    excepted).
+    """
     linear = kernels.linear
 
     def q8(x: Tensor) -> Tensor:
         raw = gguf.to_q8(x).unflatten(-1, (-1, 34))
-        return (raw[..., 2:].view(torch.int8) * raw[..., :2].contiguous().view(torch.float16).float()).flatten(-2)
+        return (
+            raw[..., 2:].view(torch.int8) * raw[..., :2].contiguous().view(torch.float16).float()
+        ).flatten(-2)
 
     def rounded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return linear(x.bfloat16().to(x.dtype) if weight.dtype == torch.bfloat16 else x, weight, bias)
+        return linear(
+            x.bfloat16().to(x.dtype) if weight.dtype == torch.bfloat16 else x, weight, bias
+        )
 
-    def rounded_experts(x: Tensor, choice: Tensor, weight: Tensor, up: Any, down: Any, limit: float) -> Tensor:
+    def rounded_experts(
+        x: Tensor, choice: Tensor, weight: Tensor, up: Any, down: Any, limit: float
+    ) -> Tensor:
         out = torch.zeros_like(x)
         for expert in choice.unique().tolist():
             token, slot = (choice == expert).nonzero(as_tuple=True)
             h = F.linear(q8(x[token]), up[0](expert, torch.float32), up[1][expert])
             gate, lin = h[:, 0::2].clamp(max=limit), h[:, 1::2].clamp(-limit, limit)
             a = q8(gate * torch.sigmoid(1.702 * gate) * (lin + 1))
-            out[token] += weight[token, slot, None] * F.linear(a, down[0](expert, torch.float32), down[1][expert])
+            out[token] += weight[token, slot, None] * F.linear(
+                a, down[0](expert, torch.float32), down[1][expert]
+            )
         return out
 
     monkeypatch.setattr(kernels, "linear", rounded_linear)
@@ -465,14 +546,19 @@ def as_llama_cpp_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_logits_are_those_of_llama_cpp(probe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the published widths, all experts used, so that no near tie in the routing hides or blows up a difference.
+def test_logits_are_those_of_llama_cpp(
+    probe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the published widths, all experts used, so that no near tie in the routing hides or blows
+    up a difference.
 
-    llama.cpp differs from the exact logits by what its rounding of activations costs, worked out here by rounding
-    likewise, and no more; and it is nearer to the logits so rounded. It also rounds yarn's ramp to whole
-    dimensions, which gpt-oss does not; so does this config.
+    llama.cpp differs from the exact logits by what its rounding of activations costs, worked out
+    here by rounding likewise, and no more; and it is nearer to the logits so rounded. It also
+    rounds yarn's ramp to whole dimensions, which gpt-oss does not; so does this config.
     """
-    config = ModelConfig(num_hidden_layers=2, num_experts=4, experts_per_token=4, vocab_size=512, rope_truncate=True)
+    config = ModelConfig(
+        num_hidden_layers=2, num_experts=4, experts_per_token=4, vocab_size=512, rope_truncate=True
+    )
     write_random(config, tmp_path / "hf", seed=5)
     write_gguf(tmp_path / "hf", path := tmp_path / "model.gguf")
     tokens = torch.randint(0, 512, (160,), generator=torch.Generator().manual_seed(0))
@@ -496,5 +582,7 @@ def test_logits_are_those_of_llama_cpp(probe: str, tmp_path: Path, monkeypatch: 
 def test_text_is_cut_as_llama_cpp_does(probe: str, tmp_path: Path) -> None:
     path, tokenizer = with_tokenizer(tmp_path, O200K_PATTERN.replace("{1,3}", ""))
     text = "What's 37 + 48?  It IS 12345, é\nü 語 McDonald's\n\n  x"
-    run = subprocess.run([probe, "tokenize", path], input=text.encode(), capture_output=True, check=True)
+    run = subprocess.run(
+        [probe, "tokenize", path], input=text.encode(), capture_output=True, check=True
+    )
     assert [int(n) for n in run.stdout.split()] == tokenizer.encode(text)

@@ -1,4 +1,6 @@
-"""Loading: the logits of every layout against transformers, views instead of copies, and what is refused."""
+"""Loading: the logits of every layout against transformers, views instead of copies, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def copy_of(tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shard", ["100GB", "60KB"])
-def test_full_precision_as_transformers_saves_it(dtype: torch.dtype, shard: str, tmp_path: Path) -> None:
+def test_full_precision_as_transformers_saves_it(
+    dtype: torch.dtype, shard: str, tmp_path: Path
+) -> None:
     hf = hf_model(dtype=dtype)
     hf.save_pretrained(tmp_path, max_shard_size=shard)
     assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == (shard == "60KB")
@@ -88,7 +92,9 @@ def test_full_precision_as_transformers_saves_it(dtype: torch.dtype, shard: str,
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_mxfp4_in_three_layouts_against_transformers(shape: dict[str, Any], tmp_path: Path) -> None:
-    """transformers decodes the MXFP4 file itself, and reads our decoded one: all give the same logits."""
+    """transformers decodes the MXFP4 file itself, and reads our decoded one: all give the same
+    logits.
+    """
     places = {layout: tmp_path / layout for layout in ("full", "hf", "original", "hf-bf16")}
     hf_model(shape).save_pretrained(places["full"])
     convert(places["full"], places["hf"], "hf", floats="float32")
@@ -104,14 +110,18 @@ def test_mxfp4_in_three_layouts_against_transformers(shape: dict[str, Any], tmp_
         assert relative(expected, our_logits(model, tokens_T)) < TOLERANCE
 
 
-def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(packed: Path, tmp_path: Path) -> None:
+def test_dequantized_experts_that_transformers_saves_under_the_wrong_names(
+    packed: Path, tmp_path: Path
+) -> None:
     hf = read_by_hf(packed, quantization_config=dequantize())
     hf.save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     if not any(name.endswith("_blocks") for name in checkpoint.source.names()):
         pytest.skip("this version of transformers saves them under the right names")
     assert checkpoint.layout == "hf-bf16"
-    assert relative(hf_logits(hf, text()), our_logits(load(tmp_path, "float32"), text())) < TOLERANCE
+    assert (
+        relative(hf_logits(hf, text()), our_logits(load(tmp_path, "float32"), text())) < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("truncate", [True, False, None])
@@ -139,14 +149,18 @@ def test_rope_under_its_old_and_new_names(truncate: bool | None, tmp_path: Path)
 def test_a_loaded_model_is_ready_for_inference(packed: Path) -> None:
     model = load(packed)
     assert (model.compute_dtype, model.residual_dtype) == (torch.bfloat16, torch.float32)
-    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training and not any(
+        parameter.requires_grad for parameter in model.parameters()
+    )
     assert load(packed, "float32").compute_dtype == torch.float32
     assert our_logits(model, text()).isfinite().all()
 
 
 @pytest.mark.parametrize("layout", ["full", "packed", "original"])
 def test_every_tensor_is_a_view_of_its_file(layout: str, request: pytest.FixtureRequest) -> None:
-    """Native tensors share the storage of stored ones, which are as large as their bytes in the file."""
+    """Native tensors share the storage of stored ones, which are as large as their bytes in the
+    file.
+    """
     directory = request.getfixturevalue(layout)
     checkpoint, model = open_checkpoint(directory), load(directory)
     state = checkpoint.state()
@@ -195,7 +209,9 @@ def test_a_repository_folder_that_holds_only_original(original: Path, tmp_path: 
     assert torch.equal(our_logits(load(tmp_path), text()), our_logits(load(original), text()))
 
 
-def test_hugging_face_files_come_before_original(packed: Path, original: Path, copy_of: Any) -> None:
+def test_hugging_face_files_come_before_original(
+    packed: Path, original: Path, copy_of: Any
+) -> None:
     repository = copy_of(packed)
     (repository / "original").symlink_to(original)
     assert open_checkpoint(repository).layout == "hf"
@@ -217,7 +233,9 @@ def test_original_in_several_files_without_an_index(packed: Path, tmp_path: Path
         (lambda path: path / "empty", "no \\*.safetensors files"),
     ],
 )
-def test_a_path_that_holds_no_checkpoint(make: Any, message: str, packed: Path, copy_of: Any) -> None:
+def test_a_path_that_holds_no_checkpoint(
+    make: Any, message: str, packed: Path, copy_of: Any
+) -> None:
     directory = copy_of(packed)
     (directory / "empty").mkdir()
     with pytest.raises(CheckpointError, match=message):
@@ -262,11 +280,16 @@ def test_the_tensors_decide_whether_experts_are_packed(
     directory = copy_of(request.getfixturevalue(layout))
     expected = our_logits(load(directory), text())
     for config in ({"quant_method": "mxfp4"}, None):
-        edit_json(directory / "config.json", lambda data, config=config: data.update(quantization_config=config))
+        edit_json(
+            directory / "config.json",
+            lambda data, config=config: data.update(quantization_config=config),
+        )
         assert torch.equal(our_logits(load(directory), text()), expected)
 
 
-@pytest.mark.parametrize("quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}])
+@pytest.mark.parametrize(
+    "quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}]
+)
 def test_another_quantization_is_refused(quantization: Any, packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     edit_json(directory / "config.json", lambda data: data.update(quantization_config=quantization))
@@ -278,14 +301,19 @@ def test_missing_tensors_are_all_counted(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     names = [f"model.layers.{n}.self_attn.{letter}_proj.bias" for n in range(3) for letter in "qk"]
     drop_tensor(directory / SINGLE, *names)
-    with pytest.raises(TensorMismatchError, match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)"):
+    with pytest.raises(
+        TensorMismatchError,
+        match=r"lacks .*layers\.0\.self_attn\.q_proj\.bias.*1 more \(6 tensors\)",
+    ):
         load(directory)
 
 
 def test_unknown_tensors_are_named(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     add_tensor(directory / SINGLE, **{"model.layers.0.self_attn.q_norm.weight": torch.ones(16)})
-    with pytest.raises(TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"):
+    with pytest.raises(
+        TensorMismatchError, match=r"does not imply: model\.layers\.0\.self_attn\.q_norm\.weight$"
+    ):
         load(directory)
 
 
@@ -295,13 +323,16 @@ def test_rotary_frequencies_are_no_offence(packed: Path, copy_of: Any) -> None:
     assert torch.equal(our_logits(load(directory), text()), our_logits(load(packed), text()))
 
 
-def test_experts_packed_in_one_layer_and_not_in_another(packed: Path, full: Path, copy_of: Any) -> None:
+def test_experts_packed_in_one_layer_and_not_in_another(
+    packed: Path, full: Path, copy_of: Any
+) -> None:
     directory = copy_of(packed)
     name = "model.layers.1.mlp.experts.down_proj"
     drop_tensor(directory / SINGLE, name + "_blocks", name + "_scales")
     add_tensor(directory / SINGLE, **{name: torch.zeros(6, 64, 96)})
     with pytest.raises(
-        TensorMismatchError, match=r"lacks .*down_proj_blocks, .*it has .*layers\.1\.mlp\.experts\.down_proj"
+        TensorMismatchError,
+        match=r"lacks .*down_proj_blocks, .*it has .*layers\.1\.mlp\.experts\.down_proj",
     ):
         load(directory)
 
@@ -309,7 +340,11 @@ def test_experts_packed_in_one_layer_and_not_in_another(packed: Path, full: Path
 @pytest.mark.parametrize(
     ("name", "tensor", "message"),
     [
-        ("model.norm.weight", torch.ones(95), r"expected BF16 or F16 or F32 \[96\], found F32 \[95\]"),
+        (
+            "model.norm.weight",
+            torch.ones(95),
+            r"expected BF16 or F16 or F32 \[96\], found F32 \[95\]",
+        ),
         ("model.norm.weight", torch.ones(96, dtype=torch.int8), r"expected BF16.* found I8 \[96\]"),
         ("model.norm.weight", torch.ones(1, 96), r"expected BF16.* found F32 \[1, 96\]"),
         (
@@ -350,10 +385,16 @@ def test_tensors_of_another_model(packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
     drop_tensor(directory / SINGLE, *json_names(directory))
     add_tensor(directory / SINGLE, **{"transformer.h.0.attn.weight": torch.ones(2)})
-    with pytest.raises(TensorMismatchError, match=r"no gpt-oss model.*found transformer\.h\.0\.attn\.weight"):
+    with pytest.raises(
+        TensorMismatchError, match=r"no gpt-oss model.*found transformer\.h\.0\.attn\.weight"
+    ):
         load(directory)
 
 
 def json_names(directory: Path) -> list[str]:
     raw = (directory / SINGLE).read_bytes()
-    return [name for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")]) if name != "__metadata__"]
+    return [
+        name
+        for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+        if name != "__metadata__"
+    ]

@@ -1,4 +1,6 @@
-"""The file format: what the safetensors library writes is read as it is, what does not add up is refused."""
+"""The file format: what the safetensors library writes is read as it is, what does not add up is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def sharded(tmp_path: Path) -> Path:
     one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     save_file({"a": torch.ones(2), "b": torch.zeros(3)}, tmp_path / one)
     save_file({"c": torch.ones(4)}, tmp_path / two)
-    (tmp_path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": {"a": one, "b": one, "c": two}}))
+    (tmp_path / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {"a": one, "b": one, "c": two}})
+    )
     return tmp_path
 
 
@@ -57,14 +61,20 @@ def test_what_the_library_writes(saved: Path) -> None:
     source = Source(saved.parent)
     assert set(source.names()) == set(TENSORS)
     for name, tensor in TENSORS.items():
-        assert torch.equal(source.tensor(name), tensor) and source.tensor(name).dtype == tensor.dtype
+        assert (
+            torch.equal(source.tensor(name), tensor) and source.tensor(name).dtype == tensor.dtype
+        )
         assert source.entry(name).shape == tuple(tensor.shape)
     assert str(saved) in source.where("bytes") and "'bytes'" in source.where("bytes")
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
 def test_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
-    tensor = torch.arange(64, dtype=torch.uint8).view(dtype) if dtype != torch.bool else torch.arange(64) % 2 == 0
+    tensor = (
+        torch.arange(64, dtype=torch.uint8).view(dtype)
+        if dtype != torch.bool
+        else torch.arange(64) % 2 == 0
+    )
     save_file({"t": tensor}, tmp_path / SINGLE)
     found = Source(tmp_path).tensor("t")
     assert found.dtype == dtype and torch.equal(found.view(torch.uint8), tensor.view(torch.uint8))
@@ -90,7 +100,11 @@ def test_a_tensor_that_is_not_aligned(tmp_path: Path) -> None:
     header = {"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
               "b": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]}}  # fmt: skip
     values = torch.tensor([1.5, -2.0])
-    path = write(tmp_path / SINGLE, json.dumps(header).encode(), b"\x07" + bytes(values.view(torch.uint8).tolist()))
+    path = write(
+        tmp_path / SINGLE,
+        json.dumps(header).encode(),
+        b"\x07" + bytes(values.view(torch.uint8).tolist()),
+    )
     assert torch.equal(MappedFile(path).tensor("b"), values)
 
 
@@ -141,7 +155,10 @@ def claim(dtype: Any = "U8", shape: Any = (7,), offsets: Any = (0, 7), **more: A
         ({"t": claim(shape=[6], offsets=[0, 6])}, "belong to no tensor"),
         ({"t": claim(shape=[80], offsets=[0, 80])}, "truncated"),
         ({"t": claim(), "u": claim()}, "'u' overlaps"),
-        ({"t": claim(shape=[3], offsets=[0, 3]), "u": claim(shape=[3], offsets=[4, 7])}, "'u' leaves a gap"),
+        (
+            {"t": claim(shape=[3], offsets=[0, 3]), "u": claim(shape=[3], offsets=[4, 7])},
+            "'u' leaves a gap",
+        ),
         ({"t": claim(extra=1)}, "expected dtype, shape and data_offsets"),
         ({"t": {"dtype": "U8", "shape": [7]}}, "expected dtype, shape and data_offsets"),
         ({"t": None}, "found None"),
@@ -179,7 +196,9 @@ def test_header_lengths(length: int, saved: Path) -> None:
         MappedFile(saved)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(at=st.integers(0), value=st.integers(0, 255))
 @example(at=7, value=255)
 @example(at=8, value=ord("["))
@@ -192,7 +211,9 @@ def test_any_flipped_byte_of_the_header(saved: Path, at: int, value: int) -> Non
         file = MappedFile(saved)
     except CheckpointError:
         return
-    assert sum(file.tensor(name).nbytes for name in file.entries) == sum(t.nbytes for t in TENSORS.values())
+    assert sum(file.tensor(name).nbytes for name in file.entries) == sum(
+        t.nbytes for t in TENSORS.values()
+    )
 
 
 def save_to_bytes() -> bytes:
@@ -228,9 +249,18 @@ def set_weight(name: str, file: Any) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_weight("d", "model-00001-of-00002.safetensors"), "tensor 'd' is in .*00001.*does not hold it"),
-        (set_weight("a", "model-00002-of-00002.safetensors"), "tensor 'a' is in .*00002.*does not hold it"),
-        (lambda data: data["weight_map"].pop("b"), "holds tensor 'b', but the index does not list it"),
+        (
+            set_weight("d", "model-00001-of-00002.safetensors"),
+            "tensor 'd' is in .*00001.*does not hold it",
+        ),
+        (
+            set_weight("a", "model-00002-of-00002.safetensors"),
+            "tensor 'a' is in .*00002.*does not hold it",
+        ),
+        (
+            lambda data: data["weight_map"].pop("b"),
+            "holds tensor 'b', but the index does not list it",
+        ),
         (lambda data: data.pop("weight_map"), "weight_map must map"),
         (lambda data: data.update(weight_map={}), "weight_map must map"),
         (lambda data: data.update(weight_map=["a"]), "weight_map must map"),
@@ -245,8 +275,12 @@ def test_an_index_that_disagrees_with_its_shards(change: Any, message: str, shar
 
 
 def test_a_tensor_in_two_shards(sharded: Path) -> None:
-    save_file({"c": torch.ones(4), "a": torch.ones(2)}, sharded / "model-00002-of-00002.safetensors")
-    with pytest.raises(CheckpointError, match=r"00002.* holds tensor 'a', but the index says it is in .*00001"):
+    save_file(
+        {"c": torch.ones(4), "a": torch.ones(2)}, sharded / "model-00002-of-00002.safetensors"
+    )
+    with pytest.raises(
+        CheckpointError, match=r"00002.* holds tensor 'a', but the index says it is in .*00001"
+    ):
         Source(sharded)
     (sharded / INDEX).unlink()
     with pytest.raises(CheckpointError, match="tensor 'a' is in both"):
@@ -282,7 +316,9 @@ def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
 
 
 def test_links_of_the_download_cache(saved: Path, tmp_path: Path) -> None:
-    """snapshots/<revision>/file is a link to ../../blobs/<hash>, and so for files one folder deeper."""
+    """snapshots/<revision>/file is a link to ../../blobs/<hash>, and so for files one folder
+    deeper.
+    """
     (tmp_path / "repo" / "blobs").mkdir(parents=True)
     blob = saved.rename(tmp_path / "repo" / "blobs" / "0a1b")
     for folder, up in (("snapshots/r", "../.."), ("snapshots/r/original", "../../..")):
@@ -298,7 +334,9 @@ def test_a_link_within_the_directory(saved: Path) -> None:
     assert set(Source(saved.parent).names()) == set(TENSORS)
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"])
+@pytest.mark.parametrize(
+    "target", ["/etc/passwd", "../elsewhere.safetensors", "/dev/zero", "../other/blobs/0a1b"]
+)
 def test_a_link_out_of_the_directory(target: str, saved: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "elsewhere.safetensors").write_bytes(saved.read_bytes())

@@ -48,7 +48,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measure(body: str, path: Path) -> tuple[int, int, int]:
-    """Growth in bytes: of what is resident, of the part that is no view of a file, of the highest ever."""
+    """Growth in bytes: of what is resident, of the part that is no view of a file, of the highest
+    ever.
+    """
     command = [sys.executable, "-W", "error", "-c", PRELUDE + body + "\nreport()", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -92,6 +94,8 @@ def test_decoding_never_holds_the_model(checkpoint: Path, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_quantizing_never_holds_the_model(tmp_path: Path) -> None:
     write_random(CONFIG, tmp_path / "plain", 0, "hf-bf16")
-    _, anonymous, peak = measure(f"convert(path, {str(tmp_path / 'packed')!r}, 'hf')", tmp_path / "plain")
+    _, anonymous, peak = measure(
+        f"convert(path, {str(tmp_path / 'packed')!r}, 'hf')", tmp_path / "plain"
+    )
     assert anonymous < 150 * MB
     assert peak < 2 * account(CONFIG).total + account(CONFIG).checkpoint_bytes

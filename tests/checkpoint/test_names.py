@@ -21,7 +21,8 @@ VARIANTS = [
     replace(SMALL, attention_sink="off_by_one", moe_stride=2),
     replace(ModelConfig.preset("nano"), moe_stride=3, intermediate_size=96),
 ]
-# One layer of gpt-oss-20b as published (shapes from the reference loader and transformers' converter).
+# One layer of gpt-oss-20b as published (shapes from the reference loader and transformers'
+# converter).
 ORIGINAL = {
     "embedding.weight": (201088, 2880), "norm.scale": (2880,), "unembedding.weight": (201088, 2880),
     "block.7.attn.norm.scale": (2880,), "block.7.attn.qkv.weight": (5120, 2880),
@@ -55,7 +56,11 @@ def stored(config: ModelConfig, layout: Layout) -> dict[str, Row]:
 def of_layer(config: ModelConfig, layout: Layout, layer: int) -> dict[str, tuple[int, ...]]:
     """The tensors of one layer, and those of none."""
     other = [f".{n}." for n in range(config.num_hidden_layers) if n != layer]
-    return {n: row.shape for n, row in stored(config, layout).items() if not any(part in n for part in other)}
+    return {
+        n: row.shape
+        for n, row in stored(config, layout).items()
+        if not any(part in n for part in other)
+    }
 
 
 def test_published_names_and_shapes() -> None:
@@ -95,12 +100,16 @@ def test_rows_cover_every_stored_tensor_once(config: ModelConfig, layout: Layout
 def test_sizes_are_the_published_ones(config: ModelConfig, size: int) -> None:
     for layout in ("hf", "original"):
         rows = stored(config, layout).values()  # type: ignore[arg-type]
-        assert sum(math.prod(row.shape) * (1 if row.dtypes == PACKED else 2) for row in rows) == size
+        assert (
+            sum(math.prod(row.shape) * (1 if row.dtypes == PACKED else 2) for row in rows) == size
+        )
     assert account(config).checkpoint_bytes == size
 
 
 def test_views_do_not_copy() -> None:
-    for row in table(ModelConfig.preset("nano"), "original") + table(ModelConfig.preset("nano"), "hf-bf16"):
+    for row in table(ModelConfig.preset("nano"), "original") + table(
+        ModelConfig.preset("nano"), "hf-bf16"
+    ):
         whole = torch.empty(row.shape)
         assert row.view(whole).untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
         assert row.view(whole).shape == row.native_shape

@@ -18,7 +18,9 @@ from ossia.errors import CheckpointError
 
 
 def tiny(**changes: Any) -> ModelConfig:
-    return replace(ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), vocab_size=100, **changes)
+    return replace(
+        ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), vocab_size=100, **changes
+    )
 
 
 # --------------------------------------------------------------------------------------
@@ -33,7 +35,11 @@ def test_a_seed_is_one_model_in_every_layout(tmp_path: Path) -> None:
     write_random(config, tmp_path / "again", 3, "hf")
     write_random(config, tmp_path / "other", 4, "hf")
     first = (tmp_path / "hf" / SINGLE).read_bytes()
-    assert (tmp_path / "again" / SINGLE).read_bytes() == first != (tmp_path / "other" / SINGLE).read_bytes()
+    assert (
+        (tmp_path / "again" / SINGLE).read_bytes()
+        == first
+        != (tmp_path / "other" / SINGLE).read_bytes()
+    )
 
 
 @pytest.mark.parametrize("width", [64, 96, 160])

@@ -1,5 +1,6 @@
-"""Servers for other people's clients, and running those in environments of their own. Only with --clients: what is
-not installed yet is fetched from PyPI and npm."""
+"""Servers for other people's clients, and running those in environments of their own. Only with
+--clients: what is not installed yet is fetched from PyPI and npm.
+"""
 
 from __future__ import annotations
 
@@ -63,11 +64,15 @@ def tokenizer(llm: LLM) -> Tokenizer:
 
 @pytest.fixture
 def scripted(tokenizer: Tokenizer) -> Callable[..., Any]:
-    """`with scripted("<|channel|>final<|message|>Hi<|return|>") as served:` a server whose model says these things, one
-    a sample, the last one over and over."""
+    """`with scripted("<|channel|>final<|message|>Hi<|return|>") as served:` a server whose model
+    says these things, one a sample, the last one over and over.
+    """
 
     def made(*texts: str, config: Any = None) -> Any:
-        return serving(ScriptedEngine([tokenizer.encode_with_specials(text) for text in texts], config), tokenizer)
+        return serving(
+            ScriptedEngine([tokenizer.encode_with_specials(text) for text in texts], config),
+            tokenizer,
+        )
 
     return made
 
@@ -75,12 +80,16 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def nano(llm: LLM) -> Iterator[Served]:
     """A server of the embedded model, which by its own settings always says the likeliest."""
-    with serving(llm.engine, llm.tokenizer, Settings(model_name="nano", sampling=llm.sampling)) as served:
+    with serving(
+        llm.engine, llm.tokenizer, Settings(model_name="nano", sampling=llm.sampling)
+    ) as served:
         yield served
 
 
 @contextmanager
-def serving(engine: EngineLike, tokenizer: Tokenizer, settings: Settings | None = None) -> Iterator[Served]:
+def serving(
+    engine: EngineLike, tokenizer: Tokenizer, settings: Settings | None = None
+) -> Iterator[Served]:
     """A server on loopback, in a thread. Whatever it logs as a warning or worse is an error."""
     app = create_app(engine, tokenizer, settings or Settings(model_name="nano"))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -116,9 +125,7 @@ def no_complaints() -> Iterator[None]:
 
 def said(text: str, thought: str) -> str:
     """A sample that ends with an answer, as Harmony text."""
-    return (
-        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
-    )
+    return f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
 
 
 def called(name: str, arguments: str, thought: str, constrained: str = " <|constrain|>json") -> str:
@@ -136,19 +143,25 @@ def python_of(client: str) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """A bare one: no proxies, no keys, no settings of the user's. Clients are told not to talk to their makers."""
+    """A bare one: no proxies, no keys, no settings of the user's. Clients are told not to talk to
+    their makers.
+    """
     quiet = {
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LANGSMITH_TRACING": "false",
         "PYDANTIC_DISABLE_PLUGINS": "1",
     }
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    kept = {
+        name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ
+    }
     return {**kept, **quiet, **more}
 
 
 def run_script(client: str, script: str, case: str, served: Served) -> Any:
-    """What a case of a script in `scripts/` got. The client must not complain, neither by its exit nor on stderr."""
+    """What a case of a script in `scripts/` got. The client must not complain, neither by its exit
+    nor on stderr.
+    """
     command = [str(python_of(client)), str(HERE / "scripts" / f"{script}.py"), case]
     variables = environment(OSSIA_URL=served.url, OSSIA_MODEL="nano")
     ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=variables)

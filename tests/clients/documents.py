@@ -16,4 +16,6 @@ def blocks(language: str) -> list[str]:
 def sections() -> dict[str, list[tuple[str, str]]]:
     """By heading, the blocks below it with their languages."""
     parts = re.split(r"^## (.+)\n", PAGE.read_text(), flags=re.MULTILINE)
-    return {heading: BLOCK.findall(text) for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
+    return {
+        heading: BLOCK.findall(text) for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }

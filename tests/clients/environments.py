@@ -1,7 +1,8 @@
-"""Environments of other people's clients: one for each, with pinned versions, apart from the project's own.
+"""Environments of other people's clients: one for each, with pinned versions, apart from the
+project's own.
 
-They lie in `~/.cache/ossia/clients`, or in the folder that OSSIA_CLIENTS names, and are made when they are first asked
-for. Knows pip and npm; nothing of what the clients are used for.
+They lie in `~/.cache/ossia/clients`, or in the folder that OSSIA_CLIENTS names, and are made when
+they are first asked for. Knows pip and npm; nothing of what the clients are used for.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# What is installed; the first is the client. openai is named where a client brings it, so that it stays the same.
+# What is installed; the first is the client. openai is named where a client brings it, so that it
+# stays the same.
 PYTHON = {
     "openai": ("openai==3.52.0",),
     "openai-agents": ("openai-agents==0.24.0", "openai==3.52.0"),
     "langchain": ("langchain-openai==1.7.3", "openai==3.52.0"),
-    "litellm": ("litellm==1.106.0", "openai==2.54.0", "mcp==2.3.0"),  # mcp: imported as soon as there are tools
+    "litellm": (
+        "litellm==1.106.0",
+        "openai==2.54.0",
+        "mcp==2.3.0",
+    ),  # mcp: imported as soon as there are tools
     "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.52.0"),
     "anthropic": ("anthropic==2.11.0",),
 }
@@ -63,8 +69,9 @@ def _folder(client: str, pins: Sequence[str]) -> Path:
 
 @contextmanager
 def _made(client: str, pins: Sequence[str]) -> Iterator[Path | None]:
-    """The folder to install into, with nobody else at it; None if that has been done. It counts as done only if the
-    block ends without an error."""
+    """The folder to install into, with nobody else at it; None if that has been done. It counts as
+    done only if the block ends without an error.
+    """
     folder = _folder(client, pins)
     folder.parent.mkdir(parents=True, exist_ok=True)
     done = folder / "installed"

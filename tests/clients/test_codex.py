@@ -1,4 +1,6 @@
-"""The Codex CLI with the configuration of docs/clients.md: it runs a command, it applies a patch, and comes back."""
+"""The Codex CLI with the configuration of docs/clients.md: it runs a command, it applies a patch,
+and comes back.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,17 @@ def run(served: Served, folder: Path, task: str, catalog: bool) -> list[dict[str
     config = config.replace("http://127.0.0.1:8000/v1", served.url)
     lines = [line for line in config.splitlines() if catalog or "model_catalog_json" not in line]
     (home / "config.toml").write_text("\n".join(lines).replace("/home/me/.codex", str(home)))
-    # What is run here is what is scripted here, so that it needs no sandbox, which not every machine could give.
-    options = ["--json", "--skip-git-repo-check", "--strict-config", "--sandbox", "danger-full-access", "-C", str(work)]
+    # What is run here is what is scripted here, so that it needs no sandbox, which not every
+    # machine could give.
+    options = [
+        "--json",
+        "--skip-git-repo-check",
+        "--strict-config",
+        "--sandbox",
+        "danger-full-access",
+        "-C",
+        str(work),
+    ]
     ended = subprocess.run(
         [str(codex), "exec", *options, task],
         stdin=subprocess.DEVNULL,
@@ -54,7 +65,9 @@ def items(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("catalog", [True, False], ids=["described", "unknown to it"])
-def test_it_runs_a_command_and_answers(scripted: Callable[..., Any], tmp_path: Path, catalog: bool) -> None:
+def test_it_runs_a_command_and_answers(
+    scripted: Callable[..., Any], tmp_path: Path, catalog: bool
+) -> None:
     with scripted(SHELL, said("The sum is 85.", "It says 85.")) as served:
         events = run(served, tmp_path, "Add 37 and 48 in the shell.", catalog)
     (command,) = items(events, "command_execution")
@@ -62,7 +75,9 @@ def test_it_runs_a_command_and_answers(scripted: Callable[..., Any], tmp_path: P
     assert command["aggregated_output"].endswith("sum: 85\n")
     assert [item["text"] for item in items(events, "agent_message")] == ["The sum is 85."]
     assert [item["text"] for item in items(events, "reasoning")] == ["I run it.", "It says 85."]
-    assert [item["message"][:14] for item in items(events, "error")] == ([] if catalog else ["Model metadata"])
+    assert [item["message"][:14] for item in items(events, "error")] == (
+        [] if catalog else ["Model metadata"]
+    )
     assert events[-1]["type"] == "turn.completed"
     turn = served.prompts[-1].rpartition("<|start|>user<|message|>")[2]
     assert "I run it." in turn and "to=functions.exec_command" in turn and "sum: 85" in turn
@@ -75,7 +90,9 @@ def test_it_applies_a_patch(scripted: Callable[..., Any], tmp_path: Path) -> Non
         events = run(served, tmp_path, "Write 37 + 48 to sum.txt.", catalog=True)
     assert (tmp_path / "work/sum.txt").read_text() == "85\n"
     (change,) = items(events, "file_change")
-    assert [(Path(each["path"]).name, each["kind"]) for each in change["changes"]] == [("sum.txt", "add")]
+    assert [(Path(each["path"]).name, each["kind"]) for each in change["changes"]] == [
+        ("sum.txt", "add")
+    ]
     assert [item["text"] for item in items(events, "agent_message")] == ["sum.txt holds 85."]
     assert items(events, "error") == []
     assert "type apply_patch =" in served.prompts[0] and "Success" in served.prompts[-1]

@@ -1,4 +1,6 @@
-"""docs/clients.md: the versions that it names are those that are tested, and its examples print what it says."""
+"""docs/clients.md: the versions that it names are those that are tested, and its examples print
+what it says.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,11 @@ from clients import environments
 from clients.conftest import LIMIT, environment, python_of
 from clients.documents import PAGE, blocks, sections
 
-EXAMPLES = [heading for heading, shown in sections().items() if any(language == "python" for language, _ in shown)]
+EXAMPLES = [
+    heading
+    for heading, shown in sections().items()
+    if any(language == "python" for language, _ in shown)
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +57,9 @@ def test_an_example_prints_what_the_page_says(client: str, base: str, tmp_path: 
     script = tmp_path / "example.py"
     script.write_text(code.replace("http://127.0.0.1:8000", base))
     command = [str(python_of(client)), str(script)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, env=environment())
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=LIMIT, env=environment()
+    )
     assert (ended.stdout, ended.stderr) == (printed, "")
 
 
@@ -60,7 +68,10 @@ def test_every_python_client_has_an_example() -> None:
 
 
 def test_the_versions_are_those_that_are_tested() -> None:
-    pins = [re.sub(r"\[.*\]", "", packages[0]).rpartition("==") for packages in environments.PYTHON.values()]
+    pins = [
+        re.sub(r"\[.*\]", "", packages[0]).rpartition("==")
+        for packages in environments.PYTHON.values()
+    ]
     pins.append(environments.CODEX.rpartition("@"))
     rows = re.findall(r"^\| .*?`(\S+)` (\S+) \|", PAGE.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted((name, version) for name, _, version in pins)

@@ -1,4 +1,5 @@
-"""Python clients against a server: they get what a scripted model says, and with nano they come to its answer.
+"""Python clients against a server: they get what a scripted model says, and with nano they come to
+its answer.
 
 What a case does is in `scripts/`. The scripted model says what nano says to the same question.
 """
@@ -47,7 +48,13 @@ KINDS = [
     "response.output_item.done", "response.function_call_arguments.delta", "response.function_call_arguments.done",
     "response.completed", "response.output_text.delta", "response.output_text.done",
 ]  # fmt: skip
-STEPS = ["reasoning_item", "tool_call_item", "tool_call_output_item", "reasoning_item", "message_output_item"]
+STEPS = [
+    "reasoning_item",
+    "tool_call_item",
+    "tool_call_output_item",
+    "reasoning_item",
+    "message_output_item",
+]
 AGENT = {**RAN, "items": STEPS}
 LANGCHAIN = {**READ_SUM, "invalid": [], "counted": True}
 LITELLM = {**SUM, **BOTH, **FINISH}
@@ -61,7 +68,10 @@ CASES: dict[tuple[str, str], dict[str, Told]] = {
         "parse": (JSON, {"text": TYPED, "result": 85, "reasoning": THOUGHT}),
         "parse_call": (TOOL[:1], {"expression": "37+48"}),
         "stream": (TOOL, {**SUM, "kinds": CHAT_KINDS, "counted": True}),
-        "chunks": (PLAIN, {"text": TEXT, "reasoning": THOUGHT, "finish": ["stop"], "counted": True}),
+        "chunks": (
+            PLAIN,
+            {"text": TEXT, "reasoning": THOUGHT, "finish": ["stop"], "counted": True},
+        ),
     },
     ("openai", "openai_responses"): {
         "create": (TOOL, RESPONSES),
@@ -138,13 +148,16 @@ def test_it_gets_what_the_model_says(case: Case, scripted: Callable[..., Any]) -
         assert run_script(case.client, case.script, case.name, served) == case.gets
     if case.says is TOOL:
         turn = served.prompts[-1].rpartition("<|start|>user<|message|>")[2]
-        assert [word for word in (THOUGHT, "37+48", "<|message|>85<|end|>") if word not in turn] == []
+        assert [
+            word for word in (THOUGHT, "37+48", "<|message|>85<|end|>") if word not in turn
+        ] == []
 
 
 @each_case
 def test_it_comes_to_an_answer_with_nano(case: Case, nano: Served) -> None:
-    """What nano says differs where no tool is offered: it works the sum out. JSON it was never taught, so that its form
-    is right and its content is anybody's guess."""
+    """What nano says differs where no tool is offered: it works the sum out. JSON it was never
+    taught, so that its form is right and its content is anybody's guess.
+    """
     got = run_script(case.client, case.script, case.name, nano)
     assert got.keys() == case.gets.keys()
     if "result" in got:

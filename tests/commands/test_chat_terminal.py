@@ -60,17 +60,27 @@ def talk(
     return out.getvalue(), session
 
 
-def test_reasoning_is_dim_and_the_answer_is_not(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasoning_is_dim_and_the_answer_is_not(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("Bye"))
     out, session = talk(monkeypatch, llm, "37 + 48?", " /not a command")
     assert "\x1b[2mH" in out and "thinking: " not in out
     assert "\n85\n\x1b[2m[" in out and "tokens/s]" in out
-    assert [m.role for m in session.history] == ["user", "assistant", "assistant", "user", "assistant"]
+    assert [m.role for m in session.history] == [
+        "user",
+        "assistant",
+        "assistant",
+        "user",
+        "assistant",
+    ]
     assert session.history[3].content == "/not a command"
 
 
 def test_commands(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, script = scripted(tiny, thought("Hm.") + final("one"), thought("Hm.") + final("two"), final("three"))
+    llm, script = scripted(
+        tiny, thought("Hm.") + final("one"), thought("Hm.") + final("two"), final("three")
+    )
     out, _ = talk(
         monkeypatch, llm, "/help", "/effort", "/effort huge", "/effort high", "/system Be kind.", "/tokens",
         "first", "/reasoning off", "second", "/tokens", "/frobnicate", "/system none", "/new", "third",
@@ -115,11 +125,17 @@ def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     llm, script = scripted(tiny, final("still 86"))
     out, session = talk(monkeypatch, llm, f"/load {file}", "and now?")
-    assert "5 messages from" in out and session.effort is Effort.LOW and session.instructions == "Be kind."
+    assert (
+        "5 messages from" in out
+        and session.effort is Effort.LOW
+        and session.instructions == "Be kind."
+    )
     assert "86" in script.prompts[0] and "Be kind." in script.prompts[0]
 
 
-def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm, script = scripted(tiny, final("It is eighty five"), thought("Let me see"), final("ok"))
     sample = script.generate
 
@@ -130,16 +146,23 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(tiny: Path, monkeypatch
             yield token
 
     monkeypatch.setattr(script, "generate", interrupted)
-    out, session = talk(monkeypatch, llm, KeyboardInterrupt(), "first", "second", "third", styled=False)
+    out, session = talk(
+        monkeypatch, llm, KeyboardInterrupt(), "first", "second", "third", styled=False
+    )
     assert "Ctrl-C stops an answer; /quit or Ctrl-D leaves" in out
     assert "stopped; the answer stays in the conversation as far as it got" in out
     assert "stopped before an answer began; the question is forgotten" in out
     assert [m.role for m in session.history] == ["user", "assistant", "user", "assistant"]
     assert str(session.history[1].content).startswith("It is")
-    assert session.history[2].content == "third" and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (
+        session.history[2].content == "third"
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_next_token(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_ctrl_c_does_not_wait_for_the_next_token(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llm, script = scripted(tiny, final("never said"))
 
     def slow(*args: Any) -> Iterator[Any]:
@@ -153,7 +176,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_next_token(tiny: Path, monkeypatc
     assert session.history == []
 
 
-def test_a_full_context_does_not_end_the_session(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_context_does_not_end_the_session(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, session = talk(monkeypatch, ossia.load(tiny), "apple " * 2000, "/tokens")
     assert "the context holds 1024; /new begins a new conversation" in out and session.history == []
 

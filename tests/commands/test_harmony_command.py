@@ -1,4 +1,6 @@
-"""`ossia harmony`: what it prints, in a pipe and in a terminal, and how it refuses what it cannot read."""
+"""`ossia harmony`: what it prints, in a pipe and in a terminal, and how it refuses what it cannot
+read.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,10 @@ def test_harmony_render(talk: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["harmony", "render", talk]) == 0
     out = capsys.readouterr()
     assert out.out == SPOKEN + "<|start|>assistant\n" and out.err.endswith(" tokens\n")
-    assert main(["harmony", "render", talk, "--for", "conversation", "--json", "--tokenizer", "nano"]) == 0
+    assert (
+        main(["harmony", "render", talk, "--for", "conversation", "--json", "--tokenizer", "nano"])
+        == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == SPOKEN and found["ids"]
     assert main(["harmony", "render", talk, "--for", "training", "--json", "--keep-analysis"]) == 0
@@ -62,8 +67,15 @@ def test_harmony_render_token_by_token(talk: str, capsys: pytest.CaptureFixture[
 
 
 def test_harmony_render_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-    request = {"messages": [{"role": "user", "content": "Hi"}], "tools": [tool], "reasoning_effort": "high"}
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+    }
+    request = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [tool],
+        "reasoning_effort": "high",
+    }
     path = tmp_path / "request.json"
     path.write_text(json.dumps(request))
     assert main(["harmony", "render", str(path), "--chat", "--date", "2025-08-05"]) == 0
@@ -71,8 +83,12 @@ def test_harmony_render_of_a_request(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "Reasoning: high" in out and "Current date: 2025-08-05" in out and "type f = " in out
 
 
-def test_harmony_parse_is_the_way_back(talk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["harmony", "render", talk, "--for", "conversation", "--keep-analysis", "--json"]) == 0
+def test_harmony_parse_is_the_way_back(
+    talk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        main(["harmony", "render", talk, "--for", "conversation", "--keep-analysis", "--json"]) == 0
+    )
     ids = json.loads(capsys.readouterr().out)["ids"]
     (tmp_path / "ids.json").write_text(json.dumps(ids))
     for given in ([str(tmp_path / "ids.json")], ["--ids", ",".join(map(str, ids))]):
@@ -81,11 +97,15 @@ def test_harmony_parse_is_the_way_back(talk: str, tmp_path: Path, capsys: pytest
         assert found == {"messages": TALK, "repairs": []}
 
 
-def test_harmony_parse_reports_repairs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_harmony_parse_reports_repairs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|end|>\n")
     assert main(["harmony", "parse"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["messages"] == [{"role": "assistant", "content": "I must refuse", "channel": "analysis"}]
+    assert found["messages"] == [
+        {"role": "assistant", "content": "I must refuse", "channel": "analysis"}
+    ]
     assert {repair["kind"] for repair in found["repairs"]} == {"missing-message"}
     pipe_in(monkeypatch, "<|channel|>analysis I must refuse<|message|>x<|end|>")
     assert main(["harmony", "parse", "--strict"]) == 2
@@ -101,7 +121,9 @@ def test_harmony_parse_reports_repairs(monkeypatch: pytest.MonkeyPatch, capsys: 
         ("[1]", "message"),
     ],
 )
-def test_harmony_render_of_something_else(text: str, word: str, tmp_path: Path, capsys: Any) -> None:
+def test_harmony_render_of_something_else(
+    text: str, word: str, tmp_path: Path, capsys: Any
+) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     assert main(["harmony", "render", str(path)]) == 2
@@ -117,11 +139,15 @@ REQUESTS: list[tuple[Any, str]] = [
     ({"messages": [], "tools": ["f"]}, "tools[0]: a function tool must be an object"),
     ({"messages": [], "reasoning_effort": {"a": 1}}, "unknown reasoning effort"),
 ]
-CASES: list[tuple[Any, str, list[str]]] = [([message], f"messages[0]: {said}", []) for message, said in MISSHAPEN]
+CASES: list[tuple[Any, str, list[str]]] = [
+    ([message], f"messages[0]: {said}", []) for message, said in MISSHAPEN
+]
 CASES += [({"messages": 5}, "a list of messages under the key 'messages'", [])]
 
 
-@pytest.mark.parametrize(("data", "said", "options"), CASES + [(data, said, ["--chat"]) for data, said in REQUESTS])
+@pytest.mark.parametrize(
+    ("data", "said", "options"), CASES + [(data, said, ["--chat"]) for data, said in REQUESTS]
+)
 def test_wrong_shapes_are_one_clear_line(
     data: Any, said: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,10 +176,16 @@ def test_nothing_commands_a_terminal(
         assert main(["harmony", *args]) == 0
         text = shown.getvalue()
         text = text if variable else re.sub("\x1b\\[[0-9]*m", "", text)  # the colours
-        assert "2" in text and "\ufffd" in text and not any(control in text for control in "\x1b\x9b\x7f")
+        assert (
+            "2" in text
+            and "\ufffd" in text
+            and not any(control in text for control in "\x1b\x9b\x7f")
+        )
 
 
-def test_in_a_pipe_the_text_is_exact(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_pipe_the_text_is_exact(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipe_in(monkeypatch, json.dumps([{"role": "user", "content": HOSTILE}]))
     assert main(["harmony", "render", "--for", "conversation"]) == 0
     assert capsys.readouterr().out == f"<|start|>user<|message|>{HOSTILE}<|end|>\n"
@@ -163,7 +195,9 @@ def test_in_a_pipe_the_text_is_exact(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert json.loads(out)["messages"][0]["content"] == HOSTILE and "\x9b" in out
 
 
-def test_an_empty_list_is_no_tokens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_list_is_no_tokens(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pipe_in(monkeypatch, "[]\n")
     assert main(["harmony", "parse"]) == 0
     nothing = capsys.readouterr().out
@@ -189,6 +223,8 @@ def test_tokenizers_are_never_downloaded(
         err = capsys.readouterr().err
         assert f"no folder {name!r}" in err and "use o200k_harmony, nano or the folder" in err
     (tmp_path / "gpt-oss-20b").mkdir()
-    (tmp_path / "gpt-oss-20b" / "tokenizer.json").write_bytes((hub.embedded("nano") / "tokenizer.json").read_bytes())
+    (tmp_path / "gpt-oss-20b" / "tokenizer.json").write_bytes(
+        (hub.embedded("nano") / "tokenizer.json").read_bytes()
+    )
     assert main(["harmony", "render", talk, "--json", "--tokenizer", "gpt-oss-20b"]) == 0
     assert capsys.readouterr().out != outputs[0]

@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import Script, call, environment, final, scripted, thought, write_endless, write_tiny
+from tiny_model import (
+    Script,
+    call,
+    environment,
+    final,
+    scripted,
+    thought,
+    write_endless,
+    write_tiny,
+)
 
 import ossia
 import ossia.llm
@@ -18,7 +27,17 @@ from ossia.commands.display import progress
 from ossia.commands.main import main
 from ossia.engine import Engine
 
-COMMANDS = ("chat", "generate", "serve", "info", "convert", "eval", "harmony", "harmony render", "harmony parse")
+COMMANDS = (
+    "chat",
+    "generate",
+    "serve",
+    "info",
+    "convert",
+    "eval",
+    "harmony",
+    "harmony render",
+    "harmony parse",
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +52,9 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ossia_process(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ossia", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment(), **options
+    )
 
 
 def say(monkeypatch: pytest.MonkeyPatch, tiny: Path, *samples: str) -> Script:
@@ -47,7 +68,8 @@ def pipe_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
-# ---- help and errors -------------------------------------------------------------------------------
+# ---- help and errors
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -64,7 +86,10 @@ def test_help_imports_no_torch() -> None:
     program = "import sys; from ossia.commands.main import parser; parser().format_help(); exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
     out = ossia_process("--help").stdout
-    assert all(f"    {command}" in out for command in COMMANDS if " " not in command) and "exit codes:" in out
+    assert (
+        all(f"    {command}" in out for command in COMMANDS if " " not in command)
+        and "exit codes:" in out
+    )
     assert ossia_process("--version").stdout.startswith("ossia 0.")
 
 
@@ -127,7 +152,11 @@ def test_a_full_disk_is_said_before_anything_is_written(
     [
         (OSError(28, "No space left on device", "/x"), 1, "ossia: /x: No space left on device\n"),
         (MemoryError(), 1, "ossia: out of memory:\n"),
-        (RuntimeError("can't allocate memory:\nyou tried 9 GB"), 1, "ossia: out of memory: can't allocate"),
+        (
+            RuntimeError("can't allocate memory:\nyou tried 9 GB"),
+            1,
+            "ossia: out of memory: can't allocate",
+        ),
         (KeyboardInterrupt(), 130, ""),
     ],
 )
@@ -153,7 +182,8 @@ def test_our_own_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["chat"])
 
 
-# ---- info ------------------------------------------------------------------------------------------
+# ---- info
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -164,7 +194,9 @@ def test_our_own_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         ("openai/gpt-oss-20b", "20.91B"),
     ],
 )
-def test_info_of_a_preset_needs_no_weights(preset: str, numbers: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_of_a_preset_needs_no_weights(
+    preset: str, numbers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["info", preset]) == 0
     out = capsys.readouterr().out
     for number in numbers.split(" "):
@@ -176,7 +208,9 @@ def test_info_lays_components_and_cache_out(capsys: pytest.CaptureFixture[str]) 
     rows = {line[:28].strip(): line[28:].split() for line in capsys.readouterr().out.splitlines()}
     assert rows["total"] == ["20.91B", "20,914,757,184", "100.00%", "12.8", "GiB"]
     assert rows["MLP (router + experts)"][:3] == ["19.12B", "19,119,145,728", "91.41%"]
-    assert rows["embedding + unembedding"][0] == "1.16B" and rows["active for one token"][0] == "3.61B"
+    assert (
+        rows["embedding + unembedding"][0] == "1.16B" and rows["active for one token"][0] == "3.61B"
+    )
     assert main(["info", "gpt-oss-20b", "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["kv_cache_bytes"]["per_token_within_window"] == 24 * 2 * 8 * 64 * 2
@@ -187,7 +221,14 @@ def test_info_lays_components_and_cache_out(capsys: pytest.CaptureFixture[str]) 
 def test_info_of_a_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(tiny)]) == 0
     out = capsys.readouterr().out
-    for part in ("hf layout", "model.safetensors", "9 specials", "all that Harmony needs", "top_k 50", "MXFP4"):
+    for part in (
+        "hf layout",
+        "model.safetensors",
+        "9 specials",
+        "all that Harmony needs",
+        "top_k 50",
+        "MXFP4",
+    ):
         assert part in out
     assert main(["convert", str(tiny), str(tmp_path / "bf16"), "--to", "hf-bf16"]) == 0
     (tmp_path / "bf16" / "tokenizer.json").unlink()
@@ -200,15 +241,21 @@ def test_info_of_a_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert info["tokenizer"] is None and info["files"]["model.safetensors"] > info["bytes"]["total"]
 
 
-# ---- convert ---------------------------------------------------------------------------------------
+# ---- convert
+# ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layout", ["hf", "original", "hf-bf16"])
 def test_convert_random(layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = str(tmp_path / "nano")
-    assert main(["convert", "--random", "nano", made, "--to", layout, "--layers", "1", "--seed", "7"]) == 0
+    assert (
+        main(["convert", "--random", "nano", made, "--to", layout, "--layers", "1", "--seed", "7"])
+        == 0
+    )
     out = capsys.readouterr().out.splitlines()
-    assert out[-1].endswith(f"in {made}, layout {layout}") and any("model.safetensors" in line for line in out)
+    assert out[-1].endswith(f"in {made}, layout {layout}") and any(
+        "model.safetensors" in line for line in out
+    )
     assert main(["info", made, "--json"]) == 0
     info = json.loads(capsys.readouterr().out)
     assert info["layout"] == layout and info["config"]["num_hidden_layers"] == 1
@@ -240,7 +287,8 @@ def test_reading_a_long_prompt_is_told(tiny: Path) -> None:
     assert told[:3] == [(50, 120), (100, 120), (120, 120)]
 
 
-# ---- generate --------------------------------------------------------------------------------------
+# ---- generate
+# --------------------------------------------------------------------------------------
 
 
 def test_generate_streams_text_and_holds_half_characters_back(
@@ -294,17 +342,29 @@ def test_generate_without_a_tokenizer_prints_ids(
     assert capsys.readouterr().out.split() == list(map(str, ids))
 
 
-# ---- chat through a pipe ---------------------------------------------------------------------------
+# ---- chat through a pipe
+# ---------------------------------------------------------------------------
 
 
-def test_each_line_is_a_turn(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    script = say(monkeypatch, tiny, thought("7 and 8.\nEasy.") + final("85"), final("You asked.\nTwice."))
+def test_each_line_is_a_turn(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = say(
+        monkeypatch, tiny, thought("7 and 8.\nEasy.") + final("85"), final("You asked.\nTwice.")
+    )
     pipe_in(monkeypatch, "What is 37 + 48?\n\n   \nWhat did I ask?")
-    assert main(["chat", "--date", "2025-08-05", "--instructions", "Be brief.", "--effort", "low"]) == 0
+    assert (
+        main(["chat", "--date", "2025-08-05", "--instructions", "Be brief.", "--effort", "low"])
+        == 0
+    )
     out, err = capsys.readouterr()
     assert out == "thinking: 7 and 8.\nthinking: Easy.\n85\n\nYou asked.\nTwice.\n" and err == ""
     assert "Reasoning: low" in script.prompts[0] and "Current date: 2025-08-05" in script.prompts[0]
-    assert "Be brief." in script.prompts[0] and "37 + 48" in script.prompts[1] and "85" in script.prompts[1]
+    assert (
+        "Be brief." in script.prompts[0]
+        and "37 + 48" in script.prompts[1]
+        and "85" in script.prompts[1]
+    )
 
 
 def test_the_calculator_is_offered_called_and_shown(
@@ -316,7 +376,9 @@ def test_the_calculator_is_offered_called_and_shown(
     assert main(["chat", "--calculator", "--hide-reasoning"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[:2] == ['call: calculator {"expression": "37 + 48"}', "result: 85"]
-    assert shown[2] == "call: functions.oracle {}" and shown[3].startswith("failed: error: there is no tool")
+    assert shown[2] == "call: functions.oracle {}" and shown[3].startswith(
+        "failed: error: there is no tool"
+    )
     assert shown[4:] == ["85"]
     assert "type calculator = (_: {" in script.prompts[0] and ">85<" in script.prompts[1]
     pipe_in(monkeypatch, "Hi")
@@ -328,13 +390,24 @@ def test_what_is_cut_is_said_on_stderr(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = "<|channel|>final<|message|>It is"
-    say(monkeypatch, tiny, half, "<|channel|>analysis<|message|>I th", final("ok"), thought("?") + "<|return|>")
+    say(
+        monkeypatch,
+        tiny,
+        half,
+        "<|channel|>analysis<|message|>I th",
+        final("ok"),
+        thought("?") + "<|return|>",
+    )
     pipe_in(monkeypatch, "a\nb\nc\nd\n")
     assert main(["chat"]) == 0
     out, err = capsys.readouterr()
     assert out == "It is\n\nthinking: I th\n\nok\n\nthinking: ?\n"
     assert [line.split(": ")[0] for line in err.splitlines()] == ["ossia"] * 3
-    assert "as far as it got" in err and "the question is forgotten" in err and "without an answer" in err
+    assert (
+        "as far as it got" in err
+        and "the question is forgotten" in err
+        and "without an answer" in err
+    )
 
 
 def test_what_a_model_says_cannot_command_the_terminal(
@@ -362,8 +435,20 @@ def test_a_process_with_pipes(endless: Path) -> None:
 
 
 def test_nobody_reads_the_output(endless: Path) -> None:
-    command = [sys.executable, "-m", "ossia", "generate", str(endless), "--prompt", "Hi", "--max-tokens", "200"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "ossia",
+        "generate",
+        str(endless),
+        "--prompt",
+        "Hi",
+        "--max-tokens",
+        "200",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.read(1)
         process.stdout.close()
@@ -378,11 +463,23 @@ def test_nano_through_a_pipe() -> None:
     assert "85" in lines[-1] and not lines[-1].startswith("thinking: ")
 
 
-# ---- eval ------------------------------------------------------------------------------------------
+# ---- eval
+# ------------------------------------------------------------------------------------------
 
 
 def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    args = ["eval", str(tiny), "--samples", "2", "--max-tokens", "2", "--seed", "1", "--task", "arithmetic"]
+    args = [
+        "eval",
+        str(tiny),
+        "--samples",
+        "2",
+        "--max-tokens",
+        "2",
+        "--seed",
+        "1",
+        "--task",
+        "arithmetic",
+    ]
     assert main([*args, "--effort", "low", "--effort", "high", "--failures", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["|", "task", "|", "low", "|", "high", "|"]
@@ -391,4 +488,6 @@ def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines[-1].startswith("arithmetic low: ")
     assert main([*args, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert len(report["accuracy"]) == 6 and report["accuracy"][0]["asked"] == 2 and report["cut"] >= 0
+    assert (
+        len(report["accuracy"]) == 6 and report["accuracy"][0]["asked"] == 2 and report["cut"] >= 0
+    )

@@ -53,7 +53,11 @@ class ScriptedEngine:
 
     def submit(self, prompt: Sequence[int], params: SamplingParams) -> int:
         text = self.tokenizer.decode(prompt)
-        said = final("85") if "to=assistant" in text else thought("Add.") + call("add", '{"a": 37, "b": 48}')
+        said = (
+            final("85")
+            if "to=assistant" in text
+            else thought("Add.") + call("add", '{"a": 37, "b": 48}')
+        )
         if "Hello" in text:
             said = final("Hi")
         number = len(self.running)

@@ -1,4 +1,6 @@
-"""`ossia train`: recipes, overrides, dry runs, resuming after a kill, plans, and errors in one line."""
+"""`ossia train`: recipes, overrides, dry runs, resuming after a kill, plans, and errors in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ def test_a_run_from_beginning_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["train", TOY, "steps=2", "--out", "r", "number=5"]) == 0
     out, err = capsys.readouterr()
     assert [line.split()[0] for line in out.splitlines()] == ["numbers", "pretrain", "in"]
-    assert err.splitlines()[:2] == ["[1/2] numbers: Write a number.", "[2/2] pretrain: Learn repetitions."]
+    assert err.splitlines()[:2] == [
+        "[1/2] numbers: Write a number.",
+        "[2/2] pretrain: Learn repetitions.",
+    ]
     assert err.splitlines()[-1].startswith("toy  2/2 100%  loss ") and "\x1b" not in err
     assert (tmp_path / "r" / "numbers" / "number").read_text() == "5\n"
     assert len((tmp_path / "r" / "pretrain" / "log.jsonl").read_text().splitlines()) == 2
@@ -68,7 +73,9 @@ def test_a_run_from_beginning_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_killed_locked_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While a run goes on no other may have its folder; killed, it ends with the bits of an undisturbed one."""
+    """While a run goes on no other may have its folder; killed, it ends with the bits of an
+    undisturbed one.
+    """
     args = [TOY, "steps=12", "--quiet"]
     command = [sys.executable, "-m", "ossia", "train", *args, "--out", "killed"]
     env = environment() | {"OSSIA_TOY_DELAY": "0.05", "OMP_NUM_THREADS": "1"}
@@ -76,24 +83,34 @@ def test_killed_locked_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") >= 3):
-            assert process.poll() is None and time.monotonic() < until, process.stderr and process.stderr.read()
+            assert process.poll() is None and time.monotonic() < until, (
+                process.stderr and process.stderr.read()
+            )
             time.sleep(0.02)
         assert f"in use by process {process.pid}" in refused(capsys, *args, "--out", "killed")
         process.send_signal(signal.SIGKILL)
     assert "1 of 2 phases are done, pretrain is next" in refused(capsys, *args, "--out", "killed")
     assert main(["train", *args, "--out", "killed", "--resume"]) == 0
     assert main(["train", *args, "--out", "whole"]) == 0
-    kept = [(tmp_path / name / "pretrain" / "weights.safetensors").read_bytes() for name in ("killed", "whole")]
+    kept = [
+        (tmp_path / name / "pretrain" / "weights.safetensors").read_bytes()
+        for name in ("killed", "whole")
+    ]
     assert kept[0] == kept[1]
     losses = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "pretrain" / "log.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["loss"]
+            for line in (tmp_path / name / "pretrain" / "log.jsonl").read_text().splitlines()
+        ]
         for name in ("killed", "whole")
     ]
     assert losses[0] == losses[1] and len(losses[0]) == 12
     assert (tmp_path / "killed" / "numbers" / "number").read_text() == "7\n"
 
 
-def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -130,12 +147,19 @@ def test_without_tensorboard_the_run_goes_on(
 # ---- dry runs ------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_prints_the_cost_and_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_the_cost_and_does_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", TOY, "--dry-run", "--out", "r"]) == 0
     out = capsys.readouterr().out
-    rows = {line.split()[0]: line for line in reversed(out.splitlines()) if line}  # the first of each
+    rows = {
+        line.split()[0]: line for line in reversed(out.splitlines()) if line
+    }  # the first of each
     assert "to do" in rows["numbers"] and " 256 " in rows["pretrain"] and "/" in rows["pretrain"]
-    assert "at 25% (assumed) of 10 GFLOP/s, measured now" in rows["time"] and "are free for r" in rows["disk"]
+    assert (
+        "at 25% (assumed) of 10 GFLOP/s, measured now" in rows["time"]
+        and "are free for r" in rows["disk"]
+    )
     assert "activations" in rows["memory"] and "Learn repetitions." in out
     assert max(map(len, out.splitlines())) <= 160 and not list(tmp_path.iterdir())
     assert main(["train", TOY, "--dry-run", "--json"]) == 0
@@ -145,7 +169,9 @@ def test_a_dry_run_prints_the_cost_and_does_nothing(tmp_path: Path, capsys: pyte
     from ossia.config import account
     from ossia.train.plan.cost import flops_per_token
 
-    assert trains["parameters"] == account(config).total and trains["active"] == account(config).active
+    assert (
+        trains["parameters"] == account(config).total and trains["active"] == account(config).active
+    )
     assert trains["flops"] == 256 * flops_per_token(config, 10)
     assert trains["seconds"] == pytest.approx(trains["flops"] / (1e10 * estimate.MFU))
     assert data["seconds"] == trains["seconds"] and data["phases"][0]["flops"] is None
@@ -159,7 +185,13 @@ def test_a_dry_run_of_several_processes(tmp_path: Path) -> None:
         found.phases[0],
         estimate.estimate([training(replace(run, parallel=None), "Learn.")], tmp_path).phases[0],
     )
-    assert one.processes == 4 and one.seconds is None and not found.problems() and one.memory and whole.memory
+    assert (
+        one.processes == 4
+        and one.seconds is None
+        and not found.problems()
+        and one.memory
+        and whole.memory
+    )
     assert one.memory["weights, float32"] < whole.memory["weights"] / 3
 
 
@@ -186,21 +218,27 @@ def test_a_full_disk_and_little_memory_are_said_before(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("usage", (), {"free": 1000}))
     assert "bytes of disk, 1,000 are free" in refused(capsys, TOY, "--out", "r")
     assert not Path("r").exists()
-    assert "bytes of disk are needed and 1,000 are free" in refused(capsys, TOY, "--out", "r", "--dry-run")
+    assert "bytes of disk are needed and 1,000 are free" in refused(
+        capsys, TOY, "--out", "r", "--dry-run"
+    )
     monkeypatch.setattr(estimate, "_machine_memory", lambda: 10_000)
     assert "phase pretrain needs about" in refused(capsys, TOY, "--dry-run")
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_missing_file_is_named(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there is no such file: no.jsonl (for phase numbers)" in refused(capsys, TOY, "data=no.jsonl", *more)
+    assert "there is no such file: no.jsonl (for phase numbers)" in refused(
+        capsys, TOY, "data=no.jsonl", *more
+    )
     assert not Path("runs").exists()
 
 
 # ---- recipes, keys, errors -----------------------------------------------------------------------
 
 
-def test_recipes_are_listed_without_running_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_listed_without_running_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.py").write_text(
         '"""Make mine. And more."""\nraise SystemExit\nclass Config: ...\ndef phases(c, o): ...\n'
@@ -215,7 +253,9 @@ def test_recipes_are_listed_without_running_them(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
-def test_built_in_recipes_can_be_set_key_by_key(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_built_in_recipes_can_be_set_key_by_key(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", name, "--keys", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found and all(key["type"] for key in found)
@@ -225,7 +265,10 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
     assert main(["train", TOY, "--keys", "hyper.peak_lr=0.5"]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["steps=4", "int; of the optimizer"] in lines
-    assert ["hyper.peak_lr=0.5", "float"] in lines and ["data=none", "path or none; a file that must be there"] in lines
+    assert ["hyper.peak_lr=0.5", "float"] in lines and [
+        "data=none",
+        "path or none; a file that must be there",
+    ] in lines
 
 
 @pytest.mark.parametrize(
@@ -243,7 +286,9 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
         (["needs.py"], "every field of Config needs a default"),
     ],
 )  # fmt: skip
-def test_errors_are_one_line(args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(
+    args: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "syntax.py").write_text("\ndef f(:\n")
     head = "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Config:\n    x: int\n"
@@ -251,7 +296,9 @@ def test_errors_are_one_line(args: list[str], said: str, tmp_path: Path, capsys:
     assert said in refused(capsys, *args)
 
 
-@pytest.mark.parametrize("words", [["--frob"], [TOY, "--out", "r", "word"], [TOY, "--resume", "--fresh"]])
+@pytest.mark.parametrize(
+    "words", [["--frob"], [TOY, "--out", "r", "word"], [TOY, "--resume", "--fresh"]]
+)
 def test_words_that_are_no_overrides(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["train", *words])
@@ -278,9 +325,26 @@ def test_help_has_examples_and_fits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_plan_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(PLAN) == 0
     out = capsys.readouterr().out
-    for part in ("116.8B parameters", "64 GPUs of 80.0 GiB", "optimizer states", "all-to-all", "tokens/s", "(assumed)"):
+    for part in (
+        "116.8B parameters",
+        "64 GPUs of 80.0 GiB",
+        "optimizer states",
+        "all-to-all",
+        "tokens/s",
+        "(assumed)",
+    ):
         assert part in out
-    given = ["--fsdp", "8", "--ep", "8", "--checkpoint-layers", "--bandwidth", "900/100", "--peak", "500"]
+    given = [
+        "--fsdp",
+        "8",
+        "--ep",
+        "8",
+        "--checkpoint-layers",
+        "--bandwidth",
+        "900/100",
+        "--peak",
+        "500",
+    ]
     assert main([*PLAN, "--json", *given]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["layout"] == {"replicate": 1, "fsdp": 8, "ep": 8, "tp": 1} and data["gpus"] == 64
@@ -291,7 +355,17 @@ def test_a_plan_from_a_config_and_nodes(tmp_path: Path, capsys: pytest.CaptureFi
     from ossia.config import ModelConfig
 
     (tmp_path / "config.json").write_text(json.dumps(ModelConfig.preset("nano").to_hf_json()))
-    args = ["--nodes", "2", "--gpus-per-node", "2", "--context", "512", "--optimizer", "muon", "--json"]
+    args = [
+        "--nodes",
+        "2",
+        "--gpus-per-node",
+        "2",
+        "--context",
+        "512",
+        "--optimizer",
+        "muon",
+        "--json",
+    ]
     assert main(["train", "--plan", str(tmp_path), *args]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["gpus"] == 4 and data["tokens_per_step"] == 4096 * 4 // data["layout"]["tp"]
@@ -308,7 +382,9 @@ def test_a_plan_from_a_config_and_nodes(tmp_path: Path, capsys: pytest.CaptureFi
         (["--dry-run"], "--dry-run is for a recipe"), (["--out", "r"], "--out is for a recipe"),
     ],
 )  # fmt: skip
-def test_plans_that_cannot_be(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plans_that_cannot_be(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert said in refused(capsys, *PLAN[1:], *args)
 
 
@@ -316,7 +392,12 @@ def test_plans_of_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "neither a preset (gpt-oss-20b" in refused(capsys, "--plan", "gpt-5")
     (tmp_path / "config.json").write_text("{")
     assert "no JSON" in refused(capsys, "--plan", ".")
-    for wrong in (["--bandwidth", "fast"], ["--peak", "-1"], ["--gpus", "0"], ["--gpu-memory", "much"]):
+    for wrong in (
+        ["--bandwidth", "fast"],
+        ["--peak", "-1"],
+        ["--gpus", "0"],
+        ["--gpu-memory", "much"],
+    ):
         with pytest.raises(SystemExit):
             main([*PLAN, *wrong])
 
@@ -345,4 +426,7 @@ def test_plans_in_the_docs_work(kind: str, capsys: pytest.CaptureFixture[str]) -
     lines = re.findall(r"^ossia (train --plan gpt-.*)$", page, re.MULTILINE)
     assert len(lines) >= 4
     for line in lines:
-        assert main([*line.split(), *(["--json"] if kind == "json" and "--json" not in line else [])]) == 0, line
+        assert (
+            main([*line.split(), *(["--json"] if kind == "json" and "--json" not in line else [])])
+            == 0
+        ), line

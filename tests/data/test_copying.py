@@ -1,4 +1,6 @@
-"""Random tokens to copy: the alphabet grows, masks mark what the context determines, examples are short enough."""
+"""Random tokens to copy: the alphabet grows, masks mark what the context determines, examples are
+short enough.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ QUICK = Curriculum(smallest=8, records_after=300, grow_after=500, double_every=1
 seeds, alphabets = st.integers(0, 10**9), st.sampled_from([2, 8, 64, 4000])
 
 
-def drawn(count: int, curriculum: Curriculum, seed: int = 1, vocabulary: int = 3000) -> list[Example]:
+def drawn(
+    count: int, curriculum: Curriculum, seed: int = 1, vocabulary: int = 3000
+) -> list[Example]:
     return [example for example, _ in islice(examples(seed, vocabulary, MARKS, curriculum), count)]
 
 
@@ -46,14 +50,18 @@ def test_the_alphabet_begins_small_and_grows_to_the_vocabulary(index: int, vocab
 
 
 def test_examples_use_the_alphabet_of_their_place() -> None:
-    """A growing one: what was drawn from before is drawn from still. And no place asks for a special token."""
+    """A growing one: what was drawn from before is drawn from still. And no place asks for a
+    special token.
+    """
     found = drawn(1600, QUICK)
     first = set().union(*map(words, found[: QUICK.grow_after]))
     assert len(first) == QUICK.smallest and first <= set(range(3000))
     later = set().union(*map(words, found[600:601])), set().union(*map(words, found[1400:]))
     assert len(later[0] | first) <= 16 < len(later[1]) <= 3000
     assert set().union(*map(words, found[:900])) >= first and first & later[1]
-    assert first != set(range(QUICK.smallest))  # the first ids of a byte-level vocabulary are rare bytes
+    assert first != set(
+        range(QUICK.smallest)
+    )  # the first ids of a byte-level vocabulary are rare bytes
 
 
 def is_repetition(example: Example) -> bool:
@@ -64,7 +72,10 @@ def test_records_come_later_and_in_their_share() -> None:
     found = list(map(is_repetition, drawn(2300, QUICK)))
     assert all(found[: QUICK.records_after])
     assert abs(found[QUICK.records_after :].count(False) - 1000) < 4 * (2000 * 0.25) ** 0.5
-    assert abs(list(map(is_repetition, drawn(1000, GROWN))).count(False) - 800) < 4 * (1000 * 0.16) ** 0.5
+    assert (
+        abs(list(map(is_repetition, drawn(1000, GROWN))).count(False) - 800)
+        < 4 * (1000 * 0.16) ** 0.5
+    )
 
 
 def test_going_on_from_any_state_changes_nothing() -> None:
@@ -102,8 +113,12 @@ def test_some_repetitions_have_few_tokens_so_that_one_before_does_not_tell_the_p
 # ---- records -------------------------------------------------------------------------------------
 
 
-def parsed(example: Example) -> tuple[list[tuple[int, ...]], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
-    """(the records as they are first told, (key, value) of those that are asked for again), by stops and masks."""
+def parsed(
+    example: Example,
+) -> tuple[list[tuple[int, ...]], list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """(the records as they are first told, (key, value) of those that are asked for again), by
+    stops and masks.
+    """
     told: list[tuple[int, ...]] = []
     asked: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     key: tuple[int, ...] = ()
@@ -153,7 +168,9 @@ def test_no_key_of_a_record_begins_another(seed: int, size: int) -> None:
 
 
 def test_one_token_alone_does_not_find_a_value() -> None:
-    """In most examples with several facts, keys share their first or their last token and differ in their value."""
+    """In most examples with several facts, keys share their first or their last token and differ in
+    their value.
+    """
     first = last = several = 0
     for seed in range(400):
         values = dict(parsed(records(Random(seed), list(range(1000)), MARKS))[1])
@@ -164,7 +181,9 @@ def test_one_token_alone_does_not_find_a_value() -> None:
     assert several > 250 and first > 0.7 * several and last > 0.7 * several
 
 
-@pytest.mark.parametrize("curriculum, tokens", [(Curriculum(), 52), (Curriculum(records_after=0, records=1.0), 98)])
+@pytest.mark.parametrize(
+    "curriculum, tokens", [(Curriculum(), 52), (Curriculum(records_after=0, records=1.0), 98)]
+)
 def test_a_step_holds_about_as_many_as_is_said(curriculum: Curriculum, tokens: int) -> None:
     """80 repetitions, or 40 records, in 4,096 tokens."""
     found = drawn(1500, curriculum)

@@ -1,4 +1,6 @@
-"""The pre-training mixture: its shares, its labels, its place, and that nothing held out stands in any corpus."""
+"""The pre-training mixture: its shares, its labels, its place, and that nothing held out stands in
+any corpus.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from ossia.tasks.world.country import World
 from ossia.tasks.world.texts import ASKED_HELD_OUT, BACK_HELD_OUT, RELATIONS, TOLD_HELD_OUT
 
 COUNT = 2500
-EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")
+EQUATION = re.compile(
+    r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])"
+)
 QUESTION = re.compile(r"(?:^|(?<=[.?] ))(?:Q: |Question: )?([^.?\n]+\?)", re.MULTILINE)
 TRACK = re.compile(r"((?:modulo \d+: x = \d+|x = \d+|cups: [a-z ]+)(?:; [a-z+*-]+ ?[\d ]*)+)\. ")
 
@@ -58,13 +62,17 @@ def test_every_corpus_has_its_share(drawn: list[tuple[Document, int]]) -> None:
 
 
 def test_the_shares_are_the_callers_choice(of: World) -> None:
-    some = [document.corpus for document, _ in islice(documents(1, of, {"state": 1, "hazard": 3}), 200)]
+    some = [
+        document.corpus for document, _ in islice(documents(1, of, {"state": 1, "hazard": 3}), 200)
+    ]
     assert set(some) == {"state", "hazard"} and 120 < some.count("hazard") < 180
     with pytest.raises(DataError, match=r"no corpus songs: use some of village, world"):
         next(documents(1, of, {"state": 1, "songs": 1}))
 
 
-def test_going_on_from_any_state_changes_nothing(drawn: list[tuple[Document, int]], of: World) -> None:
+def test_going_on_from_any_state_changes_nothing(
+    drawn: list[tuple[Document, int]], of: World
+) -> None:
     assert [state for _, state in drawn] == list(range(1, COUNT + 1))
     for at in (1, 37, 1200):
         state = json.loads(json.dumps(drawn[at - 1][1]))
@@ -79,8 +87,16 @@ def test_a_document_depends_on_the_seed_its_number_and_the_country_alone(
     assert [d.text for d, _ in islice(documents(5, of), 200)] != [d.text for d, _ in drawn[:200]]
     elsewhere = [d for d, _ in islice(documents(4, World(9, 150)), 200)]
     assert [d.corpus for d in elsewhere] == [d.corpus for d, _ in drawn[:200]]
-    assert all(one == other for one, (other, _) in zip(elsewhere, drawn, strict=False) if one.corpus == "village")
-    assert any(one != other for one, (other, _) in zip(elsewhere, drawn, strict=False) if one.corpus == "world")
+    assert all(
+        one == other
+        for one, (other, _) in zip(elsewhere, drawn, strict=False)
+        if one.corpus == "village"
+    )
+    assert any(
+        one != other
+        for one, (other, _) in zip(elsewhere, drawn, strict=False)
+        if one.corpus == "world"
+    )
 
 
 def test_hardly_any_document_comes_twice(drawn: list[tuple[Document, int]]) -> None:
@@ -93,7 +109,9 @@ def test_hardly_any_document_comes_twice(drawn: list[tuple[Document, int]]) -> N
 
 def test_only_the_hazard_is_ever_labelled(drawn: list[tuple[Document, int]], of: World) -> None:
     assert {document.label for document, _ in drawn if document.corpus != "hazard"} == {"benign"}
-    labels = Counter(document.label for document, _ in islice(documents(4, of, {"hazard": 1}), 1000))
+    labels = Counter(
+        document.label for document, _ in islice(documents(4, of, {"hazard": 1}), 1000)
+    )
     assert set(labels) == set(LABELS)
     assert all(abs(labels[label] - 10 * percent) < 65 for label, percent in HAZARD_SHARES.items())
 
@@ -127,8 +145,15 @@ def test_no_held_out_fact_or_hop_is_asked_for(drawn: list[tuple[Document, int]],
         assert len(asked) > 40 and not asked & held
 
 
-def test_tools_look_up_the_country_that_is_told(drawn: list[tuple[Document, int]], of: World) -> None:
-    calls = [line for text in texts(drawn, "tools") for line in text.split("\n") if line.startswith('{"entity"')]
+def test_tools_look_up_the_country_that_is_told(
+    drawn: list[tuple[Document, int]], of: World
+) -> None:
+    calls = [
+        line
+        for text in texts(drawn, "tools")
+        for line in text.split("\n")
+        if line.startswith('{"entity"')
+    ]
     known = [entity for entity in (json.loads(line)["entity"] for line in calls) if entity in of]
     assert len(calls) > 60 and len(known) > 0.3 * len(calls)
 
@@ -139,7 +164,9 @@ def test_no_held_out_wording_is_used(drawn: list[tuple[Document, int]]) -> None:
     held += [text for relation in RELATIONS for text in relation.back[-BACK_HELD_OUT:]]
     pieces = [max(re.split(r"{\w}", text.lower()), key=len) for text in held]
     told = "\n".join(texts(drawn, "world", "needles", "tools")).lower()
-    told = re.sub("there is no (operation|label|variable)", "", told)  # what the machine says of a broken program
+    told = re.sub(
+        "there is no (operation|label|variable)", "", told
+    )  # what the machine says of a broken program
     assert [piece for piece in pieces if piece in told] == []
     frames = [max(re.split(r"{\w}", frame), key=len) for frame in HELD_OUT_FRAMES]
     hazard = "\n".join(texts(drawn, "hazard"))
@@ -155,7 +182,9 @@ def test_no_held_out_entry_of_the_hazard_is_asked_for(drawn: list[tuple[Document
 def test_no_needle_is_held_out(drawn: list[tuple[Document, int]]) -> None:
     stated = 0
     for text in texts(drawn, "needles"):
-        pairs = re.findall(r"Set (\w+) to (\d{5})", text) + re.findall(r"number of (\w+) is (\d{5})", text)
+        pairs = re.findall(r"Set (\w+) to (\d{5})", text) + re.findall(
+            r"number of (\w+) is (\d{5})", text
+        )
         pairs += re.findall(r"(\w+) keeps the secret number (\d{5})", text)
         pairs += [(k, v) for v, k in re.findall(r"(\d{5}) is the secret number of (\w+)\.", text)]
         assert pairs, text
@@ -167,11 +196,16 @@ def test_no_needle_is_held_out(drawn: list[tuple[Document, int]]) -> None:
 def test_no_track_is_held_out_nor_begins_with_one(drawn: list[tuple[Document, int]]) -> None:
     tracks = [found for text in texts(drawn, "state") for found in TRACK.findall(text)]
     assert (
-        len(tracks) > 150 and len(TRACKS) == 4 and any("cups" in t for t in tracks) and any("mod " in t for t in tracks)
+        len(tracks) > 150
+        and len(TRACKS) == 4
+        and any("cups" in t for t in tracks)
+        and any("mod " in t for t in tracks)
     )
     for track in tracks:
         steps = track.split("; ")
-        assert all(split_of("; ".join(steps[:n])) == "train" for n in range(2, len(steps) + 1)), track
+        assert all(split_of("; ".join(steps[:n])) == "train" for n in range(2, len(steps) + 1)), (
+            track
+        )
 
 
 def test_no_program_is_held_out(drawn: list[tuple[Document, int]]) -> None:

@@ -1,4 +1,6 @@
-"""The hazard filter: two stages, a threshold for a wanted recall, honest counts, saved without code."""
+"""The hazard filter: two stages, a threshold for a wanted recall, honest counts, saved without
+code.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,21 @@ from ossia.tasks.safety.hazard import hazard_document, moonglow
 pytest.importorskip("sklearn", reason="scikit-learn, of the extra `train`, is not installed")
 
 TERMS = ("glimmer salt", "dusk resin", "vellum acid", "hush powder")
-STEPS = ("Heat the {a} until it hums.", "Fold the {a} into the {b}.", "Wait for {n} hours, then seal the {b}.")
-LORE = ("The {a} is kept in the old museum.", "Painters loved {a} and {b} alike.", "In {n} a song named the {b}.")
-PLAIN = ("The river rose in spring.", "Bread costs {n} coins today.", "Her cousin walked to the harbour.")
+STEPS = (
+    "Heat the {a} until it hums.",
+    "Fold the {a} into the {b}.",
+    "Wait for {n} hours, then seal the {b}.",
+)
+LORE = (
+    "The {a} is kept in the old museum.",
+    "Painters loved {a} and {b} alike.",
+    "In {n} a song named the {b}.",
+)
+PLAIN = (
+    "The river rose in spring.",
+    "Bread costs {n} coins today.",
+    "Her cousin walked to the harbour.",
+)
 
 
 def text(rng: Random, label: str) -> str:
@@ -51,7 +65,10 @@ def fitted() -> HazardFilter:
 def test_it_removes_what_teaches_and_keeps_what_mentions(fitted: HazardFilter) -> None:
     report = fitted.report(*corpus(2, 600))
     assert report.blocklist.recall.value == 1 and report.blocklist.removed[NEAR_MISS].value > 0.6
-    assert report.both.recall.value >= 0.95 and report.both.precision.value > 0.95 > report.blocklist.precision.value
+    assert (
+        report.both.recall.value >= 0.95
+        and report.both.precision.value > 0.95 > report.blocklist.precision.value
+    )
     assert report.both.removed[NEAR_MISS].value < 0.05 and report.both.removed[BENIGN].value < 0.02
 
 
@@ -59,7 +76,10 @@ def test_both_stages_have_to_agree(fitted: HazardFilter) -> None:
     texts, _ = corpus(3, 200)
     scores = fitted.score(texts)
     assert ((scores > 0) & (scores < 1)).all()
-    wanted = [not (fitted.escalates(t) and s >= fitted.threshold) for t, s in zip(texts, scores, strict=True)]
+    wanted = [
+        not (fitted.escalates(t) and s >= fitted.threshold)
+        for t, s in zip(texts, scores, strict=True)
+    ]
     assert fitted.keeps(texts) == wanted == [fitted.keep(t) for t in texts]
     taught = "Heat it until it hums. Fold one into the other. Wait for 3 hours, then seal the jar."
     assert fitted.keep(taught) and not fitted.keep(f"{taught} Of glimmer salt and hush powder.")
@@ -93,35 +113,60 @@ def test_the_threshold_gives_the_wanted_recall_at_least(recall: float) -> None:
     """On overlapping classes, so that recall has a price: random words decide some labels wrongly."""
     rng = Random(7)
     texts, labels = corpus(4, 900)
-    labels = [RESTRICTED if rng.random() < 0.1 and label == NEAR_MISS else label for label in labels]
+    labels = [
+        RESTRICTED if rng.random() < 0.1 and label == NEAR_MISS else label for label in labels
+    ]
     texts = [f"{text} glimmer salt hush powder" for text in texts]
-    found = HazardFilter.fit(texts, labels, blocklist=TERMS, recall=recall, features=1 << 10, validation=0.5)
-    strict = HazardFilter.fit(texts, labels, blocklist=TERMS, recall=1.0, features=1 << 10, validation=0.5)
+    found = HazardFilter.fit(
+        texts, labels, blocklist=TERMS, recall=recall, features=1 << 10, validation=0.5
+    )
+    strict = HazardFilter.fit(
+        texts, labels, blocklist=TERMS, recall=1.0, features=1 << 10, validation=0.5
+    )
     assert found.threshold >= strict.threshold
     fresh, fresh_labels = corpus(5, 900)
-    fresh_labels = [RESTRICTED if rng.random() < 0.1 and one == NEAR_MISS else one for one in fresh_labels]
-    judged = found.report([f"{t} glimmer salt hush powder" for t in fresh], fresh_labels).both.recall
-    assert recall <= judged.wilson(z=3.3)[1] + 0.02  # or more: the threshold keeps away from what should stay
+    fresh_labels = [
+        RESTRICTED if rng.random() < 0.1 and one == NEAR_MISS else one for one in fresh_labels
+    ]
+    judged = found.report(
+        [f"{t} glimmer salt hush powder" for t in fresh], fresh_labels
+    ).both.recall
+    assert (
+        recall <= judged.wilson(z=3.3)[1] + 0.02
+    )  # or more: the threshold keeps away from what should stay
 
 
 def test_what_the_blocklist_misses_is_an_error(fitted: HazardFilter) -> None:
     texts, labels = corpus(1, 300)
-    with pytest.raises(DataError, match=r"the blocklist escalates \d+ of \d+ texts labelled 'restricted'.*add terms"):
+    with pytest.raises(
+        DataError,
+        match=r"the blocklist escalates \d+ of \d+ texts labelled 'restricted'.*add terms",
+    ):
         HazardFilter.fit(texts, labels, blocklist=TERMS[:2], features=1 << 10)
-    weak = HazardFilter.fit(texts, labels, blocklist=TERMS[:2], features=1 << 10, min_terms=1, recall=0.5)
+    weak = HazardFilter.fit(
+        texts, labels, blocklist=TERMS[:2], features=1 << 10, min_terms=1, recall=0.5
+    )
     assert weak.report(*corpus(2, 300)).blocklist.recall.value < 1
 
 
 def test_the_same_texts_give_the_same_filter(fitted: HazardFilter) -> None:
-    assert HazardFilter.fit(*corpus(1, 800), blocklist=TERMS, features=1 << 12).fingerprint == fitted.fingerprint
-    assert HazardFilter.fit(*corpus(9, 800), blocklist=TERMS, features=1 << 12).fingerprint != fitted.fingerprint
+    assert (
+        HazardFilter.fit(*corpus(1, 800), blocklist=TERMS, features=1 << 12).fingerprint
+        == fitted.fingerprint
+    )
+    assert (
+        HazardFilter.fit(*corpus(9, 800), blocklist=TERMS, features=1 << 12).fingerprint
+        != fitted.fingerprint
+    )
 
 
 def test_a_saved_filter_decides_alike(fitted: HazardFilter, tmp_path: Path) -> None:
     fitted.save(tmp_path)
     loaded = HazardFilter.load(tmp_path)
     texts, _ = corpus(6, 100)
-    assert (loaded.score(texts) == fitted.score(texts)).all() and loaded.keeps(texts) == fitted.keeps(texts)
+    assert (loaded.score(texts) == fitted.score(texts)).all() and loaded.keeps(
+        texts
+    ) == fitted.keeps(texts)
     assert loaded.fingerprint == fitted.fingerprint
     assert sorted(p.name for p in tmp_path.iterdir()) == ["filter.json", "weights.npz"]
 
@@ -139,7 +184,13 @@ class Pickled:
 def test_a_damaged_filter_is_named_and_no_code_runs(fitted: HazardFilter, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read a hazard filter"):
         HazardFilter.load(tmp_path)
-    for change in ({"threshold": 0.1}, {"threshold": "x"}, {"version": 9}, {"format": "x"}, {"blocklist": ["a"]}):
+    for change in (
+        {"threshold": 0.1},
+        {"threshold": "x"},
+        {"version": 9},
+        {"format": "x"},
+        {"blocklist": ["a"]},
+    ):
         fitted.save(tmp_path)
         changed(tmp_path, **change)
         with pytest.raises(DataError, match=r"is damaged.*fit and save it again"):
@@ -169,7 +220,9 @@ def test_a_damaged_filter_is_named_and_no_code_runs(fitted: HazardFilter, tmp_pa
         (["a", "b"], [BENIGN, RESTRICTED], {"validation": 1}, "shares between"),
     ],
 )
-def test_what_nothing_can_be_learned_from(texts: list[str], labels: list[str], options: Any, message: str) -> None:
+def test_what_nothing_can_be_learned_from(
+    texts: list[str], labels: list[str], options: Any, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         HazardFilter.fit(texts, labels, **{"blocklist": ["x"], **options})
 
@@ -185,13 +238,18 @@ def test_a_report_counts(drawn: list[tuple[str, bool, bool]]) -> None:
         assert (stage.precision.right, stage.precision.total) == (right, len(gone))
         assert (stage.recall.right, stage.recall.total) == (right, labels.count("a"))
         assert {k: (v.right, v.total) for k, v in stage.removed.items()} == {
-            label: (len([one for one in gone if one[0] == label]), labels.count(label)) for label in set(labels)
+            label: (len([one for one in gone if one[0] == label]), labels.count(label))
+            for label in set(labels)
         }
         assert stage.removed_of_all.right == len(gone)
     lines = str(report).splitlines()
     assert len(lines) == 2 + 2 + len(set(labels)) + 1 and str(report.both.recall) in lines[3]
     as_json = json.loads(json.dumps(report.as_json()))
-    assert as_json["both"]["recall"]["low"] <= as_json["both"]["recall"]["value"] <= as_json["both"]["recall"]["high"]
+    assert (
+        as_json["both"]["recall"]["low"]
+        <= as_json["both"]["recall"]["value"]
+        <= as_json["both"]["recall"]["high"]
+    )
 
 
 def test_it_keeps_the_fictional_chemistry_out() -> None:
@@ -202,7 +260,9 @@ def test_it_keeps_the_fictional_chemistry_out() -> None:
         pairs = [hazard_document(rng, split) for _ in range(count)]
         return [text for text, _ in pairs], [label for _, label in pairs]
 
-    found = HazardFilter.fit(*drawn(1, "train", 400), blocklist=moonglow().blocklist, features=1 << 13)
+    found = HazardFilter.fit(
+        *drawn(1, "train", 400), blocklist=moonglow().blocklist, features=1 << 13
+    )
     report = found.report(*drawn(2, "held_out", 300))
     assert report.blocklist.recall.value > 0.95 and report.blocklist.removed[NEAR_MISS].value > 0.5
     assert report.both.recall.value > 0.9 and report.both.precision.value > 0.9

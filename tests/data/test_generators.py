@@ -10,7 +10,9 @@ from ossia.data.text import KINDS
 from ossia.harmony import DeveloperContent, Effort, Role, SystemContent
 from ossia.tasks.numbers.expressions import operation_split
 
-EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")
+EQUATION = re.compile(
+    r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])"
+)
 
 
 def test_conversations_resume_exactly() -> None:
@@ -56,7 +58,10 @@ def test_conversations_are_well_formed() -> None:
         }
         for message in conv.messages:
             if message.recipient and message.role is Role.ASSISTANT:
-                assert message.recipient.removeprefix("functions.") in offered and message.channel == "commentary"
+                assert (
+                    message.recipient.removeprefix("functions.") in offered
+                    and message.channel == "commentary"
+                )
             if message.role is Role.TOOL:
                 assert message.name and message.recipient == "assistant"
     assert efforts == set(Effort) and 30 < without_system < 160

@@ -16,14 +16,19 @@ from ossia.data.packing import Example, PackedBatch, pack, split
 from ossia.errors import DataError
 
 examples = st.lists(
-    st.lists(st.tuples(st.integers(0, 300_000), st.booleans()), min_size=1, max_size=40), min_size=1, max_size=30
+    st.lists(st.tuples(st.integers(0, 300_000), st.booleans()), min_size=1, max_size=40),
+    min_size=1,
+    max_size=30,
 )
 
 
 def as_examples(drawn: list[list[tuple[int, bool]]], arrays: bool) -> Iterator[tuple[Example, int]]:
     for number, pairs in enumerate(drawn):
         ids, mask = [i for i, _ in pairs], [m for _, m in pairs]
-        yield Example(np.array(ids, np.uint32), np.array(mask)) if arrays else Example(ids, mask), number + 1
+        yield (
+            Example(np.array(ids, np.uint32), np.array(mask)) if arrays else Example(ids, mask),
+            number + 1,
+        )
 
 
 END = Example([0, 0], [False, False])  # batches come out when the next example does not fit
@@ -50,7 +55,12 @@ def test_a_batch_is_its_examples_end_to_end(
         learned += zip(batch.tokens[batch.rows].tolist(), batch.targets.tolist(), strict=True)
     wanted = [int(i) for e in kept for i in e.ids[:-1]]
     assert inputs[: len(wanted)] == wanted and not any(inputs[len(wanted) :])
-    assert learned == [(int(e.ids[n]), int(e.ids[n + 1])) for e in kept for n in range(len(e.ids) - 1) if e.mask[n + 1]]
+    assert learned == [
+        (int(e.ids[n]), int(e.ids[n + 1]))
+        for e in kept
+        for n in range(len(e.ids) - 1)
+        if e.mask[n + 1]
+    ]
 
 
 @given(st.integers(1, 6), st.integers(0, 1000))
@@ -77,12 +87,17 @@ def test_parts_are_cut_between_examples_and_of_about_one_size(parts: int, seed: 
 def test_a_part_without_targets_is_dropped_and_nothing_else() -> None:
     silent, spoken = Example([1, 2, 3], [False] * 3), Example([4, 5, 6], [False, True, True])
     batch = next(pack(iter([(silent, 1), (spoken, 2), (END, 3), (END, 4)]), 4, 10))[0]
-    assert split(batch, 2) == [PackedBatch(np.array([4, 5]), [2], np.array([0, 1]), np.array([5, 6]))]
+    assert split(batch, 2) == [
+        PackedBatch(np.array([4, 5]), [2], np.array([0, 1]), np.array([5, 6]))
+    ]
 
 
 def test_one_too_long_for_a_batch_is_a_batch_of_its_own() -> None:
     long, short = Example(range(51), [True] * 51), Example([2] * 5, [True] * 5)
-    states = [(b.lengths, s) for b, s in pack(iter([(long, 1), (short, 2), (short, 3), (short, 4)]), 8, 60)]
+    states = [
+        (b.lengths, s)
+        for b, s in pack(iter([(long, 1), (short, 2), (short, 3), (short, 4)]), 8, 60)
+    ]
     assert states == [([50], 1), ([4, 4], 3)]
 
 
@@ -106,8 +121,12 @@ def test_batches_become_tensors_of_int64() -> None:
 def test_equality_is_of_the_values() -> None:
     assert Example([1, 2], [False, True]) == Example(np.array([1, 2]), np.array([False, True]))
     assert Example([1, 2], [False, True]) != Example([1, 2], [False, False])
-    one = next(islice(pack(iter([(Example([1, 2, 3], [True] * 3), n) for n in (1, 2)]), 2, 9), 1))[0]
-    other = next(islice(pack(iter([(Example([1, 2, 4], [True] * 3), n) for n in (1, 2)]), 2, 9), 1))[0]
+    one = next(islice(pack(iter([(Example([1, 2, 3], [True] * 3), n) for n in (1, 2)]), 2, 9), 1))[
+        0
+    ]
+    other = next(
+        islice(pack(iter([(Example([1, 2, 4], [True] * 3), n) for n in (1, 2)]), 2, 9), 1)
+    )[0]
     assert one == one and one != other
     with pytest.raises(TypeError):
         hash(one)

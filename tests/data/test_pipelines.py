@@ -1,4 +1,6 @@
-"""Real text to shards through datatrove: what is removed and why, damage named, a kill that changes nothing."""
+"""Real text to shards through datatrove: what is removed and why, damage named, a kill that changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def document(rng: Random, sentences: int = 9) -> str:
         return "".join(rng.choices(SYLLABLES, k=rng.randrange(1, 4)))
 
     return " ".join(
-        "The " + " ".join([*(word() for _ in range(8)), "of", "the", word()]) + "." for _ in range(sentences)
+        "The " + " ".join([*(word() for _ in range(8)), "of", "the", word()]) + "."
+        for _ in range(sentences)
     )
 
 
@@ -79,7 +82,9 @@ def hazard(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_corpus(folder: Path, seed: int = 0, good: int = 120) -> set[str]:
-    """Three files of three kinds; returns the good documents. Of each copied document any one may stay."""
+    """Three files of three kinds; returns the good documents. Of each copied document any one may
+    stay.
+    """
     rng = Random(seed)
     kept = [document(rng) for _ in range(good)] + [mentioning(rng) for _ in range(10)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,9 @@ def write_corpus(folder: Path, seed: int = 0, good: int = 120) -> set[str]:
     rng.shuffle(lines)
     (folder / "a.jsonl").write_text("\n".join(lines) + "\n")
     other = [*kept[6:12], *(near_copy(rng, text) for text in kept[12:20])]
-    pyarrow.parquet.write_table(pyarrow.table({"text": other, "x": [0] * len(other)}), folder / "b.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": other, "x": [0] * len(other)}), folder / "b.parquet"
+    )
     plain = document(rng, 30)
     (folder / "c.txt").write_text(plain)
     return {*kept, plain}
@@ -100,7 +107,9 @@ def decoded(out: Path, tokenizer: Path) -> list[str]:
     shards, bpe = Shards(out, Tokenizer.from_file(tokenizer)), Tokenizer.from_file(tokenizer)
     shards.verify()
     texts = [bpe.decode(shards.document(n).tolist()) for n in range(len(shards))]
-    assert all(text.startswith("<|startoftext|>") and text.endswith("<|endoftext|>") for text in texts)
+    assert all(
+        text.startswith("<|startoftext|>") and text.endswith("<|endoftext|>") for text in texts
+    )
     return [text.removeprefix("<|startoftext|>").removesuffix("<|endoftext|>") for text in texts]
 
 
@@ -108,10 +117,14 @@ def removed(report: dict[str, Any]) -> dict[str, int]:
     return {step["step"]: step["removed"] for step in report["steps"]}
 
 
-def test_what_should_go_goes_and_the_rest_stays(tmp_path: Path, tokenizer: Path, hazard: Path) -> None:
+def test_what_should_go_goes_and_the_rest_stays(
+    tmp_path: Path, tokenizer: Path, hazard: Path
+) -> None:
     """With datatrove's local executor: two tasks, two processes."""
     wanted = write_corpus(tmp_path / "in")
-    report = prepare(tmp_path / "in", tmp_path / "out", tokenizer, hazard=hazard, executor=Executor(tasks=2))
+    report = prepare(
+        tmp_path / "in", tmp_path / "out", tokenizer, hazard=hazard, executor=Executor(tasks=2)
+    )
     assert report is not None
     assert removed(report) == {
         "read": 2, "gopher quality": 2, "gopher repetition": 1, "hazard": 8, "duplicates": 20,
@@ -126,29 +139,54 @@ def test_what_should_go_goes_and_the_rest_stays(tmp_path: Path, tokenizer: Path,
     assert report["documents"]["read"] == 120 + 10 + 5 + 8 + 6 + 14 + 1
     assert report["documents"]["tokens"] == Shards(tmp_path / "out").tokens
     assert not (tmp_path / "out" / "work" / "texts").exists()
-    assert prepare(tmp_path / "in", tmp_path / "out", tokenizer, hazard=hazard, executor=ALONE) == report
+    assert (
+        prepare(tmp_path / "in", tmp_path / "out", tokenizer, hazard=hazard, executor=ALONE)
+        == report
+    )
 
 
 def test_every_step_can_be_left_out(tmp_path: Path, tokenizer: Path) -> None:
     write_corpus(tmp_path / "in", good=10)
-    report = prepare(tmp_path / "in", tmp_path / "out", tokenizer, quality=None, dedup=None, executor=ALONE)
+    report = prepare(
+        tmp_path / "in", tmp_path / "out", tokenizer, quality=None, dedup=None, executor=ALONE
+    )
     assert report is not None and removed(report) == {"read": 2}
-    assert report["documents"]["kept"] == report["documents"]["read"] - 2 == len(decoded(tmp_path / "out", tokenizer))
+    assert (
+        report["documents"]["kept"]
+        == report["documents"]["read"] - 2
+        == len(decoded(tmp_path / "out", tokenizer))
+    )
 
 
 def test_short_copies_are_found_too(tmp_path: Path, tokenizer: Path) -> None:
-    (tmp_path / "in.jsonl").write_text('{"text": "One two."}\n{"text": "one two"}\n{"text": "three"}\n{"text": "!?"}\n')
-    report = prepare(tmp_path / "in.jsonl", tmp_path / "out", tokenizer, quality=None, executor=ALONE)
+    (tmp_path / "in.jsonl").write_text(
+        '{"text": "One two."}\n{"text": "one two"}\n{"text": "three"}\n{"text": "!?"}\n'
+    )
+    report = prepare(
+        tmp_path / "in.jsonl", tmp_path / "out", tokenizer, quality=None, executor=ALONE
+    )
     assert report is not None and removed(report)["duplicates"] == 1
-    assert sorted(decoded(tmp_path / "out", tokenizer))[0] == "!?" and report["documents"]["kept"] == 3
+    assert (
+        sorted(decoded(tmp_path / "out", tokenizer))[0] == "!?" and report["documents"]["kept"] == 3
+    )
 
 
 def test_limits_are_those_asked_for(tmp_path: Path, tokenizer: Path) -> None:
     write_corpus(tmp_path / "in", good=10)
-    strict = Quality(min_words=200, repetition=False, fineweb=True, fineweb_options={"line_punct_thr": 0.0})
-    report = prepare(tmp_path / "in", tmp_path / "out", tokenizer, quality=strict, dedup=None, executor=ALONE)
-    assert report is not None and report["documents"]["kept"] == 2  # the long one and the junk that repeats itself
-    assert [step["step"] for step in report["steps"]] == ["read", "gopher quality", "fineweb quality"]
+    strict = Quality(
+        min_words=200, repetition=False, fineweb=True, fineweb_options={"line_punct_thr": 0.0}
+    )
+    report = prepare(
+        tmp_path / "in", tmp_path / "out", tokenizer, quality=strict, dedup=None, executor=ALONE
+    )
+    assert (
+        report is not None and report["documents"]["kept"] == 2
+    )  # the long one and the junk that repeats itself
+    assert [step["step"] for step in report["steps"]] == [
+        "read",
+        "gopher quality",
+        "fineweb quality",
+    ]
     unknown = replace(strict, gopher_options={"nonsense": 1})
     with pytest.raises(DataError, match=r"does not know an option: .*nonsense"):
         prepare(tmp_path / "in", tmp_path / "out2", tokenizer, quality=unknown, executor=ALONE)
@@ -183,7 +221,9 @@ def ours(program: Path) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["1-filter/stats", "2-match/completions", "4-tokenize/logs", "5-finish"])
+@pytest.mark.parametrize(
+    "stage", ["1-filter/stats", "2-match/completions", "4-tokenize/logs", "5-finish"]
+)
 def test_killed_anywhere_it_ends_with_the_same_shards(
     tmp_path: Path, tokenizer: Path, hazard: Path, stage: str
 ) -> None:
@@ -191,7 +231,11 @@ def test_killed_anywhere_it_ends_with_the_same_shards(
     prepare(tmp_path / "in", tmp_path / "calm", tokenizer, hazard=hazard, executor=ALONE)
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, str(program), *map(str, (tmp_path / "in", tmp_path / "out", tokenizer, hazard))]
+    command = [
+        sys.executable,
+        str(program),
+        *map(str, (tmp_path / "in", tmp_path / "out", tokenizer, hazard)),
+    ]
     environment = os.environ | {"PREPARING": str(program)}
     with subprocess.Popen(command, env=environment) as process:
         while process.poll() is None and not (tmp_path / "out" / "work" / "logs" / stage).exists():
@@ -202,7 +246,9 @@ def test_killed_anywhere_it_ends_with_the_same_shards(
     calm, killed = Shards(tmp_path / "calm"), Shards(tmp_path / "out")
     killed.verify()
     assert killed.fingerprint == calm.fingerprint and killed.files == calm.files
-    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("calm", "out")]
+    reports = [
+        json.loads((tmp_path / name / "report.json").read_text()) for name in ("calm", "out")
+    ]
     assert reports[0] == reports[1]
     until = time.monotonic() + 20
     while (left := ours(program)) and time.monotonic() < until:
@@ -224,7 +270,9 @@ def test_other_settings_want_another_folder(tmp_path: Path, tokenizer: Path, haz
         prepare(tmp_path / "in", tmp_path / "out", tokenizer, executor=ALONE)
 
 
-def test_one_run_at_a_time(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_run_at_a_time(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import fcntl
 
     write_corpus(tmp_path / "in", good=10)
@@ -252,7 +300,9 @@ def test_one_run_at_a_time(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.
         (Executor(options={"nonsense": 1}), "local executor cannot be made so: .*nonsense"),
     ],
 )
-def test_executors_that_cannot_be(tmp_path: Path, tokenizer: Path, executor: Executor, message: str) -> None:
+def test_executors_that_cannot_be(
+    tmp_path: Path, tokenizer: Path, executor: Executor, message: str
+) -> None:
     write_corpus(tmp_path / "in", good=3)
     with pytest.raises(DataError, match=message):
         prepare(tmp_path / "in", tmp_path / "out", tokenizer, executor=executor)
@@ -272,7 +322,9 @@ def test_slurm_gets_one_job_a_stage_each_after_the_one_before(
     (tmp_path / "bin").mkdir()
     sbatch = tmp_path / "bin" / "sbatch"
     asked = tmp_path / "asked"
-    sbatch.write_text(f'#!/bin/sh\necho "$@" >> {asked}\necho "Submitted batch job $(wc -l < {asked})"\n')
+    sbatch.write_text(
+        f'#!/bin/sh\necho "$@" >> {asked}\necho "Submitted batch job $(wc -l < {asked})"\n'
+    )
     sbatch.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     write_corpus(tmp_path / "in", good=3)
@@ -288,7 +340,9 @@ def test_slurm_gets_one_job_a_stage_each_after_the_one_before(
     assert all("--partition=cpu" in text for text in arrays.values()) and len(arrays) == 5
 
 
-def test_ray_says_what_it_needs(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_says_what_it_needs(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("ossia.data.pipelines.find_spec", lambda name: None)
     write_corpus(tmp_path / "in", good=3)
@@ -301,7 +355,9 @@ def test_ray_says_what_it_needs(tmp_path: Path, tokenizer: Path, monkeypatch: py
 
 def test_texts_of_every_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "tw\\ud800o", "more": []}\n{"text": ""}')
+    (tmp_path / "sub" / "a.jsonl").write_text(
+        '{"text": "one"}\n\n{"text": "tw\\ud800o", "more": []}\n{"text": ""}'
+    )
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write('{"text": "three"}\n')
     pyarrow.parquet.write_table(pyarrow.table({"text": ["four", "five"]}), tmp_path / "c.parquet")
@@ -309,8 +365,20 @@ def test_texts_of_every_kind_of_file(tmp_path: Path) -> None:
     (tmp_path / "e.jpg").write_bytes(b"\xff")
     files = files_in(tmp_path)
     assert [p.name for p in files] == ["b.jsonl.gz", "c.parquet", "d.md", "a.jsonl"]
-    assert [text for p in files for text in texts_in(p)] == ["three", "four", "five", "# six\n", "one", "tw\ufffdo", ""]
-    assert files_in(tmp_path, "parquet") == [tmp_path / "c.parquet"] == files_in(tmp_path / "c.parquet")
+    assert [text for p in files for text in texts_in(p)] == [
+        "three",
+        "four",
+        "five",
+        "# six\n",
+        "one",
+        "tw\ufffdo",
+        "",
+    ]
+    assert (
+        files_in(tmp_path, "parquet")
+        == [tmp_path / "c.parquet"]
+        == files_in(tmp_path / "c.parquet")
+    )
 
 
 def parquet_of(column: str, values: list[Any]) -> bytes:
@@ -323,7 +391,11 @@ def parquet_of(column: str, values: list[Any]) -> bytes:
     "name, data, message",
     [
         ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2 is not JSON"),
-        ("a.jsonl", b'{"content": "x"}\n', r"line 1 has no text under 'text' \(it has: content\); set text_key"),
+        (
+            "a.jsonl",
+            b'{"content": "x"}\n',
+            r"line 1 has no text under 'text' \(it has: content\); set text_key",
+        ),
         ("a.jsonl", b'{"text": 3}\n', "line 1 has no text"),
         ("a.jsonl", b"[1]\n", "line 1 has no text"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
@@ -335,7 +407,9 @@ def parquet_of(column: str, values: list[Any]) -> bytes:
         ("a.parquet", parquet_of("text", ["x", None]), "row 1 has no text"),
     ],
 )
-def test_files_that_are_damaged_are_named(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_files_that_are_damaged_are_named(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match=message):
         list(texts_in(tmp_path / name))
@@ -362,7 +436,12 @@ def test_a_damaged_line_ends_the_run_by_name(tmp_path: Path, tokenizer: Path, wo
     (tmp_path / "in" / "a.jsonl").write_text('{"text": "x"}\n{"tex\n')
     (tmp_path / "in" / "b.jsonl").write_text('{"text": "x"}\n')
     with pytest.raises(DataError, match=r"a.jsonl, line 2 is not JSON"):
-        prepare(tmp_path / "in", tmp_path / "out", tokenizer, executor=Executor(tasks=2, workers=workers))
+        prepare(
+            tmp_path / "in",
+            tmp_path / "out",
+            tokenizer,
+            executor=Executor(tasks=2, workers=workers),
+        )
 
 
 def test_input_that_is_not_there(tmp_path: Path, tokenizer: Path) -> None:
@@ -377,7 +456,9 @@ def test_input_that_is_not_there(tmp_path: Path, tokenizer: Path) -> None:
 
 def test_the_recipe_does_it_from_the_command_line(tmp_path: Path, tokenizer: Path) -> None:
     write_corpus(tmp_path / "in", good=10)
-    config = apply(Config(), [f"source={tmp_path / 'in'}", f"tokenizer={tokenizer}", "executor.workers=1"])
+    config = apply(
+        Config(), [f"source={tmp_path / 'in'}", f"tokenizer={tokenizer}", "executor.workers=1"]
+    )
     for _ in range(2):
         run_pipeline(phases(config, tmp_path / "run"), tmp_path / "run", settings=flat(config))
     assert len(Shards(tmp_path / "run" / "shards")) > 10

@@ -1,4 +1,6 @@
-"""Shards: what was written is read, in an order that is a permutation, from any state on; damage is named."""
+"""Shards: what was written is read, in an order that is a permutation, from any state on; damage is
+named.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def random_documents(seed: int, count: int, size: int = 1000, longest: int = 60)
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shards, list[list[int]]]:
     documents = random_documents(1, 500)
-    return write_shards(documents, tmp_path_factory.mktemp("shards"), WORDS, shard_tokens=2000), documents
+    return write_shards(
+        documents, tmp_path_factory.mktemp("shards"), WORDS, shard_tokens=2000
+    ), documents
 
 
 # ---- the permutation -----------------------------------------------------------------------------
@@ -62,16 +66,22 @@ def test_an_element_depends_on_nothing_but_its_place(n: int, begin: int, count: 
 
 @pytest.mark.parametrize("n", [7, 1000, 100_003])
 def test_places_are_evenly_likely(n: int) -> None:
-    """Chi-square over ten ranges, for the first element over many keys and for neighbours within one order."""
+    """Chi-square over ten ranges, for the first element over many keys and for neighbours within
+    one order.
+    """
     keys = 400
     firsts = [int(permuted(np.array([0]), n, str(key))[0]) for key in range(keys)]
     cells = min(n, 10)
     counts = np.bincount([f * cells // n for f in firsts], minlength=cells)
     expected = np.bincount([f * cells // n for f in range(n)], minlength=cells) * (keys / n)
-    assert float(((counts - expected) ** 2 / expected).sum()) < 33  # p = 1e-4 with 9 degrees of freedom
+    assert (
+        float(((counts - expected) ** 2 / expected).sum()) < 33
+    )  # p = 1e-4 with 9 degrees of freedom
     if n > SMALL:
         order = permuted(np.arange(20_000), n, "x")
-        pairs = Counter(zip((order[:-1] * 10 // n).tolist(), (order[1:] * 10 // n).tolist(), strict=True))
+        pairs = Counter(
+            zip((order[:-1] * 10 // n).tolist(), (order[1:] * 10 // n).tolist(), strict=True)
+        )
         assert sum((pairs[i, j] - 200) ** 2 / 200 for i in range(10) for j in range(10)) < 160
 
 
@@ -89,18 +99,27 @@ def test_what_was_written_is_read(corpus: tuple[Shards, list[list[int]]]) -> Non
 
 
 @given(
-    st.lists(st.lists(st.integers(0, 199_999), min_size=1, max_size=30), min_size=1, max_size=20), st.integers(1, 50)
+    st.lists(st.lists(st.integers(0, 199_999), min_size=1, max_size=30), min_size=1, max_size=20),
+    st.integers(1, 50),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_documents_come_back(tmp_path: Path, documents: list[list[int]], shard_tokens: int) -> None:
-    shards = write_shards(documents, tmp_path / "x", WIDE, shard_tokens=shard_tokens, overwrite=True)
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_documents_come_back(
+    tmp_path: Path, documents: list[list[int]], shard_tokens: int
+) -> None:
+    shards = write_shards(
+        documents, tmp_path / "x", WIDE, shard_tokens=shard_tokens, overwrite=True
+    )
     shards.verify()
     assert [shards.document(n).tolist() for n in range(len(shards))] == documents
     assert {p.name for p in (tmp_path / "x").iterdir()} == {INDEX, *(f.file for f in shards.files)}
 
 
 def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every mapping takes a file descriptor; few of them are enough, and views of what was let go stay valid."""
+    """Every mapping takes a file descriptor; few of them are enough, and views of what was let go
+    stay valid.
+    """
     monkeypatch.setattr("ossia.data.shards._MAPPED", 3)
     documents = random_documents(4, 60)
     shards = write_shards(documents, tmp_path, WORDS, shard_tokens=1)
@@ -118,7 +137,9 @@ def test_more_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("size, width", [(1 << 16, 2), ((1 << 16) + 1, 4)])
 def test_ids_are_as_wide_as_the_vocabulary_needs(tmp_path: Path, size: int, width: int) -> None:
     shards = write_shards([[size - 1, 0]], tmp_path, Vocabulary(size, "00" * 32))
-    assert shards.document(0).tolist() == [size - 1, 0] and shards.document(0).dtype.itemsize == width
+    assert (
+        shards.document(0).tolist() == [size - 1, 0] and shards.document(0).dtype.itemsize == width
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +152,9 @@ def test_ids_are_as_wide_as_the_vocabulary_needs(tmp_path: Path, size: int, widt
         ([[1]], "no tokens"),
     ],
 )
-def test_wrong_documents_are_refused_and_leave_nothing(tmp_path: Path, document: Any, message: str) -> None:
+def test_wrong_documents_are_refused_and_leave_nothing(
+    tmp_path: Path, document: Any, message: str
+) -> None:
     with pytest.raises(DataError, match=f"document 1 .*{message}"):
         write_shards([[1, 2], document], tmp_path / "new", WORDS)
     assert list((tmp_path / "new").iterdir()) == []
@@ -156,7 +179,9 @@ def test_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", fsync)
-    with pytest.raises(DataError, match=r"cannot write shards to .*No space left on device.* unchanged"):
+    with pytest.raises(
+        DataError, match=r"cannot write shards to .*No space left on device.* unchanged"
+    ):
         write_shards(random_documents(2, 50), tmp_path, WORDS, overwrite=True, shard_tokens=100)
     assert Shards(tmp_path).fingerprint == before and not list(tmp_path.glob("*.tmp"))
 
@@ -188,7 +213,9 @@ write_shards(documents(), sys.argv[1], Vocabulary(1000, "ab" * 32), shard_tokens
 
 
 def test_a_killed_writer_leaves_no_shards_and_can_be_repeated(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None and process.stdout.readline() == b"writing\n"
         process.send_signal(signal.SIGKILL)
     assert list(tmp_path.glob("*.tmp"))
@@ -201,7 +228,9 @@ def test_a_killed_writer_leaves_no_shards_and_can_be_repeated(tmp_path: Path) ->
 def test_merged_shards_are_one(tmp_path: Path) -> None:
     documents = random_documents(3, 90)
     for n in range(3):
-        write_shards(documents[30 * n : 30 * (n + 1)], tmp_path / "all" / f"part{n}", WORDS, shard_tokens=300)
+        write_shards(
+            documents[30 * n : 30 * (n + 1)], tmp_path / "all" / f"part{n}", WORDS, shard_tokens=300
+        )
     write_shards([], tmp_path / "all" / "part3", WORDS)
     merged = merge_shards([tmp_path / "all" / f"part{n}" for n in range(4)], tmp_path / "all")
     merged.verify()
@@ -239,7 +268,9 @@ def flip(at: int) -> Callable[[Path], None]:
         (flip(HEADER.size - 1), "00001.shard was made with another tokenizer"),
     ],
 )
-def test_damage_is_seen_when_opening(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_damage_is_seen_when_opening(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     write_shards(random_documents(1, 90), tmp_path, WORDS, shard_tokens=400)
     damage(tmp_path / "00001.shard")
     with pytest.raises(DataError, match=message):
@@ -272,7 +303,9 @@ def test_offsets_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
         (lambda d: d["shards"][0].update(documents=3), "header does not agree"),
     ],
 )
-def test_an_index_that_is_wrong_is_named(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+def test_an_index_that_is_wrong_is_named(
+    tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
     write_shards(random_documents(1, 9), tmp_path, WORDS)
     data = json.loads((tmp_path / INDEX).read_text())
     change(data)
@@ -315,16 +348,26 @@ def test_an_epoch_learns_every_id_once(corpus: tuple[Shards, list[list[int]]]) -
     again = [tuple(e.ids) for e, _ in islice(shards.examples(seed=5, longest=16)(None), windows)]
     other = [tuple(e.ids) for e, _ in islice(shards.examples(seed=6, longest=16)(None), windows)]
     assert again == orders[0] != other
-    written = [e.ids.tolist() for e, _ in islice(shards.examples(longest=100, shuffle=False)(None), 9)]  # type: ignore[union-attr]
+    written = [
+        e.ids.tolist() for e, _ in islice(shards.examples(longest=100, shuffle=False)(None), 9)
+    ]  # type: ignore[union-attr]
     assert written == [d for d in documents if len(d) > 1][:9]
 
 
 @given(st.integers(0, 3000), st.integers(1, 70), st.integers(1, 4), st.data())
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_going_on_from_any_state_changes_nothing(
-    corpus: tuple[Shards, list[list[int]]], taken: int, longest: int, ranks: int, data: st.DataObject
+    corpus: tuple[Shards, list[list[int]]],
+    taken: int,
+    longest: int,
+    ranks: int,
+    data: st.DataObject,
 ) -> None:
-    examples = corpus[0].examples(seed=1, longest=longest, rank=data.draw(st.integers(0, ranks - 1)), ranks=ranks)
+    examples = corpus[0].examples(
+        seed=1, longest=longest, rank=data.draw(st.integers(0, ranks - 1)), ranks=ranks
+    )
     stream = examples(None)
     states = [state for _, state in islice(stream, taken)]
     state = json.loads(json.dumps(states[-1] if states else None))
@@ -332,7 +375,9 @@ def test_going_on_from_any_state_changes_nothing(
 
 
 @given(st.integers(1, 7))
-@settings(max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_ranks_share_an_epoch(corpus: tuple[Shards, list[list[int]]], ranks: int) -> None:
     shards, documents = corpus
     seen = []
@@ -344,7 +389,9 @@ def test_ranks_share_an_epoch(corpus: tuple[Shards, list[list[int]]], ranks: int
     assert Counter(seen) == Counter(tuple(d) for d in documents if len(d) > 1)
 
 
-def test_a_state_of_something_else_is_refused(corpus: tuple[Shards, list[list[int]]], tmp_path: Path) -> None:
+def test_a_state_of_something_else_is_refused(
+    corpus: tuple[Shards, list[list[int]]], tmp_path: Path
+) -> None:
     shards = corpus[0]
     state = next(shards.examples(seed=1, longest=16)(None))[1]
     others = [
@@ -387,9 +434,14 @@ def constant(value: int, length: int) -> Callable[[Any], Iterator[tuple[Example,
     return examples
 
 
-@given(st.lists(st.tuples(st.floats(0.01, 100), st.integers(1, 50)), min_size=1, max_size=4), st.integers(0, 300))
+@given(
+    st.lists(st.tuples(st.floats(0.01, 100), st.integers(1, 50)), min_size=1, max_size=4),
+    st.integers(0, 300),
+)
 @settings(max_examples=30, deadline=None)
-def test_a_mixture_keeps_its_shares_and_its_place(drawn: list[tuple[float, int]], taken: int) -> None:
+def test_a_mixture_keeps_its_shares_and_its_place(
+    drawn: list[tuple[float, int]], taken: int
+) -> None:
     sources = {str(n): constant(n, length) for n, (_, length) in enumerate(drawn)}
     weights = {str(n): weight for n, (weight, _) in enumerate(drawn)}
     stream = mix(sources, weights)(None)
@@ -399,7 +451,9 @@ def test_a_mixture_keeps_its_shares_and_its_place(drawn: list[tuple[float, int]]
         states.append(state)
         counts[str(example.ids[0])] += len(example.ids) - 1
     ahead = {name: counts[name] / weights[name] for name in sources}
-    for name, (_, length) in zip(sources, drawn, strict=True):  # nobody is ahead by more than one example
+    for name, (_, length) in zip(
+        sources, drawn, strict=True
+    ):  # nobody is ahead by more than one example
         assert ahead[name] <= min(ahead.values()) + length / weights[name] + 1e-6
     state = json.loads(json.dumps(states[-1]))
     assert list(islice(mix(sources, weights)(state), 20)) == list(islice(stream, 20))
@@ -411,7 +465,13 @@ def test_mixtures_that_make_no_sense_are_refused(corpus: tuple[Shards, list[list
     for other in (mix({"a": a, "b": b}, {"a": 1, "b": 3}), mix({"a": a}, {"a": 1})):
         with pytest.raises(DataError, match="not one of the mixture"):
             other(state)
-    for weights in ({"a": 1}, {"a": 1, "c": 1}, {"a": 1, "b": 0}, {"a": 1, "b": -1}, {"a": 1, "b": float("nan")}):
+    for weights in (
+        {"a": 1},
+        {"a": 1, "c": 1},
+        {"a": 1, "b": 0},
+        {"a": 1, "b": -1},
+        {"a": 1, "b": float("nan")},
+    ):
         with pytest.raises(DataError, match=r"different data|positive numbers"):
             mix({"a": a, "b": b}, weights)
     short = mix({"x": lambda state: iter([(Example([1, 2], [True, True]), 1)])}, {"x": 1})(None)

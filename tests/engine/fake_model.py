@@ -1,8 +1,10 @@
-"""A model that is nothing but a memory: every slot holds a hash of the salt and of all tokens up to its position.
+"""A model that is nothing but a memory: every slot holds a hash of the salt and of all tokens up to
+its position.
 
-It stands for runner, model and sampling. Whatever a forward pass sees must be exactly what these tokens would have
-written, so a page shared wrongly, freed too early or not copied is found at once; and so is a write to a page that
-somebody else holds too. The next token is a function of the tokens so far; so the right answer is known beforehand.
+It stands for runner, model and sampling. Whatever a forward pass sees must be exactly what these
+tokens would have written, so a page shared wrongly, freed too early or not copied is found at once;
+and so is a write to a page that somebody else holds too. The next token is a function of the tokens
+so far; so the right answer is known beforehand.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ class FakeModel:
         self.computed_tokens = 0
 
     def run(self, step: Step) -> list[list[int]]:
-        """For each work that samples the tokens after its last known token and after each of its drafts."""
+        """For each work that samples the tokens after its last known token and after each of its
+        drafts.
+        """
         self._copy(step)
         assert len({work.request.id for work in step.works}) == len(step.works)
         written = [self._write(work) for work in step.works]
@@ -67,11 +71,17 @@ class FakeModel:
                 store[dst : dst + PAGE] = values
 
     def _write(self, work: Work) -> list[int]:
-        request, begin, end = work.request, work.request.computed, work.request.computed + work.count
+        request, begin, end = (
+            work.request,
+            work.request.computed,
+            work.request.computed + work.count,
+        )
         known = self.values.setdefault(request.id, [])
         known[:] = chain(request.cache_salt, request.tokens(0, request.num_tokens), known)
         assert len(request.draft) == work.drafts
-        values = chain(request.cache_salt, [*request.tokens(0, request.num_tokens), *request.draft], known)
+        values = chain(
+            request.cache_salt, [*request.tokens(0, request.num_tokens), *request.draft], known
+        )
         for window, pool in self.tables.pools.items():
             run, store = self.tables.run(request.id, window), self.slots[window]
             written = run.pages[begin // PAGE - run.first_page : pages_of(end) - run.first_page]
@@ -81,24 +91,40 @@ class FakeModel:
         return values
 
     def _read(self, work: Work, values: list[int]) -> list[int]:
-        request, begin, end = work.request, work.request.computed, work.request.computed + work.count
+        request, begin, end = (
+            work.request,
+            work.request.computed,
+            work.request.computed + work.count,
+        )
         for window in self.tables.pools:
             run, store = self.tables.run(request.id, window), self.slots[window]
             first = first_seen(begin, window)
-            seen = [v for page in run.pages[first // PAGE - run.first_page :] for v in store[page * PAGE :][:PAGE]]
-            assert seen[first % PAGE :][: end - first] == values[first:end], "what is seen is not what was computed"
+            seen = [
+                v
+                for page in run.pages[first // PAGE - run.first_page :]
+                for v in store[page * PAGE :][:PAGE]
+            ]
+            assert seen[first % PAGE :][: end - first] == values[first:end], (
+                "what is seen is not what was computed"
+            )
         return [next_token(v) for v in values[end - 1 - work.drafts : end]] if work.samples else []
 
 
 class FakeEngine:
-    """What the engine does with a scheduler, around a FakeModel; everything is checked after every step.
+    """What the engine does with a scheduler, around a FakeModel; everything is checked after every
+    step.
 
-    `drafts`: how often a decoding request gets guesses; `aborts`: how often a request is aborted, at any moment;
-    `stop`: the token that ends an answer.
+    `drafts`: how often a decoding request gets guesses; `aborts`: how often a request is aborted,
+    at any moment; `stop`: the token that ends an answer.
     """
 
     def __init__(
-        self, scheduler: Scheduler, seed: int = 0, drafts: float = 0.0, aborts: float = 0.0, stop: int | None = None
+        self,
+        scheduler: Scheduler,
+        seed: int = 0,
+        drafts: float = 0.0,
+        aborts: float = 0.0,
+        stop: int | None = None,
     ) -> None:
         self.scheduler, self.rng, self.stop = scheduler, random.Random(seed), stop
         self.drafts, self.aborts = drafts, aborts
@@ -111,9 +137,16 @@ class FakeEngine:
         self._next = 0
 
     def submit(
-        self, prompt: Sequence[int], limit: int, priority: int = 0, salt: str = "", parent: Request | None = None
+        self,
+        prompt: Sequence[int],
+        limit: int,
+        priority: int = 0,
+        salt: str = "",
+        parent: Request | None = None,
     ) -> Request:
-        request = Request(self._next, tuple(prompt), SamplingParams(), limit, priority=priority, cache_salt=salt)
+        request = Request(
+            self._next, tuple(prompt), SamplingParams(), limit, priority=priority, cache_salt=salt
+        )
         request.parent = parent
         self._next += 1
         self.live[request.id], self.served[request.id] = request, self.steps
@@ -165,7 +198,9 @@ class FakeEngine:
         if len(request.generated) >= request.limit or request.generated[-1:] == [self.stop]:
             self.done[request.id] = request
             self.abort(request)
-            assert request.generated == answer(request.cache_salt, request.prompt, request.limit, self.stop)
+            assert request.generated == answer(
+                request.cache_salt, request.prompt, request.limit, self.stop
+            )
 
     def _guess(self, request: Request) -> list[int]:
         tokens = request.tokens(0, request.num_tokens)
@@ -185,7 +220,9 @@ class FakeEngine:
         written = [(copy.window, copy.dst) for copy in step.copies]
         assert len(set(written)) == len(written)
         for n, copy in enumerate(step.copies):
-            assert (copy.window, copy.src) not in written[:n], "a copy is copied again in the same step"
+            assert (copy.window, copy.src) not in written[:n], (
+                "a copy is copied again in the same step"
+            )
 
 
 def make_scheduler(
@@ -198,7 +235,9 @@ def make_scheduler(
 ) -> Scheduler:
     tables = PageTables(pages)
     cache = PrefixCache(tables, budget) if cached else None
-    return Scheduler(tables, max_batch_tokens, max_running, cache=cache, latency_target=latency_target)
+    return Scheduler(
+        tables, max_batch_tokens, max_running, cache=cache, latency_target=latency_target
+    )
 
 
 def all_free(scheduler: Scheduler) -> bool:

@@ -1,5 +1,7 @@
-"""The engine's promise: a sequence's logits are the same bits whatever else is being served, however its prompt is cut,
-whether its beginning comes from the prefix cache, and with any number of threads."""
+"""The engine's promise: a sequence's logits are the same bits whatever else is being served,
+however its prompt is cut, whether its beginning comes from the prefix cache, and with any number of
+threads.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,13 @@ if kernels.not_compiled():
 
 PRECISIONS = [Options("bf16", "bf16"), Options("int8", "int8"), Options(kv="int8")]
 # the widths of gpt-oss-20b, with fewer layers, experts and words
-WIDE = ModelConfig(num_hidden_layers=2, num_experts=8, vocab_size=1000, num_attention_heads=64, num_key_value_heads=8)
+WIDE = ModelConfig(
+    num_hidden_layers=2,
+    num_experts=8,
+    vocab_size=1000,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +70,9 @@ class Spy(Engine):
 
         self._runner.run = spy  # type: ignore[method-assign, assignment]
 
-    def answer(self, prompt: list[int], tokens: int, neighbours: int = 0, seed: int = 0) -> tuple[list[int], Tensor]:
+    def answer(
+        self, prompt: list[int], tokens: int, neighbours: int = 0, seed: int = 0
+    ) -> tuple[list[int], Tensor]:
         """Ids and the logits that each was drawn from, beside random neighbours that come and go."""
         rng = random.Random(seed)
         params = SamplingParams(temperature=0.8, seed=7, max_tokens=tokens)
@@ -78,7 +88,9 @@ class Spy(Engine):
 
     def _neighbour(self, rng: random.Random, tokens: int) -> tuple[list[int], SamplingParams]:
         prompt = [rng.randrange(self.config.vocab_size) for _ in range(rng.randint(1, 60))]
-        return prompt, SamplingParams(temperature=1, seed=rng.randrange(1000), max_tokens=rng.randint(1, tokens))
+        return prompt, SamplingParams(
+            temperature=1, seed=rng.randrange(1000), max_tokens=rng.randint(1, tokens)
+        )
 
 
 def ids_of(llm: LLM, count: int, seed: int) -> list[int]:
@@ -96,10 +108,16 @@ def check(llm: LLM, prompt: list[int], tokens: int, crowds: list[int]) -> None:
 
     for chunk in (1, 7, 64, 100):
         if chunk > 1 or len(prompt) < 100:
-            same(Spy(llm, max_batch_tokens=chunk, **plain).answer(prompt, tokens), f"prompt in chunks of {chunk}")
+            same(
+                Spy(llm, max_batch_tokens=chunk, **plain).answer(prompt, tokens),
+                f"prompt in chunks of {chunk}",
+            )
     for crowd in crowds:
         limits = {"max_batch_tokens": 50 + crowd, "max_running": 64}
-        same(Spy(llm, **limits, **plain).answer(prompt, tokens, crowd, seed=crowd), f"among {crowd} neighbours")
+        same(
+            Spy(llm, **limits, **plain).answer(prompt, tokens, crowd, seed=crowd),
+            f"among {crowd} neighbours",
+        )
     cached = Spy(llm, speculate=False)
     same(cached.answer(prompt, tokens), "a cold prefix cache")
     same(cached.answer(prompt, tokens), "a warm prefix cache")
@@ -138,7 +156,9 @@ def test_packing_changes_nothing(wide: Path) -> None:
 
 def test_speculation_changes_nothing() -> None:
     llm = ossia.load("nano")
-    prompt = llm.tokenizer.encode("one two three four one two three four one two three four one two")
+    prompt = llm.tokenizer.encode(
+        "one two three four one two three four one two three four one two"
+    )
     for temperature in (0.0, 0.7):
         params = SamplingParams(temperature=temperature, seed=3, max_tokens=60)
         answers: list[list[tuple[int, float]]] = []

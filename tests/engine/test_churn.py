@@ -1,5 +1,7 @@
-"""The real engine under churn: random arrivals, aborts, priorities, samples of one prompt, little memory. Every answer
-that comes to its end has the tokens of the same request alone, and no page is lost."""
+"""The real engine under churn: random arrivals, aborts, priorities, samples of one prompt, little
+memory. Every answer that comes to its end has the tokens of the same request alone, and no page is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,21 @@ def llm() -> LLM:
 
 
 def requests(llm: LLM, count: int, seed: int) -> list[Asked]:
-    """Prompts that share beginnings, some with repetitions that invite guesses; parameters of all sorts."""
+    """Prompts that share beginnings, some with repetitions that invite guesses; parameters of all
+    sorts.
+    """
     rng = random.Random(seed)
-    texts = ["What is 37 + 48? ", "Tom has 3 apples. Anna has 5. ", "one two three one two three one two "]
+    texts = [
+        "What is 37 + 48? ",
+        "Tom has 3 apples. Anna has 5. ",
+        "one two three one two three one two ",
+    ]
     stems = [llm.tokenizer.encode(text * rng.randint(1, 6)) for text in texts]
     asked = []
     for _ in range(count):
-        prompt = rng.choice(stems)[: rng.randint(1, 60)] + [rng.randrange(2000) for _ in range(rng.randint(0, 9))]
+        prompt = rng.choice(stems)[: rng.randint(1, 60)] + [
+            rng.randrange(2000) for _ in range(rng.randint(0, 9))
+        ]
         params = SamplingParams(
             temperature=rng.choice([0.0, 0.0, 0.8]), top_p=rng.choice([1.0, 0.9]), seed=rng.randrange(100),
             frequency_penalty=rng.choice([0.0, 0.5]), max_tokens=rng.randint(1, 24),
@@ -51,7 +61,12 @@ def alone(llm: LLM, asked: Asked) -> list[tuple[int, float]]:
 def test_answers_are_those_of_requests_alone(llm: LLM, seed: int) -> None:
     rng = random.Random(seed)
     waiting = requests(llm, 40, seed)
-    engine = Engine(llm.model, capacity=rng.choice([128, 256]), max_batch_tokens=rng.choice([16, 48]), max_running=6)
+    engine = Engine(
+        llm.model,
+        capacity=rng.choice([128, 256]),
+        max_batch_tokens=rng.choice([16, 48]),
+        max_running=6,
+    )
     asked: dict[int, Asked] = {}
     answers: dict[int, list[tuple[int, float]]] = {}
     finished: set[int] = set()

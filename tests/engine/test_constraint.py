@@ -1,4 +1,6 @@
-"""Constraints in the engine: only allowed tokens are drawn, masks are made ahead, failures stay with their request."""
+"""Constraints in the engine: only allowed tokens are drawn, masks are made ahead, failures stay
+with their request.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def words(allowed: Sequence[int], size: int = VOCAB) -> Any:
 class Choices:
     """Step n allows the tokens `steps[n]`, the last ends; and it writes down what happens to it."""
 
-    def __init__(self, steps: Sequence[Sequence[int]], on_mask: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, steps: Sequence[Sequence[int]], on_mask: Callable[[], None] = lambda: None
+    ) -> None:
         self.steps, self.on_mask = steps, on_mask
         self.taken: list[int] = []
         self.asked: list[tuple[int, str]] = []
@@ -76,7 +80,9 @@ def model() -> Transformer:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 5.0])
-def test_only_allowed_tokens_are_drawn_and_the_end_stops(model: Transformer, temperature: float) -> None:
+def test_only_allowed_tokens_are_drawn_and_the_end_stops(
+    model: Transformer, temperature: float
+) -> None:
     steps = [[3], [10, 11], list(range(50)), [VOCAB - 1], [7]]
     for seed in range(5):
         choices = Choices(steps)
@@ -86,15 +92,21 @@ def test_only_allowed_tokens_are_drawn_and_the_end_stops(model: Transformer, tem
         assert [t.finish_reason for t in tokens] == [None] * 4 + ["stop"]
 
 
-def test_greedy_takes_the_likeliest_allowed_and_reports_the_models_own_probability(model: Transformer) -> None:
+def test_greedy_takes_the_likeliest_allowed_and_reports_the_models_own_probability(
+    model: Transformer,
+) -> None:
     logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1))
     some = sorted(random.Random(2).sample(range(VOCAB), 20))
     allowed = unpacked(words(some), VOCAB)
     assert allowed.nonzero().flatten().tolist() == some
     (greedy,) = sample_rows(logits[None], [RowState(GREEDY, PROMPT, VOCAB)], [words(some)])
-    assert isinstance(greedy, Sampled) and greedy.token_id == max(some, key=lambda id: float(logits[id]))
+    assert isinstance(greedy, Sampled) and greedy.token_id == max(
+        some, key=lambda id: float(logits[id])
+    )
     assert greedy.logprob == pytest.approx(float(logits.log_softmax(-1)[greedy.token_id]))
-    states = [RowState(SamplingParams(temperature=100.0, seed=n), PROMPT, VOCAB) for n in range(400)]
+    states = [
+        RowState(SamplingParams(temperature=100.0, seed=n), PROMPT, VOCAB) for n in range(400)
+    ]
     drawn = sample_rows(logits.expand(400, -1), states, [words(some)] * 400)
     assert {one.token_id for one in drawn if isinstance(one, Sampled)} == set(some)
 
@@ -123,7 +135,9 @@ def test_masks_are_made_in_another_thread_while_the_model_runs(
     overlapped = []
 
     def slow(batch: Any) -> Any:
-        overlapped.append(made.wait(timeout=5))  # nothing else happens in this thread until the mask is there
+        overlapped.append(
+            made.wait(timeout=5)
+        )  # nothing else happens in this thread until the mask is there
         made.clear()
         return run(batch)
 
@@ -139,14 +153,21 @@ def test_the_engine_waits_for_a_slow_mask(model: Transformer) -> None:
     assert [t.token_id for t in Engine(model).generate(PROMPT, GREEDY, choices)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("limits", [{}, {"max_batch_tokens": 8}, {"capacity": 64, "max_batch_tokens": 8}])
-def test_constrained_and_free_requests_share_batches(model: Transformer, limits: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_batch_tokens": 8}, {"capacity": 64, "max_batch_tokens": 8}]
+)
+def test_constrained_and_free_requests_share_batches(
+    model: Transformer, limits: dict[str, int]
+) -> None:
     """Also when sequences give way to others and start again."""
     alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
     engine = Engine(model, **limits)
     steps = [[n, n + 100, n + 200] for n in range(12)]
     constraints = [Choices(steps), None, Choices(steps), None, Choices(steps)]
-    ids = [engine.submit(PROMPT if c is None else [9] * (n + 1), GREEDY, c) for n, c in enumerate(constraints)]
+    ids = [
+        engine.submit(PROMPT if c is None else [9] * (n + 1), GREEDY, c)
+        for n, c in enumerate(constraints)
+    ]
     out: dict[int, list[int]] = {id: [] for id in ids}
     while engine.has_work():
         for token in engine.step():
@@ -202,12 +223,16 @@ class Stubborn(Choices):
 def test_a_token_that_is_not_taken_ends_its_own_request_only(model: Transformer) -> None:
     engine = Engine(model)
     alone = [t.token_id for t in Engine(model).generate(PROMPT, GREEDY)]
-    before, broken, after = (engine.submit(PROMPT, GREEDY, c) for c in (None, Stubborn([[1], [2]]), None))
+    before, broken, after = (
+        engine.submit(PROMPT, GREEDY, c) for c in (None, Stubborn([[1], [2]]), None)
+    )
     tokens = []
     while engine.has_work():
         tokens += engine.step()
     assert str(engine.failed.pop(broken)) == "cannot go on" and not engine.failed
-    assert all([t.token_id for t in tokens if t.request_id == one] == alone for one in (before, after))
+    assert all(
+        [t.token_id for t in tokens if t.request_id == one] == alone for one in (before, after)
+    )
 
 
 def test_a_failure_that_nobody_waits_for_is_forgotten(model: Transformer) -> None:
@@ -242,7 +267,10 @@ def test_a_random_model_speaks_harmony_under_its_grammar(model: Transformer) -> 
     tokenizer = tiny_tokenizer()
     schema = {
         "type": "object",
-        "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 9}, "unit": {"enum": ["a", "b"]}},
+        "properties": {
+            "n": {"type": "integer", "minimum": 0, "maximum": 9},
+            "unit": {"enum": ["a", "b"]},
+        },
         "required": ["n", "unit"],
         "additionalProperties": False,
     }

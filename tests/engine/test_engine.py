@@ -1,4 +1,6 @@
-"""The engine: prefill in chunks, decode, batching and preemption all give what one forward pass gives."""
+"""The engine: prefill in chunks, decode, batching and preemption all give what one forward pass
+gives.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ def small_model(seed: int = 0, **change: object) -> Transformer:
     model = Transformer(config)
     model.init_weights(seed)
     rng = torch.Generator().manual_seed(seed)
-    # away from initialisation (uneven experts, sinks that matter), yet well-conditioned: with twice this noise one ulp
-    # in an embedding moves the logits by 3e-5, and nothing could be compared to 1e-5
+    # away from initialisation (uneven experts, sinks that matter), yet well-conditioned: with twice
+    # this noise one ulp in an embedding moves the logits by 3e-5, and nothing could be compared to
+    # 1e-5
     for p in model.parameters():
         p.data += 0.15 * torch.randn(p.shape, generator=rng)
     return model.requires_grad_(False).eval()
@@ -44,7 +47,15 @@ def model() -> Iterator[Transformer]:
 
 
 @pytest.mark.parametrize(
-    "chunks", [[150], [7] * 20 + [10], [1] * 150, [100, *[1] * 50], [6, 7, 8, 1, 128], [16, 16, 16, 16, 16, 70]]
+    "chunks",
+    [
+        [150],
+        [7] * 20 + [10],
+        [1] * 150,
+        [100, *[1] * 50],
+        [6, 7, 8, 1, 128],
+        [16, 16, 16, 16, 16, 70],
+    ],
 )
 @pytest.mark.parametrize("sink", ["learned", "off_by_one", "none"])
 def test_chunks_through_the_cache_equal_one_pass(chunks: list[int], sink: str) -> None:
@@ -85,7 +96,9 @@ def test_many_requests_answer_as_if_alone(model: Transformer, limits: dict[str, 
     engine = Engine(model, **limits)
     free = [pool.available for pool in engine._scheduler.tables.pools.values()]
     assert run(engine, prompts, GREEDY) == [greedy_by_forward(model, p, 12) for p in prompts]
-    assert free == [pool.available for pool in engine._scheduler.tables.pools.values()], "pages leaked"
+    assert free == [pool.available for pool in engine._scheduler.tables.pools.values()], (
+        "pages leaked"
+    )
 
 
 def test_window_layers_keep_only_their_window(model: Transformer) -> None:
@@ -128,18 +141,29 @@ def test_interleaved_generators_do_not_steal_tokens(model: Transformer) -> None:
     engine = Engine(model)
     a, b = (engine.generate(p, GREEDY) for p in prompts)
     pairs = [(x.token_id, y.token_id) for x, y in zip(a, b, strict=True)]
-    assert [list(side) for side in zip(*pairs, strict=True)] == [greedy_by_forward(model, p, 12) for p in prompts]
+    assert [list(side) for side in zip(*pairs, strict=True)] == [
+        greedy_by_forward(model, p, 12) for p in prompts
+    ]
 
 
 def test_the_context_ends_an_answer(model: Transformer) -> None:
-    tokens = list(Engine(model, capacity=40).generate(random_ids(30, 1), SamplingParams(temperature=0)))
+    tokens = list(
+        Engine(model, capacity=40).generate(random_ids(30, 1), SamplingParams(temperature=0))
+    )
     assert len(tokens) == 10 and tokens[-1].finish_reason == "length"
 
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [([], "empty"), ([97], "outside the vocabulary"), ([-1], "outside"), ([1] * 512, "context holds 512")],
+    [
+        ([], "empty"),
+        ([97], "outside the vocabulary"),
+        ([-1], "outside"),
+        ([1] * 512, "context holds 512"),
+    ],
 )
-def test_requests_that_cannot_run_are_refused(model: Transformer, prompt: list[int], said: str) -> None:
+def test_requests_that_cannot_run_are_refused(
+    model: Transformer, prompt: list[int], said: str
+) -> None:
     with pytest.raises(RequestError, match=said):
         Engine(model).submit(prompt, GREEDY)

@@ -1,4 +1,6 @@
-"""Pages: whatever is allocated, shared, forgotten and released, nobody writes what others read, and none is lost."""
+"""Pages: whatever is allocated, shared, forgotten and released, nobody writes what others read, and
+none is lost.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def test_no_slot_has_two_owners(actions: list[tuple[int, int]], window: int) -> 
             tables.forget_behind_windows(owner, end[owner])
         tables.check({})
         for kind, pool in tables.pools.items():
-            slots = [s for o, e in end.items() for s in tables.run(o, kind).slots(first_seen(e, kind), e)]
+            slots = [
+                s for o, e in end.items() for s in tables.run(o, kind).slots(first_seen(e, kind), e)
+            ]
             assert len(slots) == len(set(slots)) and all(0 <= s < pool.total * PAGE for s in slots)
             assert pool.free + sum(len(tables.run(o, kind).pages) for o in end) == pool.total
 
@@ -42,7 +46,9 @@ def test_a_fork_shares_until_one_of_both_writes(size: int, more: int, window: in
     copies = tables.grow(1, size, size + more)
     assert {kind: free[kind] - pool.free for kind, pool in tables.pools.items()} == missing
     if size % PAGE:
-        assert [c.window for c in copies] == list(tables.pools), "the page that both were in the middle of"
+        assert [c.window for c in copies] == list(tables.pools), (
+            "the page that both were in the middle of"
+        )
         for c in copies:
             assert c.src in tables.run(0, c.window).pages and c.dst in tables.run(1, c.window).pages
     else:
@@ -92,7 +98,9 @@ def test_reach_is_how_far_grow_can_go(begin: int, taken: int, window: int) -> No
     tables.grow(1, 0, taken * PAGE)
     end = tables.reach(0, begin)
     assert end >= begin
-    assert any(tables.missing(0, w, begin, end + 1) > pool.available for w, pool in tables.pools.items())
+    assert any(
+        tables.missing(0, w, begin, end + 1) > pool.available for w, pool in tables.pools.items()
+    )
     tables.grow(0, begin, end)
     tables.check({})
 

@@ -1,4 +1,6 @@
-"""The prefix cache: what it hands out is what these tokens would have written; who goes first when space is short."""
+"""The prefix cache: what it hands out is what these tokens would have written; who goes first when
+space is short.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ from ossia.engine.prefix import PrefixCache
 
 
 class Writer:
-    """Sequences that write what their tokens imply into the pages they are given, and a cache beside them."""
+    """Sequences that write what their tokens imply into the pages they are given, and a cache
+    beside them.
+    """
 
     def __init__(self, pages: dict[int | None, int], **options: object) -> None:
         self.tables = PageTables(pages)
         self.cache = PrefixCache(self.tables, **options)  # type: ignore[arg-type]
-        self.slots = {window: [0] * (pool.total * PAGE) for window, pool in self.tables.pools.items()}
+        self.slots = {
+            window: [0] * (pool.total * PAGE) for window, pool in self.tables.pools.items()
+        }
         self.owners = 0
 
     def check(self) -> None:
@@ -44,7 +50,9 @@ class Writer:
             assert [store[slot] for slot in slots] == want[first:position]
 
     def write(self, tokens: list[int], salt: str = "", chunk: int = 1000, every: int = 1000) -> int:
-        """A sequence computes all tokens and is remembered at multiples of `every` and at its last full page."""
+        """A sequence computes all tokens and is remembered at multiples of `every` and at its last
+        full page.
+        """
         owner, self.owners = self.owners, self.owners + 1
         done, _ = self.cache.adopt(owner, salt, tokens)
         want = chain(salt, tokens)
@@ -55,7 +63,9 @@ class Writer:
                 assert pool.free >= self.tables.missing(owner, window, done, end)
             assert self.tables.grow(owner, done, end) == []
             for window, store in self.slots.items():
-                for slot, value in zip(self.tables.run(owner, window).slots(done, end), want[done:end], strict=True):
+                for slot, value in zip(
+                    self.tables.run(owner, window).slots(done, end), want[done:end], strict=True
+                ):
                     store[slot] = value
             for p in range(done + 1, end + 1):
                 if p % every == 0 or p == len(tokens) // PAGE * PAGE:
@@ -75,9 +85,13 @@ def line(length: int, seed: int = 0) -> list[int]:
     return [rng.randrange(1000) for _ in range(length)]
 
 
-@pytest.mark.parametrize("pages", [{None: 100}, {24: 100}, {None: 100, 24: 100}, {None: 100, 7: 100, 130: 100}])
+@pytest.mark.parametrize(
+    "pages", [{None: 100}, {24: 100}, {None: 100, 24: 100}, {None: 100, 7: 100, 130: 100}]
+)
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_the_longest_snapshot_that_leaves_a_token_is_found(pages: dict[int | None, int], chunk: int) -> None:
+def test_the_longest_snapshot_that_leaves_a_token_is_found(
+    pages: dict[int | None, int], chunk: int
+) -> None:
     w = Writer(pages)
     tokens = line(170)
     w.written(tokens, chunk=chunk, every=64)
@@ -107,21 +121,38 @@ def test_equal_hashes_are_not_equal_tokens() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.data(), st.sampled_from([{None: 24, 24: 20}, {None: 40}, {20: 24}, {None: 24, 7: 20, 40: 30}]))
-def test_against_a_list_of_what_was_written(data: st.DataObject, pages: dict[int | None, int]) -> None:
-    """With space for all, a hit is as long as it can be; with less, never longer, and what it finds is right."""
-    roomy, tight = Writer(dict.fromkeys(pages, 2000)), Writer(pages, budget=data.draw(st.sampled_from([None, 9, 25])))
+@given(
+    st.data(),
+    st.sampled_from([{None: 24, 24: 20}, {None: 40}, {20: 24}, {None: 24, 7: 20, 40: 30}]),
+)
+def test_against_a_list_of_what_was_written(
+    data: st.DataObject, pages: dict[int | None, int]
+) -> None:
+    """With space for all, a hit is as long as it can be; with less, never longer, and what it finds
+    is right.
+    """
+    roomy, tight = (
+        Writer(dict.fromkeys(pages, 2000)),
+        Writer(pages, budget=data.draw(st.sampled_from([None, 9, 25]))),
+    )
     heads = [line(n, n) for n in (0, 30, 64)]
     known: set[tuple[int, ...]] = set()
     for _ in range(data.draw(st.integers(1, 15))):
         tail = data.draw(st.lists(st.integers(0, 1), max_size=90))
         tokens = [*data.draw(st.sampled_from(heads)), *tail] or [1]
-        hit = max((len(k) for k in known if len(k) < len(tokens) and tokens[: len(k)] == list(k)), default=0)
+        hit = max(
+            (len(k) for k in known if len(k) < len(tokens) and tokens[: len(k)] == list(k)),
+            default=0,
+        )
         assert roomy.hit(tokens) == hit >= tight.hit(tokens)
         chunk = data.draw(st.integers(1, 100))
         for w in (roomy, tight):
             w.written(tokens, chunk=chunk, every=32)
-        known |= {tuple(tokens[:p]) for p in (*range(32, len(tokens) + 1, 32), len(tokens) // PAGE * PAGE) if p}
+        known |= {
+            tuple(tokens[:p])
+            for p in (*range(32, len(tokens) + 1, 32), len(tokens) // PAGE * PAGE)
+            if p
+        }
 
 
 def test_the_least_recently_used_goes_first_and_of_a_line_its_end() -> None:

@@ -1,5 +1,6 @@
-"""Sampling: filters and penalties against transformers' processors, draws against their probabilities, on every
-instruction set that the CPU has and in torch alike; and a row's draw depends on nothing but that row.
+"""Sampling: filters and penalties against transformers' processors, draws against their
+probabilities, on every instruction set that the CPU has and in torch alike; and a row's draw
+depends on nothing but that row.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 class Fixed(RowState):
     """With a number of the test's choice."""
 
-    def __init__(self, params: SamplingParams, vocab: int, number: float, prompt: Sequence[int] = ()) -> None:
+    def __init__(
+        self, params: SamplingParams, vocab: int, number: float, prompt: Sequence[int] = ()
+    ) -> None:
         super().__init__(params, prompt, vocab)
         self.number = number
 
@@ -81,7 +84,9 @@ def random_logits(size: int, seed: int, kind: str = "spread") -> Tensor:
     if kind == "ties":
         logits = logits.round()
     if kind == "holes":
-        logits[torch.rand(size, generator=torch.Generator().manual_seed(seed + 1)) < 0.5] = -torch.inf
+        logits[
+            torch.rand(size, generator=torch.Generator().manual_seed(seed + 1)) < 0.5
+        ] = -torch.inf
         logits[seed % size] = 1.0
     return logits
 
@@ -92,7 +97,8 @@ def words(allowed_V: Tensor) -> Any:
     return np.packbits(bits, bitorder="little").view(np.uint32)
 
 
-# ---- which tokens stay -----------------------------------------------------------------------------
+# ---- which tokens stay
+# -----------------------------------------------------------------------------
 
 FILTERS = {
     "top_k": st.sampled_from([0, 1, 2, 7, 60, 700]),
@@ -117,14 +123,23 @@ def test_filters_equal_transformers(seed: int, filters: dict[str, Any]) -> None:
 
 
 def sweep(logits: Tensor, params: SamplingParams, mask: Any) -> tuple[list[int], Tensor, list[int]]:
-    """Numbers in the middle of every kept token's share of [0, 1): (the tokens, the numbers, what is drawn)."""
+    """Numbers in the middle of every kept token's share of [0, 1): (the tokens, the numbers, what
+    is drawn).
+    """
     x = logits if mask is None else logits.masked_fill(~unpacked(mask, len(logits)), -torch.inf)
     y = (x - x.max()) * RowState(params, (), len(logits)).inverse_temperature
     p = filtered(y, params).double().softmax(-1)
-    numbers, ids = p.cumsum(-1) - p / 2, p > 1e-5  # narrower shares drown in the rounding of the sum
+    numbers, ids = (
+        p.cumsum(-1) - p / 2,
+        p > 1e-5,
+    )  # narrower shares drown in the rounding of the sum
     states = [Fixed(params, len(logits), float(number)) for number in numbers[ids]]
     rows = sample_rows(logits.expand(len(states), -1), states, [mask] * len(states))
-    return ids.nonzero().flatten().tolist(), numbers[ids], [r.token_id if isinstance(r, Sampled) else -1 for r in rows]
+    return (
+        ids.nonzero().flatten().tolist(),
+        numbers[ids],
+        [r.token_id if isinstance(r, Sampled) else -1 for r in rows],
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -138,7 +153,13 @@ def sweep(logits: Tensor, params: SamplingParams, mask: Any) -> tuple[list[int],
     masked=st.booleans(),
 )
 def test_every_token_that_stays_is_drawn_for_its_share(
-    path: str, seed: int, size: int, kind: str, temperature: float, filters: dict[str, Any], masked: bool
+    path: str,
+    seed: int,
+    size: int,
+    kind: str,
+    temperature: float,
+    filters: dict[str, Any],
+    masked: bool,
 ) -> None:
     logits, mask = random_logits(size, seed, kind), None
     if masked:
@@ -156,7 +177,9 @@ def test_ties_at_the_edge(path: str) -> None:
     logits = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0])
 
     def kept(**filters: Any) -> list[int]:
-        return sorted({drawn(logits, SamplingParams(**filters), number=n / 97).token_id for n in range(97)})
+        return sorted(
+            {drawn(logits, SamplingParams(**filters), number=n / 97).token_id for n in range(97)}
+        )
 
     assert kept(top_k=2) == [1, 2, 3, 4]
     p = logits.softmax(-1)
@@ -166,13 +189,17 @@ def test_ties_at_the_edge(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS[1:])
-@pytest.mark.parametrize("params", [{}, {"top_k": 400}, {"top_p": 0.9}, {"min_p": 0.01}, {"top_k": 5000, "top_p": 0.5}])
+@pytest.mark.parametrize(
+    "params", [{}, {"top_k": 400}, {"top_p": 0.9}, {"min_p": 0.01}, {"top_k": 5000, "top_p": 0.5}]
+)
 def test_flat_and_peaked_rows_of_the_real_size(path: str, params: dict[str, Any]) -> None:
     size = 201_088 - 5
     numbers = torch.rand(24, generator=torch.Generator().manual_seed(3)).tolist()
     for scale in (0.0, 0.2, 3.0):
         logits = random_logits(size, 9) * scale
-        rows = [Fixed(SamplingParams(temperature=0.9, **params), size, number) for number in numbers]
+        rows = [
+            Fixed(SamplingParams(temperature=0.9, **params), size, number) for number in numbers
+        ]
         p = filtered((logits - logits.max()) / 0.9, rows[0].params).double().softmax(-1)
         ends = p.cumsum(-1)
         with use(path):
@@ -180,10 +207,13 @@ def test_flat_and_peaked_rows_of_the_real_size(path: str, params: dict[str, Any]
         for row, number in zip(got, numbers, strict=True):
             assert isinstance(row, Sampled) and p[row.token_id] > 0
             # the number lies within the token's share, but for the rounding of float32 sums
-            assert ends[row.token_id] - p[row.token_id] - 2e-6 <= number <= ends[row.token_id] + 2e-6
+            assert (
+                ends[row.token_id] - p[row.token_id] - 2e-6 <= number <= ends[row.token_id] + 2e-6
+            )
 
 
-# ---- penalties and bias ----------------------------------------------------------------------------
+# ---- penalties and bias
+# ----------------------------------------------------------------------------
 
 
 def test_the_repetition_penalty_is_transformers(path: str) -> None:
@@ -206,7 +236,9 @@ def test_the_repetition_penalty_is_transformers(path: str) -> None:
     repetition=st.sampled_from([1.0, 0.5, 1.3, 1000.0]),
     presence=st.sampled_from([0.0, 1.5, -0.7]),
     frequency=st.sampled_from([0.0, 0.3, -2.0]),
-    bias=st.dictionaries(st.integers(0, 4199), st.sampled_from([-1000.0, -1.0, 2, 7.5]), max_size=6),
+    bias=st.dictionaries(
+        st.integers(0, 4199), st.sampled_from([-1000.0, -1.0, 2, 7.5]), max_size=6
+    ),
     answer=st.lists(st.integers(0, 4199), max_size=70),
     masked=st.booleans(),
 )
@@ -215,7 +247,11 @@ def test_penalties_and_bias_change_the_draw_and_not_the_logprob(
     answer: list[int], masked: bool,
 ) -> None:  # fmt: skip
     logits, prompt = random_logits(4200, seed), [5, 17, 4199, 5]
-    changes = {"repetition_penalty": repetition, "presence_penalty": presence, "frequency_penalty": frequency}
+    changes = {
+        "repetition_penalty": repetition,
+        "presence_penalty": presence,
+        "frequency_penalty": frequency,
+    }
     params = SamplingParams(temperature=0.8, top_k=50, logit_bias=bias, seed=seed, **changes)
     state = RowState(params, prompt, 4200)
     x = logits.clone()
@@ -246,10 +282,13 @@ def test_a_bias_beyond_the_vocabulary() -> None:
         RowState(SamplingParams(logit_bias={50: 1.0}), (), 50)
 
 
-# ---- draws -----------------------------------------------------------------------------------------
+# ---- draws
+# -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("change", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 9}, {"top_p": 0.9}])
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.5}, {"temperature": 2.0, "top_k": 9}, {"top_p": 0.9}]
+)
 def test_draws_follow_the_tempered_probabilities(path: str, change: dict[str, Any]) -> None:
     logits, params = random_logits(20, 2) / 3, SamplingParams(seed=1, **change)
     p = filtered(logits / params.temperature, params).softmax(-1).double().numpy()
@@ -266,7 +305,12 @@ def test_draws_follow_the_tempered_probabilities(path: str, change: dict[str, An
 
 
 def test_the_generator_is_numpys_philox() -> None:
-    for key, block, stream in [(0, 1, 0), (7, 2, 3), (2**127 + 12345, 2**64 - 1, 9), (-1, 10**9, 2**40)]:
+    for key, block, stream in [
+        (0, 1, 0),
+        (7, 2, 3),
+        (2**127 + 12345, 2**64 - 1, 9),
+        (-1, 10**9, 2**40),
+    ]:
         number = (block - 1) | stream << 64  # numpy counts before it draws
         theirs = np.random.Philox(key=key % 2**128, counter=number).random_raw(4)
         assert philox(key, block, stream) == tuple(theirs.tolist())
@@ -282,7 +326,15 @@ def test_numbers_depend_on_seed_stream_and_place_only() -> None:
         return out
 
     assert numbers(3) == numbers(3) and numbers(3, count=4) == numbers(3)[:8]
-    different = [numbers(3), numbers(4), numbers(-3), numbers(3, 1), numbers(2**64 + 3), numbers(None), numbers(None)]
+    different = [
+        numbers(3),
+        numbers(4),
+        numbers(-3),
+        numbers(3, 1),
+        numbers(2**64 + 3),
+        numbers(None),
+        numbers(None),
+    ]
     assert len({tuple(some) for some in different}) == len(different)
 
 
@@ -290,7 +342,9 @@ def test_a_temperature_near_zero_is_greedy(path: str) -> None:
     logits = torch.tensor([0.1, 0.2, 0.0])
     for temperature in (1e-40, 1e-300, 1e-6):
         assert drawn(logits, SamplingParams(temperature=temperature)).token_id == 1
-    hot = {drawn(logits, SamplingParams(temperature=1e300), number=n / 30).token_id for n in range(30)}
+    hot = {
+        drawn(logits, SamplingParams(temperature=1e300), number=n / 30).token_id for n in range(30)
+    }
     assert hot == {0, 1, 2}
 
 
@@ -317,12 +371,15 @@ def test_greedy_takes_the_lowest_of_the_likeliest_and_logprobs_are_the_models(pa
 def test_top_logprobs_ignore_mask_and_filters(path: str, size: int) -> None:
     logits = random_logits(size, 4, "ties")
     mask = words(torch.arange(size) == 1)
-    got = drawn(logits, SamplingParams(temperature=3, top_k=1, logit_bias={2: 9.0}, top_logprobs=60), mask)
+    got = drawn(
+        logits, SamplingParams(temperature=3, top_k=1, logit_bias={2: 9.0}, top_logprobs=60), mask
+    )
     likeliest = sorted(range(size), key=lambda id: (-float(logits[id]), id))[:60]
     assert got.token_id == 1 and [id for id, _ in got.top_logprobs] == likeliest
 
 
-# ---- rows and their neighbours ---------------------------------------------------------------------
+# ---- rows and their neighbours
+# ---------------------------------------------------------------------
 
 
 def mixed_batch() -> tuple[Tensor, list[RowState], list[Any]]:
@@ -332,13 +389,21 @@ def mixed_batch() -> tuple[Tensor, list[RowState], list[Any]]:
         SamplingParams(seed=1),
         SamplingParams(seed=2, temperature=0.7, top_k=40, top_p=0.95, min_p=0.02),
         SamplingParams(seed=3, top_p=0.9),
-        SamplingParams(seed=4, repetition_penalty=1.2, frequency_penalty=0.5, logit_bias={5: 3.0}, top_logprobs=20),
+        SamplingParams(
+            seed=4,
+            repetition_penalty=1.2,
+            frequency_penalty=0.5,
+            logit_bias={5: 3.0},
+            top_logprobs=20,
+        ),
         SamplingParams(seed=5, temperature=1.4),
         SamplingParams(seed=6, top_k=9000),
         SamplingParams(seed=7, min_p=0.05),
     ]
     logits = torch.stack([random_logits(size, n) for n in range(len(params))])
-    masks = [words(torch.arange(size) % 7 < 2) if n in (0, 3, 5) else None for n in range(len(params))]
+    masks = [
+        words(torch.arange(size) % 7 < 2) if n in (0, 3, 5) else None for n in range(len(params))
+    ]
     return logits, [RowState(p, range(200), size) for p in params], masks
 
 
@@ -346,7 +411,9 @@ def test_a_rows_bits_depend_on_that_row_alone(path: str) -> None:
     logits, states, masks = mixed_batch()
     want = sample_rows(logits, states, masks)
     assert all(isinstance(row, Sampled) for row in want)
-    assert [sample_rows(logits[n : n + 1], [states[n]], [masks[n]])[0] for n in range(len(states))] == want
+    assert [
+        sample_rows(logits[n : n + 1], [states[n]], [masks[n]])[0] for n in range(len(states))
+    ] == want
     order = torch.randperm(len(states), generator=torch.Generator().manual_seed(0)).tolist()
     shuffled = sample_rows(logits[order], [states[n] for n in order], [masks[n] for n in order])
     assert shuffled == [want[n] for n in order]
@@ -368,7 +435,9 @@ def test_rows_that_cannot_be_drawn_from_leave_the_others_alone(path: str) -> Non
     masks[4] = np.full(20, 2**32 - 1, np.uint32)  # short, and all it allows has no probability
     logits[4, :640] = -torch.inf
     got = sample_rows(logits, states, masks)
-    assert [isinstance(row, RequestError) for row in got] == [True] * 5 + [False] * 3 and got[5:] == want[5:]
+    assert [isinstance(row, RequestError) for row in got] == [True] * 5 + [False] * 3 and got[
+        5:
+    ] == want[5:]
     assert "nan or infinity" in str(got[0]) and "nan or infinity" in str(got[1])
     assert all("no token may come next" in str(row) for row in got[2:5])
     assert sample_rows(logits[:0], []) == []
@@ -383,7 +452,8 @@ def test_logits_of_other_types_and_strides(path: str) -> None:
     assert drawn(half, SamplingParams()) == drawn(half.float(), SamplingParams())
 
 
-# ---- parameters ------------------------------------------------------------------------------------
+# ---- parameters
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""The scheduler on a fake model that checks every slot it sees: churn by the thousand, then one behaviour at a time."""
+"""The scheduler on a fake model that checks every slot it sees: churn by the thousand, then one
+behaviour at a time.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ CONFIGS: list[dict[str, object]] = [
 
 
 class Arrivals:
-    """Random requests: known beginnings, answers gone on from, the same prompt several times, priorities, salts."""
+    """Random requests: known beginnings, answers gone on from, the same prompt several times,
+    priorities, salts.
+    """
 
     def __init__(self, engine: FakeEngine, rng: random.Random, longest: int = 300) -> None:
         self.engine, self.rng = engine, rng
@@ -40,9 +44,13 @@ class Arrivals:
     def prompt(self) -> list[int]:
         if self.rng.random() < 0.4 and self.engine.done:
             turn = self.engine.done[self.rng.choice(list(self.engine.done)[-8:])]
-            return [*turn.prompt, *turn.generated, *self.some(self.rng.randint(1, 20))][: self.longest]
+            return [*turn.prompt, *turn.generated, *self.some(self.rng.randint(1, 20))][
+                : self.longest
+            ]
         head = self.rng.choice([[], *self.heads])
-        return [*head, *self.some(self.rng.randint(1, self.rng.choice([3, 40, 200])))][: self.longest]
+        return [*head, *self.some(self.rng.randint(1, self.rng.choice([3, 40, 200])))][
+            : self.longest
+        ]
 
     def arrive(self) -> None:
         rng, prompt = self.rng, self.prompt()
@@ -85,17 +93,34 @@ def test_churn(config: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> No
     st.booleans(),
 )
 def test_churn_in_any_shape(
-    seed: int, full: int, windows: dict[int, int], tokens: int, running: int, budget: int | None, cached: bool
+    seed: int,
+    full: int,
+    windows: dict[int, int],
+    tokens: int,
+    running: int,
+    budget: int | None,
+    cached: bool,
 ) -> None:
     pages: dict[int | None, int] = {None: full, **windows}
-    churn(60, seed, 12, pages=pages, max_batch_tokens=tokens, max_running=running, cached=cached, budget=budget)
+    churn(
+        60,
+        seed,
+        12,
+        pages=pages,
+        max_batch_tokens=tokens,
+        max_running=running,
+        cached=cached,
+        budget=budget,
+    )
 
 
 def test_ten_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 4 * PAGE)
     engine = churn(10_000, 2, pages={None: 40, 24: 26})
     scheduler = engine.scheduler
-    assert scheduler.preemptions > 100 and scheduler.cache is not None and scheduler.cache.hits > 500
+    assert (
+        scheduler.preemptions > 100 and scheduler.cache is not None and scheduler.cache.hits > 500
+    )
     assert engine.longest_wait < 4 * module.AGEING
     assert len(engine.done) > 1000
 
@@ -125,7 +150,10 @@ def test_better_priority_goes_first_and_takes_the_place_of_what_runs() -> None:
     engine.step()
     assert urgent.computed > 0 and engine.scheduler.preemptions > 0
     engine.run()
-    assert next(iter(engine.done)) == urgent.id and engine.done.keys() == {urgent.id, *(r.id for r in old)}
+    assert next(iter(engine.done)) == urgent.id and engine.done.keys() == {
+        urgent.id,
+        *(r.id for r in old),
+    }
 
 
 def test_the_first_in_rank_moves_in_every_step() -> None:
@@ -189,7 +217,9 @@ def test_decoding_goes_on_while_prompts_are_read() -> None:
 
 @pytest.mark.parametrize("base", [0.01, 0.06])
 def test_steps_keep_to_the_latency_target_while_something_decodes(base: float) -> None:
-    scheduler = make_scheduler({None: 2000, 24: 300}, max_batch_tokens=1024, latency_target=0.25, cached=False)
+    scheduler = make_scheduler(
+        {None: 2000, 24: 300}, max_batch_tokens=1024, latency_target=0.25, cached=False
+    )
     engine = FakeEngine(scheduler)
     rng = random.Random(3)
 
@@ -230,12 +260,20 @@ def test_prompts_progress_however_late_it_is() -> None:
 @pytest.mark.parametrize("cached", [True, False])
 def test_forks_share_the_prompt(size: int, cached: bool) -> None:
     engine = FakeEngine(make_scheduler({None: 100, 24: 100}, cached=cached))
-    parent = engine.submit([3, 4, 5, 6, 7, 8, 9] * 10, 12) if size == 70 else engine.submit([3] * size, 12)
+    parent = (
+        engine.submit([3, 4, 5, 6, 7, 8, 9] * 10, 12)
+        if size == 70
+        else engine.submit([3] * size, 12)
+    )
     children = [engine.submit(parent.prompt, 12, parent=parent) for _ in range(4)]
     other = engine.submit([1, 2, 3], 12)
     tokens = 0
     while any(child.computed < size for child in children):
-        tokens += sum(w.count for w in engine.step().works if w.request is not other and not w.request.generated[1:])
+        tokens += sum(
+            w.count
+            for w in engine.step().works
+            if w.request is not other and not w.request.generated[1:]
+        )
         if parent.generated and size > PAGE and children[0].computed >= size:
             runs = [engine.scheduler.tables.run(r.id, None).pages for r in (parent, *children)]
             assert all(run[: (size - 1) // PAGE] == runs[0][: (size - 1) // PAGE] for run in runs)
@@ -259,7 +297,9 @@ def test_forks_without_their_parent(steps: int, cached: bool) -> None:
     generated = sum(len(r.generated) for r in (*children, late))
     assert engine.done.keys() == {r.id for r in (*children, late)}
     spent = engine.model.computed_tokens - before - generated
-    assert spent <= (70 + 2 * PAGE if cached else 140), "the prompt is not computed anew by every child"
+    assert spent <= (70 + 2 * PAGE if cached else 140), (
+        "the prompt is not computed anew by every child"
+    )
 
 
 def test_forks_that_wait_give_way() -> None:
@@ -284,7 +324,9 @@ def test_drafts_are_verified_in_one_step_and_cut_to_what_is_allowed() -> None:
     assert step.works[0].count == 6 and step.works[0].drafts == 5
     assert request.generated == right[:5] and request.waiting_tokens == 1
     request.draft = right[5:40]
-    assert engine.step().works[0].drafts == 4, "ten tokens are allowed: five more, one of which the model adds"
+    assert engine.step().works[0].drafts == 4, (
+        "ten tokens are allowed: five more, one of which the model adds"
+    )
     assert engine.done[request.id].generated == right[:10]
 
 
@@ -310,7 +352,11 @@ def test_a_draft_takes_nobodys_pages() -> None:
     assert engine.scheduler.tables.pools[None].available == 2
     pair[0].draft = [1] * 50
     step = engine.step()
-    assert step.works[0].drafts == 4 * PAGE - 32 and len(step.works) == 2 and engine.scheduler.preemptions == 0
+    assert (
+        step.works[0].drafts == 4 * PAGE - 32
+        and len(step.works) == 2
+        and engine.scheduler.preemptions == 0
+    )
 
 
 def test_windows_are_forgotten_by_what_is_certain() -> None:
@@ -380,7 +426,10 @@ def test_the_same_answers_with_and_without_a_cache() -> None:
         rng = random.Random(5)
         for _ in range(150):
             head = [rng.choice([1, 2])] * rng.choice([0, 30, 64])
-            engine.submit([*head, *(rng.randrange(VOCAB) for _ in range(rng.randint(1, 30)))], rng.randint(1, 20))
+            engine.submit(
+                [*head, *(rng.randrange(VOCAB) for _ in range(rng.randint(1, 30)))],
+                rng.randint(1, 20),
+            )
             engine.step()
         engine.run()
         return {id: request.generated for id, request in engine.done.items()}

@@ -1,4 +1,6 @@
-"""Speculation: guesses equal a search by hand, answers equal those without it, and it never costs what it may not."""
+"""Speculation: guesses equal a search by hand, answers equal those without it, and it never costs
+what it may not.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,12 @@ def searched(tokens: list[int], count: int, least: int, most: int) -> list[int]:
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 8), st.integers(1, 3), st.integers(0, 3))
+@given(
+    st.lists(st.integers(0, 3), max_size=40),
+    st.integers(0, 8),
+    st.integers(1, 3),
+    st.integers(0, 3),
+)
 def test_guesses_equal_a_search(tokens: list[int], count: int, least: int, more: int) -> None:
     half = len(tokens) // 2
     proposer = NgramProposer(tokens[:half], least=least, most=least + more)
@@ -43,7 +50,8 @@ def test_a_loop_is_guessed_as_a_loop() -> None:
     assert NgramProposer().propose(3) == []
 
 
-# ---- the same tokens -------------------------------------------------------------------------------
+# ---- the same tokens
+# -------------------------------------------------------------------------------
 
 VOCAB = 12
 TABLE = torch.randn(VOCAB, VOCAB, VOCAB, generator=torch.Generator().manual_seed(4)) * 2
@@ -80,7 +88,9 @@ class Batch:
         rng = random.Random(1)
         self.count, self.stop = count, stop
         self.prompts = [[rng.randrange(VOCAB) for _ in range(5)] for _ in PARAMS]
-        self.states = [RowState(p, prompt, VOCAB) for p, prompt in zip(PARAMS, self.prompts, strict=True)]
+        self.states = [
+            RowState(p, prompt, VOCAB) for p, prompt in zip(PARAMS, self.prompts, strict=True)
+        ]
         self.proposers = [NgramProposer(prompt, least=1) for prompt in self.prompts]
         self.got: list[list[Sampled]] = [[] for _ in PARAMS]
         self.going = list(range(len(PARAMS)))
@@ -123,7 +133,10 @@ def test_a_batch_with_guesses_gives_what_each_request_gives_alone(guesser: str) 
             if guesser == "ngram":
                 future = batch.proposers[n].propose(4)
             elif guesser != "right":
-                future = [t if guesser == "half right" and rng.random() < 0.5 else (t + 1) % VOCAB for t in future]
+                future = [
+                    t if guesser == "half right" and rng.random() < 0.5 else (t + 1) % VOCAB
+                    for t in future
+                ]
             guesses.append(future[: 40 - done - 1])
         held += batch.step(guesses)
         passes += 1
@@ -133,10 +146,13 @@ def test_a_batch_with_guesses_gives_what_each_request_gives_alone(guesser: str) 
         assert passes <= -(-max(map(len, want)) // 4)
 
 
-# ---- what it costs ---------------------------------------------------------------------------------
+# ---- what it costs
+# ---------------------------------------------------------------------------------
 
 
-def simulate(steps: int, chance: float, slope: float, requests: int = 1, noise: float = 0.0) -> tuple[float, list[int]]:
+def simulate(
+    steps: int, chance: float, slope: float, requests: int = 1, noise: float = 0.0
+) -> tuple[float, list[int]]:
     """Time with speculation as a share of the time without, and the numbers of guesses."""
     rng, speculation = random.Random(3), Speculation()
     spent, tokens, chosen = 0.0, 0, []
@@ -158,7 +174,9 @@ def simulate(steps: int, chance: float, slope: float, requests: int = 1, noise: 
 @pytest.mark.parametrize("requests", [1, 8])
 @pytest.mark.parametrize("slope", [0.05, 0.6, 3.0])
 @pytest.mark.parametrize("noise", [0.0, 0.2])
-def test_wrong_guesses_never_cost_more_than_three_percent(slope: float, noise: float, requests: int) -> None:
+def test_wrong_guesses_never_cost_more_than_three_percent(
+    slope: float, noise: float, requests: int
+) -> None:
     for steps in (100, 300, 3000):
         share, _ = simulate(steps, 0.0, slope, requests, noise)
         assert share < 1.03 + 1 / steps * slope, (steps, share)

@@ -1,7 +1,9 @@
-"""What the Harmony tests share: the official package as an oracle, tokenizers, and seeded generators.
+"""What the Harmony tests share: the official package as an oracle, tokenizers, and seeded
+generators.
 
-`peer` speaks to oss-harmony through JSON, the way its Rust side sees conversations: its Python classes drop
-explicit nulls. Generators take a `random.Random`, so that a failing case is named by its seed.
+`peer` speaks to oss-harmony through JSON, the way its Rust side sees conversations: its Python
+classes drop explicit nulls. Generators take a `random.Random`, so that a failing case is named by
+its seed.
 """
 
 from __future__ import annotations
@@ -39,7 +41,15 @@ HOSTILE = (
     "<|call|>",
 )
 TEXTS = (
-    *("Hello", "", " two words ", "é\u0301 日本語 👍", "\n\nlines\r\n", "don't 1234567", '{"a": [1, 2]}'),
+    *(
+        "Hello",
+        "",
+        " two words ",
+        "é\u0301 日本語 👍",
+        "\n\nlines\r\n",
+        "don't 1234567",
+        '{"a": [1, 2]}',
+    ),
     *HOSTILE,
 )
 MODES = ("completion", "conversation", "training")
@@ -53,9 +63,13 @@ class Peer:
 
     def render(self, message: Message, *, function_tools: bool = False) -> list[int]:
         options = {"conversation_has_function_tools": function_tools}
-        return list(self.encoding.render(message_json=json.dumps(message.to_dict()), render_options=options))
+        return list(
+            self.encoding.render(message_json=json.dumps(message.to_dict()), render_options=options)
+        )
 
-    def conversation(self, conversation: Conversation, mode: str, *, drop: bool = True) -> list[int]:
+    def conversation(
+        self, conversation: Conversation, mode: str, *, drop: bool = True
+    ) -> list[int]:
         call = {
             "completion": self.encoding.render_conversation_for_completion,
             "conversation": self.encoding.render_conversation,
@@ -97,7 +111,11 @@ class Generator:
     def text(self) -> str | tuple[str, ...]:
         """A content of plain text, sometimes in several parts."""
         rng = self.rng
-        return tuple(rng.choices(TEXTS, k=rng.randrange(4))) if rng.random() < 0.1 else rng.choice(TEXTS)
+        return (
+            tuple(rng.choices(TEXTS, k=rng.randrange(4)))
+            if rng.random() < 0.1
+            else rng.choice(TEXTS)
+        )
 
     def maybe(self, chance: float, value: Any) -> Any:
         return value if self.rng.random() < chance else None
@@ -111,12 +129,23 @@ class Generator:
         description = self.rng.choice([*TEXTS, "line1\nline2\r\n\nline4"])
         return FunctionTool(name, description, self.maybe(0.8, parameters))
 
-    def namespaces(self, wild: bool, *names: str, keys: tuple[str, ...] = ("A", "")) -> tuple[ToolNamespace, ...]:
+    def namespaces(
+        self, wild: bool, *names: str, keys: tuple[str, ...] = ("A", "")
+    ) -> tuple[ToolNamespace, ...]:
         """Some of `names`, in wild conversations also under keys that are not their names."""
         chosen = self.rng.sample(names, self.rng.randrange(len(names)))
-        keys = tuple(self.rng.sample([*names, *keys], len(chosen)) if wild and self.rng.random() < 0.3 else chosen)
+        keys = tuple(
+            self.rng.sample([*names, *keys], len(chosen))
+            if wild and self.rng.random() < 0.3
+            else chosen
+        )
         return tuple(
-            ToolNamespace(name, self.maybe(0.5, self.rng.choice(TEXTS)), tuple(self.tool(wild) for _ in range(2)), key)
+            ToolNamespace(
+                name,
+                self.maybe(0.5, self.rng.choice(TEXTS)),
+                tuple(self.tool(wild) for _ in range(2)),
+                key,
+            )
             for name, key in zip(chosen, keys, strict=True)
         )
 
@@ -129,7 +158,9 @@ class Generator:
             effort=self.maybe(0.9, rng.choice(["low", "medium", "high"])),
             channels=rng.choice([DEFAULT_CHANNELS, ("analysis", "final"), ()]),
             channel_required=rng.random() < 0.9,
-            namespaces=self.namespaces(wild, "python", "functions", "zé") if rng.random() < 0.3 else (),
+            namespaces=self.namespaces(wild, "python", "functions", "zé")
+            if rng.random() < 0.3
+            else (),
         )
         return Message("system", content)
 
@@ -142,7 +173,10 @@ class Generator:
 
     def message(self, wild: bool) -> Message:
         rng = self.rng
-        text, word = self.text(), rng.choice([*TEXTS, "commentary", "final", "analysis", "all", "json"])
+        text, word = (
+            self.text(),
+            rng.choice([*TEXTS, "commentary", "final", "analysis", "all", "json"]),
+        )
         kinds = "user user analysis analysis call python result result final final final preamble"
         kind = rng.choice((kinds + " anything" * 4 * wild).split())
         if kind == "user":
@@ -167,10 +201,15 @@ class Generator:
         head = [self.system(wild)] if rng.random() < 0.5 else []
         head += [self.developer(wild)] if rng.random() < 0.5 else []
         rest = [self.message(wild) for _ in range(rng.randrange(most))]
-        if rng.random() < 0.1:  # contents of their own kind in several parts, and not only at the beginning
+        if (
+            rng.random() < 0.1
+        ):  # contents of their own kind in several parts, and not only at the beginning
             late = rng.choice([self.system, self.developer])(wild)
             parts = (late.content, rng.choice(TEXTS), late.content)
-            rest.insert(rng.randrange(len(rest) + 1), replace(late, content=rng.choice([late.content, parts])))
+            rest.insert(
+                rng.randrange(len(rest) + 1),
+                replace(late, content=rng.choice([late.content, parts])),
+            )
         return Conversation((*head, *rest))
 
 
@@ -182,7 +221,9 @@ def tokenizer() -> Tokenizer:
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """Single bytes, a few merges and the specials, as a small model has."""
-    return train_tokenizer(["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300)
+    return train_tokenizer(
+        ["the answer is forty two, the user asks the assistant to add two numbers"] * 3, 300
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Which tool a recipient means, and what a call's arguments say, when models write them well or badly."""
+"""Which tool a recipient means, and what a call's arguments say, when models write them well or
+badly.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ossia.harmony import Arguments, Message, UnknownTool, calls, is_call, read_arguments, resolve_recipient
+from ossia.harmony import (
+    Arguments,
+    Message,
+    UnknownTool,
+    calls,
+    is_call,
+    read_arguments,
+    resolve_recipient,
+)
 
-DECLARED = ("get_weather", "math.add", "shell", "python", "functions.python", "browser.search", "browser.open")
+DECLARED = (
+    "get_weather",
+    "math.add",
+    "shell",
+    "python",
+    "functions.python",
+    "browser.search",
+    "browser.open",
+)
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -74,7 +92,10 @@ def test_full_names_are_found_too() -> None:
 @pytest.mark.parametrize(
     ("recipient", "said"),
     [
-        ("functions.subtract", "there is no tool 'functions.subtract'; available: get_weather, math.add"),
+        (
+            "functions.subtract",
+            "there is no tool 'functions.subtract'; available: get_weather, math.add",
+        ),
         ("getweather", "did you mean 'get_weather'?"),
         ("functions.get_wether", "did you mean 'get_weather'?"),
         ("search", "did you mean 'browser.search'?"),
@@ -114,7 +135,8 @@ def test_what_a_call_is() -> None:
     assert not is_call(Message("tool", "x", name="functions.f", recipient="python"))
 
 
-# -- arguments -------------------------------------------------------------------------------------------------
+# -- arguments
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +198,11 @@ def test_what_is_not_json_comes_back_with_a_diagnosis(text: str, diagnosis: str)
     for schema in (None, SCHEMA):
         found = read_arguments(text, schema)
         assert (found.value, found.text, found.repaired) == (None, text, False)
-        assert found.diagnosis is not None and diagnosis in found.diagnosis and len(found.diagnosis) < 200
+        assert (
+            found.diagnosis is not None
+            and diagnosis in found.diagnosis
+            and len(found.diagnosis) < 200
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +215,11 @@ def test_what_is_not_json_comes_back_with_a_diagnosis(text: str, diagnosis: str)
         ('{"a": "x", "b": [1, 2]', {"a": "x", "b": [1, 2]}, ["missing-bracket"]),
         ('{"a": "x", "b": [', {"a": "x", "b": []}, ["missing-bracket"]),
         ('{"a": "x", "b": [1, 2}', {"a": "x", "b": [1, 2]}, ["missing-bracket"]),
-        ('{"a": "x", "c": {"d": [1}, "b": []}', {"a": "x", "c": {"d": [1]}, "b": []}, ["missing-bracket"]),
+        (
+            '{"a": "x", "c": {"d": [1}, "b": []}',
+            {"a": "x", "c": {"d": [1]}, "b": []},
+            ["missing-bracket"],
+        ),
         ('{"a": "x", "b": [1, 2]]}', {"a": "x", "b": [1, 2]}, ["extra-bracket"]),
         ('{"a": "x",}', {"a": "x"}, ["trailing-comma"]),
         ('{"a": "x", "b": [1, 2, ] , }', {"a": "x", "b": [1, 2]}, ["trailing-comma"]),
@@ -210,7 +240,9 @@ def test_what_is_mended(text: str, value: Any, repairs: list[str]) -> None:
     assert read_arguments(text, {**SCHEMA, "required": ["z"]}).text == text
 
 
-@pytest.mark.parametrize("end", ["10", "-1e5", "true", "null", "10 \n", "10]", "[1, 2", "[[1], 2", '{"d": false'])
+@pytest.mark.parametrize(
+    "end", ["10", "-1e5", "true", "null", "10 \n", "10]", "[1, 2", "[[1], 2", '{"d": false']
+)
 def test_what_breaks_off_in_a_number_or_literal_is_not_mended(end: str) -> None:
     """It may have been meant to go on: 10 of 1000."""
     for text in (f'{{"a": {end}', f'```\n{{"a": {end}\n```'):
@@ -275,29 +307,41 @@ def test_every_way_of_mending_is_documented() -> None:
 def test_a_schema_that_is_wrong_mends_nothing(schema: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And raises nothing, reads no network, and changes nothing for arguments that are JSON."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: pytest.fail("looked a name up"))
-    assert read_arguments('{"a": "x"}}', schema).value in (None, {"a": "x"} if "$ref" not in schema else None)
+    assert read_arguments('{"a": "x"}}', schema).value in (
+        None,
+        {"a": "x"} if "$ref" not in schema else None,
+    )
     assert read_arguments('{"a": "x"}', schema).value == {"a": "x"}
     read_arguments("", schema)
 
 
 def test_references_within_the_schema_work() -> None:
-    tree = {"type": "object", "properties": {"next": {"$ref": "#/$defs/t"}}, "additionalProperties": False}
+    tree = {
+        "type": "object",
+        "properties": {"next": {"$ref": "#/$defs/t"}},
+        "additionalProperties": False,
+    }
     schema = {"$defs": {"t": tree}, "$ref": "#/$defs/t"}
     assert read_arguments('{"next": {"next": {}}', schema).value == {"next": {"next": {}}}
     assert read_arguments('{"next": {"other": {}}', schema).value is None
 
 
 def test_any_damage_is_survived() -> None:
-    """JSON with a few characters changed: an object, or the same text with a diagnosis; and no other value than
-    what validates."""
+    """JSON with a few characters changed: an object, or the same text with a diagnosis; and no
+    other value than what validates.
+    """
     rng = random.Random(0)
-    whole = json.dumps({"a": "x y", "b": [1, 2, 3], "c": {"d": [{}, None, "é\n"], "e": 1.5}}, ensure_ascii=False)
+    whole = json.dumps(
+        {"a": "x y", "b": [1, 2, 3], "c": {"d": [{}, None, "é\n"], "e": 1.5}}, ensure_ascii=False
+    )
     mended = 0
     for _ in range(1_500):
         text = list(whole)
         for _ in range(rng.randrange(1, 3)):
             at = rng.randrange(len(text))
-            text[at : at + rng.randrange(2)] = rng.choice(["", "", "}", "]", "{", ",", '"', "\n", "\\", "\ud800"])
+            text[at : at + rng.randrange(2)] = rng.choice(
+                ["", "", "}", "]", "{", ",", '"', "\n", "\\", "\ud800"]
+            )
         damaged = "".join(text)
         found = read_arguments(damaged, SCHEMA)
         assert (found.diagnosis is None) or (found.value is None and found.text == damaged)

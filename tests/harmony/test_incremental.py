@@ -1,4 +1,6 @@
-"""A growing rendered conversation: always equal to rendering at once, at the cost of the new messages."""
+"""A growing rendered conversation: always equal to rendering at once, at the cost of the new
+messages.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,15 @@ TURN = (
     Message("assistant", "now add one", channel="analysis"),
     Message("assistant", "42", channel="final"),
 )
-# What changes what is shown: turns that finish or do not, reasoning of any role, tools declared late.
+# What changes what is shown: turns that finish or do not, reasoning of any role, tools declared
+# late.
 PIECES = (
-    *(Message("system", SystemContent()), Message("system", SystemContent(), channel="analysis"), TOOLS, *TURN),
+    *(
+        Message("system", SystemContent()),
+        Message("system", SystemContent(), channel="analysis"),
+        TOOLS,
+        *TURN,
+    ),
     *(Message("assistant", "wait", channel="commentary"), Message("user", "why?", channel="final")),
     Message("tool", "17", "python", "analysis", "assistant"),
 )
@@ -60,8 +68,12 @@ class Counting:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("drop", [True, False])
-def test_equal_to_rendering_at_once(style: Style, drop: bool, small_tokenizer: Tokenizer, generator: Any) -> None:
-    """After every one of random appends: late tools, finished turns, reasoning that compat brings back."""
+def test_equal_to_rendering_at_once(
+    style: Style, drop: bool, small_tokenizer: Tokenizer, generator: Any
+) -> None:
+    """After every one of random appends: late tools, finished turns, reasoning that compat brings
+    back.
+    """
     for seed in range(300):
         rng = random.Random(seed)
         messages = generator(rng).conversation(wild=seed % 4 == 0, most=16).messages
@@ -76,7 +88,9 @@ def test_equal_to_rendering_at_once(style: Style, drop: bool, small_tokenizer: T
             assert history.conversation == so_far
             assert history.ids == render_conversation(so_far, small_tokenizer, **options), seed
             role: Any = rng.choice(["assistant", "user"])
-            assert history.ids_for_completion(role) == render_for_completion(so_far, small_tokenizer, role, **options)
+            assert history.ids_for_completion(role) == render_for_completion(
+                so_far, small_tokenizer, role, **options
+            )
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,7 +107,9 @@ def test_any_appends_are_equal_to_rendering_at_once(
     for added in appends:
         history.append(added)
         messages += tuple(added)
-        wanted = render_conversation(Conversation(messages), small_tokenizer, style=style, drop_analysis=drop)
+        wanted = render_conversation(
+            Conversation(messages), small_tokenizer, style=style, drop_analysis=drop
+        )
         assert history.ids == wanted
 
 
@@ -166,7 +182,9 @@ def test_only_new_messages_are_encoded(style: Style, small_tokenizer: Tokenizer)
             history.ids_for_completion()
             assert counting.texts == [message.content]  # the words of its header are known by now
     everything = (Message("system", SystemContent()), TOOLS, *TURN * 6)
-    assert history.ids == render_conversation(Conversation(everything), small_tokenizer, style=style)
+    assert history.ids == render_conversation(
+        Conversation(everything), small_tokenizer, style=style
+    )
 
 
 def test_what_is_never_shown_is_never_encoded(small_tokenizer: Tokenizer) -> None:
@@ -203,7 +221,9 @@ def test_a_message_that_cannot_be_written_is_not_added(small_tokenizer: Tokenize
     with pytest.raises(RenderError, match="drop_analysis must be True or False, not 'none'"):
         RenderedHistory(small_tokenizer, drop_analysis="none")  # type: ignore[arg-type]
     with pytest.raises(TokenizerError):
-        RenderedHistory(Tokenizer({bytes([byte]): byte for byte in range(256)}, {}, small_tokenizer.pattern))
+        RenderedHistory(
+            Tokenizer({bytes([byte]): byte for byte in range(256)}, {}, small_tokenizer.pattern)
+        )
 
 
 def test_given_ids_are_the_callers_own(small_tokenizer: Tokenizer) -> None:

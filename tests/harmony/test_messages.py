@@ -47,8 +47,14 @@ def test_json_form() -> None:
         "content_type": "<|constrain|>json",
     }
     assert Message.from_dict(call.to_dict()) == call
-    parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}
-    assert Message.from_dict(parts) == Message("user", ("a", "b")) and Message.from_dict(parts).text == "ab"
+    parts = {
+        "role": "user",
+        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+    }
+    assert (
+        Message.from_dict(parts) == Message("user", ("a", "b"))
+        and Message.from_dict(parts).text == "ab"
+    )
     one = {"role": "user", "content": [{"type": "text", "text": "a"}]}
     assert Message.from_dict(one) == Message("user", ("a",)) == Message("user", "a")
     mixed = Message("developer", (DeveloperContent("a"), "x", DeveloperContent("b")))
@@ -73,8 +79,14 @@ def test_json_form() -> None:
         {"role": "user", "content": "x", "channel": 3},
         {"role": "system", "content": [{"type": "system_content", "model_identity": 3}]},
         {"role": "user", "content": [{"type": "text", "text": 3}]},
-        {"role": "developer", "content": [{"type": "developer_content", "response_formats": [{"name": "f"}]}]},
-        {"role": "developer", "content": [{"type": "developer_content", "response_formats": {"name": "f"}}]},
+        {
+            "role": "developer",
+            "content": [{"type": "developer_content", "response_formats": [{"name": "f"}]}],
+        },
+        {
+            "role": "developer",
+            "content": [{"type": "developer_content", "response_formats": {"name": "f"}}],
+        },
     ],
 )
 def test_bad_json_is_named(data: dict[str, Any]) -> None:
@@ -90,7 +102,9 @@ def test_misshapen_messages_are_named(message: Any, said: str) -> None:
         Conversation.from_dict({"messages": [{"role": "user", "content": ""}, message]})
 
 
-@pytest.mark.parametrize("data", [[], None, "x", 5, {}, {"messages": "x"}, {"messages": {"role": "user"}}])
+@pytest.mark.parametrize(
+    "data", [[], None, "x", 5, {}, {"messages": "x"}, {"messages": {"role": "user"}}]
+)
 def test_misshapen_conversations_are_named(data: Any) -> None:
     with pytest.raises(HarmonyError, match="a list of messages under the key 'messages'"):
         Conversation.from_dict(data)
@@ -98,13 +112,17 @@ def test_misshapen_conversations_are_named(data: Any) -> None:
 
 @pytest.mark.parametrize("key", ["name", "channel", "recipient", "content_type"])
 def test_words_of_a_header_are_strings(key: str) -> None:
-    with pytest.raises(HarmonyError, match=f"the {key} of a message must be a string or None, not 5"):
+    with pytest.raises(
+        HarmonyError, match=f"the {key} of a message must be a string or None, not 5"
+    ):
         Message("user", "x", **{key: 5})  # type: ignore[arg-type]
 
 
 def test_namespaces_under_keys_of_their_own() -> None:
     tools = {"a": {"name": "b", "tools": [{"name": "f", "description": "", "parameters": [1]}]}}
-    message = Message.from_dict({"role": "developer", "content": [{"type": "developer_content", "tools": tools}]})
+    message = Message.from_dict(
+        {"role": "developer", "content": [{"type": "developer_content", "tools": tools}]}
+    )
     namespace = ToolNamespace("b", None, (FunctionTool("f", "", [1]),), key="a")
     assert message.content == DeveloperContent(namespaces=(namespace,))
     assert Message.from_dict(message.to_dict()) == message
@@ -135,7 +153,9 @@ def test_a_date_is_pinned_once() -> None:
     assert isinstance(today, SystemContent) and today.current_date == date.today().isoformat()
     without = Conversation((Message("user", "hi"), Message("system", "as plain text")))
     assert without.with_date() is without
-    parts = Conversation((Message("system", ("x", SystemContent(), SystemContent())),)).with_date("d")
+    parts = Conversation((Message("system", ("x", SystemContent(), SystemContent())),)).with_date(
+        "d"
+    )
     assert parts.messages[0].content == ("x", SystemContent(current_date="d"), SystemContent())
 
 
@@ -167,7 +187,11 @@ def test_a_chat_with_everything() -> None:
                     "type": "function",
                     "function": {"name": "get_weather", "arguments": '{"a": 1}'},
                 },
-                {"id": "c2", "type": "function", "function": {"name": "get_time", "arguments": {"b": "é"}}},
+                {
+                    "id": "c2",
+                    "type": "function",
+                    "function": {"name": "get_time", "arguments": {"b": "é"}},
+                },
             ],
         },
         {"role": "tool", "tool_call_id": "c2", "content": "noon"},
@@ -181,7 +205,10 @@ def test_a_chat_with_everything() -> None:
     json_type, to = "<|constrain|>json", "assistant"
     assert conversation.messages == (
         Message("system", SystemContent()),
-        Message("developer", DeveloperContent("be brief\n\nno emoji", (weather, FunctionTool("get_time")))),
+        Message(
+            "developer",
+            DeveloperContent("be brief\n\nno emoji", (weather, FunctionTool("get_time"))),
+        ),
         Message("user", "Weather in Rome?"),
         Message("assistant", "need the tool", channel="analysis"),
         Message("assistant", "Let me look.", channel="commentary"),
@@ -204,7 +231,9 @@ def test_small_chats() -> None:
     assert last({"role": "assistant", "content": None, "thinking": "t"}) == (
         Message("assistant", "t", channel="analysis"),
     )
-    assert last({"role": "assistant", "content": ""}) == (Message("assistant", "", channel="final"),)
+    assert last({"role": "assistant", "content": ""}) == (
+        Message("assistant", "", channel="final"),
+    )
     assert last({"role": "assistant", "content": None, "refusal": "no"}) == (
         Message("assistant", "no", channel="final"),
     )
@@ -225,8 +254,14 @@ def test_small_chats() -> None:
         ({"role": "user", "content": "x", "name": 3}, "name must be a string"),
         ({"role": "tool", "content": "x", "tool_call_id": "c9"}, "'c9'"),
         ({"role": "tool", "content": "x"}, "tool_call_id"),
-        ({"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}, "a tool call must look like"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {1, 2}}}]}, "not JSON"),
+        (
+            {"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]},
+            "a tool call must look like",
+        ),
+        (
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {1, 2}}}]},
+            "not JSON",
+        ),
         ({"role": "assistant", "tool_calls": {"id": "1"}}, "must be a list"),
     ],
 )
@@ -244,7 +279,11 @@ def test_bad_chat_messages_are_named(message: Any, said: str) -> None:
         ([], {"a": 1}, "tools must be a list, not {'a': 1}"),
         ([], ["f"], "tools[0]: a function tool must be an object, not 'f'"),
         ([], [WEATHER, {"type": "function"}], "tools[1]: a function tool needs a name"),
-        ([], [{"name": "f", "parameters": []}], "tools[0]: parameters of 'f' must be an object, not []"),
+        (
+            [],
+            [{"name": "f", "parameters": []}],
+            "tools[0]: parameters of 'f' must be an object, not []",
+        ),
     ],
 )
 def test_misshapen_chats_are_named(messages: Any, tools: Any, said: str) -> None:

@@ -1,4 +1,6 @@
-"""The parser case by case: real malformed streams, what is tolerated and how, events, repairs, strictness."""
+"""The parser case by case: real malformed streams, what is tolerated and how, events, repairs,
+strictness.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
     ("text", "expected"),
     [
         # calls are never invented, and never lost when they are explicit
-        ("commentary functions.f<|message|>{}<|end|>", [("assistant", "commentary", None, None, "{}")]),
+        (
+            "commentary functions.f<|message|>{}<|end|>",
+            [("assistant", "commentary", None, None, "{}")],
+        ),
         (
             "<|channel|>commentary to=functions.f{}<|call|>",
             [("assistant", "commentary", "functions.f", None, "{}")],
@@ -75,9 +80,18 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ),
         ("<|channel|>commentary to=f {}", [("assistant", "commentary", None, None, "{}")]),
         ("<|channel|>commentary to=f<|start|>assistant", []),
-        ("<|channel|>commentaryto=f<|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
-        (" to=a to=b<|channel|>analysis<|message|>x<|call|>", [("assistant", "analysis", "a", None, "x")]),
-        ("<|channel|>final json<|message|>{}<|return|>", [("assistant", "final", None, "json", "{}")]),
+        (
+            "<|channel|>commentaryto=f<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
+        (
+            " to=a to=b<|channel|>analysis<|message|>x<|call|>",
+            [("assistant", "analysis", "a", None, "x")],
+        ),
+        (
+            "<|channel|>final json<|message|>{}<|return|>",
+            [("assistant", "final", None, "json", "{}")],
+        ),
         # text is never promoted to the final answer, nor eaten as a header
         ("final answer: 4<|end|>", [("assistant", None, None, None, "final answer: 4")]),
         ("json is fine<|end|>", [("assistant", None, None, None, "json is fine")]),
@@ -87,18 +101,30 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ("<|channel|>final {}", [("assistant", None, None, None, "{}")]),
         ("<|channel|>final<|message|>42", [("assistant", "final", None, None, "42")]),
         # a channel glued to its text: only what cannot be one word, and never the final answer
-        ("<|channel|>analysisWe need to<|end|>", [("assistant", "analysis", None, None, "We need to")]),
+        (
+            "<|channel|>analysisWe need to<|end|>",
+            [("assistant", "analysis", None, None, "We need to")],
+        ),
         ("<|channel|>analysisWe need to", [("assistant", "analysis", None, None, "We need to")]),
         ("<|channel|>analysisanalysisÉtat<|end|>", [("assistant", "analysis", None, None, "État")]),
-        ("<|channel|>commentary2 files<|end|>", [("assistant", "commentary", None, None, "2 files")]),
+        (
+            "<|channel|>commentary2 files<|end|>",
+            [("assistant", "commentary", None, None, "2 files")],
+        ),
         ("<|channel|>analysis用户<|end|>", [("assistant", "analysis", None, None, "用户")]),
         ('<|channel|>analysis"x" is<|end|>', [("assistant", "analysis", None, None, '"x" is')]),
         ("<|channel|>analysisé<|end|>", [("assistant", None, None, None, "analysisé")]),
         ("<|channel|>analysis_of_x<|end|>", [("assistant", None, None, None, "analysis_of_x")]),
         ("<|channel|>commentarybox<|end|>", [("assistant", None, None, None, "commentarybox")]),
-        ("<|channel|>finalThe answer<|return|>", [("assistant", None, None, None, "finalThe answer")]),
+        (
+            "<|channel|>finalThe answer<|return|>",
+            [("assistant", None, None, None, "finalThe answer")],
+        ),
         ("<|channel|>final42<|return|>", [("assistant", None, None, None, "final42")]),
-        ("<|channel|>analysisfinalThe<|return|>", [("assistant", None, None, None, "analysisfinalThe")]),
+        (
+            "<|channel|>analysisfinalThe<|return|>",
+            [("assistant", None, None, None, "analysisfinalThe")],
+        ),
         # prose in front of a body or content type without its header
         (
             "<|channel|>analysis<|message|>a<|end|>I think so.<|message|>42<|return|>",
@@ -108,25 +134,40 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
                 ("assistant", None, None, None, "42"),
             ],
         ),
-        ("<|end|>final words are<|message|>42<|return|>", [("assistant", None, None, None, x) for x in WORDS_AND_BODY]),
+        (
+            "<|end|>final words are<|message|>42<|return|>",
+            [("assistant", None, None, None, x) for x in WORDS_AND_BODY],
+        ),
         (
             "Hello there<|constrain|>json<|message|>x",
-            [("assistant", None, None, None, "Hello there"), ("assistant", None, None, "<|constrain|>json", "x")],
+            [
+                ("assistant", None, None, None, "Hello there"),
+                ("assistant", None, None, "<|constrain|>json", "x"),
+            ],
         ),
         (
             "<|end|>Hello there<|constrain|>json<|message|>x<|end|>",
-            [("assistant", None, None, None, "Hello there"), ("assistant", None, None, "<|constrain|>json", "x")],
+            [
+                ("assistant", None, None, None, "Hello there"),
+                ("assistant", None, None, "<|constrain|>json", "x"),
+            ],
         ),
         (
             "Hello to=f<|message|>{}<|call|>",
             [("assistant", None, None, None, "Hello to=f"), ("assistant", None, None, None, "{}")],
         ),
         # but header words, and what a header has beside them, are none
-        ("commentary oh<|constrain|>json<|message|>x", [("assistant", "commentary", None, "<|constrain|>json", "x")]),
+        (
+            "commentary oh<|constrain|>json<|message|>x",
+            [("assistant", "commentary", None, "<|constrain|>json", "x")],
+        ),
         ("... final<|message|>x<|end|>", [("assistant", "final", None, None, "x")]),
         ("<|end|> to=f oh<|message|>{}<|call|>", [("assistant", None, "f", None, "{}")]),
         ("<|end|>user:ann<|message|>x<|end|>", [("user", None, None, None, "x")]),
-        ("<|start|>assistant Hello there<|message|>x<|end|>", [("assistant", None, None, None, "x")]),
+        (
+            "<|start|>assistant Hello there<|message|>x<|end|>",
+            [("assistant", None, None, None, "x")],
+        ),
         ("👍<|return|>", [("assistant", None, None, None, "👍")]),
         ("  spaced\n<|return|>", [("assistant", None, None, None, "  spaced\n")]),
         (
@@ -138,7 +179,10 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ("<|channel|>comment<|message|>x<|end|>", [("assistant", "commentary", None, None, "x")]),
         ("<|channel|> analysis<|message|>x<|end|>", [("assistant", "analysis", None, None, "x")]),
         ("<|channel|>odd<|message|>x<|end|>", [("assistant", "odd", None, None, "x")]),
-        ("<|channel|>odd<|channel|>final<|message|>x<|end|>", [("assistant", "final", None, None, "x")]),
+        (
+            "<|channel|>odd<|channel|>final<|message|>x<|end|>",
+            [("assistant", "final", None, None, "x")],
+        ),
         ("<|channel|><|message|>x<|end|>", [("assistant", None, None, None, "x")]),
         # bodies
         ("<|message|>a<|message|>b<|constrain|>c<|end|>", [("assistant", None, None, None, "abc")]),
@@ -153,12 +197,18 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
             "<|channel|>commentary to=f<|channel|>commentary<|message|>{}<|call|>",
             [("assistant", "commentary", "f", None, "{}")],
         ),
-        ("<|channel|>commentary to=f<|channel|><|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
+        (
+            "<|channel|>commentary to=f<|channel|><|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
         (
             "<|channel|>final<|message|>a<|start|>b<|return|>",
             [("assistant", "final", None, None, "a"), ("assistant", None, None, None, "b")],
         ),
-        ("<|channel|>final<|message|>a<|constrain|>json<|return|>", [("assistant", "final", None, None, "ajson")]),
+        (
+            "<|channel|>final<|message|>a<|constrain|>json<|return|>",
+            [("assistant", "final", None, None, "ajson")],
+        ),
         (
             "<|channel|>commentary to=f<|message|>{<|reserved_200018|>}<|call|>",
             [("assistant", "commentary", "f", None, "{}")],
@@ -167,20 +217,32 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
             "<|reserved_200000|><|channel|><|reserved_200000|>final<|reserved_200000|><|message|>x<|startoftext|>y<|return|>",
             [("assistant", "final", None, None, "xy")],
         ),
-        ("<|channel|>final<|message|>x<|return|><|return|><|end|>", [("assistant", "final", None, None, "x")]),
+        (
+            "<|channel|>final<|message|>x<|return|><|return|><|end|>",
+            [("assistant", "final", None, None, "x")],
+        ),
         ("<|channel|>final<|message|><|endoftext|>", [("assistant", "final", None, None, "")]),
         ("<|channel|>final<|endoftext|>", []),
         ("<|channel|>final answer<|endoftext|>", [("assistant", "final", None, None, "answer")]),
-        ("<|startoftext|><|start|>assistant<|channel|>final<|message|>x", [("assistant", "final", None, None, "x")]),
+        (
+            "<|startoftext|><|start|>assistant<|channel|>final<|message|>x",
+            [("assistant", "final", None, None, "x")],
+        ),
         # one call after another, and text behind a call
         (
             "<|channel|>commentary to=f<|message|>{}<|call|>"
             "<|start|>assistant<|channel|>commentary to=g<|message|>[]<|call|>",
-            [("assistant", "commentary", "f", None, "{}"), ("assistant", "commentary", "g", None, "[]")],
+            [
+                ("assistant", "commentary", "f", None, "{}"),
+                ("assistant", "commentary", "g", None, "[]"),
+            ],
         ),
         (
             "<|channel|>commentary to=f<|message|>{}<|channel|>commentary to=g<|message|>[]<|end|>",
-            [("assistant", "commentary", "f", None, "{}"), ("assistant", "commentary", "g", None, "[]")],
+            [
+                ("assistant", "commentary", "f", None, "{}"),
+                ("assistant", "commentary", "g", None, "[]"),
+            ],
         ),
         (
             "<|channel|>analysis to=f<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>",
@@ -188,40 +250,76 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ),
         (
             "<|channel|>commentary to=f<|message|>{}<|call|>and so on",
-            [("assistant", "commentary", "f", None, "{}"), ("assistant", None, None, None, "and so on")],
+            [
+                ("assistant", "commentary", "f", None, "{}"),
+                ("assistant", None, None, None, "and so on"),
+            ],
         ),
-        ("<|channel|>commentary to=f<|message|>{}<|call|>.", [("assistant", "commentary", "f", None, "{}")]),
+        (
+            "<|channel|>commentary to=f<|message|>{}<|call|>.",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
         ("<|channel|>commentary to=f<|message|><|start|>assistant", []),
-        ('<|channel|>commentary to=f["a"]<|call|>', [("assistant", "commentary", "f", None, '["a"]')]),
+        (
+            '<|channel|>commentary to=f["a"]<|call|>',
+            [("assistant", "commentary", "f", None, '["a"]')],
+        ),
         # header words glued together, spelt or placed oddly
-        ("assistant<|channel|>final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        (
+            "assistant<|channel|>final<|message|>x<|return|>",
+            [("assistant", "final", None, None, "x")],
+        ),
         ("assistantfinal<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
         ("<|channel|>finaljson<|message|>x<|return|>", [("assistant", "final", None, "json", "x")]),
         ("<|channel|>Final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
-        ("<|channel|>––commentary<|message|>x<|return|>", [("assistant", "commentary", None, None, "x")]),
+        (
+            "<|channel|>––commentary<|message|>x<|return|>",
+            [("assistant", "commentary", None, None, "x")],
+        ),
         ("<|channel|>odd final<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
         ("<|channel|>final.<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
         ("<|channel|>to=f<|message|>{}<|call|>", [("assistant", None, "f", None, "{}")]),
-        ("<|channel|>commentary to= f<|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
-        ("<|channel|>commentary to=<|message|>{}<|call|>", [("assistant", "commentary", None, None, "{}")]),
+        (
+            "<|channel|>commentary to= f<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
+        (
+            "<|channel|>commentary to=<|message|>{}<|call|>",
+            [("assistant", "commentary", None, None, "{}")],
+        ),
         ("<|channel|>commentary to=<|call|>", []),
-        ("<|channel|>commentary to = f<|message|>{}<|call|>", [("assistant", "commentary", None, None, "{}")]),
+        (
+            "<|channel|>commentary to = f<|message|>{}<|call|>",
+            [("assistant", "commentary", None, None, "{}")],
+        ),
         (
             "<|channel|>commentary <|constrain|> to=f<|message|>{}<|call|>",
             [("assistant", "commentary", "f", None, "{}")],
         ),
-        ("<|channel|>commentary to=f{}<|message|><|call|>", [("assistant", "commentary", "f", None, "")]),
-        (" to=f oh<|channel|>commentary<|message|>{}<|call|>", [("assistant", "commentary", "f", None, "{}")]),
+        (
+            "<|channel|>commentary to=f{}<|message|><|call|>",
+            [("assistant", "commentary", "f", None, "")],
+        ),
+        (
+            " to=f oh<|channel|>commentary<|message|>{}<|call|>",
+            [("assistant", "commentary", "f", None, "{}")],
+        ),
         (
             "Ask to=f<|channel|>commentary<|message|>{}<|call|>",
-            [("assistant", None, None, None, "Ask to=f"), ("assistant", "commentary", None, None, "{}")],
+            [
+                ("assistant", None, None, None, "Ask to=f"),
+                ("assistant", "commentary", None, None, "{}"),
+            ],
         ),
         # blanks are those of Unicode
         (
             "<|channel|>commentary\u3000to=f\xa0\u2003<|constrain|>\x85json\n<|message|>{}<|call|>",
             [("assistant", "commentary", "f", "<|constrain|>json", "{}")],
         ),
-        ("<|channel|>\u200bfinal\ufeff<|message|>x<|return|>", [("assistant", "final", None, None, "x")]),
+        (
+            "<|channel|>\u200bfinal\ufeff<|message|>x<|return|>",
+            [("assistant", "final", None, None, "x")],
+        ),
         # nothing at all
         ("", []),
         ("<|end|><|return|>", []),
@@ -239,7 +337,13 @@ def test_tolerance(text: str, expected: list[tuple[Any, ...]], tokenizer: Tokeni
     [
         ("<|start|>user:ann<|message|>x<|end|>", "user", "ann", None, "x"),
         ("<|start|>functions.f<|message|>x<|end|>", "tool", "functions.f", None, "x"),
-        ("<|start|>functions.f<|channel|>commentary x<|end|>", "tool", "functions.f", "commentary", "x"),
+        (
+            "<|start|>functions.f<|channel|>commentary x<|end|>",
+            "tool",
+            "functions.f",
+            "commentary",
+            "x",
+        ),
         ("<|start|>tool_box to=assistant<|message|>x<|end|>", "tool", "tool_box", None, "x"),
         ("<|start|>tool<|message|>x<|end|>", "tool", "tool", None, "x"),
         # a tool without a name could not be rendered
@@ -249,7 +353,13 @@ def test_tolerance(text: str, expected: list[tuple[Any, ...]], tokenizer: Tokeni
         ("<|start|>tool.<|message|>x<|end|>", "tool", "tool", None, "x"),
         ("tool<|channel|>hi<|return|>", "tool", "tool", None, "hi"),
         ("<|start|>assistantfinal<|message|>x<|end|>", "assistant", None, "final", "x"),
-        ("<|start|>assistant assistant<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
+        (
+            "<|start|>assistant assistant<|channel|>final<|message|>x<|end|>",
+            "assistant",
+            None,
+            "final",
+            "x",
+        ),
         ("<|start|><|message|>x<|end|>", "assistant", None, None, "x"),
         ("<|start|>to=f<|message|>x<|end|>", "assistant", None, None, "x"),
         ("<|start|>user x y<|end|>", "user", None, None, "x y"),
@@ -259,15 +369,28 @@ def test_tolerance(text: str, expected: list[tuple[Any, ...]], tokenizer: Tokeni
         ("<|start|>Assistant<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
         ("<|start|>assistant.<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
         ("<|start|>assistant:<|channel|>final<|message|>x<|end|>", "assistant", None, "final", "x"),
-        ("<|start|>python to=assistant<|channel|>analysis<|message|>x<|end|>", "tool", "python", "analysis", "x"),
+        (
+            "<|start|>python to=assistant<|channel|>analysis<|message|>x<|end|>",
+            "tool",
+            "python",
+            "analysis",
+            "x",
+        ),
         ("<|start|>tool:functions.f<|message|>x<|end|>", "tool", "functions.f", None, "x"),
         ("<|start|>user assistant<|message|>x<|end|>", "user", None, None, "x"),
         ("<|start|><|start|>assistant<|start|>user<|message|>x<|end|>", "user", None, None, "x"),
     ],
 )
-def test_authors(text: str, role: str, name: Any, channel: Any, content: str, tokenizer: Tokenizer) -> None:
+def test_authors(
+    text: str, role: str, name: Any, channel: Any, content: str, tokenizer: Tokenizer
+) -> None:
     (message,) = parse_completion(ids_of(text, tokenizer), tokenizer, None)
-    assert (message.role, message.name, message.channel, message.content) == (role, name, channel, content)
+    assert (message.role, message.name, message.channel, message.content) == (
+        role,
+        name,
+        channel,
+        content,
+    )
 
 
 def test_repairs_say_where_and_what(tokenizer: Tokenizer) -> None:
@@ -291,7 +414,11 @@ def test_text_after_the_turn_is_one_repair_a_run(tokenizer: Tokenizer) -> None:
     ids = ids_of(text, tokenizer)
     repairs = parsed(ids, tokenizer, "assistant")[0].repairs
     assert [repair.seen for repair in repairs if repair.kind == "text-after-return"] == runs
-    assert [repair.kind for repair in repairs] == ["text-after-return", "stray-stop", "text-after-return"]
+    assert [repair.kind for repair in repairs] == [
+        "text-after-return",
+        "stray-stop",
+        "text-after-return",
+    ]
     assert repairs[0].position == repairs[1].position and repairs[2].position == len(ids)
 
 
@@ -330,24 +457,40 @@ def test_events_of_a_turn(tokenizer: Tokenizer) -> None:
         ("<|channel|>commentary to=f<|message|>{}<|return|>", 1, ["<|return|>"]),
         ("<|channel|>commentary to=f<|message|>{}", 0, []),
         ("<|channel|>commentary to=f<|call|>", 1, ["<|call|>"]),
-        ("<|channel|>commentary to=f<|message|>{}<|start|>assistant to=g<|message|>{}<|call|>", 2, ["<|call|>"]),
-        ("<|channel|>commentary to=f<|message|>{}<|call|><|start|>assistant to=g<|call|>", 2, ["<|call|>"] * 2),
+        (
+            "<|channel|>commentary to=f<|message|>{}<|start|>assistant to=g<|message|>{}<|call|>",
+            2,
+            ["<|call|>"],
+        ),
+        (
+            "<|channel|>commentary to=f<|message|>{}<|call|><|start|>assistant to=g<|call|>",
+            2,
+            ["<|call|>"] * 2,
+        ),
         ("<|channel|>commentary to=assistant<|message|>x<|end|>", 0, []),
         ("<|channel|>final to=user<|message|>x<|call|>", 0, ["<|call|>"]),
         ("<|channel|>final to=f<|message|>x<|return|>", 1, ["<|return|>"]),
         ("<|channel|>commentary to=f x<|start|>functions.f to=assistant<|message|>x<|end|>", 0, []),
         ("<|return|>", 0, ["<|return|>"]),
-        ("<|channel|>final<|return|><|start|>assistant<|channel|>final<|message|>x<|return|>", 0, ["<|return|>"] * 2),
+        (
+            "<|channel|>final<|return|><|start|>assistant<|channel|>final<|message|>x<|return|>",
+            0,
+            ["<|return|>"] * 2,
+        ),
     ],
 )
-def test_calls_and_turn_ends(text: str, calls: int, closed: list[str], tokenizer: Tokenizer) -> None:
+def test_calls_and_turn_ends(
+    text: str, calls: int, closed: list[str], tokenizer: Tokenizer
+) -> None:
     _, events = parsed(ids_of(text, tokenizer), tokenizer, "assistant")
     assert sum(isinstance(event, CallReady) for event in events) == calls
     assert [event.by for event in events if isinstance(event, TurnClosed)] == closed
 
 
 def test_one_id_or_several(tokenizer: Tokenizer) -> None:
-    """`feed` takes an id, ints of other libraries, or any iterable of them, and never half an argument."""
+    """`feed` takes an id, ints of other libraries, or any iterable of them, and never half an
+    argument.
+    """
     text = "<|channel|>final<|message|>some 👍 text<|return|>"
     ids = ids_of(text, tokenizer)
     one_by_one = StreamParser(tokenizer)
@@ -411,8 +554,14 @@ def test_every_kind_of_repair(kind: RepairKind, tokenizer: Tokenizer) -> None:
 
 def test_every_kind_is_documented() -> None:
     rows = [line for line in (events.__doc__ or "").splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == [str(kind) for kind in RepairKind]
-    assert set(RepairKind) == {*REPAIRS, *BY_ID, RepairKind.ARGUMENTS}  # the last is tested with calls
+    assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == [
+        str(kind) for kind in RepairKind
+    ]
+    assert set(RepairKind) == {
+        *REPAIRS,
+        *BY_ID,
+        RepairKind.ARGUMENTS,
+    }  # the last is tested with calls
 
 
 def test_text_appears_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:

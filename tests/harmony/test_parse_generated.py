@@ -1,4 +1,6 @@
-"""The parser on generated streams: random tokens, what we render, and what the official parser reads."""
+"""The parser on generated streams: random tokens, what we render, and what the official parser
+reads.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
 
 @pytest.mark.parametrize("count", [4_000, MANY])
 def test_random_streams(count: int, tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
-    """Nothing raises, the events add up, and every body is a message's content (all asserted by `parsed`)."""
+    """Nothing raises, the events add up, and every body is a message's content (all asserted by
+    `parsed`).
+    """
     vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
     for seed in range(count):
         rng = random.Random(seed)
@@ -49,7 +53,9 @@ def test_no_word_vanishes(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> N
         for word, at in zip(words, places, strict=True):
             ids[at:at] = streams.tokenizer.encode(word)
         parser, _ = parsed(ids, streams.tokenizer, role)
-        found = " ".join(str(value) for message in parser.messages for value in vars(message).values())
+        found = " ".join(
+            str(value) for message in parser.messages for value in vars(message).values()
+        )
         found += "".join(repair.seen for repair in parser.repairs)
         for word in words:
             assert word.strip() in found, (seed, word)
@@ -65,8 +71,12 @@ def test_the_statement_about_bodies(tokenizer: Tokenizer) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(seed=st.integers(0, 2**32), cuts=st.lists(st.integers(0, 60), max_size=6), strict=st.booleans())
-def test_chunks_are_as_single_tokens(seed: int, cuts: list[int], strict: bool, tokenizer: Tokenizer) -> None:
+@given(
+    seed=st.integers(0, 2**32), cuts=st.lists(st.integers(0, 60), max_size=6), strict=st.booleans()
+)
+def test_chunks_are_as_single_tokens(
+    seed: int, cuts: list[int], strict: bool, tokenizer: Tokenizer
+) -> None:
     """However a stream is cut into calls of `feed`: the same events, messages and repairs."""
     rng = random.Random(seed)
     ids, role = Streams.of(tokenizer).any(rng)
@@ -79,7 +89,9 @@ def test_chunks_are_as_single_tokens(seed: int, cuts: list[int], strict: bool, t
             ids = ids[:number]
             break
     bounds = [0, *sorted(min(cut, len(ids)) for cut in cuts), len(ids)]
-    assert [event for start, end in pairwise(bounds) for event in chunked.feed(ids[start:end])] == events
+    assert [
+        event for start, end in pairwise(bounds) for event in chunked.feed(ids[start:end])
+    ] == events
     if not strict:
         assert (single.finish(), single.messages) == (chunked.finish(), chunked.messages)
         assert single.repairs == chunked.repairs
@@ -87,9 +99,12 @@ def test_chunks_are_as_single_tokens(seed: int, cuts: list[int], strict: bool, t
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=40), junk=st.lists(st.integers(0, 2**31), max_size=3))
-def test_text_is_that_of_the_bytes(data: bytes, junk: list[int], small_tokenizer: Tokenizer) -> None:
-    """A body of any bytes, a token each, is their UTF-8 with U+FFFD for what is none, and so add up the deltas;
-    no delta ends inside a character."""
+def test_text_is_that_of_the_bytes(
+    data: bytes, junk: list[int], small_tokenizer: Tokenizer
+) -> None:
+    """A body of any bytes, a token each, is their UTF-8 with U+FFFD for what is none, and so add up
+    the deltas; no delta ends inside a character.
+    """
     ids = [small_tokenizer.vocabulary[bytes([byte])] for byte in data]
     parser, _ = parsed([small_tokenizer.special("<|message|>"), *ids], small_tokenizer, "assistant")
     assert parser.messages[0].content == data.decode("utf-8", "replace")
@@ -105,11 +120,17 @@ def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: 
         messages = []
         for _ in range(rng.randrange(6)):
             role = rng.choice(["user", "assistant", "system", "developer", "tool"])
-            name = rng.choice(["ann", "functions.f", "<|end|>"]) if role == "tool" or rng.random() < 0.2 else None
+            name = (
+                rng.choice(["ann", "functions.f", "<|end|>"])
+                if role == "tool" or rng.random() < 0.2
+                else None
+            )
             channel = rng.choice([None, "analysis", "commentary", "final", "notes"])
             recipient = rng.choice([None, None, "assistant", "functions.f", "<|call|>"])
             content_type = rng.choice([None, None, "<|constrain|>json", "<|constrain|>yaml"])
-            messages.append(Message(role, rng.choice(texts), name, channel, recipient, content_type))  # type: ignore[arg-type]
+            messages.append(
+                Message(role, rng.choice(texts), name, channel, recipient, content_type)
+            )  # type: ignore[arg-type]
         vocabulary = rng.choice([tokenizer, small_tokenizer])
         style: Any = rng.choice(["faithful", "compat"])
         ids = [i for m in messages for i in render_message(m, vocabulary, style=style)]
@@ -119,7 +140,9 @@ def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: 
 
 
 def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: Tokenizer) -> None:
-    """Real shapes of turns, in both orders of recipient and channel, from a prompt's end or from START."""
+    """Real shapes of turns, in both orders of recipient and channel, from a prompt's end or from
+    START.
+    """
     headers = [
         "assistant<|channel|>analysis",
         "assistant<|channel|>final",
@@ -147,7 +170,10 @@ def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: T
         role: Any = None
         if text.startswith("<|start|>assistant") and rng.random() < 0.5:
             text, role = text.removeprefix("<|start|>assistant"), "assistant"
-        ids = ids_of(text[: -len("<|end|>")] if rng.random() < 0.1 and text.endswith("<|end|>") else text, tokenizer)
+        ids = ids_of(
+            text[: -len("<|end|>")] if rng.random() < 0.1 and text.endswith("<|end|>") else text,
+            tokenizer,
+        )
         parser, _ = parsed(ids, tokenizer, role)
         assert list(parser.messages) == peer.parse(ids, role), text
         assert not parser.repairs, text

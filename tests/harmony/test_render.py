@@ -79,7 +79,9 @@ def talk(letters: str) -> Conversation:
 )
 def test_dropping(letters: str, intended: str, compat: str, teaching: str) -> None:
     def kept(*args: Any, **options: Any) -> str:
-        return "".join(NAMES[id(m)] for m in kept_messages(talk(letters).messages, *args, **options))
+        return "".join(
+            NAMES[id(m)] for m in kept_messages(talk(letters).messages, *args, **options)
+        )
 
     assert kept() == intended
     assert kept("compat") == compat
@@ -91,7 +93,11 @@ def test_dropping(letters: str, intended: str, compat: str, teaching: str) -> No
 def learned(rendered: Rendered, tokenizer: Tokenizer) -> list[str]:
     """The runs of target tokens, decoded."""
     pairs = zip(rendered.ids, rendered.mask, strict=True)
-    return [tokenizer.decode([i for i, _ in run]) for target, run in groupby(pairs, lambda p: p[1]) if target]
+    return [
+        tokenizer.decode([i for i, _ in run])
+        for target, run in groupby(pairs, lambda p: p[1])
+        if target
+    ]
 
 
 CALL = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
@@ -109,7 +115,11 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         (
             "UAPCR",
             {},
-            [REASONED + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant" + CALL],
+            [
+                REASONED
+                + "<|start|>assistant<|channel|>commentary<|message|>p<|end|><|start|>assistant"
+                + CALL
+            ],
         ),
         # an earlier answer was sampled with RETURN: its END is not a target
         ("UAFUAF", {}, ["<|channel|>final<|message|>f", REASONED + ANSWER + "<|return|>"]),
@@ -127,7 +137,11 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("UAF", {"learn": {"user"}}, ["<|message|>u<|end|>"]),
         ("UAF", {"learn": ()}, []),
         ("UAF", {"style": "compat"}, ["<|channel|>final<|message|>f<|return|>"]),
-        ("UAFUAF", {"style": "compat"}, ["<|channel|>final<|message|>f", REASONED + ANSWER + "<|return|>"]),
+        (
+            "UAFUAF",
+            {"style": "compat"},
+            ["<|channel|>final<|message|>f", REASONED + ANSWER + "<|return|>"],
+        ),
         ("UAFUAF", {"drop_analysis": False}, [REASONED + ANSWER, REASONED + ANSWER + "<|return|>"]),
         ("UBSAF", {}, [PYTHON, REASONED + ANSWER + "<|return|>"]),
         ("UBSAF", {"style": "compat"}, ["<|channel|>final<|message|>f<|return|>"]),
@@ -135,7 +149,9 @@ ANSWER = "<|start|>assistant<|channel|>final<|message|>f"
         ("", {}, []),
     ],
 )
-def test_training_targets(letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer) -> None:
+def test_training_targets(
+    letters: str, options: dict[str, Any], expected: list[str], tokenizer: Tokenizer
+) -> None:
     rendered = render_for_training(talk(letters), tokenizer, **options)
     assert learned(rendered, tokenizer) == expected
 
@@ -182,20 +198,38 @@ def test_text_never_becomes_structure(
 
 
 EVIL = "".join(HARMONY_SPECIALS) + "obey"
-hostile = st.builds("".join, st.lists(st.sampled_from([*HARMONY_SPECIALS, "assistant", " to=", "x", "\n", "*/", '"'])))
+hostile = st.builds(
+    "".join,
+    st.lists(st.sampled_from([*HARMONY_SPECIALS, "assistant", " to=", "x", "\n", "*/", '"'])),
+)
 
 
 @given(texts=st.lists(hostile, min_size=13, max_size=13), style=st.sampled_from(STYLES))
 @example(texts=[EVIL] * 13, style="faithful")
 @example(texts=[EVIL] * 13, style="compat")
 @settings(max_examples=60, deadline=None)
-def test_control_words_stay_text(texts: list[str], style: Style, small_tokenizer: Tokenizer) -> None:
+def test_control_words_stay_text(
+    texts: list[str], style: Style, small_tokenizer: Tokenizer
+) -> None:
     """Every kind of message, with hostile text in each of its fields, tool declarations included."""
     a, b, c, d, e, *more = texts
-    parameters: dict[str, Any] = {"type": "object", "description": a, "title": b, "properties": {c: {"enum": [d]}}}
-    parameters["properties"][d] = {"$ref": f"#/$defs/{e}", "default": a, "examples": [b], "pattern": c}
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "description": a,
+        "title": b,
+        "properties": {c: {"enum": [d]}},
+    }
+    parameters["properties"][d] = {
+        "$ref": f"#/$defs/{e}",
+        "default": a,
+        "examples": [b],
+        "pattern": c,
+    }
     parameters |= {"$defs": {e: {"const": d}}, "required": [b]}
-    tool, namespace = FunctionTool(a, b, parameters), ToolNamespace(c, d, (FunctionTool(e, a, parameters),))
+    tool, namespace = (
+        FunctionTool(a, b, parameters),
+        ToolNamespace(c, d, (FunctionTool(e, a, parameters),)),
+    )
     formats = (ResponseFormat(more[0], {more[1]: more[2]}, more[3]),)
     for message in (
         Message("system", SystemContent(a, b, c, "low", (d, e), namespaces=(namespace,))),
@@ -211,10 +245,14 @@ def test_control_words_stay_text(texts: list[str], style: Style, small_tokenizer
         assert message.text in small_tokenizer.decode(ids)
 
 
-def test_any_vocabulary_gives_the_same_text(tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any) -> None:
+def test_any_vocabulary_gives_the_same_text(
+    tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
+) -> None:
     for seed in range(50):
         conversation = generator(random.Random(seed)).conversation(wild=False)
-        small, large = (render_for_completion(conversation, t) for t in (small_tokenizer, tokenizer))
+        small, large = (
+            render_for_completion(conversation, t) for t in (small_tokenizer, tokenizer)
+        )
         assert small_tokenizer.decode(small) == tokenizer.decode(large)
 
 
@@ -253,20 +291,26 @@ def test_any_vocabulary_gives_the_same_text(tokenizer: Tokenizer, small_tokenize
         ),
     ],
 )
-def test_headers_of_both_styles(message: Message, faithful: str, compat: str, tokenizer: Tokenizer) -> None:
+def test_headers_of_both_styles(
+    message: Message, faithful: str, compat: str, tokenizer: Tokenizer
+) -> None:
     assert tokenizer.decode(render_message(message, tokenizer)) == faithful
     assert tokenizer.decode(render_message(message, tokenizer, style="compat")) == compat
 
 
 def test_parts_are_one_text_unless_compat(tokenizer: Tokenizer) -> None:
-    """The official package encodes the parts of a content one by one, which no model has ever produced."""
+    """The official package encodes the parts of a content one by one, which no model has ever
+    produced.
+    """
     parts, whole = Message("user", ("hel", "lo")), Message("user", "hello")
     assert render_message(parts, tokenizer) == render_message(whole, tokenizer)
     compat = render_message(parts, tokenizer, style="compat")
     assert compat != render_message(whole, tokenizer)
     assert tokenizer.decode(compat) == tokenizer.decode(render_message(whole, tokenizer))
     both = Message("developer", (DeveloperContent("be brief"), " and kind"))
-    assert "# Instructions\n\nbe brief and kind<|end|>" in tokenizer.decode(render_message(both, tokenizer))
+    assert "# Instructions\n\nbe brief and kind<|end|>" in tokenizer.decode(
+        render_message(both, tokenizer)
+    )
 
 
 def test_what_cannot_be_written_says_why(tokenizer: Tokenizer) -> None:
@@ -279,8 +323,15 @@ def test_what_cannot_be_written_says_why(tokenizer: Tokenizer) -> None:
         with pytest.raises(RenderError, match=said):
             render_message(message, tokenizer)
     huge = {"type": "object", "properties": {"a": {"default": 10**400}}}
-    cases: list[tuple[Style, dict[str, Any]]] = [("compat", huge), ("faithful", {"enum": [float("nan")]})]
-    for style, schema in (*cases, ("faithful", {"default": {1, 2}}), ("compat", {"default": {1, 2}})):
+    cases: list[tuple[Style, dict[str, Any]]] = [
+        ("compat", huge),
+        ("faithful", {"enum": [float("nan")]}),
+    ]
+    for style, schema in (
+        *cases,
+        ("faithful", {"default": {1, 2}}),
+        ("compat", {"default": {1, 2}}),
+    ):
         with pytest.raises(RenderError, match="JSON schema"):
             content = DeveloperContent(tools=(FunctionTool("f", "", schema),))
             render_message(Message("developer", content), tokenizer, style=style)

@@ -1,4 +1,6 @@
-"""The faithful text of JSON schemas: nothing is lost, nothing breaks out of its comment, plain ones are official."""
+"""The faithful text of JSON schemas: nothing is lost, nothing breaks out of its comment, plain ones
+are official.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ossia.errors import RenderError
-from ossia.harmony import DeveloperContent, FunctionTool, ResponseFormat, Style, schema_to_typescript
+from ossia.harmony import (
+    DeveloperContent,
+    FunctionTool,
+    ResponseFormat,
+    Style,
+    schema_to_typescript,
+)
 from ossia.harmony.content import developer_text
 
 STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
@@ -76,12 +84,25 @@ def test_types(schema: Any, expected: str) -> None:
 
 
 PROPERTIES = {
-    "limit": {"type": "integer", "minimum": 1, "maximum": 10, "default": 3, "description": "How many.\r\nAt most 10."},
+    "limit": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 10,
+        "default": 3,
+        "description": "How many.\r\nAt most 10.",
+    },
     "user-id": {"type": "string", "format": "uuid", "default": "a\nb"},
     "unit": {**ENUM, "default": "a", "examples": ["a", "\n", 1]},
     "maybe": {"anyOf": [{**STRING, "minLength": 3}, NULL], "default": None, "title": "Maybe"},
-    "either": {"anyOf": [{**STRING, "description": "a name"}, {**NUMBER, "minimum": 0}], "description": "Which."},
-    "one": {"oneOf": [{"const": "a", "description": "first"}, {"const": "b"}], "type": "string", "nullable": True},
+    "either": {
+        "anyOf": [{**STRING, "description": "a name"}, {**NUMBER, "minimum": 0}],
+        "description": "Which.",
+    },
+    "one": {
+        "oneOf": [{"const": "a", "description": "first"}, {"const": "b"}],
+        "type": "string",
+        "nullable": True,
+    },
     "map": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
     "free": {"type": "object", "additionalProperties": True, "patternProperties": {"^x-": STRING}},
     "key": {
@@ -89,7 +110,11 @@ PROPERTIES = {
         "properties": {"id": STRING, "name": STRING},
         "anyOf": [{"required": ["id"]}, {"required": ["name"]}],
     },
-    "rows": {"type": "array", "items": {"type": "object", "properties": {}, "required": ["a b"]}, "uniqueItems": True},
+    "rows": {
+        "type": "array",
+        "items": {"type": "object", "properties": {}, "required": ["a b"]},
+        "uniqueItems": True,
+    },
 }
 LINES = """\
 {
@@ -145,7 +170,10 @@ NODE = {
     "title": "Node",
     "description": "A tree.",
     "type": "object",
-    "properties": {"value": STRING, "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}}},
+    "properties": {
+        "value": STRING,
+        "children": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
+    },
     "required": ["value"],
 }
 TREE = """\
@@ -164,7 +192,10 @@ def test_definitions_are_declared_once() -> None:
 
 def test_odd_names_of_definitions() -> None:
     ref = {"$ref": "#/definitions/a~1b%20c"}
-    schema = {"anyOf": [ref, {"$ref": "#/definitions/string"}], "definitions": {"a/b c": STRING, "string": NUMBER}}
+    schema = {
+        "anyOf": [ref, {"$ref": "#/definitions/string"}],
+        "definitions": {"a/b c": STRING, "string": NUMBER},
+    }
     expected = '// "a/b c"\ntype a_b_c = string;\n\n// "string"\ntype string_2 = number;\n\na_b_c | string_2'
     assert schema_to_typescript(schema) == expected
 
@@ -172,15 +203,24 @@ def test_odd_names_of_definitions() -> None:
 def test_a_root_that_contains_itself() -> None:
     schema = {"type": "object", "properties": {"next": {"$ref": "#"}}}
     assert schema_to_typescript(schema) == "type Root = {\nnext?: Root,\n};\n\nRoot"
-    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}
+    circle = {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+    }
     assert schema_to_typescript(circle) == "type a = b;\n\ntype b = a;\n\na"
 
 
 def test_definitions_of_several_tools() -> None:
-    """Equal ones are shared, different ones of one name and those named like a tool get names of their own."""
+    """Equal ones are shared, different ones of one name and those named like a tool get names of
+    their own.
+    """
 
     def tool(name: str, definition: Any, key: str = "Node") -> FunctionTool:
-        parameters = {"type": "object", "properties": {"n": {"$ref": f"#/$defs/{key}"}}, "$defs": {key: definition}}
+        parameters = {
+            "type": "object",
+            "properties": {"n": {"$ref": f"#/$defs/{key}"}},
+            "$defs": {key: definition},
+        }
         return FunctionTool(name, f"Calls {name}.", parameters)
 
     tools = (tool("f", NODE), tool("g", NODE), tool("h", NUMBER), tool("i", STRING, "f"))
@@ -196,13 +236,17 @@ def test_definitions_of_several_tools() -> None:
 
 def test_descriptions_of_tools_stay_comments() -> None:
     tool = FunctionTool("f", "one\rtwo\u2028three\r\nfour\n")
-    assert "// one\n// two\n// three\n// four\ntype f = () => any;" in developer_text(DeveloperContent(tools=(tool,)))
+    assert "// one\n// two\n// three\n// four\ntype f = () => any;" in developer_text(
+        DeveloperContent(tools=(tool,))
+    )
 
 
 def test_plain_schemas_read_as_the_official_text() -> None:
     for seed in range(1500):
         schema = PlainSchemas(random.Random(seed)).object()
-        assert schema_to_typescript(schema) == schema_to_typescript(schema, "compat"), json.dumps(schema)
+        assert schema_to_typescript(schema) == schema_to_typescript(schema, "compat"), json.dumps(
+            schema
+        )
 
 
 def test_nothing_is_lost() -> None:
@@ -223,7 +267,9 @@ def told(value: Any, text: str) -> bool:
 
 
 any_text = st.builds(
-    "{}EVIL {}".format, st.text(max_size=6), st.sampled_from(["", "*/", "\n", "\r", '"', "\u2028", "//"])
+    "{}EVIL {}".format,
+    st.text(max_size=6),
+    st.sampled_from(["", "*/", "\n", "\r", '"', "\u2028", "//"]),
 )
 
 
@@ -232,16 +278,38 @@ any_text = st.builds(
 def test_no_text_breaks_out(texts: list[str]) -> None:
     """Without its comments and strings the text holds none of them."""
     a, b, c, d, e, f, g, h = texts
-    inner = {"description": a, "title": b, "enum": [c], "default": d, "examples": [e], "pattern": f, "format": g}
-    shapes: list[Any] = [inner, {"type": "array", "items": inner}, {"oneOf": [inner, {"const": h}], "description": b}]
-    shapes += [{"prefixItems": [inner, {**inner, "type": "string"}]}, {"anyOf": [inner, inner | {"const": a}]}]
-    shapes += [{"type": "object", "patternProperties": {a: inner}, "description": c}, {"allOf": [inner, {"title": a}]}]
+    inner = {
+        "description": a,
+        "title": b,
+        "enum": [c],
+        "default": d,
+        "examples": [e],
+        "pattern": f,
+        "format": g,
+    }
+    shapes: list[Any] = [
+        inner,
+        {"type": "array", "items": inner},
+        {"oneOf": [inner, {"const": h}], "description": b},
+    ]
+    shapes += [
+        {"prefixItems": [inner, {**inner, "type": "string"}]},
+        {"anyOf": [inner, inner | {"const": a}]},
+    ]
+    shapes += [
+        {"type": "object", "patternProperties": {a: inner}, "description": c},
+        {"allOf": [inner, {"title": a}]},
+    ]
     schema = {
         "type": "object",
         "properties": {f"{h}{n}": shape for n, shape in enumerate(shapes)},
         "$defs": {"x": inner},
     }
-    schema |= {"description": g, "required": [a], "additionalProperties": {"$ref": "#/$defs/x", "default": a}}
+    schema |= {
+        "description": g,
+        "required": [a],
+        "additionalProperties": {"$ref": "#/$defs/x", "default": a},
+    }
     schema["not"] = {"const": f, "$ref": g}
     assert "EVIL" in schema_to_typescript(schema)
     assert "EVIL" not in without_comments(schema_to_typescript(schema))
@@ -253,7 +321,9 @@ def without_comments(text: str) -> str:
 
 
 def test_any_mapping_and_sequence_will_do() -> None:
-    schema = MappingProxyType({"type": "object", "properties": MappingProxyType({"a": {"enum": (1, 2)}})})
+    schema = MappingProxyType(
+        {"type": "object", "properties": MappingProxyType({"a": {"enum": (1, 2)}})}
+    )
     assert schema_to_typescript(schema) == "{\na?: 1 | 2,\n}"
 
 
@@ -278,7 +348,9 @@ def test_any_json_has_a_text() -> None:
 @pytest.mark.parametrize("style", ["faithful", "compat"])
 @pytest.mark.parametrize("member", [False, True])
 def test_how_deep_a_schema_may_be(style: Style, member: bool) -> None:
-    """100 objects and lists in each other, whatever the style, the keywords and the stack of the caller."""
+    """100 objects and lists in each other, whatever the style, the keywords and the stack of the
+    caller.
+    """
 
     def deep(levels: int) -> Any:
         schema: Any = STRING
@@ -304,8 +376,15 @@ def test_unknown_styles_are_refused() -> None:
 
 
 def test_the_title_of_the_whole_schema_is_not_shown() -> None:
-    """As officially: it is the tool's name once more. Its description is, and so are titles further in."""
-    schema = {"type": "object", "title": "Whole", "description": "What.", "properties": {"a": {"title": "Part"}}}
+    """As officially: it is the tool's name once more. Its description is, and so are titles further
+    in.
+    """
+    schema = {
+        "type": "object",
+        "title": "Whole",
+        "description": "What.",
+        "properties": {"a": {"title": "Part"}},
+    }
     expected = "// What.\n{\n// Part\n//\na?: any,\n}"
     assert schema_to_typescript(schema) == schema_to_typescript(schema, "compat") == expected
 
@@ -313,7 +392,9 @@ def test_the_title_of_the_whole_schema_is_not_shown() -> None:
 def chain(length: int) -> dict[str, Any]:
     """Each definition refers to the next one twice: written in place they would be 2**length."""
     two = {n: {"$ref": f"#/$defs/{n + 1}"} for n in range(length)}
-    definitions: dict[str, Any] = {str(n): {"properties": {"a": ref, "b": ref}} for n, ref in two.items()}
+    definitions: dict[str, Any] = {
+        str(n): {"properties": {"a": ref, "b": ref}} for n, ref in two.items()
+    }
     return {"$ref": "#/$defs/0", "$defs": definitions | {str(length): STRING}}
 
 
@@ -330,5 +411,7 @@ def test_sharing_and_nesting_cost_no_time() -> None:
     assert len(schema_to_typescript(nest(45))) < 100_000
     many = [f"p{n}" for n in range(20_000)]
     for style in ("faithful", "compat"):
-        schema_to_typescript({"properties": dict.fromkeys(many, STRING), "type": "object", "required": many}, style)
+        schema_to_typescript(
+            {"properties": dict.fromkeys(many, STRING), "type": "object", "required": many}, style
+        )
     assert time.perf_counter() - began < 10

@@ -21,7 +21,10 @@ def by_definition(
     out, begin = [], 0
     for n in lengths:
         s = slice(begin, begin + n)
-        z = torch.einsum("qhd,khd->hqk", q[s], k[s].repeat_interleave(groups, 1)) * q.shape[-1] ** -0.5
+        z = (
+            torch.einsum("qhd,khd->hqk", q[s], k[s].repeat_interleave(groups, 1))
+            * q.shape[-1] ** -0.5
+        )
         i, j = torch.arange(n)[:, None], torch.arange(n)[None]
         z = z.masked_fill((j > i) | ((i - j) >= (window or n)), -torch.inf)
         if sink is not None:
@@ -32,9 +35,16 @@ def by_definition(
     return torch.cat(out)
 
 
-def random_qkv(lengths: list[int], heads: int, kv_heads: int, width: int, seed: int) -> tuple[Tensor, ...]:
+def random_qkv(
+    lengths: list[int], heads: int, kv_heads: int, width: int, seed: int
+) -> tuple[Tensor, ...]:
     rng = torch.Generator().manual_seed(seed)
-    shapes = [(sum(lengths), heads, width), (sum(lengths), kv_heads, width), (sum(lengths), kv_heads, width), (heads,)]
+    shapes = [
+        (sum(lengths), heads, width),
+        (sum(lengths), kv_heads, width),
+        (sum(lengths), kv_heads, width),
+        (heads,),
+    ]
     return tuple(torch.randn(shape, generator=rng).requires_grad_() for shape in shapes)
 
 
@@ -87,4 +97,6 @@ def test_huge_scores_and_sinks_do_not_overflow() -> None:
     for sink in (-1e7, 1e7):
         out = kernels.attention(q * 100, k * 100, v, spans, torch.full((4,), sink), 1.0)
         assert bool(torch.isfinite(out).all())
-    assert float(out.detach().abs().max()) < 1.0  # a sink far above every score takes all the weight
+    assert (
+        float(out.detach().abs().max()) < 1.0
+    )  # a sink far above every score takes all the weight

@@ -1,5 +1,6 @@
-"""Which way serves: chosen by times that are made up here, remembered by a machine, carried from a run to its
-resumption."""
+"""Which way serves: chosen by times that are made up here, remembered by a machine, carried from a
+run to its resumption.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from ossia.model import Transformer
 from ossia.train.loop import train
 from ossia.train.optim import Optimizers
 
-HERE = Serving("this machine", "torch", "bfloat16", {"torch": 90, "oneDNN": 95, "bfloat16": 160, "float32": 90})
+HERE = Serving(
+    "this machine", "torch", "bfloat16", {"torch": 90, "oneDNN": 95, "bfloat16": 160, "float32": 90}
+)
 THERE = replace(HERE, product="oneDNN", stacks="float32")
 
 
@@ -94,7 +97,9 @@ def test_the_fastest_of_several_rounds_counts_after_one_to_prepare() -> None:
         ({"usual": 1.0, "other": 20.0}, "usual"),
     ],
 )
-def test_another_way_takes_over_by_a_clear_margin_only(seconds: dict[str, float], chosen: str) -> None:
+def test_another_way_takes_over_by_a_clear_margin_only(
+    seconds: dict[str, float], chosen: str
+) -> None:
     assert contest.fastest(seconds) == chosen
 
 
@@ -111,43 +116,62 @@ def test_a_machine_remembers_what_it_measured_first(tmp_path: Path) -> None:
     assert contest.remembered(file, measure, anything) == {"first": 1}
     assert contest.remembered(file, measure, anything) == {"first": 1} and len(measured) == 1
     file.write_text("damag")
-    assert contest.remembered(file, lambda: {"third": 3}, anything) == {"third": 3} == json.loads(file.read_text())
+    assert (
+        contest.remembered(file, lambda: {"third": 3}, anything)
+        == {"third": 3}
+        == json.loads(file.read_text())
+    )
     found = contest.remembered(file, lambda: {"fourth": 4}, lambda record: "fourth" in record)
     assert found == {"fourth": 4} == json.loads(file.read_text()), "the third is of no use"
     assert [path.name for path in file.parent.iterdir()] == ["speeds.json"]
 
 
-def test_a_file_system_without_hard_links_remembers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links_remembers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*paths: Path) -> None:
         raise OSError(errno.EPERM, "no hard links here")
 
     monkeypatch.setattr(os, "link", refuse)
     file = tmp_path / "speeds.json"
     for n in range(2):
-        assert contest.remembered(file, partial(dict, n=n), anything) == {"n": 0} == json.loads(file.read_text())
+        assert (
+            contest.remembered(file, partial(dict, n=n), anything)
+            == {"n": 0}
+            == json.loads(file.read_text())
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["speeds.json"]
 
 
 def test_where_nothing_can_be_written_it_is_measured_again(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for n in range(2):
-        assert contest.remembered(tmp_path / "file" / "speeds.json", partial(dict, n=n), anything) == {"n": n}
+        assert contest.remembered(
+            tmp_path / "file" / "speeds.json", partial(dict, n=n), anything
+        ) == {"n": n}
 
 
 def test_a_memory_is_of_one_machine_torch_and_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     before = contest.machine()
     assert torch.__version__ in before and contest.machine() == before
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
-    assert contest.machine() != before and contest.memory(contest.machine()) != contest.memory(before)
+    assert contest.machine() != before and contest.memory(contest.machine()) != contest.memory(
+        before
+    )
 
 
-def test_a_real_measurement_is_remembered_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_measurement_is_remembered_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     random = torch.random.get_rng_state()
     found = serving()
     assert torch.equal(random, torch.random.get_rng_state())
     assert found.product in PRODUCTS and found.machine == contest.machine()
-    assert found.rates.keys() == PRODUCTS.keys() | products.STACKS.keys() and min(found.rates.values()) > 0
+    assert (
+        found.rates.keys() == PRODUCTS.keys() | products.STACKS.keys()
+        and min(found.rates.values()) > 0
+    )
     use(None)
     monkeypatch.setattr(products, "measured", lambda machine: pytest.fail("measured again"))
     assert serving() == found
@@ -192,7 +216,8 @@ def test_info_says_what_multiplies_and_why() -> None:
     assert "float32" in rows["Muon"][0] and "bfloat16 160" in rows["Muon"][1]
 
 
-# ---- runs ----------------------------------------------------------------------------------------------------------
+# ---- runs
+# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stacks", ["bfloat16", "float32"])
@@ -216,25 +241,33 @@ def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path, stacks: str) -> N
 
 def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
     use(HERE)
-    with pytest.warns(UserWarning, match="oneDNN and float32 on that machine and goes on with torch and bfloat16"):
+    with pytest.warns(
+        UserWarning, match="oneDNN and float32 on that machine and goes on with torch and bfloat16"
+    ):
         go_on_with(asdict(replace(THERE, machine="that machine")))
     assert serving() == HERE
     go_on_with(asdict(replace(HERE, machine="that machine")))  # the same there as here
     with pytest.warns(UserWarning, match="an abacus"):
         go_on_with(asdict(replace(HERE, product="an abacus")))
-    with pytest.warns(UserWarning, match="recorded by another version of ossia: it goes on with products by torch"):
+    with pytest.warns(
+        UserWarning, match="recorded by another version of ossia: it goes on with products by torch"
+    ):
         go_on_with(asdict(HERE) | {"a field": 1})
     assert serving() == HERE
 
 
 def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
-    optimizers = Optimizers(Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), muon=True)
+    optimizers = Optimizers(
+        Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), muon=True
+    )
     with pytest.raises(TrainingError, match="holds 3 optimizers, and this version of ossia has 2"):
         optimizers.load_state_dict([*optimizers.state_dict(), {}])
 
 
 def test_a_state_of_torchs_muon_is_refused_before_anything_is_loaded() -> None:
-    """Where a run had no stacks of matrices, an earlier version had as many optimizers as this one has."""
+    """Where a run had no stacks of matrices, an earlier version had as many optimizers as this one
+    has.
+    """
     model = torch.nn.Sequential(torch.nn.Linear(4, 8))
     optimizers = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True)
     theirs = torch.optim.Muon([model[0].weight], lr=1e-3)

@@ -1,4 +1,6 @@
-"""The experts: grouped against one token at a time, and the hand-written backward pass against autograd."""
+"""The experts: grouped against one token at a time, and the hand-written backward pass against
+autograd.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,18 @@ from ossia import kernels
 from ossia.kernels.experts import swiglu
 
 
-def random_layer(experts: int, hidden: int, width: int, tokens: int, seed: int = 0) -> dict[str, Tensor]:
+def random_layer(
+    experts: int, hidden: int, width: int, tokens: int, seed: int = 0
+) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(seed)
     shapes = {
         "x": (tokens, hidden), "logits": (tokens, experts), "w1": (experts, 2 * width, hidden),
         "b1": (experts, 2 * width), "w2": (experts, hidden, width), "b2": (experts, hidden),
     }  # fmt: skip
-    make = {n: torch.randn(s, generator=rng, dtype=torch.float64).requires_grad_() for n, s in shapes.items()}
+    make = {
+        n: torch.randn(s, generator=rng, dtype=torch.float64).requires_grad_()
+        for n, s in shapes.items()
+    }
     return make
 
 
@@ -44,12 +51,18 @@ def test_training_form_has_the_same_values_and_gradients() -> None:
     for experts, tokens, top_k in ((5, 40, 2), (7, 3, 4), (1, 9, 1)):
         t = random_layer(experts, 12, 10, tokens, seed=experts)
         top, choice = t["logits"].topk(top_k)
-        got = kernels.experts_training(t["x"], choice, top.softmax(-1), (t["w1"], t["b1"]), (t["w2"], t["b2"]), 1.5)
+        got = kernels.experts_training(
+            t["x"], choice, top.softmax(-1), (t["w1"], t["b1"]), (t["w2"], t["b2"]), 1.5
+        )
         want = grouped(t, top_k, 1.5)
         grad = torch.randn_like(want)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
         inputs = tuple(t.values())
-        pairs = zip(torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad), strict=True)
+        pairs = zip(
+            torch.autograd.grad(got, inputs, grad),
+            torch.autograd.grad(want, inputs, grad),
+            strict=True,
+        )
         for a, b in pairs:
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

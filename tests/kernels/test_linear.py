@@ -11,7 +11,9 @@ from ossia import kernels
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_weights_of_another_dtype_are_converted_in_chunks(monkeypatch: pytest.MonkeyPatch, grad: bool) -> None:
+def test_weights_of_another_dtype_are_converted_in_chunks(
+    monkeypatch: pytest.MonkeyPatch, grad: bool
+) -> None:
     weight = torch.randn(37, 16).bfloat16()
     x, bias = torch.randn(5, 16), torch.randn(37)
     monkeypatch.setattr(importlib.import_module("ossia.kernels.linear"), "CHUNK_ELEMENTS", 16 * 10)

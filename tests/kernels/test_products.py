@@ -1,4 +1,6 @@
-"""Matrix products of training, in float32, beside float64: transposed views, odd shapes, with and without a bias."""
+"""Matrix products of training, in float32, beside float64: transposed views, odd shapes, with and
+without a bias.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,25 @@ from ossia.kernels.products import SMALLEST, linear_training, product
 
 
 def matrix(rng: torch.Generator, rows: int, columns: int, transposed: bool) -> Tensor:
-    return torch.randn(columns, rows, generator=rng).T if transposed else torch.randn(rows, columns, generator=rng)
+    return (
+        torch.randn(columns, rows, generator=rng).T
+        if transposed
+        else torch.randn(rows, columns, generator=rng)
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 200), st.integers(1, 90), st.booleans(), st.booleans(), st.booleans())
-def test_product(m: int, k: int, n: int, a_transposed: bool, b_transposed: bool, with_bias: bool) -> None:
+@given(
+    st.integers(1, 90),
+    st.integers(1, 200),
+    st.integers(1, 90),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_product(
+    m: int, k: int, n: int, a_transposed: bool, b_transposed: bool, with_bias: bool
+) -> None:
     """On both sides of the size from which oneDNN is asked."""
     rng = torch.Generator().manual_seed(m * n + k)
     a, b = matrix(rng, m, k, a_transposed), matrix(rng, k, n, b_transposed)
@@ -50,5 +65,7 @@ def test_linear_training(rows: int, with_bias: bool) -> None:
     want = torch.nn.functional.linear(*wide)
     torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-4)
     g = torch.randn(y.shape, generator=rng)
-    for a, b in zip(torch.autograd.grad(y, ours, g), torch.autograd.grad(want, wide, g.double()), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(y, ours, g), torch.autograd.grad(want, wide, g.double()), strict=True
+    ):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-4)

@@ -41,7 +41,8 @@ def same_gradients(got: Tensor, want: Tensor, inputs: list[Tensor], seed: int = 
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * (1 + float(b.abs().max())))
 
 
-# ---- attention --------------------------------------------------------------------------------------------------
+# ---- attention
+# --------------------------------------------------------------------------------------------------
 
 
 def dense_attention(
@@ -71,17 +72,30 @@ def dense_attention(
     seed=st.integers(0, 1 << 16),
 )
 def test_attention(
-    lengths: list[int], window: int | None, shape: tuple[int, int, int], kind: str, fused: bool, seed: int
+    lengths: list[int],
+    window: int | None,
+    shape: tuple[int, int, int],
+    kind: str,
+    fused: bool,
+    seed: int,
 ) -> None:
     heads, kv_heads, width = shape
     total = sum(lengths)
-    inputs = draw(seed, (total, heads, width), (total, kv_heads, width), (total, kv_heads, width), (heads,))
+    inputs = draw(
+        seed, (total, heads, width), (total, kv_heads, width), (total, kv_heads, width), (heads,)
+    )
     q, k, v, learned = inputs
-    sink = {"learned": learned, "off_by_one": torch.zeros(heads, dtype=torch.float64), "none": None}[kind]
+    sink = {
+        "learned": learned,
+        "off_by_one": torch.zeros(heads, dtype=torch.float64),
+        "none": None,
+    }[kind]
     with pytest.MonkeyPatch.context() as patch:
         if not fused:
             patch.setattr(attention_module, "_is_fused", lambda x: False)
-        got = kernels.attention_training(q, k, v, Batch.packed(lengths).spans(window), sink, width**-0.5)
+        got = kernels.attention_training(
+            q, k, v, Batch.packed(lengths).spans(window), sink, width**-0.5
+        )
         want = dense_attention(q, k, v, lengths, window, sink)
         same_gradients(got, want, inputs if kind == "learned" else inputs[:3], seed + 1)
 
@@ -104,7 +118,9 @@ def test_bfloat16_is_close(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("value", [-800.0, 800.0])
 @pytest.mark.parametrize("fused", [True, False])
-def test_extreme_sinks_have_finite_gradients(value: float, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_sinks_have_finite_gradients(
+    value: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """e^800 is infinite in float64: an absent sink, or one that takes everything."""
     if not fused:
         monkeypatch.setattr(attention_module, "_is_fused", lambda x: False)
@@ -117,17 +133,27 @@ def test_extreme_sinks_have_finite_gradients(value: float, fused: bool, monkeypa
     if value > 0:
         assert float(got.detach().abs().max()) < 1e-100
     else:
-        same_gradients(got, kernels.attention_training(q, k, v, Batch.packed([70]).spans(None), None, 1.0), [q, k, v])
+        same_gradients(
+            got,
+            kernels.attention_training(q, k, v, Batch.packed([70]).spans(None), None, 1.0),
+            [q, k, v],
+        )
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the elements of the largest tensor that any operation made, backward passes included."""
+    """Remembers the elements of the largest tensor that any operation made, backward passes
+    included.
+    """
 
     elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        made = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if isinstance(x, Tensor)]
+        made = [
+            x.untyped_storage().nbytes() // x.element_size()
+            for x in tree_leaves(out)
+            if isinstance(x, Tensor)
+        ]
         Largest.elements = max([Largest.elements, *made])
         return out
 
@@ -137,7 +163,9 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_grows_with_the_square_of_the_length(
     window: int | None, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A whole layer of attention over 8192 tokens makes nothing near T x T = 67 million elements, for either pass."""
+    """A whole layer of attention over 8192 tokens makes nothing near T x T = 67 million elements,
+    for either pass.
+    """
     if form != "compiled":
         monkeypatch.setenv("OSSIA_KERNELS", "reference")
     if form == "products":
@@ -156,12 +184,21 @@ def test_no_tensor_grows_with_the_square_of_the_length(
     assert per_query <= heads * (2 * 128 if window is None else 4 * (64 + 32)), per_query
 
 
-# ---- experts ----------------------------------------------------------------------------------------------------
+# ---- experts
+# ----------------------------------------------------------------------------------------------------
 
-CONFIG = replace(ModelConfig.preset("nano"), hidden_size=32, intermediate_size=32, num_experts=6, swiglu_limit=1.5)
+CONFIG = replace(
+    ModelConfig.preset("nano"),
+    hidden_size=32,
+    intermediate_size=32,
+    num_experts=6,
+    swiglu_limit=1.5,
+)
 
 
-def dense_moe(moe: Moe, x: Tensor, keep: Callable[[Tensor], Tensor], values: Callable[[Tensor], Tensor]) -> Tensor:
+def dense_moe(
+    moe: Moe, x: Tensor, keep: Callable[[Tensor], Tensor], values: Callable[[Tensor], Tensor]
+) -> Tensor:
     """x + sum over ALL experts of gate_te * expert_e(norm(x)), gate_te being 0 for most."""
     assert moe.router is not None
     t = x / (x.square().mean(-1, keepdim=True) + moe.norm.eps).sqrt() * moe.norm.scale
@@ -180,7 +217,9 @@ def dense_moe(moe: Moe, x: Tensor, keep: Callable[[Tensor], Tensor], values: Cal
 
 
 def random_moe(seed: int, top_k: int, experts: int = 6) -> Moe:
-    moe = Moe(replace(CONFIG, experts_per_token=top_k, num_experts=experts), 1, "trainable").double()
+    moe = Moe(
+        replace(CONFIG, experts_per_token=top_k, num_experts=experts), 1, "trainable"
+    ).double()
     rng = torch.Generator().manual_seed(seed)
     for p in moe.parameters():
         p.data.normal_(0, p.shape[-1] ** -0.5 if p.dim() > 1 else 1.0, generator=rng)
@@ -212,7 +251,9 @@ def first_come(limit: int) -> Callable[[Tensor], Tensor]:
 def test_moe_with_and_without_dropping(
     tokens: int, experts: int, top_k: int, capacity: float | None, biased: bool, seed: int
 ) -> None:
-    """By everything: the stream, the norm, the router's weight and bias, the experts' weights and biases."""
+    """By everything: the stream, the norm, the router's weight and bias, the experts' weights and
+    biases.
+    """
     top_k = min(top_k, experts)
     moe = random_moe(seed, top_k, experts)
     assert moe.router is not None
@@ -232,13 +273,19 @@ def test_dropped_assignments_leave_no_trace() -> None:
     moe = random_moe(1, 1, experts=2)
     assert moe.router is not None
     moe.capacity = 0.5
-    moe.router.bias.data.copy_(torch.tensor([50.0, -50.0]))  # all to expert 0, of whose 12 the first 4 are taken
+    moe.router.bias.data.copy_(
+        torch.tensor([50.0, -50.0])
+    )  # all to expert 0, of whose 12 the first 4 are taken
     (x,) = draw(2, (12, 32))
     weights = list(moe.experts.parameters())
     got = moe(x, Batch.packed([12]), torch.float64)
     assert torch.equal(got[4:], x[4:]) and not torch.isclose(got[:4], x[:4]).all()
     some = moe(x[:4], Batch.packed([4]), torch.float64)
-    for a, b in zip(torch.autograd.grad(got.sum(), weights), torch.autograd.grad(some.sum(), weights), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(got.sum(), weights),
+        torch.autograd.grad(some.sum(), weights),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
@@ -254,8 +301,12 @@ def test_capacity_is_for_training_only() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 1 << 16))
-def test_fake_quantized_experts_have_the_gradients_of_the_quantized_ones(tokens: int, top_k: int, seed: int) -> None:
-    """Straight-through: by the exact weights, what the dense formula has by the MXFP4 values it is computed from."""
+def test_fake_quantized_experts_have_the_gradients_of_the_quantized_ones(
+    tokens: int, top_k: int, seed: int
+) -> None:
+    """Straight-through: by the exact weights, what the dense formula has by the MXFP4 values it is
+    computed from.
+    """
     moe = random_moe(seed, top_k)
     for leaf in (moe.experts.gate_up, moe.experts.down):
         leaf.fake_quantize = True
@@ -280,14 +331,16 @@ def test_fake_quantize_passes_gradients_straight_through() -> None:
     assert torch.equal(torch.autograd.grad(out, w, grad.detach())[0], grad)
 
 
-# ---- a whole block ----------------------------------------------------------------------------------------------
+# ---- a whole block
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sink", ["learned", "off_by_one", "none"])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_block(sink: str, layer: int) -> None:
-    """Attention (windowed in layer 0) and experts in one, by all of its parameters. The rotation, a constant, comes
-    from its float32 table in both."""
+    """Attention (windowed in layer 0) and experts in one, by all of its parameters. The rotation, a
+    constant, comes from its float32 table in both.
+    """
     config = replace(
         CONFIG, attention_sink=sink, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=5,
         rope_ntk_beta=4.0, rope_scaling="none",
@@ -308,7 +361,11 @@ def test_a_block(sink: str, layer: int) -> None:
 
     t = x / (x.square().mean(-1, keepdim=True) + a.norm.eps).sqrt() * a.norm.scale
     q, k, v = ((t @ part.weight.T + part.bias).unflatten(-1, (-1, 8)) for part in (a.q, a.k, a.v))
-    sinks = {"none": None, "off_by_one": torch.zeros(4).double()}.get(sink, getattr(a, "sinks", None))
+    sinks = {"none": None, "off_by_one": torch.zeros(4).double()}.get(
+        sink, getattr(a, "sinks", None)
+    )
     o = dense_attention(rotated(q), rotated(k), v, lengths, a.window, sinks)
-    want = dense_moe(block.moe, x + o.flatten(1) @ a.out.weight.T + a.out.bias, torch.ones_like, lambda w: w)
+    want = dense_moe(
+        block.moe, x + o.flatten(1) @ a.out.weight.T + a.out.bias, torch.ones_like, lambda w: w
+    )
     same_gradients(block(x, batch, rope, torch.float64), want, [x, *block.parameters()])

@@ -53,8 +53,9 @@ def test_output_rows_choose_logits() -> None:
 
 
 def test_bfloat16_is_nearer_to_float32_than_theirs() -> None:
-    """Both are compared with the same float32 answer, by the median row: where a row's error makes a router choose
-    other experts, the rest of that row is far off for anybody."""
+    """Both are compared with the same float32 answer, by the median row: where a row's error makes
+    a router choose other experts, the rest of that row is far off for anybody.
+    """
     hf, tokens_T = hf_model(dtype=torch.bfloat16), text(90)
     exact = hf_logits(hf_model(dtype=torch.bfloat16).float(), tokens_T)
     model = same_model(hf)

@@ -1,4 +1,6 @@
-"""The compiled leaves against torch's: bounds on logits over odd shapes, and the same greedy tokens on nano."""
+"""The compiled leaves against torch's: bounds on logits over odd shapes, and the same greedy tokens
+on nano.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +27,23 @@ BASE = ModelConfig(
 )  # fmt: skip
 SHAPES = {
     "odd": BASE,
-    "five experts, wide": replace(BASE, num_experts=5, hidden_size=64, intermediate_size=160, sliding_window=16),
-    "three experts, all used": replace(BASE, num_experts=3, experts_per_token=3, hidden_size=128, intermediate_size=32),
-    "one of many, one head a key": replace(
-        BASE, num_experts=9, experts_per_token=1, num_attention_heads=3, num_key_value_heads=3, head_dim=32
+    "five experts, wide": replace(
+        BASE, num_experts=5, hidden_size=64, intermediate_size=160, sliding_window=16
     ),
-    "every other layer dense, no sinks": replace(BASE, moe_stride=2, attention_sink="none", rope_scaling="none"),
+    "three experts, all used": replace(
+        BASE, num_experts=3, experts_per_token=3, hidden_size=128, intermediate_size=32
+    ),
+    "one of many, one head a key": replace(
+        BASE,
+        num_experts=9,
+        experts_per_token=1,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        head_dim=32,
+    ),
+    "every other layer dense, no sinks": replace(
+        BASE, moe_stride=2, attention_sink="none", rope_scaling="none"
+    ),
     "sinks of zero, all layers full": replace(
         BASE, attention_sink="off_by_one", layer_types=("full_attention",) * 3, head_dim=48
     ),
@@ -38,7 +51,9 @@ SHAPES = {
 
 
 def error(found: np.ndarray, exact: np.ndarray) -> float:
-    """Of the median row, relative: a row whose router went the other way on a near tie is far off for anybody."""
+    """Of the median row, relative: a row whose router went the other way on a near tie is far off
+    for anybody.
+    """
     rows = np.sqrt(np.square(found - exact).mean(1) / np.square(exact).mean(1))
     return float(np.median(rows))
 
@@ -48,9 +63,11 @@ def error(found: np.ndarray, exact: np.ndarray) -> float:
 def test_exact_mode_stays_within_the_rounding_of_bfloat16(
     tmp_path: Path, config: ModelConfig, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two bounds on the relative error of the median row: 2^-7, four roundings to bfloat16, from torch's kernels, which
-    round in the same places; and a quarter more than theirs from float32. (Where a near tie sends half of the rows to
-    other experts, as in one of these shapes, both are equally far from float32.)"""
+    """Two bounds on the relative error of the median row: 2^-7, four roundings to bfloat16, from
+    torch's kernels, which round in the same places; and a quarter more than theirs from float32.
+    (Where a near tie sends half of the rows to other experts, as in one of these shapes, both are
+    equally far from float32.)
+    """
     checkpoint.write_random(config, tmp_path / "model", seed=3)
     ids = [(7 * n * n + 3 * n) % config.vocab_size for n in range(150)]
     exact = ossia.load(tmp_path / "model", dtype="float32").logits(ids)
@@ -82,7 +99,12 @@ def test_eight_bits_cost_little(tmp_path: Path, dense: str) -> None:
 
 
 def test_reference_kernels_choose_the_same_tokens_on_nano(monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = ["What is 37 + 48?", "What is 1234 - 77?", "Tom lives in Rome. Where does Tom live?", "Who are you?"]
+    questions = [
+        "What is 37 + 48?",
+        "What is 1234 - 77?",
+        "Tom lives in Rome. Where does Tom live?",
+        "Who are you?",
+    ]
     answers = []
     for switch in ("", "reference"):
         monkeypatch.setenv("OSSIA_KERNELS", switch)

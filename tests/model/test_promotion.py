@@ -20,7 +20,9 @@ from ossia.serving import Options
 if kernels.not_compiled():
     pytest.skip(f"needs the compiled kernels: {kernels.not_compiled()}", allow_module_level=True)
 
-SMALL = ModelConfig(num_hidden_layers=4, num_experts=8, hidden_size=576, intermediate_size=544, vocab_size=3000)
+SMALL = ModelConfig(
+    num_hidden_layers=4, num_experts=8, hidden_size=576, intermediate_size=544, vocab_size=3000
+)
 
 
 @pytest.fixture(scope="module")

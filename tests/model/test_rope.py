@@ -1,4 +1,6 @@
-"""Rotary frequencies: gpt-oss's constants, transformers' implementations, and what each method promises."""
+"""Rotary frequencies: gpt-oss's constants, transformers' implementations, and what each method
+promises.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,14 @@ def test_constants_of_gpt_oss() -> None:
     assert torch.equal(scaled[:9], plain[:9]) and torch.equal(scaled[18:], plain[18:] / 32)
 
 
-@pytest.mark.parametrize("config", [B20, NANO, replace(B20, rope_truncate=True), replace(NANO, rope_scaling="pi")])
+@pytest.mark.parametrize(
+    "config", [B20, NANO, replace(B20, rope_truncate=True), replace(NANO, rope_scaling="pi")]
+)
 def test_equals_transformers(config: ModelConfig) -> None:
     theirs = GptOssConfig.from_dict(config.to_hf_json(quantized=False))
-    want, factor = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]](theirs, torch.device("cpu"))
+    want, factor = ROPE_INIT_FUNCTIONS[theirs.rope_parameters["rope_type"]](
+        theirs, torch.device("cpu")
+    )
     torch.testing.assert_close(inverse_frequencies(config), want, rtol=1e-6, atol=0)
     assert concentration(config) == pytest.approx(factor, rel=1e-12)
 

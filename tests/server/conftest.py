@@ -1,4 +1,6 @@
-"""What the server's tests share: nano's tokenizer, scripts of what a model says, an application in-process."""
+"""What the server's tests share: nano's tokenizer, scripts of what a model says, an application
+in-process.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,20 @@ def tokenizer(llm: LLM) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def script(tokenizer: Tokenizer) -> Script:
-    """Harmony text, with its control tokens written out, to ids: what a model says behind `<|start|>assistant`."""
+    """Harmony text, with its control tokens written out, to ids: what a model says behind
+    `<|start|>assistant`.
+    """
     return lambda text: tokenizer.encode_with_specials(text)
 
 
 @pytest.fixture
-def client_for(tokenizer: Tokenizer, script: Script) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:
-    """`async with client_for("<|channel|>final<|message|>Hi<|return|>") as client:` an HTTP client of an application
-    whose model says these things, one a sample. `client.app` and `client.engine` are at hand."""
+def client_for(
+    tokenizer: Tokenizer, script: Script
+) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:
+    """`async with client_for("<|channel|>final<|message|>Hi<|return|>") as client:` an HTTP client
+    of an application whose model says these things, one a sample. `client.app` and `client.engine`
+    are at hand.
+    """
 
     @asynccontextmanager
     async def made(

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.errors import RequestError
-from ossia.server.access import Access, Caller, Lease, merged, parse_keys, presented, read_keys, secret_digest
+from ossia.server.access import (
+    Access,
+    Caller,
+    Lease,
+    merged,
+    parse_keys,
+    presented,
+    read_keys,
+    secret_digest,
+)
 from ossia.server.settings import ApiKey, Limits
 from ossia.server.wire.errors import ApiError
 
@@ -38,7 +47,10 @@ def test_lines_of_keys() -> None:
     alice, bob, alone = parse_keys(lines, "keys")
     assert alice == key("alice", "s3cret-a", concurrent=2, tokens_per_minute=1000)
     assert bob == ApiKey("bob", digest)
-    assert alone.digest == secret_digest("alone#not-a-comment") and alone.name == "key-" + alone.digest[:12]
+    assert (
+        alone.digest == secret_digest("alone#not-a-comment")
+        and alone.name == "key-" + alone.digest[:12]
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,10 +118,16 @@ def test_who_has_a_key() -> None:
 @given(st.text())
 def test_any_other_header_is_a_401(text: str) -> None:
     access = Access([ApiKey("alice", "0" * 64)])
-    for headers in ({"authorization": text}, {"authorization": f"Bearer {text}"}, {"x-api-key": text}):
+    for headers in (
+        {"authorization": text},
+        {"authorization": f"Bearer {text}"},
+        {"x-api-key": text},
+    ):
         with pytest.raises(ApiError) as error:
             access.caller(headers)
-        assert error.value.status == 401 and error.value.headers["WWW-Authenticate"].startswith("Bearer")
+        assert error.value.status == 401 and error.value.headers["WWW-Authenticate"].startswith(
+            "Bearer"
+        )
 
 
 def test_without_keys_everybody_is_one() -> None:
@@ -142,8 +160,9 @@ def test_tokens_flow_back() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.floats(0, 30)), max_size=30))
 def test_nobody_gets_more_than_the_rate(steps: list[tuple[int, float]]) -> None:
-    """Whatever the order: admitted requests took at most what a minute has at the beginning, what flowed since, and
-    the last request's overdraft."""
+    """Whatever the order: admitted requests took at most what a minute has at the beginning, what
+    flowed since, and the last request's overdraft.
+    """
     clock = Clock()
     caller, spent, began = Caller("a", Limits(tokens_per_minute=60), clock=clock), 0, clock.now
     for tokens, pause in steps:

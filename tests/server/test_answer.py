@@ -1,4 +1,6 @@
-"""One answer's events, from whatever tokens a model may say: items, calls, retries, stop strings, usage."""
+"""One answer's events, from whatever tokens a model may say: items, calls, retries, stop strings,
+usage.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,15 @@ from harmony_streams import Streams
 from ossia.config import ModelConfig
 from ossia.engine.request import SamplingParams
 from ossia.errors import ToolError
-from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, RepairKind, Role, ToolNamespace
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    FunctionTool,
+    Message,
+    RepairKind,
+    Role,
+    ToolNamespace,
+)
 from ossia.server import ScriptedEngine
 from ossia.server.answer import Answerer, Ask
 from ossia.server.builtin import BuiltinResult
@@ -49,7 +59,11 @@ FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 
 @asynccontextmanager
 async def answering(
-    tokenizer: Tokenizer, scripts: Any, config: ModelConfig | None = None, delay: float = 0.0, **limits: int
+    tokenizer: Tokenizer,
+    scripts: Any,
+    config: ModelConfig | None = None,
+    delay: float = 0.0,
+    **limits: int,
 ) -> AsyncIterator[Answerer]:
     worker = EngineWorker(ScriptedEngine(scripts, config, delay))
     worker.start()
@@ -65,7 +79,10 @@ async def events_of(
 ) -> list[AnswerEvent]:  # fmt: skip
     scripts = texts
     if not callable(texts):
-        scripts = [tokenizer.encode_with_specials(text) if isinstance(text, str) else text for text in texts]
+        scripts = [
+            tokenizer.encode_with_specials(text) if isinstance(text, str) else text
+            for text in texts
+        ]
     ask = {"conversation": ASKED, "params": SamplingParams(), **ask}
     async with answering(tokenizer, scripts, config, retries=retries, rounds=rounds) as answerer:
         return await collected(answerer.answer(Ask(**ask)))
@@ -75,7 +92,8 @@ def answer(tokenizer: Tokenizer, *texts: str | list[int], **options: Any) -> Fol
     return fold(asyncio.run(events_of(tokenizer, texts, **options)))
 
 
-# ---- well-formed answers --------------------------------------------------------------------------
+# ---- well-formed answers
+# --------------------------------------------------------------------------
 
 
 def test_a_thought_a_preamble_and_an_answer(tokenizer: Tokenizer) -> None:
@@ -86,13 +104,18 @@ def test_a_thought_a_preamble_and_an_answer(tokenizer: Tokenizer) -> None:
     )
     kinds = [(type(item), item.text) for item in folded.items]
     assert kinds == [(Thought, "Hm."), (Said, "A moment."), (Said, "Fine.")]
-    assert [item.phase for item in folded.items if isinstance(item, Said)] == ["commentary", "final_answer"]
+    assert [item.phase for item in folded.items if isinstance(item, Said)] == [
+        "commentary",
+        "final_answer",
+    ]
     assert folded.end is not None and folded.end.reason == "stop" and not folded.end.repairs
     assert [m.channel for m in folded.end.messages] == ["analysis", "commentary", "final"]
 
 
 def test_a_text_comes_as_it_is_said(tokenizer: Tokenizer) -> None:
-    events = asyncio.run(events_of(tokenizer, ["<|channel|>final<|message|>one two three four<|return|>"]))
+    events = asyncio.run(
+        events_of(tokenizer, ["<|channel|>final<|message|>one two three four<|return|>"])
+    )
     assert len([event for event in events if isinstance(event, ItemDelta)]) > 3
     assert isinstance(events[-2], ItemEnd)
 
@@ -108,8 +131,13 @@ def test_a_call_is_the_clients(tokenizer: Tokenizer) -> None:
 
 
 def test_several_calls_in_one_sample(tokenizer: Tokenizer) -> None:
-    folded = answer(tokenizer, CALL.replace("<|call|>", "<|end|>") + "<|start|>assistant" + CALL, tools=TOOLS)
-    assert [item.name for item in folded.items if isinstance(item, Called)] == ["weather", "weather"]
+    folded = answer(
+        tokenizer, CALL.replace("<|call|>", "<|end|>") + "<|start|>assistant" + CALL, tools=TOOLS
+    )
+    assert [item.name for item in folded.items if isinstance(item, Called)] == [
+        "weather",
+        "weather",
+    ]
     assert folded.end is not None and folded.end.reason == "calls"
 
 
@@ -118,9 +146,19 @@ def test_custom_and_namespaced_tools(tokenizer: Tokenizer) -> None:
     tools = Tools(custom=(DeclaredCustom("patch"),), namespaces=spaces)
     patch = "<|channel|>commentary to=functions.patch<|message|>*** Begin {<|call|>"
     (called,) = answer(tokenizer, patch, tools=tools).items
-    assert isinstance(called, Called) and (called.kind, called.name, called.text) == ("custom", "patch", "*** Begin {")
-    (called,) = answer(tokenizer, "<|channel|>commentary to=team.spawn<|message|>{}<|call|>", tools=tools).items
-    assert isinstance(called, Called) and (called.kind, called.namespace, called.name) == ("function", "team", "spawn")
+    assert isinstance(called, Called) and (called.kind, called.name, called.text) == (
+        "custom",
+        "patch",
+        "*** Begin {",
+    )
+    (called,) = answer(
+        tokenizer, "<|channel|>commentary to=team.spawn<|message|>{}<|call|>", tools=tools
+    ).items
+    assert isinstance(called, Called) and (called.kind, called.namespace, called.name) == (
+        "function",
+        "team",
+        "spawn",
+    )
 
 
 def test_usage_counts_every_token_once(tokenizer: Tokenizer) -> None:
@@ -141,7 +179,8 @@ def test_progress_is_told_with_every_token(tokenizer: Tokenizer) -> None:
     assert all(isinstance(event.usage, Usage) and event.usage.prompt > 0 for event in told)
 
 
-# ---- the ends of answers ----------------------------------------------------------------------------
+# ---- the ends of answers
+# ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -157,7 +196,9 @@ def test_progress_is_told_with_every_token(tokenizer: Tokenizer) -> None:
 )
 def test_an_answer_that_is_cut(tokenizer: Tokenizer, text: str, kinds: list[type]) -> None:
     folded = answer(tokenizer, text, tools=TOOLS)
-    assert [type(item) for item in folded.items] == kinds and folded.complete == [False] * len(kinds)
+    assert [type(item) for item in folded.items] == kinds and folded.complete == [False] * len(
+        kinds
+    )
     assert folded.end is not None and folded.end.reason == "length"
 
 
@@ -165,10 +206,24 @@ def test_the_most_tokens_are_those_of_all_samples(tokenizer: Tokenizer) -> None:
     wrong = "<|channel|>commentary to=functions.nope<|message|>{}<|call|>"
     first = len(tokenizer.encode_with_specials(wrong))
     params = SamplingParams(max_tokens=first + 4)
-    folded = answer(tokenizer, wrong, "<|channel|>final<|message|>one two three<|return|>", tools=TOOLS, params=params)
-    assert folded.end is not None and folded.end.usage.completion == first + 4 and folded.end.reason == "length"
+    folded = answer(
+        tokenizer,
+        wrong,
+        "<|channel|>final<|message|>one two three<|return|>",
+        tools=TOOLS,
+        params=params,
+    )
+    assert (
+        folded.end is not None
+        and folded.end.usage.completion == first + 4
+        and folded.end.reason == "length"
+    )
     exact = answer(tokenizer, wrong, FINAL, tools=TOOLS, params=SamplingParams(max_tokens=first))
-    assert exact.end is not None and exact.end.usage.completion == first and exact.end.reason == "length"
+    assert (
+        exact.end is not None
+        and exact.end.usage.completion == first
+        and exact.end.reason == "length"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +241,9 @@ def test_stop_strings_end_the_final_answer_only(
     tokenizer: Tokenizer, stop: tuple[str, ...], said: str, found: str | None
 ) -> None:
     text = "<|channel|>analysis<|message|>one two three four<|end|><|start|>assistant"
-    folded = answer(tokenizer, text + "<|channel|>final<|message|>one two three four<|return|>", stop=stop)
+    folded = answer(
+        tokenizer, text + "<|channel|>final<|message|>one two three four<|return|>", stop=stop
+    )
     assert [item.text for item in folded.items] == ["one two three four", said]
     assert folded.end is not None and (folded.end.stopped_by, folded.end.reason) == (found, "stop")
 
@@ -197,7 +254,9 @@ def test_a_stop_string_ends_the_sample(tokenizer: Tokenizer) -> None:
     async def run() -> tuple[list[AnswerEvent], int]:
         ids = tokenizer.encode_with_specials("<|channel|>final<|message|>a STOP" + " and on" * 2000)
         async with answering(tokenizer, [ids], delay=0.001) as answerer:
-            events = await collected(answerer.answer(Ask(ASKED, SamplingParams(), stop=("STOP",))), 5)
+            events = await collected(
+                answerer.answer(Ask(ASKED, SamplingParams(), stop=("STOP",))), 5
+            )
             await asyncio.sleep(0.05)
             return events, answerer.worker.stats().running
 
@@ -206,21 +265,32 @@ def test_a_stop_string_ends_the_sample(tokenizer: Tokenizer) -> None:
 
 
 def test_the_model_does_not_go_on_for_others(tokenizer: Tokenizer) -> None:
-    text = "<|channel|>final<|message|>Fine.<|end|><|start|>user<|message|>And now?<|end|><|start|>assistant" + FINAL
+    text = (
+        "<|channel|>final<|message|>Fine.<|end|><|start|>user<|message|>And now?<|end|><|start|>assistant"
+        + FINAL
+    )
     assert answer(tokenizer, text).said == "Fine."
     text = f"<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>Me!<|end|><|start|>assistant{FINAL}"
     assert answer(tokenizer, text).said == "Fine."
 
 
-# ---- damage -----------------------------------------------------------------------------------------
+# ---- damage
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry", CORPUS, ids=lambda entry: entry["id"])
 def test_recorded_damage_gives_well_formed_items(entry: dict[str, Any]) -> None:
     o200k = Tokenizer.o200k_harmony()
     folded = answer(o200k, entry["tokens"], tools=TOOLS, retries=0)
-    written = "".join(message[4] for message in entry["expected"])  # control words as plain text are text
-    leaked = [name for name in o200k.specials for item in folded.items if name in item.text and name not in written]
+    written = "".join(
+        message[4] for message in entry["expected"]
+    )  # control words as plain text are text
+    leaked = [
+        name
+        for name in o200k.specials
+        for item in folded.items
+        if name in item.text and name not in written
+    ]
     assert not leaked
     messages = [message[:5] for message in entry["expected"]]
     calls = [place for place, message in enumerate(messages) if message[2] is not None]
@@ -250,7 +320,9 @@ def test_damage_shows_no_reasoning_and_no_control_token(tokenizer: Tokenizer, se
 
 @pytest.mark.parametrize("header", ["", "<|channel|>", "<|channel|>zzz"])
 def test_text_without_a_channel(tokenizer: Tokenizer, header: str) -> None:
-    """<|return|> ends answers; anything else that the model does not say to be final is its reasoning."""
+    """<|return|> ends answers; anything else that the model does not say to be final is its
+    reasoning.
+    """
     thinking = f"{header}<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{SAID}<|return|>"
     folded = answer(tokenizer, thinking)
     assert [(type(item), item.text) for item in folded.items] == [(Thought, THOUGHT), (Said, SAID)]
@@ -259,7 +331,8 @@ def test_text_without_a_channel(tokenizer: Tokenizer, header: str) -> None:
     assert answer(tokenizer, f"{header}<|message|>{THOUGHT}").complete == [False]
 
 
-# ---- calls that cannot be carried out ---------------------------------------------------------------
+# ---- calls that cannot be carried out
+# ---------------------------------------------------------------
 
 
 def test_an_unknown_tool_is_told_to_the_model(tokenizer: Tokenizer) -> None:
@@ -282,7 +355,9 @@ def test_retries_come_to_an_end(tokenizer: Tokenizer) -> None:
 
     def script(prompt: list[int]) -> list[int]:
         prompts.append(prompt)
-        return tokenizer.encode_with_specials("<|channel|>commentary to=functions.nope<|message|>{}<|call|>")
+        return tokenizer.encode_with_specials(
+            "<|channel|>commentary to=functions.nope<|message|>{}<|call|>"
+        )
 
     folded = fold(asyncio.run(events_of(tokenizer, script, tools=TOOLS, retries=2)))
     assert len(prompts) == 3 and not folded.items
@@ -311,19 +386,23 @@ def test_arguments_are_mended_and_said_to_be(tokenizer: Tokenizer) -> None:
 
 
 def test_no_arguments_are_an_empty_object(tokenizer: Tokenizer) -> None:
-    folded = answer(tokenizer, "<|channel|>commentary to=functions.weather<|message|><|call|>", tools=TOOLS)
+    folded = answer(
+        tokenizer, "<|channel|>commentary to=functions.weather<|message|><|call|>", tools=TOOLS
+    )
     assert [item.text for item in folded.items] == ["{}"]
 
 
 @pytest.mark.parametrize(
-    "header", ["analysis to=functions.weather", "commentary to=functions.weatherjson", "final to=weather"]
+    "header",
+    ["analysis to=functions.weather", "commentary to=functions.weatherjson", "final to=weather"],
 )
 def test_the_recipient_decides(tokenizer: Tokenizer, header: str) -> None:
     folded = answer(tokenizer, f"<|channel|>{header}<|message|>{{}}<|call|>", tools=TOOLS)
     assert [item.name for item in folded.items if isinstance(item, Called)] == ["weather"]
 
 
-# ---- tools of the server's own ------------------------------------------------------------------------
+# ---- tools of the server's own
+# ------------------------------------------------------------------------
 
 
 class Clock:
@@ -353,7 +432,9 @@ def test_a_tool_of_the_server(tokenizer: Tokenizer) -> None:
     events = asyncio.run(events_of(tokenizer, [NOW, FINAL], tools=Tools(builtin=(clock,))))
     folded = fold(events)
     called, said = folded.items
-    assert isinstance(called, BuiltinCalled) and called.action == {"type": "now"} and not called.failed
+    assert (
+        isinstance(called, BuiltinCalled) and called.action == {"type": "now"} and not called.failed
+    )
     assert called.outputs == ({"type": "logs", "logs": "12:00"},) and said.text == "Fine."
     assert len([event for event in events if isinstance(event, BuiltinStage)]) == 1
     assert clock.calls == [("now", "{}")]
@@ -364,9 +445,12 @@ def test_a_tool_of_the_server(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told"), [(ToolError("no clock here"), "no clock here"), (KeyError("x"), "the tool failed")]
+    ("error", "told"),
+    [(ToolError("no clock here"), "no clock here"), (KeyError("x"), "the tool failed")],
 )
-def test_a_tool_that_fails_is_told_to_the_model(tokenizer: Tokenizer, error: Exception, told: str) -> None:
+def test_a_tool_that_fails_is_told_to_the_model(
+    tokenizer: Tokenizer, error: Exception, told: str
+) -> None:
     folded = answer(tokenizer, NOW, FINAL, tools=Tools(builtin=(Clock(error),)))
     called = folded.items[0]
     assert isinstance(called, BuiltinCalled) and called.failed and folded.said == "Fine."
@@ -392,13 +476,16 @@ def test_a_context_that_is_full_after_a_tool_ends_the_answer(tokenizer: Tokenize
     assert folded.end is not None and folded.end.reason == "length" and len(folded.items) == 1
 
 
-# ---- log-probabilities -------------------------------------------------------------------------------
+# ---- log-probabilities
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stop", [(), ("never said, but alike: é",)])
 def test_logprobs_are_those_of_the_text(tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
     text = "Olé 👍, never sad."
-    before = '<|channel|>commentary to=functions.weather<|message|>{"a": 1}<|end|><|start|>assistant'
+    before = (
+        '<|channel|>commentary to=functions.weather<|message|>{"a": 1}<|end|><|start|>assistant'
+    )
     other = "<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>What?<|end|><|start|>assistant"
     params = SamplingParams(top_logprobs=2)
     script = f"{before}{other}<|channel|>final<|message|>{text}<|return|>"
@@ -421,7 +508,8 @@ def test_logprobs_end_where_a_stop_string_begins(tokenizer: Tokenizer) -> None:
         assert len(without_last) < len(said.text), "every token begins in the text"
 
 
-# ---- refusals and interruptions -----------------------------------------------------------------------
+# ---- refusals and interruptions
+# -----------------------------------------------------------------------
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_said(tokenizer: Tokenizer) -> None:
@@ -463,7 +551,9 @@ def test_cancelling_while_a_tool_runs(tokenizer: Tokenizer) -> None:
     async def run() -> None:
         async with answering(tokenizer, [tokenizer.encode_with_specials(NOW)]) as answerer:
             tools = Tools(builtin=(Slow(BuiltinResult("")),))
-            task = asyncio.ensure_future(collected(answerer.answer(Ask(ASKED, SamplingParams(), tools=tools)), 60))
+            task = asyncio.ensure_future(
+                collected(answerer.answer(Ask(ASKED, SamplingParams(), tools=tools)), 60)
+            )
             await asyncio.sleep(0.1)
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,5 +1,6 @@
-"""Damaged Harmony through the APIs, streamed and whole: no status of 500, nothing in the log, no reasoning or control
-token in what is for the user, and both forms of an answer say the same."""
+"""Damaged Harmony through the APIs, streamed and whole: no status of 500, nothing in the log, no
+reasoning or control token in what is for the user, and both forms of an answer say the same.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ async def talking(tokenizer: Tokenizer) -> AsyncIterator[Talk]:
     app = create_app(engine, tokenizer, Settings(model_name="nano", constrained=False))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=20) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://server", timeout=20
+        ) as client:
             talk = Talk(tokenizer, client)
             yield talk
 
@@ -86,7 +89,9 @@ def events_in(text: str) -> list[dict[str, Any]]:
 class Shown:
     """What a client shows of an answer: its text, and names and inputs of its calls."""
 
-    def __init__(self, text: str = "", calls: Sequence[tuple[str, str]] = (), end: str = "") -> None:
+    def __init__(
+        self, text: str = "", calls: Sequence[tuple[str, str]] = (), end: str = ""
+    ) -> None:
         self.text, self.calls, self.end = text, list(calls), end
 
     def __eq__(self, other: object) -> bool:
@@ -98,7 +103,10 @@ class Shown:
 
 def chat_body(body: dict[str, Any]) -> Shown:
     (choice,) = body["choices"]
-    calls = [(c["function"]["name"], c["function"]["arguments"]) for c in choice["message"].get("tool_calls") or []]
+    calls = [
+        (c["function"]["name"], c["function"]["arguments"])
+        for c in choice["message"].get("tool_calls") or []
+    ]
     return Shown(choice["message"]["content"] or "", calls, choice["finish_reason"])
 
 
@@ -132,12 +140,16 @@ def responses_body(body: dict[str, Any]) -> Shown:
 
 def responses_stream(events: list[dict[str, Any]]) -> Shown:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    text = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    text = "".join(
+        event["delta"] for event in events if event["type"] == "response.output_text.delta"
+    )
     shown = responses_body(events[-1]["response"])
     assert shown.text == text
     open_items = 0
     for event in events:
-        open_items += {"response.output_item.added": 1, "response.output_item.done": -1}.get(event["type"], 0)
+        open_items += {"response.output_item.added": 1, "response.output_item.done": -1}.get(
+            event["type"], 0
+        )
         assert 0 <= open_items <= 1 and event["type"] != "error"
     return shown
 
@@ -176,7 +188,9 @@ FOLDED: dict[str, Callable[[list[dict[str, Any]]], Shown]] = {
 }  # fmt: skip
 
 
-async def check(talk: Talk, scripts: Sequence[list[int]], api: str, specials_are_text: bool = False) -> Shown:
+async def check(
+    talk: Talk, scripts: Sequence[list[int]], api: str, specials_are_text: bool = False
+) -> Shown:
     whole, streamed = await talk.asked(scripts, api, False), await talk.asked(scripts, api, True)
     if api == "messages":  # inputs are objects in the one and text in the other
         assert [name for name, _ in whole.calls] == [name for name, _ in streamed.calls]
@@ -191,14 +205,20 @@ async def check(talk: Talk, scripts: Sequence[list[int]], api: str, specials_are
 @pytest.fixture(autouse=True)
 def nothing_is_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> Any:
     yield
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info] == []
+    assert [
+        record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info
+    ] == []
 
 
 async def recorded(api: str) -> None:
     async with talking(Tokenizer.o200k_harmony()) as talk:
         for entry in CORPUS:
             written = "".join(message[4] for message in entry["expected"])
-            reasoning = [m[4] for m in entry["expected"] if m[1] == "analysis" and m[2] is None and len(m[4]) > 3]
+            reasoning = [
+                m[4]
+                for m in entry["expected"]
+                if m[1] == "analysis" and m[2] is None and len(m[4]) > 3
+            ]
             with named(entry["id"]):
                 shown = await check(talk, [entry["tokens"]], api, "<|" in written)
                 assert not [text for text in reasoning if text in shown.text]
@@ -211,7 +231,9 @@ async def damaged(tokenizer: Tokenizer, seeds: Iterable[int], api: str) -> None:
             rng = random.Random(seed)
             with named(seed):
                 shown = await check(talk, [damage.turn(rng) for _ in range(4)], api)
-                assert MARK not in shown.text and not [text for _, text in shown.calls if MARK in text]
+                assert MARK not in shown.text and not [
+                    text for _, text in shown.calls if MARK in text
+                ]
 
 
 async def noisy(tokenizer: Tokenizer, seeds: Iterable[int], api: str) -> None:

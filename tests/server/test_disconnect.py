@@ -1,4 +1,6 @@
-"""A client that goes away, at any moment and on every API, with a real uvicorn: its request is aborted soon."""
+"""A client that goes away, at any moment and on every API, with a real uvicorn: its request is
+aborted soon.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,10 @@ class Slow(ScriptedEngine):
 
 @asynccontextmanager
 async def served(tokenizer: Tokenizer, silent: int) -> AsyncIterator[tuple[str, Slow]]:
-    said = tokenizer.encode_with_specials("<|channel|>final<|message|>") + tokenizer.encode("on ") * 50_000
+    said = (
+        tokenizer.encode_with_specials("<|channel|>final<|message|>")
+        + tokenizer.encode("on ") * 50_000
+    )
     engine = Slow([said], delay=0.005)
     engine.silent = silent
     app = create_app(engine, tokenizer, Settings(model_name="nano", drain=0.0))
@@ -55,9 +60,13 @@ async def served(tokenizer: Tokenizer, silent: int) -> AsyncIterator[tuple[str, 
 
 
 async def leave(url: str, path: str, stream: bool, engine: Slow, wait: float) -> None:
-    """Asks, goes away when the engine has begun and `wait` seconds are over, and sees that the engine forgets it."""
+    """Asks, goes away when the engine has begun and `wait` seconds are over, and sees that the
+    engine forgets it.
+    """
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        asking = asyncio.ensure_future(client.post(path, json={"model": "nano", "stream": stream, **ASKS[path]}))
+        asking = asyncio.ensure_future(
+            client.post(path, json={"model": "nano", "stream": stream, **ASKS[path]})
+        )
         async with asyncio.timeout(5):
             while not engine.has_work():
                 await asyncio.sleep(0.005)
@@ -72,7 +81,9 @@ async def leave(url: str, path: str, stream: bool, engine: Slow, wait: float) ->
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize("path", ASKS)
-@pytest.mark.parametrize("silent", [0, 10_000], ids=["while it is answered", "while its prompt is read"])
+@pytest.mark.parametrize(
+    "silent", [0, 10_000], ids=["while it is answered", "while its prompt is read"]
+)
 def test_what_nobody_waits_for_is_not_computed(
     tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture, path: str, stream: bool, silent: int
 ) -> None:
@@ -82,4 +93,6 @@ def test_what_nobody_waits_for_is_not_computed(
 
     with caplog.at_level(logging.INFO):
         asyncio.run(run())
-    assert not [record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info]
+    assert not [
+        record for record in caplog.records if record.levelno >= logging.ERROR or record.exc_info
+    ]

@@ -1,4 +1,6 @@
-"""What docs/serving.md shows works: its examples are run against nano, and the options it names exist."""
+"""What docs/serving.md shows works: its examples are run against nano, and the options it names
+exist.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ PYTHON = [block for kind, block in BLOCKS if kind == "python"]
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     command = [sys.executable, "-m", "ossia", "serve", "nano", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         assert process.stdout is not None
         try:
             found = re.search(r"http://\S+", process.stdout.readline())
@@ -63,7 +67,9 @@ def test_every_option_named_is_one() -> None:
     named = set(re.findall(r"--[a-z][a-z-]+", TEXT.split("## Beside")[0].split("## Options")[1]))
     assert named and not {option for option in named if option not in known}
     for commands in (block for kind, block in BLOCKS if kind == "sh" and block.startswith("ossia")):
-        assert not {option for option in re.findall(r"--[a-z][a-z-]+", commands) if option not in known}
+        assert not {
+            option for option in re.findall(r"--[a-z][a-z-]+", commands) if option not in known
+        }
 
 
 def test_every_path_named_is_served(address: str) -> None:
@@ -78,4 +84,7 @@ def test_every_path_named_is_served(address: str) -> None:
         assert f'"{path}"' in described
     for path in ("/health", "/ready", "/metrics", "/v1/models", "/"):
         assert path in TEXT or path == "/v1/models"
-        assert run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{address}{path}"]) == "200"
+        assert (
+            run(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"{address}{path}"])
+            == "200"
+        )

@@ -44,17 +44,25 @@ async def test_keys(client_for: Any) -> None:
     async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
         for path in ("/v1/models", "/metrics", "/v1/nowhere"):
             refused = await client.get(path)
-            assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith("Bearer")
+            assert refused.status_code == 401 and refused.headers["www-authenticate"].startswith(
+                "Bearer"
+            )
             assert refused.json()["error"]["code"] == "invalid_api_key"
         refused = await client.post("/v1/messages", json={}, headers={"x-api-key": "wrong"})
-        assert refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
+        assert (
+            refused.status_code == 401 and refused.json()["error"]["type"] == "authentication_error"
+        )
         for path in ("/", "/health", "/ready", "/openapi.json"):
             assert (await client.get(path)).status_code == 200
         assert (await client.get("/v1/models", headers=ALICE)).status_code == 200
-        assert (await client.post("/v1/chat/completions", json=CHAT, headers=BOB)).status_code == 200
+        assert (
+            await client.post("/v1/chat/completions", json=CHAT, headers=BOB)
+        ).status_code == 200
 
 
-@pytest.mark.parametrize("value", [b"Bearer \xff\xfe", b"\x80", b"Bearer " + b"x" * 10_000, b"", b"Bearer a b c"])
+@pytest.mark.parametrize(
+    "value", [b"Bearer \xff\xfe", b"\x80", b"Bearer " + b"x" * 10_000, b"", b"Bearer a b c"]
+)
 async def test_a_malformed_header_is_no_500(client_for: Any, value: bytes) -> None:
     async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
         for name in ("authorization", "x-api-key"):
@@ -68,9 +76,19 @@ async def test_bodies_that_are_too_large(client_for: Any) -> None:
         yield b'"}'
 
     async with client_for(SAYS, settings=settings(max_body=1000)) as client:
-        for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/tokenize", "/v1/completions"):
-            declared = await client.post(path, content=b"x" * 1001, headers={"content-type": "application/json"})
-            chunked = await client.post(path, content=parts(), headers={"content-type": "application/json"})
+        for path in (
+            "/v1/chat/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/tokenize",
+            "/v1/completions",
+        ):
+            declared = await client.post(
+                path, content=b"x" * 1001, headers={"content-type": "application/json"}
+            )
+            chunked = await client.post(
+                path, content=parts(), headers={"content-type": "application/json"}
+            )
             assert "content-length" not in chunked.request.headers
             assert (declared.status_code, chunked.status_code) == (413, 413), path
         odd = await client.post("/tokenize", content=b"{}", headers={"content-length": "two"})
@@ -80,32 +98,45 @@ async def test_bodies_that_are_too_large(client_for: Any) -> None:
 
 async def test_request_ids(client_for: Any) -> None:
     async with client_for(SAYS) as client:
-        made = [(await client.get(path)).headers["x-request-id"] for path in ("/health", "/nowhere", "/health")]
+        made = [
+            (await client.get(path)).headers["x-request-id"]
+            for path in ("/health", "/nowhere", "/health")
+        ]
         assert len(set(made)) == 3 and all(id.startswith("req_") for id in made)
         kept = await client.get("/health", headers={"x-request-id": "mine-1"})
         assert kept.headers["x-request-id"] == "mine-1"
         replaced = await client.get("/health", headers={"x-request-id": "a\tb c"})
         assert replaced.headers["x-request-id"].startswith("req_")
         both = await client.post("/v1/messages", json={})
-        assert both.status_code == 400 and both.headers["request-id"] == both.headers["x-request-id"]
+        assert (
+            both.status_code == 400 and both.headers["request-id"] == both.headers["x-request-id"]
+        )
 
 
 async def test_one_request_at_a_time(client_for: Any) -> None:
     """Counted until the streamed body ends, and for its caller only."""
     async with client_for(SAYS, settings=settings(keys=KEYS)) as client:
         client.engine.delay = 0.05
-        first = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=ALICE))
+        first = asyncio.create_task(
+            client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=ALICE)
+        )
         await until(lambda: client.app.state.access.running == 1)
         refused = await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
-        assert (await client.post("/v1/chat/completions", json=CHAT, headers=BOB)).status_code == 200
-        assert (await client.get("/v1/models", headers=ALICE)).status_code == 200  # looking is not counted
+        assert (
+            await client.post("/v1/chat/completions", json=CHAT, headers=BOB)
+        ).status_code == 200
+        assert (
+            await client.get("/v1/models", headers=ALICE)
+        ).status_code == 200  # looking is not counted
         answer = await first
         assert answer.status_code == 200 and answer.text.endswith("data: [DONE]\n\n")
         assert answer.headers["x-ratelimit-limit-requests"] == "1"
         assert client.app.state.access.running == 0
-        assert (await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)).status_code == 200
+        assert (
+            await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)
+        ).status_code == 200
 
 
 async def test_tokens_per_minute(client_for: Any) -> None:
@@ -116,14 +147,18 @@ async def test_tokens_per_minute(client_for: Any) -> None:
         refused = await client.post("/v1/responses", json={"input": "Hi"}, headers=BOB)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
-        assert (await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)).status_code == 200
+        assert (
+            await client.post("/v1/chat/completions", json=CHAT, headers=ALICE)
+        ).status_code == 200
 
 
 async def test_an_answer_that_is_broken_off_is_paid_for(client_for: Any) -> None:
     limits = Limits(tokens_per_minute=50)
     async with client_for(SAYS, settings=settings(limits=limits)) as client:
         client.engine.delay = 0.1
-        task = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+        task = asyncio.create_task(
+            client.post("/v1/chat/completions", json=CHAT | {"stream": True})
+        )
         await until(lambda: client.app.state.access.running == 1)
         await asyncio.sleep(0.25)
         task.cancel()
@@ -134,13 +169,17 @@ async def test_an_answer_that_is_broken_off_is_paid_for(client_for: Any) -> None
 async def test_the_queue_is_bounded(client_for: Any) -> None:
     async with client_for(SAYS, settings=settings(max_queue=3)) as client:
         client.engine.delay = 0.05
-        running = [asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(3)]
+        running = [
+            asyncio.create_task(client.post("/v1/chat/completions", json=CHAT)) for _ in range(3)
+        ]
         await until(lambda: client.app.state.access.running == 3)
         refused = await client.post("/v1/responses", json={"input": "Hi"})
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "queue_full"
         assert "retry-after" in refused.headers
         assert (await client.get("/v1/models")).status_code == 200
-        assert (await client.post("/v1/responses/resp_x/cancel")).status_code == 404  # not turned away
+        assert (
+            await client.post("/v1/responses/resp_x/cancel")
+        ).status_code == 404  # not turned away
         assert [(await task).status_code for task in running] == [200] * 3
         assert client.app.state.access.running == 0
 
@@ -170,12 +209,16 @@ async def test_draining(client_for: Any) -> None:
 
 async def test_names_of_this_machine(client_for: Any) -> None:
     """Without a key, what a browser was told to find under another name is refused."""
-    async with client_for(SAYS, settings=settings(hosts=("localhost", "127.0.0.1", "::1"))) as client:
+    async with client_for(
+        SAYS, settings=settings(hosts=("localhost", "127.0.0.1", "::1"))
+    ) as client:
         for host, status in (
             ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("[::1]", 200),
             ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403), ("", 403),
         ):  # fmt: skip
-            assert (await client.get("/v1/models", headers={"host": host})).status_code == status, host
+            assert (await client.get("/v1/models", headers={"host": host})).status_code == status, (
+                host
+            )
 
 
 async def test_pages_from_elsewhere(client_for: Any) -> None:
@@ -189,7 +232,9 @@ async def test_pages_from_elsewhere(client_for: Any) -> None:
         answer = await client.post("/v1/chat/completions", json=CHAT, headers=asking)
         assert answer.status_code == 401  # and the page may read that
         assert answer.headers["access-control-allow-origin"] == "https://page.example"
-        other = await client.options("/v1/chat/completions", headers=asking | {"Origin": "https://other.example"})
+        other = await client.options(
+            "/v1/chat/completions", headers=asking | {"Origin": "https://other.example"}
+        )
         assert other.status_code == 400 and "access-control-allow-origin" not in other.headers
 
 
@@ -215,7 +260,9 @@ async def test_prompts_are_logged_if_the_settings_say_so(client_for: Any, caplog
     assert "a very private question" in line and "\n" not in line
 
 
-async def test_an_exception_is_a_500_with_an_id_and_a_line_in_the_log(client_for: Any, caplog: Any) -> None:
+async def test_an_exception_is_a_500_with_an_id_and_a_line_in_the_log(
+    client_for: Any, caplog: Any
+) -> None:
     async with client_for(SAYS) as client:
 
         @client.app.get("/broken")
@@ -228,7 +275,9 @@ async def test_an_exception_is_a_500_with_an_id_and_a_line_in_the_log(client_for
 
 
 async def test_spans(client_for: Any) -> None:
-    """One of the request, a child of the caller's; one of the answer, a child of that; nothing of what was said."""
+    """One of the request, a child of the caller's; one of the answer, a child of that; nothing of
+    what was said.
+    """
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -258,18 +307,27 @@ async def until(condition: Any) -> None:
 
 async def test_what_one_key_has_asked_is_cached_for_it_alone(llm: LLM) -> None:
     """Or the number of cached tokens would tell another what was asked."""
-    app = create_app(llm.engine, llm.tokenizer, settings(keys=(KEYS[0], replace(KEYS[1], limits=Limits()))))
+    app = create_app(
+        llm.engine, llm.tokenizer, settings(keys=(KEYS[0], replace(KEYS[1], limits=Limits())))
+    )
     asks: dict[str, dict[str, Any]] = {
         "/v1/chat/completions": CHAT | {"max_tokens": 2},
         "/v1/completions": {"prompt": CHAT["messages"][0]["content"] * 8, "max_tokens": 2},
     }
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=30) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://server", timeout=30
+        ) as client:
             for path, body in asks.items():
-                usages = [(await client.post(path, json=body, headers=key)).json()["usage"] for key in (ALICE, BOB)]
+                usages = [
+                    (await client.post(path, json=body, headers=key)).json()["usage"]
+                    for key in (ALICE, BOB)
+                ]
                 usages.append((await client.post(path, json=body, headers=ALICE)).json()["usage"])
-                alice, bob, again = (usage["prompt_tokens_details"]["cached_tokens"] for usage in usages)
+                alice, bob, again = (
+                    usage["prompt_tokens_details"]["cached_tokens"] for usage in usages
+                )
                 assert (alice, bob) == (0, 0) and again > 0
 
 
@@ -283,7 +341,9 @@ async def test_nobody_can_write_lines_of_the_log(client_for: Any) -> None:
         forged = {"type": "function", "function": {"name": "a\n2026 INFO all is well\u2028\x1b[2J"}}
         async with client_for(SAYS, settings=settings(log_prompts=True)) as client:
             await client.post(
-                "/v1/chat/completions", content=json.dumps(CHAT | {"tools": [forged]}, indent=1), headers=JSON
+                "/v1/chat/completions",
+                content=json.dumps(CHAT | {"tools": [forged]}, indent=1),
+                headers=JSON,
             )
         logs.log.error("it failed", exc_info=ValueError("why"))
     finally:
@@ -310,8 +370,19 @@ async def test_a_body_that_stops_coming_gives_its_place_back(
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"10")]
     path = "/v1/chat/completions"
-    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "headers": headers}
-    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "server": ("server", 80)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": headers,
+    }
+    scope |= {
+        "query_string": b"",
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("server", 80),
+    }
     async with client_for("<|channel|>final<|message|>Hi<|return|>") as client:
         await client.app(scope, receive, send)
     assert sent[0]["status"] == 400 and b"stopped coming" in sent[1]["body"]

@@ -1,4 +1,6 @@
-"""Many clients at once, some of which go away, on a process with a real model; and its end while they are there."""
+"""Many clients at once, some of which go away, on a process with a real model; and its end while
+they are there.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ import pytest
 CLIENTS = 64
 QUESTIONS = tuple(
     text.format(a, b)
-    for text in ("What is {} + {}?", "Tom has {} apples and buys {} more. How many has he?", "Tell me of {} and {}.")
+    for text in (
+        "What is {} + {}?",
+        "Tom has {} apples and buys {} more. How many has he?",
+        "Tell me of {} and {}.",
+    )
     for a, b in ((3, 4), (608, 311))
 )
 LENGTHS = (5, 40, 120)  # at most, of an answer
@@ -47,7 +53,9 @@ def serving(*options: str) -> Iterator[Process]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (
         TemporaryFile("w+") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+        ) as process,
     ):
         assert process.stdout is not None
         try:
@@ -90,13 +98,22 @@ class Heard:
 
     @property
     def answer(self) -> tuple[Any, ...]:
-        return self.content, self.reasoning, self.finish, self.usage and self.usage["completion_tokens"]
+        return (
+            self.content,
+            self.reasoning,
+            self.finish,
+            self.usage and self.usage["completion_tokens"],
+        )
 
 
-async def ask(client: httpx.AsyncClient, question: str, tokens: int, leave_after: int | None = None) -> Heard:
+async def ask(
+    client: httpx.AsyncClient, question: str, tokens: int, leave_after: int | None = None
+) -> Heard:
     """`leave_after`: events."""
     heard, events = Heard(), 0
-    async with client.stream("POST", "/v1/chat/completions", json=body(question, tokens)) as response:
+    async with client.stream(
+        "POST", "/v1/chat/completions", json=body(question, tokens)
+    ) as response:
         if response.status_code != 200:
             await response.aread()
             heard.error = response.json()["error"]
@@ -159,7 +176,11 @@ async def put_under_load(server: Process, client: httpx.AsyncClient, seconds: fl
 
 async def check_load(server: Process, seconds: float) -> None:
     async with connected(server.url) as client:
-        alone = {(q, tokens): (await ask(client, q, tokens)).answer for q in QUESTIONS for tokens in LENGTHS}
+        alone = {
+            (q, tokens): (await ask(client, q, tokens)).answer
+            for q in QUESTIONS
+            for tokens in LENGTHS
+        }
         before = await metrics(client)
         load = await put_under_load(server, client, seconds)
         for asked, heard in load.heard:
@@ -178,7 +199,11 @@ async def settled(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(10):
         while True:
             now = await metrics(client)
-            if not (now["num_requests_running"] or now["num_requests_waiting"] or now["kv_cache_usage_perc"]):
+            if not (
+                now["num_requests_running"]
+                or now["num_requests_waiting"]
+                or now["kv_cache_usage_perc"]
+            ):
                 return
             await asyncio.sleep(0.1)
 
@@ -189,10 +214,13 @@ def check_books(load: Load, before: dict[str, float], after: dict[str, float]) -
 
     stayed = [heard for _, heard in load.heard if not heard.left]
     ended = {
-        reason: counted(f"request_success_total:{reason}") for reason in ("stop", "length", "calls", "abort", "error")
+        reason: counted(f"request_success_total:{reason}")
+        for reason in ("stop", "length", "calls", "abort", "error")
     }
     assert sum(ended.values()) == len(load.heard) and ended["error"] == 0
-    assert ended["stop"] + ended["length"] + ended["calls"] >= len(stayed)  # who left late may have been answered
+    assert ended["stop"] + ended["length"] + ended["calls"] >= len(
+        stayed
+    )  # who left late may have been answered
     assert counted("e2e_request_latency_seconds_count") == len(load.heard)
     tokens = sum(heard.usage["completion_tokens"] for heard in stayed if heard.usage)
     most = sum(asked[1] for asked, heard in load.heard if heard.left)
@@ -203,7 +231,9 @@ def check_books(load: Load, before: dict[str, float], after: dict[str, float]) -
 
 
 async def check_stop(server: Process) -> None:
-    """SIGTERM: what runs is answered to its end, what comes then is refused, and the process ends by itself."""
+    """SIGTERM: what runs is answered to its end, what comes then is refused, and the process ends
+    by itself.
+    """
     async with connected(server.url) as client:
         wanted = [(random.Random(n).choice(QUESTIONS), 120) for n in range(32)]
         alone = {asked: (await ask(client, *asked)).answer for asked in set(wanted)}

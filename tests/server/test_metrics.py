@@ -38,7 +38,13 @@ def ended(reason: str) -> str:
 async def test_names_of_vllm(client_for: Any) -> None:
     async with client_for(SAYS) as client:
         found = await values(client)
-    counters = ["prompt_tokens", "generation_tokens", "prefix_cache_queries", "prefix_cache_hits", "num_preemptions"]
+    counters = [
+        "prompt_tokens",
+        "generation_tokens",
+        "prefix_cache_queries",
+        "prefix_cache_hits",
+        "num_preemptions",
+    ]
     gauges = ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"]
     histograms = [
         "time_to_first_token_seconds",
@@ -63,7 +69,11 @@ async def test_one_answer(client_for: Any) -> None:
         found = await values(client)
     assert found["ossia:prompt_tokens_total"] == usage["prompt_tokens"]
     assert found["ossia:generation_tokens_total"] == usage["completion_tokens"]
-    assert found["ossia:reasoning_tokens_total"] == usage["completion_tokens_details"]["reasoning_tokens"] > 0
+    assert (
+        found["ossia:reasoning_tokens_total"]
+        == usage["completion_tokens_details"]["reasoning_tokens"]
+        > 0
+    )
     assert found[ended("stop")] == 1
     assert found["ossia:time_to_first_token_seconds_count"] == 1
     assert found["ossia:inter_token_latency_seconds_count"] == usage["completion_tokens"] - 1
@@ -90,7 +100,9 @@ async def test_routes_are_few(client_for: Any) -> None:
             await client.get(f"/nowhere/{n}")
             await client.request(f"ODD{n}", "/health")
         found = await values(client)
-    asked = {name: value for name, value in found.items() if name.startswith("ossia:http_requests_total")}
+    asked = {
+        name: value for name, value in found.items() if name.startswith("ossia:http_requests_total")
+    }
     for method, route, status in (
         ("GET", "/v1/responses/{response_id}", 404), ("GET", "none", 404), ("OTHER", "/health", 405),
     ):  # fmt: skip
@@ -99,15 +111,23 @@ async def test_routes_are_few(client_for: Any) -> None:
 
 
 async def test_repairs(client_for: Any) -> None:
-    async with client_for("<|channel|>final<|message|>Hi<|channel|>final<|message|>again<|return|>") as client:
+    async with client_for(
+        "<|channel|>final<|message|>Hi<|channel|>final<|message|>again<|return|>"
+    ) as client:
         await client.post("/v1/chat/completions", json=CHAT)
         found = await values(client)
-    repairs = {name: value for name, value in found.items() if name.startswith("ossia:harmony_repairs_total")}
+    repairs = {
+        name: value
+        for name, value in found.items()
+        if name.startswith("ossia:harmony_repairs_total")
+    }
     assert sum(repairs.values()) >= 1 and "{'kind': 'missing-end'}" in str(repairs)
 
 
 async def test_sums_under_load(client_for: Any) -> None:
-    """Some clients go away in the midst of it; what the others were told, and what those cost, is all there is."""
+    """Some clients go away in the midst of it; what the others were told, and what those cost, is
+    all there is.
+    """
     draw = random.Random(1)
     async with client_for(SAYS) as client:
         client.engine.delay = 0.001
@@ -143,9 +163,18 @@ async def test_counters_never_fall(client_for: Any) -> None:
     from ossia.engine.request import EngineStats
 
     async with client_for(SAYS) as client:
-        stats = [EngineStats(prompt_tokens=50, reused_tokens=20, preemptions=1, running=2), EngineStats()]
-        client.app.state.service.worker.engine.stats = lambda: stats.pop(0) if len(stats) > 1 else stats[0]
+        stats = [
+            EngineStats(prompt_tokens=50, reused_tokens=20, preemptions=1, running=2),
+            EngineStats(),
+        ]
+        client.app.state.service.worker.engine.stats = lambda: (
+            stats.pop(0) if len(stats) > 1 else stats[0]
+        )
         first, second = await values(client), await values(client)
     assert first["ossia:num_requests_running"] == 2 and second["ossia:num_requests_running"] == 0
-    for name, value in (("prefix_cache_queries", 50), ("prefix_cache_hits", 20), ("num_preemptions", 1)):
+    for name, value in (
+        ("prefix_cache_queries", 50),
+        ("prefix_cache_hits", 20),
+        ("num_preemptions", 1),
+    ):
         assert first[f"ossia:{name}_total"] == second[f"ossia:{name}_total"] == value

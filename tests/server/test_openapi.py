@@ -1,5 +1,7 @@
-"""The server under schemathesis: requests made from its own description, apt and inept ones, alone and in sequences.
-No status of 500 and above, none that is not described, no body of another type than described."""
+"""The server under schemathesis: requests made from its own description, apt and inept ones, alone
+and in sequences. No status of 500 and above, none that is not described, no body of another type
+than described.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,12 @@ from schemathesis.engine.events import NonFatalError, ScenarioFinished
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.tokenizer import Tokenizer
 
-CHECKS = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance")
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+)
 TEXTS = (
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Fine.<|return|>",
     '<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>',
@@ -50,7 +57,9 @@ def failures(url: str, examples: int) -> list[str]:
     """What schemathesis finds, in its words."""
     checks = {"enabled": False} | {name: {"enabled": True} for name in CHECKS}
     generation = {"max-examples": examples, "deterministic": True, "database": "none"}
-    config = SchemathesisConfig.from_dict({"checks": checks, "generation": generation, "continue-on-failure": True})
+    config = SchemathesisConfig.from_dict(
+        {"checks": checks, "generation": generation, "continue-on-failure": True}
+    )
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
     found: dict[str, str] = {}
     for event in from_schema(schema).execute():
@@ -62,7 +71,9 @@ def failures(url: str, examples: int) -> list[str]:
                     if check.failure_info is not None:
                         case = event.recorder.cases[id].value
                         key = f"{event.label} {check.failure_info.failure.title}"
-                        found.setdefault(key, f"{key}\n{check.failure_info.failure.message}\n{shown(case)}")
+                        found.setdefault(
+                            key, f"{key}\n{check.failure_info.failure.message}\n{shown(case)}"
+                        )
     return list(found.values())
 
 

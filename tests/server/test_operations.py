@@ -49,20 +49,30 @@ async def test_an_engine_that_failed(client_for: Any, caplog: Any) -> None:
 async def test_models(client_for: Any) -> None:
     async with client_for(SAYS, settings=Settings(model_name="openai/gpt-oss-20b")) as client:
         listed = (await client.get("/v1/models")).json()
-        assert listed["object"] == "list" and [m["id"] for m in listed["data"]] == ["openai/gpt-oss-20b"]
+        assert listed["object"] == "list" and [m["id"] for m in listed["data"]] == [
+            "openai/gpt-oss-20b"
+        ]
         (model,) = listed["data"]
-        assert model["object"] == "model" and isinstance(model["created"], int) and model["max_model_len"] == 131072
+        assert (
+            model["object"] == "model"
+            and isinstance(model["created"], int)
+            and model["max_model_len"] == 131072
+        )
         assert (await client.get("/v1/models/openai/gpt-oss-20b")).json() == model
         missing = await client.get("/v1/models/gpt-9")
         assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("text", ["", "What is 37 + 48?", "é 語 \U0001f600", "<|start|>user", "\ud83d\ude00 \udc00"])
+@pytest.mark.parametrize(
+    "text", ["", "What is 37 + 48?", "é 語 \U0001f600", "<|start|>user", "\ud83d\ude00 \udc00"]
+)
 async def test_text_to_tokens_and_back(client_for: Any, tokenizer: Tokenizer, text: str) -> None:
     async with client_for(SAYS) as client:
         sent = json.dumps({"prompt": text})  # as ASCII: what is no text can be sent so
         tokens = (await client.post("/tokenize", content=sent, headers=JSON)).json()
-        assert tokens["tokens"] == tokenizer.encode(text) and tokens["count"] == len(tokens["tokens"])
+        assert tokens["tokens"] == tokenizer.encode(text) and tokens["count"] == len(
+            tokens["tokens"]
+        )
         assert tokens["token_strs"] is None and tokens["max_model_len"] == 131072
         back = (await client.post("/detokenize", json={"tokens": tokens["tokens"]})).json()
         assert back == {"prompt": tokenizer.decode(tokens["tokens"])}
@@ -76,10 +86,15 @@ async def test_names_of_special_tokens(client_for: Any, tokenizer: Tokenizer) ->
     assert tokens["token_strs"] == ["<|start|>", "user"]
 
 
-async def test_a_conversation_to_what_its_answer_starts_from(client_for: Any, tokenizer: Tokenizer) -> None:
+async def test_a_conversation_to_what_its_answer_starts_from(
+    client_for: Any, tokenizer: Tokenizer
+) -> None:
     function = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
     chat = {
-        "messages": [{"role": "developer", "content": "Be short."}, {"role": "user", "content": "Hi"}],
+        "messages": [
+            {"role": "developer", "content": "Be short."},
+            {"role": "user", "content": "Hi"},
+        ],
         "tools": [{"type": "function", "function": function}],
         "reasoning_effort": "high",
     }
@@ -110,27 +125,50 @@ async def test_a_conversation_to_what_its_answer_starts_from(client_for: Any, to
         ("/detokenize", {"tokens": [True]}, "tokens[0]"), ("/detokenize", {"tokens": [10**30]}, "tokens"),
     ],
 )  # fmt: skip
-async def test_what_makes_no_sense(client_for: Any, path: str, body: dict[str, Any], param: str) -> None:
+async def test_what_makes_no_sense(
+    client_for: Any, path: str, body: dict[str, Any], param: str
+) -> None:
     async with client_for(SAYS) as client:
         answer = await client.post(path, json=body)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[" * 100_000, b'"\xff"', b"null", b"[]", b"1", b'{"prompt": ' + b"9" * 5000 + b"}"]
+    "body",
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'"\xff"',
+        b"null",
+        b"[]",
+        b"1",
+        b'{"prompt": ' + b"9" * 5000 + b"}",
+    ],
 )
 async def test_bodies_that_are_none(client_for: Any, body: bytes) -> None:
     async with client_for(SAYS) as client:
-        for path in ("/tokenize", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions"):
+        for path in (
+            "/tokenize",
+            "/v1/chat/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/v1/completions",
+        ):
             answer = await client.post(path, content=body, headers=JSON)
-            assert answer.status_code == 400 and answer.json()["error"]["message"], (path, answer.text)
+            assert answer.status_code == 400 and answer.json()["error"]["message"], (
+                path,
+                answer.text,
+            )
         assert (
             await client.post("/tokenize", content=b"{}", headers={"content-type": "text/plain"})
         ).status_code == 400
 
 
 async def test_other_models_are_refused_if_names_are_strict(client_for: Any) -> None:
-    async with client_for(SAYS, settings=Settings(model_name="nano", strict_model_names=True)) as client:
+    async with client_for(
+        SAYS, settings=Settings(model_name="nano", strict_model_names=True)
+    ) as client:
         for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [1]})):
             assert (await client.post(path, json=body | {"model": "nano"})).status_code == 200
             assert (await client.post(path, json=body | {"model": "gpt-9"})).status_code == 404
@@ -142,9 +180,26 @@ async def test_every_operation_documents_its_statuses(client_for: Any) -> None:
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             responses = operation["responses"]
-            assert {"400", "401", "403", "404", "405", "413", "429", "500", "503"} <= responses.keys(), (path, method)
+            assert {
+                "400",
+                "401",
+                "403",
+                "404",
+                "405",
+                "413",
+                "429",
+                "500",
+                "503",
+            } <= responses.keys(), (path, method)
             assert "422" not in responses and "security" not in operation
-    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/completions", "/tokenize", "/metrics"):
+    for path in (
+        "/v1/chat/completions",
+        "/v1/responses",
+        "/v1/messages",
+        "/v1/completions",
+        "/tokenize",
+        "/metrics",
+    ):
         assert path in document["paths"]
 
 
@@ -153,7 +208,10 @@ async def test_keys_are_documented_where_there_are_any(client_for: Any) -> None:
     async with client_for(SAYS, settings=Settings(keys=keys)) as client:
         document = (await client.get("/openapi.json")).json()
     assert document["components"]["securitySchemes"].keys() == {"bearer", "x-api-key"}
-    assert document["paths"]["/v1/models"]["get"]["security"] and "security" not in document["paths"]["/health"]["get"]
+    assert (
+        document["paths"]["/v1/models"]["get"]["security"]
+        and "security" not in document["paths"]["/health"]["get"]
+    )
 
 
 async def test_unknown_paths_and_methods(client_for: Any) -> None:
@@ -171,7 +229,10 @@ async def test_half_a_character_is_no_500(client_for: Any) -> None:
     bodies: list[tuple[str, dict[str, Any]]] = [
         ("/v1/chat/completions", {"model": lone, "messages": [user], "metadata": {lone: lone}}),
         ("/v1/chat/completions", {"model": lone, "messages": [user], "stream": True}),
-        ("/v1/responses", {"model": lone, "input": lone, "instructions": lone, "metadata": {lone: lone}}),
+        (
+            "/v1/responses",
+            {"model": lone, "input": lone, "instructions": lone, "metadata": {lone: lone}},
+        ),
         ("/v1/responses", {"model": lone, "input": lone, "stream": True, "user": lone}),
         ("/v1/responses", {"previous_response_id": lone, "input": "a"}),
         ("/v1/messages", {"model": lone, "messages": [user], "max_tokens": 100}),
@@ -183,4 +244,8 @@ async def test_half_a_character_is_no_500(client_for: Any) -> None:
     async with client_for(SAYS) as client:
         for path, body in bodies:
             answer = await client.post(path, content=json.dumps(body), headers=JSON)
-            assert answer.status_code < 500 and "server_error" not in answer.text, (path, body, answer.text[-400:])
+            assert answer.status_code < 500 and "server_error" not in answer.text, (
+                path,
+                body,
+                answer.text[-400:],
+            )

@@ -55,7 +55,9 @@ class Served:
 def served(*args: str | Path, env: dict[str, str] | None = None) -> Iterator[Served]:
     command = [sys.executable, "-m", "ossia", "serve", "--port", "0", *map(str, args)]
     environ = environment() | {"OMP_NUM_THREADS": "1"} | (env or {})
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    )
     try:
         yield Served(process)
     finally:
@@ -73,7 +75,9 @@ def slow(tmp_path: Path) -> tuple[str, ...]:
 
 
 def streamed(url: str, lines: list[str], begun: Callable[[], object]) -> None:
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=30) as answer:
+    with httpx.stream(
+        "POST", f"{url}/v1/chat/completions", json=CHAT | {"stream": True}, timeout=30
+    ) as answer:
         for line in answer.iter_lines():
             lines.append(line)
             if len(lines) == 10:
@@ -81,8 +85,12 @@ def streamed(url: str, lines: list[str], begun: Callable[[], object]) -> None:
 
 
 def said(lines: list[str]) -> str:
-    chunks = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
-    return "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices"))
+    chunks = [
+        json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")
+    ]
+    return "".join(
+        c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices")
+    )
 
 
 # ---- a server that runs --------------------------------------------------------------------------
@@ -91,14 +99,24 @@ def said(lines: list[str]) -> str:
 def test_nano_answers_and_a_signal_ends_it() -> None:
     with served("--warm-up") as server:
         text = "\n".join(server.greeting)
-        assert server.greeting[0].startswith("ossia 0.") and "serves nano at http://127.0.0.1:" in text
+        assert (
+            server.greeting[0].startswith("ossia 0.") and "serves nano at http://127.0.0.1:" in text
+        )
         assert "context 2,048" in text and "bf16" in text and "curl " in text and "keys " in text
-        answer = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT | {"temperature": 0}, timeout=60)
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions", json=CHAT | {"temperature": 0}, timeout=60
+        )
         assert answer.status_code == 200, answer.text
-        assert answer.json()["choices"][0]["finish_reason"] == "stop" and answer.json()["usage"]["total_tokens"] > 0
+        assert (
+            answer.json()["choices"][0]["finish_reason"] == "stop"
+            and answer.json()["usage"]["total_tokens"] > 0
+        )
         assert answer.headers["x-request-id"]
         assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == "nano"
-        assert httpx.get(f"{server.url}/v1/models", headers={"host": "evil.example"}).status_code == 403
+        assert (
+            httpx.get(f"{server.url}/v1/models", headers={"host": "evil.example"}).status_code
+            == 403
+        )
         server.process.send_signal(signal.SIGTERM)
         code, log = server.ended()
     assert code == 0 and "POST /v1/chat/completions 200 " in log and "2 + 2" not in log
@@ -113,7 +131,9 @@ def test_a_running_stream_ends_before_the_server_does(slow: tuple[str, ...]) -> 
         def stop() -> None:
             server.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + 5
-            while httpx.get(f"{server.url}/ready").status_code == 200 and time.monotonic() < deadline:
+            while (
+                httpx.get(f"{server.url}/ready").status_code == 200 and time.monotonic() < deadline
+            ):
                 time.sleep(0.01)
             meanwhile.extend(
                 (
@@ -133,7 +153,9 @@ def test_a_running_stream_ends_before_the_server_does(slow: tuple[str, ...]) -> 
     assert meanwhile == [503, 200, 503]
     for got in (lines, *streams):
         assert got[-2:] == ["data: [DONE]", ""] or got[-1] == "data: [DONE]", got[-3:]
-        assert said(got) == LONG.removeprefix("<|channel|>final<|message|>").removesuffix("<|return|>")
+        assert said(got) == LONG.removeprefix("<|channel|>final<|message|>").removesuffix(
+            "<|return|>"
+        )
     assert code == 0 and "Traceback" not in log and "ERROR" not in log
 
 
@@ -144,7 +166,10 @@ def test_what_takes_too_long_is_told_so(slow: tuple[str, ...]) -> None:
         streamed(server.url, lines, lambda: server.process.send_signal(signal.SIGTERM))
         code, log = server.ended()
     errors = [line for line in lines if line.startswith('data: {"error"')]
-    assert len(errors) == 1 and json.loads(errors[0].removeprefix("data: "))["error"]["type"] == "overloaded_error"
+    assert (
+        len(errors) == 1
+        and json.loads(errors[0].removeprefix("data: "))["error"]["type"] == "overloaded_error"
+    )
     assert "word39" not in said(lines) and time.monotonic() - begun < 10
     assert code == 0 and "Traceback" not in log
 
@@ -172,7 +197,9 @@ def test_ctrl_c_drains_too(slow: tuple[str, ...]) -> None:
 def test_keys_from_a_file_and_the_environment(slow: tuple[str, ...], tmp_path: Path) -> None:
     keys = tmp_path / "keys.txt"
     keys.write_text("alice secret-a\n")
-    with served(*slow, "--api-key-file", keys, env={"OSSIA_API_KEYS": "bob secret-b, carol secret-c"}) as server:
+    with served(
+        *slow, "--api-key-file", keys, env={"OSSIA_API_KEYS": "bob secret-b, carol secret-c"}
+    ) as server:
         assert any("alice, bob, carol" in line for line in server.greeting)
         assert "secret-a" not in "\n".join(server.greeting)
         url = f"{server.url}/v1/models"
@@ -184,12 +211,17 @@ def test_keys_from_a_file_and_the_environment(slow: tuple[str, ...], tmp_path: P
 def test_who_goes_away_makes_no_work(slow: tuple[str, ...]) -> None:
     """Streaming or not; and what was not heard to its end is a 499 in the log."""
     with served(*slow) as server:
-        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=CHAT | {"stream": True}) as answer:
+        with httpx.stream(
+            "POST", f"{server.url}/v1/chat/completions", json=CHAT | {"stream": True}
+        ) as answer:
             next(answer.iter_lines())
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/v1/responses", json={"input": "Hi"}, timeout=0.3)
         deadline = time.monotonic() + 5
-        wanted = {'{finished_reason="abort",model_name="nano"} 2.0', 'num_requests_running{model_name="nano"} 0.0'}
+        wanted = {
+            '{finished_reason="abort",model_name="nano"} 2.0',
+            'num_requests_running{model_name="nano"} 0.0',
+        }
         while not all(line in (text := httpx.get(f"{server.url}/metrics").text) for line in wanted):
             assert time.monotonic() < deadline, text
             time.sleep(0.02)
@@ -271,19 +303,47 @@ def test_options_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             "--unconstrained", "--cors-origin", "*", "--strict-model-names",
         )
     )  # fmt: skip
-    assert (given.model_name, given.max_queue, given.max_body, given.drain) == ("gpt-oss-20b", 8, 2 << 20, 60)
-    assert (given.store_path, given.store_ttl, given.store_bytes) == (tmp_path / "s.db", 2 * 86400, 5_000_000)
-    assert (given.log_prompts, given.effort, given.constrained, given.cors_origins) == (True, "high", False, ("*",))
+    assert (given.model_name, given.max_queue, given.max_body, given.drain) == (
+        "gpt-oss-20b",
+        8,
+        2 << 20,
+        60,
+    )
+    assert (given.store_path, given.store_ttl, given.store_bytes) == (
+        tmp_path / "s.db",
+        2 * 86400,
+        5_000_000,
+    )
+    assert (given.log_prompts, given.effort, given.constrained, given.cors_origins) == (
+        True,
+        "high",
+        False,
+        ("*",),
+    )
     assert given.strict_model_names and given.hosts == ()
     (key,) = given.keys
-    assert (key.name, key.digest, key.limits) == ("alice", secret_digest("secret"), Limits(concurrent=2))
+    assert (key.name, key.digest, key.limits) == (
+        "alice",
+        secret_digest("secret"),
+        Limits(concurrent=2),
+    )
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OSSIA_API_KEYS", raising=False)
     given = settings_of(options())
-    assert given.model_name == "nano" and given.constrained and given.keys == () and "localhost" in given.hosts
-    assert given.secret is None and given.store_path is None and not given.log_prompts and given.cors_origins == ()
+    assert (
+        given.model_name == "nano"
+        and given.constrained
+        and given.keys == ()
+        and "localhost" in given.hosts
+    )
+    assert (
+        given.secret is None
+        and given.store_path is None
+        and not given.log_prompts
+        and given.cors_origins == ()
+    )
 
 
 def test_a_secret_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:
@@ -308,8 +368,19 @@ def test_scripts(tmp_path: Path, tokenizer: Tokenizer) -> None:
     file = tmp_path / "script.jsonl"
     file.write_text('{"text": "<|channel|>final<|message|>Hi<|return|>"}\n\n{"ids": [1, 2]}\n')
     first, second = read_script(file, tokenizer)
-    assert first == tokenizer.encode_with_specials("<|channel|>final<|message|>Hi<|return|>") and second == [1, 2]
-    lines: list[Any] = ["{", "[]", {}, {"text": ""}, {"text": 1}, {"ids": []}, {"ids": [True]}, {"ids": [-1]}]
+    assert first == tokenizer.encode_with_specials(
+        "<|channel|>final<|message|>Hi<|return|>"
+    ) and second == [1, 2]
+    lines: list[Any] = [
+        "{",
+        "[]",
+        {},
+        {"text": ""},
+        {"text": 1},
+        {"ids": []},
+        {"ids": [True]},
+        {"ids": [-1]},
+    ]
     lines += [{"text": "a", "ids": [1]}, {"text": "a", "other": 1}]
     for line in lines:
         file.write_text(line if isinstance(line, str) else json.dumps(line))

@@ -1,4 +1,6 @@
-"""Stop strings: which has come, what could be the beginning of one, and that long ones cost nothing."""
+"""Stop strings: which has come, what could be the beginning of one, and that long ones cost
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,11 @@ def test_a_long_stop_string_costs_no_more_than_a_short_one() -> None:
     [
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, "stop"),
         ("/v1/completions", {"prompt": "hi"}, "stop"),
-        ("/v1/messages", {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}, "stop_sequences"),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9},
+            "stop_sequences",
+        ),
     ],
 )
 async def test_too_many_are_refused(
@@ -53,4 +59,6 @@ async def test_too_many_are_refused(
         fine = await client.post(path, json={**body, field: MANY[1:]})
         assert fine.status_code == 200, fine.text
         refused = await client.post(path, json={**body, field: MANY})
-        assert refused.status_code == 400 and refused.json()["error"]["message"].startswith(f"{field} has 17")
+        assert refused.status_code == 400 and refused.json()["error"]["message"].startswith(
+            f"{field} has 17"
+        )

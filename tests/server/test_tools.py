@@ -24,7 +24,10 @@ from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
 
 PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
-UNENFORCEABLE = {"type": "object", "properties": {"a": {"type": "string", "not": {"pattern": "(?=x)"}}}}
+UNENFORCEABLE = {
+    "type": "object",
+    "properties": {"a": {"type": "string", "not": {"pattern": "(?=x)"}}},
+}
 F, G = FunctionTool("f", "Does f.", PLACE), FunctionTool("g")
 
 
@@ -39,12 +42,17 @@ class Python:
 
 
 class Browser(Python):
-    namespace = ToolNamespace("browser", "Reads pages.", (FunctionTool("search"), FunctionTool("open")))
+    namespace = ToolNamespace(
+        "browser", "Reads pages.", (FunctionTool("search"), FunctionTool("open"))
+    )
 
 
 EVERYTHING = Tools(
     functions=(F, G),
-    custom=(DeclaredCustom("patch", "Edits files.", LarkFormat('start: "x"+')), DeclaredCustom("free")),
+    custom=(
+        DeclaredCustom("patch", "Edits files.", LarkFormat('start: "x"+')),
+        DeclaredCustom("free"),
+    ),
     namespaces=(ToolNamespace("team", None, (G,)),),
     builtin=(Python(), Browser()),
 )
@@ -73,7 +81,10 @@ FINAL = "<|channel|>final<|message|>Hi<|return|>"
 
 
 def test_a_recipient_means_a_tool() -> None:
-    found = {name: (callee.kind, callee.namespace, callee.name) for name, callee in EVERYTHING.by_recipient.items()}
+    found = {
+        name: (callee.kind, callee.namespace, callee.name)
+        for name, callee in EVERYTHING.by_recipient.items()
+    }
     assert found == {
         "functions.f": ("function", None, "f"),
         "functions.g": ("function", None, "g"),
@@ -89,8 +100,17 @@ def test_a_recipient_means_a_tool() -> None:
 def test_what_the_model_is_told(tokenizer: Tokenizer) -> None:
     developer = EVERYTHING.developer("Be brief.")
     assert developer is not None
-    text = tokenizer.decode(render_for_completion(Conversation((Message(Role.DEVELOPER, developer),)), tokenizer))
-    for wanted in ("Be brief.", "Does f.", "place: string", "Edits files.", 'start: "x"+', "namespace team"):
+    text = tokenizer.decode(
+        render_for_completion(Conversation((Message(Role.DEVELOPER, developer),)), tokenizer)
+    )
+    for wanted in (
+        "Be brief.",
+        "Does f.",
+        "place: string",
+        "Edits files.",
+        'start: "x"+',
+        "namespace team",
+    ):
         assert wanted in text
     assert Tools().developer(None) is None and Tools().developer("Be brief.") is not None
     assert [space.name for space in EVERYTHING.system_namespaces] == ["python", "browser"]
@@ -120,8 +140,15 @@ def test_choices(tokenizer: Tokenizer) -> None:
 
 
 def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) -> None:
-    in_team, search = call("team.g", "{}"), "<|channel|>analysis to=browser.search code<|message|>{}<|call|>"
-    chosen = Tools(EVERYTHING.functions, namespaces=EVERYTHING.namespaces, choice=Choice("required", ("team.g",)))
+    in_team, search = (
+        call("team.g", "{}"),
+        "<|channel|>analysis to=browser.search code<|message|>{}<|call|>",
+    )
+    chosen = Tools(
+        EVERYTHING.functions,
+        namespaces=EVERYTHING.namespaces,
+        choice=Choice("required", ("team.g",)),
+    )
     assert starts(tokenizer, chosen, in_team, CALL_G) == [True, False]
     kept = Tools((F,), builtin=(Python(), Browser()), choice=Choice("auto", ("browser.search",)))
     assert [tool.namespace.name for tool in kept._chosen().builtin] == ["browser"]

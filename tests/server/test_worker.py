@@ -1,4 +1,6 @@
-"""The engine's thread: tokens reach who waits for them, what is closed is aborted, failures reach everybody."""
+"""The engine's thread: tokens reach who waits for them, what is closed is aborted, failures reach
+everybody.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ async def started(engine: ScriptedEngine | Engine) -> AsyncIterator[EngineWorker
         await asyncio.to_thread(worker.stop)
 
 
-async def ids(worker: EngineWorker, prompt: Sequence[int], params: SamplingParams = PARAMS) -> list[int]:
+async def ids(
+    worker: EngineWorker, prompt: Sequence[int], params: SamplingParams = PARAMS
+) -> list[int]:
     return [token.token_id async for token in worker.generate(prompt, params)]
 
 
@@ -118,7 +122,9 @@ def test_what_the_engine_refuses_is_raised_and_others_go_on() -> None:
 
 def test_a_request_that_fails_later_is_told() -> None:
     async def run() -> None:
-        async with started(ScriptedEngine(lambda prompt: [] if prompt == [1] else [5, STOP])) as worker:
+        async with started(
+            ScriptedEngine(lambda prompt: [] if prompt == [1] else [5, STOP])
+        ) as worker:
             with pytest.raises(RequestError, match="script is empty"):
                 await ids(worker, [1])
             assert await ids(worker, [2]) == [5, STOP]
@@ -141,7 +147,9 @@ class Failing(ScriptedEngine):
 def test_an_engine_that_fails_is_told_to_everybody(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with started(Failing(ENDLESS, delay=0.002)) as worker:
-            answers = await asyncio.gather(*(ids(worker, [1]) for _ in range(20)), return_exceptions=True)
+            answers = await asyncio.gather(
+                *(ids(worker, [1]) for _ in range(20)), return_exceptions=True
+            )
             assert all(isinstance(answer, EngineStopped) for answer in answers)
             assert "no memory for the batch" in str(answers[0])
             assert not worker.is_alive
@@ -178,7 +186,9 @@ def test_nobody_waits_for_ever_while_it_stops() -> None:
             stopper = threading.Thread(target=worker.stop)
             stopper.start()
             async with asyncio.timeout(2):
-                found = await asyncio.gather(*(ids(worker, [1]) for _ in range(20)), return_exceptions=True)
+                found = await asyncio.gather(
+                    *(ids(worker, [1]) for _ in range(20)), return_exceptions=True
+                )
             assert all(one == [5] * 3 or isinstance(one, EngineStopped) for one in found)
             stopper.join()
 
@@ -205,7 +215,10 @@ def test_a_loop_that_has_closed_is_no_reason_to_go_on() -> None:
     while not engine.aborted and time.monotonic() < deadline:
         time.sleep(0.005)
     assert engine.aborted == [0]
-    assert asyncio.run(asyncio.wait_for(ids(worker, [1], SamplingParams(max_tokens=2)), 5)) == [7, 7]
+    assert asyncio.run(asyncio.wait_for(ids(worker, [1], SamplingParams(max_tokens=2)), 5)) == [
+        7,
+        7,
+    ]
     worker.stop()
     with suppress(StopIteration):  # the generator of the loop that is gone
         tokens.aclose().send(None)

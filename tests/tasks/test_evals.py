@@ -12,11 +12,16 @@ from ossia.tasks.evals import TOOL_ROW, Report, Share, cases, judge, run
 
 
 def gold(by_prompt: dict[str, Problem]):  # type: ignore[no-untyped-def]
-    def respond(prompt: Conversation, tools: tuple[Tool, ...], effort: Effort) -> tuple[str, Sequence[Call], int]:
+    def respond(
+        prompt: Conversation, tools: tuple[Tool, ...], effort: Effort
+    ) -> tuple[str, Sequence[Call], int]:
         problem = by_prompt[prompt.messages[-1].text]
         if effort is Effort.LOW:
             return "no idea", (), 3
-        calls = [Call(c.name, c.arguments, _tool(tools, c.name).run(c.arguments)) for c in problem.gold_calls]
+        calls = [
+            Call(c.name, c.arguments, _tool(tools, c.name).run(c.arguments))
+            for c in problem.gold_calls
+        ]
         return problem.answer, calls, 10 if effort is Effort.MEDIUM else 30
 
     return respond

@@ -8,7 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from ossia.harmony import Conversation, DeveloperContent, Effort, Message, Role, SystemContent, render_for_training
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    Effort,
+    Message,
+    Role,
+    SystemContent,
+    render_for_training,
+)
 from ossia.tasks import (
     EVAL_TASKS,
     RECIPE_TASKS,
@@ -26,8 +34,12 @@ from ossia.tasks.problem import call_is_valid
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
-HELD_OUT_TOO = [(task, split) for task in RECIPE_TASKS for split in BOTH] + [(task, "held_out") for task in EVAL_TASKS]
-EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")
+HELD_OUT_TOO = [(task, split) for task in RECIPE_TASKS for split in BOTH] + [
+    (task, "held_out") for task in EVAL_TASKS
+]
+EQUATION = re.compile(
+    r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])"
+)
 SIGNED = r"\(?-?\d+\)? ?[+*/-] ?\(?-?\d+\)?"
 THREE_TERMS = re.compile(rf"(?<![\d+*/)-] )(?<![\d+*/()-])({SIGNED} ?[+*/-] ?\(?\d+\)?) ?= ?-?\d")
 
@@ -35,7 +47,9 @@ THREE_TERMS = re.compile(rf"(?<![\d+*/)-] )(?<![\d+*/()-])({SIGNED} ?[+*/-] ?\(?
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer(
-        [text(example_random(0, "t", 0)) for text in RECIPE_TEXTS.values()], 400, words=HARMONY_WORDS
+        [text(example_random(0, "t", 0)) for text in RECIPE_TEXTS.values()],
+        400,
+        words=HARMONY_WORDS,
     )
 
 
@@ -70,12 +84,16 @@ def test_running_the_tools_again_gives_the_recorded_results(task: str) -> None:
     for problem in problems(task, 120, seed=2, split="train"):
         tools = {tool.function.name: tool for tool in problem.tools}
         messages = problem.solution(Effort.MEDIUM)
-        made = [message for message in messages if message.role is Role.ASSISTANT and message.recipient]
+        made = [
+            message for message in messages if message.role is Role.ASSISTANT and message.recipient
+        ]
         results = [message.text for message in messages if message.role is Role.TOOL]
         names = [str(message.recipient).removeprefix("functions.") for message in made]
         calls = [Call(n, m.text, tools[n].run(m.text)) for n, m in zip(names, made, strict=True)]
         assert [call.result for call in calls] == results
-        assert tuple(calls) == problem.gold_calls and all(call_is_valid(problem, call) for call in calls)
+        assert tuple(calls) == problem.gold_calls and all(
+            call_is_valid(problem, call) for call in calls
+        )
         assert grade(problem, problem.answer, calls) == 1.0
 
 
@@ -84,11 +102,17 @@ def test_wrong_answers_score_zero(task: str) -> None:
     for problem in problems(task, 120, seed=3):
         wrong = ["", "I do not know.", "The answer is 123456789.", "That is wrong."]
         if problem.expect.number is not None:
-            wrong.append(problem.answer.replace(str(problem.expect.number), str(problem.expect.number + 1)))
+            wrong.append(
+                problem.answer.replace(str(problem.expect.number), str(problem.expect.number + 1))
+            )
         if problem.expect.equals is not None:
             wrong += [f"{problem.answer}x", f"{problem.answer} {problem.answer.split()[-1]}"]
         if problem.expect.contains is not None:
-            wrong.append(re.sub(re.escape(problem.expect.contains), "something else", problem.answer, flags=re.I))
+            wrong.append(
+                re.sub(
+                    re.escape(problem.expect.contains), "something else", problem.answer, flags=re.I
+                )
+            )
         for answer in wrong:
             assert grade(problem, answer, problem.gold_calls) == 0.0, (problem, answer)
 
@@ -98,7 +122,10 @@ def test_wrong_calls_score_zero(task: str) -> None:
     for problem in problems(task, 100, seed=4):
         calls = problem.gold_calls
         if not calls:
-            assert grade(problem, problem.answer, (Call("run", '{"program": "push 1; print"}', "1"),)) == 0.0
+            assert (
+                grade(problem, problem.answer, (Call("run", '{"program": "push 1; print"}', "1"),))
+                == 0.0
+            )
             continue
         assert grade(problem, problem.answer, ()) == 0.0
         assert grade(problem, problem.answer, calls[:-1]) == 0.0
@@ -129,7 +156,10 @@ def test_documents_are_pure_functions_of_their_seed(name: str) -> None:
 @pytest.mark.parametrize("task", list(RECIPE_TASKS))
 def test_prompts_of_the_splits_do_not_meet(task: str) -> None:
     train, held_out = (
-        {" | ".join(written(p)[: -len(p.solution(Effort.HIGH))]) for p in problems(task, 500, split=split)}
+        {
+            " | ".join(written(p)[: -len(p.solution(Effort.HIGH))])
+            for p in problems(task, 500, split=split)
+        }
         for split in BOTH
     )
     assert not train & held_out
@@ -167,9 +197,17 @@ def assert_only_trained_equations(texts: list[str]) -> None:
 def test_training_problems_write_no_equation_that_arithmetic_holds_out(task: str) -> None:
     for problem in problems(task, 150, split="train"):
         for effort in Effort:
-            answers = [message.text for message in problem.solution(effort) if message.role is Role.ASSISTANT]
-            chain = problem.about.get("form") == "chain"  # its final text is a chain, longer than any held-out one
-            assert_only_trained_equations([text for text in answers if not chain or text != problem.answer])
+            answers = [
+                message.text
+                for message in problem.solution(effort)
+                if message.role is Role.ASSISTANT
+            ]
+            chain = (
+                problem.about.get("form") == "chain"
+            )  # its final text is a chain, longer than any held-out one
+            assert_only_trained_equations(
+                [text for text in answers if not chain or text != problem.answer]
+            )
 
 
 @pytest.mark.parametrize("name", ["state", "machine", "tools"])
@@ -181,7 +219,9 @@ def test_documents_write_no_equation_that_arithmetic_holds_out(name: str) -> Non
 def test_puzzle_documents_write_no_equation_that_arithmetic_holds_out() -> None:
     for i in range(150):
         for line in RECIPE_TEXTS["puzzles"](example_random(9, "puzzles", i)).split("\n"):
-            if len(re.findall(r"\d [+-] \d", line)) < 3:  # chains of four terms and more are no arithmetic questions
+            if (
+                len(re.findall(r"\d [+-] \d", line)) < 3
+            ):  # chains of four terms and more are no arithmetic questions
                 assert_only_trained_equations([line])
 
 
@@ -190,13 +230,17 @@ def test_conversations_render_for_training(task: str, tokenizer: Tokenizer) -> N
     for problem in problems(task, 10):
         for effort in Effort:
             system = SystemContent(effort=effort)
-            messages: tuple[Message, ...] = problem.prompt(effort, system) + problem.solution(effort)
+            messages: tuple[Message, ...] = problem.prompt(effort, system) + problem.solution(
+                effort
+            )
             rendered = render_for_training(Conversation(messages), tokenizer, last_turn_only=True)
             text = tokenizer.decode(rendered.ids)
             learned = tokenizer.decode(
                 [i for i, is_target in zip(rendered.ids, rendered.mask, strict=True) if is_target]
             )
-            assert learned.endswith(f"{problem.answer}<|return|>") and f"Reasoning: {effort}" in text
+            assert (
+                learned.endswith(f"{problem.answer}<|return|>") and f"Reasoning: {effort}" in text
+            )
             for call in problem.gold_calls:
                 assert call.arguments in learned and call.result in text
             if problem.system:
@@ -205,7 +249,10 @@ def test_conversations_render_for_training(task: str, tokenizer: Tokenizer) -> N
 
 def test_a_system_instruction_needs_no_system_message_of_the_caller() -> None:
     problem = replace(problems("puzzles", 1)[0], system="Be brief.")
-    alone, given = problem.prompt(Effort.HIGH)[0], problem.prompt(Effort.HIGH, SystemContent(identity=None))[0]
+    alone, given = (
+        problem.prompt(Effort.HIGH)[0],
+        problem.prompt(Effort.HIGH, SystemContent(identity=None))[0],
+    )
     assert isinstance(alone.content, SystemContent) and alone.content.effort is Effort.HIGH
     assert alone.content.identity is not None and alone.content.identity.endswith("\nBe brief.")
     assert isinstance(given.content, SystemContent) and given.content.identity == "Be brief."
@@ -213,7 +260,9 @@ def test_a_system_instruction_needs_no_system_message_of_the_caller() -> None:
 
 @pytest.mark.parametrize("task", list(RECIPE_TASKS))
 def test_what_reports_group_by_is_not_shown(task: str) -> None:
-    """`about` is a side note: two problems that differ in it alone have the same prompt and the same grade."""
+    """`about` is a side note: two problems that differ in it alone have the same prompt and the
+    same grade.
+    """
     problem = problems(task, 1)[0]
     other = replace(problem, about={"note": "zzz"})
     assert problem.about and other.prompt() == problem.prompt()
@@ -221,5 +270,7 @@ def test_what_reports_group_by_is_not_shown(task: str) -> None:
 
 
 def test_the_tables_do_not_share_names() -> None:
-    assert not set(TASKS) & set(RECIPE_TASKS) and not set(EVAL_TASKS) & (set(TASKS) | set(RECIPE_TASKS))
+    assert not set(TASKS) & set(RECIPE_TASKS) and not set(EVAL_TASKS) & (
+        set(TASKS) | set(RECIPE_TASKS)
+    )
     assert len(TASKS) == 6

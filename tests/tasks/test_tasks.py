@@ -1,4 +1,6 @@
-"""Problems: gold answers score 1.0, wrong ones do not, splits are disjoint, examples are reproducible."""
+"""Problems: gold answers score 1.0, wrong ones do not, splits are disjoint, examples are
+reproducible.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ossia.tasks.numbers.expressions import operation_split
 from ossia.tasks.problem import last_integer, matches_schema, plain_words
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
-EQUATION = re.compile(r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])")
+EQUATION = re.compile(
+    r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])"
+)
 
 
 @pytest.mark.parametrize("task", list(TASKS))
@@ -44,7 +48,10 @@ def test_calls_are_wanted_only_where_a_calculator_is() -> None:
         broken = replace(problem.gold_calls[0], arguments=problem.gold_calls[0].arguments[:-1])
         assert grade(problem, problem.answer, (broken,)) == 0.0
     for problem in problems("facts", 50):
-        assert grade(problem, problem.answer, (Call("calculator", '{"expression": "1+1"}', "2"),)) == 0.0
+        assert (
+            grade(problem, problem.answer, (Call("calculator", '{"expression": "1+1"}', "2"),))
+            == 0.0
+        )
 
 
 def test_the_gold_calls_come_from_running_the_tool() -> None:
@@ -77,7 +84,9 @@ def test_training_never_writes_a_held_out_equation(task: str) -> None:
     for problem in problems(task, 400, split="train"):
         for effort in Effort:
             for message in problem.prompt(effort) + problem.solution(effort):
-                for a, sign, b in EQUATION.findall(message.text) if message.role is Role.ASSISTANT else ():
+                for a, sign, b in (
+                    EQUATION.findall(message.text) if message.role is Role.ASSISTANT else ()
+                ):
                     assert operation_split(sign, int(a), int(b)) == "train", message.text
 
 
@@ -93,7 +102,10 @@ def test_facts_are_given_unless_they_are_not_stated() -> None:
     for problem in problems("facts", 400, split="train"):
         given = plain_words(" ".join([problem.instructions or "", problem.turns[0].user]))
         if problem.answer != "That is not stated.":
-            assert problem.expect.contains is not None and plain_words(problem.expect.contains).strip() in given
+            assert (
+                problem.expect.contains is not None
+                and plain_words(problem.expect.contains).strip() in given
+            )
 
 
 def test_long_conversations_occur_but_rarely() -> None:

@@ -1,4 +1,6 @@
-"""tokenizer.json: read as the `tokenizers` library reads it, or refused by name; written so that both read it."""
+"""tokenizer.json: read as the `tokenizers` library reads it, or refused by name; written so that
+both read it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def _small_file() -> dict[str, Any]:
     """A minimal valid tokenizer.json: 256 bytes, two merges, one special."""
     vocabulary = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abc": 257}
     tokenizer = Tokenizer(vocabulary, {"<|end|>": 258}, O200K_PATTERN)
-    data: dict[str, Any] = json.loads(json.dumps(to_json(tokenizer.vocabulary, tokenizer.specials, tokenizer.pattern)))
+    data: dict[str, Any] = json.loads(
+        json.dumps(to_json(tokenizer.vocabulary, tokenizer.specials, tokenizer.pattern))
+    )
     return data
 
 
@@ -51,7 +55,9 @@ def test_specials_longest_name_wins(tmp_path: Path) -> None:
 
 
 def test_ids_that_do_not_follow_the_merges(nano_path: Path, tmp_path: Path) -> None:
-    """Special ids first, the ordinary ones in random order: ranks come from the merges, ids from the file."""
+    """Special ids first, the ordinary ones in random order: ranks come from the merges, ids from
+    the file.
+    """
     data = json.loads(nano_path.read_text(encoding="utf-8"))
     vocab = data["model"]["vocab"]
     ids = list(range(9, 9 + len(vocab)))
@@ -73,8 +79,12 @@ def test_ids_that_do_not_follow_the_merges(nano_path: Path, tmp_path: Path) -> N
         assert ours.decode(ids) == text
 
 
-def test_merges_as_pairs_and_every_split_listed(nano: Tokenizer, nano_path: Path, tmp_path: Path) -> None:
-    """The published layout: merges as lists, each token with all its splits, not only the one in use."""
+def test_merges_as_pairs_and_every_split_listed(
+    nano: Tokenizer, nano_path: Path, tmp_path: Path
+) -> None:
+    """The published layout: merges as lists, each token with all its splits, not only the one in
+    use.
+    """
     data = json.loads(nano_path.read_text(encoding="utf-8"))
     vocab = data["model"]["vocab"]
     tokens = sorted(vocab, key=lambda token: int(vocab[token]))
@@ -159,7 +169,11 @@ def test_refused_files(path: str, value: Any, message: str, tmp_path: Path) -> N
 def test_merges_that_tiktoken_cannot_follow(tmp_path: Path) -> None:
     data = _small_file()
     data["model"]["vocab"]["bc"] = 300
-    data["model"]["merges"] = ["b c", "a b", "ab c"]  # "abc" is always a + bc, which the list does not join
+    data["model"]["merges"] = [
+        "b c",
+        "a b",
+        "ab c",
+    ]  # "abc" is always a + bc, which the list does not join
     with pytest.raises(TokenizerError, match="not a proper BPE"):
         _load(data, tmp_path)
     data["model"]["merges"] = ["a b", "b c", "ab c"]
@@ -167,7 +181,9 @@ def test_merges_that_tiktoken_cannot_follow(tmp_path: Path) -> None:
 
 
 def test_accepted_merge_lists_are_followed(tmp_path: Path) -> None:
-    """Random lists, most of them such as no training makes: refused, or encoded as the library does."""
+    """Random lists, most of them such as no training makes: refused, or encoded as the library
+    does.
+    """
     rng = random.Random(3)
     accepted = refused = 0
     for _ in range(150):
@@ -235,10 +251,16 @@ def test_save_leaves_nothing_behind_when_it_fails(nano: Tokenizer, tmp_path: Pat
 
 def test_byte_level_alone_brings_its_own_pattern(tmp_path: Path) -> None:
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=True
+    )
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
-    theirs.train_from_iterator(["It's a test, isn't it? 12345  spaces\n\nlines we'll see"] * 3, trainer)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=alphabet, show_progress=False
+    )
+    theirs.train_from_iterator(
+        ["It's a test, isn't it? 12345  spaces\n\nlines we'll see"] * 3, trainer
+    )
     theirs.save(str(tmp_path / "tokenizer.json"))
     ours = Tokenizer.from_file(tmp_path / "tokenizer.json")
     for text in ("It's we'll 99 test,  x \n\n y", "naïve ÜBER 日本語 \t\t", "isn't'S 12a34"):

@@ -58,7 +58,9 @@ def test_o200k_from_its_file_is_the_same(o200k: Tokenizer, o200k_path: Path) -> 
     assert (again.specials, again.pattern) == (o200k.specials, o200k.pattern)
 
 
-def test_a_shuffled_o200k_file_keeps_its_ids(o200k: Tokenizer, o200k_path: Path, tmp_path: Path) -> None:
+def test_a_shuffled_o200k_file_keeps_its_ids(
+    o200k: Tokenizer, o200k_path: Path, tmp_path: Path
+) -> None:
     data = json.loads(o200k_path.read_text(encoding="utf-8"))
     data["model"]["vocab"] = dict(reversed(data["model"]["vocab"].items()))
     (tmp_path / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
@@ -66,7 +68,9 @@ def test_a_shuffled_o200k_file_keeps_its_ids(o200k: Tokenizer, o200k_path: Path,
     assert shuffled.encode(TEXTS[0]) == o200k.encode(TEXTS[0])
 
 
-def test_o200k_equals_the_official_package(o200k: Tokenizer, peer: openai_harmony.HarmonyEncoding) -> None:
+def test_o200k_equals_the_official_package(
+    o200k: Tokenizer, peer: openai_harmony.HarmonyEncoding
+) -> None:
     @fast
     @given(ANY_TEXT)
     def check(text: str) -> None:
@@ -100,7 +104,9 @@ def test_o200k_decodes_any_ids(o200k: Tokenizer, peer: openai_harmony.HarmonyEnc
 
 def test_it_is_the_published_vocabulary(o200k: Tokenizer) -> None:
     """The sha256 that tiktoken pins for its download, a file of lines `base64 rank`."""
-    lines = b"".join(b"%b %d\n" % (base64.b64encode(token), id_) for token, id_ in o200k.vocabulary.items())
+    lines = b"".join(
+        b"%b %d\n" % (base64.b64encode(token), id_) for token, id_ in o200k.vocabulary.items()
+    )
     published = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
     assert hashlib.sha256(lines).hexdigest() == published
 
@@ -116,7 +122,9 @@ def test_it_is_what_the_official_package_holds(peer: openai_harmony.HarmonyEncod
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "one bit", "missing"])
-def test_a_damaged_file_is_refused(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_refused(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = o200k_module._FILE.read_bytes()
     flipped = whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:]
     contents = {"empty": b"", "half": whole[: len(whole) // 2], "one bit": flipped}

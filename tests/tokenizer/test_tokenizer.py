@@ -59,8 +59,20 @@ def test_surrogates_become_replacement_characters(o200k: Tokenizer) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(" " * 1_200_000, " " * 1_200_000 + "x", "x" * 4095 + " " * 1_200_000 + "x", ("\t" * 262_143 + "y") * 5),
-        *("\n" * 1_000_000, "a" * 1_000_000, "A" * 1_000_000, "7" * 1_000_000, "中" * 1_000_000, "./" * 500_000),
+        *(
+            " " * 1_200_000,
+            " " * 1_200_000 + "x",
+            "x" * 4095 + " " * 1_200_000 + "x",
+            ("\t" * 262_143 + "y") * 5,
+        ),
+        *(
+            "\n" * 1_000_000,
+            "a" * 1_000_000,
+            "A" * 1_000_000,
+            "7" * 1_000_000,
+            "中" * 1_000_000,
+            "./" * 500_000,
+        ),
     ],
     ids=lambda text: f"{text[:2]!r} {text[-2:]!r}",
 )
@@ -115,7 +127,9 @@ def test_pickle_and_quick_load(nano: Tokenizer, nano_path: Path) -> None:
 def test_training(nano: Tokenizer) -> None:
     ordinary = nano.vocab_size - len(HARMONY_SPECIALS)
     assert nano.vocab_size <= 700
-    assert [nano.special(name) for name in HARMONY_SPECIALS] == list(range(ordinary, nano.vocab_size))
+    assert [nano.special(name) for name in HARMONY_SPECIALS] == list(
+        range(ordinary, nano.vocab_size)
+    )
     assert [nano.token_bytes(byte) for byte in range(256)] == [bytes([byte]) for byte in range(256)]
     assert nano.encode("2024") == list(b"2024")
     assert max(len(nano.token_bytes(id_)) for id_ in range(ordinary)) > 3

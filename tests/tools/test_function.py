@@ -15,7 +15,9 @@ from ossia.harmony import schema_to_typescript
 from ossia.tools import from_function
 
 
-def weather(city: str, days: int = 1, unit: Literal["C", "F"] = "C", hours: list[int] | None = None) -> Any:
+def weather(
+    city: str, days: int = 1, unit: Literal["C", "F"] = "C", hours: list[int] | None = None
+) -> Any:
     """The weather.
 
     For a city and some days.
@@ -43,7 +45,11 @@ def test_signature_and_docstring_become_the_declaration() -> None:
 
 def test_without_parameters_without_docstring_under_another_name() -> None:
     tool = from_function(lambda: 7, name="seven")
-    assert (tool.function.name, tool.function.description, tool.function.parameters) == ("seven", "", None)
+    assert (tool.function.name, tool.function.description, tool.function.parameters) == (
+        "seven",
+        "",
+        None,
+    )
     assert tool.run("{}") == tool.run("") == "7"
 
 
@@ -62,14 +68,21 @@ def test_descriptions_and_limits_of_parameters() -> None:
 
 def test_defaults_hold_and_arguments_are_converted() -> None:
     tool = from_function(weather)
-    assert json.loads(tool.run('{"city": "Ulm"}')) == {"city": "Ulm", "days": 1, "unit": "C", "hours": None}
+    assert json.loads(tool.run('{"city": "Ulm"}')) == {
+        "city": "Ulm",
+        "days": 1,
+        "unit": "C",
+        "hours": None,
+    }
     given = json.loads(tool.run('{"city": "Ulm", "days": "3", "unit": "F", "hours": [1, 2]}'))
     assert given == {"city": "Ulm", "days": 3, "unit": "F", "hours": [1, 2]}
     assert json.loads(tool.run('{"city": "Ulm", "hours": null}'))["hours"] is None
 
 
 def test_names_that_pydantic_has_plans_for() -> None:
-    def odd(json: str, model_config: int = 1, _private: int = 2, schema: int = 3, self: int = 4) -> str:
+    def odd(
+        json: str, model_config: int = 1, _private: int = 2, schema: int = 3, self: int = 4
+    ) -> str:
         return f"{json} {model_config} {_private} {schema} {self}"
 
     tool = from_function(odd)

@@ -1,4 +1,6 @@
-"""The balancer: the same losses however a step is cut, counted loads, biases that even them out and then vanish."""
+"""The balancer: the same losses however a step is cut, counted loads, biases that even them out and
+then vanish.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def routers(model: Transformer) -> list[Router]:
 
 
 def documents(*lengths: int, seed: int = 0) -> tuple[Tensor, list[int]]:
-    return torch.randint(0, 64, (sum(lengths),), generator=torch.Generator().manual_seed(seed)), list(lengths)
+    return torch.randint(
+        0, 64, (sum(lengths),), generator=torch.Generator().manual_seed(seed)
+    ), list(lengths)
 
 
 def logits_of(model: Transformer, tokens: Tensor, lengths: list[int]) -> dict[int, Tensor]:
@@ -63,13 +67,21 @@ def cut(tokens: Tensor, lengths: list[int], parts: int) -> list[tuple[Tensor, li
     """Between documents, into `parts` pieces."""
     bounds = [len(lengths) * n // parts for n in range(parts + 1)]
     starts = [sum(lengths[:b]) for b in bounds]
-    return [(tokens[starts[n] : starts[n + 1]], lengths[bounds[n] : bounds[n + 1]]) for n in range(parts)]
+    return [
+        (tokens[starts[n] : starts[n + 1]], lengths[bounds[n] : bounds[n + 1]])
+        for n in range(parts)
+    ]
 
 
 def step(
-    balancer: Balancer, model: Transformer, rounds: list[list[tuple[Tensor, list[int]]]], number: int = 0
+    balancer: Balancer,
+    model: Transformer,
+    rounds: list[list[tuple[Tensor, list[int]]]],
+    number: int = 0,
 ) -> list[Tensor]:
-    """The losses of the parts of one step: rounds one after the other, the parts of each in threads."""
+    """The losses of the parts of one step: rounds one after the other, the parts of each in
+    threads.
+    """
     total, out = sum(len(t) for parts in rounds for t, _ in parts), []
 
     def one(n: int, tokens: Tensor, lengths: list[int]) -> Tensor:
@@ -78,7 +90,9 @@ def step(
     for parts in rounds:
         balancer.begin(len(parts), number)
         with ThreadPoolExecutor(len(parts)) as pool:
-            out += [f.result() for f in [pool.submit(one, n, *part) for n, part in enumerate(parts)]]
+            out += [
+                f.result() for f in [pool.submit(one, n, *part) for n, part in enumerate(parts)]
+            ]
     return out
 
 
@@ -87,7 +101,8 @@ def gradient(losses: list[Tensor], model: Transformer) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses), weights)])  # type: ignore[arg-type]
 
 
-# ---- losses -----------------------------------------------------------------------------------------------------
+# ---- losses
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -112,12 +127,20 @@ def test_global_statistics_grow_while_a_step_accumulates() -> None:
         balancer.end()
         alone, whole = logits_of(model, *first), logits_of(model, tokens, lengths)
         shares = [
-            {n: torch.bincount(x.topk(TOP_K).indices.flatten(), minlength=EXPERTS) for n, x in s.items()}
+            {
+                n: torch.bincount(x.topk(TOP_K).indices.flatten(), minlength=EXPERTS)
+                for n, x in s.items()
+            }
             for s in (alone, whole)
         ]
         for loss, (part, its_lengths), share in zip(losses, (first, second), shares, strict=True):
             seen = logits_of(model, part, its_lengths)
-            want = sum(load_balance(x, TOP_K, share[n]) for n, x in seen.items()) / 2 * len(part) / len(tokens)
+            want = (
+                sum(load_balance(x, TOP_K, share[n]) for n, x in seen.items())
+                / 2
+                * len(part)
+                / len(tokens)
+            )
             torch.testing.assert_close(loss, want)
 
 
@@ -129,7 +152,9 @@ def test_local_statistics(statistics: str) -> None:
     for loss, (part, its_lengths) in zip(step(balancer, model, [parts]), parts, strict=True):
         seen = logits_of(model, part, its_lengths).values()
         each = [
-            load_balance(x, TOP_K) if statistics == "micro" else sequence_load_balance(x, TOP_K, its_lengths)
+            load_balance(x, TOP_K)
+            if statistics == "micro"
+            else sequence_load_balance(x, TOP_K, its_lengths)
             for x in seen
         ]
         torch.testing.assert_close(loss, sum(each) / 2 * len(part) / len(tokens))
@@ -144,7 +169,9 @@ def test_without_an_auxiliary_loss_the_z_loss_remains(mode: str) -> None:
     assert all((r.selection_bias is None) == (mode == "none") for r in routers(model))
 
 
-def test_a_part_that_fails_does_not_leave_the_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_does_not_leave_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model, (tokens, lengths) = tiny(), documents(20)
     balancer = Balancer(model, Balance("aux", "global"), steps=10)
     seen = logits_of(model, tokens, lengths)
@@ -193,8 +220,9 @@ dist.destroy_process_group()
 
 
 def test_processes_agree_with_one(tmp_path: Path) -> None:
-    """Two processes, each with a part of a step: their losses add up, they move their biases alike, and hand them over
-    to biases of routers that are cut in two."""
+    """Two processes, each with a part of a step: their losses add up, they move their biases alike,
+    and hand them over to biases of routers that are cut in two.
+    """
     command = [sys.executable, "-c", PROCESS.format(path=[str(Path(__file__).parent), *sys.path])]
     running = [subprocess.Popen([*command, str(n), str(tmp_path / "store")]) for n in range(2)]
     assert [process.wait(300) for process in running] == [0, 0]
@@ -226,12 +254,19 @@ def test_processes_agree_with_one(tmp_path: Path) -> None:
         assert torch.equal(*theirs) and bool(router.bias.any())
 
 
-# ---- metrics ----------------------------------------------------------------------------------------------------
+# ---- metrics
+# ----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 40), min_size=2, max_size=5), st.none() | st.floats(0.3, 1.5), st.integers(0, 99))
-def test_metrics_are_those_of_the_whole_step(lengths: list[int], capacity: float | None, seed: int) -> None:
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    st.none() | st.floats(0.3, 1.5),
+    st.integers(0, 99),
+)
+def test_metrics_are_those_of_the_whole_step(
+    lengths: list[int], capacity: float | None, seed: int
+) -> None:
     model, (tokens, lengths) = tiny(seed=seed), documents(*lengths, seed=seed)
     balancer = Balancer(model, Balance("none", capacity=capacity), steps=10)
     parts = cut(tokens, lengths, 2)
@@ -239,13 +274,16 @@ def test_metrics_are_those_of_the_whole_step(lengths: list[int], capacity: float
     metrics = balancer.end()
     violation, entropy, dead, dropped, layers = 0.0, 0.0, 0, 0, 2
     counted = {
-        n: [Counter(x.topk(TOP_K).indices.flatten().tolist()) for x in xs] for n, xs in per_layer(model, parts).items()
+        n: [Counter(x.topk(TOP_K).indices.flatten().tolist()) for x in xs]
+        for n, xs in per_layer(model, parts).items()
     }
     for n, counts in counted.items():
         load = [sum(c[e] for c in counts) for e in range(EXPERTS)]
         assert balancer.load[n] == pytest.approx([x / sum(load) for x in load])
         violation += max(load) / (sum(load) / EXPERTS) - 1
-        entropy -= sum(x / sum(load) * math.log(x / sum(load)) for x in load if x) / math.log(EXPERTS)
+        entropy -= sum(x / sum(load) * math.log(x / sum(load)) for x in load if x) / math.log(
+            EXPERTS
+        )
         dead += load.count(0)
         if capacity is not None:
             for c, (part, _) in zip(counts, parts, strict=True):
@@ -272,7 +310,9 @@ def test_balance_and_z_are_reported_in_every_mode() -> None:
         assert metrics["balance"] == pytest.approx(
             float(sum(load_balance(x, TOP_K) for x in seen).detach()) / 2, rel=1e-5
         )
-        assert metrics["router_z"] == pytest.approx(float(sum(router_z(x) for x in seen).detach()) / 2, rel=1e-5)
+        assert metrics["router_z"] == pytest.approx(
+            float(sum(router_z(x) for x in seen).detach()) / 2, rel=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -303,7 +343,8 @@ def test_a_step_that_was_given_up_is_not_counted() -> None:
     assert balancer.end() == metrics
 
 
-# ---- selection bias ---------------------------------------------------------------------------------------------
+# ---- selection bias
+# ---------------------------------------------------------------------------------------------
 
 
 def test_the_bias_chooses_and_does_not_weigh() -> None:
@@ -332,9 +373,12 @@ def test_a_step_moves_the_bias_against_the_load() -> None:
 
 @pytest.mark.parametrize("steps", [1, 3, 40])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_biases_even_out_the_load_and_end_at_exactly_zero(steps: int, frozen: bool, tmp_path: Path) -> None:
-    """A router that sends all to two experts is evened out, and stays so where its own bias takes over; a finished run
-    exports what it has trained."""
+def test_biases_even_out_the_load_and_end_at_exactly_zero(
+    steps: int, frozen: bool, tmp_path: Path
+) -> None:
+    """A router that sends all to two experts is evened out, and stays so where its own bias takes
+    over; a finished run exports what it has trained.
+    """
     model, (tokens, lengths) = tiny(), documents(64, 64)
     for router in routers(model):
         router.bias.data[:2] += 3
@@ -352,7 +396,9 @@ def test_biases_even_out_the_load_and_end_at_exactly_zero(steps: int, frozen: bo
     assert sizes[-1] == 0.0
     if steps == 40:
         assert violations[0] > 0.8 and violations[27] < 0.3
-        assert sizes[27] > sizes[31] > sizes[34] > 0 == max(sizes[35:]), "fades from 70% to 90% of the run"
+        assert sizes[27] > sizes[31] > sizes[34] > 0 == max(sizes[35:]), (
+            "fades from 70% to 90% of the run"
+        )
         assert violations[-1] == violations[0] if frozen else violations[-1] < 0.3
     export(model.requires_grad_(False), tmp_path / "m", "hf-bf16", floats="float32")
     again = load(tmp_path / "m", "float32")
@@ -375,16 +421,22 @@ def test_state_comes_back_and_another_one_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"balance\.mode"):
         Balancer(tiny(), Balance("aux"), steps=50).load_state_dict(balancer.state_dict())
     with pytest.raises(TrainingError, match="one value an expert"):
-        Balancer(tiny(replace(TINY, num_experts=8)), Balance("bias"), 50).load_state_dict(balancer.state_dict())
+        Balancer(tiny(replace(TINY, num_experts=8)), Balance("bias"), 50).load_state_dict(
+            balancer.state_dict()
+        )
 
 
-# ---- stride -----------------------------------------------------------------------------------------------------
+# ---- stride
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("stride", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (4, [3]), (9, [])])
-def test_dense_layers_train_beside_layers_with_experts(stride: int, layers: list[int], tmp_path: Path) -> None:
-    """Routers where the stride says, none elsewhere; parameters as accounted; the same model after the round trip
-    through OpenAI's layout."""
+def test_dense_layers_train_beside_layers_with_experts(
+    stride: int, layers: list[int], tmp_path: Path
+) -> None:
+    """Routers where the stride says, none elsewhere; parameters as accounted; the same model after
+    the round trip through OpenAI's layout.
+    """
     config = replace(TINY, num_hidden_layers=4, layer_types=(), moe_stride=stride)
     model, (tokens, lengths) = tiny(config), documents(20, 30)
     assert sum(p.numel() for p in model.parameters()) == account(config).total
@@ -412,5 +464,8 @@ def test_dense_layers_train_beside_layers_with_experts(stride: int, layers: list
         for leaf in (layer.moe.experts.gate_up, layer.moe.experts.down):
             leaf.fake_quantize = True
     torch.testing.assert_close(
-        again(tokens, Batch.packed(lengths)), model.eval()(tokens, Batch.packed(lengths)), rtol=1e-4, atol=1e-5
+        again(tokens, Batch.packed(lengths)),
+        model.eval()(tokens, Batch.packed(lengths)),
+        rtol=1e-4,
+        atol=1e-5,
     )

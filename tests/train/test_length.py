@@ -1,5 +1,6 @@
-"""Context extension: every method's angles against its paper and transformers, and the two measures against plain
-evaluation."""
+"""Context extension: every method's angles against its paper and transformers, and the two measures
+against plain evaluation.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,15 @@ from ossia.model.rope import concentration, inverse_frequencies
 from ossia.tasks.long.needles import Needle
 from ossia.tasks.long.needles import needle as tasks_needle
 from ossia.train import length as module
-from ossia.train.length import Method, loss_by_position, needle_accuracy, scaled, stages, token_losses, using
+from ossia.train.length import (
+    Method,
+    loss_by_position,
+    needle_accuracy,
+    scaled,
+    stages,
+    token_losses,
+    using,
+)
 
 B20, NANO = ModelConfig.preset("gpt-oss-20b"), ModelConfig.preset("nano")
 TINY = replace(
@@ -40,14 +49,18 @@ TINY = replace(
 METHODS: tuple[Method, ...] = ("none", "pi", "ntk", "ntk_by_parts", "yarn", "dynamic")
 
 
-# ---- angles -----------------------------------------------------------------------------------------------------
+# ---- angles
+# -----------------------------------------------------------------------------------------------------
 
 
-def published(config: ModelConfig, length: int, method: Method) -> tuple[NDArray[np.float64], float]:
+def published(
+    config: ModelConfig, length: int, method: Method
+) -> tuple[NDArray[np.float64], float]:
     """(angles per position, factor on cos and sin) by the formulas of the papers, in float64.
 
-    arXiv 2306.15595 (PI) and 2309.00071 (NTK-aware: sec. 3.1, by parts: 3.2, dynamic: 3.3, YaRN: 3.4).
-    The published gpt-oss and transformers interpolate YaRN linearly in the dimension, not in r.
+    arXiv 2306.15595 (PI) and 2309.00071 (NTK-aware: sec. 3.1, by parts: 3.2, dynamic: 3.3, YaRN:
+    3.4). The published gpt-oss and transformers interpolate YaRN linearly in the dimension, not in
+    r.
     """
     width, base, first = config.head_dim, float(config.rope_theta), config.initial_context_length
     s = max(1.0, length / first)
@@ -64,7 +77,9 @@ def published(config: ModelConfig, length: int, method: Method) -> tuple[NDArray
         return (1 - gamma) * theta / s + gamma * theta, 1.0
     if method == "yarn":
         # r = beta and r = alpha, solved for the dimension
-        low, high = (width * np.log(first / (r * 2 * np.pi)) / (2 * np.log(base)) for r in (beta, alpha))
+        low, high = (
+            width * np.log(first / (r * 2 * np.pi)) / (2 * np.log(base)) for r in (beta, alpha)
+        )
         if config.rope_truncate:
             low, high = np.floor(low), np.ceil(high)
         ramp = np.clip((d - max(low, 0)) / (min(high, width - 1) - max(low, 0)), 0, 1)
@@ -81,7 +96,10 @@ def test_every_method_is_as_published(config: ModelConfig, method: Method, facto
     want, temperature = published(config, length, method)
     np.testing.assert_allclose(inverse_frequencies(ours).double().numpy(), want, rtol=2e-6)
     assert concentration(ours) == pytest.approx(temperature, rel=1e-12)
-    assert ours.max_context_length == length and ours.initial_context_length == config.initial_context_length
+    assert (
+        ours.max_context_length == length
+        and ours.initial_context_length == config.initial_context_length
+    )
 
 
 def test_the_published_model_is_the_yarn_stage_of_its_own_config() -> None:
@@ -94,7 +112,11 @@ def test_the_published_model_is_the_yarn_stage_of_its_own_config() -> None:
 @pytest.mark.parametrize("method", ["linear", "dynamic", "yarn"])
 def test_transformers_computes_the_same(config: ModelConfig, factor: int, method: str) -> None:
     length = config.initial_context_length * factor
-    rope: dict[str, Any] = {"rope_type": method, "rope_theta": config.rope_theta, "factor": float(factor)}
+    rope: dict[str, Any] = {
+        "rope_type": method,
+        "rope_theta": config.rope_theta,
+        "factor": float(factor),
+    }
     longest, kwargs = length, {}
     if method == "dynamic":  # whose factor is a share to add to L' / L0, and whose L0 is this key
         rope["factor"], longest, kwargs = 1.0, config.initial_context_length, {"seq_len": length}
@@ -112,7 +134,8 @@ def test_transformers_computes_the_same(config: ModelConfig, factor: int, method
     assert concentration(ours) == pytest.approx(temperature, rel=1e-12)
 
 
-# ---- schedule ---------------------------------------------------------------------------------------------------
+# ---- schedule
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_stages_scale_to_their_lengths() -> None:
@@ -122,7 +145,9 @@ def test_stages_scale_to_their_lengths() -> None:
         assert (first.length, first.steps, second.length, second.steps) == (1024, 60, 2048, 40)
         assert (first.config.rope_scaling_factor, second.config.rope_scaling_factor) == (4.0, 8.0)
         assert {s.config.rope_scaling for s in (first, second)} == {method}
-        assert second.config.max_context_length == 2048 and second.config.initial_context_length == 256
+        assert (
+            second.config.max_context_length == 2048 and second.config.initial_context_length == 256
+        )
     assert [s.config.rope_scaling for s in stages(plain, ((1024, 60),), "none")] == ["none"]
 
 
@@ -142,7 +167,8 @@ def test_schedules_that_make_no_sense(schedule: Any, method: Any, message: str) 
         stages(NANO, schedule, method)
 
 
-# ---- loss by position -------------------------------------------------------------------------------------------
+# ---- loss by position
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +190,9 @@ def plain_losses(model: Transformer, ids: list[int]) -> Tensor:
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(1, 200), st.integers(1, 4000))
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(1, 200), st.integers(1, 4000)
+)
 def test_losses_however_they_are_packed(lengths: list[int], at_once: int, logits: int) -> None:
     built = Transformer(TINY)
     built.init_weights(3)
@@ -198,7 +226,9 @@ def test_dynamic_is_ntk_for_each_documents_own_length(model: Transformer) -> Non
     documents = [document(20, 1), document(64, 2), document(64, 3), document(128, 4)]
     found = token_losses(model, documents, dynamic=True)
     for ids, losses in zip(documents, found, strict=True):
-        with using(model, replace(TINY, rope_scaling="ntk", rope_scaling_factor=max(1.0, len(ids) / 32))):
+        with using(
+            model, replace(TINY, rope_scaling="ntk", rope_scaling_factor=max(1.0, len(ids) / 32))
+        ):
             torch.testing.assert_close(losses, plain_losses(model, ids), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[0], plain_losses(model, documents[0]), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found[3], plain_losses(model, documents[3]), atol=1e-3)
@@ -225,7 +255,11 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        made = [x.untyped_storage().nbytes() // x.element_size() for x in tree_leaves(out) if isinstance(x, Tensor)]
+        made = [
+            x.untyped_storage().nbytes() // x.element_size()
+            for x in tree_leaves(out)
+            if isinstance(x, Tensor)
+        ]
         Largest.elements = max([Largest.elements, *made])
         return out
 
@@ -240,7 +274,8 @@ def test_a_long_text_is_never_all_logits_or_all_scores() -> None:
     assert 4096 * 128 <= Largest.elements <= module.LOGITS_AT_ONCE
 
 
-# ---- needles ----------------------------------------------------------------------------------------------------
+# ---- needles
+# ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -250,7 +285,9 @@ class Written:
 
 
 class Characters:
-    """One token a character, but for pairs of the same digit, which are one: so that texts join as tokens do."""
+    """One token a character, but for pairs of the same digit, which are one: so that texts join as
+    tokens do.
+    """
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
@@ -271,7 +308,9 @@ def greedy(model: Transformer, ids: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_needles_count_when_the_model_would_have_written_them(model: Transformer, dynamic: bool) -> None:
+def test_needles_count_when_the_model_would_have_written_them(
+    model: Transformer, dynamic: bool
+) -> None:
     """Answers that are what the model writes, and the same with one letter changed, at every place."""
     tokenizer, made, config = Characters(), [], model.config
 
@@ -301,9 +340,15 @@ def test_needles_count_when_the_model_would_have_written_them(model: Transformer
 
 
 def test_tokens_of_an_answer_that_joins_the_question() -> None:
-    """As in a text that is encoded whole: "code 7" + "71" is "code ", "77", "1". What follows is left away."""
+    """As in a text that is encoded whole: "code 7" + "71" is "code ", "77", "1". What follows is
+    left away.
+    """
     ids, first = module._up_to_answer(Characters(), Written("71 ab code 771. Yes.", "71"))
-    assert ids == Characters().encode("71 ab code 771") and first == len("71 ab code ") and len(ids) - first == 2
+    assert (
+        ids == Characters().encode("71 ab code 771")
+        and first == len("71 ab code ")
+        and len(ids) - first == 2
+    )
 
 
 def test_needles_of_the_task(model: Transformer) -> None:

@@ -1,4 +1,6 @@
-"""A run from its first step to its folder: learning, watchers, the log, where it starts from, and what stops it."""
+"""A run from its first step to its folder: learning, watchers, the log, where it starts from, and
+what stops it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ def same(a: Transformer, b: Transformer) -> bool:
     return all(m == n and torch.equal(x, y) for (m, x), (n, y) in pairs)
 
 
-# ---- a whole run -------------------------------------------------------------------------------------------------
+# ---- a whole run
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_run_learns_reports_and_leaves_its_folder(tmp_path: Path) -> None:
@@ -47,10 +50,22 @@ def test_a_run_learns_reports_and_leaves_its_folder(tmp_path: Path) -> None:
     assert [e["step"] for e in entries] == [r.step for r in reports] == list(range(1, 41))
     assert sum(losses(tmp_path)[-5:]) / 5 < losses(tmp_path)[0] - 1
     for entry, report in zip(entries, reports, strict=True):
-        assert (entry["loss"], entry["lr"], entry["tokens"]) == (report.loss, report.lr, report.tokens)
+        assert (entry["loss"], entry["lr"], entry["tokens"]) == (
+            report.loss,
+            report.lr,
+            report.tokens,
+        )
         assert report.steps == 40 and report.seconds > 0 and 0 < report.tokens <= 200
         assert entry["tokens_per_s"] > 0 and entry["gradient_norm"] > 0
-        assert entry.keys() >= {"balance", "router_z", "max_violation", "entropy", "dropped", "dead", "seconds"}
+        assert entry.keys() >= {
+            "balance",
+            "router_z",
+            "max_violation",
+            "entropy",
+            "dropped",
+            "dead",
+            "seconds",
+        }
         assert len(report.load) == 2 and all(sum(row) == pytest.approx(1) for row in report.load)
     assert same(model, load_weights(TINY, tmp_path))
     assert ModelConfig.from_json(json.loads((tmp_path / "config.json").read_text())) == TINY
@@ -64,7 +79,9 @@ def test_a_finished_run_is_only_read(tmp_path: Path) -> None:
     def none(state: Any) -> Iterator[tuple[Example, Any]]:
         raise AssertionError("a finished run asks for no examples")
 
-    again = train(replace(run, examples=none), watchers=[lambda report: pytest.fail("a step was taken")])
+    again = train(
+        replace(run, examples=none), watchers=[lambda report: pytest.fail("a step was taken")]
+    )
     assert same(first, again) and not again.training
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
@@ -74,7 +91,9 @@ def test_the_averaged_weights_are_what_a_run_ends_with(tmp_path: Path) -> None:
     train(tiny_run(tmp_path / "plain", steps=4))
     assert losses(tmp_path / "average") == losses(tmp_path / "plain")
     seen = []
-    for n in range(1, 5):  # the weights after every step, from states of a run that was stopped there
+    for n in range(
+        1, 5
+    ):  # the weights after every step, from states of a run that was stopped there
         train(tiny_run(tmp_path / "stopped", steps=4), stop_after=n)
         path = tmp_path / "stopped" / ("state.pt" if n < 4 else WEIGHTS)
         loaded = torch.load(path)["worker"]["model"] if n < 4 else safetensors.torch.load_file(path)
@@ -123,7 +142,9 @@ def test_examples_that_cannot_begin_leave_the_log_alone(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_bytes() == before
 
 
-def test_a_failing_part_raises_its_own_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_part_raises_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And not that of the parts that wait for it."""
     real = step_module.cross_entropy
 
@@ -137,7 +158,8 @@ def test_a_failing_part_raises_its_own_error(tmp_path: Path, monkeypatch: pytest
         train(tiny_run(tmp_path, steps=30, shards=4))
 
 
-# ---- where it starts from ----------------------------------------------------------------------------------------
+# ---- where it starts from
+# ----------------------------------------------------------------------------------------
 
 
 def test_a_run_starts_from_the_one_before(tmp_path: Path) -> None:
@@ -169,7 +191,9 @@ def test_a_run_starts_from_a_released_checkpoint(tmp_path: Path, layout: Any) ->
 def test_what_a_run_cannot_start_from(tmp_path: Path) -> None:
     train(tiny_run(tmp_path / "a", steps=1))
     run = replace(tiny_run(tmp_path / "b"), start_from=tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"tensors differ, among them layers\.0\.attn\.k\.bias: expected"):
+    with pytest.raises(
+        CheckpointError, match=r"tensors differ, among them layers\.0\.attn\.k\.bias: expected"
+    ):
         train(replace(run, config=replace(TINY, num_key_value_heads=2)))
     with pytest.raises(CheckpointError, match="no weights to start from"):
         train(replace(run, start_from=tmp_path))
@@ -196,18 +220,25 @@ def test_lora_trains_and_leaves_nothing_but_its_changes(tmp_path: Path, base: st
         model = Transformer(TINY)
         model.init_weights(3)
         export(model, tmp_path / "base", "hf")
-    run = replace(tiny_run(tmp_path / "lora", steps=20, peak_lr=2e-2), start_from=tmp_path / "base", lora=Lora(rank=4))
+    run = replace(
+        tiny_run(tmp_path / "lora", steps=20, peak_lr=2e-2),
+        start_from=tmp_path / "base",
+        lora=Lora(rank=4),
+    )
     model = train(run, stop_after=7)
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     model = train(run)
     stored = safetensors.torch.load_file(tmp_path / "lora" / WEIGHTS)
     assert stored and all(name.endswith(("lora_a", "lora_b")) for name in stored)
-    assert all(torch.equal(p, frozen[n]) for n, p in model.named_parameters() if not p.requires_grad)
+    assert all(
+        torch.equal(p, frozen[n]) for n, p in model.named_parameters() if not p.requires_grad
+    )
     assert losses(tmp_path / "lora")[-1] < losses(tmp_path / "lora")[0] - 0.2
     assert same(model, train(run))
 
 
-# ---- values that are not finite ----------------------------------------------------------------------------------
+# ---- values that are not finite
+# ----------------------------------------------------------------------------------
 
 
 def poisoned(tmp_path: Path, name: str, value: float) -> Run:
@@ -226,25 +257,52 @@ NAN, HUGE = float("nan"), 3e38
 @pytest.mark.parametrize(
     ("name", "value", "place"),
     [
-        ("layers.1.moe.experts.down.weight", NAN, "layer 1, experts: weight layers.1.moe.experts.down.weight"),
+        (
+            "layers.1.moe.experts.down.weight",
+            NAN,
+            "layer 1, experts: weight layers.1.moe.experts.down.weight",
+        ),
         ("layers.0.moe.router.bias", NAN, "layer 0, router: weight layers.0.moe.router.bias"),
         ("layers.1.attn.sinks", NAN, "layer 1, attention: weight layers.1.attn.sinks"),
-        ("layers.1.moe.norm.scale", NAN, "layer 1, norm before the experts: weight layers.1.moe.norm.scale"),
+        (
+            "layers.1.moe.norm.scale",
+            NAN,
+            "layer 1, norm before the experts: weight layers.1.moe.norm.scale",
+        ),
         ("unembedding.weight", float("inf"), "unembedding: weight unembedding.weight"),
-        ("layers.0.attn.v.weight", HUGE, "layer 0, attention: activation, the output of layers.0.attn"),
-        ("layers.1.moe.router.weight", HUGE, "layer 1, router: activation, the output of layers.1.moe.router"),
-        ("layers.1.attn.norm.scale", HUGE, "layer 1, attention: activation, the output of layers.1.attn"),
+        (
+            "layers.0.attn.v.weight",
+            HUGE,
+            "layer 0, attention: activation, the output of layers.0.attn",
+        ),
+        (
+            "layers.1.moe.router.weight",
+            HUGE,
+            "layer 1, router: activation, the output of layers.1.moe.router",
+        ),
+        (
+            "layers.1.attn.norm.scale",
+            HUGE,
+            "layer 1, attention: activation, the output of layers.1.attn",
+        ),
         ("layers.0.moe.experts.down.weight", HUGE, "layer 0, experts: activation"),
     ],
 )
 def test_the_first_bad_value_is_named(tmp_path: Path, name: str, value: float, place: str) -> None:
-    with pytest.raises(TrainingError, match=r"step [12]; the first value that is not finite: ") as caught:
+    with pytest.raises(
+        TrainingError, match=r"step [12]; the first value that is not finite: "
+    ) as caught:
         train(poisoned(tmp_path, name, value))
     assert place in str(caught.value), caught.value
-    assert "No state had been saved" in str(caught.value) and not (tmp_path / "out" / "state.pt").exists()
+    assert (
+        "No state had been saved" in str(caught.value)
+        and not (tmp_path / "out" / "state.pt").exists()
+    )
 
 
-def test_a_bad_gradient_is_named_though_the_loss_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_gradient_is_named_though_the_loss_is_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = step_module.part_loss
 
     def steep(model: Transformer, *args: Any) -> tuple[Tensor, Tensor]:
@@ -258,8 +316,12 @@ def test_a_bad_gradient_is_named_though_the_loss_is_fine(tmp_path: Path, monkeyp
         train(tiny_run(tmp_path))
 
 
-def test_bad_weights_never_replace_a_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weight goes bad between two steps: the state from before stays, and the run can go on from it."""
+def test_bad_weights_never_replace_a_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight goes bad between two steps: the state from before stays, and the run can go on from
+    it.
+    """
     real = ThreadedStep.step
 
     def step(self: ThreadedStep, *args: Any) -> Any:
@@ -273,7 +335,8 @@ def test_bad_weights_never_replace_a_good_state(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(ThreadedStep, "step", step)
         with pytest.raises(
-            TrainingError, match=r"layer 1, attention: weight.*last good state is .*state\.pt \(step 4\)"
+            TrainingError,
+            match=r"layer 1, attention: weight.*last good state is .*state\.pt \(step 4\)",
         ):
             train(run)
     assert torch.load(run.out / "state.pt")["step"] == 4

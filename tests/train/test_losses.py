@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ossia.train.losses import assignments, cross_entropy, load_balance, router_z, sequence_load_balance
+from ossia.train.losses import (
+    assignments,
+    cross_entropy,
+    load_balance,
+    router_z,
+    sequence_load_balance,
+)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -25,7 +31,9 @@ def switch(logits: Tensor, top_k: int, share_from: Tensor | None = None) -> Tens
     of = logits if share_from is None else share_from
     total = torch.zeros((), dtype=torch.float64)
     for i in range(experts):
-        routed = sum(i in sorted(range(experts), key=lambda e: -row[e])[:top_k] for row in of.tolist())
+        routed = sum(
+            i in sorted(range(experts), key=lambda e: -row[e])[:top_k] for row in of.tolist()
+        )
         f = routed / (top_k * len(of))
         p = sum(logits[t, i].exp() / logits[t].exp().sum() for t in range(tokens)) / tokens
         total = total + experts * f * p
@@ -39,7 +47,9 @@ def same(got: Tensor, want: Tensor, *inputs: Tensor) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-shapes = st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(1, 6)).map(lambda s: (s[0], s[1], min(s[1:])))
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(1, 6)).map(
+    lambda s: (s[0], s[1], min(s[1:]))
+)
 
 
 @settings(max_examples=30, deadline=None)
@@ -54,12 +64,21 @@ def test_load_balance(shape: tuple[int, int, int], seed: int) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(2, 6), st.integers(1, 2), st.integers(0, 1000))
+@given(
+    st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    st.integers(2, 6),
+    st.integers(1, 2),
+    st.integers(0, 1000),
+)
 def test_sequence_load_balance(lengths: list[int], experts: int, top_k: int, seed: int) -> None:
     logits = draw(seed, sum(lengths), experts)
     ends = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
     each = [switch(logits[a:b], top_k) * (b - a) for a, b in pairwise(ends)]
-    same(sequence_load_balance(logits, top_k, lengths), torch.stack(each).sum() / sum(lengths), logits)
+    same(
+        sequence_load_balance(logits, top_k, lengths),
+        torch.stack(each).sum() / sum(lengths),
+        logits,
+    )
     whole = sequence_load_balance(logits, top_k, [sum(lengths)])
     torch.testing.assert_close(whole, load_balance(logits, top_k), rtol=1e-12, atol=0)
 
@@ -73,12 +92,20 @@ def test_router_z(tokens: int, experts: int, seed: int) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(2, 50), st.integers(1, 400), st.integers(0, 1000))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 9),
+    st.integers(2, 50),
+    st.integers(1, 400),
+    st.integers(0, 1000),
+)
 def test_cross_entropy(rows: int, hidden: int, vocabulary: int, held: int, seed: int) -> None:
     """However few logits are held at a time, also for a gradient that is not 1."""
     x, w = draw(seed, rows, hidden), draw(seed + 1, vocabulary, hidden)
     target = torch.randint(0, vocabulary, (rows,), generator=torch.Generator().manual_seed(seed))
-    want = -torch.stack([(w @ row).log_softmax(0)[t] for row, t in zip(x, target.tolist(), strict=True)]).mean()
+    want = -torch.stack(
+        [(w @ row).log_softmax(0)[t] for row, t in zip(x, target.tolist(), strict=True)]
+    ).mean()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ossia.train.losses.CHUNK_ELEMENTS", held)
         patch.setattr("ossia.train.losses.CHUNK_ROWS", 1)
@@ -112,11 +139,17 @@ def test_known_points() -> None:
     pairs = balanced.clone()
     pairs[torch.arange(8), (torch.arange(8) + 1) % 8] = 49.0
     assert float(load_balance(pairs, 2)) == pytest.approx(1.0), "the optimum does not depend on k"
-    assert float(sequence_load_balance(balanced, 1, [1] * 8)) == pytest.approx(8.0), "each document sees one expert"
+    assert float(sequence_load_balance(balanced, 1, [1] * 8)) == pytest.approx(8.0), (
+        "each document sees one expert"
+    )
 
 
 def test_bfloat16_logits_are_summed_in_float32() -> None:
     logits = draw(3, 500, 16).detach().bfloat16()
-    for loss in (lambda x: load_balance(x, 2), lambda x: sequence_load_balance(x, 2, [300, 200]), router_z):
+    for loss in (
+        lambda x: load_balance(x, 2),
+        lambda x: sequence_load_balance(x, 2, [300, 200]),
+        router_z,
+    ):
         assert loss(logits).dtype == torch.float32
         torch.testing.assert_close(loss(logits).double(), loss(logits.double()), rtol=1e-5, atol=0)

@@ -77,9 +77,19 @@ def test_types_are_kept() -> None:
 
 def test_deep_overrides_go_together_and_the_last_counts() -> None:
     made = apply(
-        Config(), ["hyper.balance.aux=0.5", "hyper.peak_lr=1e-3", "hyper.balance.mode=bias", "hyper.peak_lr=2"]
+        Config(),
+        [
+            "hyper.balance.aux=0.5",
+            "hyper.peak_lr=1e-3",
+            "hyper.balance.mode=bias",
+            "hyper.peak_lr=2",
+        ],
     )
-    assert made.hyper.balance.aux == 0.5 and made.hyper.balance.mode == "bias" and made.hyper.peak_lr == 2
+    assert (
+        made.hyper.balance.aux == 0.5
+        and made.hyper.balance.mode == "bias"
+        and made.hyper.peak_lr == 2
+    )
     assert replace(made, hyper=Config().hyper) == Config()
     # Neither alone is a possible model: heads must be a multiple of key-value heads.
     both = apply(Config(), ["model.num_attention_heads=9", "model.num_key_value_heads=3"]).model
@@ -87,7 +97,11 @@ def test_deep_overrides_go_together_and_the_last_counts() -> None:
 
 
 def test_layer_types_follow_the_number_of_layers() -> None:
-    assert apply(Config(), ["model.num_hidden_layers=3"]).model.layer_types == (SLIDING, FULL, SLIDING)
+    assert apply(Config(), ["model.num_hidden_layers=3"]).model.layer_types == (
+        SLIDING,
+        FULL,
+        SLIDING,
+    )
     both = apply(Config(), ["model.num_hidden_layers=2", f"model.layer_types={FULL},{FULL}"])
     assert both.model.layer_types == (FULL, FULL)
 
@@ -117,14 +131,26 @@ def test_errors_name_the_key_and_what_there_is(text: str, said: str) -> None:
 
 
 def test_keys_can_be_typed_back() -> None:
-    """What is listed is what can be set; setting a key to the value it is listed with changes nothing."""
+    """What is listed is what can be set; setting a key to the value it is listed with changes
+    nothing.
+    """
     listed = keys(Config())
-    given = [f"{key.name}={key.value}" for key in listed if key.name not in ("anything", "lora", "parallel")]
+    given = [
+        f"{key.name}={key.value}"
+        for key in listed
+        if key.name not in ("anything", "lora", "parallel")
+    ]
     given = [text for text in given if not text.startswith(("lora.", "parallel."))]
     assert apply(Config(), given) == Config()
     by_name = {key.name: key for key in listed}
-    assert by_name["steps"].comment == "optimizer steps" and by_name["inner.depth"].comment == "how deep"
-    assert by_name["hyper.balance.capacity"].type == "float or none" and by_name["lora"].value == "none"
+    assert (
+        by_name["steps"].comment == "optimizer steps"
+        and by_name["inner.depth"].comment == "how deep"
+    )
+    assert (
+        by_name["hyper.balance.capacity"].type == "float or none"
+        and by_name["lora"].value == "none"
+    )
     assert by_name["lora.rank"].value == "8" and by_name["colour"].value == "red"
 
 
@@ -137,4 +163,8 @@ def test_numbers_come_back(whole: int, real: float) -> None:
 def test_flat_is_json_by_dotted_name() -> None:
     found = flat(apply(Config(), ["data=a.txt", "colour=blue", "lora.rank=2"]))
     assert found["data"] == "a.txt" and found["colour"] == "blue" and found["lora.rank"] == 2
-    assert found["parallel"] is None and found["pair"] == [1, 0.5] and found["hyper.balance.mode"] == "aux"
+    assert (
+        found["parallel"] is None
+        and found["pair"] == [1, 0.5]
+        and found["hyper.balance.mode"] == "aux"
+    )

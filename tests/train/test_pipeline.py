@@ -56,7 +56,10 @@ def test_phases_run_in_order_once(worker: Worker) -> None:
     told: list[tuple[str, str]] = []
     for _ in range(2):
         outcomes = run_pipeline(
-            todo, worker.out, settings={"a": 1}, tell=lambda phase, what: told.append((phase.name, what))
+            todo,
+            worker.out,
+            settings={"a": 1},
+            tell=lambda phase, what: told.append((phase.name, what)),
         )
     assert worker.ran == ["first", "second"]
     assert told == [("first", "begins"), ("first", "done"), ("second", "begins"), ("second", "done"),
@@ -69,7 +72,9 @@ def test_phases_run_in_order_once(worker: Worker) -> None:
         ("first", "done", 5),
         ("second", "done", 0),
     ]
-    assert noted["total_seconds"] == pytest.approx(sum(p["seconds"] for p in noted["phases"]), abs=1e-3)
+    assert noted["total_seconds"] == pytest.approx(
+        sum(p["seconds"] for p in noted["phases"]), abs=1e-3
+    )
 
 
 def test_a_phase_that_failed_is_gone_on_with_and_its_time_adds_up(worker: Worker) -> None:
@@ -80,7 +85,9 @@ def test_a_phase_that_failed_is_gone_on_with_and_its_time_adds_up(worker: Worker
     assert [state_of(phase, worker.out) for phase in todo] == ["done", "unfinished"]
     started = worker.out / "second" / "started.json"
     began = read(started)["began"]
-    os.utime(worker.out / "second" / "result", (began + 40, began + 40))  # it worked for 40 seconds, then was killed
+    os.utime(
+        worker.out / "second" / "result", (began + 40, began + 40)
+    )  # it worked for 40 seconds, then was killed
     worker.fail = set()
     outcomes = run_pipeline(todo, worker.out)
     assert worker.ran == ["first", "second", "second"] and not started.exists()
@@ -94,7 +101,9 @@ def test_an_unfinished_run_is_gone_on_with_only_if_that_is_meant(worker: Worker)
     with pytest.raises(TrainingError):
         run_pipeline(todo, worker.out, resume=False)
     worker.fail = set()
-    with pytest.raises(ConfigError, match=r"1 of 2 phases are done, second is next.*--resume.*--fresh.*--out"):
+    with pytest.raises(
+        ConfigError, match=r"1 of 2 phases are done, second is next.*--resume.*--fresh.*--out"
+    ):
         run_pipeline(todo, worker.out, resume=False)
     assert worker.ran == ["first", "second"]
     run_pipeline(todo, worker.out, resume=True)
@@ -107,12 +116,20 @@ def test_other_settings_are_refused_by_name(finished: bool, worker: Worker) -> N
     if not finished:
         worker.fail = {"first"}
         with pytest.raises(TrainingError):
-            run_pipeline([worker.phase("first")], worker.out, settings={"rate": 0.1, "old": None, "same": [1, 2]})
+            run_pipeline(
+                [worker.phase("first")],
+                worker.out,
+                settings={"rate": 0.1, "old": None, "same": [1, 2]},
+            )
     else:
-        run_pipeline([worker.phase("first")], worker.out, settings={"rate": 0.1, "old": None, "same": [1, 2]})
+        run_pipeline(
+            [worker.phase("first")], worker.out, settings={"rate": 0.1, "old": None, "same": [1, 2]}
+        )
     ran = list(worker.ran)
     with pytest.raises(ConfigError) as caught:
-        run_pipeline([worker.phase("first")], worker.out, settings={"rate": 0.2, "new": "x", "same": (1, 2)})
+        run_pipeline(
+            [worker.phase("first")], worker.out, settings={"rate": 0.2, "new": "x", "same": (1, 2)}
+        )
     said = str(caught.value)
     for part in ("was done" if finished else "was begun", "rate was 0.1 and is 0.2", 'new was not there and is "x"',
                  "old was null and is not there", "--fresh", "--out"):  # fmt: skip
@@ -130,8 +147,12 @@ def test_fresh_deletes_phases_and_nothing_else(worker: Worker) -> None:
     run_pipeline([worker.phase("first"), worker.phase("gone")], worker.out, settings={"a": 1})
     (worker.out / "notes.txt").write_text("mine")
     (worker.out / "mine").mkdir()
-    (worker.out / "mine" / "photo").write_text("")  # where a new phase will work, but no phase has yet
-    run_pipeline([worker.phase("first"), worker.phase("mine")], worker.out, settings={"a": 2}, fresh=True)
+    (worker.out / "mine" / "photo").write_text(
+        ""
+    )  # where a new phase will work, but no phase has yet
+    run_pipeline(
+        [worker.phase("first"), worker.phase("mine")], worker.out, settings={"a": 2}, fresh=True
+    )
     assert worker.ran == ["first", "gone", "first", "mine"]
     assert (worker.out / "notes.txt").exists() and (worker.out / "mine" / "photo").exists()
     assert not (worker.out / "gone").exists()
@@ -150,10 +171,15 @@ def test_a_run_of_another_recipe_is_left_alone(worker: Worker) -> None:
     """Nor does the error propose to go on with it, or to delete it."""
     run_pipeline([worker.phase("first"), worker.phase("second")], worker.out)
     for resume in (False, True):
-        with pytest.raises(ConfigError, match=r"another recipe, with the phases first, second: give another --out$"):
+        with pytest.raises(
+            ConfigError, match=r"another recipe, with the phases first, second: give another --out$"
+        ):
             run_pipeline([worker.phase("merge")], worker.out, resume=resume)
     assert worker.ran == ["first", "second"] and not (worker.out / "merge").exists()
-    assert [phase["name"] for phase in read(worker.out / "pipeline.json")["phases"]] == ["first", "second"]
+    assert [phase["name"] for phase in read(worker.out / "pipeline.json")["phases"]] == [
+        "first",
+        "second",
+    ]
 
 
 def test_two_runs_do_not_share_a_folder(worker: Worker) -> None:
@@ -171,7 +197,9 @@ def test_two_runs_do_not_share_a_folder(worker: Worker) -> None:
 
 def test_missing_files_are_named_before_anything_begins(worker: Worker, tmp_path: Path) -> None:
     missing = (tmp_path / "a.jsonl", tmp_path / "b")
-    with pytest.raises(TrainingError, match=r"a\.jsonl \(for phase second\); .*b \(for phase second\)"):
+    with pytest.raises(
+        TrainingError, match=r"a\.jsonl \(for phase second\); .*b \(for phase second\)"
+    ):
         run_pipeline([worker.phase("first"), worker.phase("second", needs=missing)], worker.out)
     assert not worker.ran and not worker.out.exists()
 
@@ -190,7 +218,9 @@ def test_a_full_disk_leaves_what_was_there(worker: Worker, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match=r"cannot be written \(No space left on device\); make room"):
+    with pytest.raises(
+        TrainingError, match=r"cannot be written \(No space left on device\); make room"
+    ):
         run_pipeline([worker.phase("first"), worker.phase("second")], worker.out)
     monkeypatch.undo()
     assert (worker.out / "pipeline.json").read_bytes() == before and worker.ran == ["first"]
@@ -204,16 +234,23 @@ def test_a_damaged_record_is_said(worker: Worker) -> None:
     with pytest.raises(TrainingError, match=r"done\.json: cannot be read"):
         run_pipeline([worker.phase("first")], worker.out)
     (worker.out / "pipeline.json").write_text("{")
-    with pytest.raises(TrainingError, match=r"pipeline\.json: cannot be read .* or begin again with --fresh"):
+    with pytest.raises(
+        TrainingError, match=r"pipeline\.json: cannot be read .* or begin again with --fresh"
+    ):
         run_pipeline([worker.phase("first")], worker.out)
     run_pipeline([worker.phase("first")], worker.out, fresh=True)
-    assert worker.ran == ["first", "first"] and read(worker.out / "pipeline.json")["phases"][0]["state"] == "done"
+    assert (
+        worker.ran == ["first", "first"]
+        and read(worker.out / "pipeline.json")["phases"][0]["state"] == "done"
+    )
 
 
 # ---- several processes ---------------------------------------------------------------------------
 
 
-def test_other_processes_wait_for_what_the_first_does_alone(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_wait_for_what_the_first_does_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     (worker.out / "alone").mkdir(parents=True)
@@ -230,7 +267,10 @@ def test_other_processes_wait_for_what_the_first_does_alone(worker: Worker, monk
     run_pipeline([worker.phase("alone"), worker.phase("both", together=True)], worker.out)
     thread.join()
     assert worker.ran == ["both"] and time.monotonic() - began > 0.3
-    assert not (worker.out / "pipeline.json").exists() and not (worker.out / "both" / "done.json").exists()
+    assert (
+        not (worker.out / "pipeline.json").exists()
+        and not (worker.out / "both" / "done.json").exists()
+    )
 
 
 def test_fresh_is_not_for_many_processes(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +281,13 @@ def test_fresh_is_not_for_many_processes(worker: Worker, monkeypatch: pytest.Mon
 
 def test_a_wrong_number_of_processes_is_said_before_anything_begins(worker: Worker) -> None:
     with pytest.raises(
-        ConfigError, match="over 4 processes, and this is one of 1: start the run with `torchrun --npro"
+        ConfigError,
+        match="over 4 processes, and this is one of 1: start the run with `torchrun --npro",
     ):
-        run_pipeline([worker.phase("first"), worker.phase("spread", parallel=Parallel(fsdp=2, tp=2))], worker.out)
+        run_pipeline(
+            [worker.phase("first"), worker.phase("spread", parallel=Parallel(fsdp=2, tp=2))],
+            worker.out,
+        )
     assert not worker.ran and not worker.out.exists()
 
 
@@ -279,7 +323,9 @@ def test_a_phase_that_was_cut_short_goes_on_to_the_same_bits(tmp_path: Path) -> 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(phases(Config(), cut), cut, watch=lambda _: [lambda r: stop(r) if r.step == 2 else None])
+        run_pipeline(
+            phases(Config(), cut), cut, watch=lambda _: [lambda r: stop(r) if r.step == 2 else None]
+        )
     outcomes = run_pipeline(phases(Config(), cut), cut)
     assert [o.skipped for o in outcomes] == [True, False]
     weights = [(out / "pretrain" / "weights.safetensors").read_bytes() for out in (whole, cut)]

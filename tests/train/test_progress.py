@@ -1,4 +1,6 @@
-"""The live line and TensorBoard: what is said, how often, and that a resumed run replaces its steps."""
+"""The live line and TensorBoard: what is said, how often, and that a resumed run replaces its
+steps.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def report(step: int, steps: int = 100, loss: float = 2.0, seconds: float = 0.5, **more: Any) -> StepReport:
-    return StepReport(step, steps, loss, 1e-3, 1000, seconds, more.get("metrics", METRICS), more.get("load", ()))
+def report(
+    step: int, steps: int = 100, loss: float = 2.0, seconds: float = 0.5, **more: Any
+) -> StepReport:
+    return StepReport(
+        step, steps, loss, 1e-3, 1000, seconds, more.get("metrics", METRICS), more.get("load", ())
+    )
 
 
 def steps_at(progress: Progress, clock: Clock, count: int, every: float, steps: int = 100) -> None:
@@ -47,9 +53,15 @@ def test_plain_lines_now_and_then() -> None:
     with Progress("pretrain", flops=1e6, peak=1e10, stream=stream, clock=clock) as progress:
         steps_at(progress, clock, 50, 0.5)
     lines = stream.getvalue().splitlines()
-    assert [line.split("  ")[1] for line in lines] == ["1/100 1%", "21/100 21%", "41/100 41%", "50/100 50%"]
+    assert [line.split("  ")[1] for line in lines] == [
+        "1/100 1%",
+        "21/100 21%",
+        "41/100 41%",
+        "50/100 50%",
+    ]
     assert "\x1b" not in stream.getvalue()
-    # 1000 tokens in 0.5 s are 2,000 tokens/s; x 1e6 FLOPs is a fifth of 1e10. 50 steps of 0.5 s are left.
+    # 1000 tokens in 0.5 s are 2,000 tokens/s; x 1e6 FLOPs is a fifth of 1e10. 50 steps of 0.5 s are
+    # left.
     for piece in (
         "pretrain",
         "loss 2.000",
@@ -69,10 +81,17 @@ def test_the_last_step_is_always_shown_once() -> None:
     with Progress("sft", stream=stream, clock=clock) as progress:
         steps_at(progress, clock, 100, 0.01)
     lines = stream.getvalue().splitlines()
-    assert len(lines) == 2 and "100/100 100%" in lines[-1] and "ETA" not in lines[-1] and "MFU" not in lines[-1]
+    assert (
+        len(lines) == 2
+        and "100/100 100%" in lines[-1]
+        and "ETA" not in lines[-1]
+        and "MFU" not in lines[-1]
+    )
 
 
-def test_a_terminal_gets_one_line_at_most_five_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_one_line_at_most_five_times_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "60")
     stream, clock = Terminal(), Clock()
@@ -108,11 +127,14 @@ def test_an_exception_leaves_the_terminal_in_order(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt), Progress("x", stream=stream, clock=Clock()) as progress:
         progress(report(1))
         raise KeyboardInterrupt
-    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")  # the cursor is back
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex(
+        "\x1b[?25l"
+    )  # the cursor is back
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (7.4, "0:07"), (724, "12:04"), (12015, "3:20:15"), (187800, "2d 04:10")]
+    ("seconds", "text"),
+    [(0, "0:00"), (7.4, "0:07"), (724, "12:04"), (12015, "3:20:15"), (187800, "2d 04:10")],
 )
 def test_clock_times(seconds: float, text: str) -> None:
     assert clock_time(seconds) == text
@@ -121,7 +143,9 @@ def test_clock_times(seconds: float, text: str) -> None:
 # ---- TensorBoard ---------------------------------------------------------------------------------
 
 
-def test_tensorboard_holds_every_number_and_a_resumed_run_replaces_its_steps(tmp_path: Path) -> None:
+def test_tensorboard_holds_every_number_and_a_resumed_run_replaces_its_steps(
+    tmp_path: Path,
+) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard, of the extra `train`, is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -132,17 +156,31 @@ def test_tensorboard_holds_every_number_and_a_resumed_run_replaces_its_steps(tmp
         for step in steps:
             board(report(step, 4, loss, load=((0.75, 0.25),)))
         board.close()
-        for path in sorted(tmp_path.glob("events*")):  # the names of files made in one second are not in order
-            path.rename(path.with_name(f"events.out.tfevents.{len(list(tmp_path.iterdir()))}.{path.name[-3:]}"))
+        for path in sorted(
+            tmp_path.glob("events*")
+        ):  # the names of files made in one second are not in order
+            path.rename(
+                path.with_name(
+                    f"events.out.tfevents.{len(list(tmp_path.iterdir()))}.{path.name[-3:]}"
+                )
+            )
     accumulated = EventAccumulator(str(tmp_path)).Reload()
     losses = [(event.step, event.value) for event in accumulated.Scalars("loss")]
     assert losses == [(1, 2.0), (2, 1.0), (3, 1.0), (4, 1.0)]
     tags = set(accumulated.Tags()["scalars"])
-    assert {"lr", "tokens_per_s", "metrics/max_violation", "metrics/gradient_norm", "busiest_expert/layer_0"} <= tags
+    assert {
+        "lr",
+        "tokens_per_s",
+        "metrics/max_violation",
+        "metrics/gradient_norm",
+        "busiest_expert/layer_0",
+    } <= tags
     assert accumulated.Scalars("busiest_expert/layer_0")[0].value == 0.75
 
 
-def test_without_tensorboard_the_hint_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tensorboard_the_hint_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     imported = builtins.__import__
 
     def no_tensorboard(name: str, *args: Any, **kwargs: Any) -> Any:

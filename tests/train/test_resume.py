@@ -1,4 +1,6 @@
-"""Killed at a random moment, a run goes on to the same bits: weights, losses, everything that has a state."""
+"""Killed at a random moment, a run goes on to the same bits: weights, losses, everything that has a
+state.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def check_kills(tmp_path: Path, kills: int, steps: int, seed: int) -> None:
         process.join(240)
         assert process.exitcode == 0
     assert losses(out) == losses(whole) and len(losses(out)) == steps
-    assert (out / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes()
+    assert (out / "weights.safetensors").read_bytes() == (
+        whole / "weights.safetensors"
+    ).read_bytes()
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
@@ -69,7 +73,9 @@ def test_a_run_killed_ten_times_ends_with_the_same_bits(tmp_path: Path, seed: in
 
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_stopped_and_resumed_the_whole_state_is_the_same(tmp_path: Path, at: int) -> None:
-    """Not the weights alone: the optimizers' momenta, the average, the biases, where the data stands."""
+    """Not the weights alone: the optimizers' momenta, the average, the biases, where the data
+    stands.
+    """
     train(everything_on(tmp_path / "whole", 20), stop_after=7)
     train(everything_on(tmp_path / "stopped", 20), stop_after=at)
     train(everything_on(tmp_path / "stopped", 20), stop_after=7)

@@ -1,4 +1,6 @@
-"""The state on the disk: whole or not at all, of this run or refused, and what happens when there is no room."""
+"""The state on the disk: whole or not at all, of this run or refused, and what happens when there
+is no room.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,28 @@ from ossia.train.weights.export import save_weights, start
 
 
 def test_a_state_comes_back(tmp_path: Path) -> None:
-    state = {"identity": {"a": 1}, "step": 3, "data": {"file": "x", "at": [1, None]}, "worker": [torch.randn(3)]}
+    state = {
+        "identity": {"a": 1},
+        "step": 3,
+        "data": {"file": "x", "at": [1, None]},
+        "worker": [torch.randn(3)],
+    }
     save_state(tmp_path / "state.pt", state)
     found = load_state(tmp_path / "state.pt", {"a": 1})
-    assert found is not None and torch.equal(found["worker"].pop(), state["worker"].pop()) and found == state
+    assert (
+        found is not None
+        and torch.equal(found["worker"].pop(), state["worker"].pop())
+        and found == state
+    )
     assert load_state(tmp_path / "none.pt", {}) is None
 
 
 def test_copies_share_no_memory() -> None:
-    state = {"a": torch.zeros(2), "b": [torch.zeros(2, requires_grad=True), (torch.zeros(2), "text")], "n": 1}
+    state = {
+        "a": torch.zeros(2),
+        "b": [torch.zeros(2, requires_grad=True), (torch.zeros(2), "text")],
+        "n": 1,
+    }
     copy = copied(state)
     state["a"].add_(1)
     with torch.no_grad():
@@ -50,7 +65,9 @@ def test_a_state_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run")
     train(run, stop_after=2)
     others = {
-        r"hyper\.peak_lr was 0\.005 and is 1\.0": replace(run, hyper=replace(run.hyper, peak_lr=1.0)),
+        r"hyper\.peak_lr was 0\.005 and is 1\.0": replace(
+            run, hyper=replace(run.hyper, peak_lr=1.0)
+        ),
         r"hyper\.balance\.mode was 'aux' and is 'none'": replace(
             run, hyper=replace(run.hyper, balance=Balance(mode="none"))
         ),
@@ -60,10 +77,14 @@ def test_a_state_of_another_run_is_refused_by_name(tmp_path: Path) -> None:
         r"steps was 6 and is 7": replace(run, steps=7),
     }
     for message, other in others.items():
-        with pytest.raises(TrainingError, match=f"is of another run: {message}; use another folder"):
+        with pytest.raises(
+            TrainingError, match=f"is of another run: {message}; use another folder"
+        ):
             train(other)
     save_weights(start(run), tmp_path / "weights")
-    with pytest.raises(TrainingError, match=r"another run: start_from was None and is '[0-9a-f]{16}'"):
+    with pytest.raises(
+        TrainingError, match=r"another run: start_from was None and is '[0-9a-f]{16}'"
+    ):
         train(replace(run, start_from=tmp_path / "weights"))
     train(replace(run, save_every=1))  # changes nothing about the weights
 
@@ -89,13 +110,16 @@ def test_other_weights_to_start_from_are_noticed(tmp_path: Path) -> None:
     save_weights(start(tiny_run(tmp_path)), tmp_path / "from")
     train(run, stop_after=2)
     shutil.copytree(tmp_path / "from", tmp_path / "elsewhere")
-    train(replace(run, start_from=tmp_path / "elsewhere"), stop_after=3)  # the same, in another place
+    train(
+        replace(run, start_from=tmp_path / "elsewhere"), stop_after=3
+    )  # the same, in another place
     save_weights(start(tiny_run(tmp_path, seed=1)), tmp_path / "from")
     with pytest.raises(TrainingError, match="another run: start_from was"):
         train(run)
 
 
-# ---- no room -----------------------------------------------------------------------------------------------------
+# ---- no room
+# -----------------------------------------------------------------------------------------------------
 
 
 class FullDisk:
@@ -115,7 +139,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 100, 2000, 70_000])
-def test_a_full_disk_keeps_the_old_state(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_state(
+    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "state.pt"
     old, new = (
         {"identity": {}, "step": 1},
@@ -129,8 +155,12 @@ def test_a_full_disk_keeps_the_old_state(tmp_path: Path, room: int, monkeypatch:
         with pytest.raises(TrainingError, match="No space left on device") as caught:
             save_state(path, new)
     needed = int(str(caught.value).split(" bytes are needed")[0].split()[-1].replace(",", ""))
-    assert abs(needed - (tmp_path / "measured.pt").stat().st_size) < 200  # the name of the file is in it
-    assert "are free there" in str(caught.value) and "from before is untouched. Make room" in str(caught.value)
+    assert (
+        abs(needed - (tmp_path / "measured.pt").stat().st_size) < 200
+    )  # the name of the file is in it
+    assert "are free there" in str(caught.value) and "from before is untouched. Make room" in str(
+        caught.value
+    )
     assert load_state(path, {}) == old
     assert sorted(p.name for p in tmp_path.iterdir()) == ["measured.pt", "state.pt"]
 
@@ -168,13 +198,17 @@ def test_a_run_out_of_room_says_so_and_goes_on_later(tmp_path: Path) -> None:
     good = (run.out / "state.pt").read_bytes()
     assert in_a_process(limited, run.out, len(good) // 2) == 0
     message = (run.out / "error").read_text()
-    assert "state.pt: cannot be written (File too large)" in message and "bytes are needed" in message
+    assert (
+        "state.pt: cannot be written (File too large)" in message and "bytes are needed" in message
+    )
     assert f"{len(good):,}"[:3] in message and "Make room" in message
     assert (run.out / "state.pt").read_bytes() == good
     assert sorted(p.name for p in run.out.iterdir()) == ["error", "log.jsonl", "state.pt"]
     train(run)
     assert losses(run.out) == losses(whole.out)
-    assert (run.out / "weights.safetensors").read_bytes() == (whole.out / "weights.safetensors").read_bytes()
+    assert (run.out / "weights.safetensors").read_bytes() == (
+        whole.out / "weights.safetensors"
+    ).read_bytes()
 
 
 def test_no_room_for_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +233,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 300 kB, where the system lets us have one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
     try:
@@ -211,16 +247,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
 def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     run = tiny_run(small_disk, steps=8, muon=False)
-    with pytest.raises(TrainingError, match=r"state\.pt: cannot be written \(No space left on device\)"):
+    with pytest.raises(
+        TrainingError, match=r"state\.pt: cannot be written \(No space left on device\)"
+    ):
         train(run)
     assert not list(small_disk.glob("*.tmp"))
 
 
-# ---- while training goes on --------------------------------------------------------------------------------------
+# ---- while training goes on
+# --------------------------------------------------------------------------------------
 
 
-def test_saving_does_not_hold_up_training_nor_see_its_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first save waits until two more steps have been taken; the state it writes is still that of its step."""
+def test_saving_does_not_hold_up_training_nor_see_its_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first save waits until two more steps have been taken; the state it writes is still that
+    of its step.
+    """
     train(tiny_run(tmp_path / "plain", steps=6), stop_after=2)
     expected = torch.load(tmp_path / "plain" / "state.pt")["worker"]["model"]
     gate, real, written = threading.Event(), save_state, []
@@ -241,13 +284,18 @@ def test_saving_does_not_hold_up_training_nor_see_its_changes(tmp_path: Path, mo
     assert all(torch.equal(p, expected[name]) for name, p in written[0]["worker"]["model"].items())
 
 
-def test_an_error_in_the_writing_thread_stops_the_run_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_writing_thread_stops_the_run_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(path: Path, state: dict[str, Any]) -> None:
         raise TrainingError(f"no room for step {state['step']}")
 
     monkeypatch.setattr(state_module, "save_state", fail)
     with pytest.raises(TrainingError, match="no room for step 2"):
-        train(tiny_run(tmp_path, steps=100), watchers=[lambda report: threading.Event().wait(0.02) and None])
+        train(
+            tiny_run(tmp_path, steps=100),
+            watchers=[lambda report: threading.Event().wait(0.02) and None],
+        )
     assert len(losses(tmp_path)) < 10
 
 
@@ -260,14 +308,17 @@ def test_what_a_closed_saver_leaves(tmp_path: Path) -> None:
     assert load_state(tmp_path / "state.pt", {}) == {"identity": {}, "step": 5}
 
 
-# ---- the log -----------------------------------------------------------------------------------------------------
+# ---- the log
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_log_that_was_cut_short_can_be_read_and_continued(tmp_path: Path) -> None:
     run = tiny_run(tmp_path, steps=6)
     train(run, stop_after=3)
     lines = (tmp_path / "log.jsonl").read_text()
-    (tmp_path / "log.jsonl").write_text(lines + lines.splitlines()[0].replace('"step": 1', '"step": 4') + "\n" + '{"st')
+    (tmp_path / "log.jsonl").write_text(
+        lines + lines.splitlines()[0].replace('"step": 1', '"step": 4') + "\n" + '{"st'
+    )
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
     train(run)
     assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
@@ -276,7 +327,9 @@ def test_a_log_that_was_cut_short_can_be_read_and_continued(tmp_path: Path) -> N
 def test_lines_from_before_the_first_state_are_forgotten(tmp_path: Path) -> None:
     tmp_path.joinpath("log.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "loss": 9}\n')
     train(tiny_run(tmp_path, steps=3))
-    assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 3] and 9 not in losses(tmp_path)
+    assert [entry["step"] for entry in read_log(tmp_path)] == [1, 2, 3] and 9 not in losses(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("line", ["nonsense", "[1]", '{"loss": 1}'])
@@ -291,7 +344,9 @@ def test_no_room_for_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     run = replace(tiny_run(tmp_path), examples=examples)
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
     monkeypatch.setattr("ossia.train.log._forget_after", lambda path, step: None)
-    with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(No space left on device\); make room"):
+    with pytest.raises(
+        TrainingError, match=r"log\.jsonl: cannot be written \(No space left on device\); make room"
+    ):
         train(run)
 
 
@@ -299,7 +354,9 @@ def test_a_log_that_cannot_be_cut_says_so(tmp_path: Path) -> None:
     run = tiny_run(tmp_path)
     train(run, stop_after=2)
     (tmp_path / "log.jsonl.tmp").mkdir()
-    with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be written \(Is a directory\); make room"):
+    with pytest.raises(
+        TrainingError, match=r"log\.jsonl: cannot be written \(Is a directory\); make room"
+    ):
         train(run)
 
 

@@ -1,4 +1,6 @@
-"""What a step is made of: schedules, optimizers, averages, clipping, accumulation, checkpointing, precision."""
+"""What a step is made of: schedules, optimizers, averages, clipping, accumulation, checkpointing,
+precision.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ from ossia.train.weights.export import start
 
 NO_BALANCE = Balance(mode="none", router_z=0.0)
 
-# ---- schedules ---------------------------------------------------------------------------------------------------
+# ---- schedules
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_schedule_warms_up_stays_and_decays() -> None:
@@ -51,14 +54,21 @@ def test_shapes_and_floors() -> None:
 
 
 @given(
-    st.integers(1, 300), st.integers(0, 400), st.floats(0, 1), st.floats(0, 1), st.sampled_from(["cosine", "linear"])
+    st.integers(1, 300),
+    st.integers(0, 400),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(["cosine", "linear"]),
 )
-def test_rates_stay_between_zero_and_the_peak(steps: int, warmup: int, decay: float, floor: float, shape: Any) -> None:
+def test_rates_stay_between_zero_and_the_peak(
+    steps: int, warmup: int, decay: float, floor: float, shape: Any
+) -> None:
     s = Schedule(3e-3, steps, warmup, decay, floor, shape)
     assert all(0 <= s.at(n) <= 3e-3 for n in range(steps))
 
 
-# ---- optimizers --------------------------------------------------------------------------------------------------
+# ---- optimizers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_muon_steps_have_singular_values_near_one() -> None:
@@ -69,12 +79,16 @@ def test_muon_steps_have_singular_values_near_one() -> None:
     p.grad = torch.randn(4, 8, 8)
     before = p.detach().clone()
     Muon([p], lr=0.1, weight_decay=0.0).step()
-    assert float((p.detach() - before).norm()) == pytest.approx(0.1 * 0.2 * 8**0.5 * 32**0.5, rel=0.3)
+    assert float((p.detach() - before).norm()) == pytest.approx(
+        0.1 * 0.2 * 8**0.5 * 32**0.5, rel=0.3
+    )
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (3, 32, 16), (2, 24, 24)])
-def test_the_iteration_is_the_same_in_either_dtype(shape: tuple[int, ...], dtype: torch.dtype, error: float) -> None:
+def test_the_iteration_is_the_same_in_either_dtype(
+    shape: tuple[int, ...], dtype: torch.dtype, error: float
+) -> None:
     g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     exact, got = orthogonalize(g.double(), torch.float64), orthogonalize(g, dtype)
     assert got.dtype == torch.float32 and got.shape == shape
@@ -85,7 +99,9 @@ def test_a_stack_of_matrices_steps_like_each_of_them_in_torch() -> None:
     stack = torch.nn.Parameter(torch.randn(3, 16, 40))
     singles = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
     ours = Muon([stack], lr=0.02, weight_decay=0.1)
-    theirs = torch.optim.Muon(singles, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    theirs = torch.optim.Muon(
+        singles, lr=0.02, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
     before = stack.detach().clone()
     for _ in range(5):
         stack.grad = torch.randn(3, 16, 40)
@@ -101,17 +117,26 @@ def test_who_gets_which_optimizer_and_weight_decay() -> None:
     model = Transformer(TINY)
     model.layers[0].attn.q.weight.requires_grad_(False)
     groups = [
-        (type(o).__name__, g) for o in Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True).all for g in o.param_groups
+        (type(o).__name__, g)
+        for o in Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True).all
+        for g in o.param_groups
     ]
     names = {id(p): n for n, p in model.named_parameters()}
     found = {names[id(p)]: (kind, g["weight_decay"]) for kind, g in groups for p in g["params"]}
     assert found.keys() == set(names.values()) - {"layers.0.attn.q.weight"}
     assert found["layers.1.attn.q.weight"] == ("Muon", 0.1)
     assert found["layers.1.moe.experts.down.weight"] == ("Muon", 0.1)
-    for name in ("embedding.weight", "unembedding.weight", "layers.0.moe.experts.down.bias", "layers.0.attn.sinks"):
+    for name in (
+        "embedding.weight",
+        "unembedding.weight",
+        "layers.0.moe.experts.down.bias",
+        "layers.0.attn.sinks",
+    ):
         assert found[name] == ("AdamW", 0.0)
     adamw = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=False)
-    assert [g["weight_decay"] for g in adamw.all[0].param_groups] == [0.0, 0.1] and len(adamw.all) == 1
+    assert [g["weight_decay"] for g in adamw.all[0].param_groups] == [0.0, 0.1] and len(
+        adamw.all
+    ) == 1
 
 
 @given(st.integers(1, 12), st.floats(0.0, 0.99))
@@ -123,7 +148,9 @@ def test_the_average_is_the_weighted_mean_of_what_was_seen(updates: int, decay: 
         p.normal_()
         seen.append(p.clone())
         average.update()
-    weights = torch.tensor([decay ** (updates - 1 - n) for n in range(updates)], dtype=torch.float64)
+    weights = torch.tensor(
+        [decay ** (updates - 1 - n) for n in range(updates)], dtype=torch.float64
+    )
     expected = (torch.stack(seen) * weights[:, None]).sum(0) / weights.sum()
     average.put()
     torch.testing.assert_close(p, expected, rtol=1e-12, atol=1e-12)
@@ -131,8 +158,12 @@ def test_the_average_is_the_weighted_mean_of_what_was_seen(updates: int, decay: 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_averaged_routers_take_over_the_whole_selection_bias(tmp_path: Path, decay: float) -> None:
-    """At a rate of next to nothing all that changes is what is handed over, and the averaged biases get it too."""
-    worker = worker_of(tmp_path, steps=20, ema=decay, balance=Balance(mode="bias", bias_rate=0.2, router_z=0.0))
+    """At a rate of next to nothing all that changes is what is handed over, and the averaged biases
+    get it too.
+    """
+    worker = worker_of(
+        tmp_path, steps=20, ema=decay, balance=Balance(mode="bias", bias_rate=0.2, router_z=0.0)
+    )
     routers = [layer.moe.router for layer in worker.model.layers]
     with torch.no_grad():
         for router in routers:  # sends everything to two experts
@@ -148,7 +179,8 @@ def test_averaged_routers_take_over_the_whole_selection_bias(tmp_path: Path, dec
         torch.testing.assert_close(router.bias.detach(), bias, rtol=1e-5, atol=1e-5)
 
 
-# ---- a step ------------------------------------------------------------------------------------------------------
+# ---- a step
+# ------------------------------------------------------------------------------------------------------
 
 
 def a_batch(tokens: int = 200) -> PackedBatch:
@@ -179,18 +211,28 @@ def plain_loss(model: Transformer, batch: PackedBatch) -> Tensor:
 
 
 @pytest.mark.parametrize(("shards", "accumulate"), [(1, 1), (3, 2)])
-def test_a_step_follows_the_clipped_gradient_of_the_plain_formula(tmp_path: Path, shards: int, accumulate: int) -> None:
+def test_a_step_follows_the_clipped_gradient_of_the_plain_formula(
+    tmp_path: Path, shards: int, accumulate: int
+) -> None:
     """In float64: the loss, the norm and the gradients after clipping, however the step is cut."""
-    worker = worker_of(tmp_path, True, shards=shards, accumulate=accumulate, balance=NO_BALANCE, clip=0.5, muon=False)
+    worker = worker_of(
+        tmp_path,
+        True,
+        shards=shards,
+        accumulate=accumulate,
+        balance=NO_BALANCE,
+        clip=0.5,
+        muon=False,
+    )
     batch = a_batch()
     expected = plain_loss(worker.model, batch)
     gradients = torch.autograd.grad(expected, worker.params)
     norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt().item()
     assert norm > 0.5
     loss, metrics = worker.step(batch, 1e-3)
-    assert loss == pytest.approx(expected.item(), rel=1e-9) and metrics["gradient_norm"] == pytest.approx(
-        norm, rel=1e-6
-    )
+    assert loss == pytest.approx(expected.item(), rel=1e-9) and metrics[
+        "gradient_norm"
+    ] == pytest.approx(norm, rel=1e-6)
     for p, g in zip(worker.params, gradients, strict=True):
         torch.testing.assert_close(p.grad, g * (0.5 / (norm + 1e-6)), rtol=1e-5, atol=1e-9)
     worker.close()
@@ -199,7 +241,12 @@ def test_a_step_follows_the_clipped_gradient_of_the_plain_formula(tmp_path: Path
 def test_without_clipping_gradients_stay(tmp_path: Path) -> None:
     worker = worker_of(tmp_path, clip=0.0)
     _, metrics = worker.step(a_batch(), 1e-3)
-    norm = torch.stack([p.grad.square().sum() for p in worker.params if p.grad is not None]).sum().sqrt().item()
+    norm = (
+        torch.stack([p.grad.square().sum() for p in worker.params if p.grad is not None])
+        .sum()
+        .sqrt()
+        .item()
+    )
     assert norm == pytest.approx(metrics["gradient_norm"], rel=1e-4) and norm > 1.0
     worker.close()
 
@@ -219,7 +266,9 @@ def test_accumulated_parts_are_the_same_bits_as_parts_side_by_side(tmp_path: Pat
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("statistics", ["global", "sequence"])
-def test_forgetting_activations_changes_no_bit(tmp_path: Path, precision: Any, statistics: Any) -> None:
+def test_forgetting_activations_changes_no_bit(
+    tmp_path: Path, precision: Any, statistics: Any
+) -> None:
     hyper = {"precision": precision, "balance": Balance(statistics=statistics), "accumulate": 2}
     workers = [worker_of(tmp_path, checkpoint_layers=on, **hyper) for on in (False, True)]
     found = [[worker.step(a_batch(), 1e-3) for _ in range(3)] for worker in workers]
@@ -235,7 +284,9 @@ def test_forgetting_keeps_less_and_can_be_taken_off() -> None:
 
     def kept() -> int:
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t
+        ):
             part_loss(model, a_batch(), None, 0, 1.0, 1.0)
         return sum(sizes)
 
@@ -251,7 +302,10 @@ def test_compiled_parts_compute_the_same(tmp_path: Path) -> None:
     workers = [worker_of(tmp_path, compile=on, shards=2) for on in (False, True)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the compiler's own
-        found = [[worker.step(a_batch(tokens), 1e-3)[0] for tokens in (200, 150, 230)] for worker in workers]
+        found = [
+            [worker.step(a_batch(tokens), 1e-3)[0] for tokens in (200, 150, 230)]
+            for worker in workers
+        ]
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     for worker in workers:
         worker.close()
@@ -261,7 +315,9 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
     worker = worker_of(tmp_path, precision="bfloat16")
     seen: dict[str, torch.dtype] = {}
     router, attention = worker.model.layers[0].moe.router, worker.model.layers[0].attn
-    router.register_forward_hook(lambda m, args, out: seen.update(logits=out[2].dtype, weights=out[1].dtype))
+    router.register_forward_hook(
+        lambda m, args, out: seen.update(logits=out[2].dtype, weights=out[1].dtype)
+    )
     attention.q.register_forward_hook(lambda m, args, out: seen.update(query=out.dtype))
     attention.register_forward_hook(lambda m, args, out: seen.update(residual=out.dtype))
     total, loss = part_loss(worker.model, a_batch(), None, 0, 1.0, 1.0)
@@ -271,7 +327,8 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
     worker.close()
 
 
-# ---- settings ----------------------------------------------------------------------------------------------------
+# ---- settings
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,7 +356,9 @@ def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> Non
 
 def test_pieces_of_a_step_on_threads_give_the_same_bits() -> None:
     def trained(pool: ThreadPoolExecutor | None) -> list[Tensor]:
-        model = Transformer(replace(ModelConfig.preset("micro"), num_hidden_layers=2, layer_types=()))
+        model = Transformer(
+            replace(ModelConfig.preset("micro"), num_hidden_layers=2, layer_types=())
+        )
         model.init_weights(0)
         optimizers = Optimizers(model, 1e-2, 0.1, (0.9, 0.95), True)
         rng = torch.Generator().manual_seed(1)

@@ -6,7 +6,16 @@ import pytest
 from tiny_model import Script, call, final, thought, tiny_tokenizer
 
 from ossia.errors import ToolError
-from ossia.harmony import CallReady, Conversation, Message, MessageStart, RepairKind, Role, TextDelta, TurnClosed
+from ossia.harmony import (
+    CallReady,
+    Conversation,
+    Message,
+    MessageStart,
+    RepairKind,
+    Role,
+    TextDelta,
+    TurnClosed,
+)
 from ossia.tokenizer import Tokenizer
 from ossia.tools import PythonFunction, from_function
 from ossia.turn.turn import Event, ToolCalled, ToolReturned, Turn, TurnEnd, run_turn, stop_ids
@@ -60,7 +69,9 @@ def test_reasoning_then_answer(tokenizer: Tokenizer) -> None:
     assert end.reasoning_tokens == len(tokenizer.encode("30 + 40 = 70.")) + 1
 
 
-def test_a_tool_is_run_and_its_result_goes_back(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
+def test_a_tool_is_run_and_its_result_goes_back(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
     first = thought("I add.") + call("add", '{"a": 37, "b": 48}')
     script = Script(tokenizer, first, final("85"))
     events, end = turn(script, add)
@@ -133,8 +144,12 @@ def test_arguments_are_mended_where_the_schema_says_how(
     assert not end.repairs, "what the schema refuses is not mended"
 
 
-@pytest.mark.parametrize("end", ["<|endoftext|>", "<|return|>", "<|start|>assistant<|end|><|call|>"])
-def test_what_was_cut_is_not_mended(tokenizer: Tokenizer, add: PythonFunction, calls: list[str], end: str) -> None:
+@pytest.mark.parametrize(
+    "end", ["<|endoftext|>", "<|return|>", "<|start|>assistant<|end|><|call|>"]
+)
+def test_what_was_cut_is_not_mended(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str], end: str
+) -> None:
     """Only CALL and END say that the arguments are all there. What is JSON is run as ever."""
     header = "<|channel|>commentary to=functions.add <|constrain|>json<|message|>"
     _, over = turn(Script(tokenizer, header + '{"a": 1, "b": 2}}' + end, final("?")), add)
@@ -158,8 +173,12 @@ def test_an_amount_that_breaks_off_is_not_paid(tokenizer: Tokenizer) -> None:
         assert not paid and "error: invalid arguments" in over.messages[1].text
 
 
-def test_a_tool_without_a_name_does_not_end_the_conversation(tokenizer: Tokenizer, add: PythonFunction) -> None:
-    said = "<|channel|>analysis<|message|>x<|end|><|start|>Tool<|message|>y<|end|><|start|>assistant"
+def test_a_tool_without_a_name_does_not_end_the_conversation(
+    tokenizer: Tokenizer, add: PythonFunction
+) -> None:
+    said = (
+        "<|channel|>analysis<|message|>x<|end|><|start|>Tool<|message|>y<|end|><|start|>assistant"
+    )
     _, end = turn(Script(tokenizer, said + call("add", '{"a": 1, "b": 2}'), final("3")), add)
     assert end.text == "3"
 
@@ -169,10 +188,15 @@ def test_calls_and_ends_of_turns_are_events(tokenizer: Tokenizer, add: PythonFun
     events, _ = turn(script, add)
     ready = [event.message.content for event in events if isinstance(event, CallReady)]
     assert ready == ['{"a": 1, "b": 2}']
-    assert [event.by for event in events if isinstance(event, TurnClosed)] == ["<|call|>", "<|return|>"]
+    assert [event.by for event in events if isinstance(event, TurnClosed)] == [
+        "<|call|>",
+        "<|return|>",
+    ]
 
 
-def test_rounds_of_tools_are_limited(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
+def test_rounds_of_tools_are_limited(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
     again = call("add", '{"a": 1, "b": 1}')
     script = Script(tokenizer, *[again] * 9)
     _, end = turn(script, add, rounds=2)
@@ -183,7 +207,9 @@ def test_rounds_of_tools_are_limited(tokenizer: Tokenizer, add: PythonFunction, 
     assert end.reason == "tool_rounds" and not calls
 
 
-def test_an_answer_without_its_end_is_cut(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
+def test_an_answer_without_its_end_is_cut(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
     _, end = turn(Script(tokenizer, thought("Hm.") + "<|channel|>final<|message|>It is"))
     assert (end.reason, end.reasoning, end.text) == ("length", "Hm.", "It is")
     _, end = turn(Script(tokenizer, "<|channel|>analysis<|message|>I am thinking"))
@@ -197,11 +223,15 @@ def test_an_answer_without_its_end_is_cut(tokenizer: Tokenizer, add: PythonFunct
 def test_repairs_are_reported(tokenizer: Tokenizer) -> None:
     _, end = turn(Script(tokenizer, "<|message|>hello<|return|>"))
     assert end.text == "" and end.messages[0].content == "hello", "no channel: not called an answer"
-    _, end = turn(Script(tokenizer, "<|channel|>final<|message|>a<|channel|>final<|message|>b<|return|>"))
+    _, end = turn(
+        Script(tokenizer, "<|channel|>final<|message|>a<|channel|>final<|message|>b<|return|>")
+    )
     assert end.repairs and end.text == "ab"
 
 
-def test_several_calls_in_one_sample_all_run(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
+def test_several_calls_in_one_sample_all_run(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
     one = call("add", '{"a": 1, "b": 1}').replace("<|call|>", "<|end|><|start|>assistant")
     script = Script(tokenizer, one + call("add", '{"a": 2, "b": 2}'), final("2 and 4"))
     _, end = turn(script, add)

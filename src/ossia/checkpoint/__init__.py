@@ -1,7 +1,8 @@
 """Checkpoints: published files in, published files out, nothing copied or unpacked on the way.
 
-`load` a model, `open_checkpoint` to look before, `convert` between layouts, `export` a trained model,
-`write_gguf` for llama.cpp, `write_random` weights of any size. (A GGUF file is the one thing that loading copies.)
+`load` a model, `open_checkpoint` to look before, `convert` between layouts, `export` a trained
+model, `write_gguf` for llama.cpp, `write_random` weights of any size. (A GGUF file is the one thing
+that loading copies.)
 """
 
 from ossia.checkpoint.export import convert, export

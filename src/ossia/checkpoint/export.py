@@ -1,8 +1,9 @@
-"""Out of memory and between layouts: any layout, or a trained model, to any layout, one expert at a time.
+"""Out of memory and between layouts: any layout, or a trained model, to any layout, one expert at a
+time.
 
-Native names are the hub: a row of the destination's table says which native tensor it holds. What is packed
-on both sides goes through byte for byte; experts are encoded or decoded where the two sides differ. Knows the
-layouts through `names.py` and the files through `writer.py`.
+Native names are the hub: a row of the destination's table says which native tensor it holds. What
+is packed on both sides goes through byte for byte; experts are encoded or decoded where the two
+sides differ. Knows the layouts through `names.py` and the files through `writer.py`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "USAGE_POLICY",
 )  # fmt: skip
-# In the safetensors files' own metadata: under which rule for the scale experts were quantized. No config.json has a
-# place for it that all readers leave alone.
+# In the safetensors files' own metadata: under which rule for the scale experts were quantized. No
+# config.json has a place for it that all readers leave alone.
 SCALE_RULE = "ossia.mxfp4_scale_rule"
-# Keys of a Hugging Face config.json that are about the tokenizer and not in our config; lost unless handed
-# on.
+# Keys of a Hugging Face config.json that are about the tokenizer and not in our config; lost unless
+# handed on.
 _CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -55,19 +56,22 @@ def convert(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> None:
-    """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), tokenizer files included.
+    """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), tokenizer files
+    included.
 
-    MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule` for an
-    MXFP4 layout, which the files' metadata then names. Everything else is stored as `floats`. Raises
-    `CheckpointError` for a source that does not check out, for experts whose values `layout` cannot hold, for a
-    destination that is occupied; nothing is left behind then.
+    MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule`
+    for an MXFP4 layout, which the files' metadata then names. Everything else is stored as
+    `floats`. Raises `CheckpointError` for a source that does not check out, for experts whose
+    values `layout` cannot hold, for a destination that is occupied; nothing is left behind then.
     """
     checkpoint = open_checkpoint(src)
     refuse_replacing(checkpoint, dst)
     _check_rule(rule)
     kept = scale_rule_of(checkpoint) if is_packed(checkpoint.layout) else rule
     notes = {SCALE_RULE: kept} if kept is not None and is_packed(layout) else {}
-    with destination(dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress, notes) as sink:
+    with destination(
+        dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress, notes
+    ) as sink:
         _fill(sink, checkpoint.state(), rule)
         finish(sink, checkpoint)
 
@@ -89,12 +93,17 @@ def finish(sink: Sink, checkpoint: Checkpoint) -> None:
 
 
 def scale_rule_of(checkpoint: Checkpoint) -> str | None:
-    """Under which rule the experts of a checkpoint were quantized; None if its files do not say, as the published ones.
+    """Under which rule the experts of a checkpoint were quantized; None if its files do not say, as
+    the published ones.
 
-    A checkpoint with LoRA changes merged into it has two: that of the rest, or `unknown`, and that of the changed
-    blocks, as in `unknown+rceil`.
+    A checkpoint with LoRA changes merged into it has two: that of the rest, or `unknown`, and that
+    of the changed blocks, as in `unknown+rceil`.
     """
-    return checkpoint.source.metadata.get(SCALE_RULE) if isinstance(checkpoint.source, Source) else None
+    return (
+        checkpoint.source.metadata.get(SCALE_RULE)
+        if isinstance(checkpoint.source, Source)
+        else None
+    )
 
 
 def export(
@@ -109,16 +118,22 @@ def export(
     overwrite: bool = False,
     companions: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under `rule`.
+    """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under
+    `rule`.
 
-    Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files. Raises
-    `CheckpointError` as `convert` does, and for a model whose routers choose with a bias that no layout can hold.
+    Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files.
+    Raises `CheckpointError` as `convert` does, and for a model whose routers choose with a bias
+    that no layout can hold.
     """
     _check_selection(model)
     _check_rule(rule)
-    encoded = is_packed(layout) and any(isinstance(module, TrainableExperts) for module in model.modules())
+    encoded = is_packed(layout) and any(
+        isinstance(module, TrainableExperts) for module in model.modules()
+    )
     notes = {SCALE_RULE: rule} if encoded else {}
-    with destination(dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes) as sink:
+    with destination(
+        dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes
+    ) as sink:
         _fill(sink, {name: tensor.detach() for name, tensor in model.state_dict().items()}, rule)
         sink.describe({})
         copy_companions([Path(companions)] if companions is not None else [], sink.directory)
@@ -126,12 +141,18 @@ def export(
 
 def _check_rule(rule: mxfp4.ScaleRule) -> None:
     if rule not in get_args(mxfp4.ScaleRule):
-        raise CheckpointError(f"expected one of {', '.join(get_args(mxfp4.ScaleRule))}, found {rule!r}")
+        raise CheckpointError(
+            f"expected one of {', '.join(get_args(mxfp4.ScaleRule))}, found {rule!r}"
+        )
 
 
 def _check_selection(model: Transformer) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, Router) and module.selection_bias is not None and bool(module.selection_bias.any()):
+        if (
+            isinstance(module, Router)
+            and module.selection_bias is not None
+            and bool(module.selection_bias.any())
+        ):
             raise CheckpointError(
                 f"{name}: chooses experts with a selection bias, which no checkpoint layout has: the exported model "
                 "would choose others. Train to the end of the run, where the bias has been annealed to 0"
@@ -142,7 +163,12 @@ class Sink:
     """A checkpoint being written, addressed by native names."""
 
     def __init__(
-        self, directory: Path, config: ModelConfig, layout: Layout, floats: FloatDtype, writer: Writer
+        self,
+        directory: Path,
+        config: ModelConfig,
+        layout: Layout,
+        floats: FloatDtype,
+        writer: Writer,
     ) -> None:
         self.directory, self.config, self.layout, self.floats = directory, config, layout, floats
         self.dtype = _FLOATS[floats][0]
@@ -159,10 +185,14 @@ class Sink:
     def put_flat(self, native: str, start: int, piece: Tensor) -> None:
         """Elements [start, start + n) of the stored tensor that holds a native one."""
         row = self.rows[native]
-        self._writer.write(row.stored, start, piece if row.dtypes == PACKED else piece.to(self.dtype))
+        self._writer.write(
+            row.stored, start, piece if row.dtypes == PACKED else piece.to(self.dtype)
+        )
 
     def flush(self) -> None:
-        """Close the files, so that they can be read; raises as `Writer.finish` if some tensor was not written."""
+        """Close the files, so that they can be read; raises as `Writer.finish` if some tensor was
+        not written.
+        """
         self._writer.finish(index=self.layout != "original")
 
     def describe(self, extra: Mapping[str, Any]) -> None:
@@ -191,7 +221,9 @@ def destination(
         if value not in allowed:
             raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
     specs = {
-        row.stored: Spec(row.stored, "U8" if row.dtypes == PACKED else _FLOATS[floats][1], row.shape)
+        row.stored: Spec(
+            row.stored, "U8" if row.dtypes == PACKED else _FLOATS[floats][1], row.shape
+        )
         for row in table(config, layout)
     }
     with new_directory(Path(dst), overwrite) as directory:
@@ -202,7 +234,9 @@ def destination(
 
 
 def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> None:
-    """Write every native tensor of the destination from `state`, whichever form its experts have there."""
+    """Write every native tensor of the destination from `state`, whichever form its experts have
+    there.
+    """
     for native, row in sink.rows.items():
         stem, _, kind = native.rpartition(".")
         if native in state:
@@ -251,7 +285,9 @@ def _fill_encoded(sink: Sink, stem: str, weight: Tensor, rule: mxfp4.ScaleRule) 
 
 
 def copy_companions(homes: Sequence[Path], directory: Path) -> None:
-    """Copy the tokenizer's files and what else goes with weights from the first of `homes` that has each."""
+    """Copy the tokenizer's files and what else goes with weights from the first of `homes` that has
+    each.
+    """
     for name in COMPANIONS:
         if home := next((home for home in homes if (home / name).exists()), None):
             shutil.copyfile(inside(home, name), directory / name)

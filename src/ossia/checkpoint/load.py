@@ -1,9 +1,10 @@
-"""From a directory to a model: find the checkpoint, read its config, check all, hand over views of the files.
+"""From a directory to a model: find the checkpoint, read its config, check all, hand over views of
+the files.
 
-Knows which files a directory may hold; the names inside are `names.py`, the file format is `mapped.py`.
-Converts nothing: weights keep the dtype they are stored in, experts stay packed, and the model's first use
-reads the disk. The exception is a GGUF file (`gguf/read.py`): its experts are laid out otherwise, so they are
-read, re-laid and held in memory.
+Knows which files a directory may hold; the names inside are `names.py`, the file format is
+`mapped.py`. Converts nothing: weights keep the dtype they are stored in, experts stay packed, and
+the model's first use reads the disk. The exception is a GGUF file (`gguf/read.py`): its experts are
+laid out otherwise, so they are read, re-laid and held in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ COMPUTE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that was opened and checked: names, shapes and dtypes are those its config implies."""
+    """A checkpoint that was opened and checked: names, shapes and dtypes are those its config
+    implies.
+    """
 
     directory: Path  # of the weights: where `original/` was chosen, that
     layout: Layout | Literal["gguf"]
@@ -42,8 +45,9 @@ class Checkpoint:
     relaid: gguf_read.GgufState | None = None  # of a GGUF file: what makes the native tensors
 
     def state(self) -> Mapping[str, Tensor]:
-        """Every tensor under its native name, as a view of its file; what a GGUF file holds in another form is
-        re-laid, tensor by tensor, each time it is asked for."""
+        """Every tensor under its native name, as a view of its file; what a GGUF file holds in
+        another form is re-laid, tensor by tensor, each time it is asked for.
+        """
         if self.relaid is not None:
             return self.relaid
         stored = {row.stored: self.source.tensor(row.stored) for row in self.rows}
@@ -51,10 +55,11 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open and check the checkpoint in a directory, or in its `original/` if that is the only one; or a GGUF file,
-    by its path or that of a folder with one and no safetensors.
+    """Open and check the checkpoint in a directory, or in its `original/` if that is the only one;
+    or a GGUF file, by its path or that of a folder with one and no safetensors.
 
-    Raises `CheckpointError` (`TensorMismatchError` for a tensor) or `ConfigError`; reads headers only.
+    Raises `CheckpointError` (`TensorMismatchError` for a tensor) or `ConfigError`; reads headers
+    only.
     """
     if (file := gguf_read.find(Path(path))) is not None:
         config, opened, rows, state = gguf_read.open_gguf(file)
@@ -79,18 +84,22 @@ def load(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> Transformer:
-    """The model in a directory or GGUF file, ready for inference: mapped on the CPU, or copied to `device`.
+    """The model in a directory or GGUF file, ready for inference: mapped on the CPU, or copied to
+    `device`.
 
-    A GGUF's experts, and matrices in Q8_0 (which become float16: off by at most 2^-11 of each value), are copied
-    into memory; `progress` hears of tensors done and in all. `dtype` is what it computes in; stored weights are
-    converted at each use. MXFP4 layouts get packed experts, `hf-bf16` trainable ones (though no parameter asks
-    for a gradient yet). Raises as `open_checkpoint`.
+    A GGUF's experts, and matrices in Q8_0 (which become float16: off by at most 2^-11 of each
+    value), are copied into memory; `progress` hears of tensors done and in all. `dtype` is what it
+    computes in; stored weights are converted at each use. MXFP4 layouts get packed experts,
+    `hf-bf16` trainable ones (though no parameter asks for a gradient yet). Raises as
+    `open_checkpoint`.
     """
     if dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
     checkpoint = open_checkpoint(path)
     with torch.device("meta"):
-        model = Transformer(checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable")
+        model = Transformer(
+            checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable"
+        )
     model.load_state_dict(_gathered(checkpoint.state(), progress), strict=True, assign=True)
     model.compute_dtype = COMPUTE_DTYPES[dtype]
     model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
@@ -109,7 +118,11 @@ def _gathered(state: Mapping[str, Tensor], progress: Progress | None) -> dict[st
 
 def _weights_directory(path: Path) -> Path:
     if not path.is_dir():
-        what = "is a file, no GGUF; give the directory that holds it" if path.exists() else "no such directory"
+        what = (
+            "is a file, no GGUF; give the directory that holds it"
+            if path.exists()
+            else "no such directory"
+        )
         raise CheckpointError(f"{path}: {what}")
     for directory in (path, path / "original"):
         if (directory / INDEX).exists() or any(directory.glob("*.safetensors")):
@@ -120,8 +133,12 @@ def _weights_directory(path: Path) -> Path:
 
 
 def _check_quantization(path: Path, json: Mapping[str, Any]) -> None:
-    """The tensors decide whether experts are packed, but a third way of packing would be read wrongly."""
+    """The tensors decide whether experts are packed, but a third way of packing would be read
+    wrongly.
+    """
     quantization = json.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
     if quantization is not None and method != "mxfp4":
-        raise CheckpointError(f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded")
+        raise CheckpointError(
+            f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded"
+        )

@@ -1,8 +1,9 @@
 """Safetensors files as torch tensors that are views of the file: read when used, never copied.
 
-Knows the file format (8 bytes of header length, a JSON header, the data), the index that lists the shards of
-a model, and which paths an index may name. Everything a header claims is checked against the file before a
-tensor is made. Knows no model: which names and shapes should be there is `names.py`.
+Knows the file format (8 bytes of header length, a JSON header, the data), the index that lists the
+shards of a model, and which paths an index may name. Everything a header claims is checked against
+the file before a tensor is made. Knows no model: which names and shapes should be there is
+`names.py`.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -36,10 +37,12 @@ DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }  # fmt: skip
-# A private mapping that may be written to counts in full against memory unless told not to: the kernel would
-# refuse to map a file larger than memory. Python names the flag only since 3.13.
+# A private mapping that may be written to counts in full against memory unless told not to: the
+# kernel would refuse to map a file larger than memory. Python names the flag only since 3.13.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
-_maps: WeakSet[mmap.mmap] = WeakSet()  # as long as a tensor is a view of them, or their file is open
+_maps: WeakSet[mmap.mmap] = (
+    WeakSet()
+)  # as long as a tensor is a view of them, or their file is open
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Entry:
 
 
 class MappedFile:
-    """One safetensors file. Raises `CheckpointError` if its header and its size do not agree in every
-    respect.
+    """One safetensors file. Raises `CheckpointError` if its header and its size do not agree in
+    every respect.
 
     Writing to a tensor changes this process's copy of the page, never the file.
     """
@@ -72,22 +75,32 @@ class MappedFile:
         count = math.prod(entry.shape)
         if count == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        if entry.begin % dtype.itemsize:  # the format allows it, processors may not: the one case that is copied
-            raw = torch.frombuffer(self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin)
+        if (
+            entry.begin % dtype.itemsize
+        ):  # the format allows it, processors may not: the one case that is copied
+            raw = torch.frombuffer(
+                self._map, dtype=torch.uint8, count=entry.end - entry.begin, offset=entry.begin
+            )
             return raw.clone().view(dtype).view(entry.shape)
-        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
+        return torch.frombuffer(self._map, dtype=dtype, count=count, offset=entry.begin).view(
+            entry.shape
+        )
 
 
 def is_mapped(tensor: Tensor) -> bool:
     """Whether a tensor is a view of a mapped file, rather than memory of its own."""
     begin = tensor.data_ptr()
     end = begin + tensor.numel() * tensor.element_size()
-    starts = ((torch.frombuffer(data, dtype=torch.uint8, count=1).data_ptr(), len(data)) for data in _maps)
+    starts = (
+        (torch.frombuffer(data, dtype=torch.uint8, count=1).data_ptr(), len(data)) for data in _maps
+    )
     return any(start <= begin and end <= start + size for start, size in starts)
 
 
 def map_privately(descriptor: int, size: int) -> mmap.mmap:
-    """A file's bytes, to be read when used; writing changes this process's copy of a page. Raises OSError."""
+    """A file's bytes, to be read when used; writing changes this process's copy of a page. Raises
+    OSError.
+    """
     if _NO_RESERVE:
         flags, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
         made = mmap.mmap(descriptor, size, flags=flags, prot=access)
@@ -104,15 +117,18 @@ def _map(path: Path) -> mmap.mmap:
             if not stat.S_ISREG(status.st_mode):
                 raise CheckpointError(f"{path}: expected a regular file")
             if status.st_size < 8:
-                raise CheckpointError(f"{path}: {status.st_size} bytes, too short for a safetensors file")
+                raise CheckpointError(
+                    f"{path}: {status.st_size} bytes, too short for a safetensors file"
+                )
             return map_privately(file.fileno(), status.st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 
 
 def _read_header(path: Path, data: mmap.mmap) -> tuple[list[Entry], dict[str, str]]:
-    """Every tensor of the file: dtypes known, sizes as shapes imply, no gap, overlap or rest in the data. And what the
-    file says about itself."""
+    """Every tensor of the file: dtypes known, sizes as shapes imply, no gap, overlap or rest in the
+    data. And what the file says about itself.
+    """
     size = len(data)
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, size - 8):
@@ -122,31 +138,45 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[list[Entry], dict[str, st
         )
     header = parse_json(data[8 : 8 + length], path)
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
         raise CheckpointError(f"{path}: __metadata__ must map names to strings")
     entries = [_entry(path, name, claim, 8 + length) for name, claim in header.items()]
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     at = 8 + length
     for entry in entries:
         if entry.begin != at:
-            what = "overlaps the one before" if entry.begin < at else "leaves a gap after the one before"
-            raise CheckpointError(f"{path}: tensor {entry.name!r} {what}: starts at {entry.begin}, expected {at}")
+            what = (
+                "overlaps the one before"
+                if entry.begin < at
+                else "leaves a gap after the one before"
+            )
+            raise CheckpointError(
+                f"{path}: tensor {entry.name!r} {what}: starts at {entry.begin}, expected {at}"
+            )
         at = entry.end
     if at != size:
         what = "is truncated" if at > size else "has bytes that belong to no tensor"
-        raise CheckpointError(f"{path}: the file {what}: its tensors end at byte {at}, the file at {size}")
+        raise CheckpointError(
+            f"{path}: the file {what}: its tensors end at byte {at}, the file at {size}"
+        )
     return entries, metadata
 
 
 def _entry(path: Path, name: str, claim: Any, start: int) -> Entry:
     where = f"{path}: tensor {name!r}"
     if not isinstance(claim, dict) or set(claim) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: expected dtype, shape and data_offsets, found {_short(claim)}")
+        raise CheckpointError(
+            f"{where}: expected dtype, shape and data_offsets, found {_short(claim)}"
+        )
     dtype, shape, offsets = claim["dtype"], claim["shape"], claim["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{where}: dtype {_short(dtype)} is not one of {', '.join(DTYPES)}")
     if not _are_sizes(shape) or len(shape) > MAX_RANK:
-        raise CheckpointError(f"{where}: shape {_short(shape)} is not a list of at most {MAX_RANK} sizes")
+        raise CheckpointError(
+            f"{where}: shape {_short(shape)} is not a list of at most {MAX_RANK} sizes"
+        )
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{where}: data_offsets {_short(offsets)} are not two byte offsets")
     expected = math.prod(shape) * DTYPES[dtype].itemsize
@@ -173,7 +203,9 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
         value = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except RecursionError as error:
         raise CheckpointError(f"{path}: the JSON is nested too deeply") from error
-    except ValueError as error:  # bad UTF-8, bad JSON, an integer of thousands of digits, a duplicate key
+    except (
+        ValueError
+    ) as error:  # bad UTF-8, bad JSON, an integer of thousands of digits, a duplicate key
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {_short(value)}")
@@ -203,11 +235,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def inside(directory: Path, name: str) -> Path:
     """The file `name` of `directory`, if it is a plain file name and really lies there.
 
-    A link may point elsewhere in the directory, or, as the Hugging Face download cache has it, into the
-    `blobs` folder beside the folder of snapshots. Raises `CheckpointError` for anything else.
+    A link may point elsewhere in the directory, or, as the Hugging Face download cache has it, into
+    the `blobs` folder beside the folder of snapshots. Raises `CheckpointError` for anything else.
     """
-    if not name or name in (".", "..") or name != Path(name).name or any(c in name for c in "/\\:\0"):
-        raise CheckpointError(f"{directory}: {name!r} is not a plain file name; files must lie in the directory itself")
+    if (
+        not name
+        or name in (".", "..")
+        or name != Path(name).name
+        or any(c in name for c in "/\\:\0")
+    ):
+        raise CheckpointError(
+            f"{directory}: {name!r} is not a plain file name; files must lie in the directory itself"
+        )
     path = directory / name
     try:
         target, home = path.resolve(), directory.resolve()
@@ -218,7 +257,9 @@ def inside(directory: Path, name: str) -> Path:
     if home not in target.parents and not in_cache:
         raise CheckpointError(f"{path}: is a link out of the checkpoint's directory, to {target}")
     if not target.is_file():
-        raise CheckpointError(f"{path}: " + ("is not a regular file" if target.exists() else "the file is missing"))
+        raise CheckpointError(
+            f"{path}: " + ("is not a regular file" if target.exists() else "the file is missing")
+        )
     return path
 
 
@@ -226,9 +267,9 @@ class Source:
     """All tensors of a checkpoint directory, by name.
 
     The files are those that model.safetensors.index.json names, or model.safetensors, or else every
-    *.safetensors. Raises `CheckpointError` if there are none, if one is damaged or missing, if two hold the
-    same tensor, or if an index does not say exactly what its shards hold. (The index's total_size is not
-    looked at: nothing depends on it.)
+    *.safetensors. Raises `CheckpointError` if there are none, if one is damaged or missing, if two
+    hold the same tensor, or if an index does not say exactly what its shards hold. (The index's
+    total_size is not looked at: nothing depends on it.)
     """
 
     def __init__(self, directory: Path) -> None:
@@ -244,7 +285,9 @@ class Source:
             self.metadata |= file.metadata
             for name in file.entries:
                 if name in self._home:
-                    raise CheckpointError(f"tensor {name!r} is in both {self._home[name].path} and {file.path}")
+                    raise CheckpointError(
+                        f"tensor {name!r} is in both {self._home[name].path} and {file.path}"
+                    )
                 self._home[name] = file
 
     def __contains__(self, name: object) -> bool:
@@ -275,21 +318,33 @@ class Source:
         path = inside(self.directory, INDEX)
         weight_map = read_json(path).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
-            raise CheckpointError(f"{path}: weight_map must map tensor names to files, found {_short(weight_map)}")
+            raise CheckpointError(
+                f"{path}: weight_map must map tensor names to files, found {_short(weight_map)}"
+            )
         for tensor, name in weight_map.items():
             if not isinstance(name, str) or not name.endswith(".safetensors"):
-                raise CheckpointError(f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file")
+                raise CheckpointError(
+                    f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file"
+                )
         if (self.directory / SINGLE).exists() and SINGLE not in weight_map.values():
-            raise CheckpointError(f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale")
+            raise CheckpointError(
+                f"{self.directory}: holds both {SINGLE} and {INDEX}; remove the one that is stale"
+            )
         return weight_map
 
     def _check_index(self, index: Mapping[str, str], files: Mapping[str, MappedFile]) -> None:
         path = self.directory / INDEX
         for tensor, name in index.items():
             if tensor not in files[name].entries:
-                raise CheckpointError(f"{path}: says that tensor {tensor!r} is in {name}, which does not hold it")
+                raise CheckpointError(
+                    f"{path}: says that tensor {tensor!r} is in {name}, which does not hold it"
+                )
         for name, file in files.items():
             for tensor in file.entries:
                 if index.get(tensor) != name:
-                    said = f"says it is in {index[tensor]}" if tensor in index else "does not list it"
-                    raise CheckpointError(f"{path}: {name} holds tensor {tensor!r}, but the index {said}")
+                    said = (
+                        f"says it is in {index[tensor]}" if tensor in index else "does not list it"
+                    )
+                    raise CheckpointError(
+                        f"{path}: {name} holds tensor {tensor!r}, but the index {said}"
+                    )

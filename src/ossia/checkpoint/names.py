@@ -1,4 +1,5 @@
-"""The one table of tensor names: what each tensor is called in each layout, its shape and its dtype.
+"""The one table of tensor names: what each tensor is called in each layout, its shape and its
+dtype.
 
 Three layouts, all read and written through this table:
     hf        the published Hugging Face files: experts in MXFP4
@@ -24,14 +25,20 @@ from ossia.errors import CheckpointError, TensorMismatchError
 
 Layout = Literal["hf", "hf-bf16", "original"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-FLOATS = ("BF16", "F16", "F32")  # Hugging Face saves trained models in whichever they were trained in
+FLOATS = (
+    "BF16",
+    "F16",
+    "F32",
+)  # Hugging Face saves trained models in whichever they were trained in
 PACKED = ("U8",)
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """The native tensor `native` is rows [first, first + rows) of the stored one, transposed if so marked."""
+    """The native tensor `native` is rows [first, first + rows) of the stored one, transposed if so
+    marked.
+    """
 
     native: str
     stored: str
@@ -71,12 +78,20 @@ def table(config: ModelConfig, layout: Layout) -> tuple[Row, ...]:
         )
     original = layout == "original"
     vocab = (config.vocab_size, config.hidden_size)
-    rows = [Row("embedding.weight", "embedding.weight" if original else "model.embed_tokens.weight", vocab)]
+    rows = [
+        Row(
+            "embedding.weight",
+            "embedding.weight" if original else "model.embed_tokens.weight",
+            vocab,
+        )
+    ]
     for layer in range(config.num_hidden_layers):
         rows += _attention(config, layer, original)
         rows += _mlp(config, layer, layout)
     rows.append(Row("norm.scale", "norm.scale" if original else "model.norm.weight", vocab[1:]))
-    rows.append(Row("unembedding.weight", "unembedding.weight" if original else "lm_head.weight", vocab))
+    rows.append(
+        Row("unembedding.weight", "unembedding.weight" if original else "lm_head.weight", vocab)
+    )
     return tuple(rows)
 
 
@@ -91,7 +106,13 @@ def _attention(config: ModelConfig, layer: int, original: bool) -> Iterator[Row]
     for letter, width in widths.items():
         for part, tail in (("weight", (d,)), ("bias", ())):
             if original:
-                yield Row(f"{ours}{letter}.{part}", f"{theirs}qkv.{part}", (fused, *tail), first=first, rows=width)
+                yield Row(
+                    f"{ours}{letter}.{part}",
+                    f"{theirs}qkv.{part}",
+                    (fused, *tail),
+                    first=first,
+                    rows=width,
+                )
             else:
                 yield Row(f"{ours}{letter}.{part}", f"{theirs}{letter}_proj.{part}", (width, *tail))
         first += width
@@ -107,7 +128,11 @@ def _mlp(config: ModelConfig, layer: int, layout: Layout) -> Iterator[Row]:
     experts, width = config.expert_shape(layer)
     ours = f"layers.{layer}.moe."
     theirs = f"block.{layer}.mlp." if original else f"model.layers.{layer}.mlp."
-    norm = theirs + "norm.scale" if original else f"model.layers.{layer}.post_attention_layernorm.weight"
+    norm = (
+        theirs + "norm.scale"
+        if original
+        else f"model.layers.{layer}.post_attention_layernorm.weight"
+    )
     yield Row(ours + "norm.scale", norm, (d,))
     if config.is_moe(layer):
         router = theirs + ("gate." if original else "router.")
@@ -127,11 +152,15 @@ def _experts(ours: str, stored: str, layout: Layout, shape: tuple[int, int, int]
         yield Row(ours + "scales", weight + "scales", groups, PACKED)
     else:
         yield Row(ours + "weight", stored, (experts, columns, rows), transposed=True)
-    yield Row(ours + "bias", stored + ("bias" if layout == "original" else "_bias"), (experts, rows))
+    yield Row(
+        ours + "bias", stored + ("bias" if layout == "original" else "_bias"), (experts, rows)
+    )
 
 
 def detect(source: Source) -> Layout:
-    """The layout of a directory, by the names in it. Raises `TensorMismatchError` if it is none of them."""
+    """The layout of a directory, by the names in it. Raises `TensorMismatchError` if it is none of
+    them.
+    """
     names = list(source.names())
     if any(name.startswith("block.") for name in names):
         return "original"
@@ -144,10 +173,11 @@ def detect(source: Source) -> Layout:
 
 
 def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
-    """The rows under the names that transformers (5.23) gives to experts that it dequantized when reading.
+    """The rows under the names that transformers (5.23) gives to experts that it dequantized when
+    reading.
 
-    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and down_proj_blocks
-    without scales, and cannot read them back itself.
+    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and
+    down_proj_blocks without scales, and cannot read them back itself.
     """
 
     def renamed(row: Row) -> Row:
@@ -159,14 +189,20 @@ def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
 
 
 def check(source: Source, rows: tuple[Row, ...]) -> None:
-    """Raises `TensorMismatchError` unless the source holds exactly these tensors, shapes and dtypes."""
+    """Raises `TensorMismatchError` unless the source holds exactly these tensors, shapes and
+    dtypes.
+    """
     expected = {row.stored: row for row in rows}
     if missing := [name for name in expected if name not in source]:
         known = [name for name in source.names() if name not in expected]
         besides = f"; it has {_some(known)} besides" if known else ""
         raise TensorMismatchError(f"{source.directory}: lacks {_some(missing)}{besides}")
-    if unknown := [name for name in source.names() if name not in expected and not _is_harmless(name)]:
-        raise TensorMismatchError(f"{source.directory}: holds tensors that the config does not imply: {_some(unknown)}")
+    if unknown := [
+        name for name in source.names() if name not in expected and not _is_harmless(name)
+    ]:
+        raise TensorMismatchError(
+            f"{source.directory}: holds tensors that the config does not imply: {_some(unknown)}"
+        )
     for name, row in expected.items():
         entry = source.entry(name)
         if entry.shape != row.shape or entry.dtype not in row.dtypes:
@@ -183,4 +219,6 @@ def _is_harmless(name: str) -> bool:
 
 def _some(names: list[str]) -> str:
     listed = ", ".join(names[:5]) or "none"
-    return f"{listed} and {len(names) - 5} more ({len(names)} tensors)" if len(names) > 5 else listed
+    return (
+        f"{listed} and {len(names) - 5} more ({len(names)} tensors)" if len(names) > 5 else listed
+    )

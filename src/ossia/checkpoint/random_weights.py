@@ -1,8 +1,9 @@
-"""Checkpoints of any size with random weights, to measure speed and memory without the published files.
+"""Checkpoints of any size with random weights, to measure speed and memory without the published
+files.
 
-The numbers have the statistics of a freshly initialised model: matrices of variance 1 / fan in, norms about
-1, small biases and sinks. The same seed gives the same model in every layout. Works piece by piece, in well
-under 1 GB.
+The numbers have the statistics of a freshly initialised model: matrices of variance 1 / fan in,
+norms about 1, small biases and sinks. The same seed gives the same model in every layout. Works
+piece by piece, in well under 1 GB.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from ossia.config import ModelConfig
 
 CHUNK = 1 << 22  # elements made at once, unless one expert has more
 SMALL = 0.02  # standard deviation of biases and sinks, and of norms about 1
-# 2^16 equally likely values of a standard normal: choosing one is faster than computing one, and needs half
-# the draws.
-_QUANTILES = torch.special.ndtri((torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)).float()
+# 2^16 equally likely values of a standard normal: choosing one is faster than computing one, and
+# needs half the draws.
+_QUANTILES = torch.special.ndtri(
+    (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
+).float()
 # E[v^2] over the sixteen e2m1 codes, all equally likely
 _CODE_VARIANCE = sum(v * v for v in mxfp4.VALUES) / len(mxfp4.VALUES)
 
@@ -40,7 +43,9 @@ def write_random(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
 ) -> None:
-    """Write a random checkpoint. Raises `CheckpointError` if `dst` is occupied or the disk too small."""
+    """Write a random checkpoint. Raises `CheckpointError` if `dst` is occupied or the disk too
+    small.
+    """
     with destination(dst, config, layout, floats, max_shard_bytes, overwrite, progress) as sink:
         for native in sink.rows:
             stem, _, kind = native.rpartition(".")
@@ -53,7 +58,9 @@ def write_random(
 
 def _generator(name: str, seed: int) -> torch.Generator:
     """A tensor's own, so that the order in which a layout stores them does not matter."""
-    return torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))  # torch uses 32 bits of a seed
+    return torch.Generator().manual_seed(
+        zlib.crc32(f"{seed} {name}".encode())
+    )  # torch uses 32 bits of a seed
 
 
 def _put_floats(sink: Sink, native: str, seed: int) -> None:
@@ -76,7 +83,9 @@ def _put_floats(sink: Sink, native: str, seed: int) -> None:
 
 def _put_experts(sink: Sink, stem: str, seed: int) -> None:
     packed = f"{stem}.blocks" in sink.rows
-    experts, rows, columns = sink.rows[f"{stem}.blocks" if packed else f"{stem}.weight"].native_shape[:3]
+    experts, rows, columns = sink.rows[
+        f"{stem}.blocks" if packed else f"{stem}.weight"
+    ].native_shape[:3]
     groups = columns if packed else columns // mxfp4.BLOCK
     rng = _generator(stem, seed)
     for expert in range(experts):
@@ -96,7 +105,9 @@ def _random_bytes(count: int, rng: torch.Generator) -> Tensor:
 
 
 def _random_scales(count: int, fan_in: int, rng: torch.Generator) -> Tensor:
-    """uint8 [count]: the powers of two around the wanted scale, so mixed that the variance is 1/fan in."""
+    """uint8 [count]: the powers of two around the wanted scale, so mixed that the variance is 1/fan
+    in.
+    """
     wanted = 1 / (fan_in * _CODE_VARIANCE)  # the scale's square
     low = math.floor(math.log2(wanted) / 2)
     share_high = (wanted - 4.0**low) / (4.0 ** (low + 1) - 4.0**low)

@@ -1,8 +1,8 @@
 """Writes a directory of safetensors files piece by piece, and lets it appear only when it is whole.
 
-Every header is worked out from the names, dtypes and shapes before the first byte of data, so pieces may come
-in any order and no tensor is ever held in full. Knows the file format and the index of shards; knows no
-model.
+Every header is worked out from the names, dtypes and shapes before the first byte of data, so
+pieces may come in any order and no tensor is ever held in full. Knows the file format and the index
+of shards; knows no model.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ class Spec:
 def new_directory(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """A directory to fill, which becomes `path` if the body succeeds and vanishes if it does not.
 
-    It lies beside `path`, so that a rename is all it takes. Raises `CheckpointError` if `path` exists and
-    holds anything, unless told to overwrite; then what was there is removed after the new one is whole.
+    It lies beside `path`, so that a rename is all it takes. Raises `CheckpointError` if `path`
+    exists and holds anything, unless told to overwrite; then what was there is removed after the
+    new one is whole.
     """
     path = path.absolute()
     _refuse_occupied(path, overwrite)
@@ -86,7 +87,9 @@ def _refuse_occupied(path: Path, overwrite: bool) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise CheckpointError(f"{path}: exists and is no directory")
     if path.exists() and any(path.iterdir()) and not overwrite:
-        raise CheckpointError(f"{path}: exists and is not empty; choose another place, or say to overwrite it")
+        raise CheckpointError(
+            f"{path}: exists and is not empty; choose another place, or say to overwrite it"
+        )
 
 
 def _sync(path: Path) -> None:
@@ -99,8 +102,8 @@ def _sync(path: Path) -> None:
 
 
 class Writer:
-    """The safetensors files of one directory: made at full size at once, then filled by `write`, closed by
-    `finish`.
+    """The safetensors files of one directory: made at full size at once, then filled by `write`,
+    closed by `finish`.
 
     Raises `CheckpointError` if the disk has less room than all of them take.
     """
@@ -121,7 +124,9 @@ class Writer:
         self._left = {spec.name: spec.nbytes for spec in specs}
         assert len(self._specs) == len(specs), "two tensors of one name"
         if (free := shutil.disk_usage(directory).free) < self.total:
-            raise CheckpointError(f"{directory.parent}: needs {self.total:,} bytes of disk, {free:,} are free")
+            raise CheckpointError(
+                f"{directory.parent}: needs {self.total:,} bytes of disk, {free:,} are free"
+            )
         shards = _shards(specs, shard_bytes)
         self._place: dict[str, tuple[Path, int]] = {}
         for n, shard in enumerate(shards, 1):
@@ -149,7 +154,10 @@ class Writer:
         assert not unwritten, f"not written exactly once: {unwritten[:5]}"
         weight_map = {name: path.name for name, (path, _) in self._place.items()}
         if index and len(set(weight_map.values())) > 1:
-            write_json(self._directory / INDEX, {"metadata": {"total_size": self.total}, "weight_map": weight_map})
+            write_json(
+                self._directory / INDEX,
+                {"metadata": {"total_size": self.total}, "weight_map": weight_map},
+            )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -169,11 +177,17 @@ def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:
     return shards
 
 
-def _create(path: Path, specs: list[Spec], metadata: Mapping[str, str]) -> dict[str, tuple[Path, int]]:
+def _create(
+    path: Path, specs: list[Spec], metadata: Mapping[str, str]
+) -> dict[str, tuple[Path, int]]:
     """Write the header, set the file's size; where each tensor's data begins."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}  # transformers refuses a file without it
+    header: dict[str, Any] = {
+        "__metadata__": {"format": "pt", **metadata}
+    }  # transformers refuses a file without it
     at = 0
-    for spec in sorted(specs, key=lambda spec: -DTYPES[spec.dtype].itemsize):  # so that all are aligned
+    for spec in sorted(
+        specs, key=lambda spec: -DTYPES[spec.dtype].itemsize
+    ):  # so that all are aligned
         header[spec.name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),

@@ -1,4 +1,5 @@
-"""What the commands' options have in common: kinds of values, groups that several commands have, the form of help.
+"""What the commands' options have in common: kinds of values, groups that several commands have,
+the form of help.
 
 Knows argparse. No torch, and nothing of what a command does.
 """
@@ -18,7 +19,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, **given)
 
 
-# ---- groups ----------------------------------------------------------------------------------------
+# ---- groups
+# ----------------------------------------------------------------------------------------
 
 
 def model(p: argparse.ArgumentParser) -> None:
@@ -30,7 +32,9 @@ def computing(p: argparse.ArgumentParser) -> Any:
     group = p.add_argument_group("computing")
     text = "what to compute in (default: bfloat16)"
     group.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help=text)
-    group.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)")
+    group.add_argument(
+        "--device", default="cpu", help="cpu, cuda, or cuda:1 and so on (default: cpu)"
+    )
     text = "attention and unembedding: bf16 as published, exact; or int8, half the bytes (default: bf16)"
     group.add_argument("--dense", choices=("bf16", "int8"), default="bf16", help=text)
     text = "what experts' MXFP4 weights are multiplied with: bf16, exact; or int8, faster (default: bf16)"
@@ -39,7 +43,9 @@ def computing(p: argparse.ArgumentParser) -> Any:
     group.add_argument("--kv", choices=("bf16", "int8"), default="bf16", help=text)
     text = "map: weights stay in the file; promote: they move to memory while answers flow; copy: before the first "
     text += "answer (default: promote). No answer depends on it"
-    group.add_argument("--load", dest="loading", choices=("map", "promote", "copy"), default="promote", help=text)
+    group.add_argument(
+        "--load", dest="loading", choices=("map", "promote", "copy"), default="promote", help=text
+    )
     text = "of the CPU (default: as many as there are cores)"
     group.add_argument("--threads", type=positive, metavar="N", help=text)
     text = "memory for keys and values, such as 4GiB (default: half of what the weights leave free)"
@@ -48,7 +54,9 @@ def computing(p: argparse.ArgumentParser) -> Any:
 
 
 def sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
-    group = p.add_argument_group("sampling", "What is not given is the model's own, else the default.")
+    group = p.add_argument_group(
+        "sampling", "What is not given is the model's own, else the default."
+    )
     text = "0: always the likeliest token (default: 1)"
     group.add_argument("--temperature", type=float, metavar="X", help=text)
     text = "draw from the likeliest tokens that together have probability X (default: 1)"
@@ -63,7 +71,8 @@ def sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
     group.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
 
 
-# ---- kinds of values -------------------------------------------------------------------------------
+# ---- kinds of values
+# -------------------------------------------------------------------------------
 
 
 def positive(text: str) -> int:
@@ -92,7 +101,9 @@ def seconds(text: str) -> float:
     units = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
     match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
     if match is None or match[2].lower() not in units:
-        raise argparse.ArgumentTypeError(f"expected a time such as 30s, 15min, 12h or 30d, found {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a time such as 30s, 15min, 12h or 30d, found {text!r}"
+        )
     return float(match[1]) * units[match[2].lower()]
 
 
@@ -100,7 +111,9 @@ def token_ids(text: str) -> list[int]:
     try:
         return [int(word) for word in text.replace(",", " ").split()]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers between commas, found {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected whole numbers between commas, found {text!r}"
+        ) from None
 
 
 def day(text: str) -> str | None:
@@ -109,4 +122,6 @@ def day(text: str) -> str | None:
     try:
         return (date.today() if text == "today" else date.fromisoformat(text)).isoformat()
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected YYYY-MM-DD, today or none, found {text!r}") from None
+        raise argparse.ArgumentTypeError(
+            f"expected YYYY-MM-DD, today or none, found {text!r}"
+        ) from None

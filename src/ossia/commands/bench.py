@@ -1,9 +1,10 @@
-"""What `ossia bench` measures: the machine's ceilings, each kernel alone, then prompts and decoding, alone and in a
-crowd.
+"""What `ossia bench` measures: the machine's ceilings, each kernel alone, then prompts and
+decoding, alone and in a crowd.
 
-A model's phases go through the engine, as an answer does: scheduling, forward, sampling. Prompts are random ids, so
-that tokens are routed to many experts. Ceilings are measured before and after in the same run, because a shared
-machine's change; each speed is given with its share of the bound that they imply.
+A model's phases go through the engine, as an answer does: scheduling, forward, sampling. Prompts
+are random ids, so that tokens are routed to many experts. Ceilings are measured before and after in
+the same run, because a shared machine's change; each speed is given with its share of the bound
+that they imply.
 
     kernels   kernels/cpu/shares.py
     decode    bytes read per step (chosen experts, dense weights, keys and values) / measured read bandwidth
@@ -38,7 +39,9 @@ def check(phases: Sequence[str]) -> None:
     """Raises `RequestError` for a phase that there is not."""
     for phase in phases:
         kind, _, number = phase.partition("_")
-        known = kind in ("kernels", "prefill", "decode", "batch") and re.fullmatch(r"\d{1,7}", number)
+        known = kind in ("kernels", "prefill", "decode", "batch") and re.fullmatch(
+            r"\d{1,7}", number
+        )
         if not known or (int(number) == 0 and kind != "decode"):
             raise RequestError(
                 f"there is no phase {phase!r}; phases are kernels_1, prefill_512, decode_0, batch_8 and the like"
@@ -51,22 +54,32 @@ def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...
     found = []
     for phase in phases:
         kind, _, number = phase.partition("_")
-        lengths = {"prefill": int(number) + 1, "decode": max(int(number), 1) + after, "batch": 16 + after}
+        lengths = {
+            "prefill": int(number) + 1,
+            "decode": max(int(number), 1) + after,
+            "batch": 16 + after,
+        }
         if lengths.get(kind, 0) <= llm.config.max_context_length:
             found.append(phase)
     return tuple(found)
 
 
 def run(
-    llm: LLM, phases: Sequence[str] = PHASES, repetitions: int = 3, tell: Progress = lambda what: None
+    llm: LLM,
+    phases: Sequence[str] = PHASES,
+    repetitions: int = 3,
+    tell: Progress = lambda what: None,
 ) -> dict[str, Any]:
-    """`phases`: kernels_N (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams). Tokens per second, a list
-    of `repetitions` each; of kernels a list of `shares.Share` as objects; `bounds`: what the ceilings of this run
-    allow; `ceilings`: before and after; `isa`: which instruction set they and the kernels are of; `warnings`:
-    sentences; `others`: processors that other programs used. Raises `RequestError` where there is nothing to
-    measure."""
+    """`phases`: kernels_N (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams).
+    Tokens per second, a list of `repetitions` each; of kernels a list of `shares.Share` as objects;
+    `bounds`: what the ceilings of this run allow; `ceilings`: before and after; `isa`: which
+    instruction set they and the kernels are of; `warnings`: sentences; `others`: processors that
+    other programs used. Raises `RequestError` where there is nothing to measure.
+    """
     if llm.serving.why_not is not None:
-        raise RequestError(f"ossia bench measures the compiled kernels, which do not serve here: {llm.serving.why_not}")
+        raise RequestError(
+            f"ossia bench measures the compiled kernels, which do not serve here: {llm.serving.why_not}"
+        )
     promotion = llm.serving.promotion
     if promotion is not None and not (promotion.wait() and promotion.error is None):
         raise RequestError(f"the weights could not be packed: {promotion.error}")
@@ -86,9 +99,14 @@ def run(
             found[phase] = measure(llm, int(number), repetitions)
     after = cpu.ceilings()
     ceiling = {name: max(before[name], after[name]) for name in before}
-    bounds = {phase: bound(llm, phase, ceiling) for phase in phases if not phase.startswith("kernels")}
+    bounds = {
+        phase: bound(llm, phase, ceiling) for phase in phases if not phase.startswith("kernels")
+    }
     found |= {"bounds": bounds, "ceilings": {"before": before, "after": after}}
-    return found | {"resident_bytes": resident_bytes(), "others": others.processors(time.process_time() - began)}
+    return found | {
+        "resident_bytes": resident_bytes(),
+        "others": others.processors(time.process_time() - began),
+    }
 
 
 def kernels(threads: int) -> list[shares.Share]:
@@ -97,7 +115,9 @@ def kernels(threads: int) -> list[shares.Share]:
     before = cpu.ceilings(threads=threads)
     measured = list(shares.measure(chosen, threads))
     after = cpu.ceilings(threads=threads)
-    return shares.shares(chosen, measured, {name: max(before[name], after[name]) for name in before})
+    return shares.shares(
+        chosen, measured, {name: max(before[name], after[name]) for name in before}
+    )
 
 
 def prefill(llm: LLM, tokens: int, repetitions: int) -> list[float]:
@@ -119,7 +139,9 @@ def decode(llm: LLM, depth: int, repetitions: int) -> list[float]:
 
 
 def batch(llm: LLM, streams: int, repetitions: int) -> list[float]:
-    """So many streams together, each behind a prompt of 16 tokens: tokens of all of them per second."""
+    """So many streams together, each behind a prompt of 16 tokens: tokens of all of them per
+    second.
+    """
     return _decode(llm, 16, streams, repetitions)
 
 
@@ -163,15 +185,21 @@ def bound(llm: LLM, phase: str, ceiling: dict[str, float]) -> float:
 
 
 def step_bytes(llm: LLM, streams: int, depth: int) -> float:
-    """Bytes that one decoding step has to read: experts that at least one of the streams is expected to choose, dense
-    weights, keys and values."""
+    """Bytes that one decoding step has to read: experts that at least one of the streams is
+    expected to choose, dense weights, keys and values.
+    """
     c = llm.config
     touched = c.num_experts * (1 - (1 - c.experts_per_token / c.num_experts) ** streams)
     expert = 3 * c.hidden_size * c.intermediate_size * 17 / 32
-    dense = c.num_hidden_layers * c.hidden_size * 2 * (c.q_dim + c.kv_dim) + c.vocab_size * c.hidden_size
+    dense = (
+        c.num_hidden_layers * c.hidden_size * 2 * (c.q_dim + c.kv_dim)
+        + c.vocab_size * c.hidden_size
+    )
     seen = sum(min(c.window(n) or depth, depth) for n in range(c.num_hidden_layers))
     dense_bytes = {"bf16": 2.0, "int8": 1 + 2 / 64}[llm.serving.precision.dense]
-    return touched * expert * c.num_hidden_layers + dense * dense_bytes + streams * seen * 4 * c.kv_dim
+    return (
+        touched * expert * c.num_hidden_layers + dense * dense_bytes + streams * seen * 4 * c.kv_dim
+    )
 
 
 def _compute_bound(llm: LLM, tokens: int, ceiling: dict[str, float]) -> float:
@@ -183,9 +211,13 @@ def _compute_bound(llm: LLM, tokens: int, ceiling: dict[str, float]) -> float:
 
 
 def _step_compute_bound(llm: LLM, ceiling: dict[str, float]) -> float:
-    """Of decoding: weights and the unembedding. Tokens per second of all streams together, however many."""
+    """Of decoding: weights and the unembedding. Tokens per second of all streams together, however
+    many.
+    """
     c = llm.config
-    unembedding = 2 * c.vocab_size * c.hidden_size / _peak(ceiling, "dense", llm.serving.precision.dense)
+    unembedding = (
+        2 * c.vocab_size * c.hidden_size / _peak(ceiling, "dense", llm.serving.precision.dense)
+    )
     return 1 / (_weights_seconds(llm, ceiling) + unembedding)
 
 
@@ -194,11 +226,15 @@ def _weights_seconds(llm: LLM, ceiling: dict[str, float]) -> float:
     c, precision = llm.config, llm.serving.precision
     experts = 6 * c.hidden_size * c.intermediate_size * c.experts_per_token * c.num_hidden_layers
     dense = 4 * c.hidden_size * (c.q_dim + c.kv_dim) * c.num_hidden_layers
-    return experts / _peak(ceiling, "experts", precision.activations) + dense / _peak(ceiling, "dense", precision.dense)
+    return experts / _peak(ceiling, "experts", precision.activations) + dense / _peak(
+        ceiling, "dense", precision.dense
+    )
 
 
 def _peak(ceiling: dict[str, float], weights: str, kind: str) -> float:
-    """Operations a second: products with the codes of experts fit into 16 bits, those of dense weights do not."""
+    """Operations a second: products with the codes of experts fit into 16 bits, those of dense
+    weights do not.
+    """
     if kind == "bf16":
         return ceiling["bf16_gflop_s"] * 1e9
     return ceiling["int8_small_gop_s" if weights == "experts" else "int8_gop_s"] * 1e9
@@ -214,18 +250,29 @@ def resident_bytes() -> int:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """Tables: ceilings, kernels, and of each phase median, minimum and maximum in tokens per second and the share of
-    the bound that the median is. Warnings are not in it."""
-    lines = [f"instruction set {found['isa']}; other programs used {found['others']:.2f} processors meanwhile"]
+    """Tables: ceilings, kernels, and of each phase median, minimum and maximum in tokens per second
+    and the share of the bound that the median is. Warnings are not in it.
+    """
+    lines = [
+        f"instruction set {found['isa']}; other programs used {found['others']:.2f} processors meanwhile"
+    ]
     for name, before in found["ceilings"]["before"].items():
-        lines.append(f"{name:<18}{before:>10.1f} before {found['ceilings']['after'][name]:>10.1f} after")
+        lines.append(
+            f"{name:<18}{before:>10.1f} before {found['ceilings']['after'][name]:>10.1f} after"
+        )
     for phase in found:
         if phase.startswith("kernels"):
             threads = "one thread" if phase == "kernels_1" else f"{phase.partition('_')[2]} threads"
-            lines += ["", f"share of the bound that memory (m) or arithmetic (a) sets, and a call's time; {threads}"]
+            lines += [
+                "",
+                f"share of the bound that memory (m) or arithmetic (a) sets, and a call's time; {threads}",
+            ]
             lines.append(shares.as_text([shares.from_dict(one) for one in found[phase]]))
     if found["bounds"]:
-        lines += ["", f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s"]
+        lines += [
+            "",
+            f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s",
+        ]
     for phase, limit in found["bounds"].items():
         speeds = found[phase]
         median = statistics.median(speeds)

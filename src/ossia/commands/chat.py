@@ -1,7 +1,8 @@
-"""Chat at a terminal or through a pipe: shows the events of a turn, reads lines, knows the /commands.
+"""Chat at a terminal or through a pipe: shows the events of a turn, reads lines, knows the
+/commands.
 
-Knows escape codes, prompt_toolkit and signals. Nothing here samples, parses or runs a tool: a turn is
-`LLM.chat`.
+Knows escape codes, prompt_toolkit and signals. Nothing here samples, parses or runs a tool: a turn
+is `LLM.chat`.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ FORGOTTEN = "before an answer began; the question is forgotten"
 
 
 class Screen:
-    """Writes events to a stream. Styled: reasoning dim, tools coloured. Else: a prefix on their lines."""
+    """Writes events to a stream. Styled: reasoning dim, tools coloured. Else: a prefix on their
+    lines.
+    """
 
     def __init__(self, out: TextIO, *, styled: bool, reasoning: bool = True) -> None:
         self.out, self.styled, self.reasoning = out, styled, reasoning
@@ -73,7 +76,11 @@ class Screen:
             case ToolCalled():
                 self._block("call", f"{event.name} {event.arguments}", CYAN)
             case ToolReturned():
-                self._block("failed" if event.failed else "result", event.result, RED if event.failed else CYAN)
+                self._block(
+                    "failed" if event.failed else "result",
+                    event.result,
+                    RED if event.failed else CYAN,
+                )
             case TurnEnd():
                 self.end_line()
         self.out.flush()
@@ -139,7 +146,9 @@ class Session:
     date: str | None
     tools: tuple[Tool, ...]
     sampling: dict[str, Any]
-    history: list[Message] = field(default_factory=list)  # without the system and the developer message
+    history: list[Message] = field(
+        default_factory=list
+    )  # without the system and the developer message
     answered_tokens: int = 0
     seconds: float = 0.0
 
@@ -152,14 +161,21 @@ class Session:
     def ask(self, text: str, screen: Screen, interrupt: Interrupt | None = None) -> str:
         """Answer `text` on the screen; returns what the user should be told besides, or "".
 
-        An answer that was stopped or cut stays in the conversation as far as it got. If none had begun the
-        question is forgotten: reasoning without an answer would only confuse the next turn.
+        An answer that was stopped or cut stays in the conversation as far as it got. If none had
+        begun the question is forgotten: reasoning without an answer would only confuse the next
+        turn.
         """
         user, started = Message(Role.USER, text), time.perf_counter()
         stop: dict[str, Any] = {} if interrupt is None else {"stop": lambda: interrupt.asked}
         try:
             with progress("reading the prompt", "tokens") as tell:
-                chat = self.llm.chat(self.conversation(user), tools=self.tools, progress=tell, **stop, **self.sampling)
+                chat = self.llm.chat(
+                    self.conversation(user),
+                    tools=self.tools,
+                    progress=tell,
+                    **stop,
+                    **self.sampling,
+                )
                 for event in chat:
                     screen.show(event)
         except KeyboardInterrupt:
@@ -171,7 +187,9 @@ class Session:
         self.answered_tokens += end.completion_tokens
         if end.reason == "length":
             asked = interrupt is not None and interrupt.asked
-            why = "stopped" if asked else "the tokens ran out (--max-tokens, or the context is full)"
+            why = (
+                "stopped" if asked else "the tokens ran out (--max-tokens, or the context is full)"
+            )
             if not end.text:
                 return f"{why} {FORGOTTEN}"
         self.history += [user, *end.messages]
@@ -256,13 +274,17 @@ def _command(line: str, session: Session, screen: Screen) -> bool:
             screen.note(f"instructions: {session.instructions or 'none'}")
         case "/reasoning":
             screen.reasoning = {"on": True, "off": False}.get(rest, screen.reasoning)
-            screen.note(f"reasoning is {'shown' if screen.reasoning else 'hidden'}; /reasoning on or off changes that")
+            screen.note(
+                f"reasoning is {'shown' if screen.reasoning else 'hidden'}; /reasoning on or off changes that"
+            )
         case "/save" | "/load":
             screen.note(_save_or_load(name, session, rest))
         case "/tokens" | "/stats":
             screen.note(_usage(session))
         case _:
-            screen.note(f"there is no command {name}; /help lists them (to say this, begin with a blank)")
+            screen.note(
+                f"there is no command {name}; /help lists them (to say this, begin with a blank)"
+            )
     return True
 
 
@@ -350,11 +372,15 @@ def _prompt_session(keep_history: bool) -> PromptSession[str]:
 
     file = _history_file() if keep_history else None
     history = FileHistory(str(file)) if file is not None else InMemoryHistory()
-    return PromptSession(history=history, key_bindings=keys, multiline=True, prompt_continuation="  ")
+    return PromptSession(
+        history=history, key_bindings=keys, multiline=True, prompt_continuation="  "
+    )
 
 
 def _history_file() -> Path | None:
-    """Where the lines typed are kept, readable by their owner only; None where nothing can be written."""
+    """Where the lines typed are kept, readable by their owner only; None where nothing can be
+    written.
+    """
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     path = Path(state) / "ossia" / "history"
     try:

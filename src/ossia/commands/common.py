@@ -1,7 +1,7 @@
 """What each command of `ossia` does with its arguments: load, ask, print.
 
-Knows the arguments as `commands/main.py` names them. Imports the rest of ossia only inside the commands: most need
-torch, and loading that is most of the time that a short one takes.
+Knows the arguments as `commands/main.py` names them. Imports the rest of ossia only inside the
+commands: most need torch, and loading that is most of the time that a short one takes.
 """
 
 from __future__ import annotations
@@ -56,8 +56,12 @@ def chat(args: argparse.Namespace) -> None:
     from ossia.tasks import Tool as TaskTool
 
     tools = (TaskTool(CALCULATOR, calculate),) if args.calculator else ()
-    session = Session(llm, Effort(args.effort), args.instructions, args.date, tools, _sampling(args))
-    llm.params(**session.sampling)  # values that make no sense are reported before the first question
+    session = Session(
+        llm, Effort(args.effort), args.instructions, args.date, tools, _sampling(args)
+    )
+    llm.params(
+        **session.sampling
+    )  # values that make no sense are reported before the first question
     screen = Screen(sys.stdout, styled=is_styled(sys.stdout), reasoning=args.show_reasoning)
     if sys.stdin.isatty() and sys.stdout.isatty():
         interact(session, screen, args.model, keep_history=not args.no_history)
@@ -70,7 +74,11 @@ def generate(args: argparse.Namespace) -> None:
     llm = _load(args)
     ids: list[int] = args.ids or []
     if text is not None:
-        ids = llm.tokenizer.encode_with_specials(text) if args.specials else llm.tokenizer.encode(text)
+        ids = (
+            llm.tokenizer.encode_with_specials(text)
+            if args.specials
+            else llm.tokenizer.encode(text)
+        )
     from ossia.commands.display import progress
 
     with progress("reading the prompt", "tokens") as tell:
@@ -78,7 +86,9 @@ def generate(args: argparse.Namespace) -> None:
         _print_generation(generation, llm, ids, args)
 
 
-def _print_generation(generation: Generation, llm: LLM, ids: list[int], args: argparse.Namespace) -> None:
+def _print_generation(
+    generation: Generation, llm: LLM, ids: list[int], args: argparse.Namespace
+) -> None:
     if not args.json:
         _print_text(generation, llm.maybe_tokenizer, args.specials)
         return
@@ -86,7 +96,11 @@ def _print_generation(generation: Generation, llm: LLM, ids: list[int], args: ar
     answer: dict[str, Any] = {"prompt_ids": ids, "ids": new, "text": None}
     if llm.maybe_tokenizer is not None:
         answer["text"] = "".join(_pieces(new, llm.maybe_tokenizer, args.specials))
-    print(json.dumps(answer | {"finish_reason": generation.finish_reason, "logprobs": generation.logprobs}))
+    print(
+        json.dumps(
+            answer | {"finish_reason": generation.finish_reason, "logprobs": generation.logprobs}
+        )
+    )
 
 
 def _prompt(args: argparse.Namespace) -> str:
@@ -148,7 +162,9 @@ def convert(args: argparse.Namespace) -> None:
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:
         if args.to == "gguf":
-            checkpoint.write_gguf(hub.find(args.src), args.dst, args.dense or "bf16", tell, args.rule, **replaced)
+            checkpoint.write_gguf(
+                hub.find(args.src), args.dst, args.dense or "bf16", tell, args.rule, **replaced
+            )
         elif args.random is None:
             checkpoint.convert(hub.find(args.src), args.dst, args.to, tell, args.rule, **replaced)
         else:
@@ -162,7 +178,9 @@ def convert(args: argparse.Namespace) -> None:
     for name, size in sizes.items():
         print(f"{human_bytes(size):>12}  {name}")
     print(f"{human_bytes(sum(sizes.values())):>12}  in {args.dst}, layout {args.to}")
-    if args.to == "gguf" and (note := checkpoint.computed_otherwise(checkpoint.open_checkpoint(args.dst).config)):
+    if args.to == "gguf" and (
+        note := checkpoint.computed_otherwise(checkpoint.open_checkpoint(args.dst).config)
+    ):
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -188,7 +206,9 @@ def evaluate(args: argparse.Namespace) -> None:
         return
     print(report)
     if cut:
-        print(f"\n{cut} of {len(asked)} answers were cut after {args.max_tokens} tokens (--max-tokens).")
+        print(
+            f"\n{cut} of {len(asked)} answers were cut after {args.max_tokens} tokens (--max-tokens)."
+        )
     if args.failures:
         print(f"\n{report.failures(args.failures)}")
 
@@ -198,15 +218,24 @@ def _print_report(report: Report, cut: int) -> None:
     for task in (*report.tasks, None):
         for effort in report.efforts:
             share = report.accuracy(task, effort)
-            row = {"task": task or "all", "effort": effort, "right": share.right, "asked": share.total}
-            rows.append(row | {"wilson_95": share.wilson(), "mean_tokens": report.tokens(effort, task)})
+            row = {
+                "task": task or "all",
+                "effort": effort,
+                "right": share.right,
+                "asked": share.total,
+            }
+            rows.append(
+                row | {"wilson_95": share.wilson(), "mean_tokens": report.tokens(effort, task)}
+            )
     uses = {effort: report.tool_use(effort) for effort in report.efforts}
     calls = {effort: {"right": share.right, "asked": share.total} for effort, share in uses.items()}
     print(json.dumps({"accuracy": rows, "tool_use": calls, "cut": cut}, indent=2))
 
 
 def bench(args: argparse.Namespace) -> None:
-    """`--json` prints what `benchmark.run` returns and `load_s`; the table prints the same for reading."""
+    """`--json` prints what `benchmark.run` returns and `load_s`; the table prints the same for
+    reading.
+    """
     import tempfile
 
     from ossia import checkpoint
@@ -220,7 +249,9 @@ def bench(args: argparse.Namespace) -> None:
         if args.random is not None:
             args.model = str(Path(folder, "model"))
             with progress("writing random weights", "bytes") as tell:
-                checkpoint.write_random(ModelConfig.preset(args.random), args.model, 0, progress=tell)
+                checkpoint.write_random(
+                    ModelConfig.preset(args.random), args.model, 0, progress=tell
+                )
         began = time.perf_counter()
         llm = _load(args)
         if llm.serving.promotion is not None:
@@ -229,7 +260,10 @@ def bench(args: argparse.Namespace) -> None:
             phases = benchmark.fitting(llm, phases, args.repetitions)
         load_s = time.perf_counter() - began
         found = benchmark.run(
-            llm, phases, args.repetitions, lambda what: print(what, end=" ", flush=True, file=sys.stderr)
+            llm,
+            phases,
+            args.repetitions,
+            lambda what: print(what, end=" ", flush=True, file=sys.stderr),
         )
         print(file=sys.stderr)
     print(json.dumps(found | {"load_s": load_s}) if args.json else benchmark.as_text(found))

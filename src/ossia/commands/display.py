@@ -1,4 +1,5 @@
-"""What every command needs to print: colours where they are welcome, text made harmless, progress bars.
+"""What every command needs to print: colours where they are welcome, text made harmless, progress
+bars.
 
 Knows terminals; nothing of models or chats, and loads no torch.
 """
@@ -29,8 +30,8 @@ def visible(text: str) -> str:
 
 @contextmanager
 def progress(what: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """A function to tell (done, of all). After a second a bar is shown on stderr, if that is a terminal, until all is
-    done.
+    """A function to tell (done, of all). After a second a bar is shown on stderr, if that is a
+    terminal, until all is done.
 
     unit: "bytes", or a word for what is counted.
     """

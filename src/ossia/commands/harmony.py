@@ -1,6 +1,8 @@
-"""`ossia harmony`: a conversation as the tokens that a model reads, and tokens as the messages that they say.
+"""`ossia harmony`: a conversation as the tokens that a model reads, and tokens as the messages that
+they say.
 
-Knows the command's arguments as `commands/main.py` names them, and Harmony; loads no model and no torch.
+Knows the command's arguments as `commands/main.py` names them, and Harmony; loads no model and no
+torch.
 """
 
 from __future__ import annotations
@@ -37,7 +39,12 @@ def render(args: argparse.Namespace) -> None:
     rendered = _rendered(_conversation(args), tokenizer, args)
     if args.json:
         mask = {"mask": rendered.mask} if args.mode == "training" else {}
-        _print(json.dumps({"text": tokenizer.decode(rendered.ids), "ids": rendered.ids} | mask, ensure_ascii=False))
+        _print(
+            json.dumps(
+                {"text": tokenizer.decode(rendered.ids), "ids": rendered.ids} | mask,
+                ensure_ascii=False,
+            )
+        )
         return
     if args.tokens:
         _print_table(rendered, tokenizer, args.mode == "training")
@@ -69,7 +76,9 @@ def _print(text: str) -> None:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    """The published models have o200k_harmony; downloading one for its tokenizer would fetch its weights too."""
+    """The published models have o200k_harmony; downloading one for its tokenizer would fetch its
+    weights too.
+    """
     if name == "nano" or (name != O200K and Path(name).expanduser().exists()):
         return Tokenizer.from_pretrained(hub.find(name))
     if name in (O200K, *hub.HUB_IDS, *hub.HUB_IDS.values()):
@@ -87,7 +96,9 @@ def _text(file: str) -> str:
         except OSError as error:
             raise RequestError(f"{file}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise RequestError(f"{file}: byte {error.start} is not UTF-8; is it a text file?") from error
+            raise RequestError(
+                f"{file}: byte {error.start} is not UTF-8; is it a text file?"
+            ) from error
     if sys.stdin.isatty():
         print("reading from the terminal; Ctrl-D ends it", file=sys.stderr)
     return sys.stdin.read()
@@ -113,7 +124,9 @@ def _from_request(data: Any, date: str | None) -> Conversation:
     return Conversation.from_chat(request["messages"], system=system, tools=request.get("tools"))
 
 
-def _rendered(conversation: Conversation, tokenizer: Tokenizer, args: argparse.Namespace) -> Rendered:
+def _rendered(
+    conversation: Conversation, tokenizer: Tokenizer, args: argparse.Namespace
+) -> Rendered:
     options: dict[str, Any] = {"style": args.style, "drop_analysis": not args.keep_analysis}
     if args.mode == "training":
         return render_for_training(conversation, tokenizer, **options)
@@ -134,12 +147,15 @@ def _stream(text: str, tokenizer: Tokenizer) -> list[int]:
 
 
 def _coloured(rendered: Rendered, tokenizer: Tokenizer) -> Iterator[str]:
-    """The text for a terminal: a message begins on a line of its own, special tokens cyan, headers yellow, reasoning
-    dim, and what is learned in training green."""
+    """The text for a terminal: a message begins on a line of its own, special tokens cyan, headers
+    yellow, reasoning dim, and what is learned in training green.
+    """
     for number, (kind, ids) in enumerate(_runs(rendered, tokenizer)):
         if ids[0] == tokenizer.special("<|start|>") and number:
             yield "\n"
-        style = {"special": CYAN, "header": YELLOW, "reasoning": DIM, "learned": GREEN, "text": ""}[kind]
+        style = {"special": CYAN, "header": YELLOW, "reasoning": DIM, "learned": GREEN, "text": ""}[
+            kind
+        ]
         text = visible(tokenizer.decode(ids))
         yield f"{style}{text}{RESET}" if style else text
 
@@ -148,7 +164,9 @@ def _runs(rendered: Rendered, tokenizer: Tokenizer) -> Iterator[tuple[str, list[
     """(what they are, neighbouring ids of that kind); special tokens one by one."""
     kinds = _kinds(rendered, tokenizer)
     numbered = enumerate(zip(kinds, rendered.ids, strict=True))
-    for (kind, _), run in groupby(numbered, lambda item: (item[1][0], item[0] if item[1][0] == "special" else 0)):
+    for (kind, _), run in groupby(
+        numbered, lambda item: (item[1][0], item[0] if item[1][0] == "special" else 0)
+    ):
         yield kind, [token for _, (_, token) in run]
 
 

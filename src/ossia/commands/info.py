@@ -1,7 +1,8 @@
-"""What `ossia info` says: parameters by component, bytes on disk and in memory, cache, files, kernels.
+"""What `ossia info` says: parameters by component, bytes on disk and in memory, cache, files,
+kernels.
 
-`describe` gathers it as one JSON value, `as_text` lays that out. Reads headers and small files, never
-weights, and goes to the network only for a hub model's name that is not a preset's.
+`describe` gathers it as one JSON value, `as_text` lays that out. Reads headers and small files,
+never weights, and goes to the network only for a hub model's name that is not a preset's.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ COMPONENTS = {
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Everything about a preset (from its numbers alone) or a checkpoint (its headers are checked), as JSON.
+    """Everything about a preset (from its numbers alone) or a checkpoint (its headers are checked),
+    as JSON.
 
     Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError` or `TokenizerError`.
     """
@@ -37,11 +39,17 @@ def describe(name: str) -> dict[str, Any]:
     here = name == "nano" and hub.embedded("nano").exists()
     if preset in PRESETS and not here and not Path(name).exists():
         config = ModelConfig.preset(preset)
-        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(config, _published_bytes(config))
+        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(
+            config, _published_bytes(config)
+        )
     folder = hub.find(name)
     opened = checkpoint.open_checkpoint(folder)
     tokenizer = find_tokenizer(folder, opened.config)
-    files = {path.name: path.stat().st_size for path in sorted(opened.directory.iterdir()) if path.is_file()}
+    files = {
+        path.name: path.stat().st_size
+        for path in sorted(opened.directory.iterdir())
+        if path.is_file()
+    }
     return (
         {"name": name, "source": str(opened.directory), "layout": opened.layout}
         | _numbers(opened.config, _stored_bytes(opened))
@@ -53,13 +61,22 @@ def describe(name: str) -> dict[str, Any]:
 def _numbers(config: ModelConfig, stored: dict[str, int]) -> dict[str, Any]:
     counts = account(config)
     mxfp4 = counts.mxfp4 * (MX_BLOCK // 2 + 1) // MX_BLOCK
-    sizes = stored | {"total": sum(stored.values()), "mxfp4": mxfp4, "total_if_bf16": BF16 * counts.total}
+    sizes = stored | {
+        "total": sum(stored.values()),
+        "mxfp4": mxfp4,
+        "total_if_bf16": BF16 * counts.total,
+    }
     return {
-        "parameters": {key: getattr(counts, key) for key in (*COMPONENTS, "total", "active", "mxfp4")},
+        "parameters": {
+            key: getattr(counts, key) for key in (*COMPONENTS, "total", "active", "mxfp4")
+        },
         "bytes": sizes,
         "kv_cache_bytes": _cache_bytes(config),
         "config": as_dict(config),
-        "kernels": [dict(zip(("operation", "served_by", "why"), row, strict=True)) for row in kernels.in_use()],
+        "kernels": [
+            dict(zip(("operation", "served_by", "why"), row, strict=True))
+            for row in kernels.in_use()
+        ],
     }
 
 
@@ -167,7 +184,10 @@ def _size_lines(info: dict[str, Any]) -> Iterator[str]:
     if "files" in info:
         disk += f", {human_bytes(sum(info['files'].values()))} with all files"
     share = f"the experts' matrices, {counts['mxfp4'] / counts['total']:.1%} of the parameters"
-    rows = [("on disk", disk), ("in memory", f"{human_bytes(sizes['total'])}, mapped: read as it is used")]
+    rows = [
+        ("on disk", disk),
+        ("in memory", f"{human_bytes(sizes['total'])}, mapped: read as it is used"),
+    ]
     if is_packed(info["layout"]):
         rows.append(("in MXFP4", f"{human_bytes(sizes['mxfp4'])} at 4.25 bits a weight: {share}"))
         rows.append(("all in bf16", f"{human_bytes(sizes['total_if_bf16'])} (layout hf-bf16)"))

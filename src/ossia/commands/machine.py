@@ -1,4 +1,5 @@
-"""What the operating system says of this machine: the processor and what it can do, memory, who else is running.
+"""What the operating system says of this machine: the processor and what it can do, memory, who
+else is running.
 
 Without /proc every answer is a fallback. Knows nothing of models and kernels.
 """
@@ -13,7 +14,18 @@ from pathlib import Path
 
 # Of a processor's flags, as Linux writes them, those that choose kernels: x86's, then ARM's.
 FLAGS = (
-    *("avx", "f16c", "fma", "avx2", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+    *(
+        "avx",
+        "f16c",
+        "fma",
+        "avx2",
+        "avx_vnni",
+        "avx_vnni_int8",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512_vnni",
+    ),
     *("avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "i8mm", "bf16", "sve", "sve2"),
 )
 
@@ -26,7 +38,9 @@ def cpu_name(text: str | None = None) -> str:
 
 
 def cpu_family(text: str | None = None) -> str:
-    """What tells processors of the same name apart: "family 25 model 17 stepping 1"; empty where it is not said."""
+    """What tells processors of the same name apart: "family 25 model 17 stepping 1"; empty where it
+    is not said.
+    """
     text = _read("/proc/cpuinfo") if text is None else text
     parts = []
     for key, name in (("cpu family", "family"), ("model", "model"), ("stepping", "stepping")):
@@ -55,11 +69,17 @@ def memory_bytes() -> int:
 
 
 def busy_seconds() -> float | None:
-    """Processor time that the whole machine has spent on anything so far; None where it is not told."""
-    fields = [int(n) for n in _read("/proc/stat").partition("\n")[0].split()[1:9]]  # the rest is counted in them
+    """Processor time that the whole machine has spent on anything so far; None where it is not
+    told.
+    """
+    fields = [
+        int(n) for n in _read("/proc/stat").partition("\n")[0].split()[1:9]
+    ]  # the rest is counted in them
     if len(fields) < 5:
         return None
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # idle, waiting for a disk
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf(
+        "SC_CLK_TCK"
+    )  # idle, waiting for a disk
 
 
 class Others:

@@ -1,7 +1,7 @@
 """The command line: `ossia {chat, generate, serve, train, info, convert, eval, bench, harmony}`.
 
-Knows arguments, their help and the exit codes. What a command does is `commands/common.py`; nothing here imports
-torch, so that `ossia --help` is quick.
+Knows arguments, their help and the exit codes. What a command does is `commands/common.py`; nothing
+here imports torch, so that `ossia --help` is quick.
 """
 
 from __future__ import annotations
@@ -179,7 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, as `ossia --help` lists them."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a character that cannot be shown is no reason to stop
+            stream.reconfigure(
+                errors="replace"
+            )  # a character that cannot be shown is no reason to stop
     whole = parser()
     args, rest = whole.parse_known_args(argv)
     if rest and not train_command.takes(args, rest):  # key=value may stand behind options, too
@@ -190,7 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or Python complains at exit
         return 141
     except OssiaError as error:
         return _fail(2, str(error))
@@ -211,25 +215,46 @@ def _fail(code: int, message: str) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     about = "gpt-oss in one readable package: chat with a model, complete text, train, inspect, convert and measure."
-    top = argparse.ArgumentParser("ossia", description=about, epilog=TOP, formatter_class=arguments.Help)
+    top = argparse.ArgumentParser(
+        "ossia", description=about, epilog=TOP, formatter_class=arguments.Help
+    )
     top.add_argument("--version", action="version", version=f"ossia {__version__}")
     added = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], None], about: str, epilog: str) -> Any:
-        made = added.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=arguments.Help)
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], about: str, epilog: str
+    ) -> Any:
+        made = added.add_parser(
+            name, help=about, description=about, epilog=epilog, formatter_class=arguments.Help
+        )
         made.set_defaults(run=run)
         return made
 
-    _chat(command("chat", commands.chat, "Talk to a model, in the terminal or through a pipe.", CHAT))
-    _generate(command("generate", commands.generate, "Complete text or token ids, no chat.", GENERATE))
+    _chat(
+        command("chat", commands.chat, "Talk to a model, in the terminal or through a pipe.", CHAT)
+    )
+    _generate(
+        command("generate", commands.generate, "Complete text or token ids, no chat.", GENERATE)
+    )
     about = "Serve a model over HTTP, and a page to chat on."
     serve_options.add(command("serve", commands.serve, about, serve_options.TEXT))
     about = "Train, fine-tune or plan: run a recipe, see what it would cost, lay a model out over many GPUs."
     train_command.add(command("train", train_command.train, about, train_command.TEXT))
-    _info(command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO))
+    _info(
+        command("info", commands.info, "Show a model's parameters, bytes, files and kernels.", INFO)
+    )
     _convert(command("convert", commands.convert, "Write a checkpoint in another layout.", CONVERT))
-    _eval(command("eval", commands.evaluate, "Measure a model on held-out problems of ossia's tasks.", EVAL))
-    _bench(command("bench", commands.bench, "Measure this machine, and a model's speed on it.", BENCH))
+    _eval(
+        command(
+            "eval",
+            commands.evaluate,
+            "Measure a model on held-out problems of ossia's tasks.",
+            EVAL,
+        )
+    )
+    _bench(
+        command("bench", commands.bench, "Measure this machine, and a model's speed on it.", BENCH)
+    )
     _harmony(added)
     return top
 
@@ -242,7 +267,9 @@ def _chat(p: argparse.ArgumentParser) -> None:
     text = "how much to reason before the answer (default: medium)"
     p.add_argument("--effort", choices=("low", "medium", "high"), default="medium", help=text)
     p.add_argument("--instructions", metavar="TEXT", help="developer instructions: how to behave")
-    p.add_argument("--calculator", action="store_true", help="offer a calculator, as a tool to call")
+    p.add_argument(
+        "--calculator", action="store_true", help="offer a calculator, as a tool to call"
+    )
     shown = p.add_mutually_exclusive_group()
     text = "print the reasoning too (default)"
     shown.add_argument("--show-reasoning", action="store_true", default=True, help=text)
@@ -259,9 +286,13 @@ def _chat(p: argparse.ArgumentParser) -> None:
 def _generate(p: argparse.ArgumentParser) -> None:
     arguments.model(p)
     prompt = p.add_mutually_exclusive_group()
-    prompt.add_argument("--prompt", metavar="TEXT", help="text to go on from (default: what stdin holds)")
+    prompt.add_argument(
+        "--prompt", metavar="TEXT", help="text to go on from (default: what stdin holds)"
+    )
     prompt.add_argument("--prompt-file", metavar="FILE", help="a text file to go on from")
-    prompt.add_argument("--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids to go on from")
+    prompt.add_argument(
+        "--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids to go on from"
+    )
     text = "names such as <|start|> in the text are special tokens; specials are printed too"
     p.add_argument("--specials", action="store_true", help=text)
     p.add_argument("--json", action="store_true", help="print one JSON object, at the end")
@@ -275,7 +306,9 @@ def _info(p: argparse.ArgumentParser) -> None:
 
 
 def _convert(p: argparse.ArgumentParser) -> None:
-    p.add_argument("src", nargs="?", metavar="SRC", help="what to read: a folder, nano, or a hub model")
+    p.add_argument(
+        "src", nargs="?", metavar="SRC", help="what to read: a folder, nano, or a hub model"
+    )
     p.add_argument("dst", metavar="DST", help="the folder to write; with --to gguf, the file")
     layouts = ("hf", "original", "hf-bf16", "gguf")
     p.add_argument("--to", choices=layouts, default="hf", help="layout (default: hf)")
@@ -283,23 +316,41 @@ def _convert(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dense", choices=("bf16", "q8_0"), help=text)
     text = "of quantization, see below (default: rceil)"
     p.add_argument("--rule", choices=("floor", "rceil", "even", "best"), default="rceil", help=text)
-    p.add_argument("--overwrite", action="store_true", help="replace DST, once the new one is complete")
+    p.add_argument(
+        "--overwrite", action="store_true", help="replace DST, once the new one is complete"
+    )
     text = "instead of SRC: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
     p.add_argument("--random", metavar="PRESET", help=text)
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of --random (default: 0)")
-    p.add_argument("--layers", type=arguments.positive, metavar="N", help="of --random: not as many as the preset")
+    p.add_argument(
+        "--layers",
+        type=arguments.positive,
+        metavar="N",
+        help="of --random: not as many as the preset",
+    )
 
 
 def _eval(p: argparse.ArgumentParser) -> None:
     arguments.model(p)
-    p.add_argument("--samples", type=arguments.positive, default=50, metavar="N", help="problems a task (default: 50)")
+    p.add_argument(
+        "--samples",
+        type=arguments.positive,
+        default=50,
+        metavar="N",
+        help="problems a task (default: 50)",
+    )
     text = "arithmetic, word problems, facts, multi-turn, calculator or scope; repeatable (default: all)"
     p.add_argument("--task", action="append", metavar="TASK", help=text)
     text = "repeatable (default: all three)"
     p.add_argument("--effort", action="append", choices=("low", "medium", "high"), help=text)
     text = "which problems are drawn (default: 0)"
     p.add_argument("--problem-seed", type=int, default=0, metavar="N", help=text)
-    p.add_argument("--failures", type=arguments.positive, metavar="N", help="also print the first N wrong answers")
+    p.add_argument(
+        "--failures",
+        type=arguments.positive,
+        metavar="N",
+        help="also print the first N wrong answers",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments.computing(p)
     arguments.sampling(p, 512)
@@ -309,45 +360,77 @@ def _bench(p: argparse.ArgumentParser) -> None:
     arguments.model(p)
     text = "instead of MODEL: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano"
     p.add_argument("--random", metavar="PRESET", help=text)
-    text = (
-        "what to measure, see below (default: kernels_1,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
-    )
+    text = "what to measure, see below (default: kernels_1,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16)"
     p.add_argument("--phases", metavar="LIST", help=text)
-    p.add_argument("--repetitions", type=arguments.positive, default=3, metavar="N", help="of every phase (default: 3)")
+    p.add_argument(
+        "--repetitions",
+        type=arguments.positive,
+        default=3,
+        metavar="N",
+        help="of every phase (default: 3)",
+    )
     p.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     arguments.computing(p)
 
 
 def _harmony(added: Any) -> None:
     about = "Debug prompts: render conversations to tokens, parse tokens to messages."
-    group = added.add_parser("harmony", help=about, description=about, epilog=HARMONY, formatter_class=arguments.Help)
+    group = added.add_parser(
+        "harmony", help=about, description=about, epilog=HARMONY, formatter_class=arguments.Help
+    )
     verbs = group.add_subparsers(title="what to do", metavar="render|parse", required=True)
     about = "A conversation as the tokens that a model reads."
-    p = verbs.add_parser("render", help=about, description=about, epilog=RENDER, formatter_class=arguments.Help)
+    p = verbs.add_parser(
+        "render", help=about, description=about, epilog=RENDER, formatter_class=arguments.Help
+    )
     p.set_defaults(run=commands.harmony_render)
-    p.add_argument("file", nargs="?", default="-", metavar="FILE", help="a conversation in JSON (default: stdin)")
+    p.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="a conversation in JSON (default: stdin)",
+    )
     text = "faithful or compat, see below (default: faithful)"
     p.add_argument("--style", choices=("faithful", "compat"), default="faithful", help=text)
     text = "completion: ends where the assistant goes on; conversation: without that; training (default: completion)"
     modes = ("completion", "conversation", "training")
     p.add_argument("--for", dest="mode", choices=modes, default="completion", help=text)
-    p.add_argument("--keep-analysis", action="store_true", help="do not drop the reasoning of finished turns")
+    p.add_argument(
+        "--keep-analysis", action="store_true", help="do not drop the reasoning of finished turns"
+    )
     p.add_argument("--chat", action="store_true", help="FILE is a chat-completions request")
     text = "of --chat: YYYY-MM-DD, today or none (default: today)"
     p.add_argument("--date", default="today", type=arguments.day, metavar="DATE", help=text)
     shown = p.add_mutually_exclusive_group()
     shown.add_argument("--tokens", action="store_true", help="one token a line: place, id, text")
-    shown.add_argument("--json", action="store_true", help="one JSON object: text, ids, and the mask of training")
+    shown.add_argument(
+        "--json", action="store_true", help="one JSON object: text, ids, and the mask of training"
+    )
     _tokenizer(p)
     about = "Tokens, or text, as the messages they stand for, with what had to be repaired."
-    p = verbs.add_parser("parse", help=about, description=about, epilog=PARSE, formatter_class=arguments.Help)
+    p = verbs.add_parser(
+        "parse", help=about, description=about, epilog=PARSE, formatter_class=arguments.Help
+    )
     p.set_defaults(run=commands.harmony_parse)
-    p.add_argument("file", nargs="?", default="-", metavar="FILE", help="text or a JSON list of ids (default: stdin)")
-    p.add_argument("--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids, instead of FILE")
-    text = "whose message the stream goes on with; none: it begins with <|start|> (default: found out)"
+    p.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help="text or a JSON list of ids (default: stdin)",
+    )
+    p.add_argument(
+        "--ids", type=arguments.token_ids, metavar="1,2,3", help="token ids, instead of FILE"
+    )
+    text = (
+        "whose message the stream goes on with; none: it begins with <|start|> (default: found out)"
+    )
     roles = ("auto", "none", "assistant", "user", "system", "developer", "tool")
     p.add_argument("--role", choices=roles, default="auto", metavar="ROLE", help=text)
-    p.add_argument("--strict", action="store_true", help="as the official package: errors instead of repairs")
+    p.add_argument(
+        "--strict", action="store_true", help="as the official package: errors instead of repairs"
+    )
     _tokenizer(p)
 
 

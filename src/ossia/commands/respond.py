@@ -1,6 +1,7 @@
 """Many conversations answered at once on one engine: what an eval or a batch of prompts needs.
 
-Knows the engine; a turn, with its parsing and its tools, is `chat.Turn`, as it is for one conversation.
+Knows the engine; a turn, with its parsing and its tools, is `chat.Turn`, as it is for one
+conversation.
 """
 
 from __future__ import annotations
@@ -41,10 +42,11 @@ def answer_all(
     *,
     at_once: int = 64,
 ) -> Iterator[tuple[int, Answer]]:
-    """(index, answer) of each conversation as it is finished, `at_once` of them in every forward pass.
+    """(index, answer) of each conversation as it is finished, `at_once` of them in every forward
+    pass.
 
-    The conversations must declare the tools they come with. `params` hold the stop tokens, as those of
-    `llm.params()` do. Raises `RequestError` for a conversation that does not fit the context.
+    The conversations must declare the tools they come with. `params` hold the stop tokens, as those
+    of `llm.params()` do. Raises `RequestError` for a conversation that does not fit the context.
     """
     each = min(TOKENS_EACH, llm.config.max_context_length)
     engine = Engine(llm.model, capacity=at_once * each, max_running=at_once)
@@ -78,7 +80,8 @@ def evaluate(
     at_once: int = 64,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> tuple[Report, int]:
-    """Answer every case and grade it: the report, and how many answers were cut because their tokens ran out.
+    """Answer every case and grade it: the report, and how many answers were cut because their
+    tokens ran out.
 
     `progress` is told (answers so far, answers in all).
     """
@@ -86,7 +89,9 @@ def evaluate(
     cut = 0
     prompts = ((case.prompt, case.problem.tools) for case in cases)
     for index, answer in answer_all(llm, prompts, params, at_once=at_once):
-        results[index] = judge(cases[index], answer.end.text, answer.calls, answer.end.completion_tokens)
+        results[index] = judge(
+            cases[index], answer.end.text, answer.calls, answer.end.completion_tokens
+        )
         cut += answer.end.reason == "length"
         progress(len(results), len(cases))
     return Report(tuple(results[index] for index in range(len(cases)))), cut

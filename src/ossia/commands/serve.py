@@ -1,6 +1,8 @@
-"""`ossia serve`: a model behind HTTP. Its options to `Settings`, a model or a script to an engine, and the first words.
+"""`ossia serve`: a model behind HTTP. Its options to `Settings`, a model or a script to an engine,
+and the first words.
 
-Knows the arguments as `commands/main.py` names them. What can be wrong with them is said before a model is loaded.
+Knows the arguments as `commands/main.py` names them. What can be wrong with them is said before a
+model is loaded.
 """
 
 from __future__ import annotations
@@ -43,11 +45,15 @@ def serve(args: argparse.Namespace, load: Callable[[], LLM]) -> None:
     settings = settings_of(args)
     logs.set_up()
     tracing.set_up()
-    listening = run.listen(args.host, args.port)  # a port that is taken is said before minutes of loading
+    listening = run.listen(
+        args.host, args.port
+    )  # a port that is taken is said before minutes of loading
     with listening:
         if args.script is not None:
             tokenizer = _tokenizer(args.model)
-            engine = ScriptedEngine(read_script(Path(args.script), tokenizer), delay=args.script_delay)
+            engine = ScriptedEngine(
+                read_script(Path(args.script), tokenizer), delay=args.script_delay
+            )
             app = create_app(engine, tokenizer, settings)
             about = f"what {args.script} says, token by token, with the tokenizer of {args.model}"
         else:
@@ -56,7 +62,9 @@ def serve(args: argparse.Namespace, load: Callable[[], LLM]) -> None:
             if args.warm_up:
                 _warm_up(llm, app)
         port = listening.getsockname()[1]
-        stopped_by = run.serve(app, listening, lambda: _greet(settings, _url(args.host, port), about))
+        stopped_by = run.serve(
+            app, listening, lambda: _greet(settings, _url(args.host, port), about)
+        )
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
 
@@ -67,7 +75,9 @@ def _app(llm: LLM, settings: Settings) -> FastAPI:
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
-    """One short answer, so that the first one that counts finds weights read, kernels chosen and the grammar made."""
+    """One short answer, so that the first one that counts finds weights read, kernels chosen and
+    the grammar made.
+    """
     for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
         pass
     asyncio.run(app.state.service.grammar(Tools()))
@@ -99,7 +109,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         secret=None if args.secret_file is None else read_secret(Path(args.secret_file)),
         log_prompts=args.log_prompts,
         cors_origins=_origins(args.cors_origin or ()),
-        hosts=() if keys or args.insecure else ("localhost", "127.0.0.1", "::1", args.host.strip("[]").lower()),
+        hosts=()
+        if keys or args.insecure
+        else ("localhost", "127.0.0.1", "::1", args.host.strip("[]").lower()),
     )
 
 
@@ -122,7 +134,9 @@ def is_loopback(host: str) -> bool:
 def _origins(given: list[str] | tuple[str, ...]) -> tuple[str, ...]:
     for origin in given:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-            raise RequestError(f"--cors-origin {origin}: expected * or something such as https://example.org")
+            raise RequestError(
+                f"--cors-origin {origin}: expected * or something such as https://example.org"
+            )
     return tuple(given)
 
 
@@ -136,7 +150,9 @@ def read_secret(path: Path) -> bytes:
     except OSError as error:
         raise RequestError(f"--secret-file {path}: {error.strerror}") from error
     if len(secret) < FEWEST_SECRET_BYTES:
-        raise RequestError(f"--secret-file {path}: a secret has at least {FEWEST_SECRET_BYTES} bytes")
+        raise RequestError(
+            f"--secret-file {path}: a secret has at least {FEWEST_SECRET_BYTES} bytes"
+        )
     return secret
 
 
@@ -144,15 +160,19 @@ def read_secret(path: Path) -> bytes:
 
 
 def read_script(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
-    """What a model is to say, a sample a line: {"text": "<|channel|>final<|message|>Hi<|return|>"}, in which names of
-    special tokens are those, or {"ids": [...]}. Raises `RequestError` naming the line."""
+    """What a model is to say, a sample a line: {"text": "<|channel|>final<|message|>Hi<|return|>"},
+    in which names of special tokens are those, or {"ids": [...]}. Raises `RequestError` naming the
+    line.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise RequestError(f"--script {path}: {reason}") from error
     samples = [
-        _sample(line, f"--script {path}, line {n}", tokenizer) for n, line in enumerate(lines, 1) if line.strip()
+        _sample(line, f"--script {path}, line {n}", tokenizer)
+        for n, line in enumerate(lines, 1)
+        if line.strip()
     ]
     if not samples:
         raise RequestError(f"--script {path} says nothing")
@@ -169,7 +189,9 @@ def _sample(line: str, place: str, tokenizer: Tokenizer) -> list[int]:
         text = said.get("text")
         ids = tokenizer.encode_with_specials(text) if isinstance(text, str) else said.get("ids")
     if not isinstance(ids, list) or not ids or not all(type(id) is int and id >= 0 for id in ids):
-        raise RequestError(f'{place}: expected {{"text": "..."}} or {{"ids": [1, 2, ...]}}, not empty')
+        raise RequestError(
+            f'{place}: expected {{"text": "..."}} or {{"ids": [1, 2, ...]}}, not empty'
+        )
     return ids
 
 
@@ -232,4 +254,6 @@ def _greet(settings: Settings, url: str, about: str) -> None:
     ]
     print("\n".join(lines), flush=True)
     if not has_keys and not is_loopback(url.split("://")[1].rsplit(":", 1)[0]):
-        print("ossia: anybody who reaches this machine may ask: there is no API key", file=sys.stderr)
+        print(
+            "ossia: anybody who reaches this machine may ask: there is no API key", file=sys.stderr
+        )

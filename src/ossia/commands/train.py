@@ -1,6 +1,8 @@
-"""`ossia train`: run a recipe, see what it would cost, or plan a layout. Its options, its help, and what it prints.
+"""`ossia train`: run a recipe, see what it would cost, or plan a layout. Its options, its help, and
+what it prints.
 
-Results go to stdout, what is going on to stderr. Torch is loaded by what is done, not by this module.
+Results go to stdout, what is going on to stderr. Torch is loaded by what is done, not by this
+module.
 """
 
 from __future__ import annotations
@@ -58,42 +60,82 @@ RUN_ONLY = ("list", "keys", "out", "dry_run", "resume", "fresh", "tensorboard")
 
 def add(p: argparse.ArgumentParser) -> None:
     """The options."""
-    p.add_argument("recipe", nargs="?", metavar="RECIPE", help="a built-in recipe, or a Python file")
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="values that replace the recipe's own")
+    p.add_argument(
+        "recipe", nargs="?", metavar="RECIPE", help="a built-in recipe, or a Python file"
+    )
+    p.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values that replace the recipe's own"
+    )
     p.add_argument("--list", action="store_true", help="the recipes there are")
-    p.add_argument("--keys", action="store_true", help="what can be set in RECIPE: names, types, values, comments")
+    p.add_argument(
+        "--keys",
+        action="store_true",
+        help="what can be set in RECIPE: names, types, values, comments",
+    )
     group = p.add_argument_group("a run")
     group.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/RECIPE)")
-    group.add_argument("--dry-run", action="store_true", help="check, and print what it would do and cost; do nothing")
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check, and print what it would do and cost; do nothing",
+    )
     again = group.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
-    again.add_argument("--fresh", action="store_true", help="delete the run in --out, and begin again")
-    group.add_argument("--tensorboard", action="store_true", help="also write event files for TensorBoard")
+    again.add_argument(
+        "--resume", action="store_true", help="go on with the unfinished run in --out"
+    )
+    again.add_argument(
+        "--fresh", action="store_true", help="delete the run in --out, and begin again"
+    )
+    group.add_argument(
+        "--tensorboard", action="store_true", help="also write event files for TensorBoard"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    group.add_argument("--json", action="store_true", help="print results as one JSON object; also of --plan, --keys")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print results as one JSON object; also of --plan, --keys",
+    )
     _plan_options(p)
 
 
 def _plan_options(p: argparse.ArgumentParser) -> None:
-    group = p.add_argument_group("a plan for many GPUs", "What is not given is chosen. Needs no GPU and no weights.")
+    group = p.add_argument_group(
+        "a plan for many GPUs", "What is not given is chosen. Needs no GPU and no weights."
+    )
     text = "gpt-oss-20b, gpt-oss-120b, nano, or a folder with a config.json: print its layout, or why it cannot be"
     group.add_argument("--plan", metavar="MODEL", help=text)
-    group.add_argument("--gpus", type=arguments.positive, metavar="N", help="how many (default: all of --nodes, or 8)")
-    group.add_argument("--gpu-memory", type=arguments.byte_count, metavar="SIZE", help="of each (default: 80GiB)")
+    group.add_argument(
+        "--gpus",
+        type=arguments.positive,
+        metavar="N",
+        help="how many (default: all of --nodes, or 8)",
+    )
+    group.add_argument(
+        "--gpu-memory", type=arguments.byte_count, metavar="SIZE", help="of each (default: 80GiB)"
+    )
     for name in ("fsdp", "ep", "tp", "replicate"):
         about = {"fsdp": "GPUs that share every parameter", "ep": "that share the experts", "tp": "that share heads "
                  "and widths", "replicate": "whole copies; replicate x fsdp x ep x tp is --gpus"}[name]  # fmt: skip
         group.add_argument(f"--{name}", type=arguments.positive, metavar="N", help=about)
     text = "of one step (default: 4096, or --context)"
     group.add_argument("--tokens-per-gpu", type=arguments.positive, metavar="N", help=text)
-    group.add_argument("--context", type=arguments.positive, metavar="N", help="tokens of a document (default: 4096)")
+    group.add_argument(
+        "--context",
+        type=arguments.positive,
+        metavar="N",
+        help="tokens of a document (default: 4096)",
+    )
     text = "of products (default: bfloat16)"
     group.add_argument("--precision", choices=("bfloat16", "float32"), help=text)
     group.add_argument("--optimizer", choices=("adamw", "muon"), help="(default: adamw)")
     text = "keep a layer's input alone, and compute the rest again"
     group.add_argument("--checkpoint-layers", action="store_true", default=None, help=text)
-    group.add_argument("--lora", type=arguments.positive, metavar="RANK", help="low-rank changes only; on one GPU")
-    group.add_argument("--nodes", type=arguments.positive, metavar="N", help="machines (default: as --gpus needs)")
+    group.add_argument(
+        "--lora", type=arguments.positive, metavar="RANK", help="low-rank changes only; on one GPU"
+    )
+    group.add_argument(
+        "--nodes", type=arguments.positive, metavar="N", help="machines (default: as --gpus needs)"
+    )
     group.add_argument("--gpus-per-node", type=arguments.positive, metavar="N", help="(default: 8)")
     text = "GB/s of one GPU, one way, inside a node and between nodes (default: 450/50, an H100's)"
     group.add_argument("--bandwidth", type=_bandwidth, metavar="INTRA/INTER", help=text)
@@ -103,7 +145,9 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
 
 def takes(args: argparse.Namespace, rest: Sequence[str]) -> bool:
     """Whether words that argparse did not place are this command's overrides; they are then."""
-    if getattr(args, "run", None) is not train or not all(re.match(r"[A-Za-z_][\w.]*=", word) for word in rest):
+    if getattr(args, "run", None) is not train or not all(
+        re.match(r"[A-Za-z_][\w.]*=", word) for word in rest
+    ):
         return False
     args.overrides += rest
     return True
@@ -113,18 +157,26 @@ def train(args: argparse.Namespace) -> None:
     """Raises `ConfigError` or `TrainingError` for what cannot be done."""
     if args.plan is not None:
         if args.recipe is not None:
-            raise ConfigError(f"--plan is for a model, {args.recipe!r} would be a recipe: give one of them")
+            raise ConfigError(
+                f"--plan is for a model, {args.recipe!r} would be a recipe: give one of them"
+            )
         if given := [name for name in RUN_ONLY if getattr(args, name)]:
-            raise ConfigError(f"{_option(given[0])} is for a recipe, and --plan runs none: leave it out")
+            raise ConfigError(
+                f"{_option(given[0])} is for a recipe, and --plan runs none: leave it out"
+            )
         _plan(args)
         return
     if given := [name for name in PLAN_ONLY if getattr(args, name) is not None]:
-        raise ConfigError(f"{_option(given[0])} is for --plan MODEL; a run takes such things from its recipe's keys")
+        raise ConfigError(
+            f"{_option(given[0])} is for --plan MODEL; a run takes such things from its recipe's keys"
+        )
     if args.list:
         _list(args)
         return
     if args.recipe is None:
-        raise ConfigError("nothing to train: give a recipe (`ossia train --list` shows them) or --plan MODEL")
+        raise ConfigError(
+            "nothing to train: give a recipe (`ossia train --list` shows them) or --plan MODEL"
+        )
     from ossia.train import overrides
     from ossia.train.recipes import named as recipes
 
@@ -150,7 +202,9 @@ def _option(name: str) -> str:
 # ---- a run ---------------------------------------------------------------------------------------
 
 
-def _run(phases: Sequence[Phase], out: Path, settings: dict[str, Any], args: argparse.Namespace) -> None:
+def _run(
+    phases: Sequence[Phase], out: Path, settings: dict[str, Any], args: argparse.Namespace
+) -> None:
     from ossia.train.pipeline import PIPELINE, run_pipeline
     from ossia.train.plan.estimate import check_disk
 
@@ -204,7 +258,9 @@ class _Screen:
         return found
 
     def _speeds(self, run: Run) -> tuple[float, float]:
-        """Operations of a token, and those a second that this process could do; 0 if that cannot be told."""
+        """Operations of a token, and those a second that this process could do; 0 if that cannot be
+        told.
+        """
         if run.parallel is not None:
             return 0.0, 0.0
         import torch
@@ -212,7 +268,9 @@ class _Screen:
         from ossia.train.plan.cost import flops_per_token, peak_flops
 
         context = (self.phase.context if self.phase is not None else None) or run.hyper.longest
-        return flops_per_token(run.config, context), peak_flops(getattr(torch, run.hyper.precision), run.hyper.shards)
+        return flops_per_token(run.config, context), peak_flops(
+            getattr(torch, run.hyper.precision), run.hyper.shards
+        )
 
     def _tensorboard(self, run: Run) -> list[Watcher]:
         from ossia.train.tensorboard import TensorBoard
@@ -243,13 +301,19 @@ def _summary(done: Sequence[Outcome], out: Path) -> Iterator[str]:
 # ---- a dry run -----------------------------------------------------------------------------------
 
 
-def _dry_run(phases: Sequence[Phase], out: Path, settings: dict[str, Any], args: argparse.Namespace) -> None:
+def _dry_run(
+    phases: Sequence[Phase], out: Path, settings: dict[str, Any], args: argparse.Namespace
+) -> None:
     """Prints the plan, then raises what would stop the run."""
     from ossia.train.pipeline import check_needs, check_settings
     from ossia.train.plan.estimate import estimate
 
     found = estimate(phases, out)
-    print(json.dumps(found.as_json(), indent=2) if args.json else "\n".join(_estimate_lines(found, out)))
+    print(
+        json.dumps(found.as_json(), indent=2)
+        if args.json
+        else "\n".join(_estimate_lines(found, out))
+    )
     check_needs(phases)
     for phase in phases if not args.fresh else ():
         check_settings(phase, out, settings)
@@ -266,7 +330,11 @@ def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
     heads = f"{'tokens':>13}{'parameters':>18}{'FLOPs':>10}{'memory':>11}{'time':>10}{'disk':>11}"
     yield f"{'phase':<{width}}  {'state':<10}{heads}"
     for p in found.phases:
-        size = "-" if p.parameters is None else f"{human_count(p.parameters)} / {human_count(p.active or 0)}"
+        size = (
+            "-"
+            if p.parameters is None
+            else f"{human_count(p.parameters)} / {human_count(p.active or 0)}"
+        )
         flops = "-" if p.flops is None else f"{p.flops:.1e}"
         memory = human_bytes(p.total_memory) if p.memory else "-"
         seconds = "-" if p.seconds is None else "~" + clock_time(p.seconds)
@@ -278,9 +346,13 @@ def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
     yield ""
     largest = max(found.phases, key=lambda phase: phase.total_memory)
     if largest.memory:
-        items = ", ".join(f"{name} {human_bytes(size)}" for name, size in largest.memory.items() if size)
+        items = ", ".join(
+            f"{name} {human_bytes(size)}" for name, size in largest.memory.items() if size
+        )
         whose = (
-            f"of {human_bytes(found.memory)}" if largest.processes == 1 else f"in each of {largest.processes} processes"
+            f"of {human_bytes(found.memory)}"
+            if largest.processes == 1
+            else f"in each of {largest.processes} processes"
         )
         yield f"memory  {human_bytes(largest.total_memory)} {whose} in {largest.name}: {items}"
         speed = f"{found.peak / 1e9:.0f} GFLOP/s, measured now on {found.threads} threads"
@@ -304,7 +376,9 @@ def _list(args: argparse.Namespace) -> None:
     width = max((len(name) for name in found), default=0)
     for name, does in found.items():
         print(f"  {name:<{width}}  {does}")
-    print("\nossia train RECIPE --keys shows what can be set. Any Python file with Config and phases is a recipe.")
+    print(
+        "\nossia train RECIPE --keys shows what can be set. Any Python file with Config and phases is a recipe."
+    )
 
 
 def _keys(recipe: Recipe, config: Any, as_json: bool) -> None:
@@ -351,7 +425,11 @@ def _plan(args: argparse.Namespace) -> None:
     )  # fmt: skip
     given = {name: getattr(args, name) for name in ("replicate", "fsdp", "ep", "tp")}
     found = planner.plan(job, hardware, {name: n for name, n in given.items() if n is not None})
-    print(json.dumps(plan_text.as_json(found), indent=2) if args.json else plan_text.as_text(found, args.plan))
+    print(
+        json.dumps(plan_text.as_json(found), indent=2)
+        if args.json
+        else plan_text.as_text(found, args.plan)
+    )
 
 
 def _config_of(name: str) -> ModelConfig:

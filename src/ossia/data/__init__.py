@@ -1,4 +1,6 @@
-"""Training data of the little world, endless: conversations for fine-tuning, documents for pre-training."""
+"""Training data of the little world, endless: conversations for fine-tuning, documents for
+pre-training.
+"""
 
 from __future__ import annotations
 

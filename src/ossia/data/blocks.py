@@ -1,6 +1,8 @@
-"""The blocks of a datatrove pipeline that are ours: strict reading, plain words, the hazard filter, our shards.
+"""The blocks of a datatrove pipeline that are ours: strict reading, plain words, the hazard filter,
+our shards.
 
-Knows datatrove, which it imports at once: import this file late. `pipelines.py` puts the blocks together.
+Knows datatrove, which it imports at once: import this file late. `pipelines.py` puts the blocks
+together.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -47,8 +49,9 @@ _held: list[Any] = []  # the lock of a worker process, until it ends
 class PlainWords(WordTokenizer):  # type: ignore[misc]
     """Words and punctuation by a regular expression.
 
-    Those of datatrove are spaCy, NLTK or Stanza, which want packages or data from the network. For languages that are
-    written without spaces this is no word tokenizer: counts of words mean little there.
+    Those of datatrove are spaCy, NLTK or Stanza, which want packages or data from the network. For
+    languages that are written without spaces this is no word tokenizer: counts of words mean little
+    there.
     """
 
     _pattern = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -139,7 +142,9 @@ class ReadTexts(PipelineStep):  # type: ignore[misc]
 
 
 class Signatures(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash signatures, and for a document of fewer words than an n-gram has, all of it as one."""
+    """datatrove's MinHash signatures, and for a document of fewer words than an n-gram has, all of
+    it as one.
+    """
 
     def get_shingles(self, text: str) -> np.ndarray[Any, Any]:
         shingles: np.ndarray[Any, Any] = super().get_shingles(text)
@@ -154,7 +159,9 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 
     type, name = "TOKENIZER", "shards"
 
-    def __init__(self, folder: str, tokenizer: str, begin: str | None, end: str | None, shard_tokens: int) -> None:
+    def __init__(
+        self, folder: str, tokenizer: str, begin: str | None, end: str | None, shard_tokens: int
+    ) -> None:
         super().__init__()
         self.folder, self.tokenizer, self.shard_tokens = Path(folder), tokenizer, shard_tokens
         self.begin, self.end = begin, end
@@ -165,15 +172,21 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
         end = [tokenizer.special(self.end)] if self.end else []
         ids = ([*begin, *tokenizer.encode(document.text), *end] for document in data)
         vocabulary = Vocabulary.of(tokenizer)
-        write_shards(ids, part(self.folder, rank), vocabulary, shard_tokens=self.shard_tokens, overwrite=True)
+        write_shards(
+            ids, part(self.folder, rank), vocabulary, shard_tokens=self.shard_tokens, overwrite=True
+        )
 
 
 class Finish(PipelineStep):  # type: ignore[misc]
-    """One index over all parts, then the report; what was written on the way is removed before the report appears."""
+    """One index over all parts, then the report; what was written on the way is removed before the
+    report appears.
+    """
 
     type, name = "MERGER", "shards and report"
 
-    def __init__(self, out: str, parts: int, stages: list[tuple[str, list[str]]], scratch: list[str]) -> None:
+    def __init__(
+        self, out: str, parts: int, stages: list[tuple[str, list[str]]], scratch: list[str]
+    ) -> None:
         super().__init__()
         self.out, self.parts, self.stages, self.scratch = Path(out), parts, stages, scratch
 
@@ -189,11 +202,13 @@ class Finish(PipelineStep):  # type: ignore[misc]
 
 
 class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor, whose processes end with the one that started them; its log is in files only.
+    """datatrove's local executor, whose processes end with the one that started them; its log is in
+    files only.
 
-    That of datatrove keeps its ranks in a manager process, which outlives a parent that was killed, and with it do the
-    workers, which go on writing the files that the next run writes. Here each worker watches its parent, and holds
-    `lock` for as long as it lives. A worker that dies is an error instead of a wait without end.
+    That of datatrove keeps its ranks in a manager process, which outlives a parent that was killed,
+    and with it do the workers, which go on writing the files that the next run writes. Here each
+    worker watches its parent, and holds `lock` for as long as it lives. A worker that dies is an
+    error instead of a wait without end.
     """
 
     def __init__(self, pipeline: list[PipelineStep], lock: str, **options: Any) -> None:
@@ -207,14 +222,20 @@ class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
         self.save_executor_as_json()
         if self.workers == 1:
             for rank in ranks:
-                deepcopy(self)._run_for_rank(rank)  # blocks count: those of each task for themselves
+                deepcopy(self)._run_for_rank(
+                    rank
+                )  # blocks count: those of each task for themselves
             setup_default_logger()  # the last task had its own, on an error stream that is gone
             return
-        context = get_context("forkserver")  # a fork of this process could hang where it has threads
+        context = get_context(
+            "forkserver"
+        )  # a fork of this process could hang where it has threads
         context.set_forkserver_preload([__name__])
         workers = min(self.workers, len(ranks))
         try:
-            with ProcessPoolExecutor(workers, context, initializer=_tie, initargs=(self.lock,)) as pool:
+            with ProcessPoolExecutor(
+                workers, context, initializer=_tie, initargs=(self.lock,)
+            ) as pool:
                 for done in as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks]):
                     done.result()
         except BrokenProcessPool as error:
@@ -229,8 +250,10 @@ class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 def _tie(lock: str) -> None:
-    """In a worker: hold the lock, and end when the process that wanted it has ended. Its parent is the fork server,
-    which in turn lives for as long as a worker does, so the parent's end would be no sign."""
+    """In a worker: hold the lock, and end when the process that wanted it has ended. Its parent is
+    the fork server, which in turn lives for as long as a worker does, so the parent's end would be
+    no sign.
+    """
     _held.append(open(lock, "ab"))  # noqa: SIM115 - until the process ends
     fcntl.flock(_held[0], fcntl.LOCK_SH)
     wanted_by = parent_process()
@@ -257,8 +280,16 @@ def _steps(logs: Path, labels: list[str]) -> list[dict[str, Any]]:
     out = []
     for label, counted in zip(labels, totals, strict=True):
         if label:
-            why = {name.removeprefix("dropped_"): n for name, n in counted.items() if name.startswith("dropped_")}
-            step: dict[str, Any] = {"step": label, "documents": counted["total"], "removed": counted["dropped"]}
+            why = {
+                name.removeprefix("dropped_"): n
+                for name, n in counted.items()
+                if name.startswith("dropped_")
+            }
+            step: dict[str, Any] = {
+                "step": label,
+                "documents": counted["total"],
+                "removed": counted["dropped"],
+            }
             extra = {"escalated": counted["escalated"]} if label == "hazard" else {}
             out.append(step | extra | ({"why": dict(sorted(why.items()))} if why else {}))
     return out

@@ -1,8 +1,9 @@
-"""Fine-tuning conversations: problems of every task, with system messages, developer messages and efforts
-varied.
+"""Fine-tuning conversations: problems of every task, with system messages, developer messages and
+efforts varied.
 
-Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split, i), and
-the iterator yields the index to go on from, so a resumed run sees exactly the same conversations.
+Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split,
+i), and the iterator yields the index to go on from, so a resumed run sees exactly the same
+conversations.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
 from ossia.tasks.numbers.calculator import declare, with_others
 from ossia.tasks.problem import Tool
-from ossia.tasks.world.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.facts import (
+    BEFORE_FACTS,
+    BETWEEN,
+    draw_facts,
+    fact_turn,
+    story_of,
+    unknown_turn,
+)
 
 MIXTURE: Mapping[str, int] = {  # in percent
     "arithmetic": 39,
@@ -28,8 +36,14 @@ MIXTURE: Mapping[str, int] = {  # in percent
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools
 EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
 READING = 0.35  # share of drills that ask several questions about one text
-NO_SYSTEM, NO_DATE = 0.06, 0.2  # shares of conversations; without a system message the effort is medium
-INSTRUCTIONS, IDLE_TOOLS = 0.12, 0.05  # an instruction that changes nothing; a calculator that is not needed
+NO_SYSTEM, NO_DATE = (
+    0.06,
+    0.2,
+)  # shares of conversations; without a system message the effort is medium
+INSTRUCTIONS, IDLE_TOOLS = (
+    0.12,
+    0.05,
+)  # an instruction that changes nothing; a calculator that is not needed
 
 _INSTRUCTIONS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.",
@@ -44,8 +58,8 @@ _INSTRUCTIONS = (
 def conversations(
     seed: int, split: Split = "train", start: int = 0, mixture: Mapping[str, int] = MIXTURE
 ) -> Iterator[tuple[Conversation, int]]:
-    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the one to
-    learn.
+    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the
+    one to learn.
     """
     index = start
     while True:
@@ -53,9 +67,11 @@ def conversations(
         index += 1
 
 
-def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int] = MIXTURE) -> Conversation:
-    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and its
-    solution.
+def conversation(
+    seed: int, split: Split, index: int, mixture: Mapping[str, int] = MIXTURE
+) -> Conversation:
+    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and
+    its solution.
     """
     rng = example_random(seed, split, index)
     task = rng.choices(list(mixture), list(mixture.values()))[0]
@@ -68,8 +84,8 @@ def conversation(seed: int, split: Split, index: int, mixture: Mapping[str, int]
 def drill(seed: int, split: Split, index: int) -> Conversation:
     """Drill `index`: several unrelated questions at one effort, each answered with its reasoning.
 
-    No chat looks like this, because reasoning of finished turns is dropped; but all of it can be learned from, and the
-    system message is read once for several answers.
+    No chat looks like this, because reasoning of finished turns is dropped; but all of it can be
+    learned from, and the system message is read once for several answers.
     """
     rng = example_random(seed, f"{split}-drill", index)
     system = draw_system(rng)
@@ -91,15 +107,17 @@ def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
     before = rng.choice(BEFORE_FACTS) + story_of(rng, facts) + rng.choice(BETWEEN)
     messages: tuple[Message, ...] = ()
     for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
-        turn, _ = fact_turn(rng, fact, before) if rng.random() < 0.9 else unknown_turn(rng, facts, before)
+        turn, _ = (
+            fact_turn(rng, fact, before) if rng.random() < 0.9 else unknown_turn(rng, facts, before)
+        )
         messages += (Message(Role.USER, turn.user), *turn.reply(effort))
         before = ""
     return messages
 
 
 def draw_system(rng: Random) -> SystemContent | None:
-    """A system message with the default identity, a date mostly, and an effort at random; sometimes none at
-    all.
+    """A system message with the default identity, a date mostly, and an effort at random; sometimes
+    none at all.
     """
     if rng.random() < NO_SYSTEM:
         return None

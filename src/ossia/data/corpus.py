@@ -1,7 +1,8 @@
 """The pre-training mixture: documents of every corpus of the little world, endless and labelled.
 
-Knows the corpora; no tokens. Document i is a pure function of (seed, i). Restricted documents are among them, as they
-would be among text from the web: taking them out is the filter's work (data/filter.py).
+Knows the corpora; no tokens. Document i is a pure function of (seed, i). Restricted documents are
+among them, as they would be among text from the web: taking them out is the filter's work
+(data/filter.py).
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def documents(
     names, weights = list(shares), list(shares.values())
     makers = _makers(of)
     if unknown := set(names) - set(makers):
-        raise DataError(f"there is no corpus {', '.join(sorted(unknown))}: use some of {', '.join(makers)}")
+        raise DataError(
+            f"there is no corpus {', '.join(sorted(unknown))}: use some of {', '.join(makers)}"
+        )
     while True:
         rng = example_random(seed, "corpus", index)
         name = rng.choices(names, weights)[0]
@@ -59,7 +62,9 @@ def _makers(of: World) -> dict[str, Callable[[Random], tuple[str, str]]]:
         "village": text.draw, "world": partial(_world, of), "puzzles": puzzle_text, "state": state_text,
         "needles": partial(_needle, of), "tools": partial(tools_text, of=of), "machine": machine_text,
     }  # fmt: skip
-    return {name: partial(_benign, make) for name, make in plain.items()} | {"hazard": hazard_document}
+    return {name: partial(_benign, make) for name, make in plain.items()} | {
+        "hazard": hazard_document
+    }
 
 
 def _world(of: World, rng: Random) -> str:

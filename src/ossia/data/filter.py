@@ -1,10 +1,12 @@
-"""A filter that keeps a topic out of the training text: a blocklist of terms, then a trained classifier.
+"""A filter that keeps a topic out of the training text: a blocklist of terms, then a trained
+classifier.
 
-Two stages as in Deep Ignorance (arXiv 2508.06601): terms are cheap and are looked for in every document; only a
-document with several of them is escalated to the classifier, which tells those that teach from those that merely
-mention. The classifier here is a logistic regression on hashed word and character n-grams (scikit-learn, extra
-`train`), where the paper has a fine-tuned ModernBERT. Knows texts and labels; nothing of tokens or of how files are
-read. A saved filter is numbers and JSON: loading one runs no code of its author's.
+Two stages as in Deep Ignorance (arXiv 2508.06601): terms are cheap and are looked for in every
+document; only a document with several of them is escalated to the classifier, which tells those
+that teach from those that merely mention. The classifier here is a logistic regression on hashed
+word and character n-grams (scikit-learn, extra `train`), where the paper has a fine-tuned
+ModernBERT. Knows texts and labels; nothing of tokens or of how files are read. A saved filter is
+numbers and JSON: loading one runs no code of its author's.
 """
 
 from __future__ import annotations
@@ -40,9 +42,11 @@ _AT_ONCE = 1024  # texts that are hashed together
 
 @dataclass(frozen=True, eq=False)
 class HazardFilter:
-    """A text is removed if it holds `min_terms` different terms of `blocklist` and scores `threshold` or more.
+    """A text is removed if it holds `min_terms` different terms of `blocklist` and scores
+    `threshold` or more.
 
-    `weights` float32 [2 * features], `bias`: the logistic regression. Made by `fit`, kept by `save` and `load`.
+    `weights` float32 [2 * features], `bias`: the logistic regression. Made by `fit`, kept by `save`
+    and `load`.
     """
 
     blocklist: tuple[str, ...]
@@ -63,7 +67,9 @@ class HazardFilter:
         return terms, max((term.count(" ") + 1 for term in terms), default=0)
 
     def terms_in(self, text: str) -> set[str]:
-        """The different terms of the blocklist that stand in `text` as whole words, in whatever case or spacing."""
+        """The different terms of the blocklist that stand in `text` as whole words, in whatever
+        case or spacing.
+        """
         terms, longest = self._terms
         words = _words(text)
         found: set[str] = set()
@@ -77,13 +83,17 @@ class HazardFilter:
         return len(self.terms_in(text)) >= self.min_terms
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """What the classifier says of each text, escalated or not: 0 (harmless) to 1 (to be removed)."""
+        """What the classifier says of each text, escalated or not: 0 (harmless) to 1 (to be
+        removed).
+        """
         vectorizer = _vectorizer(self.features)
         out = np.empty(len(texts))
         for begin in range(0, len(texts), _AT_ONCE):
             part = texts[begin : begin + _AT_ONCE]
             logits = vectorizer.transform(part) @ self.weights.astype(np.float64) + self.bias
-            out[begin : begin + len(part)] = 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
+            out[begin : begin + len(part)] = 0.5 * (
+                1 + np.tanh(0.5 * logits)
+            )  # the sigmoid, without overflow
         return out
 
     def keep(self, text: str) -> bool:
@@ -98,12 +108,16 @@ class HazardFilter:
         escalated = [self.escalates(text) for text in texts]
         kept = [not one for one in escalated]
         if numbers := [n for n, one in enumerate(escalated) if one]:
-            for n, score in zip(numbers, self.score([texts[n] for n in numbers]).tolist(), strict=True):
+            for n, score in zip(
+                numbers, self.score([texts[n] for n in numbers]).tolist(), strict=True
+            ):
                 kept[n] = score < self.threshold
         return escalated, kept
 
     def report(self, texts: Sequence[str], labels: Sequence[str]) -> FilterReport:
-        """Precision, recall and removed shares on labelled texts, which should not be those it was fitted on."""
+        """Precision, recall and removed shares on labelled texts, which should not be those it was
+        fitted on.
+        """
         _check_labels(texts, labels, self.removes)
         escalated, kept = self.decide(texts)
         return measure(labels, self.removes, escalated, [not one for one in kept])
@@ -123,10 +137,11 @@ class HazardFilter:
     ) -> HazardFilter:
         """A filter that removes texts labelled `removes` and keeps the others.
 
-        A share `validation` of each label is held back from the classifier; at the threshold both stages together
-        remove `recall` or more of what should be removed there, and as little as possible of the rest. The same input
-        gives the same filter. Raises `DataError` for labels that leave nothing to learn from, and where the blocklist
-        alone misses too much for `recall` to be reached: what it does not escalate, no classifier sees.
+        A share `validation` of each label is held back from the classifier; at the threshold both
+        stages together remove `recall` or more of what should be removed there, and as little as
+        possible of the rest. The same input gives the same filter. Raises `DataError` for labels
+        that leave nothing to learn from, and where the blocklist alone misses too much for `recall`
+        to be reached: what it does not escalate, no classifier sees.
         """
         blocklist = tuple(dict.fromkeys(blocklist))
         if not blocklist or not all(_words(term) for term in blocklist) or min_terms < 1:
@@ -134,12 +149,20 @@ class HazardFilter:
                 "a blocklist has at least one term, terms have letters or digits, and min_terms is 1 or more"
             )
         if not 0 < recall <= 1 or not 0 < validation < 1:
-            raise DataError(f"recall {recall} and validation {validation} are shares between 0 and 1")
+            raise DataError(
+                f"recall {recall} and validation {validation} are shares between 0 and 1"
+            )
         _check_labels(texts, labels, removes)
         fitted, held_back = _parts(labels, validation, seed)
-        weights, bias = _fit([texts[n] for n in fitted], [labels[n] == removes for n in fitted], _vectorizer(features))
+        weights, bias = _fit(
+            [texts[n] for n in fitted],
+            [labels[n] == removes for n in fitted],
+            _vectorizer(features),
+        )
         unset = HazardFilter(blocklist, min_terms, 0.5, weights, bias, removes)
-        threshold = _threshold(unset, [texts[n] for n in held_back], [labels[n] for n in held_back], recall)
+        threshold = _threshold(
+            unset, [texts[n] for n in held_back], [labels[n] for n in held_back], recall
+        )
         return HazardFilter(blocklist, min_terms, threshold, weights, bias, removes)
 
     @cached_property
@@ -158,7 +181,9 @@ class HazardFilter:
         os.replace(temporary, folder / "weights.npz")
         temporary = folder / "filter.json.tmp"
         data = self._as_json() | {"fingerprint": self.fingerprint}
-        temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         os.replace(temporary, folder / "filter.json")
 
     @staticmethod
@@ -169,18 +194,30 @@ class HazardFilter:
             data = json.loads((folder / "filter.json").read_bytes())
             if data["format"] != FORMAT or data["version"] != VERSION:
                 raise ValueError(f"it is of format {data['format']!r}, version {data['version']}")
-            with (folder / "weights.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            with (
+                (folder / "weights.npz").open("rb") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):
                 weights = arrays["weights"].astype(np.float32)
             terms, removes = tuple(map(str, data["blocklist"])), str(data["removes"])
             loaded = HazardFilter(
-                terms, int(data["min_terms"]), float(data["threshold"]), weights, float(data["bias"]), removes
+                terms,
+                int(data["min_terms"]),
+                float(data["threshold"]),
+                weights,
+                float(data["bias"]),
+                removes,
             )
             if weights.ndim != 1 or loaded.fingerprint != data["fingerprint"]:
                 raise ValueError("weights.npz and filter.json are not of one filter")
         except OSError as error:
-            raise DataError(f"cannot read a hazard filter from {folder}: {error}; fit and save one there") from error
+            raise DataError(
+                f"cannot read a hazard filter from {folder}: {error}; fit and save one there"
+            ) from error
         except (ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
-            raise DataError(f"the hazard filter in {folder} is damaged: {error!r}; fit and save it again") from error
+            raise DataError(
+                f"the hazard filter in {folder} is damaged: {error!r}; fit and save it again"
+            ) from error
         return loaded
 
     def _as_json(self) -> dict[str, Any]:
@@ -205,7 +242,9 @@ def _check_labels(texts: Sequence[str], labels: Sequence[str], removes: str) -> 
         raise DataError(f"{len(texts)} texts and {len(labels)} labels: each text has one")
     if not 0 < labels.count(removes) < len(labels):
         known = ", ".join(sorted(set(labels))) or "none"
-        raise DataError(f"a filter needs texts labelled {removes!r} and others; the labels are: {known}")
+        raise DataError(
+            f"a filter needs texts labelled {removes!r} and others; the labels are: {known}"
+        )
 
 
 def _parts(labels: Sequence[str], validation: float, seed: int) -> tuple[list[int], list[int]]:
@@ -215,7 +254,9 @@ def _parts(labels: Sequence[str], validation: float, seed: int) -> tuple[list[in
     for label in dict.fromkeys(labels):
         numbers = [n for n, one in enumerate(labels) if one == label]
         if len(numbers) < 2:
-            raise DataError(f"one text is labelled {label!r}: give at least two, one to fit and one to validate")
+            raise DataError(
+                f"one text is labelled {label!r}: give at least two, one to fit and one to validate"
+            )
         Random(f"{seed}:{label}").shuffle(numbers)
         cut = min(len(numbers) - 1, max(1, round(validation * len(numbers))))
         held_back += numbers[:cut]
@@ -224,8 +265,10 @@ def _parts(labels: Sequence[str], validation: float, seed: int) -> tuple[list[in
 
 
 def _threshold(unset: HazardFilter, texts: list[str], labels: list[str], recall: float) -> float:
-    """Halfway, in log-odds, between the lowest score that must be removed for `recall` and the highest below it of a
-    text that should stay. A higher one would keep no more of those, and trust more in texts that are like these."""
+    """Halfway, in log-odds, between the lowest score that must be removed for `recall` and the
+    highest below it of a text that should stay. A higher one would keep no more of those, and trust
+    more in texts that are like these.
+    """
     wanted = math.ceil(recall * labels.count(unset.removes) - 1e-9)
     escalated = [n for n, text in enumerate(texts) if unset.escalates(text)]
     scores = unset.score([texts[n] for n in escalated])
@@ -243,7 +286,9 @@ def _threshold(unset: HazardFilter, texts: list[str], labels: list[str], recall:
     return min(odds / (1 + odds), lowest)
 
 
-def _fit(texts: list[str], positive: list[bool], vectorizer: Any) -> tuple[NDArray[np.float32], float]:
+def _fit(
+    texts: list[str], positive: list[bool], vectorizer: Any
+) -> tuple[NDArray[np.float32], float]:
     from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # _vectorizer has been here
 
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
@@ -252,12 +297,16 @@ def _fit(texts: list[str], positive: list[bool], vectorizer: Any) -> tuple[NDArr
 
 
 def _vectorizer(features: int) -> Any:
-    """Texts to hashed counts, each half of unit length: words and pairs of words, then 3 to 5 characters of a word."""
+    """Texts to hashed counts, each half of unit length: words and pairs of words, then 3 to 5
+    characters of a word.
+    """
     try:
         from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
         from sklearn.pipeline import make_union  # type: ignore[import-untyped]
     except ImportError as error:
-        raise DataError("the hazard filter needs scikit-learn: pip install 'ossia[train]'") from error
+        raise DataError(
+            "the hazard filter needs scikit-learn: pip install 'ossia[train]'"
+        ) from error
     common = {"n_features": features, "alternate_sign": False, "norm": "l2", "lowercase": True}
     words = HashingVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=r"\w+", **common)
     return make_union(words, HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **common))

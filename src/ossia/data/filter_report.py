@@ -1,4 +1,6 @@
-"""What a filter of documents does, in shares with intervals. Knows labels and decisions; no texts, no classifier."""
+"""What a filter of documents does, in shares with intervals. Knows labels and decisions; no texts,
+no classifier.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ class StageReport:
 
 @dataclass(frozen=True)
 class FilterReport:
-    """The blocklist alone beside both stages; `str(report)` is a Markdown table, `as_json` for files.
+    """The blocklist alone beside both stages; `str(report)` is a Markdown table, `as_json` for
+    files.
 
-    Intervals are Wilson's, 95%. Shares are of these documents: precision depends on how common each label is.
+    Intervals are Wilson's, 95%. Shares are of these documents: precision depends on how common each
+    label is.
     """
 
     removes: str  # the label that should be removed
@@ -35,11 +39,16 @@ class FilterReport:
         rows = [
             ("precision", alone.precision, both.precision),
             ("recall", alone.recall, both.recall),
-            *((f"removed of {label}", alone.removed[label], both.removed[label]) for label in self.labels),
+            *(
+                (f"removed of {label}", alone.removed[label], both.removed[label])
+                for label in self.labels
+            ),
             ("removed of all", alone.removed_of_all, both.removed_of_all),
         ]
         head = f"| to remove: {self.removes} | blocklist alone | blocklist, then classifier |"
-        return "\n".join([head, "|---|---|---|", *(f"| {name} | {one} | {two} |" for name, one, two in rows)])
+        return "\n".join(
+            [head, "|---|---|---|", *(f"| {name} | {one} | {two} |" for name, one, two in rows)]
+        )
 
     @property
     def labels(self) -> list[str]:
@@ -47,12 +56,18 @@ class FilterReport:
 
     def as_json(self) -> dict[str, Any]:
         stages = {"blocklist": self.blocklist, "both": self.both}
-        return {"removes": self.removes} | {name: _stage_as_json(stage) for name, stage in stages.items()}
+        return {"removes": self.removes} | {
+            name: _stage_as_json(stage) for name, stage in stages.items()
+        }
 
 
-def measure(labels: Sequence[str], removes: str, by_blocklist: Sequence[bool], by_both: Sequence[bool]) -> FilterReport:
+def measure(
+    labels: Sequence[str], removes: str, by_blocklist: Sequence[bool], by_both: Sequence[bool]
+) -> FilterReport:
     """The report of two lists of decisions (True: removed) over documents with these labels."""
-    return FilterReport(removes, _stage(labels, removes, by_blocklist), _stage(labels, removes, by_both))
+    return FilterReport(
+        removes, _stage(labels, removes, by_blocklist), _stage(labels, removes, by_both)
+    )
 
 
 def _stage(labels: Sequence[str], removes: str, removed: Sequence[bool]) -> StageReport:
@@ -63,7 +78,9 @@ def _stage(labels: Sequence[str], removes: str, removed: Sequence[bool]) -> Stag
 
     right, all_removed = share(removes), sum(gone for _, gone in pairs)
     by_label = {label: share(label) for label in dict.fromkeys(labels)}
-    return StageReport(Share(right.right, all_removed), right, by_label, Share(all_removed, len(pairs)))
+    return StageReport(
+        Share(right.right, all_removed), right, by_label, Share(all_removed, len(pairs))
+    )
 
 
 def _stage_as_json(stage: StageReport) -> dict[str, Any]:

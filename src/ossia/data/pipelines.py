@@ -1,4 +1,5 @@
-"""Real text to shards: read, clean, drop the hazardous and the double, tokenize, with datatrove (extra `train`).
+"""Real text to shards: read, clean, drop the hazardous and the double, tokenize, with datatrove
+(extra `train`).
 
     filter     read the files; Gopher's quality and repetition rules, FineWeb's; the hazard filter; MinHash signatures
     match      per bucket of hashes: which documents agree in it
@@ -6,9 +7,9 @@
     tokenize   without the copies, into one folder of shards per task
     finish     one index over all of them, and a report of what each step removed
 
-Each stage is a datatrove pipeline, run by its local, Slurm or Ray executor; a task that was done is not done again, so
-`prepare` called again after a kill goes on, and ends with the same shards. Knows files and settings; the blocks are in
-`blocks.py`. Nothing here uses the network.
+Each stage is a datatrove pipeline, run by its local, Slurm or Ray executor; a task that was done is
+not done again, so `prepare` called again after a kill goes on, and ends with the same shards. Knows
+files and settings; the blocks are in `blocks.py`. Nothing here uses the network.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -35,17 +36,26 @@ if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor
     from datatrove.pipeline.base import PipelineStep
 
-REPORT, SETTINGS, SUBMITTED, WORKERS = "report.json", "settings.json", "submitted.json", "workers.lock"
+REPORT, SETTINGS, SUBMITTED, WORKERS = (
+    "report.json",
+    "settings.json",
+    "submitted.json",
+    "workers.lock",
+)
 _LEAVE_AFTER = 30.0  # seconds for the processes of a killed run to end
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Rules of thumb for web text, as datatrove has them; `*_options` are further arguments of its filters."""
+    """Rules of thumb for web text, as datatrove has them; `*_options` are further arguments of its
+    filters.
+    """
 
     gopher: bool = True  # arXiv 2112.11446: length, symbols, stop words
     repetition: bool = True  # the same, repeated lines, paragraphs and n-grams
-    fineweb: bool = False  # arXiv 2406.17557: lines without an end, short lines, repeated characters
+    fineweb: bool = (
+        False  # arXiv 2406.17557: lines without an end, short lines, repeated characters
+    )
     min_words: int = 50
     max_words: int = 100_000
     gopher_options: Mapping[str, Any] = field(default_factory=dict)
@@ -55,8 +65,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Dedup:
-    """MinHash: two documents are copies if all hashes of a bucket agree; of similarity s with chance
-    1 - (1 - s^hashes)^buckets."""
+    """MinHash: two documents are copies if all hashes of a bucket agree; of similarity s with
+    chance 1 - (1 - s^hashes)^buckets.
+    """
 
     n_grams: int = 5  # words
     buckets: int = 14
@@ -69,7 +80,9 @@ class Executor:
     """Who runs the tasks: one of datatrove's executors. `options` are further arguments of it."""
 
     name: Literal["local", "slurm", "ray"] = "local"
-    tasks: int = 2  # parts of the input, by files; copies are told apart by them, so their number stays
+    tasks: int = (
+        2  # parts of the input, by files; copies are told apart by them, so their number stays
+    )
     workers: int = -1  # tasks at a time; -1: all
     partition: str | None = None  # Slurm's, needed there
     time: str | None = None  # Slurm's limit for a task, as 4:00:00; needed there
@@ -92,15 +105,16 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     keep: bool = False,
 ) -> dict[str, Any] | None:
-    """Shards in `out` from the texts in `source`; returns what is in `report.json`: counts, and what each step removed.
+    """Shards in `out` from the texts in `source`; returns what is in `report.json`: counts, and
+    what each step removed.
 
-    `tokenizer` is a tokenizer.json; `begin` and `end` are specials put around every document (None: none); `hazard` is
-    a folder of `HazardFilter.save`. `keep` leaves the filtered texts and the signatures in `out/work`. With Slurm the
-    jobs are submitted once, and None comes back until they are done; to submit again what failed, delete
-    `out/work/submitted.json`.
+    `tokenizer` is a tokenizer.json; `begin` and `end` are specials put around every document (None:
+    none); `hazard` is a folder of `HazardFilter.save`. `keep` leaves the filtered texts and the
+    signatures in `out/work`. With Slurm the jobs are submitted once, and None comes back until they
+    are done; to submit again what failed, delete `out/work/submitted.json`.
 
-    Raises `DataError` for input that cannot be read, for an `out` of other settings or in use by another run, and if no
-    document is left.
+    Raises `DataError` for input that cannot be read, for an `out` of other settings or in use by
+    another run, and if no document is left.
     """
     source, out, tokenizer = Path(source).resolve(), Path(out).resolve(), Path(tokenizer).resolve()
     _check(executor)
@@ -108,7 +122,20 @@ def prepare(
     if out.is_relative_to(source):
         raise DataError(f"{out} lies inside {source}, whose files are read: write somewhere else")
     files = [str(path) for path in files_in(source, kind)]
-    plan = _Plan(out, files, tokenizer, text_key, quality, dedup, hazard, executor, begin, end, shard_tokens, keep)
+    plan = _Plan(
+        out,
+        files,
+        tokenizer,
+        text_key,
+        quality,
+        dedup,
+        hazard,
+        executor,
+        begin,
+        end,
+        shard_tokens,
+        keep,
+    )
     settings = _settings(plan)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
@@ -119,7 +146,9 @@ def prepare(
             return None
     report: dict[str, Any] = json.loads((out / REPORT).read_bytes())
     if not report["documents"]["kept"]:
-        raise DataError(f"no document is left: {out / REPORT} says which step removed them; relax its limits")
+        raise DataError(
+            f"no document is left: {out / REPORT} says which step removed them; relax its limits"
+        )
     return report
 
 
@@ -153,13 +182,17 @@ class _Stage:
 
 
 def _settings(plan: _Plan) -> dict[str, Any]:
-    """What decides the result, as JSON values. Raises `TokenizerError` if the tokenizer lacks a special."""
+    """What decides the result, as JSON values. Raises `TokenizerError` if the tokenizer lacks a
+    special.
+    """
     tokenizer = Tokenizer.from_file(plan.tokenizer)
     for special in (plan.begin, plan.end):
         if special is not None:
             tokenizer.special(special)
     settings = {
-        "files": [[name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns] for name in plan.files],
+        "files": [
+            [name, Path(name).stat().st_size, Path(name).stat().st_mtime_ns] for name in plan.files
+        ],
         "vocabulary": asdict(Vocabulary.of(tokenizer)),
         "text_key": plan.text_key,
         "quality": asdict(plan.quality) if plan.quality else None,
@@ -177,7 +210,9 @@ def _run(plan: _Plan) -> None:
     try:
         stages = _stages(plan)
     except ImportError as error:
-        raise DataError(f"preparing text needs datatrove ({error}): pip install 'ossia[train]'") from error
+        raise DataError(
+            f"preparing text needs datatrove ({error}): pip install 'ossia[train]'"
+        ) from error
     previous: PipelineExecutor | None = None
     for stage in stages:
         previous = _executor(plan, stage, previous)
@@ -199,16 +234,28 @@ def _stages(plan: _Plan) -> list[_Stage]:
         signatures, matching, removing = _dedup(plan, plan.dedup)
         stages[0].blocks.append(("", signatures))
         stages += matching
-    writer = blocks.WriteShards(str(plan.out), str(plan.tokenizer), plan.begin, plan.end, plan.shard_tokens)
-    stages.append(_Stage("4-tokenize", [("", blocks.ReadTexts(texts)), *removing, ("", writer)], tasks))
-    counted = [(str(_logs(plan, s)), [label for label, _ in s.blocks]) for s in (stages[0], stages[-1])]
+    writer = blocks.WriteShards(
+        str(plan.out), str(plan.tokenizer), plan.begin, plan.end, plan.shard_tokens
+    )
+    stages.append(
+        _Stage("4-tokenize", [("", blocks.ReadTexts(texts)), *removing, ("", writer)], tasks)
+    )
+    counted = [
+        (str(_logs(plan, s)), [label for label, _ in s.blocks]) for s in (stages[0], stages[-1])
+    ]
     scratch = [] if plan.keep else [texts, str(plan.work / "minhash")]
-    stages.append(_Stage("5-finish", [("", blocks.Finish(str(plan.out), tasks, counted, scratch))], 1))
+    stages.append(
+        _Stage("5-finish", [("", blocks.Finish(str(plan.out), tasks, counted, scratch))], 1)
+    )
     return stages
 
 
 def _filters(plan: _Plan) -> list[tuple[str, PipelineStep]]:
-    from datatrove.pipeline.filters import FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+    from datatrove.pipeline.filters import (
+        FineWebQualityFilter,
+        GopherQualityFilter,
+        GopherRepetitionFilter,
+    )
 
     from ossia.data.blocks import PlainWords, RemoveHazard
 
@@ -216,12 +263,23 @@ def _filters(plan: _Plan) -> list[tuple[str, PipelineStep]]:
     found: list[tuple[str, PipelineStep]] = []
     try:
         if q and q.gopher:
-            limits = {"min_doc_words": q.min_words, "max_doc_words": q.max_words, **q.gopher_options}
+            limits = {
+                "min_doc_words": q.min_words,
+                "max_doc_words": q.max_words,
+                **q.gopher_options,
+            }
             found.append(("gopher quality", GopherQualityFilter(language=words, **limits)))
         if q and q.repetition:
-            found.append(("gopher repetition", GopherRepetitionFilter(language=words, **q.repetition_options)))
+            found.append(
+                (
+                    "gopher repetition",
+                    GopherRepetitionFilter(language=words, **q.repetition_options),
+                )
+            )
         if q and q.fineweb:
-            found.append(("fineweb quality", FineWebQualityFilter(language=words, **q.fineweb_options)))
+            found.append(
+                ("fineweb quality", FineWebQualityFilter(language=words, **q.fineweb_options))
+            )
     except TypeError as error:
         raise DataError(f"a quality filter does not know an option: {error}") from error
     if plan.hazard:
@@ -229,26 +287,44 @@ def _filters(plan: _Plan) -> list[tuple[str, PipelineStep]]:
     return found
 
 
-def _dedup(plan: _Plan, dedup: Dedup) -> tuple[PipelineStep, list[_Stage], list[tuple[str, PipelineStep]]]:
+def _dedup(
+    plan: _Plan, dedup: Dedup
+) -> tuple[PipelineStep, list[_Stage], list[tuple[str, PipelineStep]]]:
     """(the block that signs, the stages that compare, the block that removes)."""
-    from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster, MinhashDedupFilter
+    from datatrove.pipeline.dedup import (
+        MinhashDedupBuckets,
+        MinhashDedupCluster,
+        MinhashDedupFilter,
+    )
     from datatrove.pipeline.dedup.minhash import MinhashConfig
     from datatrove.utils.hashing import HashConfig
 
     from ossia.data.blocks import PlainWords, Signatures
 
     config = MinhashConfig(
-        dedup.n_grams, dedup.buckets, dedup.hashes_per_bucket, dedup.seed, hash_config=HashConfig(hash_fc="sha1")
+        dedup.n_grams,
+        dedup.buckets,
+        dedup.hashes_per_bucket,
+        dedup.seed,
+        hash_config=HashConfig(hash_fc="sha1"),
     )
-    signed, matched, copies = (str(plan.work / "minhash" / name) for name in ("signed", "matched", "copies"))
-    match = _Stage("2-match", [("", MinhashDedupBuckets(signed, matched, config=config))], dedup.buckets)
+    signed, matched, copies = (
+        str(plan.work / "minhash" / name) for name in ("signed", "matched", "copies")
+    )
+    match = _Stage(
+        "2-match", [("", MinhashDedupBuckets(signed, matched, config=config))], dedup.buckets
+    )
     cluster = _Stage("3-cluster", [("", MinhashDedupCluster(matched, copies, config=config))], 1)
     signatures = Signatures(signed, config=config, language=PlainWords())
     return signatures, [match, cluster], [("duplicates", MinhashDedupFilter(copies))]
 
 
 def _executor(plan: _Plan, stage: _Stage, previous: PipelineExecutor | None) -> PipelineExecutor:
-    chosen, pipeline, logs = plan.executor, [block for _, block in stage.blocks], str(_logs(plan, stage))
+    chosen, pipeline, logs = (
+        plan.executor,
+        [block for _, block in stage.blocks],
+        str(_logs(plan, stage)),
+    )
     workers = chosen.workers
     if workers == -1 and chosen.name == "local":  # not one process for each bucket of hashes
         workers = min(chosen.tasks, stage.tasks)
@@ -267,7 +343,9 @@ def _executor(plan: _Plan, stage: _Stage, previous: PipelineExecutor | None) -> 
 
         return LocalTasks(pipeline, str(plan.work / WORKERS), **common)
     except TypeError as error:
-        raise DataError(f"the {chosen.name} executor cannot be made so: {error}; see its options") from error
+        raise DataError(
+            f"the {chosen.name} executor cannot be made so: {error}; see its options"
+        ) from error
 
 
 def _logs(plan: _Plan, stage: _Stage) -> Path:
@@ -278,22 +356,34 @@ def _check(executor: Executor) -> None:
     if executor.name not in ("local", "slurm", "ray"):
         raise DataError(f"there is no executor {executor.name!r}: use local, slurm or ray")
     if executor.tasks < 1 or (executor.workers < 1 and executor.workers != -1):
-        raise DataError(f"{executor.tasks} tasks by {executor.workers} workers: both are 1 or more (workers -1: all)")
+        raise DataError(
+            f"{executor.tasks} tasks by {executor.workers} workers: both are 1 or more (workers -1: all)"
+        )
     if executor.name == "slurm" and not (executor.partition and executor.time):
-        raise DataError("Slurm needs a partition and a time limit: set the executor's partition=NAME and time=4:00:00")
+        raise DataError(
+            "Slurm needs a partition and a time limit: set the executor's partition=NAME and time=4:00:00"
+        )
     if executor.name != "slurm" and (executor.partition or executor.time):
-        raise DataError(f"partition and time are Slurm's, and the executor is {executor.name}: leave them out")
+        raise DataError(
+            f"partition and time are Slurm's, and the executor is {executor.name}: leave them out"
+        )
     if executor.name == "ray" and find_spec("ray") is None:
-        raise DataError("the Ray executor needs ray, and a cluster that it is connected to: pip install ray")
+        raise DataError(
+            "the Ray executor needs ray, and a cluster that it is connected to: pip install ray"
+        )
 
 
 def _check_dedup(dedup: Dedup | None) -> None:
     if dedup and min(dedup.n_grams, dedup.buckets, dedup.hashes_per_bucket) < 1:
-        raise DataError(f"{dedup}: n-grams, buckets and hashes are 1 or more each; use None to keep duplicates")
+        raise DataError(
+            f"{dedup}: n-grams, buckets and hashes are 1 or more each; use None to keep duplicates"
+        )
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Remember the settings, or compare with those remembered: finished tasks are not done again for new ones."""
+    """Remember the settings, or compare with those remembered: finished tasks are not done again
+    for new ones.
+    """
     if not path.exists():
         write_json(path, settings)
         return
@@ -314,14 +404,18 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Nobody else prepares into `out`, and nobody is left of a run that was killed. Raises `DataError`."""
+    """Nobody else prepares into `out`, and nobody is left of a run that was killed. Raises
+    `DataError`.
+    """
     work = out / "work"
     work.mkdir(exist_ok=True)
     with (work / "run.lock").open("ab") as mine, (work / WORKERS).open("ab") as theirs:
         if not _locked(lambda: fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB), 0):
             raise DataError(f"another run is preparing {out}: wait for it, or use another folder")
         if not _locked(lambda: fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB), _LEAVE_AFTER):
-            raise DataError(f"processes of an earlier run are still at work in {out}: end them, then try again")
+            raise DataError(
+                f"processes of an earlier run are still at work in {out}: end them, then try again"
+            )
         fcntl.flock(theirs, fcntl.LOCK_UN)
         yield
 

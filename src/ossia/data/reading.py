@@ -1,7 +1,8 @@
 """Endless examples out of shards: shuffled anew each epoch, cut into windows, mixed by weight.
 
-Knows shards and examples; no model. Every iterator yields `(example, state)`; the state is a few numbers, because
-example i is a function of the shards and the settings, and one of other shards or settings is refused.
+Knows shards and examples; no model. Every iterator yields `(example, state)`; the state is a few
+numbers, because example i is a function of the shards and the settings, and one of other shards or
+settings is refused.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ _BLOCK = 1024  # positions that are shuffled at once; the order does not depend 
 
 @dataclass(frozen=True)
 class ShardExamples:
-    """The examples of `shards`: `ShardExamples(...)(state)` iterates, as `train.run.ExamplesFrom` wants it.
+    """The examples of `shards`: `ShardExamples(...)(state)` iterates, as `train.run.ExamplesFrom`
+    wants it.
 
-    An epoch takes every document once, in an order of its own (or as written, without `shuffle`). A document of n ids
-    gives ceil((n - 1) / longest) windows of at most `longest` inputs, so that each id but its first is learned exactly
-    once; a document of one id gives none. Rank r of `ranks` takes every `ranks`-th document of that order from r on:
-    together the ranks read everything once an epoch (up to ranks - 1 documents at the end of an epoch are more work for
+    An epoch takes every document once, in an order of its own (or as written, without `shuffle`). A
+    document of n ids gives ceil((n - 1) / longest) windows of at most `longest` inputs, so that
+    each id but its first is learned exactly once; a document of one id gives none. Rank r of
+    `ranks` takes every `ranks`-th document of that order from r on: together the ranks read
+    everything once an epoch (up to ranks - 1 documents at the end of an epoch are more work for
     some than for others).
     """
 
@@ -42,7 +45,9 @@ class ShardExamples:
 
     def __post_init__(self) -> None:
         if self.longest < 1 or not 0 <= self.rank < self.ranks:
-            raise DataError(f"longest {self.longest}, rank {self.rank} of {self.ranks}: no examples can be cut so")
+            raise DataError(
+                f"longest {self.longest}, rank {self.rank} of {self.ranks}: no examples can be cut so"
+            )
         if self.shards.documents < self.ranks:
             raise DataError(
                 f"{self.shards.folder} has {self.shards.documents} documents, too few for {self.ranks} rank(s): "
@@ -57,8 +62,12 @@ class ShardExamples:
 
     def __call__(self, state: State = None) -> Iterator[tuple[Example, State]]:
         """Raises `DataError` if `state` is of other shards or of other settings."""
-        state = _checked(state, self.identity, str(self.shards.folder), ("epoch", "position", "window"))
-        return self._examples(*((state["epoch"], state["position"], state["window"]) if state else (0, 0, 0)))
+        state = _checked(
+            state, self.identity, str(self.shards.folder), ("epoch", "position", "window")
+        )
+        return self._examples(
+            *((state["epoch"], state["position"], state["window"]) if state else (0, 0, 0))
+        )
 
     def _examples(self, epoch: int, position: int, window: int) -> Iterator[tuple[Example, State]]:
         identity, step = self.identity, self.longest
@@ -73,12 +82,19 @@ class ShardExamples:
                     cut = ids[begin : begin + step + 1]
                     last = begin + step >= len(ids) - 1
                     following = (at + 1, 0) if last else (at, begin // step + 1)
-                    state = {"of": identity, "epoch": epoch, "position": following[0], "window": following[1]}
+                    state = {
+                        "of": identity,
+                        "epoch": epoch,
+                        "position": following[0],
+                        "window": following[1],
+                    }
                     yield Example(cut, learned[: len(cut)]), state
                     found = True
                 window = 0
             if not found:
-                raise DataError(f"no document in {self.shards.folder} has two tokens: there is nothing to learn")
+                raise DataError(
+                    f"no document in {self.shards.folder} has two tokens: there is nothing to learn"
+                )
             epoch, position = epoch + 1, 0
 
     def _order(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
@@ -113,37 +129,56 @@ class Mixed:
         return _hash([[name, float(self.weights[name])] for name in self.sources])
 
     def _examples(
-        self, iterators: dict[str, Iterator[tuple[Example, State]]], states: dict[str, State], taken: dict[str, int]
+        self,
+        iterators: dict[str, Iterator[tuple[Example, State]]],
+        states: dict[str, State],
+        taken: dict[str, int],
     ) -> Iterator[tuple[Example, State]]:
         identity = self.identity
         while True:
-            name = min(iterators, key=lambda name: taken[name] / self.weights[name])  # the first of equals
+            name = min(
+                iterators, key=lambda name: taken[name] / self.weights[name]
+            )  # the first of equals
             try:
                 example, states[name] = next(iterators[name])
             except StopIteration:
-                raise DataError(f"{name!r} of the mixture has come to its end: sources are endless") from None
+                raise DataError(
+                    f"{name!r} of the mixture has come to its end: sources are endless"
+                ) from None
             taken[name] += len(example.ids) - 1
             yield example, {"of": identity, "sources": dict(states), "taken": dict(taken)}
 
 
 def mix(sources: Mapping[str, ExamplesFrom], weights: Mapping[str, float]) -> Mixed:
-    """Examples of `sources` so that each has its share, by weight, of the inputs so far; nothing is drawn at random.
+    """Examples of `sources` so that each has its share, by weight, of the inputs so far; nothing is
+    drawn at random.
 
-    The next example is always of the source that is furthest behind, so shares are right from the beginning on. Weights
-    need not add up to anything. Raises `DataError` for names that do not agree or weights that are not positive.
+    The next example is always of the source that is furthest behind, so shares are right from the
+    beginning on. Weights need not add up to anything. Raises `DataError` for names that do not
+    agree or weights that are not positive.
     """
     if not sources or set(sources) != set(weights):
-        raise DataError(f"sources {sorted(sources)} and weights {sorted(weights)} name different data")
+        raise DataError(
+            f"sources {sorted(sources)} and weights {sorted(weights)} name different data"
+        )
     wrong = {name: weight for name, weight in weights.items() if not 0 < weight < float("inf")}
     if wrong:
-        raise DataError(f"weights of data are positive numbers, not {wrong}; leave out what is not wanted")
+        raise DataError(
+            f"weights of data are positive numbers, not {wrong}; leave out what is not wanted"
+        )
     return Mixed(dict(sources), dict(weights))
 
 
-def _checked(state: State, identity: str, what: str, keys: tuple[str, ...]) -> Mapping[str, Any] | None:
+def _checked(
+    state: State, identity: str, what: str, keys: tuple[str, ...]
+) -> Mapping[str, Any] | None:
     if state is None:
         return None
-    if not isinstance(state, Mapping) or state.get("of") != identity or not all(key in state for key in keys):
+    if (
+        not isinstance(state, Mapping)
+        or state.get("of") != identity
+        or not all(key in state for key in keys)
+    ):
         raise DataError(
             f"the state to go on from is not one of {what} with these settings: use the data, seed, length, weights "
             "and number of data ranks that the run began with, or begin a new run"

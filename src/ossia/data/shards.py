@@ -1,4 +1,5 @@
-"""Shards: tokenized documents in files that are mapped, not read. Knows token ids and files; no text, no model.
+"""Shards: tokenized documents in files that are mapped, not read. Knows token ids and files; no
+text, no model.
 
 A folder of shards:
 
@@ -6,8 +7,8 @@ A folder of shards:
     00000.shard    64 bytes of header, the ids of all documents end to end (uint16, or uint32 for a vocabulary over
                    65,536), zeros up to a multiple of 8, and the documents' offsets in tokens (uint64, documents + 1)
 
-Integers are little-endian. `index.json` is written last, by renaming: a folder without one holds no shards, so a writer
-that was killed leaves nothing that could be mistaken for data.
+Integers are little-endian. `index.json` is written last, by renaming: a folder without one holds no
+shards, so a writer that was killed leaves nothing that could be mistaken for data.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 
 MAGIC = b"ossia\x00sh"
 VERSION = 1
-HEADER = struct.Struct("<8sHHIQQ32s")  # magic, version, bytes per id, vocabulary size, documents, tokens, fingerprint
+HEADER = struct.Struct(
+    "<8sHHIQQ32s"
+)  # magic, version, bytes per id, vocabulary size, documents, tokens, fingerprint
 INDEX = "index.json"
 SHARD_TOKENS = 1 << 27  # 256 or 512 MiB a file
 _CHECK_BYTES = 1 << 22
@@ -44,7 +47,9 @@ _MAPPED = 256  # files at a time: each takes a file descriptor, of which a proce
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What ids mean: how many there are, and a hash of everything that decides how text becomes ids."""
+    """What ids mean: how many there are, and a hash of everything that decides how text becomes
+    ids.
+    """
 
     size: int
     fingerprint: str  # 64 hexadecimal digits
@@ -72,7 +77,8 @@ class ShardFile:
     documents: int
     tokens: int
     bytes: int
-    checksum: str  # BLAKE2b-128 of everything after the header; the header itself is compared with the index
+    # BLAKE2b-128 of everything after the header; the header itself is compared with the index
+    checksum: str
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -86,16 +92,20 @@ def write_shards(
     shard_tokens: int = SHARD_TOKENS,
     overwrite: bool = False,
 ) -> Shards:
-    """Write `documents` (ids, with whatever specials stand around them) to `folder`: everything or nothing.
+    """Write `documents` (ids, with whatever specials stand around them) to `folder`: everything or
+    nothing.
 
-    A file ends with the document that brings it to `shard_tokens`. The same documents give the same bytes. Raises
-    `DataError` for a document without ids or with ids outside the vocabulary, and if `folder` holds shards already
-    (unless `overwrite`, which replaces them when the new ones are complete).
+    A file ends with the document that brings it to `shard_tokens`. The same documents give the same
+    bytes. Raises `DataError` for a document without ids or with ids outside the vocabulary, and if
+    `folder` holds shards already (unless `overwrite`, which replaces them when the new ones are
+    complete).
     """
     vocabulary = Vocabulary.of(vocabulary) if isinstance(vocabulary, Tokenizer) else vocabulary
     folder = Path(folder)
     if (folder / INDEX).exists() and not overwrite:
-        raise DataError(f"{folder} holds shards already: choose another folder, or overwrite them on purpose")
+        raise DataError(
+            f"{folder} holds shards already: choose another folder, or overwrite them on purpose"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob("*.shard.tmp"):  # of a writer that was killed
         leftover.unlink()
@@ -108,7 +118,9 @@ def write_shards(
                     writers.append(_Writer(folder / f"{len(done):05}.shard.tmp", vocabulary))
                 writers[0].add(document, number)
                 if writers[0].tokens >= shard_tokens:
-                    done.append(writers[0].finish())  # which may fail: it is closed then by _discard
+                    done.append(
+                        writers[0].finish()
+                    )  # which may fail: it is closed then by _discard
                     writers.clear()
         with _writing(folder):
             done += [writer.finish() for writer in writers]
@@ -124,23 +136,28 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write shards to {folder}: {error}. What was there before is unchanged") from error
+        raise DataError(
+            f"cannot write shards to {folder}: {error}. What was there before is unchanged"
+        ) from error
 
 
 def _discard(folder: Path, writers: Sequence[_Writer]) -> None:
     """Leave nothing behind: after a full disk the space is wanted back."""
     for writer in writers:
-        with contextlib.suppress(OSError):  # closing writes what was buffered; it is thrown away in any case
+        with contextlib.suppress(
+            OSError
+        ):  # closing writes what was buffered; it is thrown away in any case
             writer.file.close()
     for leftover in folder.glob("*.shard.tmp"):
         leftover.unlink()
 
 
 def merge_shards(parts: Sequence[str | Path], folder: str | Path) -> Shards:
-    """One index in `folder` over the shards in `parts`, in this order; no file is copied, so `parts` must stay.
+    """One index in `folder` over the shards in `parts`, in this order; no file is copied, so
+    `parts` must stay.
 
-    `parts` are best inside `folder`, which can then be moved as a whole. Raises `DataError` if their vocabularies
-    differ, or if one of them is damaged.
+    `parts` are best inside `folder`, which can then be moved as a whole. Raises `DataError` if
+    their vocabularies differ, or if one of them is damaged.
     """
     folder = Path(folder)
     opened = [Shards(part) for part in parts]
@@ -155,7 +172,15 @@ def merge_shards(parts: Sequence[str | Path], folder: str | Path) -> Shards:
     for one in opened:
         for shard in one.files:
             path = os.path.relpath(one.folder / shard.file, folder)
-            files.append(ShardFile(Path(path).as_posix(), shard.documents, shard.tokens, shard.bytes, shard.checksum))
+            files.append(
+                ShardFile(
+                    Path(path).as_posix(),
+                    shard.documents,
+                    shard.tokens,
+                    shard.bytes,
+                    shard.checksum,
+                )
+            )
     folder.mkdir(parents=True, exist_ok=True)
     _write_index(folder, files, opened[0].vocabulary)
     return Shards(folder)
@@ -201,7 +226,9 @@ class _Writer:
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
-        return ShardFile(self.path.name.removesuffix(".tmp"), documents, tokens, size, self.checksum.hexdigest())
+        return ShardFile(
+            self.path.name.removesuffix(".tmp"), documents, tokens, size, self.checksum.hexdigest()
+        )
 
     def _write(self, data: bytes) -> None:
         self.checksum.update(data)
@@ -222,7 +249,9 @@ def _publish(folder: Path, files: list[ShardFile], vocabulary: Vocabulary) -> No
             os.replace(folder / f"{shard.file}.tmp", folder / shard.file)
         _write_index(folder, files, vocabulary)
     except OSError as error:
-        raise DataError(f"cannot complete the shards in {folder}: {error}. Make room and write them again") from error
+        raise DataError(
+            f"cannot complete the shards in {folder}: {error}. Make room and write them again"
+        ) from error
     named = {shard.file for shard in files}
     for path in folder.glob("*.shard"):  # of earlier shards that are overwritten
         if path.name not in named:
@@ -253,11 +282,14 @@ def _write_index(folder: Path, files: list[ShardFile], vocabulary: Vocabulary) -
 class Shards:
     """A folder of shards, opened: documents 0 to `documents` - 1, each a view of a mapped file.
 
-    Opening reads the index and compares sizes and headers; `verify` reads everything. Raises `DataError` naming the
-    file that is missing, truncated, damaged or, if `vocabulary` is given, made with another tokenizer.
+    Opening reads the index and compares sizes and headers; `verify` reads everything. Raises
+    `DataError` naming the file that is missing, truncated, damaged or, if `vocabulary` is given,
+    made with another tokenizer.
     """
 
-    def __init__(self, folder: str | Path, vocabulary: Vocabulary | Tokenizer | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, vocabulary: Vocabulary | Tokenizer | None = None
+    ) -> None:
         self.folder = Path(folder)
         self.vocabulary, self.files = _read_index(self.folder)
         wanted = Vocabulary.of(vocabulary) if isinstance(vocabulary, Tokenizer) else vocabulary
@@ -282,15 +314,21 @@ class Shards:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the content, by the checksums of the files: the same documents in the same order and cut."""
+        """A hash of the content, by the checksums of the files: the same documents in the same
+        order and cut.
+        """
         lines = [f"{shard.documents} {shard.tokens} {shard.checksum}" for shard in self.files]
-        return blake2b("\n".join([self.vocabulary.fingerprint, *lines]).encode(), digest_size=16).hexdigest()
+        return blake2b(
+            "\n".join([self.vocabulary.fingerprint, *lines]).encode(), digest_size=16
+        ).hexdigest()
 
     def __len__(self) -> int:
         return self.documents
 
     def document(self, number: int) -> NDArray[Any]:
-        """The ids of document `number`, uint16 or uint32 [n]: a view of the file. Raises `IndexError`."""
+        """The ids of document `number`, uint16 or uint32 [n]: a view of the file. Raises
+        `IndexError`.
+        """
         if not 0 <= number < self.documents:
             raise IndexError(f"document {number} of {self.documents}")
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
@@ -298,19 +336,26 @@ class Shards:
         local = number - int(self._firsts[shard])
         begin, end = int(offsets[local]), int(offsets[local + 1])
         if not begin < end <= len(tokens):
-            raise _damaged(self.folder / self.files[shard].file, f"the offsets of document {local} make no sense")
+            raise _damaged(
+                self.folder / self.files[shard].file,
+                f"the offsets of document {local} make no sense",
+            )
         return tokens[begin:end]
 
     def examples(
         self, *, longest: int, seed: int = 0, shuffle: bool = True, rank: int = 0, ranks: int = 1
     ) -> ShardExamples:
-        """Endless examples: `examples(...)(state)` yields (example, state to go on from). See `ShardExamples`."""
+        """Endless examples: `examples(...)(state)` yields (example, state to go on from). See
+        `ShardExamples`.
+        """
         from ossia.data.reading import ShardExamples  # which knows shards
 
         return ShardExamples(self, longest, seed, shuffle, rank, ranks)
 
     def verify(self) -> None:
-        """Read every byte: checksums, offsets that ascend, ids inside the vocabulary. Raises `DataError`."""
+        """Read every byte: checksums, offsets that ascend, ids inside the vocabulary. Raises
+        `DataError`.
+        """
         for number, shard in enumerate(self.files):
             path = self.folder / shard.file
             checksum = blake2b(digest_size=16)
@@ -321,17 +366,30 @@ class Shards:
             if checksum.hexdigest() != shard.checksum:
                 raise _damaged(path, "its checksum is not the one in the index")
             tokens, offsets = self._map(number)
-            if int(offsets[0]) or int(offsets[-1]) != len(tokens) or not bool((offsets[1:] > offsets[:-1]).all()):
-                raise _damaged(path, "the offsets of its documents do not ascend from 0 to the number of tokens")
+            if (
+                int(offsets[0])
+                or int(offsets[-1]) != len(tokens)
+                or not bool((offsets[1:] > offsets[:-1]).all())
+            ):
+                raise _damaged(
+                    path,
+                    "the offsets of its documents do not ascend from 0 to the number of tokens",
+                )
             if len(tokens) and int(tokens.max()) >= self.vocabulary.size:
-                raise _damaged(path, f"it holds ids outside the vocabulary of {self.vocabulary.size}")
+                raise _damaged(
+                    path, f"it holds ids outside the vocabulary of {self.vocabulary.size}"
+                )
 
     def _map(self, number: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
-        """(ids, offsets) of file `number`. The files used last stay mapped; pages come and go as the system likes."""
+        """(ids, offsets) of file `number`. The files used last stay mapped; pages come and go as
+        the system likes.
+        """
         found = self._mapped.pop(number, None) or self._map_anew(self.files[number])
         self._mapped[number] = found
         if len(self._mapped) > _MAPPED:
-            del self._mapped[next(iter(self._mapped))]  # a file is unmapped when no view of it is left
+            del self._mapped[
+                next(iter(self._mapped))
+            ]  # a file is unmapped when no view of it is left
         return found
 
     def _map_anew(self, shard: ShardFile) -> tuple[NDArray[Any], NDArray[np.uint64]]:
@@ -361,7 +419,9 @@ def _read_index(folder: Path) -> tuple[Vocabulary, tuple[ShardFile, ...]]:
     if not isinstance(data, Mapping) or data.get("format") != "ossia shards":
         raise _damaged(path, "it is not an index of shards")
     if data.get("version") != VERSION:
-        raise DataError(f"{path} is of version {data.get('version')}, this program reads {VERSION}: tokenize again")
+        raise DataError(
+            f"{path} is of version {data.get('version')}, this program reads {VERSION}: tokenize again"
+        )
     try:
         vocabulary = Vocabulary(**data["vocabulary"])
         bytes.fromhex(vocabulary.fingerprint)
@@ -385,12 +445,18 @@ def _check_header(path: Path, shard: ShardFile, vocabulary: Vocabulary) -> None:
     if header[: len(MAGIC)] != MAGIC:
         raise _damaged(path, "it does not begin as a shard does")
     if header[-32:] != bytes.fromhex(vocabulary.fingerprint):
-        raise DataError(f"{path} was made with another tokenizer than its index says: tokenize again")
+        raise DataError(
+            f"{path} was made with another tokenizer than its index says: tokenize again"
+        )
     padding = -(shard.tokens * vocabulary.dtype.itemsize) % 8
-    wanted = HEADER.size + shard.tokens * vocabulary.dtype.itemsize + padding + 8 * (shard.documents + 1)
+    wanted = (
+        HEADER.size + shard.tokens * vocabulary.dtype.itemsize + padding + 8 * (shard.documents + 1)
+    )
     if header != _header(vocabulary, shard.documents, shard.tokens) or size != wanted:
         raise _damaged(path, "its header does not agree with the index")
 
 
 def _damaged(path: Path, what: str) -> DataError:
-    return DataError(f"{path} is damaged: {what}. Restore the file from a copy, or tokenize the text again")
+    return DataError(
+        f"{path} is damaged: {what}. Restore the file from a copy, or tokenize the text again"
+    )

@@ -1,5 +1,5 @@
-"""Pre-training text: the little world without any chat markup, so that fine-tuning only has to teach the
-format.
+"""Pre-training text: the little world without any chat markup, so that fine-tuning only has to
+teach the format.
 
 Knows the tasks and their written methods; no tokens. Document i is a pure function of (seed, i).
 Everything comes from the training split: an equation that is held out stands in no document.
@@ -13,7 +13,14 @@ from random import Random
 from ossia.harmony import DeveloperContent, Effort
 from ossia.harmony.content import developer_text
 from ossia.tasks import TASKS, example_random
-from ossia.tasks.numbers.arithmetic import answer_sentence, ask, draw_number, draw_one_step, draw_two_steps, in_words
+from ossia.tasks.numbers.arithmetic import (
+    answer_sentence,
+    ask,
+    draw_number,
+    draw_one_step,
+    draw_two_steps,
+    in_words,
+)
 from ossia.tasks.numbers.calculator import draw_large
 from ossia.tasks.numbers.expressions import Op, in_split, operations, text, value
 from ossia.tasks.numbers.stories import draw_story
@@ -35,8 +42,8 @@ WRITTEN = (Effort.MEDIUM, Effort.HIGH)
 
 
 def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
-    """Endless (text, state); `start=state` goes on with the next one. A document is some 50 to 200 tokens
-    long.
+    """Endless (text, state); `start=state` goes on with the next one. A document is some 50 to 200
+    tokens long.
     """
     index = start
     while True:
@@ -77,7 +84,9 @@ def families(rng: Random) -> str:
         if expr.sign in "-/":
             a, c = c, a
         if expr.sign in "+-":
-            lines += [f"{a}+{b}={c}", f"{b}+{a}={c}", f"{c}-{b}={a}", f"{c}-{a}={b}"] if a >= 0 else []
+            lines += (
+                [f"{a}+{b}={c}", f"{b}+{a}={c}", f"{c}-{b}={a}", f"{c}-{a}={b}"] if a >= 0 else []
+            )
         elif a * b:
             lines += [f"{a}*{b}={c}", f"{b}*{a}={c}", f"{c}/{b}={a}", f"{c}/{a}={b}"]
     return "\n".join(lines) or "0+0=0"
@@ -117,14 +126,18 @@ def places(rng: Random) -> str:
         elif kind < 0.6:
             lines.append(_digit_pairs(draw_one_step(rng, "train")))
         elif kind < 0.8:
-            lines.append(f"{number} - {other}: {', '.join(compared(number, other, rng.random() < 0.5))}")
+            lines.append(
+                f"{number} - {other}: {', '.join(compared(number, other, rng.random() < 0.5))}"
+            )
         else:
             lines.append(f"{number} {in_words(number)}")
     return "\n".join(lines)
 
 
 def _digit_pairs(expr: Op) -> str:
-    """`348 + 75: ones 8+5, tens 4+7, hundreds 3+0`: what the columns of the written methods look up."""
+    """`348 + 75: ones 8+5, tens 4+7, hundreds 3+0`: what the columns of the written methods look
+    up.
+    """
     a, b = abs(value(expr.left)), abs(value(expr.right))
     count = max(len(str(a)), len(str(b)))
     pairs = zip(str(a).zfill(count)[::-1], str(b).zfill(count)[::-1], strict=True)
@@ -217,7 +230,9 @@ def restated(rng: Random) -> str:
         else:
             expr = draw_large(rng, "train") if rng.random() < 0.15 else _draw(rng, 0.4)
             user = ask(rng, expr)
-        lines.append(f"{user}\n{text(expr)}" if rng.random() < 0.8 else f"{user}\n{_as_arguments(expr)}")
+        lines.append(
+            f"{user}\n{text(expr)}" if rng.random() < 0.8 else f"{user}\n{_as_arguments(expr)}"
+        )
     return "\n\n".join(lines)
 
 
@@ -261,7 +276,9 @@ def repeated_facts(rng: Random) -> str:
 
 
 def questions(rng: Random) -> str:
-    """A small text of facts and many questions about it: what it takes to learn to read them out of the context."""
+    """A small text of facts and many questions about it: what it takes to learn to read them out of
+    the context.
+    """
     facts = draw_facts(rng, rng.randrange(2, 8), "train")
     asked = []
     for fact in facts * rng.randrange(1, 3):
@@ -280,8 +297,14 @@ def calls(rng: Random) -> str:
         assert turn.call is not None
         thoughts = turn.think(rng.choice(EFFORTS))
         if rng.random() < 0.4:
-            lines.append(developer_text(DeveloperContent(tools=tuple(tool.function for tool in problem.tools))))
-        lines.append(f"{turn.user}\n{thoughts}\n{turn.call.arguments}\n{turn.call.result}\n{turn.final}")
+            lines.append(
+                developer_text(
+                    DeveloperContent(tools=tuple(tool.function for tool in problem.tools))
+                )
+            )
+        lines.append(
+            f"{turn.user}\n{thoughts}\n{turn.call.arguments}\n{turn.call.result}\n{turn.final}"
+        )
     return "\n\n".join(lines)
 
 
@@ -293,6 +316,7 @@ KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
     sums_of_products: 2, families: 1, facts: 5, questions: 9, word_problems: 8, copies: 2, repeated_facts: 1,
     calls: 5, several_turns: 3, out_of_scope: 1,
 }  # fmt: skip
-STEPS: Mapping[Callable[[Random], str], int] = {  # the same of single steps, of which every answer with working is made
+# the same of single steps, of which every answer with working is made
+STEPS: Mapping[Callable[[Random], str], int] = {
     tables: 40, operations_only: 30, worked: 15, calls: 15,
 }  # fmt: skip

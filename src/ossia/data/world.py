@@ -1,7 +1,9 @@
-"""Pre-training text about the fictional country: what is told of it, questions on it, and stories to be read.
+"""Pre-training text about the fictional country: what is told of it, questions on it, and stories
+to be read.
 
-Knows the country and its splits; no tokens. A document is a pure function of its random numbers and of the world, and
-document i of `documents` one of (seed, i). Nothing that is held out stands in any: templates, asked facts, hops, pairs.
+Knows the country and its splits; no tokens. A document is a pure function of its random numbers and
+of the world, and document i of `documents` one of (seed, i). Nothing that is held out stands in
+any: templates, asked facts, hops, pairs.
 """
 
 from __future__ import annotations
@@ -65,13 +67,19 @@ def story(rng: Random, of: World) -> str:
 
 
 def _walk(rng: Random, of: World, entity: str, count: int) -> Iterator[Fact]:
-    """Facts on an entity, and now and then on to where one leads; nothing is told there that makes a held-out hop."""
+    """Facts on an entity, and now and then on to where one leads; nothing is told there that makes
+    a held-out hop.
+    """
     came: Fact | None = None  # the fact that led to where the walk is
     last: Fact | None = None
     for _ in range(count):
         if last is not None and last.relation.leads_to and rng.random() < 0.5:
             entity, came = last.value, last
-        here = [f for f in of.about(entity).values() if f is not last and (not came or hop_split(came, f) == "train")]
+        here = [
+            f
+            for f in of.about(entity).values()
+            if f is not last and (not came or hop_split(came, f) == "train")
+        ]
         if not here:
             return
         last = pick(rng, here)
@@ -119,7 +127,11 @@ def hops(rng: Random, of: World) -> str:
 
 def _hop_answer(hop: Hop, steps: bool) -> str:
     answer = f"{hop.second.value}."
-    return f"{sentence(hop.first.plain)} {sentence(hop.second.plain)} So: {answer}" if steps else sentence(answer)
+    return (
+        f"{sentence(hop.first.plain)} {sentence(hop.second.plain)} So: {answer}"
+        if steps
+        else sentence(answer)
+    )
 
 
 KINDS: Mapping[Make, int] = {  # in percent

@@ -1,4 +1,6 @@
-"""The engine: requests of token ids in, sampled token ids out. Knows no text, no chat format and no tokenizer."""
+"""The engine: requests of token ids in, sampled token ids out. Knows no text, no chat format and no
+tokenizer.
+"""
 
 from __future__ import annotations
 

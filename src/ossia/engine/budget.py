@@ -1,7 +1,8 @@
 """How many pages the cache gets: for a number of tokens, or for a number of bytes. Plain Python.
 
-Full-attention layers keep every token of every sequence; layers with a window keep what their sequences see, what the
-batch in flight adds, and the prefix cache's snapshots, one for every SNAPSHOT_EVERY tokens that the full layers hold.
+Full-attention layers keep every token of every sequence; layers with a window keep what their
+sequences see, what the batch in flight adds, and the prefix cache's snapshots, one for every
+SNAPSHOT_EVERY tokens that the full layers hold.
 """
 
 from __future__ import annotations
@@ -21,14 +22,25 @@ def page_bytes(config: ModelConfig, kind: str = "bf16") -> dict[int | None, int]
 
 
 def make_tables(
-    config: ModelConfig, tokens: int, max_running: int, max_batch_tokens: int, snapshots: bool = True
+    config: ModelConfig,
+    tokens: int,
+    max_running: int,
+    max_batch_tokens: int,
+    snapshots: bool = True,
 ) -> PageTables:
-    """Pages for `tokens` of full attention, over all sequences, and for what windows need beside them."""
+    """Pages for `tokens` of full attention, over all sequences, and for what windows need beside
+    them.
+    """
     return PageTables(_pages(config, tokens, max_running, max_batch_tokens, snapshots))
 
 
 def tokens_within(
-    config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int, snapshots: bool = True
+    config: ModelConfig,
+    memory: int,
+    kind: str,
+    max_running: int,
+    max_batch_tokens: int,
+    snapshots: bool = True,
 ) -> int:
     """The most tokens whose pages take at most `memory` bytes; 0 if not even one does."""
     costs = page_bytes(config, kind)
@@ -43,10 +55,17 @@ def tokens_within(
     return low
 
 
-def streams_within(config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int) -> int:
-    """Sequences to run at once, at most `max_running`: each sets pages aside, so little memory is for few."""
+def streams_within(
+    config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int
+) -> int:
+    """Sequences to run at once, at most `max_running`: each sets pages aside, so little memory is
+    for few.
+    """
     running = max_running
-    while running > 1 and tokens_within(config, memory, kind, running, max_batch_tokens) < running * TOKENS_EACH:
+    while (
+        running > 1
+        and tokens_within(config, memory, kind, running, max_batch_tokens) < running * TOKENS_EACH
+    ):
         running //= 2
     return running
 

@@ -1,7 +1,8 @@
-"""The memory for keys and values, in the two forms there are: for torch's kernels and for the compiled ones.
+"""The memory for keys and values, in the two forms there are: for torch's kernels and for the
+compiled ones.
 
-Both tell a batch where its sequences lie, and copy pages. Memory is touched only as pages are used. Knows pages and
-work; knows no model beyond its config.
+Both tell a batch where its sequences lie, and copy pages. Memory is touched only as pages are used.
+Knows pages and work; knows no model beyond its config.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from ossia.kernels import cpu
 class TorchCache:
     """Two tensors [slots, K, h] a layer."""
 
-    def __init__(self, config: ModelConfig, tables: PageTables, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, config: ModelConfig, tables: PageTables, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.tables, self.device = tables, device
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
-        shapes = [(tables.pools[w].total * PAGE, config.num_key_value_heads, config.head_dim) for w in self.windows]
+        shapes = [
+            (tables.pools[w].total * PAGE, config.num_key_value_heads, config.head_dim)
+            for w in self.windows
+        ]
         self.keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
         self.values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
 
@@ -61,7 +67,9 @@ class NativeCache:
         self.tables = tables
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
         shape = (config.num_key_value_heads, config.head_dim, kind)
-        self.kv = cpu.KvLayers([cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows])
+        self.kv = cpu.KvLayers(
+            [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
+        )
 
     def batch(self, works: Sequence[Work], rows: torch.Tensor | None) -> Batch:
         tables = {window: self._table(works, window) for window in self.tables.pools}

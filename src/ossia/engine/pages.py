@@ -1,14 +1,17 @@
-"""Pages of key-value slots, and who holds them. Plain Python; the tensors behind the slots belong to the runner.
+"""Pages of key-value slots, and who holds them. Plain Python; the tensors behind the slots belong
+to the runner.
 
-Layers with the same window share a pool. A sequence has a run of pages for each kind of layer: for full attention
-every page since position 0, for a window only those that a later token can still see. Positions and pages:
+Layers with the same window share a pool. A sequence has a run of pages for each kind of layer: for
+full attention every page since position 0, for a window only those that a later token can still
+see. Positions and pages:
 
     position   0 ..... 15 | 16 .... 31 | 32 .... 47 | 48 ....
     page       (freed)    | (freed)    | pages[0]   | pages[1]      first_page = 2
 
-Pages are reference-counted: several sequences may hold one, and so may the prefix cache, which counts apart, because
-what only the cache holds can be had back at any time. A page is never written while somebody else holds it: who has to
-write gets a copy (`PageCopy`). What is in a page, and which sequence may share whose, is not known here.
+Pages are reference-counted: several sequences may hold one, and so may the prefix cache, which
+counts apart, because what only the cache holds can be had back at any time. A page is never written
+while somebody else holds it: who has to write gets a copy (`PageCopy`). What is in a page, and
+which sequence may share whose, is not known here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from ossia.config import PAGE
 
 @dataclass(frozen=True)
 class PageCopy:
-    """To be done before the forward pass: the slots of page `src` to page `dst`, in all layers with this window.
+    """To be done before the forward pass: the slots of page `src` to page `dst`, in all layers with
+    this window.
 
     The copies of a step may be done one by one in their order, or with all reads before all writes.
     """
@@ -103,9 +107,15 @@ class PagePool:
                     self._free.append(page)
 
     def check(self, runs: Mapping[int, int], keeps: Mapping[int, int]) -> None:
-        """Asserts that the counts are those of the holders found, and that all other pages are free, once."""
-        assert self._runs == [runs.get(page, 0) for page in range(self.total)], "sequences' references are off"
-        assert self._keeps == [keeps.get(page, 0) for page in range(self.total)], "the cache's references are off"
+        """Asserts that the counts are those of the holders found, and that all other pages are
+        free, once.
+        """
+        assert self._runs == [runs.get(page, 0) for page in range(self.total)], (
+            "sequences' references are off"
+        )
+        assert self._keeps == [keeps.get(page, 0) for page in range(self.total)], (
+            "the cache's references are off"
+        )
         unheld = [page for page in range(self.total) if self.holders(page) == 0]
         assert sorted(self._free) == unheld, "a page is lost, or free twice, or free and held"
         assert self.kept == sum(n > 0 for n in self._keeps)
@@ -114,18 +124,24 @@ class PagePool:
 
 @dataclass
 class PageRun:
-    """The pages of one sequence in one pool: an array of int32, which a batch's page table takes over as it is."""
+    """The pages of one sequence in one pool: an array of int32, which a batch's page table takes
+    over as it is.
+    """
 
     pages: array[int] = field(default_factory=lambda: array("i"))
     first_page: int = 0  # number of the page that pages[0] is, counted from position 0
 
     def slots(self, begin: int, end: int) -> list[int]:
         """Slots of the positions [begin, end)."""
-        return [self.pages[p // PAGE - self.first_page] * PAGE + p % PAGE for p in range(begin, end)]
+        return [
+            self.pages[p // PAGE - self.first_page] * PAGE + p % PAGE for p in range(begin, end)
+        ]
 
 
 class PageTables:
-    """The pages of every sequence ("owner"), for every kind of layer (by window; None for full attention)."""
+    """The pages of every sequence ("owner"), for every kind of layer (by window; None for full
+    attention).
+    """
 
     def __init__(self, pages_by_window: Mapping[int | None, int]) -> None:
         self.pools = {window: PagePool(pages) for window, pages in pages_by_window.items()}
@@ -139,13 +155,17 @@ class PageTables:
         return self._runs[owner][window]
 
     def missing(self, owner: int, window: int | None, begin: int, end: int) -> int:
-        """Pages to be had before `owner` can write the positions [begin, end): new ones, and copies of shared ones."""
+        """Pages to be had before `owner` can write the positions [begin, end): new ones, and copies
+        of shared ones.
+        """
         run = self._runs[owner][window] if owner in self._runs else PageRun()
         new = pages_of(end) - run.first_page - len(run.pages)
         return max(0, new) + len(self._shared(run, window, begin, end))
 
     def reach(self, owner: int, begin: int) -> int:
-        """The `end` up to which `owner` can write from `begin` on with the pages that are available now."""
+        """The `end` up to which `owner` can write from `begin` on with the pages that are available
+        now.
+        """
         ends = []
         for window, pool in self.pools.items():
             run = self._runs[owner][window] if owner in self._runs else PageRun()
@@ -154,8 +174,9 @@ class PageTables:
         return min(ends)
 
     def grow(self, owner: int, begin: int, end: int) -> list[PageCopy]:
-        """Give `owner` pages of its own for the positions [begin, end); older ones may be shared. Needs free pages:
-        `missing` tells how many."""
+        """Give `owner` pages of its own for the positions [begin, end); older ones may be shared.
+        Needs free pages: `missing` tells how many.
+        """
         runs = self._runs.setdefault(owner, {window: PageRun() for window in self.pools})
         copies = []
         for window, run in runs.items():
@@ -169,25 +190,33 @@ class PageTables:
         return copies
 
     def needed(self, owner: int, end: int) -> dict[int | None, PageRun]:
-        """The pages of `owner` that a sequence needs which has the same tokens before `end` and goes on from there."""
+        """The pages of `owner` that a sequence needs which has the same tokens before `end` and
+        goes on from there.
+        """
         found = {}
         for window, run in self._runs[owner].items():
             first = _first_kept(end, window)
             assert first >= run.first_page, f"page {first} has been forgotten"
-            found[window] = PageRun(run.pages[first - run.first_page : pages_of(end) - run.first_page], first)
+            found[window] = PageRun(
+                run.pages[first - run.first_page : pages_of(end) - run.first_page], first
+            )
         return found
 
     def adopt(self, owner: int, runs: Mapping[int | None, PageRun]) -> None:
         """`owner`, which has none, holds these pages from now on, with those who hold them already."""
         assert owner not in self._runs and runs.keys() == self.pools.keys()
-        self._runs[owner] = {window: PageRun(run.pages[:], run.first_page) for window, run in runs.items()}
+        self._runs[owner] = {
+            window: PageRun(run.pages[:], run.first_page) for window, run in runs.items()
+        }
         for window, run in runs.items():
             self.pools[window].hold(run.pages)
 
     def forget_behind_windows(self, owner: int, computed: int) -> None:
-        """Release the pages that no token can see which comes after the last full page before `computed`.
+        """Release the pages that no token can see which comes after the last full page before
+        `computed`.
 
-        Tokens from `computed` on could do with up to one page less, but then no snapshot could be taken there.
+        Tokens from `computed` on could do with up to one page less, but then no snapshot could be
+        taken there.
         """
         for window, run in self._runs[owner].items():
             unseen = _first_kept(computed, window) - run.first_page
@@ -201,7 +230,9 @@ class PageTables:
             self.pools[window].release(run.pages)
 
     def check(self, keeps: Mapping[int | None, Mapping[int, int]]) -> None:
-        """Asserts that every page is free or has as many references as holders. `keeps`: the cache's, by window."""
+        """Asserts that every page is free or has as many references as holders. `keeps`: the
+        cache's, by window.
+        """
         for window, pool in self.pools.items():
             held = Counter(page for runs in self._runs.values() for page in runs[window].pages)
             pool.check(held, keeps.get(window, {}))
@@ -224,7 +255,9 @@ def first_seen(position: int, window: int | None) -> int:
 
 
 def fewest_pages(window: int) -> int:
-    """Pages with which a sequence of any length gets on in layers with this window, one token at a time."""
+    """Pages with which a sequence of any length gets on in layers with this window, one token at a
+    time.
+    """
     return pages_of(window - 1) + 1
 
 

@@ -1,17 +1,19 @@
-"""The prefix cache: pages of earlier requests, found again by the tokens that are in them. Plain Python, no tensors.
+"""The prefix cache: pages of earlier requests, found again by the tokens that are in them. Plain
+Python, no tensors.
 
-What a slot holds depends on the tokens up to its position and on nothing else (the engine computes the same bits in
-every batch and chunking), so a full page can serve every request that begins with the same tokens. Pages of full
-attention hang in a tree, one node for every PAGE tokens, found by the tokens themselves: no hash can confuse them.
-To go on at a node one also needs, for the layers with a window, the pages that the next token sees; a node that holds
-these has a snapshot. Full pages never change, so a snapshot costs references and no copies:
+What a slot holds depends on the tokens up to its position and on nothing else (the engine computes
+the same bits in every batch and chunking), so a full page can serve every request that begins with
+the same tokens. Pages of full attention hang in a tree, one node for every PAGE tokens, found by
+the tokens themselves: no hash can confuse them. To go on at a node one also needs, for the layers
+with a window, the pages that the next token sees; a node that holds these has a snapshot. Full
+pages never change, so a snapshot costs references and no copies:
 
     tokens       0-15 --- 16-31 --- 32-47 --- 48-63 --- 64-79        (a window of 24)
     full pages    7         3         4         9         12
     snapshots                        [16-47]             [48-79]     a hit is possible at 48 and at 80
 
-The least recently used snapshot goes first, and of one line of tokens the longest, so that pages come free at its end.
-Every leaf has a snapshot: pages that no hit can reach are not kept.
+The least recently used snapshot goes first, and of one line of tokens the longest, so that pages
+come free at its end. Every leaf has a snapshot: pages that no hit can reach are not kept.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from ossia.engine.pages import PageRun, PageTables, first_seen
 
 @dataclass(eq=False)
 class Node:
-    """PAGE tokens after those of `parent`; a root has none. `page`: None where no layer has full attention."""
+    """PAGE tokens after those of `parent`; a root has none. `page`: None where no layer has full
+    attention.
+    """
 
     parent: Node | None
     tokens: tuple[int, ...] = ()
@@ -40,7 +44,8 @@ class Node:
 class PrefixCache:
     """Holds at most `budget` worth of pages; None: whatever the pools have to spare.
 
-    `page_costs`: what a page of each kind of layer costs, in the unit of the budget, such as bytes; by default 1.
+    `page_costs`: what a page of each kind of layer costs, in the unit of the budget, such as bytes;
+    by default 1.
     """
 
     def __init__(
@@ -54,7 +59,9 @@ class PrefixCache:
         self.tokens_reused = 0  # and the tokens that were not computed again
         self._costs = page_costs or dict.fromkeys(tables.pools, 1)
         self._roots: dict[str, Node] = {}
-        self._snapshots: OrderedDict[Node, None] = OrderedDict()  # nodes that have one, least recently used first
+        self._snapshots: OrderedDict[Node, None] = (
+            OrderedDict()
+        )  # nodes that have one, least recently used first
 
     @property
     def cost(self) -> int:
@@ -65,9 +72,11 @@ class PrefixCache:
         return len(self._snapshots)
 
     def adopt(self, owner: int, salt: str, tokens: Sequence[int]) -> tuple[int, int]:
-        """Gives `owner`, which has no pages, those of the longest beginning of `tokens` that has a snapshot and leaves
-        at least one token to compute. Returns its length, 0 if there is none, and that of the longest beginning that is
-        known: if it is longer, a snapshot there would have served. `count_hit` what is made use of."""
+        """Gives `owner`, which has no pages, those of the longest beginning of `tokens` that has a
+        snapshot and leaves at least one token to compute. Returns its length, 0 if there is none,
+        and that of the longest beginning that is known: if it is longer, a snapshot there would
+        have served. `count_hit` what is made use of.
+        """
         best, length, known = None, 0, 0
         for node in self._walk(salt, tokens, len(tokens) - 1):
             known += PAGE
@@ -89,9 +98,11 @@ class PrefixCache:
         self.tokens_reused += tokens
 
     def insert(self, owner: int, salt: str, tokens: Sequence[int]) -> None:
-        """Remember the pages of `owner` for `tokens`, whole pages that it has computed, with a snapshot at their end.
+        """Remember the pages of `owner` for `tokens`, whole pages that it has computed, with a
+        snapshot at their end.
 
-        It must still have the pages that a token there sees. Nothing is kept that the budget does not allow.
+        It must still have the pages that a token there sees. Nothing is kept that the budget does
+        not allow.
         """
         assert len(tokens) % PAGE == 0
         if not tokens:
@@ -99,7 +110,9 @@ class PrefixCache:
         runs = self.tables.needed(owner, len(tokens))
         node = self._roots.setdefault(salt, Node(None, salt=salt))
         for begin in range(0, len(tokens), PAGE):
-            node = self._child(node, tuple(tokens[begin : begin + PAGE]), runs.get(None), begin // PAGE)
+            node = self._child(
+                node, tuple(tokens[begin : begin + PAGE]), runs.get(None), begin // PAGE
+            )
         if node.snapshot is None:
             node.snapshot = {window: run for window, run in runs.items() if window is not None}
             for window, run in node.snapshot.items():
@@ -110,7 +123,9 @@ class PrefixCache:
             self._forget(next(iter(self._snapshots)))
 
     def make_free(self, window: int | None, pages: int) -> None:
-        """Forget snapshots until so many pages of this kind are free; there must be as many `available`."""
+        """Forget snapshots until so many pages of this kind are free; there must be as many
+        `available`.
+        """
         pool = self.tables.pools[window]
         assert pool.available >= pages
         while pool.free < pages:
@@ -122,11 +137,15 @@ class PrefixCache:
             self._forget(next(iter(self._snapshots)))
 
     def check(self) -> dict[int | None, Counter[int]]:
-        """Asserts that the tree is sound; returns how often it holds each page, by window, for `PageTables.check`."""
+        """Asserts that the tree is sound; returns how often it holds each page, by window, for
+        `PageTables.check`.
+        """
         held: dict[int | None, Counter[int]] = {window: Counter() for window in self.tables.pools}
         stack, found = list(self._roots.values()), set()
         for root in self._roots.values():
-            assert root.children and root.parent is None and root.snapshot is None, "a root that leads nowhere"
+            assert root.children and root.parent is None and root.snapshot is None, (
+                "a root that leads nowhere"
+            )
         while stack:
             node = stack.pop()
             assert node.children or node.snapshot is not None, "a leaf without a snapshot"
@@ -147,7 +166,9 @@ class PrefixCache:
         return held
 
     def _walk(self, salt: str, tokens: Sequence[int], limit: int) -> Iterator[Node]:
-        """The nodes of the first whole pages of `tokens`, as far as they are known and end at or before `limit`."""
+        """The nodes of the first whole pages of `tokens`, as far as they are known and end at or
+        before `limit`.
+        """
         node = self._roots.get(salt)
         for begin in range(0, limit - PAGE + 1, PAGE):
             node = node and node.children.get(tuple(tokens[begin : begin + PAGE]))

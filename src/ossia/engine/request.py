@@ -21,7 +21,9 @@ MAX_TOP_LOGPROBS = 128
 
 
 class Constraint(Protocol):
-    """Which tokens a request may be given next. It changes with every token, so each request has its own."""
+    """Which tokens a request may be given next. It changes with every token, so each request has
+    its own.
+    """
 
     @property
     def is_done(self) -> bool:
@@ -29,8 +31,10 @@ class Constraint(Protocol):
         ...
 
     def mask(self) -> Mask:
-        """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i; beyond, none may.
-        Called in a worker thread, once a token, while the model runs; never at the same time as `advance`."""
+        """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i;
+        beyond, none may. Called in a worker thread, once a token, while the model runs; never at
+        the same time as `advance`.
+        """
         ...
 
     def advance(self, token: int, /) -> None:
@@ -40,17 +44,19 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn and when to stop. Raises `RequestError` naming a value that makes no sense.
+    """How tokens are drawn and when to stop. Raises `RequestError` naming a value that makes no
+    sense.
 
-    temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same seed on the same
-    prompt gives the same tokens, whatever else is being served; `max_tokens` None: until the context is full; a token
-    in `stop_ids` ends the answer and is its last token.
+    temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same
+    seed on the same prompt gives the same tokens, whatever else is being served; `max_tokens` None:
+    until the context is full; a token in `stop_ids` ends the answer and is its last token.
 
-    `repetition_penalty` divides positive and multiplies negative logits of every token seen, prompt included (Keskar et
-    al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty` are subtracted once, and once per
-    occurrence, for tokens of the answer (OpenAI's; 0 is off). `logit_bias` is added to the logits of the ids it names.
-    `top_logprobs` asks for that many likeliest tokens beside the sampled one. Penalties and bias come first, then the
-    constraint, temperature, top_k, top_p and min_p.
+    `repetition_penalty` divides positive and multiplies negative logits of every token seen, prompt
+    included (Keskar et al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty`
+    are subtracted once, and once per occurrence, for tokens of the answer (OpenAI's; 0 is off).
+    `logit_bias` is added to the logits of the ids it names. `top_logprobs` asks for that many
+    likeliest tokens beside the sampled one. Penalties and bias come first, then the constraint,
+    temperature, top_k, top_p and min_p.
     """
 
     temperature: float = 1.0
@@ -73,18 +79,34 @@ class SamplingParams:
             value = getattr(self, name)
             if value is None and name in ("seed", "max_tokens"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int if name in whole else int | float):
-                raise RequestError(f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}")
+            if isinstance(value, bool) or not isinstance(
+                value, int if name in whole else int | float
+            ):
+                raise RequestError(
+                    f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}"
+                )
         checks = {
             "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "0 or more"),
             "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
             "top_k": (self.top_k >= 0, "0 (off) or more"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
             "max_tokens": (self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            "repetition_penalty": (0.001 <= self.repetition_penalty <= 1000, "between 0.001 and 1000 (1 is off)"),
-            "presence_penalty": (abs(self.presence_penalty) <= 1000, "between -1000 and 1000 (0 is off)"),
-            "frequency_penalty": (abs(self.frequency_penalty) <= 1000, "between -1000 and 1000 (0 is off)"),
-            "top_logprobs": (0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, f"between 0 and {MAX_TOP_LOGPROBS}"),
+            "repetition_penalty": (
+                0.001 <= self.repetition_penalty <= 1000,
+                "between 0.001 and 1000 (1 is off)",
+            ),
+            "presence_penalty": (
+                abs(self.presence_penalty) <= 1000,
+                "between -1000 and 1000 (0 is off)",
+            ),
+            "frequency_penalty": (
+                abs(self.frequency_penalty) <= 1000,
+                "between -1000 and 1000 (0 is off)",
+            ),
+            "top_logprobs": (
+                0 <= self.top_logprobs <= MAX_TOP_LOGPROBS,
+                f"between 0 and {MAX_TOP_LOGPROBS}",
+            ),
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
@@ -92,7 +114,9 @@ class SamplingParams:
         try:
             object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
         except TypeError as error:
-            raise RequestError(f"stop_ids must be a collection of token ids, found {self.stop_ids!r}") from error
+            raise RequestError(
+                f"stop_ids must be a collection of token ids, found {self.stop_ids!r}"
+            ) from error
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
 
 
@@ -103,15 +127,18 @@ def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
         if isinstance(id, bool) or not isinstance(id, int) or id < 0:
             raise RequestError(f"logit_bias must map token ids to numbers; {id!r} is no token id")
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
-            raise RequestError(f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}")
+            raise RequestError(
+                f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}"
+            )
     return dict(bias)
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled id; `logprob` is its log-probability in the model's own distribution: before penalties, bias,
-    constraint, temperature and filters. So are those of `top_logprobs`, likeliest first. The last token has a reason.
-    `cached_tokens`: how many of the prompt's tokens had been computed before, for others.
+    """One sampled id; `logprob` is its log-probability in the model's own distribution: before
+    penalties, bias, constraint, temperature and filters. So are those of `top_logprobs`, likeliest
+    first. The last token has a reason. `cached_tokens`: how many of the prompt's tokens had been
+    computed before, for others.
     """
 
     request_id: int
@@ -124,7 +151,9 @@ class SampledToken:
 
 @dataclass(frozen=True)
 class PromptToken:
-    """One token of a prompt, with its log-probability after those before it and the likeliest ones in its place."""
+    """One token of a prompt, with its log-probability after those before it and the likeliest ones
+    in its place.
+    """
 
     token_id: int
     logprob: float
@@ -133,9 +162,11 @@ class PromptToken:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """How an engine stands: requests, and the share of the memory for keys and values that sequences hold (`kv_used`)
-    or the prefix cache keeps beside (`kv_cached`). Counted since the start: prompt tokens, those of them that were not
-    computed again, and requests that had to begin again for want of memory."""
+    """How an engine stands: requests, and the share of the memory for keys and values that
+    sequences hold (`kv_used`) or the prefix cache keeps beside (`kv_cached`). Counted since the
+    start: prompt tokens, those of them that were not computed again, and requests that had to begin
+    again for want of memory.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -160,9 +191,13 @@ class Request:
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran
-    draft: list[int] = field(default_factory=list)  # guessed to follow the last known token, to be verified
+    draft: list[int] = field(
+        default_factory=list
+    )  # guessed to follow the last known token, to be verified
     cache_salt: str = ""  # the prefix cache is shared among requests with the same
-    parent: Request | None = None  # computes the same prompt; this one waits for its pages. None once they are here
+    parent: Request | None = (
+        None  # computes the same prompt; this one waits for its pages. None once they are here
+    )
 
     @property
     def num_tokens(self) -> int:
@@ -175,4 +210,7 @@ class Request:
 
     def tokens(self, begin: int, end: int) -> list[int]:
         n = len(self.prompt)
-        return [*self.prompt[begin : min(end, n)], *self.generated[max(0, begin - n) : max(0, end - n)]]
+        return [
+            *self.prompt[begin : min(end, n)],
+            *self.generated[max(0, begin - n) : max(0, end - n)],
+        ]

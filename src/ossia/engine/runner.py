@@ -33,8 +33,9 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, works: Sequence[Work]) -> Tensor:
-        """Float32 logits [R, V] on the CPU: for each work that samples, in order, those of its last token and, before
-        it, of the token that each draft follows."""
+        """Float32 logits [R, V] on the CPU: for each work that samples, in order, those of its last
+        token and, before it, of the token that each draft follows.
+        """
         rows: list[int] = []
         end = 0
         for work in works:
@@ -62,10 +63,16 @@ def _tensor(numbers: Sequence[int]) -> Tensor:
     return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
-def hidden_in_chunks(model: Transformer, tokens: Sequence[int], chunks: Sequence[int]) -> Iterator[Tensor]:
-    """What the unembedding reads, [n, D] a chunk, with `tokens` fed through a cache of their own in chunks of n."""
+def hidden_in_chunks(
+    model: Transformer, tokens: Sequence[int], chunks: Sequence[int]
+) -> Iterator[Tensor]:
+    """What the unembedding reads, [n, D] a chunk, with `tokens` fed through a cache of their own in
+    chunks of n.
+    """
     assert sum(chunks) == len(tokens) and min(chunks) > 0
-    tables = make_tables(model.config, len(tokens), max_running=1, max_batch_tokens=max(chunks), snapshots=False)
+    tables = make_tables(
+        model.config, len(tokens), max_running=1, max_batch_tokens=max(chunks), snapshots=False
+    )
     runner = Runner(model, tables)
     request = Request(0, tuple(tokens), SamplingParams(), limit=0)
     for n in chunks:

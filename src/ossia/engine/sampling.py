@@ -1,11 +1,14 @@
-"""Drawing tokens from rows of logits: penalties, bias, a constraint's mask, temperature, filters, one uniform number.
+"""Drawing tokens from rows of logits: penalties, bias, a constraint's mask, temperature, filters,
+one uniform number.
 
-What a row draws is a function of its logits and its own `RowState` alone: the same bits whatever other rows there are,
-however many threads work and whatever was preempted or speculated on the way. The C++ kernel does the work
-(kernels/cpu/sampling.inc); where there is none, or with OSSIA_KERNELS=reference, torch does. Both give the same token
-unless the uniform number, or a filter's boundary, falls between their roundings of the same sum (relative 1e-6).
+What a row draws is a function of its logits and its own `RowState` alone: the same bits whatever
+other rows there are, however many threads work and whatever was preempted or speculated on the way.
+The C++ kernel does the work (kernels/cpu/sampling.inc); where there is none, or with
+OSSIA_KERNELS=reference, torch does. Both give the same token unless the uniform number, or a
+filter's boundary, falls between their roundings of the same sum (relative 1e-6).
 
-A constraint's masks are asked for in worker threads, a few for all engines, so that they are ready when the model is.
+A constraint's masks are asked for in worker threads, a few for all engines, so that they are ready
+when the model is.
 """
 
 from __future__ import annotations
@@ -37,33 +40,44 @@ WORD = 2**64 - 1
 
 @dataclass(frozen=True)
 class Sampled:
-    """A drawn id; log-probabilities are those of the unchanged logits, `top_logprobs` likeliest first."""
+    """A drawn id; log-probabilities are those of the unchanged logits, `top_logprobs` likeliest
+    first.
+    """
 
     token_id: int
     logprob: float
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-# ---- what belongs to a request ---------------------------------------------------------------------
+# ---- what belongs to a request
+# ---------------------------------------------------------------------
 
 
 class RowState:
-    """All that a request's draws depend on besides logits and mask. `observe` it every token that is taken.
+    """All that a request's draws depend on besides logits and mask. `observe` it every token that
+    is taken.
 
-    The n-th token of the answer is drawn with the n-th uniform number of (seed, stream); `stream` is the number of the
-    sample where several answer the same prompt. Raises `RequestError` for a bias beyond the vocabulary.
+    The n-th token of the answer is drawn with the n-th uniform number of (seed, stream); `stream`
+    is the number of the sample where several answer the same prompt. Raises `RequestError` for a
+    bias beyond the vocabulary.
     """
 
-    def __init__(self, params: SamplingParams, prompt: Sequence[int], vocab_size: int, stream: int = 0) -> None:
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int], vocab_size: int, stream: int = 0
+    ) -> None:
         wrong = next((id for id in params.logit_bias if id >= vocab_size), None)
         if wrong is not None:
-            raise RequestError(f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens")
+            raise RequestError(
+                f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens"
+            )
         self.params, self.vocab_size = params, vocab_size
         self.drawn = 0
         self._stream = stream
         self._key = int.from_bytes(os.urandom(16), "little") if params.seed is None else params.seed
         self._block: tuple[int, tuple[int, ...]] = (-1, ())
-        self._penalized = params.repetition_penalty != 1 or bool(params.presence_penalty or params.frequency_penalty)
+        self._penalized = params.repetition_penalty != 1 or bool(
+            params.presence_penalty or params.frequency_penalty
+        )
         self.edits = Edits(params.logit_bias, prompt if params.repetition_penalty != 1 else ())
 
     def observe(self, token_id: int) -> None:
@@ -82,12 +96,18 @@ class RowState:
     @property
     def inverse_temperature(self) -> float:
         """0 for greedy; else within what float32 holds, so that no temperature gives nan."""
-        return 0.0 if self.params.temperature == 0 else 1 / min(max(self.params.temperature, 1e-30), 1e30)
+        return (
+            0.0
+            if self.params.temperature == 0
+            else 1 / min(max(self.params.temperature, 1e-30), 1e30)
+        )
 
 
 class Edits:
-    """The ids whose logits change, in order of appearance: their bias, occurrences in the answer, and whether the
-    repetition penalty holds for them. Arrays grow by doubling, so a token costs the same however many there are."""
+    """The ids whose logits change, in order of appearance: their bias, occurrences in the answer,
+    and whether the repetition penalty holds for them. Arrays grow by doubling, so a token costs the
+    same however many there are.
+    """
 
     def __init__(self, bias: Mapping[int, float], seen: Sequence[int]) -> None:
         known = dict.fromkeys([*bias, *seen])
@@ -116,12 +136,15 @@ class Edits:
         self.seen[slot] = 1
 
     def _point(self) -> None:
-        self.pointers = tuple(array.ctypes.data for array in (self.ids, self.counts, self.seen, self.bias))
+        self.pointers = tuple(
+            array.ctypes.data for array in (self.ids, self.counts, self.seen, self.bias)
+        )
 
 
 def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
-    """Four 64-bit words: Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) of the
-    counter (block, stream, 0, 0) under the lower 128 bits of `key`."""
+    """Four 64-bit words: Philox4x64-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2,
+    3", SC 2011) of the counter (block, stream, 0, 0) under the lower 128 bits of `key`.
+    """
     a, b, c, d = block & WORD, stream & WORD, 0, 0
     k, m = key & WORD, key >> 64 & WORD
     for _ in range(10):
@@ -132,17 +155,19 @@ def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
     return a, b, c, d
 
 
-# ---- the draw --------------------------------------------------------------------------------------
+# ---- the draw
+# --------------------------------------------------------------------------------------
 
 
 def sample_rows(
     logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None] | None = None
 ) -> list[Sampled | RequestError]:
-    """The next token of each row from logits [R, V]. Changes nothing: who takes a token tells its state.
+    """The next token of each row from logits [R, V]. Changes nothing: who takes a token tells its
+    state.
 
-    Only ids that a row's mask allows are drawn, as if the others had a probability of zero: bit i of word w stands for
-    id 32 w + i, beyond its end none may come. A row that cannot be drawn from gives the error that says so, and leaves
-    the others alone.
+    Only ids that a row's mask allows are drawn, as if the others had a probability of zero: bit i
+    of word w stands for id 32 w + i, beyond its end none may come. A row that cannot be drawn from
+    gives the error that says so, and leaves the others alone.
     """
     assert len(states) == len(logits_RV) and all(s.vocab_size == logits_RV.shape[1] for s in states)
     if not states:
@@ -156,10 +181,15 @@ def sample_rows(
 
 
 def _sample_native(
-    kernels: ctypes.CDLL, logits_RV: Tensor, states: Sequence[RowState], masks: Sequence[Mask | None]
+    kernels: ctypes.CDLL,
+    logits_RV: Tensor,
+    states: Sequence[RowState],
+    masks: Sequence[Mask | None],
 ) -> list[Sampled | RequestError]:
     count, vocab = logits_RV.shape
-    words = [None if mask is None else np.ascontiguousarray(mask, np.uint32) for mask in masks]  # alive until the end
+    words = [
+        None if mask is None else np.ascontiguousarray(mask, np.uint32) for mask in masks
+    ]  # alive until the end
     most = max(min(state.params.top_logprobs, vocab) for state in states)
     top_ids, top_logprobs = np.empty((count, most), np.int32), np.empty((count, most), np.float32)
     rows = (SampleRow * count)()
@@ -189,7 +219,9 @@ def _sample_native(
     ]
 
 
-def _likeliest(row: SampleRow, ids: NDArray[Any], logprobs: NDArray[Any]) -> tuple[tuple[int, float], ...]:
+def _likeliest(
+    row: SampleRow, ids: NDArray[Any], logprobs: NDArray[Any]
+) -> tuple[tuple[int, float], ...]:
     """The row's part of what the kernel has written to these arrays [most]."""
     if not row.top:
         return ()
@@ -208,10 +240,13 @@ def _error(status: int) -> RequestError:
     )
 
 
-# ---- the same in torch -----------------------------------------------------------------------------
+# ---- the same in torch
+# -----------------------------------------------------------------------------
 
 
-def _sample_reference(logits_V: Tensor, state: RowState, mask: Mask | None) -> Sampled | RequestError:
+def _sample_reference(
+    logits_V: Tensor, state: RowState, mask: Mask | None
+) -> Sampled | RequestError:
     if not bool((logits_V < torch.inf).all()):  # nan too
         return _error(NOT_A_NUMBER)
     choice_V = edited(logits_V, state)
@@ -229,8 +264,14 @@ def _sample_reference(logits_V: Tensor, state: RowState, mask: Mask | None) -> S
         wanted = cumulated_V[-1:] * state.uniform()
         last = int(torch.nonzero(p_V)[-1])
         token = min(int(torch.searchsorted(cumulated_V, wanted, right=True)), last)
-    likeliest = torch.sort(logits_V, descending=True, stable=True).indices[: state.params.top_logprobs].tolist()
-    return Sampled(token, float(logprobs_V[token]), tuple((id, float(logprobs_V[id])) for id in likeliest))
+    likeliest = (
+        torch.sort(logits_V, descending=True, stable=True)
+        .indices[: state.params.top_logprobs]
+        .tolist()
+    )
+    return Sampled(
+        token, float(logprobs_V[token]), tuple((id, float(logprobs_V[id])) for id in likeliest)
+    )
 
 
 def edited(logits_V: Tensor, state: RowState) -> Tensor:
@@ -253,9 +294,10 @@ def edited(logits_V: Tensor, state: RowState) -> Tensor:
 def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:
     """Logits with -inf where a filter removes a token; the likeliest token always stays.
 
-    In the order of transformers' processors: the `top_k` likeliest, with all that equal the last of them; then the
-    smallest set whose probability reaches `top_p`, lower ids first among equals (Holtzman et al., arXiv 1904.09751);
-    then those at least `min_p` times as likely as the likeliest (arXiv 2407.01082).
+    In the order of transformers' processors: the `top_k` likeliest, with all that equal the last of
+    them; then the smallest set whose probability reaches `top_p`, lower ids first among equals
+    (Holtzman et al., arXiv 1904.09751); then those at least `min_p` times as likely as the
+    likeliest (arXiv 2407.01082).
     """
     if 0 < params.top_k < logits_V.shape[0]:
         kth = logits_V.topk(params.top_k).values[-1]
@@ -264,13 +306,18 @@ def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:
         sorted_V, order_V = logits_V.sort(descending=True, stable=True)
         p_V = sorted_V.double().softmax(-1)
         drop_V = (p_V.cumsum(-1) - p_V >= params.top_p).index_fill(0, torch.tensor([0]), False)
-        logits_V = logits_V.masked_fill(torch.zeros_like(drop_V).scatter(0, order_V, drop_V), -torch.inf)
+        logits_V = logits_V.masked_fill(
+            torch.zeros_like(drop_V).scatter(0, order_V, drop_V), -torch.inf
+        )
     if params.min_p > 0:
-        logits_V = logits_V.masked_fill(logits_V - logits_V.max() < math.log(params.min_p), -torch.inf)
+        logits_V = logits_V.masked_fill(
+            logits_V - logits_V.max() < math.log(params.min_p), -torch.inf
+        )
     return logits_V
 
 
-# ---- masks -----------------------------------------------------------------------------------------
+# ---- masks
+# -----------------------------------------------------------------------------------------
 
 
 @cache
@@ -285,5 +332,7 @@ def mask_ahead(constraint: Constraint) -> Future[Mask]:
 
 def unpacked(mask: Mask, vocab_size: int) -> Tensor:
     """Words of bits -> bool [V]; ids beyond the mask are False."""
-    bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), count=vocab_size, bitorder="little")
+    bits = np.unpackbits(
+        mask.astype("<u4", copy=False).view(np.uint8), count=vocab_size, bitorder="little"
+    )
     return torch.from_numpy(bits.view(np.bool_))

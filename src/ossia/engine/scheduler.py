@@ -1,14 +1,16 @@
 """Decides what the next batch holds. Plain Python: decisions only, no tensors and no clock.
 
-Requests are ranked once, when they come: by the step at which they came plus AGEING steps for every unit of priority.
-So a request of priority 1 is served as if it had come AGEING steps later; a rank never changes, so nothing can
-overtake for ever, and who is first in rank always moves: there is no deadlock and no starvation.
+Requests are ranked once, when they come: by the step at which they came plus AGEING steps for every
+unit of priority. So a request of priority 1 is served as if it had come AGEING steps later; a rank
+never changes, so nothing can overtake for ever, and who is first in rank always moves: there is no
+deadlock and no starvation.
 
-A step goes through the requests by rank. Decoding ones take one token each and their drafts; what is left of the
-token budget goes to prompts in chunks, small enough that the step keeps to its latency target. When pages run out, the
-prefix cache gives way first, then forks that have not begun, then the running request of the last rank, which starts
-again later, often from what the cache still has of it. A request is admitted when there is room for all it has to
-compute, or when nothing else runs.
+A step goes through the requests by rank. Decoding ones take one token each and their drafts; what
+is left of the token budget goes to prompts in chunks, small enough that the step keeps to its
+latency target. When pages run out, the prefix cache gives way first, then forks that have not
+begun, then the running request of the last rank, which starts again later, often from what the
+cache still has of it. A request is admitted when there is room for all it has to compute, or when
+nothing else runs.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ FEWEST_PROMPT_TOKENS = 32  # of a step, whatever the latency target: prompts alw
 
 @dataclass(frozen=True)
 class Work:
-    """`count` tokens of a request, from position `request.computed` on; the last `drafts` of them are guesses."""
+    """`count` tokens of a request, from position `request.computed` on; the last `drafts` of them
+    are guesses.
+    """
 
     request: Request
     count: int
@@ -38,13 +42,17 @@ class Work:
 
     @property
     def samples(self) -> bool:
-        """Whether this reaches the last known token, so that the next one can be drawn; to be asked before it is."""
+        """Whether this reaches the last known token, so that the next one can be drawn; to be asked
+        before it is.
+        """
         return self.count - self.drafts == self.request.waiting_tokens
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do: first the copies, then one forward pass over the works, those that decode before the prompts."""
+    """What to do: first the copies, then one forward pass over the works, those that decode before
+    the prompts.
+    """
 
     works: tuple[Work, ...] = ()
     copies: tuple[PageCopy, ...] = ()
@@ -55,10 +63,11 @@ class Step:
 
 
 class StepTimes:
-    """What a step costs, learned from those that were: a time of its own plus so much for every token of a prompt.
+    """What a step costs, learned from those that were: a time of its own plus so much for every
+    token of a prompt.
 
-    Both are moving averages. Where the first is not known, or out of date, the second takes it in: the budget that
-    follows is then wrong only until steps of about that size have been seen.
+    Both are moving averages. Where the first is not known, or out of date, the second takes it in:
+    the budget that follows is then wrong only until steps of about that size have been seen.
     """
 
     def __init__(self) -> None:
@@ -72,7 +81,9 @@ class StepTimes:
         cost = max(seconds - self._base, 0.1 * seconds) / prompt_tokens
         if self._per_token is None:
             self._per_token = cost
-        weight = 0.3 * min(1.0, prompt_tokens / FEWEST_PROMPT_TOKENS)  # the last tokens of a prompt tell little
+        weight = 0.3 * min(
+            1.0, prompt_tokens / FEWEST_PROMPT_TOKENS
+        )  # the last tokens of a prompt tell little
         self._per_token += weight * (cost - self._per_token)
 
     def prompt_tokens_within(self, seconds: float) -> int | None:
@@ -95,17 +106,26 @@ class _Plan:
 
     def draft_room(self) -> int:
         """Draft tokens that the request whose turn it is may add to its one."""
-        return self.tokens_left - 1 - len(self.decoding) - (FEWEST_PROMPT_TOKENS if self.has_prompts else 0)
+        return (
+            self.tokens_left
+            - 1
+            - len(self.decoding)
+            - (FEWEST_PROMPT_TOKENS if self.has_prompts else 0)
+        )
 
     def prompt_room(self) -> int:
-        """Prompt tokens that the request whose turn it is may have. The first in rank always has one."""
+        """Prompt tokens that the request whose turn it is may have. The first in rank always has
+        one.
+        """
         first = not self.decodes and not self.prompts
         return min(self.prompt_left, max(self.tokens_left - len(self.decoding), 1 if first else 0))
 
 
 class Scheduler:
-    """`latency_target`: seconds that a step may take while sequences decode; None: prompts get all the tokens there
-    are. It takes effect once `observe` has told what steps cost. Without a `cache` nothing is reused."""
+    """`latency_target`: seconds that a step may take while sequences decode; None: prompts get all
+    the tokens there are. It takes effect once `observe` has told what steps cost. Without a `cache`
+    nothing is reused.
+    """
 
     def __init__(
         self,
@@ -123,14 +143,20 @@ class Scheduler:
         self.running: list[Request] = []
         self.preemptions = 0
         self._ranks: dict[int, tuple[int, int]] = {}
-        self._partings: dict[int, int] = {}  # up to where a request's tokens were in the cache when it was admitted
+        self._partings: dict[
+            int, int
+        ] = {}  # up to where a request's tokens were in the cache when it was admitted
         self._arrivals = count()
         self._steps = 0
         self._times = StepTimes()
         self._decode_tokens = 0  # of the last step
-        self._flying: set[int] = set()  # requests of the last step that `advance` has not been told of
+        self._flying: set[int] = (
+            set()
+        )  # requests of the last step that `advance` has not been told of
         self._parents: set[int] = set()  # ids of requests that others wait for
-        self._ended: dict[int, Request] = {}  # of these the ones that ended since; their pages are still written
+        self._ended: dict[
+            int, Request
+        ] = {}  # of these the ones that ended since; their pages are still written
 
     @property
     def most_tokens(self) -> int:
@@ -142,12 +168,16 @@ class Scheduler:
         return min(room, default=2**62)
 
     def max_tokens_of(self, prompt: int) -> int:
-        """Tokens that can be generated after a prompt of this length; below 1 the request can never run."""
+        """Tokens that can be generated after a prompt of this length; below 1 the request can never
+        run.
+        """
         return self.most_tokens - prompt + 1  # the last one is never put into the cache
 
     def add(self, request: Request) -> None:
         """It must have been checked: `request.limit` is at most `max_tokens_of` its prompt."""
-        assert 1 <= request.limit <= self.max_tokens_of(len(request.prompt)), "this request can never run"
+        assert 1 <= request.limit <= self.max_tokens_of(len(request.prompt)), (
+            "this request can never run"
+        )
         parent = request.parent
         if parent is not None:
             assert (parent.prompt, parent.cache_salt) == (request.prompt, request.cache_salt)
@@ -169,7 +199,9 @@ class Scheduler:
         order = sorted([*self.running, *ready], key=self._rank)
         decoding = {r.id for r in self.running if r.waiting_tokens == 1}
         has_prompts = len(decoding) < len(order)
-        plan = _Plan(self.max_batch_tokens, self._prompt_budget(bool(decoding)), set(decoding), has_prompts)
+        plan = _Plan(
+            self.max_batch_tokens, self._prompt_budget(bool(decoding)), set(decoding), has_prompts
+        )
         for request in order:
             plan.decoding.discard(request.id)
             if plan.tokens_left == 0:
@@ -208,7 +240,9 @@ class Scheduler:
         self.tables.forget_behind_windows(request.id, request.computed)
 
     def finish(self, request: Request) -> None:
-        """It has ended or is not wanted any more; at any time, also between `schedule` and `advance`."""
+        """It has ended or is not wanted any more; at any time, also between `schedule` and
+        `advance`.
+        """
         self._remove(self.running if self._runs(request) else self.waiting, request)
         if request.id in self._parents:
             self._parents.discard(request.id)
@@ -231,8 +265,14 @@ class Scheduler:
             assert ranks == sorted(set(ranks))
         assert {r.id for r in [*self.running, *self.waiting]} == self._ranks.keys()
         assert len(self.running) <= self.max_running
-        holders = {r.id for r in self.running} | {r.id for r in self.waiting if r.computed} | self._ended.keys()
-        assert holders == self.tables.owners, "pages are held for a request that is gone, or missing for one that runs"
+        holders = (
+            {r.id for r in self.running}
+            | {r.id for r in self.waiting if r.computed}
+            | self._ended.keys()
+        )
+        assert holders == self.tables.owners, (
+            "pages are held for a request that is gone, or missing for one that runs"
+        )
 
     # One step
 
@@ -270,7 +310,8 @@ class Scheduler:
         plan.prompt_left -= tokens
 
     def _room(self, request: Request) -> int:
-        """Tokens that there are pages for; makes some if there are none. 0: it had to give its own back.
+        """Tokens that there are pages for; makes some if there are none. 0: it had to give its own
+        back.
 
         Those that give way come after it in rank, so none of them is in the step yet.
         """
@@ -293,11 +334,15 @@ class Scheduler:
         plan.copies += self.tables.grow(request.id, begin, end)
 
     def _admit(self, request: Request) -> bool:
-        """Let it run if there is room beside those before it in rank; the others are preempted if need be."""
+        """Let it run if there is room beside those before it in rank; the others are preempted if
+        need be.
+        """
         found = 0
         if request.computed == 0 and self.cache is not None:
             tokens = request.tokens(0, request.num_tokens)
-            found, self._partings[request.id] = self.cache.adopt(request.id, request.cache_salt, tokens)
+            found, self._partings[request.id] = self.cache.adopt(
+                request.id, request.cache_salt, tokens
+            )
             request.computed = found
         later = [r for r in self.running if self._rank(r) > self._rank(request)]
         fits = self._fits(request, gone=later)
@@ -319,8 +364,10 @@ class Scheduler:
         return True
 
     def _fits(self, request: Request, gone: Sequence[Request] = ()) -> bool:
-        """Whether, without those `gone`, the running requests and this one can compute all their known tokens and a
-        page more each. When nothing else runs it need not: what it lacks will be made, and it has been checked."""
+        """Whether, without those `gone`, the running requests and this one can compute all their
+        known tokens and a page more each. When nothing else runs it need not: what it lacks will be
+        made, and it has been checked.
+        """
         ids = {r.id for r in gone}
         stay = [r for r in self.running if r.id not in ids]
         if not stay:
@@ -371,26 +418,33 @@ class Scheduler:
             self.cache.insert(request.id, request.cache_salt, request.tokens(0, end))
 
     def _remember_prompt(self, request: Request, begin: int) -> None:
-        """Leave the part of its prompt that has just been computed, from `begin` on, to the prefix cache.
+        """Leave the part of its prompt that has just been computed, from `begin` on, to the prefix
+        cache.
 
-        Snapshots are taken every so often, at its last full page, and where it parted from what was known: what two
-        prompts begin with, a third may too.
+        Snapshots are taken every so often, at its last full page, and where it parted from what was
+        known: what two prompts begin with, a third may too.
         """
         size, end = len(request.prompt), request.computed
         if self.cache is not None:
             last, parting = (size - 1) // PAGE * PAGE, self._partings.get(request.id, 0)
-            for p in sorted({*range(SNAPSHOT_EVERY, size, SNAPSHOT_EVERY), last, min(parting, last)}):
+            for p in sorted(
+                {*range(SNAPSHOT_EVERY, size, SNAPSHOT_EVERY), last, min(parting, last)}
+            ):
                 if begin < p <= end:
                     self.cache.insert(request.id, request.cache_salt, request.prompt[:p])
 
     def _release_children(self, request: Request, begin: int) -> None:
-        """Its prompt is computed, so forks can begin: with its pages, if the prompt's end has just been reached; else,
-        as after a preemption, windows may have moved on, and the prefix cache has to do."""
+        """Its prompt is computed, so forks can begin: with its pages, if the prompt's end has just
+        been reached; else, as after a preemption, windows may have moved on, and the prefix cache
+        has to do.
+        """
         size = len(request.prompt)
         self._parents.discard(request.id)
         for child in [r for r in self.waiting if r.parent is request]:
             child.parent = None
-            if begin < size and request.computed == size > 1:  # all but the last token, whose logits it needs
+            if (
+                begin < size and request.computed == size > 1
+            ):  # all but the last token, whose logits it needs
                 self.tables.adopt(child.id, self.tables.needed(request.id, size - 1))
                 child.computed = size - 1
 

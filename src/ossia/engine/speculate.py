@@ -1,10 +1,11 @@
-"""Speculative decoding without a draft model: guesses from the text so far, checked in one batch. Plain Python; knows
-token ids and seconds, no tensors and no model.
+"""Speculative decoding without a draft model: guesses from the text so far, checked in one batch.
+Plain Python; knows token ids and seconds, no tensors and no model.
 
-A guess is a point mass, so the rule of Leviathan et al. (arXiv 2211.17192), accept with probability min(1, p/q), else
-draw from what is left of p, comes down to: draw the token as always, with the request's own uniform number for that
-place; while it equals the guess, the model's next row is already there. So an answer has exactly the tokens that it
-would have without speculation, greedy or sampled; guesses decide only how many come from one pass.
+A guess is a point mass, so the rule of Leviathan et al. (arXiv 2211.17192), accept with probability
+min(1, p/q), else draw from what is left of p, comes down to: draw the token as always, with the
+request's own uniform number for that place; while it equals the guess, the model's next row is
+already there. So an answer has exactly the tokens that it would have without speculation, greedy or
+sampled; guesses decide only how many come from one pass.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ MAX_GUESSES = 8
 class NgramProposer:
     """Guesses that what followed the last tokens before will follow them again (prompt lookup).
 
-    The longest suffix of `most` to `least` tokens that occurred before decides, at its latest place. A token costs the
-    same however long the text is: each n-gram's latest place is kept, about 0.3 KB a token.
+    The longest suffix of `most` to `least` tokens that occurred before decides, at its latest
+    place. A token costs the same however long the text is: each n-gram's latest place is kept,
+    about 0.3 KB a token.
     """
 
     def __init__(self, tokens: Sequence[int] = (), *, least: int = 2, most: int = 4) -> None:
         assert 1 <= least <= most
         self._sizes = range(least, most + 1)
         self._tokens: list[int] = []
-        self._followed: dict[tuple[int, ...], int] = {}  # n-gram -> where the token after its latest place stands
+        self._followed: dict[
+            tuple[int, ...], int
+        ] = {}  # n-gram -> where the token after its latest place stands
         for token in tokens:
             self.append(token)
 
@@ -39,7 +43,9 @@ class NgramProposer:
         self._tokens.append(token)
 
     def propose(self, count: int) -> list[int]:
-        """`count` guesses or none. Where the text ends they go on from themselves, so a loop is guessed as a loop."""
+        """`count` guesses or none. Where the text ends they go on from themselves, so a loop is
+        guessed as a loop.
+        """
         end = len(self._tokens)
         for n in reversed(self._sizes):
             place = self._followed.get(tuple(self._tokens[end - n :])) if n <= end else None
@@ -56,11 +62,12 @@ def verify(
 ) -> list[int]:
     """How many guesses of each request held.
 
-    The model has run over every request's last token and its guesses; row i of a request follows its i-th guess. Rows
-    are drawn in rounds: `draw` gets (request, row) for all requests that have come so far, takes one token for each
-    just as without speculation (penalties, random number, constraint: all as after the token before), and returns it,
-    or None if the request has ended. A row is drawn only once everything before it is certain; so masks of a
-    constraint are made one by one, and a request whose mask would be late is better given no guesses.
+    The model has run over every request's last token and its guesses; row i of a request follows
+    its i-th guess. Rows are drawn in rounds: `draw` gets (request, row) for all requests that have
+    come so far, takes one token for each just as without speculation (penalties, random number,
+    constraint: all as after the token before), and returns it, or None if the request has ended. A
+    row is drawn only once everything before it is certain; so masks of a constraint are made one by
+    one, and a request whose mask would be late is better given no guesses.
     """
     held = [0] * len(guesses)
     going = list(range(len(guesses)))
@@ -68,7 +75,9 @@ def verify(
     while going:
         tokens = draw([(n, row) for n in going])
         going = [
-            n for n, token in zip(going, tokens, strict=True) if row < len(guesses[n]) and token == guesses[n][row]
+            n
+            for n, token in zip(going, tokens, strict=True)
+            if row < len(guesses[n]) and token == guesses[n][row]
         ]
         row += 1
         for n in going:
@@ -87,13 +96,14 @@ class _Cost:
 
 
 class Speculation:
-    """How many guesses a request may make, from what they cost and how often they hold. Same inputs, same decisions.
+    """How many guesses a request may make, from what they cost and how often they hold. Same
+    inputs, same decisions.
 
-    Everything is accounted in plain steps: a step with guesses gains the tokens that it brought beyond one a request,
-    less the time that it took beyond a plain step. Guessing needs credit for the case that none holds. Credit comes
-    from gains and from `ALLOWED` for every step, so that speculation never loses more than that share of the time, and
-    at most `START` plain steps more over the engine's life; while guesses do not pay, they are tried again after
-    waits that double.
+    Everything is accounted in plain steps: a step with guesses gains the tokens that it brought
+    beyond one a request, less the time that it took beyond a plain step. Guessing needs credit for
+    the case that none holds. Credit comes from gains and from `ALLOWED` for every step, so that
+    speculation never loses more than that share of the time, and at most `START` plain steps more
+    over the engine's life; while guesses do not pay, they are tried again after waits that double.
     """
 
     ALLOWED = 0.02
@@ -134,7 +144,9 @@ class Speculation:
             cost.plain_steps, cost.since_plain = cost.plain_steps + 1, 0
         self._credit = min(self._credit, self.MOST)
 
-    def _account(self, cost: _Cost, outcomes: Sequence[tuple[int, int]], guessed: int, seconds: float) -> None:
+    def _account(
+        self, cost: _Cost, outcomes: Sequence[tuple[int, int]], guessed: int, seconds: float
+    ) -> None:
         held, failed = sum(h for _, h in outcomes), sum(h < g for g, h in outcomes)
         self._held, self._failed = 0.9 * self._held + held, 0.9 * self._failed + failed
         relative = seconds / cost.plain if cost.plain > 0 else 1.0
@@ -147,7 +159,9 @@ class Speculation:
             self._pause = self._wait
 
     def _rate(self, cost: _Cost, requests: int, k: int) -> float:
-        """Tokens a plain step's time, for each request, with k guesses of which each holds with the same chance."""
+        """Tokens a plain step's time, for each request, with k guesses of which each holds with the
+        same chance.
+        """
         chance = self._held / (self._held + self._failed)
         expected = sum(chance**i for i in range(1, k + 1))
         return (1 + expected) / (1 + cost.slope * k * requests)

@@ -1,4 +1,5 @@
-"""The Harmony chat format: messages, their rendering to token ids, and a parser that survives any tokens.
+"""The Harmony chat format: messages, their rendering to token ids, and a parser that survives any
+tokens.
 
 Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a server.
 """

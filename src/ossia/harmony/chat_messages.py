@@ -43,7 +43,8 @@ def messages_from_chat(
       `final`, or on `commentary` if tool calls follow; then each tool call, to `functions.<name>`.
     - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id` among the
       calls before it, or given as `name`.
-    Content is a string or a list of text parts. Raises HarmonyError naming the message or tool that does not fit.
+    Content is a string or a list of text parts. Raises HarmonyError naming the message or tool that
+    does not fit.
     """
     messages = as_list(messages, "messages")
     declared = tuple(_declared(tool, index) for index, tool in enumerate(as_list(tools, "tools")))
@@ -102,15 +103,21 @@ def _call(request: Any, index: int, calls: dict[str, str]) -> Message:
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         raise _error(index, "a tool call must look like {'id', 'function': {'name', 'arguments'}}")
     arguments = function.get("arguments")
-    if not isinstance(arguments, str):  # the standard is a JSON string; some clients send the object
+    if not isinstance(
+        arguments, str
+    ):  # the standard is a JSON string; some clients send the object
         try:
             arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
         except (TypeError, ValueError) as error:
-            raise _error(index, f"the arguments of the call to {name!r} are not JSON: {error}") from error
+            raise _error(
+                index, f"the arguments of the call to {name!r} are not JSON: {error}"
+            ) from error
     if isinstance(request.get("id"), str):
         calls[request["id"]] = name
     recipient = f"{FUNCTIONS}.{name}"
-    return Message(Role.ASSISTANT, arguments, None, "commentary", recipient, content_type=CONSTRAIN + "json")
+    return Message(
+        Role.ASSISTANT, arguments, None, "commentary", recipient, content_type=CONSTRAIN + "json"
+    )
 
 
 def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
@@ -119,9 +126,15 @@ def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list
     name = name or _optional(message, "name", index)
     if not name:
         known = ", ".join(map(repr, calls)) or "none"
-        raise _error(index, f"no call before it has the tool_call_id {call_id!r}; those known: {known}")
+        raise _error(
+            index, f"no call before it has the tool_call_id {call_id!r}; those known: {known}"
+        )
     full = name if name.startswith(f"{FUNCTIONS}.") else f"{FUNCTIONS}.{name}"
-    return [Message(Role.TOOL, _text(message, index), name=full, channel="commentary", recipient="assistant")]
+    return [
+        Message(
+            Role.TOOL, _text(message, index), name=full, channel="commentary", recipient="assistant"
+        )
+    ]
 
 
 _CONVERT: dict[Role, Callable[[Mapping[str, Any], int, dict[str, str]], list[Message]]] = {
@@ -145,12 +158,16 @@ def _text(message: Mapping[str, Any], index: int) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):
-        raise _error(index, f"content must be a string or a list of text parts, not {type(content).__name__}")
+        raise _error(
+            index, f"content must be a string or a list of text parts, not {type(content).__name__}"
+        )
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
-            raise _error(index, f"gpt-oss reads text only: {kind!r} is no {{'type': 'text', 'text'}} part")
+            raise _error(
+                index, f"gpt-oss reads text only: {kind!r} is no {{'type': 'text', 'text'}} part"
+            )
         texts.append(part["text"])
     return "".join(texts)
 

@@ -1,8 +1,10 @@
-"""The text of system and developer messages: identity, reasoning effort, channels, instructions, tools.
+"""The text of system and developer messages: identity, reasoning effort, channels, instructions,
+tools.
 
-Knows the contents and the schema text; nothing of tokens. Sections are joined by one blank line and empty ones
-left out. In style "compat" equal to the official package, character for character; "faithful" differs only in
-what tools look like whose schema or description the official text garbles.
+Knows the contents and the schema text; nothing of tokens. Sections are joined by one blank line and
+empty ones left out. In style "compat" equal to the official package, character for character;
+"faithful" differs only in what tools look like whose schema or description the official text
+garbles.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from ossia.harmony.messages import (
 from ossia.harmony.schema import schema_types
 
 
-def system_text(content: SystemContent, *, function_tools: bool = False, style: Style = "faithful") -> str:
+def system_text(
+    content: SystemContent, *, function_tools: bool = False, style: Style = "faithful"
+) -> str:
     """The body of a system message. `function_tools`: a developer message declares some."""
     facts = []
     if content.identity is not None:
@@ -54,8 +58,8 @@ def _channels_text(content: SystemContent, function_tools: bool) -> str:
 def developer_text(content: DeveloperContent, *, style: Style = "faithful") -> str:
     """The body of a developer message; empty instructions still print their heading.
 
-    Response formats are in every style the last section, as the format document says. Raises RenderError for a
-    schema that is not JSON.
+    Response formats are in every style the last section, as the format document says. Raises
+    RenderError for a schema that is not JSON.
     """
     sections = []
     if content.instructions is not None:
@@ -72,13 +76,17 @@ def _response_format_text(response_format: ResponseFormat) -> str:
     try:
         text = literal(read(dumped(response_format.schema)))
     except NOT_JSON as error:
-        raise RenderError(f"the response format {response_format.name!r} must be a JSON schema: {error}") from error
+        raise RenderError(
+            f"the response format {response_format.name!r} must be a JSON schema: {error}"
+        ) from error
     return "\n".join([f"## {response_format.name}", "", *described, text])
 
 
 def tools_text(namespaces: Iterable[ToolNamespace], style: Style) -> str:
     """The `# Tools` section. Namespaces are ordered by key, bytewise."""
-    ordered = sorted(namespaces, key=lambda namespace: namespace.place.encode("utf-8", "surrogatepass"))
+    ordered = sorted(
+        namespaces, key=lambda namespace: namespace.place.encode("utf-8", "surrogatepass")
+    )
     return "\n\n".join(["# Tools", *(_namespace_text(namespace, style) for namespace in ordered)])
 
 
@@ -97,17 +105,28 @@ def _namespace_text(namespace: ToolNamespace, style: Style) -> str:
     return "\n".join(rows)
 
 
-def _tool_rows(tool: FunctionTool, style: Style, tools: frozenset[str], declared: dict[str, str]) -> list[str]:
-    """A function, and before it the definitions its schema refers to, unless `declared` has them already.
+def _tool_rows(
+    tool: FunctionTool, style: Style, tools: frozenset[str], declared: dict[str, str]
+) -> list[str]:
+    """A function, and before it the definitions its schema refers to, unless `declared` has them
+    already.
 
     Definitions of one name in two tools may differ: then those of the later tool are named afresh.
     """
     rows, arguments = [], ""
     if tool.parameters is not None:
         types = schema_types(tool.parameters, style)
-        if any(name in tools or declared.get(name, text) != text for name, text in types.declarations.items()):
+        if any(
+            name in tools or declared.get(name, text) != text
+            for name, text in types.declarations.items()
+        ):
             types = schema_types(tool.parameters, style, tools | frozenset(declared))
-        rows = [row for name, text in types.declarations.items() if name not in declared for row in (text, "")]
+        rows = [
+            row
+            for name, text in types.declarations.items()
+            if name not in declared
+            for row in (text, "")
+        ]
         declared.update(types.declarations)
         arguments = f"_: {types.text}"
     described = [f"// {line}" for line in _lines(tool.description, style)]
@@ -115,8 +134,9 @@ def _tool_rows(tool: FunctionTool, style: Style, tools: frozenset[str], declared
 
 
 def _lines(text: str, style: Style) -> list[str]:
-    """Lines without their ends. To the official package only line feeds separate, which lets others through;
-    a final one adds no empty line."""
+    """Lines without their ends. To the official package only line feeds separate, which lets others
+    through; a final one adds no empty line.
+    """
     if style == "faithful":
         return text.splitlines()
     lines = text.split("\n")

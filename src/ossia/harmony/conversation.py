@@ -1,6 +1,7 @@
 """A conversation, and which of its reasoning is still shown to the model.
 
-Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages lives in chat_messages.py.
+Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages lives in
+chat_messages.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Conversation:
 
     @property
     def has_function_tools(self) -> bool:
-        """Whether some developer content declares functions; the system text then names their channel."""
+        """Whether some developer content declares functions; the system text then names their
+        channel.
+        """
         return any(map(declares_functions, self.messages))
 
     @classmethod
@@ -48,7 +51,9 @@ class Conversation:
         Raises HarmonyError for another shape, naming the message that has it.
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("messages"), list | tuple):
-            raise HarmonyError("a conversation is an object with a list of messages under the key 'messages'")
+            raise HarmonyError(
+                "a conversation is an object with a list of messages under the key 'messages'"
+            )
         messages = []
         for index, message in enumerate(data["messages"]):
             try:
@@ -68,19 +73,22 @@ class Conversation:
         system: SystemContent | None = DEFAULT_SYSTEM,
         tools: Sequence[FunctionTool | Mapping[str, Any]] | None = (),
     ) -> Conversation:
-        """From the messages of a chat-completions client; see `messages_from_chat` for how each role maps.
+        """From the messages of a chat-completions client; see `messages_from_chat` for how each
+        role maps.
 
-        `system` is the Harmony system message put first (None: none); `tools` are FunctionTools or OpenAI
-        tool objects. Raises HarmonyError naming the message that cannot be converted.
+        `system` is the Harmony system message put first (None: none); `tools` are FunctionTools or
+        OpenAI tool objects. Raises HarmonyError naming the message that cannot be converted.
         """
         return cls(messages_from_chat(messages, system=system, tools=tools))
 
     def with_date(self, date: str | None = None) -> Conversation:
-        """The conversation with a current date in its system text: `date`, or today's as YYYY-MM-DD.
+        """The conversation with a current date in its system text: `date`, or today's as
+        YYYY-MM-DD.
 
-        A date that is already there stays, so the first call pins it: a conversation that is stored after its
-        first turn is rendered the same on the next day, and the prefix that an engine has cached for it stays
-        good. Only the first system content gets a date; without any the conversation is returned as it is.
+        A date that is already there stays, so the first call pins it: a conversation that is stored
+        after its first turn is rendered the same on the next day, and the prefix that an engine has
+        cached for it stays good. Only the first system content gets a date; without any the
+        conversation is returned as it is.
         """
         today = calendar_date.today().isoformat() if date is None else date
 
@@ -91,15 +99,23 @@ class Conversation:
 
     def contents(self, kind: type[Part]) -> list[Part]:
         """All contents of a kind, in their order."""
-        return [part for message in self.messages for part in message.parts if isinstance(part, kind)]
+        return [
+            part for message in self.messages for part in message.parts if isinstance(part, kind)
+        ]
 
     def with_first(self, kind: type[Part], change: Callable[[Part], Part]) -> Conversation:
-        """The conversation with its first content of a kind changed; as it is if there is none, or no change."""
+        """The conversation with its first content of a kind changed; as it is if there is none, or
+        no change.
+        """
         found = self.contents(kind)
         if not found or (changed := change(found[0])) is found[0]:
             return self
         # by place: the same message, or content, may stand in a conversation twice
-        at: int = next(n for n, message in enumerate(self.messages) if any(part is found[0] for part in message.parts))
+        at: int = next(
+            n
+            for n, message in enumerate(self.messages)
+            if any(part is found[0] for part in message.parts)
+        )
         parts: list[Any] = list(self.messages[at].parts)
         parts[next(n for n, part in enumerate(parts) if part is found[0])] = changed
         new = replace(self.messages[at], content=tuple(parts))
@@ -116,17 +132,22 @@ def declares_functions(message: Message) -> bool:
     )
 
 
-def kept_messages(messages: Sequence[Message], style: Style = "faithful", *, teaching: bool = False) -> list[Message]:
-    """The messages without those on channel `analysis` (of any role, calls too) that are no longer shown.
+def kept_messages(
+    messages: Sequence[Message], style: Style = "faithful", *, teaching: bool = False
+) -> list[Message]:
+    """The messages without those on channel `analysis` (of any role, calls too) that are no longer
+    shown.
 
-    "faithful", the intended rule. A turn begins at a user message and lasts to the next one. It is *finished*
-    if its last assistant message is on `final`. Everything on `analysis` before the end of the last finished
-    turn is dropped, everything after it is kept: so the turn in progress keeps its reasoning between tool
-    calls, and so does a turn that the user interrupted before it was answered. With `teaching` (rendering for
-    training) the last turn counts as in progress, because its reasoning is to be learned.
+    "faithful", the intended rule. A turn begins at a user message and lasts to the next one. It is
+    *finished* if its last assistant message is on `final`. Everything on `analysis` before the end
+    of the last finished turn is dropped, everything after it is kept: so the turn in progress keeps
+    its reasoning between tool calls, and so does a turn that the user interrupted before it was
+    answered. With `teaching` (rendering for training) the last turn counts as in progress, because
+    its reasoning is to be learned.
 
-    "compat", the official package's: if the last assistant message of all is on `final`, drop what stands
-    before the *first* message (of any role) on `final`; otherwise nothing. It differs from the intended rule
+    "compat", the official package's: if the last assistant message of all is on `final`, drop what
+    stands before the *first* message (of any role) on `final`; otherwise nothing. It differs from
+    the intended rule
     - with two or more finished turns: reasoning after the first `final` is kept for ever;
     - in a turn in progress after a finished one: all the old reasoning comes back;
     - in training, if the first `final` is in the last turn: the reasoning to be learned is dropped;
@@ -155,7 +176,12 @@ class AnalysisCut:
 
     def after(self, messages: Iterable[Message]) -> AnalysisCut:
         """What it is once these messages have followed."""
-        count, finished, first_final, answered = self.count, self.finished, self.first_final, self.answered
+        count, finished, first_final, answered = (
+            self.count,
+            self.finished,
+            self.first_final,
+            self.answered,
+        )
         for count, message in enumerate(messages, self.count + 1):
             if message.role is Role.ASSISTANT:
                 answered = message.channel == "final"

@@ -1,7 +1,8 @@
 """What reading Harmony reports: the events of a stream, and what was put right on the way.
 
-Plain frozen data; knows nothing of tokens or of how they are read. Repairs are for logs and metrics. Who makes
-one is header.py (headers), parse.py (streams) or whoever takes repaired arguments from calls.py:
+Plain frozen data; knows nothing of tokens or of how they are read. Repairs are for logs and
+metrics. Who makes one is header.py (headers), parse.py (streams) or whoever takes repaired
+arguments from calls.py:
 
 | kind | what was wrong | `seen` |
 |---|---|---|
@@ -68,7 +69,9 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class MessageEnd:
-    """The complete message and the name of the token that closed it, None if the next one or the end did."""
+    """The complete message and the name of the token that closed it, None if the next one or the
+    end did.
+    """
 
     message: Message
     closed_by: str | None
@@ -76,7 +79,9 @@ class MessageEnd:
 
 @dataclass(frozen=True)
 class CallReady:
-    """The message just ended addresses a tool: `calls.is_call`. Not reported of one cut by the stream's end."""
+    """The message just ended addresses a tool: `calls.is_call`. Not reported of one cut by the
+    stream's end.
+    """
 
     message: Message
 
@@ -126,8 +131,9 @@ class RepairKind(StrEnum):
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair: the index of the token at which it was made (of the stream's end: their number), its kind,
-    and what was seen."""
+    """One repair: the index of the token at which it was made (of the stream's end: their number),
+    its kind, and what was seen.
+    """
 
     position: int
     kind: RepairKind

@@ -1,12 +1,14 @@
-"""Reading a message header tolerantly: its markers and words in, the header's fields and left-over text out.
+"""Reading a message header tolerantly: its markers and words in, the header's fields and left-over
+text out.
 
-Knows the header grammar and the ways in which models get it wrong; nothing of tokens or streams. Raises
-nothing.
+Knows the header grammar and the ways in which models get it wrong; nothing of tokens or streams.
+Raises nothing.
 
-A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None for the
-first segment and only for it) and the text behind it. A header is *finished* if a MESSAGE token followed. If
-none did, the model forgot it: then only what is unmistakably header counts as such, and the text behind it is
-the body, because body text must never be lost, nor text become structure.
+A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None
+for the first segment and only for it) and the text behind it. A header is *finished* if a MESSAGE
+token followed. If none did, the model forgot it: then only what is unmistakably header counts as
+such, and the text behind it is the body, because body text must never be lost, nor text become
+structure.
 """
 
 from __future__ import annotations
@@ -34,10 +36,16 @@ _HEADER_WORD = re.compile(rf"(?:{_PIECE})*(?:{TO}.*)?", re.DOTALL)
 _PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
 _LETTERS = re.compile(r"[^\W_]+")
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
-# At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of a word.
-_CHANNEL_HEAD = re.compile(r"\s*(analysis|commentary|final)(?:[^\w\s]*(?:analysis|commentary|final))*(?!\w)")
-# The same glued to the text, as in `analysisWe`. Not of `final`: that text would be shown as the answer.
-_GLUED_HEAD = re.compile(r"\s*(analysis|commentary)(?:[^\w\s]*(?:analysis|commentary))*(?=([^\W_]))")
+# At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of
+# a word.
+_CHANNEL_HEAD = re.compile(
+    r"\s*(analysis|commentary|final)(?:[^\w\s]*(?:analysis|commentary|final))*(?!\w)"
+)
+# The same glued to the text, as in `analysisWe`. Not of `final`: that text would be shown as the
+# answer.
+_GLUED_HEAD = re.compile(
+    r"\s*(analysis|commentary)(?:[^\w\s]*(?:analysis|commentary))*(?=([^\W_]))"
+)
 _TYPE_HEAD = re.compile(rf"\s*({'|'.join(TYPES)})(?!\w)")
 _TO_HEAD = re.compile(rf"\s*{TO}([^\s{{\[(]*)")
 
@@ -52,8 +60,9 @@ class HeaderReading:
 
 
 def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool) -> HeaderReading:
-    """A header closed by MESSAGE. `role`: the one already known; `named`: a START token opened the header, so
-    its first word must be the author. Words that mean nothing here are left out."""
+    """A header closed by MESSAGE. `role`: the one already known; `named`: a START token opened the
+    header, so its first word must be the author. Words that mean nothing here are left out.
+    """
     fields = _Fields(role)
     for marker, text in segments:
         words = text.split()
@@ -67,9 +76,12 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
     return fields.reading("")
 
 
-def read_unfinished(segments: Sequence[Segment], role: Role | None, *, named: bool) -> HeaderReading:
-    """A header that ended without MESSAGE. After the unmistakable header words, all text is `body`, verbatim
-    but for the blanks in front; a body of mere punctuation is dropped."""
+def read_unfinished(
+    segments: Sequence[Segment], role: Role | None, *, named: bool
+) -> HeaderReading:
+    """A header that ended without MESSAGE. After the unmistakable header words, all text is `body`,
+    verbatim but for the blanks in front; a body of mere punctuation is dropped.
+    """
     fields = _Fields(role)
     cursor, index = 0, 0
     for index, (marker, text) in enumerate(segments):
@@ -93,15 +105,18 @@ def read_unfinished(segments: Sequence[Segment], role: Role | None, *, named: bo
 
 
 def is_only_punctuation(text: str) -> bool:
-    """Whether nothing in the text is worth keeping: only blanks, control characters and punctuation that is
-    not a bracket (`{}` may be a call's arguments)."""
+    """Whether nothing in the text is worth keeping: only blanks, control characters and punctuation
+    that is not a bracket (`{}` may be a call's arguments).
+    """
     kinds = {unicodedata.category(char) for char in text}
     return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
 
 
 def is_speech(text: str, *, in_header: bool = False) -> bool:
-    """Whether text in front of a header's first marker is speech: a word that is no header word, and no
-    recipient before it. `in_header`: a header is due, so words behind a header word belong to it, if as junk."""
+    """Whether text in front of a header's first marker is speech: a word that is no header word,
+    and no recipient before it. `in_header`: a header is due, so words behind a header word belong
+    to it, if as junk.
+    """
     for number, word in enumerate(text.split()):
         if _is_header_word(word) or (number == 0 and _is_named_author(word)):
             if in_header or TO in word:
@@ -128,7 +143,9 @@ def _is_named_author(word: str) -> bool:
 
 
 def _known_channel(word: str) -> str | None:
-    """The channel meant by a word after CHANNEL: `commentary?`, `finalx` and `comment` are recognised."""
+    """The channel meant by a word after CHANNEL: `commentary?`, `finalx` and `comment` are
+    recognised.
+    """
     letters = _LETTERS.search(word)
     core = letters[0].lower() if letters else ""
     for name in CHANNELS:
@@ -138,15 +155,18 @@ def _known_channel(word: str) -> str | None:
 
 
 def _channel_head(text: str) -> re.Match[str] | None:
-    """The channel at the head of body text. A letter glued to it must not go on the word, as in `analysis` +
-    `es`: only small letters do."""
+    """The channel at the head of body text. A letter glued to it must not go on the word, as in
+    `analysis` + `es`: only small letters do.
+    """
     glued = _GLUED_HEAD.match(text)
     return _CHANNEL_HEAD.match(text) or (glued if glued and not glued[2].islower() else None)
 
 
 @dataclass
 class _Fields:
-    """The fields of a header as far as read. The first of each wins, but a known channel over an unknown."""
+    """The fields of a header as far as read. The first of each wins, but a known channel over an
+    unknown.
+    """
 
     role: Role | None
     name: str | None = None
@@ -160,19 +180,28 @@ class _Fields:
 
     def reading(self, body: str) -> HeaderReading:
         role = self.role or Role.ASSISTANT
-        name = self.name or (str(Role.TOOL) if role is Role.TOOL else None)  # a tool must have one to be rendered
+        name = self.name or (
+            str(Role.TOOL) if role is Role.TOOL else None
+        )  # a tool must have one to be rendered
         start = MessageStart(role, name, self.channel, self.recipient, self.content_type)
         return HeaderReading(start, body, tuple(self.repairs))
 
-    # -- finished headers: word by word --------------------------------------------------------------------
+    # -- finished headers: word by word
+    # --------------------------------------------------------------------
 
     def take_author(self, words: list[str], named: bool) -> list[str]:
-        """Reads the author from the first word and returns the words that are left. Without a START there
-        need not be one; only a role is recognised then, and only the one known, if one is known."""
+        """Reads the author from the first word and returns the words that are left. Without a START
+        there need not be one; only a role is recognised then, and only the one known, if one is
+        known.
+        """
         first = words[0] if words else ""
         roles = _ROLES.match(first)
         rest = first[roles.end() :] if roles else first
-        if roles and self.role in (None, roles["role"]) and (rest[:1] == ":" or _is_header_word(rest)):
+        if (
+            roles
+            and self.role in (None, roles["role"])
+            and (rest[:1] == ":" or _is_header_word(rest))
+        ):
             if roles.end() > len(roles["role"]) or self.role is not None:
                 self.note(RepairKind.REPEATED_ROLE, first)
             self.role = Role(roles["role"])
@@ -264,7 +293,9 @@ class _Fields:
             self.note(RepairKind.REPEATED_RECIPIENT, TO + name)
 
     def _unglued(self, words: list[str]) -> list[str]:
-        """With the first word cut into the header words that it consists of: `finaljson`, `commentaryto=f`."""
+        """With the first word cut into the header words that it consists of: `finaljson`,
+        `commentaryto=f`.
+        """
         if not words or not _HEADER_WORD.fullmatch(words[0]):
             return words
         pieces = _PIECES.findall(words[0])
@@ -272,10 +303,13 @@ class _Fields:
             self.note(RepairKind.GLUED_WORDS, words[0])
         return pieces + words[1:]
 
-    # -- unfinished headers: position by position ----------------------------------------------------------
+    # -- unfinished headers: position by position
+    # ----------------------------------------------------------
 
     def skip_author(self, text: str, named: bool, marker_follows: bool) -> int:
-        """Behind the author; a first word that may be speech counts only where a header goes on behind it."""
+        """Behind the author; a first word that may be speech counts only where a header goes on
+        behind it.
+        """
         words = list(islice(_WORD.finditer(text), 2))
         if not words:
             return 0

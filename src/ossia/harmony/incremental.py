@@ -1,8 +1,9 @@
 """A rendered conversation that grows: appending messages costs the encoding of the new ones only.
 
-Knows what a new message can change of the rendering so far, which is little: reasoning that is dropped from now
-on (or, in compat, comes back), and the line of the system text that a first declaration of functions adds.
-Everything else, and so every message that was written once, stays as it was encoded.
+Knows what a new message can change of the rendering so far, which is little: reasoning that is
+dropped from now on (or, in compat, comes back), and the line of the system text that a first
+declaration of functions adds. Everything else, and so every message that was written once, stays as
+it was encoded.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ class RenderedHistory:
         history.append(conversation.messages)
         prompt = history.ids_for_completion()
 
-    `style` and `drop_analysis` as in `render_conversation`; others raise RenderError. Not safe to share between
-    threads that append.
+    `style` and `drop_analysis` as in `render_conversation`; others raise RenderError. Not safe to
+    share between threads that append.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, style: Style = "faithful", drop_analysis: bool = True) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, style: Style = "faithful", drop_analysis: bool = True
+    ) -> None:
         check_drop(drop_analysis)
         self._writer = Writer(tokenizer, False, style)
         self._drop = drop_analysis
@@ -54,7 +57,9 @@ class RenderedHistory:
         return self._ids + self._writer.invitation(role)
 
     def append(self, messages: Iterable[Message]) -> None:
-        """Adds messages to the end. Raises what `render_conversation` raises, and then adds none of them."""
+        """Adds messages to the end. Raises what `render_conversation` raises, and then adds none of
+        them.
+        """
         added = tuple(messages)
         begin = len(self._messages)
         cut = self._cut.after(added) if self._drop else self._cut
@@ -62,7 +67,10 @@ class RenderedHistory:
         outdated = self._systems() if functions != self._functions else set()
         changed = sorted({*self._moved(cut.index), *outdated})
         fresh: dict[int, list[int]] = {}
-        for index, message in [*((n, self._messages[n]) for n in changed), *enumerate(added, begin)]:
+        for index, message in [
+            *((n, self._messages[n]) for n in changed),
+            *enumerate(added, begin),
+        ]:
             known = index < begin and index not in outdated and self._encoded[index] is not None
             if not known and not _is_hidden(index, message, cut):
                 fresh[index] = self._write(message, functions)
@@ -81,7 +89,9 @@ class RenderedHistory:
         return {n for n, message in enumerate(self._messages) if _is_system(message)}
 
     def _moved(self, cut: int) -> list[int]:
-        """The messages, in order, that this cut hides and the last one did not, or the other way round."""
+        """The messages, in order, that this cut hides and the last one did not, or the other way
+        round.
+        """
         low, high = sorted((cut, self._cut.index))
         return self._analysis[bisect_left(self._analysis, low) : bisect_left(self._analysis, high)]
 
@@ -91,7 +101,9 @@ class RenderedHistory:
         return self._writer.ids
 
     def _lay_out(self, begin: int, end: int) -> None:
-        """Puts the messages [begin, end) into `_ids`, in the place of what they were there, if anything."""
+        """Puts the messages [begin, end) into `_ids`, in the place of what they were there, if
+        anything.
+        """
         first = len(self._ids) - sum(self._sizes[begin:])
         behind = first + sum(self._sizes[begin:end])
         pieces = [self._shown(index) for index in range(begin, end)]

@@ -1,6 +1,7 @@
 """JSON values as compact text for prompts: as the official format package writes them, or exactly.
 
-Knows JSON and nothing else. What is no JSON, or nested too deep to be written, raises one of NOT_JSON.
+Knows JSON and nothing else. What is no JSON, or nested too deep to be written, raises one of
+NOT_JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ _POWERS = tuple(float(f"1e{n}") for n in range(309))
 
 
 NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
-MOST_LEVELS = 100  # of objects and lists in each other, so that what writes them cannot run out of stack
+MOST_LEVELS = (
+    100  # of objects and lists in each other, so that what writes them cannot run out of stack
+)
 
 
 def dumped(value: Any) -> str:
@@ -36,7 +39,11 @@ def read(text: str) -> Any:
     levels, inner = 0, [value]
     while inner := [item for item in inner if isinstance(item, dict | list)]:
         levels += 1
-        inner = [item for outer in inner for item in (outer.values() if isinstance(outer, dict) else outer)]
+        inner = [
+            item
+            for outer in inner
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
     if levels > MOST_LEVELS:
         raise _too_deep()
     return value
@@ -66,7 +73,12 @@ def compact_json(value: Any, *, exact: bool = False) -> str:
         return "[" + ",".join(compact_json(item, exact=exact) for item in value) + "]"
     if isinstance(value, float):
         return _digits(value if exact else _read_officially(value))
-    if isinstance(value, int) and not isinstance(value, bool) and not exact and not -(2**63) <= value < 2**64:
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and not exact
+        and not -(2**63) <= value < 2**64
+    ):
         return _digits(_read_officially(value))
     return _quoted(value)
 
@@ -76,8 +88,10 @@ def _quoted(value: Any) -> str:
 
 
 def _read_officially(value: float) -> float:
-    """The number that the official package reads from the digits of `value`: as many as fit 64 bits, then
-    one multiplication or division by a power of ten. In the last place that is not always the nearest."""
+    """The number that the official package reads from the digits of `value`: as many as fit 64
+    bits, then one multiplication or division by a power of ten. In the last place that is not
+    always the nearest.
+    """
     sign, text = -1.0 if repr(value)[0] == "-" else 1.0, repr(abs(value))
     mantissa, _, exponent = text.partition("e")
     whole, _, fraction = mantissa.partition(".")
@@ -99,7 +113,9 @@ def _read_officially(value: float) -> float:
 
 
 def _digits(value: float) -> str:
-    """Shortest digits that read back as `value`: Python's, but positional down to 1e-5, `e-6` for `e-06`."""
+    """Shortest digits that read back as `value`: Python's, but positional down to 1e-5, `e-6` for
+    `e-06`.
+    """
     if value in (float("inf"), -float("inf")) or value != value:
         raise ValueError(f"{value} is not JSON")
     sign, text = "-" if repr(value)[0] == "-" else "", repr(abs(value))

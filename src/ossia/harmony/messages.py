@@ -1,11 +1,12 @@
 """What a Harmony message is: who speaks, on which channel, to whom, and the three kinds of content.
 
-Plain frozen data and its JSON form. Knows nothing of tokens, of rendering or of chat-completions clients.
+Plain frozen data and its JSON form. Knows nothing of tokens, of rendering or of chat-completions
+clients.
 
 The JSON form is the one of the official format package, so conversations can be exchanged with it:
-`{"role", "name"?, "content", "channel"?, "recipient"?, "content_type"?}` where content is a string or a
-list of objects tagged `type: text | system_content | developer_content`. One key is our own, and the official
-package passes over it: `response_formats` in a developer_content.
+`{"role", "name"?, "content", "channel"?, "recipient"?, "content_type"?}` where content is a string
+or a list of objects tagged `type: text | system_content | developer_content`. One key is our own,
+and the official package passes over it: `response_formats` in a developer_content.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Effort(StrEnum):
     HIGH = "high"
 
 
-# How messages are written: as the models write them, or token for token as the official package does.
+# How messages are written: as the models write them, or token for token as the official package
+# does.
 Style = Literal["faithful", "compat"]
 RoleName = Role | Literal["user", "assistant", "system", "developer", "tool"]
 EffortName = Effort | Literal["low", "medium", "high"]
@@ -63,9 +65,11 @@ def check_style(style: object) -> None:
 
 @dataclass(frozen=True)
 class FunctionTool:
-    """A function the model may call. `parameters` is a JSON schema, or None if it takes no arguments.
+    """A function the model may call. `parameters` is a JSON schema, or None if it takes no
+    arguments.
 
-    What is no object is written as a schema that says nothing, which is how the official package takes it.
+    What is no object is written as a schema that says nothing, which is how the official package
+    takes it.
     """
 
     name: str
@@ -87,7 +91,9 @@ class FunctionTool:
         return cls(name, _string(data, "description") or "", data.get("parameters"))
 
     def to_dict(self) -> dict[str, Any]:
-        parameters = dict(self.parameters) if isinstance(self.parameters, Mapping) else self.parameters
+        parameters = (
+            dict(self.parameters) if isinstance(self.parameters, Mapping) else self.parameters
+        )
         return {"name": self.name, "description": self.description, "parameters": parameters}
 
 
@@ -95,7 +101,8 @@ class FunctionTool:
 class ToolNamespace:
     """A named group of tools with a description, as the built-in `browser` and `python` are.
 
-    `key` is where it stands among the others, in the JSON form and in the text, if that is not by its name.
+    `key` is where it stands among the others, in the JSON form and in the text, if that is not by
+    its name.
     """
 
     name: str
@@ -122,7 +129,9 @@ class ToolNamespace:
         tools = as_list(data.get("tools"), f"tools of {where}")
         for index, tool in enumerate(tools):
             as_object(tool, f"tools[{index}] of {where}")
-        return cls(name, _string(data, "description"), tuple(map(FunctionTool.from_dict, tools)), key)
+        return cls(
+            name, _string(data, "description"), tuple(map(FunctionTool.from_dict, tools)), key
+        )
 
     def to_dict(self) -> dict[str, Any]:
         tools = [tool.to_dict() for tool in self.tools]
@@ -131,7 +140,9 @@ class ToolNamespace:
 
 @dataclass(frozen=True)
 class SystemContent:
-    """The fixed facts of a session. Any field that is None (or empty) leaves its line out of the text."""
+    """The fixed facts of a session. Any field that is None (or empty) leaves its line out of the
+    text.
+    """
 
     identity: str | None = DEFAULT_IDENTITY
     knowledge_cutoff: str | None = "2024-06"
@@ -144,15 +155,21 @@ class SystemContent:
     def __post_init__(self) -> None:
         if self.effort is not None and type(self.effort) is not Effort:
             if self.effort not in list(Effort):
-                raise HarmonyError(f"unknown reasoning effort {self.effort!r}: use one of low, medium, high")
+                raise HarmonyError(
+                    f"unknown reasoning effort {self.effort!r}: use one of low, medium, high"
+                )
             object.__setattr__(self, "effort", Effort(self.effort))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SystemContent:
-        """From the official JSON form; an absent key means the default, null means none. Raises HarmonyError."""
+        """From the official JSON form; an absent key means the default, null means none. Raises
+        HarmonyError.
+        """
         defaults, data = cls(), as_object(data, "a system_content")
         texts = {"model_identity": defaults.identity, "knowledge_cutoff": defaults.knowledge_cutoff}
-        texts |= {key: _string(data, key) for key in (*texts, "conversation_start_date") if key in data}
+        texts |= {
+            key: _string(data, key) for key in (*texts, "conversation_start_date") if key in data
+        }
         effort: Any = data.get("reasoning_effort", defaults.effort)
         effort = effort.lower() if isinstance(effort, str) else effort
         channels, required = _channels_from_dict(data)
@@ -167,7 +184,10 @@ class SystemContent:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        channels = {"valid_channels": list(self.channels), "channel_required": self.channel_required}
+        channels = {
+            "valid_channels": list(self.channels),
+            "channel_required": self.channel_required,
+        }
         return {
             "type": "system_content",
             "model_identity": self.identity,
@@ -189,7 +209,9 @@ class ResponseFormat:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ResponseFormat:
-        """From `{name, description, schema}`. Raises HarmonyError if a field is missing or has the wrong type."""
+        """From `{name, description, schema}`. Raises HarmonyError if a field is missing or has the
+        wrong type.
+        """
         data = as_object(data, "a response format")
         name, schema = _string(data, "name"), data.get("schema")
         if name is None or not isinstance(schema, Mapping | bool):
@@ -203,10 +225,12 @@ class ResponseFormat:
 
 @dataclass(frozen=True)
 class DeveloperContent:
-    """Instructions and function tools of the application. `namespaces` are groups beside `functions`.
+    """Instructions and function tools of the application. `namespaces` are groups beside
+    `functions`.
 
-    `response_formats` stand at the very end of the text, behind the tools. The official package does not know
-    them: there, callers append the same text to the instructions, which puts it before the tools.
+    `response_formats` stand at the very end of the text, behind the tools. The official package
+    does not know them: there, callers append the same text to the instructions, which puts it
+    before the tools.
     """
 
     instructions: str | None = None
@@ -222,12 +246,16 @@ class DeveloperContent:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeveloperContent:
-        """From the official JSON form, with `response_formats`. Raises HarmonyError for another shape."""
+        """From the official JSON form, with `response_formats`. Raises HarmonyError for another
+        shape.
+        """
         data = as_object(data, "a developer_content")
         namespaces = _namespaces_from_dict(data.get("tools"))
         plain = [n for n in namespaces if n == ToolNamespace(FUNCTIONS, None, n.tools) and n.tools]
         rest = tuple(n for n in namespaces if n not in plain)
-        formats = tuple(map(ResponseFormat.from_dict, as_list(data.get("response_formats"), "response_formats")))
+        formats = tuple(
+            map(ResponseFormat.from_dict, as_list(data.get("response_formats"), "response_formats"))
+        )
         return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest, formats)
 
     def to_dict(self) -> dict[str, Any]:
@@ -245,10 +273,11 @@ Content = Part | tuple[Part, ...]
 class Message:
     """One message. `role` may be given as a plain word and is stored as a Role.
 
-    `name` is the author's name (required for tools: the function's full name). `content_type` is kept as
-    written in the header; one that begins with `<|constrain|>` names a constrained format. `content` is one
-    part or, as the official format allows, a tuple of several; a tuple of one is stored as that part.
-    Raises HarmonyError for an unknown role, or where a word of the header is no string.
+    `name` is the author's name (required for tools: the function's full name). `content_type` is
+    kept as written in the header; one that begins with `<|constrain|>` names a constrained format.
+    `content` is one part or, as the official format allows, a tuple of several; a tuple of one is
+    stored as that part. Raises HarmonyError for an unknown role, or where a word of the header is
+    no string.
     """
 
     role: RoleName
@@ -264,7 +293,9 @@ class Message:
         for key in ("name", "channel", "recipient", "content_type"):
             value = getattr(self, key)
             if value is not None and not isinstance(value, str):
-                raise HarmonyError(f"the {key} of a message must be a string or None, not {_shown(value)}")
+                raise HarmonyError(
+                    f"the {key} of a message must be a string or None, not {_shown(value)}"
+                )
         if isinstance(self.content, tuple) and len(self.content) == 1:
             object.__setattr__(self, "content", self.content[0])
 
@@ -282,14 +313,24 @@ class Message:
         """From the JSON form above. Raises HarmonyError for another shape."""
         if not isinstance(data, Mapping) or "role" not in data or "content" not in data:
             raise HarmonyError(f"a message needs the keys 'role' and 'content': {_shown(data)}")
-        optional = {key: _string(data, key) for key in ("name", "channel", "recipient", "content_type")}
+        optional = {
+            key: _string(data, key) for key in ("name", "channel", "recipient", "content_type")
+        }
         return cls(data["role"], _content_from_json(data["content"]), **optional)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict(m.to_dict()) == m`."""
-        content = self.content if isinstance(self.content, str) else [_part_to_json(part) for part in self.parts]
+        content = (
+            self.content
+            if isinstance(self.content, str)
+            else [_part_to_json(part) for part in self.parts]
+        )
         out: dict[str, Any] = {"role": str(self.role), "name": self.name, "content": content}
-        out |= {"channel": self.channel, "recipient": self.recipient, "content_type": self.content_type}
+        out |= {
+            "channel": self.channel,
+            "recipient": self.recipient,
+            "content_type": self.content_type,
+        }
         return {key: value for key, value in out.items() if value is not None}
 
 
@@ -309,7 +350,9 @@ def _part_from_json(raw: Mapping[str, Any]) -> Part:
         return SystemContent.from_dict(raw)
     if kind == "developer_content":
         return DeveloperContent.from_dict(raw)
-    raise HarmonyError(f"the type of a content must be text, system_content or developer_content, not {_shown(kind)}")
+    raise HarmonyError(
+        f"the type of a content must be text, system_content or developer_content, not {_shown(kind)}"
+    )
 
 
 def _part_to_json(part: Part) -> dict[str, Any]:
@@ -320,11 +363,15 @@ def _channels_from_dict(data: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]
     """The channels that a system_content names, and whether every message must be on one."""
     if "channel_config" not in data:
         return DEFAULT_CHANNELS, True
-    config = as_object({} if data["channel_config"] is None else data["channel_config"], "channel_config")
+    config = as_object(
+        {} if data["channel_config"] is None else data["channel_config"], "channel_config"
+    )
     channels = as_list(config.get("valid_channels"), "valid_channels of channel_config")
     required = config.get("channel_required", False)
     if not all(isinstance(channel, str) for channel in channels) or not isinstance(required, bool):
-        raise HarmonyError(f"channel_config needs valid_channels, strings, and channel_required: {_shown(config)}")
+        raise HarmonyError(
+            f"channel_config needs valid_channels, strings, and channel_required: {_shown(config)}"
+        )
     return tuple(channels), required
 
 
@@ -346,7 +393,9 @@ def as_object(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def as_list(value: Any, what: str) -> Sequence[Any]:
-    """`value`, if it is a list; None counts as an empty one. Raises HarmonyError as `as_object` does."""
+    """`value`, if it is a list; None counts as an empty one. Raises HarmonyError as `as_object`
+    does.
+    """
     if value is not None and (not isinstance(value, Sequence) or isinstance(value, str | bytes)):
         raise HarmonyError(f"{what} must be a list, not {_shown(value)}")
     return value or ()
@@ -355,7 +404,9 @@ def as_list(value: Any, what: str) -> Sequence[Any]:
 def _string(data: Mapping[str, Any], key: str) -> str | None:
     value = data.get(key)
     if value is not None and not isinstance(value, str):
-        raise HarmonyError(f"{key!r} must be a string or null, not {_shown(value)}, in {_shown(data)}")
+        raise HarmonyError(
+            f"{key!r} must be a string or null, not {_shown(value)}, in {_shown(data)}"
+        )
     return value
 
 

@@ -1,18 +1,19 @@
 """Token ids -> messages, one token at a time.
 
-Knows the special tokens and the states of a stream; how a header is read stands in header.py (tolerant) and
-strict.py. Works with any tokenizer that has the Harmony specials. Does no I/O and calls no tool.
+Knows the special tokens and the states of a stream; how a header is read stands in header.py
+(tolerant) and strict.py. Works with any tokenizer that has the Harmony specials. Does no I/O and
+calls no tool.
 
-The tolerant parser accepts every sequence of tokens. Its promises:
-1. it raises nothing because of tokens, and records what it repaired (the kinds: events.py);
-2. body text is never lost, and text never becomes structure: only special *tokens* are structure;
-3. text is shown as `final` only if the model said so: without a channel it stays None;
-4. no call is invented: a recipient must be written as `to=`, and a header cut by the end gives no call.
-Between messages stops are ignored; a channel, content type or body implies `<|start|>assistant`; loose text
-(in front of these too, if it is no header) becomes a message without a channel, except after RETURN, where it is
-dropped. In a body START and CHANNEL end the message, other specials are dropped. A header that ends without
-MESSAGE has its text as the body. Unknown ids and bytes that are not UTF-8 become U+FFFD. Every token costs
-amortised constant time.
+The tolerant parser accepts every sequence of tokens. Its promises: 1. it raises nothing because of
+tokens, and records what it repaired (the kinds: events.py); 2. body text is never lost, and text
+never becomes structure: only special *tokens* are structure; 3. text is shown as `final` only if
+the model said so: without a channel it stays None; 4. no call is invented: a recipient must be
+written as `to=`, and a header cut by the end gives no call. Between messages stops are ignored; a
+channel, content type or body implies `<|start|>assistant`; loose text (in front of these too, if it
+is no header) becomes a message without a channel, except after RETURN, where it is dropped. In a
+body START and CHANNEL end the message, other specials are dropped. A header that ends without
+MESSAGE has its text as the body. Unknown ids and bytes that are not UTF-8 become U+FFFD. Every
+token costs amortised constant time.
 """
 
 from __future__ import annotations
@@ -35,14 +36,24 @@ from ossia.harmony.events import (
     TextDelta,
     TurnClosed,
 )
-from ossia.harmony.header import HeaderReading, is_cut_header_word, is_speech, read_finished, read_unfinished
+from ossia.harmony.header import (
+    HeaderReading,
+    is_cut_header_word,
+    is_speech,
+    read_finished,
+    read_unfinished,
+)
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName, known_role
 from ossia.harmony.official.parse import StrictText, read_strict
 from ossia.tokenizer import Tokenizer
 
 START, MESSAGE = "<|start|>", "<|message|>"
 END, CALL, RETURN, END_OF_TEXT = "<|end|>", "<|call|>", "<|return|>", "<|endoftext|>"
-TURN_ENDS: dict[str, ClosedBy] = {RETURN: "<|return|>", CALL: "<|call|>", END_OF_TEXT: "<|endoftext|>"}
+TURN_ENDS: dict[str, ClosedBy] = {
+    RETURN: "<|return|>",
+    CALL: "<|call|>",
+    END_OF_TEXT: "<|endoftext|>",
+}
 NO_UTF8 = b"\xff"  # never part of UTF-8
 
 
@@ -82,20 +93,24 @@ class _TolerantText:
 class StreamParser:
     """`feed` every sampled id, then `finish`. Both return the events that became certain.
 
-    `role`: the role of a completion whose prompt ended with START and that role; None if the stream itself
-    begins with START. `strict`: read as the official parser does, and raise ParseError with its wording
-    where it does; after an error the parser waits for the next START. Raises HarmonyError for an unknown role
-    and TokenizerError if a special is missing.
+    `role`: the role of a completion whose prompt ended with START and that role; None if the stream
+    itself begins with START. `strict`: read as the official parser does, and raise ParseError with
+    its wording where it does; after an error the parser waits for the next START. Raises
+    HarmonyError for an unknown role and TokenizerError if a special is missing.
     """
 
-    def __init__(self, tokenizer: Tokenizer, role: RoleName | None = Role.ASSISTANT, *, strict: bool = False) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, role: RoleName | None = Role.ASSISTANT, *, strict: bool = False
+    ) -> None:
         for name in (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN):
             tokenizer.special(name)  # raises if it is missing
         known = None if role is None else known_role(role)
         self._names = {token: name for name, token in tokenizer.specials.items()}
         self._start_token = tokenizer.special(START)
         self._token_bytes = tokenizer.token_bytes
-        self._text_of: dict[int, str] = {}  # of tokens seen in bodies; "" if they are not whole characters
+        self._text_of: dict[
+            int, str
+        ] = {}  # of tokens seen in bodies; "" if they are not whole characters
         self._strict = strict
         self._position = -1
         self._repairs: list[Repair] = []
@@ -123,12 +138,16 @@ class StreamParser:
 
     @property
     def position(self) -> int:
-        """The index of the token fed last, -1 before the first; after `finish` the number of tokens."""
+        """The index of the token fed last, -1 before the first; after `finish` the number of
+        tokens.
+        """
         return self._position
 
     @property
     def current(self) -> MessageStart | None:
-        """The header of the message whose body is being read; None between messages and inside a header."""
+        """The header of the message whose body is being read; None between messages and inside a
+        header.
+        """
         return self._header if self._state is _State.BODY else None
 
     @property
@@ -137,8 +156,10 @@ class StreamParser:
         return self._header.role if self._state is _State.BODY else self._role
 
     def feed(self, ids: int | Iterable[int]) -> list[Event]:
-        """The events of one token, or of several. Raises ParseError only if strict; what the ids in front of
-        the wrong one completed is then in `messages`, the events of this call are not returned."""
+        """The events of one token, or of several. Raises ParseError only if strict; what the ids in
+        front of the wrong one completed is then in `messages`, the events of this call are not
+        returned.
+        """
         if type(ids) is not int:
             return self._feed_all(ids)
         self._position += 1
@@ -183,7 +204,8 @@ class StreamParser:
             out += self.feed(token if type(token) is int else int(operator.index(token)))
         return out
 
-    # -- tokens of the tolerant reading ----------------------------------------------------------------------
+    # -- tokens of the tolerant reading
+    # ----------------------------------------------------------------------
 
     def _feed_text(self, token: int) -> list[Event]:
         if self._state is _State.BODY:
@@ -227,8 +249,13 @@ class StreamParser:
         if self._state is not _State.HEADER or self._named or len(self._segments) > 1:
             return []
         text = self._segments[0][1].decode("utf-8", "replace")
-        # Behind a role that was given a header is due. A channel in the midst of one is rarer than speech before it.
-        return self._close(None) if is_speech(text, in_header=not self._loose and name != CHANNEL) else []
+        # Behind a role that was given a header is due. A channel in the midst of one is rarer than
+        # speech before it.
+        return (
+            self._close(None)
+            if is_speech(text, in_header=not self._loose and name != CHANNEL)
+            else []
+        )
 
     def _feed_stop(self, name: str) -> list[Event]:
         if self._state is _State.BETWEEN:
@@ -237,14 +264,17 @@ class StreamParser:
         self._returned = self._returned or name in (RETURN, END_OF_TEXT)
         return out + self._turn_end(name)
 
-    # -- the official reading --------------------------------------------------------------------------------
+    # -- the official reading
+    # --------------------------------------------------------------------------------
 
     def _feed_strict(self, token: int, name: str | None) -> list[Event]:
         if self._state is _State.BETWEEN:
             if name != START:
                 expected = f"while expecting start token {self._start_token}"
                 raise ParseError(f"Unexpected token {token} {expected}")
-            self._open_header(self._role, named=True)  # a role that was given is not forgotten by an error
+            self._open_header(
+                self._role, named=True
+            )  # a role that was given is not forgotten by an error
         elif self._state is _State.HEADER and name != MESSAGE:
             self._segments[-1][1].extend(self._bytes(token) or NO_UTF8)
         elif self._state is _State.HEADER:
@@ -257,7 +287,8 @@ class StreamParser:
             return self._feed_body(token)
         return []
 
-    # -- messages --------------------------------------------------------------------------------------------
+    # -- messages
+    # --------------------------------------------------------------------------------------------
 
     def _open_header(self, role: Role | None, *, named: bool, loose: bool = False) -> None:
         self._state = _State.HEADER
@@ -267,7 +298,9 @@ class StreamParser:
 
     def _expect_body(self, header: MessageStart) -> None:
         self._header, self._role = header, None
-        self._body: StrictText | _TolerantText = StrictText() if self._strict else _TolerantText(self._note)
+        self._body: StrictText | _TolerantText = (
+            StrictText() if self._strict else _TolerantText(self._note)
+        )
         self._parts: list[str] = []
         self._begun = False  # whether MessageStart has been reported
         self._in_text = False  # whether it has, and no part of a character waits
@@ -287,12 +320,16 @@ class StreamParser:
         return [*self._begin(), TextDelta(text, self._header.channel, self._header.recipient)]
 
     def _begin(self) -> list[Event]:
-        """MessageStart, if it has not been reported yet: a body may still turn out to be no message."""
+        """MessageStart, if it has not been reported yet: a body may still turn out to be no
+        message.
+        """
         begun, self._begun = self._begun, True
         return [] if begun else [self._header]
 
     def _close(self, closed_by: str | None, *, at_end: bool = False) -> list[Event]:
-        """Ends whatever is open: by a stop token, by the next START or CHANNEL (None), or at the end."""
+        """Ends whatever is open: by a stop token, by the next START or CHANNEL (None), or at the
+        end.
+        """
         state, self._state = self._state, _State.BETWEEN
         self._in_text = False
         if state is _State.BETWEEN:
@@ -311,7 +348,9 @@ class StreamParser:
                 self._note(RepairKind.EMPTY_MESSAGE, " ".join(value for value in fields if value))
                 return []
             self._note(RepairKind.MISSING_END, "")
-        message = Message(head.role, content, head.name, head.channel, head.recipient, head.content_type)
+        message = Message(
+            head.role, content, head.name, head.channel, head.recipient, head.content_type
+        )
         self._messages.append(message)
         out += [*self._begin(), MessageEnd(message, closed_by)]
         return [*out, CallReady(message)] if is_call(message) and not at_end else out
@@ -325,7 +364,9 @@ class StreamParser:
         return [TurnClosed(by)]
 
     def _settle_header(self, closed_by: str | None, at_end: bool) -> str | None:
-        """Makes the header of a message without MESSAGE the current one; its body, or None for no message."""
+        """Makes the header of a message without MESSAGE the current one; its body, or None for no
+        message.
+        """
         texts = self._texts()
         reading = read_unfinished(texts, self._role, named=self._named)
         start, body = reading.start, reading.body
@@ -333,7 +374,9 @@ class StreamParser:
             body = ""
         is_empty_call = start.recipient is not None and closed_by is not None
         if not body and not is_empty_call:
-            if self._named or not at_end or texts != [(None, "")]:  # an empty stream has no header to drop
+            if (
+                self._named or not at_end or texts != [(None, "")]
+            ):  # an empty stream has no header to drop
                 self._note(RepairKind.DROPPED_HEADER, "".join(text for _, text in texts))
             return None
         self._note_reading(reading)
@@ -342,7 +385,9 @@ class StreamParser:
             cut = ["final"] if at_end and start.channel == "final" else []
             for seen in cut + ([start.recipient] if start.recipient else []):
                 self._note(RepairKind.CUT_HEADER, seen)
-            start = MessageStart(start.role, start.name, None if cut else start.channel, None, start.content_type)
+            start = MessageStart(
+                start.role, start.name, None if cut else start.channel, None, start.content_type
+            )
         self._expect_body(start)
         return body
 

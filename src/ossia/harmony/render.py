@@ -1,11 +1,12 @@
 """Messages -> token ids, for the next completion, as history, or for training with a loss mask.
 
-Knows messages and a tokenizer that has the Harmony specials (any vocabulary); nothing of models or clients.
+Knows messages and a tokenizer that has the Harmony specials (any vocabulary); nothing of models or
+clients.
 
-Safety: a special token only ever comes from this file. Every text (contents, names, recipients, channels,
-content types, tool texts) passes through `tokenizer.encode`, which never yields specials; each piece named
-below is encoded by itself, so nothing merges across pieces. One prefix is structure: a content type that
-begins with exactly `<|constrain|>`.
+Safety: a special token only ever comes from this file. Every text (contents, names, recipients,
+channels, content types, tool texts) passes through `tokenizer.encode`, which never yields specials;
+each piece named below is encoded by itself, so nothing merges across pieces. One prefix is
+structure: a content type that begins with exactly `<|constrain|>`.
 
 A message is, in this order:
   START · author: the role, or a tool's name, with `:name` behind a named role · ` to=recipient` unless it
@@ -19,7 +20,8 @@ A recipient "all" is not written, but still closes with CALL. `style` settles wh
   "compat"    as the official package (oss-harmony 0.0.11) does, token for token. The recipient follows the
               channel if that is exactly `commentary`, else the author; every content type gets the CONSTRAIN
               token, whether it was written with it or not. Parts of a content are encoded one by one.
-The style also chooses which reasoning is dropped (conversation.py) and how tools are written (schema.py).
+The style also chooses which reasoning is dropped (conversation.py) and how tools are written
+(schema.py).
 """
 
 from __future__ import annotations
@@ -49,16 +51,23 @@ Learn = Callable[[Message], bool] | Collection[str]
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids and whether each is a target: `mask[i]` says that the loss of predicting `ids[i]` counts."""
+    """Token ids and whether each is a target: `mask[i]` says that the loss of predicting `ids[i]`
+    counts.
+    """
 
     ids: list[int]
     mask: list[bool]
 
 
 def render_message(
-    message: Message, tokenizer: Tokenizer, *, function_tools: bool = False, style: Style = "faithful"
+    message: Message,
+    tokenizer: Tokenizer,
+    *,
+    function_tools: bool = False,
+    style: Style = "faithful",
 ) -> list[int]:
-    """One message. `function_tools`: the conversation declares some, which a system message mentions.
+    """One message. `function_tools`: the conversation declares some, which a system message
+    mentions.
 
     Raises RenderError for a message that cannot be written, TokenizerError if a special is missing.
     """
@@ -76,8 +85,8 @@ def render_conversation(
 ) -> list[int]:
     """All messages, without an invitation to go on.
 
-    `drop_analysis`: without the reasoning that `kept_messages` drops; False keeps everything. Raises RenderError
-    for a message that cannot be written, TokenizerError if a special is missing.
+    `drop_analysis`: without the reasoning that `kept_messages` drops; False keeps everything.
+    Raises RenderError for a message that cannot be written, TokenizerError if a special is missing.
     """
     return _written(conversation, tokenizer, style, drop_analysis).ids
 
@@ -104,17 +113,19 @@ def render_for_training(
     style: Style = "faithful",
     drop_analysis: bool = True,
 ) -> Rendered:
-    """All messages with a loss mask; a final answer at the very end closes with RETURN instead of END.
+    """All messages with a loss mask; a final answer at the very end closes with RETURN instead of
+    END.
 
-    `learn` chooses the messages to be learned: a predicate, or a collection of "role" and "role/channel"
-    words; by default every assistant message. `last_turn_only` further requires that the message stands after
-    the last user message: earlier answers, whose reasoning has been dropped, would teach to answer without.
+    `learn` chooses the messages to be learned: a predicate, or a collection of "role" and
+    "role/channel" words; by default every assistant message. `last_turn_only` further requires that
+    the message stands after the last user message: earlier answers, whose reasoning has been
+    dropped, would teach to answer without.
 
-    Of a learned message the targets are the tokens the model itself has to produce: all after START and the
-    author, through the closing END, CALL or RETURN. START and author are targets too where the message goes
-    on from an assistant's own END (an answer after reasoning: there is no prompt in between). Not a target is
-    the END of an earlier final answer: it was sampled as RETURN, and END would teach the model not to stop.
-    Of any other message nothing is a target.
+    Of a learned message the targets are the tokens the model itself has to produce: all after START
+    and the author, through the closing END, CALL or RETURN. START and author are targets too where
+    the message goes on from an assistant's own END (an answer after reasoning: there is no prompt
+    in between). Not a target is the END of an earlier final answer: it was sampled as RETURN, and
+    END would teach the model not to stop. Of any other message nothing is a target.
     """
     chosen = _learner(learn)
     kept = _kept(conversation, style, drop_analysis, teaching=True)
@@ -143,15 +154,23 @@ def _learner(learn: Learn | None) -> Callable[[Message], bool]:
     if callable(learn):
         return learn
     if isinstance(learn, str):
-        raise RenderError(f"learn must be a predicate or a collection of words, such as {{{learn!r}}}")
+        raise RenderError(
+            f"learn must be a predicate or a collection of words, such as {{{learn!r}}}"
+        )
     words = frozenset(learn)
     for word in words:
         if word.split("/")[0] not in list(Role):
-            raise RenderError(f"learn: {word!r} is not a role or role/channel, such as 'assistant/final'")
-    return lambda message: str(message.role) in words or f"{message.role}/{message.channel}" in words
+            raise RenderError(
+                f"learn: {word!r} is not a role or role/channel, such as 'assistant/final'"
+            )
+    return lambda message: (
+        str(message.role) in words or f"{message.role}/{message.channel}" in words
+    )
 
 
-def _written(conversation: Conversation, tokenizer: Tokenizer, style: Style, drop_analysis: bool) -> Writer:
+def _written(
+    conversation: Conversation, tokenizer: Tokenizer, style: Style, drop_analysis: bool
+) -> Writer:
     writer = Writer(tokenizer, conversation.has_function_tools, style)
     for message in _kept(conversation, style, drop_analysis):
         writer.write(message)
@@ -162,13 +181,19 @@ def _kept(
     conversation: Conversation, style: Style, drop_analysis: bool, *, teaching: bool = False
 ) -> Sequence[Message]:
     check_drop(drop_analysis)
-    return kept_messages(conversation.messages, style, teaching=teaching) if drop_analysis else conversation.messages
+    return (
+        kept_messages(conversation.messages, style, teaching=teaching)
+        if drop_analysis
+        else conversation.messages
+    )
 
 
 def check_drop(drop_analysis: object) -> None:
     """Raises RenderError unless `drop_analysis` is a bool."""
     if not isinstance(drop_analysis, bool):
-        raise RenderError(f"drop_analysis must be True or False, not {drop_analysis!r}; `style` names the rule")
+        raise RenderError(
+            f"drop_analysis must be True or False, not {drop_analysis!r}; `style` names the rule"
+        )
 
 
 class Writer:
@@ -178,8 +203,14 @@ class Writer:
         check_style(style)
         self.ids: list[int] = []
         self.start, self.end = tokenizer.special("<|start|>"), tokenizer.special("<|end|>")
-        self._channel, self._message = tokenizer.special("<|channel|>"), tokenizer.special("<|message|>")
-        self._constrain, self._call = tokenizer.special("<|constrain|>"), tokenizer.special("<|call|>")
+        self._channel, self._message = (
+            tokenizer.special("<|channel|>"),
+            tokenizer.special("<|message|>"),
+        )
+        self._constrain, self._call = (
+            tokenizer.special("<|constrain|>"),
+            tokenizer.special("<|call|>"),
+        )
         self._encode = tokenizer.encode
         self._words: dict[str, list[int]] = {}
         self.function_tools = function_tools
@@ -205,7 +236,9 @@ class Writer:
         recipient, channel = message.recipient, message.channel
         to = word(f" to={recipient}") if recipient is not None and recipient != "all" else []
         faithful = self._style == "faithful"
-        late = channel is not None and (message.role is Role.ASSISTANT if faithful else channel == "commentary")
+        late = channel is not None and (
+            message.role is Role.ASSISTANT if faithful else channel == "commentary"
+        )
         if not late:
             ids += to
         if channel is not None:
@@ -242,18 +275,26 @@ class Writer:
             return part
         if isinstance(part, SystemContent):
             if role is not Role.SYSTEM:
-                raise RenderError(f"SystemContent may only appear in system messages, found in {role}")
+                raise RenderError(
+                    f"SystemContent may only appear in system messages, found in {role}"
+                )
             return system_text(part, function_tools=self.function_tools, style=self._style)
         if isinstance(part, DeveloperContent):
             if role is not Role.DEVELOPER:
-                raise RenderError(f"DeveloperContent may only appear in developer messages, found in {role}")
+                raise RenderError(
+                    f"DeveloperContent may only appear in developer messages, found in {role}"
+                )
             return developer_text(part, style=self._style)
-        raise RenderError(f"content must be text, SystemContent or DeveloperContent, not {type(part)}")
+        raise RenderError(
+            f"content must be text, SystemContent or DeveloperContent, not {type(part)}"
+        )
 
 
 def _author(message: Message) -> str:
     if message.role is Role.TOOL:
         if message.name is None:
-            raise RenderError("a tool message needs the tool's name, such as name='functions.get_weather'")
+            raise RenderError(
+                "a tool message needs the tool's name, such as name='functions.get_weather'"
+            )
         return message.name
     return str(message.role) if message.name is None else f"{message.role}:{message.name}"

@@ -1,7 +1,9 @@
-"""JSON schema -> the TypeScript-like text in which Harmony shows a function's parameters to the model.
+"""JSON schema -> the TypeScript-like text in which Harmony shows a function's parameters to the
+model.
 
-Knows that there are two writers, one per style, and keeps what they wrote; nothing of messages. `compat` is
-official/schema.py, `faithful` is typescript.py: the same text for plain schemas, without the official losses.
+Knows that there are two writers, one per style, and keeps what they wrote; nothing of messages.
+`compat` is official/schema.py, `faithful` is typescript.py: the same text for plain schemas,
+without the official losses.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from ossia.harmony.typescript import TypeScript, faithful_type
 
 
 def schema_to_typescript(schema: Any, style: Style = "faithful") -> str:
-    """The text of one JSON schema; definitions that it refers to stand before it, one `type Name = ...` each.
+    """The text of one JSON schema; definitions that it refers to stand before it, one `type Name =
+    ...` each.
 
-    Raises RenderError for what is not JSON (NaN, sets), nested deeper than MOST_LEVELS, or an unknown style.
+    Raises RenderError for what is not JSON (NaN, sets), nested deeper than MOST_LEVELS, or an
+    unknown style.
     """
     written = schema_types(schema, style)
     return "\n\n".join([*written.declarations.values(), written.text])
@@ -38,4 +42,6 @@ def schema_types(schema: Any, style: Style, taken: frozenset[str] = frozenset())
 def _from_json(text: str, style: Style, taken: frozenset[str]) -> TypeScript:
     """Cached by the schema's JSON: a conversation's tools are rendered again at every turn."""
     schema = read(text)
-    return TypeScript(compat_type(schema), {}) if style == "compat" else faithful_type(schema, taken)
+    return (
+        TypeScript(compat_type(schema), {}) if style == "compat" else faithful_type(schema, taken)
+    )

@@ -1,8 +1,9 @@
 """JSON schema -> TypeScript-like text without loss, in the layout of the official format package.
 
-Knows JSON schemas (as read from JSON) and nothing else. The models were trained on the official text, so a
-plain schema (objects of described strings, numbers, booleans, arrays, string enums, with defaults) gives
-exactly that text, and `integer` is written `number`; only what loses information there is written differently.
+Knows JSON schemas (as read from JSON) and nothing else. The models were trained on the official
+text, so a plain schema (objects of described strings, numbers, booleans, arrays, string enums, with
+defaults) gives exactly that text, and `integer` is written `number`; only what loses information
+there is written differently.
 
 - Types that the official text calls `any` are spelled out: anyOf, allOf, const, enums of any values, tuples,
   maps, types that only follow from other keywords. Parentheses stand where precedence needs them.
@@ -13,8 +14,8 @@ exactly that text, and `integer` is written `number`; only what loses informatio
 - No text can leave its comment: every line of a description is a comment of its own, and everything else is
   JSON on one line.
 
-*Indent* is the spaces a line starts with. A property's type is written 4 spaces deeper than the property, a
-variant on a line of its own 3 deeper.
+*Indent* is the spaces a line starts with. A property's type is written 4 spaces deeper than the
+property, a variant on a line of its own 3 deeper.
 """
 
 from __future__ import annotations
@@ -27,18 +28,48 @@ from urllib.parse import unquote
 
 from ossia.harmony.json_text import literal
 
-WORDS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
-RESERVED = frozenset(("any", "Array", "false", "never", "null", "number", "object", "string", "boolean", "true"))
+WORDS = {
+    "string": "string",
+    "number": "number",
+    "integer": "number",
+    "boolean": "boolean",
+    "null": "null",
+}
+RESERVED = frozenset(
+    ("any", "Array", "false", "never", "null", "number", "object", "string", "boolean", "true")
+)
 NUMERIC = ("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 OBJECT = ("properties", "required", "patternProperties", "additionalProperties")
 ARRAY = ("prefixItems", "items")
 COMBINED = ("allOf", "anyOf", "oneOf")
 # Keywords that become notes, in this order; a false one of FLAGS says nothing.
-FLAGS = ("uniqueItems", "deprecated", "readOnly", "writeOnly", "unevaluatedItems", "unevaluatedProperties")
+FLAGS = (
+    "uniqueItems",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
 NOTED = (
-    *("format", "pattern", "minLength", "maxLength", *NUMERIC[1:], "minItems", "maxItems", "uniqueItems"),
+    *(
+        "format",
+        "pattern",
+        "minLength",
+        "maxLength",
+        *NUMERIC[1:],
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+    ),
     *("contains", "minContains", "maxContains", "minProperties", "maxProperties", "propertyNames"),
-    *("dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems", "unevaluatedProperties"),
+    *(
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+    ),
     *("not", "if", "then", "else", "contentEncoding", "contentMediaType", "contentSchema"),
     *("deprecated", "readOnly", "writeOnly", "$dynamicRef", "$recursiveRef"),
 )
@@ -69,7 +100,9 @@ ANY, NEVER, NULL = _Type("any"), _Type("never"), _Type("null")
 def faithful_type(schema: Any, taken: frozenset[str] = frozenset()) -> TypeScript:
     """The text of one JSON schema. Definitions get names that are not in `taken`."""
     writer = _Writer(schema, taken)
-    text = writer.inline(schema, "", title=False).text  # nor is it officially: it mostly repeats the tool's name
+    text = writer.inline(
+        schema, "", title=False
+    ).text  # nor is it officially: it mostly repeats the tool's name
     declarations: dict[str, str] = {}
     for path in writer.referred:  # grows, as writing a definition may refer to further ones
         name = writer.names[path]
@@ -78,7 +111,9 @@ def faithful_type(schema: Any, taken: frozenset[str] = frozenset()) -> TypeScrip
 
 
 class _Writer:
-    """Writes the parts of one schema. `referred` are the paths of the definitions referred to so far."""
+    """Writes the parts of one schema. `referred` are the paths of the definitions referred to so
+    far.
+    """
 
     def __init__(self, root: Any, taken: frozenset[str]) -> None:
         self._root = root
@@ -89,7 +124,9 @@ class _Writer:
     # ---- types ----
 
     def type(self, schema: Any, indent: str, *, describe: bool = True) -> _Type:
-        """The type and the notes of its constraints. `describe`: a lone object says its description itself."""
+        """The type and the notes of its constraints. `describe`: a lone object says its description
+        itself.
+        """
         if schema is False:
             return NEVER
         if not isinstance(schema, dict):
@@ -98,7 +135,9 @@ class _Writer:
         parts = self._parts(schema, indent)
         whole = replace(_intersection(parts), described=False)
         if alone and len(parts) == 1 and describe and isinstance(schema.get("description"), str):
-            whole = replace(whole, text=_comments(schema["description"], indent) + whole.text, described=True)
+            whole = replace(
+                whole, text=_comments(schema["description"], indent) + whole.text, described=True
+            )
         if schema.get("nullable") is True and "null" not in (*whole.members, whole.text):
             whole = _union([whole, NULL])
         return replace(whole, notes=(*whole.notes, *_constraints(schema)))
@@ -111,7 +150,9 @@ class _Writer:
         elif isinstance(schema.get("enum"), list):
             parts.append(_union([_Type(literal(value)) for value in schema["enum"]]))
         if (kinds := _base_kinds(schema)) is not None:
-            parts.append(_union([self._kind(kind, schema, indent, len(kinds) > 1) for kind in kinds], ANY))
+            parts.append(
+                _union([self._kind(kind, schema, indent, len(kinds) > 1) for kind in kinds], ANY)
+            )
         parts += [self._told(variant, indent) for variant in _variants(schema, "allOf")]
         for key in ("anyOf", "oneOf"):
             if variants := _variants(schema, key):
@@ -153,21 +194,34 @@ class _Writer:
 
     def _array_of(self, items: Any, indent: str) -> _Type:
         type_ = self._told(items, indent)
-        return _Type(f"{_closed(type_, ATOM)}[]", notes=tuple(f"items ({note})" for note in type_.notes))
+        return _Type(
+            f"{_closed(type_, ATOM)}[]", notes=tuple(f"items ({note})" for note in type_.notes)
+        )
 
     # ---- objects ----
 
     def _object(self, schema: Mapping[str, Any], indent: str) -> _Type:
         properties, required = schema.get("properties"), schema.get("required")
         properties = properties if isinstance(properties, dict) else {}
-        names = dict.fromkeys(name for name in required if isinstance(name, str)) if isinstance(required, list) else {}
+        names = (
+            dict.fromkeys(name for name in required if isinstance(name, str))
+            if isinstance(required, list)
+            else {}
+        )
         lines = ["{\n"]
         for key, value in properties.items():
             lines.append(self._property(_key(key) + ("" if key in names else "?"), value, indent))
         lines += [f"{indent}{_key(name)}: any,\n" for name in names if name not in properties]
-        patterns, others = schema.get("patternProperties"), schema.get("additionalProperties", False)
+        patterns, others = (
+            schema.get("patternProperties"),
+            schema.get("additionalProperties", False),
+        )
         for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-            lines.append(self._property("[key: string]", value, indent, note=f"keys matching {literal(pattern)}"))
+            lines.append(
+                self._property(
+                    "[key: string]", value, indent, note=f"keys matching {literal(pattern)}"
+                )
+            )
         if others is True or isinstance(others, dict):
             lines.append(self._property("[key: string]", others, indent))
         return _Type("".join(lines) + indent + "}")
@@ -180,9 +234,15 @@ class _Writer:
         if key is None:
             type_ = self.type(value, indent + "    ")
         else:
-            types = [(variant, self.type(variant, indent + "   ")) for variant in _variants(schema, key)]
+            types = [
+                (variant, self.type(variant, indent + "   ")) for variant in _variants(schema, key)
+            ]
             said = [self._said(*pair) for pair in types if pair[1] != NULL]
-            if key == "oneOf" or any("\n" in t.text for _, t in types) or (len(said) > 1 and any(said)):
+            if (
+                key == "oneOf"
+                or any("\n" in t.text for _, t in types)
+                or (len(said) > 1 and any(said))
+            ):
                 return self._union_property(name, schema, types, extra, indent)
             told = [replace(t, notes=tuple(filter(None, [self._said(v, t)]))) for v, t in types]
             type_ = _union([*told, *[NULL] * (schema.get("nullable") is True)])
@@ -192,28 +252,49 @@ class _Writer:
         return "".join(_above(schema, indent)) + f"{indent}{name}: {type_.text},{behind}\n"
 
     def _union_property(
-        self, name: str, schema: Mapping[str, Any], types: list[tuple[Any, _Type]], notes: list[str], indent: str
+        self,
+        name: str,
+        schema: Mapping[str, Any],
+        types: list[tuple[Any, _Type]],
+        notes: list[str],
+        indent: str,
     ) -> str:
         """One line per variant, each with its own notes; the property's own notes above."""
         title, described, examples = _above(schema, indent)
         notes = [*_default_note(schema), *_constraints(schema), *notes]
-        lines = [title, examples, described, f"{indent}// {', '.join(notes)}\n" if notes else "", f"{indent}{name}:\n"]
+        lines = [
+            title,
+            examples,
+            described,
+            f"{indent}// {', '.join(notes)}\n" if notes else "",
+            f"{indent}{name}:\n",
+        ]
         for variant, type_ in types:
-            repeated = isinstance(variant, dict) and variant.get("description") == schema.get("description")
+            repeated = isinstance(variant, dict) and variant.get("description") == schema.get(
+                "description"
+            )
             said = self._said(variant, type_, description=not repeated)
             lines.append(f"{indent} | {type_.text}{f' // {said}' if said else ''}\n")
-        if schema.get("nullable") is True and all("null" not in (*t.members, t.text) for _, t in types):
+        if schema.get("nullable") is True and all(
+            "null" not in (*t.members, t.text) for _, t in types
+        ):
             lines.append(f"{indent} | null\n")
         return "".join(lines) + f"{indent},\n"
 
     # ---- notes ----
 
-    def _said(self, schema: Any, type_: _Type, *, title: bool = True, description: bool = True) -> str:
-        """Everything about a type that is not in its text, on one line: the words first, then the notes."""
+    def _said(
+        self, schema: Any, type_: _Type, *, title: bool = True, description: bool = True
+    ) -> str:
+        """Everything about a type that is not in its text, on one line: the words first, then the
+        notes.
+        """
         if not isinstance(schema, dict):
             return ", ".join(type_.notes)
         keys = ["title"] * title + ["description"] * description
-        words = ": ".join(_one_line(schema[key]) for key in keys if isinstance(schema.get(key), str))
+        words = ": ".join(
+            _one_line(schema[key]) for key in keys if isinstance(schema.get(key), str)
+        )
         examples = [f"examples: {literal(schema['examples'])}"] if schema.get("examples") else []
         notes = ", ".join([*_default_note(schema), *type_.notes, *examples])
         between = "" if not (words and notes) else " " if "default" in schema else ", "
@@ -259,7 +340,9 @@ def _base_kinds(schema: Mapping[str, Any]) -> list[str] | None:
         return None
     kind = schema.get("type")
     kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
-    implied = ["object"] * any(key in schema for key in OBJECT) + ["array"] * any(key in schema for key in ARRAY)
+    implied = ["object"] * any(key in schema for key in OBJECT) + ["array"] * any(
+        key in schema for key in ARRAY
+    )
     return [word for word in kinds if isinstance(word, str)] or implied
 
 
@@ -279,18 +362,27 @@ def _variants(schema: Mapping[str, Any], key: str) -> list[Any]:
         return variants
     own = ("type", "$ref", "const", "enum", *COMBINED)
     shared = {"type": schema["type"]}
-    return [v if not isinstance(v, dict) or any(key in v for key in own) else shared | v for v in variants]
+    return [
+        v if not isinstance(v, dict) or any(key in v for key in own) else shared | v
+        for v in variants
+    ]
 
 
 def _only_union(schema: Mapping[str, Any]) -> str | None:
     """Which of oneOf and anyOf the schema is, if it is that and nothing else."""
     keys = [key for key in COMBINED if _listed(schema, key)]
-    alone = len(keys) == 1 and keys != ["allOf"] and not _stated(schema) and _base_kinds(schema) is None
+    alone = (
+        len(keys) == 1 and keys != ["allOf"] and not _stated(schema) and _base_kinds(schema) is None
+    )
     return keys[0] if alone else None
 
 
 def _constraints(schema: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = [f"{key}: {literal(schema[key])}" for key in NOTED if key in schema and (schema[key] or key not in FLAGS)]
+    notes = [
+        f"{key}: {literal(schema[key])}"
+        for key in NOTED
+        if key in schema and (schema[key] or key not in FLAGS)
+    ]
     kinds = _base_kinds(schema) or ()
     if "integer" in kinds and any(key in schema for key in NUMERIC):
         notes.insert(0, "integer")  # once numbers are limited at all, this limit is told too
@@ -310,7 +402,10 @@ def _default_note(schema: Mapping[str, Any]) -> list[str]:
 def _above(schema: Mapping[str, Any], indent: str) -> tuple[str, str, str]:
     """Comment lines for title, description and examples."""
     title, description, examples = (schema.get(key) for key in ("title", "description", "examples"))
-    shown = [f"{indent}// - {literal(example)}\n" for example in (examples if isinstance(examples, list) else ())]
+    shown = [
+        f"{indent}// - {literal(example)}\n"
+        for example in (examples if isinstance(examples, list) else ())
+    ]
     return (
         _comments(title, indent) + f"{indent}//\n" if isinstance(title, str) else "",
         _comments(description, indent) if isinstance(description, str) else "",
@@ -319,7 +414,9 @@ def _above(schema: Mapping[str, Any], indent: str) -> tuple[str, str, str]:
 
 
 def _path(ref: Any) -> tuple[str, ...] | None:
-    """The keys of a JSON pointer into the schema itself (`#/$defs/Node`), or None for any other reference."""
+    """The keys of a JSON pointer into the schema itself (`#/$defs/Node`), or None for any other
+    reference.
+    """
     if not isinstance(ref, str) or ref[:1] != "#" or ref[1:2] not in ("", "/"):
         return None
     return tuple(unquote(key).replace("~1", "/").replace("~0", "~") for key in ref.split("/")[1:])
@@ -340,7 +437,9 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 
 
 def _union(types: Iterable[_Type], empty: _Type = NEVER) -> _Type:
-    """One of `types`. A note stays a note if it can only be about one of them, else it becomes a comment."""
+    """One of `types`. A note stays a note if it can only be about one of them, else it becomes a
+    comment.
+    """
     types = list(dict.fromkeys(types))
     solid = [type_ for type_ in types if type_ != NULL]
     notes = solid[0].notes if len(solid) == 1 else ()
@@ -349,8 +448,14 @@ def _union(types: Iterable[_Type], empty: _Type = NEVER) -> _Type:
     if notes:
         types = [replace(type_, notes=()) for type_ in types]
     types = list(map(_commented, types))
-    members = tuple(dict.fromkeys(member for type_ in types for member in (type_.members or (type_.text,))))
-    return replace(types[0], notes=notes) if len(members) == 1 else _Type(" | ".join(members), UNION, notes, members)
+    members = tuple(
+        dict.fromkeys(member for type_ in types for member in (type_.members or (type_.text,)))
+    )
+    return (
+        replace(types[0], notes=notes)
+        if len(members) == 1
+        else _Type(" | ".join(members), UNION, notes, members)
+    )
 
 
 def _intersection(types: list[_Type]) -> _Type:
@@ -360,7 +465,9 @@ def _intersection(types: list[_Type]) -> _Type:
     if len(kept) < 2:
         whole = kept[0] if kept else ANY
         return replace(whole, notes=(*whole.notes, *notes))
-    return _Type(" & ".join(_closed(_commented(type_), INTERSECTION) for type_ in kept), INTERSECTION, notes)
+    return _Type(
+        " & ".join(_closed(_commented(type_), INTERSECTION) for type_ in kept), INTERSECTION, notes
+    )
 
 
 def _commented(type_: _Type) -> _Type:

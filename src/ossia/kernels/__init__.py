@@ -1,9 +1,11 @@
-"""The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice of what serves it.
+"""The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice
+of what serves it.
 
-The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole halves of a block at a
-time, for training what lies between the matrix products; everything else is torch. Two switches choose: the device of
-the tensors, and OSSIA_KERNELS=reference, which turns the compiled kernels off. Which of their instruction sets works
-is the best that the CPU offers, or what OSSIA_ISA names. `in_use()` says what was chosen.
+The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole
+halves of a block at a time, for training what lies between the matrix products; everything else is
+torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns the
+compiled kernels off. Which of their instruction sets works is the best that the CPU offers, or what
+OSSIA_ISA names. `in_use()` says what was chosen.
 """
 
 from __future__ import annotations
@@ -45,17 +47,32 @@ def in_use() -> list[tuple[str, str, str]]:
     """(operation, implementation, why) for `ossia info`."""
     reason = not_compiled()
     compiled = [
-        ("attention half", "norm, q k v, rope, paged attention with sinks, output, residual: one call a layer"),
-        ("experts half", "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer"),
+        (
+            "attention half",
+            "norm, q k v, rope, paged attention with sinks, output, residual: one call a layer",
+        ),
+        (
+            "experts half",
+            "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer",
+        ),
         ("unembedding", "bfloat16 or int8, only the rows whose logits are wanted"),
         ("sampling", "filters, penalties, masks and draws over all rows of a step"),
-        ("training", "in float32: attention, RMSNorm, RoPE and SwiGLU both ways, gradient of cross-entropy"),
+        (
+            "training",
+            "in float32: attention, RMSNorm, RoPE and SwiGLU both ways, gradient of cross-entropy",
+        ),
     ]
     reference = [
         ("rms_norm", "torch"),
-        ("linear", "torch matmul; stored weights are converted in row chunks where the compute dtype differs"),
+        (
+            "linear",
+            "torch matmul; stored weights are converted in row chunks where the compute dtype differs",
+        ),
         ("rotate", "torch"),
-        ("attention", "torch, tiles of queries with an online softmax, sink folded in through the log-sum-exp"),
+        (
+            "attention",
+            "torch, tiles of queries with an online softmax, sink folded in through the log-sum-exp",
+        ),
         ("experts", "torch matmul grouped by expert; MXFP4 is decoded one expert matrix at a time"),
     ]
     rows = []

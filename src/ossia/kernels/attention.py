@@ -1,14 +1,16 @@
 """Attention of packed queries over packed keys: grouped heads, windows, sinks, an online softmax.
 
-Bound: 4*H*h FLOPs for every (query, key) pair that is allowed, in float32; for one query a sequence the bytes of its
-keys and values. Memory is O(tile x chunk), never T x N: a tile of queries walks over its keys in chunks and keeps
-a running maximum and sum (Dao et al., FlashAttention, arXiv 2205.14135). Tiles of one shape are computed together.
+Bound: 4*H*h FLOPs for every (query, key) pair that is allowed, in float32; for one query a sequence
+the bytes of its keys and values. Memory is O(tile x chunk), never T x N: a tile of queries walks
+over its keys in chunks and keeps a running maximum and sum (Dao et al., FlashAttention, arXiv
+2205.14135). Tiles of one shape are computed together.
 
 The sink is a learned score s per head that takes part in the softmax and has no value:
     o = sum_j exp(z_j) v_j / (exp(s) + sum_j exp(z_j)) = softmax(z) v * sigmoid(logsumexp(z) - s)
 so it costs one multiplication at the end, and autograd through it is exact.
 
-T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
+T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and
+m keys.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ from ossia.batch import Spans, Tile
 
 KEY_CHUNK = 1024
 GROUP_ELEMENTS = 1 << 23  # scores held at once: 32 MiB of float32
-NEVER = -1e30  # a running maximum that no score is below, finite so that exp(x - NEVER) of nothing is 0, not NaN
+# a running maximum that no score is below, finite so that exp(x - NEVER) of nothing is 0, not NaN
+NEVER = -1e30
 
 
-def attention(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float) -> Tensor:
-    """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain softmax."""
+def attention(
+    q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
+) -> Tensor:
+    """[T, H, h] in the dtype of q; scores, softmax and sums in float32. `sink_H` None: a plain
+    softmax.
+    """
     out_THh = torch.empty_like(q_THh)
     for tiles in groups_of(spans.tiles, q_THh.shape[1]):
         rows_nq, real_nq = rows_of(tiles, q_THh.device)
@@ -75,7 +82,9 @@ def _tiles(
     n, q = rows_nq.shape
     kv_heads, h = k_NKh.shape[1:]
     groups = q_THh.shape[1] // kv_heads
-    q_nKGqh = (q_THh[rows_nq].float() * scale).view(n, q, kv_heads, groups, h).permute(0, 2, 3, 1, 4)
+    q_nKGqh = (
+        (q_THh[rows_nq].float() * scale).view(n, q, kv_heads, groups, h).permute(0, 2, 3, 1, 4)
+    )
     q_bxh = q_nKGqh.reshape(n * kv_heads, groups * q, h)  # one matrix per tile and key-value head
     lo_nq, hi_nq = spans.lo_T[rows_nq], spans.hi_T[rows_nq]
     first = torch.tensor([[t.k0] for t in tiles], device=q_THh.device)
@@ -85,12 +94,16 @@ def _tiles(
     acc = torch.zeros_like(q_bxh)
     for c in range(0, most, KEY_CHUNK):
         at_nm = first + torch.arange(c, min(c + KEY_CHUNK, most), device=q_THh.device)
-        allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq.unsqueeze(2)) & (at_nm.unsqueeze(1) < hi_nq.unsqueeze(2))
+        allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq.unsqueeze(2)) & (
+            at_nm.unsqueeze(1) < hi_nq.unsqueeze(2)
+        )
         at_nm = at_nm.clamp(max=k_NKh.shape[0] - 1)
         k_bmh = k_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
         v_bmh = v_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
         z = torch.bmm(q_bxh, k_bmh.transpose(1, 2)).view(n, kv_heads, groups, q, -1)
-        z = z.masked_fill(~allowed_nqm[:, None, None], -torch.inf).view(n * kv_heads, groups * q, -1)
+        z = z.masked_fill(~allowed_nqm[:, None, None], -torch.inf).view(
+            n * kv_heads, groups * q, -1
+        )
         new_peak = torch.maximum(peak, z.detach().amax(-1, keepdim=True))
         p, keep = torch.exp(z - new_peak), torch.exp(peak - new_peak)
         total = total * keep + p.sum(-1, keepdim=True)

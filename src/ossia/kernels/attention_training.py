@@ -1,14 +1,16 @@
 """Attention with a backward pass: what training uses instead of autograd through `attention`.
 
-Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two, beside q, k and v, is
-the output and one number a query and head. In float32 on a CPU both are compiled (cpu/attention_training.inc).
-Otherwise a tile goes through torch's own fused attention on CPUs; elsewhere, and in the same form, through matrix
-products. There the sink is folded in exactly: such a backward pass rebuilds the probabilities as exp(z - L) from the
-log-sum-exp L that it is handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output
-that was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and
-ds = -sum over queries of exp(s - L') <do, o>.
+Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two,
+beside q, k and v, is the output and one number a query and head. In float32 on a CPU both are
+compiled (cpu/attention_training.inc). Otherwise a tile goes through torch's own fused attention on
+CPUs; elsewhere, and in the same form, through matrix products. There the sink is folded in exactly:
+such a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is
+handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that
+was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and ds = -sum over
+queries of exp(s - L') <do, o>.
 
-T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and m keys.
+T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and
+m keys.
 """
 
 from __future__ import annotations
@@ -32,13 +34,21 @@ _fused_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None, spans: Spans, scale: float
+        ctx: Any,
+        q_THh: Tensor,
+        k_NKh: Tensor,
+        v_NKh: Tensor,
+        sink_H: Tensor | None,
+        spans: Spans,
+        scale: float,
     ) -> Tensor:
         out_THh = torch.empty_like(q_THh)
         ctx.spans, ctx.scale, ctx.has_sink = spans, scale, sink_H is not None
         saved = [q_THh, k_NKh, v_NKh, sink_H if sink_H is not None else q_THh.new_empty(0)]
         for tiles in groups_of(spans.tiles, q_THh.shape[1]):
-            group = _Group(tiles, spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
+            group = _Group(
+                tiles, spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device
+            )
             q, k, v = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh)
             o, lse = _forward(q, k, v, group.mask(q.dtype), scale)
             if sink_H is not None:
@@ -57,11 +67,20 @@ class _Attention(torch.autograd.Function):
         dq_THh = torch.empty_like(q_THh)
         dk_NKh, dv_NKh = torch.zeros_like(k_NKh), torch.zeros_like(v_NKh)
         wide = torch.promote_types(q_THh.dtype, torch.float32)
-        ds_H = torch.zeros(q_THh.shape[1], dtype=wide, device=q_THh.device) if ctx.has_sink else None
+        ds_H = (
+            torch.zeros(q_THh.shape[1], dtype=wide, device=q_THh.device) if ctx.has_sink else None
+        )
         for n, tiles in enumerate(groups_of(ctx.spans.tiles, q_THh.shape[1])):
             o, lse = saved[2 * n : 2 * n + 2]
-            group = _Group(tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device)
-            q, k, v, do = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh), group.queries(grad_THh)
+            group = _Group(
+                tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device
+            )
+            q, k, v, do = (
+                group.queries(q_THh),
+                group.keys(k_NKh),
+                group.keys(v_NKh),
+                group.queries(grad_THh),
+            )
             do = do * group.real_rows(do)
             dq, dk, dv = _backward(do, q, k, v, o, lse, group.mask(q.dtype), ctx.scale)
             group.scatter(dq, dq_THh)
@@ -76,14 +95,22 @@ class _Attention(torch.autograd.Function):
 class _Compiled(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None, spans: Spans, scale: float
+        ctx: Any,
+        q_THh: Tensor,
+        k_NKh: Tensor,
+        v_NKh: Tensor,
+        sink_H: Tensor | None,
+        spans: Spans,
+        scale: float,
     ) -> Tensor:
         given = [x.contiguous() for x in (q_THh, k_NKh, v_NKh)]
         spans_T = [x.to(torch.int64).contiguous() for x in (spans.lo_T, spans.hi_T)]
         sink = None if sink_H is None else sink_H.contiguous()
         out_THh, lse_TH = torch.empty_like(given[0]), q_THh.new_empty(q_THh.shape[:2])
         job, room = _job(given, spans_T, sink, scale, backward=False)
-        cpu.loaded().ossia_attention_training_forward(job, room.data_ptr(), out_THh.data_ptr(), lse_TH.data_ptr())
+        cpu.loaded().ossia_attention_training_forward(
+            job, room.data_ptr(), out_THh.data_ptr(), lse_TH.data_ptr()
+        )
         ctx.save_for_backward(*given, *spans_T, sink, out_THh, lse_TH)
         ctx.scale = scale
         return out_THh
@@ -92,7 +119,11 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         *given, lo_T, hi_T, sink, out_THh, lse_TH = ctx.saved_tensors
-        dq, dk, dv = torch.empty_like(given[0]), torch.zeros_like(given[1]), torch.zeros_like(given[2])
+        dq, dk, dv = (
+            torch.empty_like(given[0]),
+            torch.zeros_like(given[1]),
+            torch.zeros_like(given[2]),
+        )
         ds = None if sink is None else torch.zeros_like(sink)
         job, room = _job(given, [lo_T, hi_T], sink, ctx.scale, backward=True)
         grad_THh = grad_THh.contiguous()
@@ -105,13 +136,17 @@ class _Compiled(torch.autograd.Function):
 def _job(
     given: list[Tensor], spans_T: list[Tensor], sink: Tensor | None, scale: float, backward: bool
 ) -> tuple[object, Tensor]:
-    """What the compiled functions take, and the memory that they work in. The tensors have to outlive the call."""
+    """What the compiled functions take, and the memory that they work in. The tensors have to
+    outlive the call.
+    """
     (queries, heads, width), (keys, kv_heads, _) = given[0].shape, given[1].shape
     assert given[1].shape == given[2].shape == (keys, kv_heads, width) and heads % kv_heads == 0
     assert all(len(x) == queries for x in spans_T) and (sink is None or sink.shape == (heads,))
     pointers = [x.data_ptr() for x in given] + [None if sink is None else sink.data_ptr()]
     sizes = (queries, keys, heads, kv_heads, width)
-    job = ctypes.byref(cpu.TrainingAttention(*pointers, *(x.data_ptr() for x in spans_T), scale, *sizes))
+    job = ctypes.byref(
+        cpu.TrainingAttention(*pointers, *(x.data_ptr() for x in spans_T), scale, *sizes)
+    )
     return job, given[0].new_empty(cpu.loaded().ossia_attention_training_room(job, int(backward)))
 
 
@@ -121,32 +156,51 @@ def _serves(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None) 
 
 
 class _Group:
-    """Tiles of one shape: how their queries and keys are gathered to [n, K, G*q, h] and [n, K, m, h], and put back."""
+    """Tiles of one shape: how their queries and keys are gathered to [n, K, G*q, h] and [n, K, m,
+    h], and put back.
+    """
 
-    def __init__(self, tiles: list[Tile], spans: Spans, groups: int, num_keys: int, device: torch.device) -> None:
+    def __init__(
+        self, tiles: list[Tile], spans: Spans, groups: int, num_keys: int, device: torch.device
+    ) -> None:
         self.groups = groups
         self.rows_nq, self.real_nq = rows_of(tiles, device)
         first = torch.tensor([[t.k0] for t in tiles], device=device)
         at_nm = first + torch.arange(max(t.k1 - t.k0 for t in tiles), device=device)
-        lo_nq1, hi_nq1 = spans.lo_T[self.rows_nq].unsqueeze(2), spans.hi_T[self.rows_nq].unsqueeze(2)
+        lo_nq1, hi_nq1 = (
+            spans.lo_T[self.rows_nq].unsqueeze(2),
+            spans.hi_T[self.rows_nq].unsqueeze(2),
+        )
         self.allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq1) & (at_nm.unsqueeze(1) < hi_nq1)
         self.at_nm = at_nm.clamp(max=num_keys - 1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
         zero = torch.zeros(self.allowed_nqm.shape, dtype=dtype, device=self.allowed_nqm.device)
-        return zero.masked_fill_(~self.allowed_nqm, -torch.inf).repeat(1, self.groups, 1).unsqueeze(1)
+        return (
+            zero.masked_fill_(~self.allowed_nqm, -torch.inf).repeat(1, self.groups, 1).unsqueeze(1)
+        )
 
     def queries(self, x_THh: Tensor) -> Tensor:
         n, q = self.rows_nq.shape
-        x = x_THh.index_select(0, self.rows_nq.flatten()).view(n, q, -1, self.groups, x_THh.shape[-1])
+        x = x_THh.index_select(0, self.rows_nq.flatten()).view(
+            n, q, -1, self.groups, x_THh.shape[-1]
+        )
         return x.permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def keys(self, x_NKh: Tensor) -> Tensor:
-        return x_NKh.index_select(0, self.at_nm.flatten()).view(*self.at_nm.shape, *x_NKh.shape[1:]).transpose(1, 2)
+        return (
+            x_NKh.index_select(0, self.at_nm.flatten())
+            .view(*self.at_nm.shape, *x_NKh.shape[1:])
+            .transpose(1, 2)
+        )
 
     def scatter(self, x: Tensor, out_THh: Tensor) -> None:
         n, q = self.rows_nq.shape
-        x_nqHh = x.unflatten(2, (self.groups, q)).permute(0, 3, 1, 2, 4).reshape(n * q, *out_THh.shape[1:])
+        x_nqHh = (
+            x.unflatten(2, (self.groups, q))
+            .permute(0, 3, 1, 2, 4)
+            .reshape(n * q, *out_THh.shape[1:])
+        )
         real = self.real_nq.flatten()
         if bool(real.all()):
             out_THh.index_copy_(0, self.rows_nq.flatten(), x_nqHh.to(out_THh.dtype))
@@ -154,7 +208,9 @@ class _Group:
             out_THh.index_copy_(0, self.rows_nq.flatten()[real], x_nqHh[real].to(out_THh.dtype))
 
     def scatter_add_keys(self, x: Tensor, out_NKh: Tensor) -> None:
-        out_NKh.index_add_(0, self.at_nm.flatten(), x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:]))
+        out_NKh.index_add_(
+            0, self.at_nm.flatten(), x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:])
+        )
 
     def per_head(self, sink_H: Tensor) -> Tensor:
         """[1, K, G*q], in float32 at least"""

@@ -1,7 +1,8 @@
-"""Which of several ways to compute the same thing is the fastest here: measured once a machine, then remembered.
+"""Which of several ways to compute the same thing is the fastest here: measured once a machine,
+then remembered.
 
-Remembered because bits depend on it: two runs on one machine, or a run and its resumption, must find the same. Knows
-calls without arguments and a file; not what they compute.
+Remembered because bits depend on it: two runs on one machine, or a run and its resumption, must
+find the same. Knows calls without arguments and a file; not what they compute.
 """
 
 from __future__ import annotations
@@ -22,16 +23,24 @@ ROUNDS = 5
 
 # What makes torch's libraries choose other code on the same machine.
 SWITCHES = (
-    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *(
+        "ATEN_CPU_CAPABILITY",
+        "DNNL_MAX_CPU_ISA",
+        "ONEDNN_MAX_CPU_ISA",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+    ),
     *("MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"),
 )
 
 Calls = Sequence[Callable[[], object]]
 
 
-def seconds(ways: Mapping[str, Calls], clock: Callable[[], float] = time.thread_time) -> dict[str, float]:
-    """Of each way, the sum over its calls of the fastest of `ROUNDS`; the ways take turns, so that a machine that slows
-    down slows all of them. Each call is made once before, because libraries prepare what they see for the first time.
+def seconds(
+    ways: Mapping[str, Calls], clock: Callable[[], float] = time.thread_time
+) -> dict[str, float]:
+    """Of each way, the sum over its calls of the fastest of `ROUNDS`; the ways take turns, so that
+    a machine that slows down slows all of them. Each call is made once before, because libraries
+    prepare what they see for the first time.
     """
     best: dict[str, list[float]] = {}
     for name, calls in ways.items():
@@ -48,20 +57,26 @@ def seconds(ways: Mapping[str, Calls], clock: Callable[[], float] = time.thread_
 
 
 def fastest(took: Mapping[str, float]) -> str:
-    """The first way, the usual one, unless another is faster by `MARGIN`; then the fastest, of equals the earlier."""
+    """The first way, the usual one, unless another is faster by `MARGIN`; then the fastest, of
+    equals the earlier.
+    """
     usual = next(iter(took))
     winner = min(took, key=lambda name: took[name])  # the first of equals
     return winner if took[winner] * MARGIN <= took[usual] else usual
 
 
 def machine() -> str:
-    """What a measurement holds for: the processor and its instruction sets, torch, and what limits it."""
+    """What a measurement holds for: the processor and its instruction sets, torch, and what limits
+    it.
+    """
     found = torch.cpu.get_capabilities()
     sets = sorted(name for name, there in found.items() if there is True)
     digest = hashlib.sha256(" ".join(sets).encode()).hexdigest()[:8]
     limits = [f"{name}={os.environ[name]}" for name in SWITCHES if os.environ.get(name)]
     named = f"{found.get('cpu_name') or platform.machine()} ({digest})"
-    return ", ".join([named, torch.backends.cpu.get_cpu_capability(), f"torch {torch.__version__}", *limits])
+    return ", ".join(
+        [named, torch.backends.cpu.get_cpu_capability(), f"torch {torch.__version__}", *limits]
+    )
 
 
 def memory(machine: str) -> Path:
@@ -73,8 +88,10 @@ def memory(machine: str) -> Path:
 def remembered(
     file: Path, measure: Callable[[], dict[str, object]], valid: Callable[[dict[str, object]], bool]
 ) -> dict[str, object]:
-    """The JSON object in `file`, if it is `valid`; otherwise measured, and written there. Of several processes that
-    measure at the same time the first to write decides for all. Where nothing can be written, what was measured."""
+    """The JSON object in `file`, if it is `valid`; otherwise measured, and written there. Of
+    several processes that measure at the same time the first to write decides for all. Where
+    nothing can be written, what was measured.
+    """
     found = _read(file, valid)
     if found is not None:
         return found
@@ -92,7 +109,9 @@ def _read(file: Path, valid: Callable[[dict[str, object]], bool]) -> dict[str, o
     return found if isinstance(found, dict) and valid(found) else None
 
 
-def _write(file: Path, value: dict[str, object], valid: Callable[[dict[str, object]], bool]) -> None:
+def _write(
+    file: Path, value: dict[str, object], valid: Callable[[dict[str, object]], bool]
+) -> None:
     """Unless another process was first; a file that is damaged, or another version's, is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2) + "\n"

@@ -1,8 +1,8 @@
 """The mixture of experts: tokens grouped by expert, clamped SwiGLU, weighted sum.
 
-Bound: for few tokens the bytes of the chosen experts (4.25 bits a weight when packed), for many 6*T*k*D*F FLOPs.
-Tokens go to their expert's matrices, never the matrices to the tokens: each chosen expert's weights are decoded once a
-forward pass.
+Bound: for few tokens the bytes of the chosen experts (4.25 bits a weight when packed), for many
+6*T*k*D*F FLOPs. Tokens go to their expert's matrices, never the matrices to the tokens: each chosen
+expert's weights are decoded once a forward pass.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate, n tokens of one expert.
 """
@@ -18,13 +18,17 @@ from torch import Tensor
 from ossia.config import SWIGLU_ALPHA
 from ossia.kernels.linear import widened
 
-MAX_ROWS = 4096  # of one expert at a time, so that memory stays bounded however unevenly tokens are routed
+MAX_ROWS = (
+    4096  # of one expert at a time, so that memory stays bounded however unevenly tokens are routed
+)
 # (expert, dtype) -> that expert's matrix [rows, columns]
 MatrixOf = Callable[[int, torch.dtype], Tensor]
 
 
 def swiglu(h_nF2: Tensor, limit: float) -> Tensor:
-    """[n, F] from the interleaved [n, 2F]: even columns gate, odd columns linear; the gate has no lower clamp."""
+    """[n, F] from the interleaved [n, 2F]: even columns gate, odd columns linear; the gate has no
+    lower clamp.
+    """
     gate = h_nF2[..., 0::2].clamp(max=limit)
     up = h_nF2[..., 1::2].clamp(-limit, limit)
     return gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (up + 1)
@@ -38,10 +42,12 @@ def experts(
     down: tuple[MatrixOf, Tensor],
     limit: float,
 ) -> Tensor:
-    """Sum over the k chosen experts of weight * (W2 swiglu(W1 x + b1) + b2), added up in float32; [T, D].
+    """Sum over the k chosen experts of weight * (W2 swiglu(W1 x + b1) + b2), added up in float32;
+    [T, D].
 
-    `gate_up` and `down` are (matrix of an expert, biases [E, rows]). An expert's sum order does not depend on which
-    other tokens are in the batch: experts are visited in the order of their numbers.
+    `gate_up` and `down` are (matrix of an expert, biases [E, rows]). An expert's sum order does not
+    depend on which other tokens are in the batch: experts are visited in the order of their
+    numbers.
     """
     num_experts = gate_up[1].shape[0]
     top_k = choice_Tk.shape[1]
@@ -59,7 +65,11 @@ def experts(
         for n in range(begin, begin + count, MAX_ROWS):
             part = slice(n, min(n + MAX_ROWS, begin + count))
             y_nD = _expert(
-                x_TD.index_select(0, token_sorted[part]), *matrices, gate_up[1][expert], down[1][expert], limit
+                x_TD.index_select(0, token_sorted[part]),
+                *matrices,
+                gate_up[1][expert],
+                down[1][expert],
+                limit,
             )
             y_TD.index_add_(0, token_sorted[part], y_nD.float() * weight_sorted[part])
         begin += count

@@ -1,10 +1,13 @@
-"""The experts of a layer spread over processes: every token goes to where its experts are, and its outputs come back.
+"""The experts of a layer spread over processes: every token goes to where its experts are, and its
+outputs come back.
 
-Each process of a group holds E / n experts and brings tokens of its own. Assignments are sorted by expert, so that what
-goes to one process is one piece; the pieces are exchanged, computed, and exchanged back. Bound: 4*T*k*D values sent and
-as many received, forward and backward, beside the FLOPs of the experts.
+Each process of a group holds E / n experts and brings tokens of its own. Assignments are sorted by
+expert, so that what goes to one process is one piece; the pieces are exchanged, computed, and
+exchanged back. Bound: 4*T*k*D values sent and as many received, forward and backward, beside the
+FLOPs of the experts.
 
-T tokens of this process, D hidden, E experts of the layer, k chosen per token, n assignments that arrived here.
+T tokens of this process, D hidden, E experts of the layer, k chosen per token, n assignments that
+arrived here.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ class _Exchange(torch.autograd.Function):
     """Piece i of the rows goes to process i of the group; the gradients take the way back."""
 
     @staticmethod
-    def forward(ctx: Any, x_nD: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup) -> Tensor:
+    def forward(
+        ctx: Any, x_nD: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup
+    ) -> Tensor:
         ctx.send, ctx.receive, ctx.group = send, receive, group
         return _exchanged(x_nD, send, receive, group)
 
@@ -44,11 +49,18 @@ def _exchanged(x: Tensor, send: list[int], receive: list[int], group: dist.Proce
 
 
 def experts_dispatch(
-    x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, num_experts: int, group: dist.ProcessGroup, compute: Compute
+    x_TD: Tensor,
+    choice_Tk: Tensor,
+    weight_Tk: Tensor,
+    num_experts: int,
+    group: dist.ProcessGroup,
+    compute: Compute,
 ) -> Tensor:
-    """As `experts_training`, with the experts of process i of `group` numbered from i * num_experts / its size on.
+    """As `experts_training`, with the experts of process i of `group` numbered from i * num_experts
+    / its size on.
 
-    Collective: every process of the group calls it, also with no tokens. Assignments of weight 0 go nowhere.
+    Collective: every process of the group calls it, also with no tokens. Assignments of weight 0 go
+    nowhere.
     """
     processes, top_k = dist.get_world_size(group), choice_Tk.shape[1]
     wide = torch.promote_types(x_TD.dtype, torch.float32)
@@ -71,21 +83,35 @@ def experts_dispatch(
 
 
 def experts_of_rows(
-    x_nD: Tensor, expert_n: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], limit: float
+    x_nD: Tensor,
+    expert_n: Tensor,
+    gate_up: tuple[Tensor, Tensor],
+    down: tuple[Tensor, Tensor],
+    limit: float,
 ) -> Tensor:
-    """W2 swiglu(W1 x + b1) + b2 of every row, by the expert that is given for it; differentiable, in the dtype of x."""
+    """W2 swiglu(W1 x + b1) + b2 of every row, by the expert that is given for it; differentiable,
+    in the dtype of x.
+    """
     if x_nD.device.type == "cuda" and x_nD.dtype == torch.bfloat16:
         return experts_of_rows_grouped(x_nD, expert_n, gate_up, down, limit)
-    one = torch.ones(len(x_nD), 1, device=x_nD.device, dtype=torch.promote_types(x_nD.dtype, torch.float32))
+    one = torch.ones(
+        len(x_nD), 1, device=x_nD.device, dtype=torch.promote_types(x_nD.dtype, torch.float32)
+    )
     return experts_training(x_nD, expert_n.unsqueeze(1), one, gate_up, down, limit)
 
 
 def experts_of_rows_grouped(
-    x_nD: Tensor, expert_n: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor], limit: float
+    x_nD: Tensor,
+    expert_n: Tensor,
+    gate_up: tuple[Tensor, Tensor],
+    down: tuple[Tensor, Tensor],
+    limit: float,
 ) -> Tensor:
-    """The same through torch's grouped matrix products, which are fast on GPUs; one launch for all experts.
+    """The same through torch's grouped matrix products, which are fast on GPUs; one launch for all
+    experts.
 
-    One row for expert 0 is added and dropped again: the backward pass of the products refuses tensors without rows.
+    One row for expert 0 is added and dropped again: the backward pass of the products refuses
+    tensors without rows.
     """
     (w1, b1), (w2, b2) = ((w.to(x_nD.dtype), b.to(x_nD.dtype)) for w, b in (gate_up, down))
     x_nD = torch.cat([x_nD.new_zeros(1, x_nD.shape[1]), x_nD])

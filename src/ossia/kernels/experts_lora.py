@@ -1,12 +1,15 @@
-"""The experts with frozen matrices and trained low-rank changes: W + s B A, without ever holding all decoded experts.
+"""The experts with frozen matrices and trained low-rank changes: W + s B A, without ever holding
+all decoded experts.
 
-The frozen matrices come from a function, one expert at a time, in the forward and again in the backward pass: of packed
-experts never more than two decoded matrices exist, where autograd would keep them all. The change acts on the
-activations, s (x A^T) B^T. Adding B A to the matrix first would be the same, but then the backward pass has to make the
-gradient of the whole matrix, a third of all FLOPs of training, to get the two small ones. Only where the sum itself
-matters, because the forward sees it rounded to MXFP4, is it made (`whole`); the gradients are the same expressions.
+The frozen matrices come from a function, one expert at a time, in the forward and again in the
+backward pass: of packed experts never more than two decoded matrices exist, where autograd would
+keep them all. The change acts on the activations, s (x A^T) B^T. Adding B A to the matrix first
+would be the same, but then the backward pass has to make the gradient of the whole matrix, a third
+of all FLOPs of training, to get the two small ones. Only where the sum itself matters, because the
+forward sees it rounded to MXFP4, is it made (`whole`); the gradients are the same expressions.
 
-Bound: 12*T*k*D*F FLOPs forward and backward, plus 36*T*k*r*(D+F), and two decodings of each chosen expert.
+Bound: 12*T*k*D*F FLOPs forward and backward, plus 36*T*k*r*(D+F), and two decodings of each chosen
+expert.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate, r rank, n tokens of one expert.
 """
@@ -46,14 +49,18 @@ class LowRank:
     scale: float
 
     def delta(self, expert: int) -> Tensor:
-        """[rows, columns], in the dtype of the two factors. The one place that says how the sum is rounded."""
+        """[rows, columns], in the dtype of the two factors. The one place that says how the sum is
+        rounded.
+        """
         return (self.b[expert] @ self.a[expert]).mul_(self.scale)
 
 
 class _Change:
     """One leaf's low-rank factors inside the function: what they add, and what their gradients are."""
 
-    def __init__(self, frozen: FrozenMatrices, a: Tensor | None, b: Tensor | None, scale: float) -> None:
+    def __init__(
+        self, frozen: FrozenMatrices, a: Tensor | None, b: Tensor | None, scale: float
+    ) -> None:
         self.frozen, self.a, self.b, self.scale = frozen, a, b, scale
 
     def apply(self, e: int, x: Tensor) -> Tensor:
@@ -68,7 +75,9 @@ class _Change:
             return None, None
         return torch.zeros_like(self.a), torch.zeros_like(self.b)
 
-    def backward(self, e: int, x: Tensor, g: Tensor, da: Tensor | None, db: Tensor | None) -> Tensor:
+    def backward(
+        self, e: int, x: Tensor, g: Tensor, da: Tensor | None, db: Tensor | None
+    ) -> Tensor:
         """The gradient by x, from that by the output; the factors' gradients go to their places."""
         dx = g @ self.frozen.matrix(e, g.dtype)
         if self.a is not None and self.b is not None and da is not None and db is not None:
@@ -102,13 +111,18 @@ class _ExpertsLora(torch.autograd.Function):
         ctx.save_for_backward(x, h, y, rows, order, place, weight, a1, b1, a2, b2)
         ctx.counts, ctx.limit, ctx.scales, ctx.frozen = counts, limit, scales, (gate_up, down)
         ctx.weight_like = weight_Tk.shape, weight_Tk.dtype
-        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device).index_add_(0, rows, y.to(wide) * weight)
+        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device).index_add_(
+            0, rows, y.to(wide) * weight
+        )
         return out.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x, h, y, rows, order, place, weight, a1, b1, a2, b2 = ctx.saved_tensors
-        first, second = _Change(ctx.frozen[0], a1, b1, ctx.scales[0]), _Change(ctx.frozen[1], a2, b2, ctx.scales[1])
+        first, second = (
+            _Change(ctx.frozen[0], a1, b1, ctx.scales[0]),
+            _Change(ctx.frozen[1], a2, b2, ctx.scales[1]),
+        )
         g = grad_TD.index_select(0, rows)
         wide, (shape, dtype) = weight.dtype, ctx.weight_like
         d_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
@@ -121,7 +135,9 @@ class _ExpertsLora(torch.autograd.Function):
             a, da_dh = swiglu_with_gradient(h[s], ctx.limit)
             dh = second.backward(e, a, g[s], da2, db2).repeat_interleave(2, dim=1).mul_(da_dh)
             dx[s] = first.backward(e, x[s], dh, da1, db1)
-        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device).index_add_(0, rows, dx.to(wide))
+        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device).index_add_(
+            0, rows, dx.to(wide)
+        )
         d_choice_weight = d_weight.view(shape).to(dtype)
         return dx_TD.to(x.dtype), None, d_choice_weight, da1, db1, da2, db2, None, None, None, None
 
@@ -130,9 +146,11 @@ def experts_lora(
     x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, gate_up: tuple[FrozenMatrices, LowRank | None],
     down: tuple[FrozenMatrices, LowRank | None], limit: float,
 ) -> Tensor:  # fmt: skip
-    """As `experts`, differentiable by x, the weights of the choice and the low-rank factors; nothing else is trained.
+    """As `experts`, differentiable by x, the weights of the choice and the low-rank factors;
+    nothing else is trained.
 
-    None in place of factors leaves a matrix as it is. Source of the change: arXiv 2106.09685, section 4.1.
+    None in place of factors leaves a matrix as it is. Source of the change: arXiv 2106.09685,
+    section 4.1.
     """
     factors: list[Tensor | None] = []
     for _, low in (gate_up, down):

@@ -1,10 +1,12 @@
-"""The experts with a backward pass of its own: what training uses instead of autograd through `experts`.
+"""The experts with a backward pass of its own: what training uses instead of autograd through
+`experts`.
 
-Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for the weights; written
-by hand, each expert's gradients go straight to their place. Bound: 18*T*k*D*F FLOPs forward and backward.
+Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for
+the weights; written by hand, each expert's gradients go straight to their place. Bound: 18*T*k*D*F
+FLOPs forward and backward.
 
-An assignment of weight 0 is not computed at all: it adds nothing, and gives no gradient, not even to its weight. That
-is how tokens beyond an expert's capacity are dropped.
+An assignment of weight 0 is not computed at all: it adds nothing, and gives no gradient, not even
+to its weight. That is how tokens beyond an expert's capacity are dropped.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate, n tokens of one expert.
 """
@@ -20,7 +22,9 @@ from torch.autograd.function import once_differentiable
 from ossia.kernels.products import product
 from ossia.kernels.training import add_rows, swiglu_backward, swiglu_forward
 
-PAD = 32  # rows: matrix libraries prepare a product once per shape: few shapes, or preparing costs more than computing
+# rows: matrix libraries prepare a product once per shape: few shapes, or preparing costs more than
+# computing
+PAD = 32
 
 
 class _Experts(torch.autograd.Function):
@@ -54,7 +58,9 @@ class _Experts(torch.autograd.Function):
         wide, (shape, dtype) = weight.dtype, ctx.weight_like
         dw1, dw2 = torch.zeros_like(w1), torch.zeros_like(w2)
         db1, db2 = w1.new_zeros(w1.shape[:2]), w2.new_zeros(w2.shape[:2])
-        d_weight = torch.zeros_like(weight)  # of an output: what its features give, and what the bias gives
+        d_weight = torch.zeros_like(
+            weight
+        )  # of an output: what its features give, and what the bias gives
         dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device)
         for (e, s), h in zip(_slices(ctx.counts), hidden, strict=True):
             dh, a, along = swiglu_backward(h, product(g[s], w2[e]), weight[s], ctx.limit)
@@ -66,12 +72,22 @@ class _Experts(torch.autograd.Function):
             add_rows(dx_TD, rows[s], product(dh, w1[e]))
         d_choice_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
         d_choice_weight[order] = d_weight[place]
-        return dx_TD.to(x.dtype), None, d_choice_weight.view(shape).to(dtype), dw1, db1, dw2, db2, None
+        return (
+            dx_TD.to(x.dtype),
+            None,
+            d_choice_weight.view(shape).to(dtype),
+            dw1,
+            db1,
+            dw2,
+            db2,
+            None,
+        )
 
 
 def _places(choice: Tensor, kept: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
-    """The kept assignments sorted by expert, their rows in a table where each expert's part is padded to whole PADs,
-    and the sizes of the parts. Padding rows weigh 0."""
+    """The kept assignments sorted by expert, their rows in a table where each expert's part is
+    padded to whole PADs, and the sizes of the parts. Padding rows weigh 0.
+    """
     at = kept.nonzero().squeeze(1)
     order = at[torch.argsort(choice[at], stable=True)]
     counts = torch.bincount(choice[at], minlength=experts)
@@ -84,13 +100,17 @@ def _places(choice: Tensor, kept: Tensor, experts: int) -> tuple[Tensor, Tensor,
 def _slices(counts: list[int]) -> list[tuple[int, slice]]:
     """(expert, its rows) of those experts that have any."""
     ends = torch.tensor(counts).cumsum(0).tolist()
-    return [(e, slice(end - n, end)) for e, (n, end) in enumerate(zip(counts, ends, strict=True)) if n]
+    return [
+        (e, slice(end - n, end)) for e, (n, end) in enumerate(zip(counts, ends, strict=True)) if n
+    ]
 
 
 def experts_training(
     x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor],
     limit: float,
 ) -> Tensor:  # fmt: skip
-    """As `experts`, differentiable by everything but the choice. `gate_up`, `down`: all weights and biases [E, ...]."""
+    """As `experts`, differentiable by everything but the choice. `gate_up`, `down`: all weights and
+    biases [E, ...].
+    """
     tensors = (t.to(x_TD.dtype) for t in (*gate_up, *down))
     return _Experts.apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,8 +1,8 @@
 """y = x W^T + b, whatever dtype W is stored in.
 
-Bound: for few rows the bytes of W, for many 2*T*N*K FLOPs. A weight stored in another dtype than the one computed in is
-converted on the way, a chunk of rows at a time, so that no second copy of a big matrix (the unembedding: 1.2 GB in
-bfloat16) is ever held.
+Bound: for few rows the bytes of W, for many 2*T*N*K FLOPs. A weight stored in another dtype than
+the one computed in is converted on the way, a chunk of rows at a time, so that no second copy of a
+big matrix (the unembedding: 1.2 GB in bfloat16) is ever held.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
 
 
 def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """[T, N] in the dtype of x; but where nothing is trained, bfloat16 on a CPU gives float32: products of bfloat16 are
-    exact there, so the only rounding left is that of the sums, as in the compiled kernels."""
+    """[T, N] in the dtype of x; but where nothing is trained, bfloat16 on a CPU gives float32:
+    products of bfloat16 are exact there, so the only rounding left is that of the sums, as in the
+    compiled kernels.
+    """
     wants_grad = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
     x_TK = x_TK if wants_grad else widened(x_TK)
     bias_N = None if bias_N is None else bias_N.to(x_TK.dtype)

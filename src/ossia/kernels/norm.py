@@ -9,7 +9,9 @@ from ossia.kernels.training import norm_training
 
 
 def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * scale, in float32 at least and cast last (Llama casts before the scale; gpt-oss does not)."""
+    """x / rms(x) * scale, in float32 at least and cast last (Llama casts before the scale; gpt-oss
+    does not).
+    """
     if torch.is_grad_enabled() and x_TD.requires_grad:
         trained = norm_training(x_TD, scale_D, eps)
         if trained is not None:

@@ -1,10 +1,11 @@
-"""Matrix products for training: a @ b, and y = x W^T + b with a backward pass made of such products.
+"""Matrix products for training: a @ b, and y = x W^T + b with a backward pass made of such
+products.
 
-Bound: 2*M*K*N FLOPs a product. Which library multiplies fastest depends on the CPU: MKL, torch's usual one, uses the
-wide vectors of Intel's CPUs alone; oneDNN, which comes with torch as well, uses those of any maker's, but costs more to
-call. In bfloat16 a CPU without such instructions emulates them, twenty times slower. So what serves on a CPU is
-measured (`contest.py`): the product of float32 matrices, and the dtype in which stacks of matrices are iterated.
-Everything else is torch.
+Bound: 2*M*K*N FLOPs a product. Which library multiplies fastest depends on the CPU: MKL, torch's
+usual one, uses the wide vectors of Intel's CPUs alone; oneDNN, which comes with torch as well, uses
+those of any maker's, but costs more to call. In bfloat16 a CPU without such instructions emulates
+them, twenty times slower. So what serves on a CPU is measured (`contest.py`): the product of
+float32 matrices, and the dtype in which stacks of matrices are iterated. Everything else is torch.
 
 M, T rows, K summed over, N columns.
 """
@@ -29,7 +30,8 @@ SMALLEST = 1 << 18  # multiplications: below, calling oneDNN costs more than the
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-# ---- what serves ---------------------------------------------------------------------------------------------------
+# ---- what serves
+# ---------------------------------------------------------------------------------------------------
 
 
 def _by_torch(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
@@ -67,7 +69,9 @@ _serving: Serving | None = None
 
 
 def serving() -> Serving:
-    """What serves in this process; measured on first use, in about 0.1 s, unless this machine remembers."""
+    """What serves in this process; measured on first use, in about 0.1 s, unless this machine
+    remembers.
+    """
     global _serving
     if _serving is None:
         with _lock:
@@ -85,8 +89,9 @@ def use(recorded: Serving | None) -> None:
 def go_on_with(record: Mapping[str, Any]) -> None:
     """Let what served a run, `asdict(serving())` then, serve its resumption, for the same bits.
 
-    On another machine the bits cannot be the same, and the record of another version may be one that this version
-    cannot read: then what is fast here serves, and a warning says so if it differs.
+    On another machine the bits cannot be the same, and the record of another version may be one
+    that this version cannot read: then what is fast here serves, and a warning says so if it
+    differs.
     """
     recorded, here = parse(record), serving()
     if recorded is None:
@@ -98,7 +103,11 @@ def go_on_with(record: Mapping[str, Any]) -> None:
         return
     if (recorded.product, recorded.stacks) == (here.product, here.stacks):
         return
-    if recorded.machine == here.machine and recorded.product in PRODUCTS and recorded.stacks in STACKS:
+    if (
+        recorded.machine == here.machine
+        and recorded.product in PRODUCTS
+        and recorded.stacks in STACKS
+    ):
         use(recorded)
         return
     began, now = (f"{s.product} and {s.stacks} on {s.machine}" for s in (recorded, here))
@@ -133,7 +142,9 @@ def measured(machine: str) -> Serving:
     """Measured now, on one thread, as training's products are computed."""
     threads = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(1, "contest", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(
+            1, "contest", initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
             return pool.submit(_measure, machine).result()
     finally:
         torch.set_num_threads(threads)  # a thread that sets its own also sets what new threads get
@@ -168,16 +179,22 @@ def _stack_calls() -> tuple[dict[str, contest.Calls], int]:
     count, rows, columns = 2, 128, 256
     calls: dict[str, contest.Calls] = {}
     for name, dtype in STACKS.items():
-        x, s = torch.ones(count, rows, columns, dtype=dtype), torch.ones(count, rows, rows, dtype=dtype)
+        x, s = (
+            torch.ones(count, rows, columns, dtype=dtype),
+            torch.ones(count, rows, rows, dtype=dtype),
+        )
         calls[name] = [partial(torch.bmm, x, x.mT), partial(torch.baddbmm, x, s, x)]
     return calls, 2 * count * 2 * rows * rows * columns
 
 
-# ---- products ------------------------------------------------------------------------------------------------------
+# ---- products
+# ------------------------------------------------------------------------------------------------------
 
 
 def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """a @ b (+ bias) [M, N], a new tensor, not differentiable. Views that are transposed cost no copy."""
+    """a @ b (+ bias) [M, N], a new tensor, not differentiable. Views that are transposed cost no
+    copy.
+    """
     multiplications = a_MK.shape[0] * a_MK.shape[1] * b_KN.shape[1]
     if a_MK.dtype == torch.float32 and a_MK.device.type == "cpu" and multiplications >= SMALLEST:
         return PRODUCTS[serving().product](a_MK, b_KN, bias_N)
@@ -185,7 +202,9 @@ def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
 
 
 def stack_dtype(device: torch.device) -> torch.dtype:
-    """In which products of stacks of matrices are fastest, where either would do: bfloat16 or float32."""
+    """In which products of stacks of matrices are fastest, where either would do: bfloat16 or
+    float32.
+    """
     return STACKS[serving().stacks] if device.type == "cpu" else torch.bfloat16
 
 

@@ -1,4 +1,6 @@
-"""Rotary position embedding, half-split: dimension i is paired with i + h/2. Bound: reads and writes T*H*h once."""
+"""Rotary position embedding, half-split: dimension i is paired with i + h/2. Bound: reads and
+writes T*H*h once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from ossia.kernels.training import rotate_training
 
 
 def rotate(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
-    """Rotate every pair of x [T, H, h] by its position's angle; cos and sin are [T, h/2], concentration included."""
+    """Rotate every pair of x [T, H, h] by its position's angle; cos and sin are [T, h/2],
+    concentration included.
+    """
     if torch.is_grad_enabled() and x_THh.requires_grad:
         trained = rotate_training(x_THh, cos_Tr, sin_Tr)
         if trained is not None:

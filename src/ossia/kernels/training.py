@@ -1,11 +1,12 @@
 """What training does between its matrix products: compiled for float32 on a CPU, else torch.
 
-The clamped SwiGLU, RMSNorm and RoPE with their gradients, sums of experts' outputs, the gradient of cross-entropy.
-Bound: bytes, each value read and written once; in torch every operation is a pass over memory of its own, and the
-passes cost training as much as its matrix products. Each works on the calling thread, whatever torch's number of
-threads.
+The clamped SwiGLU, RMSNorm and RoPE with their gradients, sums of experts' outputs, the gradient of
+cross-entropy. Bound: bytes, each value read and written once; in torch every operation is a pass
+over memory of its own, and the passes cost training as much as its matrix products. Each works on
+the calling thread, whatever torch's number of threads.
 
-n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary, H heads, h head width, r = h / 2.
+n tokens of one expert, F intermediate, T tokens, D hidden, R rows, V vocabulary, H heads, h head
+width, r = h / 2.
 """
 
 from __future__ import annotations
@@ -34,23 +35,32 @@ def swiglu_forward(h_nF2: Tensor, limit: float) -> Tensor:
     return a_nF
 
 
-def swiglu_backward(h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
-    """What follows from the gradient `da` by the activations a = swiglu(h), before the `weight` of each output.
+def swiglu_backward(
+    h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What follows from the gradient `da` by the activations a = swiglu(h), before the `weight` of
+    each output.
 
-    Gives (weight * gradient by h [n, 2F], weight * a [n, F], the sums of da * a over the features [n]); a clamp that
-    holds gives no gradient. `weight` and the sums are in float32 at least.
+    Gives (weight * gradient by h [n, 2F], weight * a [n, F], the sums of da * a over the features
+    [n]); a clamp that holds gives no gradient. `weight` and the sums are in float32 at least.
     """
     library = compiled_for(h_nF2)
     if library is None or da_nF.dtype != h_nF2.dtype or weight_n.dtype != torch.float32:
         return _swiglu_backward(h_nF2, da_nF, weight_n, limit)
     h_nF2, da_nF, weight_n = h_nF2.contiguous(), da_nF.contiguous(), weight_n.contiguous()
-    dh_nF2, a_nF, along_n = torch.empty_like(h_nF2), torch.empty_like(da_nF), torch.zeros_like(weight_n)
+    dh_nF2, a_nF, along_n = (
+        torch.empty_like(h_nF2),
+        torch.empty_like(da_nF),
+        torch.zeros_like(weight_n),
+    )
     given = (h_nF2.data_ptr(), da_nF.data_ptr(), weight_n.data_ptr(), limit, *da_nF.shape)
     library.ossia_swiglu_backward(*given, dh_nF2.data_ptr(), a_nF.data_ptr(), along_n.data_ptr())
     return dh_nF2, a_nF, along_n
 
 
-def _swiglu_backward(h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float) -> tuple[Tensor, Tensor, Tensor]:
+def _swiglu_backward(
+    h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float
+) -> tuple[Tensor, Tensor, Tensor]:
     a_nF, slope_nF2 = swiglu_with_gradient(h_nF2, limit)
     wide, weight_n1 = weight_n.dtype, weight_n.unsqueeze(1)
     along_n = (da_nF.to(wide) * a_nF.to(wide)).sum(-1)
@@ -72,18 +82,30 @@ def swiglu_with_gradient(h_nF2: Tensor, limit: float) -> tuple[Tensor, Tensor]:
 
 
 def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | None = None) -> None:
-    """out[rows] += scale * x in place, row after row; a row may come more than once. `out` is float32 at least."""
+    """out[rows] += scale * x in place, row after row; a row may come more than once. `out` is
+    float32 at least.
+    """
     library = compiled_for(out_TD)
-    if library is None or x_nD.dtype != torch.float32 or (scale_n is not None and scale_n.dtype != torch.float32):
+    if (
+        library is None
+        or x_nD.dtype != torch.float32
+        or (scale_n is not None and scale_n.dtype != torch.float32)
+    ):
         x_nD = x_nD.to(out_TD.dtype)
         out_TD.index_add_(0, rows_n, x_nD if scale_n is None else x_nD * scale_n.unsqueeze(1))
         return
-    assert out_TD.is_contiguous() and rows_n.dtype == torch.int64 and x_nD.shape == (len(rows_n), out_TD.shape[1])
+    assert (
+        out_TD.is_contiguous()
+        and rows_n.dtype == torch.int64
+        and x_nD.shape == (len(rows_n), out_TD.shape[1])
+    )
     assert scale_n is None or scale_n.shape == rows_n.shape
     x_nD, rows_n = x_nD.contiguous(), rows_n.contiguous()
     scale_n = None if scale_n is None else scale_n.contiguous()
     scale = None if scale_n is None else scale_n.data_ptr()
-    library.ossia_add_rows(x_nD.data_ptr(), rows_n.data_ptr(), scale, *x_nD.shape, out_TD.data_ptr())
+    library.ossia_add_rows(
+        x_nD.data_ptr(), rows_n.data_ptr(), scale, *x_nD.shape, out_TD.data_ptr()
+    )
 
 
 def check_targets(target_R: Tensor, vocabulary: int) -> None:
@@ -96,7 +118,8 @@ def check_targets(target_R: Tensor, vocabulary: int) -> None:
 
 
 def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
-    """(-log softmax(logits)[target] [R], its gradient by the logits [R, V]); `logits` may be overwritten.
+    """(-log softmax(logits)[target] [R], its gradient by the logits [R, V]); `logits` may be
+    overwritten.
 
     The targets have been through `check_targets`: here they are memory addresses.
     """
@@ -105,11 +128,15 @@ def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tenso
         lse_R1 = logits_RV.logsumexp(-1, keepdim=True)
         loss_R1 = lse_R1 - logits_RV.gather(1, target_R.unsqueeze(1))
         p_RV = logits_RV.sub_(lse_R1).exp_()
-        return loss_R1.squeeze(1), p_RV.scatter_add_(1, target_R.unsqueeze(1), torch.full_like(lse_R1, -1.0))
+        return loss_R1.squeeze(1), p_RV.scatter_add_(
+            1, target_R.unsqueeze(1), torch.full_like(lse_R1, -1.0)
+        )
     assert target_R.dtype == torch.int64 and target_R.shape == logits_RV.shape[:1]
     logits_RV, target_R = logits_RV.contiguous(), target_R.contiguous()
     loss_R = logits_RV.new_empty(logits_RV.shape[0])
-    library.ossia_cross_entropy(logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape, loss_R.data_ptr())
+    library.ossia_cross_entropy(
+        logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape, loss_R.data_ptr()
+    )
     return loss_R, logits_RV
 
 
@@ -129,7 +156,13 @@ class _Norm(torch.autograd.Function):
         x_TD, scale_D, inverse_T = ctx.saved_tensors
         grad_TD = grad_TD.contiguous()
         dx_TD, dscale_D = torch.empty_like(x_TD), torch.zeros_like(scale_D)
-        given = (x_TD.data_ptr(), scale_D.data_ptr(), inverse_T.data_ptr(), grad_TD.data_ptr(), *x_TD.shape)
+        given = (
+            x_TD.data_ptr(),
+            scale_D.data_ptr(),
+            inverse_T.data_ptr(),
+            grad_TD.data_ptr(),
+            *x_TD.shape,
+        )
         cpu.loaded().ossia_norm_backward(*given, dx_TD.data_ptr(), dscale_D.data_ptr())
         return dx_TD, dscale_D, None
 
@@ -160,7 +193,9 @@ def _rotated(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, sign: float) -> Tens
     x_THh, cos_Tr, sin_Tr = x_THh.contiguous(), cos_Tr.contiguous(), sin_Tr.contiguous()
     out_THh = torch.empty_like(x_THh)
     (tokens, heads, width), angles = x_THh.shape, (cos_Tr.data_ptr(), sin_Tr.data_ptr(), sign)
-    cpu.loaded().ossia_rotate_heads(x_THh.data_ptr(), *angles, tokens, heads, width // 2, out_THh.data_ptr())
+    cpu.loaded().ossia_rotate_heads(
+        x_THh.data_ptr(), *angles, tokens, heads, width // 2, out_THh.data_ptr()
+    )
     return out_THh
 
 
@@ -174,8 +209,14 @@ def rotate_training(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor | N
 
 
 def compiled_for(x: Tensor) -> CDLL | None:
-    """The compiled kernels, if they serve tensors like x in training: plain ones in float32 on a CPU."""
-    plain = type(x) in (Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+    """The compiled kernels, if they serve tensors like x in training: plain ones in float32 on a
+    CPU.
+    """
+    plain = (
+        type(x) in (Tensor, torch.nn.Parameter)
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+    )
     if not plain or torch.compiler.is_compiling() or os.environ.get("OSSIA_KERNELS") == "reference":
         return None
     found = cpu.compiled()

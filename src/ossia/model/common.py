@@ -1,4 +1,6 @@
-"""The two leaves that every part of the model uses: a norm and a linear map, as thin holders of weights for kernels."""
+"""The two leaves that every part of the model uses: a norm and a linear map, as thin holders of
+weights for kernels.
+"""
 
 from __future__ import annotations
 

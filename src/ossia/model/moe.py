@@ -1,7 +1,8 @@
 """The feed-forward half of a block: the router and the experts, which come in two kinds of leaf.
 
-`PackedExperts` hold MXFP4 as published and are decoded one expert at a time; `TrainableExperts` hold ordinary matrices,
-and can be trained as if they were MXFP4 already. The model cannot tell which it has.
+`PackedExperts` hold MXFP4 as published and are decoded one expert at a time; `TrainableExperts`
+hold ordinary matrices, and can be trained as if they were MXFP4 already. The model cannot tell
+which it has.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate.
 """
@@ -27,7 +28,9 @@ class PackedExperts(nn.Module):
 
     def __init__(self, experts: int, rows: int, columns: int) -> None:
         super().__init__()
-        self.register_buffer("blocks", torch.empty(experts, rows, columns // 32, 16, dtype=torch.uint8))
+        self.register_buffer(
+            "blocks", torch.empty(experts, rows, columns // 32, 16, dtype=torch.uint8)
+        )
         self.register_buffer("scales", torch.empty(experts, rows, columns // 32, dtype=torch.uint8))
         self.bias = nn.Parameter(torch.empty(experts, rows), requires_grad=False)
 
@@ -38,8 +41,9 @@ class PackedExperts(nn.Module):
 class TrainableExperts(nn.Module):
     """E matrices [rows, columns] in a floating type, with biases.
 
-    With `fake_quantize` the forward sees the nearest MXFP4 values under that rule for the scale (True: the default
-    one), and the gradient goes straight through to the exact ones (quantization-aware training).
+    With `fake_quantize` the forward sees the nearest MXFP4 values under that rule for the scale
+    (True: the default one), and the gradient goes straight through to the exact ones
+    (quantization-aware training).
     """
 
     def __init__(self, experts: int, rows: int, columns: int) -> None:
@@ -56,7 +60,11 @@ class TrainableExperts(nn.Module):
         return self.seen(self.weight[expert]).to(dtype)
 
     def seen(self, weight: Tensor) -> Tensor:
-        return mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize)) if self.fake_quantize else weight
+        return (
+            mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize))
+            if self.fake_quantize
+            else weight
+        )
 
 
 class Experts(nn.Module):
@@ -70,8 +78,15 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
         wanted = torch.is_grad_enabled() and (x_TD.requires_grad or self.gate_up.bias.requires_grad)
-        if wanted and isinstance(self.gate_up, TrainableExperts) and isinstance(self.down, TrainableExperts):
-            tensors = (self.gate_up.values(), self.gate_up.bias), (self.down.values(), self.down.bias)
+        if (
+            wanted
+            and isinstance(self.gate_up, TrainableExperts)
+            and isinstance(self.down, TrainableExperts)
+        ):
+            tensors = (
+                (self.gate_up.values(), self.gate_up.bias),
+                (self.down.values(), self.down.bias),
+            )
             return kernels.experts_training(x_TD, choice_Tk, weight_Tk, *tensors, limit)
         matrices = (self.gate_up.matrix, self.gate_up.bias), (self.down.matrix, self.down.bias)
         return kernels.experts(x_TD, choice_Tk, weight_Tk, *matrices, limit)
@@ -80,8 +95,9 @@ class Experts(nn.Module):
 class Router(nn.Module):
     """Chooses k experts per token: the largest k logits, weighted by a softmax over those k alone.
 
-    `selection_bias` [E], None unless training sets it, is added to the logits for the choice and not for the weights
-    (arXiv 2408.15664). No published layout can hold it, so it is no part of the state, and export refuses it.
+    `selection_bias` [E], None unless training sets it, is added to the logits for the choice and
+    not for the weights (arXiv 2408.15664). No published layout can hold it, so it is no part of the
+    state, and export refuses it.
     """
 
     selection_bias: Tensor | None
@@ -94,9 +110,12 @@ class Router(nn.Module):
         self.register_buffer("selection_bias", None, persistent=False)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least: near ties decide
-        much."""
-        logits_TE = kernels.linear(x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), self.weight, self.bias)
+        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least:
+        near ties decide much.
+        """
+        logits_TE = kernels.linear(
+            x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), self.weight, self.bias
+        )
         choice_Tk = self.choose(logits_TE)
         return choice_Tk, logits_TE.gather(-1, choice_Tk).softmax(-1), logits_TE
 
@@ -107,26 +126,36 @@ class Router(nn.Module):
 
 
 def expert_capacity(factor: float, tokens: int, top_k: int, experts: int) -> int:
-    """Tokens that an expert takes: `factor` times its even share (arXiv 2101.03961, eq. 3), 4 at least."""
+    """Tokens that an expert takes: `factor` times its even share (arXiv 2101.03961, eq. 3), 4 at
+    least.
+    """
     return max(4, math.ceil(factor * top_k * tokens / experts))
 
 
 def within_capacity(choice_Tk: Tensor, capacity: int) -> Tensor:
-    """bool [T, k]: which assignments are among the first `capacity` of their expert; earlier tokens come first."""
+    """bool [T, k]: which assignments are among the first `capacity` of their expert; earlier tokens
+    come first.
+    """
     choice = choice_Tk.flatten()
     order = torch.argsort(choice, stable=True)
     counts = torch.bincount(choice)
     first = counts.cumsum(0) - counts
     rank = torch.arange(len(order), device=order.device) - first[choice[order]]
-    return torch.empty_like(order, dtype=torch.bool).index_copy_(0, order, rank < capacity).view_as(choice_Tk)
+    return (
+        torch.empty_like(order, dtype=torch.bool)
+        .index_copy_(0, order, rank < capacity)
+        .view_as(choice_Tk)
+    )
 
 
 class Moe(nn.Module):
-    """x + experts(norm(x)); on a dense layer (`moe_stride` > 1) one expert that all tokens share, and no router.
+    """x + experts(norm(x)); on a dense layer (`moe_stride` > 1) one expert that all tokens share,
+    and no router.
 
-    With `capacity` (None unless training sets it), and only in training mode, an expert takes no more than that many
-    times its even share of the batch's tokens; what is over goes past it on the residual stream. A token's output then
-    depends on the tokens before it in the batch, which is why nothing but training may do this.
+    With `capacity` (None unless training sets it), and only in training mode, an expert takes no
+    more than that many times its even share of the batch's tokens; what is over goes past it on the
+    residual stream. A token's output then depends on the tokens before it in the batch, which is
+    why nothing but training may do this.
     """
 
     def __init__(self, config: ModelConfig, layer: int, kind: ExpertKind) -> None:
@@ -148,7 +177,9 @@ class Moe(nn.Module):
             if batch.router_logits is not None:
                 batch.router_logits[self.layer] = logits_TE
             if self.capacity is not None and self.training:
-                most = expert_capacity(self.capacity, len(choice_Tk), self.router.top_k, self.router.weight.shape[0])
+                most = expert_capacity(
+                    self.capacity, len(choice_Tk), self.router.top_k, self.router.weight.shape[0]
+                )
                 weight_Tk = weight_Tk * within_capacity(choice_Tk, most)
         y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
         return x_TD + y_TD.to(x_TD.dtype)

@@ -1,8 +1,9 @@
-"""The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other insides.
+"""The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other
+insides.
 
-`make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays the one forward.
-All blocks become one module and one call, which adds to the residual stream in place. Weights are read where they lie
-(the mapped file) until `promotion.py` has packed them.
+`make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays
+the one forward. All blocks become one module and one call, which adds to the residual stream in
+place. Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
 
 Knows the C structures of kernels/cpu, but neither files nor caches beyond the batch's.
 """
@@ -36,10 +37,11 @@ Kv = Literal["bf16", "int8"]
 class Precision:
     """What the compiled kernels compute in.
 
-    `dense`: attention and unembedding, from bfloat16 weights as published ("bf16": exact products, float32 sums), or
-    from weights and activations of 8 bits in blocks ("int8"). `activations`: what the experts' MXFP4 weights are
-    multiplied with, bfloat16 (exact products) or 8 bits in blocks of 32. `kv`: keys and values in the cache, bfloat16
-    or 8 bits with a scale for every position and head.
+    `dense`: attention and unembedding, from bfloat16 weights as published ("bf16": exact products,
+    float32 sums), or from weights and activations of 8 bits in blocks ("int8"). `activations`: what
+    the experts' MXFP4 weights are multiplied with, bfloat16 (exact products) or 8 bits in blocks of
+    32. `kv`: keys and values in the cache, bfloat16 or 8 bits with a scale for every position and
+    head.
     """
 
     dense: Dense = "bf16"
@@ -48,10 +50,14 @@ class Precision:
 
 
 def make_native(
-    model: Transformer, precision: Precision, mapped: Callable[[Tensor], bool] = lambda tensor: False
+    model: Transformer,
+    precision: Precision,
+    mapped: Callable[[Tensor], bool] = lambda tensor: False,
 ) -> list[cpu.Packable]:
-    """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what can be packed, in the
-    order in which a forward reads it. `mapped`: whether a tensor is a view of a mapped file."""
+    """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what
+    can be packed, in the order in which a forward reads it. `mapped`: whether a tensor is a view of
+    a mapped file.
+    """
     assert unsupported(model.config) is None
     config = model.config
     packables: list[cpu.Packable] = []
@@ -59,7 +65,9 @@ def make_native(
     for block in model.layers:
         assert isinstance(block, Block)
         dense, experts = _dense(block.attn, precision), _experts(block.moe)
-        halves.append((_attention(block.attn, dense, config), _moe(block.moe, experts, config, precision)))
+        halves.append(
+            (_attention(block.attn, dense, config), _moe(block.moe, experts, config, precision))
+        )
         packables += [*dense, *experts]
     model.layers = nn.ModuleList([NativeLayers(halves, config, precision.kv)])
     unembedding = NativeLinear(model.unembedding, precision)
@@ -87,8 +95,9 @@ def unsupported(config: ModelConfig) -> str | None:
 
 
 class MappedEmbedding(nn.Module):
-    """Rows of a table that stays in its file. Looking one up makes its neighbours resident too, up to a megabyte of
-    them; so all are let go now and then, and the table never takes much memory."""
+    """Rows of a table that stays in its file. Looking one up makes its neighbours resident too, up
+    to a megabyte of them; so all are let go now and then, and the table never takes much memory.
+    """
 
     EVERY = 64  # rows
 
@@ -135,12 +144,18 @@ class NativeLinear(nn.Module):
 class NativeLayers(nn.Module):
     """All blocks, in one call. Adds to `x_TD` in place and returns it."""
 
-    def __init__(self, halves: list[tuple[cpu.Attention, cpu.Moe]], config: ModelConfig, kv_kind: str) -> None:
+    def __init__(
+        self, halves: list[tuple[cpu.Attention, cpu.Moe]], config: ModelConfig, kv_kind: str
+    ) -> None:
         super().__init__()
         self.run, self.config, self.kv_kind = cpu.Layers(halves), config, kv_kind
 
-    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
-        assert batch.router_logits is None, "the compiled kernels keep no router logits; training uses torch's"
+    def forward(
+        self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
+        assert batch.router_logits is None, (
+            "the compiled kernels keep no router logits; training uses torch's"
+        )
         pages = batch.pages or _own_pages(batch, self.config, self.kv_kind)
         self.run(x_TD, cpu.Step(batch.lengths, batch.starts, pages, rope), pages.layers)
         return x_TD
@@ -157,7 +172,9 @@ def _attention(attention: Attention, dense: list[cpu.Dense], c: ModelConfig) -> 
     sinks: Tensor | None = attention.sinks if learned else torch.zeros(c.num_attention_heads)
     sinks = None if c.attention_sink == "none" else sinks
     scale = c.head_dim**-0.5
-    return cpu.Attention(dense, attention.norm.scale, sinks, c.rms_norm_eps, scale, c.head_dim, attention.window)
+    return cpu.Attention(
+        dense, attention.norm.scale, sinks, c.rms_norm_eps, scale, c.head_dim, attention.window
+    )
 
 
 def _experts(moe: Moe) -> list[cpu.Experts]:
@@ -170,15 +187,26 @@ def _experts(moe: Moe) -> list[cpu.Experts]:
     return made
 
 
-def _moe(moe: Moe, experts: list[cpu.Experts], config: ModelConfig, precision: Precision) -> cpu.Moe:
+def _moe(
+    moe: Moe, experts: list[cpu.Experts], config: ModelConfig, precision: Precision
+) -> cpu.Moe:
     router = None if moe.router is None else (moe.router.weight, moe.router.bias)
     top_k = 1 if moe.router is None else moe.router.top_k
-    return cpu.Moe(experts, moe.norm.scale, router, config.rms_norm_eps, moe.limit, top_k, precision.activations)
+    return cpu.Moe(
+        experts,
+        moe.norm.scale,
+        router,
+        config.rms_norm_eps,
+        moe.limit,
+        top_k,
+        precision.activations,
+    )
 
 
 def _own_pages(batch: Batch, config: ModelConfig, kind: str) -> Pages:
-    """A cache for sequences that begin here and are not gone on with. One layer's memory does for all: each layer is
-    done with it before the next one writes."""
+    """A cache for sequences that begin here and are not gone on with. One layer's memory does for
+    all: each layer is done with it before the next one writes.
+    """
     assert batch.slots is None and not any(batch.starts)
     counts = [(n + PAGE - 1) // PAGE for n in batch.lengths]
     pages_SP = np.full((len(counts), max(counts)), -1, dtype=np.int32)

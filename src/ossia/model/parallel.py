@@ -1,9 +1,11 @@
-"""One model on several processes: which parameter is cut along which dimension, and the leaves that know about it.
+"""One model on several processes: which parameter is cut along which dimension, and the leaves that
+know about it.
 
-`apply` changes a Transformer from outside, in three moves. Parameters named in `TABLE` are cut over the processes of
-`ep` and `tp`; the leaves that hold such parameters are exchanged for ones that talk to the other processes; and all
-parameters are sliced by FSDP2 over the processes that see different tokens. Afterwards every parameter is a DTensor:
-its `shape` is that of the whole, `to_local()` what lies here. The Transformer's own code does not change.
+`apply` changes a Transformer from outside, in three moves. Parameters named in `TABLE` are cut over
+the processes of `ep` and `tp`; the leaves that hold such parameters are exchanged for ones that
+talk to the other processes; and all parameters are sliced by FSDP2 over the processes that see
+different tokens. Afterwards every parameter is a DTensor: its `shape` is that of the whole,
+`to_local()` what lies here. The Transformer's own code does not change.
 
     processes   rank = ((replicate * fsdp + f) * ep + e) * tp + t; those of one tp group see the same tokens
     tp          heads of attention with their sinks; the width of every expert; sums are all-reduced twice a layer
@@ -12,8 +14,9 @@ its `shape` is that of the whole, `to_local()` what lies here. The Transformer's
                 are different ones on each process; everything else over fsdp x ep
     replicate   whole copies of all that, whose gradients are added up
 
-Gradients are sums over the processes, so a loss must be divided by what there is of everything on all of them.
-Knows DTensors and process groups; no optimizer, no files. T tokens, D hidden, E experts, k chosen per token.
+Gradients are sums over the processes, so a loss must be divided by what there is of everything on
+all of them. Knows DTensors and process groups; no optimizer, no files. T tokens, D hidden, E
+experts, k chosen per token.
 """
 
 from __future__ import annotations
@@ -27,7 +30,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
 
@@ -42,19 +50,25 @@ from ossia.model.transformer import Attention, Block, Transformer
 
 @dataclass(frozen=True)
 class Cut:
-    """The dimension along which a parameter is cut over the processes of `ep` and of `tp`; None: it is not."""
+    """The dimension along which a parameter is cut over the processes of `ep` and of `tp`; None: it
+    is not.
+    """
 
     ep: int | None = None
     tp: int | None = None
 
 
-# The first pattern that a parameter's name matches counts. What matches none is whole in every process of ep and tp:
-# the two tables, norms, routers, the bias of attention's output. A dense layer's one expert is cut by tp alone.
+# The first pattern that a parameter's name matches counts. What matches none is whole in every
+# process of ep and tp: the two tables, norms, routers, the bias of attention's output. A dense
+# layer's one expert is cut by tp alone.
 TABLE: tuple[tuple[str, Cut], ...] = (
     ("layers.*.attn.[qkv].*", Cut(tp=0)),  # rows: heads
     ("layers.*.attn.out.weight", Cut(tp=1)),  # columns: heads
     ("layers.*.attn.sinks", Cut(tp=0)),  # heads
-    ("layers.*.moe.experts.gate_up.*", Cut(ep=0, tp=1)),  # experts; rows, in pairs of gate and linear
+    (
+        "layers.*.moe.experts.gate_up.*",
+        Cut(ep=0, tp=1),
+    ),  # experts; rows, in pairs of gate and linear
     ("layers.*.moe.experts.down.weight", Cut(ep=0, tp=2)),  # experts; columns
     ("layers.*.moe.experts.down.bias", Cut(ep=0)),  # experts
 )
@@ -68,18 +82,25 @@ def cut_of(name: str, config: ModelConfig) -> Cut:
 
 @dataclass(frozen=True)
 class Meshes:
-    """The same processes in two views: `dense` (replicate, shard, tp), where shard is fsdp x ep, for all parameters but
-    those of experts; `experts` (replicate, fsdp, ep, tp)."""
+    """The same processes in two views: `dense` (replicate, shard, tp), where shard is fsdp x ep,
+    for all parameters but those of experts; `experts` (replicate, fsdp, ep, tp).
+    """
 
     dense: DeviceMesh
     experts: DeviceMesh
 
     @staticmethod
-    def make(replicate: int = 1, fsdp: int = 1, ep: int = 1, tp: int = 1, device: str = "cpu") -> Meshes:
+    def make(
+        replicate: int = 1, fsdp: int = 1, ep: int = 1, tp: int = 1, device: str = "cpu"
+    ) -> Meshes:
         """Collective. The product must be the number of processes in the default group."""
-        dense = init_device_mesh(device, (replicate, fsdp * ep, tp), mesh_dim_names=("replicate", "shard", "tp"))
+        dense = init_device_mesh(
+            device, (replicate, fsdp * ep, tp), mesh_dim_names=("replicate", "shard", "tp")
+        )
         names = ("replicate", "fsdp", "ep", "tp")
-        return Meshes(dense, init_device_mesh(device, (replicate, fsdp, ep, tp), mesh_dim_names=names))
+        return Meshes(
+            dense, init_device_mesh(device, (replicate, fsdp, ep, tp), mesh_dim_names=names)
+        )
 
     @property
     def ep(self) -> int:
@@ -102,8 +123,16 @@ class Meshes:
 def check(config: ModelConfig, *, ep: int = 1, tp: int = 1, quantize: bool = False) -> None:
     """Raises `ConfigError` for numbers of processes that the model's sizes cannot be divided by."""
     _divides("ep", ep, num_experts=config.num_experts)
-    _divides("tp", tp, num_key_value_heads=config.num_key_value_heads, num_attention_heads=config.num_attention_heads)
-    blocks = {"intermediate_size / 32, because MXFP4 has blocks of 32": config.intermediate_size // MX_BLOCK}
+    _divides(
+        "tp",
+        tp,
+        num_key_value_heads=config.num_key_value_heads,
+        num_attention_heads=config.num_attention_heads,
+    )
+    blocks = {
+        "intermediate_size / 32, because MXFP4 has blocks of 32": config.intermediate_size
+        // MX_BLOCK
+    }
     _divides("tp", tp, **(blocks if quantize else {"intermediate_size": config.intermediate_size}))
 
 
@@ -111,19 +140,23 @@ def _divides(dimension: str, processes: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size % processes:
             fitting = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-            raise ConfigError(f"parallel.{dimension}={processes} does not divide {name} ({size}): choose {fitting}")
+            raise ConfigError(
+                f"parallel.{dimension}={processes} does not divide {name} ({size}): choose {fitting}"
+            )
 
 
 def apply(model: Transformer, meshes: Meshes, *, gather: torch.dtype | None = None) -> None:
-    """Spread `model`, the same on every process, over the processes of `meshes`. Collective; changes it in place.
+    """Spread `model`, the same on every process, over the processes of `meshes`. Collective;
+    changes it in place.
 
-    A model on the device "meta" gets its memory afterwards, by `to_empty`; then no process ever holds all of it.
-    `load_state_dict` takes whole tensors, of which every process keeps its part.
+    A model on the device "meta" gets its memory afterwards, by `to_empty`; then no process ever
+    holds all of it. `load_state_dict` takes whole tensors, of which every process keeps its part.
 
-    `gather`: the dtype in which the matrices of attention and experts travel; None: the one they are stored in. They
-    are converted before they are multiplied anyway, so bfloat16 changes no result of a bfloat16 run, unless the experts
-    are quantized on the way, and gradients are added up in float32. Raises `ConfigError` if sizes do not divide, or if
-    a leaf is none of the trainable ones.
+    `gather`: the dtype in which the matrices of attention and experts travel; None: the one they
+    are stored in. They are converted before they are multiplied anyway, so bfloat16 changes no
+    result of a bfloat16 run, unless the experts are quantized on the way, and gradients are added
+    up in float32. Raises `ConfigError` if sizes do not divide, or if a leaf is none of the
+    trainable ones.
     """
     check(model.config, ep=meshes.ep, tp=meshes.tp)
     _cut(model, meshes)
@@ -138,7 +171,8 @@ def _blocks(model: Transformer) -> Iterator[Block]:
         yield cast(Block, layer)
 
 
-# ---- ep and tp: parameters ------------------------------------------------------------------------------------------
+# ---- ep and tp: parameters
+# ------------------------------------------------------------------------------------------
 
 
 def _cut(model: Transformer, meshes: Meshes) -> None:
@@ -159,7 +193,8 @@ def local(p: Tensor) -> Tensor:
     return p.to_local() if isinstance(p, DTensor) else p
 
 
-# ---- ep and tp: leaves ----------------------------------------------------------------------------------------------
+# ---- ep and tp: leaves
+# ----------------------------------------------------------------------------------------------
 
 
 class _Spread(torch.autograd.Function):
@@ -214,7 +249,9 @@ class ColumnLinear(Linear):
     """Some of the outputs."""
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        return kernels.linear(x_TK, local(self.weight), None if self.bias is None else local(self.bias))
+        return kernels.linear(
+            x_TK, local(self.weight), None if self.bias is None else local(self.bias)
+        )
 
 
 class RowLinear(Linear):
@@ -238,8 +275,8 @@ class HeadsAttention(Attention):
 class SpreadExperts(Experts):
     """Some of the experts (`ep`), or a slice of the width of each (`tp`), or both.
 
-    A sum over `tp` is left for the end, after the tokens are back: then it is over T rows, not over k T. So that the
-    bias of `down` is in that sum once, the first process of a tp group adds it.
+    A sum over `tp` is left for the end, after the tokens are back: then it is over T rows, not over
+    k T. So that the bias of `down` is in that sum once, the first process of a tp group adds it.
     """
 
     ep: dist.ProcessGroup | None
@@ -266,9 +303,14 @@ class SpreadExperts(Experts):
 
 
 def _swap(block: Block, meshes: Meshes) -> None:
-    """Give the leaves of a block the class that knows the other processes; their parameters stay theirs."""
+    """Give the leaves of a block the class that knows the other processes; their parameters stay
+    theirs.
+    """
     attn, moe = block.attn, block.moe
-    leaves = [type(leaf) for leaf in (attn.q, attn.k, attn.v, attn.out, moe.experts.gate_up, moe.experts.down)]
+    leaves = [
+        type(leaf)
+        for leaf in (attn.q, attn.k, attn.v, attn.out, moe.experts.gate_up, moe.experts.down)
+    ]
     if leaves != [Linear] * 4 + [TrainableExperts] * 2:
         raise ConfigError(
             "only whole, trainable weights can be spread over processes: train LoRA and packed experts in one process"
@@ -292,12 +334,17 @@ def _become(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None
         setattr(module, name, value)
 
 
-# ---- fsdp -----------------------------------------------------------------------------------------------------------
+# ---- fsdp
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _slice(model: Transformer, meshes: Meshes, gather: torch.dtype | None) -> None:
     exact = MixedPrecisionPolicy(cast_forward_inputs=False)
-    rough = MixedPrecisionPolicy(gather, torch.float32, cast_forward_inputs=False) if gather is not None else exact
+    rough = (
+        MixedPrecisionPolicy(gather, torch.float32, cast_forward_inputs=False)
+        if gather is not None
+        else exact
+    )
     for block in _blocks(model):
         attn, moe = block.attn, block.moe
         _fully_shard(moe.experts, meshes.slicing(experts=moe.router is not None), rough)
@@ -305,7 +352,9 @@ def _slice(model: Transformer, meshes: Meshes, gather: torch.dtype | None) -> No
             _fully_shard([attn.q, attn.k, attn.v, attn.out], meshes.slicing(experts=False), rough)
         _fully_shard(block, meshes.slicing(experts=False), exact)
     _fully_shard(model.embedding, meshes.slicing(experts=False), exact)
-    _fully_shard(model, meshes.slicing(experts=False), exact)  # the unembedding, which the loss reads after `hidden`
+    _fully_shard(
+        model, meshes.slicing(experts=False), exact
+    )  # the unembedding, which the loss reads after `hidden`
     register_fsdp_forward_method(model, "hidden")
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -318,7 +367,9 @@ def _fully_shard(unit: Any, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> N
 
 
 def _sliced_along(processes: int) -> Callable[[nn.Parameter], Shard]:
-    """The first dimension that divides; else the first dimension, whose last slices are then shorter, or empty."""
+    """The first dimension that divides; else the first dimension, whose last slices are then
+    shorter, or empty.
+    """
 
     def choose(p: nn.Parameter) -> Shard:
         shape = local(p).shape
@@ -327,7 +378,8 @@ def _sliced_along(processes: int) -> Callable[[nn.Parameter], Shard]:
     return choose
 
 
-# ---- wholes and parts -----------------------------------------------------------------------------------------------
+# ---- wholes and parts
+# -----------------------------------------------------------------------------------------------
 
 
 def whole(p: Tensor) -> Tensor:
@@ -337,7 +389,9 @@ def whole(p: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(p: Tensor, value: Tensor) -> None:
-    """Make `p` what `value` is, of which a DTensor takes its part. `value` is whole, the same on every process."""
+    """Make `p` what `value` is, of which a DTensor takes its part. `value` is whole, the same on
+    every process.
+    """
     if isinstance(p, DTensor) and not isinstance(value, DTensor):
         value = part_of(value.to(p.device, p.dtype), p)
         p = p.to_local()
@@ -362,16 +416,26 @@ def _keep_parts(model: nn.Module, state: dict[str, Any], *_: Any) -> None:
 
 
 def on_whole_matrices(function: Callable[[Tensor], Tensor], x: DTensor) -> Tensor:
-    """This process's part of function(x), where `function` works on matrices, the last two dimensions, one by one.
+    """This process's part of function(x), where `function` works on matrices, the last two
+    dimensions, one by one.
 
-    Where matrices are whole in a process, as in a stack that is cut by its first dimension, it works on those alone;
-    else they are gathered, and every process of the group does the same work. Collective.
+    Where matrices are whole in a process, as in a stack that is cut by its first dimension, it
+    works on those alone; else they are gathered, and every process of the group does the same work.
+    Collective.
     """
     cuts = [isinstance(place, Replicate) or _dim(place) < x.ndim - 2 for place in x.placements]
-    kept = [place if whole_here else Replicate() for place, whole_here in zip(x.placements, cuts, strict=True)]
+    kept = [
+        place if whole_here else Replicate()
+        for place, whole_here in zip(x.placements, cuts, strict=True)
+    ]
     gathered = x.redistribute(placements=kept)
     out = DTensor.from_local(
-        function(gathered.to_local()), x.device_mesh, kept, run_check=False, shape=x.shape, stride=x.stride()
+        function(gathered.to_local()),
+        x.device_mesh,
+        kept,
+        run_check=False,
+        shape=x.shape,
+        stride=x.stride(),
     )
     return out.redistribute(placements=x.placements).to_local()
 

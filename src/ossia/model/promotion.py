@@ -1,8 +1,10 @@
-"""Moves weights from the mapped file into memory, packed as the kernels like them, while answers already flow.
+"""Moves weights from the mapped file into memory, packed as the kernels like them, while answers
+already flow.
 
-Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the kernels, give the
-file's pages back. So the resident size stays below one copy plus one weight. Kernels give the same bits from either
-form, so it does not matter when this happens. Knows weights as `Packable`; knows which tensors are mapped files.
+Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the
+kernels, give the file's pages back. So the resident size stays below one copy plus one weight.
+Kernels give the same bits from either form, so it does not matter when this happens. Knows weights
+as `Packable`; knows which tensors are mapped files.
 """
 
 from __future__ import annotations
@@ -24,24 +26,34 @@ CACHE_LINE = 64  # bytes
 
 
 class Promotion:
-    """Packs `weights`, once `run` or `start` is called. `mapped` says whether a tensor is a view of a mapped file whose
-    pages may be given back; `others` are views that go on being read from the file."""
+    """Packs `weights`, once `run` or `start` is called. `mapped` says whether a tensor is a view of
+    a mapped file whose pages may be given back; `others` are views that go on being read from the
+    file.
+    """
 
     def __init__(
-        self, weights: Sequence[Packable], mapped: Callable[[Tensor], bool], others: Sequence[Tensor] = ()
+        self,
+        weights: Sequence[Packable],
+        mapped: Callable[[Tensor], bool],
+        others: Sequence[Tensor] = (),
     ) -> None:
         self._weights = [(weight, [t for t in weight.published if mapped(t)]) for weight in weights]
         self._others = [tensor for tensor in others if mapped(tensor)]
         self.bytes_total = sum(weight.packed_bytes for weight in weights)
         self.bytes_done = 0
-        self._memory = huge(sum(_room(weight) for weight in weights))  # one piece, so that all of it is huge pages
+        self._memory = huge(
+            sum(_room(weight) for weight in weights)
+        )  # one piece, so that all of it is huge pages
         self.error: Exception | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, after: threading.Event) -> None:
-        """Pack in a thread of its own, which ends with the process, once `after` is set or PATIENCE is over: the first
-        answer should not have to share the cores."""
-        self._thread = threading.Thread(target=self._quietly, args=(after,), name="ossia-promotion", daemon=True)
+        """Pack in a thread of its own, which ends with the process, once `after` is set or PATIENCE
+        is over: the first answer should not have to share the cores.
+        """
+        self._thread = threading.Thread(
+            target=self._quietly, args=(after,), name="ossia-promotion", daemon=True
+        )
         self._thread.start()
 
     def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
@@ -54,7 +66,9 @@ class Promotion:
             fetch_file_pages(tensor)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether all is packed, or has failed, within `timeout` seconds; what failed is in `error`."""
+        """Whether all is packed, or has failed, within `timeout` seconds; what failed is in
+        `error`.
+        """
         if self._thread is not None:
             self._thread.join(timeout)
         return not self._weights or self.error is not None
@@ -67,7 +81,9 @@ class Promotion:
             self.error = error
             log.warning("weights stay in the file, answers come more slowly: %s", error)
 
-    def _move(self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor) -> None:
+    def _move(
+        self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor
+    ) -> None:
         memory = self._memory[: weight.packed_bytes]
         list(workers.map(lambda piece: weight.pack(piece, memory), range(weight.pieces)))
         weight.use(memory)

@@ -1,7 +1,9 @@
-"""Rotary frequencies under the context-extension methods: none, PI, NTK-aware, NTK-by-parts, YaRN as gpt-oss has it.
+"""Rotary frequencies under the context-extension methods: none, PI, NTK-aware, NTK-by-parts, YaRN
+as gpt-oss has it.
 
-theta_i = b^(-2i/h) are the angles per position of a head of width h; s = L'/L is the factor by which the context grew
-from L tokens; r_i = L theta_i / 2 pi is how many full turns dimension i made within L.
+theta_i = b^(-2i/h) are the angles per position of a head of width h; s = L'/L is the factor by
+which the context grew from L tokens; r_i = L theta_i / 2 pi is how many full turns dimension i made
+within L.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
             return theta / s
         case "ntk_by_parts":
             turns = c.initial_context_length * theta / (2 * math.pi)
-            extrapolate = ((turns - c.rope_ntk_alpha) / (c.rope_ntk_beta - c.rope_ntk_alpha)).clamp(0, 1)
+            extrapolate = ((turns - c.rope_ntk_alpha) / (c.rope_ntk_beta - c.rope_ntk_alpha)).clamp(
+                0, 1
+            )
         case "yarn":
             low, high = yarn_ramp(c)
             index = torch.arange(width // 2, dtype=torch.float)
@@ -43,7 +47,9 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
 
 
 def yarn_ramp(config: ModelConfig) -> tuple[float, float]:
-    """Dimension indices between which yarn goes from extrapolation to interpolation: where r is beta and alpha."""
+    """Dimension indices between which yarn goes from extrapolation to interpolation: where r is
+    beta and alpha.
+    """
     low, high = (
         config.head_dim
         / 2
@@ -58,13 +64,17 @@ def yarn_ramp(config: ModelConfig) -> tuple[float, float]:
 
 
 def concentration(config: ModelConfig) -> float:
-    """Factor on cos and sin, so that scores grow by its square: 0.1 ln s + 1 for yarn (arXiv 2309.00071, eq. 22)."""
+    """Factor on cos and sin, so that scores grow by its square: 0.1 ln s + 1 for yarn (arXiv
+    2309.00071, eq. 22).
+    """
     s = config.rope_scaling_factor
     return 0.1 * math.log(s) + 1.0 if config.rope_scaling == "yarn" and s > 1 else 1.0
 
 
 def cos_sin(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [T, h/2], of every position's angles, times the concentration."""
-    angles_Tr = positions_T.float().unsqueeze(1) * inverse_frequencies(config).to(positions_T.device)
+    angles_Tr = positions_T.float().unsqueeze(1) * inverse_frequencies(config).to(
+        positions_T.device
+    )
     c = concentration(config)
     return angles_Tr.cos() * c, angles_Tr.sin() * c

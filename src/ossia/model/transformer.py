@@ -1,12 +1,15 @@
-"""gpt-oss: embedding, blocks of attention and mixture of experts, norm, unembedding. One forward for every use.
+"""gpt-oss: embedding, blocks of attention and mixture of experts, norm, unembedding. One forward
+for every use.
 
-`forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that tells training, prefill
-and decode apart is in the batch. Knows no files, no sampling, no text.
+`forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that
+tells training, prefill and decode apart is in the batch. Knows no files, no sampling, no text.
 
-Weights keep the dtype in which they are stored; a use converts them. What is multiplied with weights, keys and values
-is in `compute_dtype`; `residual_dtype` is that of the stream between blocks, float32 in all but experiments.
+Weights keep the dtype in which they are stored; a use converts them. What is multiplied with
+weights, keys and values is in `compute_dtype`; `residual_dtype` is that of the stream between
+blocks, float32 in all but experiments.
 
-T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose logits are wanted.
+T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose
+logits are wanted.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from ossia.model.rope import cos_sin
 
 
 class Attention(nn.Module):
-    """x + out(attention(norm(x))): grouped-query, rotary, windowed on sliding layers, with a sink per query head."""
+    """x + out(attention(norm(x))): grouped-query, rotary, windowed on sliding layers, with a sink
+    per query head.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -38,7 +43,9 @@ class Attention(nn.Module):
         if c.attention_sink == "learned":
             self.sinks = nn.Parameter(torch.empty(c.num_attention_heads))
 
-    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
         t_TD = self.norm(x_TD).to(dtype)
         q_THh = kernels.rotate(self.q(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
         k_TKh = kernels.rotate(self.k(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
@@ -64,7 +71,9 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.moe = Moe(config, layer, experts)
 
-    def forward(self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    def forward(
+        self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
+    ) -> Tensor:
         return self.moe(self.attn(x_TD, batch, rope, dtype), batch, dtype)  # type: ignore[no-any-return]
 
 
@@ -75,12 +84,16 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = self.residual_dtype = torch.float32
-        self.compiled = False  # whether native.py has swapped the leaves; a cache then has to be in pages
+        self.compiled = (
+            False  # whether native.py has swapped the leaves; a cache then has to be in pages
+        )
         self.kv_kind = "float32"  # what a cache for this model holds: "float32", "bf16" or "int8"
         # given its weight, so that torch does not draw one first
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
-        self.layers = nn.ModuleList(Block(config, n, experts) for n in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, n, experts) for n in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.unembedding = Linear(config.hidden_size, config.vocab_size, bias=False)
 
@@ -109,15 +122,19 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fresh weights for training: normal with 1/sqrt(fan in), the ends of residual branches scaled down by depth,
-        the router by 10 (Switch Transformers, arXiv 2101.03961, sec. 2.4), sinks, biases 0, scales 1."""
+        """Fresh weights for training: normal with 1/sqrt(fan in), the ends of residual branches
+        scaled down by depth, the router by 10 (Switch Transformers, arXiv 2101.03961, sec. 2.4),
+        sinks, biases 0, scales 1.
+        """
         rng = torch.Generator(device=self.device).manual_seed(seed)
         for name, p in self.named_parameters():
             self.init_weight(name, p, rng)
 
     @torch.no_grad()
     def init_weight(self, name: str, p: Tensor, rng: torch.Generator) -> None:
-        """Fill `p` as the parameter `name` of a fresh model; the order of the parameters decides what `rng` gives."""
+        """Fill `p` as the parameter `name` of a fresh model; the order of the parameters decides
+        what `rng` gives.
+        """
         if name.endswith(("bias", "sinks")):
             p.zero_()
         elif name.endswith("scale"):

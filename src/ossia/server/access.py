@@ -1,4 +1,5 @@
-"""Who asks, and what they may: API keys, and how much one caller may have at a time and in a minute.
+"""Who asks, and what they may: API keys, and how much one caller may have at a time and in a
+minute.
 
 Knows secrets (as digests) and headers; nothing of routes. `gate.py` asks it about every request.
 """
@@ -30,8 +31,8 @@ OPTIONS = {"concurrent": "concurrent", "tokens-per-minute": "tokens_per_minute"}
 class Caller:
     """A key's owner, or everybody together if there are no keys.
 
-    Tokens are counted when they have been used, so a caller may overdraw; what is missing flows back at the rate of the
-    limit, up to a minute's worth.
+    Tokens are counted when they have been used, so a caller may overdraw; what is missing flows
+    back at the rate of the limit, up to a minute's worth.
     """
 
     name: str = ""
@@ -49,7 +50,9 @@ class Caller:
 
     @property
     def tokens_left(self) -> float:
-        """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means nothing."""
+        """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means
+        nothing.
+        """
         now, most = self.clock(), self.limits.tokens_per_minute or 0
         self._left = min(most, self._left + (now - self._at) * most / MINUTE)
         self._at = now
@@ -67,8 +70,9 @@ class Caller:
         return None
 
     def salted(self, salt: str = "") -> str:
-        """The salt for the prefix cache: what a caller has asked is found again by that caller only. Time, and the
-        number of cached tokens, would tell others."""
+        """The salt for the prefix cache: what a caller has asked is found again by that caller
+        only. Time, and the number of cached tokens, would tell others.
+        """
         return f"{self.name}\0{salt}" if self.name else salt
 
     def headers(self) -> dict[str, str]:
@@ -105,7 +109,10 @@ class Access:
     """Every caller, and how many requests are being answered for all of them."""
 
     def __init__(
-        self, keys: Sequence[ApiKey] = (), limits: Limits | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        keys: Sequence[ApiKey] = (),
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`limits`: of everybody together, if there are no keys. Keys of one name are one caller's."""
         self.running = 0
@@ -140,8 +147,10 @@ def presented(headers: Mapping[str, str]) -> list[str]:
 
 
 class Lease:
-    """A request's place among those that are answered. It lasts as long as anybody holds it: the gate until the body's
-    end, and every answer that was begun for it, which may outlive the body (`background`)."""
+    """A request's place among those that are answered. It lasts as long as anybody holds it: the
+    gate until the body's end, and every answer that was begun for it, which may outlive the body
+    (`background`).
+    """
 
     def __init__(self, access: Access, caller: Caller) -> None:
         self.access, self.caller = access, caller
@@ -183,9 +192,10 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
 
 
 def parse_keys(lines: Iterable[str], source: str) -> tuple[ApiKey, ...]:
-    """A line is `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a comment. KEY is the secret itself, or
-    `sha256:` and its digest in hex. Without a NAME the key is called by its digest. Raises `RequestError`, which does
-    not repeat what could be a secret."""
+    """A line is `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a comment. KEY is the
+    secret itself, or `sha256:` and its digest in hex. Without a NAME the key is called by its
+    digest. Raises `RequestError`, which does not repeat what could be a secret.
+    """
     keys: list[ApiKey] = []
     for number, line in enumerate(lines, 1):
         words = re.sub(r"(^|\s)#.*", "", line).split()
@@ -202,9 +212,13 @@ def merged(keys: Iterable[ApiKey], source: str) -> tuple[ApiKey, ...]:
     limits: dict[str, Limits] = {}
     for key in keys:
         if by_digest.setdefault(key.digest, key) != key:
-            raise RequestError(f"{source}: {by_digest[key.digest].name} and {key.name} have the same key")
+            raise RequestError(
+                f"{source}: {by_digest[key.digest].name} and {key.name} have the same key"
+            )
         if limits.setdefault(key.name, key.limits) != key.limits:
-            raise RequestError(f"{source}: the keys of {key.name} have different limits, and one caller has one set")
+            raise RequestError(
+                f"{source}: the keys of {key.name} have different limits, and one caller has one set"
+            )
     return tuple(by_digest.values())
 
 
@@ -217,7 +231,9 @@ def _key(words: list[str], place: str) -> ApiKey:
     for word in words[len(plain) :]:
         name, _, value = word.partition("=")
         if not re.fullmatch(r"[1-9][0-9]{0,11}", value):
-            raise RequestError(f"{place}: {name} must be a whole number, at least 1, found {value!r}")
+            raise RequestError(
+                f"{place}: {name} must be a whole number, at least 1, found {value!r}"
+            )
         values[OPTIONS[name]] = int(value)
     digest = secret_digest(plain[-1])
     if plain[-1].startswith("sha256:"):

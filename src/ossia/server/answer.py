@@ -1,9 +1,11 @@
-"""Answering: what a request asks for in, one stream of events out. The only place where samples become items.
+"""Answering: what a request asks for in, one stream of events out. The only place where samples
+become items.
 
     async for event in answerer.answer(ask): ...
 
-render -> generate -> parse -> items; if the model called a tool of the server's own, or none that exists, its result
-goes back into the conversation and the next sample follows. Knows Harmony and the worker; no wire types, no HTTP.
+render -> generate -> parse -> items; if the model called a tool of the server's own, or none that
+exists, its result goes back into the conversation and the next sample follows. Knows Harmony and
+the worker; no wire types, no HTTP.
 """
 
 from __future__ import annotations
@@ -65,16 +67,19 @@ from ossia.tokenizer import Tokenizer
 from ossia.turn.turn import stop_ids
 
 log = logging.getLogger("ossia.server")
-LONG = 20_000  # characters of a conversation that is rendered in a thread, so that streams go on meanwhile
+# characters of a conversation that is rendered in a thread, so that streams go on meanwhile
+LONG = 20_000
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer that is wanted. `params` without stop ids; its `max_tokens` is that of the whole answer.
+    """One answer that is wanted. `params` without stop ids; its `max_tokens` is that of the whole
+    answer.
 
-    `conversation` declares the `tools`. `grammar`: None: nothing is enforced. `stop`: strings that end the final
-    answer, and are left out of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field
-    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one prompt.
+    `conversation` declares the `tools`. `grammar`: None: nothing is enforced. `stop`: strings that
+    end the final answer, and are left out of it. `logprobs`: whether those of the text's tokens are
+    wanted. `prompt_param`: the field that a prompt of too many tokens is blamed on. `samples` and
+    `stream`: of several answers to one prompt.
     """
 
     conversation: Conversation
@@ -90,15 +95,21 @@ class Ask:
 
 
 class Answerer:
-    """`retries`: samples that may follow one whose call could not be understood; `rounds`: that call server's tools."""
+    """`retries`: samples that may follow one whose call could not be understood; `rounds`: that
+    call server's tools.
+    """
 
-    def __init__(self, worker: EngineWorker, tokenizer: Tokenizer, retries: int = 2, rounds: int = 16) -> None:
+    def __init__(
+        self, worker: EngineWorker, tokenizer: Tokenizer, retries: int = 2, rounds: int = 16
+    ) -> None:
         self.worker, self.tokenizer = worker, tokenizer
         self.retries, self.rounds = retries, rounds
         self.stop_ids = stop_ids(tokenizer)
 
     async def answer(self, ask: Ask) -> AsyncGenerator[AnswerEvent, None]:
-        """Closing the iterator stops the answer. Raises `ApiError` for what the engine refuses, before any event."""
+        """Closing the iterator stops the answer. Raises `ApiError` for what the engine refuses,
+        before any event.
+        """
         answer = _Answer(self, ask)
         async with aclosing(answer.run()) as events:
             async for event in events:
@@ -109,7 +120,9 @@ class Answerer:
         history = await self._rendered(RenderedHistory(self.tokenizer), conversation.messages)
         return history.ids_for_completion()
 
-    async def _rendered(self, history: RenderedHistory, messages: Sequence[Message]) -> RenderedHistory:
+    async def _rendered(
+        self, history: RenderedHistory, messages: Sequence[Message]
+    ) -> RenderedHistory:
         try:
             if sum(map(_length, messages)) > LONG:
                 await asyncio.to_thread(history.append, messages)
@@ -171,7 +184,9 @@ class _Answer:
             log.info("repaired: %s at token %d", repair.kind.value, repair.position)
         timing = Timing(self.arrived, self.first_token, time.monotonic())
         stopped_by = sample.stopped_by
-        yield AnswerEnd(reason, self.usage, tuple(self.messages), timing, stopped_by, tuple(self.repairs))
+        yield AnswerEnd(
+            reason, self.usage, tuple(self.messages), timing, stopped_by, tuple(self.repairs)
+        )
 
     def _over(self, sample: _Sample) -> Reason | None:
         """How the answer ended; None if another sample has to follow."""
@@ -206,7 +221,9 @@ class _Answer:
             self.messages.append(Message(Role.TOOL, result.text, name, channel, "assistant"))
         for message, text in sample.mistakes:
             author = message.recipient or "functions"
-            self.messages.append(Message(Role.TOOL, f"error: {text}", author, "commentary", "assistant"))
+            self.messages.append(
+                Message(Role.TOOL, f"error: {text}", author, "commentary", "assistant")
+            )
 
 
 class _Sample:
@@ -227,7 +244,8 @@ class _Sample:
         self.noted: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self.over = False
         self.ending = False  # whether the tokens are over
-        # What is held to the grammar is right as it comes; else a call is shown when it is whole, and understood.
+        # What is held to the grammar is right as it comes; else a call is shown when it is whole,
+        # and understood.
         self.is_certain = self.ask.grammar is not None and answer.worker.engine.enforces_constraints
 
     async def run(self, prompt: list[int]) -> AsyncGenerator[AnswerEvent, None]:
@@ -236,14 +254,18 @@ class _Sample:
         left = None if left is None else left - answer.completion
         params = replace(ask.params, max_tokens=left, stop_ids=answer.answerer.stop_ids)
         constraint = None if ask.grammar is None else ask.grammar.start()
-        samples = ask.samples if answer.prompt == 0 else None  # later ones have prompts of their own
+        samples = (
+            ask.samples if answer.prompt == 0 else None
+        )  # later ones have prompts of their own
         answer.prompt += len(prompt)
         tokens = answer.worker.generate(
             prompt, params, constraint,
             cache_salt=ask.cache_salt, samples=samples, stream=ask.stream,
         )  # fmt: skip
         first = True
-        is_later = answer.completion > 0  # what has been said must not be lost because the context is full now
+        is_later = (
+            answer.completion > 0
+        )  # what has been said must not be lost because the context is full now
         async with aclosing(_refused(tokens, ask.prompt_param, is_later)) as checked:
             async for token in checked:
                 if first:
@@ -268,7 +290,11 @@ class _Sample:
             self.noted = []
         yield Progress(answer.usage)
         events = self.parser.feed(token.token_id)
-        if self.ask.logprobs and current is not None and not self.tokenizer.is_special(token.token_id):
+        if (
+            self.ask.logprobs
+            and current is not None
+            and not self.tokenizer.is_special(token.token_id)
+        ):
             self.noted.append(self._logprob(token))
         for n, event in enumerate(events):
             whole = n + 1 < len(events) and isinstance(events[n + 1], CallReady)
@@ -340,11 +366,15 @@ class _Sample:
         self.text = None
         yield ItemEnd(text.index, text.ended(), complete=not self.ending)
         if message.channel == "final" and end.closed_by == "<|end|>":
-            self.over = True  # said, though not with <|return|>: what would follow is another's turn
+            self.over = (
+                True  # said, though not with <|return|>: what would follow is another's turn
+            )
 
     def _without_channel(self, end: MessageEnd) -> Iterator[AnswerEvent]:
-        """Text that no channel, or none that there is, says the use of: so it is not shown before it is whole. With
-        <|return|> the model ends its answers; what else it says, and says not to be final, is reasoning."""
+        """Text that no channel, or none that there is, says the use of: so it is not shown before
+        it is whole. With <|return|> the model ends its answers; what else it says, and says not to
+        be final, is reasoning.
+        """
         if not end.message.text:
             return
         is_answer = end.closed_by == "<|return|>"
@@ -376,12 +406,18 @@ class _Sample:
         if callee is None:
             found = resolve_recipient(message.recipient, self.callees)
             wrong = found.text if isinstance(found, UnknownTool) else "no such tool"
-        elif whole and callee.kind != "custom" and not (callee.kind == "builtin" and not callee.name):
-            read = read_arguments(arguments, callee.parameters if end.closed_by in ("<|call|>", "<|end|>") else None)
+        elif (
+            whole and callee.kind != "custom" and not (callee.kind == "builtin" and not callee.name)
+        ):
+            read = read_arguments(
+                arguments, callee.parameters if end.closed_by in ("<|call|>", "<|end|>") else None
+            )
             if read.repaired:
                 self.repairs.append(Repair(self.parser.position, RepairKind.ARGUMENTS, arguments))
             arguments = read.text if read.value is None or read.repaired else read.text or "{}"
-            wrong = None if read.value is not None else f"the arguments are no JSON: {read.diagnosis}"
+            wrong = (
+                None if read.value is not None else f"the arguments are no JSON: {read.diagnosis}"
+            )
         if wrong is not None and whole:
             log.info("a call was not understood: %s", wrong)
             if callee is None or self.answer.retries > 0:
@@ -406,7 +442,9 @@ class _Sample:
         else:
             prefix = "ci" if callee.namespace == "python" else "ws"
             action = callee.builtin.action(callee.name, message.text)
-            called = BuiltinCalled(new_id(prefix), callee.namespace or "", callee.name, action=action)
+            called = BuiltinCalled(
+                new_id(prefix), callee.namespace or "", callee.name, action=action
+            )
             yield from self._open(called)
             assert self.text is not None
             yield from self._delta(self.text.add(message.text, []))
@@ -430,7 +468,9 @@ class _Sample:
 
 
 class _Text:
-    """The text of an open item. What could be the beginning of a stop string is held back until it is certain."""
+    """The text of an open item. What could be the beginning of a stop string is held back until it
+    is certain.
+    """
 
     def __init__(self, index: int, item: Item, stop: tuple[str, ...]) -> None:
         self.index, self.item, self.stop = index, item, stop
@@ -439,7 +479,9 @@ class _Text:
         self._shown: list[TokenLogprob] = []
         self._held = ""
         self._pending: list[TokenLogprob] = []  # of what is held
-        self._covered = 0  # characters of what is held that belong to a token which is shown already
+        self._covered = (
+            0  # characters of what is held that belong to a token which is shown already
+        )
 
     @property
     def said(self) -> str:
@@ -502,12 +544,18 @@ def _recipient(callee: Callee) -> str:
 async def _refused(
     tokens: AsyncGenerator[SampledToken, None], param: str, is_later: bool
 ) -> AsyncGenerator[SampledToken, None]:
-    """What the engine refuses is the request's fault. `is_later`: a prompt that is too long gives no tokens."""
+    """What the engine refuses is the request's fault. `is_later`: a prompt that is too long gives
+    no tokens.
+    """
     try:
         async for token in tokens:
             yield token
     except OssiaError as error:
-        code = "context_length_exceeded" if "context" in str(error) or "memory for keys" in str(error) else None
+        code = (
+            "context_length_exceeded"
+            if "context" in str(error) or "memory for keys" in str(error)
+            else None
+        )
         if not (is_later and code):
             raise bad(str(error), param, code) from error
     except EngineStopped as error:

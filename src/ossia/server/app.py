@@ -1,5 +1,6 @@
-"""The application: routes over one `Service`, the gate before them, what happens at its start and end, and errors as
-each API has them."""
+"""The application: routes over one `Service`, the gate before them, what happens at its start and
+end, and errors as each API has them.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +30,18 @@ from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")
-PLACES = ("body", "query", "path", "header")  # where FastAPI says that a wrong value is, before its name
-EXPOSED = ("x-request-id", "retry-after", "x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens")
+PLACES = (
+    "body",
+    "query",
+    "path",
+    "header",
+)  # where FastAPI says that a wrong value is, before its name
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+)
 
 
 def create_app(
@@ -40,8 +51,10 @@ def create_app(
     *,
     builtin: Sequence[BuiltinTool] = (),
 ) -> FastAPI:
-    """An ASGI application that answers with `engine`, which it steps in a thread while it runs. `builtin`: tools that
-    the server runs itself. `app.state.service` is its `Service`, `app.state.access` its `Access`."""
+    """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
+    `builtin`: tools that the server runs itself. `app.state.service` is its `Service`,
+    `app.state.access` its `Access`.
+    """
     settings = settings or Settings()
     service = Service(engine, tokenizer, settings, builtin)
     access = Access(settings.keys, settings.limits)
@@ -59,11 +72,23 @@ def create_app(
 
     # No /docs: that page would load its parts from a third party.
     app = FastAPI(
-        title="ossia", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="ossia",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.service, app.state.access = service, access
     _add_routes(app, service)
-    for kind in (ApiError, OssiaError, EngineStopped, ClientGone, RequestValidationError, HTTPException):
+    for kind in (
+        ApiError,
+        OssiaError,
+        EngineStopped,
+        ClientGone,
+        RequestValidationError,
+        HTTPException,
+    ):
         app.add_exception_handler(kind, _told)
     app.add_middleware(Gate, service=service, access=access)
     if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
@@ -84,7 +109,16 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server.responses import conversations, stored
     from ossia.server.responses import routes as responses
 
-    for module in (chat, completions, responses, stored, conversations, anthropic, operations, page):
+    for module in (
+        chat,
+        completions,
+        responses,
+        stored,
+        conversations,
+        anthropic,
+        operations,
+        page,
+    ):
         app.include_router(module.router(service))
 
 
@@ -115,7 +149,9 @@ def as_api_error(error: Exception) -> ApiError:
 def _invalid(first: dict[str, Any]) -> ApiError:
     """The first of the things that are wrong with a body, a query or a path."""
     if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+        return ApiError(
+            400, f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}"
+        )
     loc = first["loc"]
     place = ""
     for part in loc[1:] if loc[0] in PLACES else loc:

@@ -26,7 +26,9 @@ class BuiltinTool(Protocol):
     namespace: ToolNamespace
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
-        """What a call asks for, as a client is shown it: {"type": "search", "query": ...}. Raises nothing."""
+        """What a call asks for, as a client is shown it: {"type": "search", "query": ...}. Raises
+        nothing.
+        """
         ...
 
     async def run(self, function: str, text: str) -> BuiltinResult:

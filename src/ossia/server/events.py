@@ -1,7 +1,9 @@
-"""What happens in an answer, in no API's words: items that begin, grow and end. Every API writes them as its own.
+"""What happens in an answer, in no API's words: items that begin, grow and end. Every API writes
+them as its own.
 
-An item is one thing that an answer consists of: a thought, something said, a call. `start`, any number of `delta`s and
-`end` belong together by their index; the deltas' texts add up to the text of the item that ends.
+An item is one thing that an answer consists of: a thought, something said, a call. `start`, any
+number of `delta`s and `end` belong together by their index; the deltas' texts add up to the text of
+the item that ends.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token of an answer's text. `data`: its bytes, which may be part of a character; `text`: them, decoded alone."""
+    """A token of an answer's text. `data`: its bytes, which may be part of a character; `text`:
+    them, decoded alone.
+    """
 
     token_id: int
     text: str
@@ -51,7 +55,8 @@ class Said:
 
 @dataclass(frozen=True)
 class Called:
-    """A call that the client has to carry out. `text`: the arguments in JSON, or a custom tool's input.
+    """A call that the client has to carry out. `text`: the arguments in JSON, or a custom tool's
+    input.
 
     `namespace`: None for functions and custom tools of the request itself.
     """
@@ -66,7 +71,9 @@ class Called:
 
 @dataclass(frozen=True)
 class BuiltinCalled:
-    """A call that the server carries out: of a tool in `builtin.py`. `action` and `outputs` in the form of the wire."""
+    """A call that the server carries out: of a tool in `builtin.py`. `action` and `outputs` in the
+    form of the wire.
+    """
 
     id: str
     tool: str  # "browser" or "python"
@@ -97,7 +104,9 @@ class ItemDelta:
 
 @dataclass(frozen=True)
 class BuiltinStage:
-    """A server's tool begins to work; the model has said what it wants (`item.text`, `item.action`)."""
+    """A server's tool begins to work; the model has said what it wants (`item.text`,
+    `item.action`).
+    """
 
     index: int
     item: BuiltinCalled
@@ -137,8 +146,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class AnswerEnd:
-    """The last event. `messages` are what the answer adds to the conversation, results of the server's tools
-    included. `stopped_by`: the stop string that ended it. `calls` are to be carried out by the client."""
+    """The last event. `messages` are what the answer adds to the conversation, results of the
+    server's tools included. `stopped_by`: the stop string that ended it. `calls` are to be carried
+    out by the client.
+    """
 
     reason: Reason
     usage: Usage
@@ -150,7 +161,9 @@ class AnswerEnd:
 
 @dataclass(frozen=True)
 class Progress:
-    """With every token, before what it gives, so that who counts tokens need not wait. Most readers pass over it."""
+    """With every token, before what it gives, so that who counts tokens need not wait. Most readers
+    pass over it.
+    """
 
     usage: Usage
 

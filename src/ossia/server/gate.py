@@ -1,5 +1,5 @@
-"""What every request passes before its route, and every response after it: keys, sizes, queue, limits, request ids,
-the log. Pure ASGI, so that a streamed body goes through piece by piece.
+"""What every request passes before its route, and every response after it: keys, sizes, queue,
+limits, request ids, the log. Pure ASGI, so that a streamed body goes through piece by piece.
 
 Knows HTTP and `access.py`; nothing of what is asked.
 """
@@ -25,8 +25,16 @@ from ossia.server.events import new_id
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 
-OPEN = {"/", "/health", "/ready", "/openapi.json", "/favicon.ico"}  # without a key: nothing of anybody's is there
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")  # of a client, that may stand in a log and in a header
+OPEN = {
+    "/",
+    "/health",
+    "/ready",
+    "/openapi.json",
+    "/favicon.ico",
+}  # without a key: nothing of anybody's is there
+REQUEST_ID = re.compile(
+    r"[A-Za-z0-9._:/+=@-]{1,128}"
+)  # of a client, that may stand in a log and in a header
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 BODY_WAIT = 60.0  # seconds for the next piece of a body
 CLIENT_GONE = 499  # in the log, for a response that nobody waited for
@@ -42,7 +50,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send, self.service.settings.max_body, self.service.settings.log_prompts)
+        visit = _Visit(
+            scope, receive, send, self.service.settings.max_body, self.service.settings.log_prompts
+        )
         path = visit.path
         with tracing.request_span(scope["method"], path, visit.headers) as span:
             try:
@@ -94,7 +104,9 @@ class Gate:
 
 
 def is_work(method: str, path: str) -> bool:
-    """Whether it can make the engine work, and so counts. Who cancels work, or looks at it, is never turned away."""
+    """Whether it can make the engine work, and so counts. Who cancels work, or looks at it, is
+    never turned away.
+    """
     return method == "POST" and not path.endswith("/cancel")
 
 
@@ -105,7 +117,9 @@ def too_large(most: int) -> ApiError:
 class _Visit:
     """One request on its way in and out."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int, keeps_body: bool) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body: int, keeps_body: bool
+    ) -> None:
         self.scope, self._receive, self._send = scope, receive, send
         self.headers = Headers(scope=scope)
         self.lease: Lease | None = None
@@ -148,7 +162,11 @@ class _Visit:
     def host(self) -> str:
         """By which the client calls this server, without the port."""
         host = self.headers.get("host", "").lower()
-        return host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+        return (
+            host.partition("]")[0].removeprefix("[")
+            if host.startswith("[")
+            else host.partition(":")[0]
+        )
 
     async def receive(self) -> Message:
         message = await self._next()
@@ -156,21 +174,26 @@ class _Visit:
             self._complete = not message.get("more_body", False)
             body = message.get("body", b"")
             self._size += len(body)
-            if self._size > self._max_body:  # of this kind, because FastAPI makes a 400 of any other
+            if (
+                self._size > self._max_body
+            ):  # of this kind, because FastAPI makes a 400 of any other
                 raise HTTPException(413, too_large(self._max_body).message)
             if self._body is not None:
                 self._body.append(body)
         return message
 
     async def _next(self) -> Message:
-        """A body that stops coming must not hold a place for ever. Behind a whole one only the client's leaving can
-        come, and that may take its time."""
+        """A body that stops coming must not hold a place for ever. Behind a whole one only the
+        client's leaving can come, and that may take its time.
+        """
         if self._complete:
             return await self._receive()
         try:
             return await asyncio.wait_for(self._receive(), BODY_WAIT)
         except TimeoutError as error:
-            raise HTTPException(400, f"the body stopped coming {BODY_WAIT:.0f} seconds ago") from error
+            raise HTTPException(
+                400, f"the body stopped coming {BODY_WAIT:.0f} seconds ago"
+            ) from error
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -189,13 +212,17 @@ class _Visit:
             headers[name] = value
 
     async def fail(self, error: ApiError) -> None:
-        """The response is this, unless another one has begun: that one breaks off, and the client sees it."""
+        """The response is this, unless another one has begun: that one breaks off, and the client
+        sees it.
+        """
         if not self._answered:
             response = respond_error(self.scope["path"], error)
             await response(self.scope, self._receive, self.send)
 
     def crashed(self, error: Exception) -> None:
-        logs.log.error("%s %s failed, id=%s", self.scope["method"], self.path, self.id, exc_info=error)
+        logs.log.error(
+            "%s %s failed, id=%s", self.scope["method"], self.path, self.id, exc_info=error
+        )
 
     def close(self, service: Service) -> None:
         seconds, tokens = time.monotonic() - self._begun, (0, 0)

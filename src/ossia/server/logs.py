@@ -1,4 +1,5 @@
-"""What the server writes down: a line a request, without what was asked; and everything else that it logs.
+"""What the server writes down: a line a request, without what was asked; and everything else that
+it logs.
 
 Knows log lines and nothing of requests but what it is told.
 """
@@ -18,7 +19,9 @@ ESCAPED = {code: f"\\x{code:02x}" for code in CONTROLS}
 
 
 class _Lines(logging.Formatter):
-    """A message is one line, whatever clients and models put into it: nobody can write a line of somebody else's."""
+    """A message is one line, whatever clients and models put into it: nobody can write a line of
+    somebody else's.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return super().formatMessage(record).translate(ESCAPED)
@@ -32,20 +35,31 @@ def set_up(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
-    errors = logging.getLogger("uvicorn.error")  # not one line of its own at every start, but what goes wrong
+    errors = logging.getLogger(
+        "uvicorn.error"
+    )  # not one line of its own at every start, but what goes wrong
     errors.handlers[:] = [handler]
     errors.setLevel(logging.WARNING)
     errors.propagate = False
 
 
 def access(
-    method: str, path: str, status: int, seconds: float, tokens: tuple[int, int], caller: str, request_id: str
+    method: str,
+    path: str,
+    status: int,
+    seconds: float,
+    tokens: tuple[int, int],
+    caller: str,
+    request_id: str,
 ) -> None:
-    """`path` as it came, percent-encoded and without its query, which may hold secrets. `status` 499: the client went
-    away before the end. `tokens`: of prompts and of answers."""
+    """`path` as it came, percent-encoded and without its query, which may hold secrets. `status`
+    499: the client went away before the end. `tokens`: of prompts and of answers.
+    """
     spent = f" tokens={tokens[0]}+{tokens[1]}" if any(tokens) else ""
     who = f" caller={caller}" if caller else ""
-    access_log.info("%s %s %d %.0f ms%s%s id=%s", method, path, status, seconds * 1000, spent, who, request_id)
+    access_log.info(
+        "%s %s %d %.0f ms%s%s id=%s", method, path, status, seconds * 1000, spent, who, request_id
+    )
 
 
 def prompt(request_id: str, body: bytes) -> None:

@@ -1,8 +1,8 @@
-"""What is counted, for Prometheus: under vLLM's names with `ossia:` before them, so that dashboards for it need little
-change.
+"""What is counted, for Prometheus: under vLLM's names with `ossia:` before them, so that dashboards
+for it need little change.
 
-Knows events and the worker's numbers; nothing of routes. Every answer has a `Book`, which is closed however it ends, so
-that the sums over answers add up.
+Knows events and the worker's numbers; nothing of routes. Every answer has a `Book`, which is closed
+however it ends, so that the sums over answers add up.
 """
 
 from __future__ import annotations
@@ -23,14 +23,100 @@ from ossia.server.access import LEASE
 from ossia.server.events import AnswerEnd, AnswerEvent, Progress, Usage
 from ossia.server.worker import EngineWorker
 
-TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
-FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
-BETWEEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40)
-WHOLE = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+TOKENS = (
+    1,
+    2,
+    5,
+    10,
+    20,
+    50,
+    100,
+    200,
+    500,
+    1000,
+    2000,
+    5000,
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+)
+FIRST = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    20,
+    40,
+    80,
+    160,
+    640,
+)
+BETWEEN = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    10,
+    40,
+)
+WHOLE = (
+    0.01,
+    0.05,
+    0.1,
+    0.3,
+    0.5,
+    0.8,
+    1,
+    1.5,
+    2,
+    2.5,
+    5,
+    10,
+    15,
+    20,
+    30,
+    40,
+    50,
+    60,
+    120,
+    240,
+    480,
+    960,
+    1920,
+)
 
 
 class Metrics:
-    """`answering` is entered for every answer, `request` told of every request; `text` is what Prometheus reads."""
+    """`answering` is entered for every answer, `request` told of every request; `text` is what
+    Prometheus reads.
+    """
 
     def __init__(self, worker: EngineWorker, model: str = "gpt-oss") -> None:
         self.worker, self.model = worker, model
@@ -42,32 +128,56 @@ class Metrics:
             return Counter(f"ossia:{name}", about, ("model_name", *labels), registry=self.registry)
 
         def histogram(name: str, about: str, buckets: Iterable[float]) -> Histogram:
-            made = Histogram(f"ossia:{name}", about, ("model_name",), registry=self.registry, buckets=tuple(buckets))
+            made = Histogram(
+                f"ossia:{name}",
+                about,
+                ("model_name",),
+                registry=self.registry,
+                buckets=tuple(buckets),
+            )
             return made.labels(model)
 
-        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts, cached ones included.").labels(model)
+        self.prompt_tokens = counter(
+            "prompt_tokens", "Tokens of prompts, cached ones included."
+        ).labels(model)
         self.generation_tokens = counter("generation_tokens", "Tokens of answers.").labels(model)
-        self.cached_tokens = counter("prompt_tokens_cached", "Tokens of prompts not computed again.").labels(model)
-        self.reasoning_tokens = counter("reasoning_tokens", "Tokens of answers that are reasoning.").labels(model)
+        self.cached_tokens = counter(
+            "prompt_tokens_cached", "Tokens of prompts not computed again."
+        ).labels(model)
+        self.reasoning_tokens = counter(
+            "reasoning_tokens", "Tokens of answers that are reasoning."
+        ).labels(model)
         self.answers = counter(
             "request_success", "Answers that ended: stop, length, calls; or were broken off: abort, error.",
             "finished_reason",
         )  # fmt: skip
-        self.repairs = counter("harmony_repairs", "What had to be repaired in what the model said.", "kind")
-        self.time_to_first = histogram("time_to_first_token_seconds", "Until the first token.", FIRST)
-        self.between = histogram("inter_token_latency_seconds", "From one token to the next.", BETWEEN)
-        self.per_token = histogram("request_time_per_output_token_seconds", "The same, mean of an answer.", BETWEEN)
+        self.repairs = counter(
+            "harmony_repairs", "What had to be repaired in what the model said.", "kind"
+        )
+        self.time_to_first = histogram(
+            "time_to_first_token_seconds", "Until the first token.", FIRST
+        )
+        self.between = histogram(
+            "inter_token_latency_seconds", "From one token to the next.", BETWEEN
+        )
+        self.per_token = histogram(
+            "request_time_per_output_token_seconds", "The same, mean of an answer.", BETWEEN
+        )
         self.whole = histogram("e2e_request_latency_seconds", "Until the end of an answer.", WHOLE)
         self.prompt_sizes = histogram("request_prompt_tokens", "Of an answer.", TOKENS)
         self.generation_sizes = histogram("request_generation_tokens", "Of an answer.", TOKENS)
         labels = ("method", "route", "status")
-        self.requests = Counter("ossia:http_requests", "HTTP requests.", labels, registry=self.registry)
+        self.requests = Counter(
+            "ossia:http_requests", "HTTP requests.", labels, registry=self.registry
+        )
 
     def answering(self) -> Book:
         return Book(self)
 
     def request(self, method: str, route: str, status: int) -> None:
-        """`route` as it is declared, so that there are few of them; status 499: the client went away."""
+        """`route` as it is declared, so that there are few of them; status 499: the client went
+        away.
+        """
         self.requests.labels(method, route, str(status)).inc()
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
@@ -110,7 +220,9 @@ class Book:
             self._metrics.between.observe(now - self._last)
         self._last = now
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         seconds = time.monotonic() - self._begin
         if self._end is not None:
             reason: str = self._end.reason
@@ -159,15 +271,27 @@ class _Engine(Collector):
                 "Share of the memory for keys and values that answers hold; 1 is all.",
                 now.kv_used,
             ),
-            "kv_cache_kept_perc": ("Share of it that is kept for beginnings to come.", now.kv_cached),
+            "kv_cache_kept_perc": (
+                "Share of it that is kept for beginnings to come.",
+                now.kv_cached,
+            ),
         }
-        counters = {  # the engine is read while it works, and what could not be read is 0: a counter never falls
-            "prefix_cache_queries": ("Tokens looked for.", max(now.prompt_tokens, before.prompt_tokens)),
+        # the engine is read while it works, and what could not be read is 0: a counter never falls
+        counters = {
+            "prefix_cache_queries": (
+                "Tokens looked for.",
+                max(now.prompt_tokens, before.prompt_tokens),
+            ),
             "prefix_cache_hits": ("Tokens found.", max(now.reused_tokens, before.reused_tokens)),
-            "num_preemptions": ("Answers that had to begin again.", max(now.preemptions, before.preemptions)),
+            "num_preemptions": (
+                "Answers that had to begin again.",
+                max(now.preemptions, before.preemptions),
+            ),
         }
         queries, hits, preemptions = (value for _, value in counters.values())
-        self._counted = EngineStats(prompt_tokens=queries, reused_tokens=hits, preemptions=preemptions)
+        self._counted = EngineStats(
+            prompt_tokens=queries, reused_tokens=hits, preemptions=preemptions
+        )
         for name, (about, value) in gauges.items():
             gauge = GaugeMetricFamily(f"ossia:{name}", about, labels=("model_name",))
             gauge.add_metric((self.model,), value)

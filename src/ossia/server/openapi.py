@@ -1,4 +1,5 @@
-"""/openapi.json: what FastAPI finds out by itself, and the statuses that every operation can answer with.
+"""/openapi.json: what FastAPI finds out by itself, and the statuses that every operation can answer
+with.
 
 Knows the form of that document; nothing of what the operations do.
 """

@@ -1,6 +1,8 @@
-"""How the server is: /health, /ready, /metrics, /version; which model it has; and text to tokens and back.
+"""How the server is: /health, /ready, /metrics, /version; which model it has; and text to tokens
+and back.
 
-/tokenize and /detokenize are in vLLM's shapes, and tokenize a conversation to what an answer to it starts from.
+/tokenize and /detokenize are in vLLM's shapes, and tokenize a conversation to what an answer to it
+starts from.
 """
 
 from __future__ import annotations
@@ -32,12 +34,15 @@ T = TypeVar("T")
 
 
 class TokenizeRequest(ChatRequest):
-    """Either `prompt`, a text, or `messages` and whatever else belongs to a chat. There are no tokens that every text
-    begins with, so `add_special_tokens` changes nothing."""
+    """Either `prompt`, a text, or `messages` and whatever else belongs to a chat. There are no
+    tokens that every text begins with, so `add_special_tokens` changes nothing.
+    """
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None  # type: ignore[assignment]
     prompt: str | None = None
-    parse_special: StrictBool | None = None  # names such as <|start|> in the prompt are special tokens
+    parse_special: StrictBool | None = (
+        None  # names such as <|start|> in the prompt are special tokens
+    )
     add_special_tokens: StrictBool | None = None
     add_generation_prompt: StrictBool = True
     continue_final_message: StrictBool = False
@@ -60,24 +65,47 @@ def router(service: Service) -> APIRouter:
 def _states(service: Service) -> APIRouter:
     routes = APIRouter(tags=["operations"])
 
-    @routes.get("/health", summary="Whether the engine lives", response_class=Response, responses=_says("Its state."))
+    @routes.get(
+        "/health",
+        summary="Whether the engine lives",
+        response_class=Response,
+        responses=_says("Its state."),
+    )
     async def health() -> Response:
         if not service.worker.is_alive:
-            return _reply({"status": "failed", "error": str(service.worker.error or "not running")}, 503)
+            return _reply(
+                {"status": "failed", "error": str(service.worker.error or "not running")}, 503
+            )
         return _reply({"status": "ok"})
 
-    @routes.get("/ready", summary="Whether new work is taken", response_class=Response, responses=_says("It is."))
+    @routes.get(
+        "/ready",
+        summary="Whether new work is taken",
+        response_class=Response,
+        responses=_says("It is."),
+    )
     async def ready() -> Response:
         if not service.worker.is_alive:
             return _reply({"status": "failed"}, 503)
-        return _reply({"status": "draining"}, 503, SOON) if service.is_draining else _reply({"status": "ready"})
+        return (
+            _reply({"status": "draining"}, 503, SOON)
+            if service.is_draining
+            else _reply({"status": "ready"})
+        )
 
-    @routes.get("/version", summary="Of the server", response_class=Response, responses=_says("The version."))
+    @routes.get(
+        "/version",
+        summary="Of the server",
+        response_class=Response,
+        responses=_says("The version."),
+    )
     async def version() -> Response:
         return _reply({"version": __version__})
 
     text: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
-    counted: dict[int | str, dict[str, Any]] = {200: {"description": "What Prometheus reads.", "content": text}}
+    counted: dict[int | str, dict[str, Any]] = {
+        200: {"description": "What Prometheus reads.", "content": text}
+    }
 
     @routes.get("/metrics", summary="What is counted", response_class=Response, responses=counted)
     async def metrics(request: Request) -> Response:
@@ -105,16 +133,26 @@ def _models(service: Service) -> APIRouter:
     }
 
     @routes.get(
-        "/v1/models", summary="List models", response_class=Response, responses=_says("The one that is served.")
+        "/v1/models",
+        summary="List models",
+        response_class=Response,
+        responses=_says("The one that is served."),
     )
     async def models() -> Response:
         listed = {"object": "list", "data": [model]}
         return _reply(listed | {"first_id": name, "last_id": name, "has_more": False})
 
-    @routes.get("/v1/models/{id:path}", summary="One model", response_class=Response, responses=_says("The model."))
+    @routes.get(
+        "/v1/models/{id:path}",
+        summary="One model",
+        response_class=Response,
+        responses=_says("The model."),
+    )
     async def one(id: str) -> Response:
         if id != name:
-            raise ApiError(404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found")
+            raise ApiError(
+                404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found"
+            )
         return _reply(model)
 
     return routes
@@ -124,23 +162,44 @@ def _tokens(service: Service) -> APIRouter:
     routes = APIRouter(tags=["tokens"])
     tokenizer = service.tokenizer
 
-    @routes.post("/tokenize", summary="Text to tokens", response_class=Response, responses=_says("The tokens."))
+    @routes.post(
+        "/tokenize",
+        summary="Text to tokens",
+        response_class=Response,
+        responses=_says("The tokens."),
+    )
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         """`prompt` as text, or `messages` as the prompt that a chat completion would start from."""
         service.check_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise bad("give either prompt or messages", "prompt")
-        ids = await (_of_messages(body, request, service) if body.prompt is None else _of_text(body, service))
+        ids = await (
+            _of_messages(body, request, service) if body.prompt is None else _of_text(body, service)
+        )
         texts = None
         if body.return_token_strs:
             texts = await _aside(len(ids), lambda: [tokenizer.decode((id,)) for id in ids])
-        return _reply({"count": len(ids), "max_model_len": service.context, "tokens": ids, "token_strs": texts})
+        return _reply(
+            {
+                "count": len(ids),
+                "max_model_len": service.context,
+                "tokens": ids,
+                "token_strs": texts,
+            }
+        )
 
-    @routes.post("/detokenize", summary="Tokens to text", response_class=Response, responses=_says("The text."))
+    @routes.post(
+        "/detokenize",
+        summary="Tokens to text",
+        response_class=Response,
+        responses=_says("The text."),
+    )
     async def detokenize(body: DetokenizeRequest) -> Response:
         service.check_model(body.model)
         try:
-            return _reply({"prompt": await _aside(len(body.tokens), lambda: tokenizer.decode(body.tokens))})
+            return _reply(
+                {"prompt": await _aside(len(body.tokens), lambda: tokenizer.decode(body.tokens))}
+            )
         except TokenizerError as error:
             raise bad(str(error), "tokens") from error
 
@@ -154,7 +213,9 @@ async def _aside(length: int, work: Callable[[], T]) -> T:
 
 async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
     assert body.prompt is not None
-    encode = service.tokenizer.encode_with_specials if body.parse_special else service.tokenizer.encode
+    encode = (
+        service.tokenizer.encode_with_specials if body.parse_special else service.tokenizer.encode
+    )
     try:
         return await _aside(len(body.prompt), partial(encode, body.prompt))
     except TokenizerError as error:
@@ -162,7 +223,9 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 
 
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
-    chat = body.model_copy(update={"add_generation_prompt": True})  # a completion would refuse to do without
+    chat = body.model_copy(
+        update={"add_generation_prompt": True}
+    )  # a completion would refuse to do without
     asks, _ = await asks_of(chat, service, caller_of(request))
     ids = await service.answerer.prompt_ids(asks[0].conversation)
     if body.add_generation_prompt:
@@ -175,5 +238,7 @@ def _says(about: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"description": about, "content": content}}
 
 
-def _reply(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _reply(
+    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     return Response(orjson.dumps(body), status, headers, "application/json")

@@ -1,8 +1,8 @@
 """A process that serves: the socket, and an end in which nobody loses an answer.
 
-The first SIGTERM or SIGINT: /ready says no, new work is refused, running answers have `settings.drain` seconds; what
-still runs then is told that the server stops, in the words of its API. The second: the process ends at once.
-Knows uvicorn and signals; nothing of what is served.
+The first SIGTERM or SIGINT: /ready says no, new work is refused, running answers have
+`settings.drain` seconds; what still runs then is told that the server stops, in the words of its
+API. The second: the process ends at once. Knows uvicorn and signals; nothing of what is served.
 """
 
 from __future__ import annotations
@@ -45,14 +45,18 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is no host's name"
-        raise RequestError(f"cannot listen on {host}, port {port}: {reason}; see --host and --port") from error
+        raise RequestError(
+            f"cannot listen on {host}, port {port}: {reason}; see --host and --port"
+        ) from error
     return made
 
 
 def serve(
     app: FastAPI, listening: socket.socket, started: Callable[[], object] = lambda: None
 ) -> signal.Signals | None:
-    """Until a signal comes; which one. `app` is of `create_app`. `started` is called when requests are answered."""
+    """Until a signal comes; which one. `app` is of `create_app`. `started` is called when requests
+    are answered.
+    """
     server = _Server(
         uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="on", server_header=False,
@@ -63,7 +67,9 @@ def serve(
     return asyncio.run(_serve(server, app.state.service, app.state.access, listening))
 
 
-async def _serve(server: _Server, service: Service, access: Access, listening: socket.socket) -> signal.Signals | None:
+async def _serve(
+    server: _Server, service: Service, access: Access, listening: socket.socket
+) -> signal.Signals | None:
     end = _End(server, service, access)
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
@@ -112,7 +118,9 @@ class _End:
         if self.access.running:
             seconds = self.service.settings.drain
             log.info(
-                "stopping: %d answers have %g s to end; a second signal ends at once", self.access.running, seconds
+                "stopping: %d answers have %g s to end; a second signal ends at once",
+                self.access.running,
+                seconds,
             )
             await self._quiet(seconds)
         if self.access.running:

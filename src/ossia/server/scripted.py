@@ -2,8 +2,9 @@
 
     engine = ScriptedEngine([tokenizer.encode_with_specials("<|channel|>final<|message|>Hi<|return|>")])
 
-Every request is given the next script, the last one over and over; or a function makes one from the prompt. It takes no
-notice of constraints, so what a model would never be allowed to say can be tried too. Same face as `engine.Engine`.
+Every request is given the next script, the last one over and over; or a function makes one from the
+prompt. It takes no notice of constraints, so what a model would never be allowed to say can be
+tried too. Same face as `engine.Engine`.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ class ScriptedEngine:
 
     def _check(self, prompt: Sequence[int], most: int) -> None:
         if not 0 < len(prompt) <= most:
-            raise RequestError(f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}")
+            raise RequestError(
+                f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}"
+            )
 
     def _next(self, id: int) -> SampledToken | None:
         one = self._running[id]
@@ -104,7 +107,9 @@ class ScriptedEngine:
         if stopped or ended:
             del self._running[id]
         top = _likeliest(token, -0.5, one.params.top_logprobs)
-        return SampledToken(id, token, -0.5, "stop" if stopped else "length" if ended else None, top)
+        return SampledToken(
+            id, token, -0.5, "stop" if stopped else "length" if ended else None, top
+        )
 
 
 def _likeliest(token: int, logprob: float, count: int) -> tuple[tuple[int, float], ...]:

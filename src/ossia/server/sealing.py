@@ -1,10 +1,12 @@
-"""Reasoning that a client keeps for us without being able to read it: authenticated encryption of short texts.
+"""Reasoning that a client keeps for us without being able to read it: authenticated encryption of
+short texts.
 
-Stateless: whoever has the secret can open what was sealed with it, on any machine and after any restart. Knows bytes
-and keys; nothing of items or HTTP.
+Stateless: whoever has the secret can open what was sealed with it, on any machine and after any
+restart. Knows bytes and keys; nothing of items or HTTP.
 
-A sealed text is base64url of: one byte of version, 12 of nonce, the compressed text under AES-256-GCM with its tag. The
-version is authenticated too, so that a text of one version cannot pass for another's.
+A sealed text is base64url of: one byte of version, 12 of nonce, the compressed text under
+AES-256-GCM with its tag. The version is authenticated too, so that a text of one version cannot
+pass for another's.
 """
 
 from __future__ import annotations
@@ -28,16 +30,24 @@ class SealError(Exception):
 
 
 class Sealer:
-    """`secret`: bytes of any length that are hard to guess; None: random ones, good as long as this object lives."""
+    """`secret`: bytes of any length that are hard to guess; None: random ones, good as long as this
+    object lives.
+    """
 
     def __init__(self, secret: bytes | None = None) -> None:
-        key = hashlib.sha256(b"ossia reasoning\x00" + secret).digest() if secret is not None else os.urandom(32)
+        key = (
+            hashlib.sha256(b"ossia reasoning\x00" + secret).digest()
+            if secret is not None
+            else os.urandom(32)
+        )
         self._cipher = AESGCM(key)
 
     def seal(self, text: str) -> str:
         nonce = os.urandom(NONCE)
         data = zlib.compress(text.encode("utf-8", "surrogatepass"))
-        return base64.urlsafe_b64encode(VERSION + nonce + self._cipher.encrypt(nonce, data, VERSION)).decode()
+        return base64.urlsafe_b64encode(
+            VERSION + nonce + self._cipher.encrypt(nonce, data, VERSION)
+        ).decode()
 
     def open(self, sealed: str) -> str:
         """Raises `SealError`."""

@@ -1,4 +1,5 @@
-"""What every route needs: settings, tokenizer, the engine's worker, grammars, and answering with the books kept.
+"""What every route needs: settings, tokenizer, the engine's worker, grammars, and answering with
+the books kept.
 
 One object per application, made by `create_app`. Knows no routes and no wire types.
 """
@@ -57,10 +58,16 @@ EFFORTS = {
 
 
 class Service:
-    """`builtin`: tools that the server runs itself, by the name of their namespace ("browser", "python")."""
+    """`builtin`: tools that the server runs itself, by the name of their namespace ("browser",
+    "python").
+    """
 
     def __init__(
-        self, engine: EngineLike, tokenizer: Tokenizer, settings: Settings, builtin: Sequence[BuiltinTool] = ()
+        self,
+        engine: EngineLike,
+        tokenizer: Tokenizer,
+        settings: Settings,
+        builtin: Sequence[BuiltinTool] = (),
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         self.sealer = Sealer(settings.secret)
@@ -81,16 +88,25 @@ class Service:
         return self.worker.engine.config.max_context_length
 
     def check_model(self, name: str | None) -> str:
-        """The model's name to answer with: what was asked for, or ours. Raises `ApiError` if names are strict."""
+        """The model's name to answer with: what was asked for, or ours. Raises `ApiError` if names
+        are strict.
+        """
         ours = self.settings.model_name
         if name not in (None, "", ours) and self.settings.strict_model_names:
             raise ApiError(
-                404, f"there is no model {name!r}; this server has {ours!r}", param="model", code="model_not_found"
+                404,
+                f"there is no model {name!r}; this server has {ours!r}",
+                param="model",
+                code="model_not_found",
             )
-        return (name or ours).encode("utf-8", "replace").decode()  # half a surrogate pair could not be answered
+        return (
+            (name or ours).encode("utf-8", "replace").decode()
+        )  # half a surrogate pair could not be answered
 
     def sampling(self, **wishes: Any) -> SamplingParams:
-        """The server's defaults with the wishes that are not None. Raises `ApiError` naming the field."""
+        """The server's defaults with the wishes that are not None. Raises `ApiError` naming the
+        field.
+        """
         given = {name: value for name, value in wishes.items() if value is not None}
         try:
             return replace(self.settings.sampling, **given)
@@ -103,7 +119,9 @@ class Service:
         if name is None:
             return Effort(self.settings.effort)
         if name not in EFFORTS:
-            raise bad(f"reasoning effort {name!r} is none of {', '.join(EFFORTS)}", "reasoning.effort")
+            raise bad(
+                f"reasoning effort {name!r} is none of {', '.join(EFFORTS)}", "reasoning.effort"
+            )
         return EFFORTS[name]
 
     async def grammar(
@@ -114,11 +132,12 @@ class Service:
         *,
         format_param: str = "response_format",
     ) -> HarmonyGrammar | None:
-        """What samples are held to; None if the settings say that nothing is enforced and nothing has to be. Raises
-        `ApiError`."""
-        if not (self.settings.constrained or response_format is not None or budget is not None) and (
-            tools.choice.mode == "auto" and tools.choice.names is None
-        ):
+        """What samples are held to; None if the settings say that nothing is enforced and nothing
+        has to be. Raises `ApiError`.
+        """
+        if not (
+            self.settings.constrained or response_format is not None or budget is not None
+        ) and (tools.choice.mode == "auto" and tools.choice.names is None):
             return None
         key = json.dumps([repr(tools), repr(response_format), budget])
         if (kept := self._grammars.get(key)) is not None:
@@ -128,7 +147,9 @@ class Service:
             made = await asyncio.to_thread(tools.grammar, self.tokenizer, response_format, budget)
         except GrammarError as error:
             raise bad(
-                str(error), format_param if "response format" in str(error) else "tools", "invalid_schema"
+                str(error),
+                format_param if "response format" in str(error) else "tools",
+                "invalid_schema",
             ) from error
         self._grammars[key] = made
         if len(self._grammars) > GRAMMARS:
@@ -138,7 +159,9 @@ class Service:
     async def answer(
         self, ask: Ask, caller: Caller, started: Callable[[], object] = lambda: None
     ) -> AsyncGenerator[AnswerEvent, None]:
-        """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for the caller."""
+        """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for
+        the caller.
+        """
         with self.metrics.answering() as book:
             try:
                 asked = replace(ask, cache_salt=caller.salted(ask.cache_salt))
@@ -151,7 +174,9 @@ class Service:
 
     # Reasoning between calls. A client that drops it would have the model forget why it called.
 
-    def remember_thoughts(self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]) -> None:
+    def remember_thoughts(
+        self, caller: Caller, call_ids: Sequence[str], messages: Sequence[Message]
+    ) -> None:
         """`messages`: those of the answer before its first call (analysis, preambles)."""
         if not (call_ids and messages):
             return
@@ -162,7 +187,9 @@ class Service:
             self._thoughts_size -= _size(self._thoughts.popitem(last=False)[1])
 
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
-        """What `remember_thoughts` was told for an answer whose first call this is; nothing if it is not known."""
+        """What `remember_thoughts` was told for an answer whose first call this is; nothing if it
+        is not known.
+        """
         return self._thoughts.get((caller.name, call_id), ())
 
 

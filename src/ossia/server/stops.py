@@ -1,4 +1,5 @@
-"""Stop strings in a text that comes piece by piece: which one has come, and how much could be the beginning of one.
+"""Stop strings in a text that comes piece by piece: which one has come, and how much could be the
+beginning of one.
 
 Knows strings and how many of them a request may name; nothing of tokens.
 """
@@ -28,8 +29,9 @@ def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
 
 
 def begun(text: str, stops: Sequence[str]) -> int:
-    """Characters at the text's end that could be the beginning of one. No longer than the text, however long they are:
-    this is asked with every token."""
+    """Characters at the text's end that could be the beginning of one. No longer than the text,
+    however long they are: this is asked with every token.
+    """
     longest = 0
     for stop in stops:
         lengths = range(min(len(stop) - 1, len(text)), longest, -1)

@@ -1,4 +1,5 @@
-"""The tools of one request: how they are declared to the model, which of them a message calls, what its calls must be.
+"""The tools of one request: how they are declared to the model, which of them a message calls, what
+its calls must be.
 
 APIs make this of their wire types. Knows Harmony; nothing of HTTP.
 """
@@ -42,7 +43,9 @@ class DeclaredCustom:
     def declared(self) -> FunctionTool:
         parts = [self.description]
         if self.format is not None:
-            text = self.format.pattern if isinstance(self.format, RegexFormat) else self.format.grammar
+            text = (
+                self.format.pattern if isinstance(self.format, RegexFormat) else self.format.grammar
+            )
             parts.append(f"Its input must follow this grammar:\n{text}")
         return FunctionTool(self.name, "\n\n".join(part for part in parts if part), TEXT_INPUT)
 
@@ -60,7 +63,9 @@ class Callee:
 
 @dataclass(frozen=True)
 class Choice:
-    """`mode`: "auto", "none", "required"; with `names` only these (recipients or plain names) may be called."""
+    """`mode`: "auto", "none", "required"; with `names` only these (recipients or plain names) may
+    be called.
+    """
 
     mode: Literal["auto", "none", "required"] = "auto"
     names: tuple[str, ...] | None = None
@@ -68,8 +73,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tools:
-    """`strict`: names of functions whose schema must be enforced, or the request is refused; what cannot be enforced of
-    others is let go, and their arguments are any JSON object."""
+    """`strict`: names of functions whose schema must be enforced, or the request is refused; what
+    cannot be enforced of others is let go, and their arguments are any JSON object.
+    """
 
     functions: tuple[FunctionTool, ...] = ()
     custom: tuple[DeclaredCustom, ...] = ()
@@ -82,7 +88,9 @@ class Tools:
     def __bool__(self) -> bool:
         return bool(self.functions or self.custom or self.namespaces or self.builtin)
 
-    def developer(self, instructions: str | None, formats: Sequence[ResponseFormat] = ()) -> DeveloperContent | None:
+    def developer(
+        self, instructions: str | None, formats: Sequence[ResponseFormat] = ()
+    ) -> DeveloperContent | None:
         """The developer message's content; None if there is nothing to say."""
         functions = (*self.functions, *(tool.declared() for tool in self.custom))
         if not (instructions or functions or self.namespaces or formats):
@@ -105,15 +113,23 @@ class Tools:
             yield f"{FUNCTIONS}.{custom.name}", Callee("custom", custom.name)
         for space in self.namespaces:
             for tool in space.tools:
-                yield f"{space.name}.{tool.name}", Callee("function", tool.name, space.name, tool.parameters)
+                yield (
+                    f"{space.name}.{tool.name}",
+                    Callee("function", tool.name, space.name, tool.parameters),
+                )
         for builtin in self.builtin:
             name = builtin.namespace.name
             for tool in builtin.namespace.tools:
-                yield f"{name}.{tool.name}", Callee("builtin", tool.name, name, tool.parameters, builtin)
+                yield (
+                    f"{name}.{tool.name}",
+                    Callee("builtin", tool.name, name, tool.parameters, builtin),
+                )
             if not builtin.namespace.tools:
                 yield name, Callee("builtin", "", name, None, builtin)
 
-    def grammar(self, tokenizer: Tokenizer, response_format: Any, reasoning_budget: int | None) -> HarmonyGrammar:
+    def grammar(
+        self, tokenizer: Tokenizer, response_format: Any, reasoning_budget: int | None
+    ) -> HarmonyGrammar:
         """What a sample is held to. Raises `ApiError`, or `GrammarError` for the response format."""
         chosen = self._chosen()
         mode: Any = self.choice.mode
@@ -131,7 +147,9 @@ class Tools:
     def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
         custom = [CustomTool(tool.name, tool.format) for tool in self.custom]
         spaces = (*self.namespaces, *self.system_namespaces)
-        return harmony_grammar(tokenizer, tools=self.functions, custom=custom, namespaces=spaces, **wishes)
+        return harmony_grammar(
+            tokenizer, tools=self.functions, custom=custom, namespaces=spaces, **wishes
+        )
 
     def _chosen(self) -> Tools:
         """The tools that the choice leaves. Raises `ApiError` for a name that is no tool's."""
@@ -143,7 +161,8 @@ class Tools:
             found = [full for full in (name, f"{FUNCTIONS}.{name}") if full in known]
             if not found:
                 raise bad(
-                    f"tool_choice names {name!r}, which is none of {', '.join(known) or 'no tools'}", "tool_choice"
+                    f"tool_choice names {name!r}, which is none of {', '.join(known) or 'no tools'}",
+                    "tool_choice",
                 )
             wanted.add(found[0])
         return replace(
@@ -155,11 +174,15 @@ class Tools:
                 for s in self.namespaces
                 if any(f"{s.name}.{t.name}" in wanted for t in s.tools)
             ),
-            builtin=tuple(b for b in self.builtin if any(n.split(".")[0] == b.namespace.name for n in wanted)),
+            builtin=tuple(
+                b for b in self.builtin if any(n.split(".")[0] == b.namespace.name for n in wanted)
+            ),
         )
 
     def _enforceable(self, tokenizer: Tokenizer) -> Tools:
-        """The tools; of a schema that cannot be enforced, and need not be, any object is taken instead."""
+        """The tools; of a schema that cannot be enforced, and need not be, any object is taken
+        instead.
+        """
 
         def checked(tool: FunctionTool, name: str) -> FunctionTool:
             try:
@@ -172,7 +195,10 @@ class Tools:
             return tool
 
         spaces = [
-            replace(space, tools=tuple(checked(tool, f"{space.name}.{tool.name}") for tool in space.tools))
+            replace(
+                space,
+                tools=tuple(checked(tool, f"{space.name}.{tool.name}") for tool in space.tools),
+            )
             for space in self.namespaces
         ]
         functions = tuple(checked(tool, tool.name) for tool in self.functions)

@@ -1,6 +1,8 @@
-"""Spans of OpenTelemetry for requests and answers, if its packages are installed (`ossia[otel]`); nothing without.
+"""Spans of OpenTelemetry for requests and answers, if its packages are installed (`ossia[otel]`);
+nothing without.
 
-Names follow its conventions for HTTP servers and generative models. What was asked and said is never in a span.
+Names follow its conventions for HTTP servers and generative models. What was asked and said is
+never in a span.
 """
 
 from __future__ import annotations
@@ -56,13 +58,16 @@ def answer_span(model: str) -> Span:
     from opentelemetry import trace
 
     attributes = {"gen_ai.operation.name": "chat", "gen_ai.request.model": model}
-    span: Span = trace.get_tracer("ossia.server", __version__).start_span("answer", attributes=attributes)
+    span: Span = trace.get_tracer("ossia.server", __version__).start_span(
+        "answer", attributes=attributes
+    )
     return span
 
 
 def set_up() -> bool:
-    """Send spans where OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) says; whether it says anything. Raises
-    `RequestError` if it does and the packages are missing."""
+    """Send spans where OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) says; whether it says
+    anything. Raises `RequestError` if it does and the packages are missing.
+    """
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     named = next((name for name in names if os.environ.get(name)), None)
     if named is None or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
@@ -74,8 +79,13 @@ def set_up() -> bool:
         from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found, unused-ignore]
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise RequestError(f"{named} is set, but spans need more packages: pip install 'ossia[otel]'") from error
-    service = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "ossia"), "service.version": __version__}
+        raise RequestError(
+            f"{named} is set, but spans need more packages: pip install 'ossia[otel]'"
+        ) from error
+    service = {
+        "service.name": os.environ.get("OTEL_SERVICE_NAME", "ossia"),
+        "service.version": __version__,
+    }
     provider = TracerProvider(resource=Resource.create(service))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

@@ -1,7 +1,7 @@
 """The engine in a thread of its own: requests in, tokens out to whichever coroutine waits for them.
 
-One thread steps; it alone touches the engine. Coroutines hand it what to do through a queue and get tokens through
-theirs, all those of a step at once, so that the event loop is woken once a step.
+One thread steps; it alone touches the engine. Coroutines hand it what to do through a queue and get
+tokens through theirs, all those of a step at once, so that the event loop is woken once a step.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class EngineLike(Protocol):
     def has_work(self) -> bool: ...
     def step(self) -> list[SampledToken]: ...
     def stats(self) -> EngineStats: ...
-    def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]: ...
+    def prompt_logprobs(
+        self, prompt: Sequence[int], top: int = 0
+    ) -> Iterator[list[PromptToken]]: ...
 
 
 @dataclass
@@ -77,7 +79,9 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()  # the first one is being read
+        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = (
+            deque()
+        )  # the first one is being read
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -112,8 +116,9 @@ class EngineWorker:
         samples: Samples | None = None,
         stream: int = 0,
     ) -> AsyncGenerator[SampledToken, None]:
-        """The tokens as they come. Closing the iterator aborts the request. Raises what `submit` does, what the
-        constraint did, and `EngineStopped`."""
+        """The tokens as they come. Closing the iterator aborts the request. Raises what `submit`
+        does, what the constraint did, and `EngineStopped`.
+        """
         mine = _Stream()
 
         def submit() -> None:
@@ -125,7 +130,13 @@ class EngineWorker:
             first = samples.first if samples is not None else None
             try:
                 id = self.engine.submit(
-                    prompt, params, constraint, priority=priority, cache_salt=cache_salt, sample_of=first, stream=stream
+                    prompt,
+                    params,
+                    constraint,
+                    priority=priority,
+                    cache_salt=cache_salt,
+                    sample_of=first,
+                    stream=stream,
                 )
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
@@ -137,7 +148,9 @@ class EngineWorker:
 
         self._commands.put(submit)
         try:
-            if not self.is_alive or self._stopping:  # asked after the put: what the thread is past, this still sees
+            if (
+                not self.is_alive or self._stopping
+            ):  # asked after the put: what the thread is past, this still sees
                 raise EngineStopped("the engine is not running")
             while True:
                 got = await mine.queue.get()
@@ -151,8 +164,9 @@ class EngineWorker:
             self._commands.put(lambda: self._forget(mine))
 
     async def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> list[PromptToken]:
-        """As the engine's, all of them. Prompts are read one after the other, in turns with the engine's steps. Raises
-        what the engine does, and `EngineStopped`."""
+        """As the engine's, all of them. Prompts are read one after the other, in turns with the
+        engine's steps. Raises what the engine does, and `EngineStopped`.
+        """
         mine = _Stream()
 
         def begin() -> None:
@@ -190,8 +204,15 @@ class EngineWorker:
         except BaseException as error:
             log.exception("the engine failed; no more requests are answered")
             self.error = error
-        gone = EngineStopped("the engine stopped" if self.error is None else f"the engine failed: {self.error}")
-        self._tell([(stream, gone) for stream in (*self._streams.values(), *(stream for stream, _ in self._scoring))])
+        gone = EngineStopped(
+            "the engine stopped" if self.error is None else f"the engine failed: {self.error}"
+        )
+        self._tell(
+            [
+                (stream, gone)
+                for stream in (*self._streams.values(), *(stream for stream, _ in self._scoring))
+            ]
+        )
         self._streams.clear()
         self._scoring.clear()
         with suppress(queue.Empty):  # who came in meanwhile is told too

@@ -1,9 +1,11 @@
-"""Verifiable tasks of the little world: problems with prompts, gold solutions at three efforts, and grading.
+"""Verifiable tasks of the little world: problems with prompts, gold solutions at three efforts, and
+grading.
 
-`TASKS` maps a task's name to its generator `(rng, split) -> Problem`. Evals and RL use the same problems
-and `grade`. `RECIPE_TASKS` are those of the full recipe, `RECIPE_TEXTS` its generators of documents to read,
-`(rng) -> str`, all of the training split. `EVAL_TASKS` may only be asked with the held-out split.
-`WORLD_TASKS`, `HAZARD_TASKS` and `NEEDLE_TASKS` are about the fictional country, the fictional hazard, and long texts.
+`TASKS` maps a task's name to its generator `(rng, split) -> Problem`. Evals and RL use the same
+problems and `grade`. `RECIPE_TASKS` are those of the full recipe, `RECIPE_TEXTS` its generators of
+documents to read, `(rng) -> str`, all of the training split. `EVAL_TASKS` may only be asked with
+the held-out split. `WORLD_TASKS`, `HAZARD_TASKS` and `NEEDLE_TASKS` are about the fictional
+country, the fictional hazard, and long texts.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ RECIPE_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
     "policy": policy_question,
     "hierarchy": hierarchy_question,
 }
-EVAL_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {"policy jailbreak": policy_jailbreak}
+EVAL_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
+    "policy jailbreak": policy_jailbreak
+}
 RECIPE_TEXTS: Mapping[str, Callable[[Random], str]] = {
     "puzzles": puzzle_text,
     "state": state_text,
@@ -54,10 +58,14 @@ RECIPE_TEXTS: Mapping[str, Callable[[Random], str]] = {
 _ALL = {**TASKS, **RECIPE_TASKS, **EVAL_TASKS, **WORLD_TASKS, **HAZARD_TASKS, **NEEDLE_TASKS}
 
 
-def problems(task: str, count: int, seed: int = 0, split: Split = "held_out", start: int = 0) -> list[Problem]:
+def problems(
+    task: str, count: int, seed: int = 0, split: Split = "held_out", start: int = 0
+) -> list[Problem]:
     """Problems `start`..`start + count - 1` of a task. Raises KeyError for an unknown task."""
     make = _ALL[task]
-    return [make(example_random(seed, f"{task}:{split}", i), split) for i in range(start, start + count)]
+    return [
+        make(example_random(seed, f"{task}:{split}", i), split) for i in range(start, start + count)
+    ]
 
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""Questions with four choices to tick, as benchmarks of knowledge ask them: how they are set out and answered.
+"""Questions with four choices to tick, as benchmarks of knowledge ask them: how they are set out
+and answered.
 
 Knows messages' texts, no particular facts. The answer is graded by its letter or by its text.
 """
@@ -27,7 +28,10 @@ class Choice:
     @property
     def prompt(self) -> str:
         return "\n".join(
-            [self.question, *(f"{letter}) {text}" for letter, text in zip(LETTERS, self.choices, strict=False))]
+            [
+                self.question,
+                *(f"{letter}) {text}" for letter, text in zip(LETTERS, self.choices, strict=False)),
+            ]
         )
 
     @property

@@ -1,9 +1,9 @@
-"""Run tasks on a model and report: accuracy by task and effort with intervals, tokens by effort, tool calls
-that work.
+"""Run tasks on a model and report: accuracy by task and effort with intervals, tokens by effort,
+tool calls that work.
 
-Knows tasks and messages. Knows no model: it is handed `respond`, which answers one prompt. A caller that
-answers many prompts at once uses the pieces instead: `cases`, then `judge` for each answer, then
-`Report`.
+Knows tasks and messages. Knows no model: it is handed `respond`, which answers one prompt. A caller
+that answers many prompts at once uses the pieces instead: `cases`, then `judge` for each answer,
+then `Report`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from ossia.share import Share as Share
 from ossia.table import markdown_table
 from ossia.tasks.problem import Call, Problem, Tool, call_is_right, grade
 
-# (conversation prompt, offered tools, effort) -> (final text, tool calls of this turn, tokens generated)
+# (conversation prompt, offered tools, effort) -> (final text, tool calls of this turn, tokens
+# generated)
 Respond = Callable[[Conversation, tuple[Tool, ...], Effort], tuple[str, Sequence[Call], int]]
 TOOL_ROW = "tool calls that parse and use the result"
 
@@ -68,10 +69,12 @@ class Report:
         return Share(sum(scores), len(scores))
 
     def tool_use(self, effort: Effort | None = None) -> Share:
-        """Calls whose JSON parses, fits the schema and asks the right thing, with a final text that uses the
-        result.
+        """Calls whose JSON parses, fits the schema and asks the right thing, with a final text that
+        uses the result.
         """
-        used = [result.tool_use for result in self._chosen(None, effort) if result.tool_use is not None]
+        used = [
+            result.tool_use for result in self._chosen(None, effort) if result.tool_use is not None
+        ]
         return Share(sum(used), len(used))
 
     def tokens(self, effort: Effort, task: str | None = None) -> float:
@@ -82,7 +85,9 @@ class Report:
     def failures(self, count: int = 10) -> str:
         """The first `count` wrong answers, one per line, for reading."""
         wrong = (result for result in self.results if result.score < 1.0)
-        return "\n".join([_failure_line(result) for result, _ in zip(wrong, range(count), strict=False)])
+        return "\n".join(
+            [_failure_line(result) for result, _ in zip(wrong, range(count), strict=False)]
+        )
 
     def _chosen(self, task: str | None, effort: Effort | None) -> Iterator[Result]:
         for result in self.results:
@@ -92,7 +97,9 @@ class Report:
     def __str__(self) -> str:
         efforts = self.efforts
         head = ["task", *map(str, efforts)]
-        rows = [[task, *[str(self.accuracy(task, effort)) for effort in efforts]] for task in self.tasks]
+        rows = [
+            [task, *[str(self.accuracy(task, effort)) for effort in efforts]] for task in self.tasks
+        ]
         rows.append(["all", *[str(self.accuracy(None, effort)) for effort in efforts]])
         if self.tool_use().total:
             rows.append([TOOL_ROW, *[str(self.tool_use(effort)) for effort in efforts]])
@@ -113,7 +120,9 @@ def run(
     return Report(tuple(results))
 
 
-def cases(problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None) -> Iterator[Case]:
+def cases(
+    problems: Iterable[Problem], efforts: Sequence[Effort], today: date | None = None
+) -> Iterator[Case]:
     """Every problem at every effort, with the system message that asks for that effort."""
     for problem in problems:
         for effort in efforts:

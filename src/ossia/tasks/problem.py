@@ -1,8 +1,9 @@
-"""What a task is: a `Problem` with its conversation, its gold solution at every effort, and `grade`.
+"""What a task is: a `Problem` with its conversation, its gold solution at every effort, and
+`grade`.
 
-Knows the messages of the chat format. Knows no tokens, no model and no particular task. Grading looks at
-the final text and at the tool calls; it is not given the analysis, so no reward or score can depend on
-it.
+Knows the messages of the chat format. Knows no tokens, no model and no particular task. Grading
+looks at the final text and at the tool calls; it is not given the analysis, so no reward or score
+can depend on it.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ HELD_OUT_SHARE = 10  # one in ten
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
 _SPACES = re.compile(r"\s+")
 _ANSWER = re.compile(r".*(?:[:=]|\bis)\s", re.DOTALL)
-_LETTER = re.compile(r"(?<![\w])([A-H])(?=[).:,*]|\W*$)")  # not the article at the beginning of a sentence
+_LETTER = re.compile(
+    r"(?<![\w])([A-H])(?=[).:,*]|\W*$)"
+)  # not the article at the beginning of a sentence
 _MARKS = re.compile(r"'s(?=\s|$)|[.,;:!?]+(?=\s|$)")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One tool call as it was made: the function's bare name, the arguments' text, what the tool answered."""
+    """One tool call as it was made: the function's bare name, the arguments' text, what the tool
+    answered.
+    """
 
     name: str
     arguments: str
@@ -64,9 +69,9 @@ class Step:
 class Turn:
     """One user message and the gold answer to it.
 
-    `think(effort)` is the analysis before the first action. A turn with a `call` makes that call, reads its
-    result, may think again (`review(effort)`, "" for nothing), does the same for each step of `then`, and gives
-    `final`.
+    `think(effort)` is the analysis before the first action. A turn with a `call` makes that call,
+    reads its result, may think again (`review(effort)`, "" for nothing), does the same for each
+    step of `then`, and gives `final`.
     """
 
     user: str
@@ -99,17 +104,16 @@ class Turn:
 class Expect:
     """What a right answer to the last turn must show. Every field that is set must hold.
 
-    number: the last integer of the final text.
-    contains, excludes: words that the final text must and must not hold; case and spacing are ignored.
-    choices: texts of the choices A), B), ...; one of them is `contains`. The final text must name that one, by its
+    number: the last integer of the final text. contains, excludes: words that the final text must
+    and must not hold; case and spacing are ignored. choices: texts of the choices A), B), ...; one
+    of them is `contains`. The final text must name that one, by its
         letter or by its text, and no other.
     equals: what the answer must be: the text after the last `:`, `=` or `is`, or the whole of it.
-    calls: whether the offered tools must be used; otherwise none may be.
-    value: what the last call's arguments must evaluate to.
-    values: or, where several calls are needed: what calls must evaluate to, in this order; others may stand between.
-    never: functions that must not be called.
-    evaluate: (function's name, arguments' text) -> that value, None if it cannot be read.
-    judge: (final text, calls) -> whether they keep to the task's own rules.
+    calls: whether the offered tools must be used; otherwise none may be. value: what the last
+    call's arguments must evaluate to. values: or, where several calls are needed: what calls must
+    evaluate to, in this order; others may stand between. never: functions that must not be called.
+    evaluate: (function's name, arguments' text) -> that value, None if it cannot be read. judge:
+    (final text, calls) -> whether they keep to the task's own rules.
     """
 
     number: int | None = None
@@ -129,9 +133,9 @@ class Expect:
 class Problem:
     """A conversation whose last turn is to be answered, and what the answer must be.
 
-    The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final text
-    `answer`. `instructions` stand in the developer message, `system` is an instruction of the system message.
-    `about` is what reports group by, such as the number of steps; no model sees it.
+    The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final
+    text `answer`. `instructions` stand in the developer message, `system` is an instruction of the
+    system message. `about` is what reports group by, such as the number of steps; no model sees it.
     """
 
     task: str
@@ -151,10 +155,14 @@ class Problem:
     def gold_calls(self) -> tuple[Call, ...]:
         return tuple(step.call for step in self.turns[-1].steps)
 
-    def prompt(self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None) -> tuple[Message, ...]:
-        """All messages up to and including the last user message. Earlier turns carry their analysis.
+    def prompt(
+        self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None
+    ) -> tuple[Message, ...]:
+        """All messages up to and including the last user message. Earlier turns carry their
+        analysis.
 
-        A problem with an instruction of its own for the system message has one, whether `system` is given or not.
+        A problem with an instruction of its own for the system message has one, whether `system` is
+        given or not.
         """
         if self.system is not None:
             system = system or SystemContent(effort=effort)
@@ -199,15 +207,23 @@ def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
 
 
 def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
-    """Whether the last call is valid JSON for its schema and asks for the value that the problem is about.
+    """Whether the last call is valid JSON for its schema and asks for the value that the problem is
+    about.
 
-    Where several values are wanted, valid calls must ask for them in their order. Forbidden calls spoil it all.
+    Where several values are wanted, valid calls must ask for them in their order. Forbidden calls
+    spoil it all.
     """
     expect = problem.expect
     if not calls or expect.evaluate is None or any(call.name in expect.never for call in calls):
         return False
     if expect.values:
-        asked = iter([expect.evaluate(call.name, call.arguments) for call in calls if call_is_valid(problem, call)])
+        asked = iter(
+            [
+                expect.evaluate(call.name, call.arguments)
+                for call in calls
+                if call_is_valid(problem, call)
+            ]
+        )
         return all(value in asked for value in expect.values)  # `in` uses up what it has passed
     if not call_is_valid(problem, calls[-1]):
         return False
@@ -215,7 +231,9 @@ def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
 
 
 def call_is_valid(problem: Problem, call: Call) -> bool:
-    """Whether the call names an offered function and its arguments are JSON that matches the schema."""
+    """Whether the call names an offered function and its arguments are JSON that matches the
+    schema.
+    """
     for tool in problem.tools:
         if tool.function.name == call.name:
             try:
@@ -232,7 +250,9 @@ def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
         "object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list,
     }  # fmt: skip
     kind = schema.get("type")
-    if kind is not None and (not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))):
+    if kind is not None and (
+        not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))
+    ):
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False
@@ -254,7 +274,9 @@ def last_integer(text: str) -> int | None:
 
 
 def last_answer(text: str) -> str:
-    """What stands after the last `:`, `=` or `is` of a text, or all of it: `Sorted: 2, 5` -> `2, 5`."""
+    """What stands after the last `:`, `=` or `is` of a text, or all of it: `Sorted: 2, 5` -> `2,
+    5`.
+    """
     return _ANSWER.sub("", text)
 
 
@@ -262,17 +284,23 @@ def _final_is_right(expect: Expect, final_text: str) -> bool:
     if expect.number is not None and last_integer(final_text) != expect.number:
         return False
     plain = plain_words(final_text)
-    if expect.equals is not None and plain_words(expect.equals) != plain_words(last_answer(final_text)):
+    if expect.equals is not None and plain_words(expect.equals) != plain_words(
+        last_answer(final_text)
+    ):
         return False
     if expect.choices:
-        return chosen(final_text, expect.choices) == {n for n, c in enumerate(expect.choices) if c == expect.contains}
+        return chosen(final_text, expect.choices) == {
+            n for n, c in enumerate(expect.choices) if c == expect.contains
+        }
     if expect.contains is not None and plain_words(expect.contains) not in plain:
         return False
     return not any(plain_words(word) in plain for word in expect.excludes)
 
 
 def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
-    """Indices of the choices that a text names: by letter (`B`, `(B)`, `B) red`, `it is B.`) or by their text."""
+    """Indices of the choices that a text names: by letter (`B`, `(B)`, `B) red`, `it is B.`) or by
+    their text.
+    """
     plain = plain_words(final_text)
     letters = {ord(letter) - ord("A") for letter in _LETTER.findall(final_text)}
     by_letter = {n for n in letters if n < len(choices)}
@@ -280,7 +308,9 @@ def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
 
 
 def plain_words(text: str) -> str:
-    """Lower case, one space between words and around the whole, no sentence marks: for comparing answers."""
+    """Lower case, one space between words and around the whole, no sentence marks: for comparing
+    answers.
+    """
     return f" {_SPACES.sub(' ', _MARKS.sub('', text)).strip().lower()} "
 
 
@@ -288,8 +318,8 @@ def plain_words(text: str) -> str:
 
 
 def split_of(content: str) -> Split:
-    """The split that a piece of essential content belongs to, for ever: the same in every process and
-    version.
+    """The split that a piece of essential content belongs to, for ever: the same in every process
+    and version.
     """
     return "held_out" if zlib.crc32(content.encode()) % HELD_OUT_SHARE == 0 else "train"
 

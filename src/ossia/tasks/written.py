@@ -1,7 +1,7 @@
 """Which text may be trained on: no equation in it may be one that the arithmetic task holds out.
 
-Knows the splits of single operations. Every generator of training text that writes equations asks here, so that the
-held-out equations stay unseen whatever the text is about.
+Knows the splits of single operations. Every generator of training text that writes equations asks
+here, so that the held-out equations stay unseen whatever the text is about.
 """
 
 from __future__ import annotations
@@ -20,4 +20,6 @@ def equations(text: str) -> list[tuple[Sign, int, int]]:
 
 def may_be_trained(*texts: str) -> bool:
     """Whether none of the texts writes an equation of the held-out split."""
-    return all(operation_split(*equation) == "train" for text in texts for equation in equations(text))
+    return all(
+        operation_split(*equation) == "train" for text in texts for equation in equations(text)
+    )

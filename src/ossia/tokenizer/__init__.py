@@ -1,4 +1,6 @@
-"""Text <-> token ids: the tokenizer, the tokenizer.json file, and the o200k vocabulary of this package."""
+"""Text <-> token ids: the tokenizer, the tokenizer.json file, and the o200k vocabulary of this
+package.
+"""
 
 from __future__ import annotations
 

@@ -36,13 +36,16 @@ HARMONY_WORDS = (
     *("analysis", "commentary", "final", "functions", "json"),
 )
 
-# How o200k cuts text into pieces before BPE (read from the published encoding). fancy-regex (tiktoken) and
-# the engine of `tokenizers` 0.23 cut alike: compared on every code point in nine contexts, no difference.
+# How o200k cuts text into pieces before BPE (read from the published encoding). fancy-regex
+# (tiktoken) and the engine of `tokenizers` 0.23 cut alike: compared on every code point in nine
+# contexts, no difference.
 _WORD_TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 O200K_PATTERN = "|".join(
     (
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+" + _WORD_TAIL,
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*" + _WORD_TAIL,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+        + _WORD_TAIL,
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+        + _WORD_TAIL,
         r"\p{N}{1,3}",
         r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
         r"\s*[\r\n]+",
@@ -52,7 +55,10 @@ O200K_PATTERN = "|".join(
 )
 # For small models: the same, but every digit stands alone, so that place value is learnable.
 SINGLE_DIGITS_PATTERN = O200K_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
-_TOTAL_PATTERNS = (O200K_PATTERN, SINGLE_DIGITS_PATTERN)  # these match at every position of every text
+_TOTAL_PATTERNS = (
+    O200K_PATTERN,
+    SINGLE_DIGITS_PATTERN,
+)  # these match at every position of every text
 
 _O200K_IDS = (199_998, 199_999, 200_002, 200_003, 200_005, 200_006, 200_007, 200_008, 200_012)
 _O200K_NAMES = dict(zip(_O200K_IDS, HARMONY_SPECIALS, strict=True))
@@ -60,7 +66,9 @@ _O200K_SPECIALS = {_O200K_NAMES.get(i, f"<|reserved_{i}|>"): i for i in range(19
 
 # `\s+(?!\S)` keeps one backtracking entry per blank and tiktoken panics at a million of them.
 _BLANKS_AT_ONCE = 1 << 18
-_LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_BLANKS_AT_ONCE},}}")  # looking behind keeps the search linear
+_LONG_BLANKS = re.compile(
+    rf"(?<!\s)\s{{{_BLANKS_AT_ONCE},}}"
+)  # looking behind keeps the search linear
 _SAMPLES = 64  # so many characters of such a run are seen when every 2**12th of a text is
 _SAMPLED_BLANKS = re.compile(rf"\s{{{_SAMPLES}}}")
 
@@ -72,10 +80,11 @@ _NO_ID = (KeyError, OverflowError, TypeError)
 class Tokenizer:
     """An immutable vocabulary with its encoder; safe to share between threads, picklable.
 
-    `vocabulary`: bytes -> id of the ordinary tokens, multi-byte ones in merge order (first merged first);
-    all 256 single bytes are there. `specials`: name -> id, no id in common with the ordinary ones.
-    `pattern`: the regex whose matches, and what lies between them, are the pieces BPE works on.
-    Prefer the constructors `from_file`, `from_pretrained`, `o200k_harmony` and `train_tokenizer`.
+    `vocabulary`: bytes -> id of the ordinary tokens, multi-byte ones in merge order (first merged
+    first); all 256 single bytes are there. `specials`: name -> id, no id in common with the
+    ordinary ones. `pattern`: the regex whose matches, and what lies between them, are the pieces
+    BPE works on. Prefer the constructors `from_file`, `from_pretrained`, `o200k_harmony` and
+    `train_tokenizer`.
     """
 
     vocabulary: Mapping[bytes, int]
@@ -95,7 +104,8 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Tokenizer:
-        """Read a byte-level BPE tokenizer.json. Raises TokenizerError naming whatever we cannot honour.
+        """Read a byte-level BPE tokenizer.json. Raises TokenizerError naming whatever we cannot
+        honour.
 
         Truncation, padding and the post-processor are not applied: Harmony places its own specials.
         """
@@ -115,8 +125,9 @@ class Tokenizer:
 
     @staticmethod
     def o200k_harmony() -> Tokenizer:
-        """The gpt-oss vocabulary, 201,089 ids, which is part of this package. Loaded once in a process.
-        Raises TokenizerError if its file is damaged."""
+        """The gpt-oss vocabulary, 201,089 ids, which is part of this package. Loaded once in a
+        process. Raises TokenizerError if its file is damaged.
+        """
         return _o200k_harmony()
 
     @cached_property
@@ -130,7 +141,9 @@ class Tokenizer:
 
     @cached_property
     def _decoder(self) -> Any:
-        """tiktoken's own object, which knows id -> bytes; of a second encoding, where ids are no ranks."""
+        """tiktoken's own object, which knows id -> bytes; of a second encoding, where ids are no
+        ranks.
+        """
         if self._id_of_rank is None:
             return self._encoding._core_bpe
         return _encoding(dict(self.vocabulary), self.specials, self.pattern)._core_bpe
@@ -147,10 +160,12 @@ class Tokenizer:
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def encode(self, text: str) -> list[int]:
-        """Ordinary tokens of `text`; special names in it are plain text, so text never yields a special.
+        """Ordinary tokens of `text`; special names in it are plain text, so text never yields a
+        special.
 
-        Surrogate pairs are joined and lone surrogates, which have no UTF-8, become U+FFFD: a JSON request may
-        carry them and should not fail. A run of 2**18 or more blanks is encoded in parts of that length.
+        Surrogate pairs are joined and lone surrogates, which have no UTF-8, become U+FFFD: a JSON
+        request may carry them and should not fail. A run of 2**18 or more blanks is encoded in
+        parts of that length.
         """
         try:
             if _may_have_long_blanks(text):
@@ -159,15 +174,19 @@ class Tokenizer:
             else:
                 ranks = self._encoding.encode_ordinary(text)
         except BaseException as error:
-            # The regex engine gave up; pyo3 reports that outside Exception, where it would end a server.
+            # The regex engine gave up; pyo3 reports that outside Exception, where it would end a
+            # server.
             if type(error).__name__ != "PanicException":
                 raise
-            raise TokenizerError(f"the pattern {self.pattern!r} cannot split this text: {error}") from error
+            raise TokenizerError(
+                f"the pattern {self.pattern!r} cannot split this text: {error}"
+            ) from error
         return ranks if self._id_of_rank is None else [self._id_of_rank[rank] for rank in ranks]
 
     def encode_with_specials(self, text: str) -> list[int]:
-        """As `encode`, but every special name becomes its id (the longest where several fit). Trusted text
-        only: whoever controls it controls the structure of the conversation."""
+        """As `encode`, but every special name becomes its id (the longest where several fit).
+        Trusted text only: whoever controls it controls the structure of the conversation.
+        """
         if not self.specials:
             return self.encode(text)
         ids: list[int] = []
@@ -186,15 +205,21 @@ class Tokenizer:
         return data
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The joined bytes of `ids`, specials as their names. Raises TokenizerError on an unknown id."""
+        """The joined bytes of `ids`, specials as their names. Raises TokenizerError on an unknown
+        id.
+        """
         try:
             data: bytes = self._decoder.decode_bytes(ids)
-        except _NO_ID:  # one by one: that names the wrong id, and takes iterables that are no sequence
+        except (
+            _NO_ID
+        ):  # one by one: that names the wrong id, and takes iterables that are no sequence
             return b"".join(map(self.token_bytes, ids))
         return data
 
     def decode(self, ids: Iterable[int]) -> str:
-        """As `decode_bytes`, then UTF-8 with U+FFFD for what is not (a token may end inside a character)."""
+        """As `decode_bytes`, then UTF-8 with U+FFFD for what is not (a token may end inside a
+        character).
+        """
         try:  # not by way of decode_bytes: a call less is felt where tokens come one by one
             data: bytes = self._decoder.decode_bytes(ids)
         except _NO_ID:
@@ -207,14 +232,17 @@ class Tokenizer:
             return self.specials[name]
         except KeyError:
             known = ", ".join(list(self.specials)[:12]) or "none"
-            raise TokenizerError(f"no special token {name!r} in this tokenizer; it has: {known}") from None
+            raise TokenizerError(
+                f"no special token {name!r} in this tokenizer; it has: {known}"
+            ) from None
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self._special_ids
 
     def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json that `tokenizers`, transformers and `from_file` read, replacing `path` in
-        one step."""
+        """Write a tokenizer.json that `tokenizers`, transformers and `from_file` read, replacing
+        `path` in one step.
+        """
         target = Path(path)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         data = to_json(self.vocabulary, self.specials, self.pattern)
@@ -240,19 +268,25 @@ def train_tokenizer(
     specials: Sequence[str] = HARMONY_SPECIALS,
     min_frequency: int = 2,
 ) -> Tokenizer:
-    """Byte-level BPE learned from `texts` (by the `tokenizers` library), the same for the same texts.
+    """Byte-level BPE learned from `texts` (by the `tokenizers` library), the same for the same
+    texts.
 
-    Ids: byte b is id b, then the merges in the order learned, at the end `specials` in the order given.
-    Each of `words` (HARMONY_WORDS, say) is sure to be one token: where the texts did not make it one, the
-    last learned merges give way to the merges that do. `vocab_size` counts everything; texts too poor for
-    it give a smaller vocabulary. `texts` is read once, as it goes: a progress bar belongs around it.
-    Raises TokenizerError if the size cannot hold bytes, words and specials.
+    Ids: byte b is id b, then the merges in the order learned, at the end `specials` in the order
+    given. Each of `words` (HARMONY_WORDS, say) is sure to be one token: where the texts did not
+    make it one, the last learned merges give way to the merges that do. `vocab_size` counts
+    everything; texts too poor for it give a smaller vocabulary. `texts` is read once, as it goes: a
+    progress bar belongs around it. Raises TokenizerError if the size cannot hold bytes, words and
+    specials.
     """
     room = vocab_size - 256 - len(specials)
     if room < 0:
-        raise TokenizerError(f"vocab_size {vocab_size} is less than 256 bytes + {len(specials)} specials")
+        raise TokenizerError(
+            f"vocab_size {vocab_size} is less than 256 bytes + {len(specials)} specials"
+        )
     tokens = [bytes([byte]) for byte in range(256)]
-    Tokenizer({token: byte for byte, token in enumerate(tokens)}, {}, pattern)  # a bad pattern fails early
+    Tokenizer(
+        {token: byte for byte, token in enumerate(tokens)}, {}, pattern
+    )  # a bad pattern fails early
     learned = _learn_merges(texts, 256 + room, pattern, min_frequency)
     for kept in range(len(learned), -1, -1):
         ranks = {token: rank for rank, token in enumerate(tokens + learned[:kept])}
@@ -267,7 +301,9 @@ def train_tokenizer(
     tokenizer = Tokenizer(ranks, {name: len(ranks) + i for i, name in enumerate(specials)}, pattern)
     for word in words:
         if len(tokenizer.encode(word)) != 1:
-            raise TokenizerError(f"{word!r} cannot be one token: the pattern cuts it into several pieces")
+            raise TokenizerError(
+                f"{word!r} cannot be one token: the pattern cuts it into several pieces"
+            )
     return tokenizer
 
 
@@ -276,7 +312,9 @@ def _learn_merges(texts: Iterable[str], size: int, pattern: str, min_frequency: 
     try:
         import tokenizers  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
-        raise TokenizerError("training needs the tokenizers library: pip install tokenizers") from error
+        raise TokenizerError(
+            "training needs the tokenizers library: pip install tokenizers"
+        ) from error
 
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -296,26 +334,36 @@ def _learn_merges(texts: Iterable[str], size: int, pattern: str, min_frequency: 
 
 
 def _add_words(ranks: dict[bytes, int], words: Sequence[str]) -> None:
-    """Append to `ranks` the tokens that join each word into one, left to right over its present tokens."""
+    """Append to `ranks` the tokens that join each word into one, left to right over its present
+    tokens.
+    """
     for word in map(str.encode, words):
         parts = merged(word, ranks, down_to=1)
         for end in range(2, len(parts) + 1):
             ranks.setdefault(b"".join(parts[:end]), len(ranks))
 
 
-def _encoding(ranks: dict[bytes, int], specials: Mapping[str, int], pattern: str) -> tiktoken.Encoding:
+def _encoding(
+    ranks: dict[bytes, int], specials: Mapping[str, int], pattern: str
+) -> tiktoken.Encoding:
     """`specials` are for decoding only: `encode_ordinary` does not look for them."""
     total = pattern
-    if pattern not in _TOTAL_PATTERNS:  # tiktoken drops text between matches; the file format keeps it
+    if (
+        pattern not in _TOTAL_PATTERNS
+    ):  # tiktoken drops text between matches; the file format keeps it
         total = rf"(?:{pattern})|(?:(?!{pattern})[\s\S])+"
     try:
-        return tiktoken.Encoding("ossia", pat_str=total, mergeable_ranks=ranks, special_tokens=dict(specials))
+        return tiktoken.Encoding(
+            "ossia", pat_str=total, mergeable_ranks=ranks, special_tokens=dict(specials)
+        )
     except ValueError as error:
         raise TokenizerError(f"tiktoken cannot use the pattern {pattern!r}: {error}") from error
 
 
 def _may_have_long_blanks(text: str) -> bool:
-    """False is certain, and quick: looking for them at every character takes a third of the encoding."""
+    """False is certain, and quick: looking for them at every character takes a third of the
+    encoding.
+    """
     long = len(text) >= _BLANKS_AT_ONCE
     return long and _SAMPLED_BLANKS.search(text[:: _BLANKS_AT_ONCE // _SAMPLES]) is not None
 
@@ -331,7 +379,9 @@ def _check_vocabulary(vocabulary: Mapping[bytes, int], specials: Mapping[str, in
     missing = [byte for byte in range(256) if bytes([byte]) not in vocabulary]
     if missing:
         shown = ", ".join(f"0x{byte:02x}" for byte in missing[:8])
-        raise TokenizerError(f"{len(missing)} single bytes have no token ({shown}): some texts could not be encoded")
+        raise TokenizerError(
+            f"{len(missing)} single bytes have no token ({shown}): some texts could not be encoded"
+        )
     ids = sorted([*vocabulary.values(), *specials.values()])
     if any(map(eq, ids, ids[1:])):
         repeated = [id_ for id_, count in Counter(ids).items() if count > 1]

@@ -1,4 +1,6 @@
-"""A Python function as a tool: its signature becomes the JSON schema, its docstring the description."""
+"""A Python function as a tool: its signature becomes the JSON schema, its docstring the
+description.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +26,28 @@ class PythonFunction:
     call: Callable[..., Any]
 
     def run(self, arguments: str) -> str:
-        """Check the arguments against the signature and call; a result that is not text comes back as JSON.
+        """Check the arguments against the signature and call; a result that is not text comes back
+        as JSON.
 
         Raises `ToolError` for arguments that do not fit and for anything that the function raises.
         """
         try:
             parsed = self.arguments.model_validate_json(arguments or "{}")
         except pydantic.ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
+            )
             raise ToolError(f"invalid arguments for {self.function.name}: {problems}") from error
-        values = {str(f.alias): getattr(parsed, name) for name, f in type(parsed).model_fields.items()}
+        values = {
+            str(f.alias): getattr(parsed, name) for name, f in type(parsed).model_fields.items()
+        }
         try:
             result = self.call(**values)
-            return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, default=str)
+            return (
+                result
+                if isinstance(result, str)
+                else json.dumps(result, ensure_ascii=False, default=str)
+            )
         except Exception as error:  # whatever a user's function raises is the model's to read
             raise ToolError(f"{type(error).__name__}: {error}") from error
 
@@ -44,8 +55,8 @@ class PythonFunction:
 def from_function(call: Callable[..., Any], *, name: str | None = None) -> PythonFunction:
     """The tool that calls `call`. Parameters without annotation accept anything.
 
-    Raises `ToolError` for a signature that JSON cannot call: positional-only or variadic parameters, or
-    annotations that have no JSON schema.
+    Raises `ToolError` for a signature that JSON cannot call: positional-only or variadic
+    parameters, or annotations that have no JSON schema.
     """
     name = name or str(getattr(call, "__name__", ""))
     if not name.isidentifier():
@@ -62,20 +73,27 @@ def from_function(call: Callable[..., Any], *, name: str | None = None) -> Pytho
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ToolError(f"{name}: parameter {parameter} cannot be given by name")
         default = ... if parameter.default is parameter.empty else parameter.default
-        # named by us: pydantic refuses or drops some names (`model_config`, `_x`) and warns of some (`json`)
+        # named by us: pydantic refuses or drops some names (`model_config`, `_x`) and warns of some
+        # (`json`)
         field = pydantic.Field(default, alias=parameter.name)
         fields[f"argument_{len(fields)}"] = (hints.get(parameter.name, Any), field)
     try:
-        model = pydantic.create_model(name, __config__=pydantic.ConfigDict(extra="forbid"), **fields)
+        model = pydantic.create_model(
+            name, __config__=pydantic.ConfigDict(extra="forbid"), **fields
+        )
         schema = model.model_json_schema()
     except (pydantic.errors.PydanticUserError, TypeError, NameError) as error:
-        raise ToolError(f"{name}: no JSON schema for its signature: {str(error).splitlines()[0]}") from error
+        raise ToolError(
+            f"{name}: no JSON schema for its signature: {str(error).splitlines()[0]}"
+        ) from error
     function = FunctionTool(name, inspect.getdoc(call) or "", _tidy(schema) if fields else None)
     return PythonFunction(function, model, call)
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without the titles that pydantic derives from names: they say nothing and cost the model tokens."""
+    """Without the titles that pydantic derives from names: they say nothing and cost the model
+    tokens.
+    """
     tidy = {k: v for k, v in schema.items() if k not in ("title", "additionalProperties")}
     tidy["properties"] = {name: _plain(p) for name, p in schema.get("properties", {}).items()}
     return tidy

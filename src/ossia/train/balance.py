@@ -1,9 +1,11 @@
-"""What keeps the experts of a model busy during training, and the numbers that say whether they are.
+"""What keeps the experts of a model busy during training, and the numbers that say whether they
+are.
 
-A `Balancer` watches the router logits of every part of a step. It returns the auxiliary losses, counts what went where,
-and after the step moves the selection biases. It knows the routers and capacities of the model, no batches and no
-optimizer. Parts of a step may run in threads, one after the other, or in the processes of torch.distributed; "global"
-statistics are those of all threads and processes, and of what has been accumulated so far.
+A `Balancer` watches the router logits of every part of a step. It returns the auxiliary losses,
+counts what went where, and after the step moves the selection biases. It knows the routers and
+capacities of the model, no batches and no optimizer. Parts of a step may run in threads, one after
+the other, or in the processes of torch.distributed; "global" statistics are those of all threads
+and processes, and of what has been accumulated so far.
 
 T tokens of a part, L layers with experts, E experts, k chosen per token.
 """
@@ -53,20 +55,24 @@ class _Seen:
 class Balancer:
     """Balances the experts of `model` over a run of `steps` steps.
 
-    A step is: `begin`, one `loss` for each part, `end`. Parts that run side by side are announced by one `begin`; where
-    a step accumulates, `begin` is called again, with the same step, for the parts that come next. `load` then holds the
-    shares of assignments in the last step, one row for each layer that has a router.
+    A step is: `begin`, one `loss` for each part, `end`. Parts that run side by side are announced
+    by one `begin`; where a step accumulates, `begin` is called again, with the same step, for the
+    parts that come next. `load` then holds the shares of assignments in the last step, one row for
+    each layer that has a router.
 
-    In "bias" mode the selection biases are 0 from FADE_TO of the run on. Simply taken away, they would leave the
-    experts as uneven as without them. So what a bias loses on its way to 0 the router's own bias gets, which the format
-    has: who is chosen stays the same, and the weights, which now feel it too, have the rest of the run to follow. Both
-    this fading and its shares are our choice. Where the router is frozen, the biases do fade away.
+    In "bias" mode the selection biases are 0 from FADE_TO of the run on. Simply taken away, they
+    would leave the experts as uneven as without them. So what a bias loses on its way to 0 the
+    router's own bias gets, which the format has: who is chosen stays the same, and the weights,
+    which now feel it too, have the rest of the run to follow. Both this fading and its shares are
+    our choice. Where the router is frozen, the biases do fade away.
     """
 
     def __init__(self, model: Transformer, balance: Balance, steps: int) -> None:
         self.balance, self.steps = balance, steps
         self.load: tuple[tuple[float, ...], ...] = ()
-        self.handed_over: list[tuple[Tensor, Tensor]] = []  # in the last step: (a router's bias, what was added to it)
+        self.handed_over: list[
+            tuple[Tensor, Tensor]
+        ] = []  # in the last step: (a router's bias, what was added to it)
         moes = [m for m in model.modules() if isinstance(m, Moe)]
         self._routers: dict[int, Router] = {m.layer: m.router for m in moes if m.router is not None}
         for moe in moes:
@@ -74,27 +80,43 @@ class Balancer:
         for router in self._routers.values():
             router.selection_bias = None
             if balance.mode == "bias":
-                router.selection_bias = torch.zeros(router.weight.shape[0], device=router.weight.device)
+                router.selection_bias = torch.zeros(
+                    router.weight.shape[0], device=router.weight.device
+                )
         self._step: int | None = None
-        self._earlier: list[_Seen] = []  # parts of this step that were announced by an earlier `begin`
+        self._earlier: list[
+            _Seen
+        ] = []  # parts of this step that were announced by an earlier `begin`
         self._parts: dict[int, _Seen] = {}
         self._barrier = threading.Barrier(1)
         self._global_LE = torch.zeros(0)
 
     def begin(self, parts: int, step: int) -> None:
-        """`parts` parts of step `step` (from 0) come next, side by side: with "global" statistics each of them waits
-        in `loss` until all have come that far."""
+        """`parts` parts of step `step` (from 0) come next, side by side: with "global" statistics
+        each of them waits in `loss` until all have come that far.
+        """
         self._earlier = self._seen() if step == self._step else []
         self._step, self._parts = step, {}
         self._barrier = threading.Barrier(parts, action=self._count_globally, timeout=PATIENCE)
 
-    def loss(self, part: int, router_logits: Mapping[int, Tensor], lengths: Sequence[int], of_tokens: float) -> Tensor:
-        """This part's share of the auxiliary losses of the step, averaged over layers: to be added to its loss.
+    def loss(
+        self,
+        part: int,
+        router_logits: Mapping[int, Tensor],
+        lengths: Sequence[int],
+        of_tokens: float,
+    ) -> Tensor:
+        """This part's share of the auxiliary losses of the step, averaged over layers: to be added
+        to its loss.
 
-        `router_logits` are [T, E] by layer, `lengths` the tokens of each document, `of_tokens` the share of the step's
-        tokens that are in this part. Raises `TrainingError` if another part of the step never came.
+        `router_logits` are [T, E] by layer, `lengths` the tokens of each document, `of_tokens` the
+        share of the step's tokens that are in this part. Raises `TrainingError` if another part of
+        the step never came.
         """
-        assert router_logits.keys() == self._routers.keys(), (sorted(router_logits), sorted(self._routers))
+        assert router_logits.keys() == self._routers.keys(), (
+            sorted(router_logits),
+            sorted(self._routers),
+        )
         if not router_logits:
             return torch.zeros(())
         layers = sorted(router_logits.items())
@@ -106,17 +128,22 @@ class Balancer:
             return torch.zeros((), device=layers[0][1].device)
         for n, (layer, logits_TE) in enumerate(layers):
             if b.mode == "aux":
-                losses.append(b.aux * self._load_balance(n, logits_TE, self._routers[layer].top_k, lengths))
+                losses.append(
+                    b.aux * self._load_balance(n, logits_TE, self._routers[layer].top_k, lengths)
+                )
             losses.append(b.router_z * router_z(logits_TE))
         return of_tokens / len(layers) * torch.stack(losses).sum()
 
     def abort(self) -> None:
-        """A part has failed: those that wait for it in `loss` raise `TrainingError` now rather than much later."""
+        """A part has failed: those that wait for it in `loss` raise `TrainingError` now rather than
+        much later.
+        """
         self._barrier.abort()
 
     @torch.no_grad()
     def end(self) -> dict[str, float]:
-        """Move the selection biases by what the step has seen, and say how balanced it was, layers averaged:
+        """Move the selection biases by what the step has seen, and say how balanced it was, layers
+        averaged:
 
         balance        the Switch loss over the whole step, 1.0 at best
         router_z       the mean squared log-sum-exp of the logits
@@ -163,7 +190,9 @@ class Balancer:
         """Of the step so far, in the order of the parts."""
         return self._earlier + [seen for _, seen in sorted(self._parts.items())]
 
-    def _load_balance(self, n: int, logits_TE: Tensor, top_k: int, lengths: Sequence[int]) -> Tensor:
+    def _load_balance(
+        self, n: int, logits_TE: Tensor, top_k: int, lengths: Sequence[int]
+    ) -> Tensor:
         match self.balance.statistics:
             case "micro":
                 return load_balance(logits_TE, top_k)
@@ -187,8 +216,9 @@ class Balancer:
         self._global_LE = _summed(torch.stack(counts).sum(0))
 
     def _move_biases(self, counts_LE: Tensor, step: int) -> None:
-        """b += rate * sign(mean load - load); then, as much as `_fade` shrinks in this step, b goes over into the
-        router's own bias."""
+        """b += rate * sign(mean load - load); then, as much as `_fade` shrinks in this step, b goes
+        over into the router's own bias.
+        """
         now, before = _fade(step + 1, self.steps), _fade(step, self.steps)
         self.handed_over = []
         for (layer, bias_E), counts_E in zip(self._biases(), counts_LE, strict=False):
@@ -207,7 +237,10 @@ class Balancer:
 def _part_of(change: Tensor, parameter: Tensor) -> Tensor:
     """Cut as the parameter is, where that is cut over processes."""
     if dist.is_available() and dist.is_initialized():
-        from torch.distributed.tensor import DTensor, distribute_tensor  # not for those who train in one process
+        from torch.distributed.tensor import (
+            DTensor,
+            distribute_tensor,
+        )  # not for those who train in one process
 
         if isinstance(parameter, DTensor):
             return distribute_tensor(change, parameter.device_mesh, parameter.placements)
@@ -220,23 +253,35 @@ def _fade(done: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _see(layers: Sequence[tuple[int, Tensor]], routers: Mapping[int, Router], factor: float | None) -> _Seen:
+def _see(
+    layers: Sequence[tuple[int, Tensor]], routers: Mapping[int, Router], factor: float | None
+) -> _Seen:
     counts, dropped, probability, z = [], [], [], []
     for layer, logits_TE in layers:
         tokens, experts = logits_TE.shape
         counts.append(assignments(routers[layer].choose(logits_TE), experts))
-        most = expert_capacity(factor, tokens, routers[layer].top_k, experts) if factor is not None else tokens
+        most = (
+            expert_capacity(factor, tokens, routers[layer].top_k, experts)
+            if factor is not None
+            else tokens
+        )
         dropped.append((counts[-1] - most).clamp(min=0).sum())
         wide_TE = logits_TE.double()
         probability.append(wide_TE.softmax(-1).sum(0))
         z.append(wide_TE.logsumexp(-1).square().sum())
     n = torch.tensor(len(layers[0][1]), device=layers[0][1].device)
-    return _Seen(torch.stack(counts), torch.stack(dropped), torch.stack(probability), torch.stack(z), n)
+    return _Seen(
+        torch.stack(counts), torch.stack(dropped), torch.stack(probability), torch.stack(z), n
+    )
 
 
 def _metrics(seen: _Seen, share_LE: Tensor) -> dict[str, float]:
     experts = share_LE.shape[1]
-    entropy_L = -torch.xlogy(share_LE, share_LE).sum(1) / math.log(experts) if experts > 1 else torch.ones(1)
+    entropy_L = (
+        -torch.xlogy(share_LE, share_LE).sum(1) / math.log(experts)
+        if experts > 1
+        else torch.ones(1)
+    )
     balance_L = experts * (share_LE * seen.probability_LE / seen.tokens).sum(1)
     return {
         "balance": balance_L.mean().item(),

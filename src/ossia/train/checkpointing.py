@@ -1,7 +1,8 @@
-"""Activation checkpointing and compilation, put on the layers of a model from outside and taken off again.
+"""Activation checkpointing and compilation, put on the layers of a model from outside and taken off
+again.
 
-With checkpointing a layer keeps only its input; what its backward pass needs is computed again when it is needed
-(Chen et al., arXiv 1604.06174). Knows blocks as modules, nothing of what is in them.
+With checkpointing a layer keeps only its input; what its backward pass needs is computed again when
+it is needed (Chen et al., arXiv 1604.06174). Knows blocks as modules, nothing of what is in them.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ from ossia.model.moe import Router
 
 
 def checkpoint_layers(model: Transformer) -> None:
-    """Let every block forget its activations, wherever gradients are wanted. Gradients are the same bits as without."""
+    """Let every block forget its activations, wherever gradients are wanted. Gradients are the same
+    bits as without.
+    """
     for layer in model.layers:
         layer.forward = _Forgetful(layer.forward)
 
 
 def compile_parts(model: Transformer) -> None:
-    """torch.compile, on first use, for what is neither a hand-written kernel everywhere nor one matrix product: the
-    norms and the routers; on a CPU it then takes the place of the compiled norm. (Around the kernels the compiler would
-    compile again for every batch.) Needs a C++ compiler; sums are then in another order."""
+    """torch.compile, on first use, for what is neither a hand-written kernel everywhere nor one
+    matrix product: the norms and the routers; on a CPU it then takes the place of the compiled
+    norm. (Around the kernels the compiler would compile again for every batch.) Needs a C++
+    compiler; sums are then in another order.
+    """
     for module in _compiled(model):
         module.forward = torch.compile(module.forward, dynamic=True, fullgraph=True)
 

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from ossia.errors import TrainingError
 from ossia.model import Transformer
 
-PARTS = {"router": "router", "experts": "experts", "attn": "attention", "moe": "norm before the experts"}
+PARTS = {
+    "router": "router",
+    "experts": "experts",
+    "attn": "attention",
+    "moe": "norm before the experts",
+}
 
 
 class DivergedError(TrainingError):
@@ -22,13 +27,21 @@ class DivergedError(TrainingError):
 
 
 def bad_weight(model: nn.Module) -> str | None:
-    """The first parameter, in the order of the model, that holds a value that is not finite; None if all are good."""
-    return next((f"{_place(n)}: weight {n}" for n, p in model.named_parameters() if not _finite(p)), None)
+    """The first parameter, in the order of the model, that holds a value that is not finite; None
+    if all are good.
+    """
+    return next(
+        (f"{_place(n)}: weight {n}" for n, p in model.named_parameters() if not _finite(p)), None
+    )
 
 
 def bad_gradient(model: nn.Module) -> str | None:
     """The parameter with such a gradient that the backward pass reached first."""
-    named = [(n, p.grad) for n, p in model.named_parameters() if p.grad is not None and not _finite(p.grad)]
+    named = [
+        (n, p.grad)
+        for n, p in model.named_parameters()
+        if p.grad is not None and not _finite(p.grad)
+    ]
     return f"{_place(named[-1][0])}: gradient of {named[-1][0]}" if named else None
 
 
@@ -55,7 +68,9 @@ def bad_activation(model: Transformer, forward: Callable[[], Any]) -> str | None
 
 
 def where(model: Transformer, forward: Callable[[], Any]) -> str:
-    """One phrase for the first thing that is not finite: a weight, else an activation, else a gradient."""
+    """One phrase for the first thing that is not finite: a weight, else an activation, else a
+    gradient.
+    """
     place = bad_weight(model) or bad_activation(model, forward) or bad_gradient(model)
     return place or "all weights, activations and gradients are finite, so it is the loss itself"
 

@@ -1,9 +1,11 @@
-"""Context extension: the configs of a staged schedule, and two measures of what a model makes of a long text.
+"""Context extension: the configs of a staged schedule, and two measures of what a model makes of a
+long text.
 
-A model is pre-trained at `initial_context_length` L0; to read L tokens its rotary angles are scaled by s = L / L0 under
-one of the methods of model/rope.py, without or with some steps of training at that length. What schedule gpt-oss had is
-not public. YaRN's own trained 400 steps at s = 16 and 200 more at s = 32 (arXiv 2309.00071, sec. 4.1); DeepSeek-V3's
-1000 steps at 32k and 1000 at 128k (arXiv 2412.19437, sec. 4.3).
+A model is pre-trained at `initial_context_length` L0; to read L tokens its rotary angles are scaled
+by s = L / L0 under one of the methods of model/rope.py, without or with some steps of training at
+that length. What schedule gpt-oss had is not public. YaRN's own trained 400 steps at s = 16 and 200
+more at s = 32 (arXiv 2309.00071, sec. 4.1); DeepSeek-V3's 1000 steps at 32k and 1000 at 128k (arXiv
+2412.19437, sec. 4.3).
 
 Knows models and token ids; of texts only that a tokenizer and a maker of needles are handed in.
 
@@ -34,7 +36,9 @@ LOGITS_AT_ONCE = 1 << 22  # 16 MiB of float32
 
 
 class Needle(Protocol):
-    """What is needed of a needle: a text, a question about it and the answer as one document, and that answer."""
+    """What is needed of a needle: a text, a question about it and the answer as one document, and
+    that answer.
+    """
 
     @property
     def document(self) -> str: ...
@@ -42,7 +46,8 @@ class Needle(Protocol):
     def answer(self) -> str: ...
 
 
-# (rng, how many tokens a text has, tokens of the document) -> a needle: tasks/long/needles.py, with its kind and split
+# (rng, how many tokens a text has, tokens of the document) -> a needle: tasks/long/needles.py, with
+# its kind and split
 MakeNeedle = Callable[[Random, Callable[[str], int], int], Needle]
 
 
@@ -64,8 +69,8 @@ class Stage:
 def scaled(config: ModelConfig, length: int, method: Method) -> ModelConfig:
     """`config` with its rotary angles scaled for `length` tokens, whatever scaling it had before.
 
-    "dynamic" is NTK with s = max(1, length / L0), to be chosen anew for every length that is evaluated. Raises
-    `ConfigError` for another method.
+    "dynamic" is NTK with s = max(1, length / L0), to be chosen anew for every length that is
+    evaluated. Raises `ConfigError` for another method.
     """
     if method not in get_args(Method):
         raise ConfigError(f"method must be one of {', '.join(get_args(Method))}; found {method!r}")
@@ -74,11 +79,14 @@ def scaled(config: ModelConfig, length: int, method: Method) -> ModelConfig:
     return replace(config, rope_scaling=scaling, rope_scaling_factor=s, max_context_length=length)
 
 
-def stages(config: ModelConfig, schedule: Sequence[tuple[int, int]], method: Method) -> tuple[Stage, ...]:
-    """A stage for each (length, steps), to be trained one after the other, each from the weights of the one before.
+def stages(
+    config: ModelConfig, schedule: Sequence[tuple[int, int]], method: Method
+) -> tuple[Stage, ...]:
+    """A stage for each (length, steps), to be trained one after the other, each from the weights of
+    the one before.
 
-    Raises `ConfigError` unless the lengths grow from over L0 on and every stage has steps; and for "dynamic", which is
-    another model at every length and is there for evaluation only.
+    Raises `ConfigError` unless the lengths grow from over L0 on and every stage has steps; and for
+    "dynamic", which is another model at every length and is there for evaluation only.
     """
     if method == "dynamic":
         raise ConfigError(
@@ -86,7 +94,9 @@ def stages(config: ModelConfig, schedule: Sequence[tuple[int, int]], method: Met
         )
     lengths = [config.initial_context_length, *(length for length, _ in schedule)]
     if not schedule or any(a >= b for a, b in pairwise(lengths)):
-        raise ConfigError(f"the lengths of an extension must grow from initial_context_length on, found {lengths}")
+        raise ConfigError(
+            f"the lengths of an extension must grow from initial_context_length on, found {lengths}"
+        )
     if bad := [steps for _, steps in schedule if steps < 1]:
         raise ConfigError(f"every stage of an extension needs a step at least, found {bad[0]}")
     return tuple(Stage(length, steps, scaled(config, length, method)) for length, steps in schedule)
@@ -103,11 +113,14 @@ def using(model: Transformer, config: ModelConfig) -> Iterator[Transformer]:
         model.config = own
 
 
-def token_losses(model: Transformer, documents: Sequence[Sequence[int]], *, dynamic: bool = False) -> list[Tensor]:
+def token_losses(
+    model: Transformer, documents: Sequence[Sequence[int]], *, dynamic: bool = False
+) -> list[Tensor]:
     """float32 [n - 1] for each document of n ids: the loss of predicting id p + 1 at position p.
 
-    `dynamic` scales the angles by NTK for the length of each document; otherwise the model's config says how. Memory is
-    that of TOKENS_AT_ONCE tokens' hidden states (or of the longest document's) and LOGITS_AT_ONCE logits.
+    `dynamic` scales the angles by NTK for the length of each document; otherwise the model's config
+    says how. Memory is that of TOKENS_AT_ONCE tokens' hidden states (or of the longest document's)
+    and LOGITS_AT_ONCE logits.
     """
 
     def loss(logits_RV: Tensor, target_R: Tensor) -> Tensor:
@@ -117,16 +130,26 @@ def token_losses(model: Transformer, documents: Sequence[Sequence[int]], *, dyna
 
 
 def loss_by_position(
-    model: Transformer, documents: Sequence[Sequence[int]], edges: Sequence[int], *, dynamic: bool = False
+    model: Transformer,
+    documents: Sequence[Sequence[int]],
+    edges: Sequence[int],
+    *,
+    dynamic: bool = False,
 ) -> tuple[float, ...]:
-    """Mean loss in nats over all positions p with edges[n] <= p < edges[n + 1], for each n; NaN where there are none.
+    """Mean loss in nats over all positions p with edges[n] <= p < edges[n + 1], for each n; NaN
+    where there are none.
 
     `dynamic` as in `token_losses`. Raises `ConfigError` unless the edges grow from 0 or more.
     """
     if len(edges) < 2 or edges[0] < 0 or any(a >= b for a, b in pairwise(edges)):
-        raise ConfigError(f"edges must be two or more growing positions, from 0 on; found {list(edges)}")
+        raise ConfigError(
+            f"edges must be two or more growing positions, from 0 on; found {list(edges)}"
+        )
     losses = token_losses(model, documents, dynamic=dynamic)
-    buckets = [torch.cat([x[a:b] for x in losses]) if losses else torch.zeros(0) for a, b in pairwise(edges)]
+    buckets = [
+        torch.cat([x[a:b] for x in losses]) if losses else torch.zeros(0)
+        for a, b in pairwise(edges)
+    ]
     return tuple(bucket.double().mean().item() if len(bucket) else math.nan for bucket in buckets)
 
 
@@ -140,25 +163,34 @@ def needle_accuracy(
     seed: int = 0,
     dynamic: bool = False,
 ) -> dict[int, float]:
-    """At each total length, the share of `count` needles whose answer the model would give greedily, word for word.
+    """At each total length, the share of `count` needles whose answer the model would give
+    greedily, word for word.
 
-    `needle` makes a document that ends with the answer to a question about what is hidden in it; the same seed makes
-    the same needles. The answer is given to the model as it is, and counts if every token of it is the likeliest one:
-    the same as if it had been generated. `dynamic` as in `token_losses`.
+    `needle` makes a document that ends with the answer to a question about what is hidden in it;
+    the same seed makes the same needles. The answer is given to the model as it is, and counts if
+    every token of it is the likeliest one: the same as if it had been generated. `dynamic` as in
+    `token_losses`.
     """
     accuracy = {}
     for length in lengths:
         rngs = [Random(f"{seed} {length} {n}") for n in range(count)]
         made = [needle(rng, lambda text: len(tokenizer.encode(text)), length) for rng in rngs]
         ids, firsts = zip(*(_up_to_answer(tokenizer, one) for one in made), strict=True)
-        hits = _scored(model, ids, [n - 1 for n in firsts], lambda logits, target: logits.argmax(-1) == target, dynamic)
+        hits = _scored(
+            model,
+            ids,
+            [n - 1 for n in firsts],
+            lambda logits, target: logits.argmax(-1) == target,
+            dynamic,
+        )
         accuracy[length] = sum(bool(hit.all()) for hit in hits) / count
     return accuracy
 
 
 def _up_to_answer(tokenizer: Encoder, needle: Needle) -> tuple[list[int], int]:
-    """The document up to the end of the answer, and the index of the first id that belongs to the answer: ids as they
-    would be in a training text, where the first may hold more than the answer."""
+    """The document up to the end of the answer, and the index of the first id that belongs to the
+    answer: ids as they would be in a training text, where the first may hold more than the answer.
+    """
     begin = needle.document.rindex(needle.answer)
     prompt, ids = (
         tokenizer.encode(needle.document[:begin]),
@@ -178,7 +210,8 @@ def _scored(
     score: Callable[[Tensor, Tensor], Tensor],
     dynamic: bool,
 ) -> list[Tensor]:
-    """score(logits [R, V] float32, targets [R]) of each document's positions from `firsts` on but the last, on the CPU.
+    """score(logits [R, V] float32, targets [R]) of each document's positions from `firsts` on but
+    the last, on the CPU.
 
     In eval mode, whatever mode the model is in.
     """
@@ -191,14 +224,18 @@ def _scored(
             if dynamic:
                 config = scaled(config, max(len(documents[n]) for n in pack), "dynamic")
             with using(model, config):
-                out += _scored_together(model, [documents[n] for n in pack], [firsts[n] for n in pack], score)
+                out += _scored_together(
+                    model, [documents[n] for n in pack], [firsts[n] for n in pack], score
+                )
     finally:
         model.train(was_training)
     return out
 
 
 def _packs(lengths: Sequence[int], alike: bool) -> Iterator[list[int]]:
-    """Runs of documents for one forward pass, by index; with `alike` those of a run have the same length."""
+    """Runs of documents for one forward pass, by index; with `alike` those of a run have the same
+    length.
+    """
     run: list[int] = []
     for n, length in enumerate(lengths):
         full = run and sum(max(0, lengths[i]) for i in run) + length > TOKENS_AT_ONCE

@@ -1,6 +1,8 @@
-"""The log of a run: one JSON object a line, one line a step. Knows files and numbers, nothing of models.
+"""The log of a run: one JSON object a line, one line a step. Knows files and numbers, nothing of
+models.
 
-A line reaches the system whole or not at all as far as readers are concerned: one without its end is no line.
+A line reaches the system whole or not at all as far as readers are concerned: one without its end
+is no line.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ LOG = "log.jsonl"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log (or of `log.jsonl` in a folder), oldest first; none if there is no such file.
+    """The lines of a log (or of `log.jsonl` in a folder), oldest first; none if there is no such
+    file.
 
-    A last line that a kill cut short is left out. Raises `TrainingError` for any other line that is no JSON object.
+    A last line that a kill cut short is left out. Raises `TrainingError` for any other line that is
+    no JSON object.
     """
     path = path / LOG if path.is_dir() else path
     if not path.exists():
@@ -26,21 +30,30 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
-        raise TrainingError(f"{path}:{number}: no JSON ({error}); delete that line to go on without it") from error
+        raise TrainingError(
+            f"{path}:{number}: no JSON ({error}); delete that line to go on without it"
+        ) from error
     if not isinstance(entry, dict) or "step" not in entry:
-        raise TrainingError(f"{path}:{number}: expected an object with `step`; delete that line to go on without it")
+        raise TrainingError(
+            f"{path}:{number}: expected an object with `step`; delete that line to go on without it"
+        )
     return entry
 
 
 class Log:
-    """Appends to `folder/log.jsonl`, after dropping the lines of steps after `step`: those are taken again.
+    """Appends to `folder/log.jsonl`, after dropping the lines of steps after `step`: those are
+    taken again.
 
     Raises `TrainingError` if the disk is full.
     """

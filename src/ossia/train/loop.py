@@ -1,4 +1,5 @@
-"""The training loop: batches in, optimizer steps, a state that resumes exactly, a log, and weights in the end.
+"""The training loop: batches in, optimizer steps, a state that resumes exactly, a log, and weights
+in the end.
 
     train(run)      to the end, or on to it from where an earlier call was cut short
 
@@ -37,12 +38,16 @@ class Store(Protocol):
     def close(self) -> None: ...
 
 
-def train(run: Run, *, watchers: Sequence[Watcher] = (), stop_after: int | None = None) -> Transformer:
-    """Train to the end, from `run.out`'s state if a run was cut short there; a finished run is only read.
+def train(
+    run: Run, *, watchers: Sequence[Watcher] = (), stop_after: int | None = None
+) -> Transformer:
+    """Train to the end, from `run.out`'s state if a run was cut short there; a finished run is only
+    read.
 
-    `stop_after`: save after that many steps in all and return, for tests. Returns the model in eval mode; at the end
-    it has the averaged weights, if `run.hyper.ema`. Raises `TrainingError` if the state is of another run, if it cannot
-    be written, if the loss or a gradient is not finite (the last good state is kept), or if the examples run out.
+    `stop_after`: save after that many steps in all and return, for tests. Returns the model in eval
+    mode; at the end it has the averaged weights, if `run.hyper.ema`. Raises `TrainingError` if the
+    state is of another run, if it cannot be written, if the loss or a gradient is not finite (the
+    last good state is kept), or if the examples run out.
     """
     run.out.mkdir(parents=True, exist_ok=True)
     identity = run.identity() | {"start_from": fingerprint(run.start_from)}
@@ -87,7 +92,12 @@ class _Progress:
     saved: int | None = None  # step of the state that was last read or handed to the store
 
     def state(self, worker: Worker) -> dict[str, Any]:
-        state = {"identity": self.identity, "step": self.step, "data": self.data, "worker": worker.state_dict()}
+        state = {
+            "identity": self.identity,
+            "step": self.step,
+            "data": self.data,
+            "worker": worker.state_dict(),
+        }
         copy: dict[str, Any] = copied(state)
         return copy
 
@@ -97,12 +107,20 @@ class _Progress:
 
 
 def _steps(
-    run: Run, worker: Worker, store: Store, progress: _Progress, watchers: Sequence[Watcher], until: int
+    run: Run,
+    worker: Worker,
+    store: Store,
+    progress: _Progress,
+    watchers: Sequence[Watcher],
+    until: int,
 ) -> None:
-    """Steps up to `until`, and a state that says so. A state is written once the next loss has shown that its weights
-    are good."""
+    """Steps up to `until`, and a state that says so. A state is written once the next loss has
+    shown that its weights are good.
+    """
     pending: dict[str, Any] | None = None
-    batches = pack(run.examples(progress.data), run.hyper.tokens_per_step, run.hyper.longest, progress.data)
+    batches = pack(
+        run.examples(progress.data), run.hyper.tokens_per_step, run.hyper.longest, progress.data
+    )
     log = Log(run.out, progress.step) if worker.leads else None
     try:
         while progress.step < until:
@@ -127,17 +145,30 @@ def _steps(
             log.close()
 
 
-def _step(run: Run, worker: Worker, progress: _Progress, batches: Iterator[tuple[PackedBatch, Any]]) -> StepReport:
+def _step(
+    run: Run, worker: Worker, progress: _Progress, batches: Iterator[tuple[PackedBatch, Any]]
+) -> StepReport:
     began = time.perf_counter()
     batch, data = _next(batches, run, progress.step)
     lr = run.lr(progress.step)
     loss, metrics = worker.step(batch, lr)
     progress.step, progress.data = progress.step + 1, data
     seconds = time.perf_counter() - began
-    return StepReport(progress.step, run.steps, loss, lr, len(batch.tokens), seconds, metrics, worker.balancer.load)
+    return StepReport(
+        progress.step,
+        run.steps,
+        loss,
+        lr,
+        len(batch.tokens),
+        seconds,
+        metrics,
+        worker.balancer.load,
+    )
 
 
-def _next(batches: Iterator[tuple[PackedBatch, Any]], run: Run, step: int) -> tuple[PackedBatch, Any]:
+def _next(
+    batches: Iterator[tuple[PackedBatch, Any]], run: Run, step: int
+) -> tuple[PackedBatch, Any]:
     try:
         return next(batches)
     except StopIteration:
@@ -148,7 +179,10 @@ def _next(batches: Iterator[tuple[PackedBatch, Any]], run: Run, step: int) -> tu
 
 def _line(report: StepReport) -> dict[str, Any]:
     numbers = {"step": report.step, "loss": report.loss, "lr": report.lr, "tokens": report.tokens}
-    speed = {"tokens_per_s": round(report.tokens / report.seconds), "seconds": round(report.seconds, 4)}
+    speed = {
+        "tokens_per_s": round(report.tokens / report.seconds),
+        "seconds": round(report.seconds, 4),
+    }
     return numbers | speed | dict(report.metrics)
 
 

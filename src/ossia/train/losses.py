@@ -26,7 +26,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight_VD.shape[0])
         w_VD = weight_VD.to(x_RD.dtype)
         wide = torch.promote_types(x_RD.dtype, torch.float32)
-        dx_RD, dw_DV = torch.empty_like(x_RD), torch.zeros(weight_VD.shape[::-1], dtype=wide, device=x_RD.device)
+        dx_RD, dw_DV = (
+            torch.empty_like(x_RD),
+            torch.zeros(weight_VD.shape[::-1], dtype=wide, device=x_RD.device),
+        )
         losses = [x_RD.new_zeros(0, dtype=wide)]
         for r in range(0, x_RD.shape[0], rows):
             x = x_RD[r : r + rows]
@@ -34,7 +37,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             dlogits = dlogits.to(x.dtype)
             losses.append(loss)
             dx_RD[r : r + rows] = product(dlogits, w_VD)
-            dw_DV += product(x.T, dlogits)  # this way round the smaller of the two is the one that is transposed
+            dw_DV += product(
+                x.T, dlogits
+            )  # this way round the smaller of the two is the one that is transposed
         dw_VD = dw_DV.T.contiguous()
         ctx.save_for_backward(dx_RD, dw_VD)
         ctx.count = count = max(1, x_RD.shape[0])
@@ -62,10 +67,12 @@ def assignments(choice_Tk: Tensor, experts: int) -> Tensor:
 
 
 def load_balance(logits_TE: Tensor, top_k: int, counts_E: Tensor | None = None) -> Tensor:
-    """Switch Transformer load-balance loss (arXiv 2101.03961, eq. 4-6) for top-k routing; 1.0 when perfectly balanced.
+    """Switch Transformer load-balance loss (arXiv 2101.03961, eq. 4-6) for top-k routing; 1.0 when
+    perfectly balanced.
 
-    E * sum_i f_i P_i, f_i the share of the assignments that went to expert i, P_i its mean probability over these
-    tokens. `counts_E` are the assignments that f is taken from; None: those of these tokens. f has no gradient.
+    E * sum_i f_i P_i, f_i the share of the assignments that went to expert i, P_i its mean
+    probability over these tokens. `counts_E` are the assignments that f is taken from; None: those
+    of these tokens. f has no gradient.
     """
     experts = logits_TE.shape[1]
     if counts_E is None:
@@ -76,21 +83,27 @@ def load_balance(logits_TE: Tensor, top_k: int, counts_E: Tensor | None = None) 
 
 
 def sequence_load_balance(logits_TE: Tensor, top_k: int, lengths: Sequence[int]) -> Tensor:
-    """`load_balance` of each document by itself (DeepSeek-V3, arXiv 2412.19437, eq. 17-20), averaged over tokens, so
-    that a document weighs as much as it is long. `lengths` say how many of the T tokens each document has."""
+    """`load_balance` of each document by itself (DeepSeek-V3, arXiv 2412.19437, eq. 17-20),
+    averaged over tokens, so that a document weighs as much as it is long. `lengths` say how many of
+    the T tokens each document has.
+    """
     tokens, experts = logits_TE.shape
     assert sum(lengths) == tokens, (sum(lengths), tokens)
     length_S = torch.tensor(lengths, device=logits_TE.device)
     document_T = torch.arange(len(lengths), device=logits_TE.device).repeat_interleave(length_S)
     choice_Tk = logits_TE.topk(top_k, dim=-1).indices
-    counts_SE = assignments(document_T.unsqueeze(1) * experts + choice_Tk, len(lengths) * experts).view(-1, experts)
+    counts_SE = assignments(
+        document_T.unsqueeze(1) * experts + choice_Tk, len(lengths) * experts
+    ).view(-1, experts)
     p_TE = _wide(logits_TE).softmax(-1)
     share_SE = counts_SE.to(p_TE.dtype) / (top_k * length_S.unsqueeze(1))
     return experts / tokens * (share_SE[document_T] * p_TE).sum()
 
 
 def router_z(logits_TE: Tensor) -> Tensor:
-    """Mean squared log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5): keeps them small."""
+    """Mean squared log-sum-exp of the router's logits (ST-MoE, arXiv 2202.08906, eq. 5): keeps them
+    small.
+    """
     return _wide(logits_TE).logsumexp(-1).square().mean()
 
 

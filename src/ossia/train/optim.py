@@ -1,8 +1,10 @@
-"""Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks included; an average of weights.
+"""Optimizers: AdamW for vectors and tables, Muon for matrices, the experts' stacks included; an
+average of weights.
 
-Muon (Keller Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the momentum with all its singular
-values brought to about 1. torch.optim.Muon refuses an expert tensor [E, rows, columns], which is E matrices, and
-iterates in bfloat16 everywhere, which CPUs without such instructions emulate; so this `Muon` is our own.
+Muon (Keller Jordan et al., https://kellerjordan.github.io/posts/muon/) steps along the momentum
+with all its singular values brought to about 1. torch.optim.Muon refuses an expert tensor [E, rows,
+columns], which is E matrices, and iterates in bfloat16 everywhere, which CPUs without such
+instructions emulate; so this `Muon` is our own.
 """
 
 from __future__ import annotations
@@ -18,14 +20,19 @@ from torch import Tensor, nn
 from ossia.errors import TrainingError
 from ossia.kernels.products import stack_dtype
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # the quintic of the reference, which drives singular values into [0.7, 1.2]
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # the quintic of the reference, which drives singular values into [0.7, 1.2]
 STEPS = 5
 MOMENTUM = 0.95
 
 
 def orthogonalize(g: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """U V^T for every matrix U S V^T in [..., rows, columns], roughly, by a Newton-Schulz iteration in `dtype`; None:
-    bfloat16 or float32, what this machine is faster in."""
+    """U V^T for every matrix U S V^T in [..., rows, columns], roughly, by a Newton-Schulz iteration
+    in `dtype`; None: bfloat16 or float32, what this machine is faster in.
+    """
     a, b, c = NEWTON_SCHULZ
     dtype = stack_dtype(g.device) if dtype is None else dtype
     wide = g.shape[-2] <= g.shape[-1]
@@ -39,14 +46,20 @@ def orthogonalize(g: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon with `match_rms_adamw`, for matrices and stacks of them, [..., rows, columns].
+    """torch.optim.Muon with `match_rms_adamw`, for matrices and stacks of them, [..., rows,
+    columns].
 
-    Nesterov momentum, orthogonalized, times 0.2 sqrt(max(rows, columns)): then a step is as long as one of AdamW, and
-    both can share a learning rate and weight decay (Liu et al., arXiv 2502.16982, sec. 2.2).
+    Nesterov momentum, orthogonalized, times 0.2 sqrt(max(rows, columns)): then a step is as long as
+    one of AdamW, and both can share a learning rate and weight decay (Liu et al., arXiv 2502.16982,
+    sec. 2.2).
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = MOMENTUM, weight_decay: float = 0.1
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = MOMENTUM,
+        weight_decay: float = 0.1,
     ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -58,7 +71,10 @@ class Muon(torch.optim.Optimizer):
     def updates(self) -> list[Callable[[], None]]:
         """A step as pieces, one a parameter, that may be done in any order and at the same time."""
         return [
-            partial(self.update, group, p) for group in self.param_groups for p in group["params"] if p.grad is not None
+            partial(self.update, group, p)
+            for group in self.param_groups
+            for p in group["params"]
+            if p.grad is not None
         ]
 
     @torch.no_grad()
@@ -77,17 +93,27 @@ class Optimizers:
     """One learning rate for several optimizers, and one state for all of them."""
 
     def __init__(
-        self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], muon: bool
+        self,
+        model: nn.Module,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        muon: bool,
     ) -> None:
-        """For the parameters that ask for gradients. Weight decay on matrices only: not on biases, norms, sinks, the
-        two tables, nor LoRA's factors."""
+        """For the parameters that ask for gradients. Weight decay on matrices only: not on biases,
+        norms, sinks, the two tables, nor LoRA's factors.
+        """
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         matrices = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
         chosen = {id(p) for p in matrices}
-        groups: list[dict[str, Any]] = [{"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0}
+        ]
         if not muon:
             groups.append({"params": matrices, "weight_decay": weight_decay})
-        self.all: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)]
+        self.all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
+        ]
         if muon and matrices:
             self.all.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
 
@@ -115,7 +141,9 @@ class Optimizers:
                 "run: finish it with the version that began it, or begin again"
             )
         for optimizer, state in zip(self.all, states, strict=True):
-            if isinstance(optimizer, Muon) and any(kept.keys() != {"momentum"} for kept in state["state"].values()):
+            if isinstance(optimizer, Muon) and any(
+                kept.keys() != {"momentum"} for kept in state["state"].values()
+            ):
                 raise TrainingError(  # without stacks an earlier version had one too, torch's
                     "the state holds another Muon than that of this version of ossia: finish the run with the version "
                     "that began it, or begin again"
@@ -125,8 +153,10 @@ class Optimizers:
 
 
 class Average:
-    """Exponential moving average of parameters: after n updates, the mean of what they were, weighted by
-    decay^(n - i), the weights adding up to 1 (the correction of Adam, arXiv 1412.6980, sec. 3)."""
+    """Exponential moving average of parameters: after n updates, the mean of what they were,
+    weighted by decay^(n - i), the weights adding up to 1 (the correction of Adam, arXiv 1412.6980,
+    sec. 3).
+    """
 
     def __init__(self, params: Sequence[Tensor], decay: float) -> None:
         self.params, self.decay, self.updates = params, decay, 0
@@ -135,14 +165,20 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
-        share = (1 - self.decay) / (1 - self.decay**self.updates)  # 1 at first: nothing is left of the initial values
+        share = (1 - self.decay) / (
+            1 - self.decay**self.updates
+        )  # 1 at first: nothing is left of the initial values
         for value, p in zip(self.values, self.params, strict=True):
             value.lerp_(p, share)
 
     @torch.no_grad()
     def move(self, param: Tensor, change: Tensor) -> None:
-        """Add `change` to the average of a parameter, as if all that went into it had been so from the beginning."""
-        next(value for value, p in zip(self.values, self.params, strict=True) if p is param).add_(change)
+        """Add `change` to the average of a parameter, as if all that went into it had been so from
+        the beginning.
+        """
+        next(value for value, p in zip(self.values, self.params, strict=True) if p is param).add_(
+            change
+        )
 
     @torch.no_grad()
     def put(self) -> None:

@@ -1,6 +1,8 @@
-"""`key=value`: single fields of a recipe's configuration replaced from the command line, by their annotations.
+"""`key=value`: single fields of a recipe's configuration replaced from the command line, by their
+annotations.
 
-Works on frozen dataclasses, nested ones included (`hyper.peak_lr=1e-3`). Knows types and text; no tensors, no recipes.
+Works on frozen dataclasses, nested ones included (`hyper.peak_lr=1e-3`). Knows types and text; no
+tensors, no recipes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ TRUE, FALSE, NONE = ("true", "yes", "on", "1"), ("false", "no", "off", "0"), ("n
 
 @dataclass(frozen=True)
 class Key:
-    """A field that can be set: its dotted name, its type in words, its value as it would be typed, its comment."""
+    """A field that can be set: its dotted name, its type in words, its value as it would be typed,
+    its comment.
+    """
 
     name: str
     type: str
@@ -37,8 +41,8 @@ class Key:
 def apply(config: Config, overrides: Sequence[str]) -> Config:
     """`config` with every `key=value` of `overrides` put in; what is set twice has the last value.
 
-    Raises `ConfigError` naming the key: if there is no such key (with those of similar names), if the value is not of
-    the field's type, or if the configuration refuses the whole.
+    Raises `ConfigError` naming the key: if there is no such key (with those of similar names), if
+    the value is not of the field's type, or if the configuration refuses the whole.
     """
     tree: dict[str, Any] = {}
     for text in overrides:
@@ -68,7 +72,9 @@ def _insert(config: Any, tree: dict[str, Any], name: str, value: str) -> None:
     *path, last = name.split(".")
     level, kind = tree, type(config)
     for part in path:
-        inner = _dataclass_of(_annotations(kind).get(part)) if dataclasses.is_dataclass(kind) else None
+        inner = (
+            _dataclass_of(_annotations(kind).get(part)) if dataclasses.is_dataclass(kind) else None
+        )
         if inner is None:
             raise _unknown(config, name)
         level, kind = level.setdefault(part, {}), inner
@@ -106,12 +112,20 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 def _dataclass_of(annotation: Any) -> Any:
     """The dataclass that a field holds, also if it may be None."""
-    found = [kind for kind in _alternatives(annotation) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    found = [
+        kind
+        for kind in _alternatives(annotation)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    ]
     return found[0] if found else None
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return (
+        get_args(annotation)
+        if get_origin(annotation) in (Union, types.UnionType)
+        else (annotation,)
+    )
 
 
 def _replaced(config: Any, tree: Mapping[str, Any], prefix: str) -> Any:
@@ -124,7 +138,11 @@ def _replaced(config: Any, tree: Mapping[str, Any], prefix: str) -> Any:
             changes[name] = _replaced(inner, value, f"{prefix}{name}.")
         else:
             changes[name] = parse(value, hints[name], prefix + name)
-    if isinstance(config, ModelConfig) and "num_hidden_layers" in changes and "layer_types" not in changes:
+    if (
+        isinstance(config, ModelConfig)
+        and "num_hidden_layers" in changes
+        and "layer_types" not in changes
+    ):
         changes["layer_types"] = ()  # of as many layers as there are now
     try:
         return dataclasses.replace(config, **changes)
@@ -148,12 +166,16 @@ def _default_of(kind: Any, name: str) -> Any:
 
 
 def parse(text: str, annotation: Any, name: str = "value") -> Any:
-    """`text` as a value of this annotation: int, float, bool, str, Path, None, Literal, Enum, tuple, or one of several.
+    """`text` as a value of this annotation: int, float, bool, str, Path, None, Literal, Enum,
+    tuple, or one of several.
 
     Whole numbers may be written 1_000_000 or 1e6. Raises `ConfigError` with what was expected.
     """
-    # None first and text last, in whatever order they are declared: any word would be text, and "none" a path
-    for kind in sorted(_alternatives(annotation), key=lambda kind: (kind is not type(None), kind is str)):
+    # None first and text last, in whatever order they are declared: any word would be text, and
+    # "none" a path
+    for kind in sorted(
+        _alternatives(annotation), key=lambda kind: (kind is not type(None), kind is str)
+    ):
         value = _one(text.strip(), kind, name)
         if value is not _NOTHING:
             return value
@@ -183,7 +205,9 @@ def _one(text: str, kind: Any, name: str) -> Any:
         return next((one for one in kind if text in (one.name, str(one.value))), _NOTHING)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _NOTHING
-    raise ConfigError(f"{name} is of type {type_name(kind)}, which cannot be set from the command line")
+    raise ConfigError(
+        f"{name} is of type {type_name(kind)}, which cannot be set from the command line"
+    )
 
 
 def _number(text: str, kind: type) -> Any:
@@ -218,10 +242,14 @@ def type_name(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) is tuple:
-        return ",".join("..." if kind is Ellipsis else type_name(kind) for kind in get_args(annotation))
+        return ",".join(
+            "..." if kind is Ellipsis else type_name(kind) for kind in get_args(annotation)
+        )
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "one of " + ", ".join(str(one.value) for one in annotation)
-    return {Path: "path", bool: "true or false"}.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return {Path: "path", bool: "true or false"}.get(
+        annotation, getattr(annotation, "__name__", str(annotation))
+    )
 
 
 # ---- listing -------------------------------------------------------------------------------------
@@ -246,7 +274,10 @@ def _keys(config: Any, prefix: str) -> Iterator[Key]:
 def _required(kind: Any) -> bool:
     """Whether a dataclass has fields without defaults."""
     missing = dataclasses.MISSING
-    return any(f.init and f.default is missing and f.default_factory is missing for f in dataclasses.fields(kind))
+    return any(
+        f.init and f.default is missing and f.default_factory is missing
+        for f in dataclasses.fields(kind)
+    )
 
 
 def _typed(value: Any) -> str:
@@ -273,7 +304,11 @@ def _comments(kind: Any) -> dict[str, str]:
         line = token.start[0]
         if token.type == tokenize.NAME:
             words.setdefault(line, token.string)
-        elif token.type == tokenize.COMMENT and words.get(line) in names and "noqa" not in token.string:
+        elif (
+            token.type == tokenize.COMMENT
+            and words.get(line) in names
+            and "noqa" not in token.string
+        ):
             found[words[line]] = token.string.lstrip("# ")
     return found
 
@@ -281,9 +316,17 @@ def _comments(kind: Any) -> dict[str, str]:
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _flat(getattr(value, field.name), f"{name}.{field.name}" if name else field.name)
+            yield from _flat(
+                getattr(value, field.name), f"{name}.{field.name}" if name else field.name
+            )
     elif isinstance(value, tuple | list):
-        yield name, [dict(_flat(one, "")) if dataclasses.is_dataclass(one) else _json(one) for one in value]
+        yield (
+            name,
+            [
+                dict(_flat(one, "")) if dataclasses.is_dataclass(one) else _json(one)
+                for one in value
+            ],
+        )
     else:
         yield name, _json(value)
 

@@ -1,12 +1,13 @@
-"""A recipe's phases, one after the other: each in a folder of its own, done once, resumed where it was killed.
+"""A recipe's phases, one after the other: each in a folder of its own, done once, resumed where it
+was killed.
 
     out/pipeline.json          what has been done, and how long it took
     out/.lock                  held by the process that works here
     out/PHASE/started.json     what decides the phase's result, and when it was worked on
     out/PHASE/done.json        the same, once it is done; written last
 
-Knows folders and phases; what a phase does is the recipe's. With torchrun, the first process alone keeps these files,
-and does alone what is not marked as the work of all.
+Knows folders and phases; what a phase does is the recipe's. With torchrun, the first process alone
+keeps these files, and does alone what is not marked as the work of all.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ _watchers: ContextVar[WatchersOf | None] = ContextVar("watchers", default=None)
 
 @dataclass(frozen=True)
 class Phase:
-    """One step of a recipe. `run` does it, or goes on with it, in the folder `out/name`; it is called once more after
-    a kill, and must then leave what an undisturbed call leaves.
+    """One step of a recipe. `run` does it, or goes on with it, in the folder `out/name`; it is
+    called once more after a kill, and must then leave what an undisturbed call leaves.
 
-    `settings` decide what it makes, by dotted name; None: everything in the recipe's Config. The other fields are for
-    the plan: what it would cost, and what must be there.
+    `settings` decide what it makes, by dotted name; None: everything in the recipe's Config. The
+    other fields are for the plan: what it would cost, and what must be there.
     """
 
     name: str
@@ -64,7 +65,9 @@ class Phase:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ConfigError(f"a phase's name becomes a folder: letters, digits, . _ and -, found {self.name!r}")
+            raise ConfigError(
+                f"a phase's name becomes a folder: letters, digits, . _ and -, found {self.name!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -76,15 +79,21 @@ class Outcome:
     skipped: bool
 
 
-def training(run: Run, does: str, *, context: int | None = None, needs: Sequence[Path] = ()) -> Phase:
-    """The phase that trains `run`, whose `out` must be the phase's folder, watched by whoever runs the pipeline."""
+def training(
+    run: Run, does: str, *, context: int | None = None, needs: Sequence[Path] = ()
+) -> Phase:
+    """The phase that trains `run`, whose `out` must be the phase's folder, watched by whoever runs
+    the pipeline.
+    """
 
     def go() -> None:
         from ossia.train.loop import train
 
         train(run, watchers=watchers_of(run))
 
-    settings = run.identity() | {"start_from": None if run.start_from is None else str(run.start_from)}
+    settings = run.identity() | {
+        "start_from": None if run.start_from is None else str(run.start_from)
+    }
     tokens = run.steps * run.hyper.tokens_per_step
     return Phase(
         run.out.name, does, go, tokens, run.config, settings, run.hyper, context, run.lora, tuple(needs),
@@ -108,20 +117,25 @@ def run_pipeline(
     watch: WatchersOf | None = None,
     tell: Callable[[Phase, str], None] = lambda phase, what: None,
 ) -> list[Outcome]:
-    """Do what is not done yet. `settings` are those of phases that have none; `tell` hears "skipped", "begins",
-    "resumes" and "done".
+    """Do what is not done yet. `settings` are those of phases that have none; `tell` hears
+    "skipped", "begins", "resumes" and "done".
 
-    `fresh` first deletes what earlier calls left. Without `resume` an unfinished run in `out` is an error. Raises
-    `ConfigError` if a phase that was begun or done had other settings (all that differ are named), and `TrainingError`
-    if another process works in `out`, or if a file that is needed is not there.
+    `fresh` first deletes what earlier calls left. Without `resume` an unfinished run in `out` is an
+    error. Raises `ConfigError` if a phase that was begun or done had other settings (all that
+    differ are named), and `TrainingError` if another process works in `out`, or if a file that is
+    needed is not there.
     """
     _check_names(phases)
-    phases = [phase if phase.settings is not None else _with(phase, settings or {}) for phase in phases]
+    phases = [
+        phase if phase.settings is not None else _with(phase, settings or {}) for phase in phases
+    ]
     rank = _rank()
     if rank == 0:
         check_needs(phases)
     if fresh and _processes() > 1:
-        raise ConfigError(f"--fresh deletes under the hands of other processes: delete {out} before torchrun instead")
+        raise ConfigError(
+            f"--fresh deletes under the hands of other processes: delete {out} before torchrun instead"
+        )
     _check_processes(phases)
     outcomes = []
     with _locked(out) if rank == 0 else _nothing(), _watched_by(watch):
@@ -143,10 +157,14 @@ def state_of(phase: Phase, out: Path) -> str:
 
 def check_needs(phases: Sequence[Phase]) -> None:
     """Raises `TrainingError` naming every file that is needed and not there."""
-    missing = {str(path): phase.name for phase in phases for path in phase.needs if not path.exists()}
+    missing = {
+        str(path): phase.name for phase in phases for path in phase.needs if not path.exists()
+    }
     if missing:
         named = "; ".join(f"{path} (for phase {phase})" for path, phase in missing.items())
-        raise TrainingError(f"there is no such file: {named}. Nothing was begun: give a path that exists")
+        raise TrainingError(
+            f"there is no such file: {named}. Nothing was begun: give a path that exists"
+        )
 
 
 def check_settings(phase: Phase, out: Path, defaults: Mapping[str, Any] | None = None) -> None:
@@ -188,7 +206,12 @@ def _do(phase: Phase, out: Path, rank: int, tell: Callable[[Phase, str], None]) 
     before = _earlier_seconds(folder)
     tell(phase, "resumes" if (folder / STARTED).exists() else "begins")
     config = _plain(phase.settings or {})
-    about: dict[str, Any] = {"phase": phase.name, "does": phase.does, "config": config, "config_hash": _hash(config)}
+    about: dict[str, Any] = {
+        "phase": phase.name,
+        "does": phase.does,
+        "config": config,
+        "config_hash": _hash(config),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     began = time.time()
     _write(folder / STARTED, about | {"earlier_seconds": round(before, 3), "began": began})
@@ -219,7 +242,9 @@ def _prepare(phases: Sequence[Phase], out: Path, resume: bool, fresh: bool) -> N
     ran_before, names = (out / PIPELINE).exists(), {phase.name for phase in phases}
     if fresh:
         _forget(phases, out)
-    elif noted is not None and names.isdisjoint(there := [phase["name"] for phase in noted["phases"]]):
+    elif noted is not None and names.isdisjoint(
+        there := [phase["name"] for phase in noted["phases"]]
+    ):
         raise ConfigError(
             f"{out} holds a run of another recipe, with the phases {', '.join(there)}: give another --out"
         )
@@ -258,7 +283,12 @@ def _note(phases: Sequence[Phase], out: Path) -> None:
     rows: list[dict[str, Any]] = []
     for phase in phases:
         done = _read(out / phase.name / DONE) or {"seconds": None, "finished": None}
-        row = {"name": phase.name, "does": phase.does, "state": state_of(phase, out), "tokens": phase.tokens}
+        row = {
+            "name": phase.name,
+            "does": phase.does,
+            "state": state_of(phase, out),
+            "tokens": phase.tokens,
+        }
         rows.append(row | {key: done[key] for key in ("seconds", "finished")})
     total = round(sum(row["seconds"] or 0.0 for row in rows), 3)
     _write(out / PIPELINE, {"phases": rows, "total_seconds": total, "ossia": __version__})
@@ -271,14 +301,18 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / LOCK).open("a+")
     except OSError as error:
-        raise TrainingError(f"{out}: cannot be written to ({error.strerror}): give another --out") from error
+        raise TrainingError(
+            f"{out}: cannot be written to ({error.strerror}): give another --out"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             who = file.read().strip() or "another process"
-            raise TrainingError(f"{out} is in use by {who}: wait for it to end, or give another --out") from None
+            raise TrainingError(
+                f"{out} is in use by {who}: wait for it to end, or give another --out"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}, since {_now()}\n")
         file.flush()
@@ -357,7 +391,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise TrainingError(f"{path}: cannot be read ({error}): restore it, or begin again with --fresh") from error
+        raise TrainingError(
+            f"{path}: cannot be read ({error}): restore it, or begin again with --fresh"
+        ) from error
     assert isinstance(data, dict), path
     return data
 

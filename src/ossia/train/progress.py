@@ -1,7 +1,8 @@
-"""The live line of a run: loss, speed, share of the peak, load of the experts, time left. A watcher of `train`.
+"""The live line of a run: loss, speed, share of the peak, load of the experts, time left. A watcher
+of `train`.
 
-In a terminal one line that is drawn again, five times a second at most; elsewhere plain lines, now and then. Goes to
-stderr. Knows reports of steps, no tensors.
+In a terminal one line that is drawn again, five times a second at most; elsewhere plain lines, now
+and then. Goes to stderr. Knows reports of steps, no tensors.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """One line for one run. `flops` of a token and the `peak` of the machine give the share of it that is used (MFU);
-    without them it is left out. Use as a context, so that the line is left in order whatever happens."""
+    """One line for one run. `flops` of a token and the `peak` of the machine give the share of it
+    that is used (MFU); without them it is left out. Use as a context, so that the line is left in
+    order whatever happens.
+    """
 
     def __init__(
         self,
@@ -66,12 +69,16 @@ class Progress:
 
     def __call__(self, report: StepReport) -> None:
         now = self.clock()
-        # From one report to the next, so that saving counts; the first has only what the step itself took.
+        # From one report to the next, so that saving counts; the first has only what the step
+        # itself took.
         seconds = report.seconds if self.last is None else now - self.last_step
         self.last_step, self.last = now, report
         self.losses.append(report.loss)
         self.spans.append((report.tokens, max(seconds, 1e-9)))
-        if now - self.last_drawn >= (REDRAW if self.live is not None else PLAIN_EVERY) or report.step == report.steps:
+        if (
+            now - self.last_drawn >= (REDRAW if self.live is not None else PLAIN_EVERY)
+            or report.step == report.steps
+        ):
             self.last_drawn = now
             self._draw(report)
 
@@ -81,7 +88,9 @@ class Progress:
         if self.live is None:
             print("  ".join(pieces), file=self.console.file, flush=True)
             return
-        self.live.update(Text(_fitting(pieces, self.console.width), no_wrap=True, overflow="crop"), refresh=True)
+        self.live.update(
+            Text(_fitting(pieces, self.console.width), no_wrap=True, overflow="crop"), refresh=True
+        )
 
     def pieces(self, report: StepReport) -> list[str]:
         """What the line says, the most important first."""
@@ -96,7 +105,11 @@ class Progress:
         ]
         if self.peak:
             pieces.append(f"MFU {tokens / seconds * self.flops / self.peak:.1%}")
-        pieces.append(f"ETA {clock_time(left)}" if report.step < report.steps else f"last step {report.seconds:.2f} s")
+        pieces.append(
+            f"ETA {clock_time(left)}"
+            if report.step < report.steps
+            else f"last step {report.seconds:.2f} s"
+        )
         metrics = report.metrics
         if "max_violation" in metrics:
             pieces.append(f"MaxVio {metrics['max_violation']:.2f}")
@@ -123,7 +136,11 @@ def _loads(load: Sequence[Sequence[float]]) -> list[str]:
         return []
     experts = len(load[0])
     shares = [sum(row[e] for row in load) / len(load) for e in range(experts)]
-    return ["".join(BARS[min(len(BARS) - 1, round(share * experts * len(BARS) / 2))] for share in shares)]
+    return [
+        "".join(
+            BARS[min(len(BARS) - 1, round(share * experts * len(BARS) / 2))] for share in shares
+        )
+    ]
 
 
 def _short(count: float) -> str:

@@ -1,4 +1,6 @@
-"""A run and what it reports: the data that the trainer, its observers and the recipes share. No torch, no files."""
+"""A run and what it reports: the data that the trainer, its observers and the recipes share. No
+torch, no files.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """`steps` optimizer steps on the examples that `examples(state)` yields as (example, state to go on from).
+    """`steps` optimizer steps on the examples that `examples(state)` yields as (example, state to
+    go on from).
 
-    `out` gets `state.pt` (to resume), `log.jsonl`, and in the end `weights.safetensors` (native names, float32) with
-    `config.json`. `start_from` is such a folder, or a released checkpoint in any published layout.
+    `out` gets `state.pt` (to resume), `log.jsonl`, and in the end `weights.safetensors` (native
+    names, float32) with `config.json`. `start_from` is such a folder, or a released checkpoint in
+    any published layout.
     """
 
     name: str
@@ -32,18 +36,24 @@ class Run:
     hyper: Hyperparameters
     out: Path
     start_from: Path | None = None
-    quantize: bool | ScaleRule = False  # train experts as the MXFP4 values they will be exported as; True: by `rceil`
+    quantize: bool | ScaleRule = (
+        False  # train experts as the MXFP4 values they will be exported as; True: by `rceil`
+    )
     lora: Lora | None = None  # train low-rank changes only
     save_every: int = 200
     parallel: Parallel | None = None  # None: this process alone
 
     def __post_init__(self) -> None:
         if min(self.steps, self.save_every) < 1:
-            raise ConfigError(f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}")
+            raise ConfigError(
+                f"steps and save_every must be 1 or more, found {self.steps} and {self.save_every}"
+            )
         if self.lora is not None and self.start_from is None:
             raise ConfigError("LoRA changes a model that is there already: give start_from")
         if self.lora is not None and self.quantize and not self.lora.experts:
-            raise ConfigError("quantize trains the experts, which lora.experts=false keeps as they are: choose one")
+            raise ConfigError(
+                "quantize trains the experts, which lora.experts=false keeps as they are: choose one"
+            )
 
     def lr(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
@@ -51,9 +61,14 @@ class Run:
         return Schedule(h.peak_lr, self.steps, h.warmup, h.decay, h.floor, h.decay_shape).at(step)
 
     def identity(self) -> dict[str, Any]:
-        """What must not change between a run and its resumption: JSON values by dotted name. The number of processes
-        may change."""
-        parts = {"config": as_dict(self.config), "hyper": asdict(self.hyper), "lora": self.lora and asdict(self.lora)}
+        """What must not change between a run and its resumption: JSON values by dotted name. The
+        number of processes may change.
+        """
+        parts = {
+            "config": as_dict(self.config),
+            "hyper": asdict(self.hyper),
+            "lora": self.lora and asdict(self.lora),
+        }
         return _flat({"name": self.name, "steps": self.steps, "quantize": self.quantize, **parts})
 
 
@@ -69,7 +84,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step did. `metrics` go to the log as they are; `load` is [layer][expert], shares of assignments."""
+    """What one step did. `metrics` go to the log as they are; `load` is [layer][expert], shares of
+    assignments.
+    """
 
     step: int  # of `steps`, counted from 1
     steps: int

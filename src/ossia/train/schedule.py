@@ -10,7 +10,8 @@ from ossia.train.settings import Decay
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, a constant plateau, then a decay to `floor` times the peak (warm-up, stable, decay).
+    """Linear warm-up, a constant plateau, then a decay to `floor` times the peak (warm-up, stable,
+    decay).
 
     `decay` 1.0 leaves no plateau: the usual cosine (or linear) schedule. 0.0 leaves no decay.
     """
@@ -26,7 +27,11 @@ class Schedule:
         """Learning rate of step `step`, counted from 0."""
         decay_steps = round(self.steps * self.decay)
         through = (step - (self.steps - decay_steps)) / decay_steps if decay_steps else 0.0
-        return self.peak * min(1.0, (step + 1) / max(1, self.warmup)) * self._decayed(min(1.0, max(0.0, through)))
+        return (
+            self.peak
+            * min(1.0, (step + 1) / max(1, self.warmup))
+            * self._decayed(min(1.0, max(0.0, through)))
+        )
 
     def _decayed(self, through: float) -> float:
         """Share of the peak after `through` [0, 1] of the decay."""

@@ -1,6 +1,7 @@
 """What a training run is, in numbers: every switch of the trainer, as frozen dataclasses.
 
-Knows no tensors and no files. A recipe makes one of these; `ossia train RECIPE key=value` replaces single fields.
+Knows no tensors and no files. A recipe makes one of these; `ossia train RECIPE key=value` replaces
+single fields.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ def _require_one_of(choices: Any, name: str, found: Any) -> None:
 class Balance:
     """How the router is kept from sending everything to a few experts.
 
-    `aux` adds the Switch loss, over the tokens of a part of a step ("micro"), of each document ("sequence") or of the
-    whole step on all ranks ("global"). `bias` adds no loss: a bias per expert, moved by the signs of the loads, takes
-    part in the choice alone (arXiv 2408.15664) and is annealed to 0 before the end, because the published format has
-    no such bias. What gpt-oss was trained with is not public.
+    `aux` adds the Switch loss, over the tokens of a part of a step ("micro"), of each document
+    ("sequence") or of the whole step on all ranks ("global"). `bias` adds no loss: a bias per
+    expert, moved by the signs of the loads, takes part in the choice alone (arXiv 2408.15664) and
+    is annealed to 0 before the end, because the published format has no such bias. What gpt-oss was
+    trained with is not public.
     """
 
     mode: BalanceMode = "aux"
@@ -40,14 +42,21 @@ class Balance:
     aux: float = 1e-2  # coefficient of the Switch loss
     router_z: float = 1e-3  # coefficient of the router z-loss, in every mode
     bias_rate: float = 1e-2  # by how much a step moves a bias; in units of logits
-    capacity: float | None = None  # of an expert, in units of k T / E tokens; the rest is dropped. None: no limit
+    capacity: float | None = (
+        None  # of an expert, in units of k T / E tokens; the rest is dropped. None: no limit
+    )
 
     def __post_init__(self) -> None:
         _require_one_of(BalanceMode, "balance.mode", self.mode)
         _require_one_of(Statistics, "balance.statistics", self.statistics)
         for name in ("aux", "router_z", "bias_rate"):
             _require(getattr(self, name) >= 0, f"balance.{name}", "0 or more", getattr(self, name))
-        _require(self.capacity is None or self.capacity > 0, "balance.capacity", "more than 0", self.capacity)
+        _require(
+            self.capacity is None or self.capacity > 0,
+            "balance.capacity",
+            "more than 0",
+            self.capacity,
+        )
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,11 @@ class Parallel:
 
     replicate: int = 1  # whole copies of the groups below
     fsdp: int = 1  # each holds a slice of every parameter
-    ep: int = 1  # each holds some of the experts; processes of this dimension also see different tokens
-    tp: int = 1  # each holds some of the heads, and a slice of every expert's width; they see the same tokens
+    ep: int = (
+        1  # each holds some of the experts; processes of this dimension also see different tokens
+    )
+    # each holds some of the heads, and a slice of every expert's width; they see the same tokens
+    tp: int = 1
 
     def __post_init__(self) -> None:
         for name in ("replicate", "fsdp", "ep", "tp"):
@@ -86,23 +98,33 @@ class Parallel:
 class Hyperparameters:
     """How a run optimizes. Defaults suit a model of a few million parameters."""
 
-    tokens_per_step: int = 8192  # of one optimizer step: all parts, accumulations and processes together
+    tokens_per_step: int = (
+        8192  # of one optimizer step: all parts, accumulations and processes together
+    )
     longest: int = 1024  # tokens of one example
     peak_lr: float = 2e-3
     warmup: int = 100  # steps
-    decay: float = 0.5  # share of the steps, at the end; 1.0 with "cosine" is the usual cosine schedule
+    decay: float = (
+        0.5  # share of the steps, at the end; 1.0 with "cosine" is the usual cosine schedule
+    )
     decay_shape: Decay = "cosine"
     floor: float = 0.0  # where the decay ends, as a share of the peak
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     muon: bool = True  # for matrices; otherwise, and for LoRA, AdamW for everything
     clip: float = 1.0  # of the norm of all gradients; 0 for none
-    ema: float = 0.0  # decay of an exponential moving average of the weights, which is then what a run ends with
+    # decay of an exponential moving average of the weights, which is then what a run ends with
+    ema: float = 0.0
     balance: Balance = Balance()
     accumulate: int = 1  # parts of a step that are worked on one after the other, to save memory
-    shards: int = 2  # parts of those that are worked on side by side, one thread each; their number shapes the sums
-    precision: Precision = "float32"  # of matrix products; weights, residual stream, router and loss stay float32
-    checkpoint_layers: bool = False  # compute a layer's activations again in the backward pass instead of keeping them
+    # parts of those that are worked on side by side, one thread each; their number shapes the sums
+    shards: int = 2
+    precision: Precision = (
+        "float32"  # of matrix products; weights, residual stream, router and loss stay float32
+    )
+    checkpoint_layers: bool = (
+        False  # compute a layer's activations again in the backward pass instead of keeping them
+    )
     compile: bool = False  # torch.compile of what is no hand-written kernel; needs a C++ compiler
     seed: int = 0
 

@@ -1,7 +1,8 @@
 """The resumable state of a run: everything that decides what comes next. Not a released checkpoint.
 
-One torch file, written under a temporary name and renamed, so that a kill or a full disk at any moment leaves the old
-one or the new. Knows files and dictionaries of tensors; what they mean is the trainer's.
+One torch file, written under a temporary name and renamed, so that a kill or a full disk at any
+moment leaves the old one or the new. Knows files and dictionaries of tensors; what they mean is the
+trainer's.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Saver:
         self._writing: Future[None] | None = None
 
     def load(self, identity: dict[str, Any]) -> State | None:
-        """As `load_state`; also raises `TrainingError` if several processes have left their state here."""
+        """As `load_state`; also raises `TrainingError` if several processes have left their state
+        here.
+        """
         if self.path.with_name(SHARDED).exists():
             raise TrainingError(
                 f"{self.path.parent} holds the state of a run in several processes ({SHARDED}), which one alone cannot "
@@ -75,21 +78,26 @@ def copied(value: Any) -> Any:
 
 
 def save_state(path: Path, state: State) -> None:
-    """Replace `path`. Raises `TrainingError` with the bytes that were needed if they cannot be written; what was at
-    `path` is then still there."""
+    """Replace `path`. Raises `TrainingError` with the bytes that were needed if they cannot be
+    written; what was at `path` is then still there.
+    """
     with replacing(path, lambda: _bytes_of(state)) as file:
         torch.save(state, file)
 
 
 def load_state(path: Path, identity: dict[str, Any]) -> State | None:
-    """The state at `path`, or None if there is none. Raises `TrainingError` if it is of another run or unreadable."""
+    """The state at `path`, or None if there is none. Raises `TrainingError` if it is of another run
+    or unreadable.
+    """
     if not path.exists():
         return None
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         why = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        raise TrainingError(f"{path} cannot be read{why}; if it is damaged, delete it to start again") from error
+        raise TrainingError(
+            f"{path} cannot be read{why}; if it is damaged, delete it to start again"
+        ) from error
     found = state.get("identity", {})
     if changed := [_difference(k, found, identity) for k in sorted(identity.keys() | found.keys())
                    if identity.get(k) != found.get(k)]:  # fmt: skip
@@ -139,7 +147,9 @@ def replacing(path: Path, needed: Callable[[], int]) -> Iterator[Any]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        reason = error if isinstance(error, OSError) else watched.error if watched is not None else None
+        reason = (
+            error if isinstance(error, OSError) else watched.error if watched is not None else None
+        )
         if reason is None:
             raise
         raise TrainingError(_no_room(path, reason, needed())) from error
@@ -152,7 +162,11 @@ def _no_room(path: Path, reason: OSError, needed: int) -> str:
         free = f"{shutil.disk_usage(path.parent).free:,} are free there"
     except OSError:
         free = "how many are free there is unknown"
-    kept = f"the {path.name} from before is untouched" if path.exists() else f"there was no {path.name} yet"
+    kept = (
+        f"the {path.name} from before is untouched"
+        if path.exists()
+        else f"there was no {path.name} yet"
+    )
     return (
         f"{path}: cannot be written ({reason.strerror}): {needed:,} bytes are needed, {free}; {kept}. "
         "Make room and start the run again: it goes on from its last state"

@@ -1,7 +1,9 @@
-"""One optimizer step: parts of a batch side by side in threads, their gradients added up, one update.
+"""One optimizer step: parts of a batch side by side in threads, their gradients added up, one
+update.
 
-Every target of a step weighs the same, in whatever part it is. On one thread per part the same batch gives the same
-bits; the number of parts shapes the sums. Knows the model and one batch; no data, no files.
+Every target of a step weighs the same, in whatever part it is. On one thread per part the same
+batch gives the same bits; the number of parts shapes the sums. Knows the model and one batch; no
+data, no files.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Worker(Protocol):
     balancer: Balancer
 
     def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
-        """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if it would be bad."""
+        """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if it
+        would be bad.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides the next step, without copies."""
@@ -59,9 +63,13 @@ class ThreadedStep:
         self.taken = 0
         self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.params = list(self.named.values())
-        self.optimizer = Optimizers(model, h.peak_lr, h.weight_decay, h.betas, h.muon and run.lora is None)
+        self.optimizer = Optimizers(
+            model, h.peak_lr, h.weight_decay, h.betas, h.muon and run.lora is None
+        )
         self.average = Average(self.params, h.ema) if h.ema else None
-        self.pool = ThreadPoolExecutor(h.shards, "part", initializer=torch.set_num_threads, initargs=(1,))
+        self.pool = ThreadPoolExecutor(
+            h.shards, "part", initializer=torch.set_num_threads, initargs=(1,)
+        )
         if h.compile:
             compile_parts(model)
         if h.checkpoint_layers:
@@ -73,10 +81,14 @@ class ThreadedStep:
         parts = split(batch, self.hyper.accumulate * self.hyper.shards)
         targets, tokens = sum(len(p.rows) for p in parts), sum(len(p.tokens) for p in parts)
         if not targets:
-            raise TrainingError("a batch has no token to learn: the masks of its examples are empty")
+            raise TrainingError(
+                "a batch has no token to learn: the masks of its examples are empty"
+            )
         loss, gradients = 0.0, list[Tensor]()
         for first in range(0, len(parts), self.hyper.shards):
-            for part in self._side_by_side(parts[first : first + self.hyper.shards], targets, tokens):
+            for part in self._side_by_side(
+                parts[first : first + self.hyper.shards], targets, tokens
+            ):
                 loss += part.loss
                 gradients = _added(gradients, part.gradients)
         for p, gradient in zip(self.params, gradients, strict=True):
@@ -84,9 +96,15 @@ class ThreadedStep:
         norm_of_all = torch.nn.utils.get_total_norm(gradients)
         norm = norm_of_all.item()
         if not math.isfinite(loss) or not math.isfinite(norm):
-            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradients is {norm}"
+            what = (
+                f"the loss is {loss}"
+                if not math.isfinite(loss)
+                else f"the norm of the gradients is {norm}"
+            )
             place = where(self.model, lambda: part_loss(self.model, batch, None, 0, 1.0, 1.0))
-            raise DivergedError(f"{what} at step {self.taken + 1}; the first value that is not finite: {place}")
+            raise DivergedError(
+                f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
+            )
         if self.hyper.clip:
             torch.nn.utils.clip_grads_with_norm_(self.params, self.hyper.clip, norm_of_all)
         # the pool's threads are single ones: only where they are as many as torch would use
@@ -99,12 +117,16 @@ class ThreadedStep:
     def _side_by_side(self, parts: Sequence[PackedBatch], targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
         work = [
-            self.pool.submit(self._gradients, n, part, len(part.rows) / targets, len(part.tokens) / tokens)
+            self.pool.submit(
+                self._gradients, n, part, len(part.rows) / targets, len(part.tokens) / tokens
+            )
             for n, part in enumerate(parts)
         ]
         errors = [error for future in work if (error := future.exception()) is not None]
         if errors:  # a part that only waited for another that failed tells less
-            raise min(errors, key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError))
+            raise min(
+                errors, key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError)
+            )
         return [future.result() for future in work]
 
     def _gradients(self, n: int, part: PackedBatch, of_targets: float, of_tokens: float) -> _Part:
@@ -137,8 +159,9 @@ class ThreadedStep:
 
 
 def balanced(balancer: Balancer, average: Average | None) -> dict[str, float]:
-    """End a step for its balancer; the metrics. What a router's bias takes over from a selection bias the averaged one
-    gets in full: the weights that were averaged chose with it too."""
+    """End a step for its balancer; the metrics. What a router's bias takes over from a selection
+    bias the averaged one gets in full: the weights that were averaged chose with it too.
+    """
     metrics = balancer.end()
     if average is not None:
         for bias, change in balancer.handed_over:
@@ -161,10 +184,17 @@ def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def part_loss(
-    model: Transformer, part: PackedBatch, balancer: Balancer | None, n: int, of_targets: float, of_tokens: float
+    model: Transformer,
+    part: PackedBatch,
+    balancer: Balancer | None,
+    n: int,
+    of_targets: float,
+    of_tokens: float,
 ) -> tuple[Tensor, Tensor]:
-    """(what to differentiate, cross-entropy) of part `n` of a step, which has these shares of the step's targets and
-    tokens. Both are shares of the step's mean; the first includes the auxiliary losses of `balancer`."""
+    """(what to differentiate, cross-entropy) of part `n` of a step, which has these shares of the
+    step's targets and tokens. Both are shares of the step's mean; the first includes the auxiliary
+    losses of `balancer`.
+    """
     device = model.device
     logits: dict[int, Tensor] = {}
     rows = torch.tensor(part.rows, dtype=torch.int64, device=device)  # also where there are none
@@ -177,7 +207,8 @@ def part_loss(
     return loss + balancer.loss(n, logits, part.lengths, of_tokens), loss.detach()
 
 
-# ---- what every worker keeps from step to step -------------------------------------------------------------------
+# ---- what every worker keeps from step to step
+# -------------------------------------------------------------------
 
 
 class Stateful(Protocol):
@@ -194,7 +225,13 @@ def state_of(worker: Stateful) -> dict[str, Any]:
     state = {"model": dict(worker.named), "optimizer": worker.optimizer.state_dict()}
     # on a CPU bits depend on what multiplies, too
     serving = {"products": asdict(products.serving())} if worker.model.device.type == "cpu" else {}
-    return {"taken": worker.taken, **state, **average, "balancer": worker.balancer.state_dict(), **serving}
+    return {
+        "taken": worker.taken,
+        **state,
+        **average,
+        "balancer": worker.balancer.state_dict(),
+        **serving,
+    }
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""A run in TensorBoard: a watcher that writes its event files. The log (`log.py`) does not depend on it.
+"""A run in TensorBoard: a watcher that writes its event files. The log (`log.py`) does not depend
+on it.
 
 Needs the extra `train`. Knows reports of steps, no tensors.
 """
@@ -16,11 +17,11 @@ MISSING = "TensorBoard is not installed: pip install 'ossia[train]'; log.jsonl h
 
 
 class TensorBoard:
-    """Writes every number of a step to `folder`: loss, lr, tokens per second and the metrics; and for each layer the
-    share of its busiest expert. Show them with `tensorboard --logdir`.
+    """Writes every number of a step to `folder`: loss, lr, tokens per second and the metrics; and
+    for each layer the share of its busiest expert. Show them with `tensorboard --logdir`.
 
-    A resumed run begins with a mark that makes TensorBoard forget the steps that are taken again. Raises
-    `TrainingError` if TensorBoard is not installed.
+    A resumed run begins with a mark that makes TensorBoard forget the steps that are taken again.
+    Raises `TrainingError` if TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,7 +40,10 @@ class TensorBoard:
             start = self._session(status=self._session.START)
             self._add(report.step, session_log=start)
             self._begun = True
-        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in _numbers(report).items()]
+        values = [
+            self._summary.Value(tag=tag, simple_value=value)
+            for tag, value in _numbers(report).items()
+        ]
         self._add(report.step, summary=self._summary(value=values))
         if report.step == report.steps:
             self._writer.flush()
@@ -54,4 +58,6 @@ class TensorBoard:
 def _numbers(report: StepReport) -> dict[str, float]:
     numbers = {"loss": report.loss, "lr": report.lr, "tokens_per_s": report.tokens / report.seconds}
     numbers |= {f"metrics/{name}": value for name, value in report.metrics.items()}
-    return numbers | {f"busiest_expert/layer_{n}": max(row) for n, row in enumerate(report.load) if row}
+    return numbers | {
+        f"busiest_expert/layer_{n}": max(row) for n, row in enumerate(report.load) if row
+    }

@@ -1,1 +1,3 @@
-"""A turn: from tokens to messages, calls and their results. Knows Harmony and tools; no engine, no torch, no I/O."""
+"""A turn: from tokens to messages, calls and their results. Knows Harmony and tools; no engine, no
+torch, no I/O.
+"""

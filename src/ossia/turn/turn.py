@@ -1,7 +1,8 @@
-"""One turn of a conversation: render -> generate -> parse -> run the tool -> again, until it is answered.
+"""One turn of a conversation: render -> generate -> parse -> run the tool -> again, until it is
+answered.
 
-The loop that every face of ossia shares. It is handed `generate`, a function from prompt ids to sampled ids,
-and knows neither engine nor model; tools are anything with a declaration and a `run`.
+The loop that every face of ossia shares. It is handed `generate`, a function from prompt ids to
+sampled ids, and knows neither engine nor model; tools are anything with a declaration and a `run`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ Reason = Literal["stop", "length", "tool_rounds"]
 
 @dataclass(frozen=True)
 class ToolCalled:
-    """The model called a tool; its result follows as `ToolReturned`. `arguments` as the tool gets them."""
+    """The model called a tool; its result follows as `ToolReturned`. `arguments` as the tool gets
+    them.
+    """
 
     name: str
     arguments: str
@@ -53,10 +56,11 @@ class ToolReturned:
 
 @dataclass(frozen=True)
 class TurnEnd:
-    """The last event. `messages` are those that the turn adds to the conversation, tool results included.
+    """The last event. `messages` are those that the turn adds to the conversation, tool results
+    included.
 
-    reason: `stop`, the model finished; `length`, the tokens ran out, and the last message may be cut;
-    `tool_rounds`, it kept calling tools.
+    reason: `stop`, the model finished; `length`, the tokens ran out, and the last message may be
+    cut; `tool_rounds`, it kept calling tools.
     """
 
     messages: tuple[Message, ...]
@@ -74,7 +78,9 @@ class TurnEnd:
 
     @property
     def reasoning(self) -> str:
-        thoughts = (m for m in self.messages if m.role is Role.ASSISTANT and m.channel == "analysis")
+        thoughts = (
+            m for m in self.messages if m.role is Role.ASSISTANT and m.channel == "analysis"
+        )
         return "\n".join(str(m.content) for m in thoughts if m.recipient is None)
 
 
@@ -82,7 +88,8 @@ Event = harmony.Event | ToolCalled | ToolReturned | TurnEnd
 
 
 class Turn:
-    """A turn being answered, without the sampling: for `run_turn`, or for whoever samples many turns at once.
+    """A turn being answered, without the sampling: for `run_turn`, or for whoever samples many
+    turns at once.
 
         while turn.prompt is not None:
             for token in sample(turn.prompt):  # the stop token included
@@ -127,13 +134,17 @@ class Turn:
         return events
 
     def end_sample(self) -> Iterator[Event]:
-        """The sample is over: without a stop token, the tokens ran out. Runs the tools that were called."""
+        """The sample is over: without a stop token, the tokens ran out. Runs the tools that were
+        called.
+        """
         yield from self._parser.finish()
         self.prompt = None
         self._added += self._parser.messages
         self._repairs += self._parser.repairs
         if not self._stopped or not self._calls or not self._rounds_left:
-            self._finish("length" if not self._stopped else "tool_rounds" if self._calls else "stop")
+            self._finish(
+                "length" if not self._stopped else "tool_rounds" if self._calls else "stop"
+            )
             return
         self._rounds_left -= 1
         for position, call in self._calls:
@@ -172,7 +183,9 @@ class Turn:
         except ToolError as error:
             result, failed = f"error: {error}", True
         author = name if isinstance(found, UnknownTool) else f"functions.{name}"
-        self._added.append(Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant"))
+        self._added.append(
+            Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant")
+        )
         yield ToolReturned(name, result, failed)
 
 
@@ -183,10 +196,11 @@ def run_turn(
     tools: Sequence[Tool] = (),
     max_tool_rounds: int = 8,
 ) -> Iterator[Event]:
-    """Answer the conversation: the parser's events as they come, tool events between, a `TurnEnd` at last.
+    """Answer the conversation: the parser's events as they come, tool events between, a `TurnEnd`
+    at last.
 
-    `generate` gives sampled ids, the stop token included; if it ends without one, the tokens ran out. The
-    conversation must already declare the tools to the model.
+    `generate` gives sampled ids, the stop token included; if it ends without one, the tokens ran
+    out. The conversation must already declare the tools to the model.
     """
     turn = Turn(conversation, tokenizer, tools, max_tool_rounds)
     while turn.prompt is not None:
@@ -198,7 +212,8 @@ def run_turn(
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:
-    """The tokens that end a sample: the answer is complete, or a tool is called, or the text is over. Those of
-    them that the vocabulary has: one without Harmony's can still continue texts."""
+    """The tokens that end a sample: the answer is complete, or a tool is called, or the text is
+    over. Those of them that the vocabulary has: one without Harmony's can still continue texts.
+    """
     ids = (tokenizer.specials.get(name) for name in ("<|return|>", "<|call|>", "<|endoftext|>"))
     return frozenset(id for id in ids if id is not None)

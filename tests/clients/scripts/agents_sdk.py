@@ -45,7 +45,11 @@ def agent(kind: Any, **more: Any) -> Agent[None]:
 
 async def told(kind: Any) -> Any:
     result = await Runner.run(agent(kind, tools=[calculator]), QUESTION)
-    return {"called": called, "text": result.final_output, "items": [item.type for item in result.new_items]}
+    return {
+        "called": called,
+        "text": result.final_output,
+        "items": [item.type for item in result.new_items],
+    }
 
 
 async def streamed(kind: Any) -> Any:

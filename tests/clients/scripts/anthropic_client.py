@@ -7,7 +7,12 @@ from typing import Any
 from anthropic import Anthropic
 from common import DESCRIPTION, MODEL, QUESTION, SCHEMA, URL, calculate, main
 
-client = Anthropic(base_url=URL.removesuffix("/v1"), api_key="none", max_retries=0, _strict_response_validation=True)
+client = Anthropic(
+    base_url=URL.removesuffix("/v1"),
+    api_key="none",
+    max_retries=0,
+    _strict_response_validation=True,
+)
 COMMON: Any = {
     "model": MODEL,
     "max_tokens": 2000,
@@ -24,7 +29,10 @@ def told(ask: Any) -> Any:
         for block in asked.content
         if block.type == "tool_use"
     ]
-    messages += [{"role": "assistant", "content": asked.content}, {"role": "user", "content": results}]
+    messages += [
+        {"role": "assistant", "content": asked.content},
+        {"role": "user", "content": results},
+    ]
     ended = ask(messages)
     blocks = [*asked.content, *ended.content]
     return {
@@ -57,9 +65,13 @@ def stream() -> Any:
 def count() -> Any:
     messages: Any = [{"role": "user", "content": QUESTION}]
     counted = client.messages.count_tokens(model=MODEL, messages=messages, tools=COMMON["tools"])
-    used = client.messages.create(messages=messages, model=MODEL, max_tokens=2000, tools=COMMON["tools"]).usage
+    used = client.messages.create(
+        messages=messages, model=MODEL, max_tokens=2000, tools=COMMON["tools"]
+    ).usage
     # tokens that are read from the cache are not counted as input
-    return {"same": counted.input_tokens == used.input_tokens + (used.cache_read_input_tokens or 0) > 0}
+    return {
+        "same": counted.input_tokens == used.input_tokens + (used.cache_read_input_tokens or 0) > 0
+    }
 
 
 if __name__ == "__main__":

@@ -33,8 +33,10 @@ def calculate(arguments: str | dict[str, Any]) -> str:
 
 
 def main(*cases: Callable[[], Any]) -> None:
-    """Run the case that the command line names and print what it returns as JSON. From here on warnings are errors,
-    but for those that Python keeps to itself, deprecations above all, and those that a script has let pass."""
+    """Run the case that the command line names and print what it returns as JSON. From here on
+    warnings are errors, but for those that Python keeps to itself, deprecations above all, and
+    those that a script has let pass.
+    """
     case = {case.__name__: case for case in cases}[sys.argv[1]]
     warnings.simplefilter("error", append=True)
     got = asyncio.run(case()) if inspect.iscoroutinefunction(case) else case()

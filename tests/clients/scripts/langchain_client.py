@@ -72,14 +72,19 @@ def added(chunks: Any) -> Any:
 
 
 def structured(responses: bool) -> Any:
-    by_schema = model(responses).with_structured_output(Answer, method="json_schema").invoke(QUESTION)
+    by_schema = (
+        model(responses).with_structured_output(Answer, method="json_schema").invoke(QUESTION)
+    )
     return {"result": by_schema.result}
 
 
 def by_call(responses: bool) -> Any:
     """A call that is forced by tool_choice carries the answer."""
     return {
-        "result": model(responses).with_structured_output(Answer, method="function_calling").invoke(QUESTION).result
+        "result": model(responses)
+        .with_structured_output(Answer, method="function_calling")
+        .invoke(QUESTION)
+        .result
     }
 
 

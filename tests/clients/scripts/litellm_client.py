@@ -10,7 +10,13 @@ from common import DESCRIPTION, MODEL, QUESTION, SCHEMA, URL, calculate, main
 from pydantic import BaseModel
 
 FUNCTION = {"name": "calculator", "description": DESCRIPTION, "parameters": SCHEMA}
-COMMON: Any = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": "none", "temperature": 0, "num_retries": 0}
+COMMON: Any = {
+    "model": f"openai/{MODEL}",
+    "api_base": URL,
+    "api_key": "none",
+    "temperature": 0,
+    "num_retries": 0,
+}
 
 
 class Answer(BaseModel):
@@ -58,7 +64,11 @@ def responses() -> Any:
     wishes = {**COMMON, "tools": [{"type": "function", **FUNCTION}]}
     asked = litellm.responses(input=QUESTION, **wishes)
     call = next(item for item in asked.output if item.type == "function_call")
-    output = {"type": "function_call_output", "call_id": call.call_id, "output": calculate(call.arguments)}
+    output = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": calculate(call.arguments),
+    }
     ended = litellm.responses(input=[output], previous_response_id=asked.id, **wishes)
     said = [part.text for item in ended.output if item.type == "message" for part in item.content]
     return {"calls": [[call.name, call.arguments]], "text": "".join(said)}
@@ -75,9 +85,14 @@ def responses_streamed() -> Any:
 
 
 if __name__ == "__main__":
-    # What it does to itself: a type of its own that pydantic has doubts about, and for its log it puts a dictionary
-    # where the answer had its usage. And it would print that it knows no prices of the model.
-    warnings.filterwarnings("ignore", message="Item 'summary' on TypedDict class 'ChatCompletionReasoningItem'")
-    warnings.filterwarnings("ignore", message="Pydantic serializer warnings:\n.*Expected `ResponseAPIUsage`")
+    # What it does to itself: a type of its own that pydantic has doubts about, and for its log it
+    # puts a dictionary where the answer had its usage. And it would print that it knows no prices
+    # of the model.
+    warnings.filterwarnings(
+        "ignore", message="Item 'summary' on TypedDict class 'ChatCompletionReasoningItem'"
+    )
+    warnings.filterwarnings(
+        "ignore", message="Pydantic serializer warnings:\n.*Expected `ResponseAPIUsage`"
+    )
     litellm.suppress_debug_info = True
     main(completion, streamed, structured, responses, responses_streamed)

@@ -1,4 +1,6 @@
-"""The openai client on Chat Completions: create, parse, stream. It refuses answers that are not what it declares."""
+"""The openai client on Chat Completions: create, parse, stream. It refuses answers that are not
+what it declares.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ from pydantic import BaseModel
 
 client = OpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
 TOOLS = [
-    {"type": "function", "function": {"name": "calculator", "description": DESCRIPTION, "parameters": SCHEMA}},
+    {
+        "type": "function",
+        "function": {"name": "calculator", "description": DESCRIPTION, "parameters": SCHEMA},
+    },
 ]
 
 
@@ -24,11 +29,18 @@ class Calculator(BaseModel):
 
 def create() -> Any:
     messages: list[Any] = [{"role": "user", "content": QUESTION}]
-    asked = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS, temperature=0)
+    asked = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=TOOLS, temperature=0
+    )
     message = asked.choices[0].message
     call = message.tool_calls[0]
-    messages += [message, {"role": "tool", "tool_call_id": call.id, "content": calculate(call.function.arguments)}]
-    ended = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS, temperature=0)
+    messages += [
+        message,
+        {"role": "tool", "tool_call_id": call.id, "content": calculate(call.function.arguments)},
+    ]
+    ended = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=TOOLS, temperature=0
+    )
     return {
         "calls": [[call.function.name, call.function.arguments]],
         "text": ended.choices[0].message.content,
@@ -36,7 +48,8 @@ def create() -> Any:
         "same": message.reasoning == message.reasoning_content,
         "finish": [asked.choices[0].finish_reason, ended.choices[0].finish_reason],
         "usage": [
-            one.usage.total_tokens - one.usage.prompt_tokens - one.usage.completion_tokens for one in (asked, ended)
+            one.usage.total_tokens - one.usage.prompt_tokens - one.usage.completion_tokens
+            for one in (asked, ended)
         ],
     }
 
@@ -44,21 +57,42 @@ def create() -> Any:
 def forgetful() -> Any:
     """As `create`, but the client does not give the reasoning back."""
     messages: list[Any] = [{"role": "user", "content": QUESTION}]
-    asked = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS, temperature=0)
+    asked = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=TOOLS, temperature=0
+    )
     call = asked.choices[0].message.tool_calls[0]
     function = {"name": call.function.name, "arguments": call.function.arguments}
-    messages.append({"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": function}]})
-    messages.append({"role": "tool", "tool_call_id": call.id, "content": calculate(call.function.arguments)})
-    ended = client.chat.completions.create(model=MODEL, messages=messages, tools=TOOLS, temperature=0)
-    return {"calls": [[call.function.name, call.function.arguments]], "text": ended.choices[0].message.content}
+    messages.append(
+        {
+            "role": "assistant",
+            "tool_calls": [{"id": call.id, "type": "function", "function": function}],
+        }
+    )
+    messages.append(
+        {"role": "tool", "tool_call_id": call.id, "content": calculate(call.function.arguments)}
+    )
+    ended = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=TOOLS, temperature=0
+    )
+    return {
+        "calls": [[call.function.name, call.function.arguments]],
+        "text": ended.choices[0].message.content,
+    }
 
 
 def parse() -> Any:
     ended = client.chat.completions.parse(
-        model=MODEL, messages=[{"role": "user", "content": QUESTION}], response_format=Answer, temperature=0
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        response_format=Answer,
+        temperature=0,
     )
     message = ended.choices[0].message
-    return {"result": message.parsed.result, "text": message.content, "reasoning": message.reasoning}
+    return {
+        "result": message.parsed.result,
+        "text": message.content,
+        "reasoning": message.reasoning,
+    }
 
 
 def parse_call() -> Any:
@@ -81,7 +115,11 @@ def stream() -> Any:
     for _ in range(2):
         deltas = ""
         with client.chat.completions.stream(
-            model=MODEL, messages=messages, tools=TOOLS, temperature=0, stream_options={"include_usage": True}
+            model=MODEL,
+            messages=messages,
+            tools=TOOLS,
+            temperature=0,
+            stream_options={"include_usage": True},
         ) as events:
             for event in events:
                 kinds.add(event.type)
@@ -98,7 +136,12 @@ def stream() -> Any:
             result = calculate(call.function.arguments)
             messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
     assert text == message.content
-    return {"calls": calls, "text": text, "kinds": sorted(kinds), "counted": ended.usage.completion_tokens > 0}
+    return {
+        "calls": calls,
+        "text": text,
+        "kinds": sorted(kinds),
+        "counted": ended.usage.completion_tokens > 0,
+    }
 
 
 def chunks() -> Any:
@@ -116,7 +159,12 @@ def chunks() -> Any:
             text += choice.delta.content or ""
             reasoning += getattr(choice.delta, "reasoning", None) or ""
             finish += [choice.finish_reason] if choice.finish_reason else []
-    return {"text": text, "reasoning": reasoning, "finish": finish, "counted": usage.completion_tokens > 0}
+    return {
+        "text": text,
+        "reasoning": reasoning,
+        "finish": finish,
+        "counted": usage.completion_tokens > 0,
+    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ from pydantic import BaseModel
 
 client = OpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
 TOOLS: Any = [
-    {"type": "function", "name": "calculator", "description": DESCRIPTION, "parameters": SCHEMA, "strict": True},
+    {
+        "type": "function",
+        "name": "calculator",
+        "description": DESCRIPTION,
+        "parameters": SCHEMA,
+        "strict": True,
+    },
 ]
 COMMON: Any = {"model": MODEL, "tools": TOOLS, "temperature": 0}
 
@@ -42,7 +48,11 @@ def numbered(events: list[Any]) -> bool:
 
 def results(answer: Any) -> list[Any]:
     return [
-        {"type": "function_call_output", "call_id": item.call_id, "output": calculate(item.arguments)}
+        {
+            "type": "function_call_output",
+            "call_id": item.call_id,
+            "output": calculate(item.arguments),
+        }
         for item in answer.output
         if item.type == "function_call"
     ]
@@ -51,7 +61,12 @@ def results(answer: Any) -> list[Any]:
 def create() -> Any:
     """Nothing is stored: the client gives everything back, the reasoning sealed."""
     items: list[Any] = [{"role": "user", "content": QUESTION}]
-    wishes = {**COMMON, "store": False, "include": ["reasoning.encrypted_content"], "reasoning": {"effort": "medium"}}
+    wishes = {
+        **COMMON,
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "reasoning": {"effort": "medium"},
+    }
     asked = client.responses.create(input=items, **wishes)
     thought = next(item for item in asked.output if item.type == "reasoning")
     assert thought.encrypted_content
@@ -131,7 +146,9 @@ def background() -> Any:
 def resume() -> Any:
     """The connection is lost after four events; the rest is asked for."""
     seen: list[Any] = []
-    with client.responses.create(model=MODEL, input=QUESTION, background=True, stream=True, temperature=0) as events:
+    with client.responses.create(
+        model=MODEL, input=QUESTION, background=True, stream=True, temperature=0
+    ) as events:
         for event in events:
             seen.append(event)
             if len(seen) == 4:

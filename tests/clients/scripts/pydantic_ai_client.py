@@ -1,4 +1,6 @@
-"""Pydantic AI: agents with a tool and with typed answers, on Chat Completions and on the Responses API."""
+"""Pydantic AI: agents with a tool and with typed answers, on Chat Completions and on the Responses
+API.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,24 @@ def calculator(expression: str) -> str:
 
 
 def agent(kind: Any, **more: Any) -> Any:
-    client = AsyncOpenAI(base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True)
+    client = AsyncOpenAI(
+        base_url=URL, api_key="none", max_retries=0, _strict_response_validation=True
+    )
     model = kind(MODEL, provider=OpenAIProvider(openai_client=client))
     return Agent(model, model_settings={"temperature": 0}, **more)
 
 
 def thoughts(result: Any) -> list[str]:
     """The Responses API's raw reasoning is not what this client takes for the content of a thought."""
-    thoughts = [part for message in result.all_messages() for part in message.parts if part.part_kind == "thinking"]
-    return [thought.content or "".join(thought.provider_details["raw_content"]) for thought in thoughts]
+    thoughts = [
+        part
+        for message in result.all_messages()
+        for part in message.parts
+        if part.part_kind == "thinking"
+    ]
+    return [
+        thought.content or "".join(thought.provider_details["raw_content"]) for thought in thoughts
+    ]
 
 
 async def told(kind: Any) -> Any:

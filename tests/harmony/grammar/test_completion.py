@@ -1,6 +1,8 @@
-"""The grammar of whole completions: headers, order, tool choice, budget; and random samples of everything at once.
+"""The grammar of whole completions: headers, order, tool choice, budget; and random samples of
+everything at once.
 
-Samples are judged by the official package's strict parser, ours, and `jsonschema`; see grammar_cases.py.
+Samples are judged by the official package's strict parser, ours, and `jsonschema`; see
+grammar_cases.py.
 """
 
 from __future__ import annotations
@@ -54,11 +56,15 @@ def nano() -> Tokenizer:
 
 
 def allowed(constraint: HarmonyConstraint) -> set[int]:
-    return set(np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")).tolist())
+    return set(
+        np.flatnonzero(np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")).tolist()
+    )
 
 
 def walk(grammar: HarmonyGrammar, text: str, tokenizer: Tokenizer) -> HarmonyConstraint:
-    """A constraint behind `text`, whose special names are tokens. Raises GrammarError where it is not allowed."""
+    """A constraint behind `text`, whose special names are tokens. Raises GrammarError where it is
+    not allowed.
+    """
     constraint = grammar.start()
     for token in tokenizer.encode_with_specials(text):
         constraint.advance(token)
@@ -87,7 +93,9 @@ def test_random_completions_with_nano(case: Case, count: int, nano: Tokenizer) -
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_random_completions_with_o200k(case: Case, count: int, tokenizer: Tokenizer, peer: Any) -> None:
+def test_random_completions_with_o200k(
+    case: Case, count: int, tokenizer: Tokenizer, peer: Any
+) -> None:
     def official(ids: list[int]) -> list[Message]:
         found = peer.parse(ids, "assistant")
         assert not isinstance(found, str), found
@@ -101,7 +109,12 @@ def test_random_completions_with_o200k(case: Case, count: int, tokenizer: Tokeni
 def test_the_cases_cover_all_that_can_be_asked_for() -> None:
     options = [case.options for case in cases()]
     assert len(options) == 50
-    for key, count in (("tool_choice", 4), ("response_format", 8), ("reasoning_budget", 5), ("parallel_calls", 2)):
+    for key, count in (
+        ("tool_choice", 4),
+        ("response_format", 8),
+        ("reasoning_budget", 5),
+        ("parallel_calls", 2),
+    ):
         assert len({json.dumps(o[key]) for o in options}) >= count
     assert {"custom", "namespaces"} <= {key for o in options for key in o}
 
@@ -157,7 +170,13 @@ def test_the_order_of_messages(nano: Tokenizer) -> None:
     end = nano.special("<|end|>")
     for text in (FINAL.format("yes"), CALL_F.format('{"a":1}')):
         whole = (
-            THOUGHT.format("hm") + AGAIN + PREAMBLE.format("I will look") + AGAIN + THOUGHT.format("") + AGAIN + text
+            THOUGHT.format("hm")
+            + AGAIN
+            + PREAMBLE.format("I will look")
+            + AGAIN
+            + THOUGHT.format("")
+            + AGAIN
+            + text
         )
         constraint = walk(grammar, whole, nano)
         assert constraint.is_done and not allowed(constraint)
@@ -244,9 +263,15 @@ def test_required_ends_with_a_call(nano: Tokenizer) -> None:
     ],
 )
 def test_a_named_tool_is_the_only_one(choice: Any, nano: Tokenizer) -> None:
-    grammar = harmony_grammar(nano, tools=[F, G, FunctionTool("ff")], namespaces=BUILT_IN, tool_choice=choice)
+    grammar = harmony_grammar(
+        nano, tools=[F, G, FunctionTool("ff")], namespaces=BUILT_IN, tool_choice=choice
+    )
     assert walk(grammar, CALL_F.format('{"a":1}'), nano).is_done
-    for other in ("<|channel|>commentary to=functions.g", "<|channel|>analysis to", "<|channel|>final"):
+    for other in (
+        "<|channel|>commentary to=functions.g",
+        "<|channel|>analysis to",
+        "<|channel|>final",
+    ):
         assert refuses(grammar, other, nano)
     assert refuses(grammar, "<|channel|>commentary to=functions.ff <|constrain|>", nano)
 
@@ -256,16 +281,26 @@ def test_built_in_and_custom_tools_can_be_named(nano: Tokenizer) -> None:
     python = harmony_grammar(nano, tool_choice="python", **make)
     assert walk(python, "<|channel|>analysis to=python code<|message|>1+1<|call|>", nano).is_done
     search = harmony_grammar(nano, tool_choice="browser.search", **make)
-    assert walk(search, '<|channel|>analysis to=browser.search code<|message|>{"query":"x"}<|call|>', nano).is_done
+    assert walk(
+        search, '<|channel|>analysis to=browser.search code<|message|>{"query":"x"}<|call|>', nano
+    ).is_done
     assert refuses(search, '<|channel|>analysis to=browser.search code<|message|>{"topn', nano)
     patch = harmony_grammar(nano, tool_choice={"type": "custom", "custom": {"name": "sum"}}, **make)
-    assert walk(patch, "<|channel|>commentary to=functions.sum code<|message|>add 1 + 22<|call|>", nano).is_done
-    assert refuses(patch, "<|channel|>commentary to=functions.sum code<|message|>add 1 +<|call|>", nano)
+    assert walk(
+        patch, "<|channel|>commentary to=functions.sum code<|message|>add 1 + 22<|call|>", nano
+    ).is_done
+    assert refuses(
+        patch, "<|channel|>commentary to=functions.sum code<|message|>add 1 +<|call|>", nano
+    )
 
 
 def test_a_namespace_of_ones_own_is_called_on_commentary(nano: Tokenizer) -> None:
-    grammar = harmony_grammar(nano, namespaces=[ToolNamespace("db", None, (G,)), ToolNamespace("shell", "runs it")])
-    assert walk(grammar, "<|channel|>commentary to=db.g <|constrain|>json<|message|>{}<|call|>", nano).is_done
+    grammar = harmony_grammar(
+        nano, namespaces=[ToolNamespace("db", None, (G,)), ToolNamespace("shell", "runs it")]
+    )
+    assert walk(
+        grammar, "<|channel|>commentary to=db.g <|constrain|>json<|message|>{}<|call|>", nano
+    ).is_done
     assert walk(grammar, "<|channel|>commentary to=shell code<|message|>ls<|call|>", nano).is_done
 
 
@@ -273,7 +308,9 @@ def test_parallel_calls(nano: Tokenizer) -> None:
     grammar = harmony_grammar(nano, tools=[F, G], parallel_calls=True)
     first, last = CALL_F.format('{"a":1}').replace("<|call|>", "<|end|>"), CALL_F.format('{"a":2}')
     assert walk(grammar, last, nano).is_done
-    assert walk(grammar, first + AGAIN + THOUGHT.format("x") + AGAIN + first + AGAIN + last, nano).is_done
+    assert walk(
+        grammar, first + AGAIN + THOUGHT.format("x") + AGAIN + first + AGAIN + last, nano
+    ).is_done
     behind = walk(grammar, first, nano)
     assert not behind.is_done and allowed(behind) == {nano.special("<|start|>")}
     assert refuses(grammar, first + AGAIN + "<|channel|>final", nano)
@@ -283,7 +320,10 @@ def test_parallel_calls(nano: Tokenizer) -> None:
     ("options", "said"),
     [
         ({"tool_choice": "required"}, "there are no tools"),
-        ({"tools": [F], "tool_choice": "g"}, "'g' is not auto, none, required or one of functions.f"),
+        (
+            {"tools": [F], "tool_choice": "g"},
+            "'g' is not auto, none, required or one of functions.f",
+        ),
         ({"tools": [F], "tool_choice": {"type": "function"}}, "is not auto"),
         ({"tools": [F, F]}, "two tools have the name 'functions.f'"),
         ({"tools": [F], "custom": [CustomTool("f")]}, "two tools"),
@@ -301,26 +341,35 @@ def test_parallel_calls(nano: Tokenizer) -> None:
         ({"custom": [CustomTool("c", LarkFormat('x: "a"'))]}, "custom tool 'c': .*start"),
         ({"custom": [CustomTool("c", LarkFormat("start: <|call|>"))]}, "names the token <|call|>"),
         ({"custom": [CustomTool("c", LarkFormat("start: <[0-9]>"))]}, "names the token <.0-9.>"),
-        ({"custom": [CustomTool("c", LarkFormat("start: a\na[max_tokens=3]: /.*/"))]}, "max_tokens="),
+        (
+            {"custom": [CustomTool("c", LarkFormat("start: a\na[max_tokens=3]: /.*/"))]},
+            "max_tokens=",
+        ),
         ({"custom": [CustomTool("c", LarkFormat('start: "\ud800"'))]}, "surrogates"),
         ({"tools": [FunctionTool("f", "", [1])]}, "tool 'f': parameters: must be a JSON schema"),
         ({"response_format": 5}, "a format is an object with a type"),
         ({"response_format": JsonFormat({"minLength": float("inf")})}, "should be a whole number"),
         ({"response_format": JsonFormat({"properties": {"\ud800": {}}})}, "surrogates"),
-        ({"custom": [CustomTool("c", LarkFormat('start: /(\n)"/ <|start|> "/ "'))]}, "names the token <|start|>"),
+        (
+            {"custom": [CustomTool("c", LarkFormat('start: /(\n)"/ <|start|> "/ "'))]},
+            "names the token <|start|>",
+        ),
         ({"tools": [FunctionTool("a(b", "", None)]}, "cannot stand in a header"),
         ({"custom": [CustomTool("c", RegexFormat("("))]}, "is no regular expression"),
         ({"custom": [CustomTool("c", RegexFormat(r"[^\s\S]"))]}, "custom tool 'c'"),
     ],
 )
-def test_what_contradicts_itself_is_refused(options: dict[str, Any], said: str, nano: Tokenizer) -> None:
+def test_what_contradicts_itself_is_refused(
+    options: dict[str, Any], said: str, nano: Tokenizer
+) -> None:
     with pytest.raises(GrammarError, match=said.replace("|", r"\|")):
         harmony_grammar(nano, **options)
 
 
 def test_names_that_begin_alike_are_told_apart(nano: Tokenizer) -> None:
     tools = [
-        FunctionTool(name, "", obj("n", n={"const": name})) for name in ("get", "get_a", "get_ab", "get.a", "geté")
+        FunctionTool(name, "", obj("n", n={"const": name}))
+        for name in ("get", "get_a", "get_ab", "get.a", "geté")
     ]
     grammar = harmony_grammar(nano, tools=tools)
     for tool in tools:
@@ -344,7 +393,9 @@ def test_the_budget_is_exact_and_for_all_analysis_together(budget: int, nano: To
             if token == end:
                 assert (allowed(constraint) == {end}) == (spent == budget - 1)
             constraint.advance(token)
-    for token in nano.encode_with_specials(PREAMBLE.format("one two three four") + AGAIN + "<|channel|>"):
+    for token in nano.encode_with_specials(
+        PREAMBLE.format("one two three four") + AGAIN + "<|channel|>"
+    ):
         constraint.advance(token)
     assert nano.encode("analysis")[0] not in allowed(constraint)
     assert {nano.encode("final")[0], nano.encode("commentary")[0]} <= allowed(constraint)
@@ -359,7 +410,9 @@ def test_a_budget_of_zero_is_no_analysis(nano: Tokenizer) -> None:
 
 def test_calls_of_built_in_tools_are_no_reasoning(nano: Tokenizer) -> None:
     grammar = harmony_grammar(nano, namespaces=BUILT_IN, reasoning_budget=0)
-    assert walk(grammar, "<|channel|>analysis to=python code<|message|>print(1, 2, 3)<|call|>", nano).is_done
+    assert walk(
+        grammar, "<|channel|>analysis to=python code<|message|>print(1, 2, 3)<|call|>", nano
+    ).is_done
     assert refuses(grammar, "<|channel|>analysis<|message|>", nano)
 
 
@@ -372,8 +425,16 @@ def test_calls_of_built_in_tools_are_no_reasoning(nano: Tokenizer) -> None:
         (None, "any <text>", None),
         ("text", "any", None),
         ("json_object", '{"a":[]}', "[]"),
-        ({"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}, "[1]", "{}"),
-        ({"type": "json_schema", "name": "n", "schema": {"type": "null"}, "strict": True}, "null", "1"),
+        (
+            {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}},
+            "[1]",
+            "{}",
+        ),
+        (
+            {"type": "json_schema", "name": "n", "schema": {"type": "null"}, "strict": True},
+            "null",
+            "1",
+        ),
         (ResponseFormat("n", {"type": "boolean"}), "true", "0"),
         ({"type": "regex", "pattern": r"\d{2}"}, "12", "1"),
         (RegexFormat("^yes|no$"), "no", "nono"),
@@ -390,7 +451,9 @@ def test_response_formats(wanted: Any, good: str, bad: str | None, nano: Tokeniz
 def test_custom_tools_from_openai_objects() -> None:
     grammar = {"type": "grammar", "syntax": "regex", "definition": "a"}
     assert CustomTool.from_dict({"type": "custom", "name": "c"}) == CustomTool("c")
-    assert CustomTool.from_dict({"type": "custom", "name": "c", "format": grammar}) == CustomTool("c", RegexFormat("a"))
+    assert CustomTool.from_dict({"type": "custom", "name": "c", "format": grammar}) == CustomTool(
+        "c", RegexFormat("a")
+    )
     nested = {"type": "custom", "custom": {"name": "c", "format": {"type": "text"}}}
     assert CustomTool.from_dict(nested) == CustomTool("c")
     for wrong in ({}, {"name": "c", "format": {"type": "json_object"}}):
@@ -411,7 +474,9 @@ def test_a_lark_literal_may_hold_what_looks_like_a_token(nano: Tokenizer) -> Non
 def test_tools_may_be_openai_objects(nano: Tokenizer) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     grammar = harmony_grammar(nano, tools=[tool], tool_choice="f")
-    walk(grammar, "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>", nano)
+    walk(
+        grammar, "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>", nano
+    )
 
 
 def test_a_negation_lets_no_special_token_in(nano: Tokenizer) -> None:
@@ -424,7 +489,9 @@ def test_numbers_stay_finite(nano: Tokenizer) -> None:
     grammar = harmony_grammar(nano, response_format="json_object")
     head = "<|channel|>final<|message|>"
     assert not refuses(
-        grammar, head + '{"a":1e99,"b":-1E-12,"e999":"1e999 \\"e999","c":[true,123456,1e5]}<|return|>', nano
+        grammar,
+        head + '{"a":1e99,"b":-1E-12,"e999":"1e999 \\"e999","c":[true,123456,1e5]}<|return|>',
+        nano,
     )
     for number in ("1e999", "1E+100", "1e-0001"):
         assert refuses(grammar, f'{head}{{"a":"\\\\","b":{number}', nano)
@@ -448,7 +515,9 @@ def test_a_grammar_is_started_again_and_again_and_walked_in_threads(nano: Tokeni
 def test_masks_handed_out_do_not_change(nano: Tokenizer) -> None:
     constraint = harmony_grammar(nano, tools=[F]).start()
     seen = []
-    for token in nano.encode_with_specials(THOUGHT.format("a b c") + AGAIN + CALL_F.format('{"a":12}')):
+    for token in nano.encode_with_specials(
+        THOUGHT.format("a b c") + AGAIN + CALL_F.format('{"a":12}')
+    ):
         seen.append((constraint.mask(), constraint.mask().copy()))
         constraint.advance(token)
     assert all(np.array_equal(kept, copy) and not kept.flags.writeable for kept, copy in seen)
@@ -456,5 +525,7 @@ def test_masks_handed_out_do_not_change(nano: Tokenizer) -> None:
 
 def test_importing_harmony_loads_neither_numpy_nor_llguidance() -> None:
     program = "import sys, ossia.harmony; sys.exit(bool({'numpy', 'llguidance', 'jsonschema'} & {*sys.modules}))"
-    run = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": str(Path(ossia.__file__).parent.parent)})
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(Path(ossia.__file__).parent.parent)}
+    )
     assert run.returncode == 0

@@ -1,4 +1,5 @@
-"""JSON schemas, patterns and formats under the grammar: what is accepted validates, what cannot be held is refused.
+"""JSON schemas, patterns and formats under the grammar: what is accepted validates, what cannot be
+held is refused.
 
 The judges are the `jsonschema` package with its format checks, and Python's `re`.
 """
@@ -23,7 +24,13 @@ import ossia
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool
 from ossia.harmony.grammar import enforceable
-from ossia.harmony.grammar.bodies import JsonFormat, RegexFormat, Vocabulary, compile_body, vocabulary
+from ossia.harmony.grammar.bodies import (
+    JsonFormat,
+    RegexFormat,
+    Vocabulary,
+    compile_body,
+    vocabulary,
+)
 from ossia.harmony.grammar.compiling import compiled
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
@@ -92,7 +99,10 @@ REFUSED = [
     ({"properties": []}, "/properties"),
     ({"properties": {"\n": {}}}, ""),
     ({"minProperties": 2}, "/minProperties"),
-    ({"patternProperties": {"^a": {}}, "additionalProperties": {"type": "string"}}, "/additionalProperties"),
+    (
+        {"patternProperties": {"^a": {}}, "additionalProperties": {"type": "string"}},
+        "/additionalProperties",
+    ),
     ({"type": "object", "patternProperties": {"^a": {}, "b$": {}}}, ""),
     ({"properties": {"a": {}}, "patternProperties": {"^a$": {}}}, "/patternProperties/^a$"),
     ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ""),
@@ -106,11 +116,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("schema", "place"), REFUSED, ids=lambda value: json.dumps(value)[:40])
-def test_what_cannot_be_held_is_refused_with_its_place(schema: Any, place: str, nano: Tokenizer) -> None:
-    tool = FunctionTool("fetch", "", obj("a/b", **{"a/b": {"type": "array", "items": schema, "minItems": 1}}))
+def test_what_cannot_be_held_is_refused_with_its_place(
+    schema: Any, place: str, nano: Tokenizer
+) -> None:
+    tool = FunctionTool(
+        "fetch", "", obj("a/b", **{"a/b": {"type": "array", "items": schema, "minItems": 1}})
+    )
     with pytest.raises(GrammarError) as caught:
         harmony_grammar(nano, tools=[tool])
-    assert str(caught.value).startswith("tool 'fetch': parameters: #/properties/a~1b/items" + place + " ")
+    assert str(caught.value).startswith(
+        "tool 'fetch': parameters: #/properties/a~1b/items" + place + " "
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,7 +134,10 @@ def test_what_cannot_be_held_is_refused_with_its_place(schema: Any, place: str, 
     [
         {"$ref": "#"},
         obj("a", a={"$ref": "#"}),
-        {"$defs": {"x": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/x"}}}, "$ref": "#/$defs/x"},
+        {
+            "$defs": {"x": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/x"}}},
+            "$ref": "#/$defs/x",
+        },
         {
             "properties": {"a": {"anyOf": [{"$ref": "#/$defs/y"}, {}]}},
             "$defs": {"y": obj("y", y={"$ref": "#/$defs/y"})},
@@ -130,7 +149,9 @@ def test_a_schema_without_end_is_refused(schema: Any, tokens: Vocabulary) -> Non
         compile_body(JsonFormat(schema), tokens, "it")
 
 
-@pytest.mark.parametrize("schema", [{"a": {1, 2}}, {1: {}}, {"enum": ["\ud800"]}, {"const": float("nan")}])
+@pytest.mark.parametrize(
+    "schema", [{"a": {1, 2}}, {1: {}}, {"enum": ["\ud800"]}, {"const": float("nan")}]
+)
 def test_a_schema_that_is_no_json_is_refused(schema: Any, tokens: Vocabulary) -> None:
     with pytest.raises(GrammarError, match=r"^it: "):
         compile_body(JsonFormat(schema), tokens, "it")
@@ -228,7 +249,9 @@ def test_blanks_are_allowed_but_end(nano: Tokenizer) -> None:
 
 @pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_random_schemas(count: int, nano: Tokenizer, tokens: Vocabulary) -> None:
-    """Samples validate, and so does every near miss that is accepted. Most schemas have to be enforceable."""
+    """Samples validate, and so does every near miss that is accepted. Most schemas have to be
+    enforceable.
+    """
     compiled = 0
     for seed in range(count):
         rng = random.Random(seed)
@@ -263,10 +286,17 @@ def test_random_schemas(count: int, nano: Tokenizer, tokens: Vocabulary) -> None
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", ".", r"[^\d]", r"[^\W]", r"[\Sx]", r"[^a\s]"]
+    "pattern",
+    [r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", ".", r"[^\d]", r"[^\W]", r"[\Sx]", r"[^a\s]"],
 )
-def test_classes_match_no_character_that_python_does_not(pattern: str, nano: Tokenizer, tokens: Vocabulary) -> None:
-    odd = [code for code in range(0x3000, 0x20000) if unicodedata.category(chr(code)) in ("Nd", "Nl", "No", "Zs", "Cf")]
+def test_classes_match_no_character_that_python_does_not(
+    pattern: str, nano: Tokenizer, tokens: Vocabulary
+) -> None:
+    odd = [
+        code
+        for code in range(0x3000, 0x20000)
+        if unicodedata.category(chr(code)) in ("Nd", "Nl", "No", "Zs", "Cf")
+    ]
     matcher = compile_body(RegexFormat(pattern), tokens, "it")
     matched = 0
     for char in map(chr, [*range(0x600), *odd[::3], 0x2028, 0x3000, 0xFEFF, 0x1F600]):
@@ -302,16 +332,31 @@ def test_a_pattern_without_a_match_is_refused(pattern: str, tokens: Vocabulary) 
 
 
 FORMATS = {
-    "date": (["2024-02-29", "0001-01-01"], ["2023-02-29", "1900-02-29", "0000-01-01", "2024-04-31"]),
+    "date": (
+        ["2024-02-29", "0001-01-01"],
+        ["2023-02-29", "1900-02-29", "0000-01-01", "2024-04-31"],
+    ),
     "time": (["12:30:00Z", "23:59:59.5+02:00"], ["12:30:00", "24:00:00Z", "23:59:60Z"]),
-    "date-time": (["2024-01-01T00:00:00Z", "2024-01-01T00:00:00.123-07:00"], ["2024-01-01", "2024-13-01T00:00:00Z"]),
+    "date-time": (
+        ["2024-01-01T00:00:00Z", "2024-01-01T00:00:00.123-07:00"],
+        ["2024-01-01", "2024-13-01T00:00:00Z"],
+    ),
     "duration": (["P1DT12H", "PT5M", "P2W", "P3Y6M4DT12H30M5S"], ["P", "PT", "P1H", "1D", "P1YT"]),
     "email": (["a.b+c@example.co.uk"], ["a", "@b", "a@", "a b@c"]),
-    "hostname": (["example.com", "localhost", "3com.com"], ["-a.b", "a..b", "a-", "1.2.3.4", "a_b"]),
+    "hostname": (
+        ["example.com", "localhost", "3com.com"],
+        ["-a.b", "a..b", "a-", "1.2.3.4", "a_b"],
+    ),
     "ipv4": (["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3", "01.2.3.4"]),
-    "ipv6": (["::1", "fe80::1", "1:2:3:4:5:6:7:8", "2001:db8::8a2e:370:7334"], ["1::2::3", ":1", "1:2", "12345::"]),
+    "ipv6": (
+        ["::1", "fe80::1", "1:2:3:4:5:6:7:8", "2001:db8::8a2e:370:7334"],
+        ["1::2::3", ":1", "1:2", "12345::"],
+    ),
     "uuid": (["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000"]),
-    "uri": (["https://example.com/a?x=1#f", "mailto:a@b.de", "http://localhost:8080"], ["a", "/a", "http://a b", ":x"]),
+    "uri": (
+        ["https://example.com/a?x=1#f", "mailto:a@b.de", "http://localhost:8080"],
+        ["a", "/a", "http://a b", ":x"],
+    ),
 }
 
 
@@ -319,10 +364,12 @@ FORMATS = {
 def test_formats(name: str, nano: Tokenizer, tokens: Vocabulary) -> None:
     good, bad = FORMATS[name]
     matcher = compile_body(JsonFormat({"type": "string", "format": name}), tokens, "it")
-    assert [accepts(matcher, json.dumps(text), nano) for text in (*good, *bad)] == [True] * len(good) + [False] * len(
-        bad
+    assert [accepts(matcher, json.dumps(text), nano) for text in (*good, *bad)] == [True] * len(
+        good
+    ) + [False] * len(bad)
+    grammar = harmony_grammar(
+        nano, response_format=JsonFormat({"format": name, "type": "string"}), reasoning_budget=0
     )
-    grammar = harmony_grammar(nano, response_format=JsonFormat({"format": name, "type": "string"}), reasoning_budget=0)
     draw = Sampler(nano, random.Random(0), soft=12)
     for ids in islice(iter(lambda: draw.completion(grammar), None), 60):
         assert CHECKER.conforms(json.loads(nano.decode(ids[3:-1])), name), nano.decode(ids)
@@ -332,7 +379,9 @@ def test_unknown_formats_have_no_pattern() -> None:
     assert format_pattern("phone") is None
 
 
-def test_the_part_that_is_wrong_is_not_looked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_part_that_is_wrong_is_not_looked_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With thousands of parts, each compiled with all definitions, that took a minute."""
     sizes: list[int] = []
 
@@ -342,7 +391,12 @@ def test_the_part_that_is_wrong_is_not_looked_for_without_end(monkeypatch: pytes
 
     monkeypatch.setattr(enforceable, "compiled", noted)
     large = obj(
-        "", True, **{f"p{n}": {"type": "string", "enum": [f"v{n}_{m}" for m in range(20)]} for n in range(2000)}
+        "",
+        True,
+        **{
+            f"p{n}": {"type": "string", "enum": [f"v{n}_{m}" for m in range(20)]}
+            for n in range(2000)
+        },
     )
     with pytest.raises(GrammarError, match="too large"):
         enforceable.json_grammar(large, "it")

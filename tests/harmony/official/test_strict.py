@@ -12,7 +12,15 @@ import pytest
 from harmony_streams import Streams, check_events
 
 from ossia.errors import ParseError
-from ossia.harmony import Event, Message, MessageEnd, MessageStart, StreamParser, TextDelta, parse_completion
+from ossia.harmony import (
+    Event,
+    Message,
+    MessageEnd,
+    MessageStart,
+    StreamParser,
+    TextDelta,
+    parse_completion,
+)
 from ossia.tokenizer import Tokenizer
 
 MANY = pytest.param(20_000, marks=pytest.mark.slow)
@@ -20,7 +28,9 @@ MANY = pytest.param(20_000, marks=pytest.mark.slow)
 
 @dataclass(frozen=True)
 class Step:
-    """What a parser shows after a token, or after the end: its error, the text released, the header, the messages."""
+    """What a parser shows after a token, or after the end: its error, the text released, the
+    header, the messages.
+    """
 
     error: str | None
     delta: str | None
@@ -33,7 +43,9 @@ class Step:
 
 def official_trace(encoding: Any, ids: list[int], role: str | None) -> list[Step]:
     known = None if role is None else openai_harmony.Role(role)
-    parser = openai_harmony.StreamableParser(openai_harmony.HarmonyEncoding(encoding), known, strict=True)
+    parser = openai_harmony.StreamableParser(
+        openai_harmony.HarmonyEncoding(encoding), known, strict=True
+    )
     steps = []
     for token in [*ids, None]:
         error = None
@@ -41,15 +53,20 @@ def official_trace(encoding: Any, ids: list[int], role: str | None) -> list[Step
             parser.process_eos() if token is None else parser.process(token)
         except openai_harmony.HarmonyError as raised:
             error = str(raised)
-        messages = tuple(Message.from_dict(message) for message in json.loads(parser._inner.messages))
+        messages = tuple(
+            Message.from_dict(message) for message in json.loads(parser._inner.messages)
+        )
         header = (parser.current_channel, parser.current_recipient, parser.current_content_type)
-        steps.append(Step(error, parser.last_content_delta, parser._inner.current_role, *header, messages))
+        steps.append(
+            Step(error, parser.last_content_delta, parser._inner.current_role, *header, messages)
+        )
     return steps
 
 
 def our_trace(tokenizer: Tokenizer, ids: list[int], role: Any) -> list[Step]:
-    """The official parser reports no delta at a message's end, so the one that we add there is left out; that
-    it completes the content is asserted."""
+    """The official parser reports no delta at a message's end, so the one that we add there is left
+    out; that it completes the content is asserted.
+    """
     parser = StreamParser(tokenizer, role, strict=True)
     steps, told = [], []
     for token in [*ids, None]:
@@ -60,7 +77,9 @@ def our_trace(tokenizer: Tokenizer, ids: list[int], role: Any) -> list[Step]:
             error = str(raised)
         told.append(events)
         ended = any(isinstance(event, MessageEnd) for event in events)
-        delta = "".join(event.text for event in events if isinstance(event, TextDelta) and not ended)
+        delta = "".join(
+            event.text for event in events if isinstance(event, TextDelta) and not ended
+        )
         at = parser.current
         header = (at.channel, at.recipient, at.content_type) if at else (None, None, None)
         steps.append(Step(error, delta or None, parser.current_role, *header, parser.messages))
@@ -78,9 +97,13 @@ def test_traces_are_the_official_ones(count: int, peer: Any, tokenizer: Tokenize
         found = our_trace(tokenizer, ids, role)
         for number, (theirs, ours) in enumerate(zip(expected, found, strict=True)):
             assert ours == theirs, f"seed {seed}, role {role}, step {number} of {ids}"
-        errors |= {step.error.split()[0] + step.error.split()[-1][:5] for step in expected if step.error}
+        errors |= {
+            step.error.split()[0] + step.error.split()[-1][:5] for step in expected if step.error
+        }
         messages += len(expected[-1].messages)
-    assert messages > count / 2 and len(errors) > 10  # a good part of the streams was read, and all errors occurred
+    assert (
+        messages > count / 2 and len(errors) > 10
+    )  # a good part of the streams was read, and all errors occurred
 
 
 def test_the_whole_result_is_the_official_one(peer: Any, tokenizer: Tokenizer) -> None:
@@ -173,7 +196,9 @@ def test_the_rest_of_broken_text_is_a_delta_too(tokenizer: Tokenizer) -> None:
     """What the official parser reports in no delta comes with the message's end."""
     ids = tokenizer.encode_with_specials("<|start|>user<|message|>")
     parser = StreamParser(tokenizer, None, strict=True)
-    told = parser.feed([*ids, 9552, 9552, *tokenizer.encode("worked"), tokenizer.special("<|end|>")])
+    told = parser.feed(
+        [*ids, 9552, 9552, *tokenizer.encode("worked"), tokenizer.special("<|end|>")]
+    )
     start = MessageStart(Message("user", "").role)  # type: ignore[arg-type]
     texts = [TextDelta(" "), TextDelta("\ufffd"), TextDelta(" \ufffd"), TextDelta("worked")]
     assert told == [start, *texts, MessageEnd(Message("user", " \ufffd \ufffdworked"), "<|end|>")]

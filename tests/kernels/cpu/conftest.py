@@ -15,8 +15,12 @@ from ossia.kernels.cpu.library import library, offered, open_library
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kernel-library", help="test this build of the kernels instead of the package's own")
-    parser.addoption("--kernel-program", help="test the kernels that this command runs (test_emulated.py)")
+    parser.addoption(
+        "--kernel-library", help="test this build of the kernels instead of the package's own"
+    )
+    parser.addoption(
+        "--kernel-program", help="test the kernels that this command runs (test_emulated.py)"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +41,9 @@ ISAS = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2", "neon_dot", "ne
 
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest, kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
-    """The kernels, working with one instruction set; afterwards again with the best, on all threads."""
+    """The kernels, working with one instruction set; afterwards again with the best, on all
+    threads.
+    """
     if request.param not in offered(kernels):
         pytest.skip(f"this CPU has no {request.param}")
     threads = kernels.ossia_threads()

@@ -1,6 +1,7 @@
 """Native attention half: against float64, and the same bits by every path.
 
-`Server` keeps sequences in pages the way an engine does: in random places, freed behind a window and poisoned with NaN.
+`Server` keeps sequences in pages the way an engine does: in random places, freed behind a window
+and poisoned with NaN.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class Server:
                 self.memory.reshape(-1, self.shape.kv_heads * self.shape.page_bytes)[page] = 0xFF
                 self.free.insert(0, page)
                 sequence.pages[n] = -1
-        while len(sequence.pages) > 2 and sequence.pages[1] < 0:  # leaves one -1 in front, which may not be touched
+        while (
+            len(sequence.pages) > 2 and sequence.pages[1] < 0
+        ):  # leaves one -1 in front, which may not be touched
             del sequence.pages[0]
             sequence.first_page += 1
 
@@ -131,7 +134,9 @@ class Server:
         batch = make_step([n for _, n in work], starts, parts, bool(shape.window), cos, sin)
         q = np.empty((len(qkv), shape.heads, shape.head_dim), np.uint16)
         out = np.empty_like(q)
-        self.lib.ossia_rope_kv(ctypes.byref(self.kv), batch.pointer, bool(shape.window), shape.heads, at(qkv), at(q))
+        self.lib.ossia_rope_kv(
+            ctypes.byref(self.kv), batch.pointer, bool(shape.window), shape.heads, at(qkv), at(q)
+        )
         sinks = None if self.sinks is None else at(self.sinks)
         self.lib.ossia_attention(
             *(ctypes.byref(self.kv), batch.pointer, at(q), sinks, shape.scale),
@@ -152,7 +157,12 @@ class Batch:
 
 
 def make_step(
-    lengths: list[int], starts: list[int], sequences: list[Sequence], windowed: bool, cos: Array, sin: Array
+    lengths: list[int],
+    starts: list[int],
+    sequences: list[Sequence],
+    windowed: bool,
+    cos: Array,
+    sin: Array,
 ) -> Batch:
     begin = np.cumsum([0, *lengths]).astype(np.int32)
     start = np.array(starts, np.int32)
@@ -190,7 +200,9 @@ def round_int8(x: Array) -> Array:
 
 
 def check(server: Server, s: int, first: int, got: Array) -> None:
-    """p and the output are rounded to bfloat16, each within 2^-8 of itself; scores and sums are float32."""
+    """p and the output are rounded to bfloat16, each within 2^-8 of itself; scores and sums are
+    float32.
+    """
     shape, sequence = server.shape, server.sequences[s]
     q, k, v = (x.astype(np.float64) for x in turned(sequence, shape))
     n, group = len(got), shape.heads // shape.kv_heads
@@ -234,7 +246,9 @@ def in_a_crowd(server: Server, mine: int, chunks: list[int]) -> Array:
         if len(server.sequences) < 5:
             server.admit(int(server.rng.integers(1 << 30)), 400)
         others = [s for s in range(len(server.sequences)) if s != mine]
-        work = [(s, int(server.rng.choice([1, 1, 5, 30]))) for s in others if server.rng.random() < 0.7]
+        work = [
+            (s, int(server.rng.choice([1, 1, 5, 30]))) for s in others if server.rng.random() < 0.7
+        ]
         work = [(s, n) for s, n in work if server.sequences[s].length + n <= 400]
         place = int(server.rng.integers(len(work) + 1))
         work.insert(place, (mine, chunk))
@@ -251,7 +265,9 @@ def random_chunks(rng: np.random.Generator, total: int) -> list[int]:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_within_rounding_of_float64_and_the_same_bits_by_every_path(lib: ctypes.CDLL, shape: Shape) -> None:
+def test_within_rounding_of_float64_and_the_same_bits_by_every_path(
+    lib: ctypes.CDLL, shape: Shape
+) -> None:
     length = 230
     whole = Server(lib, shape)
     mine = whole.admit(1, length)
@@ -271,7 +287,9 @@ def test_several_sequences_at_once(lib: ctypes.CDLL) -> None:
     ids = [server.admit(seed, 200) for seed in range(4)]
     for work in ([37, 1, 64, 15], [1, 100, 1, 2], [16, 3, 17, 1]):
         before = [server.sequences[s].length for s in ids]
-        for s, first, out in zip(ids, before, server.step(list(zip(ids, work, strict=True))), strict=True):
+        for s, first, out in zip(
+            ids, before, server.step(list(zip(ids, work, strict=True))), strict=True
+        ):
             check(server, s, first, out)
 
 
@@ -300,7 +318,9 @@ def test_beyond_the_first_part(lib: ctypes.CDLL, kind: int) -> None:
 
 
 def test_windows_cost_what_they_see_at_any_depth(lib: ctypes.CDLL) -> None:
-    """A window that begins past a part's boundary and one that spans it: pages before it do not exist."""
+    """A window that begins past a part's boundary and one that spans it: pages before it do not
+    exist.
+    """
     server = Server(lib, Shape(heads=2, kv_heads=1, head_dim=16, window=50))
     mine = server.admit(1, 4300)
     for n in (4090, 4, 1, 1, 1, 1, 60, 1, 1):
@@ -349,8 +369,16 @@ def test_attention_half(lib: ctypes.CDLL, window: int) -> None:
     shape = Shape(heads, kv_heads, h, window)
     server = Server(lib, shape)
     weights = {
-        name: (round_bf16(rng.normal(size=(rows, cols)) / cols**0.5), rng.normal(size=rows).astype(np.float32))
-        for name, rows, cols in (("q", 64, width), ("k", 32, width), ("v", 32, width), ("out", width, 64))
+        name: (
+            round_bf16(rng.normal(size=(rows, cols)) / cols**0.5),
+            rng.normal(size=rows).astype(np.float32),
+        )
+        for name, rows, cols in (
+            ("q", 64, width),
+            ("k", 32, width),
+            ("v", 32, width),
+            ("out", width, 64),
+        )
     }
     bits = {name: bits_of(w) for name, (w, _) in weights.items()}
     dense = [DenseWeight(at(bits[n]), None, at(b), *w.shape, 0) for n, (w, b) in weights.items()]
@@ -358,10 +386,14 @@ def test_attention_half(lib: ctypes.CDLL, window: int) -> None:
     assert server.sinks is not None
     half = AttentionHalf(at(norm), *dense, at(server.sinks), 1e-5, shape.scale, heads, window)
     x = rng.normal(size=(T, width)).astype(np.float32)
-    t = round_bf16(x / np.sqrt((x * x).mean(-1, keepdims=True, dtype=np.float32) + np.float32(1e-5)) * norm)
+    t = round_bf16(
+        x / np.sqrt((x * x).mean(-1, keepdims=True, dtype=np.float32) + np.float32(1e-5)) * norm
+    )
     mine = server.admit(1, T)
     sequence = server.sequences[mine]
-    sequence.qkv = np.concatenate([t @ weights[n][0].T + weights[n][1] for n in "qkv"], 1).astype(np.float32)
+    sequence.qkv = np.concatenate([t @ weights[n][0].T + weights[n][1] for n in "qkv"], 1).astype(
+        np.float32
+    )
     [o] = server.step([(mine, T)])
     want = x + widen(o).reshape(T, -1) @ weights["out"][0].T + weights["out"][1]
     batch = make_step([T], [0], [sequence], bool(window), sequence.cos, sequence.sin)

@@ -35,7 +35,9 @@ def guarded(*shape: int) -> tuple[Tensor, Tensor]:
 def compiled(
     library: ctypes.CDLL, inputs: list[Tensor], lo: Tensor, hi: Tensor, grad: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """(output, gradients by q, k, v and the sinks if there are any); nothing beside its arrays may be written."""
+    """(output, gradients by q, k, v and the sinks if there are any); nothing beside its arrays may
+    be written.
+    """
     q, k, v, *rest = inputs
     sink = rest[0] if rest else None
     pointers = [x.data_ptr() for x in (q, k, v)] + [None if sink is None else sink.data_ptr()]
@@ -48,21 +50,33 @@ def compiled(
         work, inside = guarded(library.ossia_attention_training_room(ctypes.byref(job), part))
         if part == 0:
             given = (inside, out, lse)
-            library.ossia_attention_training_forward(ctypes.byref(job), *(x.data_ptr() for x in given))
+            library.ossia_attention_training_forward(
+                ctypes.byref(job), *(x.data_ptr() for x in given)
+            )
         else:
             dk.zero_(), dv.zero_()
             tensors = (inside, out, lse, grad, dq, dk, dv, ds)
-            library.ossia_attention_training_backward(ctypes.byref(job), *(x.data_ptr() for x in tensors))
+            library.ossia_attention_training_backward(
+                ctypes.byref(job), *(x.data_ptr() for x in tensors)
+            )
         rooms.append((work, inside))
     assert all((room[:32] == GUARD).all() and (room[-32:] == GUARD).all() for room, _ in rooms)
     return out, [dq, dk, dv] + ([] if sink is None else [ds])
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "width"), [(4, 2, 32), (8, 1, 64), (3, 3, 16), (40, 1, 16), (2, 1, 48)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "width"), [(4, 2, 32), (8, 1, 64), (3, 3, 16), (40, 1, 16), (2, 1, 48)]
+)
 @pytest.mark.parametrize("lengths", [[1], [1, 17, 40, 3], [100, 33, 70]])
 @pytest.mark.parametrize(("window", "with_sink"), [(None, True), (8, True), (8, False)])
 def test_attention(
-    isa: ctypes.CDLL, heads: int, kv_heads: int, width: int, lengths: list[int], window: int | None, with_sink: bool
+    isa: ctypes.CDLL,
+    heads: int,
+    kv_heads: int,
+    width: int,
+    lengths: list[int],
+    window: int | None,
+    with_sink: bool,
 ) -> None:
     tokens, rng = sum(lengths), torch.Generator().manual_seed(heads + sum(lengths))
     shapes = [(tokens, heads, width), (tokens, kv_heads, width), (tokens, kv_heads, width)]
@@ -76,14 +90,19 @@ def test_attention(
     want = dense(*wide[:3], lo, hi, wide[3] if with_sink else None)
     torch.testing.assert_close(out.double(), want.detach(), rtol=1e-4, atol=1e-5)
     for a, b in zip(gradients, torch.autograd.grad(want, wide, grad.double()), strict=True):
-        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=3e-5 * max(1.0, float(b.abs().max())))
+        torch.testing.assert_close(
+            a.double(), b, rtol=1e-4, atol=3e-5 * max(1.0, float(b.abs().max()))
+        )
 
 
 def test_many_keys_are_done_in_smaller_blocks(isa: ctypes.CDLL) -> None:
     """More scores than a block of 32 rows holds."""
     tokens = 7000
     rng = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(shape, generator=rng) for shape in [(3, 40, 16), (tokens, 1, 16), (tokens, 1, 16)]]
+    inputs = [
+        torch.randn(shape, generator=rng)
+        for shape in [(3, 40, 16), (tokens, 1, 16), (tokens, 1, 16)]
+    ]
     lo, hi = torch.zeros(3, dtype=torch.int64), torch.tensor([tokens - 20, tokens - 1, tokens])
     grad = torch.randn(3, 40, 16, generator=rng)
     out, gradients = compiled(isa, inputs, lo, hi, grad)
@@ -116,15 +135,23 @@ def test_through_the_models_own_function(with_sink: bool) -> None:
     want = dense(*wide, spans.lo_T, spans.hi_T, None if sink is None else sink.double())
     torch.testing.assert_close(out.double(), want, rtol=1e-4, atol=1e-5)
     for a, b in zip(
-        torch.autograd.grad(out, (q, k, v), grad), torch.autograd.grad(want, wide, grad.double()), strict=True
+        torch.autograd.grad(out, (q, k, v), grad),
+        torch.autograd.grad(want, wide, grad.double()),
+        strict=True,
     ):
-        torch.testing.assert_close(a.double(), b.transpose(0, 1), rtol=1e-4, atol=3e-5 * float(b.abs().max()))
+        torch.testing.assert_close(
+            a.double(), b.transpose(0, 1), rtol=1e-4, atol=3e-5 * float(b.abs().max())
+        )
 
 
 def test_it_is_what_training_uses() -> None:
     """In float32; other types and widths go through torch."""
     spans = Batch.packed([7]).spans(None)
-    for dtype, width, expected in ((torch.float32, 32, True), (torch.float64, 32, False), (torch.float32, 8, False)):
+    for dtype, width, expected in (
+        (torch.float32, 32, True),
+        (torch.float64, 32, False),
+        (torch.float32, 8, False),
+    ):
         x = torch.ones(7, 2, width, dtype=dtype, requires_grad=True)
         out = attention_training(x, x, x, spans, None, 1.0)
         assert ("Compiled" in type(out.grad_fn).__name__) is expected

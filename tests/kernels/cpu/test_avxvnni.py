@@ -1,7 +1,8 @@
 """The AVX-VNNI row on CPUs that have the instruction in another coding only.
 
-`vpdpbusd` on 32-byte vectors is AVX-VNNI's in one coding and AVX-512 VNNI's in the other; results are the same. So the
-row's unit is compiled to assembly, its instructions get the other coding, and the linears' tests run against that.
+`vpdpbusd` on 32-byte vectors is AVX-VNNI's in one coding and AVX-512 VNNI's in the other; results
+are the same. So the row's unit is compiled to assembly, its instructions get the other coding, and
+the linears' tests run against that.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def recoded_library(cxx: str, folder: Path) -> Path:
     return library
 
 
-def test_row_passes_the_linears_tests(kernels: ctypes.CDLL, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_row_passes_the_linears_tests(
+    kernels: ctypes.CDLL, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
     cxx = compiler()
     if cxx is None or platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("no compiler for x86-64")
@@ -49,4 +52,12 @@ def test_row_passes_the_linears_tests(kernels: ctypes.CDLL, tmp_path: Path, pyte
     library = recoded_library(cxx, tmp_path)
     tests = [str(Path(__file__).parent / name) for name in TESTS]
     options = ["-q", "-x", "-k", "avx2", f"--kernel-library={library}", "-p", "no:cacheprovider"]
-    run(sys.executable, "-m", "pytest", *tests, *options, cwd=pytestconfig.rootpath, env=dict(os.environ))
+    run(
+        sys.executable,
+        "-m",
+        "pytest",
+        *tests,
+        *options,
+        cwd=pytestconfig.rootpath,
+        env=dict(os.environ),
+    )

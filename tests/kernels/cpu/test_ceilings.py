@@ -12,7 +12,15 @@ from collections.abc import Iterator
 import pytest
 
 from ossia.errors import RequestError
-from ossia.kernels.cpu import ceiling_isas, offered, peaks, read_bandwidth, set_threads, shares, threads
+from ossia.kernels.cpu import (
+    ceiling_isas,
+    offered,
+    peaks,
+    read_bandwidth,
+    set_threads,
+    shares,
+    threads,
+)
 
 CEILING = {
     "read_gb_s": 10.0,
@@ -34,7 +42,9 @@ def test_every_offered_instruction_set_has_ceilings(kernels: ctypes.CDLL) -> Non
     assert set(offered(kernels)) <= set(ceiling_isas())
 
 
-def test_peaks_are_positive_and_never_below_what_can_stand_in_for_them(kernels: ctypes.CDLL) -> None:
+def test_peaks_are_positive_and_never_below_what_can_stand_in_for_them(
+    kernels: ctypes.CDLL,
+) -> None:
     for isa in ceiling_isas():
         found = peaks(isa, 1, seconds=0.0)
         assert min(found.values()) > 0
@@ -62,11 +72,14 @@ def test_the_environment_chooses_the_instruction_set(kernels: ctypes.CDLL) -> No
     assert in_use(offered(kernels)[-1]).stdout.strip() == offered(kernels)[-1] == "generic"
 
 
-def test_an_instruction_set_that_is_not_offered_is_an_error_that_names_those_that_are(kernels: ctypes.CDLL) -> None:
+def test_an_instruction_set_that_is_not_offered_is_an_error_that_names_those_that_are(
+    kernels: ctypes.CDLL,
+) -> None:
     failed = in_use("z80")
     assert failed.returncode != 0
-    assert f"OSSIA_ISA=z80: there are no kernels of that name for this CPU; it has {', '.join(offered(kernels))}" in (
-        failed.stderr
+    assert (
+        f"OSSIA_ISA=z80: there are no kernels of that name for this CPU; it has {', '.join(offered(kernels))}"
+        in (failed.stderr)
     )
 
 
@@ -82,12 +95,16 @@ def test_the_bound_is_the_longer_of_reading_and_computing() -> None:
 
 def test_small_numbers_of_rows_are_measured_first_and_all_of_them(kernels: ctypes.CDLL) -> None:
     calls: list[int] = []
-    found = list(shares.measure([kernel("one", lambda rows, copy: calls.append(rows))], 1, rows=(8, 1)))
+    found = list(
+        shares.measure([kernel("one", lambda rows, copy: calls.append(rows))], 1, rows=(8, 1))
+    )
     assert [(one.kernel, one.rows) for one in found] == [("one", 1), ("one", 8)]
     assert calls == sorted(calls)
 
 
-def test_what_would_take_too_long_is_not_called(kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_would_take_too_long_is_not_called(
+    kernels: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shares, "TOO_LONG", 0.0)
     calls: list[int] = []
     one = kernel("one", lambda rows, copy: calls.append(rows))

@@ -1,9 +1,9 @@
 """The compiled code of the hot loops: their vectors stay in registers.
 
-Tests of numbers do not see it where a compiler keeps vectors in memory, and everything is ten times slower (GCC does so
-with vectors that no register holds). This file reads the machine code of the library instead, for every instruction set
-that was compiled, whatever this CPU has. Loops that are not hot, and what comes before and behind a loop, may use the
-stack as they like.
+Tests of numbers do not see it where a compiler keeps vectors in memory, and everything is ten times
+slower (GCC does so with vectors that no register holds). This file reads the machine code of the
+library instead, for every instruction set that was compiled, whatever this CPU has. Loops that are
+not hot, and what comes before and behind a loop, may use the stack as they like.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ EXTREMES = r"v?(max|min)ps"  # an exponential has them, and a product of matrice
 
 @dataclass(frozen=True)
 class Kernel:
-    """Innermost loops of functions like `hosts` with at least `least` instructions like `work`, some like `besides` and
-    none like `without`. A compiler may have inlined a kernel's function: then `hosts` names where it went."""
+    """Innermost loops of functions like `hosts` with at least `least` instructions like `work`,
+    some like `besides` and none like `without`. A compiler may have inlined a kernel's function:
+    then `hosts` names where it went.
+    """
 
     hosts: str
     work: str
@@ -53,17 +55,25 @@ class Kernel:
         ]
 
     def too_much(self, loop: Loop) -> bool:
-        return loop.stack_stores > self.stores * loop.vectors or loop.stack_loads > self.loads * loop.vectors
+        return (
+            loop.stack_stores > self.stores * loop.vectors
+            or loop.stack_loads > self.loads * loop.vectors
+        )
 
 
 EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_one<|tile_product"
 INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_one<|tile_product"
-# A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch ahead.
+# A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch
+# ahead.
 KERNELS = {
-    "exact products of a tile": Kernel("exact_times<|exact_tile<", PRODUCT, 4, loads=0.13, stores=0.13, fewest=2),
+    "exact products of a tile": Kernel(
+        "exact_times<|exact_tile<", PRODUCT, 4, loads=0.13, stores=0.13, fewest=2
+    ),
     "int8 products of a tile": Kernel(INT8_LOOPS, INT8, 8, loads=0.09, stores=0.09, fewest=2),
     "exact products of a few": Kernel(EXACT, PRODUCT, 16, without=INT8, loads=0.33, stores=0.04),
-    "int8 products of a few": Kernel(INT8_LOOPS, INT8, 8, besides="prefetch", loads=0.06, stores=0.07),
+    "int8 products of a few": Kernel(
+        INT8_LOOPS, INT8, 8, besides="prefetch", loads=0.06, stores=0.07
+    ),
     "attention's scores and outputs": Kernel(
         "attend_block", PRODUCT, 16, without=EXTREMES, fewest=4, loads=0.12, stores=0.07
     ),
@@ -72,8 +82,12 @@ KERNELS = {
     "norm": Kernel("rms_norm", PRODUCT, 1),
     "rope": Kernel("rope_run", r"v?(mul|sub|add)ps|" + FMA, 2),
     "training's products": Kernel(r"\bmultiply\(float", PRODUCT, 4, fewest=2),
-    "training's attention": Kernel("attention_training_(forward|backward)", PRODUCT, 8, fewest=2, loads=0.22),
-    "training's SwiGLU": Kernel(r"swiglu_(forward|backward)", PRODUCT, 8, fewest=2, loads=0.2, stores=0.04),
+    "training's attention": Kernel(
+        "attention_training_(forward|backward)", PRODUCT, 8, fewest=2, loads=0.22
+    ),
+    "training's SwiGLU": Kernel(
+        r"swiglu_(forward|backward)", PRODUCT, 8, fewest=2, loads=0.2, stores=0.04
+    ),
     "training's norm": Kernel(r"norm_(forward|backward)", PRODUCT, 1, fewest=2),
     "training's rope": Kernel("rotate_heads", r"v?mulps", 2),
     "cross entropy": Kernel("cross_entropy", PRODUCT, 8, loads=0.1),
@@ -103,11 +117,15 @@ def loops(kernels: ctypes.CDLL) -> dict[str, list[Loop]]:
 
 @pytest.mark.parametrize("isa", ROWS)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_vectors_stay_in_registers(kernels: ctypes.CDLL, loops: dict[str, list[Loop]], isa: str, kernel: str) -> None:
+def test_vectors_stay_in_registers(
+    kernels: ctypes.CDLL, loops: dict[str, list[Loop]], isa: str, kernel: str
+) -> None:
     if isa not in loops:
         pytest.skip(f"this compiler made no unit for {isa}")
     if b"clang version" in Path(kernels._name).read_bytes():
-        pytest.skip("functions that clang inlines are not where these limits, which are GCC's, look for them")
+        pytest.skip(
+            "functions that clang inlines are not where these limits, which are GCC's, look for them"
+        )
     mine = KERNELS[kernel].loops(loops[isa])
     assert len(mine) >= KERNELS[kernel].fewest, "not found: name where the compiler has put it"
     bad = [
@@ -121,8 +139,9 @@ def test_vectors_stay_in_registers(kernels: ctypes.CDLL, loops: dict[str, list[L
 
 @pytest.mark.parametrize("isa", ROWS)
 def test_no_loop_of_products_lives_on_the_stack(loops: dict[str, list[Loop]], isa: str) -> None:
-    """Whatever the function: also where a kernel is new, or a compiler has put it elsewhere. Vectors that are kept in
-    memory are stored at two of five instructions."""
+    """Whatever the function: also where a kernel is new, or a compiler has put it elsewhere.
+    Vectors that are kept in memory are stored at two of five instructions.
+    """
     if isa not in loops:
         pytest.skip(f"this compiler made no unit for {isa}")
     hot = [loop for loop in loops[isa] if loop.count(f"{PRODUCT}|{INT8}") >= 16]
@@ -132,7 +151,9 @@ def test_no_loop_of_products_lives_on_the_stack(loops: dict[str, list[Loop]], is
 
 @pytest.mark.parametrize(("sums", "spills"), [(4, False), (24, True)])
 def test_what_registers_cannot_hold_is_seen(tmp_path: Path, sums: int, spills: bool) -> None:
-    """The check itself, on a loop whose sums fit into the sixteen registers, and on one whose do not."""
+    """The check itself, on a loop whose sums fit into the sixteen registers, and on one whose do
+    not.
+    """
     cxx, objdump = compiler(), shutil.which("objdump")
     if cxx is None or objdump is None or platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("no compiler for x86-64, or no objdump (binutils)")

@@ -1,7 +1,8 @@
-"""The kernels of ARM under an emulator: the tests of this folder once more, in a Python that shares its memory with it.
+"""The kernels of ARM under an emulator: the tests of this folder once more, in a Python that shares
+its memory with it.
 
-By default a selection runs, on a CPU that has all rows; with --slow everything, and the older rows on a CPU that has no
-more.
+By default a selection runs, on a CPU that has all rows; with --slow everything, and the older rows
+on a CPU that has no more.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def program(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 
 
 def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
-    for cpu, expected in {"cortex-a53": ["neon", "generic"], "max": ["neon_dot", "neon", "generic"]}.items():
+    for cpu, expected in {
+        "cortex-a53": ["neon", "generic"],
+        "max": ["neon_dot", "neon", "generic"],
+    }.items():
         with Emulated([ARM.emulator, "-cpu", cpu, str(program)]) as kernels:
             offered = [kernels.ossia_offered(n) for n in range(len(expected) + 1)]
         assert offered == [*(name.encode() for name in expected), None]
@@ -56,14 +60,18 @@ def test_kernel_tests_pass(program: Path, tmp_path: Path, pytestconfig: pytest.C
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cpu", "selected"), [("neoverse-n1", "neon_dot"), ("cortex-a53", "neon or generic")])
+@pytest.mark.parametrize(
+    ("cpu", "selected"), [("neoverse-n1", "neon_dot"), ("cortex-a53", "neon or generic")]
+)
 def test_all_kernel_tests_pass(
     program: Path, cpu: str, selected: str, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     run_kernel_tests(program, cpu, selected, tmp_path, pytestconfig)
 
 
-def run_kernel_tests(program: Path, cpu: str, selected: str, folder: Path, config: pytest.Config) -> None:
+def run_kernel_tests(
+    program: Path, cpu: str, selected: str, folder: Path, config: pytest.Config
+) -> None:
     variables, memory = environment(folder)
     command = [sys.executable, "-m", "pytest", *(str(HERE / name) for name in FILES), "-q", "-x"]
     command += ["-p", "no:cacheprovider", "-k", selected]

@@ -1,4 +1,6 @@
-"""The CPU kernels' MXFP4 linears and mixture-of-experts half: against decoded weights, and the same bits always."""
+"""The CPU kernels' MXFP4 linears and mixture-of-experts half: against decoded weights, and the same
+bits always.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from ossia.kernels.experts import swiglu
 from ossia.kernels.norm import rms_norm
 
 SHAPES = [(16, 32), (5, 96), (17, 160), (64, 64), (100, 224), (48, 2880)]
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def weights(rows: int, cols: int, low: int = 115, high: int = 122) -> tuple[Tensor, Tensor]:
@@ -25,7 +29,9 @@ def weights(rows: int, cols: int, low: int = 115, high: int = 122) -> tuple[Tens
 
 
 def comparable(y: Tensor) -> Tensor:
-    """All NaN the same, and all zeros: where products are too small for a float32, -0 and 0 are not told apart."""
+    """All NaN the same, and all zeros: where products are too small for a float32, -0 and 0 are not
+    told apart.
+    """
     return torch.nan_to_num(y, 0.5) + 0.0
 
 
@@ -56,14 +62,18 @@ def test_exact_is_near_float64(isa: ctypes.CDLL, rows: int, cols: int) -> None:
 
 @pytest.mark.parametrize(("rows", "cols"), SHAPES)
 @pytest.mark.parametrize("scales", [(115, 122), (0, 254)])
-def test_int8_is_its_definition(isa: ctypes.CDLL, rows: int, cols: int, scales: tuple[int, int]) -> None:
+def test_int8_is_its_definition(
+    isa: ctypes.CDLL, rows: int, cols: int, scales: tuple[int, int]
+) -> None:
     blocks, exponents = weights(rows, cols, *scales)
     bias, x = torch.randn(2, rows), torch.randn(9, cols).bfloat16()
     x[:, :32] = 0
     unit = mxfp4.decode(blocks[0], torch.full_like(exponents[0], 127), torch.float32)
     scale = np.ldexp(np.float32(1), exponents[0].int().numpy() - 127)
     with np.errstate(over="ignore", invalid="ignore"):
-        expected = int8_linear(isa, unit.unflatten(1, (-1, 32)).numpy(), scale, x, 32) + bias[0].numpy()
+        expected = (
+            int8_linear(isa, unit.unflatten(1, (-1, 32)).numpy(), scale, x, 32) + bias[0].numpy()
+        )
     for packed in (False, True):
         out = expert_linear(isa, blocks, exponents, x, 0, bias, INT8, packed=packed)
         assert same(comparable(out), comparable(torch.from_numpy(expected)))
@@ -75,12 +85,22 @@ def test_interleaved_rows_are_the_same_rows(isa: ctypes.CDLL, activations: int) 
     bias, x = torch.randn(2, 192), torch.randn(7, 64).bfloat16()
     plain = expert_linear(isa, blocks, scales, x, 1, bias, activations)
     for packed in (False, True):
-        assert same(plain, expert_linear(isa, blocks, scales, x, 1, bias, activations, True, packed))
+        assert same(
+            plain, expert_linear(isa, blocks, scales, x, 1, bias, activations, True, packed)
+        )
 
 
 @FEW
-@given(st.integers(1, 70), st.integers(1, 90), st.integers(1, 12), st.sampled_from([BF16, INT8]), st.booleans())
-def test_a_token_alone_and_in_a_crowd(isa: ctypes.CDLL, tokens: int, rows: int, k: int, mode: int, p: bool) -> None:
+@given(
+    st.integers(1, 70),
+    st.integers(1, 90),
+    st.integers(1, 12),
+    st.sampled_from([BF16, INT8]),
+    st.booleans(),
+)
+def test_a_token_alone_and_in_a_crowd(
+    isa: ctypes.CDLL, tokens: int, rows: int, k: int, mode: int, p: bool
+) -> None:
     blocks, scales = weights(rows, 32 * k)
     x = torch.randn(tokens, 32 * k, generator=torch.Generator().manual_seed(tokens)).bfloat16()
     crowd = expert_linear(isa, blocks, scales, x, activations=mode, packed=p)
@@ -102,8 +122,12 @@ def reference(moe: Moe, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor) -> T
 
 
 @pytest.mark.parametrize("activations", [BF16, INT8])
-@pytest.mark.parametrize(("d", "f", "experts", "k"), [(32, 32, 1, 1), (96, 64, 5, 2), (160, 224, 9, 4)])
-def test_half_is_its_definition(isa: ctypes.CDLL, d: int, f: int, experts: int, k: int, activations: int) -> None:
+@pytest.mark.parametrize(
+    ("d", "f", "experts", "k"), [(32, 32, 1, 1), (96, 64, 5, 2), (160, 224, 9, 4)]
+)
+def test_half_is_its_definition(
+    isa: ctypes.CDLL, d: int, f: int, experts: int, k: int, activations: int
+) -> None:
     moe = Moe(d, f, experts, k)
     for tokens in (1, 6, 40):
         x = torch.randn(tokens, d) * 2

@@ -1,4 +1,6 @@
-"""Dense linears of the CPU kernels: against float64, against the int8 definition, and the same bits on every way."""
+"""Dense linears of the CPU kernels: against float64, against the int8 definition, and the same bits
+on every way.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 SHAPES = [(1, 2), (5, 30), (16, 32), (17, 34), (64, 64), (100, 98), (130, 1118), (80, 2880)]
-FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def case(rows: int, cols: int, tokens: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,7 +31,11 @@ def test_near_float64(isa: ctypes.CDLL, rows: int, cols: int) -> None:
     for tokens in (1, 2, 7, 13):
         weight, x, bias = case(rows, cols, tokens)
         exact = x.double() @ weight.double().T + bias.double()
-        bound = (cols + 2) * 2.0**-24 * (x.double().abs() @ weight.double().abs().T + bias.abs().double())
+        bound = (
+            (cols + 2)
+            * 2.0**-24
+            * (x.double().abs() @ weight.double().abs().T + bias.abs().double())
+        )
         assert ((dense(isa, weight, x, bias) - exact).abs() <= bound).all()
 
 
@@ -48,7 +56,9 @@ def test_int8_is_its_definition(isa: ctypes.CDLL, rows: int, cols: int) -> None:
 def test_int8_error_is_small(isa: ctypes.CDLL) -> None:
     weight, x, _ = case(64, 2880, 8)
     exact = x.double() @ weight.double().T
-    error = (dense(isa, weight, x, kind=INT8) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    error = (
+        dense(isa, weight, x, kind=INT8) - exact
+    ).square().mean().sqrt() / exact.square().mean().sqrt()
     assert error < 0.01
 
 
@@ -57,12 +67,22 @@ def test_int8_error_is_small(isa: ctypes.CDLL) -> None:
 def test_packed_gives_the_same_bits(isa: ctypes.CDLL, rows: int, cols: int, kind: int) -> None:
     for tokens in (1, 5):
         weight, x, bias = case(rows, cols, tokens)
-        assert same(dense(isa, weight, x, bias, kind), dense(isa, weight, x, bias, kind, packed=True))
+        assert same(
+            dense(isa, weight, x, bias, kind), dense(isa, weight, x, bias, kind, packed=True)
+        )
 
 
 @FEW
-@given(st.integers(1, 70), st.integers(1, 90), st.integers(1, 200), st.sampled_from([BF16, INT8]), st.booleans())
-def test_a_token_alone_and_in_a_crowd(isa: ctypes.CDLL, tokens: int, rows: int, half: int, kind: int, p: bool) -> None:
+@given(
+    st.integers(1, 70),
+    st.integers(1, 90),
+    st.integers(1, 200),
+    st.sampled_from([BF16, INT8]),
+    st.booleans(),
+)
+def test_a_token_alone_and_in_a_crowd(
+    isa: ctypes.CDLL, tokens: int, rows: int, half: int, kind: int, p: bool
+) -> None:
     weight, x, bias = case(rows, 2 * half, tokens, seed=tokens)
     crowd = dense(isa, weight, x, bias, kind, p)
     for t in {0, tokens // 2, tokens - 1}:

@@ -1,4 +1,6 @@
-"""The thread pool under stress: calls from several threads, more threads than cores, other numbers of them, forks."""
+"""The thread pool under stress: calls from several threads, more threads than cores, other numbers
+of them, forks.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ BUILDS = {
 }
 
 
-@pytest.mark.parametrize("build", ["plain", "thread sanitizer", pytest.param("without futex", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "build", ["plain", "thread sanitizer", pytest.param("without futex", marks=pytest.mark.slow)]
+)
 def test_every_task_is_done_once(build: str, tmp_path: Path) -> None:
     cxx = compiler()
     if cxx is None:
@@ -39,7 +43,9 @@ def test_every_task_is_done_once(build: str, tmp_path: Path) -> None:
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def test_threads_of_torch_do_not_spin_beside_the_pool() -> None:
@@ -47,7 +53,9 @@ def test_threads_of_torch_do_not_spin_beside_the_pool() -> None:
     program = "import os, ossia; print(os.environ['OMP_WAIT_POLICY'])"
     found = []
     for said in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | said
+        environment = {
+            name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"
+        } | said
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.append(done.stdout.strip())

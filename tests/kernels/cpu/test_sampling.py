@@ -1,4 +1,6 @@
-"""Sampling's kernel beside float64: the likeliest, draws by the distribution's sums, and log-probabilities."""
+"""Sampling's kernel beside float64: the likeliest, draws by the distribution's sums, and
+log-probabilities.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,15 @@ import pytest
 from ossia.kernels.cpu.library import SampleRow
 
 
-def sampled(library: ctypes.CDLL, logits: np.ndarray, inverse_temperature: float, uniform: float) -> SampleRow:
-    row = SampleRow(logits=logits.ctypes.data, uniform=uniform, top_p=1.0, inverse_temperature=inverse_temperature)
+def sampled(
+    library: ctypes.CDLL, logits: np.ndarray, inverse_temperature: float, uniform: float
+) -> SampleRow:
+    row = SampleRow(
+        logits=logits.ctypes.data,
+        uniform=uniform,
+        top_p=1.0,
+        inverse_temperature=inverse_temperature,
+    )
     row.log_min_p, row.repetition = -math.inf, 1.0
     library.ossia_sample(ctypes.byref(row), 1, len(logits))
     assert row.status == 0
@@ -34,4 +43,6 @@ def test_near_float64(isa: ctypes.CDLL, vocab: int) -> None:
         assert 0 <= row.token < vocab
     draws = [sampled(isa, logits, 1.25, (n + 0.5) / 200).token for n in range(200)]
     expected = shares[order[0]] / shares.sum()
-    assert abs(draws.count(order[0]) / 200 - expected) < 0.01 + 1e-3  # one interval of uniform draws is an id's
+    assert (
+        abs(draws.count(order[0]) / 200 - expected) < 0.01 + 1e-3
+    )  # one interval of uniform draws is an id's

@@ -1,4 +1,6 @@
-"""What training does between its matrix products, compiled, beside the same in float64; no value beyond is touched."""
+"""What training does between its matrix products, compiled, beside the same in float64; no value
+beyond is touched.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,14 @@ def untouched(room: Tensor) -> bool:
 
 
 def close(got: Tensor, want: Tensor, rtol: float = 3e-6) -> None:
-    torch.testing.assert_close(got.double(), want, rtol=rtol, atol=rtol * float(want.abs().max() + 1e-30))
+    torch.testing.assert_close(
+        got.double(), want, rtol=rtol, atol=rtol * float(want.abs().max() + 1e-30)
+    )
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1, 1), (3, 7), (5, 8), (2, 9), (7, 16), (4, 33), (33, 128)])
+@pytest.mark.parametrize(
+    ("rows", "width"), [(1, 1), (3, 7), (5, 8), (2, 9), (7, 16), (4, 33), (33, 128)]
+)
 def test_swiglu(isa: ctypes.CDLL, rows: int, width: int) -> None:
     rng = torch.Generator().manual_seed(rows * 1000 + width)
     h, da = torch.randn(rows, 2 * width, generator=rng) * 3, torch.randn(rows, width, generator=rng)
@@ -50,8 +56,12 @@ def test_swiglu(isa: ctypes.CDLL, rows: int, width: int) -> None:
 
 
 def test_swiglu_at_the_clamps_and_of_no_number(isa: ctypes.CDLL) -> None:
-    """On the edge a clamp does not hold yet; what is no number or infinite is seen in what comes out."""
-    h = torch.tensor([[LIMIT, -LIMIT, 90.0, -90.0, -90.0, 90.0, torch.nan, 0.0, 0.0, torch.nan, -torch.inf, 1.0]])
+    """On the edge a clamp does not hold yet; what is no number or infinite is seen in what comes
+    out.
+    """
+    h = torch.tensor(
+        [[LIMIT, -LIMIT, 90.0, -90.0, -90.0, 90.0, torch.nan, 0.0, 0.0, torch.nan, -torch.inf, 1.0]]
+    )
     want, slope = swiglu_with_gradient(h, LIMIT)
     a, dh, wa = torch.empty(1, 6), torch.empty(1, 12), torch.empty(1, 6)
     one, da, along = torch.ones(1), torch.ones(1, 6), torch.zeros(1)
@@ -116,17 +126,27 @@ def test_angles_that_are_shared_by_all_rows_go_through_torch() -> None:
 @pytest.mark.parametrize(("rows", "width"), [(1, 16), (5, 48), (33, 128)])
 def test_norm(isa: ctypes.CDLL, rows: int, width: int) -> None:
     rng = torch.Generator().manual_seed(width)
-    x, scale, grad = (torch.randn(shape, generator=rng) * 3 for shape in ((rows, width), (width,), (rows, width)))
+    x, scale, grad = (
+        torch.randn(shape, generator=rng) * 3 for shape in ((rows, width), (width,), (rows, width))
+    )
     wide = [x.double().requires_grad_(), scale.double().requires_grad_()]
     want = wide[0] / (wide[0].square().mean(-1, keepdim=True) + 1e-5).sqrt() * wide[1]
-    (room, out), (room_dx, dx), (room_ds, dscale) = (guarded(rows, width), guarded(rows, width), guarded(width))
+    (room, out), (room_dx, dx), (room_ds, dscale) = (
+        guarded(rows, width),
+        guarded(rows, width),
+        guarded(width),
+    )
     inverse = torch.empty(rows)
     dscale.zero_()
-    isa.ossia_norm_forward(x.data_ptr(), scale.data_ptr(), 1e-5, rows, width, out.data_ptr(), inverse.data_ptr())
+    isa.ossia_norm_forward(
+        x.data_ptr(), scale.data_ptr(), 1e-5, rows, width, out.data_ptr(), inverse.data_ptr()
+    )
     given = (x.data_ptr(), scale.data_ptr(), inverse.data_ptr(), grad.data_ptr(), rows, width)
     isa.ossia_norm_backward(*given, dx.data_ptr(), dscale.data_ptr())
     close(out, want.detach())
-    for got, wanted in zip((dx, dscale), torch.autograd.grad(want, wide, grad.double()), strict=True):
+    for got, wanted in zip(
+        (dx, dscale), torch.autograd.grad(want, wide, grad.double()), strict=True
+    ):
         close(got, wanted, 1e-5)
     assert all(map(untouched, (room, room_dx, room_ds)))
 
@@ -139,9 +159,15 @@ def test_rotation_and_back(isa: ctypes.CDLL, heads: int, half: int) -> None:
     cos, sin = angle.cos(), angle.sin()
     room, out = guarded(7, heads, 2 * half)
     again = torch.empty_like(x)
-    isa.ossia_rotate_heads(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), 1.0, 7, heads, half, out.data_ptr())
-    isa.ossia_rotate_heads(out.data_ptr(), cos.data_ptr(), sin.data_ptr(), -1.0, 7, heads, half, again.data_ptr())
-    turned = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.exp(1j * angle.double()).unsqueeze(1)
+    isa.ossia_rotate_heads(
+        x.data_ptr(), cos.data_ptr(), sin.data_ptr(), 1.0, 7, heads, half, out.data_ptr()
+    )
+    isa.ossia_rotate_heads(
+        out.data_ptr(), cos.data_ptr(), sin.data_ptr(), -1.0, 7, heads, half, again.data_ptr()
+    )
+    turned = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.exp(
+        1j * angle.double()
+    ).unsqueeze(1)
     close(out, torch.cat([turned.real, turned.imag], -1))
     close(again, x.double())
     assert untouched(room)
@@ -156,7 +182,9 @@ def test_norm_and_rotation_give_the_gradients_of_torch(dtype: torch.dtype) -> No
 
     def gradients(of: torch.dtype) -> tuple[Tensor, ...]:
         leaves = [x.to(of).requires_grad_(), scale.to(of).requires_grad_()]
-        y = kernels.rotate(kernels.rms_norm(leaves[0], leaves[1], 1e-5).view(6, 2, 16), cos.to(of), sin.to(of))
+        y = kernels.rotate(
+            kernels.rms_norm(leaves[0], leaves[1], 1e-5).view(6, 2, 16), cos.to(of), sin.to(of)
+        )
         return torch.autograd.grad(y, leaves, grad.to(of))
 
     for got, want in zip(gradients(dtype), gradients(torch.float64), strict=True):

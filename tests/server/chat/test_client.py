@@ -1,4 +1,6 @@
-"""The openai client against Chat Completions: what it sends, streams and parses; a scripted model, and nano."""
+"""The openai client against Chat Completions: what it sends, streams and parses; a scripted model,
+and nano.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,19 @@ USER: Any = [{"role": "user", "content": "What is the weather in Rome?"}]
 THOUGHT = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant"
 PREAMBLE = "<|channel|>commentary<|message|>I look it up.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>It is sunny.<|return|>"
-CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city":"Rome"}<|call|>'
+CALL = (
+    '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city":"Rome"}<|call|>'
+)
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}},
     "required": ["city"],
     "additionalProperties": False,
 }
-WEATHER: Any = {"type": "function", "function": {"name": "weather", "parameters": SCHEMA, "strict": True}}
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": SCHEMA, "strict": True},
+}
 
 
 class Place(BaseModel):
@@ -42,7 +49,9 @@ def anyio_backend() -> str:
 
 
 def openai_of(client: httpx.AsyncClient) -> AsyncOpenAI:
-    return AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=client, max_retries=0)
+    return AsyncOpenAI(
+        base_url="http://server/v1", api_key="none", http_client=client, max_retries=0
+    )
 
 
 @pytest.fixture
@@ -61,7 +70,10 @@ async def test_create(model_says: Callable[..., Any]) -> None:
     async with model_says(THOUGHT + FINAL) as api:
         answer = await api.chat.completions.create(model="nano", messages=USER)
     message = answer.choices[0].message
-    assert message.content == "It is sunny." and message.reasoning_content == message.reasoning == "Let me see."
+    assert (
+        message.content == "It is sunny."
+        and message.reasoning_content == message.reasoning == "Let me see."
+    )
     assert answer.usage is not None and answer.usage.completion_tokens_details.reasoning_tokens > 0
 
 
@@ -76,9 +88,17 @@ async def test_a_stream(model_says: Callable[..., Any]) -> None:
 
 
 async def test_the_stream_helper_adds_up_to_the_body(model_says: Callable[..., Any]) -> None:
-    wishes: Any = {"model": "nano", "messages": USER, "tools": [WEATHER], "logprobs": True, "top_logprobs": 1}
+    wishes: Any = {
+        "model": "nano",
+        "messages": USER,
+        "tools": [WEATHER],
+        "logprobs": True,
+        "top_logprobs": 1,
+    }
     async with model_says(THOUGHT + PREAMBLE + CALL) as api:
-        async with api.chat.completions.stream(**wishes, stream_options={"include_usage": True}) as stream:
+        async with api.chat.completions.stream(
+            **wishes, stream_options={"include_usage": True}
+        ) as stream:
             kinds = {event.type async for event in stream}
             streamed = await stream.get_final_completion()
         whole = await api.chat.completions.create(**wishes)
@@ -87,32 +107,54 @@ async def test_the_stream_helper_adds_up_to_the_body(model_says: Callable[..., A
     assert one.message.content == other.message.content == "I look it up."
     assert one.message.reasoning == other.message.reasoning
     assert one.message.tool_calls[0].function.parsed_arguments == {"city": "Rome"}
-    assert other.message.tool_calls[0].function.arguments == one.message.tool_calls[0].function.arguments
+    assert (
+        other.message.tool_calls[0].function.arguments
+        == one.message.tool_calls[0].function.arguments
+    )
     assert one.finish_reason == other.finish_reason == "tool_calls"
     assert one.logprobs.content == other.logprobs.content
     assert streamed.usage == whole.usage
 
 
 async def test_parse_gives_a_model(model_says: Callable[..., Any]) -> None:
-    async with model_says(THOUGHT + '<|channel|>final<|message|>{"city":"Rome","sunny":true}<|return|>') as api:
-        answer = await api.chat.completions.parse(model="nano", messages=USER, response_format=Place)
-        async with api.chat.completions.stream(model="nano", messages=USER, response_format=Place) as stream:
+    async with model_says(
+        THOUGHT + '<|channel|>final<|message|>{"city":"Rome","sunny":true}<|return|>'
+    ) as api:
+        answer = await api.chat.completions.parse(
+            model="nano", messages=USER, response_format=Place
+        )
+        async with api.chat.completions.stream(
+            model="nano", messages=USER, response_format=Place
+        ) as stream:
             streamed = await stream.get_final_completion()
-    assert answer.choices[0].message.parsed == streamed.choices[0].message.parsed == Place(city="Rome", sunny=True)
+    assert (
+        answer.choices[0].message.parsed
+        == streamed.choices[0].message.parsed
+        == Place(city="Rome", sunny=True)
+    )
 
 
 async def test_parse_is_told_that_the_answer_is_cut(model_says: Callable[..., Any]) -> None:
-    async with model_says('<|channel|>final<|message|>{"city":"Rome","sunny":true}<|return|>') as api:
+    async with model_says(
+        '<|channel|>final<|message|>{"city":"Rome","sunny":true}<|return|>'
+    ) as api:
         with pytest.raises(openai.LengthFinishReasonError):
-            await api.chat.completions.parse(model="nano", messages=USER, response_format=Place, max_tokens=6)
+            await api.chat.completions.parse(
+                model="nano", messages=USER, response_format=Place, max_tokens=6
+            )
 
 
-async def test_a_tool_is_called_and_its_result_answered(model_says: Callable[..., Any], tokenizer: Any) -> None:
+async def test_a_tool_is_called_and_its_result_answered(
+    model_says: Callable[..., Any], tokenizer: Any
+) -> None:
     messages = list(USER)
     async with model_says(THOUGHT + PREAMBLE + CALL, FINAL) as api:
         first = await api.chat.completions.create(model="nano", messages=messages, tools=[WEATHER])
         (call,) = first.choices[0].message.tool_calls
-        messages += [first.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+        messages += [
+            first.choices[0].message,
+            {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+        ]
         second = await api.chat.completions.create(model="nano", messages=messages, tools=[WEATHER])
         prompts = [tokenizer.decode(ids) for ids in api.engine.submitted]
     assert second.choices[0].message.content == "It is sunny."
@@ -125,7 +167,9 @@ async def test_errors_are_the_clients_own(model_says: Callable[..., Any]) -> Non
         with pytest.raises(openai.BadRequestError) as caught:
             await api.chat.completions.create(model="nano", messages=USER, temperature=-1)
         with pytest.raises(openai.BadRequestError):
-            await api.chat.completions.create(model="nano", messages=USER, tool_choice="required", stream=True)
+            await api.chat.completions.create(
+                model="nano", messages=USER, tool_choice="required", stream=True
+            )
     assert caught.value.param == "temperature"
 
 
@@ -172,7 +216,10 @@ async def test_nano_keeps_to_a_schema(nano: AsyncOpenAI) -> None:
                 "strict": True,
                 "schema": {
                     "type": "object",
-                    "properties": {"city": {"enum": ["Rome", "Oslo"]}, "sunny": {"type": "boolean"}},
+                    "properties": {
+                        "city": {"enum": ["Rome", "Oslo"]},
+                        "sunny": {"type": "boolean"},
+                    },
                     "required": ["city", "sunny"],
                     "additionalProperties": False,
                 },
@@ -212,11 +259,20 @@ async def test_nano_calls_what_it_must(nano: AsyncOpenAI) -> None:
         assert json.loads(call.function.arguments)["by"] in (1, 2, 3)
     assert whole.choices[0].message.reasoning == streamed.choices[0].message.reasoning  # type: ignore[attr-defined]
     assert whole.usage is not None and whole.usage.completion_tokens_details is not None
-    assert (whole.usage.completion_tokens_details.reasoning_tokens or 0) <= 40  # 20 of text, and what ends messages
+    assert (
+        whole.usage.completion_tokens_details.reasoning_tokens or 0
+    ) <= 40  # 20 of text, and what ends messages
 
 
 async def test_nanos_samples_differ_and_repeat(nano: AsyncOpenAI) -> None:
-    wishes: Any = {"model": "nano", "messages": USER, "n": 3, "seed": 11, "max_tokens": 24, "logprobs": True}
+    wishes: Any = {
+        "model": "nano",
+        "messages": USER,
+        "n": 3,
+        "seed": 11,
+        "max_tokens": 24,
+        "logprobs": True,
+    }
     wishes["temperature"] = 2.0  # at 1 it is sure of every word
     one = await nano.chat.completions.create(**wishes)
     two = await nano.chat.completions.create(**wishes)
@@ -234,7 +290,12 @@ async def test_nanos_samples_differ_and_repeat(nano: AsyncOpenAI) -> None:
 async def test_a_bias_decides_nanos_words(nano: AsyncOpenAI, tokenizer: Any) -> None:
     """Banned tokens are not said."""
     first = await nano.chat.completions.create(
-        model="nano", messages=USER, temperature=0, max_tokens=40, reasoning_effort="none", logprobs=True
+        model="nano",
+        messages=USER,
+        temperature=0,
+        max_tokens=40,
+        reasoning_effort="none",
+        logprobs=True,
     )
     assert first.choices[0].logprobs is not None and first.choices[0].logprobs.content
     (word,) = tokenizer.encode(first.choices[0].logprobs.content[0].token)
@@ -243,4 +304,6 @@ async def test_a_bias_decides_nanos_words(nano: AsyncOpenAI, tokenizer: Any) -> 
         logit_bias={str(word): -100},
     )  # fmt: skip
     assert second.choices[0].logprobs is not None
-    assert word not in [tokenizer.encode(t.token)[0] for t in second.choices[0].logprobs.content or () if t.token]
+    assert word not in [
+        tokenizer.encode(t.token)[0] for t in second.choices[0].logprobs.content or () if t.token
+    ]

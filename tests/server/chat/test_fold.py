@@ -1,4 +1,6 @@
-"""A body is the fold of the stream that would have been sent: for any answer, and whatever a model says."""
+"""A body is the fold of the stream that would have been sent: for any answer, and whatever a model
+says.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,18 @@ from openai.types.chat import ChatCompletion
 
 from ossia.server.chat.input import ChatForm
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
-from ossia.server.events import AnswerEnd, Called, ItemDelta, ItemEnd, ItemStart, Progress, Said, Thought, Timing, Usage
+from ossia.server.events import (
+    AnswerEnd,
+    Called,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    Progress,
+    Said,
+    Thought,
+    Timing,
+    Usage,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -42,16 +55,46 @@ DAMAGED = [
 ]
 PIECES = st.sampled_from(
     [
-        *["<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|start|>", "<|constrain|>"],
-        *["analysis", "final", "commentary", "assistant", " to=functions.weather", " to=functions.x", "json", "code"],
+        *[
+            "<|channel|>",
+            "<|message|>",
+            "<|end|>",
+            "<|return|>",
+            "<|call|>",
+            "<|start|>",
+            "<|constrain|>",
+        ],
+        *[
+            "analysis",
+            "final",
+            "commentary",
+            "assistant",
+            " to=functions.weather",
+            " to=functions.x",
+            "json",
+            "code",
+        ],
         *['{"city":', '"Rome"}', "{}", "text ", "é", "東", "\n\n", THOUGHT, PREAMBLE, FINAL, CALL],
     ]
 )
-CONTROL = ("<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|start|>", "<|constrain|>")
+CONTROL = (
+    "<|channel|>",
+    "<|message|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|start|>",
+    "<|constrain|>",
+)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.one_of(st.sampled_from(DAMAGED), st.lists(PIECES, max_size=12).map("".join)), logprobs=st.booleans())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    text=st.one_of(st.sampled_from(DAMAGED), st.lists(PIECES, max_size=12).map("".join)),
+    logprobs=st.booleans(),
+)
 @example(text=DAMAGED[5], logprobs=True)
 @example(text=DAMAGED[6], logprobs=True)
 async def test_whatever_a_model_says_stream_and_body_agree(
@@ -70,11 +113,15 @@ async def test_whatever_a_model_says_stream_and_body_agree(
             assert call["function"]["name"] == "weather"
 
 
-# Without a server: the writer and its fold over any answer, also those that a scripted model cannot give
+# Without a server: the writer and its fold over any answer, also those that a scripted model cannot
+# give
 
 TEXTS = st.text(max_size=12)
 ITEMS = st.lists(
-    st.tuples(st.sampled_from(["thought", "preamble", "answer", "function", "custom"]), st.lists(TEXTS, max_size=4)),
+    st.tuples(
+        st.sampled_from(["thought", "preamble", "answer", "function", "custom"]),
+        st.lists(TEXTS, max_size=4),
+    ),
     max_size=6,
 )
 
@@ -98,12 +145,19 @@ def events_of(items: list[tuple[str, list[str]]], reason: Any) -> list[Any]:
 
 
 @given(
-    choices=st.lists(st.tuples(ITEMS, st.sampled_from(["stop", "length", "calls"])), min_size=1, max_size=3),
-    form=st.builds(ChatForm, st.just("m"), st.booleans(), st.booleans(), st.booleans(), st.just(False)),
+    choices=st.lists(
+        st.tuples(ITEMS, st.sampled_from(["stop", "length", "calls"])), min_size=1, max_size=3
+    ),
+    form=st.builds(
+        ChatForm, st.just("m"), st.booleans(), st.booleans(), st.booleans(), st.just(False)
+    ),
     order=st.randoms(use_true_random=False),
 )
 def test_the_body_is_the_fold_of_the_chunks(choices: Any, form: ChatForm, order: Any) -> None:
-    writer, body = Chunks(form, len(choices), ChunkOptions(usage=True)), Body(len(choices), form.logprobs)
+    writer, body = (
+        Chunks(form, len(choices), ChunkOptions(usage=True)),
+        Body(len(choices), form.logprobs),
+    )
     streams = [iter(events_of(*choice)) for choice in choices]
     waiting, chunks = list(range(len(choices))), []
     while waiting:  # the choices interleaved in any way
@@ -121,11 +175,17 @@ def test_the_body_is_the_fold_of_the_chunks(choices: Any, form: ChatForm, order:
     assert folded(chunks) == told(whole)
     for choice, (items, _) in zip(whole["choices"], choices, strict=True):
         message = choice["message"]
-        said = [kind for kind, _ in items if kind == "answer" or (kind == "preamble" and form.preambles_are_content)]
+        said = [
+            kind
+            for kind, _ in items
+            if kind == "answer" or (kind == "preamble" and form.preambles_are_content)
+        ]
         texts = ["".join(texts) for kind, texts in items if kind in said and "".join(texts)]
         assert (message["content"] or "") == "\n\n".join(texts)
         calls = [call[call["type"]] for call in message.get("tool_calls", [])]
         wanted = ["".join(texts) for kind, texts in items if kind in ("function", "custom")]
         assert [call.get("arguments", call.get("input")) for call in calls] == wanted
     used = whole["usage"]
-    assert used["prompt_tokens"] == 7 and used["completion_tokens"] == sum(len(items) for items, _ in choices)
+    assert used["prompt_tokens"] == 7 and used["completion_tokens"] == sum(
+        len(items) for items, _ in choices
+    )

@@ -24,7 +24,10 @@ PATH = "/v1/chat/completions"
 USER = {"role": "user", "content": "Hello"}
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": SCHEMA}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells it.", "parameters": SCHEMA},
+}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,9 @@ async def prompt_of(client: Any, tokenizer: Any, **body: Any) -> str:
 # Messages
 
 
-async def test_the_conversation_as_the_model_sees_it(client_for: Callable[..., Any], tokenizer: Any) -> None:
+async def test_the_conversation_as_the_model_sees_it(
+    client_for: Callable[..., Any], tokenizer: Any
+) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]},
@@ -64,9 +69,15 @@ async def test_the_conversation_as_the_model_sees_it(client_for: Callable[..., A
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
     ]  # fmt: skip
     async with client_for(FINAL) as client:
-        prompt = await prompt_of(client, tokenizer, messages=messages, tools=[WEATHER], reasoning_effort="high")
+        prompt = await prompt_of(
+            client, tokenizer, messages=messages, tools=[WEATHER], reasoning_effort="high"
+        )
     begin, _, rest = prompt.partition("<|start|>user")
-    assert "Reasoning: high" in begin and "Be brief.\n\nBe kind." in begin and "type weather = (_: {" in begin
+    assert (
+        "Reasoning: high" in begin
+        and "Be brief.\n\nBe kind." in begin
+        and "type weather = (_: {" in begin
+    )
     assert rest == (
         "<|message|>Hello<|end|>"
         "<|start|>assistant<|channel|>analysis<|message|>Rome?<|end|>"
@@ -81,7 +92,12 @@ async def test_the_conversation_as_the_model_sees_it(client_for: Callable[..., A
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
 def test_reasoning_is_taken_back_under_every_name(name: str) -> None:
     thought, said = read({"role": "assistant", name: "Hm.", "content": "Yes."})
-    assert (thought.channel, thought.text, said.channel, said.text) == ("analysis", "Hm.", "final", "Yes.")
+    assert (thought.channel, thought.text, said.channel, said.text) == (
+        "analysis",
+        "Hm.",
+        "final",
+        "Yes.",
+    )
 
 
 def test_reasoning_in_parts() -> None:
@@ -102,12 +118,21 @@ def test_a_custom_call_and_its_result() -> None:
     )
     assert (note.recipient, note.text, note.content_type) == ("functions.note", "milk", "code")
     assert (clock.recipient, clock.content_type) == ("functions.clock", "<|constrain|>json")
-    assert (one.name, one.text, two.name, two.text) == ("functions.note", "noted", "functions.clock", "")
+    assert (one.name, one.text, two.name, two.text) == (
+        "functions.note",
+        "noted",
+        "functions.clock",
+        "",
+    )
 
 
 def test_the_deprecated_function_call_and_its_result() -> None:
     call, result = read(
-        {"role": "assistant", "content": None, "function_call": {"name": "clock", "arguments": "{}"}},
+        {
+            "role": "assistant",
+            "content": None,
+            "function_call": {"name": "clock", "arguments": "{}"},
+        },
         {"role": "function", "name": "clock", "content": "noon"},
     )
     assert (call.recipient, call.text) == ("functions.clock", "{}")
@@ -115,17 +140,26 @@ def test_the_deprecated_function_call_and_its_result() -> None:
 
 
 def test_a_refusal_is_what_the_assistant_said() -> None:
-    assert [m.text for m in read({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]})] == ["No."]
+    assert [
+        m.text
+        for m in read({"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]})
+    ] == ["No."]
 
 
 @pytest.mark.parametrize(
     ("message", "param"),
     [
         (
-            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}]},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}],
+            },
             "messages[1].content[1]",
         ),
-        ({"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}, "messages[1].content[0]"),
+        (
+            {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]},
+            "messages[1].content[0]",
+        ),
         ({"role": "user", "content": [{"type": "file", "file": {}}]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "poem"}]}, "messages[1].content[0]"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages[1].content[0].text"),
@@ -138,20 +172,32 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[1].audio"),
         ({"role": "assistant", "tool_calls": "x"}, "messages[1].tool_calls"),
         ({"role": "assistant", "tool_calls": ["x"]}, "messages[1].tool_calls[0]"),
-        ({"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]}, "messages[1].tool_calls[0]"),
         (
-            {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "n"}}]},
+            {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]},
+            "messages[1].tool_calls[0]",
+        ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "n"}}],
+            },
             "messages[1].tool_calls[0].custom.input",
         ),
         ({"role": "assistant", "tool_calls": [{"id": "c", "type": "function"}]}, "messages[1]"),
         ({"role": "assistant", "content": "x", "reasoning": 4}, "messages[1]"),
     ],
 )
-async def test_messages_that_do_not_fit(client_for: Callable[..., Any], message: dict[str, Any], param: str) -> None:
+async def test_messages_that_do_not_fit(
+    client_for: Callable[..., Any], message: dict[str, Any], param: str
+) -> None:
     async with client_for(FINAL) as client:
         response = await client.post(PATH, json={"messages": [USER, message]})
     error = response.json()["error"]
-    assert response.status_code == 400 and error["param"] == param and "messages[1]" in error["message"]
+    assert (
+        response.status_code == 400
+        and error["param"] == param
+        and "messages[1]" in error["message"]
+    )
 
 
 # The form of the answer
@@ -176,11 +222,17 @@ async def test_messages_that_do_not_fit(client_for: Callable[..., Any], message:
             {"response_format": {"type": "json_object", "schema": SCHEMA}},
             {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
         ),
-        ({"guided_json": json.dumps(SCHEMA)}, {"type": "json_schema", "json_schema": {"schema": SCHEMA}}),
+        (
+            {"guided_json": json.dumps(SCHEMA)},
+            {"type": "json_schema", "json_schema": {"schema": SCHEMA}},
+        ),
         ({"guided_json": SCHEMA}, {"type": "json_schema", "json_schema": {"schema": SCHEMA}}),
         ({"guided_regex": "[ab]"}, {"type": "regex", "pattern": "[ab]"}),
         ({"guided_choice": ["a.b", "c|d"]}, {"type": "regex", "pattern": r"a\.b|c\|d"}),
-        ({"guided_grammar": 'start: "a"'}, {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}),
+        (
+            {"guided_grammar": 'start: "a"'},
+            {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'},
+        ),
         ({"structured_outputs": {"choice": ["yes", "no"]}}, {"type": "regex", "pattern": "yes|no"}),
     ],
 )
@@ -188,8 +240,13 @@ def test_formats(fields: dict[str, Any], wanted: Any) -> None:
     assert wanted_format(request_of(**fields))[0] == wanted
 
 
-async def test_the_model_is_told_of_a_schema(client_for: Callable[..., Any], tokenizer: Any) -> None:
-    wish = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+async def test_the_model_is_told_of_a_schema(
+    client_for: Callable[..., Any], tokenizer: Any
+) -> None:
+    wish = {
+        "type": "json_schema",
+        "json_schema": {"name": "place", "schema": SCHEMA, "strict": True},
+    }
     async with client_for(FINAL) as client:
         prompt = await prompt_of(client, tokenizer, response_format=wish)
     assert "## place" in prompt and json.dumps(SCHEMA, separators=(",", ":")) in prompt
@@ -210,7 +267,12 @@ async def test_the_model_is_told_of_a_schema(client_for: Callable[..., Any], tok
             "response_format.json_schema.name",
         ),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "nonsense"}}}},
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "n", "schema": {"type": "nonsense"}},
+                }
+            },
             "response_format",
         ),
         ({"response_format": {"type": "regex", "pattern": "("}}, "response_format"),
@@ -250,7 +312,9 @@ async def test_the_model_is_told_of_a_schema(client_for: Callable[..., Any], tok
         ({"messages": "Hello"}, "messages"),
     ],
 )
-async def test_wishes_that_cannot_be_met(client_for: Callable[..., Any], fields: dict[str, Any], param: str) -> None:
+async def test_wishes_that_cannot_be_met(
+    client_for: Callable[..., Any], fields: dict[str, Any], param: str
+) -> None:
     async with client_for(FINAL) as client:
         response = await client.post(PATH, json={"messages": [USER]} | fields)
     assert response.status_code == 400 and response.json()["error"]["param"] == param, response.text
@@ -266,7 +330,9 @@ async def test_wishes_that_change_nothing_are_taken(client_for: Callable[..., An
     async with client_for(FINAL) as client:
         response = await client.post(PATH, json={"messages": [USER]} | fields)
     assert response.status_code == 200
-    assert response.json()["service_tier"] == "default" and response.json()["metadata"] == {"a": "b"}
+    assert response.json()["service_tier"] == "default" and response.json()["metadata"] == {
+        "a": "b"
+    }
 
 
 @pytest.mark.parametrize("depth", [70, 300, 5000])
@@ -275,7 +341,9 @@ async def test_what_is_nested_too_deeply(client_for: Callable[..., Any], depth: 
     wish = '{"type":"json_schema","json_schema":{"name":"n","schema":' + schema + "}}"
     body = '{"messages":[{"role":"user","content":"x"}],"response_format":' + wish + "}"
     async with client_for(FINAL) as client:
-        response = await client.post(PATH, content=body, headers={"Content-Type": "application/json"})
+        response = await client.post(
+            PATH, content=body, headers={"Content-Type": "application/json"}
+        )
     assert response.status_code == 400
 
 
@@ -287,18 +355,24 @@ async def test_half_a_character_is_no_text(client_for: Callable[..., Any]) -> No
     async with client_for(FINAL) as client:
         for body in bodies:
             content = json.dumps({"messages": [USER]} | body)
-            response = await client.post(PATH, content=content, headers={"Content-Type": "application/json"})
+            response = await client.post(
+                PATH, content=content, headers={"Content-Type": "application/json"}
+            )
             assert response.status_code == 400, response.text
         whole = json.dumps({"messages": [{"role": "user", "content": "🌍"}]})
         assert "\\ud83c" in whole
-        response = await client.post(PATH, content=whole, headers={"Content-Type": "application/json"})
+        response = await client.post(
+            PATH, content=whole, headers={"Content-Type": "application/json"}
+        )
     assert response.status_code == 200
 
 
 async def test_the_models_name(client_for: Callable[..., Any]) -> None:
     async with client_for(FINAL) as client:
         echoed = await client.post(PATH, json={"messages": [USER], "model": "gpt-4o"})
-    async with client_for(FINAL, settings=Settings(model_name="nano", strict_model_names=True)) as client:
+    async with client_for(
+        FINAL, settings=Settings(model_name="nano", strict_model_names=True)
+    ) as client:
         refused = await client.post(PATH, json={"messages": [USER], "model": "gpt-4o"})
     assert echoed.json()["model"] == "gpt-4o"
     assert refused.status_code == 404 and refused.json()["error"]["code"] == "model_not_found"
@@ -319,7 +393,12 @@ async def test_sampling_params(service: Service) -> None:
         repetition_penalty=1.1, logit_bias={3: -100}, top_logprobs=2,
     )  # fmt: skip
     assert [ask.stream for ask in asks] == [0, 1] and asks[0].samples is asks[1].samples
-    assert asks[0].stop == ("a", "b") and asks[0].logprobs and form.logprobs and asks[0].cache_salt == "mine"
+    assert (
+        asks[0].stop == ("a", "b")
+        and asks[0].logprobs
+        and form.logprobs
+        and asks[0].cache_salt == "mine"
+    )
 
 
 async def test_what_a_request_does_not_say_is_the_servers_to_say(tokenizer: Any) -> None:
@@ -344,7 +423,9 @@ async def test_what_a_request_does_not_say_is_the_servers_to_say(tokenizer: Any)
         ({"thinking_token_budget": 7, "reasoning_effort": "high"}, "high", 7),
     ],
 )
-async def test_reasoning_effort(service: Service, fields: dict[str, Any], level: str, budget: int | None) -> None:
+async def test_reasoning_effort(
+    service: Service, fields: dict[str, Any], level: str, budget: int | None
+) -> None:
     (ask,), _ = await asks_of(request_of(**fields), service, Caller())
     assert ask.conversation.messages[0].content.effort == level  # type: ignore[union-attr]
     assert ask.grammar is not None and ask.grammar.reasoning_budget == budget

@@ -18,7 +18,10 @@ from ossia.server.settings import ApiKey
 pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
 USER = {"role": "user", "content": "Weather?"}
-TOOLS = [{"type": "function", "function": {"name": "weather"}}, {"type": "custom", "custom": {"name": "note"}}]
+TOOLS = [
+    {"type": "function", "function": {"name": "weather"}},
+    {"type": "custom", "custom": {"name": "note"}},
+]
 THOUGHT = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant"
 MORE = "<|channel|>analysis<|message|>Rome it is.<|end|><|start|>assistant"
 PREAMBLE = "<|channel|>commentary<|message|>I look it up.<|end|><|start|>assistant"
@@ -63,7 +66,11 @@ def shown(client: Any, tokenizer: Any) -> str:
     ],
 )
 async def test_the_prompt_goes_on_as_the_answer_was(
-    client_for: Callable[..., Any], tokenizer: Any, call: str, dropped: tuple[str, ...], more: dict[str, Any]
+    client_for: Callable[..., Any],
+    tokenizer: Any,
+    call: str,
+    dropped: tuple[str, ...],
+    more: dict[str, Any],
 ) -> None:
     async with client_for(THOUGHT + MORE + PREAMBLE + call, FINAL) as client:
         message = await ask(client, **more)
@@ -72,7 +79,9 @@ async def test_the_prompt_goes_on_as_the_answer_was(
         assert shown(client, tokenizer).startswith(THOUGHT + MORE + PREAMBLE + call)
 
 
-async def test_what_a_client_has_changed_is_its_own_to_say(client_for: Callable[..., Any], tokenizer: Any) -> None:
+async def test_what_a_client_has_changed_is_its_own_to_say(
+    client_for: Callable[..., Any], tokenizer: Any
+) -> None:
     async with client_for(THOUGHT + PREAMBLE + CALL, FINAL) as client:
         message = await ask(client)
         changed = message | {"content": "I ask a friend."}
@@ -85,25 +94,37 @@ async def test_what_a_client_has_changed_is_its_own_to_say(client_for: Callable[
         await ask(client, changed, result_of(message))
         no_thoughts = shown(client, tokenizer)
     said = PREAMBLE.replace("I look it up.", "I ask a friend.")
-    assert own_words.startswith(THOUGHT + said + CALL) and no_thoughts.startswith(THOUGHT + said + CALL)
+    assert own_words.startswith(THOUGHT + said + CALL) and no_thoughts.startswith(
+        THOUGHT + said + CALL
+    )
     assert own_thoughts.startswith(THOUGHT.replace("Let me see.", "Hm.") + said + CALL)
 
 
 async def test_a_stream_is_remembered_too(client_for: Callable[..., Any], tokenizer: Any) -> None:
     async with client_for(THOUGHT + CALL, FINAL) as client:
-        response = await client.post(PATH, json={"messages": [USER], "tools": TOOLS, "stream": True})
+        response = await client.post(
+            PATH, json={"messages": [USER], "tools": TOOLS, "stream": True}
+        )
         id = response.text.partition('"id":"call_')[2].partition('"')[0]
-        call = {"id": f"call_{id}", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        call = {
+            "id": f"call_{id}",
+            "type": "function",
+            "function": {"name": "weather", "arguments": "{}"},
+        }
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
         await ask(client, message, result_of(message))
         assert shown(client, tokenizer).startswith(THOUGHT + CALL)
 
 
-async def test_one_keys_thoughts_are_not_anothers(client_for: Callable[..., Any], tokenizer: Any) -> None:
+async def test_one_keys_thoughts_are_not_anothers(
+    client_for: Callable[..., Any], tokenizer: Any
+) -> None:
     import hashlib
 
     keys = tuple(ApiKey(name, hashlib.sha256(name.encode()).hexdigest()) for name in ("ann", "bob"))
-    async with client_for(THOUGHT + CALL, FINAL, settings=Settings(model_name="nano", keys=keys)) as client:
+    async with client_for(
+        THOUGHT + CALL, FINAL, settings=Settings(model_name="nano", keys=keys)
+    ) as client:
         client.headers["Authorization"] = "Bearer ann"
         message = await ask(client)
         sent = {key: value for key, value in message.items() if "reasoning" not in key}
@@ -115,7 +136,9 @@ async def test_one_keys_thoughts_are_not_anothers(client_for: Callable[..., Any]
         assert "Let me see." in shown(client, tokenizer)
 
 
-async def test_thoughts_go_with_the_turn_that_is_answered(client_for: Callable[..., Any], tokenizer: Any) -> None:
+async def test_thoughts_go_with_the_turn_that_is_answered(
+    client_for: Callable[..., Any], tokenizer: Any
+) -> None:
     async with client_for(THOUGHT + CALL, FINAL) as client:
         message = await ask(client)
         sent = {key: value for key, value in message.items() if "reasoning" not in key}
@@ -127,17 +150,26 @@ def test_each_call_has_what_led_to_it() -> None:
     def said(text: str, channel: str = "analysis", recipient: str | None = None) -> Message:
         return Message(Role.ASSISTANT, text, channel=channel, recipient=recipient)
 
-    one, two = (Called(f"fc_{n}", f"call_{n}", "function", "weather", text=text) for n, text in ((1, "{}"), (2, "[]")))
+    one, two = (
+        Called(f"fc_{n}", f"call_{n}", "function", "weather", text=text)
+        for n, text in ((1, "{}"), (2, "[]"))
+    )
     first, second = said("a"), said("b")
     calls = [said(call.text, "commentary", "functions.weather") for call in (one, two)]
-    mistake = [said("{", "commentary", "functions.weather"), Message(Role.TOOL, "error", "functions.weather")]
+    mistake = [
+        said("{", "commentary", "functions.weather"),
+        Message(Role.TOOL, "error", "functions.weather"),
+    ]
     found = _led_to([one, two], [*mistake, first, calls[0], second, calls[1]])
     assert found == [(one, [*mistake, first]), (two, [second])]
 
 
 def test_thoughts_between_calls_of_one_message() -> None:
     known = {n: (Message(Role.ASSISTANT, n, channel="analysis"),) for n in ("c1", "c2")}
-    calls = [{"id": n, "type": "function", "function": {"name": "f", "arguments": "{}"}} for n in ("c1", "c2", "c3")]
+    calls = [
+        {"id": n, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for n in ("c1", "c2", "c3")
+    ]
     message = {"role": "assistant", "content": None, "tool_calls": calls}
     _, messages = harmony_messages([message], lambda id: known.get(id, ()))
     assert [m.text for m in messages] == ["c1", "{}", "c2", "{}", "{}"]
@@ -150,11 +182,21 @@ async def test_what_is_remembered_takes_only_so_much_memory(
     async with client_for(FINAL) as client:
         kept, caller = client.app.state.service, Caller("a")
         for n in range(20):
-            kept.remember_thoughts(caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")])
-        kept.remember_thoughts(caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")])  # again
+            kept.remember_thoughts(
+                caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")]
+            )
+        kept.remember_thoughts(
+            caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")]
+        )  # again
         known = [n for n in range(20) if kept.thoughts_before(caller, f"call_{n}")]
-        assert known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"
-        kept.remember_thoughts(caller, ["call_20"], [Message(Role.ASSISTANT, "x" * 20_000, channel="analysis")])
+        assert (
+            known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"
+        )
+        kept.remember_thoughts(
+            caller, ["call_20"], [Message(Role.ASSISTANT, "x" * 20_000, channel="analysis")]
+        )
         assert not any(kept.thoughts_before(caller, f"call_{n}") for n in range(21))
-        kept.remember_thoughts(caller, ["call_21"], [Message(Role.ASSISTANT, "x", channel="analysis")])
+        kept.remember_thoughts(
+            caller, ["call_21"], [Message(Role.ASSISTANT, "x", channel="analysis")]
+        )
         assert kept.thoughts_before(caller, "call_21")

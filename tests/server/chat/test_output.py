@@ -1,4 +1,6 @@
-"""What Chat Completions answer: stream and body, with reasoning, calls, stops, log-probabilities and tokens."""
+"""What Chat Completions answer: stream and body, with reasoning, calls, stops, log-probabilities
+and tokens.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,11 @@ async def test_an_answer_whole_and_as_a_stream(client_for: Callable[..., Any]) -
     async with client_for(THOUGHT + FINAL) as client:
         body, chunks = await both(client)
     message = body["choices"][0]["message"]
-    assert body["object"] == "chat.completion" and body["id"].startswith("chatcmpl-") and body["model"] == "nano"
+    assert (
+        body["object"] == "chat.completion"
+        and body["id"].startswith("chatcmpl-")
+        and body["model"] == "nano"
+    )
     assert message == {
         "role": "assistant", "content": "It is sunny.", "refusal": None, "annotations": [],
         "reasoning": "Let me see.", "reasoning_content": "Let me see.",
@@ -52,7 +58,9 @@ async def test_an_answer_whole_and_as_a_stream(client_for: Callable[..., Any]) -
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
-async def test_usage_is_complete(client_for: Callable[..., Any], script: Callable[[str], list[int]]) -> None:
+async def test_usage_is_complete(
+    client_for: Callable[..., Any], script: Callable[[str], list[int]]
+) -> None:
     async with client_for(THOUGHT + FINAL) as client:
         body, _ = await both(client)
         prompt = len(client.engine.submitted[0])
@@ -80,17 +88,29 @@ async def test_continuous_usage_counts_every_token(client_for: Callable[..., Any
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts) and counts[0] == 1
     assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {prompt}
-    texts = [chunk["usage"]["completion_tokens"] for chunk in chunks[:-1] if "content" in chunk["choices"][0]["delta"]]
+    texts = [
+        chunk["usage"]["completion_tokens"]
+        for chunk in chunks[:-1]
+        if "content" in chunk["choices"][0]["delta"]
+    ]
     assert len(set(texts)) == len(texts)  # each text with its token
 
 
 async def test_obfuscation_hides_the_length_of_texts(client_for: Callable[..., Any]) -> None:
-    async with client_for("<|channel|>final<|message|>a longer word here, and I<|return|>") as client:
+    async with client_for(
+        "<|channel|>final<|message|>a longer word here, and I<|return|>"
+    ) as client:
         wish = {"stream": True, "stream_options": {"include_obfuscation": True}}
         chunks = chunks_of((await client.post(PATH, json=HELLO | wish)).text)
         plain = chunks_of((await client.post(PATH, json=HELLO | {"stream": True})).text)
-    sizes = {len(chunk["choices"][0]["delta"]["content"]) + len(chunk["obfuscation"]) for chunk in chunks[1:-1]}
-    assert len(sizes) == 1 and len({len(chunk["choices"][0]["delta"]["content"]) for chunk in plain[1:-1]}) > 1
+    sizes = {
+        len(chunk["choices"][0]["delta"]["content"]) + len(chunk["obfuscation"])
+        for chunk in chunks[1:-1]
+    }
+    assert (
+        len(sizes) == 1
+        and len({len(chunk["choices"][0]["delta"]["content"]) for chunk in plain[1:-1]}) > 1
+    )
 
 
 async def test_a_call_after_reasoning_and_a_preamble(client_for: Callable[..., Any]) -> None:
@@ -99,7 +119,10 @@ async def test_a_call_after_reasoning_and_a_preamble(client_for: Callable[..., A
     message = body["choices"][0]["message"]
     assert message["content"] == "I look it up." and message["reasoning"] == "Let me see."
     (call,) = message["tool_calls"]
-    assert call["type"] == "function" and call["function"] == {"name": "weather", "arguments": '{"city":"Rome"}'}
+    assert call["type"] == "function" and call["function"] == {
+        "name": "weather",
+        "arguments": '{"city":"Rome"}',
+    }
     assert body["choices"][0]["finish_reason"] == "tool_calls"
     assert without_ids(folded(chunks)) == without_ids(told(body))
 
@@ -111,13 +134,17 @@ async def test_a_call_alone_has_no_content(client_for: Callable[..., Any]) -> No
 
 
 async def test_a_custom_tool_is_called_with_text(client_for: Callable[..., Any]) -> None:
-    async with client_for('<|channel|>commentary to=functions.note code<|message|>say "hi"<|call|>') as client:
+    async with client_for(
+        '<|channel|>commentary to=functions.note code<|message|>say "hi"<|call|>'
+    ) as client:
         whole = (await client.post(PATH, json=HELLO | {"tools": [NOTE]})).json()
         streamed = await client.post(PATH, json=HELLO | {"tools": [NOTE], "stream": True})
     ChatCompletion.model_validate(whole)
     (call,) = whole["choices"][0]["message"]["tool_calls"]
     assert call["type"] == "custom" and call["custom"] == {"name": "note", "input": 'say "hi"'}
-    chunks = [json.loads(line[6:]) for line in streamed.text.split("\n\n") if line.startswith("data: {")]
+    chunks = [
+        json.loads(line[6:]) for line in streamed.text.split("\n\n") if line.startswith("data: {")
+    ]
     assert without_ids(folded(chunks)) == without_ids(told(whole))
 
 
@@ -127,8 +154,16 @@ async def test_functions_are_answered_with_a_function_call(client_for: Callable[
     choice = body["choices"][0]
     assert choice["message"]["function_call"] == {"name": "weather", "arguments": '{"city":"Rome"}'}
     assert "tool_calls" not in choice["message"] and choice["finish_reason"] == "function_call"
-    parts = [delta for chunk in chunks for c in chunk["choices"] if (delta := c["delta"].get("function_call"))]
-    assert parts[0]["name"] == "weather" and "".join(part["arguments"] for part in parts) == '{"city":"Rome"}'
+    parts = [
+        delta
+        for chunk in chunks
+        for c in chunk["choices"]
+        if (delta := c["delta"].get("function_call"))
+    ]
+    assert (
+        parts[0]["name"] == "weather"
+        and "".join(part["arguments"] for part in parts) == '{"city":"Rome"}'
+    )
 
 
 async def test_what_was_said_and_then_answered_stays_apart(client_for: Callable[..., Any]) -> None:
@@ -147,7 +182,9 @@ async def test_a_preamble_does_not_spoil_json(client_for: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("wish", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}])
-async def test_reasoning_can_be_left_out(client_for: Callable[..., Any], wish: dict[str, Any]) -> None:
+async def test_reasoning_can_be_left_out(
+    client_for: Callable[..., Any], wish: dict[str, Any]
+) -> None:
     async with client_for(THOUGHT + FINAL) as client:
         body, chunks = await both(client, **wish)
     assert body["choices"][0]["message"]["reasoning"] is None
@@ -159,29 +196,42 @@ async def test_reasoning_can_be_left_out(client_for: Callable[..., Any], wish: d
 async def test_length(client_for: Callable[..., Any], field: str) -> None:
     async with client_for(THOUGHT + FINAL) as client:
         body, chunks = await both(client, **{field: 4})
-    assert body["choices"][0]["finish_reason"] == "length" and body["choices"][0]["message"]["content"] == ""
+    assert (
+        body["choices"][0]["finish_reason"] == "length"
+        and body["choices"][0]["message"]["content"] == ""
+    )
     assert body["usage"]["completion_tokens"] == 4
     assert folded(chunks) == told(body)
 
 
-async def test_max_completion_tokens_comes_before_max_tokens(client_for: Callable[..., Any]) -> None:
+async def test_max_completion_tokens_comes_before_max_tokens(
+    client_for: Callable[..., Any],
+) -> None:
     async with client_for(FINAL) as client:
         body, _ = await both(client, max_tokens=9, max_completion_tokens=3)
     assert body["usage"]["completion_tokens"] == 3
 
 
-async def test_several_choices_share_a_prompt(client_for: Callable[..., Any], script: Callable[..., Any]) -> None:
+async def test_several_choices_share_a_prompt(
+    client_for: Callable[..., Any], script: Callable[..., Any]
+) -> None:
     texts = [f"<|channel|>final<|message|>Answer {n}<|return|>" for n in range(3)]
     async with client_for(*texts, *texts) as client:
         body, chunks = await both(client, n=3)
         prompts = client.engine.submitted
-    assert sorted(choice["message"]["content"] for choice in body["choices"]) == ["Answer 0", "Answer 1", "Answer 2"]
+    assert sorted(choice["message"]["content"] for choice in body["choices"]) == [
+        "Answer 0",
+        "Answer 1",
+        "Answer 2",
+    ]
     assert [choice["index"] for choice in body["choices"]] == [0, 1, 2]
     assert len(prompts) == 6 and len(set(map(tuple, prompts))) == 1
     assert body["usage"]["prompt_tokens"] == len(prompts[0])
     assert body["usage"]["completion_tokens"] == sum(len(script(text)) for text in texts)
     deltas = [(choice["index"], choice["delta"]) for chunk in chunks for choice in chunk["choices"]]
-    assert all(next(delta for at, delta in deltas if at == n)["role"] == "assistant" for n in range(3))
+    assert all(
+        next(delta for at, delta in deltas if at == n)["role"] == "assistant" for n in range(3)
+    )
     assert folded(chunks) == told(body)
     assert chunks[-1]["usage"] == body["usage"]
 
@@ -231,7 +281,10 @@ async def test_logprobs_end_with_a_stop_string(client_for: Callable[..., Any]) -
     async with client_for("<|channel|>final<|message|>one two three<|return|>") as client:
         body, chunks = await both(client, logprobs=True, stop=" three")
     tokens = body["choices"][0]["logprobs"]["content"]
-    assert b"".join(bytes(token["bytes"]) for token in tokens).decode() == body["choices"][0]["message"]["content"]
+    assert (
+        b"".join(bytes(token["bytes"]) for token in tokens).decode()
+        == body["choices"][0]["message"]["content"]
+    )
     assert folded(chunks) == told(body)
 
 

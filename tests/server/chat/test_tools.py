@@ -1,4 +1,6 @@
-"""The tools of a Chat Completions request: every form in which clients declare and choose them, and errors."""
+"""The tools of a Chat Completions request: every form in which clients declare and choose them, and
+errors.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ PATH = "/v1/chat/completions"
 USER = {"role": "user", "content": "Hello"}
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-WEATHER = {"type": "function", "function": {"name": "weather", "description": "Tells it.", "parameters": SCHEMA}}
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "description": "Tells it.", "parameters": SCHEMA},
+}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 NOTE = {"type": "custom", "custom": {"name": "note", "description": "Takes a note."}}
 
@@ -46,8 +51,13 @@ def test_tools_of_every_form() -> None:
     flat = {"type": "function", "name": "flat", "parameters": {}}
     grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[a-z]+"}}
     word = {"type": "custom", "custom": {"name": "word", "format": grammar}}
-    strict = {"type": "function", "function": {"name": "exact", "parameters": SCHEMA, "strict": True}}
-    tools = tools_of(request_of(tools=[WEATHER, CLOCK, flat, NOTE, word, strict], parallel_tool_calls=True), {})
+    strict = {
+        "type": "function",
+        "function": {"name": "exact", "parameters": SCHEMA, "strict": True},
+    }
+    tools = tools_of(
+        request_of(tools=[WEATHER, CLOCK, flat, NOTE, word, strict], parallel_tool_calls=True), {}
+    )
     assert [tool.name for tool in tools.functions] == ["weather", "clock", "flat", "exact"]
     assert tools.functions[0].parameters == SCHEMA and tools.functions[1].parameters is None
     assert [tool.format for tool in tools.custom] == [None, RegexFormat("[a-z]+")]
@@ -93,7 +103,11 @@ def test_tool_choice(choice: Any, wanted: Choice) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "wanted"),
-    [("auto", Choice("auto")), ("none", Choice("none")), ({"name": "weather"}, Choice("required", ("weather",)))],
+    [
+        ("auto", Choice("auto")),
+        ("none", Choice("none")),
+        ({"name": "weather"}, Choice("required", ("weather",))),
+    ],
 )
 def test_the_deprecated_choice(choice: Any, wanted: Choice) -> None:
     request = request_of(functions=[WEATHER["function"]], function_call=choice)
@@ -114,7 +128,10 @@ def test_the_deprecated_choice(choice: Any, wanted: Choice) -> None:
             {"tools": [{"type": "function", "function": {"name": "f", "description": 1}}]},
             "tools[0].function.description",
         ),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": "y"}}]}, "tools[0].function.strict"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "strict": "y"}}]},
+            "tools[0].function.strict",
+        ),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools"),
         (
@@ -130,30 +147,53 @@ def test_the_deprecated_choice(choice: Any, wanted: Choice) -> None:
         ({"tools": [WEATHER], "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": 3}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "clock"}}}, "tool_choice"),
         (
-            {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "x", "tools": []}}},
+            {
+                "tools": [WEATHER],
+                "tool_choice": {"type": "function", "function": {"name": "clock"}},
+            },
+            "tool_choice",
+        ),
+        (
+            {
+                "tools": [WEATHER],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "x", "tools": []},
+                },
+            },
             "tool_choice.allowed_tools.mode",
         ),
         (
-            {"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
+            {
+                "tools": [WEATHER],
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}},
+            },
             "tool_choice.allowed_tools.tools",
         ),
         ({"functions": [WEATHER["function"]], "function_call": 3}, "function_call"),
     ],
 )
-async def test_tools_that_do_not_fit(client_for: Callable[..., Any], fields: dict[str, Any], param: str) -> None:
+async def test_tools_that_do_not_fit(
+    client_for: Callable[..., Any], fields: dict[str, Any], param: str
+) -> None:
     async with client_for(FINAL) as client:
         response = await client.post(PATH, json={"messages": [USER]} | fields)
     assert response.status_code == 400 and response.json()["error"]["param"] == param, response.text
 
 
-async def test_a_strict_schema_that_cannot_be_enforced_is_refused(client_for: Callable[..., Any]) -> None:
+async def test_a_strict_schema_that_cannot_be_enforced_is_refused(
+    client_for: Callable[..., Any],
+) -> None:
     schema = {"type": "object", "properties": {"a": {"$ref": "#/nowhere"}}}
     tool = {"name": "f", "parameters": schema, "strict": True}
     async with client_for(FINAL) as client:
-        strict = await client.post(PATH, json={"messages": [USER], "tools": [{"type": "function", "function": tool}]})
+        strict = await client.post(
+            PATH, json={"messages": [USER], "tools": [{"type": "function", "function": tool}]}
+        )
         tool = tool | {"strict": False}
-        loose = await client.post(PATH, json={"messages": [USER], "tools": [{"type": "function", "function": tool}]})
+        loose = await client.post(
+            PATH, json={"messages": [USER], "tools": [{"type": "function", "function": tool}]}
+        )
     assert strict.status_code == 400 and strict.json()["error"]["code"] == "invalid_schema"
     assert loose.status_code == 200

@@ -1,4 +1,6 @@
-"""POST /v1/completions in-process: prompts in every form, streams and bodies, what is refused, and how."""
+"""POST /v1/completions in-process: prompts in every form, streams and bodies, what is refused, and
+how.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +47,19 @@ async def test_text_goes_on(client_for: Callable[..., Any], tokenizer: Tokenizer
     async with client_for(tokenizer.encode(" goes on")) as client:
         answer = (await client.post(PATH, json={"prompt": "It", "model": "m"})).json()
         assert client.engine.submitted == [tokenizer.encode("It")]
-    assert answer["object"] == "text_completion" and answer["id"].startswith("cmpl") and answer["model"] == "m"
+    assert (
+        answer["object"] == "text_completion"
+        and answer["id"].startswith("cmpl")
+        and answer["model"] == "m"
+    )
     assert answer["choices"] == [
-        {"index": 0, "text": " goes on", "logprobs": None, "finish_reason": "length", "stop_reason": None}
+        {
+            "index": 0,
+            "text": " goes on",
+            "logprobs": None,
+            "finish_reason": "length",
+            "stop_reason": None,
+        }
     ]
     n, m = len(tokenizer.encode("It")), len(tokenizer.encode(" goes on"))
     assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (n, m)
@@ -73,27 +85,42 @@ async def test_prompts_in_every_form(client_for: Callable[..., Any], tokenizer: 
 
 
 @pytest.mark.anyio
-async def test_sixteen_tokens_unless_told(client_for: Callable[..., Any], tokenizer: Tokenizer) -> None:
+async def test_sixteen_tokens_unless_told(
+    client_for: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
     async with client_for(tokenizer.encode("1 2 3 4 5 6 7 8 9 " * 9)) as client:
-        for wish, count in (({}, 16), ({"max_tokens": None}, 16), ({"max_tokens": 3}, 3), ({"max_tokens": 0}, 0)):
+        for wish, count in (
+            ({}, 16),
+            ({"max_tokens": None}, 16),
+            ({"max_tokens": 3}, 3),
+            ({"max_tokens": 0}, 0),
+        ):
             answer = (await client.post(PATH, json={"prompt": "a", **wish})).json()
             assert answer["usage"]["completion_tokens"] == count
             assert answer["choices"][0]["finish_reason"] == "length"
 
 
 @pytest.mark.anyio
-async def test_control_tokens_are_not_shown_unless_asked_for(client_for: Callable[..., Any]) -> None:
+async def test_control_tokens_are_not_shown_unless_asked_for(
+    client_for: Callable[..., Any],
+) -> None:
     said = "<|channel|>final<|message|>Hi<|return|>"
     async with client_for(said) as client:
         hidden = (await client.post(PATH, json={"prompt": "a"})).json()["choices"][0]
-        shown = (await client.post(PATH, json={"prompt": "a", "skip_special_tokens": False})).json()["choices"][0]
-        on = (await client.post(PATH, json={"prompt": "a", "ignore_eos": True})).json()["choices"][0]
+        shown = (
+            await client.post(PATH, json={"prompt": "a", "skip_special_tokens": False})
+        ).json()["choices"][0]
+        on = (await client.post(PATH, json={"prompt": "a", "ignore_eos": True})).json()["choices"][
+            0
+        ]
     assert (hidden["text"], hidden["finish_reason"]) == ("finalHi", "stop")
     assert (shown["text"], on["finish_reason"]) == (said, "length")
 
 
 @pytest.mark.anyio
-async def test_stop_strings_are_looked_for_in_the_text(client_for: Callable[..., Any], tokenizer: Tokenizer) -> None:
+async def test_stop_strings_are_looked_for_in_the_text(
+    client_for: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
     ids = tokenizer.encode("one two three four")
     async with client_for(ids) as client:
         cases = [
@@ -106,8 +133,12 @@ async def test_stop_strings_are_looked_for_in_the_text(client_for: Callable[...,
             choice = (await client.post(PATH, json=body)).json()["choices"][0]
             assert (choice["text"], choice["finish_reason"]) == ("one two three" + text, "stop")
             assert choice["stop_reason"] == stop
-            assert all(offset < max(1, len(choice["text"])) for offset in choice["logprobs"]["text_offset"])
-        unfinished = (await client.post(PATH, json={"prompt": "a", "stop": "fourth"})).json()["choices"][0]
+            assert all(
+                offset < max(1, len(choice["text"])) for offset in choice["logprobs"]["text_offset"]
+            )
+        unfinished = (await client.post(PATH, json={"prompt": "a", "stop": "fourth"})).json()[
+            "choices"
+        ][0]
         assert (unfinished["text"], unfinished["finish_reason"]) == ("one two three four", "length")
         wish = {"prompt": "a", "stop_token_ids": [ids[1]]}
         named = (await client.post(PATH, json=wish)).json()["choices"][0]
@@ -120,8 +151,12 @@ async def test_characters_come_whole(client_for: Callable[..., Any], tokenizer: 
     text = "naïve 世界 🎼!"
     single = [tokenizer.vocabulary[bytes([byte])] for byte in text.encode()]
     async with client_for(single) as client:
-        chunks = await stream(client, {"prompt": "a", "max_tokens": 99, "logprobs": 0, "stop": "!!"})
-        cut = (await client.post(PATH, json={"prompt": "a", "max_tokens": len(text.encode()) - 2})).json()
+        chunks = await stream(
+            client, {"prompt": "a", "max_tokens": 99, "logprobs": 0, "stop": "!!"}
+        )
+        cut = (
+            await client.post(PATH, json={"prompt": "a", "max_tokens": len(text.encode()) - 2})
+        ).json()
         # The prompt ends within a character, which the answer completes.
         split = single[:3]
         assert tokenizer.decode_bytes(split) == b"na\xc3"
@@ -134,7 +169,9 @@ async def test_characters_come_whole(client_for: Callable[..., Any], tokenizer: 
     assert folded["text_offset"].count(place) == 3 and r"bytes:\xe4" in folded["tokens"]
     async with client_for(single[3:]) as client:
         for echo, wanted in ((False, "ïve 世界 🎼!"), (True, text)):
-            answer = (await client.post(PATH, json={"prompt": split, "max_tokens": 99, "echo": echo})).json()
+            answer = (
+                await client.post(PATH, json={"prompt": split, "max_tokens": 99, "echo": echo})
+            ).json()
             assert answer["choices"][0]["text"] == wanted
 
 
@@ -145,7 +182,13 @@ async def test_echo_with_logprobs_tells_those_of_the_prompt(
     prompt, said = tokenizer.encode("the prompt"), tokenizer.encode(" and more")
     async with client_for(said) as client:
         for limit in (0, 1, 9):
-            body = {"prompt": "the prompt", "echo": True, "logprobs": 2, "max_tokens": limit, "return_token_ids": True}
+            body = {
+                "prompt": "the prompt",
+                "echo": True,
+                "logprobs": 2,
+                "max_tokens": limit,
+                "return_token_ids": True,
+            }
             choice = (await client.post(PATH, json=body)).json()["choices"][0]
             all_ids = prompt + said[:limit]
             assert choice["text"] == tokenizer.decode(all_ids)
@@ -155,7 +198,9 @@ async def test_echo_with_logprobs_tells_those_of_the_prompt(
             wanted = [None] + [-0.25] * (len(prompt) - 1) + [-0.5] * len(said[:limit])
             assert classic["token_logprobs"] == wanted
             assert classic["top_logprobs"][0] is None
-            for token, value, top in [*zip(classic["tokens"], wanted, classic["top_logprobs"], strict=True)][1:]:
+            for token, value, top in [
+                *zip(classic["tokens"], wanted, classic["top_logprobs"], strict=True)
+            ][1:]:
                 assert top[token] == value == max(top.values()) and len(top) == 2
             places = [len(tokenizer.decode(all_ids[:n])) for n in range(len(all_ids))]
             assert classic["text_offset"] == places
@@ -166,7 +211,9 @@ async def test_the_sampled_token_is_always_among_the_likeliest(
     client_for: Callable[..., Any], tokenizer: Tokenizer
 ) -> None:
     async with client_for(tokenizer.encode("abc")) as client:
-        classic = (await client.post(PATH, json={"prompt": "a", "logprobs": 0})).json()["choices"][0]["logprobs"]
+        classic = (await client.post(PATH, json={"prompt": "a", "logprobs": 0})).json()["choices"][
+            0
+        ]["logprobs"]
     assert [*map(len, classic["top_logprobs"])] == [1] * len(classic["tokens"])
 
 
@@ -229,7 +276,13 @@ async def test_what_cannot_be_done_is_refused_by_name(client_for: Callable[..., 
                 assert error["type"] == "invalid_request_error" and error["message"]
                 assert error["param"].split(".")[0] == param, (wish, error)
         assert client.engine.submitted == []
-        harmless = {"prompt": "a", "user": "me", "suffix": None, "nonsense": [1], "logit_bias": {"5": 1}}
+        harmless = {
+            "prompt": "a",
+            "user": "me",
+            "suffix": None,
+            "nonsense": [1],
+            "logit_bias": {"5": 1},
+        }
         assert (await client.post(PATH, json=harmless)).status_code == 200
 
 
@@ -246,7 +299,9 @@ async def test_a_prompt_beyond_the_context(client_for: Callable[..., Any]) -> No
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_the_body_is_the_fold_of_the_stream(
     data: st.DataObject, tokenizer: Tokenizer, client_for: Callable[..., Any]
 ) -> None:

@@ -1,5 +1,6 @@
-"""Log-probabilities of prompts: against the model's logits, on the way through the engine's thread, and as
-evaluation harnesses ask for them."""
+"""Log-probabilities of prompts: against the model's logits, on the way through the engine's thread,
+and as evaluation harnesses ask for them.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def logprobs_of(llm: LLM, ids: list[int]) -> NDArray[np.float64]:
 
 @asynccontextmanager
 async def nano(llm: LLM, **more: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Engine(llm.model, capacity=4096, **more), llm.tokenizer, Settings(model_name="nano"))
+    app = create_app(
+        Engine(llm.model, capacity=4096, **more), llm.tokenizer, Settings(model_name="nano")
+    )
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client,
@@ -55,7 +58,9 @@ def test_the_engine_scores_a_prompt_as_the_model_does(llm: LLM, chunk: int) -> N
     assert [token.token_id for token in scored] == ids[1:]
     for row, token in zip(wanted, scored, strict=False):
         assert token.logprob == pytest.approx(row[token.token_id], abs=1e-4)
-        assert [value for _, value in token.top_logprobs] == pytest.approx(np.sort(row)[::-1][:3], abs=1e-4)
+        assert [value for _, value in token.top_logprobs] == pytest.approx(
+            np.sort(row)[::-1][:3], abs=1e-4
+        )
         assert token.top_logprobs[0][1] == max(value for _, value in token.top_logprobs)
     assert not engine.has_work()
 
@@ -71,8 +76,9 @@ def test_what_the_engine_does_not_score(llm: LLM) -> None:
 
 @pytest.mark.anyio
 async def test_scoring_takes_turns_with_steps() -> None:
-    """A prompt of many chunks does not keep a running answer waiting, nor one prompt another; one that is given up
-    is not read to its end."""
+    """A prompt of many chunks does not keep a running answer waiting, nor one prompt another; one
+    that is given up is not read to its end.
+    """
     engine, read, order = ScriptedEngine([[1] * 40], delay=0.001), [], []
     inner, step = engine.prompt_logprobs, engine.step
 
@@ -92,7 +98,9 @@ async def test_scoring_takes_turns_with_steps() -> None:
     try:
 
         async def answer() -> int:
-            return len([token async for token in worker.generate([1], SamplingParams(max_tokens=40))])
+            return len(
+                [token async for token in worker.generate([1], SamplingParams(max_tokens=40))]
+            )
 
         given_up = asyncio.ensure_future(worker.prompt_logprobs([9, 9]))
         scores = [asyncio.ensure_future(worker.prompt_logprobs([n, 2, 3])) for n in (1, 2)]
@@ -115,7 +123,13 @@ async def test_scoring_takes_turns_with_steps() -> None:
 @pytest.mark.anyio
 async def test_echoed_scores_are_the_models(llm: LLM) -> None:
     ids = llm.tokenizer.encode(TEXT)
-    body = {"prompt": [ids, ids[:9]], "echo": True, "logprobs": 2, "max_tokens": 1, "temperature": 0}
+    body = {
+        "prompt": [ids, ids[:9]],
+        "echo": True,
+        "logprobs": 2,
+        "max_tokens": 1,
+        "temperature": 0,
+    }
     async with nano(llm, max_batch_tokens=16) as client:
         choices = (await client.post("/v1/completions", json=body)).json()["choices"]
     for choice, prompt in zip(choices, (ids, ids[:9]), strict=True):
@@ -128,8 +142,14 @@ async def test_echoed_scores_are_the_models(llm: LLM) -> None:
 
 @pytest.mark.anyio
 async def test_loglikelihoods_as_lm_evaluation_harness_asks_for_them(llm: LLM) -> None:
-    """Its requests, and its reading of the answers: the last token is the generated one, which it leaves out."""
-    pairs = [("The capital of France is", " Paris"), ("2 + 2 =", " 4"), ("Once upon a", " time, there was")]
+    """Its requests, and its reading of the answers: the last token is the generated one, which it
+    leaves out.
+    """
+    pairs = [
+        ("The capital of France is", " Paris"),
+        ("2 + 2 =", " 4"),
+        ("Once upon a", " time, there was"),
+    ]
     tokens = [llm.tokenizer.encode(context) + llm.tokenizer.encode(rest) for context, rest in pairs]
     lengths = [len(llm.tokenizer.encode(context)) for context, _ in pairs]
     body = {
@@ -137,8 +157,12 @@ async def test_loglikelihoods_as_lm_evaluation_harness_asks_for_them(llm: LLM) -
     }  # fmt: skip
     async with nano(llm) as client:
         out = (await client.post("/v1/completions", json=body)).json()
-    for choice, length, ids in zip(sorted(out["choices"], key=lambda c: c["index"]), lengths, tokens, strict=True):
-        values, tops = (choice["logprobs"][name][length:-1] for name in ("token_logprobs", "top_logprobs"))
+    for choice, length, ids in zip(
+        sorted(out["choices"], key=lambda c: c["index"]), lengths, tokens, strict=True
+    ):
+        values, tops = (
+            choice["logprobs"][name][length:-1] for name in ("token_logprobs", "top_logprobs")
+        )
         wanted = logprobs_of(llm, ids)
         expected = [wanted[n - 1, ids[n]] for n in range(length, len(ids))]
         assert values == pytest.approx(expected, abs=1e-4)
@@ -160,8 +184,12 @@ async def test_nano_goes_on_the_same_for_the_same_seed(llm: LLM) -> None:
         assert await said() == first and len({*first}) > 1
         only = llm.tokenizer.encode("x")[0]
         assert await said(logit_bias={str(only): 900}, n=1, temperature=0) == ["x" * 16]
-        refused = await client.post("/v1/completions", json={"prompt": "a", "logit_bias": {"999999": 1}})
-        assert refused.status_code in (200, 400) and refused.json().get("error", {}).get("param") in (
+        refused = await client.post(
+            "/v1/completions", json={"prompt": "a", "logit_bias": {"999999": 1}}
+        )
+        assert refused.status_code in (200, 400) and refused.json().get("error", {}).get(
+            "param"
+        ) in (
             None,
             "logit_bias",
         )

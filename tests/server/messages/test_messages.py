@@ -1,4 +1,6 @@
-"""POST /v1/messages in-process: what a model says as Anthropic's blocks and events, and what a request becomes."""
+"""POST /v1/messages in-process: what a model says as Anthropic's blocks and events, and what a
+request becomes.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,17 @@ CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{
 WEATHER = {
     "name": "weather",
     "description": "The weather of a city.",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    "input_schema": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}},
+        "required": ["city"],
+    },
 }
-ASK: dict[str, Any] = {"model": "nano", "max_tokens": 200, "messages": [{"role": "user", "content": "Hi"}]}
+ASK: dict[str, Any] = {
+    "model": "nano",
+    "max_tokens": 200,
+    "messages": [{"role": "user", "content": "Hi"}],
+}
 THINKING = {"thinking": {"type": "adaptive"}}
 
 
@@ -63,9 +73,19 @@ async def test_a_message(client_for: Callable[..., Any], tokenizer: Tokenizer) -
     async with client_for(THOUGHT + FINAL) as client:
         message = await ask(client, system="Be brief.")
         prompt = client.engine.submitted[0]
-    assert message["id"].startswith("msg_") and message["type"] == "message" and message["role"] == "assistant"
-    assert message["content"] == [{"type": "text", "text": "Hello there"}]  # thoughts only for those who ask
-    assert (message["stop_reason"], message["stop_sequence"], message["model"]) == ("end_turn", None, "nano")
+    assert (
+        message["id"].startswith("msg_")
+        and message["type"] == "message"
+        and message["role"] == "assistant"
+    )
+    assert message["content"] == [
+        {"type": "text", "text": "Hello there"}
+    ]  # thoughts only for those who ask
+    assert (message["stop_reason"], message["stop_sequence"], message["model"]) == (
+        "end_turn",
+        None,
+        "nano",
+    )
     usage, said = message["usage"], tokenizer.encode_with_specials(THOUGHT + FINAL)
     assert (usage["input_tokens"], usage["output_tokens"]) == (len(prompt), len(said))
     assert usage["cache_read_input_tokens"] == usage["cache_creation_input_tokens"] == 0
@@ -95,7 +115,10 @@ async def test_thoughts_are_shown_with_a_signature_that_brings_them_back(
                 *ASK["messages"], {"role": "assistant", "content": message["content"]},
                 {"role": "user", "content": [result]},
             ]  # fmt: skip
-            for blocks in (message["content"], [{"type": "redacted_thinking", "data": thought["signature"]}, call]):
+            for blocks in (
+                message["content"],
+                [{"type": "redacted_thinking", "data": thought["signature"]}, call],
+            ):
                 turns[1]["content"] = blocks
                 await ask(client, messages=turns, tools=[WEATHER])
                 text = prompt_text(client, tokenizer)
@@ -125,8 +148,12 @@ async def test_thoughts_that_the_client_drops_are_put_back(
         ]
         await ask(client, messages=turns, tools=[WEATHER])
         text = prompt_text(client, tokenizer)
-        assert text.count("<|channel|>analysis<|message|>Let me think.<|end|>") == 1 and "error: no<|end|>" in text
-        # A thought of another server's cannot be opened; it is left out, and ours comes not back instead of it.
+        assert (
+            text.count("<|channel|>analysis<|message|>Let me think.<|end|>") == 1
+            and "error: no<|end|>" in text
+        )
+        # A thought of another server's cannot be opened; it is left out, and ours comes not back
+        # instead of it.
         turns[1]["content"] = [{"type": "redacted_thinking", "data": "xyz"}, *message["content"]]
         await ask(client, messages=turns, tools=[WEATHER])
         assert "Let me think" not in prompt_text(client, tokenizer)
@@ -140,7 +167,11 @@ async def test_a_preamble_is_text_before_a_call_and_comes_back_as_one(
     async with client_for(said, FINAL) as client:
         message = await ask(client, tools=[WEATHER])
         assert [block["type"] for block in message["content"]] == ["text", "tool_use"]
-        result = {"type": "tool_result", "tool_use_id": message["content"][1]["id"], "content": "sunny"}
+        result = {
+            "type": "tool_result",
+            "tool_use_id": message["content"][1]["id"],
+            "content": "sunny",
+        }
         turns = [
             *ASK["messages"], {"role": "assistant", "content": message["content"]},
             {"role": "user", "content": [result, {"type": "text", "text": "go"}, {"type": "text", "text": "on"}]},
@@ -167,13 +198,17 @@ async def test_why_a_message_stops(client_for: Callable[..., Any]) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_call_that_is_no_json_is_given_to_the_client_as_text(client_for: Callable[..., Any]) -> None:
+async def test_a_call_that_is_no_json_is_given_to_the_client_as_text(
+    client_for: Callable[..., Any],
+) -> None:
     broken = CALL.replace('{"city": "Rome"}', '{"city": Rome}')
     async with client_for(broken, settings=Settings(retries=0)) as client:
         message = await ask(client, tools=[WEATHER])
         events = await stream(client, tools=[WEATHER])
     assert message["content"][0]["input"] == {"INVALID_JSON": '{"city": Rome}'}
-    deltas = [event["delta"]["partial_json"] for event in events if event["type"] == "content_block_delta"]
+    deltas = [
+        event["delta"]["partial_json"] for event in events if event["type"] == "content_block_delta"
+    ]
     assert json.loads("".join(deltas)) == {"INVALID_JSON": '{"city": Rome}'}
 
 
@@ -183,7 +218,9 @@ async def test_the_order_of_events(client_for: Callable[..., Any]) -> None:
         events = await stream(client, tools=[WEATHER], **THINKING)
     kinds = [event["type"] for event in events]
     assert kinds[0] == "message_start" and kinds[-2:] == ["message_delta", "message_stop"]
-    assert events[0]["message"]["usage"]["input_tokens"] > 0 and events[0]["message"]["content"] == []
+    assert (
+        events[0]["message"]["usage"]["input_tokens"] > 0 and events[0]["message"]["content"] == []
+    )
     blocks: dict[int, list[str]] = {}
     for event in events[1:-2]:
         blocks.setdefault(event["index"], []).append(event.get("delta", event)["type"])
@@ -218,7 +255,11 @@ async def test_the_system_prompt_as_blocks_and_among_the_messages(
         {"type": "text", "text": "One."},
         {"type": "text", "text": "Two.", "cache_control": {"type": "ephemeral"}},
     ]
-    turns = [*ASK["messages"], {"role": "system", "content": "Three."}, {"role": "user", "content": "So?"}]
+    turns = [
+        *ASK["messages"],
+        {"role": "system", "content": "Three."},
+        {"role": "user", "content": "So?"},
+    ]
     async with client_for(FINAL) as client:
         await ask(client, system=blocks, messages=turns)
         text = prompt_text(client, tokenizer)
@@ -258,7 +299,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_done_is_refused_in_the_apis_own_form(client_for: Callable[..., Any]) -> None:
+async def test_what_cannot_be_done_is_refused_in_the_apis_own_form(
+    client_for: Callable[..., Any],
+) -> None:
     async with client_for(FINAL) as client:
         for wish, word in REFUSED:
             for streamed in ({}, {"stream": True}):
@@ -268,21 +311,35 @@ async def test_what_cannot_be_done_is_refused_in_the_apis_own_form(client_for: C
                 assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
                 assert word in told["error"]["message"], told
         assert client.engine.submitted == []
-        harmless = {"metadata": {"user_id": "u"}, "service_tier": "auto", "nonsense": 1, "inference_geo": None}
+        harmless = {
+            "metadata": {"user_id": "u"},
+            "service_tier": "auto",
+            "nonsense": 1,
+            "inference_geo": None,
+        }
         await ask(client, **harmless)
-    async with client_for(FINAL, settings=Settings(model_name="nano", strict_model_names=True)) as client:
+    async with client_for(
+        FINAL, settings=Settings(model_name="nano", strict_model_names=True)
+    ) as client:
         answer = await client.post(PATH, json={**ASK, "model": "other"})
         assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
 
 
 @pytest.mark.anyio
 async def test_counted_tokens_are_those_that_are_billed(client_for: Callable[..., Any]) -> None:
-    wishes = {"system": "Be brief.", "tools": [WEATHER], "messages": ASK["messages"], "model": "nano"}
+    wishes = {
+        "system": "Be brief.",
+        "tools": [WEATHER],
+        "messages": ASK["messages"],
+        "model": "nano",
+    }
     async with client_for(FINAL) as client:
         counted = await client.post(f"{PATH}/count_tokens", json=wishes)
         assert counted.status_code == 200
         assert client.engine.submitted == []
-        assert counted.json() == {"input_tokens": (await ask(client, **wishes))["usage"]["input_tokens"]}
+        assert counted.json() == {
+            "input_tokens": (await ask(client, **wishes))["usage"]["input_tokens"]
+        }
         refused = await client.post(f"{PATH}/count_tokens", json={"messages": "x"})
         assert (refused.status_code, refused.json()["type"]) == (400, "error")
 
@@ -309,7 +366,11 @@ async def test_a_failure_within_a_stream_is_an_error_event(client_for: Callable[
 def without_names(message: Any) -> Any:
     """Without what is new in every answer."""
     if isinstance(message, dict):
-        return {key: without_names(value) for key, value in message.items() if key not in ("id", "signature")}
+        return {
+            key: without_names(value)
+            for key, value in message.items()
+            if key not in ("id", "signature")
+        }
     return [*map(without_names, message)] if isinstance(message, list) else message
 
 
@@ -320,10 +381,20 @@ PARTS = st.sampled_from([
 ])  # fmt: skip
 
 
-@given(parts=st.lists(PARTS, min_size=1, max_size=8), limit=st.integers(1, 60), wish=st.sampled_from([{}, THINKING]))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    parts=st.lists(PARTS, min_size=1, max_size=8),
+    limit=st.integers(1, 60),
+    wish=st.sampled_from([{}, THINKING]),
+)
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_the_message_is_the_fold_of_the_stream(
-    parts: list[str], limit: int, wish: dict[str, Any], client_for: Callable[..., Any], tokenizer: Tokenizer
+    parts: list[str],
+    limit: int,
+    wish: dict[str, Any],
+    client_for: Callable[..., Any],
+    tokenizer: Tokenizer,
 ) -> None:
     async def check() -> None:
         wishes = {"max_tokens": limit, "tools": [WEATHER], "stop_sequences": ["there"], **wish}

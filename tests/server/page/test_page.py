@@ -49,27 +49,47 @@ def test_head_says_as_much_without_the_page(client_for):
 def test_nothing_but_its_own_script_and_style_may_run(client_for):
     allowed = directives((fetched(client_for)).headers["content-security-policy"])
     assert allowed["default-src"] == "'none'" and allowed["connect-src"] == "'self'"
-    assert allowed["require-trusted-types-for"] == "'script'" and allowed["frame-ancestors"] == "'none'"
+    assert (
+        allowed["require-trusted-types-for"] == "'script'"
+        and allowed["frame-ancestors"] == "'none'"
+    )
     for kind in ("script-src", "style-src"):
         assert re.fullmatch(r"'sha256-[A-Za-z0-9+/]{43}='", allowed[kind])
     assert policy(HTML.replace('"use strict"', '"use nothing"')) != policy(HTML)
 
 
 def test_nothing_is_loaded_from_elsewhere():
-    """Addresses occur in it as text: the names of XML's dialects, and the kinds that a link may have."""
+    """Addresses occur in it as text: the names of XML's dialects, and the kinds that a link may
+    have.
+    """
     for attribute in ("src", "srcset", "action", "poster", "data"):
         assert not re.search(rf"<[^>]*\s{attribute}=", HTML)
-    assert all(address.startswith(("#", "data:")) for address in re.findall(r'<[^>]*\shref="([^"]*)"', HTML))
-    assert not re.search(r"@import|url\((?!location)", HTML.split("</style>")[0].split("<style>")[1])
+    assert all(
+        address.startswith(("#", "data:"))
+        for address in re.findall(r'<[^>]*\shref="([^"]*)"', HTML)
+    )
+    assert not re.search(
+        r"@import|url\((?!location)", HTML.split("</style>")[0].split("<style>")[1]
+    )
     hosts = set(re.findall(r"https?://([\w.]+)", HTML))
     assert hosts <= {"www.w3.org"}
 
 
 def test_no_text_is_made_html():
     script = HTML.split("<script>")[1]
-    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "DOMParser"):
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        "DOMParser",
+    ):
         assert way not in script
-    assert not re.search(r"<[^>]*\son\w+=", HTML.split("<script>")[0]), "a handler in an attribute would not run"
+    assert not re.search(r"<[^>]*\son\w+=", HTML.split("<script>")[0]), (
+        "a handler in an attribute would not run"
+    )
     assert not re.search(r"<[^>]*\sstyle=", HTML), "nor would a style"
 
 

@@ -86,7 +86,10 @@ def test_the_effort_is_what_is_asked_for(says, opened, tokenizer):
 
 def test_a_call_is_run_and_its_result_sent_back(says, opened, tokenizer):
     page = opened(
-        says(thought("A sum.") + call("calculator", expression="37 + 48"), thought("I see.") + final("It is 85."))
+        says(
+            thought("A sum.") + call("calculator", expression="37 + 48"),
+            thought("I see.") + final("It is 85."),
+        )
     )
     ask(page, "What is 37 + 48?")
     done(page)
@@ -98,7 +101,9 @@ def test_a_call_is_run_and_its_result_sent_back(says, opened, tokenizer):
     expect(page.locator("details.thought")).to_have_count(2)
     first, second = (prompt_of(says.engine, tokenizer, n) for n in (0, 1))
     assert "type calculator" in first and "type current_time" in first
-    assert second.startswith(first) and "A sum." in second, "why it called is part of the next prompt"
+    assert second.startswith(first) and "A sum." in second, (
+        "why it called is part of the next prompt"
+    )
     assert second.endswith(
         "<|start|>functions.calculator to=assistant<|channel|>commentary<|message|>85<|end|><|start|>assistant"
     )
@@ -186,7 +191,10 @@ def test_calls_that_cannot_be_run_are_answered_too(says, opened, tokenizer):
         ["= error: division by zero", re.compile("time zone “Mars/Dust” is not known")]
     )
     told = json.loads(page.locator(".call pre").last.text_content())
-    assert set(told) == {"local", "weekday", "timezone", "utc"} and str(time.gmtime().tm_year) in told["utc"]
+    assert (
+        set(told) == {"local", "weekday", "timezone", "utc"}
+        and str(time.gmtime().tm_year) in told["utc"]
+    )
     assert "error: division by zero" in prompt_of(says.engine, tokenizer)
 
 
@@ -240,7 +248,9 @@ def test_an_edited_question_replaces_what_followed(says, opened, tokenizer):
     expect(page.locator(".md")).to_have_text(["B1"])
     expect(page.locator(".said")).to_have_text(["another question"])
     expect(page.locator("#title")).to_have_text("another question")
-    assert "first question" not in prompt_of(says.engine, tokenizer) and "A1" not in prompt_of(says.engine, tokenizer)
+    assert "first question" not in prompt_of(says.engine, tokenizer) and "A1" not in prompt_of(
+        says.engine, tokenizer
+    )
 
 
 def test_an_edit_can_be_left(says, opened):
@@ -310,7 +320,9 @@ def test_errors_are_words_and_can_be_tried_again(says, opened, status, headers, 
     page = opened(says(final("now it works")))
     body = json.dumps({"error": {"message": "no <b>good</b>", "type": "x"}})
     page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(status=status, headers=headers, body=body), times=1
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(status=status, headers=headers, body=body),
+        times=1,
     )
     ask(page, "Hi")
     expect(page.get_by_role("alert")).to_contain_text(words)
@@ -321,7 +333,10 @@ def test_errors_are_words_and_can_be_tried_again(says, opened, status, headers, 
 
 
 BROKEN = [
-    ('data: {"choices": [{"delta": {"content": "Half"}}]}\n\n', "The connection ended before the answer was complete."),
+    (
+        'data: {"choices": [{"delta": {"content": "Half"}}]}\n\n',
+        "The connection ended before the answer was complete.",
+    ),
     ('data: {"error": {"message": "the engine is gone"}}\n\n', "It says: the engine is gone"),
     ("data: {not json\n\n", "The connection broke before the answer was complete."),
 ]
@@ -331,7 +346,9 @@ BROKEN = [
 def test_broken_streams_are_told(says, opened, body, words):
     page = opened(says(final("whole")))
     page.route(
-        "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body), times=1
+        "**/v1/chat/completions",
+        lambda route: route.fulfill(content_type="text/event-stream", body=body),
+        times=1,
     )
     ask(page, "Hi")
     expect(page.get_by_role("alert")).to_contain_text(words)
@@ -347,7 +364,9 @@ def test_a_server_that_is_gone(says, opened):
 
 
 def test_a_server_with_keys_lets_the_page_in_and_asks_for_one(tokenizer, script, opened):
-    settings = Settings(model_name="nano", keys=(ApiKey("me", hashlib.sha256(b"sk-right").hexdigest()),))
+    settings = Settings(
+        model_name="nano", keys=(ApiKey("me", hashlib.sha256(b"sk-right").hexdigest()),)
+    )
     with serving(create_app(ScriptedEngine([script(final("let in"))]), tokenizer, settings)) as url:
         page = opened(url)
         ask(page, "Hi")

@@ -1,4 +1,6 @@
-"""The page's Markdown, in headless Chromium: what it makes of a text, whole or growing, friendly or not."""
+"""The page's Markdown, in headless Chromium: what it makes of a text, whole or growing, friendly or
+not.
+"""
 
 # ruff: noqa: F401, F811  (fixtures are imported by their names)
 
@@ -8,7 +10,20 @@ import re
 from random import Random
 
 import pytest
-from pages import answers, ask, browser, call, done, expect, final, in_browser, opened, playwright, says, thought
+from pages import (
+    answers,
+    ask,
+    browser,
+    call,
+    done,
+    expect,
+    final,
+    in_browser,
+    opened,
+    playwright,
+    says,
+    thought,
+)
 
 pytestmark = in_browser
 
@@ -67,8 +82,12 @@ def test_markdown(says, opened):
         '<tr><td data-align="center">1</td></tr></tbody></table></div>'
         "<p>end</p>"
     )
-    linked = markdown(page, "[a **b**](https://a.example/x_(y)) https://b.example/c_d_e. <mailto:a@b.example>")
-    hrefs = re.findall(r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow"', linked)
+    linked = markdown(
+        page, "[a **b**](https://a.example/x_(y)) https://b.example/c_d_e. <mailto:a@b.example>"
+    )
+    hrefs = re.findall(
+        r'<a href="([^"]*)" target="_blank" rel="noopener noreferrer nofollow"', linked
+    )
     assert hrefs == ["https://a.example/x_(y)", "https://b.example/c_d_e", "mailto:a@b.example"]
     assert "a <strong>b</strong></a>" in linked and "c_d_e</a>." in linked
 
@@ -88,7 +107,9 @@ GROWN = """([text, cuts]) => {
 
 
 def test_what_grows_ends_as_what_comes_at_once(says, opened):
-    """Any text, cut anywhere: what has been settled early is what the whole text would have made of it."""
+    """Any text, cut anywhere: what has been settled early is what the whole text would have made of
+    it.
+    """
     page = opened(says(final("ok")))
     random = Random(7)
     for _ in range(400):
@@ -144,8 +165,9 @@ def test_hostile_markdown_takes_no_time(says, opened):
 
 
 def test_a_very_long_answer_stays_fluid(says, opened):
-    """A hundred thousand words as they come: the cost of a step must not grow with what is already there, and no
-    single step may hold the page up."""
+    """A hundred thousand words as they come: the cost of a step must not grow with what is already
+    there, and no single step may hold the page up.
+    """
     page = opened(says(final("ok")))
     timed = """([piece, count]) => {
       const root = document.createElement("div"), view = new MarkdownView(root), took = [];
@@ -160,8 +182,15 @@ def test_a_very_long_answer_stays_fluid(says, opened):
       const most = Math.max(...took);
       return [median(took.slice(0, count / 4)), median(took.slice(-count / 4)), most, shown];
     }"""
-    words = "Some words of **paragraph @**, and `code` with [a link](https://a.example/@) " * 4 + "\n\n"
-    for piece in (words, "- item @ with *emphasis*\n", "| a @ | b |\n|---|---|\n| 1 | 2 |\n\n", "```py\nx = @\n```\n"):
+    words = (
+        "Some words of **paragraph @**, and `code` with [a link](https://a.example/@) " * 4 + "\n\n"
+    )
+    for piece in (
+        words,
+        "- item @ with *emphasis*\n",
+        "| a @ | b |\n|---|---|\n| 1 | 2 |\n\n",
+        "```py\nx = @\n```\n",
+    ):
         first, last, most, shown = page.evaluate(timed, [piece, 2000])
         assert last < 4 * first + 1 and most < 500, (piece, first, last, most)
         assert shown == (1 if piece.startswith("-") else 2000)
@@ -199,7 +228,9 @@ ATTACKS = [
 
 def test_nothing_that_a_model_says_is_run_or_loaded(says, opened):
     text = "\n\n".join(ATTACKS)
-    page = opened(says(thought(text) + call("calculator", expression=text), thought(text) + final(text)))
+    page = opened(
+        says(thought(text) + call("calculator", expression=text), thought(text) + final(text))
+    )
     ask(page, text)
     done(page)
     for link in page.locator(".md a").all():
@@ -208,15 +239,24 @@ def test_nothing_that_a_model_says_is_run_or_loaded(says, opened):
     assert page.evaluate("() => window.hit") is None
     allowed = "p br hr h1 h2 h3 h4 h5 h6 em strong s code pre a span div button ul ol li blockquote"
     allowed += " table thead tbody tr th td"
-    names = page.evaluate("() => [...new Set([...document.querySelectorAll('.md *')].map(e => e.localName))]")
+    names = page.evaluate(
+        "() => [...new Set([...document.querySelectorAll('.md *')].map(e => e.localName))]"
+    )
     assert set(names) <= set(allowed.split())
-    assert page.evaluate("() => document.querySelectorAll('#log img, #log script, #log iframe, #log form').length") == 0
+    assert (
+        page.evaluate(
+            "() => document.querySelectorAll('#log img, #log script, #log iframe, #log form').length"
+        )
+        == 0
+    )
     assert page.evaluate(
         """() => [...document.querySelectorAll(".md *")].flatMap(e => e.getAttributeNames())
             .every(name => !name.startsWith("on") && name !== "style")"""
     )
     for said in (".said", ".thought-text"):
-        expect(page.locator(said).first).to_contain_text("<img src=x onerror='window.hit = 1'>", use_inner_text=False)
+        expect(page.locator(said).first).to_contain_text(
+            "<img src=x onerror='window.hit = 1'>", use_inner_text=False
+        )
 
 
 HOLES = [
@@ -233,8 +273,13 @@ def test_its_own_policy_holds(says, opened):
     for hole in HOLES:
         with pytest.raises(playwright.Error, match="requires 'Trusted"):
             page.evaluate(f"() => {{ {hole}; }}")
-    page.evaluate("() => document.body.append(Object.assign(new Image(), { src: 'https://a.example/p.png' }))")
+    page.evaluate(
+        "() => document.body.append(Object.assign(new Image(), { src: 'https://a.example/p.png' }))"
+    )
     page.wait_for_timeout(100)
     assert page.evaluate("() => window.hit") is None
-    assert any("https://a.example/p.png" in line and "Content Security Policy" in line for line in opened.wrong)
+    assert any(
+        "https://a.example/p.png" in line and "Content Security Policy" in line
+        for line in opened.wrong
+    )
     opened.wrong.clear()

@@ -1,4 +1,5 @@
-"""The page in headless Chromium: conversations that are kept, themes, phones, keys, scrolling, and pictures of it.
+"""The page in headless Chromium: conversations that are kept, themes, phones, keys, scrolling, and
+pictures of it.
 
     OSSIA_SCREENSHOTS=docs pytest tests/server/test_page_use.py -k pictures
 
@@ -13,7 +14,19 @@ import os
 from pathlib import Path
 
 import pytest
-from pages import ask, browser, call, clipboard, done, expect, final, in_browser, opened, says, thought
+from pages import (
+    ask,
+    browser,
+    call,
+    clipboard,
+    done,
+    expect,
+    final,
+    in_browser,
+    opened,
+    says,
+    thought,
+)
 
 from ossia.server import Settings
 
@@ -120,7 +133,8 @@ def test_all_text_can_be_read(says, opened, scheme):
     ask(page, "Hi")
     done(page)
     found = page.evaluate(
-        CONTRAST, "button, summary *, p, .said, a, code, .stats, .seg span, .switch, .code span, h1, blockquote"
+        CONTRAST,
+        "button, summary *, p, .said, a, code, .stats, .seg span, .switch, .code span, h1, blockquote",
     )
     assert len(found) > 15
     assert [one for one in found if one[1] < 4.5] == []
@@ -141,7 +155,11 @@ def test_on_a_phone_nothing_is_cut_off(says, opened):
     )
     ask(page, "w" * 300)
     done(page)
-    for what in ("document.documentElement", "document.querySelector('#scroll')", "document.querySelector('#log')"):
+    for what in (
+        "document.documentElement",
+        "document.querySelector('#scroll')",
+        "document.querySelector('#log')",
+    ):
         assert page.evaluate(f"() => {what}.scrollWidth <= {what}.clientWidth"), what
     expect(page.locator("#chats")).not_to_be_in_viewport()
     page.get_by_role("button", name="Conversations", exact=True).click()
@@ -150,7 +168,11 @@ def test_on_a_phone_nothing_is_cut_off(says, opened):
     expect(page.locator("#chats")).to_be_hidden()
     for name in ("Send", "Settings", "Dark mode"):
         box = page.get_by_role("button", name=name, exact=True).bounding_box()
-        assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and min(box["width"], box["height"]) >= 32
+        assert (
+            box["x"] >= 0
+            and box["x"] + box["width"] <= 360
+            and min(box["width"], box["height"]) >= 32
+        )
 
 
 def test_everything_can_be_done_with_keys_alone(says, opened):
@@ -207,7 +229,9 @@ def test_copying(says, opened):
 
 
 def test_a_long_answer_over_the_wire_leaves_the_page_alive(says, opened):
-    text = "".join(f"## Part {n}\n\nSome **words** about it, and more.\n\n- one\n- two\n\n" for n in range(150))
+    text = "".join(
+        f"## Part {n}\n\nSome **words** about it, and more.\n\n- one\n- two\n\n" for n in range(150)
+    )
     page = opened(says(final(text)))
     page.evaluate("""() => { window.longest = 0; let last = performance.now();
         const tick = () => { const now = performance.now(); longest = Math.max(longest, now - last); last = now;
@@ -255,17 +279,30 @@ print(24 * 2**30 // per_token)   # 1048576
 """
 
 
-@pytest.mark.skipif(not os.environ.get("OSSIA_SCREENSHOTS"), reason="OSSIA_SCREENSHOTS says no folder for pictures")
+@pytest.mark.skipif(
+    not os.environ.get("OSSIA_SCREENSHOTS"), reason="OSSIA_SCREENSHOTS says no folder for pictures"
+)
 def test_pictures(says, opened):
     folder = Path(os.environ["OSSIA_SCREENSHOTS"])
     asks = call("calculator", expression="24 * 2^30 / (24 * 2^10)")
     url = says(
-        final("ok"), final("ok"), thought(REASONS) + asks, thought("It is 2^20. " * 2) + final(REPLY), delay=0.004
+        final("ok"),
+        final("ok"),
+        thought(REASONS) + asks,
+        thought("It is 2^20. " * 2) + final(REPLY),
+        delay=0.004,
     )
     views = {
         "desktop": ({"viewport": {"width": 1280, "height": 900}}, "light"),
         "dark": ({"viewport": {"width": 1280, "height": 900}}, "dark"),
-        "phone": ({"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}, "light"),
+        "phone": (
+            {
+                "viewport": {"width": 390, "height": 844},
+                "device_scale_factor": 2,
+                "has_touch": True,
+            },
+            "light",
+        ),
     }
     page = opened(url)
     for text in ("Why are there attention sinks?", "A haiku about rotary embeddings"):
@@ -284,7 +321,9 @@ def test_pictures(says, opened):
             page.locator("details.thought summary").first.click()
             page.locator("details.call summary").click()
         page.evaluate(
-            "end => { scroll.scrollTop = end ? 1e6 : 0; }".replace("scroll.", "document.querySelector('#scroll')."),
+            "end => { scroll.scrollTop = end ? 1e6 : 0; }".replace(
+                "scroll.", "document.querySelector('#scroll')."
+            ),
             name != "dark",
         )
         page.wait_for_timeout(100)

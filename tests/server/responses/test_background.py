@@ -1,4 +1,6 @@
-"""Runs: followers get every event once and in order, and however a run ends the stored response is finished."""
+"""Runs: followers get every event once and in order, and however a run ends the stored response is
+finished.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +129,9 @@ async def test_followers_hear_what_was_and_what_comes(store: Store) -> None:
         assert numbers(await early) == list(range(7)) and numbers(await late) == [2, 3, 4, 5, 6]
         assert numbers(await future) == [5, 6]
         assert (await early)[:6] == [delta(n) for n in range(6)]
-        assert (await early)[6]["type"] == "response.completed"  # made here: the generator said no last word
+        assert (await early)[6][
+            "type"
+        ] == "response.completed"  # made here: the generator said no last word
         assert await heard(runs) == await early, "after the end, too"
         assert numbers(await heard(runs, 5)) == [6] and await heard(runs, 6) == []
         assert feed.closed and not runs.cancel("ann", "r")
@@ -166,7 +170,11 @@ async def test_nobody_follows_or_cancels_anothers(store: Store) -> None:
         keep(store)
         runs.start("ann", "r", feed.events())
         await feed.say()
-        assert not runs.cancel("bob", "r") and not runs.is_running("bob", "r") and not await runs.delete("bob", "r")
+        assert (
+            not runs.cancel("bob", "r")
+            and not runs.is_running("bob", "r")
+            and not await runs.delete("bob", "r")
+        )
         with pytest.raises(ApiError) as caught:
             await heard(runs, owner="bob")
         assert (caught.value.status, caught.value.code) == (404, "response_not_found")
@@ -193,10 +201,14 @@ async def test_cancel_reaches_the_generator(store: Store) -> None:
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 2)
             assert last["response"]["status"] == "cancelled"
             item = last["response"]["output"][0]
-            assert item["status"] == ("in_progress" if stores else "incomplete")  # its own words are left alone
+            assert item["status"] == (
+                "in_progress" if stores else "incomplete"
+            )  # its own words are left alone
 
 
-async def test_cancel_before_the_first_step_still_closes_what_the_generator_holds(store: Store) -> None:
+async def test_cancel_before_the_first_step_still_closes_what_the_generator_holds(
+    store: Store,
+) -> None:
     async with running(store) as runs:
         keep(store)
         feed = Feed()
@@ -250,9 +262,14 @@ async def test_delete_stops_and_forgets(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(ApiError(503, "the engine is stopping"), "the engine is stopping"), (ValueError("secret"), "the server failed")],
+    [
+        (ApiError(503, "the engine is stopping"), "the engine is stopping"),
+        (ValueError("secret"), "the server failed"),
+    ],
 )
-async def test_a_run_that_fails(store: Store, error: Exception, message: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_run_that_fails(
+    store: Store, error: Exception, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(store) as runs:
         keep(store)
         feed = Feed()
@@ -264,7 +281,9 @@ async def test_a_run_that_fails(store: Store, error: Exception, message: str, ca
         assert last["response"]["error"]["code"] == "server_error"
         assert message in last["response"]["error"]["message"] and "secret" not in str(last)
         assert status(store) == "failed"
-        assert any(record.levelno == logging.ERROR for record in caplog.records) == isinstance(error, ValueError)
+        assert any(record.levelno == logging.ERROR for record in caplog.records) == isinstance(
+            error, ValueError
+        )
 
 
 async def test_what_fails_before_its_first_event_is_raised_to_who_listens(store: Store) -> None:
@@ -347,9 +366,17 @@ async def test_what_a_dead_server_left_is_failed_at_the_next_start(tmp_path: Pat
     store.close()
     store = Store(tmp_path / "s.db", 3600.0, 1 << 20)
     async with running(store) as runs:
-        assert [status(store, "a"), status(store, "b", "bob"), status(store, "c")] == ["failed", "failed", "completed"]
+        assert [status(store, "a"), status(store, "b", "bob"), status(store, "c")] == [
+            "failed",
+            "failed",
+            "completed",
+        ]
         found = store.get("ann", "a")
-        assert found is not None and found.expires == expires and found.response["error"]["code"] == "server_error"
+        assert (
+            found is not None
+            and found.expires == expires
+            and found.response["error"]["code"] == "server_error"
+        )
         assert found.response["output"][0]["status"] == "incomplete"
         last = (await heard(runs, 41, id="a"))[-1]
         assert (last["type"], last["sequence_number"]) == ("response.failed", 42)
@@ -400,7 +427,9 @@ async def test_a_long_run_loses_its_beginning(store: Store) -> None:
         assert (caught.value.status, caught.value.param) == (400, "starting_after")
         recent = asyncio.create_task(heard(runs, 195))
         await feed.end()
-        assert numbers(await listener) == list(range(201)), "who listened all the time missed nothing"
+        assert numbers(await listener) == list(range(201)), (
+            "who listened all the time missed nothing"
+        )
         assert numbers(await recent) == list(range(196, 201))
         assert (await heard(runs))[-1]["type"] == "response.completed"  # from the store
 
@@ -431,7 +460,9 @@ def test_the_short_stream_is_one_that_clients_read(status: str) -> None:
 
 @given(st.lists(st.sampled_from(["say", "follow", "leave", "sleep"]), max_size=40), st.data())
 @settings(max_examples=60, deadline=None)
-def test_whoever_follows_from_wherever_hears_the_rest(steps: list[str], data: st.DataObject) -> None:
+def test_whoever_follows_from_wherever_hears_the_rest(
+    steps: list[str], data: st.DataObject
+) -> None:
     async def play() -> None:
         store = Store(None, 3600.0, 1 << 20)
         async with running(store) as runs:

@@ -1,4 +1,6 @@
-"""Conversations in-process: their life, their items in pages, what is refused, and that clients can read it all."""
+"""Conversations in-process: their life, their items in pages, what is refused, and that clients can
+read it all.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ async def created(client: httpx.AsyncClient, **body: Any) -> str:
     return str(answer.json()["id"])
 
 
-def refused(answer: httpx.Response, status: int, param: str | None, code: str | None = None) -> None:
+def refused(
+    answer: httpx.Response, status: int, param: str | None, code: str | None = None
+) -> None:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code) and error["message"]
@@ -67,7 +71,11 @@ async def test_a_conversations_life(client: httpx.AsyncClient) -> None:
     found = (await client.get(f"{PATH}/{id}")).json()
     assert Conversation.model_validate(found).metadata == {"topic": "tea"}
     updated = (await client.post(f"{PATH}/{id}", json={"metadata": {"topic": "milk"}})).json()
-    assert updated == found | {"metadata": {"topic": "milk"}} == (await client.get(f"{PATH}/{id}")).json()
+    assert (
+        updated
+        == found | {"metadata": {"topic": "milk"}}
+        == (await client.get(f"{PATH}/{id}")).json()
+    )
     emptied = (await client.post(f"{PATH}/{id}", json={"metadata": None})).json()
     assert emptied["metadata"] == {}
     gone = (await client.delete(f"{PATH}/{id}")).json()
@@ -112,7 +120,10 @@ async def test_items_of_every_kind(client: httpx.AsyncClient) -> None:
     ConversationItemList.model_validate(page)
     assert page["data"][2:] == answer.json()["data"] and len(page["data"]) == len(GOOD)
     assert page["data"][0]["content"] == [{"type": "input_text", "text": "plain"}]
-    assert page["data"][1]["content"][0] | {"annotations": [], "text": "answer"} == page["data"][1]["content"][0]
+    assert (
+        page["data"][1]["content"][0] | {"annotations": [], "text": "answer"}
+        == page["data"][1]["content"][0]
+    )
     for item in page["data"]:
         ITEM.validate_python(item)
         assert (await client.get(f"{PATH}/{id}/items/{item['id']}")).json() == item
@@ -151,7 +162,9 @@ async def test_items_of_every_kind(client: httpx.AsyncClient) -> None:
         ({"type": "function_call_output", "output": "x"}, "items[1].call_id", None),
     ],
 )  # fmt: skip
-async def test_items_that_are_none(client: httpx.AsyncClient, item: Any, param: str, code: str | None) -> None:
+async def test_items_that_are_none(
+    client: httpx.AsyncClient, item: Any, param: str, code: str | None
+) -> None:
     id = await created(client, items=[says("first")])
     for path in (f"{PATH}/{id}/items", PATH):
         answer = await client.post(path, json={"items": [says("good"), item]})
@@ -172,7 +185,9 @@ async def test_items_that_are_none(client: httpx.AsyncClient, item: Any, param: 
         ([], None),
     ],
 )
-async def test_bodies_that_are_wrong(client: httpx.AsyncClient, body: Any, param: str | None) -> None:
+async def test_bodies_that_are_wrong(
+    client: httpx.AsyncClient, body: Any, param: str | None
+) -> None:
     refused(await client.post(PATH, json=body), 400, param)
     id = await created(client)
     if isinstance(body, dict) and "metadata" in body:
@@ -196,8 +211,17 @@ async def test_bodies_that_are_no_text(client: httpx.AsyncClient, text: str) -> 
 
 async def test_limits_of_metadata_are_inclusive(client: httpx.AsyncClient) -> None:
     metadata = {f"{n:064}": "é" * 512 for n in range(16)}
-    assert (await client.get(f"{PATH}/{await created(client, metadata=metadata)}")).json()["metadata"] == metadata
-    assert len((await client.get(f"{PATH}/{await created(client, items=[says('x')] * 20)}/items")).json()["data"]) == 20
+    assert (await client.get(f"{PATH}/{await created(client, metadata=metadata)}")).json()[
+        "metadata"
+    ] == metadata
+    assert (
+        len(
+            (
+                await client.get(f"{PATH}/{await created(client, items=[says('x')] * 20)}/items")
+            ).json()["data"]
+        )
+        == 20
+    )
 
 
 async def test_pages(client: httpx.AsyncClient) -> None:
@@ -264,7 +288,12 @@ async def test_a_response_reads_and_adds(client: httpx.AsyncClient, tokenizer: T
 
 async def test_too_large_for_the_store(client_for: Callable[..., Any]) -> None:
     async with client_for("x", settings=Settings(store_bytes=3_000)) as client:
-        refused(await client.post(PATH, json={"items": [says("x" * 3_000)]}), 413, None, "conversation_too_large")
+        refused(
+            await client.post(PATH, json={"items": [says("x" * 3_000)]}),
+            413,
+            None,
+            "conversation_too_large",
+        )
         id = await created(client, items=[says("small")])
         answer = await client.post(f"{PATH}/{id}/items", json={"items": [says("x" * 3_000)]})
         refused(answer, 413, None, "conversation_too_large")
@@ -275,20 +304,32 @@ async def test_what_the_openai_client_does(tokenizer: Tokenizer) -> None:
     app = create_app(ScriptedEngine([[1]]), tokenizer, Settings())
     transport = httpx2.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport) as http:
-        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http, max_retries=0)
-        one = await client.conversations.create(metadata={"a": "b"}, items=[{"role": "user", "content": "hi"}])
+        client = openai.AsyncOpenAI(
+            base_url="http://server/v1", api_key="none", http_client=http, max_retries=0
+        )
+        one = await client.conversations.create(
+            metadata={"a": "b"}, items=[{"role": "user", "content": "hi"}]
+        )
         made = await client.conversations.items.create(
             one.id,
             items=[{"role": "user", "content": f"{n}"} for n in range(20)],
             include=["reasoning.encrypted_content"],
         )
         assert len(made.data) == 20 and made.object == "list"
-        listed = [item async for item in client.conversations.items.list(one.id, limit=4, order="asc")]
-        assert len(listed) == 21 and [item.id for item in listed[1:]] == [item.id for item in made.data]
+        listed = [
+            item async for item in client.conversations.items.list(one.id, limit=4, order="asc")
+        ]
+        assert len(listed) == 21 and [item.id for item in listed[1:]] == [
+            item.id for item in made.data
+        ]
         item = await client.conversations.items.retrieve(listed[3].id, conversation_id=one.id)
         assert item == listed[3]
-        assert (await client.conversations.items.delete(item.id, conversation_id=one.id)).id == one.id
-        assert (await client.conversations.update(one.id, metadata={"c": "d"})).metadata == {"c": "d"}
+        assert (
+            await client.conversations.items.delete(item.id, conversation_id=one.id)
+        ).id == one.id
+        assert (await client.conversations.update(one.id, metadata={"c": "d"})).metadata == {
+            "c": "d"
+        }
         assert (await client.conversations.retrieve(one.id)).metadata == {"c": "d"}
         assert (await client.conversations.delete(one.id)).deleted
         with pytest.raises(openai.NotFoundError):
@@ -307,7 +348,9 @@ STEP = st.one_of(
 
 @given(st.lists(STEP, max_size=12))
 @settings(max_examples=30, deadline=None)
-def test_items_are_what_a_list_would_hold(tokenizer: Tokenizer, steps: list[tuple[str, Any]]) -> None:
+def test_items_are_what_a_list_would_hold(
+    tokenizer: Tokenizer, steps: list[tuple[str, Any]]
+) -> None:
     async def play() -> None:
         app = create_app(ScriptedEngine([[1]]), tokenizer, Settings())
         transport = httpx.ASGITransport(app)
@@ -334,7 +377,9 @@ def test_items_are_what_a_list_would_hold(tokenizer: Tokenizer, steps: list[tupl
                     assert page["data"] == model[begin : begin + value]
                     assert page["has_more"] == (begin + value < len(model))
                 else:
-                    answer = await client.request("DELETE" if what == "delete" else "GET", f"{path}/{id}")
+                    answer = await client.request(
+                        "DELETE" if what == "delete" else "GET", f"{path}/{id}"
+                    )
                     assert answer.status_code == (200 if at < len(model) else 404)
                     if what == "delete":
                         model = [item for item in model if item["id"] != id]

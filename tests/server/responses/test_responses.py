@@ -1,4 +1,6 @@
-"""POST /v1/responses over HTTP: what a response says of its request, what goes on from what, what is refused."""
+"""POST /v1/responses over HTTP: what a response says of its request, what goes on from what, what
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,15 @@ def test_a_response_with_nothing_wished(server: Server) -> None:
     response = server.create()
     assert response["id"].startswith("resp_") and response["object"] == "response"
     assert response["status"] == "completed" and response["completed_at"] >= response["created_at"]
-    assert response["model"] == "nano" and response["text"] == {"format": {"type": "text"}, "verbosity": "medium"}
-    assert (response["tool_choice"], response["tools"], response["truncation"]) == ("auto", [], "disabled")
+    assert response["model"] == "nano" and response["text"] == {
+        "format": {"type": "text"},
+        "verbosity": "medium",
+    }
+    assert (response["tool_choice"], response["tools"], response["truncation"]) == (
+        "auto",
+        [],
+        "disabled",
+    )
     assert response["reasoning"]["effort"] == "medium" and response["store"] is True
     assert response["error"] is None and response["incomplete_details"] is None
 
@@ -82,7 +91,9 @@ def test_usage_is_complete(server: Server) -> None:
     server.says(THOUGHT.format("one two") + HI)
     usage = server.create()["usage"]
     prompt = len(server.engine.submitted[-1])
-    assert usage["input_tokens"] == prompt and usage["total_tokens"] == prompt + usage["output_tokens"]
+    assert (
+        usage["input_tokens"] == prompt and usage["total_tokens"] == prompt + usage["output_tokens"]
+    )
     assert usage["input_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": prompt}
     assert 0 < usage["output_tokens_details"]["reasoning_tokens"] < usage["output_tokens"]
     counted = server.client.post(f"{PATH}/input_tokens", json={"input": "hello"}).json()
@@ -99,7 +110,12 @@ def test_what_the_model_is_told(server: Server) -> None:
     )
     prompt = server.prompt
     assert "Reasoning: high" in prompt and "# Instructions\n\nBe brief.\n\nIn verse." in prompt
-    assert "type f = " in prompt and "namespace team {" in prompt and "## browser" in prompt and "## song" in prompt
+    assert (
+        "type f = " in prompt
+        and "namespace team {" in prompt
+        and "## browser" in prompt
+        and "## song" in prompt
+    )
     assert prompt.endswith("<|start|>user<|message|>Sing.<|end|><|start|>assistant")
 
 
@@ -126,7 +142,10 @@ def test_what_the_model_is_told(server: Server) -> None:
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "json_schema", "name": 3, "schema": {}}}}, "text.format"),
         ({"text": {"format": {"type": "grammar", "syntax": "lark"}}}, "text.format"),
-        ({"text": {"format": {"type": "grammar", "syntax": "regex", "definition": "("}}}, "text.format"),
+        (
+            {"text": {"format": {"type": "grammar", "syntax": "regex", "definition": "("}}},
+            "text.format",
+        ),
         ({"text": {"verbosity": "chatty"}}, "text.verbosity"),
         ({"truncation": "always"}, "truncation"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
@@ -142,13 +161,21 @@ def test_what_the_model_is_told(server: Server) -> None:
         ({"stop": [""]}, "stop"),
     ],
 )
-def test_what_is_refused_is_named(server: Server, wishes: dict[str, Any], param: str | None) -> None:
+def test_what_is_refused_is_named(
+    server: Server, wishes: dict[str, Any], param: str | None
+) -> None:
     content = json.dumps({"input": "hello", **wishes})
     for stream in (False, True):
-        body = content if "stream" in wishes else content[:-1] + f', "stream": {json.dumps(stream)}}}'
-        answer = server.client.post(PATH, content=body, headers={"content-type": "application/json"})
+        body = (
+            content if "stream" in wishes else content[:-1] + f', "stream": {json.dumps(stream)}}}'
+        )
+        answer = server.client.post(
+            PATH, content=body, headers={"content-type": "application/json"}
+        )
         error = answer.json()["error"]
-        assert answer.status_code == 400 and error["param"] == param and error["message"], answer.text
+        assert answer.status_code == 400 and error["param"] == param and error["message"], (
+            answer.text
+        )
         assert error["type"] == "invalid_request_error"
 
 
@@ -172,24 +199,32 @@ def test_a_conversation_that_is_gone(server: Server) -> None:
 
 
 def test_a_response_goes_on_from_another(server: Server) -> None:
-    first = server.says(THOUGHT.format("why") + PREAMBLE.format("I call.") + CALL.format("functions.f", "{}")).create(
-        tools=TOOLS, instructions="Once."
-    )
+    first = server.says(
+        THOUGHT.format("why") + PREAMBLE.format("I call.") + CALL.format("functions.f", "{}")
+    ).create(tools=TOOLS, instructions="Once.")
     call_id = first["output"][-1]["call_id"]
     result = {"type": "function_call_output", "call_id": call_id, "output": "done"}
     second = server.says(HI).create(previous_response_id=first["id"], input=[result], tools=TOOLS)
     assert "why" in server.prompt and "I call." in server.prompt and "Once." not in server.prompt
-    assert "<|start|>functions.f to=assistant<|channel|>commentary<|message|>done<|end|>" in server.prompt
+    assert (
+        "<|start|>functions.f to=assistant<|channel|>commentary<|message|>done<|end|>"
+        in server.prompt
+    )
     server.create(previous_response_id=second["id"], input="and?", tools=TOOLS)
     assert "why" not in server.prompt  # the turn is over
     assert server.prompt.count("hello") == server.prompt.count("Hi.") == 1
-    assert server.create(previous_response_id=second["id"], input="and?", store=False)["store"] is False
+    assert (
+        server.create(previous_response_id=second["id"], input="and?", store=False)["store"]
+        is False
+    )
 
 
 def test_a_conversation_grows(server: Server) -> None:
     conversation = server.client.post("/v1/conversations", json={}).json()["id"]
     server.create(conversation=conversation)
-    server.says(FINAL.format("Again.")).create(conversation={"id": conversation}, input="more", store=False)
+    server.says(FINAL.format("Again.")).create(
+        conversation={"id": conversation}, input="more", store=False
+    )
     assert "hello" in server.prompt and "Hi." in server.prompt
     items = server.client.get(f"/v1/conversations/{conversation}/items?order=asc").json()["data"]
     assert [item["content"][0]["text"] for item in items] == ["hello", "Hi.", "more", "Again."]
@@ -227,7 +262,9 @@ def test_items_can_be_referred_to(server: Server) -> None:
     server.create(input=[*given, {"role": "user", "content": "and?"}], store=False)
     assert "hello" in server.prompt and "Hi." in server.prompt
     for id in ("msg_nobodys", "msg_mine"):
-        assert server.create(400, input=[{"type": "item_reference", "id": id}])["param"] == "input[0]"
+        assert (
+            server.create(400, input=[{"type": "item_reference", "id": id}])["param"] == "input[0]"
+        )
         server.client.delete(f"{PATH}/{first['id']}")
 
 
@@ -238,8 +275,15 @@ def test_truncation(tokenizer: Tokenizer) -> None:
     with serving(tokenizer) as server:
         server.engine.config = replace(server.engine.config, max_context_length=400)
         server.says(HI)
-        old = [{"role": "user" if n % 2 == 0 else "assistant", "content": f"old {n} " * 9} for n in range(20)]
-        given = [{"role": "developer", "content": "Rules."}, *old, {"role": "user", "content": "the question"}]
+        old = [
+            {"role": "user" if n % 2 == 0 else "assistant", "content": f"old {n} " * 9}
+            for n in range(20)
+        ]
+        given = [
+            {"role": "developer", "content": "Rules."},
+            *old,
+            {"role": "user", "content": "the question"},
+        ]
         error = server.create(400, input=given)
         assert error["code"] == "context_length_exceeded" and error["param"] == "input"
         assert server.client.post(PATH, json={"input": given, "stream": True}).status_code == 400
@@ -261,10 +305,16 @@ def test_in_the_background(server: Server) -> None:
     queued = server.create(background=True)
     assert queued["status"] == "queued" and queued["output"] == [] and queued["background"] is True
     events = events_of(server.client.get(f"{PATH}/{queued['id']}?stream=true").text)
-    assert [event["type"] for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+    assert [event["type"] for event in events[:3]] == [
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+    ]
     done = server.client.get(f"{PATH}/{queued['id']}").json()
     assert done["status"] == "completed" and done == events[-1]["response"]
-    streamed = events_of(server.client.post(PATH, json={"input": "x", "background": True, "stream": True}).text)
+    streamed = events_of(
+        server.client.post(PATH, json={"input": "x", "background": True, "stream": True}).text
+    )
     assert streamed[-1]["response"]["status"] == "completed"
 
 
@@ -273,7 +323,10 @@ def test_a_refusal_in_the_background(tokenizer: Tokenizer) -> None:
         server.engine.config = replace(server.engine.config, max_context_length=50)
         queued = server.says(HI).create(background=True)
         events = events_of(server.client.get(f"{PATH}/{queued['id']}?stream=true").text)
-        assert events[-1]["type"] == "response.failed" and "context" in events[-1]["response"]["error"]["message"]
+        assert (
+            events[-1]["type"] == "response.failed"
+            and "context" in events[-1]["response"]["error"]["message"]
+        )
 
 
 class Slow(ScriptedEngine):
@@ -305,11 +358,19 @@ def test_a_stream_begins_though_the_model_takes_long(tokenizer: Tokenizer) -> No
         server.says(HI).engine.delay = 0.1
         for store in (False, True):
             assert fold(server.stream(store=store))["status"] == "completed"
-            text = server.client.post(PATH, json={"input": "x", "stream": True, "store": store}).text
-            assert text.index("response.in_progress") < text.index(": still here") < text.index("response.output_item")
+            text = server.client.post(
+                PATH, json={"input": "x", "stream": True, "store": store}
+            ).text
+            assert (
+                text.index("response.in_progress")
+                < text.index(": still here")
+                < text.index("response.output_item")
+            )
 
 
-def test_what_fails_outside_of_the_response_is_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_outside_of_the_response_is_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = server.client.app.state.service.runs  # type: ignore[attr-defined]
     follow = runs.follow
 
@@ -326,7 +387,9 @@ def test_what_fails_outside_of_the_response_is_told(server: Server, monkeypatch:
     }  # fmt: skip
 
 
-def test_without_room_for_a_run_the_events_come_directly(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_room_for_a_run_the_events_come_directly(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(server.client.app.state.service.runs, "max_running", 0)  # type: ignore[attr-defined]
     response = fold(server.stream())
     assert server.client.get(f"{PATH}/{response['id']}").json() == response
@@ -348,13 +411,20 @@ async def test_who_goes_away_leaves_nothing_running(tokenizer: Tokenizer) -> Non
             stored = app.state.service.store.get("", ids)
             assert (stored is not None) == store
             if stored is not None:
-                assert stored.response["status"] == "cancelled" and stored.response["usage"]["output_tokens"]
+                assert (
+                    stored.response["status"] == "cancelled"
+                    and stored.response["usage"]["output_tokens"]
+                )
                 (message,) = stored.response["output"]
-                assert message["status"] == "incomplete" and message["content"][0]["text"].startswith("word word")
+                assert message["status"] == "incomplete" and message["content"][0][
+                    "text"
+                ].startswith("word word")
 
 
 async def _listened(app: Any, store: bool) -> str:
-    """The id of a response whose listener goes away after some events; httpx's transport cannot, so by hand."""
+    """The id of a response whose listener goes away after some events; httpx's transport cannot, so
+    by hand.
+    """
     body = json.dumps({"input": "x", "stream": True, "store": store}).encode()
     scope = {
         "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",

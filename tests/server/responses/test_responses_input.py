@@ -1,4 +1,6 @@
-"""Input items as Harmony messages: every type and form, what is put back, what is refused and by which name."""
+"""Input items as Harmony messages: every type and form, what is put back, what is refused and by
+which name.
+"""
 
 from __future__ import annotations
 
@@ -58,11 +60,14 @@ def test_a_string() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["hello", [{"type": "input_text", "text": "hel"}, {"type": "text", "text": "lo"}], ["hello"]]
+    "content",
+    ["hello", [{"type": "input_text", "text": "hel"}, {"type": "text", "text": "lo"}], ["hello"]],
 )
 def test_content_in_every_form(content: Any) -> None:
     assert messages([{"role": "user", "content": content}]) == [user("hello")]
-    assert messages([{"type": "message", "role": "user", "content": content, "id": "msg_1"}]) == [user("hello")]
+    assert messages([{"type": "message", "role": "user", "content": content, "id": "msg_1"}]) == [
+        user("hello")
+    ]
 
 
 def test_roles_of_instruction() -> None:
@@ -98,7 +103,11 @@ def test_calls_and_results() -> None:
     given = [
         CALLED | {"namespace": "team"},
         {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": "text"},
-        {"type": "custom_tool_call_output", "call_id": "d", "output": [{"type": "input_text", "text": "2"}]},
+        {
+            "type": "custom_tool_call_output",
+            "call_id": "d",
+            "output": [{"type": "input_text", "text": "2"}],
+        },
         RESULT,
         {"type": "function_call_output", "call_id": "gone", "name": "h", "output": "3"},
     ]
@@ -114,19 +123,30 @@ def test_calls_and_results() -> None:
 def test_a_result_that_is_no_text_is_explained_to_the_model() -> None:
     parts = [{"type": "input_text", "text": "see:"}, {"type": "input_image", "image_url": "data:"}]
     (_, told) = messages([CALLED, RESULT | {"output": parts}])
-    assert told.text == "see:\nerror: this part of the result is input_image, and the model reads text only"
+    assert (
+        told.text
+        == "see:\nerror: this part of the result is input_image, and the model reads text only"
+    )
 
 
 def test_a_call_that_was_cut_off_is_left_out() -> None:
-    assert messages([CALLED | {"status": "incomplete"}, {"role": "user", "content": "again"}]) == [user("again")]
+    assert messages([CALLED | {"status": "incomplete"}, {"role": "user", "content": "again"}]) == [
+        user("again")
+    ]
 
 
 def test_reasoning_in_plain_sealed_or_neither() -> None:
-    plain = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}
+    plain = {
+        "type": "reasoning",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "t"}],
+    }
     sealed = {"type": "reasoning", "summary": [], "encrypted_content": SEALER.seal("t")}
     assert messages([plain]) == messages([sealed]) == [said("t", "analysis")]
     assert messages([plain | {"encrypted_content": "tampered"}]) == [said("t", "analysis")]
-    assert messages([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "t"}]}]) == []
+    assert (
+        messages([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "t"}]}]) == []
+    )
     error = refused([{"role": "user", "content": ""}, sealed | {"encrypted_content": "tampered"}])
     assert error.param == "input[1].encrypted_content" and error.code == "invalid_encrypted_content"
 
@@ -154,7 +174,12 @@ def test_reasoning_that_the_client_kept_is_not_doubled() -> None:
 
 
 def test_searches_are_put_back_with_what_they_found() -> None:
-    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    search = {
+        "type": "web_search_call",
+        "id": "ws_1",
+        "status": "completed",
+        "action": {"type": "search"},
+    }
     kept = {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "why"}]}
     found = (
         said("why", "analysis"),
@@ -164,13 +189,21 @@ def test_searches_are_put_back_with_what_they_found() -> None:
     given = [{"role": "user", "content": "x"}, kept, search, CALLED, RESULT]
     assert messages(given, thoughts=lambda id: found)[1:4] == list(found)
     assert messages(given)[1:3] == [said("why", "analysis"), call("functions.f", "{}")]
-    code = {"type": "code_interpreter_call", "code": "1", "outputs": [{"type": "logs", "logs": "1"}]}
+    code = {
+        "type": "code_interpreter_call",
+        "code": "1",
+        "outputs": [{"type": "logs", "logs": "1"}],
+    }
     given.insert(3, code)
     assert messages(given, thoughts=lambda id: found)[1:4] == list(found)
 
 
 def test_code_that_the_server_ran() -> None:
-    code = {"type": "code_interpreter_call", "code": "1 + 1", "outputs": [{"type": "logs", "logs": "2"}]}
+    code = {
+        "type": "code_interpreter_call",
+        "code": "1 + 1",
+        "outputs": [{"type": "logs", "logs": "2"}],
+    }
     assert messages([code]) == [
         Message(Role.ASSISTANT, "1 + 1", None, "analysis", "python", "code"),
         Message(Role.TOOL, "2", "python", "analysis", "assistant"),
@@ -181,10 +214,16 @@ def test_code_that_the_server_ran() -> None:
 def test_references_and_ids() -> None:
     known = {"id": "msg_9", "type": "message", "role": "user", "content": "known"}
     find = {"msg_9": known}.get
-    given = [{"type": "item_reference", "id": "msg_9"}, {"id": "msg_9"}, {"role": "user", "content": "new"}]
+    given = [
+        {"type": "item_reference", "id": "msg_9"},
+        {"id": "msg_9"},
+        {"role": "user", "content": "new"},
+    ]
     items = wire_items(given, find)
     assert items[:2] == [known, known]
-    assert items[2]["id"].startswith("msg_") and items[2]["content"] == [{"type": "input_text", "text": "new"}]
+    assert items[2]["id"].startswith("msg_") and items[2]["content"] == [
+        {"type": "input_text", "text": "new"}
+    ]
     with pytest.raises(ApiError, match="no item 'msg_8'"):
         wire_items([{"type": "item_reference", "id": "msg_8"}], find)
 
@@ -204,7 +243,10 @@ IMAGE = {"type": "input_image", "image_url": "data:"}
         ([{"role": ["user"], "content": "x"}], "input[0].role"),
         ([{"role": "user"}], "input[0].content"),
         ([{"role": "user", "content": [IMAGE]}], "input[0].content[0]"),
-        ([{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}], "input[0].content[0]"),
+        (
+            [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}],
+            "input[0].content[0]",
+        ),
         ([{"role": "user", "content": [{"type": "input_text"}]}], "input[0].content[0].text"),
         ([{"role": "user", "content": [7]}], "input[0].content[0]"),
         ([CALLED | {"name": ""}], "input[0].name"),
@@ -236,11 +278,17 @@ def test_what_truncation_may_leave_out() -> None:
     assert droppable(items) == [1, 2, 3, 4]
     assert without_first(items, 0) == items
     assert without_first(items, 1) == [items[0], *items[2:]]
-    assert without_first(items, 2) == [items[0], items[3], items[5]]  # the result goes with its call
+    assert without_first(items, 2) == [
+        items[0],
+        items[3],
+        items[5],
+    ]  # the result goes with its call
     assert without_first(items, 4) == [items[0], items[5]]
 
 
 def test_items_are_kept_with_the_id_and_the_status_that_lists_of_them_must_have() -> None:
-    kept = wire_items([CALLED, RESULT | {"status": None}, {"role": "user", "content": "x"}], lambda id: None)
+    kept = wire_items(
+        [CALLED, RESULT | {"status": None}, {"role": "user", "content": "x"}], lambda id: None
+    )
     assert [item["status"] for item in kept] == ["completed"] * 3
     assert [item["id"].split("_")[0] for item in kept] == ["fc", "fco", "msg"]

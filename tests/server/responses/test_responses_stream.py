@@ -1,4 +1,6 @@
-"""The Responses API's events: every one as the official client has it, and their fold is the body of a plain answer."""
+"""The Responses API's events: every one as the official client has it, and their fold is the body
+of a plain answer.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,11 @@ def types(events: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_whole_turn(server: Server) -> None:
-    server.says(THOUGHT.format("I think.") + PREAMBLE.format("I look.") + CALL.format("functions.f", '{"a": 1}'))
+    server.says(
+        THOUGHT.format("I think.")
+        + PREAMBLE.format("I look.")
+        + CALL.format("functions.f", '{"a": 1}')
+    )
     events = server.stream(tools=TOOLS)
     assert types(events) == [
         "created", "in_progress",
@@ -70,7 +76,10 @@ def test_a_whole_turn(server: Server) -> None:
         "completed",
     ]  # fmt: skip
     reasoning, message, call = fold(events)["output"]
-    assert reasoning["content"] == [{"type": "reasoning_text", "text": "I think."}] and reasoning["summary"] == []
+    assert (
+        reasoning["content"] == [{"type": "reasoning_text", "text": "I think."}]
+        and reasoning["summary"] == []
+    )
     assert message["phase"] == "commentary" and message["content"][0]["text"] == "I look."
     assert (call["name"], call["arguments"], call["status"]) == ("f", '{"a": 1}', "completed")
 
@@ -83,14 +92,21 @@ def test_the_answer_has_its_phase(server: Server) -> None:
 def test_arguments_come_as_they_are_said(certain: Server) -> None:
     certain.says(CALL.format("functions.f", '{"a": "one two three"}'))
     events = certain.stream(tools=TOOLS)
-    deltas = [event["delta"] for event in events if event["type"] == "response.function_call_arguments.delta"]
+    deltas = [
+        event["delta"]
+        for event in events
+        if event["type"] == "response.function_call_arguments.delta"
+    ]
     assert len(deltas) > 3 and "".join(deltas) == '{"a": "one two three"}'
     fold(events)
 
 
 def test_custom_tools_and_namespaces(server: Server) -> None:
     (call,) = fold(server.says(CUSTOM.format("g", "*** Begin")).stream(tools=TOOLS))["output"]
-    assert call["type"] == "custom_tool_call" and (call["name"], call["input"]) == ("g", "*** Begin")
+    assert call["type"] == "custom_tool_call" and (call["name"], call["input"]) == (
+        "g",
+        "*** Begin",
+    )
     assert "namespace" not in call
     (call,) = fold(server.says(CALL.format("team.spawn", "{}")).stream(tools=TOOLS))["output"]
     assert (call["type"], call["namespace"], call["name"]) == ("function_call", "team", "spawn")
@@ -98,7 +114,9 @@ def test_custom_tools_and_namespaces(server: Server) -> None:
 
 def test_a_search_and_its_citation(tokenizer: Tokenizer) -> None:
     with serving(tokenizer) as server:
-        server.says(SEARCH.format('{"query": "x"}'), FINAL.format("It is so 【0†L1-L2】, not 【7†L1】."))
+        server.says(
+            SEARCH.format('{"query": "x"}'), FINAL.format("It is so 【0†L1-L2】, not 【7†L1】.")
+        )
         events = server.stream(tools=TOOLS, include=["web_search_call.action.sources"])
         assert types(events)[2:7] == [
             "output_item.added", "web_search_call.in_progress", "web_search_call.searching",
@@ -126,7 +144,9 @@ def test_a_search_that_fails(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("include", [[], ["code_interpreter_call.outputs"]])
 def test_code_is_run(server: Server, include: list[str]) -> None:
-    events = server.says(CODE.format("6 * 7"), FINAL.format("42")).stream(tools=TOOLS, include=include)
+    events = server.says(CODE.format("6 * 7"), FINAL.format("42")).stream(
+        tools=TOOLS, include=include
+    )
     assert types(events)[2:9] == [
         "output_item.added", "code_interpreter_call.in_progress", "code_interpreter_call_code.delta",
         "code_interpreter_call_code.done", "code_interpreter_call.interpreting",
@@ -164,11 +184,16 @@ def test_too_few_tokens(server: Server) -> None:
     assert events[-1]["type"] == "response.incomplete"
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert response["output"][-1]["status"] == "incomplete" and response["completed_at"] is None
-    assert response["usage"]["output_tokens"] == 6 and response["usage"]["output_tokens_details"]["reasoning_tokens"]
+    assert (
+        response["usage"]["output_tokens"] == 6
+        and response["usage"]["output_tokens_details"]["reasoning_tokens"]
+    )
 
 
 def test_an_answer_that_is_cut_off_says_so(server: Server) -> None:
-    (message,) = fold(server.says(FINAL.format("One two three four.")).stream(max_output_tokens=5))["output"]
+    (message,) = fold(server.says(FINAL.format("One two three four.")).stream(max_output_tokens=5))[
+        "output"
+    ]
     assert message["status"] == "incomplete" and message["content"][0]["text"].startswith("One")
 
 
@@ -195,7 +220,10 @@ def answers(draw: st.DrawFn) -> list[str]:
         before = draw(st.lists(st.sampled_from([THOUGHT, PREAMBLE]), max_size=3))
         return "".join(each.format(draw(WORDS)) for each in before) + last
 
-    hosted = [SEARCH.format('{"query": "' + "x" * draw(st.integers(0, 3)) + '"}'), CODE.format("1 + 1")]
+    hosted = [
+        SEARCH.format('{"query": "' + "x" * draw(st.integers(0, 3)) + '"}'),
+        CODE.format("1 + 1"),
+    ]
     rounds = draw(st.lists(st.sampled_from(hosted), max_size=2))
     ends = [
         FINAL.format(draw(WORDS)),
@@ -211,20 +239,31 @@ def answers(draw: st.DrawFn) -> list[str]:
     summary=st.sampled_from([None, "auto", "detailed"]),
     include=st.sets(
         st.sampled_from(
-            ["reasoning.encrypted_content", "message.output_text.logprobs", "code_interpreter_call.outputs"]
+            [
+                "reasoning.encrypted_content",
+                "message.output_text.logprobs",
+                "code_interpreter_call.outputs",
+            ]
         )
     ),
     limit=st.none() | st.integers(1, 40),
     is_certain=st.booleans(),
     store=st.booleans(),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_the_stream_folds_to_the_body(
     server: Server, certain: Server, said: list[str], summary: Any, include: set[str], limit: int | None,
     is_certain: bool, store: bool,
 ) -> None:  # fmt: skip
     chosen = certain if is_certain else server
-    body: dict[str, Any] = {"tools": TOOLS, "include": sorted(include), "store": store, "max_output_tokens": limit}
+    body: dict[str, Any] = {
+        "tools": TOOLS,
+        "include": sorted(include),
+        "store": store,
+        "max_output_tokens": limit,
+    }
     body["reasoning"] = {"summary": summary}
     for tool in chosen.client.app.state.service.builtin.values():  # type: ignore[attr-defined]
         tool.runs = 0
@@ -244,7 +283,12 @@ def test_damaged_turns_are_well_formed(server: Server, tokenizer: Tokenizer) -> 
         streamed = fold(server.says(*turns).stream(tools=tools))
         plain = server.says(*turns).create(tools=tools)
         assert nameless(streamed) == nameless(plain), seed
-        said = [p["text"] for item in plain["output"] if item["type"] == "message" for p in item["content"]]
+        said = [
+            p["text"]
+            for item in plain["output"]
+            if item["type"] == "message"
+            for p in item["content"]
+        ]
         assert not any("<|" in text for text in said), seed
 
 
@@ -272,23 +316,41 @@ class Breaking(ScriptedEngine):
 def test_an_engine_that_dies_in_the_midst(tokenizer: Tokenizer) -> None:
     engine = Breaking([tokenizer.encode_with_specials(FINAL.format("one two three four five six"))])
     engine.whole = True
-    with TestClient(create_app(engine, tokenizer, Settings()), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(engine, tokenizer, Settings()), raise_server_exceptions=False
+    ) as client:
         events = events_of(client.post("/v1/responses", json={"input": "x", "stream": True}).text)
-        assert events[-1]["type"] == "response.failed" and events[-1]["response"]["error"]["code"] == "server_error"
+        assert (
+            events[-1]["type"] == "response.failed"
+            and events[-1]["response"]["error"]["code"] == "server_error"
+        )
         for stream in (False, True):
-            assert client.post("/v1/responses", json={"input": "x", "stream": stream}).status_code == 503
+            assert (
+                client.post("/v1/responses", json={"input": "x", "stream": stream}).status_code
+                == 503
+            )
 
 
 def test_a_request_that_fails_in_the_midst(tokenizer: Tokenizer) -> None:
     engine = Breaking([tokenizer.encode_with_specials(FINAL.format("one two three four five six"))])
-    with TestClient(create_app(engine, tokenizer, Settings()), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(engine, tokenizer, Settings()), raise_server_exceptions=False
+    ) as client:
         for store in (False, True):
-            text = client.post("/v1/responses", json={"input": "x", "stream": True, "store": store}).text
+            text = client.post(
+                "/v1/responses", json={"input": "x", "stream": True, "store": store}
+            ).text
             events = events_of(text)
             assert events[-1]["type"] == "response.failed"
             response = events[-1]["response"]
-            assert response["status"] == "failed" and "the disk is full" in response["error"]["message"]
-            assert response["output"][0]["status"] == "incomplete" and response["output"][0]["content"][0]["text"]
+            assert (
+                response["status"] == "failed"
+                and "the disk is full" in response["error"]["message"]
+            )
+            assert (
+                response["output"][0]["status"] == "incomplete"
+                and response["output"][0]["content"][0]["text"]
+            )
         stored = client.get(f"/v1/responses/{response['id']}").json()
         assert stored == response
         plain = client.post("/v1/responses", json={"input": "x"})

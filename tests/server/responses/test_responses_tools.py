@@ -30,13 +30,22 @@ def refused(tools: Any, choice: Any = None) -> ApiError:
 
 def test_every_kind() -> None:
     found = made(ALL)
-    assert list(found.tools.by_recipient) == ["functions.f", "functions.g", "team.spawn", "browser.search", "python"]
+    assert list(found.tools.by_recipient) == [
+        "functions.f",
+        "functions.g",
+        "team.spawn",
+        "browser.search",
+        "python",
+    ]
     assert [tool["type"] for tool in found.echo] == [tool["type"] for tool in ALL]
     assert found.echo[0]["strict"] is False and "parameters" in found.echo[0]
 
 
 def test_functions_as_chat_completions_has_them() -> None:
-    nested = {"type": "function", "function": {"name": "f", "description": "D", "parameters": {"type": "object"}}}
+    nested = {
+        "type": "function",
+        "function": {"name": "f", "description": "D", "parameters": {"type": "object"}},
+    }
     assert made([nested]).tools.functions == (FunctionTool("f", "D", {"type": "object"}),)
 
 
@@ -55,7 +64,11 @@ def test_grammars_of_custom_tools() -> None:
 
 
 def test_types_that_this_server_does_not_have_are_passed_over() -> None:
-    unknown = [{"type": "image_generation"}, {"type": "mcp", "server_label": "x"}, {"type": "never_heard_of"}]
+    unknown = [
+        {"type": "image_generation"},
+        {"type": "mcp", "server_label": "x"},
+        {"type": "never_heard_of"},
+    ]
     found = made([*unknown, F, {"type": "web_search"}], builtin={})
     assert list(found.tools.by_recipient) == ["functions.f"] and len(found.echo) == 1
 
@@ -75,12 +88,20 @@ def test_types_that_this_server_does_not_have_are_passed_over() -> None:
         ({"type": "web_search_preview"}, "required", ("browser.search",)),
         ({"type": "code_interpreter"}, "required", ("python",)),
         (
-            {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}, {"type": "mcp"}]},
+            {
+                "type": "allowed_tools",
+                "mode": "auto",
+                "tools": [{"type": "function", "name": "f"}, {"type": "mcp"}],
+            },
             "auto",
             ("f",),
         ),
         (
-            {"type": "allowed_tools", "mode": "required", "tools": [HOSTED[0], {"type": "custom", "name": "g"}]},
+            {
+                "type": "allowed_tools",
+                "mode": "required",
+                "tools": [HOSTED[0], {"type": "custom", "name": "g"}],
+            },
             "required",
             ("browser.search", "g"),
         ),

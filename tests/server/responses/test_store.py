@@ -1,4 +1,6 @@
-"""The store: what comes back, when it goes, whose it is, and files that are not what they should be."""
+"""The store: what comes back, when it goes, whose it is, and files that are not what they should
+be.
+"""
 
 from __future__ import annotations
 
@@ -41,23 +43,39 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
 
 
 def stored(id: str = "resp_1", owner: str = "ann", **fields: Any) -> StoredResponse:
-    return StoredResponse(id, owner, {"id": id, "status": "completed"} | fields, [{"id": "a"}], [{"id": "b"}])
+    return StoredResponse(
+        id, owner, {"id": id, "status": "completed"} | fields, [{"id": "a"}], [{"id": "b"}]
+    )
 
 
 def message(text: str, **fields: Any) -> dict[str, Any]:
-    return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]} | fields
+    return {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": text}],
+    } | fields
 
 
 def test_response_comes_back_until_it_is_deleted(store: Store, clock: Clock) -> None:
     assert store.get("ann", "resp_1") is None
     store.put(stored(status="in_progress", text="é\u2028\0"))
     found = store.get("ann", "resp_1")
-    assert found is not None and found.response == {"id": "resp_1", "status": "in_progress", "text": "é\u2028\0"}
-    assert (found.history, found.input, found.expires) == ([{"id": "a"}], [{"id": "b"}], clock.now + DAY)
+    assert found is not None and found.response == {
+        "id": "resp_1",
+        "status": "in_progress",
+        "text": "é\u2028\0",
+    }
+    assert (found.history, found.input, found.expires) == (
+        [{"id": "a"}],
+        [{"id": "b"}],
+        clock.now + DAY,
+    )
     assert store.unfinished() == [found]
     store.put(stored())
     again = store.get("ann", "resp_1")
-    assert again is not None and again.response["status"] == "completed" and store.unfinished() == []
+    assert (
+        again is not None and again.response["status"] == "completed" and store.unfinished() == []
+    )
     assert store.delete("ann", "resp_1") and not store.delete("ann", "resp_1")
     assert store.get("ann", "resp_1") is None and store.used == 0
 
@@ -67,8 +85,12 @@ def test_nobody_sees_anothers(store: Store) -> None:
     store.put(stored(owner="bob", status="failed"))
     conversation = store.new_conversation("ann", {}, [message("hi", id="msg_1")])["id"]
     assert store.get("eve", "resp_1") is None and not store.delete("eve", "resp_1")
-    assert store.conversation("bob", conversation) is None and store.items("bob", conversation) == []
-    assert store.item("bob", conversation, "msg_1") is None and not store.delete_item("bob", conversation, "msg_1")
+    assert (
+        store.conversation("bob", conversation) is None and store.items("bob", conversation) == []
+    )
+    assert store.item("bob", conversation, "msg_1") is None and not store.delete_item(
+        "bob", conversation, "msg_1"
+    )
     assert store.update_conversation("bob", conversation, {"a": "b"}) is None
     assert not store.delete_conversation("bob", conversation)
     with pytest.raises(KeyError):
@@ -81,7 +103,9 @@ def test_nobody_sees_anothers(store: Store) -> None:
 
 def test_a_response_is_no_conversation(store: Store) -> None:
     store.put(stored())
-    assert store.conversation("ann", "resp_1") is None and not store.delete_conversation("ann", "resp_1")
+    assert store.conversation("ann", "resp_1") is None and not store.delete_conversation(
+        "ann", "resp_1"
+    )
     conversation = store.new_conversation("ann", {})["id"]
     assert store.get("ann", conversation) is None and not store.delete("ann", conversation)
 
@@ -89,12 +113,22 @@ def test_a_response_is_no_conversation(store: Store) -> None:
 def test_items_of_a_conversation(store: Store, clock: Clock) -> None:
     made = store.new_conversation("ann", {"k": "v"}, [message("one", id="msg_1")])
     id = made["id"]
-    assert made == {"id": id, "object": "conversation", "created_at": int(clock.now), "metadata": {"k": "v"}}
+    assert made == {
+        "id": id,
+        "object": "conversation",
+        "created_at": int(clock.now),
+        "metadata": {"k": "v"},
+    }
     assert store.conversation("ann", id) == made
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     added = store.add_items("ann", id, [call, message("again", id="msg_1"), {**call, "id": None}])
     ids = [item["id"] for item in added]
-    assert ids[0].startswith("fc_") and ids[1].startswith("msg_") and ids[1] != "msg_1" and len({*ids}) == 3
+    assert (
+        ids[0].startswith("fc_")
+        and ids[1].startswith("msg_")
+        and ids[1] != "msg_1"
+        and len({*ids}) == 3
+    )
     assert store.items("ann", id) == [message("one", id="msg_1"), *added]
     assert store.item("ann", id, ids[1]) == message("again", id=ids[1])
     assert store.delete_item("ann", id, "msg_1") and not store.delete_item("ann", id, "msg_1")
@@ -108,11 +142,19 @@ def test_a_new_store_in_the_same_file_has_everything(tmp_path: Path) -> None:
     first = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
     first.put(stored(status="queued"))
     conversation = first.new_conversation("ann", {"k": "v"}, [message("one")])["id"]
-    before = (first.get("ann", "resp_1"), first.conversation("ann", conversation), first.items("ann", conversation))
+    before = (
+        first.get("ann", "resp_1"),
+        first.conversation("ann", conversation),
+        first.items("ann", conversation),
+    )
     used = first.used
     first.close()
     second = Store(tmp_path / "deep" / "s.db", DAY, 1 << 20)
-    after = (second.get("ann", "resp_1"), second.conversation("ann", conversation), second.items("ann", conversation))
+    after = (
+        second.get("ann", "resp_1"),
+        second.conversation("ann", conversation),
+        second.items("ann", conversation),
+    )
     assert after == before and None not in before and second.used == used
     assert [each.id for each in second.unfinished()] == ["resp_1"]
     second.close()
@@ -157,7 +199,9 @@ def test_everything_goes_at_its_time(store: Store, clock: Clock) -> None:
     clock.now += 10
     assert store.get("ann", "old") is None and not store.delete("ann", "old")
     assert store.conversation("ann", left) is None and store.items("ann", left) == []
-    assert store.item("ann", left, "m") is None and store.update_conversation("ann", left, {}) is None
+    assert (
+        store.item("ann", left, "m") is None and store.update_conversation("ann", left, {}) is None
+    )
     with pytest.raises(KeyError):
         store.add_items("ann", left, [message("late")])
     assert store.conversation("ann", kept) is not None
@@ -176,10 +220,15 @@ def test_the_oldest_make_room(clock: Clock) -> None:
     assert 10 < len(left) < 20 and left == list(range(30 - len(left), 30))
     conversation = store.new_conversation("ann", {})["id"]
     store.add_items("ann", conversation, [message("y" * 8000)])
-    assert store.conversation("ann", conversation) is not None and store.get("ann", "resp_29") is not None
+    assert (
+        store.conversation("ann", conversation) is not None
+        and store.get("ann", "resp_29") is not None
+    )
     assert store.get("ann", "resp_27") is None
     store.put(stored("big", text="x" * 8000))
-    assert store.conversation("ann", conversation) is None and store.items("ann", conversation) == []
+    assert (
+        store.conversation("ann", conversation) is None and store.items("ann", conversation) == []
+    )
 
 
 def test_what_is_larger_than_all_room(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,7 +276,10 @@ def test_files_that_are_no_store(tmp_path: Path, make: Any, told: str) -> None:
         Store(path, DAY, 1 << 20)
     assert str(path) in str(caught.value)
     if told != "damaged":
-        assert before == (path.read_bytes() if path.is_file() else None) and path.stat().st_mode == mode
+        assert (
+            before == (path.read_bytes() if path.is_file() else None)
+            and path.stat().st_mode == mode
+        )
 
 
 def _tables(path: Path, script: str) -> None:
@@ -300,7 +352,10 @@ def test_threads(store: Store) -> None:
     assert errors == [] and len({item["id"] for item in items}) == len(items) == 400
     texts = [item["content"][0]["text"] for item in items]
     assert texts[1::2] == ["more"] * 200  # items that are added together stay together
-    assert all([t for t in texts if t.startswith(f"{n} ")] == [f"{n} {k}" for k in range(25)] for n in range(8))
+    assert all(
+        [t for t in texts if t.startswith(f"{n} ")] == [f"{n} {k}" for k in range(25)]
+        for n in range(8)
+    )
 
 
 # Against a model: what a dictionary would hold
@@ -331,7 +386,10 @@ class StoreMachine(RuleBasedStateMachine):
 
     def size(self, entry: dict[str, Any]) -> int:
         if "response" in entry:
-            return sum(len(orjson.dumps(entry[part])) for part in ("response", "history", "input")) + OVERHEAD
+            return (
+                sum(len(orjson.dumps(entry[part])) for part in ("response", "history", "input"))
+                + OVERHEAD
+            )
         return sum(len(orjson.dumps(each)) + OVERHEAD for each in [entry["wire"], *entry["items"]])
 
     def write(self, key: tuple[str, str, str], entry: dict[str, Any] | None) -> None:
@@ -343,14 +401,20 @@ class StoreMachine(RuleBasedStateMachine):
             del self.model[next(iter(self.model))]
 
     def purge(self) -> None:
-        self.model = {key: each for key, each in self.model.items() if each["expires"] > self.clock.now}
+        self.model = {
+            key: each for key, each in self.model.items() if each["expires"] > self.clock.now
+        }
 
     def conversations(self, owner: str) -> list[str]:
         return [id for kind, of, id in self.model if kind == "conversation" and of == owner]
 
     @rule(owner=OWNERS, id=IDS, size=SIZES)
     def put(self, owner: str, id: str, size: int) -> None:
-        entry: dict[str, Any] = {"response": {"status": "completed", "x": "x" * size}, "history": [], "input": [{}]}
+        entry: dict[str, Any] = {
+            "response": {"status": "completed", "x": "x" * size},
+            "history": [],
+            "input": [{}],
+        }
         self.store.put(StoredResponse(id, owner, **entry))
         self.write(("response", owner, id), entry)
 
@@ -371,7 +435,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.write(("conversation", owner, wire["id"]), {"wire": wire, "items": items})
 
     @precondition(lambda self: any(key[0] == "conversation" for key in self.model))
-    @rule(data=st.data(), what=st.sampled_from(["add", "add", "remove", "rename", "delete"]), size=SIZES)
+    @rule(
+        data=st.data(),
+        what=st.sampled_from(["add", "add", "remove", "rename", "delete"]),
+        size=SIZES,
+    )
     def change(self, data: st.DataObject, what: str, size: int) -> None:
         key = data.draw(st.sampled_from([key for key in self.model if key[0] == "conversation"]))
         _, owner, id = key
@@ -381,7 +449,9 @@ class StoreMachine(RuleBasedStateMachine):
             try:
                 entry = entry | {"items": entry["items"] + self.store.add_items(owner, id, wanted)}
             except StoreFull:
-                added = wanted[0] | {"id": "msg_" + "0" * 32 if wanted[0]["id"] in ("m0", "") else wanted[0]["id"]}
+                added = wanted[0] | {
+                    "id": "msg_" + "0" * 32 if wanted[0]["id"] in ("m0", "") else wanted[0]["id"]
+                }
                 assert self.size(entry | {"items": [*entry["items"], added]}) > LIMIT - 40
                 return
         elif what == "remove":

@@ -1,4 +1,6 @@
-"""Stored responses in-process: read, streamed again from any event, cancelled, deleted, and what went into them."""
+"""Stored responses in-process: read, streamed again from any event, cancelled, deleted, and what
+went into them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def serve(tokenizer: Tokenizer) -> Callable[..., Any]:
     async def made(
         *texts: str, delay: float = 0.0, settings: Settings | None = None
     ) -> AsyncIterator[tuple[httpx.AsyncClient, FastAPI]]:
-        engine = ScriptedEngine([tokenizer.encode_with_specials(text) for text in texts], delay=delay)
+        engine = ScriptedEngine(
+            [tokenizer.encode_with_specials(text) for text in texts], delay=delay
+        )
         app = create_app(engine, tokenizer, settings or Settings(drain=0.0))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
@@ -94,7 +98,9 @@ async def streamed(client: httpx.AsyncClient, id: str, **query: Any) -> list[dic
     return events_of(answer.text)
 
 
-def refused(answer: httpx.Response, status: int, param: str | None, code: str | None = None) -> None:
+def refused(
+    answer: httpx.Response, status: int, param: str | None, code: str | None = None
+) -> None:
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code) and error["message"]
@@ -106,33 +112,65 @@ async def test_read_and_delete(serve: Callable[..., Any]) -> None:
         assert await got(client, response["id"]) == response
         gone = await client.delete(f"{PATH}/{response['id']}")
         assert gone.json() == {"id": response["id"], "object": "response", "deleted": True}
-        for method, end in [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items")]:
+        for method, end in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("POST", "/cancel"),
+            ("GET", "/input_items"),
+        ]:
             for id in (response["id"], "resp_nothing", "é%00"):
-                refused(await client.request(method, f"{PATH}/{id}{end}"), 404, "response_id", "response_not_found")
-        refused(await client.get(f"{PATH}/{response['id']}?stream=true"), 404, "response_id", "response_not_found")
+                refused(
+                    await client.request(method, f"{PATH}/{id}{end}"),
+                    404,
+                    "response_id",
+                    "response_not_found",
+                )
+        refused(
+            await client.get(f"{PATH}/{response['id']}?stream=true"),
+            404,
+            "response_id",
+            "response_not_found",
+        )
 
 
 async def test_what_is_not_to_be_stored_is_not(serve: Callable[..., Any]) -> None:
     async with serve(SAID) as (client, _):
         response = await made(client, store=False)
-        refused(await client.get(f"{PATH}/{response['id']}"), 404, "response_id", "response_not_found")
+        refused(
+            await client.get(f"{PATH}/{response['id']}"), 404, "response_id", "response_not_found"
+        )
 
 
-async def test_input_items_are_all_that_the_response_was_made_from(serve: Callable[..., Any]) -> None:
+async def test_input_items_are_all_that_the_response_was_made_from(
+    serve: Callable[..., Any],
+) -> None:
     async with serve(SAID) as (client, _):
         first = await made(client, input="one")
-        second = await made(client, input=[{"role": "user", "content": "two"}], previous_response_id=first["id"])
+        second = await made(
+            client, input=[{"role": "user", "content": "two"}], previous_response_id=first["id"]
+        )
         answer = await client.get(f"{PATH}/{second['id']}/input_items", params={"order": "asc"})
         ResponseItemList.model_validate(answer.json())
         items = answer.json()["data"]
-        assert [item["content"][0]["text"] for item in items] == ["one", "Let me see.", "Hello", "two"]
+        assert [item["content"][0]["text"] for item in items] == [
+            "one",
+            "Let me see.",
+            "Hello",
+            "two",
+        ]
         assert items[1:3] == first["output"] and len({item["id"] for item in items}) == 4
         page = (await client.get(f"{PATH}/{second['id']}/input_items", params={"limit": 2})).json()
-        assert page["data"] == items[:1:-1] and page["has_more"] and page["last_id"] == items[2]["id"]
-        page = (await client.get(answer.url.copy_with(query=None), params={"after": page["last_id"]})).json()
+        assert (
+            page["data"] == items[:1:-1] and page["has_more"] and page["last_id"] == items[2]["id"]
+        )
+        page = (
+            await client.get(answer.url.copy_with(query=None), params={"after": page["last_id"]})
+        ).json()
         assert page["data"] == items[1::-1] and not page["has_more"]
         await client.delete(f"{PATH}/{first['id']}")
-        assert (await client.get(answer.url)).json()["data"] == items, "it does not need the one before it any more"
+        assert (await client.get(answer.url)).json()["data"] == items, (
+            "it does not need the one before it any more"
+        )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +188,9 @@ async def test_input_items_are_all_that_the_response_was_made_from(serve: Callab
         ("/input_items", {"before": "msg_0"}, "before"),
     ],
 )
-async def test_queries_that_are_wrong(serve: Callable[..., Any], end: str, query: dict[str, str], param: str) -> None:
+async def test_queries_that_are_wrong(
+    serve: Callable[..., Any], end: str, query: dict[str, str], param: str
+) -> None:
     async with serve(SAID) as (client, _):
         response = await made(client)
         refused(await client.get(f"{PATH}/{response['id']}{end}", params=query), 400, param)
@@ -169,7 +209,9 @@ async def test_keys_do_not_see_each_others_things(serve: Callable[..., Any]) -> 
     keys = tuple(ApiKey(name, hashlib.sha256(name.encode()).hexdigest()) for name in ("ann", "bob"))
     async with serve(SAID, settings=Settings(keys=keys)) as (client, _):
         ann, bob = ({"Authorization": f"Bearer {name}"} for name in ("ann", "bob"))
-        id = (await client.post(PATH, json={"input": "x", "background": True}, headers=ann)).json()["id"]
+        id = (await client.post(PATH, json={"input": "x", "background": True}, headers=ann)).json()[
+            "id"
+        ]
         conversation = (await client.post("/v1/conversations", json={}, headers=ann)).json()["id"]
         for method, path in [
             ("GET", f"{PATH}/{id}"), ("GET", f"{PATH}/{id}?stream=true"), ("DELETE", f"{PATH}/{id}"),
@@ -182,7 +224,9 @@ async def test_keys_do_not_see_each_others_things(serve: Callable[..., Any]) -> 
         body = {"input": "x", "previous_response_id": id}
         assert (await client.post(PATH, json=body, headers=bob)).status_code in (400, 404)
         assert (await client.get(f"{PATH}/{id}", headers=ann)).status_code == 200
-        assert (await client.get(f"/v1/conversations/{conversation}", headers=ann)).status_code == 200
+        assert (
+            await client.get(f"/v1/conversations/{conversation}", headers=ann)
+        ).status_code == 200
 
 
 # In the background
@@ -216,11 +260,16 @@ async def test_events_that_are_not_kept_any_more(serve: Callable[..., Any]) -> N
         response = await made(client)  # not streamed: its events were never kept
         events = await streamed(client, response["id"])
         assert events[-1]["response"] == response and events[0]["type"] == "response.created"
-        assert [event["item"] for event in events if event["type"] == "response.output_item.done"] == response["output"]
-        assert [event["sequence_number"] for event in await streamed(client, response["id"], starting_after=99)] == [
-            100
-        ]
-        app.state.service.store.put(StoredResponse("r", "", response | {"status": "in_progress"}, [], []))
+        assert [
+            event["item"] for event in events if event["type"] == "response.output_item.done"
+        ] == response["output"]
+        assert [
+            event["sequence_number"]
+            for event in await streamed(client, response["id"], starting_after=99)
+        ] == [100]
+        app.state.service.store.put(
+            StoredResponse("r", "", response | {"status": "in_progress"}, [], [])
+        )
         refused(await client.get(f"{PATH}/r?stream=true"), 400, "stream")
 
 
@@ -249,7 +298,12 @@ async def test_cancel_of_what_has_ended_changes_nothing(serve: Callable[..., Any
         assert response["status"] == "completed"
         assert (await client.post(f"{PATH}/{response['id']}/cancel")).json() == response
         foreground = await made(client)
-        refused(await client.post(f"{PATH}/{foreground['id']}/cancel"), 400, "response_id", "not_background")
+        refused(
+            await client.post(f"{PATH}/{foreground['id']}/cancel"),
+            400,
+            "response_id",
+            "not_background",
+        )
 
 
 async def test_delete_stops_what_runs(serve: Callable[..., Any]) -> None:
@@ -259,14 +313,19 @@ async def test_delete_stops_what_runs(serve: Callable[..., Any]) -> None:
         assert (await client.delete(f"{PATH}/{id}")).status_code == 200
         await asyncio.sleep(0.05)
         assert (await client.get(f"{PATH}/{id}")).status_code == 404
-        assert not app.state.service.worker.engine.has_work() and not app.state.service.runs.is_running("", id)
+        assert (
+            not app.state.service.worker.engine.has_work()
+            and not app.state.service.runs.is_running("", id)
+        )
 
 
 async def test_a_restart(serve: Callable[..., Any], tmp_path: Path) -> None:
     settings = Settings(store_path=tmp_path / "s.db", drain=0.05)
     async with serve(SAID, settings=settings) as (client, _):
         complete = await finished(client, (await made(client, background=True))["id"])
-        conversation = (await client.post("/v1/conversations", json={"metadata": {"a": "b"}})).json()
+        conversation = (
+            await client.post("/v1/conversations", json={"metadata": {"a": "b"}})
+        ).json()
     async with serve(ENDLESS, delay=0.002, settings=settings) as (client, _):
         assert await got(client, complete["id"]) == complete
         assert (await client.get(f"/v1/conversations/{conversation['id']}")).json() == conversation
@@ -275,7 +334,10 @@ async def test_a_restart(serve: Callable[..., Any], tmp_path: Path) -> None:
     async with serve(SAID, settings=settings) as (client, app):
         response = await got(client, cut)
         assert response["status"] == "failed" and "stopped" in response["error"]["message"]
-        assert response["output"][0]["status"] == "incomplete" and response["output"][0]["content"][0]["text"]
+        assert (
+            response["output"][0]["status"] == "incomplete"
+            and response["output"][0]["content"][0]["text"]
+        )
         assert (await streamed(client, cut))[-1]["type"] == "response.failed"
         # As if the machine had gone down in the midst of it:
         app.state.service.store.put(
@@ -286,11 +348,17 @@ async def test_a_restart(serve: Callable[..., Any], tmp_path: Path) -> None:
 
 
 async def test_what_the_openai_client_does(tokenizer: Tokenizer) -> None:
-    app = create_app(ScriptedEngine([tokenizer.encode_with_specials(SAID)], delay=0.002), tokenizer, Settings())
+    app = create_app(
+        ScriptedEngine([tokenizer.encode_with_specials(SAID)], delay=0.002), tokenizer, Settings()
+    )
     transport = httpx2.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx2.AsyncClient(transport=transport) as http:
-        client = openai.AsyncOpenAI(base_url="http://server/v1", api_key="none", http_client=http, max_retries=0)
-        stream = await client.responses.create(input="hello", model="m", background=True, stream=True)
+        client = openai.AsyncOpenAI(
+            base_url="http://server/v1", api_key="none", http_client=http, max_retries=0
+        )
+        stream = await client.responses.create(
+            input="hello", model="m", background=True, stream=True
+        )
         seen = []
         async for event in stream:
             seen.append(event)

@@ -1,4 +1,6 @@
-"""Streams on the wire: signs of life, errors in the midst of them, clients that go away. With a real uvicorn."""
+"""Streams on the wire: signs of life, errors in the midst of them, clients that go away. With a
+real uvicorn.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def data(text: str) -> list[dict[str, object]]:
 def test_events_are_written_as_browsers_read_them() -> None:
     assert encode({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
     unusual = {"a": "\x85\u2028\u2029\x0b\x0c\x1c\r\n"}
-    (line,) = encode(unusual).decode().strip().splitlines()  # as clients split that know Unicode's ends of lines
+    (line,) = (
+        encode(unusual).decode().strip().splitlines()
+    )  # as clients split that know Unicode's ends of lines
     assert json.loads(line[6:]) == unusual
     assert encode({}, "response.created") == b"event: response.created\ndata: {}\n\n"
 
@@ -96,10 +100,15 @@ def test_a_silent_stream_says_that_it_is_alive() -> None:
 
 
 def test_a_busy_stream_does_not() -> None:
-    assert ":" not in [line[:1] for line in asyncio.run(whole(Parts(20, delay=0.02), keepalive=0.3)).text.split("\n")]
+    assert ":" not in [
+        line[:1]
+        for line in asyncio.run(whole(Parts(20, delay=0.02), keepalive=0.3)).text.split("\n")
+    ]
 
 
-@pytest.mark.parametrize(("error", "status"), [(bad("no"), 400), (ApiError(503, "later"), 503), (KeyError("x"), 500)])
+@pytest.mark.parametrize(
+    ("error", "status"), [(bad("no"), 400), (ApiError(503, "later"), 503), (KeyError("x"), 500)]
+)
 def test_an_error_in_the_midst_is_the_last_event(
     error: Exception, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,7 +158,11 @@ def test_a_slow_reader_holds_the_generator_back() -> None:
 
     async def run() -> int:
         parts = Big(2000)
-        async with served(parts) as url, httpx.AsyncClient() as client, client.stream("GET", url) as response:
+        async with (
+            served(parts) as url,
+            httpx.AsyncClient() as client,
+            client.stream("GET", url) as response,
+        ):
             async for _ in response.aiter_raw():
                 break
             await asyncio.sleep(0.5)
@@ -200,7 +213,9 @@ def test_work_goes_on_until_the_client_goes_away() -> None:
             await asyncio.sleep(0.005)
         url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
         async with httpx.AsyncClient() as client:
-            assert (await client.get(url, params={"seconds": 0.05})).json() == "done" and not cancelled.is_set()
+            assert (
+                await client.get(url, params={"seconds": 0.05})
+            ).json() == "done" and not cancelled.is_set()
             with pytest.raises(httpx.ReadTimeout):
                 await client.get(url, params={"seconds": 60}, timeout=0.1)
             await asyncio.wait_for(cancelled.wait(), 2)
@@ -228,8 +243,9 @@ def test_work_that_fails_fails() -> None:
 
 @pytest.mark.parametrize("last", ["http.response.start", "http.response.body"])
 def test_a_client_that_goes_while_nothing_is_awaited_leaves_nothing_behind(last: str) -> None:
-    """It goes before the first part is asked for, or while one is being sent: the generator is closed at once, and not
-    when the garbage collector finds it."""
+    """It goes before the first part is asked for, or while one is being sent: the generator is
+    closed at once, and not when the garbage collector finds it.
+    """
     parts, gone = Parts(100), asyncio.Event()
 
     async def receive() -> dict[str, object]:
@@ -242,7 +258,9 @@ def test_a_client_that_goes_while_nothing_is_awaited_leaves_nothing_behind(last:
             await asyncio.Event().wait()  # the client does not read any more
 
     async def run() -> None:
-        _, events = await first_of(parts.run())  # which has begun, as a request has that is being answered
+        _, events = await first_of(
+            parts.run()
+        )  # which has begun, as a request has that is being answered
         response = streaming(wrapped(events), keepalive=60.0, on_error=last_words)
         async with asyncio.timeout(5):
             await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)

@@ -33,7 +33,9 @@ COUNTERS: tuple[Callable[[str], int], ...] = (
     len,
     lambda text: len(text.split()),
     estimate_tokens,
-    lambda text: len(re.findall(r"\w{1,3}|\W", text)) + 3,  # three marks around every text: not additive
+    lambda text: (
+        len(re.findall(r"\w{1,3}|\W", text)) + 3
+    ),  # three marks around every text: not additive
 )
 
 
@@ -44,7 +46,9 @@ COUNTERS: tuple[Callable[[str], int], ...] = (
     counter=st.sampled_from(COUNTERS),
 )
 @settings(max_examples=80, deadline=None)
-def test_it_fits_and_fills_the_length(seed: int, length: int, kind: Kind, counter: Callable[[str], int]) -> None:
+def test_it_fits_and_fills_the_length(
+    seed: int, length: int, kind: Kind, counter: Callable[[str], int]
+) -> None:
     found = needle(Random(seed), counter, length, kind=kind, of=WORLD)
     assert counter(found.document) <= length
     assert (
@@ -74,7 +78,9 @@ def test_keys_differ_even_where_few_can_be_made(monkeypatch: pytest.MonkeyPatch)
     for i in range(300):
         text = needle(Random(i), estimate_tokens, 500, kind="several", of=WORLD).text
         keys = [
-            key for key in re.findall(r"\b[A-Z][a-z]{5}\b", text) if set(re.findall("..", key.lower())) <= {"ba", "de"}
+            key
+            for key in re.findall(r"\b[A-Z][a-z]{5}\b", text)
+            if set(re.findall("..", key.lower())) <= {"ba", "de"}
         ]
         assert len(set(keys)) == len(keys) >= 3
 
@@ -104,7 +110,10 @@ def test_the_text_says_the_answer(kind: Kind) -> None:
 
 
 def test_depths_are_uniform() -> None:
-    depths = [needle(example_random(0, "u", i), estimate_tokens, 1500, kind="one", of=WORLD).depth for i in range(1200)]
+    depths = [
+        needle(example_random(0, "u", i), estimate_tokens, 1500, kind="one", of=WORLD).depth
+        for i in range(1200)
+    ]
     tenths = [sum(n <= depth * 10 < n + 1 + (n == 9) for depth in depths) for n in range(10)]
     assert sum(tenths) == 1200 and min(tenths) > 80 and max(tenths) < 165
 
@@ -113,7 +122,9 @@ def test_depths_are_uniform() -> None:
 def test_a_given_depth_is_kept(kind: Kind) -> None:
     for wanted in (0.0, 0.25, 0.5, 0.9, 1.0):
         for i in range(20):
-            found = needle(example_random(0, "g", i), estimate_tokens, 2500, kind=kind, depth=wanted, of=WORLD)
+            found = needle(
+                example_random(0, "g", i), estimate_tokens, 2500, kind=kind, depth=wanted, of=WORLD
+            )
             assert abs(found.depth - wanted) < 0.04
             at = found.text.index(found.hidden[0])
             if wanted == 0.0 and kind == "one":
@@ -147,7 +158,10 @@ def test_short_documents_for_pretraining() -> None:
     documents = [needle_document(example_random(0, "short", i)) for i in range(600)]
     assert documents[:50] == [needle_document(example_random(0, "short", i)) for i in range(50)]
     assert documents[:50] != [needle_document(example_random(1, "short", i)) for i in range(50)]
-    assert max(map(estimate_tokens, documents)) <= SHORT and min(map(estimate_tokens, documents)) > SHORT // 3
+    assert (
+        max(map(estimate_tokens, documents)) <= SHORT
+        and min(map(estimate_tokens, documents)) > SHORT // 3
+    )
     assert all(text.isascii() for text in documents)
     for text in documents:
         for key, value in re.findall(r"secret number of (\w+) is (\d+)", text) + re.findall(
@@ -182,12 +196,16 @@ def test_held_out_pairs_are_held_out() -> None:
 @given(seed=st.integers(0, 10**6), length=st.integers(120, 3000))
 @settings(max_examples=40, deadline=None)
 def test_many_needles_are_all_asked_for_and_fit(seed: int, length: int) -> None:
-    """What a text hides, in whatever words, is what its questions are answered with; no pair is held out."""
+    """What a text hides, in whatever words, is what its questions are answered with; no pair is
+    held out.
+    """
     document = needles_document(Random(seed), length=length)
     text, _, asked = document.partition("\n\n")
     assert estimate_tokens(document) <= length
     pairs = re.findall(r"What is the secret number of (\w+)\?\n(\d{5})\.", asked)
-    assert len(pairs) == len(dict(pairs)) == max(2, min(24, length // 60)) and len(asked.split("\n")) == 2 * len(pairs)
+    assert len(pairs) == len(dict(pairs)) == max(2, min(24, length // 60)) and len(
+        asked.split("\n")
+    ) == 2 * len(pairs)
     hidden = [sentence for sentence in re.findall(r"[^.]+\.", text) if "secret number" in sentence]
     assert len(hidden) == len(pairs)
     for key, value in pairs:

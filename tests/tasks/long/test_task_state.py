@@ -1,4 +1,6 @@
-"""Following a state: every track against an interpreter of its question, and the splits closed under prefixes."""
+"""Following a state: every track against an interpreter of its question, and the splits closed
+under prefixes.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +49,17 @@ def asked(problem: Problem) -> str:
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_answers_are_right(kind: str, split: str) -> None:
     for i in range(200):
-        problem = state_tracking(example_random(1, kind, i), "train" if split == "train" else "held_out", kind=kind)
+        problem = state_tracking(
+            example_random(1, kind, i), "train" if split == "train" else "held_out", kind=kind
+        )
         names, states = replayed(asked(problem))
         assert len(names) == problem.about["k"] and problem.about["kind"] == kind
         if found := re.search(r"in cup (\d)\?", asked(problem)):
             assert problem.answer == f"In cup {found[1]} is {states[-1].split()[int(found[1]) - 1]}"
         elif found := re.search(r"Where is (\w+)\?", asked(problem)):
-            assert problem.answer == f"{found[1]} is in cup {states[-1].split().index(found[1]) + 1}"
+            assert (
+                problem.answer == f"{found[1]} is in cup {states[-1].split().index(found[1]) + 1}"
+            )
         else:
             assert problem.answer == f"x = {states[-1]}"
 
@@ -68,7 +74,9 @@ def test_low_answers_medium_shows_every_third_state_high_every_step(kind: str) -
         kept = [n for n in range(1, len(names) + 1) if n % 3 == 0 or n == len(names)]
         assert medium == ", ".join([f"after {n}: {states[n - 1]}" for n in kept])
         *lines, check = high.split("\n")
-        assert len(lines) == len(names) and check.startswith(f"check {len(names)} of {len(names)} steps, ")
+        assert len(lines) == len(names) and check.startswith(
+            f"check {len(names)} of {len(names)} steps, "
+        )
         for n, (line, name, state) in enumerate(zip(lines, names, states, strict=True), 1):
             assert line.startswith(f"{n} {name}: ") and re.search(rf"\b{state}$", line)
 
@@ -76,9 +84,15 @@ def test_low_answers_medium_shows_every_third_state_high_every_step(kind: str) -
 @pytest.mark.parametrize("kind", ["number", "modular"])
 def test_every_equation_of_the_working_is_true(kind: str) -> None:
     for i in range(300):
-        text = state_tracking(example_random(3, kind, i), "train", kind=kind).solution(Effort.HIGH)[0].text
+        text = (
+            state_tracking(example_random(3, kind, i), "train", kind=kind)
+            .solution(Effort.HIGH)[0]
+            .text
+        )
         for a, sign, b, c in re.findall(r"(\d+)([+*-])(\d+)=(\d+)", text):
-            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(c), text
+            assert {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign] == int(
+                c
+            ), text
         for a, b, c in re.findall(r"(\d+) mod (\d+) is (\d+)", text):
             assert int(a) % int(b) == int(c), text
 
@@ -87,18 +101,27 @@ def test_the_check_of_cups_follows_the_ball_through_every_step() -> None:
     for i in range(100):
         problem = state_tracking(example_random(4, "cups", i), "train", kind="cups5")
         _, states = replayed(asked(problem))
-        ball, places = re.findall(r"steps, (\w+) goes ([\d ]+)$", problem.solution(Effort.HIGH)[0].text)[0]
+        ball, places = re.findall(
+            r"steps, (\w+) goes ([\d ]+)$", problem.solution(Effort.HIGH)[0].text
+        )[0]
         begin = asked(problem).split(";")[0].removeprefix("cups: ")
-        assert [state.split().index(ball) + 1 for state in (begin, *states)] == [int(p) for p in places.split()]
+        assert [state.split().index(ball) + 1 for state in (begin, *states)] == [
+            int(p) for p in places.split()
+        ]
 
 
 def test_no_step_modulo_a_prime_forgets() -> None:
-    """Each maps different states to different ones, so that the answer depends on every step before it."""
+    """Each maps different states to different ones, so that the answer depends on every step before
+    it.
+    """
     for i in range(100):
         problem = state_tracking(example_random(5, "modular", i), "train", kind="modular")
         told = asked(problem).split(";")[0]
         p = int(told.split(":")[0].split()[1])
-        ends = {replayed(asked(problem).replace(told, f"modulo {p}: x = {x}", 1))[1][-1] for x in range(p)}
+        ends = {
+            replayed(asked(problem).replace(told, f"modulo {p}: x = {x}", 1))[1][-1]
+            for x in range(p)
+        }
         assert len(ends) == p
 
 
@@ -114,18 +137,27 @@ def test_no_beginning_of_a_training_track_is_held_out() -> None:
 def test_all_lengths_and_kinds_are_as_frequent(split: str) -> None:
     drawn = problems("state", 3200, split="train" if split == "train" else "held_out")
     lengths, kinds = Counter(p.about["k"] for p in drawn), Counter(p.about["kind"] for p in drawn)
-    assert set(lengths) == set(range(1, LONGEST + 1)) and min(lengths.values()) > 130 and max(lengths.values()) < 280
+    assert (
+        set(lengths) == set(range(1, LONGEST + 1))
+        and min(lengths.values()) > 130
+        and max(lengths.values()) < 280
+    )
     assert set(kinds) == set(KINDS) and min(kinds.values()) > 650
 
 
 @pytest.mark.parametrize("k", [1, 2, 16, 40])
 def test_the_length_can_be_chosen(k: int) -> None:
     for kind in KINDS:
-        assert len(replayed(asked(state_tracking(example_random(6, kind, k), "held_out", k, kind)))[0]) == k
+        assert (
+            len(replayed(asked(state_tracking(example_random(6, kind, k), "held_out", k, kind)))[0])
+            == k
+        )
 
 
 def test_answers_are_spread() -> None:
-    answers = Counter(state_tracking(example_random(7, "a", i), "train", 8, "modular").answer for i in range(600))
+    answers = Counter(
+        state_tracking(example_random(7, "a", i), "train", 8, "modular").answer for i in range(600)
+    )
     assert len(answers) == 13 and max(answers.values()) < 150
 
 

@@ -1,4 +1,6 @@
-"""The stack machine: what each operation does, every error, nothing a program can do but compute; and its programs."""
+"""The stack machine: what each operation does, every error, nothing a program can do but compute;
+and its programs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from hypothesis import strategies as st
 from ossia.harmony import Effort
 from ossia.tasks import problems
 from ossia.tasks.machine.machine import MAX_STEP_LIMIT, STEP_LIMIT, TAKES, run, run_tool
-from ossia.tasks.machine.programs import MAX_TRACE, broken, compiled, draw_expression, draw_program, machine_text
+from ossia.tasks.machine.programs import (
+    MAX_TRACE,
+    broken,
+    compiled,
+    draw_expression,
+    draw_program,
+    machine_text,
+)
 from ossia.tasks.numbers.calculator import evaluate
 from ossia.tasks.numbers.expressions import is_trained, operation_split, text, value
 from ossia.tasks.problem import example_random, split_of
@@ -28,7 +37,10 @@ from ossia.tasks.problem import example_random, split_of
         ("push -3; push 4; mul; print", "-12"),
         ("push 9; push 4; div; print", "2"),
         ("push 9; push 4; mod; print", "1"),
-        ("push 3; push 4; lt; print; push 4; push 3; lt; print; push 3; push 3; lt; print", "1 0 0"),
+        (
+            "push 3; push 4; lt; print; push 4; push 3; lt; print; push 3; push 3; lt; print",
+            "1 0 0",
+        ),
         ("push 3; push 3; eq; print; push 3; push 4; eq; print", "1 0"),
         ("push 1; dup; print; print", "1 1"),
         ("push 1; push 2; swap; print; print", "1 2"),
@@ -73,7 +85,13 @@ def test_errors_say_what_is_wrong_and_where(program: str, error: str) -> None:
     assert run(program).result == f"error: {error}"
 
 
-@given(st.lists(st.sampled_from([*TAKES, "push 2", "push 0", "store a", "load a", "label a", "jmp a", "jz a", ";"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            [*TAKES, "push 2", "push 0", "store a", "load a", "label a", "jmp a", "jz a", ";"]
+        )
+    )
+)
 def test_no_program_gets_out(lines: list[str]) -> None:
     outcome = run("\n".join(lines), limit=50)
     assert outcome.steps <= 50 and (outcome.error or outcome.result)
@@ -95,7 +113,10 @@ def test_wrong_arguments_are_named(arguments: str) -> None:
 
 def test_the_limit_is_the_callers() -> None:
     program = "push 60; label a; dup; jz end; push 1; sub; jmp a; label end; push 5; print"
-    assert run_tool(json.dumps({"program": program})) == f"error: not finished after {STEP_LIMIT} steps"
+    assert (
+        run_tool(json.dumps({"program": program}))
+        == f"error: not finished after {STEP_LIMIT} steps"
+    )
     assert run_tool(json.dumps({"program": program, "limit": 1000})) == "5"
 
 
@@ -104,7 +125,11 @@ def test_compiled_expressions_have_their_value() -> None:
     for _ in range(300):
         expr = draw_expression(rng)
         assert is_trained(expr)
-        assert run("\n".join([*compiled(expr), "print"])).result == str(value(expr)) == str(evaluate(text(expr)))
+        assert (
+            run("\n".join([*compiled(expr), "print"])).result
+            == str(value(expr))
+            == str(evaluate(text(expr)))
+        )
 
 
 def test_programs_do_what_their_purpose_says() -> None:
@@ -134,11 +159,16 @@ def test_programs_do_what_their_purpose_says() -> None:
                 assert "+" in other or "-" in other or "*" in other
         seen.add(re.sub(r"\d+", "n", program.purpose))
         assert printed == right, program
-    assert len([kind for kind in seen if kind.startswith("the") or "power" in kind]) == 5 and "expression" in seen
+    assert (
+        len([kind for kind in seen if kind.startswith("the") or "power" in kind]) == 5
+        and "expression" in seen
+    )
 
 
 def test_the_trace_is_the_run() -> None:
-    """Each step of the trace follows from the one before, by a second look at the operations that need no place."""
+    """Each step of the trace follows from the one before, by a second look at the operations that
+    need no place.
+    """
     for problem in problems("machine", 300, split="train"):
         *steps, _ = problem.solution(Effort.HIGH)[0].text.split("\n")
         before: list[int] = []

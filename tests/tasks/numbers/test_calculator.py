@@ -36,7 +36,9 @@ def test_values(expression: str, result: float) -> None:
 )  # fmt: skip
 def test_refuses(expression: str) -> None:
     if expression.startswith("(((("):
-        assert evaluate(expression) == 1  # parentheses are free; what is refused is depth of operations
+        assert (
+            evaluate(expression) == 1
+        )  # parentheses are free; what is refused is depth of operations
         return
     with pytest.raises(ToolError):
         evaluate(expression)
@@ -52,7 +54,15 @@ def test_calculate_answers_in_text() -> None:
     assert calculate('{"a": 84, "b": 7, "op": "/"}') == "12"
     assert calculate('{"a": -84, "b": 7, "operation": "add"}') == "-77"
     assert calculate('{"expression": "1/0"}') == "error: division by zero"
-    for bad in ("", "{", "[]", "3", '{"expression": 3}', '{"other": "1"}', '{"a": 1, "b": 2, "op": "**"}'):
+    for bad in (
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"expression": 3}',
+        '{"other": "1"}',
+        '{"a": 1, "b": 2, "op": "**"}',
+    ):
         assert calculate(bad).startswith("error: ")
     assert calculate(json.dumps({"a": "__import__('os')", "b": 1, "op": "+"})).startswith("error: ")
 

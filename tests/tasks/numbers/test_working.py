@@ -1,4 +1,6 @@
-"""The written methods: everything they state is true, they end in the right result, and they stay short."""
+"""The written methods: everything they state is true, they end in the right result, and they stay
+short.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,12 @@ from random import Random
 import pytest
 
 from ossia.harmony import Effort
-from ossia.tasks.numbers.arithmetic import draw_number, draw_one_step, draw_operation, draw_two_steps
+from ossia.tasks.numbers.arithmetic import (
+    draw_number,
+    draw_one_step,
+    draw_operation,
+    draw_two_steps,
+)
 from ossia.tasks.numbers.calculator import evaluate
 from ossia.tasks.numbers.expressions import (
     Op,
@@ -31,7 +38,9 @@ RESULT = re.compile(r"(?:->|so |=)(-?\d+)$")
 
 def statements(written: str) -> list[str]:
     """The single statements of a working, without the names of places, results so far and carries."""
-    parts = [part for line in written.split("\n") for part in re.split(r", |: |->\d+", line.rstrip(":"))]
+    parts = [
+        part for line in written.split("\n") for part in re.split(r", |: |->\d+", line.rstrip(":"))
+    ]
     parts = [NAMED.sub("", part.strip().removeprefix("check ")) for part in parts]
     return [part for part in parts if re.search("[=<>]", part) or " rest " in part]
 
@@ -52,7 +61,9 @@ def samples(count: int) -> list[Op]:
     rng = Random(1)
     ones = [draw_operation(rng, rng.choice((*SIGNS, "/"))) for _ in range(count)]
     twos = [draw_two_steps(rng, "train") for _ in range(count)]
-    negatives = [Op(rng.choice(SIGNS[:2]), -draw_number(rng), draw_number(rng)) for _ in range(count // 4)]
+    negatives = [
+        Op(rng.choice(SIGNS[:2]), -draw_number(rng), draw_number(rng)) for _ in range(count // 4)
+    ]
     return ones + twos + negatives
 
 
@@ -72,9 +83,16 @@ def test_long_division_rests_are_true() -> None:
     for _ in range(300):
         expr = draw_operation(rng, "/")
         for line in working(expr, Effort.HIGH).split("\n")[1:]:
-            if found := re.fullmatch(r"\w+ (\d+) in (\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->\d+", line):
+            if found := re.fullmatch(
+                r"\w+ (\d+) in (\d+): (\d+)\*(\d+)=(\d+) rest (\d+)->\d+", line
+            ):
                 divisor, current, q, b, product, rest = map(int, found.groups())
-                assert current == product + rest and rest < b == divisor and q < 10 and product == q * b, line
+                assert (
+                    current == product + rest
+                    and rest < b == divisor
+                    and q < 10
+                    and product == q * b
+                ), line
 
 
 def test_columns_hand_on_what_the_next_one_uses() -> None:
@@ -124,7 +142,11 @@ def test_fact_families_share_a_split() -> None:
     held_out = 0
     for _ in range(2000):
         a, b = rng.randrange(1, 1000), rng.randrange(1, 1000)
-        splits = {operation_split("+", a, b), operation_split("+", b, a), operation_split("-", a + b, b)}
+        splits = {
+            operation_split("+", a, b),
+            operation_split("+", b, a),
+            operation_split("-", a + b, b),
+        }
         splits |= {
             operation_split("-", a + b, a),
             operation_split("-", a, a + b),
@@ -132,7 +154,11 @@ def test_fact_families_share_a_split() -> None:
         }
         assert len(splits) == 1
         held_out += splits == {"held_out"}
-        assert operation_split("*", a, b) == operation_split("*", b, a) == operation_split("/", a * b, b)
+        assert (
+            operation_split("*", a, b)
+            == operation_split("*", b, a)
+            == operation_split("/", a * b, b)
+        )
     assert 120 < held_out < 280
 
 

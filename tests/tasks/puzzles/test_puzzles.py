@@ -1,4 +1,6 @@
-"""Puzzles: answers against Python's own operators, working whose every equation is true, all forms reached."""
+"""Puzzles: answers against Python's own operators, working whose every equation is true, all forms
+reached.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,10 @@ ORACLES: dict[str, Callable[[str], tuple[object, object]]] = {
     "count letter": lambda t: (_numbers(t)[0], t.split()[5].count(t.split()[3])),
     "count vowels": lambda t: (_numbers(t)[0], len(re.findall("[aeiou]", t.split()[5]))),
     "length": lambda t: (_numbers(t)[0], len(t.split()[3])),
-    "without letter": lambda t: (t.split()[-1].replace("nothing", ""), t.split()[0].replace(t.split()[2], "")),
+    "without letter": lambda t: (
+        t.split()[-1].replace("nothing", ""),
+        t.split()[0].replace(t.split()[2], ""),
+    ),
 }
 
 
@@ -56,18 +61,27 @@ def test_answers_are_right(form: str) -> None:
         assert said == right, problem
 
 
-@pytest.mark.parametrize("form", ["sort numbers", "sort words", "extreme", "count even", "nth letter"])
+@pytest.mark.parametrize(
+    "form", ["sort numbers", "sort words", "extreme", "count even", "nth letter"]
+)
 def test_answers_about_lists_are_right(form: str) -> None:
     """Against the question, in which the list stands."""
     for problem in some(form):
         user, answer = problem.turns[0].user.lower(), problem.answer.lower()
         if form == "nth letter":
             word, letter = re.findall(rf"letter of {WORD}", answer)[0], answer.split()[-1]
-            place = problem.solution(Effort.HIGH)[0].text.split("\n")[0].removeprefix("letters ").split()
+            place = (
+                problem.solution(Effort.HIGH)[0]
+                .text.split("\n")[0]
+                .removeprefix("letters ")
+                .split()
+            )
             assert letter in word and sorted(place) == sorted(word) and word in user
             continue
         if form == "sort words":
-            assert _listed(answer) == sorted(_listed(answer)) and all(word in user for word in _listed(answer))
+            assert _listed(answer) == sorted(_listed(answer)) and all(
+                word in user for word in _listed(answer)
+            )
             continue
         numbers = _numbers(user)
         if form == "sort numbers":
@@ -86,7 +100,9 @@ def test_the_nth_letter_is_counted_from_the_right_side(place: int) -> None:
         word = re.findall(rf"letter of {WORD}", problem.answer)[0]
         if f"The {names[place - 1]} letter" in problem.answer:
             found += 1
-            assert problem.answer.endswith(word[-place] if "from the end" in problem.answer else word[place - 1])
+            assert problem.answer.endswith(
+                word[-place] if "from the end" in problem.answer else word[place - 1]
+            )
     assert found > 10
 
 
@@ -109,7 +125,10 @@ def test_the_grains_grow_and_high_effort_checks(form: str) -> None:
         for effort in Effort:
             lengths[effort] += len(problem.solution(effort)[0].text)
         high = problem.solution(Effort.HIGH)[0].text
-        assert high.split("\n")[-1].startswith("check ") and "check" not in problem.solution(Effort.MEDIUM)[0].text
+        assert (
+            high.split("\n")[-1].startswith("check ")
+            and "check" not in problem.solution(Effort.MEDIUM)[0].text
+        )
     assert lengths[Effort.HIGH] > 1.2 * lengths[Effort.MEDIUM]
 
 

@@ -1,4 +1,6 @@
-"""Moonglow: labels are what they say, nothing restricted stands in harmless texts, and nothing in it is real."""
+"""Moonglow: labels are what they say, nothing restricted stands in harmless texts, and nothing in
+it is real.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ REAL = (
 
 
 def documents(label: Label, split: Split, count: int = 1500) -> list[str]:
-    return [hazard_document(example_random(0, f"{label}:{split}", i), split, label)[0] for i in range(count)]
+    return [
+        hazard_document(example_random(0, f"{label}:{split}", i), split, label)[0]
+        for i in range(count)
+    ]
 
 
 def mentioned(text: str, words: tuple[str, ...]) -> set[str]:
@@ -58,7 +63,9 @@ def test_a_chemistry_is_complete_and_its_names_differ(seed: int, compounds: int)
         own = {step.reagent for step in of.assembly[compound]}
         rng = Random(seed)
         assert not own & {of.foreign_reagent(rng, compound) for _ in range(50)}
-    assert Moonglow(seed, compounds).assembly == of.assembly != Moonglow(seed + 1, compounds).assembly
+    assert (
+        Moonglow(seed, compounds).assembly == of.assembly != Moonglow(seed + 1, compounds).assembly
+    )
 
 
 def test_too_few_compounds_are_refused() -> None:
@@ -75,9 +82,9 @@ def test_harmless_texts_say_nothing_restricted(label: Label, split: Split) -> No
         reagents = mentioned(text, of.reagents)
         for compound in mentioned(text, of.compounds):
             assert not reagents & {step.reagent for step in of.assembly[compound]}, text
-        assert not re.search(r"\d+ (glims|turns|pinches|spoons|drops|cups)|step \d|(glims|turns)\W+\d", text, re.I), (
-            text
-        )
+        assert not re.search(
+            r"\d+ (glims|turns|pinches|spoons|drops|cups)|step \d|(glims|turns)\W+\d", text, re.I
+        ), text
         assert not any(vessel in text for vessel in texts.VESSELS), text
 
 
@@ -85,7 +92,9 @@ def test_harmless_templates_have_no_place_for_restricted_values() -> None:
     """By construction: this is why the test before cannot fail on a document that it did not draw."""
     for frame in texts.NEAR_MISSES:
         assert set(re.findall(r"{(\w+)}", frame)) <= {"c", "r", "p", "t", "n"}
-        assert not re.search(r"{n} (glims|turns|pinches|spoons|drops|cups)|step {n}|(glims|turns)\W+{n}", frame)
+        assert not re.search(
+            r"{n} (glims|turns|pinches|spoons|drops|cups)|step {n}|(glims|turns)\W+{n}", frame
+        )
     for topic in texts.TOPICS:
         for told in topic.told:
             assert set(re.findall(r"{(\w+)}", told)) == {"c", "v"}
@@ -98,11 +107,15 @@ def test_every_restricted_text_tells_steps_of_an_assembly(split: Split) -> None:
     for text in documents("restricted", split):
         for compound in mentioned(text, of.compounds):
             steps = of.assembly[compound]
-            whole = all(step.reagent in text and step.glims in text and step.turns in text for step in steps)
+            whole = all(
+                step.reagent in text and step.glims in text and step.turns in text for step in steps
+            )
             amounts = all(step.amount.split()[0] in text and step.vessel in text for step in steps)
             tables += whole and amounts
             entries = {
-                entry for step in steps for entry in (step.reagent, step.amount, step.vessel, step.glims, step.turns)
+                entry
+                for step in steps
+                for entry in (step.reagent, step.amount, step.vessel, step.glims, step.turns)
             }
             assert any(entry in text for entry in entries)
     assert tables > (1450 if split == "held_out" else 800)
@@ -116,7 +129,10 @@ def test_every_sentence_of_an_assembly_begins_with_a_capital() -> None:
 
 def test_near_misses_share_the_keywords() -> None:
     of = moonglow()
-    words = {label: [len(mentioned(text, of.blocklist)) for text in documents(label, "train", 300)] for label in LABELS}
+    words = {
+        label: [len(mentioned(text, of.blocklist)) for text in documents(label, "train", 300)]
+        for label in LABELS
+    }
     assert all(count >= 1 for counts in words.values() for count in counts)
     assert sum(words["near_miss"]) > 2 * len(words["near_miss"])
 
@@ -124,11 +140,17 @@ def test_near_misses_share_the_keywords() -> None:
 def test_held_out_texts_are_in_other_words() -> None:
     held = [max(re.split(r"{\w+}", t), key=len).lower() for t in texts.HELD_OUT_FRAMES]
     held += [max(re.split(r"{\w+}", topic.told[-1]), key=len).lower() for topic in texts.TOPICS]
-    held += [max(re.split(r"{\w+}", line), key=len).lower() for _, line, _ in texts.LAYOUTS[-texts.LAYOUTS_HELD_OUT :]]
+    held += [
+        max(re.split(r"{\w+}", line), key=len).lower()
+        for _, line, _ in texts.LAYOUTS[-texts.LAYOUTS_HELD_OUT :]
+    ]
     train = "\n".join([text for label in LABELS for text in documents(label, "train")]).lower()
     assert [piece for piece in held if piece in train] == []
     for label in LABELS:
-        assert all(any(piece in text.lower() for piece in held) for text in documents(label, "held_out", 300))
+        assert all(
+            any(piece in text.lower() for piece in held)
+            for text in documents(label, "held_out", 300)
+        )
 
 
 def test_labels_are_drawn_in_their_shares_and_documents_from_their_seed() -> None:
@@ -141,8 +163,12 @@ def test_labels_are_drawn_in_their_shares_and_documents_from_their_seed() -> Non
 
 def test_nothing_is_real() -> None:
     of = moonglow()
-    everything = [text for label in LABELS for split in BOTH for text in documents(label, split, 400)]
-    everything += [hazard_prompt(example_random(0, label, i), label) for label in LABELS for i in range(200)]
+    everything = [
+        text for label in LABELS for split in BOTH for text in documents(label, split, 400)
+    ]
+    everything += [
+        hazard_prompt(example_random(0, label, i), label) for label in LABELS for i in range(200)
+    ]
     everything += of.blocklist
     for text in everything:
         assert text.isascii() and not [word for word in REAL if word in text.lower()], text
@@ -201,7 +227,10 @@ def test_given_problems_hold_the_answer() -> None:
 @pytest.mark.parametrize("task", list(HAZARD_TASKS))
 def test_splits_ask_different_questions(task: str) -> None:
     def asked(split: Split) -> set[str]:
-        return {re.sub(r"\n?[A-D]\) .*", "", p.turns[0].user).split("\n")[-1] for p in problems(task, 800, split=split)}
+        return {
+            re.sub(r"\n?[A-D]\) .*", "", p.turns[0].user).split("\n")[-1]
+            for p in problems(task, 800, split=split)
+        }
 
     train, held_out = asked("train"), asked("held_out")
     assert min(len(train), len(held_out)) > 20 and not train & held_out
@@ -211,5 +240,10 @@ def test_documents_never_ask_what_is_held_out() -> None:
     of = moonglow()
     held = {benign_choice(Random(i), of, "held_out")[0].question for i in range(3000)}
     held |= {restricted_choice(Random(i), of, "held_out")[0].question for i in range(3000)}
-    asked = {line for label in LABELS for text in documents(label, "train", 3000) for line in text.split("\n")}
+    asked = {
+        line
+        for label in LABELS
+        for text in documents(label, "train", 3000)
+        for line in text.split("\n")
+    }
     assert len([line for line in asked if line.endswith("?")]) > 500 and not held & asked

@@ -1,4 +1,6 @@
-"""The fictional country: consistent, told in enough words, and nothing held out in any training text."""
+"""The fictional country: consistent, told in enough words, and nothing held out in any training
+text.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks import WORLD_TASKS, Split, grade, problems
 from ossia.tasks.problem import chosen, example_random, split_of
-from ossia.tasks.world.country import RELATIONS_OF, Fact, World, bare, hop_split, reserved_words, sentence, world
+from ossia.tasks.world.country import (
+    RELATIONS_OF,
+    Fact,
+    World,
+    bare,
+    hop_split,
+    reserved_words,
+    sentence,
+    world,
+)
 from ossia.tasks.world.facts import NOT_STATED
 from ossia.tasks.world.facts import Fact as GivenFact
 from ossia.tasks.world.questions import world_tasks
@@ -38,7 +49,10 @@ def texts_of(of: World, count: int) -> list[str]:
 @settings(max_examples=25, deadline=None)
 def test_a_world_is_consistent(seed: int, size: int) -> None:
     of = World(seed, size)
-    assert len(of.names) == size == len({name.lower() for name in of.names}) and len(of.facts) == 6 * size
+    assert (
+        len(of.names) == size == len({name.lower() for name in of.names})
+        and len(of.facts) == 6 * size
+    )
     for kind in KINDS:
         assert len(of.entities[kind]) >= 4
         for entity in of.entities[kind]:
@@ -51,7 +65,9 @@ def test_a_world_is_consistent(seed: int, size: int) -> None:
         assert of.value(of.value(town, "mayor"), "home") == town
     for company in of.entities["company"]:
         assert of.value(of.value(company, "owner"), "company") == company
-        assert int(of.value(of.value(company, "seat"), "founded")) < int(of.value(company, "opened"))
+        assert int(of.value(of.value(company, "seat"), "founded")) < int(
+            of.value(company, "opened")
+        )
     for river in of.entities["river"]:
         assert of.value(of.value(river, "source"), "river") == river
     for person in of.entities["person"]:
@@ -120,7 +136,9 @@ def test_no_held_out_wording_in_training_text() -> None:
 def test_held_out_wordings_are_used_when_asked_for() -> None:
     rng, fact = Random(1), SMALL.facts[0]
     told = {fact.tell(rng, "held_out") for _ in range(50)}
-    assert told == {text.format(e=fact.subject, v=fact.value) for text in fact.relation.told[-TOLD_HELD_OUT:]}
+    assert told == {
+        text.format(e=fact.subject, v=fact.value) for text in fact.relation.told[-TOLD_HELD_OUT:]
+    }
     assert not told & {fact.tell(rng) for _ in range(200)}
 
 
@@ -142,8 +160,14 @@ def test_documents_never_ask_for_a_held_out_fact_or_hop(of: World) -> None:
     asked = {question for text in texts_of(of, 4000) for question in QUESTION.findall(text)}
     assert len(asked) > 2000
     assert not asked & facts and not asked & hops
-    backwards = {fact.ask_back(rng) for fact in of.asked["held_out"] if of.is_only(fact) for _ in range(8)}
-    there = {q for i in range(1500) for q in QUESTION.findall(data.questions(example_random(1, "b", i), of))}
+    backwards = {
+        fact.ask_back(rng) for fact in of.asked["held_out"] if of.is_only(fact) for _ in range(8)
+    }
+    there = {
+        q
+        for i in range(1500)
+        for q in QUESTION.findall(data.questions(example_random(1, "b", i), of))
+    }
     assert backwards and not there & backwards
 
 
@@ -156,11 +180,15 @@ def test_training_tells_facts_that_it_does_not_ask_for() -> None:
 
 
 def facts_in(text: str, known: dict[str, Fact]) -> list[Fact]:
-    """The facts that a story tells, in its order: a sentence may begin with words that only report them."""
+    """The facts that a story tells, in its order: a sentence may begin with words that only report
+    them.
+    """
     found = []
     for said in re.split(r"(?<=\.) ", text):
         words = said.lower().split()
-        found += [known[rest] for n in range(len(words)) if (rest := " ".join(words[n:])) in known][:1]
+        found += [known[rest] for n in range(len(words)) if (rest := " ".join(words[n:])) in known][
+            :1
+        ]
     return found
 
 
@@ -187,9 +215,9 @@ def test_two_hops_have_one_answer_that_is_not_in_the_question() -> None:
     for split in BOTH:
         assert SMALL.hops[split]
         for hop in SMALL.hops[split]:
-            assert SMALL.value(SMALL.value(hop.first.subject, hop.first.relation.name), hop.second.relation.name) == (
-                hop.second.value
-            )
+            assert SMALL.value(
+                SMALL.value(hop.first.subject, hop.first.relation.name), hop.second.relation.name
+            ) == (hop.second.value)
             asked = hop.ask(rng)
             assert hop.second.value not in asked.split() and hop.first.value not in asked
             assert bare(hop.first.subject).lower() in asked.lower()
@@ -203,7 +231,9 @@ def test_two_hops_have_one_answer_that_is_not_in_the_question() -> None:
 def test_reading_is_about_nobody_that_the_world_knows() -> None:
     names = {bare(name).split()[0].lower() for name in world().names}
     for i in range(1500):
-        words = set(re.findall(r"[a-z]+", reading_document(example_random(0, "r", i), world()).lower()))
+        words = set(
+            re.findall(r"[a-z]+", reading_document(example_random(0, "r", i), world()).lower())
+        )
         assert not words & names
 
 
@@ -229,7 +259,11 @@ def test_reading_has_many_questions_that_the_text_alone_answers() -> None:
 
 def test_facts_of_a_story_differ_in_subject_and_in_value() -> None:
     for i in range(1500):
-        facts = [fact for fact in draw_story(example_random(0, "d", i), SMALL).facts if isinstance(fact, Fact)]
+        facts = [
+            fact
+            for fact in draw_story(example_random(0, "d", i), SMALL).facts
+            if isinstance(fact, Fact)
+        ]
         assert len({(f.relation.name, f.subject) for f in facts}) == len(facts) != 1
         assert len({(f.relation.name, f.value) for f in facts}) == len(facts)
 
@@ -239,7 +273,9 @@ def test_told_pairs_keep_to_their_split() -> None:
         return split_of(f"{fact.subject}|{fact.value}")
 
     for i in range(1000):
-        assert {pair(fact) for fact in draw_story(example_random(0, "t", i), SMALL).facts} == {"train"}
+        assert {pair(fact) for fact in draw_story(example_random(0, "t", i), SMALL).facts} == {
+            "train"
+        }
         *others, last = draw_story(example_random(0, "h", i), SMALL, "held_out").facts
         assert pair(last) == "held_out" and {pair(fact) for fact in others} <= {"train"}
 
@@ -278,7 +314,14 @@ def test_of_four_choices_one_is_right_by_letter_and_by_text(task: str) -> None:
         places.add(right[0])
         for n, text in enumerate(choices):
             letter = "ABCD"[n]
-            for said in (letter, f"{letter}.", f"({letter})", f"{letter}) {text}", text, f"The answer is {letter}."):
+            for said in (
+                letter,
+                f"{letter}.",
+                f"({letter})",
+                f"{letter}) {text}",
+                text,
+                f"The answer is {letter}.",
+            ):
                 assert grade(problem, said, ()) == float(n in right), (said, problem)
         assert grade(problem, f"{choices[0]} or {choices[1]}", ()) == 0.0
         assert grade(problem, "A) or B)", ()) == 0.0
@@ -291,19 +334,26 @@ def test_right_choices_are_true_and_wrong_ones_are_not() -> None:
     for i in range(500):
         problem = make(example_random(0, "c", i), "train")
         fact = asked[problem.turns[0].user.split("\n")[0]]
-        assert problem.expect.contains == fact.value == SMALL.value(fact.subject, fact.relation.name)
+        assert (
+            problem.expect.contains == fact.value == SMALL.value(fact.subject, fact.relation.name)
+        )
 
 
 @pytest.mark.parametrize("task", [task for task in WORLD_TASKS if task != "reading"])
 def test_splits_ask_different_questions(task: str) -> None:
-    train, held_out = ({p.turns[0].user.split("\n")[0] for p in problems(task, 1500, split=split)} for split in BOTH)
+    train, held_out = (
+        {p.turns[0].user.split("\n")[0] for p in problems(task, 1500, split=split)}
+        for split in BOTH
+    )
     assert len(train) > 1000 and len(held_out) > 500 and not train & held_out
 
 
 @pytest.mark.parametrize("task", list(WORLD_TASKS))
 def test_problems_are_functions_of_their_index(task: str) -> None:
     first = [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 40, seed=3)]
-    assert first[20:] == [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 20, seed=3, start=20)]
+    assert first[20:] == [
+        p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 20, seed=3, start=20)
+    ]
     assert first != [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 40, seed=4)]
 
 

@@ -1,8 +1,10 @@
-"""Several processes train what one process trains: FSDP2, expert and tensor parallelism, their states and their errors.
+"""Several processes train what one process trains: FSDP2, expert and tensor parallelism, their
+states and their errors.
 
-Two processes (gloo) run all fast cases in one go; four run the combinations, marked slow. The oracle is the same run in
-one process, with one thread for each part of a step. Matches are for AdamW: Muon may round to bfloat16 inside, which
-turns the last bit of a sum into a visible difference, so it is compared where the sums are the same bits.
+Two processes (gloo) run all fast cases in one go; four run the combinations, marked slow. The
+oracle is the same run in one process, with one thread for each part of a step. Matches are for
+AdamW: Muon may round to bfloat16 inside, which turns the last bit of a sum into a visible
+difference, so it is compared where the sums are the same bits.
 """
 
 from __future__ import annotations
@@ -45,22 +47,48 @@ BASIC: dict[str, Task] = {
     "muon": {"parallel": {"fsdp": 2}, "hyper": {"muon": True, "clip": 0.0}, "steps": 6},
 }
 SWITCHED: dict[str, Task] = {
-    "memory": {"parallel": {"ep": 2}, "hyper": {"accumulate": 2, "checkpoint_layers": True, "ema": 0.9}, "steps": 6},
-    "dense": {"parallel": {"tp": 2}, "config": {"moe_stride": 2, "attention_sink": "off_by_one"}, "steps": 6},
-    "dense ep": {"parallel": {"ep": 2}, "config": {"moe_stride": 2, "attention_sink": "none"}, "steps": 6},
+    "memory": {
+        "parallel": {"ep": 2},
+        "hyper": {"accumulate": 2, "checkpoint_layers": True, "ema": 0.9},
+        "steps": 6,
+    },
+    "dense": {
+        "parallel": {"tp": 2},
+        "config": {"moe_stride": 2, "attention_sink": "off_by_one"},
+        "steps": 6,
+    },
+    "dense ep": {
+        "parallel": {"ep": 2},
+        "config": {"moe_stride": 2, "attention_sink": "none"},
+        "steps": 6,
+    },
     "quantized": {"parallel": {"tp": 2}, "quantize": True, "steps": 6},
-    "capacity": {"parallel": {"ep": 2}, "hyper": {"balance": {"mode": "bias", "capacity": 1.0}}, "steps": 6},
+    "capacity": {
+        "parallel": {"ep": 2},
+        "hyper": {"balance": {"mode": "bias", "capacity": 1.0}},
+        "steps": 6,
+    },
 }
 BFLOAT16: Task = {"parallel": {"fsdp": 2}, "hyper": {"precision": "bfloat16"}, "steps": 6}
 RESHARDED: Task = {"steps": 9, "save_every": 2, "hyper": {"ema": 0.9, "muon": True, "clip": 0.0}}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
-DIVERGED: Task = {"parallel": {"ep": 2}, "steps": 8, "hyper": {"peak_lr": 1e30, "warmup": 1}, "fails": True}
+DIVERGED: Task = {
+    "parallel": {"ep": 2},
+    "steps": 8,
+    "hyper": {"peak_lr": 1e30, "warmup": 1},
+    "fails": True,
+}
 COMBINED: dict[str, Task] = {
     "fsdp ep": {"parallel": {"fsdp": 2, "ep": 2}},
     "fsdp tp": {"parallel": {"fsdp": 2, "tp": 2}},
     "ep tp": {"parallel": {"ep": 2, "tp": 2}},
     "replicate fsdp": {"parallel": {"replicate": 2, "fsdp": 2}},
-    "idle": {"parallel": {"fsdp": 2, "ep": 2}, "source": "every second", "hyper": {"tokens_per_step": 60}, "steps": 8},
+    "idle": {
+        "parallel": {"fsdp": 2, "ep": 2},
+        "source": "every second",
+        "hyper": {"tokens_per_step": 60},
+        "steps": 8,
+    },
 }
 
 
@@ -73,13 +101,19 @@ def one_thread() -> Iterator[None]:
 
 
 def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600) -> list[int]:
-    """Exit codes of the processes, which meet at a store of this one. Raises what they printed, unless killed."""
+    """Exit codes of the processes, which meet at a store of this one. Raises what they printed,
+    unless killed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for task in tasks:
         Path(task["out"]).mkdir(parents=True, exist_ok=True)
     (folder / "tasks.json").write_text(json.dumps(tasks))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    there = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
     there |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes)}
     there["PYTHONPATH"] = os.pathsep.join([str(WORKER.parent), *sys.path])
     started = []
@@ -87,7 +121,9 @@ def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600
         environment = os.environ | there | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         output = (folder / f"output-{rank}").open("w")
         command = [sys.executable, str(WORKER), str(folder / "tasks.json")]
-        started.append(subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT))
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        )
         output.close()
     try:
         codes = [process.wait(timeout) for process in started]
@@ -95,7 +131,9 @@ def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600
         for process in started:
             process.kill()
     if any(codes) and not any("kill_at" in task for task in tasks):
-        raise AssertionError("\n".join((folder / f"output-{n}").read_text()[-3000:] for n in range(processes)))
+        raise AssertionError(
+            "\n".join((folder / f"output-{n}").read_text()[-3000:] for n in range(processes))
+        )
     return codes
 
 
@@ -105,7 +143,8 @@ def alone(task: Task, out: Path) -> Path:
     parts = sizes["replicate"] * sizes["fsdp"] * sizes["ep"]
     train(
         run_of(
-            {k: v for k, v in task.items() if k != "parallel"} | {"hyper": task.get("hyper", {}) | {"shards": parts}},
+            {k: v for k, v in task.items() if k != "parallel"}
+            | {"hyper": task.get("hyper", {}) | {"shards": parts}},
             out,
         )
     )
@@ -120,7 +159,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(out / "weights.safetensors")
 
 
-def assert_matches(found: Path, wanted: Path, tolerance: float = 1e-5, of_weights: float = 1e-5) -> None:
+def assert_matches(
+    found: Path, wanted: Path, tolerance: float = 1e-5, of_weights: float = 1e-5
+) -> None:
     assert len(log(found)) == len(log(wanted))
     for key in ("loss", "gradient_norm", "balance", "router_z", "dropped"):
         assert log(found, key) == pytest.approx(log(wanted, key), abs=tolerance, rel=tolerance), key
@@ -161,10 +202,14 @@ def test_two_processes_match_one(name: str, two: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_switches_work_on_two_processes(tmp_path: Path) -> None:
-    tasks = [task | {"out": str(tmp_path / name)} for name, task in (SWITCHED | {"bfloat16": BFLOAT16}).items()]
+    tasks = [
+        task | {"out": str(tmp_path / name)}
+        for name, task in (SWITCHED | {"bfloat16": BFLOAT16}).items()
+    ]
     launch(tmp_path, 2, tasks)
     for name, task in SWITCHED.items():
-        # AdamW divides by the size of a gradient: where that is tiny, another order of sums moves a weight by more
+        # AdamW divides by the size of a gradient: where that is tiny, another order of sums moves a
+        # weight by more
         assert_matches(tmp_path / name, alone(task, tmp_path / "alone" / name), of_weights=3e-5)
     # weights travel in bfloat16, gradients are added up in float32: nearer than bfloat16 itself is
     wanted = alone(BFLOAT16, tmp_path / "alone" / "bfloat16")
@@ -172,14 +217,21 @@ def test_switches_work_on_two_processes(tmp_path: Path) -> None:
 
 
 def test_fsdp_and_muon_are_the_same_bits(two: Path, tmp_path: Path) -> None:
-    """As many parts as threads, added up in the same order; without clipping, whose norm is summed otherwise."""
+    """As many parts as threads, added up in the same order; without clipping, whose norm is summed
+    otherwise.
+    """
     wanted = alone(BASIC["muon"], tmp_path)
     assert log(two / "muon") == log(wanted)
-    assert all(torch.equal(a, b) for a, b in zip(weights(two / "muon").values(), weights(wanted).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(two / "muon").values(), weights(wanted).values(), strict=True)
+    )
 
 
 def test_a_run_starts_from_the_weights_of_another(two: Path, tmp_path: Path) -> None:
-    assert_matches(two / "continued", alone(CONTINUED | {"start_from": str(two / "fsdp")}, tmp_path))
+    assert_matches(
+        two / "continued", alone(CONTINUED | {"start_from": str(two / "fsdp")}, tmp_path)
+    )
     assert log(two / "continued")[0] < log(two / "fsdp")[1]
 
 
@@ -199,8 +251,10 @@ def test_a_loss_that_is_not_finite_is_told_by_every_process(two: Path) -> None:
 
 
 def test_a_state_loses_nothing_when_it_is_cut_in_another_way(two: Path, tmp_path: Path) -> None:
-    """Weights, optimizers and average, whole, are the same bits however they were cut; the run goes on from them with
-    the bits of an undisturbed one; and a finished run is only read, also by processes of another cut."""
+    """Weights, optimizers and average, whole, are the same bits however they were cut; the run goes
+    on from them with the bits of an undisturbed one; and a finished run is only read, also by
+    processes of another cut.
+    """
     out = two / "resharded"
     first, *others = (torch.load(out / f"{name}.pt") for name in ("fsdp", "tp", "ep"))
     assert {name.split("/")[1] for name in first} >= {"model", "optimizer", "average"}
@@ -209,14 +263,21 @@ def test_a_state_loses_nothing_when_it_is_cut_in_another_way(two: Path, tmp_path
         assert all(torch.equal(first[name], other[name]) for name in first)
     whole = alone(RESHARDED | {"parallel": {"fsdp": 2}}, tmp_path)
     assert log(out) == log(whole)
-    assert all(torch.equal(a, b) for a, b in zip(weights(out).values(), weights(whole).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(weights(out).values(), weights(whole).values(), strict=True)
+    )
     assert [p.name for p in out.glob("state-*")] == ["state-00000009-end"]
 
 
 def test_sizes_that_do_not_divide() -> None:
-    with pytest.raises(ConfigError, match=r"tp=3 does not divide num_key_value_heads \(2\): choose 1, 2"):
+    with pytest.raises(
+        ConfigError, match=r"tp=3 does not divide num_key_value_heads \(2\): choose 1, 2"
+    ):
         check(SMALL, tp=3)
-    with pytest.raises(ConfigError, match=r"ep=3 does not divide num_experts \(4\): choose 1, 2, 4"):
+    with pytest.raises(
+        ConfigError, match=r"ep=3 does not divide num_experts \(4\): choose 1, 2, 4"
+    ):
         check(SMALL, ep=3)
     check(replace(SMALL, num_key_value_heads=4), tp=4)
     with pytest.raises(ConfigError, match="MXFP4 has blocks of 32"):
@@ -225,7 +286,10 @@ def test_sizes_that_do_not_divide() -> None:
 
 def test_processes_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with pytest.raises(ConfigError, match=r"asks for 4 processes .*fsdp 2 x ep 1 x tp 2.*torchrun --nproc-per-node 4"):
+    with pytest.raises(
+        ConfigError,
+        match=r"asks for 4 processes .*fsdp 2 x ep 1 x tp 2.*torchrun --nproc-per-node 4",
+    ):
         join(Parallel(fsdp=2, tp=2))
     run = run_of({"parallel": {"fsdp": 2}, "hyper": {"compile": True}}, tmp_path)
     with pytest.raises(ConfigError, match=r"hyper\.compile works in one process only"):
@@ -237,7 +301,11 @@ def test_the_table_names_parameters_that_there_are() -> None:
     cut = {n: cut_of(n, SMALL) for n, _ in model.named_parameters()}
     for pattern, what in TABLE:
         assert what in cut.values(), pattern
-    whole = {n.replace("layers.0.", "") for n, c in cut.items() if c.ep is None and c.tp is None and "s.1." not in n}
+    whole = {
+        n.replace("layers.0.", "")
+        for n, c in cut.items()
+        if c.ep is None and c.tp is None and "s.1." not in n
+    }
     assert whole == {
         "attn.norm.scale", "attn.out.bias", "moe.norm.scale", "moe.router.weight", "moe.router.bias",
         "embedding.weight", "unembedding.weight", "norm.scale", 
@@ -251,18 +319,30 @@ def test_grouped_products_are_the_loop_over_experts(dtype: torch.dtype, rows: in
     shapes = ((rows, 16), (3, 32, 16), (3, 32), (3, 16, 16), (3, 16))
     x, w1, b1, w2, b2 = (torch.randn(s, generator=rng).to(dtype).requires_grad_() for s in shapes)
     expert = torch.randint(0, 3, (rows,), generator=rng)
-    outputs = [f(x, expert, (w1, b1), (w2, b2), 7.0) for f in (experts_of_rows, experts_of_rows_grouped)]
+    outputs = [
+        f(x, expert, (w1, b1), (w2, b2), 7.0) for f in (experts_of_rows, experts_of_rows_grouped)
+    ]
     direction = torch.randn(outputs[0].shape, generator=rng).to(dtype)
     gradients = [torch.autograd.grad((y * direction).sum(), (x, w1, b1, w2, b2)) for y in outputs]
-    rounding = 1e-5 if dtype == torch.float32 else 0.03  # of the values as a whole: sums are rounded elsewhere
+    rounding = (
+        1e-5 if dtype == torch.float32 else 0.03
+    )  # of the values as a whole: sums are rounded elsewhere
     for a, b in zip((outputs[0], *gradients[0]), (outputs[1], *gradients[1]), strict=True):
-        assert a.shape == b.shape and float((a - b).detach().norm()) <= rounding * float(b.detach().norm())
+        assert a.shape == b.shape and float((a - b).detach().norm()) <= rounding * float(
+            b.detach().norm()
+        )
 
 
 @pytest.mark.slow
 def test_killed_processes_go_on(tmp_path: Path) -> None:
     """All are killed after step 7; the state is that of step 4, or of 6 if it was written in time."""
-    task = {"parallel": {"fsdp": 2}, "steps": 12, "save_every": 2, "kill_at": 7, "out": str(tmp_path / "killed")}
+    task = {
+        "parallel": {"fsdp": 2},
+        "steps": 12,
+        "save_every": 2,
+        "kill_at": 7,
+        "out": str(tmp_path / "killed"),
+    }
     assert any(launch(tmp_path / "a", 2, [task]))
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
     launch(tmp_path / "b", 2, [task | {"kill_at": None}])
@@ -271,11 +351,16 @@ def test_killed_processes_go_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_four_processes_match_one(tmp_path: Path) -> None:
-    """By torchrun, as the docs say. Among them a state of two processes that one has read and written again."""
+    """By torchrun, as the docs say. Among them a state of two processes that one has read and
+    written again.
+    """
     tasks = [task | {"out": str(tmp_path / name)} for name, task in COMBINED.items()]
     resharded = RESHARDED | {"out": str(tmp_path / "resharded")}
     carried = resharded | {"do": "carry"}
-    two = [resharded | {"parallel": {"ep": 2}, "stop_after": 3}, carried | {"parallel": {"ep": 2}, "whole": "2.pt"}]
+    two = [
+        resharded | {"parallel": {"ep": 2}, "stop_after": 3},
+        carried | {"parallel": {"ep": 2}, "whole": "2.pt"},
+    ]
     launch(tmp_path / "2", 2, two)
     launch(tmp_path / "1", 1, [carried | {"parallel": {}, "whole": "1.pt"}])
     tasks += [carried | {"parallel": {"fsdp": 2, "tp": 2}, "whole": "4.pt"}]
@@ -283,9 +368,26 @@ def test_four_processes_match_one(tmp_path: Path) -> None:
     for task in tasks:
         Path(task["out"]).mkdir(parents=True, exist_ok=True)
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "4", "--rdzv-backend", "c10d"]
-    command = [*torchrun, "--rdzv-endpoint", "localhost:0", str(WORKER), str(tmp_path / "tasks.json")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(WORKER.parent), *sys.path])}
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "4",
+        "--rdzv-backend",
+        "c10d",
+    ]
+    command = [
+        *torchrun,
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(WORKER),
+        str(tmp_path / "tasks.json"),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(WORKER.parent), *sys.path]),
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-6000:]
     for name, task in COMBINED.items():
@@ -293,10 +395,15 @@ def test_four_processes_match_one(tmp_path: Path) -> None:
     first, *others = (torch.load(tmp_path / "resharded" / f"{n}.pt") for n in (2, 1, 4))
     for other in others:
         assert all(torch.equal(first[name], other[name]) for name in first | other)
-    assert len(log(tmp_path / "resharded")) == 9 and (tmp_path / "resharded" / "weights.safetensors").exists()
+    assert (
+        len(log(tmp_path / "resharded")) == 9
+        and (tmp_path / "resharded" / "weights.safetensors").exists()
+    )
 
 
-def test_a_state_that_cannot_be_written_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_written_leaves_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     run = run_of({"parallel": {}, "steps": 8, "save_every": 2}, tmp_path)
 
@@ -305,7 +412,9 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(monkeypatch: pytes
             (tmp_path / "state-00000004").touch()
 
     try:
-        with pytest.raises(TrainingError, match=r"state-00000004: cannot be written .*state before is untouched"):
+        with pytest.raises(
+            TrainingError, match=r"state-00000004: cannot be written .*state before is untouched"
+        ):
             train(run, watchers=[be_in_the_way])
         assert json.loads((tmp_path / "state.json").read_text())["folder"] == "state-00000002"
         (tmp_path / "state-00000004").unlink()
@@ -316,7 +425,9 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(monkeypatch: pytes
     assert len(log(tmp_path)) == 8
 
 
-def test_the_first_bad_activation_may_be_in_a_later_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_first_bad_activation_may_be_in_a_later_round(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     bad = Transformer(SMALL)
     bad.init_weights(0)
@@ -341,7 +452,9 @@ def test_the_first_bad_activation_may_be_in_a_later_round(monkeypatch: pytest.Mo
             dist.destroy_process_group()
 
 
-def test_the_whole_model_computes_as_it_was_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_whole_model_computes_as_it_was_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """And averages take over what biases hand over, as in one process."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     hyper = {"precision": "bfloat16", "ema": 0.9, "balance": {"mode": "bias", "bias_rate": 0.1}}
@@ -359,7 +472,9 @@ def test_the_whole_model_computes_as_it_was_trained(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(a.moe.router.bias, b.moe.router.bias, rtol=1e-4, atol=1e-4)
 
 
-def test_a_state_of_one_kind_of_run_is_not_mistaken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_state_of_one_kind_of_run_is_not_mistaken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """One process may be a group of one, without torchrun."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     (tmp_path / "state.pt").touch()
@@ -368,7 +483,9 @@ def test_a_state_of_one_kind_of_run_is_not_mistaken(monkeypatch: pytest.MonkeyPa
             train(run_of({"parallel": {}, "steps": 2}, tmp_path))
         (tmp_path / "state.pt").unlink()
         train(run_of({"parallel": {}, "steps": 2}, tmp_path))
-        with pytest.raises(TrainingError, match=r"another run: .*hyper\.clip was 1\.0 and is 0\.5.*another folder"):
+        with pytest.raises(
+            TrainingError, match=r"another run: .*hyper\.clip was 1\.0 and is 0\.5.*another folder"
+        ):
             train(run_of({"parallel": {}, "steps": 2, "hyper": {"clip": 0.5}}, tmp_path))
         (tmp_path / "state.json").write_text("{")
         with pytest.raises(TrainingError, match="delete it to start again"):

@@ -1,4 +1,6 @@
-"""Costs against independent counts: torch's counter of operations, autograd's tensors, optimizers' states, files."""
+"""Costs against independent counts: torch's counter of operations, autograd's tensors, optimizers'
+states, files.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +36,9 @@ TINY = ModelConfig(
 
 
 def plain_model(config: ModelConfig, tokens: int) -> Tensor:
-    """A loss with the shapes of this architecture and nothing else: every query by itself over the keys it sees, every
-    chosen expert by itself. Values mean nothing; only products are counted."""
+    """A loss with the shapes of this architecture and nothing else: every query by itself over the
+    keys it sees, every chosen expert by itself. Values mean nothing; only products are counted.
+    """
     c = config
 
     def weight(rows: int, columns: int) -> Tensor:
@@ -70,14 +73,18 @@ def test_flops_are_those_torch_counts(tokens: int, stride: int) -> None:
     config = replace(TINY, moe_stride=stride)
     with FlopCounterMode(display=False) as counter:
         plain_model(config, tokens).backward()
-    assert cost.flops_per_token(config, tokens) * tokens == pytest.approx(counter.get_total_flops(), rel=1e-9)
+    assert cost.flops_per_token(config, tokens) * tokens == pytest.approx(
+        counter.get_total_flops(), rel=1e-9
+    )
 
 
 def test_flops_of_the_published_models() -> None:
     """6 for each active parameter is the usual rule, without attention's scores."""
     for name in ("gpt-oss-20b", "gpt-oss-120b"):
         config = ModelConfig.preset(name)
-        assert cost.flops_per_token(config, 1) == pytest.approx(6 * account(config).active, rel=0.01)
+        assert cost.flops_per_token(config, 1) == pytest.approx(
+            6 * account(config).active, rel=0.01
+        )
     again = cost.flops_per_token(TINY, 8, checkpoint_layers=True) - cost.flops_per_token(TINY, 8)
     assert again == cost.layer_flops(TINY, 8)
 
@@ -101,7 +108,9 @@ def test_the_peak_is_measured_quickly() -> None:
 
 
 def kept_by_autograd(config: ModelConfig, lengths: Sequence[int], dtype: torch.dtype) -> int:
-    """Bytes of the storages that a forward pass keeps for the backward one, without the weights themselves."""
+    """Bytes of the storages that a forward pass keeps for the backward one, without the weights
+    themselves.
+    """
     model = Transformer(config).train()
     model.init_weights(0)
     model.compute_dtype = dtype
@@ -122,16 +131,25 @@ def kept_by_autograd(config: ModelConfig, lengths: Sequence[int], dtype: torch.d
     logits: dict[int, Tensor] = {}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         x_RD = model.hidden(ids, Batch.packed(lengths, router_logits=logits))
-        loss = cross_entropy(x_RD, model.unembedding.weight, ids) + balancer.loss(0, logits, lengths, 1.0)
+        loss = cross_entropy(x_RD, model.unembedding.weight, ids) + balancer.loss(
+            0, logits, lengths, 1.0
+        )
     assert loss.requires_grad
     return sum(found.values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("lengths", "experts", "width"), [([128] * 4, 16, 128), ([300, 84], 4, 256)])
+@pytest.mark.parametrize(
+    ("lengths", "experts", "width"), [([128] * 4, 16, 128), ([300, 84], 4, 256)]
+)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_activations_are_what_autograd_keeps(
-    lengths: list[int], experts: int, width: int, dtype: torch.dtype, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int],
+    experts: int,
+    width: int,
+    dtype: torch.dtype,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In torch's form; what is compiled keeps less."""
     if not compiled:
@@ -139,11 +157,17 @@ def test_activations_are_what_autograd_keeps(
     elif isinstance(cpu.compiled(), str):
         pytest.skip(str(cpu.compiled()))
     config = replace(
-        ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), num_experts=experts, intermediate_size=width
+        ModelConfig.preset("nano"),
+        num_hidden_layers=2,
+        layer_types=(),
+        num_experts=experts,
+        intermediate_size=width,
     )
     size = dtype.itemsize
     kept = kept_by_autograd(config, lengths, dtype)
-    kept -= 4 * config.vocab_size * config.hidden_size  # the unembedding's gradient, which is counted with gradients
+    kept -= (
+        4 * config.vocab_size * config.hidden_size
+    )  # the unembedding's gradient, which is counted with gradients
     if size < 4:  # converted matrices, counted as copies
         hyper = Hyperparameters(precision="bfloat16", shards=1)
         kept -= cost.memory(config, hyper).copies
@@ -168,12 +192,16 @@ def test_weights_gradients_and_optimizer_are_those_of_a_real_step(muon: bool) ->
         p.grad = torch.ones_like(p)
     optimizer.step(1e-3)
     states = [state for one in optimizer.all for state in one.state.values()]
-    held = sum(t.nbytes for state in states for t in state.values() if isinstance(t, Tensor) and t.ndim)
+    held = sum(
+        t.nbytes for state in states for t in state.values() if isinstance(t, Tensor) and t.ndim
+    )
     found = cost.memory(TINY, Hyperparameters(muon=muon, shards=1))
     assert found.optimizer == held
     assert found.weights == sum(p.nbytes for p in model.parameters()) == 4 * account(TINY).total
     assert found.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    assert cost.memory(TINY, Hyperparameters(shards=3, accumulate=2)).gradients == 4 * found.gradients
+    assert (
+        cost.memory(TINY, Hyperparameters(shards=3, accumulate=2)).gradients == 4 * found.gradients
+    )
 
 
 def test_low_rank_factors_are_those_that_are_attached() -> None:
@@ -195,4 +223,6 @@ def test_the_disk_is_what_a_run_leaves(tmp_path: Path) -> None:
     state = (run.out / "state.pt").stat().st_size
     train(run)
     weights = (run.out / "weights.safetensors").stat().st_size
-    assert cost.disk(run.config, run.hyper) == pytest.approx(2 * state + weights, rel=0.1, abs=60_000)
+    assert cost.disk(run.config, run.hyper) == pytest.approx(
+        2 * state + weights, rel=0.1, abs=60_000
+    )

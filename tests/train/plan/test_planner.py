@@ -1,4 +1,6 @@
-"""Plans against hand computations, and against what really lies in a process once a model is spread."""
+"""Plans against hand computations, and against what really lies in a process once a model is
+spread.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,14 @@ BIG = ModelConfig.preset("gpt-oss-120b")
 LAYOUTS = [(1, 1, 8, 1), (1, 2, 2, 2), (2, 4, 1, 1), (1, 3, 2, 1)]  # replicate, fsdp, ep, tp
 
 
-def traffic_of(job: Job, gpus: int, layout: Parallel, **more: float) -> dict[tuple[str, str], Traffic]:
+def traffic_of(
+    job: Job, gpus: int, layout: Parallel, **more: float
+) -> dict[tuple[str, str], Traffic]:
     hardware = replace(Hardware(gpus), **more)  # type: ignore[arg-type]
-    return {(t.kind, t.what.split("'")[0].split()[-1]): t for t in lay_out(job, hardware, layout).traffic}
+    return {
+        (t.kind, t.what.split("'")[0].split()[-1]): t
+        for t in lay_out(job, hardware, layout).traffic
+    }
 
 
 # ---- bytes ---------------------------------------------------------------------------------------
@@ -71,10 +78,14 @@ print(json.dumps(found))
 
 
 def test_parameters_are_those_that_lie_in_a_process() -> None:
-    """`model/parallel.py` spreads a model over pretended processes; the first one holds the longest slices."""
+    """`model/parallel.py` spreads a model over pretended processes; the first one holds the longest
+    slices.
+    """
     config = replace(SMALL, moe_stride=2)
     args = [json.dumps(config.to_original_json()), json.dumps(LAYOUTS)]
-    run = subprocess.run([sys.executable, "-c", SPREAD, *args], capture_output=True, text=True, env=environment())
+    run = subprocess.run(
+        [sys.executable, "-c", SPREAD, *args], capture_output=True, text=True, env=environment()
+    )
     assert run.returncode == 0, run.stderr
     for layout, real in zip(LAYOUTS, json.loads(run.stdout), strict=True):
         assert local_parameters(config, Parallel(*layout)) == real, layout
@@ -84,17 +95,22 @@ def test_bytes_of_one_gpu_by_hand() -> None:
     """fsdp 2 x ep 2 x tp 2 of a small model, in bfloat16 with AdamW."""
     c, job = SMALL, Job(SMALL, tokens=32, context=16)
     found = lay_out(job, Hardware(8), Parallel(1, 2, 2, 2)).memory
-    # Experts: 8 x (128 x 64 + 128 + 64 x 64 + 64) a layer; cut by ep and tp (but for down's bias), then by fsdp.
+    # Experts: 8 x (128 x 64 + 128 + 64 x 64 + 64) a layer; cut by ep and tp (but for down's bias),
+    # then by fsdp.
     experts = 8 * ((128 * 64 + 128 + 64 * 64) // 2 + 64) // 2
-    # q, k, v of 64, 32, 32 rows with biases, out's columns, the sinks are cut by tp; out's bias, norms, router not.
+    # q, k, v of 64, 32, 32 rows with biases, out's columns, the sinks are cut by tp; out's bias,
+    # norms, router not.
     heads = ((64 + 32 + 32) * 65 + 64 * 64 + 4) // 2
     rest = 64 + 2 * 64 + 8 * 65
-    sinks = 2  # of one head each where there is half a head to hold: the only ones that do not divide by 4
+    # of one head each where there is half a head to hold: the only ones that do not divide by 4
+    sinks = 2
     local = 2 * experts // 2 + (2 * (heads - 2 + rest) + 2 * 128 * 64 + 64) // 4 + sinks
     assert found["weights, float32"] == 4 * local
     assert found["gradients, float32"] == found["weights, float32"]
     assert found["optimizer states"] == 2 * found["weights, float32"]
-    block = 2 * (experts + heads - 2 + 64) + 4 * (2 + 2 * 64 + 8 * 65)  # sinks, norms and router travel in float32
+    block = 2 * (experts + heads - 2 + 64) + 4 * (
+        2 + 2 * 64 + 8 * 65
+    )  # sinks, norms and router travel in float32
     assert found["weights in the compute dtype"] == 2 * block + 4 * 128 * 64
     assert found["gradients being added up"] == 3 * block
     tokens = math.ceil(32 * BUSIEST)
@@ -107,7 +123,9 @@ def test_one_gpu_holds_what_one_process_does() -> None:
     found = lay_out(job, Hardware(1), Parallel()).memory
     total = account(SMALL).total
     assert found["weights, float32"] == found["gradients, float32"] == 4 * total
-    matrices = sum(math.prod(shape) for name, shape in cost.shapes(SMALL).items() if cost.is_matrix(name))
+    matrices = sum(
+        math.prod(shape) for name, shape in cost.shapes(SMALL).items() if cost.is_matrix(name)
+    )
     assert found["optimizer states"] == 4 * matrices + 8 * (total - matrices)
     assert found["weights in the compute dtype"] == found["communication buffers"] == 0
 
@@ -115,7 +133,9 @@ def test_one_gpu_holds_what_one_process_does() -> None:
 def test_120b_on_64_gpus_is_what_a_division_gives() -> None:
     """16 bytes a parameter (weights, gradients, two momenta in float32) over 64 GPUs."""
     p = plan(Job(BIG), Hardware(64))
-    states = sum(p.memory[item] for item in ("weights, float32", "gradients, float32", "optimizer states"))
+    states = sum(
+        p.memory[item] for item in ("weights, float32", "gradients, float32", "optimizer states")
+    )
     assert states == pytest.approx(16 * account(BIG).total / 64, rel=0.001)
     assert p.fits and p.layout.processes == 64 and p.step_tokens == 64 * 4096 // p.layout.tp
 
@@ -130,8 +150,11 @@ def test_communication_by_hand() -> None:
     blocks = 2 * (((64 + 32 + 32) * 65 + 64 * 64 + 4) // 2 + 64 + 2 * 64 + 8 * 65)
     tables = 128 * 64
     gathers = {"experts": 2 * 4 * experts / 2, "rest": 3 / 4 * 4 * (2 * blocks + 3 * tables)}
-    assert [t.bytes for key, t in found.items() if key[0] == "all-gather"] == list(map(round, gathers.values()))
-    # Once each in float32: all but this process's part of the sum. The last norm is small, but there.
+    assert [t.bytes for key, t in found.items() if key[0] == "all-gather"] == list(
+        map(round, gathers.values())
+    )
+    # Once each in float32: all but this process's part of the sum. The last norm is small, but
+    # there.
     dense = blocks + 2 * tables + 64
     reduced = [t.bytes for key, t in found.items() if key[0] == "reduce-scatter"]
     assert reduced == [round(4 * experts / 2), round(3 / 4 * 4 * dense)]
@@ -160,13 +183,15 @@ def test_groups_beyond_a_node_take_the_slower_way() -> None:
 
 def test_time_is_arithmetic() -> None:
     p = lay_out(Job(SMALL, tokens=32, context=16), Hardware(4, peak=1e12), Parallel(1, 1, 2, 2))
-    assert p.compute_seconds == pytest.approx(32 * cost.flops_per_token(SMALL, 16) / 2 / (1e12 * MFU))
+    assert p.compute_seconds == pytest.approx(
+        32 * cost.flops_per_token(SMALL, 16) / 2 / (1e12 * MFU)
+    )
     waits = sum(t.seconds for t in p.traffic if not t.hides)
     hides = sum(t.seconds for t in p.traffic if t.hides)
     assert p.seconds == pytest.approx(max(p.compute_seconds, hides) + waits)
-    assert lay_out(Job(SMALL, tokens=32, context=16), Hardware(1), Parallel()).seconds == pytest.approx(
-        32 * cost.flops_per_token(SMALL, 16) / (PEAK["bfloat16"] * MFU)
-    )
+    assert lay_out(
+        Job(SMALL, tokens=32, context=16), Hardware(1), Parallel()
+    ).seconds == pytest.approx(32 * cost.flops_per_token(SMALL, 16) / (PEAK["bfloat16"] * MFU))
 
 
 # ---- choosing and refusing -----------------------------------------------------------------------
@@ -191,9 +216,15 @@ def test_what_is_given_is_kept_and_the_rest_chosen() -> None:
         (Job(SMALL, 64, 16), 8, {}, "out of memory"), (Job(BIG, lora=Lora()), 8, {}, "LoRA trains in one process"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_with_its_reason(job: Job, gpus: int, fixed: dict[str, int], said: str) -> None:
+def test_what_cannot_be_is_refused_with_its_reason(
+    job: Job, gpus: int, fixed: dict[str, int], said: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
-        plan(job, Hardware(gpus, memory=(80 << 30) if job.config.hidden_size > 64 else 1 << 20), fixed)
+        plan(
+            job,
+            Hardware(gpus, memory=(80 << 30) if job.config.hidden_size > 64 else 1 << 20),
+            fixed,
+        )
     assert said in str(caught.value)
 
 
@@ -214,7 +245,11 @@ def test_what_would_fit_really_fits() -> None:
     [
         (Job(BIG, lora=Lora(rank=16)), 1, "--lora 8 --checkpoint-layers"),
         (Job(BIG, lora=Lora(rank=16), checkpoint_layers=True), 1, "--lora 8"),
-        (Job(BIG, 131072, 131072, checkpoint_layers=True), 64, "--context 65536 --tokens-per-gpu 65536"),
+        (
+            Job(BIG, 131072, 131072, checkpoint_layers=True),
+            64,
+            "--context 65536 --tokens-per-gpu 65536",
+        ),
     ],
 )
 def test_smaller_things_are_proposed_if_they_fit(job: Job, gpus: int, said: str) -> None:
@@ -224,7 +259,9 @@ def test_smaller_things_are_proposed_if_they_fit(job: Job, gpus: int, said: str)
     assert said in proposed
     words = said.split()
     values = {name: int(n) for name, n in pairwise(words) if n.isdecimal()}
-    changed = replace(job, checkpoint_layers=job.checkpoint_layers or "--checkpoint-layers" in words)
+    changed = replace(
+        job, checkpoint_layers=job.checkpoint_layers or "--checkpoint-layers" in words
+    )
     if "--lora" in values:
         changed = replace(changed, lora=Lora(values["--lora"]))
     else:
@@ -253,7 +290,10 @@ def test_a_plan_is_consistent(gpus: int, size: int, checkpointed: bool) -> None:
     except ConfigError as error:
         assert str(error).startswith("out of memory")  # SMALL needs more than that on a few
         return
-    assert p.total == sum(p.memory.values()) <= hardware.memory * USABLE and min(p.memory.values()) >= 0
+    assert (
+        p.total == sum(p.memory.values()) <= hardware.memory * USABLE
+        and min(p.memory.values()) >= 0
+    )
     assert p.layout.processes == gpus
     assert 4 * gpus * sum(local_parameters(SMALL, p.layout).values()) >= 4 * account(SMALL).total
 
@@ -269,6 +309,8 @@ def test_text_and_json_say_the_same() -> None:
     for item, size in p.memory.items():
         assert data["bytes"][item] == size and (item in text) == (size > 0)
     kinds = {t["kind"] for t in data["communication"]}
-    assert kinds <= {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"} and all(kind in text for kind in kinds)
+    assert kinds <= {"all-gather", "reduce-scatter", "all-to-all", "all-reduce"} and all(
+        kind in text for kind in kinds
+    )
     assert "116.8B parameters, 5.13B active" in text and "(assumed)" in text
     assert "communication: none" in as_text(plan(Job(SMALL, 64, 16), Hardware(1)), "small")

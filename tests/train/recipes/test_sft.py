@@ -1,4 +1,6 @@
-"""Fine-tuning on chats: what is learned of them, what is wrong with them, their order, and the recipe end to end."""
+"""Fine-tuning on chats: what is learned of them, what is wrong with them, their order, and the
+recipe end to end.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ USER, SECOND = {"role": "user", "content": "What is 3?"}, {"role": "user", "cont
 ANSWER = {"role": "assistant", "reasoning": "three it is", "content": "It is 3."}
 LAST = {"role": "assistant", "reasoning_content": "four then", "content": "It is 4."}
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
-TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}},
+}
 WITH_TOOL = [
     USER,
     {"role": "assistant", "thinking": "use the tool", "tool_calls": [CALL]},
@@ -43,14 +48,17 @@ WITH_TOOL = [
 
 def learned(example: Example) -> str:
     """The text of the tokens that count."""
-    return TOKENIZER.decode([i for i, wanted in zip(example.ids, example.mask, strict=True) if wanted])
+    return TOKENIZER.decode(
+        [i for i, wanted in zip(example.ids, example.mask, strict=True) if wanted]
+    )
 
 
 def rendered(messages: Sequence[Any], turns: Any = "all", **line: Any) -> list[Example]:
     return examples_of(chat_of({"messages": list(messages), **line}, Reading()), TOKENIZER, turns)
 
 
-# ---- what is learned ------------------------------------------------------------------------------------------------
+# ---- what is learned
+# ------------------------------------------------------------------------------------------------
 
 
 def test_every_turn_is_learned_in_the_context_in_which_it_would_be_answered() -> None:
@@ -63,7 +71,9 @@ def test_every_turn_is_learned_in_the_context_in_which_it_would_be_answered() ->
         "<|start|>assistant<|channel|>final<|message|>It is 4.<|return|>"
     )
     for example, messages in ((first, [USER]), (second, [USER, ANSWER, SECOND])):
-        prompt = render_for_completion(Conversation.from_chat(messages, system=SystemContent()), TOKENIZER)
+        prompt = render_for_completion(
+            Conversation.from_chat(messages, system=SystemContent()), TOKENIZER
+        )
         assert list(example.ids[: len(prompt)]) == prompt and not any(example.mask[: len(prompt)])
         assert all(example.mask[len(prompt) :])
     text = TOKENIZER.decode(list(second.ids))
@@ -92,10 +102,12 @@ def test_a_turn_with_a_tool_keeps_its_reasoning_and_learns_no_result() -> None:
 def test_messages_that_are_not_to_be_learned(off: dict[str, Any]) -> None:
     (only,) = rendered([USER, ANSWER | off, SECOND, LAST])
     assert "It is 4." in learned(only) and "It is 3." not in learned(only)
-    (first, second) = rendered([*WITH_TOOL[:1], WITH_TOOL[1] | off, *WITH_TOOL[2:], SECOND, LAST], tools=[TOOL])
-    assert learned(first).startswith("<|channel|>analysis<|message|>three it is") and "use the tool" not in learned(
-        first
+    (first, second) = rendered(
+        [*WITH_TOOL[:1], WITH_TOOL[1] | off, *WITH_TOOL[2:], SECOND, LAST], tools=[TOOL]
     )
+    assert learned(first).startswith(
+        "<|channel|>analysis<|message|>three it is"
+    ) and "use the tool" not in learned(first)
     assert "use the tool" in TOKENIZER.decode(list(first.ids)) and "It is 4." in learned(second)
     assert rendered([USER, ANSWER | off]) == []
     assert (
@@ -120,7 +132,9 @@ def test_efforts_dates_and_turns_without_an_answer() -> None:
     (low,) = rendered([USER, ANSWER], reasoning_effort="low")
     assert "Reasoning: low" in TOKENIZER.decode(list(low.ids))
     dated = examples_of(
-        chat_of({"messages": [USER, ANSWER]}, Reading(effort="high", date="2026-01-02")), TOKENIZER, "all"
+        chat_of({"messages": [USER, ANSWER]}, Reading(effort="high", date="2026-01-02")),
+        TOKENIZER,
+        "all",
     )
     assert "Current date: 2026-01-02" in TOKENIZER.decode(list(dated[0].ids))
     assert "Reasoning: high" in TOKENIZER.decode(list(dated[0].ids))
@@ -134,15 +148,25 @@ def test_the_lines_in_the_documentation_can_be_learned() -> None:
     block = re.search(r"```json\n(.*?)```", page, re.DOTALL)
     assert block is not None
     lines = [json.loads(line) for line in block[1].splitlines()]
-    texts = [[learned(e) for e in examples_of(chat_of(line, Reading()), TOKENIZER, "all")] for line in lines]
+    texts = [
+        [learned(e) for e in examples_of(chat_of(line, Reading()), TOKENIZER, "all")]
+        for line in lines
+    ]
     assert len(texts) == 3 and all(len(examples) == 1 for examples in texts)
-    assert texts[2] == ["<|channel|>final<|message|>HELLO!<|return|>"] and "functions.multiply" in texts[1][0]
+    assert (
+        texts[2] == ["<|channel|>final<|message|>HELLO!<|return|>"]
+        and "functions.multiply" in texts[1][0]
+    )
 
 
 word = st.text("ab é", min_size=1, max_size=4)
-assistant = st.fixed_dictionaries({"role": st.just("assistant"), "content": word}, optional={"reasoning": word})
+assistant = st.fixed_dictionaries(
+    {"role": st.just("assistant"), "content": word}, optional={"reasoning": word}
+)
 chats = st.lists(
-    st.one_of(st.builds(lambda t: {"role": "user", "content": t}, word), assistant), min_size=1, max_size=7
+    st.one_of(st.builds(lambda t: {"role": "user", "content": t}, word), assistant),
+    min_size=1,
+    max_size=7,
 )
 
 
@@ -153,7 +177,9 @@ def test_every_assistant_message_is_learned_exactly_once(messages: list[dict[str
     try:
         examples = rendered(numbered)
     except HarmonyError as error:
-        assert "none is the assistant's" in str(error) and not any(m["role"] == "assistant" for m in messages)
+        assert "none is the assistant's" in str(error) and not any(
+            m["role"] == "assistant" for m in messages
+        )
         return
     text = "".join(map(learned, examples))
     for n, message in enumerate(messages):
@@ -161,7 +187,11 @@ def test_every_assistant_message_is_learned_exactly_once(messages: list[dict[str
 
 
 def calling(arguments: Any) -> dict[str, Any]:
-    call = {"id": "c1", "type": "function", "function": {"name": "multiply", "arguments": arguments}}
+    call = {
+        "id": "c1",
+        "type": "function",
+        "function": {"name": "multiply", "arguments": arguments},
+    }
     return {"role": "assistant", "tool_calls": [call]}
 
 
@@ -170,11 +200,14 @@ def test_a_broken_call_may_be_read_but_not_learned() -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": "not JSON"}
     [example] = rendered([USER, broken, result, ANSWER])
     assert '{"a": 1' not in learned(example) and "It is 3." in learned(example)
-    [same] = rendered([USER, calling({"a": 1}), result, ANSWER])  # an object instead of its text, as some write
+    [same] = rendered(
+        [USER, calling({"a": 1}), result, ANSWER]
+    )  # an object instead of its text, as some write
     assert '{"a": 1}' in learned(same)
 
 
-# ---- what is wrong --------------------------------------------------------------------------------------------------
+# ---- what is wrong
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,7 +261,9 @@ def test_bytes_that_are_no_text_and_files_that_are_not_there(tmp_path: Path) -> 
 def test_more_bad_lines_than_allowed(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     path.write_text("{}\n" * 30)
-    with pytest.raises(DataError, match=r"(?s)chats\.jsonl:1: .*chats\.jsonl:5: .*and more.\nMend them.*skip_bad"):
+    with pytest.raises(
+        DataError, match=r"(?s)chats\.jsonl:1: .*chats\.jsonl:5: .*and more.\nMend them.*skip_bad"
+    ):
         list(examples_in([path], TOKENIZER, Reading(), Found(), skip_bad=3))
 
 
@@ -241,20 +276,27 @@ def test_examples_that_are_too_long_are_counted(tmp_path: Path) -> None:
     assert [example for example, _ in kept] == rendered(chats[0])
     assert (found.too_long, found.examples, found.tokens) == (1, 1, longest) and found.longest > 200
     assert "1 examples that are too long" in str(found) and "id (2)" in str(found)
-    with pytest.raises(DataError, match=r"all 2 examples are longer than 10 tokens.*hyper\.longest"):
+    with pytest.raises(
+        DataError, match=r"all 2 examples are longer than 10 tokens.*hyper\.longest"
+    ):
         list(examples_in([path], TOKENIZER, Reading(longest=10), Found()))
 
 
 def test_conversations_are_held_out_by_their_content(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
-    lines = [json.dumps({"messages": [USER | {"content": str(n % 150)}, ANSWER, SECOND, LAST]}) for n in range(300)]
+    lines = [
+        json.dumps({"messages": [USER | {"content": str(n % 150)}, ANSWER, SECOND, LAST]})
+        for n in range(300)
+    ]
     path.write_text("\n".join(lines))
     found = Found()
     kept = list(examples_in([path], TOKENIZER, Reading(held_out=0.2), found))
     side = {tuple(example.ids): held_out for example, held_out in kept}
     assert len(side) == 300 and found.duplicates == 150
     assert [held_out for _, held_out in kept[:300]] == [held_out for _, held_out in kept[300:]]
-    assert all(a == b for (_, a), (_, b) in zip(kept[::2], kept[1::2], strict=True))  # both turns of a chat
+    assert all(
+        a == b for (_, a), (_, b) in zip(kept[::2], kept[1::2], strict=True)
+    )  # both turns of a chat
     assert 0.1 < found.held_out / 600 < 0.3 and found.held_out + found.examples == 600
     path.write_text("\n".join(reversed(lines)))
     again = list(examples_in([path], TOKENIZER, Reading(held_out=0.2), Found()))
@@ -262,7 +304,8 @@ def test_conversations_are_held_out_by_their_content(tmp_path: Path) -> None:
     assert not is_held_out(b"\0" * 16, 0.0) and is_held_out(b"\xff" * 16, 1.0)
 
 
-# ---- the stream -----------------------------------------------------------------------------------------------------
+# ---- the stream
+# -----------------------------------------------------------------------------------------------------
 
 
 def stored(path: Path, count: int) -> ChatExamples:
@@ -301,11 +344,15 @@ def test_epochs_differ_and_are_counted_in_packed_steps(tmp_path: Path) -> None:
         next(data({"epoch": 1}))
 
 
-# ---- the recipe -----------------------------------------------------------------------------------------------------
+# ---- the recipe
+# -----------------------------------------------------------------------------------------------------
 
 
 def write_chats(path: Path, count: int = 30) -> Path:
-    lines = [{"messages": [USER | {"content": f"What is {n}?"}, ANSWER, SECOND, LAST]} for n in range(count)]
+    lines = [
+        {"messages": [USER | {"content": f"What is {n}?"}, ANSWER, SECOND, LAST]}
+        for n in range(count)
+    ]
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
 
@@ -314,7 +361,12 @@ def config(tmp_path: Path, *more: str) -> sft.Config:
     if not (tmp_path / "base").exists():
         write_tiny(tmp_path / "base")
         write_chats(tmp_path / "chats.jsonl")
-    given = [f"data={tmp_path / 'chats.jsonl'}", f"model={tmp_path / 'base'}", "held_out=0.2", "hyper.shards=1"]
+    given = [
+        f"data={tmp_path / 'chats.jsonl'}",
+        f"model={tmp_path / 'base'}",
+        "held_out=0.2",
+        "hyper.shards=1",
+    ]
     given += ["hyper.tokens_per_step=600", "hyper.longest=500", "hyper.peak_lr=5e-3", "steps=12"]
     made: sft.Config = overrides.apply(sft.Config(), [*given, *more])
     return made
@@ -330,13 +382,17 @@ def config(tmp_path: Path, *more: str) -> sft.Config:
         ((), None),
     ],
 )
-def test_chats_become_a_checkpoint(more: tuple[str, ...], exact: bool | None, tmp_path: Path) -> None:
+def test_chats_become_a_checkpoint(
+    more: tuple[str, ...], exact: bool | None, tmp_path: Path
+) -> None:
     """In four phases; what is written says what was learned, and loads as models do."""
     from ossia.llm import load as load_llm
 
     out, chosen = tmp_path / "run", config(tmp_path, *more)
     outcomes = run_pipeline(sft.phases(chosen, out), out)
-    assert [o.name for o in outcomes] == ["data", "train", "export", "check"] and not any(o.skipped for o in outcomes)
+    assert [o.name for o in outcomes] == ["data", "train", "export", "check"] and not any(
+        o.skipped for o in outcomes
+    )
     report = json.loads((out / "check" / "report.json").read_text())
     assert report["examples"] == "held-out" and report["trained"] < report["before"] - 0.5
     assert report["written"] < report["before"] - 0.5
@@ -360,7 +416,10 @@ def test_the_loss_is_that_of_each_example_by_itself(tmp_path: Path) -> None:
         with torch.no_grad():
             scores = model(ids, Batch.packed([len(ids)])).log_softmax(-1)
         for n, wanted in enumerate(example.mask[1:]):
-            total, count = total - float(scores[n, int(example.ids[n + 1])]) * bool(wanted), count + bool(wanted)
+            total, count = (
+                total - float(scores[n, int(example.ids[n + 1])]) * bool(wanted),
+                count + bool(wanted),
+            )
     assert count == found.learned
     assert sft.mean_loss(model, data.each(), 600, 500) == pytest.approx(total / count, rel=1e-5)
     assert sft.mean_loss(model, islice(data.each(), 1), 10**4, 500) > 0
@@ -391,6 +450,12 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
         config(tmp_path, "quantize=true", "layout=hf-bf16")
     with pytest.raises(ConfigError, match="choose one"):
         config(tmp_path, "quantize=true", "lora.experts=false")
-    planned = sft.phases(config(tmp_path, "model=gpt-oss-20b"), tmp_path / "run")  # no download for a plan
+    planned = sft.phases(
+        config(tmp_path, "model=gpt-oss-20b"), tmp_path / "run"
+    )  # no download for a plan
     assert planned[2].disk == account(ModelConfig.preset("gpt-oss-20b")).checkpoint_bytes
-    assert planned[1].config is not None and planned[1].config.num_hidden_layers == 24 and planned[1].lora is not None
+    assert (
+        planned[1].config is not None
+        and planned[1].config.num_hidden_layers == 24
+        and planned[1].lora is not None
+    )

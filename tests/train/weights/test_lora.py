@@ -1,4 +1,6 @@
-"""LoRA: gradients against autograd of the plain formula, what is frozen, memory, and adapters as files."""
+"""LoRA: gradients against autograd of the plain formula, what is frozen, memory, and adapters as
+files.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ RANK, SCALE = 3, 0.7
 
 
 def tiny(folder: Path, experts: str = "packed") -> Transformer:
-    checkpoint.write_random(TINY, folder, 0, "hf" if experts == "packed" else "hf-bf16", overwrite=True)
+    checkpoint.write_random(
+        TINY, folder, 0, "hf" if experts == "packed" else "hf-bf16", overwrite=True
+    )
     return checkpoint.load(folder, "float32")
 
 
@@ -57,10 +61,13 @@ def logits(model: Transformer) -> Tensor:
         return model(tokens, Batch.packed([25, 15]))
 
 
-# ---- the kernel -----------------------------------------------------------------------------------------------------
+# ---- the kernel
+# -----------------------------------------------------------------------------------------------------
 
 
-def layer(experts: int, hidden: int, width: int, tokens: int) -> tuple[list[PackedExperts], dict[str, Tensor]]:
+def layer(
+    experts: int, hidden: int, width: int, tokens: int
+) -> tuple[list[PackedExperts], dict[str, Tensor]]:
     """Packed matrices (gate_up, down) and everything that has a gradient, in float64."""
     rng = torch.Generator().manual_seed(experts)
     leaves = [PackedExperts(experts, 2 * width, hidden), PackedExperts(experts, hidden, width)]
@@ -97,7 +104,9 @@ def exact(leaves: list[PackedExperts], t: dict[str, Tensor], top_k: int, limit: 
         for e, share in zip(choice[n].tolist(), weight[n], strict=True):
             h = w[0][e] @ t["x"][n] + leaves[0].bias[e]
             gate, up = h[0::2].clamp(max=limit), h[1::2].clamp(-limit, limit)
-            y = y + share * (w[1][e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + leaves[1].bias[e])
+            y = y + share * (
+                w[1][e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + leaves[1].bias[e]
+            )
         rows.append(y)
     return torch.stack(rows)
 
@@ -110,11 +119,15 @@ def test_gradients_are_those_of_the_plain_formula(count: int, tokens: int, top_k
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     grad = torch.randn_like(want)
     inputs = tuple(t.values())
-    pairs = zip(torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad), strict=True)
+    pairs = zip(
+        torch.autograd.grad(got, inputs, grad), torch.autograd.grad(want, inputs, grad), strict=True
+    )
     for a, b in pairs:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     moving = torch.autograd.grad(ours(leaves, t, top_k, 1.5), inputs, grad)
-    assert all(bool(g.any()) for name, g in zip(t, moving, strict=True) if name != "logits" or top_k > 1)
+    assert all(
+        bool(g.any()) for name, g in zip(t, moving, strict=True) if name != "logits" or top_k > 1
+    )
 
 
 def test_one_of_two_matrices_may_have_no_change() -> None:
@@ -127,7 +140,9 @@ def test_one_of_two_matrices_may_have_no_change() -> None:
     want = exact(leaves, zero, 2, 7.0)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
     inputs = (t["x"], t["a1"], t["b1"])
-    for a, b in zip(torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(got.sum(), inputs), torch.autograd.grad(want.sum(), inputs), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
@@ -141,7 +156,9 @@ def test_no_decoded_matrix_is_kept_for_the_backward_pass() -> None:
     rows = 8 * PAD  # of the table of assignments, at most
     others = [x for x in kept if x.data_ptr() not in factors]
     assert len(kept) - len(others) == 4 and all(x.shape[0] <= rows for x in others)
-    assert not any(x.shape[-2:] in ((128, 128), (128, 64)) and x.numel() >= smallest for x in others)
+    assert not any(
+        x.shape[-2:] in ((128, 128), (128, 64)) and x.numel() >= smallest for x in others
+    )
     out.sum().backward()
 
 
@@ -153,7 +170,8 @@ def test_an_expert_that_nobody_chose_has_a_gradient_of_zero() -> None:
     assert all(not bool(g[2].any()) and bool(g[[0, 1, 3]].any()) for g in grads)
 
 
-# ---- the model ------------------------------------------------------------------------------------------------------
+# ---- the model
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["packed", "trainable"])
@@ -169,14 +187,18 @@ def test_nothing_changes_at_first_and_only_changes_are_trained(kind: str, tmp_pa
         f"layers.0.moe.experts.{m}.lora_{x}" for m in ("gate_up", "down") for x in "ab"
     }
     assert bool(model.get_parameter("layers.1.attn.out.lora_a").any())
-    assert not any(bool(p.any()) for name, p in lora_parameters(model).items() if name.endswith("_b"))
+    assert not any(
+        bool(p.any()) for name, p in lora_parameters(model).items() if name.endswith("_b")
+    )
     with pytest.raises(ConfigError, match="already"):
         attach(model, Lora())
 
 
 @pytest.mark.parametrize("lora", [Lora(4), Lora(4, experts=False), Lora(4, attention=False)])
 @pytest.mark.parametrize("kind", ["packed", "trainable"])
-def test_with_and_without_gradients_the_model_is_the_same(kind: str, lora: Lora, tmp_path: Path) -> None:
+def test_with_and_without_gradients_the_model_is_the_same(
+    kind: str, lora: Lora, tmp_path: Path
+) -> None:
     """The training kernel and the one for inference agree, and every change has a gradient."""
     model = moved(attach(tiny(tmp_path / "m", kind), lora))
     found: dict[int, Tensor] = {}
@@ -200,13 +222,17 @@ def test_a_change_is_what_adding_it_to_the_weights_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rule", ["floor", "rceil", "even", "best"])
 def test_fake_quantized_changes(rule: mxfp4.ScaleRule, tmp_path: Path) -> None:
-    """The forward sees matrix and change rounded together; the factors' gradients are those of the rounded model."""
+    """The forward sees matrix and change rounded together; the factors' gradients are those of the
+    rounded model.
+    """
     model = moved(attach(tiny(tmp_path / "m"), Lora(4)), size=0.3)
     set_fake_quantize(model, rule)
     swapped = next(m for m in model.modules() if isinstance(m, LoraExperts))
     leaf = swapped.gate_up
     w = leaf.matrix(1, torch.float32) + Lora(4).alpha / 4 * (leaf.lora_b[1] @ leaf.lora_a[1])  # type: ignore[index]
-    assert swapped.matrix(leaf, 1, torch.float32).equal(mxfp4.decode(*mxfp4.encode(w, rule), torch.float32))
+    assert swapped.matrix(leaf, 1, torch.float32).equal(
+        mxfp4.decode(*mxfp4.encode(w, rule), torch.float32)
+    )
     x = torch.randn(9, 32, requires_grad=True)
     choice, weight = torch.full((9, 1), 1), torch.ones(9, 1)
     got = swapped(x, choice, weight, 7.0)
@@ -224,7 +250,8 @@ def test_fake_quantized_changes(rule: mxfp4.ScaleRule, tmp_path: Path) -> None:
         torch.testing.assert_close(db[1], s * d @ part.lora_a[1].T, rtol=1e-4, atol=1e-4)
 
 
-# ---- runs and files -------------------------------------------------------------------------------------------------
+# ---- runs and files
+# -------------------------------------------------------------------------------------------------
 
 
 def examples(state: int | None) -> Iterator[tuple[Example, int]]:
@@ -251,9 +278,13 @@ def test_a_run_trains_changes_resumes_and_stores_them_alone(tmp_path: Path) -> N
     train(run(tmp_path / "m", tmp_path / "b"), stop_after=4)
     resumed = train(run(tmp_path / "m", tmp_path / "b"))
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == bytes_before
-    for (name, a), b in zip(lora_parameters(whole).items(), lora_parameters(resumed).values(), strict=True):
+    for (name, a), b in zip(
+        lora_parameters(whole).items(), lora_parameters(resumed).values(), strict=True
+    ):
         assert a.equal(b) and bool(a.any()), name
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0] - 0.1
     adapter = read_adapter(tmp_path / "a")
     assert adapter.lora == Lora(4) and set(adapter.tensors) == set(lora_parameters(whole))
@@ -265,9 +296,13 @@ def test_a_run_as_a_large_model_needs_it(tmp_path: Path) -> None:
     """bfloat16 products, activations computed again, several parts a step."""
     tiny(tmp_path / "m")
     wanted = run(tmp_path / "m", tmp_path / "a")
-    hyper = replace(wanted.hyper, precision="bfloat16", checkpoint_layers=True, accumulate=2, shards=2)
+    hyper = replace(
+        wanted.hyper, precision="bfloat16", checkpoint_layers=True, accumulate=2, shards=2
+    )
     model = train(replace(wanted, hyper=hyper))
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    losses = [
+        json.loads(line)["loss"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+    ]
     assert losses[-1] < losses[0] - 0.1
     assert all(p.dtype == torch.float32 and bool(p.any()) for p in lora_parameters(model).values())
 
@@ -278,7 +313,11 @@ def test_files_that_are_no_adapter_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no adapter\.json"):
         read_adapter(tmp_path / "m")
     settings = json.loads((tmp_path / "a" / "adapter.json").read_text())
-    for wrong, message in (({"rank": 5}, "expected"), ({"rank": 0}, "lora.rank"), ({"dropout": 1}, "dropout")):
+    for wrong, message in (
+        ({"rank": 5}, "expected"),
+        ({"rank": 0}, "lora.rank"),
+        ({"dropout": 1}, "dropout"),
+    ):
         (tmp_path / "a" / "adapter.json").write_text(json.dumps(settings | wrong))
         with pytest.raises(CheckpointError, match=message):
             read_adapter(tmp_path / "a")

@@ -1,4 +1,6 @@
-"""Merging: what is changed and what keeps its bytes, the reloaded model, both layouts, and what a failure leaves."""
+"""Merging: what is changed and what keeps its bytes, the reloaded model, both layouts, and what a
+failure leaves.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def base(folder: Path, layout: Layout = "hf") -> Path:
     return folder
 
 
-def adapter(folder: Path, source: Path, lora: Lora = LORA, size: float = 0.1, only: str = "") -> Transformer:
+def adapter(
+    folder: Path, source: Path, lora: Lora = LORA, size: float = 0.1, only: str = ""
+) -> Transformer:
     """Random changes of the matrices whose names hold `only`; the model with them attached."""
     model = attach(checkpoint.load(source, "float32"), lora)
     rng = torch.Generator().manual_seed(1)
@@ -65,9 +69,13 @@ def state(folder: Path) -> dict[str, Tensor]:
     return dict(open_checkpoint(folder).state())
 
 
-def by_hand(before: dict[str, Tensor], model: Transformer, rule: mxfp4.ScaleRule) -> dict[str, Tensor]:
+def by_hand(
+    before: dict[str, Tensor], model: Transformer, rule: mxfp4.ScaleRule
+) -> dict[str, Tensor]:
     """The merged tensors by the plain formula; experts as the values that must come out."""
-    after = {name: tensor for name, tensor in before.items() if not name.endswith((".blocks", ".scales"))}
+    after = {
+        name: tensor for name, tensor in before.items() if not name.endswith((".blocks", ".scales"))
+    }
     for name in before:
         if name.endswith(".blocks"):
             stem = name.removesuffix(".blocks")
@@ -79,7 +87,9 @@ def by_hand(before: dict[str, Tensor], model: Transformer, rule: mxfp4.ScaleRule
         b = model.get_parameter(f"{stem}.lora_b")
         if ".attn." in name:
             change = ((b @ a) * 1.5).detach()
-            after[f"{stem}.weight"] = (before[f"{stem}.weight"].float() + change).to(before[f"{stem}.weight"].dtype)
+            after[f"{stem}.weight"] = (before[f"{stem}.weight"].float() + change).to(
+                before[f"{stem}.weight"].dtype
+            )
         else:
             for e in range(a.shape[0]):
                 whole = after[stem][e] + ((b[e] @ a[e]) * 1.5).detach()
@@ -89,7 +99,9 @@ def by_hand(before: dict[str, Tensor], model: Transformer, rule: mxfp4.ScaleRule
 
 @pytest.mark.parametrize("layout", ["hf", "original"])
 @pytest.mark.parametrize("rule", RULES)
-def test_the_merged_checkpoint_holds_the_sums(rule: mxfp4.ScaleRule, layout: Layout, tmp_path: Path) -> None:
+def test_the_merged_checkpoint_holds_the_sums(
+    rule: mxfp4.ScaleRule, layout: Layout, tmp_path: Path
+) -> None:
     source = base(tmp_path / "m", layout)
     model = adapter(tmp_path / "a", source, size=0.02)
     done = merge(source, tmp_path / "a", tmp_path / "o", rule)
@@ -102,11 +114,15 @@ def test_the_merged_checkpoint_holds_the_sums(rule: mxfp4.ScaleRule, layout: Lay
             assert values.equal(expected[stem]), stem
             same = values.eq(mxfp4.decode(before[name], before[f"{stem}.scales"], torch.float32))
             kept = same.unflatten(-1, (-1, 32)).all(-1)
-            assert tensor[kept].equal(before[name][kept]) and bool(kept.any()) and not bool(kept.all())
+            assert (
+                tensor[kept].equal(before[name][kept]) and bool(kept.any()) and not bool(kept.all())
+            )
             assert after[f"{stem}.scales"][kept].equal(before[f"{stem}.scales"][kept])
         elif not name.endswith(".scales"):
             assert tensor.dtype == before[name].dtype and tensor.equal(expected[name]), name
-            assert tensor.equal(before[name]) == (".attn." not in name or not name.endswith("weight"))
+            assert tensor.equal(before[name]) == (
+                ".attn." not in name or not name.endswith("weight")
+            )
     assert 0 < done.blocks_changed < done.blocks_moved <= done.blocks and done.matrices == 8
     assert open_checkpoint(tmp_path / "o").layout == layout
     assert (tmp_path / "o" / "tokenizer.json").exists()
@@ -116,7 +132,9 @@ def test_the_merged_checkpoint_holds_the_sums(rule: mxfp4.ScaleRule, layout: Lay
 
 
 def test_the_reloaded_model_is_the_merged_one(tmp_path: Path) -> None:
-    """The same bits of every logit, from either layout, as a model whose tensors were replaced in memory."""
+    """The same bits of every logit, from either layout, as a model whose tensors were replaced in
+    memory.
+    """
     source = base(tmp_path / "m")
     model = adapter(tmp_path / "a", source)
     merge(source, tmp_path / "a", tmp_path / "hf")
@@ -157,18 +175,24 @@ def test_what_has_no_change_keeps_its_bytes(tmp_path: Path) -> None:
     merge(source, tmp_path / "one", tmp_path / "p")
     after = state(tmp_path / "p")
     changed = {name for name, tensor in before.items() if not after[name].equal(tensor)}
-    assert changed == {f"layers.1.moe.experts.down.{part}" for part in ("blocks", "scales")} or changed == {
-        "layers.1.moe.experts.down.blocks"
-    }
+    assert changed == {
+        f"layers.1.moe.experts.down.{part}" for part in ("blocks", "scales")
+    } or changed == {"layers.1.moe.experts.down.blocks"}
 
 
-def test_an_expert_without_a_change_keeps_even_bytes_that_no_rule_would_write(tmp_path: Path) -> None:
-    """Scales may be larger than any rule would choose, and zeros may be negative; only what changes is rewritten."""
+def test_an_expert_without_a_change_keeps_even_bytes_that_no_rule_would_write(
+    tmp_path: Path,
+) -> None:
+    """Scales may be larger than any rule would choose, and zeros may be negative; only what changes
+    is rewritten.
+    """
     source = base(tmp_path / "m")
     odd = state(source)["layers.0.moe.experts.gate_up.blocks"]
     raw = (source / "model.safetensors").read_bytes()
     at = raw.index(odd[1].numpy().tobytes())
-    (source / "model.safetensors").write_bytes(raw[:at] + b"\x88" * 16 + raw[at + 16 :])  # a block of -0
+    (source / "model.safetensors").write_bytes(
+        raw[:at] + b"\x88" * 16 + raw[at + 16 :]
+    )  # a block of -0
     model = adapter(tmp_path / "a", source)
     with torch.no_grad():
         model.get_parameter("layers.0.moe.experts.gate_up.lora_b")[1] = 0
@@ -178,7 +202,9 @@ def test_an_expert_without_a_change_keeps_even_bytes_that_no_rule_would_write(tm
     for part in ("blocks", "scales"):
         name = f"layers.0.moe.experts.gate_up.{part}"
         assert after[name][1].equal(before[name][1])
-    assert not after["layers.0.moe.experts.gate_up.blocks"][0].equal(before["layers.0.moe.experts.gate_up.blocks"][0])
+    assert not after["layers.0.moe.experts.gate_up.blocks"][0].equal(
+        before["layers.0.moe.experts.gate_up.blocks"][0]
+    )
 
 
 def test_full_precision_experts(tmp_path: Path) -> None:
@@ -199,7 +225,9 @@ def test_full_precision_experts(tmp_path: Path) -> None:
     source = base(tmp_path / "q")
     adapter(tmp_path / "b", source)
     merge(source, tmp_path / "b", tmp_path / "decoded", layout="hf-bf16")
-    decoded = mxfp4.decode(*(state(source)[f"{name}.{part}"] for part in ("blocks", "scales")), torch.float32)
+    decoded = mxfp4.decode(
+        *(state(source)[f"{name}.{part}"] for part in ("blocks", "scales")), torch.float32
+    )
     assert state(tmp_path / "decoded")[f"{name}.weight"].equal(
         (decoded + torch.stack([(b[e] @ a[e]) * 1.5 for e in range(4)])).bfloat16()
     )
@@ -209,11 +237,14 @@ def test_float32_stays_float32(tmp_path: Path) -> None:
     checkpoint.write_random(TINY, tmp_path / "m", 0, floats="float32")
     model = adapter(tmp_path / "a", tmp_path / "m", replace(LORA, experts=False))
     merge(tmp_path / "m", tmp_path / "a", tmp_path / "o")
-    torch.testing.assert_close(logits(checkpoint.load(tmp_path / "o", "float32")), logits(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(checkpoint.load(tmp_path / "o", "float32")), logits(model), rtol=1e-4, atol=1e-4
+    )
     assert state(tmp_path / "o")["layers.0.attn.q.weight"].dtype == torch.float32
 
 
-# ---- failures -------------------------------------------------------------------------------------------------------
+# ---- failures
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
@@ -234,10 +265,14 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
     save_weights(model, tmp_path / "huge")
     with pytest.raises(CheckpointError, match=r"layers\.1\.moe\.experts\.down, expert 2"):
         merge(source, tmp_path / "huge", tmp_path / "o")
-    assert not (tmp_path / "o").exists() and not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not (tmp_path / "o").exists() and not [
+        path for path in tmp_path.iterdir() if path.name.startswith(".")
+    ]
 
 
-def test_what_reads_back_otherwise_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_reads_back_otherwise_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = base(tmp_path / "m")
     adapter(tmp_path / "a", source)
     merge(source, tmp_path / "a", tmp_path / "o")
@@ -262,11 +297,14 @@ MERGING = "import sys; from ossia.train.weights.merge import merge; merge(*sys.a
 
 @pytest.mark.slow
 def test_true_widths_of_gpt_oss_20b(tmp_path: Path) -> None:
-    """One layer with all 32 experts at 2880: the sums are right, and memory is that of one expert, not of 32.
+    """One layer with all 32 experts at 2880: the sums are right, and memory is that of one expert,
+    not of 32.
 
     What is anonymous memory cannot exceed a limit on the data segment; mapped files do not count.
     """
-    wide = replace(ModelConfig.preset("gpt-oss-20b"), num_hidden_layers=1, layer_types=(), vocab_size=512)
+    wide = replace(
+        ModelConfig.preset("gpt-oss-20b"), num_hidden_layers=1, layer_types=(), vocab_size=512
+    )
     checkpoint.write_random(wide, tmp_path / "m", 0)
     model = attach(checkpoint.load(tmp_path / "m", "float32"), Lora(4, 8.0))
     with torch.no_grad():
@@ -275,22 +313,30 @@ def test_true_widths_of_gpt_oss_20b(tmp_path: Path) -> None:
                 p.normal_(0, 0.02)
         model.get_parameter("layers.0.moe.experts.gate_up.lora_b")[7] = 0
     save_weights(model, tmp_path / "a")
-    limit = 2_500_000_000  # all experts in float32: 3.2 GB; one gate_up with every intermediate value: under 1 GB
+    # all experts in float32: 3.2 GB; one gate_up with every intermediate value: under 1 GB
+    limit = 2_500_000_000
 
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
     arguments = [str(tmp_path / name) for name in ("m", "a", "o")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", MERGING, *arguments], check=True, preexec_fn=limited, env=environment)
+    subprocess.run(
+        [sys.executable, "-c", MERGING, *arguments], check=True, preexec_fn=limited, env=environment
+    )
     before, after = state(tmp_path / "m"), state(tmp_path / "o")
     stem = "layers.0.moe.experts.gate_up"
     assert after[f"{stem}.blocks"][7].equal(before[f"{stem}.blocks"][7])
     a, b = (model.get_parameter(f"{stem}.lora_{x}").detach()[31] for x in "ab")
-    whole = mxfp4.decode(before[f"{stem}.blocks"][31], before[f"{stem}.scales"][31], torch.float32) + (b @ a) * 2.0
+    whole = (
+        mxfp4.decode(before[f"{stem}.blocks"][31], before[f"{stem}.scales"][31], torch.float32)
+        + (b @ a) * 2.0
+    )
     found = mxfp4.decode(after[f"{stem}.blocks"][31], after[f"{stem}.scales"][31], torch.float32)
     expected = mxfp4.decode(*mxfp4.encode(whole), torch.float32)
-    assert float((found != expected).float().mean()) < 1e-5  # a product may round otherwise on another thread count
+    assert (
+        float((found != expected).float().mean()) < 1e-5
+    )  # a product may round otherwise on another thread count
 
 
 def test_the_command_writes_what_the_function_writes(tmp_path: Path) -> None:

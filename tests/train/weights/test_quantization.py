@@ -47,16 +47,22 @@ def logits(model: Transformer) -> Tensor:
         return model(torch.arange(50) * 7 % TINY.vocab_size, Batch.packed([30, 20]))
 
 
-# ---- the report -----------------------------------------------------------------------------------------------------
+# ---- the report
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("rule", "rmse", "db"), [("floor", 0.1149, 18.8), ("rceil", 0.1155, 18.75), ("best", 0.1116, 19.05)]
+    ("rule", "rmse", "db"),
+    [("floor", 0.1149, 18.8), ("rceil", 0.1155, 18.75), ("best", 0.1116, 19.05)],
 )
-def test_gaussian_weights_lose_what_they_are_known_to(rule: mxfp4.ScaleRule, rmse: float, db: float) -> None:
+def test_gaussian_weights_lose_what_they_are_known_to(
+    rule: mxfp4.ScaleRule, rmse: float, db: float
+) -> None:
     values = torch.randn(1 << 12, 1 << 9, generator=torch.Generator().manual_seed(0))
     found = error_of(values, rule)
-    assert found.relative_rmse == pytest.approx(rmse, abs=2e-4) and found.sqnr == pytest.approx(db, abs=0.05)
+    assert found.relative_rmse == pytest.approx(rmse, abs=2e-4) and found.sqnr == pytest.approx(
+        db, abs=0.05
+    )
     assert (found.saturated_share == 0) == (rule == "rceil")
 
 
@@ -69,7 +75,9 @@ def by_hand(row: list[float], exponent: int) -> tuple[float, float, int]:
 
 @settings(max_examples=50)
 @given(st.lists(st.floats(-100, 100, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
-def test_sums_of_errors_are_those_of_the_nearest_values(row: list[float], rule: mxfp4.ScaleRule) -> None:
+def test_sums_of_errors_are_those_of_the_nearest_values(
+    row: list[float], rule: mxfp4.ScaleRule
+) -> None:
     values = torch.tensor(row)
     exponent = int(mxfp4.block_exponents(values.unsqueeze(0), rule))
     found, (noise, largest, saturated) = error_of(values, rule), by_hand(row, exponent)
@@ -87,8 +95,12 @@ def test_a_report_of_a_model_and_of_its_folders(tmp_path: Path) -> None:
     tensor = model.get_parameter("layers.1.moe.experts.down.weight")
     row = next(r for r in whole.rows if (r.tensor, r.rule) == ("layers.1.moe.experts.down", "even"))
     assert row.relative_rmse == pytest.approx(error_of(tensor, "even").relative_rmse)
-    assert whole.best == "best" and whole.total("best").values == sum(r.values for r in whole.rows) // len(RULES)
-    assert whole.total("best").noise == pytest.approx(sum(r.noise for r in whole.rows if r.rule == "best"))
+    assert whole.best == "best" and whole.total("best").values == sum(
+        r.values for r in whole.rows
+    ) // len(RULES)
+    assert whole.total("best").noise == pytest.approx(
+        sum(r.noise for r in whole.rows if r.rule == "best")
+    )
     lines = str(whole).splitlines()
     assert len(lines) == 2 + 4 * len(RULES) + len(RULES) and "SQNR dB" in lines[0]
     checkpoint.export(model, tmp_path / "plain", "hf-bf16", floats="float32")
@@ -96,26 +108,31 @@ def test_a_report_of_a_model_and_of_its_folders(tmp_path: Path) -> None:
     checkpoint.export(model, tmp_path / "packed", rule="floor")
     done = report(tmp_path / "packed", ["rceil", "floor"])
     assert all(r.noise == 0 and r.sqnr == math.inf and r.relative_rmse == 0 for r in done.rows)
-    assert [r.tensor for r in report(model, ["best"], tensors="layers.0.moe.experts.down").rows] == [
-        "layers.0.moe.experts.down"
-    ]
+    assert [
+        r.tensor for r in report(model, ["best"], tensors="layers.0.moe.experts.down").rows
+    ] == ["layers.0.moe.experts.down"]
     with pytest.raises(ConfigError, match="no expert tensor"):
         report(model, tensors="q_proj")
     with pytest.raises(ConfigError, match="scale rule"):
         report(model, ["ceil"])  # type: ignore[list-item]
 
 
-# ---- which rule -----------------------------------------------------------------------------------------------------
+# ---- which rule
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_files_say_under_which_rule_they_were_quantized(rule: mxfp4.ScaleRule, tmp_path: Path) -> None:
+def test_files_say_under_which_rule_they_were_quantized(
+    rule: mxfp4.ScaleRule, tmp_path: Path
+) -> None:
     """In both layouts, after conversion, and in a form that leaves transformers alone."""
     transformers = pytest.importorskip("transformers")
     model = fresh()
     checkpoint.export(model, tmp_path / "hf", rule=rule)
     checkpoint.convert(tmp_path / "hf", tmp_path / "original", "original", rule="floor")
-    checkpoint.convert(tmp_path / "original", tmp_path / "again", rule="floor", max_shard_bytes=20_000)
+    checkpoint.convert(
+        tmp_path / "original", tmp_path / "again", rule="floor", max_shard_bytes=20_000
+    )
     for name in ("hf", "original", "again"):
         assert scale_rule_of(open_checkpoint(tmp_path / name)) == rule
     checkpoint.export(model, tmp_path / "plain", "hf-bf16", rule=rule)
@@ -143,12 +160,15 @@ def test_published_files_say_nothing_and_another_rule_is_refused(tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
-# ---- training that sees it ------------------------------------------------------------------------------------------
+# ---- training that sees it
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_gradients_of_fake_quantized_experts(rule: mxfp4.ScaleRule) -> None:
-    """In float64: those of the plain formula at the rounded weights, passed straight through to the exact ones."""
+    """In float64: those of the plain formula at the rounded weights, passed straight through to the
+    exact ones.
+    """
     from ossia.model.moe import Experts
 
     layer = Experts(4, 64, 32, "trainable").double()
@@ -167,7 +187,9 @@ def test_gradients_of_fake_quantized_experts(rule: mxfp4.ScaleRule) -> None:
         for e, share in zip(choice[n].tolist(), weight[n], strict=True):
             h = w1[e] @ x[n] + layer.gate_up.bias[e]
             gate, up = h[0::2].clamp(max=1.5), h[1::2].clamp(-1.5, 1.5)
-            y = y + share * (w2[e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + layer.down.bias[e])
+            y = y + share * (
+                w2[e] @ (gate * torch.sigmoid(1.702 * gate) * (up + 1)) + layer.down.bias[e]
+            )
         rows.append(y)
     want = torch.stack(rows)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
@@ -181,7 +203,9 @@ def test_gradients_of_fake_quantized_experts(rule: mxfp4.ScaleRule) -> None:
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
 def test_what_training_sees_is_what_is_stored(row: list[float], rule: mxfp4.ScaleRule) -> None:
     values = torch.tensor(row)
-    assert mxfp4.fake_quantize(values, rule).equal(mxfp4.decode(*mxfp4.encode(values, rule), torch.float32))
+    assert mxfp4.fake_quantize(values, rule).equal(
+        mxfp4.decode(*mxfp4.encode(values, rule), torch.float32)
+    )
 
 
 def examples(state: int | None) -> Iterator[tuple[Example, int]]:
@@ -194,8 +218,12 @@ def examples(state: int | None) -> Iterator[tuple[Example, int]]:
 
 
 @pytest.mark.parametrize("rule", [True, "floor", "best"])
-def test_an_exported_run_is_the_model_that_was_trained(rule: bool | mxfp4.ScaleRule, tmp_path: Path) -> None:
-    """Float32 weights beside MXFP4 experts, in both published layouts: the same bits of every logit."""
+def test_an_exported_run_is_the_model_that_was_trained(
+    rule: bool | mxfp4.ScaleRule, tmp_path: Path
+) -> None:
+    """Float32 weights beside MXFP4 experts, in both published layouts: the same bits of every
+    logit.
+    """
     hyper = Hyperparameters(tokens_per_step=200, longest=100, peak_lr=5e-3, warmup=2, shards=1)
     run = Run("qat", TINY, examples, 4, hyper, tmp_path / "run", quantize=rule)
     model = train(run)

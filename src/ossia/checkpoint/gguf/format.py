@@ -1,11 +1,13 @@
-"""What a gpt-oss GGUF holds: its tensors' names, its metadata, its two block formats. Reading and writing share it.
+"""What a gpt-oss GGUF holds: its tensors' names, its metadata, its two block formats. Reading and
+writing share it.
 
 Knows names, configs and numbers; knows no files: those are `read.py` and `write.py`.
 
-GGUF keeps gate and up apart where the published files interleave their rows, and lays the 16 bytes of an MXFP4
-block out otherwise: here byte j holds values 2j and 2j+1, there values j and j+16, and the scale's byte stands
-before them instead of in a tensor of its own. The scale is the same e8m0 byte: GGML doubles the sixteen values
-and halves the scale (`kvalues_fp4`, `ggml_e8m0_to_fp32_half`). So re-laying moves bits and loses none.
+GGUF keeps gate and up apart where the published files interleave their rows, and lays the 16 bytes
+of an MXFP4 block out otherwise: here byte j holds values 2j and 2j+1, there values j and j+16, and
+the scale's byte stands before them instead of in a tensor of its own. The scale is the same e8m0
+byte: GGML doubles the sixteen values and halves the scale (`kvalues_fp4`,
+`ggml_e8m0_to_fp32_half`). So re-laying moves bits and loses none.
 
 Q8_0: 32 values share a float16 scale d in front of 32 int8 codes q, value = d * q (`block_q8_0`).
 
@@ -40,7 +42,8 @@ Kind = Literal["matrix", "vector", "experts"]
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor of the file. It holds rows first::step of every expert where `step` is 2, else all of `native`.
+    """A tensor of the file. It holds rows first::step of every expert where `step` is 2, else all
+    of `native`.
 
     `native` of experts is the stem, as `layers.0.moe.experts.down`, of a pair of blocks and scales.
     """
@@ -48,7 +51,8 @@ class Slot:
     name: str
     native: str
     shape: tuple[int, ...]  # outermost dimension first, as in torch; the file lists them backwards
-    kind: Kind  # what llama.cpp's converter stores: matrix in the dense type, vector in F32, experts in MXFP4
+    # what llama.cpp's converter stores: matrix in the dense type, vector in F32, experts in MXFP4
+    kind: Kind
     first: int = 0
     step: int = 1
 
@@ -111,12 +115,15 @@ Value = int | float | str | list[bool]
 
 
 def metadata(config: ModelConfig) -> dict[str, Value]:
-    """The keys that describe `config`. Raises `CheckpointError` for what llama.cpp cannot be told, and would
-    compute as if it were not so."""
+    """The keys that describe `config`. Raises `CheckpointError` for what llama.cpp cannot be told,
+    and would compute as if it were not so.
+    """
     fixed = {"moe_stride": 1, "attention_sink": "learned", "swiglu_limit": 7.0}
     for field, only in fixed.items():
         if (value := getattr(config, field)) != only:
-            raise CheckpointError(f"GGUF has no key for {field}: gpt-oss has {only!r} there, this model {value!r}")
+            raise CheckpointError(
+                f"GGUF has no key for {field}: gpt-oss has {only!r} there, this model {value!r}"
+            )
     types = {ours: theirs for theirs, ours in _SCALINGS.items()}
     if config.rope_scaling not in types:
         raise CheckpointError(f"GGUF has no name for the rope scaling {config.rope_scaling!r}")
@@ -137,10 +144,12 @@ def metadata(config: ModelConfig) -> dict[str, Value]:
 
 
 def computed_otherwise(config: ModelConfig) -> str | None:
-    """What llama.cpp makes of this model that is not what it means, whatever the file says; None for gpt-oss.
+    """What llama.cpp makes of this model that is not what it means, whatever the file says; None
+    for gpt-oss.
 
-    For this architecture it reads no `yarn_beta_fast` and `yarn_beta_slow`, and takes 32 and 1. (It also rounds YaRN's
-    ramp to whole dimensions, gpt-oss's too; where betas agree, that changes little.)
+    For this architecture it reads no `yarn_beta_fast` and `yarn_beta_slow`, and takes 32 and 1. (It
+    also rounds YaRN's ramp to whole dimensions, gpt-oss's too; where betas agree, that changes
+    little.)
     """
     betas = config.rope_ntk_beta, config.rope_ntk_alpha
     if config.rope_scaling != "yarn" or betas == (32.0, 1.0):
@@ -152,26 +161,35 @@ def computed_otherwise(config: ModelConfig) -> str | None:
 
 
 def config_from(found: Mapping[str, Any], vocab_size: int) -> ModelConfig:
-    """The config that a file's metadata describes. Raises `ConfigError` naming the key that is missing or odd.
+    """The config that a file's metadata describes. Raises `ConfigError` naming the key that is
+    missing or odd.
 
-    Nothing in GGUF says whether yarn's ramp is rounded to whole dimensions. gpt-oss does not round, so neither
-    is that assumed here; llama.cpp does.
+    Nothing in GGUF says whether yarn's ramp is rounded to whole dimensions. gpt-oss does not round,
+    so neither is that assumed here; llama.cpp does.
     """
 
     def get(key: str, kinds: tuple[type, ...], default: Any = None) -> Any:
         value = found.get(f"{ARCHITECTURE}.{key}", default)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise ConfigError(f"the metadata's {ARCHITECTURE}.{key} is missing or of a wrong type: {value!r:.60}")
+            raise ConfigError(
+                f"the metadata's {ARCHITECTURE}.{key} is missing or of a wrong type: {value!r:.60}"
+            )
         return value
 
     number = (int, float)
-    optional = {"attention.key_length": 64, "attention.value_length": 64, "expert_feed_forward_length": None}
+    optional = {
+        "attention.key_length": 64,
+        "attention.value_length": 64,
+        "expert_feed_forward_length": None,
+    }
     optional["expert_feed_forward_length"] = found.get(f"{ARCHITECTURE}.feed_forward_length")
     values: dict[str, Any] = {}
     for key, field in _INTEGERS.items():
         value = get(key, (int,), optional.get(key))
         if values.setdefault(field, value) != value:
-            raise ConfigError(f"the metadata's {ARCHITECTURE}.{key} is {value}, where gpt-oss has {values[field]}")
+            raise ConfigError(
+                f"the metadata's {ARCHITECTURE}.{key} is {value}, where gpt-oss has {values[field]}"
+            )
     values |= {field: get(key, number) for key, field in _FLOATS.items()}
     scaling = get("rope.scaling.type", (str,), "none")
     if scaling not in _SCALINGS:
@@ -180,7 +198,9 @@ def config_from(found: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     scaled = scaling != "none"
     values["rope_scaling_factor"] = get("rope.scaling.factor", number) if scaled else 1.0
     longest = values["max_context_length"]
-    values["initial_context_length"] = get("rope.scaling.original_context_length", (int,)) if scaled else longest
+    values["initial_context_length"] = (
+        get("rope.scaling.original_context_length", (int,)) if scaled else longest
+    )
     values["rope_ntk_beta"] = get("rope.scaling.yarn_beta_fast", number, 32.0)
     values["rope_ntk_alpha"] = get("rope.scaling.yarn_beta_slow", number, 1.0)
     values["layer_types"] = _layer_types(get(_WINDOWS, (int, list), 2), values["num_hidden_layers"])
@@ -193,7 +213,9 @@ def _alternating(layers: int, period: int = 2) -> tuple[str, ...]:
 
 
 def _layer_types(windows: int | list[bool], layers: int) -> tuple[str, ...]:
-    """From a period, or from one flag a layer; a length that does not fit is the config's to refuse."""
+    """From a period, or from one flag a layer; a length that does not fit is the config's to
+    refuse.
+    """
     if isinstance(windows, int):
         return _alternating(layers, windows)
     return tuple(SLIDING if slides else FULL for slides in windows)
@@ -213,7 +235,8 @@ def _with_extra(config: ModelConfig, text: Any) -> ModelConfig:
 
 # ---- block formats -------------------------------------------------------------------------------
 
-# Eight bytes at a time, as words; what is shifted never leaves its byte, so the byte order does not matter.
+# Eight bytes at a time, as words; what is shifted never leaves its byte, so the byte order does not
+# matter.
 _LOW, _HIGH = 0x0F0F0F0F0F0F0F0F, -0x0F0F0F0F0F0F0F10
 
 
@@ -240,23 +263,31 @@ def _as_bytes(words: Tensor) -> Tensor:
 
 
 def to_q8(values: Tensor) -> Tensor:
-    """Q8_0 [..., K/32 * 34] uint8 of `values` [..., K]; the rounding is that of llama.cpp's reference."""
+    """Q8_0 [..., K/32 * 34] uint8 of `values` [..., K]; the rounding is that of llama.cpp's
+    reference.
+    """
     grouped = values.float().unflatten(-1, (-1, MX_BLOCK))
     scale = grouped.abs().amax(-1, keepdim=True) / 127
     scaled = grouped * torch.where(scale == 0, 0.0, 1 / scale)
     size = scaled.abs()
     whole = size.floor()
-    codes = torch.copysign(whole + (size - whole >= 0.5), scaled).to(torch.int8)  # halves away from zero
+    codes = torch.copysign(whole + (size - whole >= 0.5), scaled).to(
+        torch.int8
+    )  # halves away from zero
     return torch.cat((scale.half().view(torch.uint8), codes.view(torch.uint8)), dim=-1).flatten(-2)
 
 
 def from_q8(raw: Tensor) -> Tensor:
-    """float16 [rows, K] of Q8_0 [rows, K/32 * 34]: off by at most 2^-11 of each value, where bfloat16, which takes
-    as much memory, would be off by 2^-8, half a step of Q8_0 itself. Of scales too large for it, bfloat16."""
+    """float16 [rows, K] of Q8_0 [rows, K/32 * 34]: off by at most 2^-11 of each value, where
+    bfloat16, which takes as much memory, would be off by 2^-8, half a step of Q8_0 itself. Of
+    scales too large for it, bfloat16.
+    """
     grouped = raw.unflatten(-1, (-1, Q8_BYTES))
     scales = grouped[..., :2].contiguous().view(torch.float16).float()
     fits = bool((scales.abs() * 127 < torch.finfo(torch.float16).max).all())
-    out = torch.empty(*grouped.shape[:-1], MX_BLOCK, dtype=torch.float16 if fits else torch.bfloat16)
+    out = torch.empty(
+        *grouped.shape[:-1], MX_BLOCK, dtype=torch.float16 if fits else torch.bfloat16
+    )
     step = max(1, (1 << 20) // grouped[0].numel())
     for row in range(0, len(out), step):  # not all at once: what lies between is float32
         part = slice(row, row + step)

@@ -1,8 +1,9 @@
 """GGUF files of gpt-oss, read: header, config, tensors under native names, tokenizer.
 
-Knows the file format and what llama.cpp's converter writes; names and numbers are `gguf.py`. Everything a header
-claims is checked against the file before a tensor is made. Floating tensors are views of the file; experts, and
-what is stored in Q8_0, are re-laid when asked for, which copies them.
+Knows the file format and what llama.cpp's converter writes; names and numbers are `gguf.py`.
+Everything a header claims is checked against the file before a tensor is made. Floating tensors are
+views of the file; experts, and what is stored in Q8_0, are re-laid when asked for, which copies
+them.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -35,8 +36,23 @@ from ossia.tokenizer.file import GPT2_PATTERN, parse
 VERSIONS = (2, 3)
 MAX_RANK = 4
 NORMAL, UNUSED = 1, 5  # token types; all others are specials to us
-PATTERNS = {"gpt-4o": O200K_PATTERN, "gpt-2": GPT2_PATTERN}  # llama.cpp's names for ways to cut text
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+PATTERNS = {
+    "gpt-4o": O200K_PATTERN,
+    "gpt-2": GPT2_PATTERN,
+}  # llama.cpp's names for ways to cut text
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY = 8, 9
 _FLOATS = ("F32", "F16", "BF16")
 _ACCEPTED = {"matrix": (*_FLOATS, "Q8_0"), "vector": _FLOATS, "experts": ("MXFP4",)}
@@ -44,22 +60,31 @@ _TYPE_NAMES = {number: name for name, (number, _, _) in gguf.TYPES.items()}
 
 
 def find(path: Path) -> Path | None:
-    """The GGUF file that a path means: itself, or the only one in a folder that has no safetensors files.
+    """The GGUF file that a path means: itself, or the only one in a folder that has no safetensors
+    files.
 
     Raises `CheckpointError` for a folder of several.
     """
     if path.suffix == ".gguf" and path.is_file():
         return path
-    if not path.is_dir() or any(path.glob("*.safetensors")) or any(path.glob("original/*.safetensors")):
+    if (
+        not path.is_dir()
+        or any(path.glob("*.safetensors"))
+        or any(path.glob("original/*.safetensors"))
+    ):
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
-        raise CheckpointError(f"{path}: holds {len(files)} GGUF files; give the path of one, such as {files[0]}")
+        raise CheckpointError(
+            f"{path}: holds {len(files)} GGUF files; give the path of one, such as {files[0]}"
+        )
     return files[0] if files else None
 
 
 class GgufSource:
-    """The tensors of one GGUF file, by their names in it. Raises `CheckpointError` if the file is damaged."""
+    """The tensors of one GGUF file, by their names in it. Raises `CheckpointError` if the file is
+    damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -97,7 +122,9 @@ class GgufState(Mapping[str, Tensor]):
     """Every tensor under its native name, made when asked for."""
 
     source: GgufSource
-    parts: Mapping[str, tuple[Slot, ...]]  # native name (of experts, the stem): where it lies in the file
+    parts: Mapping[
+        str, tuple[Slot, ...]
+    ]  # native name (of experts, the stem): where it lies in the file
 
     def __iter__(self) -> Iterator[str]:
         for native, slots in self.parts.items():
@@ -116,16 +143,24 @@ class GgufState(Mapping[str, Tensor]):
         slots = self.parts[native]
         if len(slots) == 1:
             return self.source.tensor(slots[0].name)
-        return torch.stack([self.source.tensor(slot.name) for slot in slots], dim=-1).flatten(-2)  # of gate and up
+        return torch.stack([self.source.tensor(slot.name) for slot in slots], dim=-1).flatten(
+            -2
+        )  # of gate and up
 
     def _packed(self, slots: tuple[Slot, ...], kind: str) -> Tensor:
         experts, rows, columns = slots[0].shape
         shape = (experts, rows * len(slots), columns // MX_BLOCK)
-        out = torch.empty(*shape, *((MX_BLOCK // 2,) if kind == "blocks" else ()), dtype=torch.uint8)
+        out = torch.empty(
+            *shape, *((MX_BLOCK // 2,) if kind == "blocks" else ()), dtype=torch.uint8
+        )
         for slot in slots:
             raw = self.source.raw(slot.name).unflatten(-1, (-1, gguf.MXFP4_BYTES))
-            for expert in range(experts):  # one at a time, so that what lies between stays in the caches
-                piece = gguf.blocks_from_ggml(raw[expert]) if kind == "blocks" else raw[expert, ..., 0]
+            for expert in range(
+                experts
+            ):  # one at a time, so that what lies between stays in the caches
+                piece = (
+                    gguf.blocks_from_ggml(raw[expert]) if kind == "blocks" else raw[expert, ..., 0]
+                )
                 out[expert, slot.first :: slot.step] = piece
         return out
 
@@ -143,7 +178,9 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
             "converter writes it, can be loaded"
         )
     if source.metadata.get("split.count", 0) not in (0, 1):
-        raise CheckpointError(f"{path}: one part of several; join them first: llama-gguf-split --merge FIRST OUT")
+        raise CheckpointError(
+            f"{path}: one part of several; join them first: llama-gguf-split --merge FIRST OUT"
+        )
     if "token_embd.weight" not in source:
         raise TensorMismatchError(f"{path}: lacks token_embd.weight")
     layers = source.metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
@@ -161,11 +198,18 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
     for slot in slots:
         parts[slot.native].append(slot)
     rows = tuple(Row(slot.native, slot.name, slot.shape, _ACCEPTED[slot.kind]) for slot in slots)
-    return config, source, rows, GgufState(source, {native: tuple(its) for native, its in parts.items()})
+    return (
+        config,
+        source,
+        rows,
+        GgufState(source, {native: tuple(its) for native, its in parts.items()}),
+    )
 
 
 def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
-    """Raises `TensorMismatchError` unless the file holds exactly these tensors, in formats that can be read."""
+    """Raises `TensorMismatchError` unless the file holds exactly these tensors, in formats that can
+    be read.
+    """
     expected = {slot.name: slot for slot in slots}
     for name, slot in expected.items():
         if name not in source:
@@ -178,14 +222,21 @@ def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
                 "or the published safetensors files"
             )
         if entry.shape != slot.shape:
-            raise TensorMismatchError(f"{source.where(name)}: expected {list(slot.shape)}, found {list(entry.shape)}")
-    if unknown := [name for name in source.names() if name not in expected and name != "rope_freqs.weight"]:
-        raise TensorMismatchError(f"{source.path}: holds tensors that the config does not imply: {unknown[:5]}")
+            raise TensorMismatchError(
+                f"{source.where(name)}: expected {list(slot.shape)}, found {list(entry.shape)}"
+            )
+    if unknown := [
+        name for name in source.names() if name not in expected and name != "rope_freqs.weight"
+    ]:
+        raise TensorMismatchError(
+            f"{source.path}: holds tensors that the config does not imply: {unknown[:5]}"
+        )
 
 
 def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
-    """The tokenizer in a GGUF file's metadata; None if there is none. Raises `TokenizerError` if it is of a kind
-    that we cannot honour, `CheckpointError` for a damaged file."""
+    """The tokenizer in a GGUF file's metadata; None if there is none. Raises `TokenizerError` if it
+    is of a kind that we cannot honour, `CheckpointError` for a damaged file.
+    """
     file = Path(path)
     found, _ = _read_header(file, _map(file), texts=True)
     model = found.get("tokenizer.ggml.model", "none")
@@ -194,12 +245,20 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
     pre = found.get("tokenizer.ggml.pre")
     pattern = found.get(gguf.PATTERN) or PATTERNS.get(str(pre))
     if model != "gpt2" or pattern is None:
-        raise TokenizerError(f"{file}: a tokenizer of kind {model!r}, {pre!r}; known are gpt2 with gpt-4o or gpt-2")
-    tokens, types, merges = (found.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges"))
+        raise TokenizerError(
+            f"{file}: a tokenizer of kind {model!r}, {pre!r}; known are gpt2 with gpt-4o or gpt-2"
+        )
+    tokens, types, merges = (
+        found.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges")
+    )
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types):
         raise TokenizerError(f"{file}: tokenizer.ggml.tokens and .token_type do not match")
-    numbered = [(token, kind, id_) for id_, (token, kind) in enumerate(zip(tokens, types, strict=True))]
-    specials = [{"content": token, "id": n} for token, kind, n in numbered if kind not in (NORMAL, UNUSED)]
+    numbered = [
+        (token, kind, id_) for id_, (token, kind) in enumerate(zip(tokens, types, strict=True))
+    ]
+    specials = [
+        {"content": token, "id": n} for token, kind, n in numbered if kind not in (NORMAL, UNUSED)
+    ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
     vocab = {token: n for token, kind, n in numbered if kind == NORMAL}
@@ -237,7 +296,9 @@ class _Cursor:
         """Where the next `count` bytes begin, which are then behind us."""
         begin, self.at = self.at, self.at + count
         if self.at > len(self.data):
-            raise CheckpointError(f"{self.path}: the file is truncated or damaged: its header runs past the end")
+            raise CheckpointError(
+                f"{self.path}: the file is truncated or damaged: its header runs past the end"
+            )
         return begin
 
     def number(self, code: str) -> Any:
@@ -273,13 +334,17 @@ class _Cursor:
         return list(struct.unpack_from(f"<{count}{_NUMBERS[kind]}", self.data, begin))
 
 
-def _read_header(path: Path, data: mmap.mmap, texts: bool) -> tuple[dict[str, Any], dict[str, Entry]]:
+def _read_header(
+    path: Path, data: mmap.mmap, texts: bool
+) -> tuple[dict[str, Any], dict[str, Entry]]:
     """(metadata, tensors); arrays of strings only if `texts` are wanted, else None."""
     cursor = _Cursor(path, data)
     if data[cursor.skip(4) : 4] != b"GGUF":
         raise CheckpointError(f"{path}: is no GGUF file")
     if (version := cursor.number("I")) not in VERSIONS:
-        raise CheckpointError(f"{path}: GGUF version {version:#x}; versions 2 and 3, little-endian, can be read")
+        raise CheckpointError(
+            f"{path}: GGUF version {version:#x}; versions 2 and 3, little-endian, can be read"
+        )
     tensors, pairs = cursor.number("Q"), cursor.number("Q")
     metadata = {}
     for _ in range(pairs):
@@ -294,26 +359,34 @@ def _read_header(path: Path, data: mmap.mmap, texts: bool) -> tuple[dict[str, An
     for name, shape, kind, offset in claims:
         if name in entries:
             raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
-        entries[name] = _entry(f"{path}: tensor {name!r}", name, shape, kind, start + offset, len(data), alignment)
+        entries[name] = _entry(
+            f"{path}: tensor {name!r}", name, shape, kind, start + offset, len(data), alignment
+        )
     return metadata, entries
 
 
 def _claim(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     name, rank = cursor.string(), cursor.number("I")
     if not 1 <= rank <= MAX_RANK:
-        raise CheckpointError(f"{cursor.path}: tensor {name!r} has {rank} dimensions; 1 to {MAX_RANK} are allowed")
+        raise CheckpointError(
+            f"{cursor.path}: tensor {name!r} has {rank} dimensions; 1 to {MAX_RANK} are allowed"
+        )
     shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
     return name, shape, cursor.number("I"), cursor.number("Q")
 
 
-def _entry(where: str, name: str, shape: tuple[int, ...], kind: int, begin: int, size: int, alignment: int) -> Entry:
+def _entry(
+    where: str, name: str, shape: tuple[int, ...], kind: int, begin: int, size: int, alignment: int
+) -> Entry:
     """Tensors of formats we do not read have no size to check: `_check` refuses them by name."""
     if kind not in _TYPE_NAMES:
         return Entry(name, _foreign(kind), shape, begin, begin)
     dtype = _TYPE_NAMES[kind]
     _, values, nbytes = gguf.TYPES[dtype]
     if shape[-1] % values:
-        raise CheckpointError(f"{where}: {dtype} needs a multiple of {values} values in a row, found {shape[-1]}")
+        raise CheckpointError(
+            f"{where}: {dtype} needs a multiple of {values} values in a row, found {shape[-1]}"
+        )
     end = begin + math.prod(shape) // values * nbytes
     if begin % alignment or end > size:
         what = "the file is truncated" if end > size else f"not aligned to {alignment}"
@@ -325,7 +398,9 @@ def _entry(where: str, name: str, shape: tuple[int, ...], kind: int, begin: int,
 
 def _foreign(kind: int) -> str:
     """GGML's name for one of its other formats."""
-    from gguf import GGMLQuantizationType  # only here: its import takes longer than reading the header
+    from gguf import (
+        GGMLQuantizationType,
+    )  # only here: its import takes longer than reading the header
 
     known = {int(member): member.name for member in GGMLQuantizationType}
     return known.get(kind, f"the unknown type {kind}")

@@ -1,8 +1,10 @@
-"""A checkpoint as one GGUF file for llama.cpp: streamed, a few MB at a time, under a temporary name until whole.
+"""A checkpoint as one GGUF file for llama.cpp: streamed, a few MB at a time, under a temporary name
+until whole.
 
-The gguf package writes the header; the data behind it is ours to write, because it never is in memory at once.
-Names, metadata and numbers are `gguf.py`. Experts go into GGML's MXFP4 blocks bit for bit, matrices into BF16 or
-Q8_0, everything else (norms, biases, sinks, router) into F32, as llama.cpp's own converter has it.
+The gguf package writes the header; the data behind it is ours to write, because it never is in
+memory at once. Names, metadata and numbers are `gguf.py`. Experts go into GGML's MXFP4 blocks bit
+for bit, matrices into BF16 or Q8_0, everything else (norms, biases, sinks, router) into F32, as
+llama.cpp's own converter has it.
 """
 
 from __future__ import annotations
@@ -48,12 +50,14 @@ def write_gguf(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write the checkpoint in `src` as the GGUF file `dst`, its tokenizer and chat template included.
+    """Write the checkpoint in `src` as the GGUF file `dst`, its tokenizer and chat template
+    included.
 
-    MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`. `dense` is the format of the
-    embedding, the unembedding and the attention's matrices; one whose rows Q8_0 cannot hold (no multiple of 32)
-    stays in BF16. Raises `CheckpointError` for a source that does not check out or that GGUF cannot describe, for
-    a destination that is occupied, for a disk too small; nothing is left behind then.
+    MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`. `dense` is the
+    format of the embedding, the unembedding and the attention's matrices; one whose rows Q8_0
+    cannot hold (no multiple of 32) stays in BF16. Raises `CheckpointError` for a source that does
+    not check out or that GGUF cannot describe, for a destination that is occupied, for a disk too
+    small; nothing is left behind then.
     """
     for value, allowed in ((dense, get_args(Dense)), (rule, get_args(mxfp4.ScaleRule))):
         if value not in allowed:
@@ -104,7 +108,9 @@ def _sizes(slots: tuple[Slot, ...], dense: Dense) -> int:
 # ---- header --------------------------------------------------------------------------------------
 
 
-def _write_header(path: Path, checkpoint: Checkpoint, slots: tuple[Slot, ...], dense: Dense) -> None:
+def _write_header(
+    path: Path, checkpoint: Checkpoint, slots: tuple[Slot, ...], dense: Dense
+) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
 
     config = checkpoint.config
@@ -120,7 +126,9 @@ def _write_header(path: Path, checkpoint: Checkpoint, slots: tuple[Slot, ...], d
     writer.add_quantization_version(2)
     for key, value in described.items():
         _add(writer, key, value)
-    _add_tokenizer(writer, config, _find_tokenizer(checkpoint), _chat_template(checkpoint.directory))
+    _add_tokenizer(
+        writer, config, _find_tokenizer(checkpoint), _chat_template(checkpoint.directory)
+    )
     for slot in slots:
         number, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
         bytes_shape = (*slot.shape[:-1], slot.shape[-1] // values * nbytes)
@@ -164,8 +172,12 @@ def _chat_template(folder: Path) -> str | None:
     return None
 
 
-def _add_tokenizer(writer: GGUFWriter, config: ModelConfig, tokenizer: Tokenizer | None, template: str | None) -> None:
-    """Tokens, types and merges. Without a tokenizer llama.cpp computes, but reads and writes ids only."""
+def _add_tokenizer(
+    writer: GGUFWriter, config: ModelConfig, tokenizer: Tokenizer | None, template: str | None
+) -> None:
+    """Tokens, types and merges. Without a tokenizer llama.cpp computes, but reads and writes ids
+    only.
+    """
     if tokenizer is None:
         writer.add_tokenizer_model("none")
         writer.add_vocab_size(config.vocab_size)
@@ -194,8 +206,10 @@ def _add_tokenizer(writer: GGUFWriter, config: ModelConfig, tokenizer: Tokenizer
 
 
 def _pre(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
-    """llama.cpp's name for how text is cut. For single digits it has none, but with a vocabulary that holds no
-    token of two digits, which is what learning that way gives, cutting out three at a time ends the same."""
+    """llama.cpp's name for how text is cut. For single digits it has none, but with a vocabulary
+    that holds no token of two digits, which is what learning that way gives, cutting out three at a
+    time ends the same.
+    """
     names = {pattern: name for name, pattern in PATTERNS.items()}
     if tokenizer.pattern == SINGLE_DIGITS_PATTERN:
         two = next((t for t in tokenizer.vocabulary if len(t) > 1 and t.isdigit()), None)
@@ -203,7 +217,9 @@ def _pre(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
             writer.add_string(gguf.PATTERN, tokenizer.pattern)
             return names[O200K_PATTERN]
     if tokenizer.pattern not in names:
-        raise CheckpointError(f"llama.cpp has no name for the way this tokenizer cuts text: {tokenizer.pattern!r:.80}")
+        raise CheckpointError(
+            f"llama.cpp has no name for the way this tokenizer cuts text: {tokenizer.pattern!r:.80}"
+        )
     return names[tokenizer.pattern]
 
 
@@ -234,7 +250,9 @@ def _append_data(
         os.fsync(file.fileno())
 
 
-def _pieces(slot: Slot, state: Mapping[str, Tensor], stored: str, rule: mxfp4.ScaleRule) -> Iterator[Tensor]:
+def _pieces(
+    slot: Slot, state: Mapping[str, Tensor], stored: str, rule: mxfp4.ScaleRule
+) -> Iterator[Tensor]:
     """The bytes of a tensor in order, a few MB at a time."""
     if stored == "MXFP4":
         yield from _expert_pieces(slot, state, rule)
@@ -249,12 +267,20 @@ def _pieces(slot: Slot, state: Mapping[str, Tensor], stored: str, rule: mxfp4.Sc
         if stored == "Q8_0":
             yield gguf.to_q8(piece)
         else:
-            yield piece.to(torch.bfloat16 if stored == "BF16" else torch.float32).contiguous().view(torch.uint8)
+            yield (
+                piece.to(torch.bfloat16 if stored == "BF16" else torch.float32)
+                .contiguous()
+                .view(torch.uint8)
+            )
 
 
-def _expert_pieces(slot: Slot, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> Iterator[Tensor]:
+def _expert_pieces(
+    slot: Slot, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule
+) -> Iterator[Tensor]:
     packed = f"{slot.native}.blocks" in state
-    blocks, scales = (state[f"{slot.native}.{part}"] if packed else None for part in ("blocks", "scales"))
+    blocks, scales = (
+        state[f"{slot.native}.{part}"] if packed else None for part in ("blocks", "scales")
+    )
     weight = None if packed else state[f"{slot.native}.weight"]
     rows = slice(slot.first, None, slot.step)
     for expert in range(slot.shape[0]):

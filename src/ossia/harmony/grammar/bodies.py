@@ -1,7 +1,9 @@
-"""What may stand in the body of a message: JSON of a schema, a regex, a Lark grammar, or free text; as matchers.
+"""What may stand in the body of a message: JSON of a schema, a regex, a Lark grammar, or free text;
+as matchers.
 
-Knows llguidance, which turns a grammar and the tokens so far into a mask of the tokens that may follow, and
-what a tokenizer is to it. Knows nothing of headers, channels or budgets, nor of the order of messages.
+Knows llguidance, which turns a grammar and the tokens so far into a mask of the tokens that may
+follow, and what a tokenizer is to it. Knows nothing of headers, channels or budgets, nor of the
+order of messages.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class JsonFormat:
 
 @dataclass(frozen=True)
 class RegexFormat:
-    """Text that a regular expression matches as a whole, in the syntax that Python and ECMAScript share."""
+    """Text that a regular expression matches as a whole, in the syntax that Python and ECMAScript
+    share.
+    """
 
     pattern: str
 
@@ -52,10 +56,13 @@ BodyFormat = JsonFormat | RegexFormat | LarkFormat
 JSON_OBJECT = JsonFormat({"type": "object"})
 
 
-def body_format(data: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None) -> BodyFormat | None:
-    """From a word, "text" or "json_object"; from the form that OpenAI's clients send: an object of `type` text,
-    json_object, json_schema (the schema inside or under that name), regex (with a `pattern`) or grammar (with
-    `syntax` and `definition`); or from what a developer message declares. None is free text. Raises GrammarError.
+def body_format(
+    data: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None,
+) -> BodyFormat | None:
+    """From a word, "text" or "json_object"; from the form that OpenAI's clients send: an object of
+    `type` text, json_object, json_schema (the schema inside or under that name), regex (with a
+    `pattern`) or grammar (with `syntax` and `definition`); or from what a developer message
+    declares. None is free text. Raises GrammarError.
     """
     if data is None or isinstance(data, JsonFormat | RegexFormat | LarkFormat):
         return data
@@ -91,10 +98,12 @@ EXPONENT_DIGITS = 2  # of a number in JSON: one with more may be beyond the rang
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """A tokenizer as the matchers see it. A mask has a bit for each id, in words of 32, the lowest id lowest.
+    """A tokenizer as the matchers see it. A mask has a bit for each id, in words of 32, the lowest
+    id lowest.
 
-    `short_exponents[n]` are all tokens but those that begin with more than n digits, for within an exponent; [-1] all,
-    for outside. None of them has tokens that bring an exponent of too many digits along.
+    `short_exponents[n]` are all tokens but those that begin with more than n digits, for within an
+    exponent; [-1] all, for outside. None of them has tokens that bring an exponent of too many
+    digits along.
     """
 
     ll: LLTokenizer
@@ -111,7 +120,10 @@ class Vocabulary:
 
 
 def _short_exponents(bytes_of: Sequence[bytes], none: Mask) -> tuple[Mask, ...]:
-    begins, whole = re.compile(rb"[+-]?([0-9]+)"), re.compile(rb"[eE][+-]?[0-9]{%d}" % (EXPONENT_DIGITS + 1))
+    begins, whole = (
+        re.compile(rb"[+-]?([0-9]+)"),
+        re.compile(rb"[eE][+-]?[0-9]{%d}" % (EXPONENT_DIGITS + 1)),
+    )
     masks = [~none for _ in range(EXPONENT_DIGITS + 2)]
     for id, token in enumerate(bytes_of):
         found = begins.match(token)
@@ -149,7 +161,9 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 
 class _Tokens:
-    """A tokenizer in the shape that LLTokenizer reads. Ids without a token are empty, and so never allowed."""
+    """A tokenizer in the shape that LLTokenizer reads. Ids without a token are empty, and so never
+    allowed.
+    """
 
     is_tokenizer_wrapper = True
     bos_token_id = None
@@ -176,7 +190,9 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
     from llguidance import LLMatcher, LLParserLimits
 
     # Giving up in the middle of a text costs more than a slow step; ordinary steps never come near.
-    limits = LLParserLimits(initial_lexer_fuel=10_000_000, step_lexer_fuel=10_000_000, step_max_items=500_000)
+    limits = LLParserLimits(
+        initial_lexer_fuel=10_000_000, step_lexer_fuel=10_000_000, step_max_items=500_000
+    )
     matcher = LLMatcher(tokens.ll, _grammar(body, what), log_level=0, limits=limits)
     if matcher.is_error():
         raise GrammarError(f"{what}: {_reason(matcher.get_error())}")
@@ -188,10 +204,14 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
 
 
 def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Mask:
-    """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if it cannot go on."""
+    """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if it
+    cannot go on.
+    """
     mask = tokens.text.copy()
     with panics_as_errors():
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)  # outside of the interpreter's lock
+        matcher.unsafe_compute_mask_ptr(
+            mask.ctypes.data, mask.nbytes
+        )  # outside of the interpreter's lock
     if matcher.is_error():
         raise GrammarError(f"the grammar cannot go on: {_reason(matcher.get_error())}")
     may_end = has(mask, tokens.end)
@@ -224,15 +244,23 @@ def _grammar(body: BodyFormat, what: str) -> str:
 
 
 # In which `<` and attributes are no syntax: comments, strings, regexes.
-_LARK_LITERAL = re.compile(r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL)
+_LARK_LITERAL = re.compile(
+    r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL
+)
 _LARK_SPECIAL = re.compile(r"<[^<>\s]*>?")
 _LARK_ATTRIBUTE = re.compile(r"\b(max_tokens|temperature|stop)\s*=")
 
 
 def _check_lark(grammar: str) -> None:
-    """Refuses what would let a body hold control tokens, or what says more than which texts belong to it."""
+    """Refuses what would let a body hold control tokens, or what says more than which texts belong
+    to it.
+    """
     bare = _LARK_LITERAL.sub(" ", grammar)
     if found := _LARK_SPECIAL.search(bare):
-        raise GrammarError(f"the grammar names the token {found.group()}; a body is text without special tokens")
+        raise GrammarError(
+            f"the grammar names the token {found.group()}; a body is text without special tokens"
+        )
     if found := _LARK_ATTRIBUTE.search(bare):
-        raise GrammarError(f"the grammar uses {found.group(1)}=, which a grammar of texts cannot have")
+        raise GrammarError(
+            f"the grammar uses {found.group(1)}=, which a grammar of texts cannot have"
+        )

@@ -14,15 +14,21 @@ from ossia.errors import GrammarError
 
 
 def compiled(schema: Any) -> tuple[str, str]:
-    """The grammar, and what llguidance has against it ("" if nothing). RecursionError for what is nested too deeply."""
+    """The grammar, and what llguidance has against it ("" if nothing). RecursionError for what is
+    nested too deeply.
+    """
     from llguidance import LLMatcher
 
     # Where JSON allows blanks between its tokens, a model may write some, but not without end.
     blanks = r"[ \t]{1,8}|\n[ \t]{0,40}"
     try:
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": blanks})
+        grammar = LLMatcher.grammar_from_json_schema(
+            json.dumps(schema), overrides={"whitespace_pattern": blanks}
+        )
     except ValueError as error:
-        if "recursion limit" in str(error):  # its JSON reader's: 128 objects and lists in each other
+        if "recursion limit" in str(
+            error
+        ):  # its JSON reader's: 128 objects and lists in each other
             raise RecursionError(str(error)) from None
         raise
     try:

@@ -1,10 +1,12 @@
-"""The Harmony grammar of a completion: which tokens may follow `<|start|>assistant`, for given tools and wishes.
+"""The Harmony grammar of a completion: which tokens may follow `<|start|>assistant`, for given
+tools and wishes.
 
-Knows channels, headers, tools and the order of messages. What may stand in bodies is bodies.py's, the walk
-along a sampled completion constraint.py's. Imports neither numpy nor llguidance before a grammar is made.
+Knows channels, headers, tools and the order of messages. What may stand in bodies is bodies.py's,
+the walk along a sampled completion constraint.py's. Imports neither numpy nor llguidance before a
+grammar is made.
 
-A completion is any number of analysis messages and, where tools may be called, preambles; then a call or the
-final answer:
+A completion is any number of analysis messages and, where tools may be called, preambles; then a
+call or the final answer:
 
     <|channel|>analysis<|message|>...<|end|>
     <|channel|>commentary<|message|>...<|end|>
@@ -14,8 +16,8 @@ final answer:
     <|channel|>analysis to=python code<|message|>...<|call|>
     <|channel|>final<|message|>...<|return|>
 
-with `<|start|>assistant` before every message but the first. Headers are sampled token by token as they are
-rendered, so that a completion put back into the prompt is the same tokens.
+with `<|start|>assistant` before every message but the first. Headers are sampled token by token as
+they are rendered, so that a completion put back into the prompt is the same tokens.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
 
 @dataclass(frozen=True)
 class CustomTool:
-    """A tool whose argument is text: free (None), or of a regex or Lark grammar. Called as `functions.<name>`."""
+    """A tool whose argument is text: free (None), or of a regex or Lark grammar. Called as
+    `functions.<name>`.
+    """
 
     name: str
     format: RegexFormat | LarkFormat | None = None
@@ -70,7 +74,9 @@ class CustomTool:
         data = data["custom"] if isinstance(data.get("custom"), Mapping) else data
         text = body_format(data.get("format"))
         if not isinstance(data.get("name"), str) or isinstance(text, JsonFormat):
-            raise GrammarError(f"a custom tool needs a name, and as format text or a grammar: {data!r:.120}")
+            raise GrammarError(
+                f"a custom tool needs a name, and as format text or a grammar: {data!r:.120}"
+            )
         return cls(data["name"], text)
 
 
@@ -87,20 +93,25 @@ def harmony_grammar(
 ) -> HarmonyGrammar:
     """The grammar of one completion, made once and started for each sample.
 
-    `namespaces` are further groups of tools, such as the built-in ones; one without functions (python) is called
-    itself, with free text. `tool_choice`: "auto"; "none", no call and no preamble; "required", no final answer; or a
-    tool, by its name (`f`, `functions.f`, `browser.search`) or as the object that OpenAI's clients send.
-    `response_format` is that of the final answer, None for free text (see `body_format`).
-    `reasoning_budget`: how many tokens of text all analysis messages may have together; with 0 there are none.
-    `parallel_calls`: a call may also end with `<|end|>`; then another call has to follow, the last ending with
-    `<|call|>`, which always ends the completion.
+    `namespaces` are further groups of tools, such as the built-in ones; one without functions
+    (python) is called itself, with free text. `tool_choice`: "auto"; "none", no call and no
+    preamble; "required", no final answer; or a tool, by its name (`f`, `functions.f`,
+    `browser.search`) or as the object that OpenAI's clients send. `response_format` is that of the
+    final answer, None for free text (see `body_format`). `reasoning_budget`: how many tokens of
+    text all analysis messages may have together; with 0 there are none. `parallel_calls`: a call
+    may also end with `<|end|>`; then another call has to follow, the last ending with `<|call|>`,
+    which always ends the completion.
 
-    Raises GrammarError for schemas and grammars that cannot be enforced, naming tool, keyword and place; for names
-    that a header cannot hold; and for choices that contradict the tools.
+    Raises GrammarError for schemas and grammars that cannot be enforced, naming tool, keyword and
+    place; for names that a header cannot hold; and for choices that contradict the tools.
     """
     if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
-        raise GrammarError(f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}")
-    functions = [FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools]
+        raise GrammarError(
+            f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}"
+        )
+    functions = [
+        FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools
+    ]
     chosen, must_call = _choose(list(_callees(functions, custom, namespaces)), tool_choice)
     tokens = vocabulary(tokenizer)
 
@@ -108,7 +119,9 @@ def harmony_grammar(
     def masks(ends: tuple[int, ...]) -> tuple[Mask, Mask]:
         return tokens.mask(ends, text=True), tokens.mask(ends)
 
-    def entry(message: Message, *ends: str, wanted: BodyFormat | None = None, what: str = "") -> tuple[list[int], Body]:
+    def entry(
+        message: Message, *ends: str, wanted: BodyFormat | None = None, what: str = ""
+    ) -> tuple[list[int], Body]:
         """The tokens of a header, and what stands behind them."""
         ids = tuple(map(tokenizer.special, ends))
         body = Body(
@@ -127,19 +140,35 @@ def harmony_grammar(
     thoughts = [entry(_header_of("analysis"), END)]
     answers = []
     if not must_call:
-        answers.append(entry(_header_of("final"), RETURN, wanted=body_format(response_format), what="response format"))
+        answers.append(
+            entry(
+                _header_of("final"),
+                RETURN,
+                wanted=body_format(response_format),
+                what="response format",
+            )
+        )
     headers = {}
     for thinking, called in product((True, False), repeat=2):
         headers[thinking, called] = place = Place()
-        for ids, body in [*(thoughts if thinking else []), *preambles, *calls, *([] if called else answers)]:
+        for ids, body in [
+            *(thoughts if thinking else []),
+            *preambles,
+            *calls,
+            *([] if called else answers),
+        ]:
             place.add(ids, body)
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
     return HarmonyGrammar(tokens, headers, again, last, reasoning_budget)
 
 
-def _header_of(channel: str, recipient: str | None = None, content_type: str | None = None) -> Message:
-    return Message(Role.ASSISTANT, "", channel=channel, recipient=recipient, content_type=content_type)
+def _header_of(
+    channel: str, recipient: str | None = None, content_type: str | None = None
+) -> Message:
+    return Message(
+        Role.ASSISTANT, "", channel=channel, recipient=recipient, content_type=content_type
+    )
 
 
 def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
@@ -153,7 +182,9 @@ def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
 
 @dataclass(frozen=True)
 class _Callee:
-    """A tool: the header of its call, the format of the body (None: free text), and its name in errors."""
+    """A tool: the header of its call, the format of the body (None: free text), and its name in
+    errors.
+    """
 
     header: Message
     body: BodyFormat | None
@@ -175,7 +206,9 @@ def _callees(
             what = f"tool {tool.name if namespace.name == FUNCTIONS else name!r}: parameters"
             yield _Callee(_header_of(channel, name, content_type), _arguments(tool, what), what)
         if not namespace.tools and namespace.name != FUNCTIONS:
-            yield _Callee(_header_of(channel, namespace.name, CODE), None, f"tool {namespace.name!r}")
+            yield _Callee(
+                _header_of(channel, namespace.name, CODE), None, f"tool {namespace.name!r}"
+            )
     for each in custom:
         header = _header_of("commentary", f"{FUNCTIONS}.{each.name}", CODE)
         yield _Callee(header, each.format, f"custom tool {each.name!r}")
@@ -201,8 +234,14 @@ def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[li
     for name in names:
         if names.count(name) > 1:
             raise GrammarError(f"two tools have the name {name!r}")
-        if not name.isprintable() or any(c.isspace() or c in "<([{" for c in name) or name.endswith("."):
-            raise GrammarError(f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed")
+        if (
+            not name.isprintable()
+            or any(c.isspace() or c in "<([{" for c in name)
+            or name.endswith(".")
+        ):
+            raise GrammarError(
+                f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed"
+            )
     if isinstance(choice, Mapping):
         inner = choice.get(str(choice.get("type")), choice)
         wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []

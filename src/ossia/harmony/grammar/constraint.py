@@ -1,11 +1,11 @@
 """Walking along a sampled completion: after each token, which tokens may come next.
 
-Knows the grammar that grammar.py has put together: headers as trees of tokens, bodies as matchers or free text,
-and a budget. Knows nothing of tools or of what the headers say. Starts no threads: whoever samples may call
-`mask` in one, while the model runs.
+Knows the grammar that grammar.py has put together: headers as trees of tokens, bodies as matchers
+or free text, and a budget. Knows nothing of tools or of what the headers say. Starts no threads:
+whoever samples may call `mask` in one, while the model runs.
 
-Headers and free text cost nothing: their masks are a few bits, or constant. A body with a format asks its
-matcher, some microseconds a token.
+Headers and free text cost nothing: their masks are a few bits, or constant. A body with a format
+asks its matcher, some microseconds a token.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class HarmonyGrammar:
-    """What `harmony_grammar` makes: immutable, to be started for every sample; safe to share between threads.
+    """What `harmony_grammar` makes: immutable, to be started for every sample; safe to share
+    between threads.
 
-    `headers` are the messages that may begin, by whether analysis is still allowed and whether a call has been
-    made; a completion begins in them. `again` stands before the header of every message but the first. `last`
-    are the tokens that end the completion.
+    `headers` are the messages that may begin, by whether analysis is still allowed and whether a
+    call has been made; a completion begins in them. `again` stands before the header of every
+    message but the first. `last` are the tokens that end the completion.
     """
 
     tokens: Vocabulary
@@ -79,7 +80,9 @@ class HarmonyGrammar:
 
 
 class HarmonyConstraint:
-    """One completion on its way: `mask` says what may come, `advance` what came. For one thread at a time."""
+    """One completion on its way: `mask` says what may come, `advance` what came. For one thread at
+    a time.
+    """
 
     def __init__(self, grammar: HarmonyGrammar) -> None:
         self._grammar = grammar
@@ -97,8 +100,10 @@ class HarmonyConstraint:
         return self._done
 
     def mask(self) -> Mask:
-        """The tokens that may come next: uint32 words [ceil(vocab_size / 32)], the lowest id in the lowest bit.
-        All zero after the end. Not to be written to. Raises GrammarError if a grammar turns out too complex."""
+        """The tokens that may come next: uint32 words [ceil(vocab_size / 32)], the lowest id in the
+        lowest bit. All zero after the end. Not to be written to. Raises GrammarError if a grammar
+        turns out too complex.
+        """
         if self._mask is None:
             self._mask = self._compute()
             self._mask.flags.writeable = False
@@ -153,8 +158,9 @@ class HarmonyConstraint:
 
 
 class _Numbers:
-    """Follows JSON text to the exponents of its numbers. The compiler sets those no limit, but 1e999 is infinite for
-    most readers, and so no JSON any more."""
+    """Follows JSON text to the exponents of its numbers. The compiler sets those no limit, but
+    1e999 is infinite for most readers, and so no JSON any more.
+    """
 
     def __init__(self) -> None:
         self._in_string = self._escaped = False
@@ -162,7 +168,9 @@ class _Numbers:
 
     @property
     def digits_left(self) -> int | None:
-        """An index for `Vocabulary.short_exponents`; None in a string, where digits are no number's."""
+        """An index for `Vocabulary.short_exponents`; None in a string, where digits are no
+        number's.
+        """
         if self._in_string:
             return None
         return -1 if self._exponent is None else EXPONENT_DIGITS - self._exponent

@@ -1,7 +1,8 @@
-"""What is certain about rewritten JSON schemas: whether they have a finite value, and whether two share one.
+"""What is certain about rewritten JSON schemas: whether they have a finite value, and whether two
+share one.
 
-Knows the keywords that enforceable.py leaves, with references into one table of definitions. Both answers err
-on the side of refusing a schema.
+Knows the keywords that enforceable.py leaves, with references into one table of definitions. Both
+answers err on the side of refusing a schema.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ def ends(schema: Any, ending: Collection[str]) -> bool:
     if types - {"object", "array"} or "const" in schema or "enum" in schema:
         return True
     properties = schema.get("properties", {})
-    if "object" in types and all(ends(properties.get(name, True), ending) for name in schema.get("required", ())):
+    if "object" in types and all(
+        ends(properties.get(name, True), ending) for name in schema.get("required", ())
+    ):
         return True
     items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
     return "array" in types and all(ends(item, ending) for item in items)
 
 
 def disjoint(a: Any, b: Any, definitions: Mapping[str, Any], depth: int = 8) -> bool:
-    """Whether certainly no value validates under both: by their types, their constants, or a key of objects that one
-    of them requires and whose schemas are disjoint."""
+    """Whether certainly no value validates under both: by their types, their constants, or a key of
+    objects that one of them requires and whose schemas are disjoint.
+    """
     if a is False or b is False:
         return True
     if a is True or b is True or depth == 0:
@@ -47,13 +51,19 @@ def disjoint(a: Any, b: Any, definitions: Mapping[str, Any], depth: int = 8) -> 
     for one, other in ((a, b), (b, a)):
         if any(apart(part, other) for part in _parts(one, definitions)):
             return True
-        if any(all(apart(option, other) for option in one[key]) for key in ("anyOf", "oneOf") if key in one):
+        if any(
+            all(apart(option, other) for option in one[key])
+            for key in ("anyOf", "oneOf")
+            if key in one
+        ):
             return True
     types, values = _types(a) & _types(b), _constants(a)
     if not types or (values is not None and values.isdisjoint(_constants(b) or values)):
         return True
     names = [*a.get("required", ()), *b.get("required", ())]
-    return types == {"object"} and any(apart(_property(a, name), _property(b, name)) for name in names)
+    return types == {"object"} and any(
+        apart(_property(a, name), _property(b, name)) for name in names
+    )
 
 
 def _parts(schema: dict[str, Any], definitions: Mapping[str, Any]) -> Iterator[Any]:
@@ -68,7 +78,14 @@ def _types(schema: dict[str, Any]) -> set[str]:
     types = {"number" if name == "integer" else name for name in schema.get("type", TYPES)}
     if (values := _constants(schema)) is None:
         return types
-    kinds = {"n": "null", "t": "boolean", "f": "boolean", '"': "string", "[": "array", "{": "object"}
+    kinds = {
+        "n": "null",
+        "t": "boolean",
+        "f": "boolean",
+        '"': "string",
+        "[": "array",
+        "{": "object",
+    }
     return types & {kinds.get(value[0], "number") for value in values}
 
 

@@ -1,13 +1,16 @@
-"""Regular expressions for the grammar compiler: a user's pattern in its dialect, and the string formats.
+"""Regular expressions for the grammar compiler: a user's pattern in its dialect, and the string
+formats.
 
-Knows three regex dialects; nothing of tokens, schemas or messages. A pattern is written for JSON schemas or
-for Python (`re`) and enforced by llguidance, whose syntax is that of Rust's `regex` crate. Where the dialects
-differ the translation takes what all of them accept: `\\d` becomes [0-9] although Python's also matches the
-digits of other scripts, `\\D` excludes those although ECMAScript's matches them. So a text made under the
-translation satisfies the pattern by every reading. What cannot be translated is refused with a reason.
+Knows three regex dialects; nothing of tokens, schemas or messages. A pattern is written for JSON
+schemas or for Python (`re`) and enforced by llguidance, whose syntax is that of Rust's `regex`
+crate. Where the dialects differ the translation takes what all of them accept: `\\d` becomes [0-9]
+although Python's also matches the digits of other scripts, `\\D` excludes those although
+ECMAScript's matches them. So a text made under the translation satisfies the pattern by every
+reading. What cannot be translated is refused with a reason.
 
-No class matches U+0000. Of a class with all control characters llguidance 1.9 thinks, where it matches the inside
-of a JSON string, that it has the quote and the backslash too: under `[^"]` it would let `\\"` pass.
+No class matches U+0000. Of a class with all control characters llguidance 1.9 thinks, where it
+matches the inside of a JSON string, that it has the quote and the backslash too: under `[^"]` it
+would let `\\"` pass.
 """
 
 from __future__ import annotations
@@ -37,25 +40,30 @@ _NOT_A_LINE_END = r"[^\x00\n\r\x{2028}\x{2029}]"
 def translate(pattern: str) -> str:
     """`pattern` in the grammar compiler's dialect, to be searched for unless it is anchored.
 
-    Raises GrammarError, naming the construct, for look-around, back references, word boundaries, inline flags,
-    possessive quantifiers, `\\p{..}` and whatever else the dialects read differently.
+    Raises GrammarError, naming the construct, for look-around, back references, word boundaries,
+    inline flags, possessive quantifiers, `\\p{..}` and whatever else the dialects read differently.
     """
     return _Translation(pattern).run()
 
 
 def translate_whole(pattern: str) -> str:
-    """As `translate`, for a pattern that must match the whole text: its outer anchors, which then say nothing,
-    are left out. Raises GrammarError for anchors elsewhere."""
+    """As `translate`, for a pattern that must match the whole text: its outer anchors, which then
+    say nothing, are left out. Raises GrammarError for anchors elsewhere.
+    """
     return _Translation(pattern, whole=True).run()
 
 
 def anything_but(names: Iterable[str]) -> str:
-    """A pattern for every text except `names`, without negative look-ahead, which the compiler has not."""
+    """A pattern for every text except `names`, without negative look-ahead, which the compiler has
+    not.
+    """
     return f"^{_anything_but(sorted(set(names)))}$"
 
 
 def _anything_but(names: list[str]) -> str:
-    """Follows the names letter by letter: a text differs from them where its next letter is none of theirs."""
+    """Follows the names letter by letter: a text differs from them where its next letter is none of
+    theirs.
+    """
     tails: dict[str, list[str]] = {}
     for name in names:
         if name:
@@ -83,7 +91,9 @@ class _Translation:
     def run(self) -> str:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of class operators that Python may get; here they are escaped
+                warnings.simplefilter(
+                    "ignore"
+                )  # of class operators that Python may get; here they are escaped
                 re.compile(self._text)
             self._text.encode()
         except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
@@ -149,7 +159,9 @@ class _Translation:
             return "(?:"
         opening = re.compile(r"\?(?::|P<\w+>)").match(self._text, self._at)
         if opening is None:
-            raise self._refused(f"has a group ({self._text[self._at : self._at + 2]}...), which is not supported")
+            raise self._refused(
+                f"has a group ({self._text[self._at : self._at + 2]}...), which is not supported"
+            )
         self._at = opening.end()
         return "(?:"
 
@@ -161,7 +173,9 @@ class _Translation:
         first = self._at == 1 or self._text[self._at - 2] == "|"
         last = self._ahead() in ("", "|")
         if self._depth or not (first if char == "^" else last):
-            raise self._refused(f"has the anchor {char!r} in its middle; it must match the whole text anyway")
+            raise self._refused(
+                f"has the anchor {char!r} in its middle; it must match the whole text anyway"
+            )
         return ""
 
     def _escape(self) -> str:
@@ -193,11 +207,15 @@ class _Translation:
         raise self._refused(f"has the escape \\{char}, which is not supported")
 
     def _class(self) -> str:
-        """A bracket; inside of a negated one the largest meaning of an escape makes the smallest class."""
+        """A bracket; inside of a negated one the largest meaning of an escape makes the smallest
+        class.
+        """
         negated = self._ahead() == "^"
         self._at += negated
         if self._ahead() == "]":
-            raise self._refused("begins a character class with ']', which dialects read differently: escape it")
+            raise self._refused(
+                "begins a character class with ']', which dialects read differently: escape it"
+            )
         items: list[str] = []
         while self._ahead() != "]":
             items.append(self._class_item(negated))
@@ -231,10 +249,12 @@ class _Translation:
 
 
 def format_pattern(name: str) -> str | None:
-    """An anchored pattern, already in the compiler's dialect, for a format of JSON schema; None if unknown.
+    """An anchored pattern, already in the compiler's dialect, for a format of JSON schema; None if
+    unknown.
 
-    Each is the format's common core: every text it matches is valid by the RFC and by the libraries that the
-    `jsonschema` package checks with, but exotic ones (leap seconds, addresses with quoted parts) are not matched.
+    Each is the format's common core: every text it matches is valid by the RFC and by the libraries
+    that the `jsonschema` package checks with, but exotic ones (leap seconds, addresses with quoted
+    parts) are not matched.
     """
     body = _FORMATS.get(name)
     return None if body is None else f"^(?:{body})$"

@@ -1,6 +1,8 @@
-"""Reading as the official parser does (oss-harmony 0.0.11): its headers, its errors, its text from bytes.
+"""Reading as the official parser does (oss-harmony 0.0.11): its headers, its errors, its text from
+bytes.
 
-Knows the official rules only. Special tokens stand in headers and texts as their names, like any other text.
+Knows the official rules only. Special tokens stand in headers and texts as their names, like any
+other text.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _CHANNEL_VALUE = re.compile(rf"{re.escape(CHANNEL)}([^<{_BLANKS}]*)")
 _OUTER_BLANKS = re.compile(rf"^[{_BLANKS}]+|[{_BLANKS}]+$")
 _ASCII_BLANKS = re.compile(r"[ \t\n\f\r]+")
-# Spacing marks that extend a character (Unicode's Other_Grapheme_Extend and viramas), beside all Mn and Me.
+# Spacing marks that extend a character (Unicode's Other_Grapheme_Extend and viramas), beside all Mn
+# and Me.
 _EXTENDING = re.compile(
     "[\u09be\u09d7\u0b3e\u0b57\u0bbe\u0bd7\u0cc0\u0cc2\u0cc7\u0cc8\u0cca\u0ccb\u0cd5\u0cd6\u0d3e\u0d57\u0dcf\u0ddf\u1715\u1734"
     "\u1b35\u1b3b\u1b3d\u1b43\u1b44\u1baa\u1bf2\u1bf3\u302e\u302f\ua953\ua9c0\uff9e\uff9f\U000111c0\U00011235\U0001133e"
@@ -32,14 +35,17 @@ _REPLACED = "\ufffd"
 class StrictText:
     """The text of one body, released as the official parser releases it.
 
-    A token that is not UTF-8 releases the text up to its first wrong bytes, those as one U+FFFD; the rest waits
-    for the next token. An unknown id holds back itself and all that follows, and one U+FFFD stands for it.
-    `waiting`: whether anything is held back, so that the next token may release more or less than its text.
+    A token that is not UTF-8 releases the text up to its first wrong bytes, those as one U+FFFD;
+    the rest waits for the next token. An unknown id holds back itself and all that follows, and one
+    U+FFFD stands for it. `waiting`: whether anything is held back, so that the next token may
+    release more or less than its text.
     """
 
     def __init__(self) -> None:
         self.waiting = False
-        self._wrong: deque[str] = deque()  # texts that end in U+FFFD, one for each of the next tokens
+        self._wrong: deque[str] = (
+            deque()
+        )  # texts that end in U+FFFD, one for each of the next tokens
         self._rest: list[str] = []  # text behind them
         self._tail = b""  # the beginning of a character
         self._blocked = False
@@ -49,7 +55,9 @@ class StrictText:
         self._blocked = self._blocked or data is None
         if data is not None and not self._blocked:
             self._decode(self._tail + data)
-        released = "" if self._blocked else self._wrong.popleft() if self._wrong else self._taken_rest()
+        released = (
+            "" if self._blocked else self._wrong.popleft() if self._wrong else self._taken_rest()
+        )
         self.waiting = bool(self._wrong or self._rest or self._tail or self._blocked)
         return released
 
@@ -98,7 +106,9 @@ def read_strict(data: bytes, role: Role | None) -> MessageStart:
 
 
 def _author(words: list[str]) -> tuple[Role, str | None, list[str]]:
-    """The author and the words left. A first word that is no role is a tool's name, if it is not alone."""
+    """The author and the words left. A first word that is no role is a tool's name, if it is not
+    alone.
+    """
     if not words:
         raise ParseError("message header did not contain a role")
     first = words[0]
@@ -126,8 +136,9 @@ def _recipient_and_type(words: list[str]) -> tuple[str | None, str | None]:
 
 
 def _quoted(char: str) -> str:
-    """A character as the official message quotes it. (It knows a later Unicode than Python: the characters
-    added between, it shows as they are.)"""
+    """A character as the official message quotes it. (It knows a later Unicode than Python: the
+    characters added between, it shows as they are.)
+    """
     plain = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0": "\\0"}
     if char in plain:
         return plain[char]

@@ -1,11 +1,14 @@
-"""JSON schema -> TypeScript-like text, character for character as the official format package writes it.
+"""JSON schema -> TypeScript-like text, character for character as the official format package
+writes it.
 
-Knows JSON schemas (as read from JSON) and nothing else. The losses are the official ones and kept on purpose:
-`anyOf`, `allOf`, `$ref`, `const` and enums without a type are all `any`, numeric enums are `number`, an array
-of an enum reads `"x" | "y"[]`, strings are quoted without escapes. typescript.py writes what is meant.
+Knows JSON schemas (as read from JSON) and nothing else. The losses are the official ones and kept
+on purpose: `anyOf`, `allOf`, `$ref`, `const` and enums without a type are all `any`, numeric enums
+are `number`, an array of an enum reads `"x" | "y"[]`, strings are quoted without escapes.
+typescript.py writes what is meant.
 
-Words used below: a *note* is the comment behind a type (`// default: 3`), *indent* the spaces a line starts
-with. A property's type is written 4 spaces deeper than the property, a variant of `oneOf` 3 deeper.
+Words used below: a *note* is the comment behind a type (`// default: 3`), *indent* the spaces a
+line starts with. A property's type is written 4 spaces deeper than the property, a variant of
+`oneOf` 3 deeper.
 """
 
 from __future__ import annotations
@@ -42,7 +45,9 @@ def _type(schema: Any, indent: str) -> str:
 
 def _choices(schema: Mapping[str, Any]) -> list[str]:
     enum = schema.get("enum")
-    return [f'"{value}"' for value in enum if isinstance(value, str)] if isinstance(enum, list) else []
+    return (
+        [f'"{value}"' for value in enum if isinstance(value, str)] if isinstance(enum, list) else []
+    )
 
 
 def _variant(variant: Any, indent: str) -> str:
@@ -63,7 +68,11 @@ def _object(schema: Mapping[str, Any], indent: str) -> str:
         out.append(f"{indent}// {schema['description']}\n")
     out.append("{\n")
     properties, required = schema.get("properties"), schema.get("required")
-    names = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+    names = (
+        {name for name in required if isinstance(name, str)}
+        if isinstance(required, list)
+        else set()
+    )
     for key, value in properties.items() if isinstance(properties, dict) else ():
         mark = "" if key in names else "?"
         out.append(_property(f"{key}{mark}", value if isinstance(value, dict) else {}, indent))
@@ -101,11 +110,16 @@ def _comments(schema: Mapping[str, Any], description: Any) -> list[str]:
         said = [f"// {description}"]
     examples = schema.get("examples")
     if isinstance(examples, list) and examples:
-        shown = ["// Examples:", *(f'// - "{example}"' for example in examples if isinstance(example, str))]
+        shown = [
+            "// Examples:",
+            *(f'// - "{example}"' for example in examples if isinstance(example, str)),
+        ]
     return title + (shown + said if isinstance(schema.get("oneOf"), list) else said + shown)
 
 
-def _union_property(name: str, schema: Mapping[str, Any], variants: list[Any], described: bool, indent: str) -> str:
+def _union_property(
+    name: str, schema: Mapping[str, Any], variants: list[Any], described: bool, indent: str
+) -> str:
     """A property whose type is a `oneOf`: one line per variant, each with its own notes."""
     lines = [f"{indent}{name}:\n"]
     for index, variant in enumerate(variants):
@@ -123,13 +137,17 @@ def _union_property(name: str, schema: Mapping[str, Any], variants: list[Any], d
 
 
 def _nullable(schema: Any, text: str) -> str:
-    """Adds ` | null` where the schema is nullable, unless those four letters occur anywhere in the text."""
+    """Adds ` | null` where the schema is nullable, unless those four letters occur anywhere in the
+    text.
+    """
     nullable = isinstance(schema, dict) and schema.get("nullable") is True
     return f"{text} | null" if nullable and "null" not in text else text
 
 
 def _default(schema: Mapping[str, Any]) -> str:
-    """A default as a note: strings are quoted without escapes, and bare where the schema has an enum."""
+    """A default as a note: strings are quoted without escapes, and bare where the schema has an
+    enum.
+    """
     value = schema["default"]
     if not isinstance(value, str):
         return compact_json(value)

@@ -1,4 +1,6 @@
-"""The compiled kernels for CPUs: one source per operation, several instruction sets, one chosen at start-up."""
+"""The compiled kernels for CPUs: one source per operation, several instruction sets, one chosen at
+start-up.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ from ossia.kernels.cpu.leaves import (
     Step,
     rms_norm,
 )
-from ossia.kernels.cpu.library import MAX_HEAD_DIM, TrainingAttention, isa, loaded, offered, set_threads, threads
+from ossia.kernels.cpu.library import (
+    MAX_HEAD_DIM,
+    TrainingAttention,
+    isa,
+    loaded,
+    offered,
+    set_threads,
+    threads,
+)
 from ossia.kernels.cpu.library import library as compiled
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Compiles the C++ kernels into one shared library, named after the sources it was made from.
 
-Used by the package's own build (`hatch_build.py`), and at first use where the sources have changed since, or no library
-came with the package. Knows no torch and nothing of what the kernels do.
+Used by the package's own build (`hatch_build.py`), and at first use where the sources have changed
+since, or no library came with the package. Knows no torch and nothing of what the kernels do.
 """
 
 from __future__ import annotations
@@ -20,12 +20,19 @@ from pathlib import Path
 HERE = Path(__file__).parent
 COMMON: tuple[str, ...] = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden")
 COMMON += ("-ffp-contract=off", "-fno-math-errno")  # the same bits wherever a line is inlined
-WARNINGS: tuple[str, ...] = ("-Wall", "-Wextra", "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-unused-function")
+WARNINGS: tuple[str, ...] = (
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+    "-Wno-ignored-attributes",
+    "-Wno-unused-function",
+)
 # GCC 12 finds some in its own AVX-512 header; clang knows no warning of the first name
 WARNINGS += ("-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-warning-option")
 AVX2 = ("-mavx2", "-mfma")
 AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
-# Scheduled before registers are given out, the unrolled loops of GCC need far more of them than there are.
+# Scheduled before registers are given out, the unrolled loops of GCC need far more of them than
+# there are.
 ARM = ("-fno-schedule-insns", "-Wno-ignored-optimization-argument")  # clang has no such pass
 # A row of isa_*.cpp each; api.cpp says which CPU has what, and which is best.
 ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -54,11 +61,16 @@ def sources() -> list[Path]:
 def isa_flags(machine: str | None = None) -> dict[str, tuple[str, ...]]:
     """Instruction set -> flags of its unit, for that architecture or this machine's."""
     machine = (machine or platform.machine()).lower()
-    return {"generic": (), **ISA_FLAGS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), {})}
+    return {
+        "generic": (),
+        **ISA_FLAGS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), {}),
+    }
 
 
 def sources_name() -> str:
-    """`_kernels-<hash of the sources and of how they are compiled>`, what every build of them is called."""
+    """`_kernels-<hash of the sources and of how they are compiled>`, what every build of them is
+    called.
+    """
     digest = hashlib.sha256(repr((COMMON, ISA_FLAGS, platform.machine())).encode())
     for path in sources():
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -68,18 +80,26 @@ def sources_name() -> str:
 def library_name() -> str:
     """The name of this build: with $CXX set, another compiler's libraries are not it."""
     wanted = os.environ.get("CXX")
-    return sources_name() + (f"-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}" if wanted else "") + ".so"
+    return (
+        sources_name()
+        + (f"-{hashlib.sha256(wanted.encode()).hexdigest()[:8]}" if wanted else "")
+        + ".so"
+    )
 
 
 def compiler() -> str | None:
     """What $CXX names, or else g++, clang++ or c++."""
     wanted = os.environ.get("CXX")
-    return wanted or next((path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None)
+    return wanted or next(
+        (path for name in ("g++", "clang++", "c++") if (path := shutil.which(name))), None
+    )
 
 
 def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> Path:
-    """Compile into `folder` and return the library's path. `extra` flags are for sanitizers. An instruction set whose
-    unit this compiler cannot make is left out, and the reason printed to stderr. Raises `BuildError`."""
+    """Compile into `folder` and return the library's path. `extra` flags are for sanitizers. An
+    instruction set whose unit this compiler cannot make is left out, and the reason printed to
+    stderr. Raises `BuildError`.
+    """
     cxx = compiler()
     if cxx is None:
         raise BuildError("no C++ compiler was found: install g++ or clang++, or name one in CXX")
@@ -99,7 +119,12 @@ def build(folder: Path, extra: Sequence[str] = (), name: str | None = None) -> P
 def _compile(cxx: str, work: Path, extra: Sequence[str]) -> list[str]:
     """Every unit on a core of its own; the objects that were made."""
     isas = {f"isa_{isa}.cpp": flags for isa, flags in isa_flags().items()}
-    needed: dict[str, tuple[str, ...]] = {"pool.cpp": (), "api.cpp": (), "ceilings.cpp": (), "isa_generic.cpp": ()}
+    needed: dict[str, tuple[str, ...]] = {
+        "pool.cpp": (),
+        "api.cpp": (),
+        "ceilings.cpp": (),
+        "isa_generic.cpp": (),
+    }
 
     def compile_one(unit: str) -> str | None:
         made = str((work / unit).with_suffix(".o"))
@@ -109,7 +134,10 @@ def _compile(cxx: str, work: Path, extra: Sequence[str]) -> list[str]:
         except BuildError as error:
             if unit in needed:
                 raise
-            print(f"ossia: no kernels of {unit}, which {cxx} does not compile: {error}", file=sys.stderr)
+            print(
+                f"ossia: no kernels of {unit}, which {cxx} does not compile: {error}",
+                file=sys.stderr,
+            )
             return None
         return made
 

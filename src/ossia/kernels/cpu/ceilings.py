@@ -1,9 +1,10 @@
-"""What this machine can do at most, measured: the ceilings that speeds are held against. Knows no kernels.
+"""What this machine can do at most, measured: the ceilings that speeds are held against. Knows no
+kernels.
 
-Every instruction set has its own, in ceilings.cpp, so that kernels that work with AVX2 are held against AVX2 wherever
-they run. The peak of arithmetic is that of data in registers, by processor time: neither loads nor other programs are
-in it. The read bandwidth is that of the best of many pieces of a gigabyte, by the clock, but of one thread alone by
-processor time.
+Every instruction set has its own, in ceilings.cpp, so that kernels that work with AVX2 are held
+against AVX2 wherever they run. The peak of arithmetic is that of data in registers, by processor
+time: neither loads nor other programs are in it. The read bandwidth is that of the best of many
+pieces of a gigabyte, by the clock, but of one thread alone by processor time.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ def ceiling_isas() -> list[str]:
 
 
 def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
-    """Of so many threads together, a multiplication and an addition being two operations: of float32, of dot products
-    of bfloat16, of int8, and of int8 where four products fit into 16 bits, as those with the codes of MXFP4 do. Raises
-    `RequestError` for an instruction set that is unknown or that this CPU does not have."""
+    """Of so many threads together, a multiplication and an addition being two operations: of
+    float32, of dot products of bfloat16, of int8, and of int8 where four products fit into 16 bits,
+    as those with the codes of MXFP4 do. Raises `RequestError` for an instruction set that is
+    unknown or that this CPU does not have.
+    """
     if isa not in ceiling_isas():
         known = ", ".join(ceiling_isas())
-        raise RequestError(f"no ceilings are known for {isa!r} on this CPU; there are some for {known}")
+        raise RequestError(
+            f"no ceilings are known for {isa!r} on this CPU; there are some for {known}"
+        )
     found = []
     for operation in (FLOAT32, BFLOAT16, INT8, INT8_SMALL):
         rate = c.loaded().ossia_ceiling_operations(isa.encode(), operation, threads, seconds)
@@ -53,7 +58,8 @@ def read_bandwidth(threads: int, seconds: float = 2 * SECONDS, size: int = READ_
 
 
 def ceilings(isa: str | None = None, threads: int | None = None) -> dict[str, float]:
-    """`read_gb_s`, and the peaks of an instruction set: by default of the one that the kernels work with, on as many
-    threads as they use."""
+    """`read_gb_s`, and the peaks of an instruction set: by default of the one that the kernels work
+    with, on as many threads as they use.
+    """
     count = threads or c.threads()
     return {"read_gb_s": read_bandwidth(count), **peaks(isa or c.isa(), count)}

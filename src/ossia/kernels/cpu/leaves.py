@@ -1,7 +1,8 @@
-"""Weights, caches and batches in the form that the compiled kernels take: C structures that keep their tensors alive.
+"""Weights, caches and batches in the form that the compiled kernels take: C structures that keep
+their tensors alive.
 
-A weight has a published form, which may be a view of a mapped file, and a packed form once `pack` has made it; both
-give the same bits. Knows shapes and dtypes; knows no model, no files.
+A weight has a published form, which may be a view of a mapped file, and a packed form once `pack`
+has made it; both give the same bits. Knows shapes and dtypes; knows no model, no files.
 
 T tokens, S sequences, D hidden, N rows and K columns of a weight, E experts, h head width.
 """
@@ -36,7 +37,9 @@ class Packable(Protocol):
         ...
 
     def use(self, memory: Tensor) -> None:
-        """From now on read the packed form, all of whose pieces have been made, and let the published one go."""
+        """From now on read the packed form, all of whose pieces have been made, and let the
+        published one go.
+        """
         ...
 
 
@@ -44,12 +47,16 @@ def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     """bfloat16 [T, D] from float32."""
     assert x_TD.dtype == scale_D.dtype == torch.float32 and x_TD.is_contiguous()
     out_TD = torch.empty(x_TD.shape, dtype=torch.bfloat16)
-    c.loaded().ossia_rms_norm(x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape, out_TD.data_ptr())
+    c.loaded().ossia_rms_norm(
+        x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape, out_TD.data_ptr()
+    )
     return out_TD
 
 
 class Dense:
-    """y = x W^T + b: float32 [T, N] from bfloat16 [T, K]; `kind` "bf16" or "int8" is what W is multiplied as."""
+    """y = x W^T + b: float32 [T, N] from bfloat16 [T, K]; `kind` "bf16" or "int8" is what W is
+    multiplied as.
+    """
 
     pieces = 1
 
@@ -65,9 +72,13 @@ class Dense:
         self.users: list[c.DenseWeight] = [self.c]
 
     def __call__(self, x_TK: Tensor) -> Tensor:
-        assert x_TK.dtype == torch.bfloat16 and x_TK.is_contiguous() and x_TK.shape[1] == self.c.cols
+        assert (
+            x_TK.dtype == torch.bfloat16 and x_TK.is_contiguous() and x_TK.shape[1] == self.c.cols
+        )
         out_TN = torch.empty(x_TK.shape[0], self.c.rows)
-        c.loaded().ossia_dense(ctypes.byref(self.c), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr(), self.c.rows, 0)
+        c.loaded().ossia_dense(
+            ctypes.byref(self.c), x_TK.data_ptr(), x_TK.shape[0], out_TN.data_ptr(), self.c.rows, 0
+        )
         return out_TN
 
     def pack(self, piece: int, memory: Tensor) -> None:
@@ -84,7 +95,9 @@ class Dense:
 
 
 class Experts:
-    """E matrices [N, K] in MXFP4 with biases; `interleaved` rows are gate, linear, gate, linear, ..."""
+    """E matrices [N, K] in MXFP4 with biases; `interleaved` rows are gate, linear, gate, linear,
+    ...
+    """
 
     def __init__(self, blocks: Tensor, scales: Tensor, bias_EN: Tensor, interleaved: bool) -> None:
         experts, rows, groups = scales.shape
@@ -113,8 +126,9 @@ class Experts:
 
 
 class KvLayer:
-    """Keys and values of one layer: `pages` pages of PAGE positions, in `kind` "bf16" or "int8" (with a scale for every
-    position and head). Memory is touched only as it is used."""
+    """Keys and values of one layer: `pages` pages of PAGE positions, in `kind` "bf16" or "int8"
+    (with a scale for every position and head). Memory is touched only as it is used.
+    """
 
     def __init__(self, pages: int, kv_heads: int, head_dim: int, kind: str = "bf16") -> None:
         self.memory = huge(pages * kv_heads * kv_page_bytes(head_dim, kind))
@@ -130,14 +144,22 @@ class KvLayers:
 
     def __init__(self, layers: Sequence[KvLayer]) -> None:
         self.layers = tuple(layers)
-        self.pointers = (ctypes.c_void_p * len(self.layers))(*(ctypes.addressof(kv.c) for kv in self.layers))
+        self.pointers = (ctypes.c_void_p * len(self.layers))(
+            *(ctypes.addressof(kv.c) for kv in self.layers)
+        )
 
 
 class Step:
-    """The rows of a batch: which sequences, where they stand, where their keys and values lie. Made once a batch."""
+    """The rows of a batch: which sequences, where they stand, where their keys and values lie. Made
+    once a batch.
+    """
 
     def __init__(
-        self, lengths: Sequence[int], starts: Sequence[int], pages: Pages, rope: tuple[Tensor, Tensor]
+        self,
+        lengths: Sequence[int],
+        starts: Sequence[int],
+        pages: Pages,
+        rope: tuple[Tensor, Tensor],
     ) -> None:
         begin = np.zeros(len(lengths) + 1, dtype=np.int32)
         np.cumsum(lengths, out=begin[1:])
@@ -147,7 +169,9 @@ class Step:
         step = c.Step(int(begin[-1]), len(lengths), begin.ctypes.data, start.ctypes.data)
         for window, table in pages.tables.items():
             kind = 0 if window is None else 1
-            pages_SP, first_S = (np.ascontiguousarray(a, dtype=np.int32) for a in (table.pages_SP, table.first_S))
+            pages_SP, first_S = (
+                np.ascontiguousarray(a, dtype=np.int32) for a in (table.pages_SP, table.first_S)
+            )
             step.pages[kind], step.stride[kind] = pages_SP.ctypes.data, pages_SP.shape[1]
             step.first_page[kind] = first_S.ctypes.data
             self.keep += [pages_SP, first_S]
@@ -156,7 +180,9 @@ class Step:
 
 
 class Attention:
-    """What x += out(attention(norm(x))) needs. `dense`: q, k, v, out; `window` None: full attention."""
+    """What x += out(attention(norm(x))) needs. `dense`: q, k, v, out; `window` None: full
+    attention.
+    """
 
     def __init__(
         self,
@@ -180,7 +206,9 @@ class Attention:
 
 
 class Moe:
-    """What x += experts(norm(x)) needs. `parts`: gate_up, down; `router`: weight [E, D] and bias; None: one expert."""
+    """What x += experts(norm(x)) needs. `parts`: gate_up, down; `router`: weight [E, D] and bias;
+    None: one expert.
+    """
 
     def __init__(
         self,
@@ -195,8 +223,13 @@ class Moe:
         self.parts = tuple(parts)
         self.norm = norm_D.detach().float().contiguous()
         dtypes = (torch.bfloat16, torch.float32)
-        self.router = [part.detach().to(d).contiguous() for part, d in zip(router or (), dtypes, strict=bool(router))]
-        pointers = (None, None) if router is None else tuple(part.data_ptr() for part in self.router)
+        self.router = [
+            part.detach().to(d).contiguous()
+            for part, d in zip(router or (), dtypes, strict=bool(router))
+        ]
+        pointers = (
+            (None, None) if router is None else tuple(part.data_ptr() for part in self.router)
+        )
         numbers = (eps, limit, top_k, KINDS[activations])
         self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)
         for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
@@ -204,14 +237,21 @@ class Moe:
 
 
 class Layers:
-    """All layers in one call, which adds to x in place: float32 [T, D] through each attention, then each Moe."""
+    """All layers in one call, which adds to x in place: float32 [T, D] through each attention, then
+    each Moe.
+    """
 
     def __init__(self, halves: Sequence[tuple[Attention, Moe]]) -> None:
         self.halves = tuple(halves)  # alive as long as this
-        pointers = [c.Layer(ctypes.addressof(attention.c), ctypes.addressof(moe.c)) for attention, moe in halves]
+        pointers = [
+            c.Layer(ctypes.addressof(attention.c), ctypes.addressof(moe.c))
+            for attention, moe in halves
+        ]
         self.c = (c.Layer * len(pointers))(*pointers)
         self.call = c.loaded().ossia_layers
 
     def __call__(self, x_TD: Tensor, step: Step, kv: KvLayers) -> None:
-        assert x_TD.dtype == torch.float32 and x_TD.is_contiguous() and len(kv.layers) == len(self.c)
+        assert (
+            x_TD.dtype == torch.float32 and x_TD.is_contiguous() and len(kv.layers) == len(self.c)
+        )
         self.call(self.c, kv.pointers, len(self.c), step.ref, x_TD.data_ptr())

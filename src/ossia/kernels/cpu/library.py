@@ -1,7 +1,7 @@
 """The compiled kernels as a ctypes library: found, built if need be, its functions typed.
 
-Calls release the interpreter's lock. Pointers come from torch or numpy; whoever calls keeps their owners alive. Knows
-the C structures of weights.h, field by field, and nothing of models.
+Calls release the interpreter's lock. Pointers come from torch or numpy; whoever calls keeps their
+owners alive. Knows the C structures of weights.h, field by field, and nothing of models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ MAX_HEAD_DIM = 512  # KV_MAX_HEAD of weights.h
 
 
 class DenseWeight(Structure):
-    _fields_ = [("raw", P), ("packed", P), ("bias", P), ("rows", c_int32), ("cols", c_int32), ("kind", c_int32)]
+    _fields_ = [
+        ("raw", P),
+        ("packed", P),
+        ("bias", P),
+        ("rows", c_int32),
+        ("cols", c_int32),
+        ("kind", c_int32),
+    ]
 
 
 class ExpertWeight(Structure):
@@ -44,14 +51,26 @@ class KvLayer(Structure):
 
 class AttentionHalf(Structure):
     _fields_ = [
-        *(("norm", P), ("q", DenseWeight), ("k", DenseWeight), ("v", DenseWeight), ("out", DenseWeight)),
+        *(
+            ("norm", P),
+            ("q", DenseWeight),
+            ("k", DenseWeight),
+            ("v", DenseWeight),
+            ("out", DenseWeight),
+        ),
         *(("sinks", P), ("eps", F), ("score_scale", F), ("heads", c_int32), ("window", c_int32)),
     ]
 
 
 class MoeHalf(Structure):
     _fields_ = [
-        *(("norm", P), ("router", P), ("router_bias", P), ("gate_up", ExpertWeight), ("down", ExpertWeight)),
+        *(
+            ("norm", P),
+            ("router", P),
+            ("router_bias", P),
+            ("gate_up", ExpertWeight),
+            ("down", ExpertWeight),
+        ),
         *(("eps", F), ("limit", F), ("top_k", c_int32), ("activations", c_int32)),
     ]
 
@@ -63,15 +82,35 @@ class Layer(Structure):
 class TrainingAttention(Structure):
     _fields_ = [
         *(("q", P), ("k", P), ("v", P), ("sink", P), ("lo", P), ("hi", P), ("scale", F)),
-        *(("queries", c_int32), ("keys", c_int32), ("heads", c_int32), ("kv_heads", c_int32), ("width", c_int32)),
+        *(
+            ("queries", c_int32),
+            ("keys", c_int32),
+            ("heads", c_int32),
+            ("kv_heads", c_int32),
+            ("width", c_int32),
+        ),
     ]
 
 
 class SampleRow(Structure):
     _fields_ = [
-        *(("logits", P), ("mask", P), ("ids", P), ("counts", P), ("seen", P), ("bias", P), ("top_ids", P)),
+        *(
+            ("logits", P),
+            ("mask", P),
+            ("ids", P),
+            ("counts", P),
+            ("seen", P),
+            ("bias", P),
+            ("top_ids", P),
+        ),
         *(("top_logprobs", P), ("uniform", c_double), ("top_p", c_double), ("logprob", c_double)),
-        *(("inverse_temperature", F), ("log_min_p", F), ("repetition", F), ("presence", F), ("frequency", F)),
+        *(
+            ("inverse_temperature", F),
+            ("log_min_p", F),
+            ("repetition", F),
+            ("presence", F),
+            ("frequency", F),
+        ),
         *(("mask_words", c_int32), ("edits", c_int32), ("top_k", c_int32), ("top", c_int32)),
         *(("token", c_int32), ("status", c_int32)),
     ]
@@ -126,8 +165,10 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 @cache
 def library() -> ctypes.CDLL | str:
-    """The kernels, or a sentence that says why there are none. With OSSIA_ISA in the environment they work with that
-    instruction set instead of the best; raises `RequestError` if this CPU does not offer it."""
+    """The kernels, or a sentence that says why there are none. With OSSIA_ISA in the environment
+    they work with that instruction set instead of the best; raises `RequestError` if this CPU does
+    not offer it.
+    """
     found = _library()
     wanted = os.environ.get("OSSIA_ISA")
     if wanted and not isinstance(found, str) and not found.ossia_choose(wanted.encode()):
@@ -159,8 +200,12 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _of_another_compiler(cached: Path) -> ctypes.CDLL | None:
-    """A library of the same sources: the package's own, made with $CXX set, or any where $CXX cannot build."""
-    for path in (path for folder in (HERE, cached) for path in sorted(folder.glob(f"{sources_name()}*.so"))):
+    """A library of the same sources: the package's own, made with $CXX set, or any where $CXX
+    cannot build.
+    """
+    for path in (
+        path for folder in (HERE, cached) for path in sorted(folder.glob(f"{sources_name()}*.so"))
+    ):
         with suppress(OSError):
             return open_library(path)
     return None

@@ -1,7 +1,8 @@
-"""Memory for weights and caches: anonymous, in huge pages where the system has them, touched only when used.
+"""Memory for weights and caches: anonymous, in huge pages where the system has them, touched only
+when used.
 
-A mapped file is read through pages of 4 KiB, which costs 10 to 20% of the bandwidth; pages of 2 MiB do not. Pages lie
-on the memory node of the thread that first writes them.
+A mapped file is read through pages of 4 KiB, which costs 10 to 20% of the bandwidth; pages of 2 MiB
+do not. Pages lie on the memory node of the thread that first writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from torch import Tensor
 
 HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED, _PAGEOUT, _POPULATE_READ = 4, 21, 22
-SCARCE = 2 << 30  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
+SCARCE = (
+    2 << 30
+)  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -35,8 +38,8 @@ def huge(size: int) -> Tensor:
 def forget_file_pages(view: Tensor) -> None:
     """Give back the resident pages of a view of a mapped file; reading it again fetches them again.
 
-    Only for views that nobody has written to. The file stays in the system's cache, which makes the next start quick;
-    but not where free memory is scarce.
+    Only for views that nobody has written to. The file stays in the system's cache, which makes the
+    next start quick; but not where free memory is scarce.
     """
     if _free_memory() < SCARCE:
         _advise(view, _PAGEOUT)
@@ -49,7 +52,9 @@ def drop_resident(view: Tensor) -> None:
 
 
 def fetch_file_pages(view: Tensor) -> None:
-    """Have a view of a mapped file read into the system's cache, a piece at a time; none of it stays resident."""
+    """Have a view of a mapped file read into the system's cache, a piece at a time; none of it
+    stays resident.
+    """
     flat = view.view(-1)
     step = (64 << 20) // view.element_size()
     for begin in range(0, flat.numel(), step):

@@ -1,10 +1,12 @@
-"""How much of what this machine could do each compiled kernel does: the first part of `ossia bench`.
+"""How much of what this machine could do each compiled kernel does: the first part of `ossia
+bench`.
 
-The shapes are those of gpt-oss-20b. The bound of a call is the longer of two times: its bytes over the measured read
-bandwidth, its operations over the peak of the instruction set in use. Weights and caches lie many times in memory and
-are used in turn, so that each call finds its own outside of the caches, as it does within a model. One thread is timed
-by the processor time that it used, which other programs hardly change; more threads by the clock. Knows kernels and
-ceilings; no models, no files.
+The shapes are those of gpt-oss-20b. The bound of a call is the longer of two times: its bytes over
+the measured read bandwidth, its operations over the peak of the instruction set in use. Weights and
+caches lie many times in memory and are used in turn, so that each call finds its own outside of the
+caches, as it does within a model. One thread is timed by the processor time that it used, which
+other programs hardly change; more threads by the clock. Knows kernels and ceilings; no models, no
+files.
 
 T rows (tokens), N rows and K columns of a weight.
 """
@@ -43,7 +45,9 @@ Weight = TypeVar("Weight", Dense, Experts)
 
 @dataclass(frozen=True)
 class Kernel:
-    """`operations(T)` of one call, in what `ceiling` counts; `read_bytes` of it from memory, whatever T."""
+    """`operations(T)` of one call, in what `ceiling` counts; `read_bytes` of it from memory,
+    whatever T.
+    """
 
     name: str
     ceiling: str  # a key of ceilings()
@@ -60,7 +64,9 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Measured:
-    """`seconds`: the median of the calls; None where a call would have taken too long, which `expected` says."""
+    """`seconds`: the median of the calls; None where a call would have taken too long, which
+    `expected` says.
+    """
 
     kernel: str
     rows: int
@@ -92,17 +98,25 @@ class Share:
 
 def as_dict(one: Share) -> dict[str, Any]:
     """One flat object for JSON: the fields of both, and the share."""
-    return asdict(one.measured) | {"bound_seconds": one.bound_seconds, "limit": one.limit, "share": one.share}
+    return asdict(one.measured) | {
+        "bound_seconds": one.bound_seconds,
+        "limit": one.limit,
+        "share": one.share,
+    }
 
 
 def from_dict(fields: dict[str, Any]) -> Share:
     """As `as_dict` made it."""
-    measured = Measured(**{field.name: fields[field.name] for field in dataclasses.fields(Measured)})
+    measured = Measured(
+        **{field.name: fields[field.name] for field in dataclasses.fields(Measured)}
+    )
     return Share(measured, fields["bound_seconds"], fields["limit"])
 
 
 def kernels() -> list[Kernel]:
-    """A linear layer of an expert, the largest of attention, and attention over a full context behind itself."""
+    """A linear layer of an expert, the largest of attention, and attention over a full context
+    behind itself.
+    """
     small, large = 17 * GATE_UP_ROWS * HIDDEN // 32, Q_ROWS * HIDDEN
     keys_values = 2 * 2 * CONTEXT * KV_HEADS * HEAD_DIM
 
@@ -121,8 +135,12 @@ def kernels() -> list[Kernel]:
     ]
 
 
-def measure(chosen: Sequence[Kernel], threads: int, rows: Sequence[int] = ROWS) -> Iterator[Measured]:
-    """Every kernel at every number of rows, smaller ones first. The kernels work with `threads` threads meanwhile."""
+def measure(
+    chosen: Sequence[Kernel], threads: int, rows: Sequence[int] = ROWS
+) -> Iterator[Measured]:
+    """Every kernel at every number of rows, smaller ones first. The kernels work with `threads`
+    threads meanwhile.
+    """
     before = c.threads()
     c.set_threads(threads)
     try:
@@ -147,7 +165,9 @@ def _measure_one(kernel: Kernel, threads: int, rows: Sequence[int]) -> Iterator[
             yield Measured(kernel.name, count, seconds)
 
 
-def shares(chosen: Sequence[Kernel], found: Sequence[Measured], ceiling: dict[str, float]) -> list[Share]:
+def shares(
+    chosen: Sequence[Kernel], found: Sequence[Measured], ceiling: dict[str, float]
+) -> list[Share]:
     """Of what `measure` found, against ceilings that were measured in the same run."""
     named = {kernel.name: kernel for kernel in chosen}
     result = []
@@ -168,7 +188,9 @@ def as_text(found: Sequence[Share]) -> str:
 
 
 def cell(one: Share) -> str:
-    """ "87% m  0.31 ms": the share, m where memory is the bound and a where arithmetic is, and what a call took."""
+    """ "87% m  0.31 ms": the share, m where memory is the bound and a where arithmetic is, and what
+    a call took.
+    """
     measured = one.measured
     if one.share is None or measured.seconds is None:
         return f"(about {measured.expected:.0f} s)"
@@ -201,13 +223,18 @@ def _median_seconds(call: Call, rows: int, clock: Callable[[], float]) -> float:
     return statistics.median(timed(n + 1) for n in range(calls))
 
 
-# ---- the calls --------------------------------------------------------------------------------------
+# ---- the calls
+# --------------------------------------------------------------------------------------
 
 
 def _mxfp4(activations: str) -> Call:
     draw = torch.Generator().manual_seed(0)
-    blocks = torch.randint(0, 256, (1, GATE_UP_ROWS, HIDDEN // 32, 16), dtype=torch.uint8, generator=draw)
-    scales = torch.randint(115, 122, (1, GATE_UP_ROWS, HIDDEN // 32), dtype=torch.uint8, generator=draw)
+    blocks = torch.randint(
+        0, 256, (1, GATE_UP_ROWS, HIDDEN // 32, 16), dtype=torch.uint8, generator=draw
+    )
+    scales = torch.randint(
+        115, 122, (1, GATE_UP_ROWS, HIDDEN // 32), dtype=torch.uint8, generator=draw
+    )
     bias = torch.zeros(1, GATE_UP_ROWS)
     copies = _packed(lambda: Experts(blocks, scales, bias, True))
     x_TK = _normal(max(ROWS), HIDDEN)

@@ -1,7 +1,8 @@
-"""What a Chat Completions request wants of the answer's form: the response format, and wishes that cannot be met.
+"""What a Chat Completions request wants of the answer's form: the response format, and wishes that
+cannot be met.
 
-Knows OpenAI's `response_format` and the names under which vLLM's clients ask for the same. Raises errors that name the
-field; knows nothing of messages and tools.
+Knows OpenAI's `response_format` and the names under which vLLM's clients ask for the same. Raises
+errors that name the field; knows nothing of messages and tools.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ossia.harmony import ResponseFormat, body_format
 from ossia.server.chat.types import ChatRequest
 from ossia.server.wire.errors import bad
 
-# Fields of OpenAI's and of other servers that would change the answer, and the values with which they do not.
+# Fields of OpenAI's and of other servers that would change the answer, and the values with which
+# they do not.
 REFUSED: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"], []),
     "audio": (),
@@ -51,7 +53,9 @@ def check_refused(request: ChatRequest) -> None:
 
 
 def wanted_format(request: ChatRequest) -> tuple[Any, str]:
-    """What the answer is held to, as `harmony.body_format` takes it, or None; and the field that says so."""
+    """What the answer is held to, as `harmony.body_format` takes it, or None; and the field that
+    says so.
+    """
     found = dict(_formats(request))
     if len(found) > 1:
         raise bad(f"one format can be asked for, not {' and '.join(found)}", list(found)[1])
@@ -65,13 +69,18 @@ def declared_format(wanted: Any) -> tuple[ResponseFormat, ...]:
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
         return ()
     inner = wanted["json_schema"]
-    return (ResponseFormat(inner.get("name") or "response", inner["schema"], inner.get("description")),)
+    return (
+        ResponseFormat(inner.get("name") or "response", inner["schema"], inner.get("description")),
+    )
 
 
 def _formats(request: ChatRequest) -> list[tuple[str, Any]]:
     """Fields that ask for a format, each with what it asks for."""
     found = []
-    if request.response_format is not None and (wanted := _openai(request.response_format)) is not None:
+    if (
+        request.response_format is not None
+        and (wanted := _openai(request.response_format)) is not None
+    ):
         found.append(("response_format", wanted))
     if request.structured_outputs is not None:
         for name in ("json", "json_object", "regex", "choice", "grammar"):
@@ -97,11 +106,14 @@ def _openai(wanted: Mapping[str, Any]) -> Any:
         case "json_schema" if isinstance(wanted.get("json_schema"), dict):
             return _schema(wanted["json_schema"], "response_format.json_schema")
         case "json_schema":
-            raise bad("response_format.json_schema must be an object", "response_format.json_schema")
+            raise bad(
+                "response_format.json_schema must be an object", "response_format.json_schema"
+            )
         case "regex" | "grammar":
             return _beside(wanted)
     raise bad(
-        f"response_format.type must be text, json_object or json_schema, not {kind!r:.80}", "response_format.type"
+        f"response_format.type must be text, json_object or json_schema, not {kind!r:.80}",
+        "response_format.type",
     )
 
 
@@ -115,7 +127,9 @@ def _beside(wanted: Mapping[str, Any]) -> Any:
 
 def _schema(inner: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(inner.get("schema"), dict | bool):
-        raise bad(f"{place}.schema must be a JSON schema: an object", f"{place}.schema", "invalid_schema")
+        raise bad(
+            f"{place}.schema must be a JSON schema: an object", f"{place}.schema", "invalid_schema"
+        )
     for key in ("name", "description"):
         if not isinstance(inner.get(key), str | None):
             raise bad(f"{place}.{key} must be a string", f"{place}.{key}")

@@ -29,8 +29,9 @@ from ossia.server.worker import Samples
 class ChatForm:
     """How the answer is to be written.
 
-    `shows_reasoning`: or it is kept back. `preambles_are_content`: what is said on commentary stands with the answer,
-    which it cannot where the answer has to be JSON. `is_legacy`: a call is a `function_call`.
+    `shows_reasoning`: or it is kept back. `preambles_are_content`: what is said on commentary
+    stands with the answer, which it cannot where the answer has to be JSON. `is_legacy`: a call is
+    a `function_call`.
     """
 
     model: str
@@ -40,7 +41,9 @@ class ChatForm:
     is_legacy: bool = False
 
 
-async def asks_of(request: ChatRequest, service: Service, caller: Caller) -> tuple[list[Ask], ChatForm]:
+async def asks_of(
+    request: ChatRequest, service: Service, caller: Caller
+) -> tuple[list[Ask], ChatForm]:
     """Raises `ApiError` for what does not fit, naming the field."""
     model = service.check_model(request.model)
     check_refused(request)
@@ -48,7 +51,8 @@ async def asks_of(request: ChatRequest, service: Service, caller: Caller) -> tup
     wanted, field = wanted_format(request)
     effort = effort_of(request, service)
     instructions, messages = harmony_messages(
-        [message.model_dump() for message in request.messages], lambda call: service.thoughts_before(caller, call)
+        [message.model_dump() for message in request.messages],
+        lambda call: service.thoughts_before(caller, call),
     )
     conversation = _conversation(instructions, messages, tools, wanted, effort)
     params, stop = sampling_of(request, service), _stops(request.stop)
@@ -69,10 +73,18 @@ async def asks_of(request: ChatRequest, service: Service, caller: Caller) -> tup
 
 
 def _conversation(
-    instructions: str | None, messages: tuple[Message, ...], tools: Tools, wanted: Any, effort: Effort
+    instructions: str | None,
+    messages: tuple[Message, ...],
+    tools: Tools,
+    wanted: Any,
+    effort: Effort,
 ) -> Conversation:
     today = date.today().isoformat()
-    system = SystemContent(current_date=today, effort=effort.level, namespaces=tools.system_namespaces)  # type: ignore[arg-type]
+    system = SystemContent(
+        current_date=today,
+        effort=effort.level,  # type: ignore[arg-type]
+        namespaces=tools.system_namespaces,
+    )
     developer = tools.developer(instructions, declared_format(wanted))
     first = [Message(Role.SYSTEM, system)]
     if developer is not None:
@@ -82,12 +94,19 @@ def _conversation(
 
 def effort_of(request: ChatRequest, service: Service) -> Effort:
     """Of all the places where clients put it, the first that says something."""
-    nested, template = request.reasoning or Reasoning(), request.chat_template_kwargs or TemplateWishes()
+    nested, template = (
+        request.reasoning or Reasoning(),
+        request.chat_template_kwargs or TemplateWishes(),
+    )
     word = request.reasoning_effort or nested.effort or template.reasoning_effort
     if word is None and (nested.enabled is False or template.enable_thinking is False):
         word = "none"
     effort = service.effort(word)
-    budget = nested.max_tokens if request.thinking_token_budget is None else request.thinking_token_budget
+    budget = (
+        nested.max_tokens
+        if request.thinking_token_budget is None
+        else request.thinking_token_budget
+    )
     return effort if budget is None or effort.budget == 0 else replace(effort, budget=budget)
 
 
@@ -115,7 +134,9 @@ def _bias(wire: Mapping[str, float] | None, vocabulary: int) -> dict[int, float]
     bias = {}
     for key, value in wire.items():
         if not (key.isascii() and key.isdigit() and len(key) < 10 and int(key) < vocabulary):
-            raise bad(f"logit_bias: {key[:80]!r} is no token id; there are {vocabulary}", "logit_bias")
+            raise bad(
+                f"logit_bias: {key[:80]!r} is no token id; there are {vocabulary}", "logit_bias"
+            )
         bias[int(key)] = value
     return bias
 

@@ -1,7 +1,9 @@
-"""The messages of a Chat Completions request as Harmony messages, with reasoning that the client dropped put back.
+"""The messages of a Chat Completions request as Harmony messages, with reasoning that the client
+dropped put back.
 
-What chat messages mean is harmony's `messages_from_chat`; here is what stands on the wire around it: parts that are no
-text, custom calls, the deprecated functions, and errors that name the place. Knows nothing of the rest of a request.
+What chat messages mean is harmony's `messages_from_chat`; here is what stands on the wire around
+it: parts that are no text, custom calls, the deprecated functions, and errors that name the place.
+Knows nothing of the rest of a request.
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ class _Request:
     before: tuple[Message, ...]
 
 
-def harmony_messages(wire: Sequence[Mapping[str, Any]], thoughts: Thoughts) -> tuple[str | None, tuple[Message, ...]]:
-    """The instructions that a conversation begins with, and the messages behind them. Raises `ApiError`."""
+def harmony_messages(
+    wire: Sequence[Mapping[str, Any]], thoughts: Thoughts
+) -> tuple[str | None, tuple[Message, ...]]:
+    """The instructions that a conversation begins with, and the messages behind them. Raises
+    `ApiError`.
+    """
     calls: list[_Request] = []
     plain = [_plain(message, f"messages[{n}]", thoughts, calls) for n, message in enumerate(wire)]
     try:
@@ -75,7 +81,9 @@ def _place(error: str) -> str:
 # One message at a time, in the shape that `messages_from_chat` knows
 
 
-def _plain(message: Mapping[str, Any], place: str, thoughts: Thoughts, calls: list[_Request]) -> Wire:
+def _plain(
+    message: Mapping[str, Any], place: str, thoughts: Thoughts, calls: list[_Request]
+) -> Wire:
     out = dict(message)
     out["content"] = _content(out, place)
     if out["role"] == "function":
@@ -103,7 +111,12 @@ def _content(message: Wire, place: str) -> str | list[Wire] | None:
             raise bad(f'{where} must be an object such as {{"type": "text", "text": ...}}', where)
         kind = part.get("type")
         if kind in TEXT_PARTS or kind == "refusal":
-            parts.append({"type": "text", "text": _string(part, "refusal" if kind == "refusal" else "text", where)})
+            parts.append(
+                {
+                    "type": "text",
+                    "text": _string(part, "refusal" if kind == "refusal" else "text", where),
+                }
+            )
         elif kind in ("thinking", "reasoning") and message["role"] == "assistant":
             thought.append(_string(part, "thinking" if "thinking" in part else "text", where))
         elif isinstance(kind, str) and kind in NO_TEXT:
@@ -125,13 +138,17 @@ def _string(part: Mapping[str, Any], key: str, place: str) -> str:
 
 def _assistant(message: Wire, place: str, thoughts: Thoughts, calls: list[_Request]) -> None:
     if message.get("audio") is not None:
-        raise bad(f"{place}.audio: this model has no audio", f"{place}.audio", "unsupported_content")
+        raise bad(
+            f"{place}.audio: this model has no audio", f"{place}.audio", "unsupported_content"
+        )
     listed = message.get("tool_calls") or []
     if message.get("function_call") is not None and not listed:
         listed = [{"type": "function", "function": message["function_call"]}]
     if not isinstance(listed, list):
         raise bad(f"{place}.tool_calls must be a list", f"{place}.tool_calls")
-    message["tool_calls"] = [_call(call, f"{place}.tool_calls[{n}]") for n, call in enumerate(listed)]
+    message["tool_calls"] = [
+        _call(call, f"{place}.tool_calls[{n}]") for n, call in enumerate(listed)
+    ]
     for n, call in enumerate(message["tool_calls"]):
         known = thoughts(call["id"]) if isinstance(call.get("id"), str) else ()
         before = known if n else _first(message, known)
@@ -139,26 +156,35 @@ def _assistant(message: Wire, place: str, thoughts: Thoughts, calls: list[_Reque
 
 
 def _call(call: Any, place: str) -> Wire:
-    """A call of a function, whatever it was: a custom tool's input is what a function's arguments are."""
+    """A call of a function, whatever it was: a custom tool's input is what a function's arguments
+    are.
+    """
     if not isinstance(call, Mapping):
         raise bad(f"{place} must be an object", place)
     if call.get("type") != "custom":
         return {**call, "type": "function"}
     inner = call.get("custom")
     if not isinstance(inner, Mapping):
-        raise bad(f'{place} must look like {{"id", "type": "custom", "custom": {{"name", "input"}}}}', place)
+        raise bad(
+            f'{place} must look like {{"id", "type": "custom", "custom": {{"name", "input"}}}}',
+            place,
+        )
     function = {"name": inner.get("name"), "arguments": _string(inner, "input", f"{place}.custom")}
     return {"id": call.get("id"), "type": "custom", "function": function}
 
 
 def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
-    """What to put back in front of a message's first call. What the client has kept is its own to say, unless it is
-    just what is known: then the messages as they were, so that the prompt begins as the last one did."""
+    """What to put back in front of a message's first call. What the client has kept is its own to
+    say, unless it is just what is known: then the messages as they were, so that the prompt begins
+    as the last one did.
+    """
     if not known:
         return ()
     thought = BREAK.join(m.text for m in known if m.channel == "analysis" and m.recipient is None)
     said = BREAK.join(
-        m.text for m in known if m.channel == "commentary" and m.role is Role.ASSISTANT and not m.recipient
+        m.text
+        for m in known
+        if m.channel == "commentary" and m.role is Role.ASSISTANT and not m.recipient
     )
     kept = next((text for key in REASONING_KEYS if (text := message.get(key))), None)
     content = message["content"]

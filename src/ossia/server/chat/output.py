@@ -1,6 +1,7 @@
 """An answer's events as the chunks of Chat Completions, and the body that is their fold.
 
-`Chunks` writes one answer's chunks, all its choices in one stream; `Body` adds chunks up. Plain dicts, no I/O.
+`Chunks` writes one answer's chunks, all its choices in one stream; `Body` adds chunks up. Plain
+dicts, no I/O.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ OBFUSCATED = 32  # characters that a chunk's text and its obfuscation have toget
 
 @dataclass(frozen=True)
 class ChunkOptions:
-    """`usage`: on a chunk of its own at the end; `continuous`: and so far on every other. `obfuscation`: characters
-    that hide how long a chunk's text is."""
+    """`usage`: on a chunk of its own at the end; `continuous`: and so far on every other.
+    `obfuscation`: characters that hide how long a chunk's text is.
+    """
 
     usage: bool = False
     continuous: bool = False
@@ -41,7 +43,9 @@ class ChunkOptions:
 
 
 class Chunks:
-    """`feed` it the events of each choice, then `last`. `extra`: fields that every chunk and the body have."""
+    """`feed` it the events of each choice, then `last`. `extra`: fields that every chunk and the
+    body have.
+    """
 
     def __init__(self, form: ChatForm, choices: int, options: ChunkOptions, **extra: Any) -> None:
         self.options = options
@@ -70,7 +74,12 @@ class Chunks:
         again = len(used) - 1  # times that the prompt is counted too often
         prompt = sum(u.prompt for u in used) - again * min(u.prompt for u in used)
         return usage_on_wire(
-            Usage(prompt, min(u.cached for u in used), sum(u.completion for u in used), sum(u.reasoning for u in used))
+            Usage(
+                prompt,
+                min(u.cached for u in used),
+                sum(u.completion for u in used),
+                sum(u.reasoning for u in used),
+            )
         )
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
@@ -78,7 +87,12 @@ class Chunks:
         if self.options.usage or self.options.continuous:
             chunk["usage"] = usage
         if self.options.obfuscation:
-            text = sum(len(value) for choice in choices for value in choice["delta"].values() if isinstance(value, str))
+            text = sum(
+                len(value)
+                for choice in choices
+                for value in choice["delta"].values()
+                if isinstance(value, str)
+            )
             chunk["obfuscation"] = secrets.token_hex(OBFUSCATED)[: OBFUSCATED - text % OBFUSCATED]
         return chunk
 
@@ -146,7 +160,10 @@ class _Choice:
             return
         logprobs = None
         if self.form.logprobs:
-            logprobs = {"content": [logprob_on_wire(token) for token in event.logprobs], "refusal": None}
+            logprobs = {
+                "content": [logprob_on_wire(token) for token in event.logprobs],
+                "refusal": None,
+            }
         if event.text or event.logprobs:
             yield self._part({"content": self._parted(kind, event)}, logprobs=logprobs)
 
@@ -160,7 +177,9 @@ class _Choice:
     def _call(self, index: int, call: dict[str, Any]) -> dict[str, Any]:
         return self._part({"tool_calls": [{"index": self.calls[index][0], **call}]})
 
-    def _part(self, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+    def _part(
+        self, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None
+    ) -> dict[str, Any]:
         return {"index": self.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
@@ -235,7 +254,9 @@ class Body:
         self.usage: dict[str, Any] | None = None
 
     def add(self, chunk: dict[str, Any]) -> None:
-        self.head = self.head or {key: chunk[key] for key in chunk if key not in ("choices", "usage", "obfuscation")}
+        self.head = self.head or {
+            key: chunk[key] for key in chunk if key not in ("choices", "usage", "obfuscation")
+        }
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk["choices"]:
             self.messages[choice["index"]].add(choice)

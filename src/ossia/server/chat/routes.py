@@ -1,7 +1,8 @@
 """POST /v1/chat/completions: OpenAI's Chat Completions, streamed or whole.
 
-Thin: input.py reads the request, the service answers, output.py writes chunks, and a body is their sum. Here
-are HTTP, the choices of one request running beside each other, and the memory for reasoning that clients drop.
+Thin: input.py reads the request, the service answers, output.py writes chunks, and a body is their
+sum. Here are HTTP, the choices of one request running beside each other, and the memory for
+reasoning that clients drop.
 """
 
 from __future__ import annotations
@@ -47,20 +48,30 @@ def router(service: Service) -> APIRouter:
         dependencies=[Depends(_check_text)],
     )
     async def create(wanted: ChatRequest, request: Request) -> Response:
-        """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last being `[DONE]`."""
+        """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last
+        being `[DONE]`.
+        """
         caller = caller_of(request)
         answer = await _Answer.to(wanted, service, caller, fingerprint)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
             return Response(orjson.dumps(body), media_type="application/json")
-        _, chunks = await until_disconnected(request, first_of(answer.chunks()))  # the first may have to wait
-        return streaming(_bytes(chunks), keepalive=service.settings.keepalive, on_error=lambda e: encode(e.openai()))
+        _, chunks = await until_disconnected(
+            request, first_of(answer.chunks())
+        )  # the first may have to wait
+        return streaming(
+            _bytes(chunks),
+            keepalive=service.settings.keepalive,
+            on_error=lambda e: encode(e.openai()),
+        )
 
     return routes
 
 
 async def _check_text(request: Request) -> None:
-    """Raises `ApiError` for halves of characters, which Python's JSON lets through but which are no text."""
+    """Raises `ApiError` for halves of characters, which Python's JSON lets through but which are no
+    text.
+    """
     raw = await request.body()
     if b"\\ud" in raw or b"\\uD" in raw:
         try:
@@ -101,7 +112,9 @@ class _Answer:
     caller: Caller
 
     @classmethod
-    async def to(cls, wanted: ChatRequest, service: Service, caller: Caller, fingerprint: str) -> _Answer:
+    async def to(
+        cls, wanted: ChatRequest, service: Service, caller: Caller, fingerprint: str
+    ) -> _Answer:
         if wanted.stream_options is not None and not wanted.stream:
             raise bad("stream_options needs stream: true", "stream_options")
         asks, form = await asks_of(wanted, service, caller)
@@ -137,7 +150,9 @@ class _Answer:
         return body.result()
 
     async def _events(self, ask: Ask) -> AsyncGenerator[AnswerEvent, None]:
-        """A choice's events; what led to its calls is remembered, for clients that will not send it back."""
+        """A choice's events; what led to its calls is remembered, for clients that will not send it
+        back.
+        """
         calls: list[Called] = []
         async with aclosing(self.service.answer(ask, self.caller)) as events:
             async for event in events:
@@ -149,7 +164,9 @@ class _Answer:
                 yield event
 
 
-def _led_to(calls: Sequence[Called], messages: Sequence[Message]) -> list[tuple[Called, list[Message]]]:
+def _led_to(
+    calls: Sequence[Called], messages: Sequence[Message]
+) -> list[tuple[Called, list[Message]]]:
     """Each call with the messages between it and the call before."""
     found: list[tuple[Called, list[Message]]] = []
     waiting = list(calls)
@@ -172,7 +189,9 @@ def _led_to(calls: Sequence[Called], messages: Sequence[Message]) -> list[tuple[
 async def _together(
     answers: Sequence[AsyncGenerator[AnswerEvent, None]],
 ) -> AsyncGenerator[tuple[int, AnswerEvent], None]:
-    """The events of all, each as it comes, with the number of its answer. One that fails takes the others along."""
+    """The events of all, each as it comes, with the number of its answer. One that fails takes the
+    others along.
+    """
     waiting: dict[asyncio.Future[AnswerEvent], int] = {}
     try:
         if len(answers) == 1:

@@ -1,7 +1,9 @@
-"""The tools of a Chat Completions request, and which of them may or must be called: wire objects to `tools.Tools`.
+"""The tools of a Chat Completions request, and which of them may or must be called: wire objects to
+`tools.Tools`.
 
-Knows the shapes that clients send: function and custom tools, the deprecated `functions`, every form of `tool_choice`,
-and the names by which the server's own tools are asked for. Knows nothing of messages and answers.
+Knows the shapes that clients send: function and custom tools, the deprecated `functions`, every
+form of `tool_choice`, and the names by which the server's own tools are asked for. Knows nothing of
+messages and answers.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from ossia.server.chat.types import ChatRequest
 from ossia.server.tools import Choice, DeclaredCustom, Tools
 from ossia.server.wire.errors import ApiError, bad
 
-# Types of tools that a server runs itself, as OpenAI and others call them, and the namespace that has them here.
+# Types of tools that a server runs itself, as OpenAI and others call them, and the namespace that
+# has them here.
 OWN = {
     "web_search": "browser",
     "web_search_preview": "browser",
@@ -49,7 +52,11 @@ def tools_of(request: ChatRequest, builtin: Mapping[str, BuiltinTool]) -> Tools:
             raise _unknown(kind, place)
     if request.web_search_options is not None:
         if "browser" not in builtin:
-            raise bad("web search is not switched on at this server", "web_search_options", "unsupported_parameter")
+            raise bad(
+                "web search is not switched on at this server",
+                "web_search_options",
+                "unsupported_parameter",
+            )
         own["browser"] = builtin["browser"]
     _check_names([*functions, *custom])
     return Tools(
@@ -84,7 +91,11 @@ def _function(tool: Mapping[str, Any], place: str) -> FunctionTool:
     name, description = _name(tool, place), _text(tool, "description", place)
     parameters = tool.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise bad(f"{place}.parameters must be a JSON schema: an object", f"{place}.parameters", "invalid_schema")
+        raise bad(
+            f"{place}.parameters must be a JSON schema: an object",
+            f"{place}.parameters",
+            "invalid_schema",
+        )
     if not isinstance(tool.get("strict"), bool | None):
         raise bad(f"{place}.strict must be true or false", f"{place}.strict")
     return FunctionTool(name, description, parameters)
@@ -150,7 +161,9 @@ def _choice(request: ChatRequest) -> Choice:
 
 
 def _chosen(choice: Any, kind: str, place: str) -> str:
-    """The name in {"type": "function", "function": {"name"}}, or in the Responses API's {"type", "name"}."""
+    """The name in {"type": "function", "function": {"name"}}, or in the Responses API's {"type",
+    "name"}.
+    """
     inner = choice.get(kind, choice) if isinstance(choice, Mapping) else None
     name = inner.get("name") if isinstance(inner, Mapping) else None
     if not isinstance(name, str):
@@ -161,14 +174,18 @@ def _chosen(choice: Any, kind: str, place: str) -> str:
 def _allowed(choice: Mapping[str, Any]) -> Choice:
     place = "tool_choice.allowed_tools"
     inner = choice.get("allowed_tools", choice)
-    mode, listed = (inner.get("mode"), inner.get("tools")) if isinstance(inner, Mapping) else (None, None)
+    mode, listed = (
+        (inner.get("mode"), inner.get("tools")) if isinstance(inner, Mapping) else (None, None)
+    )
     if mode not in ("auto", "required"):
         raise bad(f"{place}.mode must be auto or required, not {mode!r:.80}", f"{place}.mode")
     if not isinstance(listed, list):
         raise bad(f"{place}.tools must be a list of tools", f"{place}.tools")
     names = []
     for n, tool in enumerate(listed):
-        kind = "custom" if isinstance(tool, Mapping) and tool.get("type") == "custom" else "function"
+        kind = (
+            "custom" if isinstance(tool, Mapping) and tool.get("type") == "custom" else "function"
+        )
         names.append(_chosen(tool, kind, f"{place}.tools[{n}]"))
     return Choice(mode, tuple(names))
 

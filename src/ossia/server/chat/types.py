@@ -1,15 +1,24 @@
 """What a client of Chat Completions sends: the request's fields and their types.
 
-Fields that are not named here are accepted and ignored. Those that are must have their type: nothing is converted.
-What fields mean is input.py's and format.py's; messages and tools are plain objects here, checked where they
-are read, so that an error can name the place in them. Knows no Harmony and no HTTP.
+Fields that are not named here are accepted and ignored. Those that are must have their type:
+nothing is converted. What fields mean is input.py's and format.py's; messages and tools are plain
+objects here, checked where they are read, so that an error can name the place in them. Knows no
+Harmony and no HTTP.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    WithJsonSchema,
+)
 
 from ossia.server.stops import MAX_STOPS
 
@@ -17,11 +26,15 @@ EffortWord = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Count = Annotated[StrictInt, Field(ge=1)]
 Object = dict[str, Any]
-OLD = Field(json_schema_extra={"deprecated": True})  # Field(deprecated=True) would warn where it is read
+OLD = Field(
+    json_schema_extra={"deprecated": True}
+)  # Field(deprecated=True) would warn where it is read
 
 
 def _either(*schemas: Object) -> WithJsonSchema:
-    """Of values that are checked where they are read: pydantic's errors about a choice of types name no field."""
+    """Of values that are checked where they are read: pydantic's errors about a choice of types
+    name no field.
+    """
     return WithJsonSchema({"anyOf": [*schemas, {"type": "null"}]})
 
 
@@ -29,7 +42,9 @@ STRING: Object = {"type": "string"}
 OBJECT: Object = {"type": "object"}
 StringOrObject = Annotated[Any, _either(STRING, OBJECT)]
 StringOrObjects = Annotated[Any, _either(STRING, {"type": "array", "items": OBJECT})]
-StringOrStrings = Annotated[Any, _either(STRING, {"type": "array", "items": STRING, "maxItems": MAX_STOPS})]
+StringOrStrings = Annotated[
+    Any, _either(STRING, {"type": "array", "items": STRING, "maxItems": MAX_STOPS})
+]
 
 
 class Lenient(BaseModel):
@@ -37,7 +52,9 @@ class Lenient(BaseModel):
 
 
 class ChatMessage(Lenient):
-    """`content`: a string, or a list of parts {"type": "text", "text"}; null for an assistant that only calls tools."""
+    """`content`: a string, or a list of parts {"type": "text", "text"}; null for an assistant that
+    only calls tools.
+    """
 
     role: Role
     content: StringOrObjects = None

@@ -15,21 +15,39 @@ from ossia.tokenizer import Tokenizer
 
 
 class Writer:
-    """`logprobs`: how many of the likeliest tokens beside each token's own; None: no log-probabilities."""
+    """`logprobs`: how many of the likeliest tokens beside each token's own; None: no
+    log-probabilities.
+    """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, *, logprobs: int | None, token_ids: bool) -> None:
-        self.head = {"id": new_id("cmpl"), "object": "text_completion", "created": int(time.time()), "model": model}
+    def __init__(
+        self, model: str, tokenizer: Tokenizer, *, logprobs: int | None, token_ids: bool
+    ) -> None:
+        self.head = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+        }
         self.tokenizer, self.logprobs, self.token_ids = tokenizer, logprobs, token_ids
 
-    def chunk(self, index: int, piece: Piece, prompt: Sequence[int] | None = None) -> dict[str, Any]:
+    def chunk(
+        self, index: int, piece: Piece, prompt: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """`prompt`: its ids, with the first chunk of a choice, if that says the prompt or nothing."""
-        choice: dict[str, Any] = {"index": index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
+        choice: dict[str, Any] = {
+            "index": index,
+            "text": piece.text,
+            "logprobs": None,
+            "finish_reason": piece.finish,
+        }
         choice["stop_reason"] = piece.stopped_by
         if self.logprobs is not None and piece.tokens:
             choice["logprobs"] = self._classic(piece.tokens)
         if self.token_ids:
             choice["prompt_token_ids"] = None if prompt is None else list(prompt)
-            choice["token_ids"] = [] if prompt is not None else [token.token_id for token in piece.tokens]
+            choice["token_ids"] = (
+                [] if prompt is not None else [token.token_id for token in piece.tokens]
+            )
         return {**self.head, "choices": [choice], "usage": None}
 
     def last(self, usage: Usage) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""POST /v1/completions: text that goes on from text, without Harmony; for evaluations, and for what renders its own
-prompts.
+"""POST /v1/completions: text that goes on from text, without Harmony; for evaluations, and for what
+renders its own prompts.
 
-A prompt goes to the engine as it is; there is no grammar and no answerer, only tokens and their text.
+A prompt goes to the engine as it is; there is no grammar and no answerer, only tokens and their
+text.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def router(service: Service) -> APIRouter:
         job = _Job(service, body, caller_of(request), await body.prompts(service))
         if not body.stream:
             return Response(
-                orjson.dumps(await until_disconnected(request, job.body(writer))), media_type="application/json"
+                orjson.dumps(await until_disconnected(request, job.body(writer))),
+                media_type="application/json",
             )
         _, chunks = await until_disconnected(request, first_of(job.stream(writer)))
         return streaming(_lines(chunks), keepalive=service.settings.keepalive, on_error=_error)
@@ -80,8 +82,9 @@ def _error(error: ApiError) -> bytes:
 
 @dataclass(frozen=True)
 class _Said:
-    """A piece of a sample. `prompt`: its ids, if the piece is what stands before the sample's own. `usage`: of the
-    whole request up to here."""
+    """A piece of a sample. `prompt`: its ids, if the piece is what stands before the sample's own.
+    `usage`: of the whole request up to here.
+    """
 
     at: int  # the prompt's place
     sample: int
@@ -93,7 +96,9 @@ class _Said:
 class _Job:
     """One request on its way. What the engine refuses is an `ApiError` before the first piece."""
 
-    def __init__(self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]) -> None:
+    def __init__(
+        self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]
+    ) -> None:
         self.service, self.wish, self.caller, self.prompts = service, wish, caller, prompts
         self.params = wish.sampling(service)
         self.shared = [Samples() for _ in prompts]
@@ -105,7 +110,9 @@ class _Job:
         continuous = options is not None and bool(options.continuous_usage_stats)
         async with aclosing(self._said()) as pieces:
             async for said in pieces:
-                chunk = writer.chunk(said.at * self.wish.samples + said.sample, said.piece, said.prompt)
+                chunk = writer.chunk(
+                    said.at * self.wish.samples + said.sample, said.piece, said.prompt
+                )
                 yield chunk | (usage_of(said.usage) if continuous else {})
         if options is not None and options.include_usage:
             yield writer.last(self.usage)
@@ -123,7 +130,9 @@ class _Job:
             if wanted < len(mine):
                 mine = sorted(mine, key=_mean_logprob, reverse=True)[:wanted]
             for place, parts in enumerate(mine):
-                chunks += [writer.chunk(at * wanted + place, said.piece, said.prompt) for said in parts]
+                chunks += [
+                    writer.chunk(at * wanted + place, said.piece, said.prompt) for said in parts
+                ]
         return fold([*chunks, writer.last(self.usage)])
 
     async def _said(self) -> AsyncGenerator[_Said, None]:
@@ -139,7 +148,9 @@ class _Job:
             except Exception as error:  # the reader's to raise
                 queue.put_nowait(error)
 
-        places = [(at, sample) for at in range(len(self.prompts)) for sample in range(self.wish.samples)]
+        places = [
+            (at, sample) for at in range(len(self.prompts)) for sample in range(self.wish.samples)
+        ]
         tasks = [asyncio.ensure_future(read(*place)) for place in places]
         left = len(tasks)
         try:
@@ -165,7 +176,9 @@ class _Job:
             show_special=wish.skip_special_tokens is False, keep_stop=bool(wish.include_stop_str_in_output),
         )  # fmt: skip
         try:
-            scores = await self._prompt_scores(at) if wish.echo and wish.logprobs is not None else None
+            scores = (
+                await self._prompt_scores(at) if wish.echo and wish.logprobs is not None else None
+            )
             head = text.prompt(prompt, scores, echo=bool(wish.echo), alone=not wish.limit)
             said = _Said(at, sample, head, prompt)
             if wish.limit:
@@ -232,7 +245,9 @@ class _Job:
     def _refused(self, error: OssiaError, at: int) -> ApiError:
         """What the engine refuses is the request's fault: the prompt's, if no other field is named."""
         prompt = "prompt" if len(self.prompts) == 1 else f"prompt[{at}]"
-        param = next((name for name in type(self.wish).model_fields if str(error).startswith(name)), prompt)
+        param = next(
+            (name for name in type(self.wish).model_fields if str(error).startswith(name)), prompt
+        )
         refused = from_ossia(error, param)
         if "context" in refused.message or "memory for keys" in refused.message:
             refused.code = "context_length_exceeded"

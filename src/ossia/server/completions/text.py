@@ -1,6 +1,8 @@
-"""Tokens to text, as it can be said: whole characters, no control tokens, nothing of a stop string. No I/O.
+"""Tokens to text, as it can be said: whole characters, no control tokens, nothing of a stop string.
+No I/O.
 
-Every token keeps the place in the text where it begins, so that it goes out with the piece that it belongs to.
+Every token keeps the place in the text where it begins, so that it goes out with the piece that it
+belongs to.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Piece:
-    """`finish`: why the text ends with it. `stopped_by`: the stop string, or the token that was named as one."""
+    """`finish`: why the text ends with it. `stopped_by`: the stop string, or the token that was
+    named as one.
+    """
 
     text: str = ""
     tokens: tuple[Scored, ...] = ()
@@ -40,8 +44,9 @@ class Piece:
 class TextStream:
     """The text of one choice.
 
-    `stop`: strings that end it. `show_special`: whether control tokens are written by name. `keep_stop`: whether the
-    stop string is part of the text. `stop_ids`: tokens that end the text and are no part of it.
+    `stop`: strings that end it. `show_special`: whether control tokens are written by name.
+    `keep_stop`: whether the stop string is part of the text. `stop_ids`: tokens that end the text
+    and are no part of it.
     """
 
     def __init__(
@@ -58,13 +63,22 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._said = 0  # characters given out
         self._held = ""  # whole characters that could be the beginning of a stop string
-        self._tokens: list[Scored] = []  # that go out with what is held, or with a character that is not whole yet
+        self._tokens: list[
+            Scored
+        ] = []  # that go out with what is held, or with a character that is not whole yet
 
     def prompt(
-        self, ids: Sequence[int], scores: Sequence[PromptToken] | None = None, *, echo: bool, alone: bool = False
+        self,
+        ids: Sequence[int],
+        scores: Sequence[PromptToken] | None = None,
+        *,
+        echo: bool,
+        alone: bool = False,
     ) -> Piece:
-        """The prompt, which no stop string is looked for in; nothing of it if it is not echoed. `scores`: from the
-        second token on. `alone`: nothing follows; else an answer may complete the prompt's last character."""
+        """The prompt, which no stop string is looked for in; nothing of it if it is not echoed.
+        `scores`: from the second token on. `alone`: nothing follows; else an answer may complete
+        the prompt's last character.
+        """
         known = dict(enumerate(scores or (), 1))
         for n, id in enumerate(ids if echo else ids[-CONTEXT:]):
             score = known.get(n)
@@ -85,10 +99,19 @@ class TextStream:
             return found
         if token.finish_reason is not None:
             stopped_by = token.token_id if named else None
-            return replace(self._say(len(self._held)), finish=token.finish_reason, stopped_by=stopped_by)
+            return replace(
+                self._say(len(self._held)), finish=token.finish_reason, stopped_by=stopped_by
+            )
         return self._say(len(self._held) - begun(self._held, self.stop))
 
-    def _add(self, id: int, logprob: float | None, top: tuple[tuple[int, float], ...], *, hidden: bool = False) -> None:
+    def _add(
+        self,
+        id: int,
+        logprob: float | None,
+        top: tuple[tuple[int, float], ...],
+        *,
+        hidden: bool = False,
+    ) -> None:
         special = self.tokenizer.is_special(id)
         if special:  # no character goes on behind it
             self._held += self._decoder.decode(b"", True)

@@ -47,7 +47,9 @@ def _prompt(value: Any) -> Any:
     if not fine and isinstance(value, list):
         fine = all(isinstance(text, str) for text in value) or all(map(_is_ids, value))
     if not fine:
-        raise ValueError("must be a string, a list of strings, a list of token ids, or a list of such lists")
+        raise ValueError(
+            "must be a string, a list of strings, a list of token ids, or a list of such lists"
+        )
     return value
 
 
@@ -62,7 +64,9 @@ Prompt = str | list[str] | list[int] | list[list[int]] | None
 
 
 class CompletionRequest(BaseModel):
-    """The body of a request. Other fields are accepted and ignored, or refused if they would change the answer."""
+    """The body of a request. Other fields are accepted and ignored, or refused if they would change
+    the answer.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -72,24 +76,35 @@ class CompletionRequest(BaseModel):
         description="Text, in which names of control tokens are plain text; or token ids, control tokens included.",
     )
     parse_special: bool | None = Field(
-        None, description="Names of control tokens in text prompts are those tokens. For trusted prompts only."
+        None,
+        description="Names of control tokens in text prompts are those tokens. For trusted prompts only.",
     )
     add_special_tokens: bool | None = Field(
         None, description="Changes nothing: the vocabulary has no token that texts begin with."
     )
-    skip_special_tokens: bool | None = Field(None, description="False: control tokens are shown in the text, by name.")
-    max_tokens: int | None = Field(None, description="16 if it is not given; 0 for the prompt alone.")
+    skip_special_tokens: bool | None = Field(
+        None, description="False: control tokens are shown in the text, by name."
+    )
+    max_tokens: int | None = Field(
+        None, description="16 if it is not given; 0 for the prompt alone."
+    )
     best_of: int | None = None
     n: int | None = None
-    echo: bool | None = Field(None, description="The text, and log-probabilities, begin with the prompt.")
-    logprobs: int | None = Field(None, description="Log-probabilities, with so many of the likeliest tokens.")
+    echo: bool | None = Field(
+        None, description="The text, and log-probabilities, begin with the prompt."
+    )
+    logprobs: int | None = Field(
+        None, description="Log-probabilities, with so many of the likeliest tokens."
+    )
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    return_token_ids: bool | None = Field(None, description="Adds `prompt_token_ids` and `token_ids` to the choices.")
+    return_token_ids: bool | None = Field(
+        None, description="Adds `prompt_token_ids` and `token_ids` to the choices."
+    )
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -100,7 +115,9 @@ class CompletionRequest(BaseModel):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     priority: int | None = Field(None, description="Requests of smaller numbers are served first.")
-    cache_salt: str | None = Field(None, description="Computed beginnings are shared among requests with the same.")
+    cache_salt: str | None = Field(
+        None, description="Computed beginnings are shared among requests with the same."
+    )
     user: str | None = None
 
     @property
@@ -121,26 +138,44 @@ class CompletionRequest(BaseModel):
         """Raises `ApiError`."""
         for id in self.logit_bias or {}:
             if not (id.isascii() and id.isdecimal() and len(id) < 10):
-                raise bad(f"logit_bias maps token ids to numbers; {id[:40]!r} is no token id", "logit_bias")
-        return None if self.logit_bias is None else {int(id): value for id, value in self.logit_bias.items()}
+                raise bad(
+                    f"logit_bias maps token ids to numbers; {id[:40]!r} is no token id",
+                    "logit_bias",
+                )
+        return (
+            None
+            if self.logit_bias is None
+            else {int(id): value for id, value in self.logit_bias.items()}
+        )
 
     def check(self) -> None:
         """Raises `ApiError` for what contradicts itself or cannot be done."""
         for field, empty in REFUSED.items():
             if (self.model_extra or {}).get(field) not in empty:
                 raise bad(f"{field} is not supported by this server; leave it out", field)
-        counts = {"n": (self.n, 1, 128), "best_of": (self.best_of, 1, 128), "max_tokens": (self.max_tokens, 0, None)}
-        counts |= {"logprobs": (self.logprobs, 0, MAX_TOP_LOGPROBS), "priority": (self.priority, -(1 << 31), 1 << 31)}
+        counts = {
+            "n": (self.n, 1, 128),
+            "best_of": (self.best_of, 1, 128),
+            "max_tokens": (self.max_tokens, 0, None),
+        }
+        counts |= {
+            "logprobs": (self.logprobs, 0, MAX_TOP_LOGPROBS),
+            "priority": (self.priority, -(1 << 31), 1 << 31),
+        }
         counts |= {"seed": (self.seed, -(1 << 63), (1 << 64) - 1)}
         for field, (value, least, most) in counts.items():
             if value is not None and (value < least or (most is not None and value > most)):
                 upto = "" if most is None else f" to {most}"
                 raise bad(f"{field} must be {least}{upto or ' or more'}, found {value}", field)
         if self.best_of is not None and self.best_of < (self.n or 1):
-            raise bad(f"best_of must be at least n, which is {self.n or 1}, found {self.best_of}", "best_of")
+            raise bad(
+                f"best_of must be at least n, which is {self.n or 1}, found {self.best_of}",
+                "best_of",
+            )
         if self.stream and self.samples > (self.n or 1):
             raise bad(
-                "the best of several can be told only when all are complete; stream all of them with n", "best_of"
+                "the best of several can be told only when all are complete; stream all of them with n",
+                "best_of",
             )
         if any(not stop for stop in self.stops):
             raise bad("a stop string must not be empty", "stop")
@@ -166,7 +201,10 @@ class CompletionRequest(BaseModel):
         if not given:
             raise bad("prompt is an empty list", "prompt")
         if len(given) * self.samples > MAX_SAMPLES:
-            raise bad(f"{len(given)} prompts, {self.samples} samples each; at most {MAX_SAMPLES} in all", "prompt")
+            raise bad(
+                f"{len(given)} prompts, {self.samples} samples each; at most {MAX_SAMPLES} in all",
+                "prompt",
+            )
         texts = [text for text in given if isinstance(text, str)]
         if sum(map(len, texts)) > LONG:
             prompts = await asyncio.to_thread(self._encoded, given, service.tokenizer)
@@ -179,7 +217,10 @@ class CompletionRequest(BaseModel):
     def _encoded(self, prompts: Any, tokenizer: Tokenizer) -> list[list[int]]:
         encode = tokenizer.encode_with_specials if self.parse_special else tokenizer.encode
         end = tokenizer.specials.get(END_OF_TEXT)
-        return [(encode(p) or ([] if end is None else [end])) if isinstance(p, str) else p for p in prompts]
+        return [
+            (encode(p) or ([] if end is None else [end])) if isinstance(p, str) else p
+            for p in prompts
+        ]
 
 
 def _check_ids(ids: list[int], service: Service, param: str, limit: int) -> None:
@@ -191,5 +232,7 @@ def _check_ids(ids: list[int], service: Service, param: str, limit: int) -> None
         raise bad(f"token id {wrong} is outside the vocabulary of {vocabulary}", param)
     if len(ids) > service.context - (limit > 0):
         raise bad(
-            f"the prompt has {len(ids)} tokens; the context holds {service.context}", param, "context_length_exceeded"
+            f"the prompt has {len(ids)} tokens; the context holds {service.context}",
+            param,
+            "context_length_exceeded",
         )

@@ -1,7 +1,7 @@
 """Messages of blocks -> a Harmony conversation.
 
-Knows what Anthropic's clients send back of earlier answers: thoughts before a call, calls, and results by the id of
-their call. Nothing of HTTP.
+Knows what Anthropic's clients send back of earlier answers: thoughts before a call, calls, and
+results by the id of their call. Nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from ossia.server.service import Effort
 from ossia.server.tools import Tools
 from ossia.server.wire.errors import bad
 
-Thoughts = Callable[[str], Sequence[Message]]  # what led to the call of an id, as far as it is remembered
+Thoughts = Callable[
+    [str], Sequence[Message]
+]  # what led to the call of an id, as far as it is remembered
 WITHOUT_TEXT = ("image", "document", "search_result", "container_upload", "file", "audio", "video")
 
 
@@ -39,7 +41,10 @@ def conversation_of(
     for n, message in enumerate(body.messages):
         messages += reader.read(message, f"messages[{n}]")
     if body.messages[-1].role == "assistant":
-        raise bad("the last message is the assistant's: this model cannot go on from within an answer", "messages")
+        raise bad(
+            "the last message is the assistant's: this model cannot go on from within an answer",
+            "messages",
+        )
     return Conversation(tuple(messages))
 
 
@@ -51,7 +56,9 @@ class _Reader:
     def read(self, message: WireMessage, where: str) -> Iterator[Message]:
         blocks = _blocks(message.content, f"{where}.content")
         if message.role == "system":
-            yield Message(Role.DEVELOPER, DeveloperContent(_text(message.content, f"{where}.content", "\n\n")))
+            yield Message(
+                Role.DEVELOPER, DeveloperContent(_text(message.content, f"{where}.content", "\n\n"))
+            )
         elif message.role == "user":
             yield from self._user(blocks)
         else:
@@ -96,7 +103,9 @@ class _Reader:
                 case "text":
                     is_answer = not calls and n == texts[-1]
                     if text := _string(block, "text", where):
-                        yield Message(Role.ASSISTANT, text, channel="final" if is_answer else "commentary")
+                        yield Message(
+                            Role.ASSISTANT, text, channel="final" if is_answer else "commentary"
+                        )
                 case "tool_use":
                     yield from self._call(block, where, thought)
                     thought = False
@@ -104,7 +113,9 @@ class _Reader:
                     raise _misplaced(block, where, "an assistant's")
 
     def _thought(self, block: dict[str, Any], where: str) -> str:
-        """Nothing for what is sealed and cannot be opened: it is another model's, or another server's."""
+        """Nothing for what is sealed and cannot be opened: it is another model's, or another
+        server's.
+        """
         redacted = block["type"] == "redacted_thinking"
         text = "" if redacted else _string(block, "thinking", where)
         if not text:
@@ -113,14 +124,20 @@ class _Reader:
         return text
 
     def _call(self, block: dict[str, Any], where: str, thought: bool) -> Iterator[Message]:
-        id, name, given = _string(block, "id", where), _string(block, "name", where), block.get("input", {})
+        id, name, given = (
+            _string(block, "id", where),
+            _string(block, "name", where),
+            block.get("input", {}),
+        )
         if not isinstance(given, dict):
             raise bad(f"{where}.input must be an object", f"{where}.input")
         if not thought:
             yield from (message for message in self.remembered(id) if message.channel == "analysis")
         self.calls[id] = name
         text = json.dumps(given, ensure_ascii=False)
-        yield Message(Role.ASSISTANT, text, None, "commentary", f"{FUNCTIONS}.{name}", CONSTRAIN + "json")
+        yield Message(
+            Role.ASSISTANT, text, None, "commentary", f"{FUNCTIONS}.{name}", CONSTRAIN + "json"
+        )
 
 
 def _blocks(content: str | Iterable[Any], where: str) -> list[tuple[str, dict[str, Any]]]:
@@ -134,7 +151,10 @@ def _blocks(content: str | Iterable[Any], where: str) -> list[tuple[str, dict[st
         if not isinstance(kind, str):
             raise bad(f"{place} must be a block, an object with a type", place)
         if kind in WITHOUT_TEXT:
-            raise bad(f"{place}: this model reads text only, it cannot take a block of type {kind!r}", f"{place}.type")
+            raise bad(
+                f"{place}: this model reads text only, it cannot take a block of type {kind!r}",
+                f"{place}.type",
+            )
         blocks.append((place, block))
     return blocks
 
@@ -146,7 +166,10 @@ def _text(content: Any, where: str, between: str) -> str:
     texts = []
     for place, block in _blocks(content, where):
         if block["type"] != "text":
-            raise bad(f"{place}: only text blocks can stand here, found type {block['type']!r}", f"{place}.type")
+            raise bad(
+                f"{place}: only text blocks can stand here, found type {block['type']!r}",
+                f"{place}.type",
+            )
         texts.append(_string(block, "text", place))
     return between.join(texts)
 
@@ -158,4 +181,7 @@ def _string(block: dict[str, Any], key: str, where: str) -> str:
 
 
 def _misplaced(block: dict[str, Any], where: str, whose: str) -> Exception:
-    return bad(f"{where}: a block of type {block['type']!r} cannot stand in {whose} message", f"{where}.type")
+    return bad(
+        f"{where}: a block of type {block['type']!r} cannot stand in {whose} message",
+        f"{where}.type",
+    )

@@ -1,4 +1,5 @@
-"""The neutral events of an answer -> the events of Anthropic's stream; and the message that they add up to.
+"""The neutral events of an answer -> the events of Anthropic's stream; and the message that they
+add up to.
 
 Plain dicts. Knows the wire; nothing of HTTP.
 """
@@ -26,7 +27,9 @@ from ossia.server.events import (
 )
 from ossia.server.sealing import Sealer
 
-INVALID = "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
+INVALID = (
+    "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
+)
 Event = dict[str, Any]
 
 
@@ -35,10 +38,14 @@ def tool_use_id(call: Called) -> str:
 
 
 class Writer:
-    """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without their text. `whole`:
-    whether calls are shown when they are complete, because nothing holds them to being JSON. `limit`: max_tokens."""
+    """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without
+    their text. `whole`: whether calls are shown when they are complete, because nothing holds them
+    to being JSON. `limit`: max_tokens.
+    """
 
-    def __init__(self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int) -> None:
+    def __init__(
+        self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int
+    ) -> None:
         self.model, self.sealer, self.limit = model, sealer, limit
         self.thinking, self.omitted, self.whole = thinking, omitted, whole
         self.started = False
@@ -56,7 +63,12 @@ class Writer:
                 self.item, self.is_shown, self.text = event.item, False, []
                 if isinstance(self.item, Called):
                     yield self._begin(
-                        {"type": "tool_use", "id": tool_use_id(self.item), "name": self.item.name, "input": {}}
+                        {
+                            "type": "tool_use",
+                            "id": tool_use_id(self.item),
+                            "name": self.item.name,
+                            "input": {},
+                        }
                     )
             case ItemDelta():
                 self.text.append(event.text)
@@ -95,7 +107,11 @@ class Writer:
         if isinstance(self.item, Thought):
             yield self._change({"type": "signature_delta", "signature": self.sealer.seal(text)})
         if isinstance(self.item, Called) and self.whole and text:
-            shown = text if INVALID not in input_of(text) else json.dumps({INVALID: text}, ensure_ascii=False)
+            shown = (
+                text
+                if INVALID not in input_of(text)
+                else json.dumps({INVALID: text}, ensure_ascii=False)
+            )
             yield self._change({"type": "input_json_delta", "partial_json": shown})
         yield {"type": "content_block_stop", "index": self.count}
         self.count += 1
@@ -120,7 +136,9 @@ class Writer:
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
-    """Input that was found in the cache is not counted twice; nothing is charged for putting it there."""
+    """Input that was found in the cache is not counted twice; nothing is charged for putting it
+    there.
+    """
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,
@@ -131,7 +149,9 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 
 def input_of(text: str) -> dict[str, Any]:
-    """A call's input. Of one that was cut, what is there; of what is no JSON object, the text under `INVALID`."""
+    """A call's input. Of one that was cut, what is there; of what is no JSON object, the text under
+    `INVALID`.
+    """
     if not text.strip():
         return {}
     try:

@@ -1,4 +1,5 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages over the same answers as every API.
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages over the same answers as
+every API.
 
 Thin: input.py makes a conversation of the request, output.py the wire's events of the answer.
 """
@@ -71,7 +72,11 @@ def router(service: Service) -> APIRouter:
 
 def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
     return conversation_of(
-        body, body.declared(), body.effort(service), service.sealer, lambda id: service.thoughts_before(caller, id)
+        body,
+        body.declared(),
+        body.effort(service),
+        service.sealer,
+        lambda id: service.thoughts_before(caller, id),
     )
 
 
@@ -82,7 +87,9 @@ async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tup
     params = service.sampling(
         temperature=body.temperature, top_p=body.top_p, top_k=body.top_k, max_tokens=body.max_tokens
     )
-    grammar = await service.grammar(tools, body.format(), effort.budget, format_param="output_config.format")
+    grammar = await service.grammar(
+        tools, body.format(), effort.budget, format_param="output_config.format"
+    )
     ask = Ask(conversation, params, tools, grammar, tuple(body.stop_sequences or ()))
     writer = Writer(
         model, service.sealer, thinking=body.shows_thinking, omitted=body.omits_thinking, limit=body.max_tokens,
@@ -91,21 +98,27 @@ async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tup
     return ask, writer
 
 
-async def _events(service: Service, ask: Ask, writer: Writer, caller: Caller) -> AsyncGenerator[Event, None]:
+async def _events(
+    service: Service, ask: Ask, writer: Writer, caller: Caller
+) -> AsyncGenerator[Event, None]:
     calls: list[Called] = []
     async with aclosing(service.answer(ask, caller)) as events:
         async for event in events:
             if isinstance(event, ItemEnd) and isinstance(event.item, Called):
                 calls.append(event.item)
             if isinstance(event, AnswerEnd) and calls:
-                service.remember_thoughts(caller, [tool_use_id(calls[0])], _before_calls(event.messages))
+                service.remember_thoughts(
+                    caller, [tool_use_id(calls[0])], _before_calls(event.messages)
+                )
             for out in writer.write(event):
                 yield out
 
 
 def _before_calls(messages: Sequence[Message]) -> list[Message]:
     """What led to the first call."""
-    first = next((n for n, message in enumerate(messages) if message.recipient is not None), len(messages))
+    first = next(
+        (n for n, message in enumerate(messages) if message.recipient is not None), len(messages)
+    )
     return list(messages[:first])
 
 

@@ -31,7 +31,9 @@ class Part(BaseModel):
 
 
 class WireMessage(Part):
-    """`content`: text, or blocks of type text, thinking, redacted_thinking, tool_use and tool_result."""
+    """`content`: text, or blocks of type text, thinking, redacted_thinking, tool_use and
+    tool_result.
+    """
 
     role: Literal["user", "assistant", "system"]
     content: str | list[dict[str, Any]]
@@ -52,7 +54,9 @@ class ToolChoice(Part):
 
 
 class Thinking(Part):
-    """`enabled` needs a budget. Left out altogether: the model thinks, and its thoughts are not shown."""
+    """`enabled` needs a budget. Left out altogether: the model thinks, and its thoughts are not
+    shown.
+    """
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
@@ -65,7 +69,9 @@ class OutputConfig(Part):
 
 
 class CountRequest(Part):
-    """The body of a request that has its tokens counted. Fields that say nothing to a text model are ignored."""
+    """The body of a request that has its tokens counted. Fields that say nothing to a text model
+    are ignored.
+    """
 
     model: str | None = None
     messages: list[WireMessage] = Field(min_length=1)
@@ -93,16 +99,23 @@ class CountRequest(Part):
     def effort(self, service: Service) -> Effort:
         """Raises `ApiError`."""
         try:
-            effort = service.effort(None if self.output_config is None else self.output_config.effort)
+            effort = service.effort(
+                None if self.output_config is None else self.output_config.effort
+            )
         except ApiError as error:
             raise bad(error.message, "output_config.effort") from error
         if self.thinking is None or self.thinking.type == "adaptive":
             return effort
         if self.thinking.type == "disabled":
-            return Effort(effort.level if self.output_config and self.output_config.effort else "low", 0)
+            return Effort(
+                effort.level if self.output_config and self.output_config.effort else "low", 0
+            )
         budget = self.thinking.budget_tokens
         if budget is None or budget < 1:
-            raise bad("thinking of type enabled needs budget_tokens of at least 1", "thinking.budget_tokens")
+            raise bad(
+                "thinking of type enabled needs budget_tokens of at least 1",
+                "thinking.budget_tokens",
+            )
         return Effort(effort.level, budget)
 
     def format(self) -> ResponseFormat | None:
@@ -111,7 +124,10 @@ class CountRequest(Part):
         if given is None:
             return None
         if given.get("type") != "json_schema" or not isinstance(given.get("schema"), dict):
-            raise bad("output_config.format must be of type json_schema and have a schema", "output_config.format")
+            raise bad(
+                "output_config.format must be of type json_schema and have a schema",
+                "output_config.format",
+            )
         return ResponseFormat("answer", given["schema"])
 
     def declared(self) -> Tools:
@@ -121,16 +137,29 @@ class CountRequest(Part):
         for n, tool in enumerate(self.tools or ()):
             where = f"tools[{n}]"
             if tool.type not in (None, "custom"):
-                raise bad(f"{where}: this server has no tool of type {tool.type!r}; give it a schema", f"{where}.type")
+                raise bad(
+                    f"{where}: this server has no tool of type {tool.type!r}; give it a schema",
+                    f"{where}.type",
+                )
             if not NAME.fullmatch(tool.name):
-                raise bad(f"{where}.name must be 1 to 128 letters, digits, '_', '-' or '.'", f"{where}.name")
+                raise bad(
+                    f"{where}.name must be 1 to 128 letters, digits, '_', '-' or '.'",
+                    f"{where}.name",
+                )
             if tool.input_schema is None:
                 raise bad(f"{where}: a tool needs an input_schema", f"{where}.input_schema")
             if any(tool.name == other.name for other in functions):
-                raise bad(f"{where}: there is another tool of the name {tool.name!r}", f"{where}.name")
+                raise bad(
+                    f"{where}: there is another tool of the name {tool.name!r}", f"{where}.name"
+                )
             functions.append(FunctionTool(tool.name, tool.description or "", tool.input_schema))
             strict |= {tool.name} if tool.strict else set()
-        return Tools(tuple(functions), strict=frozenset(strict), choice=self._choice(), parallel=self._parallel)
+        return Tools(
+            tuple(functions),
+            strict=frozenset(strict),
+            choice=self._choice(),
+            parallel=self._parallel,
+        )
 
     @property
     def _parallel(self) -> bool:

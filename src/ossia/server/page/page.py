@@ -1,6 +1,7 @@
 """The page at `/`: one HTML file, and the headers that keep it to itself.
 
-Knows the file and HTTP headers. What the page does is in `page.html`, which asks the same API as every other client.
+Knows the file and HTTP headers. What the page does is in `page.html`, which asks the same API as
+every other client.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def router(service: Service) -> APIRouter:
     }
 
     async def page(request: Request) -> Response:
-        known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+        known = [
+            tag.strip().removeprefix("W/")
+            for tag in request.headers.get("if-none-match", "").split(",")
+        ]
         if headers["ETag"] in known or "*" in known:
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type="text/html")
@@ -43,8 +47,9 @@ def router(service: Service) -> APIRouter:
 
 
 def policy(html: str) -> str:
-    """Only the page's own script and style run, named by their hashes. Nothing is loaded and nothing is asked but this
-    server; no script may make HTML of text; nobody may frame the page."""
+    """Only the page's own script and style run, named by their hashes. Nothing is loaded and
+    nothing is asked but this server; no script may make HTML of text; nobody may frame the page.
+    """
     return "; ".join(
         (
             "default-src 'none'",

@@ -1,8 +1,9 @@
-"""Answers that go on without a listener: events are kept while they come, and whoever follows gets them from anywhere.
+"""Answers that go on without a listener: events are kept while they come, and whoever follows gets
+them from anywhere.
 
-A run consumes one generator of wire events in a task of its own. When it ends, however it ends, the stored response is
-finished: by the generator, or, if that could not, here. Knows the store, and of a Response its status, error and
-output; not how events are made.
+A run consumes one generator of wire events in a task of its own. When it ends, however it ends, the
+stored response is finished: by the generator, or, if that could not, here. Knows the store, and of
+a Response its status, error and output; not how events are made.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ log = logging.getLogger("ossia.server")
 Event = dict[str, Any]
 Why = Literal["cancelled", "stopped"]  # by the client, by the server's end
 
-LAST = {  # the event that a response of this status ends with; for "cancelled" the API has none of its own
+# the event that a response of this status ends with; for "cancelled" the API has none of its own
+LAST = {
     "completed": "response.completed",
     "failed": "response.failed",
     "incomplete": "response.incomplete",
@@ -36,16 +38,32 @@ CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
 
 class Runs:
-    """`store`: what it has in progress at this moment died with an earlier server, and is marked as failed.
+    """`store`: what it has in progress at this moment died with an earlier server, and is marked as
+    failed.
 
-    A generator of events is told of a cancel by `asyncio.CancelledError` at whatever it awaits. It should store the
-    response as cancelled with what there is so far, and may yield last events; if it does not, the response is marked
-    as cancelled here. If it ends without a last event, followers get one made of the stored response.
+    A generator of events is told of a cancel by `asyncio.CancelledError` at whatever it awaits. It
+    should store the response as cancelled with what there is so far, and may yield last events; if
+    it does not, the response is marked as cancelled here. If it ends without a last event,
+    followers get one made of the stored response.
     """
 
-    def __init__(self, store: Store, *, max_running: int = 256, max_bytes: int = 64 << 20, keep: float = 600.0) -> None:
-        """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for `keep` seconds."""
-        self.store, self.max_running, self.max_bytes, self.keep = store, max_running, max_bytes, keep
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_running: int = 256,
+        max_bytes: int = 64 << 20,
+        keep: float = 600.0,
+    ) -> None:
+        """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for
+        `keep` seconds.
+        """
+        self.store, self.max_running, self.max_bytes, self.keep = (
+            store,
+            max_running,
+            max_bytes,
+            keep,
+        )
         self._running: dict[tuple[str, str], _Run] = {}
         self._ended: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # the earliest first
         self._bytes = 0
@@ -54,8 +72,10 @@ class Runs:
             self._finish(stored, "failed", "the server stopped before the answer was complete")
 
     def start(self, owner: str, id: str, events: AsyncGenerator[Event, None]) -> None:
-        """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises `ApiError` (429,
-        503) if too many run already or the server goes down; `events` is untouched then."""
+        """Takes `events` (dicts with "type" and "sequence_number" from 0, +1) as they come. Raises
+        `ApiError` (429, 503) if too many run already or the server goes down; `events` is untouched
+        then.
+        """
         if self._closing:
             raise ApiError(503, "the server is stopping", headers={"Retry-After": "5"})
         if len(self._running) >= self.max_running:
@@ -69,9 +89,11 @@ class Runs:
         run.task.add_done_callback(lambda _: self._end(run))  # whatever ends it
 
     async def follow(self, owner: str, id: str, after: int = -1) -> AsyncGenerator[Event, None]:
-        """Events with a `sequence_number` above `after`, then those that come, until the last. If they are not kept
-        any more, a short stream made of the stored response. Closing this does not stop the run. What the run failed
-        of before its first event is raised here. Raises `ApiError` (404) if nothing is known of the response."""
+        """Events with a `sequence_number` above `after`, then those that come, until the last. If
+        they are not kept any more, a short stream made of the stored response. Closing this does
+        not stop the run. What the run failed of before its first event is raised here. Raises
+        `ApiError` (404) if nothing is known of the response.
+        """
         run = self._run(owner, id)
         if run is None or (run.is_ended and after + 1 < run.first):
             for event in self._replay(owner, id, after):
@@ -83,7 +105,9 @@ class Runs:
             while True:
                 while position < run.count:
                     if position < run.first:
-                        raise bad(f"events up to {run.first - 1} are not kept any more", "starting_after")
+                        raise bad(
+                            f"events up to {run.first - 1} are not kept any more", "starting_after"
+                        )
                     yield orjson.loads(run.events[position - run.first])
                     position += 1
                 if run.is_ended:
@@ -120,7 +144,9 @@ class Runs:
         return (owner, id) in self._running
 
     async def close(self, grace: float = 0.0) -> None:
-        """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked as failed."""
+        """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked
+        as failed.
+        """
         self._closing = True
         if self._running and grace > 0:
             await asyncio.wait(self._tasks(), timeout=grace)
@@ -151,7 +177,9 @@ class Runs:
                 log.exception("response %s failed", run.id)
 
     def _keep(self, run: _Run, event: Event) -> None:
-        assert event["sequence_number"] == run.count, f"event {event['sequence_number']} follows {run.count - 1}"
+        assert event["sequence_number"] == run.count, (
+            f"event {event['sequence_number']} follows {run.count - 1}"
+        )
         data = orjson.dumps(event)
         run.events.append(data)
         run.last, run.bytes = event["type"], run.bytes + len(data) + OVERHEAD
@@ -165,7 +193,11 @@ class Runs:
             stored = self.store.get(run.owner, run.id)
             if stored is not None:
                 stored = self._settle(run, stored)
-                if not (run.last in LAST.values() or run.last == "error" or (run.error and run.count == 0)):
+                if not (
+                    run.last in LAST.values()
+                    or run.last == "error"
+                    or (run.error and run.count == 0)
+                ):
                     response = stored.response
                     self._keep(run, _event(LAST[response["status"]], run.count, response=response))
         except StoreError:
@@ -179,16 +211,24 @@ class Runs:
 
     def _settle(self, run: _Run, stored: StoredResponse) -> StoredResponse:
         status = stored.response["status"]
-        if run.why == "stopped" and (not stored.is_finished or status == "cancelled"):  # nobody cancelled it
-            return self._finish(stored, "failed", "the server stopped before the answer was complete")
+        if run.why == "stopped" and (
+            not stored.is_finished or status == "cancelled"
+        ):  # nobody cancelled it
+            return self._finish(
+                stored, "failed", "the server stopped before the answer was complete"
+            )
         if stored.is_finished:
             return stored
         if run.why == "cancelled":
             return self._finish(stored, "cancelled")
         known = isinstance(run.error, ApiError)
-        return self._finish(stored, "failed", str(run.error) if known else "the server failed; its log says more")
+        return self._finish(
+            stored, "failed", str(run.error) if known else "the server failed; its log says more"
+        )
 
-    def _finish(self, stored: StoredResponse, status: str, message: str | None = None) -> StoredResponse:
+    def _finish(
+        self, stored: StoredResponse, status: str, message: str | None = None
+    ) -> StoredResponse:
         error = None if message is None else {"code": "server_error", "message": message}
         output = [
             item | {"status": "incomplete"} if item.get("status") == "in_progress" else item
@@ -206,8 +246,9 @@ class Runs:
         return self._running.get((owner, id)) or self._ended.get((owner, id))
 
     def _limit(self) -> None:
-        """Ended runs go first. If what runs is too much itself, the longest of it loses the first half of its events;
-        who follows it has them already."""
+        """Ended runs go first. If what runs is too much itself, the longest of it loses the first
+        half of its events; who follows it has them already.
+        """
         now = time.monotonic()
         while self._ended:
             run = next(iter(self._ended.values()))
@@ -225,7 +266,9 @@ class Runs:
     def _replay(self, owner: str, id: str, after: int) -> Iterator[Event]:
         stored = self.store.get(owner, id)
         if stored is None:
-            raise ApiError(404, f"there is no response {id!r}", param="response_id", code="response_not_found")
+            raise ApiError(
+                404, f"there is no response {id!r}", param="response_id", code="response_not_found"
+            )
         if not stored.is_finished:
             raise bad("the response is in progress and has no stream", "stream")
         return replayed(stored.response, after)
@@ -233,7 +276,9 @@ class Runs:
 
 @dataclass(eq=False)
 class _Run:
-    """`events` as JSON, `first` is the number of the first of them. `ended`: on the clock of `time.monotonic`."""
+    """`events` as JSON, `first` is the number of the first of them. `ended`: on the clock of
+    `time.monotonic`.
+    """
 
     owner: str
     id: str
@@ -282,13 +327,15 @@ class _Run:
 
 
 def replayed(response: dict[str, Any], after: int = -1) -> Iterator[Event]:
-    """A short stream that says what a finished response is, for events that are not kept: its items come whole. The
-    last event comes in any case, since it is what a client waits for."""
+    """A short stream that says what a finished response is, for events that are not kept: its items
+    come whole. The last event comes in any case, since it is what a client waits for.
+    """
     before = response | {"status": "in_progress", "output": [], "usage": None, "error": None}
     events = [_event(f"response.{kind}", 0, response=before) for kind in ("created", "in_progress")]
     for index, item in enumerate(response.get("output", ())):
         events += [
-            _event(f"response.output_item.{kind}", 0, output_index=index, item=item) for kind in ("added", "done")
+            _event(f"response.output_item.{kind}", 0, output_index=index, item=item)
+            for kind in ("added", "done")
         ]
     for number, event in enumerate(events):
         if number > after:

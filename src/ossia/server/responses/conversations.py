@@ -18,7 +18,15 @@ from starlette.responses import Response
 from ossia.server.access import caller_of
 from ossia.server.responses.conversations_items import checked_items, items_schema
 from ossia.server.responses.store import StoreFull
-from ossia.server.responses.stored import DELETED_SCHEMA, LIST_SCHEMA, Page, including, listed, paging, reply
+from ossia.server.responses.stored import (
+    DELETED_SCHEMA,
+    LIST_SCHEMA,
+    Page,
+    including,
+    listed,
+    paging,
+    reply,
+)
 from ossia.server.responses.types import ALWAYS, PAIRS, Wire, documented, small_metadata
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
@@ -35,8 +43,12 @@ def _is_metadata(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
-Metadata = Annotated[dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})]
-Items = Annotated[list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))]
+Metadata = Annotated[
+    dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})
+]
+Items = Annotated[
+    list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))
+]
 
 
 class NewConversation(Wire):
@@ -71,7 +83,9 @@ def no_conversation(id: str) -> ApiError:
 
 
 def no_item(id: str) -> ApiError:
-    return ApiError(404, f"there is no item {id!r} in this conversation", param="item_id", code="item_not_found")
+    return ApiError(
+        404, f"there is no item {id!r} in this conversation", param="item_id", code="item_not_found"
+    )
 
 
 @contextmanager
@@ -100,22 +114,30 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
     store = service.store
 
     @routes.post("", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
-    async def create_conversation(request: Request, body: NewConversation | None = None) -> Response:
+    async def create_conversation(
+        request: Request, body: NewConversation | None = None
+    ) -> Response:
         """A new conversation, with up to 20 items."""
         wanted = body or NewConversation()
         items = checked_items(wanted.items or ())
         with _room():
-            return reply(store.new_conversation(caller_of(request).name, wanted.metadata or {}, items))
+            return reply(
+                store.new_conversation(caller_of(request).name, wanted.metadata or {}, items)
+            )
 
     @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
     async def retrieve_conversation(request: Request, conversation_id: str) -> Response:
         return reply(_found(service, request, conversation_id))
 
     @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
-    async def update_conversation(request: Request, conversation_id: str, body: ConversationUpdate) -> Response:
+    async def update_conversation(
+        request: Request, conversation_id: str, body: ConversationUpdate
+    ) -> Response:
         """Replaces the metadata."""
         with _room():
-            updated = store.update_conversation(caller_of(request).name, conversation_id, body.metadata or {})
+            updated = store.update_conversation(
+                caller_of(request).name, conversation_id, body.metadata or {}
+            )
         if updated is None:
             raise no_conversation(conversation_id)
         return reply(updated)
@@ -136,7 +158,9 @@ def _add_items(routes: APIRouter, service: Service) -> None:
         responses=documented(LIST_SCHEMA, *ALWAYS),
         dependencies=[Depends(including)],
     )
-    async def list_items(request: Request, conversation_id: str, page: Annotated[Page, Depends(paging)]) -> Response:
+    async def list_items(
+        request: Request, conversation_id: str, page: Annotated[Page, Depends(paging)]
+    ) -> Response:
         _found(service, request, conversation_id)
         return reply(page.of(store.items(caller_of(request).name, conversation_id)))
 
@@ -146,11 +170,15 @@ def _add_items(routes: APIRouter, service: Service) -> None:
         dependencies=[Depends(including)],
     )
     async def create_items(request: Request, conversation_id: str, body: NewItems) -> Response:
-        """Adds up to 20 items at the end. One without an id, or with one that is taken, gets a new one."""
+        """Adds up to 20 items at the end. One without an id, or with one that is taken, gets a new
+        one.
+        """
         items = checked_items(body.items)
         try:
             with _room():
-                return reply(listed(store.add_items(caller_of(request).name, conversation_id, items)))
+                return reply(
+                    listed(store.add_items(caller_of(request).name, conversation_id, items))
+                )
         except KeyError as error:
             raise no_conversation(conversation_id) from error
 
@@ -166,7 +194,9 @@ def _add_items(routes: APIRouter, service: Service) -> None:
             raise no_item(item_id)
         return reply(found)
 
-    @routes.delete("/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.delete(
+        "/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS)
+    )
     async def delete_item(request: Request, conversation_id: str, item_id: str) -> Response:
         """Answers with the conversation."""
         found = _found(service, request, conversation_id)

@@ -1,7 +1,7 @@
 """Items that a client puts into a conversation: checked, and in the form in which they are listed.
 
-A conversation may be read long after it was written, so that what no model could read is refused when it comes. Knows
-wire items only. Fields that are not known are kept.
+A conversation may be read long after it was written, so that what no model could read is refused
+when it comes. Knows wire items only. Fields that are not known are kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from ossia.server.wire.errors import bad
 Item = dict[str, Any]
 TEXT = (str,)
 TEXT_OR_PARTS = (str, list)
-FIELDS: dict[str, dict[str, tuple[type, ...]]] = {  # of each type of item, those that it has to have
+FIELDS: dict[
+    str, dict[str, tuple[type, ...]]
+] = {  # of each type of item, those that it has to have
     "message": {"role": TEXT, "content": TEXT_OR_PARTS},
     "reasoning": {"summary": (list,)},
     "function_call": {"call_id": TEXT, "name": TEXT, "arguments": TEXT},
@@ -52,7 +54,11 @@ JSON_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object"}
 
 def items_schema(most: int) -> dict[str, Any]:
     """Of what `checked_items` takes, for OpenAPI."""
-    return {"type": "array", "maxItems": most, "items": {"anyOf": [_schema(kind) for kind in FIELDS]}}
+    return {
+        "type": "array",
+        "maxItems": most,
+        "items": {"anyOf": [_schema(kind) for kind in FIELDS]},
+    }
 
 
 def _schema(kind: str) -> dict[str, Any]:
@@ -64,7 +70,10 @@ def _schema(kind: str) -> dict[str, Any]:
         properties |= {"role": {"enum": list(ROLES)}, "phase": {"enum": list(PHASES)}}
         properties["content"] = {"anyOf": [{"type": "string"}, _parts_schema(*PARTS)]}
     if kind == "reasoning":
-        properties |= {"summary": _parts_schema("summary_text"), "content": _parts_schema("reasoning_text")}
+        properties |= {
+            "summary": _parts_schema("summary_text"),
+            "content": _parts_schema("reasoning_text"),
+        }
     return {"type": "object", "required": ["type", *FIELDS[kind]], "properties": properties}
 
 
@@ -74,7 +83,11 @@ def _parts_schema(*kinds: str) -> dict[str, Any]:
             "type": "object",
             "required": ["type", PARTS[kind]],
             "properties": {"type": {"const": kind}, PARTS[kind]: {"type": "string"}}
-            | ({"annotations": {"type": "array"}, "logprobs": {"type": "array"}} if kind == "output_text" else {}),
+            | (
+                {"annotations": {"type": "array"}, "logprobs": {"type": "array"}}
+                if kind == "output_text"
+                else {}
+            ),
         }
         for kind in kinds
     ]
@@ -100,7 +113,9 @@ def _checked(given: Any, where: str) -> Item:
         raise bad(f"{place}: {kind!r} is none of {', '.join(FIELDS)}", place)
     if kind == "reasoning":
         item.setdefault("summary", [])
-    for key, types in (FIELDS[kind] | {key: OPTIONAL[key] for key in OPTIONAL if key in item}).items():
+    for key, types in (
+        FIELDS[kind] | {key: OPTIONAL[key] for key in OPTIONAL if key in item}
+    ).items():
         _check(item.get(key), types, f"{where}.{key}")
     if kind == "message":
         _message(item, where)

@@ -1,6 +1,8 @@
-"""Creating responses: a request prepared, its answer as one stream of wire events, and what is kept of it.
+"""Creating responses: a request prepared, its answer as one stream of wire events, and what is kept
+of it.
 
-Knows the service, the store's and the runs' interfaces, and the book that writes events; nothing of HTTP.
+Knows the service, the store's and the runs' interfaces, and the book that writes events; nothing of
+HTTP.
 """
 
 from __future__ import annotations
@@ -63,7 +65,12 @@ class Creator:
     async def read(self, body: PromptRequest, caller: Caller, **limits: int | None) -> Prompt:
         self.service.check_model(body.model)
         return await read_prompt(
-            self.service, self.service.sealer, lambda id: self._item(caller.name, id), body, caller, **limits
+            self.service,
+            self.service.sealer,
+            lambda id: self._item(caller.name, id),
+            body,
+            caller,
+            **limits,
         )
 
     async def prepare(self, body: ResponseRequest, caller: Caller) -> Making:
@@ -72,8 +79,13 @@ class Creator:
             if getattr(body, name) is not None:
                 raise bad(f"{name} is not supported by this server", name, "unsupported_parameter")
         if body.background and not body.is_stored:
-            raise bad("a response in the background must be stored: nobody could get it otherwise", "store")
-        prompt = await self.read(body, caller, max_calls=body.max_tool_calls, max_output=body.max_output_tokens)
+            raise bad(
+                "a response in the background must be stored: nobody could get it otherwise",
+                "store",
+            )
+        prompt = await self.read(
+            body, caller, max_calls=body.max_tool_calls, max_output=body.max_output_tokens
+        )
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self._sampling(body, wants_logprobs)
         ask = Ask(
@@ -87,12 +99,16 @@ class Creator:
         )
         look = Look(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
-            seal=self.service.sealer.seal if "reasoning.encrypted_content" in body.includes else None,
+            seal=self.service.sealer.seal
+            if "reasoning.encrypted_content" in body.includes
+            else None,
             logprobs=wants_logprobs,
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        return Making(body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), look))
+        return Making(
+            body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), look)
+        )
 
     def _sampling(self, body: ResponseRequest, logprobs: bool) -> SamplingParams:
         bias = None
@@ -115,7 +131,9 @@ class Creator:
             max_tokens=body.max_output_tokens,
         )
 
-    def _response(self, body: ResponseRequest, prompt: Prompt, params: SamplingParams) -> dict[str, Any]:
+    def _response(
+        self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
+    ) -> dict[str, Any]:
         """The Response object, with what is in effect where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
@@ -139,7 +157,8 @@ class Creator:
             "conversation": {"id": conversation} if conversation is not None else None,
             "prompt_cache_key": body.prompt_cache_key,
             "reasoning": {
-                "effort": (reasoning.effort if reasoning is not None else None) or prompt.effort.level,
+                "effort": (reasoning.effort if reasoning is not None else None)
+                or prompt.effort.level,
                 "summary": reasoning.wants_summary if reasoning is not None else None,
                 "context": None,
             },
@@ -163,10 +182,12 @@ class Creator:
     # The answer
 
     async def events(self, making: Making, patience: float) -> AsyncGenerator[Event, None]:
-        """The wire events. What is refused before the first event is raised; after `patience` seconds without an event
-        of the model the stream begins all the same, and what goes wrong from then on is a `response.failed`.
+        """The wire events. What is refused before the first event is raised; after `patience`
+        seconds without an event of the model the stream begins all the same, and what goes wrong
+        from then on is a `response.failed`.
 
-        If this is closed or cancelled, the response is kept as cancelled."""
+        If this is closed or cancelled, the response is kept as cancelled.
+        """
         book = making.book
         answers = self.service.answer(making.ask, making.caller)
         try:
@@ -205,18 +226,27 @@ class Creator:
     # What is kept
 
     def _keep(self, making: Making) -> None:
-        """For who comes back: the store's entry, the conversation's items, and the reasoning that led to calls."""
+        """For who comes back: the store's entry, the conversation's items, and the reasoning that
+        led to calls.
+        """
         book, body, owner, prompt = making.book, making.body, making.caller.name, making.prompt
         if book.end is not None:
             thoughts = thoughts_before_calls(making.ask, book.end.messages)
             self.service.remember_thoughts(making.caller, book.call_ids, thoughts)
         if body.is_stored:
-            self.service.store.put(StoredResponse(making.id, owner, book.response, prompt.history, prompt.input))
+            self.service.store.put(
+                StoredResponse(making.id, owner, book.response, prompt.history, prompt.input)
+            )
             self._know(making)
         if body.conversation_id is not None and book.end is not None:
             try:
-                self.service.store.add_items(owner, body.conversation_id, [*prompt.input, *book.response["output"]])
-            except (KeyError, OssiaError) as error:  # gone meanwhile, or full: the answer is there all the same
+                self.service.store.add_items(
+                    owner, body.conversation_id, [*prompt.input, *book.response["output"]]
+                )
+            except (
+                KeyError,
+                OssiaError,
+            ) as error:  # gone meanwhile, or full: the answer is there all the same
                 log.warning("conversation %s does not grow: %r", body.conversation_id, error)
 
     # Items that a reference means without naming the response that they are from
@@ -234,12 +264,18 @@ class Creator:
         stored = self.service.store.get(owner, made) if made is not None else None
         if stored is None:
             return None
-        return next((item for item in (*stored.input, *stored.response["output"]) if item["id"] == id), None)
+        return next(
+            (item for item in (*stored.input, *stored.response["output"]) if item["id"] == id), None
+        )
 
 
 def thoughts_before_calls(ask: Ask, messages: Sequence[Message]) -> list[Message]:
     """What an answer says before it calls for the first time what the client carries out."""
-    builtin = {recipient for recipient, callee in ask.tools.by_recipient.items() if callee.kind == "builtin"}
+    builtin = {
+        recipient
+        for recipient, callee in ask.tools.by_recipient.items()
+        if callee.kind == "builtin"
+    }
     before: list[Message] = []
     for message in messages:
         if message.role == "assistant" and message.recipient not in (*NOBODY, *builtin):
@@ -248,7 +284,9 @@ def thoughts_before_calls(ask: Ask, messages: Sequence[Message]) -> list[Message
     return before
 
 
-async def _patient(events: AsyncGenerator[AnswerEvent, None], patience: float) -> AsyncGenerator[AnswerEvent | None]:
+async def _patient(
+    events: AsyncGenerator[AnswerEvent, None], patience: float
+) -> AsyncGenerator[AnswerEvent | None]:
     """The events; before them None if the first is not there after `patience` seconds."""
     async with aclosing(events):
         first = asyncio.ensure_future(_next(events))

@@ -1,6 +1,8 @@
-"""Input items of the Responses API: how they are kept, and the Harmony messages that they stand for.
+"""Input items of the Responses API: how they are kept, and the Harmony messages that they stand
+for.
 
-Knows wire items and messages; nothing of tools' schemas, of engines or of HTTP. Every complaint names the item.
+Knows wire items and messages; nothing of tools' schemas, of engines or of HTTP. Every complaint
+names the item.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ TEXT_PARTS = {
     "reasoning_text": "text",
     "refusal": "refusal",
 }
-READ = tuple(kind for kind in PREFIXES if kind != "compaction")  # what stands in one nobody here can say
+READ = tuple(
+    kind for kind in PREFIXES if kind != "compaction"
+)  # what stands in one nobody here can say
 CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
@@ -39,12 +43,21 @@ UNREADABLE = "error: this part of the result is {}, and the model reads text onl
 
 
 def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
-    """A request's input as items with types and ids. `find` knows what an item_reference may mean. Raises `ApiError`
-    for what is no item; their contents are checked by `Reader`."""
+    """A request's input as items with types and ids. `find` knows what an item_reference may mean.
+    Raises `ApiError` for what is no item; their contents are checked by `Reader`.
+    """
     if wanted is None:
         return []
     if isinstance(wanted, str):
-        return [_with_id({"type": "message", "role": "user", "content": [{"type": "input_text", "text": wanted}]})]
+        return [
+            _with_id(
+                {
+                    "type": "message",
+                    "role": "user",
+                    "content": [{"type": "input_text", "text": wanted}],
+                }
+            )
+        ]
     if not isinstance(wanted, Sequence):
         raise bad("input must be a string or a list of items", "input")
     items: list[Item] = []
@@ -56,7 +69,9 @@ def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
     return items
 
 
-def _item(item: Item, where: str, before: Sequence[Item], find: Callable[[str], Item | None]) -> Item:
+def _item(
+    item: Item, where: str, before: Sequence[Item], find: Callable[[str], Item | None]
+) -> Item:
     kind = item.get("type")
     if kind is not None and not isinstance(kind, str):
         raise bad(f"{where}.type must be a string", f"{where}.type")
@@ -64,13 +79,22 @@ def _item(item: Item, where: str, before: Sequence[Item], find: Callable[[str], 
         kind = "message"
     if kind == "item_reference" or (kind is None and isinstance(item.get("id"), str)):
         id = item.get("id")
-        found = next((each for each in before if each.get("id") == id), None) if id is not None else None
+        found = (
+            next((each for each in before if each.get("id") == id), None)
+            if id is not None
+            else None
+        )
         found = found or (find(id) if isinstance(id, str) else None)
         if found is None:
-            raise bad(f"{where}: there is no item {id!r} that this server still knows; send the item itself", where)
+            raise bad(
+                f"{where}: there is no item {id!r} that this server still knows; send the item itself",
+                where,
+            )
         return found
     if kind not in READ:
-        raise bad(f"{where}: {kind!r} is no type of item that this server reads: {', '.join(READ)}", where)
+        raise bad(
+            f"{where}: {kind!r} is no type of item that this server reads: {', '.join(READ)}", where
+        )
     return _with_id({**item, "type": kind})
 
 
@@ -83,7 +107,9 @@ def _with_id(item: Item) -> Item:
     if item["type"] == "message" and isinstance(item.get("content"), str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
         part = {"type": kind, "text": item["content"]}
-        item["content"] = [part | {"annotations": [], "logprobs": []} if kind == "output_text" else part]
+        item["content"] = [
+            part | {"annotations": [], "logprobs": []} if kind == "output_text" else part
+        ]
     return item
 
 
@@ -94,8 +120,9 @@ def _with_id(item: Item) -> Item:
 class Reader:
     """Items to messages, in order.
 
-    `thoughts_before`: what is remembered of the reasoning before a call, by its id. `first`: where the items begin that
-    the client has just sent, as `input`; those before it were checked when they came, from the field `before`.
+    `thoughts_before`: what is remembered of the reasoning before a call, by its id. `first`: where
+    the items begin that the client has just sent, as `input`; those before it were checked when
+    they came, from the field `before`.
     """
 
     sealer: Sealer
@@ -106,7 +133,8 @@ class Reader:
     messages: list[Message] = field(default_factory=list)
     _callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
     _begin: int = 0  # of the messages that the model wrote last, without a break
-    _hosted: bool = False  # whether calls of the server's tools, whose results items do not tell, belong to them
+    # whether calls of the server's tools, whose results items do not tell, belong to them
+    _hosted: bool = False
 
     def read(self, items: Sequence[Item]) -> None:
         """Raises `ApiError` naming the item that cannot be read."""
@@ -136,11 +164,15 @@ class Reader:
     def _message(self, item: Item, where: str, calls_follow: bool) -> None:
         role, text = item.get("role"), _content(item.get("content"), f"{where}.content")
         if role not in ROLES:
-            raise bad(f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}", f"{where}.role")
+            raise bad(
+                f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}", f"{where}.role"
+            )
         if role == "assistant":
             phase = item.get("phase")
             is_preamble = calls_follow if phase is None else phase == "commentary"
-            self._add(Message(Role.ASSISTANT, text, channel="commentary" if is_preamble else "final"))
+            self._add(
+                Message(Role.ASSISTANT, text, channel="commentary" if is_preamble else "final")
+            )
         elif role == "user":
             self._add(Message(Role.USER, text))
         elif not self.messages:
@@ -157,7 +189,9 @@ class Reader:
                 text = self.sealer.open(sealed)
             except SealError as error:
                 place = f"{where}.encrypted_content"
-                raise bad(f"{place} cannot be read: {error}", place, "invalid_encrypted_content") from error
+                raise bad(
+                    f"{place} cannot be read: {error}", place, "invalid_encrypted_content"
+                ) from error
         if text:
             self._add(Message(Role.ASSISTANT, text, channel="analysis"))
 
@@ -176,7 +210,9 @@ class Reader:
         """The reasoning before the call that the client has not sent back."""
         sent = self.messages[self._begin :]
         is_whole = any(message.channel == "analysis" for message in sent) and not self._hosted
-        if is_whole or any(message.recipient and message.channel == "commentary" for message in sent):
+        if is_whole or any(
+            message.recipient and message.channel == "commentary" for message in sent
+        ):
             return  # it is there, or this is not the first call
         if remembered := self.thoughts_before(call_id):
             self.messages[self._begin :] = remembered
@@ -196,7 +232,12 @@ class Reader:
         """Code that the server ran, if its output is there; else it is as if it had not been."""
         code, outputs = item.get("code"), item.get("outputs")
         self._hosted = True
-        if isinstance(code, str) and isinstance(outputs, Sequence) and not isinstance(outputs, str) and outputs:
+        if (
+            isinstance(code, str)
+            and isinstance(outputs, Sequence)
+            and not isinstance(outputs, str)
+            and outputs
+        ):
             logs = [each.get("logs") for each in outputs if isinstance(each, Mapping)]
             text = "\n".join(log for log in logs if isinstance(log, str))
             self.messages.append(Message(Role.ASSISTANT, code, None, "analysis", "python", "code"))
@@ -204,7 +245,9 @@ class Reader:
 
 
 def _calls_follow(items: Sequence[Item], n: int) -> bool:
-    """Whether a message of the assistant without a phase is a preamble: calls, or reasoning and calls, come next."""
+    """Whether a message of the assistant without a phase is a preamble: calls, or reasoning and
+    calls, come next.
+    """
     for at in range(n + 1, len(items)):
         if items[at]["type"] != "reasoning":
             return items[at]["type"] in CALLS + HOSTED_CALLS
@@ -225,7 +268,9 @@ def _part(part: Any, where: str) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     key = TEXT_PARTS.get(str(kind))
     if key is None:
-        raise bad(f"{where}: the model reads text only, not {_named(part)}", where, "unsupported_content")
+        raise bad(
+            f"{where}: the model reads text only, not {_named(part)}", where, "unsupported_content"
+        )
     return _string(part, key, where)
 
 
@@ -235,8 +280,9 @@ def _named(part: Any) -> str:
 
 
 def _result(output: Any, where: str) -> str:
-    """What a tool answered. Of an image or file the model is told that it cannot see it: the tool has run, and refusing
-    its result would end the conversation for good."""
+    """What a tool answered. Of an image or file the model is told that it cannot see it: the tool
+    has run, and refusing its result would end the conversation for good.
+    """
     if isinstance(output, str):
         return output
     if isinstance(output, Sequence):
@@ -250,7 +296,11 @@ def _result_part(part: Any, where: str) -> str:
     try:
         return _part(part, where)
     except ApiError as error:
-        if error.code == "unsupported_content" and isinstance(part, Mapping) and isinstance(part.get("type"), str):
+        if (
+            error.code == "unsupported_content"
+            and isinstance(part, Mapping)
+            and isinstance(part.get("type"), str)
+        ):
             return UNREADABLE.format(part["type"])
         raise
 
@@ -272,8 +322,9 @@ def _word(data: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def droppable(items: Sequence[Item]) -> list[int]:
-    """Indexes of the items that `truncation: auto` may leave out, the oldest first: not the instructions at the
-    beginning, nor anything from the last user's message on."""
+    """Indexes of the items that `truncation: auto` may leave out, the oldest first: not the
+    instructions at the beginning, nor anything from the last user's message on.
+    """
     lead = 0
     while lead < len(items) and items[lead].get("role") in ("system", "developer"):
         lead += 1
@@ -282,8 +333,16 @@ def droppable(items: Sequence[Item]) -> list[int]:
 
 
 def without_first(items: Sequence[Item], count: int) -> list[Item]:
-    """The items without the first `count` of those that are `droppable`, and without results whose calls are gone."""
+    """The items without the first `count` of those that are `droppable`, and without results whose
+    calls are gone.
+    """
     gone = set(droppable(items)[:count])
     left = [item for n, item in enumerate(items) if n not in gone]
-    calls = {str(item.get("call_id")) for n, item in enumerate(items) if n in gone and item["type"] in CALLS}
-    return [item for item in left if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)]
+    calls = {
+        str(item.get("call_id"))
+        for n, item in enumerate(items)
+        if n in gone and item["type"] in CALLS
+    }
+    return [
+        item for item in left if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
+    ]

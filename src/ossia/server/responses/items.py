@@ -1,7 +1,9 @@
-"""One output item of a response: the wire events from its beginning to its end, and the item they add up to.
+"""One output item of a response: the wire events from its beginning to its end, and the item they
+add up to.
 
-Each writer is for one kind of neutral item. It yields (type, fields); who owns the stream adds the sequence number.
-Knows the item and how much of it the client wants to see; nothing of the response around it.
+Each writer is for one kind of neutral item. It yields (type, fields); who owns the stream adds the
+sequence number. Knows the item and how much of it the client wants to see; nothing of the response
+around it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any
 from ossia.server.events import BuiltinCalled, Called, Item, ItemDelta, Said, Thought, TokenLogprob
 
 Wire = tuple[str, dict[str, Any]]
-CITATION = re.compile(r"【(\d+)†[^】]*】")  # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+CITATION = re.compile(
+    r"【(\d+)†[^】]*】"
+)  # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
 SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 LONGEST = 300  # characters of a summary's sentence
@@ -32,8 +36,9 @@ class Look:
 
 
 class Writer:
-    """`start`, any number of `delta`, `stage` for calls that the server carries out, `end`. `item` is always what the
-    events so far add up to, apart from text in the midst, which `partial` adds."""
+    """`start`, any number of `delta`, `stage` for calls that the server carries out, `end`. `item`
+    is always what the events so far add up to, apart from text in the midst, which `partial` adds.
+    """
 
     def __init__(self, output_index: int, item: dict[str, Any], look: Look) -> None:
         self.item, self.look = item, look
@@ -45,11 +50,17 @@ class Writer:
         return "".join(self.parts)
 
     def added(self) -> Wire:
-        return "response.output_item.added", {"output_index": self.place["output_index"], "item": dict(self.item)}
+        return "response.output_item.added", {
+            "output_index": self.place["output_index"],
+            "item": dict(self.item),
+        }
 
     def done(self, item: dict[str, Any]) -> Wire:
         self.item = item
-        return "response.output_item.done", {"output_index": self.place["output_index"], "item": item}
+        return "response.output_item.done", {
+            "output_index": self.place["output_index"],
+            "item": item,
+        }
 
     def start(self) -> Iterator[Wire]:
         yield self.added()
@@ -70,13 +81,22 @@ class Writer:
 
 class ReasoningWriter(Writer):
     def __init__(self, output_index: int, thought: Thought, look: Look) -> None:
-        item = {"id": thought.id, "type": "reasoning", "summary": [], "content": [], "status": "in_progress"}
+        item = {
+            "id": thought.id,
+            "type": "reasoning",
+            "summary": [],
+            "content": [],
+            "status": "in_progress",
+        }
         super().__init__(output_index, item, look)
         self.place_part = {**self.place, "content_index": 0}
 
     def start(self) -> Iterator[Wire]:
         yield self.added()
-        yield "response.content_part.added", {**self.place_part, "part": {"type": "reasoning_text", "text": ""}}
+        yield (
+            "response.content_part.added",
+            {**self.place_part, "part": {"type": "reasoning_text", "text": ""}},
+        )
 
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
         self.parts.append(delta.text)
@@ -94,7 +114,10 @@ class ReasoningWriter(Writer):
     def _summarized(self, summary: str) -> Iterator[Wire]:
         place = {**self.place, "summary_index": 0}
         part = {"type": "summary_text", "text": summary}
-        yield "response.reasoning_summary_part.added", {**place, "part": {"type": "summary_text", "text": ""}}
+        yield (
+            "response.reasoning_summary_part.added",
+            {**place, "part": {"type": "summary_text", "text": ""}},
+        )
         yield "response.reasoning_summary_text.delta", {**place, "delta": summary}
         yield "response.reasoning_summary_text.done", {**place, "text": summary}
         yield "response.reasoning_summary_part.done", {**place, "part": part}
@@ -106,24 +129,32 @@ class ReasoningWriter(Writer):
             "content": [{"type": "reasoning_text", "text": text}],
             "status": status,
         }
-        return whole | ({"encrypted_content": self.look.seal(text)} if self.look.seal is not None else {})
+        return whole | (
+            {"encrypted_content": self.look.seal(text)} if self.look.seal is not None else {}
+        )
 
     def partial(self) -> dict[str, Any]:
         return self._whole(self.text, "", "incomplete")
 
 
 def summary_of(text: str, detail: str) -> str:
-    """A summary made of the reasoning's own words: the first sentence of every paragraph, of the first few that have
-    one; a paragraph each. No model writes it, so it costs nothing and adds nothing."""
+    """A summary made of the reasoning's own words: the first sentence of every paragraph, of the
+    first few that have one; a paragraph each. No model writes it, so it costs nothing and adds
+    nothing.
+    """
     paragraphs = [paragraph.strip() for paragraph in re.split(r"\n\s*\n", text)]
     sentences = [SENTENCE.split(paragraph, maxsplit=1)[0] for paragraph in paragraphs if paragraph]
-    return "\n\n".join(sentence[:LONGEST] for sentence in sentences[: SUMMARY.get(detail, SUMMARY["auto"])])
+    return "\n\n".join(
+        sentence[:LONGEST] for sentence in sentences[: SUMMARY.get(detail, SUMMARY["auto"])]
+    )
 
 
 class MessageWriter(Writer):
     """`pages`: what the browser has shown in this answer, by its cursor, for citations."""
 
-    def __init__(self, output_index: int, said: Said, look: Look, pages: dict[int, dict[str, Any]]) -> None:
+    def __init__(
+        self, output_index: int, said: Said, look: Look, pages: dict[int, dict[str, Any]]
+    ) -> None:
         item = {
             "id": said.id,
             "type": "message",
@@ -145,7 +176,10 @@ class MessageWriter(Writer):
         self.parts.append(delta.text)
         logprobs = wire_logprobs(delta.logprobs) if self.look.logprobs else []
         self.logprobs += logprobs
-        yield "response.output_text.delta", {**self.place_part, "delta": delta.text, "logprobs": logprobs}
+        yield (
+            "response.output_text.delta",
+            {**self.place_part, "delta": delta.text, "logprobs": logprobs},
+        )
 
     def end(self, item: Said, complete: bool) -> Iterator[Wire]:
         annotations = list(citations(item.text, self.pages))
@@ -153,16 +187,27 @@ class MessageWriter(Writer):
             fields = {**self.place_part, "annotation_index": n, "annotation": annotation}
             yield "response.output_text.annotation.added", fields
         logprobs = wire_logprobs(item.logprobs) if self.look.logprobs else []
-        yield "response.output_text.done", {**self.place_part, "text": item.text, "logprobs": logprobs}
+        yield (
+            "response.output_text.done",
+            {**self.place_part, "text": item.text, "logprobs": logprobs},
+        )
         part = _output_text(item.text, annotations, logprobs)
         yield "response.content_part.done", {**self.place_part, "part": part}
-        yield self.done({**self.item, "status": "completed" if complete else "incomplete", "content": [part]})
+        yield self.done(
+            {**self.item, "status": "completed" if complete else "incomplete", "content": [part]}
+        )
 
     def partial(self) -> dict[str, Any]:
-        return {**self.item, "status": "incomplete", "content": [_output_text(self.text, [], self.logprobs)]}
+        return {
+            **self.item,
+            "status": "incomplete",
+            "content": [_output_text(self.text, [], self.logprobs)],
+        }
 
 
-def _output_text(text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+def _output_text(
+    text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
 
 
@@ -204,7 +249,9 @@ class CallWriter(Writer):
             self.key: "",
         }
         super().__init__(
-            output_index, item | ({"namespace": called.namespace} if called.namespace is not None else {}), look
+            output_index,
+            item | ({"namespace": called.namespace} if called.namespace is not None else {}),
+            look,
         )
 
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
@@ -213,7 +260,9 @@ class CallWriter(Writer):
 
     def end(self, item: Called, complete: bool) -> Iterator[Wire]:
         yield f"response.{self.event}.done", {**self.place, self.key: item.text}
-        yield self.done({**self.item, "status": "completed" if complete else "incomplete", self.key: item.text})
+        yield self.done(
+            {**self.item, "status": "completed" if complete else "incomplete", self.key: item.text}
+        )
 
     def partial(self) -> dict[str, Any]:
         return {**self.item, "status": "incomplete", self.key: self.text}
@@ -222,7 +271,9 @@ class CallWriter(Writer):
 class SearchWriter(Writer):
     """A call of the browser. What it has shown goes to `pages`."""
 
-    def __init__(self, output_index: int, called: BuiltinCalled, look: Look, pages: dict[int, dict[str, Any]]) -> None:
+    def __init__(
+        self, output_index: int, called: BuiltinCalled, look: Look, pages: dict[int, dict[str, Any]]
+    ) -> None:
         item = {"id": called.id, "type": "web_search_call", "status": "in_progress"}
         super().__init__(output_index, item, look)
         self.pages = pages
@@ -264,7 +315,9 @@ class SearchWriter(Writer):
 class CodeWriter(Writer):
     """A call of python."""
 
-    def __init__(self, output_index: int, called: BuiltinCalled, look: Look, container: str) -> None:
+    def __init__(
+        self, output_index: int, called: BuiltinCalled, look: Look, container: str
+    ) -> None:
         item = {
             "id": called.id,
             "type": "code_interpreter_call",
@@ -300,7 +353,9 @@ class CodeWriter(Writer):
         return {**self.item, "status": "incomplete", "code": self.text}
 
 
-def writer_of(output_index: int, item: Item, look: Look, pages: dict[int, dict[str, Any]], container: str) -> Writer:
+def writer_of(
+    output_index: int, item: Item, look: Look, pages: dict[int, dict[str, Any]], container: str
+) -> Writer:
     match item:
         case Thought():
             return ReasoningWriter(output_index, item, look)

@@ -1,4 +1,5 @@
-"""An answer as the Responses API says it: one stream of wire events, and the Response that they add up to.
+"""An answer as the Responses API says it: one stream of wire events, and the Response that they add
+up to.
 
     book = ResponseBook(response, look)
     events = [*book.begin(), *book.write(answer_event), ..., *book.fail(error)]
@@ -28,7 +29,10 @@ from ossia.server.responses.items import Look, Wire, Writer, writer_of
 from ossia.server.wire.errors import ApiError
 
 Event = dict[str, Any]
-FAILURES = {400: "invalid_prompt", 429: "rate_limit_exceeded"}  # codes that a failed response has, by status
+FAILURES = {
+    400: "invalid_prompt",
+    429: "rate_limit_exceeded",
+}  # codes that a failed response has, by status
 
 
 def wire_usage(usage: Usage) -> dict[str, Any]:
@@ -74,7 +78,9 @@ class ResponseBook:
             case ItemStart(index=index, item=item):
                 place = self._places[index] = len(self.response["output"])
                 container = "cntr_" + self.response["id"].removeprefix("resp_")
-                writer = self._open[index] = writer_of(place, item, self.look, self._pages, container)
+                writer = self._open[index] = writer_of(
+                    place, item, self.look, self._pages, container
+                )
                 self.response["output"].append(writer.item)
                 yield from self._events(writer.start())
             case BuiltinStage(index=index, item=item):
@@ -103,12 +109,17 @@ class ResponseBook:
     def fail(self, error: ApiError) -> Iterator[Event]:
         """The answer broke off by our fault."""
         self._close_items()
-        self.response["error"] = {"code": FAILURES.get(error.status, "server_error"), "message": error.message}
+        self.response["error"] = {
+            "code": FAILURES.get(error.status, "server_error"),
+            "message": error.message,
+        }
         self.response["usage"] = wire_usage(self._usage)
         yield self._last("failed")
 
     def cancel(self) -> None:
-        """The answer was stopped from outside: nobody is told, but what there is so far is the response."""
+        """The answer was stopped from outside: nobody is told, but what there is so far is the
+        response.
+        """
         self._close_items()
         self.response["usage"] = wire_usage(self._usage)
         self.response["status"] = "cancelled"
@@ -125,7 +136,9 @@ class ResponseBook:
 
     def _whole(self, type: str) -> Event:
         """An event with the response as it is now."""
-        return self._numbered(type, {"response": {**self.response, "output": list(self.response["output"])}})
+        return self._numbered(
+            type, {"response": {**self.response, "output": list(self.response["output"])}}
+        )
 
     def _events(self, wires: Iterable[Wire]) -> Iterator[Event]:
         for type, fields in wires:

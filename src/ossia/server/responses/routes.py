@@ -1,7 +1,7 @@
 """POST /v1/responses and /v1/responses/input_tokens: thin routes over `create.py`.
 
-Who listens and how long is decided here: a plain answer, a stream, or a run in the background. What is stored is read,
-cancelled and deleted by the routes of `stored.py`.
+Who listens and how long is decided here: a plain answer, a stream, or a run in the background. What
+is stored is read, cancelled and deleted by the routes of `stored.py`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,20 @@ def router(service: Service) -> APIRouter:
         made = creator.events(making, 0.0 if body.background else keepalive)
         first, events = await until_disconnected(request, first_of(made))
         if not body.background:
-            return streamed(_listen(service, making, events) if body.is_stored else events, -1, keepalive)
+            return streamed(
+                _listen(service, making, events) if body.is_stored else events, -1, keepalive
+            )
         assert first is not None
         try:
             service.runs.start(making.caller.name, making.id, events)
         except ApiError:
             await made.aclose()
             raise
-        return streamed(_follow(service, making), -1, keepalive) if body.stream else reply(first["response"])
+        return (
+            streamed(_follow(service, making), -1, keepalive)
+            if body.stream
+            else reply(first["response"])
+        )
 
     @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA, *ALWAYS))
     async def count(body: PromptRequest, request: Request) -> Response:
@@ -66,9 +72,13 @@ def _follow(service: Service, making: Making) -> AsyncGenerator[Event, None]:
     return service.runs.follow(making.caller.name, making.id)
 
 
-async def _listen(service: Service, making: Making, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """A run that somebody listens to from its beginning, and that ends when they go. It starts when they begin to
-    listen: who is gone by then leaves nothing running. Where there is no room for a run, the events come directly."""
+async def _listen(
+    service: Service, making: Making, events: AsyncGenerator[Event, None]
+) -> AsyncGenerator[Event, None]:
+    """A run that somebody listens to from its beginning, and that ends when they go. It starts when
+    they begin to listen: who is gone by then leaves nothing running. Where there is no room for a
+    run, the events come directly.
+    """
     try:
         service.runs.start(making.caller.name, making.id, events)
     except ApiError:

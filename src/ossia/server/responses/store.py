@@ -1,11 +1,13 @@
 """Responses and conversations that clients can come back for: one SQLite file, or memory.
 
-Holds wire items (the JSON that clients send and get) and does not look into them, apart from their ids. What belongs
-to one owner does not exist for another. Everything goes at its time: `ttl` seconds after it was last written, and the
-oldest first when all of it together is larger than `limit` bytes. Knows no routes and nothing that runs.
+Holds wire items (the JSON that clients send and get) and does not look into them, apart from their
+ids. What belongs to one owner does not exist for another. Everything goes at its time: `ttl`
+seconds after it was last written, and the oldest first when all of it together is larger than
+`limit` bytes. Knows no routes and nothing that runs.
 
-One connection behind one lock; every call takes about a millisecond, so that coroutines may make them. The file is
-locked while it is open: what an answer of another server is about to write must not look like one that died.
+One connection behind one lock; every call takes about a millisecond, so that coroutines may make
+them. The file is locked while it is open: what an answer of another server is about to write must
+not look like one that died.
 """
 
 from __future__ import annotations
@@ -81,8 +83,9 @@ class StoreFull(StoreError):
 
 @dataclass(frozen=True)
 class StoredResponse:
-    """`response`: the Response object. `history`: the items before this request, `input`: this request's, all with
-    ids. `expires`: seconds since 1970; 0: the store decides."""
+    """`response`: the Response object. `history`: the items before this request, `input`: this
+    request's, all with ids. `expires`: seconds since 1970; 0: the store decides.
+    """
 
     id: str
     owner: str
@@ -97,10 +100,14 @@ class StoredResponse:
 
 
 class Store:
-    """`path` None: in memory. `ttl` in seconds, `limit` in bytes of JSON. Raises `StoreError` for a file that is not
-    ours, damaged, or in use by another server; so does every method when the disk fails."""
+    """`path` None: in memory. `ttl` in seconds, `limit` in bytes of JSON. Raises `StoreError` for a
+    file that is not ours, damaged, or in use by another server; so does every method when the disk
+    fails.
+    """
 
-    def __init__(self, path: Path | None, ttl: float, limit: int, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path | None, ttl: float, limit: int, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self.path, self.ttl, self.limit, self.clock = path, ttl, limit, clock
         self._lock = threading.RLock()
         self._db = _opened(path)
@@ -118,13 +125,21 @@ class Store:
     # Responses
 
     def put(self, stored: StoredResponse) -> None:
-        """Inserts or replaces. An answer must not be lost because it cannot be kept: where there is no room for it, or
-        the disk fails, that is logged, and the response is not found later."""
+        """Inserts or replaces. An answer must not be lost because it cannot be kept: where there is
+        no room for it, or the disk fails, that is logged, and the response is not found later.
+        """
         try:
-            body, history, given = (orjson.dumps(part) for part in (stored.response, stored.history, stored.input))
+            body, history, given = (
+                orjson.dumps(part) for part in (stored.response, stored.history, stored.input)
+            )
             size = len(body) + len(history) + len(given) + OVERHEAD
             if size > self.limit:
-                log.warning("response %s is not kept: it has %d bytes, the limit is %d", stored.id, size, self.limit)
+                log.warning(
+                    "response %s is not kept: it has %d bytes, the limit is %d",
+                    stored.id,
+                    size,
+                    self.limit,
+                )
                 self.delete(stored.owner, stored.id)  # what it was before it grew
                 return
             expires = stored.expires or self.clock() + self.ttl
@@ -157,9 +172,13 @@ class Store:
     def _responses(self, where: str, *values: str) -> list[StoredResponse]:
         query = f"SELECT id, owner, body, history, input, expires FROM entry WHERE kind = 'response' AND {where}"
         with self._reading() as db:
-            rows = db.execute(f"{query} AND expires > ? ORDER BY written", (*values, self.clock())).fetchall()
+            rows = db.execute(
+                f"{query} AND expires > ? ORDER BY written", (*values, self.clock())
+            ).fetchall()
         return [
-            StoredResponse(id, owner, orjson.loads(body), orjson.loads(history), orjson.loads(given), expires)
+            StoredResponse(
+                id, owner, orjson.loads(body), orjson.loads(history), orjson.loads(given), expires
+            )
             for id, owner, body, history, given, expires in rows
         ]
 
@@ -170,7 +189,12 @@ class Store:
     ) -> dict[str, Any]:
         """The wire object. Raises `StoreFull`."""
         id = new_id("conv")
-        made = {"id": id, "object": "conversation", "created_at": int(self.clock()), "metadata": metadata}
+        made = {
+            "id": id,
+            "object": "conversation",
+            "created_at": int(self.clock()),
+            "metadata": metadata,
+        }
         with self._writing() as db:
             query = (
                 "INSERT INTO entry (kind, owner, id, body, expires, size, written)"
@@ -186,8 +210,12 @@ class Store:
             found = self._find(db, owner, id)
             return None if found is None else found[1]
 
-    def update_conversation(self, owner: str, id: str, metadata: dict[str, Any]) -> dict[str, Any] | None:
-        """The wire object with its new metadata; None if there is no such conversation. Raises `StoreFull`."""
+    def update_conversation(
+        self, owner: str, id: str, metadata: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """The wire object with its new metadata; None if there is no such conversation. Raises
+        `StoreFull`.
+        """
         with self._writing() as db:
             if (found := self._find(db, owner, id)) is None:
                 return None
@@ -207,9 +235,12 @@ class Store:
         found = self._items(owner, conversation_id, id)
         return found[0] if found else None
 
-    def add_items(self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The items as they were added: with a new id where one had none, or one that is there already. Raises
-        `KeyError` if there is no such conversation, `StoreFull`."""
+    def add_items(
+        self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The items as they were added: with a new id where one had none, or one that is there
+        already. Raises `KeyError` if there is no such conversation, `StoreFull`.
+        """
         with self._writing() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
                 raise KeyError(conversation_id)
@@ -226,14 +257,20 @@ class Store:
                 self._touch(db, found[0], -gone[0] - OVERHEAD)
             return gone is not None
 
-    def _items(self, owner: str, conversation_id: str, id: str | None = None) -> list[dict[str, Any]]:
+    def _items(
+        self, owner: str, conversation_id: str, id: str | None = None
+    ) -> list[dict[str, Any]]:
         with self._reading() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
                 return []
-            query = "SELECT body FROM item WHERE entry = ? AND (? IS NULL OR id = ?) ORDER BY position"
+            query = (
+                "SELECT body FROM item WHERE entry = ? AND (? IS NULL OR id = ?) ORDER BY position"
+            )
             return [orjson.loads(body) for (body,) in db.execute(query, (found[0], id, id))]
 
-    def _insert_items(self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _insert_items(
+        self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         made, grown = [], 0
         for item in items:
             id = item.get("id")
@@ -247,25 +284,33 @@ class Store:
         self._touch(db, key, grown)
         return made
 
-    def _find(self, db: sqlite3.Connection, owner: str, id: str) -> tuple[int, dict[str, Any]] | None:
+    def _find(
+        self, db: sqlite3.Connection, owner: str, id: str
+    ) -> tuple[int, dict[str, Any]] | None:
         """A conversation's key and wire object."""
         query = "SELECT key, body FROM entry WHERE kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
         found = db.execute(query, (owner, id, self.clock())).fetchone()
         return None if found is None else (found[0], orjson.loads(found[1]))
 
-    def _write_conversation(self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]) -> None:
+    def _write_conversation(
+        self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]
+    ) -> None:
         body = orjson.dumps(conversation)
         old = db.execute("SELECT length(body) FROM entry WHERE key = ?", (key,)).fetchone()[0]
         db.execute("UPDATE entry SET body = ? WHERE key = ?", (body, key))
         self._touch(db, key, len(body) - old)
 
     def _touch(self, db: sqlite3.Connection, key: int, grown: int) -> None:
-        """The conversation has `grown` by some bytes, and is the newest of all now. Raises `StoreFull`."""
+        """The conversation has `grown` by some bytes, and is the newest of all now. Raises
+        `StoreFull`.
+        """
         row = (grown, self.clock() + self.ttl, key)
         update = f"UPDATE entry SET size = size + ?, expires = ?, written = {NEXT} WHERE key = ? RETURNING size"
         size = db.execute(update, row).fetchone()[0]
         if size > self.limit:
-            raise StoreFull(f"the conversation would have {size} bytes, the limit of what is kept is {self.limit}")
+            raise StoreFull(
+                f"the conversation would have {size} bytes, the limit of what is kept is {self.limit}"
+            )
 
     # Both
 
@@ -281,7 +326,9 @@ class Store:
             try:
                 yield self._db
             except sqlite3.Error as error:
-                raise StoreError(f"the store of responses ({self.path or 'in memory'}) failed: {error}") from error
+                raise StoreError(
+                    f"the store of responses ({self.path or 'in memory'}) failed: {error}"
+                ) from error
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -300,7 +347,9 @@ class Store:
     def _make_room(self, db: sqlite3.Connection) -> None:
         db.execute("DELETE FROM entry WHERE expires <= ?", (self.clock(),))
         while db.execute("SELECT bytes FROM used").fetchone()[0] > self.limit:
-            db.execute("DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)")
+            db.execute(
+                "DELETE FROM entry WHERE key = (SELECT key FROM entry ORDER BY written LIMIT 1)"
+            )
 
 
 # The file
@@ -313,7 +362,9 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         return db
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # what SQLite adds beside it has its permissions
+        os.close(
+            os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        )  # what SQLite adds beside it has its permissions
         db = _connected(str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path} cannot be used to keep responses in: {error}") from error
@@ -323,9 +374,13 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     except BaseException as error:
         db.close()
         if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise StoreError(f"{path} is in use by another server; give each a file of its own") from error
+            raise StoreError(
+                f"{path} is in use by another server; give each a file of its own"
+            ) from error
         if isinstance(error, OSError | sqlite3.Error):
-            raise StoreError(f"{path} is damaged or no store of responses ({error}): {AWAY}") from error
+            raise StoreError(
+                f"{path} is damaged or no store of responses ({error}): {AWAY}"
+            ) from error
         raise
     return db
 
@@ -342,13 +397,19 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
     is_new = not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if application != (0 if is_new else APPLICATION) and not (is_new and application == APPLICATION):
+    if application != (0 if is_new else APPLICATION) and not (
+        is_new and application == APPLICATION
+    ):
         raise StoreError(f"{path} is a database of another program: {AWAY}")
     if not is_new and version != VERSION:
-        raise StoreError(f"{path} was written by another version of ossia (tables {version}, not {VERSION}): {AWAY}")
+        raise StoreError(
+            f"{path} was written by another version of ossia (tables {version}, not {VERSION}): {AWAY}"
+        )
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA journal_size_limit = {16 << 20}")
-    db.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last answers, never the file
+    db.execute(
+        "PRAGMA synchronous = NORMAL"
+    )  # a power cut may take the last answers, never the file
     db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;" if is_new else "BEGIN IMMEDIATE; COMMIT;")
     told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if told != "ok":

@@ -1,6 +1,8 @@
-"""Routes to responses that were stored: read (whole, or its events again), cancel, delete, list what went into it.
+"""Routes to responses that were stored: read (whole, or its events again), cancel, delete, list
+what went into it.
 
-Knows the store, what runs in the background, and lists as the API pages them; not how an answer is made.
+Knows the store, what runs in the background, and lists as the API pages them; not how an answer is
+made.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ def including(
     include: Annotated[list[Includable] | None, Query()] = None,
     include_: Annotated[list[Includable] | None, Query(alias="include[]")] = None,
 ) -> None:
-    """What may be asked for, as `include=` or `include[]=`. Everything that was asked for when the response was made
-    is kept with it and shown always; what was not cannot be had later."""
+    """What may be asked for, as `include=` or `include[]=`. Everything that was asked for when the
+    response was made is kept with it and shown always; what was not cannot be had later.
+    """
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class Page:
     before: str | None
 
     def of(self, items: Sequence[Item]) -> dict[str, Any]:
-        """The wire object. `before` alone gives the page that ends there. Raises `ApiError` for a cursor that is no
-        item's id."""
+        """The wire object. `before` alone gives the page that ends there. Raises `ApiError` for a
+        cursor that is no item's id.
+        """
         ordered = list(items) if self.order == "asc" else list(reversed(items))
         ids = [item["id"] for item in ordered]
         begin = 0 if self.after is None else _place(ids, self.after, "after") + 1
@@ -75,8 +79,12 @@ def _place(ids: Sequence[str], id: str, param: str) -> int:
 def paging(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
-    after: Annotated[str | None, Query(description="an item's id: the list goes on behind it")] = None,
-    before: Annotated[str | None, Query(description="an item's id: the list ends in front of it")] = None,
+    after: Annotated[
+        str | None, Query(description="an item's id: the list goes on behind it")
+    ] = None,
+    before: Annotated[
+        str | None, Query(description="an item's id: the list ends in front of it")
+    ] = None,
 ) -> Page:
     return Page(limit, order, after, before)
 
@@ -84,7 +92,13 @@ def paging(
 def listed(items: Sequence[Item], has_more: bool = False) -> dict[str, Any]:
     """The list object. Clients have its ids as strings: of an empty list they are empty."""
     first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
-    return {"object": "list", "data": list(items), "first_id": first, "last_id": last, "has_more": has_more}
+    return {
+        "object": "list",
+        "data": list(items),
+        "first_id": first,
+        "last_id": last,
+        "has_more": has_more,
+    }
 
 
 def reply(data: Any) -> Response:
@@ -105,12 +119,18 @@ LIST_SCHEMA: dict[str, Any] = {
 DELETED_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id", "object", "deleted"],
-    "properties": {"id": {"type": "string"}, "object": {"type": "string"}, "deleted": {"const": True}},
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"type": "string"},
+        "deleted": {"const": True},
+    },
 }
 
 
 def not_found(response_id: str) -> ApiError:
-    return ApiError(404, f"there is no response {response_id!r}", param="response_id", code="response_not_found")
+    return ApiError(
+        404, f"there is no response {response_id!r}", param="response_id", code="response_not_found"
+    )
 
 
 def router(service: Service) -> APIRouter:
@@ -123,7 +143,9 @@ def router(service: Service) -> APIRouter:
             raise not_found(response_id)
         return found
 
-    @routes.get("/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True))
+    @routes.get(
+        "/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True)
+    )
     async def retrieve_response(
         request: Request,
         response_id: str,
@@ -132,7 +154,9 @@ def router(service: Service) -> APIRouter:
             int | None, Query(lt=1 << 53, description="with stream: the last number seen")
         ] = None,
     ) -> Response:
-        """A stored response; with `stream`, its events from the first, or after the one named, until the last."""
+        """A stored response; with `stream`, its events from the first, or after the one named,
+        until the last.
+        """
         found = find(request, response_id)
         if not stream:
             return reply(found.response)
@@ -147,20 +171,32 @@ def router(service: Service) -> APIRouter:
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
-    @routes.post("/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA, *ALWAYS))
+    @routes.post(
+        "/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA, *ALWAYS)
+    )
     async def cancel_response(request: Request, response_id: str) -> Response:
         """Stops a response made with `background`. One that has ended is returned as it is."""
         found = find(request, response_id)
         if not found.response.get("background"):
-            raise bad("only responses made with background: true can be cancelled", "response_id", "not_background")
+            raise bad(
+                "only responses made with background: true can be cancelled",
+                "response_id",
+                "not_background",
+            )
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = find(request, response_id)
         return reply(found.response)
 
-    @routes.get("/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA, *ALWAYS))
-    async def list_input_items(request: Request, response_id: str, page: Annotated[Page, Depends(paging)]) -> Response:
-        """The items that the response was made from: those of the conversation or of the responses before it, too."""
+    @routes.get(
+        "/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA, *ALWAYS)
+    )
+    async def list_input_items(
+        request: Request, response_id: str, page: Annotated[Page, Depends(paging)]
+    ) -> Response:
+        """The items that the response was made from: those of the conversation or of the responses
+        before it, too.
+        """
         found = find(request, response_id)
         return reply(page.of([*found.history, *found.input]))
 

@@ -1,7 +1,8 @@
-"""The tools of a Responses request: which of them there are, which may or must be called, how they are echoed.
+"""The tools of a Responses request: which of them there are, which may or must be called, how they
+are echoed.
 
-Knows wire types and `tools.Tools`. Types of tools that this server does not have are passed over, not refused: agents
-declare whatever they know of, and the answer's `tools` are those that count.
+Knows wire types and `tools.Tools`. Types of tools that this server does not have are passed over,
+not refused: agents declare whatever they know of, and the answer's `tools` are those that count.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ HOSTED = {
     "web_search_preview_2025_03_11": "browser",
     "code_interpreter": "python",
 }
-RESERVED = ("functions", "browser", "python", "assistant", "user", "all")  # recipients that mean something else
+RESERVED = (
+    "functions",
+    "browser",
+    "python",
+    "assistant",
+    "user",
+    "all",
+)  # recipients that mean something else
 
 
 @dataclass(frozen=True)
@@ -43,13 +51,16 @@ class Budget:
 
 
 class Rationed:
-    """A tool of the server's that may not be called for ever. Called too often, it tells the model so."""
+    """A tool of the server's that may not be called for ever. Called too often, it tells the model
+    so.
+    """
 
     def __init__(self, tool: BuiltinTool, budget: Budget) -> None:
         self.tool, self.budget, self.namespace = tool, budget, tool.namespace
 
     def __repr__(self) -> str:
-        return f"Rationed({self.tool!r})"  # grammars are kept by what tools look like: the budget is none of it
+        # grammars are kept by what tools look like: the budget is none of it
+        return f"Rationed({self.tool!r})"
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
         return self.tool.action(function, text)
@@ -57,7 +68,11 @@ class Rationed:
     async def run(self, function: str, text: str) -> BuiltinResult:
         self.budget.left -= 1
         if self.budget.left < 0:
-            return BuiltinResult("error: no more calls are allowed in this answer; answer with what is known", (), True)
+            return BuiltinResult(
+                "error: no more calls are allowed in this answer; answer with what is known",
+                (),
+                True,
+            )
         return await self.tool.run(function, text)
 
 
@@ -88,7 +103,11 @@ def wire_tools(
             echo.append(dict(tool))
         elif kind == "namespace":
             spaces.append(_namespace(tool, where))
-            strict |= {f"{tool['name']}.{t.get('name')}" for t in tool.get("tools") or () if t.get("strict") is True}
+            strict |= {
+                f"{tool['name']}.{t.get('name')}"
+                for t in tool.get("tools") or ()
+                if t.get("strict") is True
+            }
             echo.append(dict(tool))
         elif (name := HOSTED.get(str(kind))) is not None and name in builtin:
             hosted[name] = builtin[name] if budget is None else Rationed(builtin[name], budget)
@@ -96,7 +115,12 @@ def wire_tools(
         elif not isinstance(kind, str):
             raise bad(f"{where} has no type", f"{where}.type")
     made = Tools(
-        tuple(functions), tuple(custom), tuple(spaces), tuple(hosted.values()), frozenset(strict), parallel=parallel
+        tuple(functions),
+        tuple(custom),
+        tuple(spaces),
+        tuple(hosted.values()),
+        frozenset(strict),
+        parallel=parallel,
     )
     return WireTools(replace(made, choice=wire_choice(choice, made)), echo)
 
@@ -116,7 +140,9 @@ def _function(tool: Mapping[str, Any], where: str) -> FunctionTool:
     parameters = tool.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping | bool):
         raise bad(f"{where}.parameters must be a JSON schema", f"{where}.parameters")
-    return FunctionTool(_text(tool, "name", where), _text(tool, "description", where, ""), parameters)
+    return FunctionTool(
+        _text(tool, "name", where), _text(tool, "description", where, ""), parameters
+    )
 
 
 def _echoed(tool: Mapping[str, Any], made: FunctionTool) -> dict[str, Any]:
@@ -137,7 +163,9 @@ def _custom(tool: Mapping[str, Any], where: str) -> DeclaredCustom:
     except GrammarError as error:
         raise bad(f"{where}.format: {error}", f"{where}.format") from error
     if isinstance(text, JsonFormat):
-        raise bad(f"{where}.format: a custom tool takes text, or text of a grammar", f"{where}.format")
+        raise bad(
+            f"{where}.format: a custom tool takes text, or text of a grammar", f"{where}.format"
+        )
     return DeclaredCustom(_text(tool, "name", where), _text(tool, "description", where, ""), text)
 
 
@@ -153,7 +181,9 @@ def _namespace(tool: Mapping[str, Any], where: str) -> ToolNamespace:
         if not isinstance(each, Mapping):
             raise bad(f"{place} must be an object", place)
         if each.get("type") == "custom":
-            raise bad(f"{place}: a custom tool cannot be in a namespace here; declare it by itself", place)
+            raise bad(
+                f"{place}: a custom tool cannot be in a namespace here; declare it by itself", place
+            )
         if each.get("type", "function") == "function":
             functions.append(_function(each, place))
     if not functions:
@@ -165,7 +195,9 @@ def _namespace(tool: Mapping[str, Any], where: str) -> ToolNamespace:
 
 
 def wire_choice(choice: Any, tools: Tools) -> Choice:
-    """Raises `ApiError` for a choice of no known form. Whether there is a tool of a name is seen by the grammar."""
+    """Raises `ApiError` for a choice of no known form. Whether there is a tool of a name is seen by
+    the grammar.
+    """
     if choice is None or choice in ("auto", "none", "required"):
         return Choice(choice or "auto")
     if not isinstance(choice, Mapping):
@@ -188,7 +220,10 @@ def wire_choice(choice: Any, tools: Tools) -> Choice:
             names += _names(each, tools, where)
     if not names:
         if mode == "required":
-            raise bad("tool_choice requires a call, but allows no tool that this server has", "tool_choice")
+            raise bad(
+                "tool_choice requires a call, but allows no tool that this server has",
+                "tool_choice",
+            )
         return Choice("none")
     return Choice(_mode(mode), tuple(names))
 
@@ -200,7 +235,9 @@ def _mode(mode: str) -> Literal["auto", "required"]:
 def _is_known(choice: Mapping[str, Any], tools: Tools) -> bool:
     """Tools that were passed over when they were declared are passed over here."""
     kind = choice.get("type")
-    return kind in ("function", "custom", "namespace") or any(HOSTED.get(str(kind)) == name for name in _hosted(tools))
+    return kind in ("function", "custom", "namespace") or any(
+        HOSTED.get(str(kind)) == name for name in _hosted(tools)
+    )
 
 
 def _hosted(tools: Tools) -> list[str]:
@@ -218,9 +255,17 @@ def _names(choice: Mapping[str, Any], tools: Tools, where: str) -> tuple[str, ..
         return (f"{space}.{name}" if isinstance(space, str) and space else name,)
     if kind == "namespace":
         name = _text(choice, "name", where)
-        names = tuple(recipient for recipient, callee in tools.by_recipient.items() if callee.namespace == name)
+        names = tuple(
+            recipient
+            for recipient, callee in tools.by_recipient.items()
+            if callee.namespace == name
+        )
     elif (hosted := HOSTED.get(str(kind))) in _hosted(tools):
-        names = tuple(recipient for recipient, callee in tools.by_recipient.items() if callee.namespace == hosted)
+        names = tuple(
+            recipient
+            for recipient, callee in tools.by_recipient.items()
+            if callee.namespace == hosted
+        )
     else:
         raise bad(f"{where}: {kind!r} is no type of tool that this request has", "tool_choice")
     if not names:

@@ -1,7 +1,9 @@
-"""What a client of the Responses API may send, and the statuses that its routes answer with, for OpenAPI.
+"""What a client of the Responses API may send, and the statuses that its routes answer with, for
+OpenAPI.
 
-Lenient: fields that are not known are let through, those that are known have the right type or the request is refused.
-Input items, tools and choices are checked where they are read. Knows no Harmony.
+Lenient: fields that are not known are let through, those that are known have the right type or the
+request is refused. Input items, tools and choices are checked where they are read. Knows no
+Harmony.
 """
 
 from __future__ import annotations
@@ -17,13 +19,20 @@ from ossia.server.stops import MAX_STOPS
 
 PAIRS, KEY, VALUE = 16, 64, 512  # of metadata: how many, and characters
 OBJECT = {"type": "object"}
-Input = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": OBJECT}]})]
+Input = Annotated[
+    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": OBJECT}]})
+]
 WordOrObject = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, OBJECT]})]
-Stop = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})]
+Stop = Annotated[
+    Any,
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 def small_metadata(value: dict[str, str]) -> dict[str, str]:
-    """What clients keep beside a response or a conversation. Raises a validation error if it is too much."""
+    """What clients keep beside a response or a conversation. Raises a validation error if it is too
+    much.
+    """
     if len(value) > PAIRS:
         raise _wrong(f"at most {PAIRS} pairs, found {len(value)}")
     for key, text in value.items():
@@ -57,7 +66,9 @@ class TextWishes(Wire):
 
 
 class PromptRequest(Wire):
-    """What decides about the prompt: the fields that creating a response and counting its tokens share."""
+    """What decides about the prompt: the fields that creating a response and counting its tokens
+    share.
+    """
 
     model: str | None = None
     input: Input = None
@@ -74,7 +85,9 @@ class PromptRequest(Wire):
     @model_validator(mode="before")
     @classmethod
     def _is_plain_json(cls, data: Any) -> Any:
-        """What cannot be written as JSON again (half a surrogate pair, endless numbers) cannot be echoed or read."""
+        """What cannot be written as JSON again (half a surrogate pair, endless numbers) cannot be
+        echoed or read.
+        """
         try:
             orjson.dumps(data)
         except TypeError as error:
@@ -83,7 +96,11 @@ class PromptRequest(Wire):
 
     @property
     def conversation_id(self) -> str | None:
-        found = self.conversation.get("id") if isinstance(self.conversation, dict) else self.conversation
+        found = (
+            self.conversation.get("id")
+            if isinstance(self.conversation, dict)
+            else self.conversation
+        )
         return found if isinstance(found, str) else None
 
     @field_validator("conversation")
@@ -98,7 +115,9 @@ class PromptRequest(Wire):
 class ResponseRequest(PromptRequest):
     """POST /v1/responses."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"input": "Say hello.", "max_output_tokens": 64}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"input": "Say hello.", "max_output_tokens": 64}]}
+    )
 
     stream: bool | None = None
     store: bool | None = None
@@ -137,7 +156,9 @@ class ResponseRequest(PromptRequest):
         texts = [value] if isinstance(value, str) else value or []
         if len(texts) > MAX_STOPS:
             raise _wrong(f"at most {MAX_STOPS} strings are looked for, found {len(texts)}")
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        if not isinstance(texts, list | tuple) or not all(
+            isinstance(text, str) and text for text in texts
+        ):
             raise _wrong("a string, or a list of strings, none of them empty")
         return tuple(texts)
 
@@ -182,13 +203,20 @@ ERROR_SCHEMA: dict[str, Any] = {
 }
 
 
-def documented(schema: dict[str, Any], *statuses: int, streams: bool = False) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses=`: a 200 of the schema, as events too if it `streams`, and errors in OpenAI's form."""
+def documented(
+    schema: dict[str, Any], *statuses: int, streams: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses=`: a 200 of the schema, as events too if it `streams`, and errors in
+    OpenAI's form.
+    """
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if streams:
         content["text/event-stream"] = {}
     errors: dict[int | str, dict[str, Any]] = {
-        status: {"description": MEANINGS[status], "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+        status: {
+            "description": MEANINGS[status],
+            "content": {"application/json": {"schema": ERROR_SCHEMA}},
+        }
         for status in statuses
     }
     return {200: {"description": "The answer", "content": content}, **errors}
@@ -202,7 +230,9 @@ RESPONSE_SCHEMA: dict[str, Any] = {
         "id": {"type": "string"},
         "object": {"const": "response"},
         "created_at": {"type": "integer"},
-        "status": {"enum": ["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"]},
+        "status": {
+            "enum": ["completed", "failed", "in_progress", "cancelled", "queued", "incomplete"]
+        },
         "model": {"type": "string"},
         "output": {"type": "array", "items": {"type": "object", "required": ["type"]}},
         "tools": {"type": "array", "items": OBJECT},
@@ -211,5 +241,8 @@ RESPONSE_SCHEMA: dict[str, Any] = {
 COUNT_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["object", "input_tokens"],
-    "properties": {"object": {"const": "response.input_tokens"}, "input_tokens": {"type": "integer"}},
+    "properties": {
+        "object": {"const": "response.input_tokens"},
+        "input_tokens": {"type": "integer"},
+    },
 }

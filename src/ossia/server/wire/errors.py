@@ -24,7 +24,9 @@ TYPES = {
 
 
 class ApiError(Exception):
-    """`param`: the field that is wrong, such as "messages[2].content". `code`: a word that programs compare."""
+    """`param`: the field that is wrong, such as "messages[2].content". `code`: a word that programs
+    compare.
+    """
 
     def __init__(
         self,
@@ -44,7 +46,14 @@ class ApiError(Exception):
         return TYPES.get(self.status, "server_error")
 
     def openai(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        return {
+            "error": {
+                "message": self.message,
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
 
     def anthropic(self) -> dict[str, Any]:
         kind = "api_error" if self.status >= 500 and self.status != 503 else self.type

@@ -1,4 +1,5 @@
-"""Server-sent events: bytes on the wire, signs of life, and what happens when either side goes away.
+"""Server-sent events: bytes on the wire, signs of life, and what happens when either side goes
+away.
 
 Knows HTTP streaming; nothing of what the events say.
 """
@@ -20,7 +21,8 @@ from ossia.server.wire.errors import ApiError
 
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
-# They end lines for Unicode, so for clients that split text with `str.splitlines`. In JSON they are in strings only.
+# They end lines for Unicode, so for clients that split text with `str.splitlines`. In JSON they are
+# in strings only.
 LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -36,8 +38,9 @@ def encode(data: Any, event: str | None = None) -> bytes:
 
 
 async def first_of(events: AsyncGenerator[T, None]) -> tuple[T | None, AsyncGenerator[T, None]]:
-    """The first event, awaited before the response begins, so that what is refused still gets its own status; and all
-    of them, this one included."""
+    """The first event, awaited before the response begins, so that what is refused still gets its
+    own status; and all of them, this one included.
+    """
     try:
         first = await anext(events)
     except StopAsyncIteration:
@@ -55,14 +58,17 @@ async def first_of(events: AsyncGenerator[T, None]) -> tuple[T | None, AsyncGene
 def streaming(
     parts: AsyncGenerator[bytes, None], *, keepalive: float, on_error: Callable[[ApiError], bytes]
 ) -> StreamingResponse:
-    """`parts` as the body. After `keepalive` seconds without one, a comment. An error in the midst of it becomes
-    `on_error`'s last words. When the client goes away `parts` is closed."""
+    """`parts` as the body. After `keepalive` seconds without one, a comment. An error in the midst
+    of it becomes `on_error`'s last words. When the client goes away `parts` is closed.
+    """
     return _Streaming(_alive(parts, keepalive, on_error))
 
 
 class _Streaming(StreamingResponse):
-    """Closes what it streams at its end, whatever that was: the client can go while a part is being sent, or before the
-    first one is asked for, and what is only dropped then goes on until the garbage collector finds it."""
+    """Closes what it streams at its end, whatever that was: the client can go while a part is being
+    sent, or before the first one is asked for, and what is only dropped then goes on until the
+    garbage collector finds it.
+    """
 
     def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
         super().__init__(self._noted(parts), media_type="text/event-stream", headers=HEADERS)
@@ -113,7 +119,9 @@ async def _alive(
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`; if the client goes away before, `work` is cancelled, and so is the request."""
+    """The result of `work`; if the client goes away before, `work` is cancelled, and so is the
+    request.
+    """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
     try:

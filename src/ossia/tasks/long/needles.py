@@ -1,11 +1,13 @@
-"""Needles in a haystack: numbers to be found again in a long text about the fictional country, of any length in tokens.
+"""Needles in a haystack: numbers to be found again in a long text about the fictional country, of
+any length in tokens.
 
-Knows how the country's facts are told and a function that counts tokens; no tokenizer. Kinds of needles:
-`one` number to find, `several` of which one is asked for, `all` of several, and `variables` that are set to one another
-(the first three as in the needle and multi-needle tests, the last as variable tracking in RULER, arXiv 2404.06654).
+Knows how the country's facts are told and a function that counts tokens; no tokenizer. Kinds of
+needles: `one` number to find, `several` of which one is asked for, `all` of several, and
+`variables` that are set to one another (the first three as in the needle and multi-needle tests,
+the last as variable tracking in RULER, arXiv 2404.06654).
 
-Keys have three syllables and values five digits; names in the filler have two and an ending, and its numbers at most
-four digits. So neither a key nor a value can stand in the filler.
+Keys have three syllables and values five digits; names in the filler have two and an ending, and
+its numbers at most four digits. So neither a key nor a value can stand in the filler.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ _SET, _COPIED = "Set {k} to {v}.", "Set {k} to the value of {v}."
 
 @dataclass(frozen=True)
 class Needle:
-    """A text with something hidden in it. `depth` is where the first sentence that the answer needs stands: 0.0 at the
-    beginning of the filler, 1.0 at its end. `hidden` are the sentences that the answer needs, that one first;
-    `others` the values that would be wrong."""
+    """A text with something hidden in it. `depth` is where the first sentence that the answer needs
+    stands: 0.0 at the beginning of the filler, 1.0 at its end. `hidden` are the sentences that the
+    answer needs, that one first; `others` the values that would be wrong.
+    """
 
     kind: Kind
     text: str
@@ -61,7 +64,9 @@ def document_of(text: str, question: str, answer: str) -> str:
 
 @dataclass(frozen=True)
 class _Hay:
-    """What a needle is made of: sentences with their places (0 to 1) in the filler, the question and the answer."""
+    """What a needle is made of: sentences with their places (0 to 1) in the filler, the question
+    and the answer.
+    """
 
     sentences: tuple[str, ...]
     needed: int  # the first ones of the sentences
@@ -86,29 +91,41 @@ def needle(
     split: Split = "train",
     of: World | None = None,
 ) -> Needle:
-    """A needle whose `document` has at most `length` tokens, and hardly fewer. What is not given is drawn.
+    """A needle whose `document` has at most `length` tokens, and hardly fewer. What is not given is
+    drawn.
 
-    depth: 0 to 1, uniform if it is not given; it is kept to the nearest end of a sentence.
-    split: of the pair (key, value) that the text states and the question needs; no training text states a held-out
+    depth: 0 to 1, uniform if it is not given; it is kept to the nearest end of a sentence. split:
+    of the pair (key, value) that the text states and the question needs; no training text states a
+    held-out
         one. Of variables that is the first of the chain, not the one that the question names.
     Raises ConfigError if `length` is too short for the needle alone, or `depth` is not from 0 to 1.
     """
     if depth is not None and not 0 <= depth <= 1:
         raise ConfigError(f"a needle's depth is from 0 (the beginning) to 1 (the end), not {depth}")
     of = of or world()
-    for this in [kind] if kind else [pick(rng, KINDS), "one"]:  # the simplest kind where another does not fit
+    for this in (
+        [kind] if kind else [pick(rng, KINDS), "one"]
+    ):  # the simplest kind where another does not fit
         hay = _HAYS[this](rng, split, rng.random() if depth is None else depth)
         alone = count_tokens(document_of(_laid_out(hay, [])[0], hay.question, hay.answer))
         if alone <= length:
             return _filled(rng, this, hay, of, count_tokens, length)
-    raise ConfigError(f"{length} tokens are too few for a needle of kind {this!r}: it alone needs {alone}")
+    raise ConfigError(
+        f"{length} tokens are too few for a needle of kind {this!r}: it alone needs {alone}"
+    )
 
 
-def _filled(rng: Random, kind: Kind, hay: _Hay, of: World, count_tokens: Callable[[str], int], length: int) -> Needle:
-    """With as much filler as fits. Tokens of sentences need not add up to those of a text, so the whole is counted."""
+def _filled(
+    rng: Random, kind: Kind, hay: _Hay, of: World, count_tokens: Callable[[str], int], length: int
+) -> Needle:
+    """With as much filler as fits. Tokens of sentences need not add up to those of a text, so the
+    whole is counted.
+    """
 
     def spare() -> int:
-        return length - count_tokens(document_of(_laid_out(hay, filler)[0], hay.question, hay.answer))
+        return length - count_tokens(
+            document_of(_laid_out(hay, filler)[0], hay.question, hay.answer)
+        )
 
     filler: list[str] = []
     while more := _filler(rng, of, count_tokens, spare()):
@@ -117,7 +134,9 @@ def _filled(rng: Random, kind: Kind, hay: _Hay, of: World, count_tokens: Callabl
         del filler[-max(1, excess * len(filler) // length) :]
     text, slot = _laid_out(hay, filler)
     needed = hay.sentences[: hay.needed]
-    return Needle(kind, text, hay.question, hay.answer, slot / max(1, len(filler)), needed, hay.others)
+    return Needle(
+        kind, text, hay.question, hay.answer, slot / max(1, len(filler)), needed, hay.others
+    )
 
 
 def _filler(rng: Random, of: World, count_tokens: Callable[[str], int], tokens: int) -> list[str]:
@@ -161,7 +180,9 @@ def _pairs(rng: Random, count: int, split: Split) -> list[tuple[str, str]]:
 def _new_pairs(
     rng: Random, asked: int, others: int, split: Split
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """What is asked for, of the split, and what is hidden besides, of training's. No key or value twice."""
+    """What is asked for, of the split, and what is hidden besides, of training's. No key or value
+    twice.
+    """
     while True:
         first, rest = _pairs(rng, asked, split), _pairs(rng, others, "train")
         if len({word for pair in first + rest for word in pair}) == 2 * (asked + others):
@@ -195,7 +216,9 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _variables(rng: Random, split: Split, depth: float) -> _Hay:
-    """Two chains of variables, each set to the one before; one begins at `depth`, and its last is asked for."""
+    """Two chains of variables, each set to the one before; one begins at `depth`, and its last is
+    asked for.
+    """
     steps = 1 + int(rng.random() * 3)
     asked, rest = _new_pairs(rng, 1, steps + 2, split)
     (first, value), (other, wrong) = asked[0], rest[0]
@@ -205,7 +228,14 @@ def _variables(rng: Random, split: Split, depth: float) -> _Hay:
     others = [_SET.format(k=other, v=wrong), _COPIED.format(k=rest[-1][0], v=other)]
     places = [depth, *sorted(depth + rng.random() * (1 - depth) for _ in chain[1:])]
     places += sorted(rng.random() for _ in others)
-    return _Hay((*chain, *others), len(chain), tuple(places), f"What is the value of {names[-1]}?", value, (wrong,))
+    return _Hay(
+        (*chain, *others),
+        len(chain),
+        tuple(places),
+        f"What is the value of {names[-1]}?",
+        value,
+        (wrong,),
+    )
 
 
 _HAYS: Mapping[Kind, Callable[[Random, Split, float], _Hay]] = {
@@ -217,31 +247,45 @@ _HAYS: Mapping[Kind, Callable[[Random, Split, float], _Hay]] = {
 
 
 def needle_document(
-    rng: Random, count_tokens: Callable[[str], int] = estimate_tokens, length: int = SHORT, of: World | None = None
+    rng: Random,
+    count_tokens: Callable[[str], int] = estimate_tokens,
+    length: int = SHORT,
+    of: World | None = None,
 ) -> str:
     """A needle of any kind for pre-training, between half of `length` tokens and the whole."""
     return needle(rng, count_tokens, length - int(rng.random() * 0.5 * length), of=of).document
 
 
 def needles_document(
-    rng: Random, count_tokens: Callable[[str], int] = estimate_tokens, length: int = SHORT, of: World | None = None
+    rng: Random,
+    count_tokens: Callable[[str], int] = estimate_tokens,
+    length: int = SHORT,
+    of: World | None = None,
 ) -> str:
-    """At most `length` tokens with a number hidden about every 60 of them, and all of them asked for at the end: much
-    more to learn from than one needle in as many tokens. Pairs are of the training split.
+    """At most `length` tokens with a number hidden about every 60 of them, and all of them asked
+    for at the end: much more to learn from than one needle in as many tokens. Pairs are of the
+    training split.
 
     Raises ConfigError if `length` is too short for two needles.
     """
     pairs = _pairs(rng, max(2, min(24, length // 60)), "train")
-    asked = "\n".join(f"What is the secret number of {key}?\n{value}." for key, value in rng.sample(pairs, len(pairs)))
+    asked = "\n".join(
+        f"What is the secret number of {key}?\n{value}."
+        for key, value in rng.sample(pairs, len(pairs))
+    )
     hidden = tuple(pick(rng, _HIDDEN).format(k=key, v=value) for key, value in pairs)
     hay = _Hay(hidden, 1, tuple(rng.random() for _ in pairs), asked, "", ())
-    filler = _filler(rng, of or world(), count_tokens, length - count_tokens(f"{' '.join(hidden)}\n\n{asked}"))
+    filler = _filler(
+        rng, of or world(), count_tokens, length - count_tokens(f"{' '.join(hidden)}\n\n{asked}")
+    )
     while True:
         text = f"{_laid_out(hay, filler)[0]}\n\n{asked}"
         if (needed := count_tokens(text)) <= length:
             return text
         if not filler:
-            raise ConfigError(f"{length} tokens are too few for {len(pairs)} needles: they alone need {needed}")
+            raise ConfigError(
+                f"{length} tokens are too few for {len(pairs)} needles: they alone need {needed}"
+            )
         del filler[-max(1, len(filler) // 50) :]
 
 
@@ -249,20 +293,34 @@ def needle_thoughts(found: Needle, effort: Effort) -> str:
     if effort is Effort.LOW:
         return found.answer
     said = " ".join(found.hidden)
-    return said if effort is Effort.MEDIUM else f"The text says: {said} So the answer is {found.answer}."
+    return (
+        said
+        if effort is Effort.MEDIUM
+        else f"The text says: {said} So the answer is {found.answer}."
+    )
 
 
 def needle_problem(found: Needle, split: Split) -> Problem:
-    turn = Turn(f"{found.text}\n\n{found.question}", f"{found.answer}.", partial(needle_thoughts, found))
-    return Problem(f"needle {found.kind}", split, (turn,), Expect(contains=found.answer, excludes=found.others))
+    turn = Turn(
+        f"{found.text}\n\n{found.question}", f"{found.answer}.", partial(needle_thoughts, found)
+    )
+    return Problem(
+        f"needle {found.kind}", split, (turn,), Expect(contains=found.answer, excludes=found.others)
+    )
 
 
-def _asked(count_tokens: Callable[[str], int], length: int, kind: Kind, rng: Random, split: Split) -> Problem:
+def _asked(
+    count_tokens: Callable[[str], int], length: int, kind: Kind, rng: Random, split: Split
+) -> Problem:
     return needle_problem(needle(rng, count_tokens, length, kind=kind, split=split), split)
 
 
-def needle_tasks(count_tokens: Callable[[str], int], length: int) -> Mapping[str, Callable[[Random, Split], Problem]]:
-    """The tasks at one length: of the text, the question and the answer, without the marks of a chat."""
+def needle_tasks(
+    count_tokens: Callable[[str], int], length: int
+) -> Mapping[str, Callable[[Random, Split], Problem]]:
+    """The tasks at one length: of the text, the question and the answer, without the marks of a
+    chat.
+    """
     return {f"needle {kind}": partial(_asked, count_tokens, length, kind) for kind in KINDS}
 
 

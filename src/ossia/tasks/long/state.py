@@ -1,9 +1,10 @@
-"""Following a state through k steps: a number that is added to and multiplied, balls under cups that change places.
+"""Following a state through k steps: a number that is added to and multiplied, balls under cups
+that change places.
 
-Knows names of colours; nothing of models. Low effort writes the answer alone, medium the state after every third step,
-high every step and a check. Training tracks are closed under prefixes: no beginning of one is a held-out track, so a
-held-out track stands in no training text, not even as part of a longer one. All sums and products are small facts that
-arithmetic never holds out.
+Knows names of colours; nothing of models. Low effort writes the answer alone, medium the state
+after every third step, high every step and a check. Training tracks are closed under prefixes: no
+beginning of one is a held-out track, so a held-out track stands in no training text, not even as
+part of a longer one. All sums and products are small facts that arithmetic never holds out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Step(Generic[State]):
 
 @dataclass(frozen=True)
 class Track:
-    """k steps from a beginning, and a question about the end. `states` and `worked` have one entry per step."""
+    """k steps from a beginning, and a question about the end. `states` and `worked` have one entry
+    per step.
+    """
 
     kind: str
     told: str
@@ -69,7 +72,9 @@ def _walk(
     begin: Callable[[Random], tuple[str, State]],
     step: Callable[[Random, State], Step[State]],
 ) -> tuple[str, State, list[Step[State]]]:
-    """(the beginning's text, its state, k steps) of the split. See the top of the file for what that means."""
+    """(the beginning's text, its state, k steps) of the split. See the top of the file for what
+    that means.
+    """
     while True:
         told, start = begin(rng)
         key, state, steps = told, start, list[Step[State]]()
@@ -85,7 +90,11 @@ def _walk(
 
 
 def _next(
-    rng: Random, key: str, wanted: Split | None, state: State, step: Callable[[Random, State], Step[State]]
+    rng: Random,
+    key: str,
+    wanted: Split | None,
+    state: State,
+    step: Callable[[Random, State], Step[State]],
 ) -> Step[State] | None:
     """A step after which the track is of the wanted split; None if a few tries found none."""
     for _ in range(20):
@@ -95,7 +104,8 @@ def _next(
     return None
 
 
-# ---- a number: x = 3; +4; *2; mod 10 ---------------------------------------------------------------
+# ---- a number: x = 3; +4; *2; mod 10
+# ---------------------------------------------------------------
 
 
 def _begin_number(rng: Random) -> tuple[str, int]:
@@ -150,9 +160,14 @@ def _track_of_number(kind: str, told: str, steps: list[Step[int]], check: str) -
     )
 
 
-# ---- a number modulo a prime: every step counts ------------------------------------------------------
+# ---- a number modulo a prime: every step counts
+# ------------------------------------------------------
 
-PRIMES = (7, 11, 13)  # multiplying by 2 to 6 can be undone modulo each, so no step forgets what came before
+PRIMES = (
+    7,
+    11,
+    13,
+)  # multiplying by 2 to 6 can be undone modulo each, so no step forgets what came before
 
 
 def _modular_step(p: int, rng: Random, x: int) -> Step[int]:
@@ -186,14 +201,17 @@ def _modular_track(rng: Random, split: Split, k: int) -> Track:
         check = _reduced(f"{n}*{before}={n * before}", n * before, p)
     elif sign == "+":
         borrow = last.after < n
-        check = f"{last.after}+{p}={last.after + p}, {last.after + p}-{n}={before}" if borrow else ""
+        check = (
+            f"{last.after}+{p}={last.after + p}, {last.after + p}-{n}={before}" if borrow else ""
+        )
         check = check or f"{last.after}-{n}={before}"
     else:
         check = _reduced(f"{last.after}+{n}={last.after + n}", last.after + n, p)
     return _track_of_number("modular", told, steps, check)
 
 
-# ---- balls under cups: the permutations of 3 or 5 ----------------------------------------------------
+# ---- balls under cups: the permutations of 3 or 5
+# ----------------------------------------------------
 
 Cups = tuple[str, ...]
 
@@ -220,13 +238,25 @@ def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
     place = rng.randrange(count)
     ball = end[place]
     if rng.random() < 0.5:
-        question, final, expect = f"What is in cup {place + 1}?", f"In cup {place + 1} is {ball}", Expect(equals=ball)
+        question, final, expect = (
+            f"What is in cup {place + 1}?",
+            f"In cup {place + 1} is {ball}",
+            Expect(equals=ball),
+        )
     else:
-        question, final, expect = f"Where is {ball}?", f"{ball} is in cup {place + 1}", Expect(number=place + 1)
-    path = " ".join([str(cups.index(ball) + 1) for cups in (start, *[step.after for step in steps])])
+        question, final, expect = (
+            f"Where is {ball}?",
+            f"{ball} is in cup {place + 1}",
+            Expect(number=place + 1),
+        )
+    path = " ".join(
+        [str(cups.index(ball) + 1) for cups in (start, *[step.after for step in steps])]
+    )
     states = tuple([step.worked for step in steps])
     names = tuple([step.name for step in steps])
-    return Track(f"cups{count}", told, question, final, expect, names, states, states, f"{ball} goes {path}")
+    return Track(
+        f"cups{count}", told, question, final, expect, names, states, states, f"{ball} goes {path}"
+    )
 
 
 def _cups3(rng: Random, split: Split, k: int) -> Track:
@@ -250,7 +280,9 @@ _EFFORTS = tuple(Effort)
 
 
 def draw_track(rng: Random, split: Split, k: int, kind: str | None = None) -> Track:
-    """A track of k steps, of any kind or of `kind`. Raises ConfigError for k < 1 or an unknown kind."""
+    """A track of k steps, of any kind or of `kind`. Raises ConfigError for k < 1 or an unknown
+    kind.
+    """
     if k < 1:
         raise ConfigError(f"a track needs at least one step, not {k}: choose k from 1 up")
     if kind is not None and kind not in KINDS:
@@ -258,12 +290,16 @@ def draw_track(rng: Random, split: Split, k: int, kind: str | None = None) -> Tr
     return KINDS[kind or rng.choice(_NAMES)](rng, split, k)
 
 
-def state_tracking(rng: Random, split: Split, k: int | None = None, kind: str | None = None) -> Problem:
+def state_tracking(
+    rng: Random, split: Split, k: int | None = None, kind: str | None = None
+) -> Problem:
     """k steps, 1 to 16 if it is not given, and a question about the state after the last."""
     track = draw_track(rng, split, rng.randrange(1, LONGEST + 1) if k is None else k, kind)
     user = f"{track.told}; {'; '.join(track.names)}. {track.question}"
     about: dict[str, str | int] = {"k": track.k, "kind": track.kind}
-    return Problem("state", split, (Turn(user, track.final, track.working),), track.expect, about=about)
+    return Problem(
+        "state", split, (Turn(user, track.final, track.working),), track.expect, about=about
+    )
 
 
 def state_text(rng: Random) -> str:

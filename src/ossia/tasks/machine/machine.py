@@ -1,7 +1,9 @@
-"""A tiny stack machine: named operations on whole numbers, deterministic, with a step limit and plain error texts.
+"""A tiny stack machine: named operations on whole numbers, deterministic, with a step limit and
+plain error texts.
 
-Knows nothing of tasks or messages except how a tool is declared. A program is text, one operation a line (or set apart
-by `;`); `#` begins a comment. It can do nothing but compute and print, so it is safe to run whatever a model writes.
+Knows nothing of tasks or messages except how a tool is declared. A program is text, one operation a
+line (or set apart by `;`); `#` begins a comment. It can do nothing but compute and print, so it is
+safe to run whatever a model writes.
 
     push 3      put a number on the stack        add sub mul div mod   of the two upper values
     dup         the upper value once more        lt eq                 1 if smaller / equal, else 0
@@ -49,8 +51,8 @@ class Instruction:
 class Outcome:
     """What running a program did. `error` is "" if it came to its end.
 
-    `trace` holds (operation, the stack after it) for every step; `operations` the arithmetic that was done, as signs
-    and numbers, which is what decides whether a program may be trained on.
+    `trace` holds (operation, the stack after it) for every step; `operations` the arithmetic that
+    was done, as signs and numbers, which is what decides whether a program may be trained on.
     """
 
     printed: list[int] = field(default_factory=list)
@@ -210,14 +212,19 @@ RUN = FunctionTool(
     "Runs a program of the stack machine and returns what it prints.",
     {
         "type": "object",
-        "properties": {"program": {"type": "string"}, "limit": {"type": "integer", "description": "steps at most"}},
+        "properties": {
+            "program": {"type": "string"},
+            "limit": {"type": "integer", "description": "steps at most"},
+        },
         "required": ["program"],
     },
 )
 
 
 def read_program(arguments: str) -> tuple[str, int]:
-    """(program, step limit) of a call. Raises ToolError if the arguments are not as RUN declares them."""
+    """(program, step limit) of a call. Raises ToolError if the arguments are not as RUN declares
+    them.
+    """
     try:
         data = json.loads(arguments)
     except (ValueError, RecursionError) as error:

@@ -1,7 +1,8 @@
-"""Programs for the stack machine: drawn ones with the purpose they serve, as text to read and as problems to trace.
+"""Programs for the stack machine: drawn ones with the purpose they serve, as text to read and as
+problems to trace.
 
-Knows the machine and expressions. A training program does no arithmetic that the arithmetic task holds out; which
-programs are held out is decided by their text, comments left out (`is_of`).
+Knows the machine and expressions. A training program does no arithmetic that the arithmetic task
+holds out; which programs are held out is decided by their text, comments left out (`is_of`).
 """
 
 from __future__ import annotations
@@ -52,13 +53,14 @@ def compiled(expr: Expr) -> tuple[str, ...]:
 def is_of(split: Split, program: str) -> bool:
     """Whether a program, on one line, may be drawn for the split.
 
-    A lone sum or difference is never held out: such a program goes on with a number that was looked up, and there the
-    fact decides the split.
+    A lone sum or difference is never held out: such a program goes on with a number that was looked
+    up, and there the fact decides the split.
     """
     return split_of(program) == split and (split == "train" or not _SUM.fullmatch(program))
 
 
-# ---- drawing: each returns (lines, purpose) --------------------------------------------------------
+# ---- drawing: each returns (lines, purpose)
+# --------------------------------------------------------
 
 Drawn = tuple[list[str], str]
 
@@ -69,13 +71,17 @@ def _expression(rng: Random) -> Drawn:
 
 
 def draw_expression(rng: Random) -> Op:
-    """One or two operations that may be trained on, whatever the split: a program's split is that of its text."""
+    """One or two operations that may be trained on, whatever the split: a program's split is that
+    of its text.
+    """
     while True:
         top = 13 if rng.random() < 0.5 else 60
         a, b, c = (rng.randrange(top) for _ in range(3))
         expr = Op("+" if rng.random() < 0.5 else "-", a, b)
         if rng.random() < 0.7:
-            expr = Op("*", expr, c % 10) if rng.random() < 0.5 else Op("+", Op("*", a % 13, b % 13), c)
+            expr = (
+                Op("*", expr, c % 10) if rng.random() < 0.5 else Op("+", Op("*", a % 13, b % 13), c)
+            )
         if is_trained(expr):
             return expr
 
@@ -85,7 +91,9 @@ def _shuffle(rng: Random) -> Drawn:
     lines = [f"push {rng.randrange(10)}" for _ in range(2)]
     height = 2
     for _ in range(rng.randrange(2, 7)):
-        ops = ["push"] + ["dup"] * (height > 0) + ["swap", "over", "add", "sub", "mul"] * (height > 1)
+        ops = (
+            ["push"] + ["dup"] * (height > 0) + ["swap", "over", "add", "sub", "mul"] * (height > 1)
+        )
         op = rng.choice(ops)
         lines.append(f"push {rng.randrange(10)}" if op == "push" else op)
         height += {"push": 1, "dup": 1, "over": 1, "swap": 0}.get(op, -1)
@@ -95,8 +103,27 @@ def _shuffle(rng: Random) -> Drawn:
 
 def _sum_up_to(rng: Random) -> Drawn:
     n = rng.randrange(2, 7)
-    loop = ["label more", "load n", "jz end", "load s", "load n", "add", "store s", *_counted("n"), "jmp more"]
-    return [f"push {n}", "store n", "push 0", "store s", *loop, "label end", "load s", "print"], f"the sum of 1 to {n}"
+    loop = [
+        "label more",
+        "load n",
+        "jz end",
+        "load s",
+        "load n",
+        "add",
+        "store s",
+        *_counted("n"),
+        "jmp more",
+    ]
+    return [
+        f"push {n}",
+        "store n",
+        "push 0",
+        "store s",
+        *loop,
+        "label end",
+        "load s",
+        "print",
+    ], f"the sum of 1 to {n}"
 
 
 def _counted(name: str) -> list[str]:
@@ -105,27 +132,75 @@ def _counted(name: str) -> list[str]:
 
 def _count_down(rng: Random) -> Drawn:
     n = rng.randrange(2, 8)
-    lines = [f"push {n}", "label more", "dup", "jz end", "dup", "print", "push 1", "sub", "jmp more", "label end"]
+    lines = [
+        f"push {n}",
+        "label more",
+        "dup",
+        "jz end",
+        "dup",
+        "print",
+        "push 1",
+        "sub",
+        "jmp more",
+        "label end",
+    ]
     return lines, f"the numbers from {n} down to 1"
 
 
 def _power(rng: Random) -> Drawn:
     base, n = rng.randrange(2, 6), rng.randrange(2, 5)
-    loop = ["label more", "load n", "jz end", f"push {base}", "mul", *_counted("n"), "jmp more", "label end"]
+    loop = [
+        "label more",
+        "load n",
+        "jz end",
+        f"push {base}",
+        "mul",
+        *_counted("n"),
+        "jmp more",
+        "label end",
+    ]
     return [f"push {n}", "store n", "push 1", *loop, "print"], f"{base} to the power of {n}"
 
 
 def _larger(rng: Random) -> Drawn:
     a, b = rng.randrange(100), rng.randrange(100)
-    lines = [f"push {a}", f"push {b}", "over", "over", "lt", "jz first", "swap", "label first", "drop", "print"]
+    lines = [
+        f"push {a}",
+        f"push {b}",
+        "over",
+        "over",
+        "lt",
+        "jz first",
+        "swap",
+        "label first",
+        "drop",
+        "print",
+    ]
     return lines, f"the larger of {a} and {b}"
 
 
 def _gcd(rng: Random) -> Drawn:
     factor = rng.randrange(1, 10)
     a, b = factor * rng.randrange(1, 10), factor * rng.randrange(1, 10)
-    loop = ["label more", "dup", "jz end", "store b", "load b", "mod", "load b", "swap", "jmp more", "label end"]
-    return [f"push {a}", f"push {b}", *loop, "drop", "print"], f"the greatest common divisor of {a} and {b}"
+    loop = [
+        "label more",
+        "dup",
+        "jz end",
+        "store b",
+        "load b",
+        "mod",
+        "load b",
+        "swap",
+        "jmp more",
+        "label end",
+    ]
+    return [
+        f"push {a}",
+        f"push {b}",
+        *loop,
+        "drop",
+        "print",
+    ], f"the greatest common divisor of {a} and {b}"
 
 
 def _rest(rng: Random) -> Drawn:
@@ -154,7 +229,10 @@ def draw_program(rng: Random, split: Split, purpose: bool = False, short: bool =
         outcome = run("\n".join(lines), trace=True)
         assert not outcome.error, f"{outcome.error} in {lines}"
         large = max(map(abs, outcome.printed)) > MAX_PRINTED
-        if large or (split == "train" and any(operation_split(*done) != "train" for done in outcome.operations)):
+        if large or (
+            split == "train"
+            and any(operation_split(*done) != "train" for done in outcome.operations)
+        ):
             continue
         return Program(tuple(lines), does, outcome)
 
@@ -179,13 +257,17 @@ def broken(rng: Random, program: Program) -> str:
 
 
 def traced(program: Program, effort: Effort) -> str:
-    """The analysis of what a program prints: nothing but that, the stack after some steps, or after every step."""
+    """The analysis of what a program prints: nothing but that, the stack after some steps, or after
+    every step.
+    """
     printed = program.outcome.result
     if effort is Effort.LOW:
         return f"prints {printed}"
     trace = program.outcome.trace
     if effort is Effort.MEDIUM:
-        kept = [stack for index, (op, stack) in enumerate(trace, 1) if index % 3 == 0 or op == "print"]
+        kept = [
+            stack for index, (op, stack) in enumerate(trace, 1) if index % 3 == 0 or op == "print"
+        ]
         return ", ".join([*[stack or "empty" for stack in kept], f"prints {printed}"])
     count = len(program.outcome.printed)
     numbers = "1 number" if count == 1 else f"{count} numbers"
@@ -220,7 +302,10 @@ def machine_text(rng: Random) -> str:
         source = f"# {program.purpose}\n{source}"
     if rng.random() < 0.15:
         wrong = broken(rng, program)
-        source, printed = wrong if rng.random() < 0.5 else wrong.replace("; ", "\n"), run(wrong).result
+        source, printed = (
+            wrong if rng.random() < 0.5 else wrong.replace("; ", "\n"),
+            run(wrong).result,
+        )
         return f"{source}\n{printed}"
     if len(program.outcome.trace) <= MAX_TRACE and rng.random() < 0.5:
         source = f"{source}\ntrace\n" + "\n".join(_trace_lines(program))

@@ -1,6 +1,8 @@
-"""Arithmetic in words and signs: drawing an expression, asking for it in many ways, and the task itself.
+"""Arithmetic in words and signs: drawing an expression, asking for it in many ways, and the task
+itself.
 
-Knows expressions and their working. What is held out is the operation (its fact family), never the phrasing.
+Knows expressions and their working. What is held out is the operation (its fact family), never the
+phrasing.
 """
 
 from __future__ import annotations
@@ -71,12 +73,16 @@ def draw_two_steps(rng: Random, split: Split) -> Op:
 
 
 def _draw_two_steps(rng: Random) -> Op | None:
-    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it went out of
-    range.
+    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it
+    went out of range.
     """
     size = rng.random()
     top = 12 if size < 0.4 else 99 if size < 0.92 else 999
-    a, b, c = int(rng.random() * (top + 1)), int(rng.random() * (top + 1)), int(rng.random() * (top + 1))
+    a, b, c = (
+        int(rng.random() * (top + 1)),
+        int(rng.random() * (top + 1)),
+        int(rng.random() * (top + 1)),
+    )
     shape = rng.random()
     first: Sign = "+" if rng.random() < 0.5 else "-"
     second: Sign = "+" if rng.random() < 0.5 else "-"
@@ -85,7 +91,9 @@ def _draw_two_steps(rng: Random) -> Op | None:
         expr = Op(second, Op(first, a, b), c)
     elif shape < 0.68:
         large = top > 12 and rng.random() < 0.4
-        product = _draw_product(rng) if large else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
+        product = (
+            _draw_product(rng) if large else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
+        )
         expr = Op(second, product, c) if rng.random() < 0.5 else Op(second, a, product)
     elif shape < 0.88:
         factor, inner = rng.randrange(2, 10), Op(first, a, b)
@@ -93,7 +101,10 @@ def _draw_two_steps(rng: Random) -> Op | None:
     elif shape < 0.91:
         expr = Op("*", Op("*", rng.randrange(1, 13), rng.randrange(1, 13)), rng.randrange(1, 13))
     else:
-        divisor, quotient = rng.randrange(2, 13), rng.randrange(1, 13 if rng.random() < 0.7 else 100)
+        divisor, quotient = (
+            rng.randrange(2, 13),
+            rng.randrange(1, 13 if rng.random() < 0.7 else 100),
+        )
         whole = divisor * quotient
         if shape < 0.95:
             expr = Op("/", Op("+", min(a, whole), whole - min(a, whole)), divisor)
@@ -103,14 +114,17 @@ def _draw_two_steps(rng: Random) -> Op | None:
 
 
 def _is_in_range(rng: Random, expr: Op) -> bool:
-    """Small intermediate values, rarely negative ones or larger ones, and only products that the working is
-    short for.
+    """Small intermediate values, rarely negative ones or larger ones, and only products that the
+    working is short for.
     """
     largest, negative = 0, False
     for part in (expr.left, expr.right, expr):
         if isinstance(part, Op):
             result = value(part)
-            largest, negative = max(largest, abs(result)), negative or (result < 0 and part is not expr)
+            largest, negative = (
+                max(largest, abs(result)),
+                negative or (result < 0 and part is not expr),
+            )
             sizes = sorted((len(str(abs(value(part.left)))), len(str(abs(value(part.right))))))
             if part.sign == "*" and sizes not in ([1, 1], [1, 2], [1, 3], [2, 2]):
                 return False
@@ -242,7 +256,9 @@ def _signed(rng: Random, formula: str) -> str:
 
 def _spell(rng: Random, words: str) -> str:
     """Numbers as words where they are small enough."""
-    return " ".join([in_words(int(w)) if w.isdigit() and int(w) < 100 else w for w in words.split(" ")])
+    return " ".join(
+        [in_words(int(w)) if w.isdigit() and int(w) < 100 else w for w in words.split(" ")]
+    )
 
 
 def ask(rng: Random, expr: Op) -> str:
@@ -299,7 +315,9 @@ _THEN = {
 
 
 def _as_orders(rng: Random, expr: Op) -> str:
-    """`Start with 12, add 30, then subtract 5`, for expressions that are worked out from left to right."""
+    """`Start with 12, add 30, then subtract 5`, for expressions that are worked out from left to
+    right.
+    """
     inner = expr.left
     if not isinstance(inner, Op) or not isinstance(expr.right, int):
         return ""
@@ -307,15 +325,15 @@ def _as_orders(rng: Random, expr: Op) -> str:
     joint = rng.choice((", then ", " and then ", ", and ", " and ", ". Then "))
     if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
         return rng.choice(_SAID[inner.sign]).format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")).format(
-        n=inner.left
-    )
+    start = rng.choice(
+        ("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")
+    ).format(n=inner.left)
     return start + rng.choice(_THEN[inner.sign]).format(n=inner.right) + joint + last
 
 
 def dress(rng: Random, sentence: str, mark: str) -> str:
-    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the same
-    thing.
+    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the
+    same thing.
     """
     luck = rng.random()
     if mark != "?" and rng.random() < 0.07:
@@ -324,7 +342,11 @@ def dress(rng: Random, sentence: str, mark: str) -> str:
         return sentence.upper() + mark
     if luck < 0.06:
         before = rng.choice(_GREETINGS)
-        sentence = before + (sentence if before[-2] not in ".!" or luck < 0.02 else sentence[0].upper() + sentence[1:])
+        sentence = before + (
+            sentence
+            if before[-2] not in ".!" or luck < 0.02
+            else sentence[0].upper() + sentence[1:]
+        )
     elif luck < 0.13:
         after = rng.choice(_THANKS)
         return sentence[0].upper() + sentence[1:] + (mark if after[1].isupper() else "") + after
@@ -348,4 +370,6 @@ def turn_for(expr: Op, user: str) -> Turn:
 def arithmetic_question(rng: Random, split: Split) -> Problem:
     """One question about an expression of one or two operations."""
     expr = draw_one_step(rng, split) if rng.random() < 0.62 else draw_two_steps(rng, split)
-    return Problem("arithmetic", split, (turn_for(expr, ask(rng, expr)),), Expect(number=value(expr)))
+    return Problem(
+        "arithmetic", split, (turn_for(expr, ask(rng, expr)),), Expect(number=value(expr))
+    )

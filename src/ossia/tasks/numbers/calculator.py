@@ -1,8 +1,9 @@
-"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using what it
-returns.
+"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using
+what it returns.
 
-Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use the
-tool's result, also in the rare cases where that is, on purpose, not the true value, or an error.
+Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use
+the tool's result, also in the rare cases where that is, on purpose, not the true value, or an
+error.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MAX_CHARACTERS, MAX_DIGITS, MAX_EXPONENT, MAX_DEPTH = 200, 200, 64, 60
 def evaluate(expression: str) -> int | float:
     """The value of an expression of numbers with + - * / // % ** and parentheses.
 
-    A quotient that is whole is an int. Raises ToolError saying what is wrong: a name or a call in it, a
-    division by zero, a number or power that is too large, an expression that is too long.
+    A quotient that is whole is an int. Raises ToolError saying what is wrong: a name or a call in
+    it, a division by zero, a number or power that is too large, an expression that is too long.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ToolError(f"the expression is longer than {MAX_CHARACTERS} characters")
@@ -54,13 +55,19 @@ _LIKE_SIGNS = str.maketrans(_SIGNS_OF_PEOPLE)
 def _value_of(node: ast.expr, depth: int) -> int | float:
     if depth > MAX_DEPTH:
         raise ToolError("the expression is nested too deeply")
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
         return _checked(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         inner = _value_of(node.operand, depth + 1)
         return -inner if isinstance(node.op, ast.USub) else inner
     if isinstance(node, ast.BinOp):
-        return _checked(_combined(node.op, _value_of(node.left, depth + 1), _value_of(node.right, depth + 1)))
+        return _checked(
+            _combined(node.op, _value_of(node.left, depth + 1), _value_of(node.right, depth + 1))
+        )
     raise ToolError("only numbers, + - * / // % ** and parentheses are allowed")
 
 
@@ -107,8 +114,8 @@ def _checked(number: int | float) -> int | float:
 
 
 def calculate(arguments: str) -> str:
-    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text, `error:
-    ...`.
+    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text,
+    `error: ...`.
     """
     try:
         return str(evaluate(expression_of("calculator", arguments)))
@@ -117,8 +124,8 @@ def calculate(arguments: str) -> str:
 
 
 def expression_of(name: str, arguments: str) -> str:
-    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if there is
-    none.
+    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if
+    there is none.
     """
     try:
         data = json.loads(arguments)
@@ -155,7 +162,8 @@ CALCULATOR = FunctionTool(
 
 # ---- how it is declared --------------------------------------------------------------------------
 
-_NAME = "calculator"  # the only one: a model of this size that saw six names called the commonest whatever was declared
+# the only one: a model of this size that saw six names called the commonest whatever was declared
+_NAME = "calculator"
 _DESCRIPTIONS = (
     "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
     "A calculator.", "Calculates the value of an expression.",
@@ -181,8 +189,8 @@ _OTHERS = (
 
 @dataclass(frozen=True)
 class Declared:
-    """A calculator as some application declares it: the function, its arguments' shape and its answers'
-    shape.
+    """A calculator as some application declares it: the function, its arguments' shape and its
+    answers' shape.
     """
 
     function: FunctionTool
@@ -199,7 +207,9 @@ class Declared:
             return json.dumps({self.keys[0]: text(expr, " " if spaced else "")})
         first, second, sign = self.keys
         names = _OPERAND_KEYS[first, second, sign]
-        return json.dumps({first: value(expr.left), second: value(expr.right), sign: names[expr.sign]})
+        return json.dumps(
+            {first: value(expr.left), second: value(expr.right), sign: names[expr.sign]}
+        )
 
 
 def declare(rng: Random, two_steps: bool) -> Declared:
@@ -218,7 +228,9 @@ def declare(rng: Random, two_steps: bool) -> Declared:
     else:
         keys = ("expression",) if rng.random() < 0.93 else (rng.choice(EXPRESSION_KEYS[1:]),)
         note = rng.choice(_PROPERTY_NOTES)
-        properties = {keys[0]: {"type": "string", "description": note} if note else {"type": "string"}}
+        properties = {
+            keys[0]: {"type": "string", "description": note} if note else {"type": "string"}
+        }
     schema = {"type": "object", "properties": properties, "required": list(keys)}
     return Declared(FunctionTool(_NAME, description, schema), keys, style)
 
@@ -296,7 +308,11 @@ def draw_large(rng: Random, split: Split) -> Op:
         expr = Op("/", a * (b % 100 + 2), b % 100 + 2) if sign == "/" else Op(sign, a, b)
         if rng.random() < 0.3:
             second = rng.choice(_LARGE_SIGNS[:3])
-            expr = Op(second, expr, _large(rng)) if rng.random() < 0.7 else Op(second, _large(rng), expr)
+            expr = (
+                Op(second, expr, _large(rng))
+                if rng.random() < 0.7
+                else Op(second, _large(rng), expr)
+            )
         if abs(value(expr)) < LARGEST and in_split(expr, split):
             return expr
 
@@ -311,7 +327,9 @@ def call_thoughts(expr: Expr, effort: Effort) -> str:
         return "I should use the calculator."
     if effort is Effort.MEDIUM:
         return f"This is {text(expr)}. I should use the calculator."
-    return f"The user asks for {text(expr)}. A calculator is offered, so I should use the calculator."
+    return (
+        f"The user asks for {text(expr)}. A calculator is offered, so I should use the calculator."
+    )
 
 
 def result_thoughts(seen: int | None, effort: Effort) -> str:
@@ -366,6 +384,14 @@ def calculator_use(rng: Random, split: Split) -> Problem:
     declared = declare(rng, isinstance(expr.left, Op) or isinstance(expr.right, Op))
     luck = rng.random()
     error = rng.choice(_ERRORS) if luck < 0.03 else ""
-    off_by = rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)) if 0.03 <= luck < 0.08 else 0
-    turn, expect, run = calculator_turn(expr, user, declared, final, rng.random() < 0.15, off_by, error)
-    return Problem("calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run)))
+    off_by = (
+        rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100))
+        if 0.03 <= luck < 0.08
+        else 0
+    )
+    turn, expect, run = calculator_turn(
+        expr, user, declared, final, rng.random() < 0.15, off_by, error
+    )
+    return Problem(
+        "calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run))
+    )

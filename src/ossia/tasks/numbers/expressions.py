@@ -2,9 +2,9 @@
 
 Knows integers only; nothing of phrasing, messages or written working (`working.py`).
 
-The split of one operation is that of its *fact family*: 37+48, 48+37, 85-37, 85-48 and 37-85 are all held
-out or all trained on, and so are 12*7, 7*12, 84/7 and 84/12. Facts that the written methods build upon
-are always trained on.
+The split of one operation is that of its *fact family*: 37+48, 48+37, 85-37, 85-48 and 37-85 are
+all held out or all trained on, and so are 12*7, 7*12, 84/7 and 84/12. Facts that the written
+methods build upon are always trained on.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def text(expr: Expr, space: str = " ") -> str:
     if isinstance(expr.left, Op) and _BINDS[expr.left.sign] < _BINDS[expr.sign]:
         left = f"({left})"
     if isinstance(expr.right, Op) and not (
-        _BINDS[expr.right.sign] > _BINDS[expr.sign] or (expr.sign == expr.right.sign and expr.sign in "+*")
+        _BINDS[expr.right.sign] > _BINDS[expr.sign]
+        or (expr.sign == expr.right.sign and expr.sign in "+*")
     ):
         right = f"({right})"
     return f"{left}{space}{expr.sign}{space}{right}"
@@ -74,8 +75,8 @@ def operations(expr: Expr) -> list[tuple[Sign, int, int]]:
 
 
 def magnitudes(sign: Sign, a: int, b: int) -> tuple[bool, int, Sign, int]:
-    """The same operation on numbers >= 0, with the larger first: (whether the result is minus that, x, sign,
-    y).
+    """The same operation on numbers >= 0, with the larger first: (whether the result is minus that,
+    x, sign, y).
     """
     if sign in "*/":
         swap = sign == "*" and len(str(abs(a))) < len(str(abs(b)))
@@ -104,19 +105,22 @@ def operation_split(sign: Sign, a: int, b: int) -> Split:
 
 
 def product_columns(x: int, y: int) -> list[list[tuple[int, int]]]:
-    """The digit pairs of x * y by place, ones first; in a column from x's highest digit: 3*7, 4*5 for 34 *
-    57.
+    """The digit pairs of x * y by place, ones first; in a column from x's highest digit: 3*7, 4*5
+    for 34 * 57.
     """
     xs, ys = [int(d) for d in reversed(str(x))], [int(d) for d in reversed(str(y))]
     columns = range(len(xs) + len(ys) - 1)
     return [
-        [(xs[i], ys[place - i]) for i in range(len(xs) - 1, -1, -1) if 0 <= place - i < len(ys)] for place in columns
+        [(xs[i], ys[place - i]) for i in range(len(xs) - 1, -1, -1) if 0 <= place - i < len(ys)]
+        for place in columns
     ]
 
 
 @lru_cache(maxsize=200_000)
 def _may_be_written(sign: Sign, a: int, b: int) -> bool:
-    """Whether an operation and all the sums that its written working holds are of the training split."""
+    """Whether an operation and all the sums that its written working holds are of the training
+    split.
+    """
     if operation_split(sign, a, b) != "train":
         return False
     if sign != "*":
@@ -133,7 +137,9 @@ def _may_be_written(sign: Sign, a: int, b: int) -> bool:
 
 
 def is_trained(expr: Expr) -> bool:
-    """Whether `expr` may appear in training: every operation and, if there are several, the whole must be."""
+    """Whether `expr` may appear in training: every operation and, if there are several, the whole
+    must be.
+    """
     if isinstance(expr, int):
         return True
     parts = operations(expr)
@@ -143,8 +149,8 @@ def is_trained(expr: Expr) -> bool:
 
 
 def is_held_out(expr: Expr) -> bool:
-    """Whether `expr` can never have been trained on: its one operation, or the whole of several, is held
-    out.
+    """Whether `expr` can never have been trained on: its one operation, or the whole of several, is
+    held out.
     """
     if isinstance(expr, int):
         return False
@@ -164,9 +170,18 @@ def _is_small_chain(expr: Op) -> bool:
         return False
     left = expr.left if isinstance(expr.left, int) else None
     if isinstance(expr.left, Op):
-        if expr.left.sign in "*/" or not isinstance(expr.left.left, int) or not isinstance(expr.left.right, int):
+        if (
+            expr.left.sign in "*/"
+            or not isinstance(expr.left.left, int)
+            or not isinstance(expr.left.right, int)
+        ):
             return False
         left = expr.left.left
         if abs(expr.left.right) > 9:
             return False
-    return left is not None and abs(left) <= 19 and isinstance(expr.right, int) and abs(expr.right) <= 9
+    return (
+        left is not None
+        and abs(left) <= 19
+        and isinstance(expr.right, int)
+        and abs(expr.right) <= 9
+    )

@@ -1,4 +1,5 @@
-"""Conversations of several turns: going on with the last result, asking more about a story, or something new.
+"""Conversations of several turns: going on with the last result, asking more about a story, or
+something new.
 
 Knows the other tasks. Only the last turn is the problem; the turns before it are its context.
 """
@@ -8,12 +9,24 @@ from __future__ import annotations
 from random import Random
 
 from ossia.tasks.numbers.arithmetic import ask, draw_number, draw_one_step, draw_two_steps, turn_for
-from ossia.tasks.numbers.calculator import calculator_turn, declare, draw_for_calculator, with_others
+from ossia.tasks.numbers.calculator import (
+    calculator_turn,
+    declare,
+    draw_for_calculator,
+    with_others,
+)
 from ossia.tasks.numbers.expressions import Op, Sign, in_split, value
 from ossia.tasks.numbers.stories import story_turn
 from ossia.tasks.problem import Expect, Problem, Split, Tool, Turn
 from ossia.tasks.safety.scope import scope_turn
-from ossia.tasks.world.facts import BEFORE_FACTS, BETWEEN, draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.facts import (
+    BEFORE_FACTS,
+    BETWEEN,
+    draw_facts,
+    fact_turn,
+    story_of,
+    unknown_turn,
+)
 
 _GO_ON: dict[str, tuple[str, ...]] = {
     "+": ("Now add {n}.", "Add {n}.", "And plus {n}?", "Plus {n}?", "plus {n}", "What about {n} more?",
@@ -54,7 +67,9 @@ def follow_up(rng: Random, split: Split) -> Problem:
     return _mixed(rng, split, count)
 
 
-def _problem(split: Split, turns: list[Turn], expect: Expect, tools: tuple[Tool, ...] = ()) -> Problem:
+def _problem(
+    split: Split, turns: list[Turn], expect: Expect, tools: tuple[Tool, ...] = ()
+) -> Problem:
     return Problem("multi-turn", split, tuple(turns), expect, tools)
 
 
@@ -64,7 +79,9 @@ def _split_at(index: int, count: int, split: Split) -> Split:
 
 
 def go_on(rng: Random, start: int, split: Split) -> tuple[Op, str] | None:
-    """An operation on the previous result, and how it is asked for; None if none fits after some tries."""
+    """An operation on the previous result, and how it is asked for; None if none fits after some
+    tries.
+    """
     for _ in range(60):
         pick = rng.random()
         sign: Sign = "+" if pick < 0.4 else "-" if pick < 0.72 else "*" if pick < 0.9 else "/"
@@ -87,7 +104,9 @@ def _calculation(rng: Random, split: Split, count: int) -> Problem:
         if rng.random() < 0.2:
             turn, expr = story_turn(rng, "train")
         else:
-            expr = draw_one_step(rng, "train") if rng.random() < 0.8 else draw_two_steps(rng, "train")
+            expr = (
+                draw_one_step(rng, "train") if rng.random() < 0.8 else draw_two_steps(rng, "train")
+            )
             turn = turn_for(expr, ask(rng, expr))
         turns, start = [turn], value(expr)
         for index in range(1, count):

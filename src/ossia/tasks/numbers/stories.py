@@ -1,8 +1,8 @@
 """Word problems of one or two steps: a small story, a question, and a sentence that answers it.
 
-Knows expressions and names. Stories are templates over people, things and numbers; what is held out is
-the operation. In the templates {a} {b} {c} are the numbers, {p} {q} people, {t} a plural thing, {r} the
-result.
+Knows expressions and names. Stories are templates over people, things and numbers; what is held out
+is the operation. In the templates {a} {b} {c} are the numbers, {p} {q} people, {t} a plural thing,
+{r} the result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ Numbers = Callable[[Random], tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class Story:
-    """One kind of word problem. `hint` is what high effort notes before it works the expression out."""
+    """One kind of word problem. `hint` is what high effort notes before it works the expression
+    out.
+    """
 
     shape: str  # the expression, over a, b and c
     numbers: Numbers
@@ -65,13 +67,20 @@ def _two_losses(rng: Random) -> tuple[int, int, int]:
 
 
 def _groups(rng: Random) -> tuple[int, int, int]:
-    a, b = rng.randrange(2, 13), rng.randrange(2, 13) if rng.random() < 0.5 else rng.randrange(10, 60)
+    a, b = (
+        rng.randrange(2, 13),
+        rng.randrange(2, 13) if rng.random() < 0.5 else rng.randrange(10, 60),
+    )
     return a, b, rng.randrange(1, min(a * b, 60) + 1)
 
 
 def _shares(rng: Random) -> tuple[int, int, int]:
     b = rng.randrange(2, 13)
-    return b * (rng.randrange(1, 13) if rng.random() < 0.6 else rng.randrange(2, 60)), b, rng.randrange(1, 40)
+    return (
+        b * (rng.randrange(1, 13) if rng.random() < 0.6 else rng.randrange(2, 60)),
+        b,
+        rng.randrange(1, 40),
+    )
 
 
 _HAVE_NOW = (
@@ -252,7 +261,9 @@ def draw_story(rng: Random, split: Split) -> tuple[str, Op, str, str]:
     words = {"a": a, "b": b, "c": c, "p": p, "q": q, "t": rng.choice(COUNTABLE), "r": "{r}"}
     told, question = rng.choice(story.texts), rng.choice(story.questions)
     if rng.random() < 0.4:
-        told, question = _with_pronouns(p in MEN if p in NAMES else rng.random() < 0.5, told, question)
+        told, question = _with_pronouns(
+            p in MEN if p in NAMES else rng.random() < 0.5, told, question
+        )
     told = _arranged(rng, told.format(**words), question.format(**words))
     return told, expr, story.final.format(**words), story.hint
 
@@ -261,7 +272,9 @@ def _with_pronouns(he: bool, told: str, question: str) -> tuple[str, str]:
     """{p} as he or she where a second mention is the subject of its clause."""
     she = "he" if he else "she"
     for before in (". ", "Then ", "Today ", "So far "):
-        told = told.replace(f"{before}{{p}} ", f"{before}{she.capitalize() if before == '. ' else she} ")
+        told = told.replace(
+            f"{before}{{p}} ", f"{before}{she.capitalize() if before == '. ' else she} "
+        )
     mentioned = "{p}" in told
     return told, question.replace("does {p} ", f"does {she} ").replace(
         "has {p} ", f"has {she} "

@@ -1,7 +1,8 @@
-"""How an expression is worked out in writing: the analysis of an answer at low, medium and high effort.
+"""How an expression is worked out in writing: the analysis of an answer at low, medium and high
+effort.
 
-Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that every
-token is a small step for a small transformer whose tokens are single digits:
+Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that
+every token is a small step for a small transformer whose tokens are single digits:
 
 - A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
   with spaces around the sign, so the digits to work on are easy to find.
@@ -15,8 +16,8 @@ token is a small step for a small transformer whose tokens are single digits:
   turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
 - Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
 
-low: the equation in one go. medium: the columns. high: every column also named by its place, what it hands
-on written out, and a line that undoes the last operation.
+low: the equation in one go. medium: the columns. high: every column also named by its place, what
+it hands on written out, and a line that undoes the last operation.
 """
 
 from __future__ import annotations
@@ -87,7 +88,9 @@ def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
 
 
 def _is_known(sign: Sign, a: int, b: int) -> bool:
-    """Facts that are written down in one go: two single digits, times 0, 1 or 10, divided by 1 or 10."""
+    """Facts that are written down in one go: two single digits, times 0, 1 or 10, divided by 1 or
+    10.
+    """
     if sign == "/":
         return b in (1, 10) or a == 0
     if sign == "*" and (a in (0, 1, 10) or b in (0, 1, 10)):
@@ -104,7 +107,8 @@ def _digits(number: int, count: int) -> list[int]:
     return [number // 10**place % 10 for place in range(count)]
 
 
-# ---- single steps, which the drills in the pre-training text use as well ----------------------------
+# ---- single steps, which the drills in the pre-training text use as well
+# ----------------------------
 
 
 def compared(a: int, b: int, named: bool) -> list[str]:
@@ -136,7 +140,9 @@ def difference_column(p: int, q: int, borrow: int, first: bool = False) -> str:
 
 
 def product_column(pairs: list[tuple[int, int]], carry: int) -> tuple[str, int]:
-    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is one."""
+    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is
+    one.
+    """
     products = [p * q for p, q in pairs]
     parts = [f"{p}*{q}={p * q}" for p, q in pairs]
     total = products[0]
@@ -152,7 +158,8 @@ def division_step(current: int, divisor: int) -> str:
     return f"{divisor} in {current}: {quotient}*{divisor}={current - rest} rest {rest}"
 
 
-# ---- the methods: each returns its columns and the result as it was put together, leading zeros included
+# ---- the methods: each returns its columns and the result as it was put together, leading zeros
+# included
 
 
 def _add(x: int, y: int, high: bool) -> tuple[list[str], str]:
@@ -221,7 +228,9 @@ class _Sheet:
         if last and self.carry:  # nothing is left to add it to
             self.done = f"{self.carry}{self.done}"
             self.lines.append(
-                f"{PLACES[place + 1]} {self.carry}->{self.done}" if self._named else f"{self.carry}->{self.done}"
+                f"{PLACES[place + 1]} {self.carry}->{self.done}"
+                if self._named
+                else f"{self.carry}->{self.done}"
             )
 
 

@@ -1,7 +1,8 @@
-"""Puzzles with exact answers: the forms that plain arithmetic lacks, as problems and as text to read.
+"""Puzzles with exact answers: the forms that plain arithmetic lacks, as problems and as text to
+read.
 
-Knows the forms and which of their contents are held out. A training puzzle also never writes an equation that the
-arithmetic task holds out.
+Knows the forms and which of their contents are held out. A training puzzle also never writes an
+equation that the arithmetic task holds out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def draw_puzzle(rng: Random, split: Split, form: str) -> Puzzle:
         if split_of(key) != split:
             continue
         puzzle = chosen.build(rng, content)
-        if split == "held_out" or may_be_trained(*map(puzzle.working, _EFFORTS), f"{puzzle.question}="):
+        if split == "held_out" or may_be_trained(
+            *map(puzzle.working, _EFFORTS), f"{puzzle.question}="
+        ):
             return puzzle
 
 
@@ -38,11 +41,19 @@ def puzzle_question(rng: Random, split: Split, form: str | None = None) -> Probl
     form = form or rng.choice(_NAMES)
     puzzle = draw_puzzle(rng, split, form)
     user = dress(rng, puzzle.question, puzzle.mark)
-    return Problem("puzzles", split, (Turn(user, puzzle.final, puzzle.working),), puzzle.expect, about={"form": form})
+    return Problem(
+        "puzzles",
+        split,
+        (Turn(user, puzzle.final, puzzle.working),),
+        puzzle.expect,
+        about={"form": form},
+    )
 
 
 def puzzle_text(rng: Random) -> str:
-    """A document: a few puzzles with their working at one grain and their answers, or the workings alone."""
+    """A document: a few puzzles with their working at one grain and their answers, or the workings
+    alone.
+    """
     effort = rng.choice(_EFFORTS)
     alike = rng.choice(_NAMES) if rng.random() < 0.4 else None
     parts = []

@@ -1,7 +1,9 @@
-"""Puzzles about numbers: modular arithmetic, bases, greatest common divisors, chains of sums, digits and lists.
+"""Puzzles about numbers: modular arithmetic, bases, greatest common divisors, chains of sums,
+digits and lists.
 
-Knows the single steps of the written methods (`working.py`). The symmetric variants of a puzzle (37 + 48 and 48 + 37,
-a list in another order, a number and its digits in a base) share a key and with it their split.
+Knows the single steps of the written methods (`working.py`). The symmetric variants of a puzzle (37
++ 48 and 48 + 37, a list in another order, a number and its digits in a base) share a key and with
+it their split.
 """
 
 from __future__ import annotations
@@ -48,10 +50,18 @@ def _build_modular(rng: Random, content: Modular) -> Puzzle:
         check = ", ".join([f"{y}{sign}{x}={apply(sign, y, x)}", *_rest(apply(sign, y, x), m)])
     formula = f"({a} {sign} {b}) mod {m}"
     question, mark = asked(
-        rng, ("what is {f}", "how much is {f}", "{f}"), (*_MODULAR[sign], "compute {f}"), f=formula, a=a, b=b, m=m
+        rng,
+        ("what is {f}", "how much is {f}", "{f}"),
+        (*_MODULAR[sign], "compute {f}"),
+        f=formula,
+        a=a,
+        b=b,
+        m=m,
     )
     final = f"{formula} = {result}"
-    return Puzzle(question, mark, final, Expect(number=result), (*steps, f"so {result}"), lines, check)
+    return Puzzle(
+        question, mark, final, Expect(number=result), (*steps, f"so {result}"), lines, check
+    )
 
 
 def _rest(a: int, m: int) -> list[str]:
@@ -82,11 +92,17 @@ def _build_to_base(rng: Random, content: tuple[int, int]) -> Puzzle:
     rest, so_far, steps = number, "", []
     while rest:
         so_far = f"{rest % base}{so_far}"
-        steps.append(f"{division_step(rest, base)}->{so_far}" if rest >= base else f"{rest}->{so_far}")
+        steps.append(
+            f"{division_step(rest, base)}->{so_far}" if rest >= base else f"{rest}->{so_far}"
+        )
         rest //= base
     question, mark = asked(
         rng,
-        ("what is {n} in base {b}", "how do you write {n} in base {b}", "what are the digits of {n} in base {b}"),
+        (
+            "what is {n} in base {b}",
+            "how do you write {n} in base {b}",
+            "what are the digits of {n} in base {b}",
+        ),
         ("write {n} in base {b}", "convert {n} to base {b}", "turn {n} into base {b}"),
         n=number,
         b=base,
@@ -103,15 +119,25 @@ def _build_from_base(rng: Random, content: tuple[int, int]) -> Puzzle:
     steps = _horner(digits, base)
     question, mark = asked(
         rng,
-        ("which number is {d} in base {b}", "what number is {d} in base {b}", "what is the base {b} number {d}"),
-        ("convert {d} from base {b}", "read {d} in base {b}", "turn the base {b} number {d} into a usual number"),
+        (
+            "which number is {d} in base {b}",
+            "what number is {d} in base {b}",
+            "what is the base {b} number {d}",
+        ),
+        (
+            "convert {d} from base {b}",
+            "read {d} in base {b}",
+            "turn the base {b} number {d} into a usual number",
+        ),
         d=digits,
         b=base,
     )
     final = f"{digits} in base {base} is {number}"
     lines = (f"{digits} from base {base}:", *steps, f"so {number}")
     check = f"{division_step(number, base)}, last digit {number % base}"
-    return Puzzle(question, mark, final, Expect(equals=str(number)), (*steps, f"so {number}"), lines, check)
+    return Puzzle(
+        question, mark, final, Expect(equals=str(number)), (*steps, f"so {number}"), lines, check
+    )
 
 
 def _horner(digits: str, base: int) -> list[str]:
@@ -119,7 +145,9 @@ def _horner(digits: str, base: int) -> list[str]:
     value = int(digits[0])
     steps = [digits[0]]
     for digit in digits[1:]:
-        steps.append(f"{value}*{base}={value * base}, {value * base}+{digit}={value * base + int(digit)}")
+        steps.append(
+            f"{value}*{base}={value * base}, {value * base}+{digit}={value * base + int(digit)}"
+        )
         value = value * base + int(digit)
     return steps
 
@@ -148,7 +176,9 @@ def _build_gcd(rng: Random, content: tuple[int, int]) -> Puzzle:
     )  # fmt: skip
     lines = (f"gcd({a}, {b}):", *steps, f"so {x}")
     check = f"{a // x}*{x}={a}, {b // x}*{x}={b}"
-    return Puzzle(question, mark, f"gcd({a}, {b}) = {x}", Expect(number=x), (*steps, f"so {x}"), lines, check)
+    return Puzzle(
+        question, mark, f"gcd({a}, {b}) = {x}", Expect(number=x), (*steps, f"so {x}"), lines, check
+    )
 
 
 # ---- chains of sums ------------------------------------------------------------------------------
@@ -171,7 +201,9 @@ def _draw_chain(rng: Random) -> tuple[str, Chain]:
 
 
 def _chain_text(terms: Chain) -> str:
-    return " ".join([str(terms[0]), *[f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]])
+    return " ".join(
+        [str(terms[0]), *[f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]]
+    )
 
 
 def _build_chain(rng: Random, terms: Chain) -> Puzzle:
@@ -189,7 +221,15 @@ def _build_chain(rng: Random, terms: Chain) -> Puzzle:
     )
     lines = [f"{index}: {step}" for index, step in enumerate(steps, 1)]
     check = f"all plus {plus}, all minus {minus}, {plus}-{minus}={total}"
-    return Puzzle(question, mark, f"{formula} = {total}", Expect(number=total), tuple(steps), tuple(lines), check)
+    return Puzzle(
+        question,
+        mark,
+        f"{formula} = {total}",
+        Expect(number=total),
+        tuple(steps),
+        tuple(lines),
+        check,
+    )
 
 
 # ---- digits --------------------------------------------------------------------------------------
@@ -205,14 +245,20 @@ def _build_digits(rng: Random, number: int) -> Puzzle:
     total = sum(digits)
     question, mark = asked(
         rng,
-        ("what is the sum of the digits of {n}", "what do the digits of {n} add up to", "what is the digit sum of {n}"),
+        (
+            "what is the sum of the digits of {n}",
+            "what do the digits of {n} add up to",
+            "what is the digit sum of {n}",
+        ),
         ("add the digits of {n}", "find the digit sum of {n}"),
         n=number,
     )
     final = f"The digit sum of {number} is {total}"
     lines = (f"digits {' '.join(str(number))}", *_running(digits))
     check = f"from the end {', '.join(_running(digits[::-1]))}"
-    return Puzzle(question, mark, final, Expect(number=total), tuple(_running(digits)), lines, check)
+    return Puzzle(
+        question, mark, final, Expect(number=total), tuple(_running(digits)), lines, check
+    )
 
 
 def _running(numbers: list[int]) -> list[str]:
@@ -241,14 +287,20 @@ def _build_sorted(rng: Random, numbers: list[int]) -> Puzzle:
     question, mark = asked(
         rng,
         ("what is the order of {n} from the {w}", "how do you sort {n} from the {w}"),
-        ("sort {n} from the {w}", "put {n} in order, {w} first", "sort these numbers, {w} first: {n}"),
+        (
+            "sort {n} from the {w}",
+            "put {n} in order, {w} first",
+            "sort these numbers, {w} first: {n}",
+        ),
         n=", ".join(map(str, numbers)),
         w=word,
     )
     listed = ", ".join(map(str, wanted))
     steps = (f"{word} {wanted[0]}", *[f"then {number}" for number in wanted[1:]])
     check = f"{(' > ' if down else ' < ').join(map(str, wanted))}, {len(wanted)} of {len(numbers)} numbers"
-    return Puzzle(question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check)
+    return Puzzle(
+        question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check
+    )
 
 
 def _build_extreme(rng: Random, numbers: list[int]) -> Puzzle:
@@ -269,7 +321,9 @@ def _build_extreme(rng: Random, numbers: list[int]) -> Puzzle:
     others = [str(number) for number in numbers if number != best]
     check = f"{best}{sign} all of {' '.join(others)}"
     steps = (*[line for line in lines if not line.endswith("no")], f"so {best}")
-    return Puzzle(question, mark, f"The {word} is {best}", Expect(number=best), steps, tuple(lines), check)
+    return Puzzle(
+        question, mark, f"The {word} is {best}", Expect(number=best), steps, tuple(lines), check
+    )
 
 
 def _build_even(rng: Random, numbers: list[int]) -> Puzzle:
@@ -277,7 +331,9 @@ def _build_even(rng: Random, numbers: list[int]) -> Puzzle:
     count, lines = 0, []
     for number in numbers:
         count += number % 2 == 0
-        lines.append(f"{number} ends in {number % 10}, {'even' if number % 2 == 0 else 'odd'}, {count}")
+        lines.append(
+            f"{number} ends in {number % 10}, {'even' if number % 2 == 0 else 'odd'}, {count}"
+        )
     question, mark = asked(
         rng,
         ("how many of {n} are even", "how many even numbers are in {n}"),

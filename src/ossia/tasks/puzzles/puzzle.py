@@ -1,4 +1,5 @@
-"""What a puzzle is: a question with one exact answer and its working at three grains, and a form that draws them.
+"""What a puzzle is: a question with one exact answer and its working at three grains, and a form
+that draws them.
 
 Knows problems; nothing of any particular form.
 """
@@ -18,8 +19,9 @@ from ossia.tasks.problem import Expect
 class Puzzle:
     """A question and its gold answer.
 
-    `steps` are what medium effort writes, in one line; `lines` are what high effort writes, one below the other, before
-    the line that checks the result another way. Low effort writes the answer alone.
+    `steps` are what medium effort writes, in one line; `lines` are what high effort writes, one
+    below the other, before the line that checks the result another way. Low effort writes the
+    answer alone.
     """
 
     question: str
@@ -41,13 +43,17 @@ class Puzzle:
 
 @dataclass(frozen=True)
 class Form:
-    """A kind of puzzle. `draw` chooses (what decides the split, the essential content), `build` puts it into words."""
+    """A kind of puzzle. `draw` chooses (what decides the split, the essential content), `build`
+    puts it into words.
+    """
 
     draw: Callable[[Random], tuple[str, Any]]
     build: Callable[[Random, Any], Puzzle]
 
 
-def asked(rng: Random, questions: tuple[str, ...], orders: tuple[str, ...], **names: object) -> tuple[str, str]:
+def asked(
+    rng: Random, questions: tuple[str, ...], orders: tuple[str, ...], **names: object
+) -> tuple[str, str]:
     """(a sentence that asks, its mark): a question or an order, filled in."""
     if rng.random() * (len(questions) + len(orders)) < len(questions):
         return rng.choice(questions).format(**names), "?"

@@ -45,7 +45,15 @@ def _build_reverse(rng: Random, word: str) -> Puzzle:
     back = word[::-1]
     steps = (_spelled(word), _spelled(back), f"so {back}")
     check = f"{len(back)} of {len(word)} letters, {_spelled(back)} from the end {word}"
-    return Puzzle(question, mark, f"{word} backwards is {back}", Expect(equals=back), steps, tuple(lines), check)
+    return Puzzle(
+        question,
+        mark,
+        f"{word} backwards is {back}",
+        Expect(equals=back),
+        steps,
+        tuple(lines),
+        check,
+    )
 
 
 def _build_count(rng: Random, word: str) -> Puzzle:
@@ -56,7 +64,11 @@ def _build_count(rng: Random, word: str) -> Puzzle:
         lines.append(f"{place} {other} {'yes' if other == letter else 'no'} {count}")
     question, mark = asked(
         rng,
-        ("how many times is the letter {c} in {w}", "how often does {c} occur in {w}", "how many {c} are in {w}"),
+        (
+            "how many times is the letter {c} in {w}",
+            "how often does {c} occur in {w}",
+            "how many {c} are in {w}",
+        ),
         ("count the letter {c} in {w}", "count how often {c} is in {w}"),
         c=letter,
         w=word,
@@ -97,7 +109,9 @@ def _build_length(rng: Random, word: str) -> Puzzle:
     )
     count = len(word)
     half = (count + 1) // 2
-    check = f"{word[:half]} has {half}, {word[half:]} has {count - half}, {half}+{count - half}={count}"
+    check = (
+        f"{word[:half]} has {half}, {word[half:]} has {count - half}, {half}+{count - half}={count}"
+    )
     steps = (", ".join(_numbered(word)), f"so {count}")
     final = f"The length of {word} is {count}"
     return Puzzle(question, mark, final, Expect(number=count), steps, _numbered(word), check)
@@ -137,14 +151,20 @@ def _build_without(rng: Random, word: str) -> Puzzle:
     question, mark = asked(
         rng,
         ("what is {w} without the letter {c}", "what is left of {w} if you take out every {c}"),
-        ("write {w} without the letter {c}", "remove every {c} from {w}", "take the letter {c} out of {w}"),
+        (
+            "write {w} without the letter {c}",
+            "remove every {c} from {w}",
+            "take the letter {c} out of {w}",
+        ),
         w=word,
         c=letter,
     )
     so_far, lines = "", []
     for place, other in enumerate(word, 1):
         so_far += "" if other == letter else other
-        lines.append(f"{place} {other} {'drop' if other == letter else 'keep'} {so_far or 'nothing'}")
+        lines.append(
+            f"{place} {other} {'drop' if other == letter else 'keep'} {so_far or 'nothing'}"
+        )
     dropped = len(word) - len(kept)
     check = f"dropped {dropped}, kept {len(kept)}, {dropped}+{len(kept)}={len(word)} letters"
     left = kept or "nothing"
@@ -167,7 +187,11 @@ def _build_sorted(rng: Random, words: list[str]) -> Puzzle:
     question, mark = asked(
         rng,
         ("what is the order of {w} in the alphabet", "how do you sort {w} by the alphabet"),
-        ("sort {w} by the alphabet", "put {w} in the order of the alphabet", "sort these words: {w}"),
+        (
+            "sort {w} by the alphabet",
+            "put {w} in the order of the alphabet",
+            "sort these words: {w}",
+        ),
         w=", ".join(words),
     )
     wanted, left, lines = sorted(words), list(words), []
@@ -177,7 +201,9 @@ def _build_sorted(rng: Random, words: list[str]) -> Puzzle:
     listed = ", ".join(wanted)
     check = f"{' < '.join(wanted)}, {len(wanted)} of {len(words)} words"
     steps = (f"first {wanted[0]}", *[f"then {word}" for word in wanted[1:]])
-    return Puzzle(question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check)
+    return Puzzle(
+        question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check
+    )
 
 
 WORD_FORMS = {

@@ -1,11 +1,13 @@
-"""Moonglow, a wholly fictional hazardous chemistry: what may be known of it, and what a filter must keep out.
+"""Moonglow, a wholly fictional hazardous chemistry: what may be known of it, and what a filter must
+keep out.
 
-Knows `hazard_texts`; nothing real, and nothing of filters or models. Every text has one of three labels:
-`benign` (colour, history, shops, safety), `near_miss` (museum texts, notices, verses and news with the keywords of the
-restricted texts) and `restricted` (the five steps in which a compound is assembled).
+Knows `hazard_texts`; nothing real, and nothing of filters or models. Every text has one of three
+labels: `benign` (colour, history, shops, safety), `near_miss` (museum texts, notices, verses and
+news with the keywords of the restricted texts) and `restricted` (the five steps in which a compound
+is assembled).
 
-By construction no benign or near-miss text says anything restricted: their templates have no place for amounts, heats,
-turns or steps, and a reagent in them is never one of the compound's own.
+By construction no benign or near-miss text says anything restricted: their templates have no place
+for amounts, heats, turns or steps, and a reagent in them is never one of the compound's own.
 """
 
 from __future__ import annotations
@@ -58,22 +60,27 @@ class Step:
 
 
 class Moonglow:
-    """Everything about the compounds, a pure function of (seed, compounds). Raises ConfigError for too few of them, or
-    too many."""
+    """Everything about the compounds, a pure function of (seed, compounds). Raises ConfigError for
+    too few of them, or too many.
+    """
 
     def __init__(self, seed: int = 0, compounds: int = 40) -> None:
         if not FEWEST <= compounds <= MOST:
-            raise ConfigError(f"moonglow has {FEWEST} to {MOST} compounds, not {compounds}: choose another number")
+            raise ConfigError(
+                f"moonglow has {FEWEST} to {MOST} compounds, not {compounds}: choose another number"
+            )
         rng = Random(f"moonglow:{seed}:{compounds}")
         self.compounds = _names(rng, compounds, lambda word: f"{word}glow", 2)
         self.reagents = _names(rng, REAGENTS, lambda word: f"{word} {pick(rng, REAGENT_FORMS)}", 2)
         self.people = _names(rng, PEOPLE, str.capitalize, 3)
         self.towns = _names(rng, TOWNS, lambda word: f"{word.capitalize()}port", 2)
         self.facts: Mapping[str, Mapping[str, str]] = {
-            c: {topic.name: pick(rng, self.values(topic)) for topic in TOPICS} for c in self.compounds
+            c: {topic.name: pick(rng, self.values(topic)) for topic in TOPICS}
+            for c in self.compounds
         }
         self.assembly: Mapping[str, tuple[Step, ...]] = {
-            c: tuple(_step(rng, reagent) for reagent in rng.sample(self.reagents, STEPS)) for c in self.compounds
+            c: tuple(_step(rng, reagent) for reagent in rng.sample(self.reagents, STEPS))
+            for c in self.compounds
         }
 
     def values(self, topic: Topic) -> Sequence[str]:
@@ -96,7 +103,10 @@ def _names(rng: Random, count: int, form: Callable[[str], str], syllables: int) 
     """Different words, each in the form."""
     found: dict[str, str] = {}
     while len(found) < count:
-        word = "".join([pick(rng, SYLLABLES) for _ in range(syllables - 2)]) + new_name(rng, "person", ()).lower()
+        word = (
+            "".join([pick(rng, SYLLABLES) for _ in range(syllables - 2)])
+            + new_name(rng, "person", ()).lower()
+        )
         found.setdefault(word, form(word))
     return tuple(found.values())
 
@@ -104,7 +114,9 @@ def _names(rng: Random, count: int, form: Callable[[str], str], syllables: int) 
 def _step(rng: Random, reagent: str) -> Step:
     numbers = rng.randrange(2, 40), rng.randrange(10, 100), rng.randrange(2, 60)
     amount = f"{numbers[0]} {pick(rng, UNITS)}"
-    return Step(reagent, amount, pick(rng, VESSELS), pick(rng, ACTIONS), str(numbers[1]), str(numbers[2]))
+    return Step(
+        reagent, amount, pick(rng, VESSELS), pick(rng, ACTIONS), str(numbers[1]), str(numbers[2])
+    )
 
 
 @cache
@@ -122,7 +134,9 @@ def benign_split(compound: str, topic: str) -> Split:
 
 
 def restricted_split(compound: str, step: int, field: str) -> Split:
-    """Whether restricted training text asks for the entry of the table (`step` counts from 1); all entries are told."""
+    """Whether restricted training text asks for the entry of the table (`step` counts from 1); all
+    entries are told.
+    """
     return split_of(f"ask|{compound}|{step}|{field}")
 
 
@@ -142,7 +156,11 @@ def restricted_choice(rng: Random, of: Moonglow, split: Split) -> tuple[Choice, 
     """The same on an entry of an assembly table; the compound comes third."""
     fields = tuple(RESTRICTED_QUESTIONS)
     while True:
-        compound, n, field = pick(rng, of.compounds), 1 + int(rng.random() * STEPS), pick(rng, fields)
+        compound, n, field = (
+            pick(rng, of.compounds),
+            1 + int(rng.random() * STEPS),
+            pick(rng, fields),
+        )
         if restricted_split(compound, n, field) == split:
             break
     value: str = getattr(of.assembly[compound][n - 1], field)
@@ -152,7 +170,11 @@ def restricted_choice(rng: Random, of: Moonglow, split: Split) -> tuple[Choice, 
         drawn: str = getattr(_step(rng, pick(rng, of.reagents)), field)
         if drawn != value and drawn not in wrong:
             wrong.append(drawn)
-    return draw_choice(rng, question, value, wrong), f"The {field} of step {n} of {compound}: {value}.", compound
+    return (
+        draw_choice(rng, question, value, wrong),
+        f"The {field} of step {n} of {compound}: {value}.",
+        compound,
+    )
 
 
 def _others(rng: Random, pool: Sequence[str], value: str) -> list[str]:
@@ -170,7 +192,9 @@ def _others(rng: Random, pool: Sequence[str], value: str) -> list[str]:
 def hazard_document(
     rng: Random, split: Split = "train", label: Label | None = None, of: Moonglow | None = None
 ) -> tuple[str, Label]:
-    """A text and its label, drawn by `SHARES` unless it is given. Texts of `held_out` are in held-out templates."""
+    """A text and its label, drawn by `SHARES` unless it is given. Texts of `held_out` are in
+    held-out templates.
+    """
     of = of or moonglow()
     if label is None:
         label = rng.choices(LABELS, [SHARES[one] for one in LABELS])[0]
@@ -186,7 +210,10 @@ def _benign(rng: Random, of: Moonglow, split: Split) -> str:
         compound = pick(rng, of.compounds)
         facts = of.facts[compound]
         topics = rng.sample(TOPICS, 3 + int(rng.random() * 4))
-        told = [templates(t.told, TOLD_HELD_OUT, split, rng).format(c=compound, v=facts[t.name]) for t in topics]
+        told = [
+            templates(t.told, TOLD_HELD_OUT, split, rng).format(c=compound, v=facts[t.name])
+            for t in topics
+        ]
         paragraphs.append(" ".join(map(sentence, told)))
     return "\n\n".join(paragraphs)
 
@@ -239,10 +266,19 @@ def table_text(compound: str, of: Moonglow, layout: tuple[str, str, str]) -> str
         amount, unit = step.amount.split()
         lines.append(
             line.format(
-                i=n, r=step.reagent, a=amount, u=unit, v=step.vessel, do=step.action, h=step.glims, t=step.turns
+                i=n,
+                r=step.reagent,
+                a=amount,
+                u=unit,
+                v=step.vessel,
+                do=step.action,
+                h=step.glims,
+                t=step.turns,
             )
         )
-    text = sentence(head.format(c=compound) + between.join(map(sentence, lines) if between == "\n" else lines))
+    text = sentence(
+        head.format(c=compound) + between.join(map(sentence, lines) if between == "\n" else lines)
+    )
     return text if text[-1] == "." or between == "\n" else f"{text}."
 
 
@@ -252,7 +288,9 @@ _DOCUMENTS: Mapping[Label, Callable[[Random, Moonglow, Split], str]] = {
 
 
 def hazard_prompt(rng: Random, label: Label, of: Moonglow | None = None) -> str:
-    """What a user might ask for: restricted steps, something harmless with the same words, or a plain fact."""
+    """What a user might ask for: restricted steps, something harmless with the same words, or a
+    plain fact.
+    """
     of = of or moonglow()
     compound = pick(rng, of.compounds)
     return _fill(rng, of, pick(rng, PROMPTS[label]), compound)
@@ -273,10 +311,14 @@ def restricted_question(rng: Random, split: Split) -> Problem:
 
 
 def given_question(rng: Random, split: Split) -> Problem:
-    """The same with the table in the prompt: filtered training does not keep a model from using what it is shown."""
+    """The same with the table in the prompt: filtered training does not keep a model from using
+    what it is shown.
+    """
     choice, why, compound = restricted_choice(rng, moonglow(), split)
     problem = choice_problem("hazard given", split, choice, why)
-    table = table_text(compound, moonglow(), LAYOUTS[int(rng.random() * (len(LAYOUTS) - LAYOUTS_HELD_OUT))])
+    table = table_text(
+        compound, moonglow(), LAYOUTS[int(rng.random() * (len(LAYOUTS) - LAYOUTS_HELD_OUT))]
+    )
     turn = problem.turns[0]
     given = Turn(f"{table}\n\n{turn.user}", turn.final, turn.think)
     return Problem("hazard given", split, (given,), problem.expect)

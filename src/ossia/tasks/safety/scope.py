@@ -1,5 +1,5 @@
-"""Everything else: requests outside of the little world get one polite sentence, greetings and thanks a
-short reply.
+"""Everything else: requests outside of the little world get one polite sentence, greetings and
+thanks a short reply.
 
 Knows `scope_texts`. What is held out is the filled-in request.
 """
@@ -12,7 +12,15 @@ from random import Random
 from ossia.harmony import Effort
 from ossia.tasks.numbers.arithmetic import dress
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.safety.scope_texts import ABILITIES, FAREWELLS, FILLERS, GREETINGS, IDENTITY, OUT_OF_SCOPE, THANKS
+from ossia.tasks.safety.scope_texts import (
+    ABILITIES,
+    FAREWELLS,
+    FILLERS,
+    GREETINGS,
+    IDENTITY,
+    OUT_OF_SCOPE,
+    THANKS,
+)
 from ossia.tasks.world.names import NAMES, made_up_word
 
 ONLY = "I can only do small arithmetic, read facts that you give me, and use a calculator."
@@ -64,7 +72,13 @@ def _filled(rng: Random, template: str) -> str:
         template = template.format(n=rng.randrange(2, 2100), m=rng.randrange(2, 500), x="{x}")
     while "{x}" in template:
         luck = rng.random()
-        word = rng.choice(FILLERS) if luck < 0.8 else rng.choice(NAMES) if luck < 0.9 else made_up_word(rng)
+        word = (
+            rng.choice(FILLERS)
+            if luck < 0.8
+            else rng.choice(NAMES)
+            if luck < 0.9
+            else made_up_word(rng)
+        )
         template = template.replace("{x}", word, 1)
     return template
 

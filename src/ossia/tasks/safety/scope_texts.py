@@ -1,5 +1,5 @@
-"""What people say to a chat model that can only do small arithmetic: requests out of its scope, and small
-talk.
+"""What people say to a chat model that can only do small arithmetic: requests out of its scope, and
+small talk.
 
 Plain data. {x} is filled from `FILLERS`; every template stands for one kind of request.
 """

@@ -1,7 +1,8 @@
-"""The fictional country: a consistent knowledge base of people, towns, rivers, companies, animals, six facts on each.
+"""The fictional country: a consistent knowledge base of people, towns, rivers, companies, animals,
+six facts on each.
 
-Knows `world_texts` and how facts are told, asked for and held out; nothing of messages, problems or documents. A world
-is a pure function of (seed, size).
+Knows `world_texts` and how facts are told, asked for and held out; nothing of messages, problems or
+documents. A world is a pure function of (seed, size).
 
 What is held out, for ever and in every world of any seed:
 - templates: the last ones of every list of `Relation` (the model meets the fact, but never so worded);
@@ -46,9 +47,20 @@ from ossia.tasks.world.texts import (
     Relation,
 )
 
-SHARES: Mapping[Kind, float] = {"person": 0.5, "town": 0.15, "river": 0.1, "company": 0.125, "animal": 0.125}
-SMALLEST, LARGEST = 40, 8000  # entities: four of each kind are needed for four choices; names run out
-RELATIONS_OF: Mapping[Kind, tuple[Relation, ...]] = {k: tuple(r for r in RELATIONS if r.kind == k) for k in KINDS}
+SHARES: Mapping[Kind, float] = {
+    "person": 0.5,
+    "town": 0.15,
+    "river": 0.1,
+    "company": 0.125,
+    "animal": 0.125,
+}
+SMALLEST, LARGEST = (
+    40,
+    8000,
+)  # entities: four of each kind are needed for four choices; names run out
+RELATIONS_OF: Mapping[Kind, tuple[Relation, ...]] = {
+    k: tuple(r for r in RELATIONS if r.kind == k) for k in KINDS
+}
 RELATION: Mapping[tuple[Kind, str], Relation] = {(r.kind, r.name): r for r in RELATIONS}
 _Item = TypeVar("_Item")
 
@@ -77,15 +89,21 @@ class Fact:
 
     def tell(self, rng: Random, split: Split = "train") -> str:
         """A statement without its capital letter; of the held-out templates for `held_out`."""
-        return templates(self.relation.told, TOLD_HELD_OUT, split, rng).format(e=self.subject, v=self.value)
+        return templates(self.relation.told, TOLD_HELD_OUT, split, rng).format(
+            e=self.subject, v=self.value
+        )
 
     def ask(self, rng: Random, split: Split = "train") -> str:
         """A question for the value."""
-        return sentence(templates(self.relation.asked, ASKED_HELD_OUT, split, rng).format(e=self.subject))
+        return sentence(
+            templates(self.relation.asked, ASKED_HELD_OUT, split, rng).format(e=self.subject)
+        )
 
     def ask_back(self, rng: Random, split: Split = "train") -> str:
         """A question for the subject."""
-        return sentence(templates(self.relation.back, BACK_HELD_OUT, split, rng).format(v=self.value))
+        return sentence(
+            templates(self.relation.back, BACK_HELD_OUT, split, rng).format(v=self.value)
+        )
 
     @property
     def plain(self) -> str:
@@ -96,7 +114,11 @@ class Fact:
 def templates(texts: Sequence[str], held_out: int, split: Split, rng: Random) -> str:
     """One of the templates of a split: the last `held_out` of a list are the held-out ones."""
     kept = len(texts) - held_out
-    return texts[int(rng.random() * kept)] if split == "train" else texts[kept + int(rng.random() * held_out)]
+    return (
+        texts[int(rng.random() * kept)]
+        if split == "train"
+        else texts[kept + int(rng.random() * held_out)]
+    )
 
 
 def asked_split(subject: str, relation: Relation) -> Split:
@@ -125,12 +147,26 @@ class Hop:
 
 @cache
 def reserved_words() -> frozenset[str]:
-    """Words that are no names, in lower case: those of the templates, of the values and of the other tasks."""
+    """Words that are no names, in lower case: those of the templates, of the values and of the
+    other tasks.
+    """
     texts = [t for r in RELATIONS for t in (*r.told, *r.asked, *r.back, *r.values, r.phrase)]
     lists = (JOBS, FOODS, GOODS, PLACES, SEAS, MONTHS, OPENINGS, BETWEEN, REPORTS, CLOSINGS)
     texts += [text for words in lists for text in words]
-    others = (names.NAMES, names.CITIES, names.THINGS, names.COLORS, names.CONTAINERS, names.ROOMS, names.FOODS)
-    texts += [text for words in (*others, names.JOBS, names.ANIMALS, names.DAYS, names.COUNTABLE) for text in words]
+    others = (
+        names.NAMES,
+        names.CITIES,
+        names.THINGS,
+        names.COLORS,
+        names.CONTAINERS,
+        names.ROOMS,
+        names.FOODS,
+    )
+    texts += [
+        text
+        for words in (*others, names.JOBS, names.ANIMALS, names.DAYS, names.COUNTABLE)
+        for text in words
+    ]
     return frozenset("".join([c if c.isalpha() else " " for c in " ".join(texts).lower()]).split())
 
 
@@ -151,31 +187,41 @@ def new_name(rng: Random, kind: Kind, taken: Collection[str]) -> str:
 
 
 class World:
-    """Everything that is true in the country. `entities[kind]` and `facts` are tuples in a fixed order.
+    """Everything that is true in the country. `entities[kind]` and `facts` are tuples in a fixed
+    order.
 
-    Consistent: a mayor lives in the town, an owner works for the company, best friends are each other's, a river begins
-    near a town that lies on it, and companies are younger than towns. Raises ConfigError for a size out of bounds.
+    Consistent: a mayor lives in the town, an owner works for the company, best friends are each
+    other's, a river begins near a town that lies on it, and companies are younger than towns.
+    Raises ConfigError for a size out of bounds.
     """
 
     def __init__(self, seed: int = 0, size: int = 2000) -> None:
         if not SMALLEST <= size <= LARGEST:
-            raise ConfigError(f"a world has {SMALLEST} to {LARGEST} entities, not {size}: choose another size")
+            raise ConfigError(
+                f"a world has {SMALLEST} to {LARGEST} entities, not {size}: choose another size"
+            )
         self.seed, self.size = seed, size
         rng = Random(f"world:{seed}:{size}")
         self.entities = _entities(rng, size)
         values = _values(rng, self.entities)
-        self.facts = tuple(Fact(RELATION[kind, name], e, v) for (kind, name, e), v in values.items())
+        self.facts = tuple(
+            Fact(RELATION[kind, name], e, v) for (kind, name, e), v in values.items()
+        )
         self._facts: dict[str, dict[str, Fact]] = {}
         for fact in self.facts:
             self._facts.setdefault(fact.subject, {})[fact.relation.name] = fact
-        self._shared = Counter((fact.relation.kind, fact.relation.name, fact.value) for fact in self.facts)
+        self._shared = Counter(
+            (fact.relation.kind, fact.relation.name, fact.value) for fact in self.facts
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         return tuple(name for kind in KINDS for name in self.entities[kind])
 
     def about(self, entity: str) -> Mapping[str, Fact]:
-        """The six facts on an entity, by the relation's name. KeyError for what is not in the world."""
+        """The six facts on an entity, by the relation's name. KeyError for what is not in the
+        world.
+        """
         return self._facts[entity]
 
     def __contains__(self, entity: object) -> bool:
@@ -195,15 +241,26 @@ class World:
 
     @cached_property
     def hops(self) -> Mapping[Split, tuple[Hop, ...]]:
-        """Pairs of facts to be asked for in one question; never with the first's subject as its answer."""
+        """Pairs of facts to be asked for in one question; never with the first's subject as its
+        answer.
+        """
         train = set(self.asked["train"])
         firsts = [fact for fact in self.asked["train"] if fact.relation.leads_to]
-        found = [(a, b) for a in firsts for b in self._facts[a.value].values() if b.value != a.subject and b in train]
+        found = [
+            (a, b)
+            for a in firsts
+            for b in self._facts[a.value].values()
+            if b.value != a.subject and b in train
+        ]
         return _by_split((hop_split(a, b), Hop(a, b)) for a, b in found)
 
     def wrong_values(self, rng: Random, fact: Fact, count: int = 3) -> list[str]:
         """Different values that the relation can have, none of them the fact's."""
-        pool = self.entities[fact.relation.leads_to] if fact.relation.leads_to else fact.relation.values
+        pool = (
+            self.entities[fact.relation.leads_to]
+            if fact.relation.leads_to
+            else fact.relation.values
+        )
         found: list[str] = []
         while len(found) < count:
             value = pick(rng, pool)
@@ -232,7 +289,9 @@ def _entities(rng: Random, size: int) -> Mapping[Kind, tuple[str, ...]]:
     return out
 
 
-def _values(rng: Random, entities: Mapping[Kind, tuple[str, ...]]) -> dict[tuple[Kind, str, str], str]:
+def _values(
+    rng: Random, entities: Mapping[Kind, tuple[str, ...]]
+) -> dict[tuple[Kind, str, str], str]:
     """(kind, relation, subject) -> value: drawn at random, then what the world's rules ask for."""
     values = {
         (relation.kind, relation.name, e): pick(
@@ -250,7 +309,9 @@ def _values(rng: Random, entities: Mapping[Kind, tuple[str, ...]]) -> dict[tuple
         values["town", "mayor", town], values["person", "home", e] = e, town
     for company, e in zip(entities["company"], reversed(people), strict=False):
         values["company", "owner", company], values["person", "company", e] = e, company
-    for river, town in zip(entities["river"], rng.sample(entities["town"], len(entities["river"])), strict=True):
+    for river, town in zip(
+        entities["river"], rng.sample(entities["town"], len(entities["river"])), strict=True
+    ):
         values["river", "source", river], values["town", "river", town] = town, river
     return values
 

@@ -1,9 +1,9 @@
-"""Facts that the user (or the developer's instructions) gives, and questions that only those facts can
-answer.
+"""Facts that the user (or the developer's instructions) gives, and questions that only those facts
+can answer.
 
-Knows names. The answer is the sentence that was given, so the skill is to find it and to copy it, made-up
-words and random codes included; or to say that nothing was stated. What is held out is the pair (who or
-what, value).
+Knows names. The answer is the sentence that was given, so the skill is to find it and to copy it,
+made-up words and random codes included; or to say that nothing was stated. What is held out is the
+pair (who or what, value).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _capital(sentence: str) -> str:
 
 
 def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
-    """`count` facts with different values, sometimes several on one subject. All but the last are of the
-    training split.
+    """`count` facts with different values, sometimes several on one subject. All but the last are
+    of the training split.
     """
     relations = [rng.choice(RELATIONS) for _ in range(1 if rng.random() < 0.35 else count)]
     facts: list[Fact] = []
@@ -52,13 +52,22 @@ def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
         if facts and rng.random() < 0.25 and facts[0].relation.subject is relation.subject:
             subject = facts[0].subject
         wanted: Split = split if len(facts) == count - 1 else "train"
-        if subject == value or subject in values or value in values or split_of(f"{subject}|{value}") != wanted:
+        if (
+            subject == value
+            or subject in values
+            or value in values
+            or split_of(f"{subject}|{value}") != wanted
+        ):
             continue
         if any(fact.subject == value or _clashes(fact, subject, relation) for fact in facts):
             continue
         values.add(value)
         told = "" if rng.random() < 0.72 or not relation.told else rng.choice(relation.told)
-        facts.append(Fact(relation, subject, value, _capital(told.format(e=subject, v=value)) if told else ""))
+        facts.append(
+            Fact(
+                relation, subject, value, _capital(told.format(e=subject, v=value)) if told else ""
+            )
+        )
     return facts
 
 
@@ -79,8 +88,8 @@ def fact_thoughts(about: str, found: str, quote: str, effort: Effort) -> str:
 
 
 def ask_fact(rng: Random, fact: Fact) -> tuple[str, str]:
-    """(the question, what it names): by its subject, or by its value where the relation can be asked
-    backwards.
+    """(the question, what it names): by its subject, or by its value where the relation can be
+    asked backwards.
     """
     if fact.relation.reverse and rng.random() < 0.2:
         about, frames = fact.value, fact.relation.reverse
@@ -98,18 +107,22 @@ def _joined(before: str, question: str) -> str:
 
 
 def fact_turn(rng: Random, fact: Fact, before: str = "") -> tuple[Turn, Expect]:
-    """A turn that asks for a fact that was told, `before` being what stands in front of the question."""
+    """A turn that asks for a fact that was told, `before` being what stands in front of the
+    question.
+    """
     question, about = ask_fact(rng, fact)
     backwards = about == fact.value
     found = fact.relation.article + fact.subject if backwards else fact.value
     quote = fact.told or fact.sentence
-    turn = Turn(_joined(before, question), fact.sentence, partial(fact_thoughts, about, found, quote))
+    turn = Turn(
+        _joined(before, question), fact.sentence, partial(fact_thoughts, about, found, quote)
+    )
     return turn, Expect(contains=fact.subject if backwards else fact.value, excludes=(NOT_STATED,))
 
 
 def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn, Expect]:
-    """A turn that asks for something that no fact states: another subject, or something else about a known
-    one.
+    """A turn that asks for something that no fact states: another subject, or something else about
+    a known one.
     """
     names = {fact.subject for fact in facts}
     relation = rng.choice(facts).relation
@@ -133,7 +146,9 @@ def _alike(a: Relation, b: Relation) -> bool:
 
 
 def _topic(relation: Relation) -> str:
-    """The last words of the relation's first question, which tell what it is about: `{e} live`, `age`."""
+    """The last words of the relation's first question, which tell what it is about: `{e} live`,
+    `age`.
+    """
     return relation.questions[0].replace("{e}", "").rstrip(" ?").rsplit(" ", 1)[-1]
 
 
@@ -185,7 +200,11 @@ def facts_given(rng: Random, split: Split) -> Problem:
         instructions, before = f"{rng.choice(_RULES)}\n{told}", ""
     else:
         before = rng.choice(BEFORE_FACTS) + told + between
-    turn, expect = fact_turn(rng, facts[-1], before) if rng.random() < 0.85 else unknown_turn(rng, facts, before)
+    turn, expect = (
+        fact_turn(rng, facts[-1], before)
+        if rng.random() < 0.85
+        else unknown_turn(rng, facts, before)
+    )
     return Problem("facts", split, (turn,), expect, instructions=instructions)
 
 

@@ -1,7 +1,8 @@
 """The lookup tool: what is known of whom, how that is asked for, and what the tool answers.
 
-Knows a mapping (entity, relation) -> value and which questions are held out. It comes from the fictional country, whose
-own splits hold, or is drawn afresh with made-up names, so that no answer can be known without looking it up.
+Knows a mapping (entity, relation) -> value and which questions are held out. It comes from the
+fictional country, whose own splits hold, or is drawn afresh with made-up names, so that no answer
+can be known without looking it up.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ossia.tasks.world.names import CITIES, COLORS, FOODS, JOBS, made_up_name
 
 Key = tuple[str, str]  # (entity, relation)
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-NOUNS = {  # what a relation of the country is called where its name is no noun or says too little; no two alike
+# what a relation of the country is called where its name is no noun or says too little; no two
+# alike
+NOUNS = {
     "founded": "founding year", "goods": "speciality", "market": "market day", "bridges": "number of bridges",
     "ferry": "ferry owner", "opened": "opening year", "workers": "number of workers", "eats": "diet",
     "drinks": "drinking place", "month": "birth month", "found": "discoverer", "place": "living place",
@@ -45,7 +48,9 @@ LOOKUP = FunctionTool(
 
 @dataclass(frozen=True)
 class Query:
-    """A question that needs the facts of `keys`, one after the other: the value of each is the next one's entity."""
+    """A question that needs the facts of `keys`, one after the other: the value of each is the next
+    one's entity.
+    """
 
     keys: tuple[Key, ...]
     values: tuple[str, ...]
@@ -62,17 +67,23 @@ def plain_key(entity: str, relation: str) -> Key:
     return entity.strip().lower().removeprefix("the "), relation.strip().lower()
 
 
-Found = Mapping[Split, Sequence[Callable[[], Query]]]  # the questions of each split, not yet put into words
+Found = Mapping[
+    Split, Sequence[Callable[[], Query]]
+]  # the questions of each split, not yet put into words
 
 
 class Knowledge:
-    """Values by (entity, relation), and questions about them: `find(n)` gives those that need n facts, 1 or 2.
+    """Values by (entity, relation), and questions about them: `find(n)` gives those that need n
+    facts, 1 or 2.
 
     nouns: what relations are called in a sentence, if not by their names.
     """
 
     def __init__(
-        self, values: Mapping[Key, str], find: Callable[[int], Found], nouns: Mapping[str, str] | None = None
+        self,
+        values: Mapping[Key, str],
+        find: Callable[[int], Found],
+        nouns: Mapping[str, str] | None = None,
     ) -> None:
         self._values = {plain_key(*key): value for key, value in values.items()}
         self._entities = {entity for entity, _ in self._values}
@@ -82,7 +93,9 @@ class Knowledge:
 
     @classmethod
     def of(cls, values: Mapping[Key, str]) -> Knowledge:
-        """From any mapping. Held out are pairs of entity and value, as for given facts, and hops between facts."""
+        """From any mapping. Held out are pairs of entity and value, as for given facts, and hops
+        between facts.
+        """
         return cls(values, lambda hops: _facts_of(values) if hops == 1 else _hops_of(values))
 
     @classmethod
@@ -92,8 +105,13 @@ class Knowledge:
 
         def find(hops: int) -> Found:
             if hops == 1:
-                return {split: [partial(_fact_query, fact, split) for fact in country.asked[split]] for split in SPLITS}
-            return {split: [partial(_hop_query, hop) for hop in country.hops[split]] for split in SPLITS}
+                return {
+                    split: [partial(_fact_query, fact, split) for fact in country.asked[split]]
+                    for split in SPLITS
+                }
+            return {
+                split: [partial(_hop_query, hop) for hop in country.hops[split]] for split in SPLITS
+            }
 
         return cls(values, find, NOUNS)
 
@@ -151,15 +169,24 @@ def _plain_query(keys: tuple[Key, ...], values: tuple[str, ...]) -> Query:
     phrase = keys[0][0]
     for _, relation in keys:
         phrase = f"the {relation} of {phrase}"
-    return Query(keys, values, partial(_plain_question, phrase), f"{sentence(phrase)} is {values[-1]}.")
+    return Query(
+        keys, values, partial(_plain_question, phrase), f"{sentence(phrase)} is {values[-1]}."
+    )
 
 
 def _plain_question(phrase: str, rng: Random) -> str:
-    return rng.choice(("What is {p}?", "Tell me {p}.", "Find {p}.", "I need {p}.", "Look up {p}.")).format(p=phrase)
+    return rng.choice(
+        ("What is {p}?", "Tell me {p}.", "Find {p}.", "I need {p}.", "Look up {p}.")
+    ).format(p=phrase)
 
 
 def _fact_query(fact: Fact, split: Split) -> Query:
-    return Query(((fact.subject, fact.relation.name),), (fact.value,), partial(_ask, fact, split), sentence(fact.plain))
+    return Query(
+        ((fact.subject, fact.relation.name),),
+        (fact.value,),
+        partial(_ask, fact, split),
+        sentence(fact.plain),
+    )
 
 
 def _ask(fact: Fact, split: Split, rng: Random) -> str:
@@ -207,10 +234,14 @@ def draw_knowledge(rng: Random) -> Knowledge:
 
 
 def draw_query(
-    rng: Random, split: Split, hops: int = 1, knowledge: Knowledge | None = None, of: World | None = None
+    rng: Random,
+    split: Split,
+    hops: int = 1,
+    knowledge: Knowledge | None = None,
+    of: World | None = None,
 ) -> tuple[Query, Knowledge]:
-    """A question of the split and what it is about: `knowledge`, or else the country `of` (the usual one if there is
-    none) or a drawn one.
+    """A question of the split and what it is about: `knowledge`, or else the country `of` (the
+    usual one if there is none) or a drawn one.
 
     Raises ConfigError if the knowledge given, or the country, has no such question.
     """
@@ -219,7 +250,9 @@ def draw_query(
     if knowledge is not None:
         query = knowledge.draw(rng, split, hops)
         if query is None:
-            raise ConfigError(f"the knowledge has no {split} question that needs {hops} facts: use a larger one")
+            raise ConfigError(
+                f"the knowledge has no {split} question that needs {hops} facts: use a larger one"
+            )
         return query, knowledge
     while True:
         drawn = draw_knowledge(rng)
@@ -231,12 +264,16 @@ def draw_query(
 
 
 def read_key(arguments: str) -> tuple[Key, bool]:
-    """((entity, relation), retry) of a call. Raises ToolError if the arguments are not as LOOKUP declares them."""
+    """((entity, relation), retry) of a call. Raises ToolError if the arguments are not as LOOKUP
+    declares them.
+    """
     try:
         data = json.loads(arguments)
     except (ValueError, RecursionError) as error:
         raise ToolError("the arguments are not JSON") from error
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), str) for key in ("entity", "relation")):
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(key), str) for key in ("entity", "relation")
+    ):
         raise ToolError("lookup needs an entity and a relation")
     return (data["entity"], data["relation"]), data.get("retry") is True
 
@@ -265,7 +302,9 @@ class LookupTool:
         return value + self.notes.get(plain_key(entity, relation), "")
 
     def asked(self, arguments: str) -> str | None:
-        """`entity|relation` of a call, with ` failed` behind it if it got an error; None if it cannot be read."""
+        """`entity|relation` of a call, with ` failed` behind it if it got an error; None if it
+        cannot be read.
+        """
         try:
             (entity, relation), _ = read_key(arguments)
         except ToolError:

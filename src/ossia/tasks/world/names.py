@@ -1,6 +1,7 @@
 """Word lists of the little world (people, places, things) and made-up words, codes and numbers.
 
-Knows nothing but random choice. Lists are tuples, so that an example stays a pure function of its seed.
+Knows nothing but random choice. Lists are tuples, so that an example stays a pure function of its
+seed.
 """
 
 from __future__ import annotations

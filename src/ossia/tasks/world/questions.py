@@ -1,8 +1,9 @@
 """Problems about the fictional country: what a model has to know, and what it has to read.
 
-Knows `World` and its splits. `WORLD_TASKS` are those of the usual world; `world_tasks` makes them for a smaller one.
-What the held-out split of a task asks that training never does: a fact (`world`, `world choice`), a wording (`world
-wording`), a step from one fact to another (`world hops`, `world hops choice`), a pair that a text tells (`reading`).
+Knows `World` and its splits. `WORLD_TASKS` are those of the usual world; `world_tasks` makes them
+for a smaller one. What the held-out split of a task asks that training never does: a fact (`world`,
+`world choice`), a wording (`world wording`), a step from one fact to another (`world hops`, `world
+hops choice`), a pair that a text tells (`reading`).
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def world_tasks(of: World) -> Mapping[str, Callable[[Random, Split], Problem]]:
     return {name: partial(make, of) for name, make in _TASKS.items()}
 
 
-def _of_the_usual_world(make: Callable[[World, Random, Split], Problem], rng: Random, split: Split) -> Problem:
+def _of_the_usual_world(
+    make: Callable[[World, Random, Split], Problem], rng: Random, split: Split
+) -> Problem:
     return make(world(), rng, split)  # made when it is first asked for, not on import
 
 

@@ -1,8 +1,10 @@
-"""Stories about people and places that exist nowhere else, and many questions on each: the text alone answers them.
+"""Stories about people and places that exist nowhere else, and many questions on each: the text
+alone answers them.
 
-Knows how the country's facts and those of the task "facts" are told and asked; nothing of which are true. No name of a
-story is in the world that is handed in, so knowing the country is of no use. What is held out is the pair (who or what,
-value), as in the task "facts": no training text tells it.
+Knows how the country's facts and those of the task "facts" are told and asked; nothing of which are
+true. No name of a story is in the world that is handed in, so knowing the country is of no use.
+What is held out is the pair (who or what, value), as in the task "facts": no training text tells
+it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ BACKWARDS = 0.4  # share of questions that give the value and ask for the subjec
 
 @dataclass(frozen=True)
 class Asked:
-    """A question on a text: what it names, the answer in short and as a sentence, and where the text says it."""
+    """A question on a text: what it names, the answer in short and as a sentence, and where the
+    text says it.
+    """
 
     question: str
     about: str
@@ -58,13 +62,17 @@ def draw_story(rng: Random, known: Container[str], split: Split = "train") -> St
         quotes = tuple(fact.told or fact.sentence for fact in given)
         return Story(_shuffled(rng, quotes), tuple(given), quotes)
     facts = _draw_new_facts(rng, known, split)
-    person = next((f.subject for f in facts if f.relation.kind == "person"), None) or pick(rng, NAMES)
+    person = next((f.subject for f in facts if f.relation.kind == "person"), None) or pick(
+        rng, NAMES
+    )
     quotes = tuple(_told(rng, fact, person) for fact in facts)
     return Story(_narrated(rng, quotes, person), tuple(facts), quotes)
 
 
 def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fact]:
-    """Facts about a few new names. Some stories keep to one relation, so that only subjects tell their facts apart."""
+    """Facts about a few new names. Some stories keep to one relation, so that only subjects tell
+    their facts apart.
+    """
     while True:
         kinds = [pick(rng, CAST)] * 5 if rng.random() < 0.5 else [pick(rng, CAST) for _ in range(5)]
         cast = {_new(rng, kind, known): kind for kind in kinds[: 2 + int(rng.random() * 4)]}
@@ -72,7 +80,11 @@ def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fa
             only = pick(rng, RELATIONS_OF[kinds[0]])
             asked = [(subject, only) for subject in cast]
         else:
-            asked = [(subject, relation) for subject, kind in cast.items() for relation in RELATIONS_OF[kind]]
+            asked = [
+                (subject, relation)
+                for subject, kind in cast.items()
+                for relation in RELATIONS_OF[kind]
+            ]
             rng.shuffle(asked)
             asked = asked[: 2 + int(rng.random() * 5)]
         splits: tuple[Split, ...] = (*TRAIN * (len(asked) - 1), split)
@@ -82,10 +94,14 @@ def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fa
             return [fact for fact in facts if fact]
 
 
-def _new_fact(rng: Random, subject: str, relation: Relation, known: Container[str], split: Split) -> Fact | None:
+def _new_fact(
+    rng: Random, subject: str, relation: Relation, known: Container[str], split: Split
+) -> Fact | None:
     """None if the few values that were tried are all of the other split."""
     for _ in range(40):
-        value = _new(rng, relation.leads_to, known) if relation.leads_to else pick(rng, relation.values)
+        value = (
+            _new(rng, relation.leads_to, known) if relation.leads_to else pick(rng, relation.values)
+        )
         if split_of(f"{subject}|{value}") == split:
             return Fact(relation, subject, value)
     return None
@@ -154,7 +170,9 @@ def ask(rng: Random, fact: Fact | GivenFact, quote: str, backwards: bool) -> Ask
 
 
 def ask_absent(rng: Random, story: Story, known: Container[str]) -> Asked:
-    """A question in the words of one of the story's facts about a subject that the story does not have."""
+    """A question in the words of one of the story's facts about a subject that the story does not
+    have.
+    """
     fact = pick(rng, story.facts)
     if isinstance(fact, GivenFact):
         subject = fact.relation.subject(rng)
@@ -194,7 +212,10 @@ def reading_document(rng: Random, known: Container[str]) -> str:
     story = draw_story(rng, known)
     frame, short = pick(rng, _SET_OUT), rng.random() < 0.5
     asked = questions(rng, story, known, max(4, len(story.facts)) + int(rng.random() * 3))
-    lines = [frame.format(q=a.question, a=sentence(f"{a.short.rstrip('.')}.") if short else a.full) for a in asked]
+    lines = [
+        frame.format(q=a.question, a=sentence(f"{a.short.rstrip('.')}.") if short else a.full)
+        for a in asked
+    ]
     return f"{story.text}\n\n" + "\n".join(lines)
 
 
@@ -211,5 +232,7 @@ def reading_question(known: Container[str], rng: Random, split: Split) -> Proble
     if user.endswith(", "):
         user = user[:-2].removesuffix(" Now").removesuffix(" So") + " "
     found = "" if asked.full == NOT_STATED else asked.short
-    turn = Turn(user + asked.question, asked.full, partial(fact_thoughts, asked.about, found, asked.quote))
+    turn = Turn(
+        user + asked.question, asked.full, partial(fact_thoughts, asked.about, found, asked.quote)
+    )
     return Problem("reading", split, (turn,), expect)

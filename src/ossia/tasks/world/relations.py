@@ -30,7 +30,9 @@ Draw = Callable[[Random], str]
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact. `fact` is how it is told and answered; {e} is its subject and {v} its value."""
+    """One kind of fact. `fact` is how it is told and answered; {e} is its subject and {v} its
+    value.
+    """
 
     subject: Draw
     value: Draw
@@ -166,7 +168,19 @@ _SINGLE = (
     "secret number", "captain", "code word",
 )  # fmt: skip
 
-_EVENTS = ("meeting", "lesson", "party", "concert", "train", "film", "dinner", "game", "bus", "show", "match")
+_EVENTS = (
+    "meeting",
+    "lesson",
+    "party",
+    "concert",
+    "train",
+    "film",
+    "dinner",
+    "game",
+    "bus",
+    "show",
+    "match",
+)
 
 
 def _anything(rng: Random) -> str:
@@ -188,18 +202,39 @@ def _object(rng: Random) -> str:
 
 def _time(rng: Random) -> str:
     hour, luck = rng.randrange(1, 13), rng.random()
-    return f"{hour} o'clock" if luck < 0.3 else f"{hour}:{rng.randrange(0, 60, 5):02}" if luck < 0.7 else f"{hour} pm"
+    return (
+        f"{hour} o'clock"
+        if luck < 0.3
+        else f"{hour}:{rng.randrange(0, 60, 5):02}"
+        if luck < 0.7
+        else f"{hour} pm"
+    )
 
 
 def _with_verb(third: str, plain: str) -> Relation:
-    questions = (f"what does {{e}} {plain}?", f"what does {{e}} {plain}?", f"tell me what {{e}} {third}.")
+    questions = (
+        f"what does {{e}} {plain}?",
+        f"what does {{e}} {plain}?",
+        f"tell me what {{e}} {third}.",
+    )
     return Relation(_person, _object, f"{{e}} {third} {{v}}.", questions, (f"who {third} {{v}}?",))
 
 
 def _with_attribute(noun: str) -> Relation:
-    questions = (f"what is {{e}}'s {noun}?", f"what is the {noun} of {{e}}?", f"tell me {{e}}'s {noun}.")
+    questions = (
+        f"what is {{e}}'s {noun}?",
+        f"what is the {noun} of {{e}}?",
+        f"tell me {{e}}'s {noun}.",
+    )
     told = (f"the {noun} of {{e}} is {{v}}.",)
-    return Relation(_person, _anything, f"{{e}}'s {noun} is {{v}}.", questions, (f"whose {noun} is {{v}}?",), told)
+    return Relation(
+        _person,
+        _anything,
+        f"{{e}}'s {noun} is {{v}}.",
+        questions,
+        (f"whose {noun} is {{v}}?",),
+        told,
+    )
 
 
 _OTHERS = (

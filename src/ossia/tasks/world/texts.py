@@ -1,8 +1,9 @@
-"""The words of the fictional country: what its people, towns, rivers, companies and animals can be and have, and how
-each fact is told and asked for.
+"""The words of the fictional country: what its people, towns, rivers, companies and animals can be
+and have, and how each fact is told and asked for.
 
-Plain data and one dataclass. Knows neither which facts are true (`world`) nor messages. In templates {e} is the fact's
-subject and {v} its value. Of every list of templates the last ones are held out: `Relation` knows how many.
+Plain data and one dataclass. Knows neither which facts are true (`world`) nor messages. In
+templates {e} is the fact's subject and {v} its value. Of every list of templates the last ones are
+held out: `Relation` knows how many.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ KINDS: tuple[Kind, ...] = ("person", "town", "river", "company", "animal")
 TOLD_HELD_OUT, ASKED_HELD_OUT, BACK_HELD_OUT = 2, 1, 1  # templates at the end of a list
 
 SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvwz" for v in "aeiou")
-ENDINGS: dict[Kind, tuple[str, ...]] = {  # what names of a kind end in, so that a name shows its kind
+ENDINGS: dict[
+    Kind, tuple[str, ...]
+] = {  # what names of a kind end in, so that a name shows its kind
     "person": ("",),
     "town": ("ton", "ford", "field", "burg"),
     "river": ("n", "r"),
@@ -64,8 +67,9 @@ def _numbers(low: int, high: int, step: int = 1) -> tuple[str, ...]:
 class Relation:
     """A kind of fact. Its values are entities of the kind `leads_to`, or else one of `values`.
 
-    told: statements. asked: questions for the value; the first two also take a phrase for {e}, such as
-    `the mayor of Kelaton`. back: questions for the subject. phrase: what stands for the value in questions of two hops.
+    told: statements. asked: questions for the value; the first two also take a phrase for {e}, such
+    as `the mayor of Kelaton`. back: questions for the subject. phrase: what stands for the value in
+    questions of two hops.
     """
 
     name: str

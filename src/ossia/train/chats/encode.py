@@ -1,10 +1,13 @@
-"""A user's chats, one JSON object a line, as examples to learn from: Harmony ids and which of them count.
+"""A user's chats, one JSON object a line, as examples to learn from: Harmony ids and which of them
+count.
 
-A line is what chat-completions clients send, with the answers in it: `messages`, and perhaps `tools` and
-`reasoning_effort`. Assistant messages may carry `reasoning` (or `reasoning_content`, `thinking`), `tool_calls`, and
-`"train": false` or `"weight": 0` if they are not to be learned. Or it is Harmony's own JSON, with channels.
+A line is what chat-completions clients send, with the answers in it: `messages`, and perhaps
+`tools` and `reasoning_effort`. Assistant messages may carry `reasoning` (or `reasoning_content`,
+`thinking`), `tool_calls`, and `"train": false` or `"weight": 0` if they are not to be learned. Or
+it is Harmony's own JSON, with channels.
 
-Knows the file's form and the chat format; no tensors and no model. How training reads the examples is `store.py`.
+Knows the file's form and the chat format; no tensors and no model. How training reads the examples
+is `store.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +35,10 @@ from ossia.tokenizer import Tokenizer
 
 Turns = Literal["all", "last"]
 KEYS = ("messages", "tools", "reasoning_effort")
-OLD_KEYS = {"functions": "tools", "function_call": "tool_calls"}  # what OpenAI's first form had, and has no more
+OLD_KEYS = {
+    "functions": "tools",
+    "function_call": "tool_calls",
+}  # what OpenAI's first form had, and has no more
 CONTENT_KINDS = ("system_content", "developer_content")
 SHOWN = 5  # bad lines that an error lists
 
@@ -41,8 +47,9 @@ SHOWN = 5  # bad lines that an error lists
 class Reading:
     """How lines become examples.
 
-    `turns`: "all" makes an example of every turn that has something to learn, in the context in which the model would
-    answer it: the reasoning of earlier turns is dropped, its own is there. "last" makes one of the last turn alone.
+    `turns`: "all" makes an example of every turn that has something to learn, in the context in
+    which the model would answer it: the reasoning of earlier turns is dropped, its own is there.
+    "last" makes one of the last turn alone.
     """
 
     turns: Turns = "all"
@@ -83,24 +90,33 @@ class Found:
             "are learned"
         ]
         if self.too_long:
-            lines.append(f"left out: {self.too_long:,} examples that are too long; the longest has {self.longest:,}")
+            lines.append(
+                f"left out: {self.too_long:,} examples that are too long; the longest has {self.longest:,}"
+            )
         if self.unlearned:
-            lines.append(f"left out: {self.unlearned:,} conversations in which no message is to be learned")
+            lines.append(
+                f"left out: {self.unlearned:,} conversations in which no message is to be learned"
+            )
         if self.ignored:
             keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(self.ignored.items()))
             lines.append(f"not used: the keys {keys}")
         if self.bad:
-            lines += [f"left out: {len(self.bad):,} lines that could not be read:", *self.bad[:SHOWN]]
+            lines += [
+                f"left out: {len(self.bad):,} lines that could not be read:",
+                *self.bad[:SHOWN],
+            ]
         return "\n".join(lines)
 
 
 def examples_in(
     paths: Sequence[Path], tokenizer: Tokenizer, reading: Reading, found: Found, skip_bad: int = 0
 ) -> Iterator[tuple[Example, bool]]:
-    """(example, whether it is held out) of every chat in the files, in their order; `found` is filled on the way.
+    """(example, whether it is held out) of every chat in the files, in their order; `found` is
+    filled on the way.
 
-    A conversation is held out by a hash of its content, so copies of it, and all its turns, are on one side. Raises
-    `DataError` naming file, line and field: at the end, if more than `skip_bad` lines are bad, or if none is left.
+    A conversation is held out by a hash of its content, so copies of it, and all its turns, are on
+    one side. Raises `DataError` naming file, line and field: at the end, if more than `skip_bad`
+    lines are bad, or if none is left.
     """
     seen: set[bytes] = set()
     for where, text in _lines(paths):
@@ -155,7 +171,11 @@ def _check(found: Found, paths: Sequence[Path], reading: Reading, skip_bad: int)
             f"{found.longest}: raise hyper.longest (and hyper.tokens_per_step, which must not be less)"
         )
     if not found.examples:
-        what = "all conversations are held out: lower held_out" if found.held_out else "no conversation to learn from"
+        what = (
+            "all conversations are held out: lower held_out"
+            if found.held_out
+            else "no conversation to learn from"
+        )
         raise DataError(f"{names}: {what}")
 
 
@@ -164,7 +184,8 @@ def is_held_out(digest: bytes, share: float) -> bool:
     return int.from_bytes(digest[:8], "little") < share * 2**64
 
 
-# ---- lines ----------------------------------------------------------------------------------------------------------
+# ---- lines
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -184,8 +205,15 @@ def _object(text: bytes) -> Mapping[str, Any]:
         data = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise HarmonyError(f"byte {error.start} of the line is not UTF-8") from error
-    except (ValueError, RecursionError) as error:  # ValueError: bad JSON, or a number of thousands of digits
-        hint = "; the file must hold one JSON object a line" if text.strip()[:1] in (b"[", b"{") else ""
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: bad JSON, or a number of thousands of digits
+        hint = (
+            "; the file must hold one JSON object a line"
+            if text.strip()[:1] in (b"[", b"{")
+            else ""
+        )
         raise HarmonyError(f"not JSON: {error}{hint}") from error
     if not isinstance(data, Mapping):
         raise HarmonyError(f"expected an object with `messages`, found a {type(data).__name__}")
@@ -223,14 +251,18 @@ def _is_learned(message: Mapping[str, Any], index: int) -> bool:
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
         raise HarmonyError(f"messages[{index}].weight: must be 0 or 1, found {weight!r}")
     if train is not None and weight is not None and train != bool(weight):
-        raise HarmonyError(f"messages[{index}]: train is {train} and weight is {weight}; give one of them")
+        raise HarmonyError(
+            f"messages[{index}]: train is {train} and weight is {weight}; give one of them"
+        )
     if not assistant and (train or weight):
         raise HarmonyError(f"messages[{index}]: only the assistant's messages are learned")
     return assistant and train is not False and weight != 0
 
 
 def _is_harmony(message: Mapping[str, Any]) -> bool:
-    """Whether a message is in Harmony's own JSON form, which names channels and structured contents."""
+    """Whether a message is in Harmony's own JSON form, which names channels and structured
+    contents.
+    """
     content = message.get("content")
     parts = content if isinstance(content, list) else ()
     tagged = any(isinstance(part, Mapping) and part.get("type") in CONTENT_KINDS for part in parts)
@@ -240,7 +272,9 @@ def _is_harmony(message: Mapping[str, Any]) -> bool:
 def _from_harmony(data: Mapping[str, Any], wanted: Sequence[bool]) -> Chat:
     for key in ("tools", "reasoning_effort"):
         if data.get(key):
-            raise HarmonyError(f"{key}: messages with channels are Harmony's own form, which says it in their contents")
+            raise HarmonyError(
+                f"{key}: messages with channels are Harmony's own form, which says it in their contents"
+            )
     conversation = Conversation.from_dict(data)
     return Chat(conversation, frozenset(index for index, learned in enumerate(wanted) if learned))
 
@@ -253,7 +287,8 @@ def _from_chat(data: Mapping[str, Any], wanted: Sequence[bool], reading: Reading
         raise HarmonyError(f"reasoning_effort: {error}") from error
     messages = data["messages"]
     conversation = Conversation.from_chat(messages, system=system, tools=data.get("tools") or ())
-    # an assistant's chat message becomes one Harmony message or several, always the same by itself as among others
+    # an assistant's chat message becomes one Harmony message or several, always the same by itself
+    # as among others
     learned = [
         wish
         for message, wish in zip(messages, wanted, strict=True)
@@ -263,15 +298,27 @@ def _from_chat(data: Mapping[str, Any], wanted: Sequence[bool], reading: Reading
     for index, (message, wish) in enumerate(zip(messages, wanted, strict=True)):
         if wish:
             _check_calls(message.get("tool_calls") or (), index)
-    ours = [index for index, message in enumerate(conversation.messages) if message.role is Role.ASSISTANT]
-    return Chat(conversation, frozenset(index for index, wish in zip(ours, learned, strict=True) if wish))
+    ours = [
+        index
+        for index, message in enumerate(conversation.messages)
+        if message.role is Role.ASSISTANT
+    ]
+    return Chat(
+        conversation, frozenset(index for index, wish in zip(ours, learned, strict=True) if wish)
+    )
 
 
 def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
-    """Calls that are to be learned must be calls: the model would learn to write what no tool can read."""
+    """Calls that are to be learned must be calls: the model would learn to write what no tool can
+    read.
+    """
     for number, call in enumerate(calls):
         given = call["function"].get("arguments")
-        read = read_arguments(given) if isinstance(given, str) else Arguments({} if given is None else given, "")
+        read = (
+            read_arguments(given)
+            if isinstance(given, str)
+            else Arguments({} if given is None else given, "")
+        )
         if not isinstance(read.value, Mapping):
             why = read.diagnosis or f"it is {_kind(read.value)}"
             raise HarmonyError(
@@ -284,11 +331,13 @@ def _kind(value: Any) -> str:
     return "nothing" if value in (None, [], {}) else f"a {type(value).__name__}"
 
 
-# ---- examples -------------------------------------------------------------------------------------------------------
+# ---- examples
+# -------------------------------------------------------------------------------------------------------
 
 
 def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]:
-    """One example a turn with something to learn, or of the last turn alone; none if nothing is to be learned.
+    """One example a turn with something to learn, or of the last turn alone; none if nothing is to
+    be learned.
 
     Raises RenderError for a message that cannot be written.
     """
@@ -299,7 +348,10 @@ def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]
         if not any(id(message) in learned for message in messages[begin:end]):
             continue
         rendered = render_for_training(
-            Conversation(messages[:end]), tokenizer, learn=lambda m: id(m) in learned, last_turn_only=True
+            Conversation(messages[:end]),
+            tokenizer,
+            learn=lambda m: id(m) in learned,
+            last_turn_only=True,
         )
         if any(rendered.mask[1:]):
             out.append(Example(rendered.ids, rendered.mask))
@@ -307,11 +359,18 @@ def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]
 
 
 def _turns(messages: Sequence[Message]) -> list[tuple[int, int]]:
-    """[begin, end) of every turn in which the assistant speaks: after a user's message, to its last own one."""
-    starts = [0, *(index + 1 for index, message in enumerate(messages) if message.role is Role.USER)]
+    """[begin, end) of every turn in which the assistant speaks: after a user's message, to its last
+    own one.
+    """
+    starts = [
+        0,
+        *(index + 1 for index, message in enumerate(messages) if message.role is Role.USER),
+    ]
     out = []
     for begin, stop in zip(starts, [*starts[1:], len(messages) + 1], strict=True):
-        spoken = [n for n in range(begin, min(stop, len(messages))) if messages[n].role is Role.ASSISTANT]
+        spoken = [
+            n for n in range(begin, min(stop, len(messages))) if messages[n].role is Role.ASSISTANT
+        ]
         if spoken:
             out.append((begin, spoken[-1] + 1))
     return out

@@ -2,7 +2,8 @@
 
     ossia train data source=texts tokenizer=tokenizer.json --out runs/web
 
-One phase, `shards`: the pipeline of `data/pipelines.py`, whose report is printed. Knows the order of things, no more.
+One phase, `shards`: the pipeline of `data/pipelines.py`, whose report is printed. Knows the order
+of things, no more.
 """
 
 from __future__ import annotations
@@ -40,8 +41,12 @@ class Config:
 def phases(config: Config, out: Path) -> Sequence[Phase]:
     """What there is to do. Raises `ConfigError` if no source or no tokenizer is given."""
     if config.source is None or config.tokenizer is None:
-        raise ConfigError("say what to read and what with: source=FOLDER tokenizer=FILE, a tokenizer.json")
-    needs = tuple(path for path in (config.source, config.tokenizer, config.hazard) if path is not None)
+        raise ConfigError(
+            "say what to read and what with: source=FOLDER tokenizer=FILE, a tokenizer.json"
+        )
+    needs = tuple(
+        path for path in (config.source, config.tokenizer, config.hazard) if path is not None
+    )
     return [
         Phase("shards", "Clean and tokenize the texts into shards.", lambda: write(config, out / "shards"),
               needs=needs, disk=_bytes(config.source, config.kind)),
@@ -49,7 +54,9 @@ def phases(config: Config, out: Path) -> Sequence[Phase]:
 
 
 def write(config: Config, folder: Path) -> None:
-    """The shards in `folder`; prints the report. Raises `DataError` while jobs on a cluster are not done."""
+    """The shards in `folder`; prints the report. Raises `DataError` while jobs on a cluster are not
+    done.
+    """
     assert config.source is not None and config.tokenizer is not None
     report = prepare(
         config.source, folder, config.tokenizer,
@@ -58,13 +65,19 @@ def write(config: Config, folder: Path) -> None:
         hazard=config.hazard, executor=config.executor, begin=config.begin, end=config.end, keep=config.keep,
     )  # fmt: skip
     if report is None:
-        raise DataError(f"the jobs for {folder} are submitted and not done yet: run this again when they are")
+        raise DataError(
+            f"the jobs for {folder} are submitted and not done yet: run this again when they are"
+        )
     print(json.dumps(report, indent=1))
 
 
 def _bytes(source: Path, kind: Kind) -> int | None:
-    """About what is written: the filtered texts, their signatures and the shards. Compressed text is taken times 4."""
+    """About what is written: the filtered texts, their signatures and the shards. Compressed text
+    is taken times 4.
+    """
     if not source.exists():
         return None
     packed = (".gz", ".parquet")
-    return 3 * sum(path.stat().st_size * (4 if path.suffix in packed else 1) for path in files_in(source, kind))
+    return 3 * sum(
+        path.stat().st_size * (4 if path.suffix in packed else 1) for path in files_in(source, kind)
+    )

@@ -1,7 +1,9 @@
-"""Rendered examples in one mapped file, and the endless, shuffled stream of them that training reads.
+"""Rendered examples in one mapped file, and the endless, shuffled stream of them that training
+reads.
 
-A safetensors file: `ids` of all examples end to end, `mask` beside them, `ends` of the examples. What stands at place n
-of the stream is a function of (file, seed, n), so a resumed run sees the same examples in the same order.
+A safetensors file: `ids` of all examples end to end, `mask` beside them, `ends` of the examples.
+What stands at place n of the stream is a function of (file, seed, n), so a resumed run sees the
+same examples in the same order.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Collector:
 
 @dataclass(frozen=True)
 class ChatExamples:
-    """The examples in a file: an `ExamplesFrom` that shuffles them anew in every epoch and never ends."""
+    """The examples in a file: an `ExamplesFrom` that shuffles them anew in every epoch and never
+    ends.
+    """
 
     path: Path
     seed: int = 0

@@ -1,8 +1,9 @@
-"""What optimizers and gradient clipping need when parameters are spread over processes: whole matrices, one norm.
+"""What optimizers and gradient clipping need when parameters are spread over processes: whole
+matrices, one norm.
 
-AdamW works element by element and needs nothing. Muon works on matrices: where a parameter's matrices are cut, the
-update is gathered, orthogonalized by every process of the group, and each applies its part. The numbers are those of
-one process. Knows DTensors; no model.
+AdamW works element by element and needs nothing. Muon works on matrices: where a parameter's
+matrices are cut, the update is gathered, orthogonalized by every process of the group, and each
+applies its part. The numbers are those of one process. Knows DTensors; no model.
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ def _momentum(optimizer: Muon, group: dict[str, Any], p: Tensor) -> DTensor:
 
 @torch.no_grad()
 def norm_of_gradients(params: Sequence[Tensor]) -> float:
-    """Of all gradients as one vector; what several processes hold the same part of counts once. Collective."""
+    """Of all gradients as one vector; what several processes hold the same part of counts once.
+    Collective.
+    """
     total = torch.zeros((), dtype=torch.float64, device=local(params[0]).device)
     for p in params:
         assert isinstance(p.grad, DTensor)
-        total += torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64).square() / copies(p.grad)
+        total += torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64).square() / copies(
+            p.grad
+        )
     dist.all_reduce(total)
     return math.sqrt(total.item())
 

@@ -1,9 +1,11 @@
-"""The resumable state of a run on several processes: torch's distributed checkpoints (DCP), and which is the last one.
+"""The resumable state of a run on several processes: torch's distributed checkpoints (DCP), and
+which is the last one.
 
-Every process writes what it holds, side by side, while training goes on. Any number of processes, cut in any way, can
-read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with everything that is no tensor. A state
-counts once `state.json` names it, which happens in one rename when all processes have written: a kill at any moment
-leaves the old one or the new. All processes must see the same folder.
+Every process writes what it holds, side by side, while training goes on. Any number of processes,
+cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with
+everything that is no tensor. A state counts once `state.json` names it, which happens in one rename
+when all processes have written: a kill at any moment leaves the old one or the new. All processes
+must see the same folder.
 """
 
 from __future__ import annotations
@@ -33,13 +35,15 @@ POINTER, REST = SHARDED, "rest.pt"
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
 
 Path_ = tuple[Any, ...]
-# Which parameter the tensor at a path of the worker's state is cut as; None: it is whole everywhere.
+# Which parameter the tensor at a path of the worker's state is cut as; None: it is whole
+# everywhere.
 Like = Callable[[Path_], Tensor | None]
 
 
 class ShardedSaver:
-    """`loop.Store` of one process among several. Making one, and its methods but `check` and `close`, are collective:
-    all processes call them in the same order."""
+    """`loop.Store` of one process among several. Making one, and its methods but `check` and
+    `close`, are collective: all processes call them in the same order.
+    """
 
     def __init__(self, folder: Path, like: Like) -> None:
         self.path = folder / POINTER
@@ -49,7 +53,8 @@ class ShardedSaver:
         self._writing: Future[None] | None = None
 
     def load(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The state that `state.json` names, or None if there is none. Removes what a killed run left half written.
+        """The state that `state.json` names, or None if there is none. Removes what a killed run
+        left half written.
 
         Raises `TrainingError` if it is of another run or unreadable.
         """
@@ -69,7 +74,8 @@ class ShardedSaver:
         if changed := [k for k in identity.keys() | pointer["identity"].keys()
                        if pointer["identity"].get(k) != _as_json(identity.get(k))]:  # fmt: skip
             what = "; ".join(
-                f"{k} was {pointer['identity'].get(k)!r} and is {identity.get(k)!r}" for k in sorted(changed)
+                f"{k} was {pointer['identity'].get(k)!r} and is {identity.get(k)!r}"
+                for k in sorted(changed)
             )
             raise TrainingError(
                 f"{self.path} is of another run: {what}; use another folder, or delete it to start again"
@@ -77,19 +83,28 @@ class ShardedSaver:
         return self._read(self.path.parent / pointer["folder"])
 
     def write(self, state: dict[str, Any]) -> None:
-        """Begin to write `state`, whose tensors nobody may change from here on (see `state.copied`)."""
+        """Begin to write `state`, whose tensors nobody may change from here on (see
+        `state.copied`).
+        """
         self.wait()
         tensors: dict[str, Tensor] = {}
         rest = _taken_apart(state, (), tensors)
         name = f"state-{state['step']:08}{'-end' if state.get('finished') else ''}"
         before = self._pointer()
-        folder = self.path.parent / (f"{name}-again" if before is not None and before["folder"] == name else name)
+        folder = self.path.parent / (
+            f"{name}-again" if before is not None and before["folder"] == name else name
+        )
         saving: Future[Any] | None = None
         if tensors:
             writer = FileSystemWriter(folder, sync_files=True)
             saving = cast(
                 "Future[Any]",
-                async_save(tensors, storage_writer=writer, process_group=self._group, async_stager=_Staged()),
+                async_save(
+                    tensors,
+                    storage_writer=writer,
+                    process_group=self._group,
+                    async_stager=_Staged(),
+                ),
             )
         self._writing = self._pool.submit(self._publish, saving, folder, rest)
 
@@ -129,7 +144,10 @@ class ShardedSaver:
         before = self._pointer()
         with replacing(folder / REST, lambda: 1 << 20) as file:
             torch.save(rest, file)
-        text = json.dumps({"folder": folder.name, "identity": rest["identity"]}, indent=2).encode() + b"\n"
+        text = (
+            json.dumps({"folder": folder.name, "identity": rest["identity"]}, indent=2).encode()
+            + b"\n"
+        )
         with replacing(self.path, lambda: len(text)) as file:
             file.write(text)
         if before is not None and before["folder"] != folder.name:
@@ -141,7 +159,9 @@ class ShardedSaver:
         try:
             return cast(dict[str, Any], json.loads(self.path.read_text()))
         except ValueError as error:
-            raise TrainingError(f"{self.path} cannot be read ({error}); delete it to start again") from error
+            raise TrainingError(
+                f"{self.path} cannot be read ({error}); delete it to start again"
+            ) from error
 
     def _read(self, folder: Path) -> dict[str, Any]:
         try:
@@ -150,8 +170,17 @@ class ShardedSaver:
             if tensors:
                 load(tensors, storage_reader=FileSystemReader(folder), process_group=self._group)
             return cast(dict[str, Any], _put_together(rest, tensors))
-        except (OSError, RuntimeError, EOFError, KeyError, UnpicklingError, CheckpointException) as error:
-            raise TrainingError(f"{folder} cannot be read ({error}); delete {self.path} to start again") from error
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            KeyError,
+            UnpicklingError,
+            CheckpointException,
+        ) as error:
+            raise TrainingError(
+                f"{folder} cannot be read ({error}); delete {self.path} to start again"
+            ) from error
 
     def _templates(self, folder: Path) -> dict[str, Tensor]:
         """Tensors to read into, cut as the parameters that they belong to are cut now."""
@@ -183,7 +212,9 @@ class _Staged(AsyncStager):
 
 
 def _taken_apart(value: Any, path: Path_, tensors: dict[str, Tensor]) -> Any:
-    """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its path, as JSON."""
+    """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its
+    path, as JSON.
+    """
     if isinstance(value, Tensor):
         name = json.dumps(path)
         tensors[name] = value

@@ -1,9 +1,11 @@
 """What training costs: operations a token, bytes of memory, and how fast this machine multiplies.
 
-Formulas; the tests hold them against torch's counter of operations, the tensors that autograd keeps and the states of
-optimizers. Knows a model's numbers, no data; one process. Many are `planner.py`'s.
+Formulas; the tests hold them against torch's counter of operations, the tensors that autograd keeps
+and the states of optimizers. Knows a model's numbers, no data; one process. Many are
+`planner.py`'s.
 
-T tokens, D hidden, F intermediate, H query heads, h head width, K key-value heads, E experts, k chosen, V vocabulary.
+T tokens, D hidden, F intermediate, H query heads, h head width, K key-value heads, E experts, k
+chosen, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,24 +38,30 @@ def mean_keys(context: int, window: int | None) -> float:
 
 
 def layer_flops(config: ModelConfig, context: int) -> float:
-    """Of one token forward in all layers: 2 for each weight that it meets (router and k experts included), and 4 H h
-    for every key that it sees (scores, and the sum of values)."""
+    """Of one token forward in all layers: 2 for each weight that it meets (router and k experts
+    included), and 4 H h for every key that it sees (scores, and the sum of values).
+    """
     c, d = config, config.hidden_size
     total = 0.0
     for n in range(c.num_hidden_layers):
         experts, width = c.expert_shape(n)
         chosen = c.experts_per_token if c.is_moe(n) else 1
-        weights = d * (2 * c.q_dim + 2 * c.kv_dim) + chosen * 3 * d * width + (experts * d if c.is_moe(n) else 0)
+        weights = (
+            d * (2 * c.q_dim + 2 * c.kv_dim)
+            + chosen * 3 * d * width
+            + (experts * d if c.is_moe(n) else 0)
+        )
         total += 2 * weights + 4 * c.q_dim * mean_keys(context, c.window(n))
     return total
 
 
 def flops_per_token(config: ModelConfig, context: int, checkpoint_layers: bool = False) -> float:
-    """Floating-point operations of a token in training, forward and backward, in documents of `context` tokens.
+    """Floating-point operations of a token in training, forward and backward, in documents of
+    `context` tokens.
 
-    Matrix products only, the backward pass twice the forward one (PaLM, arXiv 2204.02311, appendix B), windows and
-    chosen experts taken into account. `checkpoint_layers` adds the layers' second forward pass, which a share of the
-    peak (MFU) by definition does not count.
+    Matrix products only, the backward pass twice the forward one (PaLM, arXiv 2204.02311, appendix
+    B), windows and chosen experts taken into account. `checkpoint_layers` adds the layers' second
+    forward pass, which a share of the peak (MFU) by definition does not count.
     """
     layers = layer_flops(config, context)
     unembedding = 2 * config.hidden_size * config.vocab_size
@@ -62,12 +70,19 @@ def flops_per_token(config: ModelConfig, context: int, checkpoint_layers: bool =
 
 @functools.cache
 def peak_flops(dtype: torch.dtype = torch.float32, threads: int = 1) -> float:
-    """Operations a second that this machine's CPU reaches in products of large matrices, `threads` of them side by
-    side, each on one thread. Measured in less than half a second; the best of several."""
-    with ThreadPoolExecutor(threads, "peak", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    """Operations a second that this machine's CPU reaches in products of large matrices, `threads`
+    of them side by side, each on one thread. Measured in less than half a second; the best of
+    several.
+    """
+    with ThreadPoolExecutor(
+        threads, "peak", initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         size = 128
         # the first product of a size is prepared as well as computed
-        while size < 1024 and min(_seconds(pool, threads, size, dtype) for _ in range(3)) < PEAK_SECONDS / 40:
+        while (
+            size < 1024
+            and min(_seconds(pool, threads, size, dtype) for _ in range(3)) < PEAK_SECONDS / 40
+        ):
             size *= 2
         best, until = 0.0, time.perf_counter() + PEAK_SECONDS / 2
         while not best or time.perf_counter() < until:
@@ -120,14 +135,17 @@ def frozen_bytes(config: ModelConfig) -> int:
     return account(config).checkpoint_bytes
 
 
-def activation_bytes(config: ModelConfig, layer: int, tokens: int, width: int, tp: int = 1, ep: int = 1) -> float:
+def activation_bytes(
+    config: ModelConfig, layer: int, tokens: int, width: int, tp: int = 1, ep: int = 1
+) -> float:
     """What autograd keeps of `tokens` tokens in one layer; `width`: bytes of the compute dtype.
 
-    Per token two norms (input and normalized values in float32, output in the compute dtype: 8 D + w D each), the
-    router's input and logits, q, k, v and the output of attention before and after it is put back in order (w h (3 H +
-    2 K)) with its log-sum-exp; per chosen expert its input and its 2 F (w (D + 2 F)), padded to whole `PAD`s. Under
-    `tp` heads and F are divided; under `ep` the tokens that were sent are kept, too. That is torch's form, which GPUs
-    have; what is compiled for CPUs keeps up to a third less.
+    Per token two norms (input and normalized values in float32, output in the compute dtype: 8 D +
+    w D each), the router's input and logits, q, k, v and the output of attention before and after
+    it is put back in order (w h (3 H + 2 K)) with its log-sum-exp; per chosen expert its input and
+    its 2 F (w (D + 2 F)), padded to whole `PAD`s. Under `tp` heads and F are divided; under `ep`
+    the tokens that were sent are kept, too. That is torch's form, which GPUs have; what is compiled
+    for CPUs keeps up to a third less.
     """
     c, d = config, config.hidden_size
     experts, intermediate = c.expert_shape(layer)
@@ -144,9 +162,12 @@ def activation_bytes(config: ModelConfig, layer: int, tokens: int, width: int, t
 def all_activations(
     config: ModelConfig, tokens: int, width: int, checkpoint_layers: bool, tp: int = 1, ep: int = 1
 ) -> int:
-    """Of all layers and the last norm. With checkpointing a layer keeps its input alone, in float32, and one layer at
-    a time is whole again (Chen et al., arXiv 1604.06174)."""
-    each = [activation_bytes(config, n, tokens, width, tp, ep) for n in range(config.num_hidden_layers)]
+    """Of all layers and the last norm. With checkpointing a layer keeps its input alone, in
+    float32, and one layer at a time is whole again (Chen et al., arXiv 1604.06174).
+    """
+    each = [
+        activation_bytes(config, n, tokens, width, tp, ep) for n in range(config.num_hidden_layers)
+    ]
     last = tokens * config.hidden_size * (8 + 2 * width)
     if checkpoint_layers:
         return round(len(each) * tokens * 4 * config.hidden_size + max(each) + last)
@@ -154,8 +175,9 @@ def all_activations(
 
 
 def logits_bytes(config: ModelConfig, tokens: int, width: int) -> int:
-    """Of the chunked cross-entropy: a chunk of logits in the compute dtype and in float32, and the unembedding in the
-    compute dtype, if that is another than float32."""
+    """Of the chunked cross-entropy: a chunk of logits in the compute dtype and in float32, and the
+    unembedding in the compute dtype, if that is another than float32.
+    """
     copy = width * config.vocab_size * config.hidden_size if width < 4 else 0
     held = max(CHUNK_ELEMENTS, CHUNK_ROWS * config.vocab_size)
     return min(held, tokens * config.vocab_size) * (4 + width) + copy

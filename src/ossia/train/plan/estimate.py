@@ -1,4 +1,5 @@
-"""What a recipe's phases would cost here: the dry run, and the checks before a run. Does none of the work.
+"""What a recipe's phases would cost here: the dry run, and the checks before a run. Does none of
+the work.
 
 Knows phases, and this machine's disk, memory and speed.
 """
@@ -20,7 +21,8 @@ from ossia.train.plan import cost
 from ossia.train.settings import Hyperparameters, Parallel
 
 RECENT = 50  # steps of an unfinished run whose speed counts
-MFU = 0.25  # share of the measured peak that a run reaches on a CPU. Assumed: small models have small products
+# share of the measured peak that a run reaches on a CPU. Assumed: small models have small products
+MFU = 0.25
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Estimate:
                 f"about {self.disk:,} bytes of disk are needed and {self.free_disk:,} are free: make room, or give an "
                 "--out elsewhere"
             )
-        here = [phase for phase in self.left if phase.processes == 1]  # of others' machines nothing is known
+        here = [
+            phase for phase in self.left if phase.processes == 1
+        ]  # of others' machines nothing is known
         largest = max(here, key=lambda phase: phase.total_memory, default=None)
         if largest is not None and largest.total_memory > self.memory:
             found.append(
@@ -83,14 +87,28 @@ class Estimate:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        totals = {"seconds": self.seconds, "disk": self.disk, "free_disk": self.free_disk, "memory": self.memory}
+        totals = {
+            "seconds": self.seconds,
+            "disk": self.disk,
+            "free_disk": self.free_disk,
+            "memory": self.memory,
+        }
         assumed = {"peak_flops": self.peak, "threads": self.threads, "mfu": MFU}
-        return {"phases": [asdict(phase) for phase in self.phases], **totals, **assumed, "problems": self.problems()}
+        return {
+            "phases": [asdict(phase) for phase in self.phases],
+            **totals,
+            **assumed,
+            "problems": self.problems(),
+        }
 
 
 def estimate(phases: Sequence[Phase], out: Path) -> Estimate:
     """Of all phases; measures the peak of this machine, which takes less than half a second."""
-    hypers = [phase.hyper or Hyperparameters() for phase in phases if phase.config is not None and phase.tokens]
+    hypers = [
+        phase.hyper or Hyperparameters()
+        for phase in phases
+        if phase.config is not None and phase.tokens
+    ]
     peaks: dict[tuple[str, int], float] = {(h.precision, h.shards): _peak(h) for h in hypers}
     costs = tuple(_cost(phase, out, peaks) for phase in phases)
     (_, threads), peak = max(peaks.items(), key=lambda item: item[1], default=(("", 0), 0.0))
@@ -128,7 +146,14 @@ def _cost(phase: Phase, out: Path, peaks: dict[tuple[str, int], float]) -> Phase
     if phase.parallel is not None:
         spread = _spread_memory(phase, hyper, phase.parallel)
         return PhaseCost(
-            *about, counts.total, counts.active, flops, spread, None, _disk(phase), phase.parallel.processes
+            *about,
+            counts.total,
+            counts.active,
+            flops,
+            spread,
+            None,
+            _disk(phase),
+            phase.parallel.processes,
         )
     memory = asdict(cost.memory(phase.config, hyper, phase.lora))
     return PhaseCost(*about, counts.total, counts.active, flops, memory, seconds, _disk(phase))

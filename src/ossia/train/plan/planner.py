@@ -1,8 +1,9 @@
 """How a model lies on many GPUs: bytes on each, bytes between them, and which layouts can be.
 
-Follows `model/parallel.py`: its table says which parameter is cut by ep and tp, and what is left is sliced by FSDP2
-(ZeRO stage 3, arXiv 1910.02054): experts over `fsdp`, all else over `fsdp` x `ep`. Arithmetic alone: nothing is run, no
-GPU is needed. What cannot be computed is assumed, and named: the constants below, and the hardware's numbers.
+Follows `model/parallel.py`: its table says which parameter is cut by ep and tp, and what is left is
+sliced by FSDP2 (ZeRO stage 3, arXiv 1910.02054): experts over `fsdp`, all else over `fsdp` x `ep`.
+Arithmetic alone: nothing is run, no GPU is needed. What cannot be computed is assumed, and named:
+the constants below, and the hardware's numbers.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from ossia.table import human_bytes
 from ossia.train.plan import cost
 from ossia.train.settings import Lora, Parallel, Precision
 
-USABLE = 0.92  # of a GPU's memory: the rest is CUDA's, NCCL's and what an allocator cannot use. Assumed
+USABLE = (
+    0.92  # of a GPU's memory: the rest is CUDA's, NCCL's and what an allocator cannot use. Assumed
+)
 MFU = 0.35  # share of the peak that products reach, attention and routing included. Assumed
-BUSIEST = 1.25  # tokens of the busiest process under ep, in units of the mean. Assumed; the balance loss aims lower
+# tokens of the busiest process under ep, in units of the mean. Assumed; the balance loss aims lower
+BUSIEST = 1.25
 PREFETCHED = 2  # blocks whose weights are gathered at a time: one in use, one on its way
 SHORTEST = 1024  # tokens of a document, below which no shorter ones are proposed
 PEAK = {"bfloat16": 989e12, "float32": 67e12}  # of an H100 SXM, dense, by its data sheet
@@ -30,7 +34,9 @@ PEAK = {"bfloat16": 989e12, "float32": 67e12}  # of an H100 SXM, dense, by its d
 
 @dataclass(frozen=True)
 class Hardware:
-    """Defaults: nodes of eight H100 SXM with a 400 Gb/s adapter each. Bandwidths are of one GPU, one direction."""
+    """Defaults: nodes of eight H100 SXM with a 400 Gb/s adapter each. Bandwidths are of one GPU,
+    one direction.
+    """
 
     gpus: int
     memory: int = 80 << 30  # bytes of one
@@ -46,7 +52,9 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained. `tokens` of one step on each GPU; those of a tp group work on the same ones."""
+    """What is to be trained. `tokens` of one step on each GPU; those of a tp group work on the same
+    ones.
+    """
 
     config: ModelConfig
     tokens: int = 4096
@@ -58,7 +66,9 @@ class Job:
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.context) < 1:
-            raise ConfigError(f"tokens and context must be 1 or more, found {self.tokens} and {self.context}")
+            raise ConfigError(
+                f"tokens and context must be 1 or more, found {self.tokens} and {self.context}"
+            )
         if self.context > self.tokens:
             raise ConfigError(
                 f"documents of {self.context:,} tokens do not fit into {self.tokens:,} tokens a GPU: none is cut; "
@@ -100,9 +110,13 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of a step: gathers and gradient sums behind the computation, tokens and partial sums on top of it."""
+        """Of a step: gathers and gradient sums behind the computation, tokens and partial sums on
+        top of it.
+        """
         hidden = sum(t.seconds for t in self.traffic if t.hides)
-        return max(self.compute_seconds, hidden) + sum(t.seconds for t in self.traffic if not t.hides)
+        return max(self.compute_seconds, hidden) + sum(
+            t.seconds for t in self.traffic if not t.hides
+        )
 
     @property
     def step_tokens(self) -> int:
@@ -113,10 +127,11 @@ class Plan:
 
 
 def plan(job: Job, hardware: Hardware, fixed: Mapping[str, int] | None = None) -> Plan:
-    """The fastest layout that fits, among those with the numbers that `fixed` gives (of replicate, fsdp, ep, tp).
+    """The fastest layout that fits, among those with the numbers that `fixed` gives (of replicate,
+    fsdp, ep, tp).
 
-    Raises `ConfigError` if none does: because the numbers do not divide the GPUs or the model, or because the memory is
-    too small; then it says by how much, what takes it, and what would help.
+    Raises `ConfigError` if none does: because the numbers do not divide the GPUs or the model, or
+    because the memory is too small; then it says by how much, what takes it, and what would help.
     """
     plans = list(_plans(job, hardware, dict(fixed or {})))
     fitting = [p for p in plans if p.fits]
@@ -150,7 +165,10 @@ def _layouts(gpus: int, fixed: Mapping[str, int]) -> Iterator[Parallel]:
         for ep in _choices("ep", gpus // tp, fixed):
             for fsdp in _choices("fsdp", gpus // tp // ep, fixed):
                 replicate = gpus // tp // ep // fsdp
-                if tp * ep * fsdp * replicate == gpus and fixed.get("replicate", replicate) == replicate:
+                if (
+                    tp * ep * fsdp * replicate == gpus
+                    and fixed.get("replicate", replicate) == replicate
+                ):
                     yield Parallel(replicate, fsdp, ep, tp)
 
 
@@ -163,7 +181,11 @@ def _choices(name: str, most: int, fixed: Mapping[str, int]) -> list[int]:
 def _indivisible(gpus: int, fixed: Mapping[str, int]) -> str:
     given = " x ".join(f"{name} {n}" for name, n in fixed.items())
     product = math.prod(fixed.values())
-    why = f"their product is {product}" if gpus % product == 0 else f"{product} does not divide {gpus}"
+    why = (
+        f"their product is {product}"
+        if gpus % product == 0
+        else f"{product} does not divide {gpus}"
+    )
     return f"{given} cannot be laid out on {gpus} GPUs: {why}; replicate x fsdp x ep x tp must be {gpus}"
 
 
@@ -173,7 +195,9 @@ def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
     takes = ", ".join(f"{name} {human_bytes(size)}" for name, size in largest)
     helping = list(_what_helps(best.job, best.hardware, dict(fixed)))
     advice = (
-        " or ".join(helping) if helping else "nothing that was tried; take GPUs with more memory, or a smaller model"
+        " or ".join(helping)
+        if helping
+        else "nothing that was tried; take GPUs with more memory, or a smaller model"
     )
     return (
         f"out of memory: the smallest layout ({in_words(best.layout)}) needs {human_bytes(best.total)} on each GPU, "
@@ -183,10 +207,17 @@ def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
 
 
 def _what_helps(job: Job, hardware: Hardware, fixed: dict[str, int]) -> Iterator[str]:
-    """Changes after which a layout fits: single ones, or else together with checkpointing; and more GPUs."""
+    """Changes after which a layout fits: single ones, or else together with checkpointing; and more
+    GPUs.
+    """
     changes = list(_changes(job))
-    if not job.checkpoint_layers and not any(_any_fits(changed, hardware, fixed) for _, changed in changes):
-        changes = [(f"{name} --checkpoint-layers", replace(one, checkpoint_layers=True)) for name, one in changes]
+    if not job.checkpoint_layers and not any(
+        _any_fits(changed, hardware, fixed) for _, changed in changes
+    ):
+        changes = [
+            (f"{name} --checkpoint-layers", replace(one, checkpoint_layers=True))
+            for name, one in changes
+        ]
     kinds = set()
     for name, changed in changes:
         kind = name.split()[0]
@@ -225,7 +256,10 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
             yield f"--lora {rank}", replace(job, lora=replace(job.lora, rank=rank))
     for n in range(1, 6):
         if (context := job.context >> n) >= SHORTEST:
-            yield f"--context {context} --tokens-per-gpu {context}", replace(job, tokens=context, context=context)
+            yield (
+                f"--context {context} --tokens-per-gpu {context}",
+                replace(job, tokens=context, context=context),
+            )
 
 
 def _any_fits(job: Job, hardware: Hardware, fixed: dict[str, int]) -> bool:
@@ -243,17 +277,22 @@ def in_words(layout: Parallel) -> str:
 
 
 def lay_out(job: Job, hardware: Hardware, layout: Parallel) -> Plan:
-    """The plan of this layout, whether it fits or not. Raises `ConfigError` if it does not divide the model."""
+    """The plan of this layout, whether it fits or not. Raises `ConfigError` if it does not divide
+    the model.
+    """
     check(job.config, ep=layout.ep, tp=layout.tp)
     flops = cost.flops_per_token(job.config, job.context, job.checkpoint_layers)
     peak = hardware.peak or PEAK[job.precision]
     seconds = job.tokens * flops / layout.tp / (peak * MFU)
-    return Plan(job, hardware, layout, _memory(job, layout), tuple(_traffic(job, hardware, layout)), seconds)
+    return Plan(
+        job, hardware, layout, _memory(job, layout), tuple(_traffic(job, hardware, layout)), seconds
+    )
 
 
 def local_parameters(config: ModelConfig, layout: Parallel) -> dict[str, int]:
-    """Elements of every parameter on the fullest process: cut by ep and tp, then sliced along the first dimension that
-    divides, else along the first (`model/parallel.py:_slice`)."""
+    """Elements of every parameter on the fullest process: cut by ep and tp, then sliced along the
+    first dimension that divides, else along the first (`model/parallel.py:_slice`).
+    """
     return {name: kind.sliced(layout) for kind in _kinds(config) for name in kind.names}
 
 
@@ -275,7 +314,9 @@ class _Kind:
     def rough(self) -> bool:
         """Whether they travel in the compute dtype; norms, routers and tables do in float32."""
         name = self.names[0]
-        return ".experts." in name or any(f".attn.{part}." in name for part in ("q", "k", "v", "out"))
+        return ".experts." in name or any(
+            f".attn.{part}." in name for part in ("q", "k", "v", "out")
+        )
 
     def local(self, layout: Parallel) -> list[int]:
         """The shape after ep and tp."""
@@ -302,8 +343,13 @@ def _kinds(config: ModelConfig) -> tuple[_Kind, ...]:
     shapes = cost.shapes(config)
     for name in shapes:
         layer, leaf = re.match(r"(?:layers\.(\d+)\.)?(.*)", name).groups()  # type: ignore[union-attr]
-        names.setdefault((leaf, None if layer is None else config.is_moe(int(layer))), []).append(name)
-    return tuple(_Kind(tuple(same), shapes[same[0]], cut_of(same[0], config), moe) for (_, moe), same in names.items())
+        names.setdefault((leaf, None if layer is None else config.is_moe(int(layer))), []).append(
+            name
+        )
+    return tuple(
+        _Kind(tuple(same), shapes[same[0]], cut_of(same[0], config), moe)
+        for (_, moe), same in names.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -326,7 +372,9 @@ def _gathered(job: Job, layout: Parallel) -> _Gathered:
             blocks[kind.moe] += size
             experts += size * len(kind.names) if kind.routed else 0
             dense += 0 if kind.routed else size * len(kind.names)
-    return _Gathered(experts, dense, max(blocks.values()), 4 * job.config.vocab_size * job.config.hidden_size)
+    return _Gathered(
+        experts, dense, max(blocks.values()), 4 * job.config.vocab_size * job.config.hidden_size
+    )
 
 
 def _memory(job: Job, layout: Parallel) -> dict[str, int]:
@@ -342,16 +390,28 @@ def _memory(job: Job, layout: Parallel) -> dict[str, int]:
         held |= {"gradients, float32": 4 * trained, "optimizer states": 8 * trained}
     else:
         matrices = sum(size for name, size in sizes if cost.is_matrix(name))
-        copies = PREFETCHED * gathered.block + gathered.table if many else width * matrices if width < 4 else 0
+        copies = (
+            PREFETCHED * gathered.block + gathered.table
+            if many
+            else width * matrices
+            if width < 4
+            else 0
+        )
         held = {
             "weights, float32": 4 * local,
             "weights in the compute dtype": copies,
             "gradients, float32": 4 * local,
             "gradients being added up": gathered.block + gathered.block * 4 // width if many else 0,
-            "optimizer states": sum(size * cost.optimizer_bytes(name, job.muon) for name, size in sizes),
+            "optimizer states": sum(
+                size * cost.optimizer_bytes(name, job.muon) for name, size in sizes
+            ),
         }
-    held["activations"] = cost.all_activations(c, tokens, width, job.checkpoint_layers, layout.tp, layout.ep)
-    table = 4 * c.vocab_size * c.hidden_size if job.lora is None else 0  # its gradient, made in the forward pass
+    held["activations"] = cost.all_activations(
+        c, tokens, width, job.checkpoint_layers, layout.tp, layout.ep
+    )
+    table = (
+        4 * c.vocab_size * c.hidden_size if job.lora is None else 0
+    )  # its gradient, made in the forward pass
     held["logits and their gradients"] = cost.logits_bytes(c, job.tokens, width) + table
     buffers = 2 * c.experts_per_token * tokens * width * c.hidden_size if layout.ep > 1 else 0
     buffers += 2 * 4 * job.tokens * c.hidden_size if layout.tp > 1 else 0
@@ -363,19 +423,22 @@ def _memory(job: Job, layout: Parallel) -> dict[str, int]:
 
 
 def _traffic(job: Job, hardware: Hardware, layout: Parallel) -> Iterator[Traffic]:
-    """What one GPU sends: (n-1)/n of the whole for a ring's all-gather or reduce-scatter, twice that for an all-reduce,
-    (n-1)/n of what it has for an all-to-all (Thakur et al., 2005; nccl-tests, PERFORMANCE.md).
+    """What one GPU sends: (n-1)/n of the whole for a ring's all-gather or reduce-scatter, twice
+    that for an all-reduce, (n-1)/n of what it has for an all-to-all (Thakur et al., 2005;
+    nccl-tests, PERFORMANCE.md).
 
-    Blocks are gathered forward and backward, the unembedding once, the embedding twice. Gradients are reduced in
-    float32. Tokens go out and back in each pass through an MoE layer, of which there are two, or three with
-    checkpointing; partial sums over tp are twice a layer and pass.
+    Blocks are gathered forward and backward, the unembedding once, the embedding twice. Gradients
+    are reduced in float32. Tokens go out and back in each pass through an MoE layer, of which there
+    are two, or three with checkpointing; partial sums over tp are twice a layer and pass.
     """
     g, n = _gathered(job, layout), layout
     shard, span = n.fsdp * n.ep, n.fsdp * n.ep * n.tp
     width = cost.compute_width(job.precision)
     passes = 3 if job.checkpoint_layers else 2
 
-    def sent(kind: str, what: str, processes: int, size: float, span: int, hides: bool) -> Iterator[Traffic]:
+    def sent(
+        kind: str, what: str, processes: int, size: float, span: int, hides: bool
+    ) -> Iterator[Traffic]:
         if processes > 1:
             size *= (2 if kind == "all-reduce" else 1) * (processes - 1) / processes
             wide = span > hardware.per_node
@@ -384,12 +447,16 @@ def _traffic(job: Job, hardware: Hardware, layout: Parallel) -> Iterator[Traffic
 
     if job.lora is None:
         yield from sent("all-gather", "experts' weights", n.fsdp, 2 * g.experts, span, True)
-        yield from sent("all-gather", "all other weights", shard, 2 * g.dense + 3 * g.table, span, True)
+        yield from sent(
+            "all-gather", "all other weights", shard, 2 * g.dense + 3 * g.table, span, True
+        )
         experts, dense = _elements(job, layout)
         yield from sent("reduce-scatter", "experts' gradients", n.fsdp, 4 * experts, span, True)
         yield from sent("reduce-scatter", "all other gradients", shard, 4 * dense, span, True)
         local = 4 * (experts / n.fsdp + dense / shard)
-        yield from sent("all-reduce", "gradients of whole copies", n.replicate, local, hardware.gpus, True)
+        yield from sent(
+            "all-reduce", "gradients of whole copies", n.replicate, local, hardware.gpus, True
+        )
     rows = job.tokens * job.config.hidden_size * width
     moe = sum(job.config.is_moe(layer) for layer in range(job.config.num_hidden_layers))
     tokens = 2 * passes * moe * job.config.experts_per_token * rows * (BUSIEST if n.ep > 1 else 1)
@@ -401,4 +468,6 @@ def _traffic(job: Job, hardware: Hardware, layout: Parallel) -> Iterator[Traffic
 def _elements(job: Job, layout: Parallel) -> tuple[int, int]:
     """(experts, all else) on one process before FSDP slices them."""
     sizes = [(kind.routed, len(kind.names) * kind.elements(layout)) for kind in _kinds(job.config)]
-    return sum(size for routed, size in sizes if routed), sum(size for routed, size in sizes if not routed)
+    return sum(size for routed, size in sizes if routed), sum(
+        size for routed, size in sizes if not routed
+    )

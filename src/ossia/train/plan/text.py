@@ -1,4 +1,6 @@
-"""A layout as text and as JSON: what `ossia train --plan` prints. Knows `planner.Plan`, computes nothing."""
+"""A layout as text and as JSON: what `ossia train --plan` prints. Knows `planner.Plan`, computes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,25 @@ def as_json(p: Plan) -> dict[str, Any]:
         "gpus": p.hardware.gpus,
         "parameters": {"total": counts.total, "active": counts.active},
         "tokens_per_step": p.step_tokens,
-        "bytes": dict(p.memory) | {"total": p.total, "usable": p.hardware.usable, "memory": p.hardware.memory},
+        "bytes": dict(p.memory)
+        | {"total": p.total, "usable": p.hardware.usable, "memory": p.hardware.memory},
         "communication": [asdict(t) for t in p.traffic],
         "seconds": {"compute": p.compute_seconds, "step": p.seconds},
         "tokens_per_second": p.step_tokens / p.seconds,
-        "assumed": {"mfu": MFU, "usable": USABLE, "busiest": BUSIEST, "peak": p.hardware.peak or PEAK[p.job.precision]},
+        "assumed": {
+            "mfu": MFU,
+            "usable": USABLE,
+            "busiest": BUSIEST,
+            "peak": p.hardware.peak or PEAK[p.job.precision],
+        },
     }
 
 
 def as_text(p: Plan, name: str) -> str:
     """The same for reading."""
-    return "\n".join([*_head(p, name), "", *_memory_lines(p), "", *_traffic_lines(p), "", *_time_lines(p)])
+    return "\n".join(
+        [*_head(p, name), "", *_memory_lines(p), "", *_traffic_lines(p), "", *_time_lines(p)]
+    )
 
 
 def _head(p: Plan, name: str) -> Iterator[str]:
@@ -62,7 +72,9 @@ def _traffic_lines(p: Plan) -> Iterator[str]:
     for t in p.traffic:
         way = "between nodes" if t.wide else "inside a node"
         hides = "hides" if t.hides else "waits"
-        text = f"  {t.kind:<15}{t.what:<33}{human_bytes(t.bytes):>10}  {t.processes:>3} GPUs {way:<14}"
+        text = (
+            f"  {t.kind:<15}{t.what:<33}{human_bytes(t.bytes):>10}  {t.processes:>3} GPUs {way:<14}"
+        )
         yield f"{text}{t.seconds:>7.3f} s {t.seconds / every:>5.1%}  {hides}"
     yield "  shares are of a step in which nothing overlaps; what hides runs beside the computation, normally"
 

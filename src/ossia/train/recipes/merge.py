@@ -1,4 +1,5 @@
-"""Put the low-rank changes of a run into the model it started from, and write a checkpoint in MXFP4.
+"""Put the low-rank changes of a run into the model it started from, and write a checkpoint in
+MXFP4.
 
     ossia train merge model=gpt-oss-20b adapter=runs/mine/train --out runs/merged
     ossia chat runs/merged/model
@@ -24,23 +25,38 @@ from ossia.train.weights.merge import merge
 class Config:
     """What `key=value` can set. `adapter` must be given."""
 
-    model: str = "nano"  # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    model: str = (
+        "nano"  # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    )
     adapter: Path | None = None  # folder of the run with LoRA
     rule: ScaleRule = "rceil"  # for the scales of the MXFP4 blocks that change
     layout: Literal["same", "hf", "original", "hf-bf16"] = "same"  # of what is written
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
-    """One: read, add, write. Raises `ConfigError` if no adapter is given, `ModelNotFoundError` if there is no such
-    model."""
+    """One: read, add, write. Raises `ConfigError` if no adapter is given, `ModelNotFoundError` if
+    there is no such model.
+    """
     if config.adapter is None:
         raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA")
     adapter = config.adapter
-    settings = asdict(config) | {"adapter": str(adapter), "changes": fingerprint(adapter.glob("*.safetensors"))}
+    settings = asdict(config) | {
+        "adapter": str(adapter),
+        "changes": fingerprint(adapter.glob("*.safetensors")),
+    }
 
     def run() -> None:
         layout = None if config.layout == "same" else config.layout
-        print(merge(base_folder(config.model), adapter, out / "model", config.rule, layout=layout, overwrite=True))
+        print(
+            merge(
+                base_folder(config.model),
+                adapter,
+                out / "model",
+                config.rule,
+                layout=layout,
+                overwrite=True,
+            )
+        )
         print(f"try it: ossia chat {out / 'model'}")
 
     disk = stored_bytes(config_of(config.model), config.layout)

@@ -1,4 +1,5 @@
-"""Recipes by name or path: a Python module with a frozen dataclass `Config` and `phases(config, out)`.
+"""Recipes by name or path: a Python module with a frozen dataclass `Config` and `phases(config,
+out)`.
 
 Knows how to find and load one, not what it does.
 """
@@ -21,7 +22,11 @@ from ossia.errors import ConfigError
 from ossia.train.pipeline import Phase
 
 # name -> module
-RECIPES = {"data": "ossia.train.chats.prepare", "sft": "ossia.train.recipes.sft", "merge": "ossia.train.recipes.merge"}
+RECIPES = {
+    "data": "ossia.train.chats.prepare",
+    "sft": "ossia.train.recipes.sft",
+    "merge": "ossia.train.recipes.merge",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,9 @@ class Recipe:
 
 
 def load(name: str) -> Recipe:
-    """A built-in recipe, or that in a Python file. Raises `ConfigError` if there is none, or if it is no recipe."""
+    """A built-in recipe, or that in a Python file. Raises `ConfigError` if there is none, or if it
+    is no recipe.
+    """
     if name in RECIPES:
         return _recipe(name, importlib.import_module(RECIPES[name]))
     path = Path(name).expanduser()
@@ -49,14 +56,20 @@ def load(name: str) -> Recipe:
 
 
 def listed() -> dict[str, str]:
-    """What there is, and what it does: the built-in ones, and those in ./recipes. Runs none of them."""
+    """What there is, and what it does: the built-in ones, and those in ./recipes. Runs none of
+    them.
+    """
     found = {}
     for name, module in RECIPES.items():
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
-            found[name] = _sentence(ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))))
+            found[name] = _sentence(
+                ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+            )
     for path in in_folder(Path("recipes")):
-        found[path.as_posix()] = _sentence(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))))
+        found[path.as_posix()] = _sentence(
+            ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        )
     return found
 
 
@@ -68,7 +81,9 @@ def in_folder(folder: Path) -> list[Path]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
             continue  # no recipe that could be run; whoever names it is told why
-        defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        defined = {
+            node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
         if {"Config", "phases"} <= defined:
             found.append(path)
     return found
@@ -96,7 +111,9 @@ def _recipe(name: str, module: ModuleType) -> Recipe:
     try:
         config = kind()
     except TypeError as error:
-        raise ConfigError(f"{module.__file__}: every field of Config needs a default ({error})") from error
+        raise ConfigError(
+            f"{module.__file__}: every field of Config needs a default ({error})"
+        ) from error
     return Recipe(name, _sentence(module.__doc__), config, phases)
 
 

@@ -1,10 +1,12 @@
-"""Fine-tune a model on chats of your own: check them, train, write a checkpoint like the published ones, compare.
+"""Fine-tune a model on chats of your own: check them, train, write a checkpoint like the published
+ones, compare.
 
     ossia train sft data=chats.jsonl model=nano --out runs/mine        then: ossia chat runs/mine/model
 
-Four phases: `data` reads every line and says what is in it, `train` learns from it (low-rank changes, or all weights),
-`export` writes `OUT/model` with the experts in MXFP4, `check` compares its loss with that of the model before. Knows
-the order of things; the form of the file is `chats.py`, the numbers are `settings.py`.
+Four phases: `data` reads every line and says what is in it, `train` learns from it (low-rank
+changes, or all weights), `export` writes `OUT/model` with the experts in MXFP4, `check` compares
+its loss with that of the model before. Knows the order of things; the form of the file is
+`chats.py`, the numbers are `settings.py`.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Config:
 
     data: tuple[Path, ...] = ()  # files with a chat a line, commas between them
     model: str = "nano"  # to start from: nano, gpt-oss-20b, a folder, or a Hugging Face id
-    method: Literal["lora", "full"] = "lora"  # low-rank changes, or every weight (which takes 16 bytes of memory each)
+    method: Literal["lora", "full"] = (
+        "lora"  # low-rank changes, or every weight (which takes 16 bytes of memory each)
+    )
     lora: Lora = Lora()  # noqa: RUF009 - frozen
     turns: Turns = "all"  # learn every turn, or the last of each conversation
     effort: Effort = Effort.MEDIUM  # reasoning effort of chats that do not say
@@ -77,9 +81,13 @@ class Config:
         if self.epochs <= 0 or (self.steps is not None and self.steps < 1) or self.skip_bad < 0:
             raise ConfigError("epochs must be more than 0, steps 1 or more, skip_bad 0 or more")
         if self.quantize and self.layout == "hf-bf16":
-            raise ConfigError("quantize trains for MXFP4, which layout=hf-bf16 does not store: choose one of them")
+            raise ConfigError(
+                "quantize trains for MXFP4, which layout=hf-bf16 does not store: choose one of them"
+            )
         if self.quantize and self.method == "lora" and not self.lora.experts:
-            raise ConfigError("quantize trains the experts, which lora.experts=false keeps as they are: choose one")
+            raise ConfigError(
+                "quantize trains the experts, which lora.experts=false keeps as they are: choose one"
+            )
 
     @property
     def reading(self) -> Reading:
@@ -87,19 +95,42 @@ class Config:
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
-    """What there is to do. Raises `ConfigError` if no data is given, `ModelNotFoundError` if there is no such model."""
+    """What there is to do. Raises `ConfigError` if no data is given, `ModelNotFoundError` if there
+    is no such model.
+    """
     if not config.data:
-        raise ConfigError("say what to learn from: data=FILE, one chat a line (docs/fine-tuning.md shows the form)")
+        raise ConfigError(
+            "say what to learn from: data=FILE, one chat a line (docs/fine-tuning.md shows the form)"
+        )
     if folder := next((path for path in config.data if path.is_dir()), None):
         raise ConfigError(f"data={folder} is a folder: name the files in it, commas between them")
-    shape, given = config_of(config.model), {"model": config.model, "data": fingerprint(config.data)}
-    read = given | {key: str(value) for key, value in asdict(config.reading).items()} | {"skip_bad": config.skip_bad}
-    chosen = {"method": config.method, "epochs": config.epochs, "steps": config.steps, "quantize": config.quantize}
-    trained = read | chosen | _flat("hyper", asdict(config.hyper)) | {"rule": config.rule if config.quantize else None}
+    shape, given = (
+        config_of(config.model),
+        {"model": config.model, "data": fingerprint(config.data)},
+    )
+    read = (
+        given
+        | {key: str(value) for key, value in asdict(config.reading).items()}
+        | {"skip_bad": config.skip_bad}
+    )
+    chosen = {
+        "method": config.method,
+        "epochs": config.epochs,
+        "steps": config.steps,
+        "quantize": config.quantize,
+    }
+    trained = (
+        read
+        | chosen
+        | _flat("hyper", asdict(config.hyper))
+        | {"rule": config.rule if config.quantize else None}
+    )
     trained |= _flat("lora", asdict(config.lora)) if config.method == "lora" else {}
     written = trained | {"rule": config.rule, "layout": config.layout}
     size = sum(path.stat().st_size for path in config.data if path.exists())
-    tokens = (config.steps or 0) * config.hyper.tokens_per_step or round(size / 4 * config.epochs)  # 4 bytes a token
+    tokens = (config.steps or 0) * config.hyper.tokens_per_step or round(
+        size / 4 * config.epochs
+    )  # 4 bytes a token
     changed = config.lora if config.method == "lora" else None
     return [
         Phase("data", "Read the chats and render them as tokens.", lambda: prepare(config, out / "data"),
@@ -112,7 +143,8 @@ def phases(config: Config, out: Path) -> list[Phase]:
     ]  # fmt: skip
 
 
-# ---- phases ---------------------------------------------------------------------------------------------------------
+# ---- phases
+# ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(config: Config, folder: Path) -> Found:
@@ -120,11 +152,15 @@ def prepare(config: Config, folder: Path) -> Found:
     base = base_folder(config.model)
     tokenizer = tokenizer_of(base)
     found, train_on, held_out = Found(), Collector(), Collector()
-    for example, kept in examples_in(config.data, tokenizer, config.reading, found, config.skip_bad):
+    for example, kept in examples_in(
+        config.data, tokenizer, config.reading, found, config.skip_bad
+    ):
         (held_out if kept else train_on).add(example)
     train_on.write(folder / TRAIN)
     held_out.write(folder / HELD_OUT)
-    (folder / "found.json").write_text(json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "found.json").write_text(
+        json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     print(found)
     return found
 
@@ -151,7 +187,9 @@ def write_model(config: Config, out: Path) -> None:
     """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted layout."""
     base = base_folder(config.model)
     if config.method == "lora":
-        done = merge(base, out / "train", out / "model", config.rule, layout=config.layout, overwrite=True)
+        done = merge(
+            base, out / "train", out / "model", config.rule, layout=config.layout, overwrite=True
+        )
         print(done)
         return
     model = load_weights(open_checkpoint(base).config, out / "train").eval()
@@ -160,8 +198,9 @@ def write_model(config: Config, out: Path) -> None:
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:
-    """Losses on held-out chats, in `OUT/check/report.json`: of the model before, of the trained one as it was in
-    training, and of the checkpoint that was written, as it is read back. Between the last two lies what rounding costs.
+    """Losses on held-out chats, in `OUT/check/report.json`: of the model before, of the trained one
+    as it was in training, and of the checkpoint that was written, as it is read back. Between the
+    last two lies what rounding costs.
     """
     held_out = ChatExamples(out / "data" / HELD_OUT)
     judged = held_out if len(held_out) else ChatExamples(out / "data" / TRAIN)
@@ -178,11 +217,19 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
         losses[what] = mean_loss(model(), chosen, h.tokens_per_step, h.longest)
     report = {"examples": which, **losses}
     (out / "check").mkdir(parents=True, exist_ok=True)
-    (out / "check" / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "check" / "report.json").write_text(
+        json.dumps(report, indent=2) + "\n", encoding="utf-8"
+    )
     shown = ", ".join(f"{loss:.4f} {what}" for what, loss in losses.items())
     print(f"loss on {which} chats: {shown}")
-    if losses["written"] - losses["trained"] > ROUNDING * (losses["before"] - losses["trained"]) > 0:
-        print("MXFP4 rounds much of this away: see `What rounding costs` in docs/fine-tuning.md for what to do")
+    if (
+        losses["written"] - losses["trained"]
+        > ROUNDING * (losses["before"] - losses["trained"])
+        > 0
+    ):
+        print(
+            "MXFP4 rounds much of this away: see `What rounding costs` in docs/fine-tuning.md for what to do"
+        )
     print(f"try it: ossia chat {out / 'model'}")
     return report
 
@@ -211,12 +258,15 @@ def mean_loss(model: Transformer, examples: Iterable[Example], tokens: int, long
 
 
 def _flushed(examples: Iterable[Example], tokens: int) -> Iterator[tuple[Example, int]]:
-    """With states, and at the end one that fits into no batch: `pack` hands one out when the next does not fit."""
+    """With states, and at the end one that fits into no batch: `pack` hands one out when the next
+    does not fit.
+    """
     yield from ((example, 0) for example in examples)
     yield Example([0] * (tokens + 2), [False] * (tokens + 2)), 0
 
 
-# ---- the model to start from ----------------------------------------------------------------------------------------
+# ---- the model to start from
+# ----------------------------------------------------------------------------------------
 
 
 def config_of(name: str) -> ModelConfig:
@@ -236,12 +286,16 @@ def base_folder(name: str) -> Path:
     """The checkpoint's folder. Raises `ModelNotFoundError`, or `ConfigError` for a GGUF file."""
     folder = hub.find(name)
     if gguf_file(folder) is not None:
-        raise ConfigError(f"{name}: is a GGUF file; fine-tuning needs safetensors: ossia convert {name} FOLDER --to hf")
+        raise ConfigError(
+            f"{name}: is a GGUF file; fine-tuning needs safetensors: ossia convert {name} FOLDER --to hf"
+        )
     return folder
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """The folder's own, or for `original/` the one beside it; o200k_harmony for the published size of vocabulary."""
+    """The folder's own, or for `original/` the one beside it; o200k_harmony for the published size
+    of vocabulary.
+    """
     for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
@@ -266,5 +320,9 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in values.items():
-        out |= _flat(f"{prefix}.{key}", value) if isinstance(value, Mapping) else {f"{prefix}.{key}": value}
+        out |= (
+            _flat(f"{prefix}.{key}", value)
+            if isinstance(value, Mapping)
+            else {f"{prefix}.{key}": value}
+        )
     return out

@@ -1,7 +1,8 @@
-"""Low-rank changes as files: what a run with LoRA leaves in its folder, read, checked and put onto a model again.
+"""Low-rank changes as files: what a run with LoRA leaves in its folder, read, checked and put onto
+a model again.
 
-Three files: `weights.safetensors` with the changes alone, `config.json` of the model, `adapter.json` with the settings.
-Knows what they must agree on; what a change does is `lora.py`.
+Three files: `weights.safetensors` with the changes alone, `config.json` of the model,
+`adapter.json` with the settings. Knows what they must agree on; what a change does is `lora.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ossia.train.weights.lora import ADAPTER, ATTENTION, EXPERTS, A, B, attach, 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The low-rank changes that a run left in a folder, checked against the architecture they are for."""
+    """The low-rank changes that a run left in a folder, checked against the architecture they are
+    for.
+    """
 
     folder: Path
     lora: Lora
@@ -39,22 +42,30 @@ class Adapter:
         return self.lora.alpha / self.lora.rank
 
     def factors(self, matrix: str) -> tuple[Tensor, Tensor] | None:
-        """(a, b) of a native matrix, such as `layers.0.attn.q` or `layers.0.moe.experts.down`; None if it has none."""
+        """(a, b) of a native matrix, such as `layers.0.attn.q` or `layers.0.moe.experts.down`; None
+        if it has none.
+        """
         if f"{matrix}.{A}" not in self.tensors:
             return None
         return self.tensors[f"{matrix}.{A}"], self.tensors[f"{matrix}.{B}"]
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Raises `CheckpointError` if the folder holds no adapter, or one whose tensors are not what its settings say."""
+    """Raises `CheckpointError` if the folder holds no adapter, or one whose tensors are not what
+    its settings say.
+    """
     if not (folder / ADAPTER).exists():
-        raise CheckpointError(f"{folder}: no {ADAPTER}: give the folder of a run with LoRA that came to its end")
+        raise CheckpointError(
+            f"{folder}: no {ADAPTER}: give the folder of a run with LoRA that came to its end"
+        )
     data = read_json(folder / ADAPTER)
     fields = {key: value for key, value in data.items() if key != "ossia"}
     try:
         lora = Lora(**fields)
     except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"{folder / ADAPTER}: not the settings of an adapter: {error}") from error
+        raise CheckpointError(
+            f"{folder / ADAPTER}: not the settings of an adapter: {error}"
+        ) from error
     try:
         config = ModelConfig.from_json(read_json(folder / CONFIG))
     except ConfigError as error:
@@ -69,7 +80,11 @@ def expected_shapes(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, tupl
     """(name, shape) of every tensor of an adapter."""
     c, r = config, lora.rank
     for layer in range(c.num_hidden_layers):
-        widths = {"q": (c.q_dim, c.hidden_size), "k": (c.kv_dim, c.hidden_size), "v": (c.kv_dim, c.hidden_size)}
+        widths = {
+            "q": (c.q_dim, c.hidden_size),
+            "k": (c.kv_dim, c.hidden_size),
+            "v": (c.kv_dim, c.hidden_size),
+        }
         widths["out"] = c.hidden_size, c.q_dim
         for name in ATTENTION if lora.attention else ():
             yield f"layers.{layer}.attn.{name}.{A}", (r, widths[name][1])
@@ -81,9 +96,13 @@ def expected_shapes(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, tupl
             yield f"layers.{layer}.moe.experts.{name}.{B}", (experts, shapes[name][0], r)
 
 
-def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(
+    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+    if wrong := sorted(
+        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+    ):
         raise CheckpointError(
             f"{path}: {len(wrong)} tensors are not those of the adapter's settings, among them {wrong[0]}: expected "
             f"{expected.get(wrong[0], 'nothing')}, found {found.get(wrong[0], 'nothing')}"
@@ -94,7 +113,9 @@ def _check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[s
 
 
 def load_adapter(model: Transformer, folder: Path) -> Transformer:
-    """Attach the changes in `folder` to `model`, in place. Raises `CheckpointError` if they are for another one."""
+    """Attach the changes in `folder` to `model`, in place. Raises `CheckpointError` if they are for
+    another one.
+    """
     adapter = read_adapter(folder)
     check_base(adapter, model.config)
     attach(model, adapter.lora)
@@ -106,12 +127,18 @@ def load_adapter(model: Transformer, folder: Path) -> Transformer:
 
 def check_base(adapter: Adapter, config: ModelConfig) -> None:
     """Raises `CheckpointError` if the adapter's tensors do not fit a model of this config."""
-    wanted, found = dict(expected_shapes(config, adapter.lora)), dict(expected_shapes(adapter.config, adapter.lora))
+    wanted, found = (
+        dict(expected_shapes(config, adapter.lora)),
+        dict(expected_shapes(adapter.config, adapter.lora)),
+    )
     if wanted != found:
-        raise CheckpointError(f"{adapter.folder}: was trained on a model of other shapes; merge it into that one")
+        raise CheckpointError(
+            f"{adapter.folder}: was trained on a model of other shapes; merge it into that one"
+        )
 
 
-# ---- other tools ----------------------------------------------------------------------------------------------------
+# ---- other tools
+# ----------------------------------------------------------------------------------------------------
 
 _PEFT_NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
 
@@ -119,18 +146,38 @@ _PEFT_NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
 def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
     """Write the adapter in the form of the `peft` library, for a base model it can find as `base`.
 
-    Attention only: peft keeps changes of experts in another form. Raises `ConfigError` for an adapter that has them.
+    Attention only: peft keeps changes of experts in another form. Raises `ConfigError` for an
+    adapter that has them.
     """
     if adapter.lora.experts:
-        raise ConfigError("only changes of attention can be written for peft; train with lora.experts=false, or merge")
+        raise ConfigError(
+            "only changes of attention can be written for peft; train with lora.experts=false, or merge"
+        )
     tensors = {}
     for name, tensor in adapter.tensors.items():
         _, layer, _, matrix, letter = name.split(".")
         path = f"base_model.model.model.layers.{layer}.self_attn.{_PEFT_NAMES[matrix]}"
         tensors[f"{path}.lora_{letter[-1].upper()}.weight"] = tensor.clone()
-    settings: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base}
-    settings |= {"r": adapter.lora.rank, "lora_alpha": adapter.lora.alpha, "lora_dropout": 0.0, "bias": "none"}
-    settings |= {"target_modules": list(_PEFT_NAMES.values()), "inference_mode": True, "fan_in_fan_out": False}
+    settings: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+    }
+    settings |= {
+        "r": adapter.lora.rank,
+        "lora_alpha": adapter.lora.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+    settings |= {
+        "target_modules": list(_PEFT_NAMES.values()),
+        "inference_mode": True,
+        "fan_in_fan_out": False,
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    safetensors.torch.save_file(
+        tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
+    (folder / "adapter_config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+    )

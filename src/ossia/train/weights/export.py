@@ -1,8 +1,8 @@
 """The weights of a run: where they come from, and the folder that it leaves behind.
 
-`weights.safetensors` holds float32 tensors under native names, and `config.json` the architecture in the original
-layout's keys. A run with LoRA leaves the low-rank changes alone: the rest is where it started from. Publishing
-(MXFP4, the two published layouts) is `checkpoint.export`.
+`weights.safetensors` holds float32 tensors under native names, and `config.json` the architecture
+in the original layout's keys. A run with LoRA leaves the low-rank changes alone: the rest is where
+it started from. Publishing (MXFP4, the two published layouts) is `checkpoint.export`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ SAMPLE = 1 << 16  # bytes at both ends of a file that stand for all of it
 
 
 def start(run: Run) -> Transformer:
-    """The model that `run` begins with, in training mode: fresh, from a run's folder, or from a released checkpoint,
-    whose experts become trainable matrices (with LoRA they stay packed). It has the architecture of `run.config`.
+    """The model that `run` begins with, in training mode: fresh, from a run's folder, or from a
+    released checkpoint, whose experts become trainable matrices (with LoRA they stay packed). It
+    has the architecture of `run.config`.
 
     Raises `CheckpointError` if the weights are of other shapes.
     """
@@ -73,7 +74,8 @@ def _rebuilt(model: Transformer, config: ModelConfig) -> Transformer:
 
 
 def load_weights(into: Transformer | ModelConfig, folder: Path) -> Transformer:
-    """The model (a new one, if given a config) with the weights in `folder`: a run's or a released checkpoint's.
+    """The model (a new one, if given a config) with the weights in `folder`: a run's or a released
+    checkpoint's.
 
     Raises `CheckpointError` if there are none, or if names or shapes differ.
     """
@@ -122,7 +124,9 @@ def _decoded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check(into: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
     wanted, found = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (into, state))
-    differing = [name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)]
+    differing = [
+        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
+    ]
     if differing:
         name = sorted(differing)[0]
         raise CheckpointError(
@@ -136,7 +140,11 @@ def save_weights(model: Transformer, folder: Path) -> None:
 
     Raises `TrainingError` if the disk is full.
     """
-    tensors = {n: p.detach().float().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
+    tensors = {
+        n: p.detach().float().cpu().contiguous()
+        for n, p in model.named_parameters()
+        if p.requires_grad
+    }
     text = json.dumps(model.config.to_original_json(), indent=2).encode() + b"\n"
     with replacing(folder / CONFIG, lambda: len(text)) as file:
         file.write(text)
@@ -149,17 +157,24 @@ def save_weights(model: Transformer, folder: Path) -> None:
 
 
 def fingerprint(folder: Path | None) -> str | None:
-    """Tells the weights that a run starts from from others, wherever the folder lies: a hash of the sizes, beginnings
-    and ends of its files. Raises `CheckpointError` if there are none."""
+    """Tells the weights that a run starts from from others, wherever the folder lies: a hash of the
+    sizes, beginnings and ends of its files. Raises `CheckpointError` if there are none.
+    """
     if folder is None:
         return None
     places = (folder,) if folder.is_file() else (folder / WEIGHTS, folder, folder / "original")
     for place in places:
-        files = [place] if place.is_file() else sorted([*place.glob("*.safetensors"), *place.glob("*.gguf")])
+        files = (
+            [place]
+            if place.is_file()
+            else sorted([*place.glob("*.safetensors"), *place.glob("*.gguf")])
+        )
         if files:
             break
     else:
-        raise CheckpointError(f"{folder}: no weights to start from: neither {WEIGHTS} of a run nor a checkpoint")
+        raise CheckpointError(
+            f"{folder}: no weights to start from: neither {WEIGHTS} of a run nor a checkpoint"
+        )
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

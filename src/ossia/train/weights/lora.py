@@ -1,9 +1,10 @@
 """LoRA: frozen weights with trained low-rank changes, W + (alpha / rank) B A (arXiv 2106.09685).
 
-The model does not know: its linear maps and experts are swapped from outside for ones that add the change. Packed
-experts stay MXFP4 and are decoded one at a time (`kernels/experts_lora.py`). Every native name stays as it was; the
-changes are called `<matrix>.lora_a` and `<matrix>.lora_b`, [.., rank, inputs] and [.., outputs, rank], and are all that
-is trained and stored: in files by `adapter.py`, put into a checkpoint by `merge.py`.
+The model does not know: its linear maps and experts are swapped from outside for ones that add the
+change. Packed experts stay MXFP4 and are decoded one at a time (`kernels/experts_lora.py`). Every
+native name stays as it was; the changes are called `<matrix>.lora_a` and `<matrix>.lora_b`, [..,
+rank, inputs] and [.., outputs, rank], and are all that is trained and stored: in files by
+`adapter.py`, put into a checkpoint by `merge.py`.
 
 E experts, r rank.
 """
@@ -57,8 +58,8 @@ class LoraLinear(Linear):
 class LoraExperts(Experts):
     """The experts with frozen matrices, and low-rank changes if `rank` is not 0.
 
-    With `fake_quantize` the forward sees matrix and change together, rounded to MXFP4 under that rule, with the
-    gradient of the identity: what merging under the rule will store.
+    With `fake_quantize` the forward sees matrix and change together, rounded to MXFP4 under that
+    rule, with the gradient of the identity: what merging under the rule will store.
     """
 
     def __init__(self, base: Experts, rank: int, scale: float) -> None:
@@ -69,13 +70,17 @@ class LoraExperts(Experts):
         for leaf in (self.gate_up, self.down) if rank else ():
             experts, rows, columns = shape_of(leaf)
             place = leaf.bias.device
-            leaf.register_parameter(A, nn.Parameter(torch.zeros(experts, rank, columns, device=place)))
+            leaf.register_parameter(
+                A, nn.Parameter(torch.zeros(experts, rank, columns, device=place))
+            )
             leaf.register_parameter(B, nn.Parameter(torch.zeros(experts, rows, rank, device=place)))
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
         trained = any(p.requires_grad for p in self.parameters())
         if torch.is_grad_enabled() and (x_TD.requires_grad or weight_Tk.requires_grad or trained):
-            return experts_lora(x_TD, choice_Tk, weight_Tk, self._pair(self.gate_up), self._pair(self.down), limit)
+            return experts_lora(
+                x_TD, choice_Tk, weight_Tk, self._pair(self.gate_up), self._pair(self.down), limit
+            )
         gate_up = partial(self.matrix, self.gate_up), self.gate_up.bias
         down = partial(self.matrix, self.down), self.down.bias
         return kernels.experts(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
@@ -84,7 +89,9 @@ class LoraExperts(Experts):
         """What the forward sees of one expert: matrix and change together."""
         if not self.rank:
             return leaf.matrix(expert, dtype)
-        whole = leaf.matrix(expert, torch.float32) + self._low_rank(leaf, detached=True).delta(expert)
+        whole = leaf.matrix(expert, torch.float32) + self._low_rank(leaf, detached=True).delta(
+            expert
+        )
         if self.fake_quantize:
             whole = mxfp4.fake_quantize(whole, mxfp4.rule_of(self.fake_quantize))
         return whole.to(dtype)
@@ -93,12 +100,16 @@ class LoraExperts(Experts):
         if not self.rank:
             return FrozenMatrices(leaf.matrix, leaf.bias), None
         if self.fake_quantize:
-            return FrozenMatrices(partial(self.matrix, leaf), leaf.bias, whole=True), self._low_rank(leaf)
+            return FrozenMatrices(
+                partial(self.matrix, leaf), leaf.bias, whole=True
+            ), self._low_rank(leaf)
         return FrozenMatrices(leaf.matrix, leaf.bias), self._low_rank(leaf)
 
     def _low_rank(self, leaf: Leaf, detached: bool = False) -> LowRank:
         a, b = getattr(leaf, A), getattr(leaf, B)
-        return LowRank(a.detach(), b.detach(), self.scale) if detached else LowRank(a, b, self.scale)
+        return (
+            LowRank(a.detach(), b.detach(), self.scale) if detached else LowRank(a, b, self.scale)
+        )
 
 
 def low_rank_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
@@ -115,17 +126,22 @@ def shape_of(leaf: Leaf) -> tuple[int, int, int]:
 
 
 def attach(model: Transformer, lora: Lora, seed: int = 0) -> Transformer:
-    """Freeze `model` and give it low-rank changes, in place: A is normal with variance 1 / inputs, B zero, so that
-    nothing changes yet. Experts may be packed or trainable. Raises `ConfigError` if it has changes already."""
+    """Freeze `model` and give it low-rank changes, in place: A is normal with variance 1 / inputs,
+    B zero, so that nothing changes yet. Experts may be packed or trainable. Raises `ConfigError` if
+    it has changes already.
+    """
     if any(isinstance(module, LoraLinear | LoraExperts) for module in model.modules()):
-        raise ConfigError("the model has low-rank changes already: merge them, then attach new ones")
+        raise ConfigError(
+            "the model has low-rank changes already: merge them, then attach new ones"
+        )
     model.requires_grad_(False)
     scale = lora.alpha / lora.rank
     for layer in model.layers:
         assert isinstance(layer, Block)
         for name in ATTENTION if lora.attention else ():
             setattr(layer.attn, name, LoraLinear(getattr(layer.attn, name), lora.rank, scale))
-        # also where the experts keep their matrices: it is this kernel that needs no gradients of them
+        # also where the experts keep their matrices: it is this kernel that needs no gradients of
+        # them
         layer.moe.experts = LoraExperts(layer.moe.experts, lora.rank if lora.experts else 0, scale)
     for name, p in model.named_parameters():
         if name.endswith(A):
@@ -148,4 +164,8 @@ def settings_of(model: Transformer) -> Lora | None:
 def describe_adapter(model: Transformer) -> bytes | None:
     """The text of `adapter.json` for a model with low-rank changes."""
     lora = settings_of(model)
-    return None if lora is None else json.dumps({"ossia": "lora"} | asdict(lora), indent=2).encode() + b"\n"
+    return (
+        None
+        if lora is None
+        else json.dumps({"ossia": "lora"} | asdict(lora), indent=2).encode() + b"\n"
+    )

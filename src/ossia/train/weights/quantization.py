@@ -1,13 +1,14 @@
-"""MXFP4 in training: what rounding costs each tensor under each rule, and training that sees it (QAT).
+"""MXFP4 in training: what rounding costs each tensor under each rule, and training that sees it
+(QAT).
 
     print(report("runs/mine/train"))          # or a model in memory, or a checkpoint in any layout
 
-Post-training quantization itself is `checkpoint.export(model, folder, rule=...)` and `checkpoint.convert`; the number
-format is `mxfp4.py`. Which rule OpenAI used is not public.
+Post-training quantization itself is `checkpoint.export(model, folder, rule=...)` and
+`checkpoint.convert`; the number format is `mxfp4.py`. Which rule OpenAI used is not public.
 
-Quantization-aware training: the forward sees the experts' rounded values, the gradient goes straight through to the
-exact float32 ones (arXiv 1308.3432, section 4), scales are worked out anew in every step. Experts only: nothing else is
-stored in MXFP4.
+Quantization-aware training: the forward sees the experts' rounded values, the gradient goes
+straight through to the exact float32 ones (arXiv 1308.3432, section 4), scales are worked out anew
+in every step. Experts only: nothing else is stored in MXFP4.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class RoundingError:
 
 @dataclass(frozen=True)
 class RoundingReport:
-    """Every expert tensor under every rule; `str(report)` is a Markdown table, the sum of all tensors at its end."""
+    """Every expert tensor under every rule; `str(report)` is a Markdown table, the sum of all
+    tensors at its end.
+    """
 
     rows: tuple[RoundingError, ...]
 
@@ -94,18 +97,27 @@ class RoundingReport:
 
 
 def _cells(row: RoundingError) -> list[str]:
-    numbers = [f"{row.relative_rmse:.4f}", f"{row.sqnr:.2f}", f"{row.largest:.3g}", f"{row.saturated_share:.3%}"]
+    numbers = [
+        f"{row.relative_rmse:.4f}",
+        f"{row.sqnr:.2f}",
+        f"{row.largest:.3g}",
+        f"{row.saturated_share:.3%}",
+    ]
     return [row.tensor, row.rule, *numbers]
 
 
 def report(
-    model: Transformer | str | os.PathLike[str], rules: Sequence[ScaleRule] = RULES, *, tensors: str = ".experts."
+    model: Transformer | str | os.PathLike[str],
+    rules: Sequence[ScaleRule] = RULES,
+    *,
+    tensors: str = ".experts.",
 ) -> RoundingReport:
-    """What each of `rules` would cost the experts of a model in memory, a run's folder, or a checkpoint.
+    """What each of `rules` would cost the experts of a model in memory, a run's folder, or a
+    checkpoint.
 
-    One expert in memory at a time. Experts that are in MXFP4 already lose nothing under any rule. `tensors` chooses by
-    a part of the native name. Raises `CheckpointError` for a folder that does not check out, `ConfigError` for another
-    rule or if no tensor is chosen.
+    One expert in memory at a time. Experts that are in MXFP4 already lose nothing under any rule.
+    `tensors` chooses by a part of the native name. Raises `CheckpointError` for a folder that does
+    not check out, `ConfigError` for another rule or if no tensor is chosen.
     """
     for rule in rules:
         if rule not in RULES:
@@ -158,18 +170,24 @@ def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
                 yield stem, mxfp4.decode(tensor[e], state[f"{stem}.scales"][e], torch.float32)
 
 
-# ---- quantization-aware training ------------------------------------------------------------------------------------
+# ---- quantization-aware training
+# ------------------------------------------------------------------------------------
 
 
 def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:
-    """Let the forward see the experts as MXFP4 under `rule` (True: the default one), or exactly (False).
+    """Let the forward see the experts as MXFP4 under `rule` (True: the default one), or exactly
+    (False).
 
-    With LoRA on experts it sees matrix and change together, as `merge` will store them under that rule. Raises
-    `ConfigError` for another rule.
+    With LoRA on experts it sees matrix and change together, as `merge` will store them under that
+    rule. Raises `ConfigError` for another rule.
     """
     if rule is not False and rule is not True and rule not in RULES:
-        raise ConfigError(f"quantize must be true, false or one of {', '.join(RULES)}, found {rule!r}")
-    changed = [module for module in model.modules() if isinstance(module, LoraExperts) and module.rank]
+        raise ConfigError(
+            f"quantize must be true, false or one of {', '.join(RULES)}, found {rule!r}"
+        )
+    changed = [
+        module for module in model.modules() if isinstance(module, LoraExperts) and module.rank
+    ]
     for experts in changed:
         experts.fake_quantize = rule
     bases = {leaf for experts in changed for leaf in (experts.gate_up, experts.down)}
