@@ -3,7 +3,7 @@ seconds that bears no mark `slow` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names. Knows pytest and, of xdist, only that reports travel with their attributes.
+their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their attributes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 
 LIMIT = 8.0  # seconds
 SHOWN = 10
+FIXTURE = " fixture "  # in the name of a shared one, between where and what
 
 
 def spent() -> float:
@@ -43,7 +44,7 @@ class Measured:
         finally:
             own = spent() - self.shared - before  # without the shared ones that it asked for
             self.shared += own
-            name = f"{fixturedef.baseid} fixture {fixturedef.argname}"
+            name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
             self.fixtures[name] = self.fixtures.get(name, 0.0) + own
 
     @pytest.hookimpl(wrapper=True)
@@ -86,7 +87,7 @@ class Measured:
         return [
             name
             for name, seconds in self.seconds.items()
-            if seconds > LIMIT and name not in self.slow
+            if seconds > LIMIT and name not in self.slow and FIXTURE not in name
         ]
 
     @pytest.hookimpl(trylast=True)
