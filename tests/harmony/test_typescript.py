@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from amounts import examples, seeds
 from harmony_schemas import NastySchemas, PlainSchemas, ProperSchemas
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -242,7 +243,7 @@ def test_descriptions_of_tools_stay_comments() -> None:
 
 
 def test_plain_schemas_read_as_the_official_text() -> None:
-    for seed in range(1500):
+    for seed in seeds(1500):
         schema = PlainSchemas(random.Random(seed)).object()
         assert schema_to_typescript(schema) == schema_to_typescript(schema, "compat"), json.dumps(
             schema
@@ -251,7 +252,7 @@ def test_plain_schemas_read_as_the_official_text() -> None:
 
 def test_nothing_is_lost() -> None:
     """Every value, name, bound, pattern, default, example and description stands in the text."""
-    for seed in range(800):
+    for seed in seeds(800):
         schemas = ProperSchemas(random.Random(seed))
         schema = schemas.whole()
         text = schema_to_typescript(schema).replace("*\\/", "*/")
@@ -274,7 +275,7 @@ any_text = st.builds(
 
 
 @given(texts=st.lists(any_text, min_size=8, max_size=8))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_no_text_breaks_out(texts: list[str]) -> None:
     """Without its comments and strings the text holds none of them."""
     a, b, c, d, e, f, g, h = texts
@@ -328,7 +329,7 @@ def test_any_mapping_and_sequence_will_do() -> None:
 
 
 def test_any_json_has_a_text() -> None:
-    for seed in range(1500):
+    for seed in seeds(1500):
         schemas = NastySchemas(random.Random(seed))
         for schema in (schemas.schema(), schemas.json(), schemas.value()):
             assert isinstance(schema_to_typescript(schema), str)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -258,7 +259,7 @@ def test_processes_agree_with_one(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=5),
     st.none() | st.floats(0.3, 1.5),
