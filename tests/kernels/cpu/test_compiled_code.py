@@ -56,8 +56,8 @@ class Kernel:
         return loop.stack_stores > self.stores * loop.vectors or loop.stack_loads > self.loads * loop.vectors
 
 
-EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_one<|tile_product"
-INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_one<|tile_product"
+EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_few<|tile_product"
+INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_few<|tile_product"
 # A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch ahead.
 KERNELS = {
     "exact products of a tile": Kernel("exact_times<|exact_tile<", PRODUCT, 4, loads=0.13, stores=0.13, fewest=2),
