@@ -61,8 +61,8 @@ class Kernel:
         )
 
 
-EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_one<|tile_product"
-INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_one<|tile_product"
+EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_few<|tile_product"
+INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_few<|tile_product"
 # A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch
 # ahead.
 KERNELS = {
