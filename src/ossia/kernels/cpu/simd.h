@@ -53,13 +53,15 @@ typedef Vector<uint8_t, OSSIA_PART> U8;
 // The value is made here and is in a register. Without it GCC makes all the products of an unrolled loop before it adds
 // them up, and has no registers for them.
 template <class V> INLINE void pin(V &v) {
+  V held = v; // of its own: what an asm writes itself stays in memory where it is an element of an array
 #if defined(__AVX512F__)
-  asm("" : "+v"(v));
+  asm("" : "+v"(held));
 #elif defined(__SSE2__)
-  asm("" : "+x"(v));
+  asm("" : "+x"(held));
 #elif defined(__aarch64__)
-  asm("" : "+w"(v));
+  asm("" : "+w"(held));
 #endif
+  v = held;
 }
 
 // ---- floats -----------------------------------------------------------------------------------------
