@@ -109,7 +109,7 @@ def test_layer_types_follow_the_number_of_layers() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("steps", "is no key=value"), ("step=3", "did you mean steps"), ("depth=3", "did you mean inner.depth"),
+        ("steps", "is not key=value"), ("step=3", "did you mean steps"), ("depth=3", "did you mean inner.depth"),
         ("hyper.peaklr=3", "did you mean hyper.peak_lr"), ("zzz=1", "Keys: steps, name, on, data"),
         ("steps.more=1", "there is no key 'steps.more'"), ("inner=3", "inner is a group: set one of its fields"),
         ("steps=2.5", "steps must be int, found '2.5'"), ("steps=ten", "steps must be int"),
