@@ -168,3 +168,16 @@ def test_flat_is_json_by_dotted_name() -> None:
         and found["pair"] == [1, 0.5]
         and found["hyper.balance.mode"] == "aux"
     )
+
+
+def test_the_optimizer_as_the_first_version_spelled_it() -> None:
+    assert apply(Config(), ["hyper.muon=false"]).hyper.optimizer == "adamw"
+    assert apply(Config(), ["hyper.muon=true", "hyper.peak_lr=1"]).hyper.optimizer == "muon"
+    assert replace(Hyperparameters(muon=False), peak_lr=1.0).optimizer == "adamw"
+    assert not any(key.name.endswith("muon") for key in keys(Config()))
+    assert "hyper.muon" not in flat(Config())
+
+
+def test_a_comment_may_be_above_its_field() -> None:
+    by_name = {key.name: key for key in keys(Config())}
+    assert by_name["hyper.ema"].comment.startswith("decay of an exponential moving average")

@@ -16,10 +16,11 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ossia.commands import arguments
 from ossia.errors import ConfigError, TrainingError
+from ossia.train.settings import OptimizerName
 
 if TYPE_CHECKING:
     from ossia.config import ModelConfig
@@ -127,7 +128,7 @@ def _plan_options(p: argparse.ArgumentParser) -> None:
     )
     text = "of products (default: bfloat16)"
     group.add_argument("--precision", choices=("bfloat16", "float32"), help=text)
-    group.add_argument("--optimizer", choices=("adamw", "muon"), help="(default: adamw)")
+    group.add_argument("--optimizer", choices=get_args(OptimizerName), help="(default: adamw)")
     text = "keep a layer's input alone, and compute the rest again"
     group.add_argument("--checkpoint-layers", action="store_true", default=None, help=text)
     group.add_argument(
@@ -401,7 +402,7 @@ def _keys(recipe: Recipe, config: Any, as_json: bool) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from ossia.train.plan import planner
+    from ossia.train.plan import layout, planner
     from ossia.train.plan import text as plan_text
     from ossia.train.settings import Lora
 
@@ -414,12 +415,12 @@ def _plan(args: argparse.Namespace) -> None:
         )
     context = args.context or min(4096, args.tokens_per_gpu or 4096)
     lora = Lora(rank=args.lora) if args.lora else None
-    job = planner.Job(
+    job = layout.Job(
         _config_of(args.plan), args.tokens_per_gpu or max(4096, context), context,
-        args.precision or "bfloat16", args.optimizer == "muon", bool(args.checkpoint_layers), lora,
+        args.precision or "bfloat16", args.optimizer or "adamw", bool(args.checkpoint_layers), lora,
     )  # fmt: skip
     intra, inter = args.bandwidth or (450e9, 50e9)
-    hardware = planner.Hardware(
+    hardware = layout.Hardware(
         gpus, args.gpu_memory or 80 << 30, per_node, intra, inter,
         args.peak * 1e12 if args.peak else None,
     )  # fmt: skip
