@@ -54,8 +54,7 @@ def step(
     return out
 
 
-# ---- losses
-# -----------------------------------------------------------------------------------------------------
+# ---- losses ----
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -170,8 +169,7 @@ def test_processes_agree_with_one(two: Path) -> None:
         assert torch.equal(*theirs) and bool(router.bias.any())
 
 
-# ---- metrics
-# ----------------------------------------------------------------------------------------------------
+# ---- metrics ----
 
 
 @settings(max_examples=examples(15), deadline=None)
@@ -259,8 +257,7 @@ def test_a_step_that_was_given_up_is_not_counted() -> None:
     assert balancer.end() == metrics
 
 
-# ---- selection bias
-# ---------------------------------------------------------------------------------------------
+# ---- selection bias ----
 
 
 def test_the_bias_chooses_and_does_not_weigh() -> None:
@@ -342,8 +339,7 @@ def test_state_comes_back_and_another_one_is_refused() -> None:
         )
 
 
-# ---- stride
-# -----------------------------------------------------------------------------------------------------
+# ---- stride ----
 
 
 @pytest.mark.parametrize(("stride", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (4, [3]), (9, [])])
