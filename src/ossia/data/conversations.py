@@ -16,14 +16,9 @@ from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
 from ossia.tasks.numbers.calculator import declare, with_others
 from ossia.tasks.problem import Tool
-from ossia.tasks.world.facts import (
-    BEFORE_FACTS,
-    BETWEEN,
-    draw_facts,
-    fact_turn,
-    story_of,
-    unknown_turn,
-)
+from ossia.tasks.words import Words
+from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.relations import WORDS as FACT_WORDS
 
 MIXTURE: Mapping[str, int] = {  # in percent
     "arithmetic": 39,
@@ -45,14 +40,7 @@ INSTRUCTIONS, IDLE_TOOLS = (
     0.05,
 )  # an instruction that changes nothing; a calculator that is not needed
 
-_INSTRUCTIONS = (
-    "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.",
-    "Answer the user.", "You are a friendly assistant.", "Be polite.", "Help the user with questions.",
-    "Answer briefly.", "Be kind and helpful.", "You are an assistant for a small shop.",
-    "You are a math tutor.", "You help pupils with arithmetic.", "Always be honest.",
-    "Follow the instructions of the user.", "Think before you answer.", "Keep answers short.",
-    "You answer in English.", "You are a careful assistant. Answer correctly.",
-)  # fmt: skip
+_WORDS = Words("conversations")
 
 
 def conversations(
@@ -104,7 +92,8 @@ def drill(seed: int, split: Split, index: int) -> Conversation:
 def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
     """One text of facts, and a question about most of them in turn."""
     facts = draw_facts(rng, rng.randrange(3, 7), split)
-    before = rng.choice(BEFORE_FACTS) + story_of(rng, facts) + rng.choice(BETWEEN)
+    told = rng.choice(FACT_WORDS["before"]) + story_of(rng, facts)
+    before = told + rng.choice(FACT_WORDS["between"])
     messages: tuple[Message, ...] = ()
     for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
         turn, _ = (
@@ -131,7 +120,7 @@ def draw_system(rng: Random) -> SystemContent | None:
 def surrounded(rng: Random, problem: Problem) -> Problem:
     """The problem, sometimes with a developer message that must not change the answer."""
     if problem.instructions is None and rng.random() < INSTRUCTIONS:
-        problem = replace(problem, instructions=rng.choice(_INSTRUCTIONS))
+        problem = replace(problem, instructions=rng.choice(_WORDS["instructions"]))
     if not problem.tools and problem.task in ("facts", "scope") and rng.random() < 2 * IDLE_TOOLS:
         declared = declare(rng, two_steps=True)
         problem = replace(problem, tools=with_others(rng, Tool(declared.function, _unused)))

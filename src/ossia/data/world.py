@@ -13,13 +13,12 @@ from random import Random
 
 from ossia.tasks.choices import draw_choice
 from ossia.tasks.problem import example_random
-from ossia.tasks.world.country import Fact, Hop, World, hop_split, pick, sentence, world
+from ossia.tasks.words import pick
+from ossia.tasks.world.country import Fact, Hop, World, hop_split, sentence, world
 from ossia.tasks.world.reading import reading_document
-from ossia.tasks.world.texts import BETWEEN, CLOSINGS, OPENINGS, REPORTS
+from ossia.tasks.world.texts import BETWEEN, CLOSINGS, OPENINGS, REPORTS, WORDS
 
 Make = Callable[[Random, World], str]
-_SET_OUT = ("{q} {a}", "{q}\n{a}", "Q: {q}\nA: {a}", "Question: {q}\nAnswer: {a}")
-_TICK = ("{q}\n{a}", "{q}\nAnswer: {a}")
 
 
 # ---- told ----------------------------------------------------------------------------------------
@@ -91,7 +90,7 @@ def _walk(rng: Random, of: World, entity: str, count: int) -> Iterator[Fact]:
 
 def questions(rng: Random, of: World) -> str:
     """Questions and answers, in short or in sentences, some backwards."""
-    frame, short = pick(rng, _SET_OUT), rng.random() < 0.5
+    frame, short = pick(rng, WORDS["questions and answers"]), rng.random() < 0.5
     lines = []
     for _ in range(4 + int(rng.random() * 6)):
         fact = pick(rng, of.asked["train"])
@@ -104,7 +103,7 @@ def questions(rng: Random, of: World) -> str:
 
 def choices(rng: Random, of: World) -> str:
     """Questions with four choices, of one hop and sometimes of two."""
-    frame = pick(rng, _TICK)
+    frame = pick(rng, WORDS["choices"])
     parts = []
     for _ in range(2 + int(rng.random() * 3)):
         if rng.random() < 0.2:
@@ -120,7 +119,7 @@ def choices(rng: Random, of: World) -> str:
 
 def hops(rng: Random, of: World) -> str:
     """Questions over two facts, with both steps written down, or with the answer alone."""
-    frame, steps = pick(rng, _SET_OUT), rng.random() < 0.6
+    frame, steps = pick(rng, WORDS["questions and answers"]), rng.random() < 0.6
     found = [pick(rng, of.hops["train"]) for _ in range(3 + int(rng.random() * 4))]
     return "\n".join([frame.format(q=hop.ask(rng), a=_hop_answer(hop, steps)) for hop in found])
 

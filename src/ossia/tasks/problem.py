@@ -99,6 +99,11 @@ class Turn:
         out.append(Message(Role.ASSISTANT, self.final, channel="final"))
         return tuple(out)
 
+    def as_text(self, effort: Effort) -> str:
+        """A turn without calls as plain lines; at low effort without its thoughts."""
+        thoughts = [] if effort is Effort.LOW else [self.think(effort)]
+        return "\n".join([self.user, *thoughts, self.final])
+
 
 @dataclass(frozen=True)
 class Expect:

@@ -15,7 +15,8 @@ from random import Random
 from ossia.harmony import Effort
 from ossia.tasks.choices import choice_problem, draw_choice
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.world.country import Fact, Hop, World, bare, pick, sentence, world
+from ossia.tasks.words import pick
+from ossia.tasks.world.country import Fact, Hop, World, bare, sentence, world
 from ossia.tasks.world.reading import reading_question
 
 
