@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from amounts import examples
 from checkpoint_factory import edit_header, edit_json
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -197,7 +198,9 @@ def test_header_lengths(length: int, saved: Path) -> None:
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(400),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(at=st.integers(0), value=st.integers(0, 255))
 @example(at=7, value=255)

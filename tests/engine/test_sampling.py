@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -143,7 +144,7 @@ def sweep(logits: Tensor, params: SamplingParams, mask: Any) -> tuple[list[int],
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     seed=st.integers(0, 10_000),
     size=st.sampled_from([1, 5, 97, 256, 1000, 4096, 4100, 9001]),
@@ -230,7 +231,7 @@ def test_the_repetition_penalty_is_transformers(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40))
 @given(
     seed=st.integers(0, 1000),
     repetition=st.sampled_from([1.0, 0.5, 1.3, 1000.0]),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -62,7 +63,7 @@ def dense_attention(
     return torch.einsum("hqk,khd->qhd", e / below, v)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=5),
     window=st.none() | st.integers(1, 140),
@@ -239,7 +240,7 @@ def first_come(limit: int) -> Callable[[Tensor], Tensor]:
     return keep
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     tokens=st.integers(1, 90),
     experts=st.integers(1, 8),
@@ -299,7 +300,7 @@ def test_capacity_is_for_training_only() -> None:
     torch.testing.assert_close(moe.eval()(x, batch, torch.float64), whole, rtol=0, atol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 1 << 16))
 def test_fake_quantized_experts_have_the_gradients_of_the_quantized_ones(
     tokens: int, top_k: int, seed: int

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import amounts
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,7 +141,7 @@ def test_who_gets_which_optimizer_and_weight_decay() -> None:
 
 
 @given(st.integers(1, 12), st.floats(0.0, 0.99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=amounts.examples(30), deadline=None)
 def test_the_average_is_the_weighted_mean_of_what_was_seen(updates: int, decay: float) -> None:
     p = torch.randn(5, dtype=torch.float64)
     average, seen = Average([p], decay), []

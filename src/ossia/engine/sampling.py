@@ -68,7 +68,8 @@ class RowState:
         wrong = next((id for id in params.logit_bias if id >= vocab_size), None)
         if wrong is not None:
             raise RequestError(
-                f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens"
+                f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens",
+                "logit_bias",
             )
         self.params, self.vocab_size = params, vocab_size
         self.drawn = 0

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def by_hand(row: list[float], exponent: int) -> tuple[float, float, int]:
     return sum(e * e for e in errors), max(errors), sum(abs(x) > 6 * 2.0**exponent for x in row)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.floats(-100, 100, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
 def test_sums_of_errors_are_those_of_the_nearest_values(
     row: list[float], rule: mxfp4.ScaleRule
@@ -199,7 +200,7 @@ def test_gradients_of_fake_quantized_experts(rule: mxfp4.ScaleRule) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
 def test_what_training_sees_is_what_is_stored(row: list[float], rule: mxfp4.ScaleRule) -> None:
     values = torch.tensor(row)

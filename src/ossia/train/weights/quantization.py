@@ -27,9 +27,9 @@ from ossia import mxfp4
 from ossia.checkpoint import open_checkpoint
 from ossia.checkpoint.mapped import MappedFile
 from ossia.errors import ConfigError
+from ossia.figures import markdown_table
 from ossia.model import TrainableExperts, Transformer
 from ossia.mxfp4 import ScaleRule
-from ossia.table import markdown_table
 from ossia.train.weights.lora import LoraExperts
 
 RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
