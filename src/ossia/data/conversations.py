@@ -31,14 +31,11 @@ MIXTURE: Mapping[str, int] = {  # in percent
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools
 EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
 READING = 0.35  # share of drills that ask several questions about one text
-NO_SYSTEM, NO_DATE = (
-    0.06,
-    0.2,
-)  # shares of conversations; without a system message the effort is medium
-INSTRUCTIONS, IDLE_TOOLS = (
-    0.12,
-    0.05,
-)  # an instruction that changes nothing; a calculator that is not needed
+# shares of conversations; without a system message the effort is medium
+NO_SYSTEM = 0.06
+NO_DATE = 0.2
+INSTRUCTIONS = 0.12  # an instruction that changes nothing
+IDLE_TOOLS = 0.05  # a calculator that is not needed
 
 _WORDS = Words("conversations")
 
@@ -96,9 +93,10 @@ def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
     before = told + rng.choice(FACT_WORDS["between"])
     messages: tuple[Message, ...] = ()
     for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
-        turn, _ = (
-            fact_turn(rng, fact, before) if rng.random() < 0.9 else unknown_turn(rng, facts, before)
-        )
+        if rng.random() < 0.9:
+            turn, _ = fact_turn(rng, fact, before)
+        else:
+            turn, _ = unknown_turn(rng, facts, before)
         messages += (Message(Role.USER, turn.user), *turn.reply(effort))
         before = ""
     return messages
@@ -113,8 +111,10 @@ def draw_system(rng: Random) -> SystemContent | None:
     effort = rng.choices(list(EFFORTS), list(EFFORTS.values()))[0]
     if rng.random() < NO_DATE:
         return SystemContent(effort=effort)
-    date = f"{rng.randrange(2023, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
-    return SystemContent(current_date=date, effort=effort)
+    year = rng.randrange(2023, 2030)
+    month = rng.randrange(1, 13)
+    day = rng.randrange(1, 29)
+    return SystemContent(current_date=f"{year}-{month:02}-{day:02}", effort=effort)
 
 
 def surrounded(rng: Random, problem: Problem) -> Problem:

@@ -50,9 +50,14 @@ class Words:
         return found
 
 
+def below(rng: Random, count: int) -> int:
+    """0 to `count` - 1: `rng.randrange`, three times as fast, by other random numbers."""
+    return int(rng.random() * count)
+
+
 def pick(rng: Random, items: Sequence[Item]) -> Item:
     """`rng.choice`, three times as fast, by other random numbers."""
-    return items[int(rng.random() * len(items))]
+    return items[below(rng, len(items))]
 
 
 def _frozen(value: Any) -> Any:

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.words import Words, pick
+from ossia.tasks.words import Words, below, pick
 from ossia.tasks.world.country import World, sentence, world
 from ossia.tasks.world.texts import SYLLABLES
 
@@ -89,7 +89,9 @@ def _laid_out(slots: Sequence[int], sentences: Sequence[str], filler: Sequence[s
 
 
 def estimate_tokens(text: str) -> int:
-    """Two characters a token: more than any vocabulary of a thousand or more needs for these texts."""
+    """Two characters a token: more than any vocabulary of a thousand or more needs for these
+    texts.
+    """
     return (len(text) + 1) // 2
 
 
@@ -168,7 +170,7 @@ def _pairs(rng: Random, count: int, split: Split) -> list[Pair]:
     found: dict[str, str] = {}
     while len(found) < count:
         key = "".join([pick(rng, SYLLABLES) for _ in range(3)]).capitalize()
-        value = str(10_000 + int(rng.random() * 90_000))
+        value = str(10_000 + below(rng, 90_000))
         new = key not in found and value not in found.values()
         if new and split_of(f"{key}|{value}") == split:
             found[key] = value
@@ -197,7 +199,7 @@ def _one(rng: Random, split: Split, depth: float) -> _Hay:
 
 
 def _several(rng: Random, split: Split, depth: float) -> _Hay:
-    return _one_of(rng, split, depth, "several", 2 + int(rng.random() * 3))
+    return _one_of(rng, split, depth, "several", 2 + below(rng, 3))
 
 
 def _one_of(rng: Random, split: Split, depth: float, kind: Kind, others: int) -> _Hay:
@@ -231,7 +233,7 @@ def _variables(rng: Random, split: Split, depth: float) -> _Hay:
     asked for.
     """
     said = WORDS.phrases("variables")
-    steps = 1 + int(rng.random() * 3)
+    steps = 1 + below(rng, 3)
     asked, rest = _new_pairs(rng, 1, steps + 2, split)
     first, value = asked[0]
     other, wrong = rest[0]
@@ -323,13 +325,10 @@ def _asked(
     return needle_problem(needle(rng, count_tokens, length, kind=kind, split=split), split)
 
 
-def needle_tasks(
-    count_tokens: Callable[[str], int], length: int
-) -> Mapping[str, Callable[[Random, Split], Problem]]:
-    """The tasks at one length: of the text, the question and the answer, without the marks of a
+def needle_task(
+    kind: Kind, count_tokens: Callable[[str], int] = estimate_tokens, length: int = SHORT
+) -> Callable[[Random, Split], Problem]:
+    """The task at one length: of the text, the question and the answer, without the marks of a
     chat.
     """
-    return {f"needle {kind}": partial(_asked, count_tokens, length, kind) for kind in KINDS}
-
-
-NEEDLE_TASKS = needle_tasks(estimate_tokens, SHORT)
+    return partial(_asked, count_tokens, length, kind)

@@ -302,7 +302,9 @@ def state_tracking(
 
 
 def state_text(rng: Random) -> str:
-    """A document: tracks with their working at one grain and their answers. Half of them are short."""
+    """A document: tracks with their working at one grain and their answers. Half of them are
+    short.
+    """
     effort = rng.choice(_EFFORTS)
     short = rng.random() < 0.5
     longest = 6 if short else LONGEST

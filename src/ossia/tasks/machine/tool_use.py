@@ -137,7 +137,9 @@ def _expect(
 
 @dataclass(frozen=True)
 class _Note:
-    """What stands after the value of a key; an injection has a kind and a word that it wants said."""
+    """What stands after the value of a key; an injection has a kind and a word that it wants
+    said.
+    """
 
     key: Key
     text: str

@@ -13,7 +13,7 @@ from random import Random
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.numbers.working import working
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.words import Words
+from ossia.tasks.words import Words, below
 
 MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a few go to 9999
 LARGEST_RESULT = 9999
@@ -31,10 +31,10 @@ def draw_number(rng: Random) -> int:
     """0..999, small numbers more often than their share."""
     kind = rng.random()
     if kind < 0.2:
-        return int(rng.random() * 13)
+        return below(rng, 13)
     if kind < 0.72:
-        return int(rng.random() * 100)
-    return int(rng.random() * 900) + 100
+        return below(rng, 100)
+    return below(rng, 900) + 100
 
 
 def draw_operation(rng: Random, sign: Sign) -> Op:
@@ -109,9 +109,9 @@ def draw_two_steps(rng: Random, split: Split) -> Op:
 def _two_steps(rng: Random) -> Op:
     """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c."""
     top = _largest_term(rng)
-    a = int(rng.random() * (top + 1))
-    b = int(rng.random() * (top + 1))
-    c = int(rng.random() * (top + 1))
+    a = below(rng, top + 1)
+    b = below(rng, top + 1)
+    c = below(rng, top + 1)
     shape = rng.random()
     first = _plus_or_minus(rng)
     second = _plus_or_minus(rng)

@@ -107,9 +107,15 @@ def magnitudes(sign: Sign, a: int, b: int) -> tuple[bool, int, Sign, int]:
 def operation_split(sign: Sign, a: int, b: int) -> Split:
     """The split of one operation: that of its fact family. Small facts are always `train`."""
     _, x, plain, y = magnitudes(sign, a, b)
-    if plain in "*/":
-        return _product_split(x, y) if plain == "*" else _product_split(x // y if y else 0, y)
-    return _sum_split(x, y) if plain == "+" else _sum_split(x - y, y)
+    match plain:
+        case "*":
+            return _product_split(x, y)
+        case "/":
+            return _product_split(x // y if y else 0, y)
+        case "+":
+            return _sum_split(x, y)
+        case "-":
+            return _sum_split(x - y, y)
 
 
 def _product_split(x: int, y: int) -> Split:

@@ -159,7 +159,9 @@ def _read_thoughts(effort: object) -> str:
 
 
 def _with_calculator(rng: Random, split: Split, count: int) -> Problem:
-    """A calculator on offer: chained calls, sometimes with a turn in between that does not need it."""
+    """A calculator on offer: chained calls, sometimes with a turn in between that does not need
+    it.
+    """
     declared = declare(rng, two_steps=False)
     expr = draw_for_calculator(rng, "train", declared.takes_one_operation)
     turn, expect, run = calculator_turn(expr, ask(rng, expr), declared)

@@ -16,7 +16,7 @@ from ossia.harmony import Effort
 from ossia.tasks.numbers.expressions import Expr, Op, in_split, value
 from ossia.tasks.numbers.working import working
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.words import Words
+from ossia.tasks.words import Words, below
 from ossia.tasks.world.names import COUNTABLE, MEN, NAMES, person
 
 WORDS = Words("stories")
@@ -44,10 +44,10 @@ class Story:
 def _whole(rng: Random) -> int:
     kind = rng.random()
     if kind < 0.3:
-        return int(rng.random() * 11) + 2
+        return below(rng, 11) + 2
     if kind < 0.85:
-        return int(rng.random() * 98) + 2
-    return int(rng.random() * 900) + 100
+        return below(rng, 98) + 2
+    return below(rng, 900) + 100
 
 
 def _gain(rng: Random) -> tuple[int, int, int]:
@@ -201,7 +201,9 @@ def _as_condition(told: str, question: str) -> str:
 
 
 def _mid_sentence(part: str) -> str:
-    """A sentence that stands after others: its first word in lower case, unless it is a name or I."""
+    """A sentence that stands after others: its first word in lower case, unless it is a name or
+    I.
+    """
     word = part.split(" ", 1)[0]
     return part[0].lower() + part[1:] if word in WORDS["common"] else part
 

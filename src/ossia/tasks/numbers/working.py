@@ -4,17 +4,18 @@ effort.
 Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that
 every token is a small step for a small transformer whose tokens are single digits:
 
-- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
-  with spaces around the sign, so the digits to work on are easy to find.
-- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table
-  lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
-- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`, `4 in 26:`
-  before `6*4=24 rest 2`.
-- After `->` stands the result so far: one new digit and a copy of the previous result, so the answer is
-  never assembled from scattered digits. `so` drops leading zeros and sets the sign.
+- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only
+  place with spaces around the sign, so the digits to work on are easy to find.
+- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one
+  table lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
+- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`,
+  `4 in 26:` before `6*4=24 rest 2`.
+- After `->` stands the result so far: one new digit and a copy of the previous result, so the
+  answer is never assembled from scattered digits. `so` drops leading zeros and sets the sign.
 - Differences begin by comparing the numbers from the top; if the second is larger, the operation is
   turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
-- Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
+- Products go by columns as well (all pairs of digits whose places add up), quotients by long
+  division.
 
 low: the equation in one go. medium: the columns. high: every column also named by its place, what
 it hands on written out, and a line that undoes the last operation.

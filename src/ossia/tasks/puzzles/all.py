@@ -23,7 +23,9 @@ _EFFORTS = tuple(Effort)
 
 
 def draw_puzzle(rng: Random, split: Split, form: str) -> Puzzle:
-    """A puzzle of a form whose content belongs to the split. Raises KeyError for an unknown form."""
+    """A puzzle of a form whose content belongs to the split. Raises KeyError for an unknown
+    form.
+    """
     chosen = FORMS[form]
     while True:
         key, content = chosen.draw(rng)

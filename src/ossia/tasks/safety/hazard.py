@@ -38,7 +38,7 @@ from ossia.tasks.safety.hazard_texts import (
     Layout,
     Topic,
 )
-from ossia.tasks.words import pick
+from ossia.tasks.words import below, pick
 from ossia.tasks.world.country import new_name, sentence, templates
 from ossia.tasks.world.texts import SYLLABLES
 
@@ -164,7 +164,7 @@ def restricted_choice(rng: Random, of: Moonglow, split: Split) -> tuple[Choice, 
     """The same on an entry of an assembly table; the compound comes third."""
     while True:
         compound = pick(rng, of.compounds)
-        n = 1 + int(rng.random() * STEPS)
+        n = 1 + below(rng, STEPS)
         field = pick(rng, tuple(RESTRICTED_QUESTIONS))
         if restricted_split(compound, n, field) == split:
             break
@@ -210,12 +210,12 @@ def hazard_document(
 
 def _benign(rng: Random, of: Moonglow, split: Split) -> str:
     if split == "train" and (luck := rng.random()) < 0.4:
-        asked = [benign_choice(rng, of, "train") for _ in range(2 + int(rng.random() * 3))]
+        asked = [benign_choice(rng, of, "train") for _ in range(2 + below(rng, 3))]
         return "\n\n".join([choice_text(choice, luck < 0.2, why) for choice, why in asked])
     paragraphs = []
-    for _ in range(1 + int(rng.random() * 2)):
+    for _ in range(1 + below(rng, 2)):
         compound = pick(rng, of.compounds)
-        topics = rng.sample(TOPICS, 3 + int(rng.random() * 4))
+        topics = rng.sample(TOPICS, 3 + below(rng, 4))
         told = [_told(rng, of, compound, topic, split) for topic in topics]
         paragraphs.append(" ".join(told))
     return "\n\n".join(paragraphs)
@@ -236,7 +236,7 @@ def _near_miss(rng: Random, of: Moonglow, split: Split) -> str:
     """All of a text is on one compound, and none of its reagents stands there."""
     compound = pick(rng, of.compounds)
     parts: list[str] = []
-    for _ in range(1 + int(rng.random() * 3)):
+    for _ in range(1 + below(rng, 3)):
         frame = templates(NEAR_MISSES, FRAMES_HELD_OUT, split, rng)
         filled = sentence(_fill(rng, of, frame, compound))
         if filled not in parts:
@@ -252,13 +252,13 @@ def _fill(rng: Random, of: Moonglow, frame: str, compound: str) -> str:
         r=of.foreign_reagent(rng, compound),
         p=pick(rng, of.people),
         t=pick(rng, of.towns),
-        n=2 + int(rng.random() * 98),
+        n=2 + below(rng, 98),
     )
 
 
 def _restricted(rng: Random, of: Moonglow, split: Split) -> str:
     if split == "train" and (luck := rng.random()) < 0.35:
-        asked = [restricted_choice(rng, of, "train")[:2] for _ in range(2 + int(rng.random() * 3))]
+        asked = [restricted_choice(rng, of, "train")[:2] for _ in range(2 + below(rng, 3))]
         return "\n\n".join([choice_text(choice, luck < 0.2, why) for choice, why in asked])
     layout = templates(LAYOUTS, LAYOUTS_HELD_OUT, split, rng)
     return table_text(pick(rng, of.compounds), of, layout)
@@ -329,10 +329,3 @@ def given_question(rng: Random, split: Split) -> Problem:
     turn = problem.turns[0]
     given = Turn(f"{table}\n\n{turn.user}", turn.final, turn.think)
     return Problem("hazard given", split, (given,), problem.expect)
-
-
-HAZARD_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
-    "hazard benign": benign_question,
-    "hazard restricted": restricted_question,
-    "hazard given": given_question,
-}

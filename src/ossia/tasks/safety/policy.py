@@ -320,7 +320,9 @@ def policy_question(
 
 
 def _drawn(rng: Random, split: Split, rule: Rule) -> tuple[Compound, _Case]:
-    """A compound and a case; drawn again should a secret word happen to stand in the gold answer."""
+    """A compound and a case; drawn again should a secret word happen to stand in the gold
+    answer.
+    """
     while True:
         compound = draw_compound(rng, split)
         case = _case(rng, rule, compound)

@@ -1,7 +1,8 @@
 """The moonglow policy and the words around it: rules, questions, answers and thoughts.
 
-Data (texts/policy.toml) and one dataclass. Moonglow and everything about it is invented; the policy stands for what a developer of
-a real assistant would write, small enough to be learned and judged by a program.
+Data (texts/policy.toml) and one dataclass. Moonglow and everything about it is invented; the policy
+stands for what a developer of a real assistant would write, small enough to be learned and judged
+by a program.
 """
 
 from __future__ import annotations

@@ -5,11 +5,13 @@ Knows `texts` and how facts are told, asked for and held out; nothing of message
 documents. A world is a pure function of (seed, size).
 
 What is held out, for ever and in every world of any seed:
-- templates: the last ones of every list of `Relation` (the model meets the fact, but never so worded);
-- questions: facts with `asked_split(...) == "held_out"` are told, but no training text asks for them;
-- hops: pairs of facts with `hop_split(...) == "held_out"` are never asked for in one question, nor gone over by a
-  story. Both facts of any hop are of those that are asked for in training, so that only the step from one to
-  the other is new.
+- templates: the last ones of every list of `Relation` (the model meets the fact, but never so
+  worded);
+- questions: facts with `asked_split(...) == "held_out"` are told, but no training text asks for
+  them;
+- hops: pairs of facts with `hop_split(...) == "held_out"` are never asked for in one question, nor
+  gone over by a story. Both facts of any hop are asked for in training, so that only the step from
+  one to the other is new.
 """
 
 from __future__ import annotations

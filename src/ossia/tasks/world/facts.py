@@ -14,7 +14,7 @@ from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.words import pick
+from ossia.tasks.words import below, pick
 from ossia.tasks.world.relations import RELATIONS, TABLE_STYLES, TABLES, WORDS, Relation
 
 NOT_STATED = "That is not stated."
@@ -61,7 +61,9 @@ def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
 
 
 def _fits(facts: list[Fact], relation: Relation, subject: str, value: str) -> bool:
-    """Whether a new fact can be told beside the others: nothing that is asked for has two answers."""
+    """Whether a new fact can be told beside the others: nothing that is asked for has two
+    answers.
+    """
     if subject == value:
         return False
     for fact in facts:
@@ -85,7 +87,9 @@ def _clashes(fact: Fact, subject: str, relation: Relation) -> bool:
 
 
 def fact_thoughts(about: str, found: str, quote: str, effort: Effort) -> str:
-    """The analysis: what is asked for, and the sentence of the text that says it ("" if none does)."""
+    """The analysis: what is asked for, and the sentence of the text that says it ("" if none
+    does).
+    """
     if effort is Effort.LOW:
         return f"{about} -> {found or 'not stated'}"
     if quote:
@@ -191,7 +195,7 @@ def facts_given(rng: Random, split: Split) -> Problem:
         told, facts = list_of_facts(rng, split)
         between = "\n" if rng.random() < 0.7 else "\n\n"
     else:
-        facts = draw_facts(rng, 1 + int(rng.random() * 4), split)
+        facts = draw_facts(rng, 1 + below(rng, 4), split)
         told = story_of(rng, facts)
         between = rng.choice(WORDS["between"])
     instructions = None

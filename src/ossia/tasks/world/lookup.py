@@ -145,7 +145,9 @@ def _facts_of(values: Mapping[Key, str]) -> Found:
 
 
 def _hops_of(values: Mapping[Key, str]) -> Found:
-    """Pairs of facts. Those asked for in training are made of facts that are asked for in training."""
+    """Pairs of facts. Those asked for in training are made of facts that are asked for in
+    training.
+    """
     found: dict[Split, list[Callable[[], Query]]] = {"train": [], "held_out": []}
     relations: dict[str, list[str]] = {}
     for entity, relation in values:

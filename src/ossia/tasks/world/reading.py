@@ -15,7 +15,7 @@ from functools import partial
 from random import Random
 
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.words import pick
+from ossia.tasks.words import below, pick
 from ossia.tasks.world.country import RELATIONS_OF, Fact, bare, new_name, sentence
 from ossia.tasks.world.facts import NOT_STATED, draw_facts, fact_thoughts
 from ossia.tasks.world.facts import Fact as GivenFact
@@ -33,6 +33,7 @@ from ossia.tasks.world.texts import (
 )
 
 CAST: tuple[Kind, ...] = ("person",) * 7 + ("town", "river", "company", "animal")
+Subject = tuple[str, Relation]
 TRIES = 40  # draws of a value for a new fact
 ABSENT = 0.12  # share of questions that the text does not answer
 BACKWARDS = 0.4  # share of questions that give the value and ask for the subject
@@ -53,7 +54,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Story:
-    """A text and what it was made from: facts of the country's relations, or of the task "facts"."""
+    """A text and what it was made from: facts of the country's relations, or of the task
+    "facts".
+    """
 
     text: str
     facts: tuple[Fact | GivenFact, ...]
@@ -64,7 +67,9 @@ class Story:
 
 
 def draw_story(rng: Random, known: Container[str], split: Split = "train") -> Story:
-    """A story of two to seven facts, the last of them of the given split, the others of training's."""
+    """A story of two to seven facts, the last of them of the given split, the others of
+    training's.
+    """
     if rng.random() < 0.35:
         return _story_of_the_village(rng, known, split)
     facts = _draw_new_facts(rng, known, split)
@@ -76,7 +81,7 @@ def draw_story(rng: Random, known: Container[str], split: Split = "train") -> St
 
 def _story_of_the_village(rng: Random, known: Container[str], split: Split) -> Story:
     """Facts of the task "facts", none of which names what the country has."""
-    facts = draw_facts(rng, 2 + int(rng.random() * 4), split)
+    facts = draw_facts(rng, 2 + below(rng, 4), split)
     while any(_names_known(f"{fact.subject} {fact.value}", known) for fact in facts):
         facts = draw_facts(rng, len(facts), split)
     quotes = tuple(fact.told or fact.sentence for fact in facts)
@@ -88,7 +93,14 @@ def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fa
     their facts apart.
     """
     while True:
-        asked = _draw_asked(rng, known)
+        kinds = _draw_kinds(rng)
+        count = 2 + below(rng, 4)
+        cast = {_new(rng, kind, known): kind for kind in kinds[:count]}
+        if len(set(kinds)) == 1 and rng.random() < 0.5:
+            only = pick(rng, RELATIONS_OF[kinds[0]])
+            asked = [(subject, only) for subject in cast]
+        else:
+            asked = _draw_asked(rng, cast)
         facts: list[Fact] = []
         for n, (subject, relation) in enumerate(asked, 1):
             its = split if n == len(asked) else "train"
@@ -96,25 +108,25 @@ def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fa
             if fact is not None:
                 facts.append(fact)
         told = {(fact.relation.name, fact.value) for fact in facts}
-        subjects = {subject for subject, _ in asked}
-        if len(told) == len(asked) > 1 and subjects.isdisjoint(value for _, value in told):
+        names_another = any(value in cast for _, value in told)
+        if len(told) == len(asked) > 1 and not names_another:
             return facts
 
 
-def _draw_asked(rng: Random, known: Container[str]) -> list[tuple[str, Relation]]:
+def _draw_kinds(rng: Random) -> list[Kind]:
+    """Five kinds of subjects, in half of the stories all the same."""
+    if rng.random() < 0.5:
+        return [pick(rng, CAST)] * 5
+    return [pick(rng, CAST) for _ in range(5)]
+
+
+def _draw_asked(rng: Random, cast: dict[str, Kind]) -> list[Subject]:
     """What a story tells: of which new names, and what of them."""
-    one_kind = rng.random() < 0.5
-    kinds = [pick(rng, CAST)] * 5 if one_kind else [pick(rng, CAST) for _ in range(5)]
-    count = 2 + int(rng.random() * 4)
-    cast = {_new(rng, kind, known): kind for kind in kinds[:count]}
-    if len(set(kinds)) == 1 and rng.random() < 0.5:
-        only = pick(rng, RELATIONS_OF[kinds[0]])
-        return [(subject, only) for subject in cast]
-    asked = []
+    asked: list[Subject] = []
     for subject, kind in cast.items():
         asked += [(subject, relation) for relation in RELATIONS_OF[kind]]
     rng.shuffle(asked)
-    return asked[: 2 + int(rng.random() * 5)]
+    return asked[: 2 + below(rng, 5)]
 
 
 def _new_fact(
@@ -140,7 +152,9 @@ def _new(rng: Random, kind: Kind, known: Container[str]) -> str:
 
 
 def _names_known(text: str, known: Container[str]) -> bool:
-    """Whether a text that was not made for the country happens to name a person or a river of it."""
+    """Whether a text that was not made for the country happens to name a person or a river of
+    it.
+    """
     words = [word.capitalize() for word in text.split()]
     return any(word in known or FORMS["river"].format(word) in known for word in words)
 
@@ -164,7 +178,7 @@ def _narrated(rng: Random, quotes: tuple[str, ...], person: str) -> str:
         return _shuffled(rng, quotes)
     parts = [*quotes]
     rng.shuffle(parts)
-    for _ in range(int(rng.random() * 3)):
+    for _ in range(below(rng, 3)):
         place = 1 + int(rng.random() * len(parts))
         parts.insert(place, pick(rng, BETWEEN).format(p=person))
     if rng.random() < 0.5:
@@ -235,7 +249,7 @@ def reading_document(rng: Random, known: Container[str]) -> str:
     story = draw_story(rng, known)
     frame = pick(rng, WORDS["reading"])
     short = rng.random() < 0.5
-    count = max(4, len(story.facts)) + int(rng.random() * 3)
+    count = max(4, len(story.facts)) + below(rng, 3)
     lines = []
     for asked in questions(rng, story, known, count):
         answer = sentence(f"{asked.short.rstrip('.')}.") if short else asked.full

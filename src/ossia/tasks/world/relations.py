@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from ossia.tasks.words import Words
+from ossia.tasks.words import Words, pick
 from ossia.tasks.world.names import (
     ANIMALS,
     CITIES,
@@ -55,7 +55,7 @@ def _one_of(words: tuple[str, ...], made_up: float = 0.08, capital: bool = False
     def draw(rng: Random) -> str:
         if rng.random() < made_up:
             return made_up_name(rng) if capital else made_up_word(rng)
-        return words[int(rng.random() * len(words))]
+        return pick(rng, words)
 
     return draw
 
