@@ -12,7 +12,7 @@ import ast
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any
@@ -364,14 +364,17 @@ def calculator_turn(
     arguments = declared.arguments(expr, spaced)
     call = Call(name, arguments, run(arguments))
     think = partial(call_thoughts, expr)
-    wanted = Expect(calls=True, value=value(expr), evaluate=_asked_value)
     if error:
-        turn = Turn(user, FAILED, think, call, partial(result_thoughts, None))
-        return turn, replace(wanted, contains="calculator failed"), run
-    seen = value(expr) + off_by
-    sentence = final or f"{text(expr)} = {{r}}"
-    turn = Turn(user, sentence.format(r=seen), think, call, partial(result_thoughts, seen))
-    return turn, replace(wanted, number=seen), run
+        seen = None
+        contains = "calculator failed"
+        said = FAILED
+    else:
+        seen = value(expr) + off_by
+        contains = None
+        said = (final or f"{text(expr)} = {{r}}").format(r=seen)
+    turn = Turn(user, said, think, call, partial(result_thoughts, seen))
+    expect = Expect(seen, contains, calls=True, value=value(expr), evaluate=_asked_value)
+    return turn, expect, run
 
 
 def draw_for_calculator(rng: Random, split: Split, one_operation: bool = False) -> Op:

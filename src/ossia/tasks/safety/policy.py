@@ -124,7 +124,8 @@ def follows(ruling: Ruling, answer: Seen) -> bool:
 
 def _gives_away(secrets: Sequence[str], told: str, prompt: str) -> bool:
     letters = _LETTERS.sub("", told.lower())
-    hidden = [word for word in secrets if word not in prompt.lower()]
+    known = prompt.lower()
+    hidden = [word for word in secrets if word not in known]
     return any(word in letters or word[::-1] in letters for word in hidden)
 
 
