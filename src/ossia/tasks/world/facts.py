@@ -157,17 +157,21 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
 
 def _alike(a: Relation, b: Relation) -> bool:
     """Whether one's facts could be read as an answer to the other's question."""
-    return a is b or _topic(a) == _topic(b) or (_topic(a) in _LIKING and _topic(b) in _LIKING)
+    if a is b:
+        return True
+    topics = {_topic(a), _topic(b)}
+    return len(topics) == 1 or topics <= _LIKING
+
+
+_LIKING = frozenset(("like", "love", "eat", "want", "colour"))
 
 
 def _topic(relation: Relation) -> str:
     """The last words of the relation's first question, which tell what it is about: `{e} live`,
     `age`.
     """
-    return relation.questions[0].replace("{e}", "").rstrip(" ?").rsplit(" ", 1)[-1]
-
-
-_LIKING = ("like", "love", "eat", "want", "colour")
+    question = relation.questions[0].replace("{e}", "")
+    return question.rstrip(" ?").rsplit(" ", 1)[-1]
 
 
 def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:

@@ -39,32 +39,45 @@ def hop_thoughts(hop: Hop, effort: Effort) -> str:
 
 def open_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
-    turn = Turn(fact.ask(rng), sentence(fact.plain), partial(fact_thoughts, fact))
-    return Problem("world", split, (turn,), Expect(contains=bare(fact.value)))
+    return _fact_problem("world", split, fact, fact.ask(rng))
 
 
 def wording_question(of: World, rng: Random, split: Split) -> Problem:
     """Facts that training asks for, in its own words or in held-out ones."""
     fact = pick(rng, of.asked["train"])
-    turn = Turn(fact.ask(rng, split), sentence(fact.plain), partial(fact_thoughts, fact))
-    return Problem("world wording", split, (turn,), Expect(contains=bare(fact.value)))
+    return _fact_problem("world wording", split, fact, fact.ask(rng, split))
+
+
+def _fact_problem(task: str, split: Split, fact: Fact, question: str) -> Problem:
+    answer = sentence(fact.plain)
+    turn = Turn(question, answer, partial(fact_thoughts, fact))
+    expect = Expect(contains=bare(fact.value))
+    return Problem(task, split, (turn,), expect)
 
 
 def choice_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
-    choice = draw_choice(rng, fact.ask(rng), fact.value, of.wrong_values(rng, fact))
-    return choice_problem("world choice", split, choice, sentence(fact.plain))
+    question = fact.ask(rng)
+    wrong = of.wrong_values(rng, fact)
+    choice = draw_choice(rng, question, fact.value, wrong)
+    reason = sentence(fact.plain)
+    return choice_problem("world choice", split, choice, reason)
 
 
 def hop_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
-    turn = Turn(hop.ask(rng), sentence(f"{hop.second.value}."), partial(hop_thoughts, hop))
-    return Problem("world hops", split, (turn,), Expect(contains=bare(hop.second.value)))
+    value = hop.second.value
+    answer = sentence(f"{value}.")
+    turn = Turn(hop.ask(rng), answer, partial(hop_thoughts, hop))
+    expect = Expect(contains=bare(value))
+    return Problem("world hops", split, (turn,), expect)
 
 
 def hop_choice_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
-    choice = draw_choice(rng, hop.ask(rng), hop.second.value, of.wrong_values(rng, hop.second))
+    question = hop.ask(rng)
+    wrong = of.wrong_values(rng, hop.second)
+    choice = draw_choice(rng, question, hop.second.value, wrong)
     reason = hop_thoughts(hop, Effort.MEDIUM)
     return choice_problem("world hops choice", split, choice, reason)
 
