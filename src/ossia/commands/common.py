@@ -185,10 +185,10 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from ossia.tasks import TASKS, problems
+    from ossia.tasks import REGISTRY, TASKS, problems
 
-    if unknown := set(args.task or ()) - set(TASKS):
-        raise RequestError(f"there is no task {min(unknown)!r}; there are {', '.join(TASKS)}")
+    if unknown := set(args.task or ()) - set(REGISTRY):
+        raise RequestError(f"there is no task {min(unknown)!r}; there are {', '.join(REGISTRY)}")
     llm = _load(args)
     from ossia.commands import respond
     from ossia.commands.display import progress
