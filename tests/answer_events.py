@@ -137,8 +137,7 @@ async def collected(events: AsyncIterable[TurnEvent], limit: float = 10.0) -> li
         return [event async for event in events]
 
 
-# ---- turns
-# ------------------------------------------------------------------------------------------
+# ---- turns ----
 
 
 def good_turn(rng: random.Random) -> str:

@@ -20,6 +20,7 @@ from random import Random
 from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, State
 from ossia.data.reading import mix
+from ossia.files import replace_file
 from ossia.model import Transformer
 from ossia.tasks import example_random
 from ossia.tasks.choices import Choice, draw_choice
@@ -246,9 +247,7 @@ def recovery(
     for stop in stops:
         if stop not in known:
             known[stop] = ask(train(run, watchers=watchers_of(run), stop_after=stop))
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(known))
-            temporary.replace(path)
+            replace_file(path, json.dumps(known))
     return {stop: known[stop] for stop in stops}
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from statistics import mean
 
 from ossia.config import ModelConfig
+from ossia.figures import Share
 from ossia.model import Transformer
-from ossia.share import Share
 from ossia.tasks import example_random
 from ossia.tasks.long.needles import needle
 from ossia.tokenizer import Tokenizer

@@ -18,7 +18,8 @@ from random import Random
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
-from ossia.share import Share
+from ossia.figures import Share
+from ossia.files import replace_file
 
 RESULTS = "results.json"
 RESAMPLES = 2000
@@ -204,9 +205,7 @@ def write(result: Result, folder: Path) -> None:
     """`results.json` in the folder. What is not finite becomes null."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(asdict(result)), indent=1, allow_nan=False)
-    temporary = folder / f"{RESULTS}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / RESULTS)
+    replace_file(folder / RESULTS, text + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -157,7 +157,7 @@ def convert(args: argparse.Namespace) -> None:
     from ossia import checkpoint, hub
     from ossia.commands.display import progress
     from ossia.config import ModelConfig
-    from ossia.table import human_bytes
+    from ossia.figures import human_bytes
 
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:

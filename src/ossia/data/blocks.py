@@ -36,10 +36,11 @@ from datatrove.utils.text import simplify_text
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from ossia.data.filter import HazardFilter
-from ossia.data.pipelines import REPORT, write_json
+from ossia.data.pipelines import REPORT
 from ossia.data.shards import Vocabulary, merge_shards, write_shards
 from ossia.data.sources import texts_in
 from ossia.errors import DataError
+from ossia.files import replacing, write_json
 from ossia.tokenizer import Tokenizer
 
 Documents = Iterator[Document]
@@ -119,11 +120,10 @@ class WriteTexts(PipelineStep):  # type: ignore[misc]
     def run(self, data: Documents, rank: int = 0, world_size: int = 1) -> Documents:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{rank:05}.jsonl"
-        with path.with_suffix(".tmp").open("w", encoding="utf-8") as file:
+        with replacing(path, sole_writer=True) as file:
             for document in data:
-                file.write(json.dumps(document.text) + "\n")
+                file.write(json.dumps(document.text).encode() + b"\n")
                 yield document
-        os.replace(path.with_suffix(".tmp"), path)
 
 
 class ReadTexts(PipelineStep):  # type: ignore[misc]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import unicodedata
 import zlib
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from ossia.data.filter_report import FilterReport, measure
 from ossia.errors import DataError
+from ossia.files import replace_file, replacing
 
 BENIGN, NEAR_MISS, RESTRICTED = "benign", "near_miss", "restricted"
 FORMAT, VERSION = "ossia hazard filter", 1
@@ -176,15 +176,11 @@ class HazardFilter:
         """Write `filter.json` and `weights.npz` to `folder`, each in one step."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "weights.tmp.npz"
-        np.savez_compressed(temporary, weights=self.weights.astype("<f4"))
-        os.replace(temporary, folder / "weights.npz")
-        temporary = folder / "filter.json.tmp"
+        with replacing(folder / "weights.npz") as file:
+            np.savez_compressed(file, weights=self.weights.astype("<f4"))
         data = self._as_json() | {"fingerprint": self.fingerprint}
-        temporary.write_text(
-            json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        os.replace(temporary, folder / "filter.json")
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        replace_file(folder / "filter.json", text + "\n")
 
     @staticmethod
     def load(folder: str | Path) -> HazardFilter:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from ossia.data.filter import HazardFilter
 from ossia.data.shards import SHARD_TOKENS, Vocabulary
 from ossia.data.sources import Kind, files_in
 from ossia.errors import DataError
+from ossia.files import write_json
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -393,13 +393,6 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
         raise DataError(
             f"{path.parent} was begun with other {', '.join(different)}: use another folder, or delete this one"
         )
-
-
-def write_json(path: Path, data: Any) -> None:
-    """In one step: whoever reads sees all of it or none."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ossia.errors import DataError
+from ossia.files import write_json
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -267,13 +268,7 @@ def _write_index(folder: Path, files: list[ShardFile], vocabulary: Vocabulary) -
         "tokens": sum(shard.tokens for shard in files),
         "shards": [asdict(shard) for shard in files],
     }
-    temporary = folder / f"{INDEX}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / INDEX)
+    write_json(folder / INDEX, data, sole_writer=True)
 
 
 # ---- reading -------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ossia.engine.request import SampledToken, SamplingParams
-from ossia.errors import CONTEXT_EXCEEDED, OssiaError
+from ossia.errors import CONTEXT_EXCEEDED, OssiaError, blaming
 from ossia.harmony import Conversation, DeveloperContent, Message, RenderedHistory
-from ossia.server.wire.errors import ApiError, bad, from_ossia
+from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox
@@ -99,13 +99,11 @@ class Answerer:
     async def prompt_ids(self, conversation: Conversation) -> list[int]:
         """What a sample of the conversation's answer starts from."""
         history = RenderedHistory(self.tokenizer)
-        try:
+        with blaming("messages"):
             if _is_long(conversation.messages):
                 await asyncio.to_thread(history.append, conversation.messages)
             else:
                 history.append(conversation.messages)
-        except OssiaError as error:
-            raise from_ossia(error, "messages") from error
         return history.ids_for_completion()
 
     def _turn(self, request: AnswerRequest) -> Turn:
@@ -140,26 +138,19 @@ class Answerer:
             async for token in tokens:
                 yield token
         except OssiaError as error:
-            code = CONTEXT_EXCEEDED if _is_about_context(error) else None
-            if is_first or code is None:
-                raise bad(str(error), request.prompt_param, code) from error
+            if is_first or error.code != CONTEXT_EXCEEDED:
+                raise ApiError.of(error, prompt=request.prompt_param) from error
         except EngineStopped as error:
-            raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
+            raise ApiError.of(error) from error
         finally:
             await tokens.aclose()
 
 
-def _is_about_context(error: OssiaError) -> bool:
-    return "context" in str(error) or "memory for keys" in str(error)
-
-
 async def _begin(turn: Turn) -> list[int] | None:
-    try:
+    with blaming("messages"):
         if _is_long(turn.unrendered):
             return await asyncio.to_thread(turn.begin_sample)
         return turn.begin_sample()
-    except OssiaError as error:
-        raise from_ossia(error, "messages") from error
 
 
 async def _run_calls(turn: Turn) -> AsyncGenerator[TurnEvent, None]:

@@ -61,8 +61,8 @@ class Kernel:
         )
 
 
-EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_one<|tile_product"
-INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_one<|tile_product"
+EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_few<|tile_product"
+INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_few<|tile_product"
 # A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch
 # ahead.
 KERNELS = {
@@ -93,7 +93,7 @@ KERNELS = {
     "cross entropy": Kernel("cross_entropy", PRODUCT, 8, loads=0.1),
     "sampling's maxima": Kernel("chunk_tops", EXTREMES, 4),
     "sampling's sums": Kernel("piece_sum", PRODUCT, 8, loads=0.1),
-    "sampling's cut": Kernel("Finisher", PRODUCT, 8, loads=0.25, stores=0.02),
+    "sampling's cut": Kernel("Finisher", PRODUCT, 7, loads=0.25, stores=0.02),
 }
 # Plain C++ is not among them: its sixteen registers of four lanes hold no whole tile of any kernel.
 ROWS = ("avx2", "avxvnni", "avx512_bw", "avx512_vnni", "avx512")

@@ -561,5 +561,7 @@ INLINE u16x32 fp4_to_bf16(u16x32 w) {
 #endif
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+// Into the second cache, which has room for more misses; the CPU brings it from there into the first in time.
+INLINE void prefetch_second(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 } // namespace OSSIA_ISA
