@@ -316,18 +316,7 @@ class LLM:
         `RequestError`, and `GrammarError` for a schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
-        ours = Toolbox(builtin=tuple(tool_list))
-        today = Date.today().isoformat() if date == "today" else date
-        system = SystemContent(
-            current_date=today, effort=effort or "medium", namespaces=ours.system_namespaces
-        )
-        if not messages or (isinstance(messages, Conversation) and not messages.messages):
-            raise RequestError("the conversation is empty; give at least one message to answer")
-        conversation = to_conversation(messages, system, instructions, ours.json_functions)
-        if effort is not None:
-            conversation = conversation.with_first(
-                SystemContent, lambda system: replace(system, effort=effort)
-            )
+        conversation = _asked(messages, tool_list, effort, instructions, date)
         if isinstance(response_format, ResponseFormat):
             conversation = _with_response_format(conversation, response_format)
         params = self.params(**sampling)
@@ -407,6 +396,27 @@ def to_conversation(
     if instructions is not None:
         chat = [{"role": "developer", "content": instructions}, *chat]
     return Conversation.from_chat(chat, system=system, tools=functions)
+
+
+def _asked(
+    messages: Messages,
+    tools: Sequence[Tool],
+    effort: EffortName | None,
+    instructions: str | None,
+    date: str | None,
+) -> Conversation:
+    """The conversation that `chat` answers. Raises `RequestError`."""
+    if not messages or (isinstance(messages, Conversation) and not messages.messages):
+        raise RequestError("the conversation is empty; give at least one message to answer")
+    ours = Toolbox(builtin=tuple(tools))
+    today = Date.today().isoformat() if date == "today" else date
+    system = SystemContent(
+        current_date=today, effort=effort or "medium", namespaces=ours.system_namespaces
+    )
+    conversation = to_conversation(messages, system, instructions, ours.json_functions)
+    if effort is None:
+        return conversation
+    return conversation.with_first(SystemContent, lambda system: replace(system, effort=effort))
 
 
 def _as_tool(tool: Any) -> Tool:

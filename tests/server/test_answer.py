@@ -35,7 +35,7 @@ from ossia.server.answer import Answerer, AnswerRequest
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineWorker
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Toolbox, ToolResult
+from ossia.tools import SessionKey, Toolbox, ToolChoice, ToolResult
 from ossia.tools.kinds import BROWSER
 from ossia.tools.protocol import MaybeAwaitable
 from ossia.tools.toolbox import DeclaredCustom
@@ -52,6 +52,7 @@ from ossia.turn.events import (
     TurnEvent,
     Usage,
 )
+from ossia.turn.targets import Grammars
 
 CORPUS = json.loads((Path(__file__).parents[1] / "harmony" / "harmony_malformed.json").read_text())
 TOOLS = Toolbox(functions=(WEATHER,))
@@ -473,6 +474,45 @@ def test_rounds_come_to_an_end(tokenizer: Tokenizer) -> None:
     clock = Clock(ToolResult("noon"))
     folded = answer(tokenizer, NOW, tools=Toolbox(builtin=(clock,)), rounds=3)
     assert len(clock.calls) == 3 and folded.end is not None and folded.end.reason == "stop"
+
+
+class Held(ScriptedEngine):
+    """Holds what the script says to the constraint that comes with the prompt."""
+
+    enforces_constraints = True
+
+    def submit(
+        self, prompt: Sequence[int], params: SamplingParams, constraint: Any = None, **more: Any
+    ) -> int:
+        script = self._scripts[len(self.submitted)]  # type: ignore[index]
+        for token in script:
+            constraint.advance(token)  # raises for a token that may not come
+        return super().submit(prompt, params, constraint, **more)
+
+
+def test_a_required_call_binds_the_first_one_only(tokenizer: Tokenizer) -> None:
+    """Or an answer that has to call a tool of the server's could not end."""
+    clock = Clock(ToolResult("noon"))
+    tools = Toolbox(builtin=(clock,), choice=ToolChoice("required"))
+    grammars = Grammars.of(tools, lambda box: box.grammar(tokenizer, None, None))
+    called = NOW.replace("clock.now", "clock.now <|constrain|>json").replace(
+        "analysis", "commentary"
+    )
+
+    async def run(*texts: str) -> Folded:
+        scripts = [tokenizer.encode_with_specials(text) for text in texts]
+        worker = EngineWorker(Held(scripts))
+        worker.start()
+        try:
+            request = AnswerRequest(ASKED, SamplingParams(), tools, grammars)
+            return fold(await collected(Answerer(worker, tokenizer).answer(request)))
+        finally:
+            worker.stop()
+
+    folded = asyncio.run(run(called, FINAL))
+    assert folded.said == "Fine." and clock.calls == [("now", "{}")]
+    with pytest.raises(Exception, match="not among those that may come next"):
+        asyncio.run(run(FINAL))
 
 
 def test_what_the_server_runs_comes_before_what_follows(tokenizer: Tokenizer) -> None:

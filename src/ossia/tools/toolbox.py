@@ -2,7 +2,7 @@
 what a recipient means, and who carries out a call.
 
 `llm.chat`, evals and every API make a `Toolbox`; the renderer, the grammar, the turn and the wire
-read it. Knows Harmony and the protocol of tools; nothing of requests or of tokens that were sampled.
+read it. Knows Harmony and the protocol of tools; nothing of requests or of sampled tokens.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Toolbox:
         )
 
     def chosen(self) -> Toolbox:
-        """The tools that the choice leaves. Raises `ToolChoiceError` for a name that is no tool's."""
+        """The tools that the choice leaves. Raises `ToolChoiceError` for an unknown name."""
         if self.choice.names is None:
             return self
         wanted = {self._full_name(name) for name in self.choice.names}

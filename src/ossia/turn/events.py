@@ -1,9 +1,9 @@
 """What happens in a turn, in the words of no API: items that begin, grow and end.
 
-An item is one thing that an answer consists of: reasoning, a message to the user, a call. `ItemStart`,
-any number of `ItemDelta`s and `ItemEnd` belong together by their index; the deltas' texts add up to
-the text of the item that ends. The server's APIs, the terminal, evals and rollouts read these events.
-Plain frozen data; knows Harmony's messages.
+An item is one thing that an answer consists of: reasoning, a message to the user, a call.
+`ItemStart`, any number of `ItemDelta`s and `ItemEnd` belong together by their index; the deltas'
+texts add up to the text of the item that ends. The server's APIs, the terminal, evals and rollouts
+read these events. Plain frozen data; knows Harmony's messages.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class ItemEnd:
 @dataclass(frozen=True)
 class Usage:
     """Tokens. Of a turn that took several samples, the sums. `cached`: of the prompt, those that
-    had been computed before, for others; so it says nothing about the turn, and equality ignores it.
+    had been computed before, for others; it says nothing about the turn, so equality ignores it.
     """
 
     prompt: int = 0

@@ -1,5 +1,5 @@
-"""The item that is growing: its text, the log-probabilities of its tokens, and the stop strings that
-could be in it.
+"""The item that is growing: its text, the log-probabilities of its tokens, and the stop strings
+that could be in it.
 
 Knows the events' items; nothing of messages or of how tokens become text.
 """

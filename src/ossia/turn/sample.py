@@ -67,7 +67,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class BuiltinCall:
-    """A call that we carry out: its item has the index `index`, and is complete but for a result."""
+    """A call that we carry out. `item`, at `index`, is complete but for the result."""
 
     index: int
     item: BuiltinCallItem

@@ -16,11 +16,11 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 
 `run_turn` is this loop for one conversation. The policy, for every user of it:
 
-- A call of an **unknown tool**, or with **arguments that cannot be read**, is never given to a tool.
+- A call of an **unknown tool**, or with **arguments that cannot be read**, never reaches a tool.
   The model is told what is wrong, by a tool message whose author is the recipient that it wrote
   (or `functions`), and may try again while `retries` last; no event shows it. Without retries left
   the turn ends; but the caller is given what the model wrote to a tool of the caller's.
-- **Arguments are mended** only as `harmony/calls.py` says, and only in a call that the model closed.
+- **Arguments are mended** only as `harmony/calls.py` says, and only in calls that the model closed.
   History, events and tools see the mended call; a repair is noted.
 - **Budgets**: `max_tokens` counts all samples of the turn. A sample with calls of our tools takes a
   round; with no rounds left, its calls are not run and the turn ends. With `max_calls` used up, a
@@ -29,7 +29,7 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 - **Log-probabilities** are those of the tokens of messages to the user; `samples` has every token.
 - What follows **`<|end|>` of a final message** is someone else's turn: the answer is over. What
   follows a call of one of our tools, but for other calls, waits for its result.
-- A message **without a known channel** is the answer if `<|return|>` closed it, otherwise reasoning.
+- A message **without a known channel** is the answer if `<|return|>` closed it, else reasoning.
 - Text that the model writes **in another's name** is not shown and not kept.
 - A **tool choice** that requires a call binds up to the first call (`targets.Grammars`).
 """
@@ -260,7 +260,7 @@ class Turn:
         self.calls = []
 
     def _results_told(self) -> Iterator[Message]:
-        """What the model reads of its calls, in their order. A call without a result was not run."""
+        """What the model reads of its calls, in their order."""
         if self._outcome is None or not (self._results or self._outcome.mistakes):
             return
         for call in self._outcome.builtin:
