@@ -198,7 +198,10 @@ def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
     good_calls = call_is_right(problem, calls) if expect.calls else not calls
     if not good_calls or not _final_is_right(expect, final_text):
         return 0.0
-    return 1.0 if expect.judge is None or expect.judge(final_text, calls) else 0.0
+    judge = expect.judge
+    if judge is not None and not judge(final_text, calls):
+        return 0.0
+    return 1.0
 
 
 def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:

@@ -181,7 +181,7 @@ def _allowed(choice: Mapping[str, Any]) -> Choice:
             "custom" if isinstance(tool, Mapping) and tool.get("type") == "custom" else "function"
         )
         names.append(_chosen(tool, kind, f"{place}.tools[{n}]"))
-    return Choice(mode, tuple(names), always=True)
+    return Choice(mode, tuple(names), always=mode == "required")
 
 
 def _legacy_choice(choice: Any) -> Choice:

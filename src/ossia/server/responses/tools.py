@@ -184,7 +184,7 @@ def wire_choice(choice: Any, tools: Tools) -> Choice:
                 "tool_choice",
             )
         return Choice("none")
-    return Choice(_mode(mode), tuple(names), always=True)
+    return Choice(_mode(mode), tuple(names), always=mode == "required")
 
 
 def _mode(mode: str) -> Literal["auto", "required"]:
