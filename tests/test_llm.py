@@ -24,7 +24,7 @@ from ossia.errors import (
 )
 from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, Role, SystemContent
 from ossia.llm import LLM, sampling_defaults, to_conversation
-from ossia.turn.turn import TurnEnd
+from ossia.turn.events import TurnEnd
 
 TOKENS = [3, 141, 59, 26, 53, 58, 97, 93, 238, 46, 264, 33, 83, 279, 50, 288, 41, 97, 169, 39, 93]
 

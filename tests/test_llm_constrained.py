@@ -26,7 +26,7 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.llm import LLM
-from ossia.turn.turn import ToolCalled, TurnEnd
+from ossia.turn.events import CallStart, TurnEnd
 
 SEEDS = range(8 if thorough() else 4)
 ANSWER = {
@@ -88,9 +88,9 @@ def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
             "Hi", tools=light, tool_choice="required", seed=seed, max_tokens=120, max_tool_rounds=1
         )
         for event in chat:
-            if isinstance(event, ToolCalled):
-                arguments = json.loads(event.arguments)
-                assert event.name == "light" and isinstance(arguments["on"], bool)
+            if isinstance(event, CallStart):
+                arguments = json.loads(event.item.text)
+                assert event.item.name == "light" and isinstance(arguments["on"], bool)
                 called += 1
         assert not odd(chat.result())
     assert called

@@ -23,7 +23,8 @@ import ossia
 from ossia.commands.chat import Screen, Session, _history_file, interact
 from ossia.harmony import Effort
 from ossia.llm import LLM
-from ossia.turn.turn import ToolCalled
+from ossia.tools.kinds import FUNCTION
+from ossia.turn.events import BuiltinCallItem, CallStart
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_a_full_context_does_not_end_the_session(
 def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
     out = io.StringIO()
     screen = Screen(out, styled=True)
-    screen.show(ToolCalled("f", "{}"))
+    screen.show(CallStart(0, BuiltinCallItem("fc_1", FUNCTION, "functions", "f", "{}")))
     screen.note("done")
     assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
 

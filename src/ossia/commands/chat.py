@@ -27,15 +27,25 @@ from ossia.harmony import (
     DeveloperContent,
     Effort,
     Message,
-    MessageStart,
     Role,
     SystemContent,
-    TextDelta,
     render_for_completion,
 )
 from ossia.llm import LLM, to_conversation
-from ossia.tools import Tool
-from ossia.turn.turn import Event, ToolCalled, ToolReturned, TurnEnd
+from ossia.tools import Tool, Toolbox
+from ossia.turn.events import (
+    BuiltinCallItem,
+    CallStart,
+    Item,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    MessageItem,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
+)
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -65,26 +75,32 @@ class Screen:
         self.out, self.styled, self.reasoning = out, styled, reasoning
         self._fresh = True  # whether the cursor is at the beginning of a line
         self._waiting = False  # whether that line says that reasoning goes on, which is not shown
+        self._items: dict[int, Item] = {}  # of the turn that is shown
 
-    def show(self, event: Event) -> None:
+    def show(self, event: TurnEvent) -> None:
         match event:
-            case MessageStart():
+            case ItemStart():
                 self.end_line()
-            case TextDelta() if event.recipient is None and event.channel == "analysis":
-                self._think(event.text)
-            case TextDelta() if event.recipient is None:
-                self._write(event.text)
-            case ToolCalled():
-                self._block("call", f"{event.name} {event.arguments}", CYAN)
-            case ToolReturned():
-                self._block(
-                    "failed" if event.failed else "result",
-                    event.result,
-                    RED if event.failed else CYAN,
-                )
+                self._items[event.index] = event.item
+            case ItemDelta():
+                self._text(self._items[event.index], event.text)
+            case CallStart(item=call):
+                self._block("call", f"{call.name} {call.text}", CYAN)
+            case ItemEnd(item=BuiltinCallItem() as call) if event.complete:
+                style = RED if call.failed else CYAN
+                self._block("failed" if call.failed else "result", call.result, style)
+            case ItemEnd(item=ToolCallItem() as call):
+                self._block("call", f"{call.name} {call.text}", CYAN)
             case TurnEnd():
                 self.end_line()
         self.out.flush()
+
+    def _text(self, item: Item, text: str) -> None:
+        match item:
+            case ReasoningItem():
+                self._think(text)
+            case MessageItem():
+                self._write(text)
 
     def note(self, text: str) -> None:
         """A line of our own, not the model's."""
@@ -155,7 +171,7 @@ class Session:
 
     def conversation(self, *more: Message) -> Conversation:
         system = SystemContent(current_date=self.date, effort=self.effort)
-        functions = tuple(tool.function for tool in self.tools)
+        functions = Toolbox(builtin=self.tools).json_functions
         messages = Conversation((*self.history, *more))
         return to_conversation(messages, system, self.instructions, functions)
 

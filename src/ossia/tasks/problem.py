@@ -21,12 +21,12 @@ from ossia.harmony import (
     CONSTRAIN,
     DeveloperContent,
     Effort,
-    FunctionTool,
     Message,
     Role,
     SystemContent,
 )
 from ossia.harmony.messages import FUNCTIONS
+from ossia.tools import PythonFunction
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
@@ -49,12 +49,7 @@ class Call:
     result: str
 
 
-@dataclass(frozen=True)
-class Tool:
-    """A function that is offered, and what runs when it is called with the arguments' text."""
-
-    function: FunctionTool
-    run: Callable[[str], str]
+Tool = PythonFunction  # a problem offers functions, with what runs when one is called
 
 
 @dataclass(frozen=True)
@@ -307,7 +302,9 @@ def plain_words(text: str) -> str:
     """Lower case, one space between words and around the whole, no sentence marks: for comparing
     answers.
     """
-    return f" {_SPACES.sub(' ', _MARKS.sub('', text)).strip().lower()} "
+    unmarked = _MARKS.sub("", text)
+    spaced = _SPACES.sub(" ", unmarked)
+    return f" {spaced.strip().lower()} "
 
 
 # ---- splits and seeds ----------------------------------------------------------------------------
