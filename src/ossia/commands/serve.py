@@ -1,259 +1,154 @@
-"""`ossia serve`: a model behind HTTP. Its options to `Settings`, a model or a script to an engine,
-and the first words.
-
-Knows the arguments as `commands/main.py` names them. What can be wrong with them is said before a
-model is loaded.
+"""`ossia serve`: its options. What is done with them is `commands/serve_app.py`, which loads the
+server.
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import ipaddress
-import json
-import os
-import re
-import secrets
-import signal
-import sys
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from ossia import __version__, hub
-from ossia.engine.request import SamplingParams
-from ossia.errors import RequestError
-from ossia.server import ScriptedEngine, Settings, create_app, logs, run, tracing
-from ossia.server.access import merged, parse_keys, read_keys
-from ossia.server.settings import ApiKey
-from ossia.server.tools import Tools
-from ossia.tokenizer import Tokenizer
+from ossia.commands.options import (
+    Command,
+    Computing,
+    EffortWord,
+    Port,
+    Positive,
+    Seconds,
+    Size,
+    model,
+    option,
+)
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
+EPILOG = """\
+OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000;
+a browser finds a page to chat on. Which model a request names does not matter, unless
+--strict-model-names.
 
-    from ossia.llm import LLM
+keys:
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] KEY is the secret itself,
+  or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too, or several between commas.
+  Without keys only this machine is let in, unless --insecure.
 
-KEYS = "OSSIA_API_KEYS"
-FEWEST_SECRET_BYTES = 16
-WARM_UP_TOKENS = 8
+end:
+  SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
+  seconds. A second signal ends at once.
+
+scripts:
+  Each line is what a model says at one go; the last is repeated. Names of special tokens are those
+  tokens. {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}; MODEL gives the
+  tokenizer.
+
+examples:
+  ossia serve                                       nano, the small model inside ossia
+  ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
+  ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store s.db --secret-file secret
+  ossia serve nano --script answers.jsonl           to test a client
+
+OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
+"""
 
 
-def serve(args: argparse.Namespace, load: Callable[[], LLM]) -> None:
+@dataclass(frozen=True)
+class Access:
+    """Where the server listens, and whom it answers."""
+
+    TITLE: ClassVar[str] = "who may ask"
+    ABOUT: ClassVar[str | None] = None
+
+    host: str = option("127.0.0.1", "address to listen on; other than loopback only with a key")
+    port: Port = option(8000, "0: any free one", "N")
+    api_key_file: str | None = option(None, "keys and their limits, see below", "FILE")
+    insecure: bool = option(False, "let other machines, and pages by other names, in without a key")
+    cors_origin: tuple[str, ...] = option(
+        (),
+        "pages that may ask from a browser, such as https://example.org; repeatable",
+        "ORIGIN",
+        shown="none",
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a request is answered where it leaves a choice."""
+
+    TITLE: ClassVar[str] = "answers"
+    ABOUT: ClassVar[str | None] = None
+
+    model_name: str | None = option(None, "what clients call it", "NAME", shown="after MODEL")
+    strict_model_names: bool = option(False, "refuse requests that name another model")
+    default_effort: EffortWord = option("medium", "how much to reason where a request says nothing")
+    unconstrained: bool = option(
+        False,
+        "do not hold answers to the grammar of Harmony and of their tools; schemas of a request "
+        "still hold",
+    )
+    script: str | None = option(None, "say what FILE says, see below; no model is loaded", "FILE")
+    script_delay: Seconds = option(0.0, "of --script: what a step takes", "TIME", shown="0")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is accepted, and how long it may take."""
+
+    TITLE: ClassVar[str] = "limits"
+    ABOUT: ClassVar[str | None] = (
+        "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d."
+    )
+
+    max_queue: Positive = option(256, "requests answered or waiting; one more gets a 429", "N")
+    max_body: Size = option(
+        32 << 20, "of a request; a larger one gets a 413", "SIZE", shown="32MiB"
+    )
+    drain: Seconds = option(
+        30.0, "that running answers have when the server is stopped", "TIME", shown="30s"
+    )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What outlasts a request."""
+
+    TITLE: ClassVar[str] = "what is kept"
+    ABOUT: ClassVar[str | None] = None
+
+    store: str | None = option(
+        None, "a file for responses and conversations", "FILE", shown="in memory"
+    )
+    store_ttl: Seconds = option(30 * 86400.0, "", "TIME", shown="30d")
+    store_bytes: Size = option(1 << 30, "", "SIZE", shown="1GiB")
+    secret_file: str | None = option(
+        None,
+        "seals reasoning that clients keep; made if it is not there",
+        "FILE",
+        shown="a new secret every time",
+    )
+    log_prompts: bool = option(False, "write what is asked to the log, too")
+
+
+@dataclass(frozen=True)
+class ServeComputing(Computing):
+    """As for every command that loads a model, and what is computed before the first request."""
+
+    warm_up: bool = option(False, "compute a short answer before the first request")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `ossia serve` takes."""
+
+    model: str = model()
+    access: Access = Access()
+    answers: Answers = Answers()
+    limits: Limits = Limits()
+    kept: Kept = Kept()
+    computing: ServeComputing = ServeComputing()
+
+
+def run(options: Options) -> None:
     """Until it is stopped. Raises `KeyboardInterrupt` if that was by Ctrl-C."""
-    settings = settings_of(args)
-    logs.set_up()
-    tracing.set_up()
-    listening = run.listen(
-        args.host, args.port
-    )  # a port that is taken is said before minutes of loading
-    with listening:
-        if args.script is not None:
-            tokenizer = _tokenizer(args.model)
-            engine = ScriptedEngine(
-                read_script(Path(args.script), tokenizer), delay=args.script_delay
-            )
-            app = create_app(engine, tokenizer, settings)
-            about = f"what {args.script} says, token by token, with the tokenizer of {args.model}"
-        else:
-            llm = load()
-            app, about = _app(llm, settings), _about(llm)
-            if args.warm_up:
-                _warm_up(llm, app)
-        port = listening.getsockname()[1]
-        stopped_by = run.serve(
-            app, listening, lambda: _greet(settings, _url(args.host, port), about)
-        )
-    if stopped_by is signal.SIGINT:
-        raise KeyboardInterrupt
+    from ossia.commands import serve_app
+
+    serve_app.serve(options)
 
 
-def _app(llm: LLM, settings: Settings) -> FastAPI:
-    sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
-    return create_app(llm.engine, llm.tokenizer, replace(settings, sampling=sampling))
-
-
-def _warm_up(llm: LLM, app: FastAPI) -> None:
-    """One short answer, so that the first one that counts finds weights read, kernels chosen and
-    the grammar made.
-    """
-    for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
-        pass
-    asyncio.run(app.state.service.grammar(Tools()))
-
-
-# ---- options -------------------------------------------------------------------------------------
-
-
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Raises `RequestError` for what makes no sense."""
-    keys = _keys(args.api_key_file, os.environ.get(KEYS, ""))
-    if not keys and not args.insecure and not is_loopback(args.host):
-        raise RequestError(
-            f"--host {args.host} lets other machines in, and there is no API key: give --api-key-file or {KEYS}, "
-            "or --insecure if whoever can connect may ask"
-        )
-    return Settings(
-        model_name=args.model_name or _name(args.model),
-        strict_model_names=args.strict_model_names,
-        effort=args.default_effort,
-        constrained=not args.unconstrained,
-        keys=keys,
-        max_queue=args.max_queue,
-        max_body=args.max_body,
-        drain=args.drain,
-        store_path=None if args.store is None else Path(args.store),
-        store_ttl=args.store_ttl,
-        store_bytes=args.store_bytes,
-        secret=None if args.secret_file is None else read_secret(Path(args.secret_file)),
-        log_prompts=args.log_prompts,
-        cors_origins=_origins(args.cors_origin or ()),
-        hosts=()
-        if keys or args.insecure
-        else ("localhost", "127.0.0.1", "::1", args.host.strip("[]").lower()),
-    )
-
-
-def _keys(file: str | None, environment: str) -> tuple[ApiKey, ...]:
-    keys: tuple[ApiKey, ...] = ()
-    if file is not None:
-        keys += read_keys(Path(file))
-    if environment.strip():
-        keys += parse_keys(re.split(r"[,\n]", environment), KEYS)
-    return merged(keys, "the API keys")
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _origins(given: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    for origin in given:
-        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-            raise RequestError(
-                f"--cors-origin {origin}: expected * or something such as https://example.org"
-            )
-    return tuple(given)
-
-
-def read_secret(path: Path) -> bytes:
-    """Of a file, which is made with a new secret if it is not there. Raises `RequestError`."""
-    try:
-        if not path.exists():
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_hex(32).encode() + b"\n")
-        secret = path.read_bytes().strip()
-    except OSError as error:
-        raise RequestError(f"--secret-file {path}: {error.strerror}") from error
-    if len(secret) < FEWEST_SECRET_BYTES:
-        raise RequestError(
-            f"--secret-file {path}: a secret has at least {FEWEST_SECRET_BYTES} bytes"
-        )
-    return secret
-
-
-# ---- scripts -------------------------------------------------------------------------------------
-
-
-def read_script(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
-    """What a model is to say, a sample a line: {"text": "<|channel|>final<|message|>Hi<|return|>"},
-    in which names of special tokens are those, or {"ids": [...]}. Raises `RequestError` naming the
-    line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise RequestError(f"--script {path}: {reason}") from error
-    samples = [
-        _sample(line, f"--script {path}, line {n}", tokenizer)
-        for n, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not samples:
-        raise RequestError(f"--script {path} says nothing")
-    return samples
-
-
-def _sample(line: str, place: str, tokenizer: Tokenizer) -> list[int]:
-    try:
-        said = json.loads(line)
-    except ValueError as error:
-        raise RequestError(f"{place} is no JSON: {error}") from error
-    ids: Any = None
-    if isinstance(said, dict) and len(said) == 1:
-        text = said.get("text")
-        ids = tokenizer.encode_with_specials(text) if isinstance(text, str) else said.get("ids")
-    if not isinstance(ids, list) or not ids or not all(type(id) is int and id >= 0 for id in ids):
-        raise RequestError(
-            f'{place}: expected {{"text": "..."}} or {{"ids": [1, 2, ...]}}, not empty'
-        )
-    return ids
-
-
-def _tokenizer(model: str) -> Tokenizer:
-    """Of a model that is not loaded. Those of gpt-oss need not be here."""
-    if model in (*hub.HUB_IDS, *hub.HUB_IDS.values()) and not Path(model).exists():
-        return Tokenizer.o200k_harmony()
-    folder = hub.find(model)
-    if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_pretrained(folder)
-    from ossia import checkpoint
-    from ossia.llm import find_tokenizer
-
-    found = find_tokenizer(folder, checkpoint.open_checkpoint(folder).config)
-    if found is None:
-        raise RequestError(f"{model} has no tokenizer")
-    return found
-
-
-# ---- first words ---------------------------------------------------------------------------------
-
-
-def _name(model: str) -> str:
-    """What clients call it: the folder's name, without a file's ending."""
-    path = Path(model).expanduser()
-    if not path.exists():
-        return model.rsplit("/", 1)[-1]
-    return path.resolve().name.removesuffix(".gguf")
-
-
-def _about(llm: LLM) -> str:
-    precision, config = llm.serving.precision, llm.config
-    kernels = "compiled kernels"
-    if llm.serving.why_not is not None:
-        kernels = f"torch's kernels, because of its {llm.serving.why_not}"
-    return (
-        f"dense {precision.dense}, activations {precision.activations}, keys and values {precision.kv}; "
-        f"context {config.max_context_length:,} tokens, room for {llm.engine.capacity:,}; {kernels}"
-    )
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _greet(settings: Settings, url: str, about: str) -> None:
-    """To stdout, the address in the first line, for programs that wait for it."""
-    name, has_keys = settings.model_name, bool(settings.keys)
-    names = ", ".join(sorted({key.name for key in settings.keys}))
-    header = " -H 'Authorization: Bearer KEY'" if has_keys else ""
-    body = json.dumps({"model": name, "input": "What is 37 + 48?"})
-    lines = [
-        f"ossia {__version__} serves {name} at {url}",
-        f"  model      {about}",
-        f"  keys       {names if has_keys else 'none needed: whoever can connect may ask'}",
-        f"  page       {url}/",
-        f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
-        f"  try        curl {url}/v1/responses -H 'Content-Type: application/json'{header} -d '{body}'",
-        "Ctrl-C stops it, once running answers have ended.",
-    ]
-    print("\n".join(lines), flush=True)
-    if not has_keys and not is_loopback(url.split("://")[1].rsplit(":", 1)[0]):
-        print(
-            "ossia: anybody who reaches this machine may ask: there is no API key", file=sys.stderr
-        )
+COMMAND = Command(Options, run, EPILOG)
