@@ -7,10 +7,14 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable
 # What setting up prints goes to stderr, and it must not read the stdin that is meant for the program.
 QUIETLY := >&2 </dev/null
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+# Two workers. Modules stay compiled, whatever the environment says: pytest rewrites every assertion
+# of theirs, which takes a minute, and the tests start Python some fifty times.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help chat test format nano recipe recipe-smoke bench-cpu clean
+.PHONY: help chat test test-all format nano recipe recipe-smoke bench-cpu clean
 .DELETE_ON_ERROR:
 
 help:  ## list the targets
@@ -19,11 +23,13 @@ help:  ## list the targets
 chat: $(VENV)/with-base  ## talk to the embedded model; piped input is answered and that is all
 	@$(BIN)/ossia chat
 
-test: $(VENV)/with-dev  ## lint, types, tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest
+test: $(VENV)/with-dev  ## lint, types, tests; a few minutes
+	$(LINT)
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/with-dev  ## the same with slow tests and full amounts. ARGS=--clients: other programs too
+	$(LINT)
+	$(PYTEST) --slow --thorough $(ARGS)
 
 format: $(VENV)/with-dev  ## lay out the code, mend what lint can mend
 	$(BIN)/ruff format .

@@ -1,10 +1,12 @@
 """Compiles the C++ kernels when the package is built or installed. Without a compiler the package
-still installs, says so, and computes with torch alone.
+still installs, says so, and computes with torch alone. With OSSIA_WITHOUT_KERNELS set nothing is
+compiled: for who wants to see which files a wheel holds.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sysconfig
 from pathlib import Path
@@ -17,7 +19,7 @@ HERE = "src/ossia/kernels/cpu"
 
 class KernelsHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        if self.target_name != "wheel":
+        if self.target_name != "wheel" or os.environ.get("OSSIA_WITHOUT_KERNELS"):
             return
         folder = Path(self.root, HERE)
         # by its path: importing it as part of the package would need torch

@@ -15,13 +15,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import amounts
 import pytest
+from hypothesis import settings
+from measured import Measured
 
 # Read by libraries when they are imported, so set before any test module is.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))  # tests are small
+# Tests are small, and a worker of xdist's has one core.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault(
     "OMP_WAIT_POLICY", "PASSIVE"
 )  # spinning threads starve each other on a busy machine
@@ -35,10 +40,27 @@ LOOPBACK = ("127.", "::1", "localhost")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run tests marked slow too")
     parser.addoption(
+        "--thorough", action="store_true", help="full amounts of examples, with fresh seeds too"
+    )
+    parser.addoption(
         "--clients",
         action="store_true",
         help="run other programs against the server; installs them",
     )
+    parser.addoption("--measured", help="write the processor seconds of every test to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Measured(config))
+    if config.getoption("--thorough"):
+        amounts.begin_thorough()
+    elif not amounts.thorough():
+        settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
+        settings.load_profile("quick")
+
+
+def pytest_report_header() -> str:
+    return amounts.described()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

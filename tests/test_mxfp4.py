@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -66,8 +67,7 @@ def random_packed(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return blocks, torch.randint(0, LARGEST_FINITE + 1, shape, generator=rng, dtype=torch.uint8)
 
 
-# ---- decode
-# --------------------------------------------------------------------------------------------------
+# ---- decode ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -107,13 +107,12 @@ def test_transformers_decodes_the_same(dtype: torch.dtype) -> None:
     assert theirs.transpose(1, 2).equal(decode(blocks, scales, dtype))
 
 
-# ---- encode
-# --------------------------------------------------------------------------------------------------
+# ---- encode ----
 
 
 @pytest.mark.parametrize("rule", ["floor", "rceil", "even"])
 @given(row=rows)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_scale_and_codes_by_definition(rule: ScaleRule, row: list[float]) -> None:
     blocks, scales = encode(torch.tensor(row), rule)
     exponent = exponent_under(rule, max(map(abs, row)))
@@ -122,7 +121,7 @@ def test_scale_and_codes_by_definition(rule: ScaleRule, row: list[float]) -> Non
 
 
 @given(row=ordinary)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_best_is_the_better_of_two_scales(row: list[float]) -> None:
     def error(exponent: int) -> float:
         return sum((value(nearest_code(x, exponent), exponent + 127) - x) ** 2 for x in row)
@@ -135,7 +134,7 @@ def test_best_is_the_better_of_two_scales(row: list[float]) -> None:
 
 
 @given(block=packed_block)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_rceil_gives_back_every_value_mxfp4_can_hold(block: tuple[list[int], int]) -> None:
     blocks, scale = (torch.tensor([part], dtype=torch.uint8) for part in block)
     values = decode(blocks, scale, torch.float32)
@@ -150,7 +149,7 @@ def test_rceil_gives_back_many_random_blocks_in_both_dtypes() -> None:
 
 
 @given(row=rows)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_encoding_twice_is_encoding_once(row: list[float]) -> None:
     values = decode(*encode(torch.tensor(row)), torch.float32)
     blocks, scales = encode(values)
@@ -195,8 +194,7 @@ def test_other_refusals() -> None:
         encode(torch.zeros(32), "ceil")  # type: ignore[arg-type]
 
 
-# ---- fake quantization
-# ---------------------------------------------------------------------------------------
+# ---- fake quantization ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import tokenizers
+from amounts import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 
@@ -77,7 +78,7 @@ ANY_TEXT = st.one_of(
     ),
     st.builds(lambda run, n: run * n, st.sampled_from(PIECES), st.integers(1, 90)),
 )
-fast = settings(max_examples=250, deadline=None, derandomize=True)
+fast = settings(max_examples=examples(250), deadline=None, derandomize=True)
 
 
 def without_specials(path: Path) -> tokenizers.Tokenizer:

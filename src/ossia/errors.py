@@ -16,14 +16,42 @@
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
 Knows nothing of the rest of the package. Messages say what was expected, what was found and what to
-do next. Our own bugs are `assert`s, not these.
+do next; they are for people. Programs read `field` and `code`. Our own bugs are `assert`s, not
+these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+CONTEXT_EXCEEDED = "context_length_exceeded"  # the code of a prompt that does not fit
+
 
 class OssiaError(Exception):
-    """Base of every error that a user's input can cause."""
+    """Base of every error that a user's input can cause.
+
+    `field`: the input at fault, by the name that the function which raises it has for it, such as
+    "temperature" or "messages[2]". `code`: a word that programs compare.
+    """
+
+    code: str | None = None
+
+    def __init__(self, message: str = "", field: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.field = field
+        if code is not None:
+            self.code = code
+
+
+@contextmanager
+def blaming(field: str) -> Iterator[None]:
+    """Errors raised inside are about `field`, unless they name a field themselves."""
+    try:
+        yield
+    except OssiaError as error:
+        error.field = error.field or field
+        raise
 
 
 class ConfigError(OssiaError, ValueError):
@@ -58,6 +86,8 @@ class ParseError(HarmonyError):
 
 class GrammarError(HarmonyError):
     """What the sampling should be held to cannot be enforced, or contradicts itself."""
+
+    code = "invalid_schema"
 
 
 class RequestError(OssiaError, ValueError):

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -115,7 +116,7 @@ def test_a_round_trip_changes_nothing(shape: str, tmp_path: Path) -> None:
     assert_same(tmp_path / "hf", tmp_path / "again")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     experts=st.integers(1, 6),
@@ -408,7 +409,7 @@ def names(folder: Path) -> list[str]:
     return [row.stored for row in open_checkpoint(folder / "bf16.gguf").rows]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(at=st.integers(0, 5000), byte=st.integers(0, 255))
 def test_a_damaged_header_is_refused_or_harmless(
     at: int, byte: int, folder: Path, tmp_path_factory: pytest.TempPathFactory

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from amounts import examples
 from checkpoint_factory import edit_header, edit_json
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -53,8 +54,7 @@ def write(path: Path, header: bytes, data: bytes = b"") -> Path:
     return path
 
 
-# ---- what is read
-# --------------------------------------------------------------------------------------------
+# ---- what is read ----
 
 
 def test_what_the_library_writes(saved: Path) -> None:
@@ -112,8 +112,7 @@ def test_a_file_without_tensors(tmp_path: Path) -> None:
     assert MappedFile(write(tmp_path / SINGLE, b"{}  ")).entries == {}
 
 
-# ---- damaged files
-# -------------------------------------------------------------------------------------------
+# ---- damaged files ----
 
 
 def test_truncation_at_every_byte(saved: Path) -> None:
@@ -197,7 +196,9 @@ def test_header_lengths(length: int, saved: Path) -> None:
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(400),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(at=st.integers(0), value=st.integers(0, 255))
 @example(at=7, value=255)
@@ -222,8 +223,7 @@ def save_to_bytes() -> bytes:
     return save(TENSORS, metadata={"format": "pt"})
 
 
-# ---- the index
-# -----------------------------------------------------------------------------------------------
+# ---- the index ----
 
 
 def test_shards_with_an_index(sharded: Path) -> None:
@@ -311,8 +311,7 @@ def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
         Source(sharded)
 
 
-# ---- links
-# ---------------------------------------------------------------------------------------------------
+# ---- links ----
 
 
 def test_links_of_the_download_cache(saved: Path, tmp_path: Path) -> None:

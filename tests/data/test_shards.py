@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amounts import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,13 +51,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shards, list[list[
 
 
 @given(st.one_of(st.integers(1, 300), st.integers(SMALL - 2, 3 * SMALL)), st.text(max_size=5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_every_number_comes_exactly_once(n: int, key: str) -> None:
     assert sorted(permuted(np.arange(n), n, key).tolist()) == list(range(n))
 
 
 @given(st.integers(SMALL + 1, 2**50), st.integers(0, 2**40), st.integers(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_an_element_depends_on_nothing_but_its_place(n: int, begin: int, count: int) -> None:
     places = np.arange(begin, begin + count) % n
     together = permuted(places, n, "k")
@@ -103,7 +104,9 @@ def test_what_was_written_is_read(corpus: tuple[Shards, list[list[int]]]) -> Non
     st.integers(1, 50),
 )
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_any_documents_come_back(
     tmp_path: Path, documents: list[list[int]], shard_tokens: int
@@ -356,7 +359,9 @@ def test_an_epoch_learns_every_id_once(corpus: tuple[Shards, list[list[int]]]) -
 
 @given(st.integers(0, 3000), st.integers(1, 70), st.integers(1, 4), st.data())
 @settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(30),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_going_on_from_any_state_changes_nothing(
     corpus: tuple[Shards, list[list[int]]],
@@ -376,7 +381,9 @@ def test_going_on_from_any_state_changes_nothing(
 
 @given(st.integers(1, 7))
 @settings(
-    max_examples=7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(7),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_ranks_share_an_epoch(corpus: tuple[Shards, list[list[int]]], ranks: int) -> None:
     shards, documents = corpus
@@ -438,7 +445,7 @@ def constant(value: int, length: int) -> Callable[[Any], Iterator[tuple[Example,
     st.lists(st.tuples(st.floats(0.01, 100), st.integers(1, 50)), min_size=1, max_size=4),
     st.integers(0, 300),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_a_mixture_keeps_its_shares_and_its_place(
     drawn: list[tuple[float, int]], taken: int
 ) -> None:

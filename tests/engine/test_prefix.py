@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from amounts import examples
 from engine.fake_model import chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,7 +121,7 @@ def test_equal_hashes_are_not_equal_tokens() -> None:
     assert w.hit([alike] * 50) == 0 and w.hit([0] * 50) == 48
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.data(),
     st.sampled_from([{None: 24, 24: 20}, {None: 40}, {20: 24}, {None: 24, 7: 20, 40: 30}]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from amounts import examples
 from engine.fake_model import VOCAB, FakeEngine, all_free, answer, make_scheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,7 +83,7 @@ def test_churn(config: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> No
     assert engine.longest_wait < 3 * module.AGEING + 500
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=examples(25))
 @given(
     st.integers(0, 2**32),
     st.integers(12, 60),

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from amounts import examples, seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +75,7 @@ def test_equal_to_rendering_at_once(
     """After every one of random appends: late tools, finished turns, reasoning that compat brings
     back.
     """
-    for seed in range(300):
+    for seed in seeds(300):
         rng = random.Random(seed)
         messages = generator(rng).conversation(wild=seed % 4 == 0, most=16).messages
         history = RenderedHistory(small_tokenizer, style=style, drop_analysis=drop)
@@ -93,7 +94,7 @@ def test_equal_to_rendering_at_once(
             )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     style=st.sampled_from(STYLES),
     drop=st.booleans(),

@@ -5,33 +5,38 @@ reads.
 from __future__ import annotations
 
 import random
-import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from amounts import examples, seeds
 from harmony_streams import BODY_ENDS, Streams, bodies, parsed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import seconds, steps
 
 from ossia.errors import ParseError
 from ossia.harmony import Message, StreamParser, render_message
 from ossia.tokenizer import Tokenizer
 
-MANY = pytest.param(200_000, marks=pytest.mark.slow)
+MANY = pytest.param(range(200_000), marks=pytest.mark.slow)
 
 
 def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode_with_specials(text)
 
 
-@pytest.mark.parametrize("count", [4_000, MANY])
-def test_random_streams(count: int, tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("chosen", [seeds(4_000), MANY], ids=["some", "200_000"])
+def test_random_streams(
+    chosen: Sequence[int], tokenizer: Tokenizer, small_tokenizer: Tokenizer
+) -> None:
     """Nothing raises, the events add up, and every body is a message's content (all asserted by
     `parsed`).
     """
     vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
-    for seed in range(count):
+    for seed in chosen:
         rng = random.Random(seed)
         streams = vocabularies[seed % 2]
         ids, role = streams.any(rng)
@@ -44,7 +49,7 @@ def test_random_streams(count: int, tokenizer: Tokenizer, small_tokenizer: Token
 def test_no_word_vanishes(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
     """Wherever a word stands, in a body or not: it is content, a field, or what a repair has seen."""
     vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
-    for seed in range(2_000):
+    for seed in seeds(2_000):
         rng = random.Random(seed)
         streams = vocabularies[seed % 2]
         ids, role = streams.any(rng)
@@ -70,7 +75,7 @@ def test_the_statement_about_bodies(tokenizer: Tokenizer) -> None:
     assert bodies([200008, 9552, 10**9, 9552], tokenizer) == [" \ufffd\ufffd \ufffd"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     seed=st.integers(0, 2**32), cuts=st.lists(st.integers(0, 60), max_size=6), strict=st.booleans()
 )
@@ -97,7 +102,7 @@ def test_chunks_are_as_single_tokens(
         assert single.repairs == chunked.repairs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.binary(max_size=40), junk=st.lists(st.integers(0, 2**31), max_size=3))
 def test_text_is_that_of_the_bytes(
     data: bytes, junk: list[int], small_tokenizer: Tokenizer
@@ -115,7 +120,7 @@ def test_text_is_that_of_the_bytes(
 def test_what_is_rendered_is_parsed_back(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
     """Messages whose fields are single words come back equal, with nothing to repair."""
     texts = ["", "hello", " spaced \n", "é 👍", "<|end|><|start|>user", "analysis to=f", '{"a": 1}']
-    for seed in range(600):
+    for seed in seeds(600):
         rng = random.Random(seed)
         messages = []
         for _ in range(rng.randrange(6)):
@@ -161,7 +166,7 @@ def test_tolerant_equals_official_on_well_formed_streams(peer: Any, tokenizer: T
         "developer",
     ]
     bodies = ["", "hello", "  two\n", "é 👍 日本", '{"a": 1}', "to=f <b>"]
-    for seed in range(800):
+    for seed in seeds(800):
         rng = random.Random(seed)
         text = ""
         for _ in range(rng.randrange(1, 5)):
@@ -196,28 +201,43 @@ ENDLESS = {
 }
 
 
+def endless(
+    unit: str | bytes, opening: str, strict: bool, tokenizer: Tokenizer
+) -> Callable[[int], None]:
+    """Parses `opening` with so many units after it."""
+    head = ids_of(opening, tokenizer)
+    if isinstance(unit, bytes):
+        units = [tokenizer.vocabulary[bytes([byte])] for byte in unit]
+    else:
+        units = ids_of(unit, tokenizer)
+
+    def parse(times: int) -> None:
+        parser = StreamParser(tokenizer, None, strict=strict)
+        with suppress(ParseError):  # well before the end
+            parser.feed(head + units * times)
+            parser.finish()
+
+    return parse
+
+
+@pytest.mark.parametrize("opening", ["<|start|>user", "<|start|>user<|message|>"])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("unit", ENDLESS.values(), ids=ENDLESS.keys())
-def test_time_grows_linearly(unit: str | bytes, strict: bool, small_tokenizer: Tokenizer) -> None:
+def test_steps_grow_linearly(
+    unit: str | bytes, strict: bool, opening: str, small_tokenizer: Tokenizer
+) -> None:
     """Whatever goes on endlessly costs the same per token at any length, in headers and in bodies."""
-    for opening in ("<|start|>user", "<|start|>user<|message|>"):
-        head = ids_of(opening, small_tokenizer)
-        if isinstance(unit, bytes):
-            units = [small_tokenizer.vocabulary[bytes([byte])] for byte in unit]
-        else:
-            units = ids_of(unit, small_tokenizer)
+    parse = endless(unit, opening, strict, small_tokenizer)
+    assert steps(lambda: parse(800)) < 1.2 * 8 * steps(lambda: parse(100))
 
-        def seconds(times: int, head: list[int] = head, units: list[int] = units) -> float:
-            parser, best = None, 9.0
-            for _ in range(3):
-                began = time.perf_counter()
-                parser = StreamParser(small_tokenizer, None, strict=strict)
-                try:
-                    parser.feed(head + units * times)
-                    parser.finish()
-                except ParseError:
-                    return 0.0  # well before the end
-                best = min(best, time.perf_counter() - began)
-            return best
 
-        assert seconds(4000) < 3 * 8 * seconds(500) + 0.01
+@pytest.mark.slow
+@pytest.mark.parametrize("opening", ["<|start|>user", "<|start|>user<|message|>"])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("unit", ENDLESS.values(), ids=ENDLESS.keys())
+def test_time_grows_linearly(
+    unit: str | bytes, strict: bool, opening: str, small_tokenizer: Tokenizer
+) -> None:
+    """The same for what happens within one step: copies, searches. Processor time."""
+    parse = endless(unit, opening, strict, small_tokenizer)
+    assert seconds(lambda: parse(4000)) < 3 * 8 * seconds(lambda: parse(500)) + 0.02

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import pytest
+from amounts import examples, seeds
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -188,7 +189,7 @@ def test_text_never_becomes_structure(
     style: Style, tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
 ) -> None:
     """Conversations with control words in every field hold exactly the specials of their structure."""
-    for seed in range(300):
+    for seed in seeds(300):
         conversation = generator(random.Random(seed)).conversation(wild=True)
         expected = [name for message in conversation.messages for name in structure(message, style)]
         for vocabulary in (tokenizer, small_tokenizer):
@@ -207,7 +208,7 @@ hostile = st.builds(
 @given(texts=st.lists(hostile, min_size=13, max_size=13), style=st.sampled_from(STYLES))
 @example(texts=[EVIL] * 13, style="faithful")
 @example(texts=[EVIL] * 13, style="compat")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_control_words_stay_text(
     texts: list[str], style: Style, small_tokenizer: Tokenizer
 ) -> None:

@@ -6,6 +6,7 @@ import importlib
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -48,7 +49,7 @@ def random_qkv(
     return tuple(torch.randn(shape, generator=rng).requires_grad_() for shape in shapes)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.lists(st.integers(1, 290), min_size=1, max_size=5),
     st.one_of(st.none(), st.integers(1, 150)),

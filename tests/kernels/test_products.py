@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -21,7 +22,7 @@ def matrix(rng: torch.Generator, rows: int, columns: int, transposed: bool) -> T
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.integers(1, 90),
     st.integers(1, 200),

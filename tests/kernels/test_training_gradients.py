@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -41,8 +42,7 @@ def same_gradients(got: Tensor, want: Tensor, inputs: list[Tensor], seed: int = 
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * (1 + float(b.abs().max())))
 
 
-# ---- attention
-# --------------------------------------------------------------------------------------------------
+# ---- attention ----
 
 
 def dense_attention(
@@ -62,7 +62,7 @@ def dense_attention(
     return torch.einsum("hqk,khd->qhd", e / below, v)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 150), min_size=1, max_size=5),
     window=st.none() | st.integers(1, 140),
@@ -184,8 +184,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(
     assert per_query <= heads * (2 * 128 if window is None else 4 * (64 + 32)), per_query
 
 
-# ---- experts
-# ----------------------------------------------------------------------------------------------------
+# ---- experts ----
 
 CONFIG = replace(
     ModelConfig.preset("nano"),
@@ -239,7 +238,7 @@ def first_come(limit: int) -> Callable[[Tensor], Tensor]:
     return keep
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     tokens=st.integers(1, 90),
     experts=st.integers(1, 8),
@@ -299,7 +298,7 @@ def test_capacity_is_for_training_only() -> None:
     torch.testing.assert_close(moe.eval()(x, batch, torch.float64), whole, rtol=0, atol=0)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 1 << 16))
 def test_fake_quantized_experts_have_the_gradients_of_the_quantized_ones(
     tokens: int, top_k: int, seed: int
@@ -331,8 +330,7 @@ def test_fake_quantize_passes_gradients_straight_through() -> None:
     assert torch.equal(torch.autograd.grad(out, w, grad.detach())[0], grad)
 
 
-# ---- a whole block
-# ----------------------------------------------------------------------------------------------
+# ---- a whole block ----
 
 
 @pytest.mark.parametrize("sink", ["learned", "off_by_one", "none"])

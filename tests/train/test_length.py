@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -49,8 +50,7 @@ TINY = replace(
 METHODS: tuple[Method, ...] = ("none", "pi", "ntk", "ntk_by_parts", "yarn", "dynamic")
 
 
-# ---- angles
-# -----------------------------------------------------------------------------------------------------
+# ---- angles ----
 
 
 def published(
@@ -134,8 +134,7 @@ def test_transformers_computes_the_same(config: ModelConfig, factor: int, method
     assert concentration(ours) == pytest.approx(temperature, rel=1e-12)
 
 
-# ---- schedule
-# ---------------------------------------------------------------------------------------------------
+# ---- schedule ----
 
 
 def test_stages_scale_to_their_lengths() -> None:
@@ -167,8 +166,7 @@ def test_schedules_that_make_no_sense(schedule: Any, method: Any, message: str) 
         stages(NANO, schedule, method)
 
 
-# ---- loss by position
-# -------------------------------------------------------------------------------------------
+# ---- loss by position ----
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +187,7 @@ def plain_losses(model: Transformer, ids: list[int]) -> Tensor:
     return torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(ids[1:]), reduction="none")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(1, 200), st.integers(1, 4000)
 )
@@ -274,8 +272,7 @@ def test_a_long_text_is_never_all_logits_or_all_scores() -> None:
     assert 4096 * 128 <= Largest.elements <= module.LOGITS_AT_ONCE
 
 
-# ---- needles
-# ----------------------------------------------------------------------------------------------------
+# ---- needles ----
 
 
 @dataclass(frozen=True)

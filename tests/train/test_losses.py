@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -52,7 +53,7 @@ shapes = st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(1, 6)).map
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(shapes, st.integers(0, 1 << 16))
 def test_load_balance(shape: tuple[int, int, int], seed: int) -> None:
     tokens, experts, top_k = shape
@@ -63,7 +64,7 @@ def test_load_balance(shape: tuple[int, int, int], seed: int) -> None:
     same(load_balance(logits, top_k, counts), switch(logits, top_k, other), logits)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     st.lists(st.integers(1, 7), min_size=1, max_size=4),
     st.integers(2, 6),
@@ -83,7 +84,7 @@ def test_sequence_load_balance(lengths: list[int], experts: int, top_k: int, see
     torch.testing.assert_close(whole, load_balance(logits, top_k), rtol=1e-12, atol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(st.integers(1, 30), st.integers(1, 9), st.integers(0, 1000))
 def test_router_z(tokens: int, experts: int, seed: int) -> None:
     logits = draw(seed, tokens, experts)
@@ -91,7 +92,7 @@ def test_router_z(tokens: int, experts: int, seed: int) -> None:
     same(router_z(logits), want, logits)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 9),

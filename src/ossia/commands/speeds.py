@@ -95,7 +95,11 @@ def run(
     began = time.process_time()
     found: dict[str, Any] = {"isa": cpu.isa(), "warnings": []}
     tell("machine")
-    before = cpu.ceilings()
+    promotion = llm.serving.promotion
+    memory = None
+    if promotion is not None:
+        memory = promotion.memory  # a gigabyte of its own would count as the model's
+    before = cpu.ceilings(memory=memory)
     for phase in phases:
         kind, number = _parts(phase)
         tell(phase)
@@ -106,7 +110,7 @@ def run(
         else:
             measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]
             found[phase] = measure(llm, number, repetitions)
-    after = cpu.ceilings()
+    after = cpu.ceilings(memory=memory)
     ceiling = _larger(before, after)
     of_the_model = [phase for phase in phases if not phase.startswith("kernels")]
     found["bounds"] = {phase: bound(llm, phase, ceiling) for phase in of_the_model}

@@ -39,7 +39,7 @@ from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
 from ossia.engine.scoring import prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
-from ossia.errors import RequestError
+from ossia.errors import CONTEXT_EXCEEDED, RequestError
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ class Engine:
         limit = self._check(prompt, params)
         if constraint is not None and constraint.is_done:
             raise RequestError(
-                "the constraint has already come to its end; start a fresh one for every request"
+                "the constraint has already come to its end; start a fresh one for every request",
+                "constraint",
             )
         state = RowState(params, prompt, self.config.vocab_size, stream)
         parent = None if sample_of is None else self._requests.get(sample_of)
@@ -198,12 +199,16 @@ class Engine:
         """
         if not 0 <= top <= MAX_TOP_LOGPROBS:
             raise RequestError(
-                f"the number of top log-probabilities must be 0 to {MAX_TOP_LOGPROBS}, found {top}"
+                f"the number of top log-probabilities must be 0 to {MAX_TOP_LOGPROBS}, found {top}",
+                "top_logprobs",
             )
         self._check_ids(prompt)
         if len(prompt) > self.config.max_context_length:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; the context holds {self.config.max_context_length}"
+                f"the prompt has {len(prompt)} tokens; "
+                f"the context holds {self.config.max_context_length}",
+                "prompt",
+                CONTEXT_EXCEEDED,
             )
         return prompt_logprobs(self._runner.model, prompt, top, self.max_batch_tokens)
 
@@ -245,12 +250,13 @@ class Engine:
     def _check_ids(self, prompt: Sequence[int]) -> None:
         if not prompt:
             raise RequestError(
-                "the prompt is empty; a model needs at least one token to go on from"
+                "the prompt is empty; a model needs at least one token to continue", "prompt"
             )
         for id in (min(prompt), max(prompt)):
             if not 0 <= id < self.config.vocab_size:
                 raise RequestError(
-                    f"token id {id} is outside the vocabulary of {self.config.vocab_size}"
+                    f"token id {id} is outside the vocabulary of {self.config.vocab_size}",
+                    "prompt",
                 )
 
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
@@ -259,14 +265,20 @@ class Engine:
         room = self.config.max_context_length - len(prompt)
         if room < 1:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens; the context holds {self.config.max_context_length}"
+                f"the prompt has {len(prompt)} tokens; "
+                f"the context holds {self.config.max_context_length}",
+                "prompt",
+                CONTEXT_EXCEEDED,
             )
         held = min(self.capacity - len(prompt), self._scheduler.max_tokens_of(len(prompt)))
         wanted = 1 if params.max_tokens is None else min(room, params.max_tokens)
         if held < wanted:
             raise RequestError(
-                f"the prompt has {len(prompt)} tokens and {wanted} are asked for; the memory for keys and values holds "
-                f"{self.capacity}: give it more (kv_memory), or ask for less"
+                f"the prompt has {len(prompt)} tokens and {wanted} are asked for; "
+                f"the memory for keys and values holds {self.capacity}: "
+                "give it more (kv_memory), or ask for less",
+                "prompt",
+                CONTEXT_EXCEEDED,
             )
         return min(room, held) if params.max_tokens is None else wanted
 

@@ -83,7 +83,8 @@ class SamplingParams:
                 value, int if name in whole else int | float
             ):
                 raise RequestError(
-                    f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}"
+                    f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}",
+                    name,
                 )
         checks = {
             "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "0 or more"),
@@ -110,25 +111,30 @@ class SamplingParams:
         }
         for name, (fine, wanted) in checks.items():
             if not fine:
-                raise RequestError(f"{name} must be {wanted}, found {getattr(self, name)!r}")
+                raise RequestError(f"{name} must be {wanted}, found {getattr(self, name)!r}", name)
         try:
             object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
         except TypeError as error:
             raise RequestError(
-                f"stop_ids must be a collection of token ids, found {self.stop_ids!r}"
+                f"stop_ids must be a collection of token ids, found {self.stop_ids!r}", "stop_ids"
             ) from error
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
 
 
 def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
     if not isinstance(bias, Mapping):
-        raise RequestError(f"logit_bias must map token ids to numbers, found {bias!r}")
+        raise RequestError(
+            f"logit_bias must map token ids to numbers, found {bias!r}", "logit_bias"
+        )
     for id, value in bias.items():
         if isinstance(id, bool) or not isinstance(id, int) or id < 0:
-            raise RequestError(f"logit_bias must map token ids to numbers; {id!r} is no token id")
+            raise RequestError(
+                f"logit_bias must map token ids to numbers; {id!r} is not a token id", "logit_bias"
+            )
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
             raise RequestError(
-                f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}"
+                f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}",
+                "logit_bias",
             )
     return dict(bias)
 

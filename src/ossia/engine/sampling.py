@@ -49,8 +49,7 @@ class Sampled:
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-# ---- what belongs to a request
-# ---------------------------------------------------------------------
+# ---- what belongs to a request ----
 
 
 class RowState:
@@ -68,7 +67,8 @@ class RowState:
         wrong = next((id for id in params.logit_bias if id >= vocab_size), None)
         if wrong is not None:
             raise RequestError(
-                f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens"
+                f"logit_bias names token {wrong}; the vocabulary has {vocab_size} tokens",
+                "logit_bias",
             )
         self.params, self.vocab_size = params, vocab_size
         self.drawn = 0
@@ -155,8 +155,7 @@ def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
     return a, b, c, d
 
 
-# ---- the draw
-# --------------------------------------------------------------------------------------
+# ---- the draw ----
 
 
 def sample_rows(
@@ -240,8 +239,7 @@ def _error(status: int) -> RequestError:
     )
 
 
-# ---- the same in torch
-# -----------------------------------------------------------------------------
+# ---- the same in torch ----
 
 
 def _sample_reference(
@@ -316,8 +314,7 @@ def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:
     return logits_V
 
 
-# ---- masks
-# -----------------------------------------------------------------------------------------
+# ---- masks ----
 
 
 @cache

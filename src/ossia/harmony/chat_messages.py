@@ -70,7 +70,7 @@ def _declared(tool: FunctionTool | Mapping[str, Any], index: int) -> FunctionToo
         if declared.parameters is not None:
             as_object(declared.parameters, f"parameters of {declared.name!r}")
     except HarmonyError as error:
-        raise HarmonyError(f"tools[{index}]: {error}") from error
+        raise HarmonyError(f"tools[{index}]: {error}", f"tools[{index}]") from error
     return declared
 
 
@@ -166,7 +166,7 @@ def _text(message: Mapping[str, Any], index: int) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise _error(
-                index, f"gpt-oss reads text only: {kind!r} is no {{'type': 'text', 'text'}} part"
+                index, f"gpt-oss reads text only: {kind!r} is not a {{'type': 'text', 'text'}} part"
             )
         texts.append(part["text"])
     return "".join(texts)
@@ -180,4 +180,4 @@ def _optional(message: Mapping[str, Any], key: str, index: int) -> str | None:
 
 
 def _error(index: int, what: str) -> HarmonyError:
-    return HarmonyError(f"messages[{index}]: {what}")
+    return HarmonyError(f"messages[{index}]: {what}", f"messages[{index}]")

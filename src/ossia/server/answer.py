@@ -19,7 +19,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ossia.engine.request import SampledToken, SamplingParams
-from ossia.errors import OssiaError, TokenizerError, ToolError
+from ossia.errors import CONTEXT_EXCEEDED, OssiaError, TokenizerError, ToolError, blaming
 from ossia.harmony import (
     CallReady,
     Conversation,
@@ -61,7 +61,7 @@ from ossia.server.events import (
 )
 from ossia.server.stops import begun, first_stop
 from ossia.server.tools import Callee, Tools
-from ossia.server.wire.errors import ApiError, bad, from_ossia
+from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
 from ossia.turn.turn import stop_ids
@@ -123,13 +123,11 @@ class Answerer:
     async def _rendered(
         self, history: RenderedHistory, messages: Sequence[Message]
     ) -> RenderedHistory:
-        try:
+        with blaming("messages"):
             if sum(map(_length, messages)) > LONG:
                 await asyncio.to_thread(history.append, messages)
             else:
                 history.append(messages)
-        except OssiaError as error:
-            raise from_ossia(error, "messages") from error
         return history
 
 
@@ -551,14 +549,9 @@ async def _refused(
         async for token in tokens:
             yield token
     except OssiaError as error:
-        code = (
-            "context_length_exceeded"
-            if "context" in str(error) or "memory for keys" in str(error)
-            else None
-        )
-        if not (is_later and code):
-            raise bad(str(error), param, code) from error
+        if not (is_later and error.code == CONTEXT_EXCEEDED):
+            raise ApiError.of(error, prompt=param) from error
     except EngineStopped as error:
-        raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
+        raise ApiError.of(error) from error
     finally:
         await tokens.aclose()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,18 +23,11 @@ from ossia.server.builtin import BuiltinTool
 from ossia.server.gate import Gate, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
-from ossia.server.wire.errors import ApiError, from_ossia
-from ossia.server.wire.sse import ClientGone
+from ossia.server.wire.errors import ApiError, ClientGone
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 
 log = logging.getLogger("ossia.server")
-PLACES = (
-    "body",
-    "query",
-    "path",
-    "header",
-)  # where FastAPI says that a wrong value is, before its name
 EXPOSED = (
     "x-request-id",
     "retry-after",
@@ -89,7 +81,7 @@ def create_app(
         RequestValidationError,
         HTTPException,
     ):
-        app.add_exception_handler(kind, _told)
+        app.add_exception_handler(kind, error_response)
     app.add_middleware(Gate, service=service, access=access)
     if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
         app.add_middleware(
@@ -122,38 +114,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         app.include_router(module.router(service))
 
 
-async def _told(request: Request, error: Exception) -> Response:
-    told = as_api_error(error)
+async def error_response(request: Request, error: Exception) -> Response:
+    told = ApiError.of(error)
     if told.status == 500:
         log.error("%s failed", request.method, exc_info=error)
     return respond_error(request.url.path, told)
-
-
-def as_api_error(error: Exception) -> ApiError:
-    match error:
-        case ApiError():
-            return error
-        case OssiaError():
-            return from_ossia(error)
-        case EngineStopped():
-            return ApiError(503, str(error), headers={"Retry-After": "5"})
-        case ClientGone():
-            return ApiError(499, "the client went away")
-        case RequestValidationError():
-            return _invalid(error.errors()[0])
-        case HTTPException():
-            return ApiError(error.status_code, str(error.detail), headers=error.headers)
-    raise AssertionError(error)
-
-
-def _invalid(first: dict[str, Any]) -> ApiError:
-    """The first of the things that are wrong with a body, a query or a path."""
-    if first["type"] == "json_invalid":
-        return ApiError(
-            400, f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}"
-        )
-    loc = first["loc"]
-    place = ""
-    for part in loc[1:] if loc[0] in PLACES else loc:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-    return ApiError(400, f"{place or 'body'}: {first['msg']}", param=place or None)

@@ -23,7 +23,7 @@ from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease
 from ossia.server.events import new_id
 from ossia.server.service import Service
-from ossia.server.wire.errors import ApiError
+from ossia.server.wire.errors import CLIENT_GONE, ApiError
 
 OPEN = {
     "/",
@@ -37,7 +37,6 @@ REQUEST_ID = re.compile(
 )  # of a client, that may stand in a log and in a header
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 BODY_WAIT = 60.0  # seconds for the next piece of a body
-CLIENT_GONE = 499  # in the log, for a response that nobody waited for
 
 
 class Gate:
@@ -76,7 +75,7 @@ class Gate:
             await visit.fail(error)
         except Exception as error:
             visit.crashed(error)
-            await visit.fail(ApiError(500, "the server failed; its log says more"))
+            await visit.fail(ApiError.of(error))
 
     def _check(self, visit: _Visit) -> None:
         """Raises `ApiError` for what may not pass."""

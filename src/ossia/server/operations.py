@@ -201,7 +201,7 @@ def _tokens(service: Service) -> APIRouter:
                 {"prompt": await _aside(len(body.tokens), lambda: tokenizer.decode(body.tokens))}
             )
         except TokenizerError as error:
-            raise bad(str(error), "tokens") from error
+            raise bad(str(error), "tokens", error.code) from error
 
     return routes
 

@@ -16,7 +16,7 @@ from itertools import count
 
 from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
-from ossia.errors import RequestError
+from ossia.errors import CONTEXT_EXCEEDED, RequestError
 
 Script = Sequence[int]
 
@@ -91,7 +91,10 @@ class ScriptedEngine:
     def _check(self, prompt: Sequence[int], most: int) -> None:
         if not 0 < len(prompt) <= most:
             raise RequestError(
-                f"a prompt of {len(prompt)} tokens; the context has {self.config.max_context_length}"
+                f"the prompt has {len(prompt)} tokens; "
+                f"the context holds {self.config.max_context_length}",
+                "prompt",
+                CONTEXT_EXCEEDED,
             )
 
     def _next(self, id: int) -> SampledToken | None:

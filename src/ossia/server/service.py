@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.engine.request import SamplingParams
-from ossia.errors import GrammarError, RequestError
+from ossia.errors import GrammarError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, Ask
@@ -108,11 +108,7 @@ class Service:
         field.
         """
         given = {name: value for name, value in wishes.items() if value is not None}
-        try:
-            return replace(self.settings.sampling, **given)
-        except RequestError as error:
-            field = next((name for name in given if str(error).startswith(name)), None)
-            raise bad(str(error), field) from error
+        return replace(self.settings.sampling, **given)
 
     def effort(self, name: str | None) -> Effort:
         """Raises `ApiError` for a word that is none."""
@@ -146,11 +142,7 @@ class Service:
         try:
             made = await asyncio.to_thread(tools.grammar, self.tokenizer, response_format, budget)
         except GrammarError as error:
-            raise bad(
-                str(error),
-                format_param if "response format" in str(error) else "tools",
-                "invalid_schema",
-            ) from error
+            raise ApiError.of(error, response_format=format_param) from error
         self._grammars[key] = made
         if len(self._grammars) > GRAMMARS:
             self._grammars.popitem(last=False)

@@ -9,6 +9,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from amounts import examples
 from cpu_kernels import BF16, INT8, Moe, dense, expert_linear, int8_linear, random_mxfp4, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,9 @@ from ossia.kernels.norm import rms_norm
 
 SHAPES = [(16, 32), (5, 96), (17, 160), (64, 64), (100, 224), (48, 2880)]
 FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

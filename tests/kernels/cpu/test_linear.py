@@ -9,6 +9,7 @@ import ctypes
 import numpy as np
 import pytest
 import torch
+from amounts import examples
 from cpu_kernels import BF16, INT8, dense, int8_linear, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,9 @@ from torch import Tensor
 
 SHAPES = [(1, 2), (5, 30), (16, 32), (17, 34), (64, 64), (100, 98), (130, 1118), (80, 2880)]
 FEW = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 

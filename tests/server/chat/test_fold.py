@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from amounts import examples
 from chat_wire import CALL, FINAL, PREAMBLE, THOUGHT, WEATHER, both, folded, told, without_ids
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -89,7 +90,9 @@ CONTROL = (
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(40),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     text=st.one_of(st.sampled_from(DAMAGED), st.lists(PIECES, max_size=12).map("".join)),

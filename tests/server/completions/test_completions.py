@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from amounts import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -300,7 +301,9 @@ async def test_a_prompt_beyond_the_context(client_for: Callable[..., Any]) -> No
 
 @given(data=st.data())
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_the_body_is_the_fold_of_the_stream(
     data: st.DataObject, tokenizer: Tokenizer, client_for: Callable[..., Any]

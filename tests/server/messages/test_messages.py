@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from amounts import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -387,7 +388,9 @@ PARTS = st.sampled_from([
     wish=st.sampled_from([{}, THINKING]),
 )
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_the_message_is_the_fold_of_the_stream(
     parts: list[str],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
@@ -459,7 +460,7 @@ def test_the_short_stream_is_one_that_clients_read(status: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["say", "follow", "leave", "sleep"]), max_size=40), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_whoever_follows_from_wherever_hears_the_rest(
     steps: list[str], data: st.DataObject
 ) -> None:

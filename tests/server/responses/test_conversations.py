@@ -12,6 +12,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.conversations import (
@@ -255,7 +256,7 @@ async def test_pages(client: httpx.AsyncClient) -> None:
 
 
 @given(st.integers(0, 30), st.integers(1, 12), st.booleans())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_pages_add_up(count: int, limit: int, is_asc: bool) -> None:
     """Forwards to the end and backwards to the beginning, the pages together are the list."""
     items = [{"id": str(n)} for n in range(count)]
@@ -347,7 +348,7 @@ STEP = st.one_of(
 
 
 @given(st.lists(STEP, max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_items_are_what_a_list_would_hold(
     tokenizer: Tokenizer, steps: list[tuple[str, Any]]
 ) -> None:
@@ -393,7 +394,7 @@ def test_items_are_what_a_list_would_hold(
         st.sampled_from(["type", "role", "content", "status", "id", "summary", "output", "text", "call_id", "name"]),
         inner, max_size=5),
     max_leaves=12), max_size=3))  # fmt: skip
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_whatever_comes_is_an_item_or_refused(items: list[Any]) -> None:
     try:
         for item in checked_items(items):

@@ -10,6 +10,7 @@ from typing import Any
 
 import openai.types.responses as wire
 import pytest
+from amounts import examples
 from answer_events import Damage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -251,7 +252,9 @@ def answers(draw: st.DrawFn) -> list[str]:
     store=st.booleans(),
 )
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_the_stream_folds_to_the_body(
     server: Server, certain: Server, said: list[str], summary: Any, include: set[str], limit: int | None,

@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 import pytest
+from amounts import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -502,4 +503,6 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStoreMachine.settings = settings(
+    max_examples=examples(60), stateful_step_count=30, deadline=None
+)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ COUNTERS: tuple[Callable[[str], int], ...] = (
     kind=st.sampled_from(KINDS),
     counter=st.sampled_from(COUNTERS),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_it_fits_and_fills_the_length(
     seed: int, length: int, kind: Kind, counter: Callable[[str], int]
 ) -> None:
@@ -58,7 +59,7 @@ def test_it_fits_and_fills_the_length(
 
 
 @given(seed=st.integers(0, 10**6), kind=st.sampled_from(KINDS))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_keys_and_values_do_not_collide(seed: int, kind: Kind) -> None:
     found = needle(Random(seed), estimate_tokens, 700, kind=kind, of=WORLD)
     numbers = re.findall(r"\d{5}", found.text)
@@ -86,7 +87,7 @@ def test_keys_differ_even_where_few_can_be_made(monkeypatch: pytest.MonkeyPatch)
 
 
 @given(seed=st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_variables_can_be_followed_and_lead_to_the_answer(seed: int) -> None:
     """Run the statements in the order of the text, as a program would be."""
     found = needle(Random(seed), estimate_tokens, 600, kind="variables", of=WORLD)
@@ -194,7 +195,7 @@ def test_held_out_pairs_are_held_out() -> None:
 
 
 @given(seed=st.integers(0, 10**6), length=st.integers(120, 3000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_many_needles_are_all_asked_for_and_fit(seed: int, length: int) -> None:
     """What a text hides, in whatever words, is what its questions are answered with; no pair is
     held out.

@@ -8,6 +8,7 @@ import re
 from random import Random
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def mentioned(text: str, words: tuple[str, ...]) -> set[str]:
 
 
 @given(seed=st.integers(0, 10**6), compounds=st.integers(4, 120))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 def test_a_chemistry_is_complete_and_its_names_differ(seed: int, compounds: int) -> None:
     of = Moonglow(seed, compounds)
     assert len(set(of.compounds)) == compounds == len(of.assembly) == len(of.facts)

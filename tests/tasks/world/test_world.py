@@ -9,6 +9,7 @@ from itertools import islice, pairwise
 from random import Random
 
 import pytest
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def texts_of(of: World, count: int) -> list[str]:
 
 
 @given(seed=st.integers(0, 10**6), size=st.integers(40, 400))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_a_world_is_consistent(seed: int, size: int) -> None:
     of = World(seed, size)
     assert (

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import torch
+from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -47,8 +48,7 @@ def logits(model: Transformer) -> Tensor:
         return model(torch.arange(50) * 7 % TINY.vocab_size, Batch.packed([30, 20]))
 
 
-# ---- the report
-# -----------------------------------------------------------------------------------------------------
+# ---- the report ----
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def by_hand(row: list[float], exponent: int) -> tuple[float, float, int]:
     return sum(e * e for e in errors), max(errors), sum(abs(x) > 6 * 2.0**exponent for x in row)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.floats(-100, 100, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
 def test_sums_of_errors_are_those_of_the_nearest_values(
     row: list[float], rule: mxfp4.ScaleRule
@@ -117,8 +117,7 @@ def test_a_report_of_a_model_and_of_its_folders(tmp_path: Path) -> None:
         report(model, ["ceil"])  # type: ignore[list-item]
 
 
-# ---- which rule
-# -----------------------------------------------------------------------------------------------------
+# ---- which rule ----
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -160,8 +159,7 @@ def test_published_files_say_nothing_and_another_rule_is_refused(tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
-# ---- training that sees it
-# ------------------------------------------------------------------------------------------
+# ---- training that sees it ----
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -199,7 +197,7 @@ def test_gradients_of_fake_quantized_experts(rule: mxfp4.ScaleRule) -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=32, max_size=32), st.sampled_from(RULES))
 def test_what_training_sees_is_what_is_stored(row: list[float], rule: mxfp4.ScaleRule) -> None:
     values = torch.tensor(row)

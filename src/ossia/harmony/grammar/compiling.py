@@ -8,14 +8,36 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ossia.errors import GrammarError
 
 
-def compiled(schema: Any) -> tuple[str, str]:
-    """The grammar, and what llguidance has against it ("" if nothing). RecursionError for what is
-    nested too deeply.
+@dataclass(frozen=True)
+class Complaint:
+    """What llguidance has against a schema.
+
+    `kind`: "empty" if no value validates, "overlap" if options of `oneOf` may. llguidance has only
+    texts, so its English is read here and nowhere else.
+    """
+
+    text: str
+    kind: Literal["empty", "overlap", "other"]
+
+    @classmethod
+    def of(cls, text: str) -> Complaint:
+        if text.startswith("Unsatisfiable"):
+            return cls(text, "empty")
+        return cls(text, "overlap" if text.startswith("oneOf") else "other")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def compiled(schema: Any) -> tuple[str, Complaint | None]:
+    """The grammar, and what llguidance has against it. RecursionError for what is nested too
+    deeply.
     """
     from llguidance import LLMatcher
 
@@ -26,16 +48,16 @@ def compiled(schema: Any) -> tuple[str, str]:
             json.dumps(schema), overrides={"whitespace_pattern": blanks}
         )
     except ValueError as error:
-        if "recursion limit" in str(
-            error
-        ):  # its JSON reader's: 128 objects and lists in each other
+        # Its JSON reader takes 128 objects and lists in each other.
+        if "recursion limit" in str(error):
             raise RecursionError(str(error)) from None
         raise
     try:
         with panics_as_errors():
-            return grammar, LLMatcher.validate_grammar(grammar)
+            text = LLMatcher.validate_grammar(grammar)
     except GrammarError as error:  # the compiler may fail over odd but legal schemas
-        return grammar, str(error)
+        text = str(error)
+    return grammar, Complaint.of(text) if text else None
 
 
 @contextmanager

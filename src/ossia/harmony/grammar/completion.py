@@ -28,7 +28,7 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ossia.errors import GrammarError
+from ossia.errors import GrammarError, blaming
 from ossia.harmony.builtin import BUILTIN_TOOLS
 from ossia.harmony.grammar.bodies import (
     BodyFormat,
@@ -107,12 +107,17 @@ def harmony_grammar(
     """
     if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
         raise GrammarError(
-            f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}"
+            f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}",
+            "reasoning_budget",
         )
-    functions = [
-        FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools
-    ]
-    chosen, must_call = _choose(list(_callees(functions, custom, namespaces)), tool_choice)
+    with blaming("tools"):
+        functions = [
+            FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools
+        ]
+        callees = list(_callees(functions, custom, namespaces))
+        _check_names(callees)
+    with blaming("tool_choice"):
+        chosen, must_call = _choose(callees, tool_choice)
     tokens = vocabulary(tokenizer)
 
     @cache
@@ -135,19 +140,17 @@ def harmony_grammar(
         return _header(tokenizer, message), body
 
     ends = (CALL, END) if parallel_calls else (CALL,)
-    calls = [entry(callee.header, *ends, wanted=callee.body, what=callee.what) for callee in chosen]
+    with blaming("tools"):
+        calls = [entry(each.header, *ends, wanted=each.body, what=each.what) for each in chosen]
     preambles = [entry(_header_of("commentary"), END)] if calls else []
     thoughts = [entry(_header_of("analysis"), END)]
     answers = []
     if not must_call:
-        answers.append(
-            entry(
-                _header_of("final"),
-                RETURN,
-                wanted=body_format(response_format),
-                what="response format",
+        with blaming("response_format"):
+            wanted = body_format(response_format)
+            answers.append(
+                entry(_header_of("final"), RETURN, wanted=wanted, what="response format")
             )
-        )
     headers = {}
     for thinking, called in product((True, False), repeat=2):
         headers[thinking, called] = place = Place()
@@ -228,8 +231,8 @@ def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
     return JsonFormat({**tool.parameters, "type": "object"})
 
 
-def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[list[_Callee], bool]:
-    """Those that may be called, and whether one must be. Raises GrammarError."""
+def _check_names(callees: list[_Callee]) -> None:
+    """Raises GrammarError for names that are used twice or that a header cannot hold."""
     names = [callee.name for callee in callees]
     for name in names:
         if names.count(name) > 1:
@@ -240,8 +243,13 @@ def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[li
             or name.endswith(".")
         ):
             raise GrammarError(
-                f"{name!r} cannot stand in a header: blanks, controls, '<' and brackets are not allowed"
+                f"{name!r} cannot stand in a header: "
+                "blanks, controls, '<' and brackets are not allowed"
             )
+
+
+def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[list[_Callee], bool]:
+    """Those that may be called, and whether one must be. Raises GrammarError."""
     if isinstance(choice, Mapping):
         inner = choice.get(str(choice.get("type")), choice)
         wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []
@@ -253,6 +261,5 @@ def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[li
         wanted = [choice, f"{FUNCTIONS}.{choice}"]
     if found := [callee for name in wanted for callee in callees if callee.name == name]:
         return found[:1], True
-    raise GrammarError(
-        f"tool_choice {choice!r:.120} is not auto, none, required or one of {', '.join(names) or 'no tools'}"
-    )
+    names = ", ".join(callee.name for callee in callees) or "no tools"
+    raise GrammarError(f"tool_choice {choice!r:.120} is not auto, none, required or one of {names}")

@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
-from ossia.harmony.grammar.compiling import compiled
+from ossia.harmony.grammar.compiling import Complaint, compiled
 from ossia.harmony.grammar.enforced import DEFINITIONS, TYPES, disjoint, ends
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
 
@@ -125,14 +125,14 @@ class _Rewriting:
         grammar, error = self._compile(root)
         if error:
             where, error = next(self._culprits(error), ((), error))
-            hint = _HINTS["oneOf"] if error.startswith("oneOf") else f": {error}"
+            hint = _HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
             raise self._refused(where, f"cannot be enforced{hint}")
         return grammar
 
-    def _compile(self, schema: dict[str, Any]) -> tuple[str, str]:
+    def _compile(self, schema: dict[str, Any]) -> tuple[str, Complaint | None]:
         return compiled({**schema, "$defs": self._definitions})
 
-    def _culprits(self, error: str) -> Iterator[tuple[Path, str]]:
+    def _culprits(self, error: Complaint) -> Iterator[tuple[Path, Complaint]]:
         """The innermost schemas that do not compile by themselves; a part without any value is
         fault only where the whole has none. In a large schema few are tried, each with all
         definitions.
@@ -140,7 +140,7 @@ class _Rewriting:
         size = len(json.dumps(self._definitions))
         for where, schema in self._made[: SEARCHED // size]:
             _, its = self._compile(schema)
-            if its and its.startswith("Unsatisfiable") <= error.startswith("Unsatisfiable"):
+            if its is not None and (its.kind != "empty" or error.kind == "empty"):
                 yield where, its
 
     def _at(self, where: Path) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from ossia.errors import HarmonyError
 from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.chat_messages import REASONING_KEYS, TEXT_PARTS, messages_from_chat
-from ossia.server.wire.errors import bad
+from ossia.server.wire.errors import ApiError, bad
 
 Wire = dict[str, Any]
 Thoughts = Callable[[str], tuple[Message, ...]]  # by the id of a call: what led to it
@@ -52,7 +52,7 @@ def harmony_messages(
     try:
         messages = messages_from_chat(plain, system=None)
     except HarmonyError as error:
-        raise bad(str(error), _place(str(error))) from error
+        raise ApiError.of(error) from error
     instructions = None
     if plain[0]["role"] in ("system", "developer"):  # these have become one developer message
         content = messages[0].content
@@ -71,11 +71,6 @@ def _with_calls(messages: Sequence[Message], calls: Sequence[_Request]) -> Itera
             yield replace(message, content_type="code") if request.is_custom else message
         else:
             yield message
-
-
-def _place(error: str) -> str:
-    """The field that an error of harmony begins with."""
-    return error.partition(":")[0] if error.startswith("messages[") else "messages"
 
 
 # One message at a time, in the shape that `messages_from_chat` knows

@@ -138,7 +138,7 @@ class _Answer:
                     for chunk in self.writer.feed(index, event):
                         yield chunk
         except EngineStopped as error:
-            raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
+            raise ApiError.of(error) from error
         for chunk in self.writer.last():
             yield chunk
 

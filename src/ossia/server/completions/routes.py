@@ -28,7 +28,7 @@ from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
 from ossia.server.events import AnswerEnd, Progress, Timing, Usage
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError, from_ossia
+from ossia.server.wire.errors import TYPES, ApiError
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped, Samples
 
@@ -189,10 +189,10 @@ class _Job:
                 if sample == 0:
                     self._count(Usage(len(prompt)))
                 yield replace(said, piece=replace(head, finish="length"), usage=self.usage)
-        except OssiaError as error:
-            raise self._refused(error, at) from error
-        except EngineStopped as error:
-            raise ApiError(503, str(error), headers={"Retry-After": "5"}) from error
+        except (OssiaError, EngineStopped) as error:
+            field = "prompt" if len(self.prompts) == 1 else f"prompt[{at}]"
+            names = {"prompt": field, "top_logprobs": "logprobs", "stop_ids": "stop_token_ids"}
+            raise ApiError.of(error, **names) from error
 
     async def _answer(self, head: _Said, text: TextStream) -> AsyncGenerator[_Said, None]:
         """What the engine says after a prompt, with the books kept."""
@@ -241,17 +241,6 @@ class _Job:
         )
         self.caller.spend(self.usage.total - was.total)
         return more
-
-    def _refused(self, error: OssiaError, at: int) -> ApiError:
-        """What the engine refuses is the request's fault: the prompt's, if no other field is named."""
-        prompt = "prompt" if len(self.prompts) == 1 else f"prompt[{at}]"
-        param = next(
-            (name for name in type(self.wish).model_fields if str(error).startswith(name)), prompt
-        )
-        refused = from_ossia(error, param)
-        if "context" in refused.message or "memory for keys" in refused.message:
-            refused.code = "context_length_exceeded"
-        return refused
 
 
 def _mean_logprob(parts: Sequence[_Said]) -> float:

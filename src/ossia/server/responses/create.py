@@ -30,8 +30,7 @@ from ossia.server.responses.prompt import Prompt, grammar_of, read_prompt
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import ApiError, bad, from_ossia
-from ossia.server.worker import EngineStopped
+from ossia.server.wire.errors import ApiError, bad
 
 log = logging.getLogger("ossia.server")
 ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
@@ -205,7 +204,9 @@ class Creator:
         except Exception as error:
             if book.sequence == 0 or book.has_ended:
                 raise
-            making.error = _as_api_error(error)
+            making.error = ApiError.of(error)
+            if making.error.status == 500:
+                log.error("an answer failed", exc_info=error)
             for event in book.fail(making.error):
                 self._keep(making)
                 yield event
@@ -309,15 +310,3 @@ async def _patient(
 
 async def _next(events: AsyncGenerator[AnswerEvent, None]) -> AnswerEvent | None:
     return await anext(events, None)
-
-
-def _as_api_error(error: Exception) -> ApiError:
-    match error:
-        case ApiError():
-            return error
-        case OssiaError():
-            return from_ossia(error)
-        case EngineStopped():
-            return ApiError(503, str(error), headers={"Retry-After": "5"})
-    log.error("an answer failed", exc_info=error)
-    return ApiError(500, "the server failed; its log says more")

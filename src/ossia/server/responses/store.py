@@ -373,16 +373,24 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         path.chmod(0o600)
     except BaseException as error:
         db.close()
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        if _is_busy(error):
             raise StoreError(
                 f"{path} is in use by another server; give each a file of its own"
             ) from error
         if isinstance(error, OSError | sqlite3.Error):
             raise StoreError(
-                f"{path} is damaged or no store of responses ({error}): {AWAY}"
+                f"{path} is damaged or is not a store of responses ({error}): {AWAY}"
             ) from error
         raise
     return db
+
+
+def _is_busy(error: BaseException) -> bool:
+    """Whether another process holds the file. SQLite's extended codes keep the kind in their lowest
+    byte.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _connected(name: str) -> sqlite3.Connection:

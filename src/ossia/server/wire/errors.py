@@ -1,14 +1,20 @@
-"""What a client is told when its request cannot be served: one exception, and its form on the wire.
+"""Errors on the wire: one exception with a status, one map from every other error to it, and its
+form in each API.
 
-Knows status codes and OpenAI's and Anthropic's error objects; nothing of what went wrong.
+Knows status codes, the packages' error types and OpenAI's and Anthropic's error objects. It never
+reads a message: field and code come with the error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ossia.errors import GrammarError, HarmonyError, OssiaError, RequestError
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ossia.errors import HarmonyError, OssiaError, RequestError
+from ossia.server.worker import EngineStopped
 
 TYPES = {
     400: "invalid_request_error",
@@ -20,6 +26,34 @@ TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
+}
+FAILED = "the server failed; its log says more"
+CLIENT_GONE = 499  # the status in the log of a request whose client did not wait for the response
+PLACES = ("body", "query", "path", "header")  # FastAPI puts these before the name of a field
+# pydantic's words for what is wrong, in the words of `SamplingParams` and of our own readers
+PYDANTIC = {
+    "missing": "is missing",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be below {lt}",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a string",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
 }
 
 
@@ -38,8 +72,34 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
         self.headers = dict(headers or {})
+
+    @classmethod
+    def of(cls, error: Exception, **names: str) -> ApiError:
+        """The answer to any error. `names`: what this API calls a field, by the name that the
+        error has for it, as in `prompt="messages"`.
+        """
+        match error:
+            case ApiError():
+                return error
+            case RequestError() | HarmonyError():
+                field = error.field and names.get(error.field, error.field)
+                return cls(400, str(error), param=field, code=error.code)
+            case RequestValidationError():
+                return _invalid(error.errors()[0])
+            case EngineStopped():
+                return cls(503, str(error), headers={"Retry-After": "5"})
+            case ClientGone():
+                return cls(CLIENT_GONE, "the client went away")
+            case HTTPException():
+                return cls(error.status_code, str(error.detail), headers=error.headers)
+            case OssiaError():
+                return cls(500, str(error))
+        return cls(500, FAILED)
 
     @property
     def type(self) -> str:
@@ -56,8 +116,13 @@ class ApiError(Exception):
         }
 
     def anthropic(self) -> dict[str, Any]:
-        kind = "api_error" if self.status >= 500 and self.status != 503 else self.type
+        is_failure = self.status >= 500 and self.status != 503
+        kind = "api_error" if is_failure else self.type
         return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+
+class ClientGone(Exception):
+    """The client has closed its connection: there is no one to answer."""
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> ApiError:
@@ -65,10 +130,27 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
     return ApiError(400, message, param=param, code=code)
 
 
-def from_ossia(error: OssiaError, param: str | None = None) -> ApiError:
-    """What a user's input can cause anywhere in ossia is a 400."""
-    if isinstance(error, GrammarError):
-        return bad(str(error), param or "tools", "invalid_schema")
-    if isinstance(error, RequestError | HarmonyError):
-        return bad(str(error), param)
-    return ApiError(500, str(error))
+def _invalid(first: Mapping[str, Any]) -> ApiError:
+    """The first thing that pydantic has against a body, a query or a path."""
+    kind = first["type"]
+    facts = first.get("ctx") or {}
+    if kind == "json_invalid":
+        return bad(f"the body is not valid JSON: {facts.get('error', first['msg'])}")
+    loc = first["loc"]
+    field = path_of(loc[1:] if loc[0] in PLACES else loc)
+    if kind in PYDANTIC:
+        return bad(f"{field or 'the body'} {PYDANTIC[kind].format(**facts)}", field)
+    if kind in ("wrong", "value_error"):  # raised by a validator of ours, in its own words
+        return bad(f"{field or 'the body'} {facts.get('why') or facts.get('error')}", field)
+    return bad(f"{field or 'the body'}: {first['msg']}", field)
+
+
+def path_of(parts: Sequence[str | int]) -> str | None:
+    """`("messages", 2, "content")` as "messages[2].content"; None if there are no parts."""
+    path = ""
+    for part in parts:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else part
+    return path or None

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ossia.server.wire.errors import ApiError
+from ossia.server.wire.errors import ApiError, ClientGone
 
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
@@ -106,11 +106,11 @@ async def _alive(
                 except StopAsyncIteration:
                     return
                 yield part
-        except ApiError as error:
-            yield on_error(error)
-        except Exception:
-            log.exception("a stream failed")
-            yield on_error(ApiError(500, "the server failed; its log says more"))
+        except Exception as error:
+            told = ApiError.of(error)
+            if told.status == 500:
+                log.exception("a stream failed")
+            yield on_error(told)
         finally:
             if waiting is not None:
                 waiting.cancel()
@@ -136,10 +136,6 @@ async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> 
         gone.cancel()
         if not task.done():
             task.cancel()
-
-
-class ClientGone(Exception):
-    """Nobody is there to be answered."""
 
 
 async def _gone(request: Request) -> None:

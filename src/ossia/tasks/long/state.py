@@ -104,8 +104,7 @@ def _next(
     return None
 
 
-# ---- a number: x = 3; +4; *2; mod 10
-# ---------------------------------------------------------------
+# ---- a number: x = 3; +4; *2; mod 10 ----
 
 
 def _begin_number(rng: Random) -> tuple[str, int]:
@@ -160,8 +159,7 @@ def _track_of_number(kind: str, told: str, steps: list[Step[int]], check: str) -
     )
 
 
-# ---- a number modulo a prime: every step counts
-# ------------------------------------------------------
+# ---- a number modulo a prime: every step counts ----
 
 PRIMES = (
     7,
@@ -210,8 +208,7 @@ def _modular_track(rng: Random, split: Split, k: int) -> Track:
     return _track_of_number("modular", told, steps, check)
 
 
-# ---- balls under cups: the permutations of 3 or 5
-# ----------------------------------------------------
+# ---- balls under cups: the permutations of 3 or 5 ----
 
 Cups = tuple[str, ...]
 

@@ -59,8 +59,7 @@ def is_of(split: Split, program: str) -> bool:
     return split_of(program) == split and (split == "train" or not _SUM.fullmatch(program))
 
 
-# ---- drawing: each returns (lines, purpose)
-# --------------------------------------------------------
+# ---- drawing: each returns (lines, purpose) ----
 
 Drawn = tuple[list[str], str]
 

@@ -107,8 +107,7 @@ def _digits(number: int, count: int) -> list[int]:
     return [number // 10**place % 10 for place in range(count)]
 
 
-# ---- single steps, which the drills in the pre-training text use as well
-# ----------------------------
+# ---- single steps, which the drills in the pre-training text use as well ----
 
 
 def compared(a: int, b: int, named: bool) -> list[str]:

@@ -115,8 +115,7 @@ def _is(wanted: str, final: str) -> bool:
     return final.strip() in (wanted, f"{wanted}.")
 
 
-# ---- words that may not be said
-# --------------------------------------------------------------------
+# ---- words that may not be said ----
 
 
 def secret_word(rng: Random, split: Split, lower: str, control: Control, payload: Payload) -> Lock:
@@ -235,8 +234,7 @@ def password(rng: Random, split: Split, lower: str, control: Control, payload: P
     return Lock(upper.format(w=right), order, "", *denied)
 
 
-# ---- how the answer is written
-# ---------------------------------------------------------------------
+# ---- how the answer is written ----
 
 Writing = tuple[
     str, str, Callable[[str], str]

@@ -170,8 +170,7 @@ def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
                 yield stem, mxfp4.decode(tensor[e], state[f"{stem}.scales"][e], torch.float32)
 
 
-# ---- quantization-aware training
-# ------------------------------------------------------------------------------------
+# ---- quantization-aware training ----
 
 
 def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:

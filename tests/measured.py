@@ -1,0 +1,117 @@
+"""The processor time of every test: the ten costliest are printed, and a test of more than LIMIT
+seconds that bears no mark `slow` fails the run.
+
+Processor time, of this process and of the children it has waited for, because the clock of a busy
+machine says little of a test. Fixtures that several tests share are counted on their own, under
+their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their attributes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+LIMIT = 8.0  # seconds
+SHOWN = 10
+FIXTURE = " fixture "  # in the name of a shared one, between where and what
+
+
+def spent() -> float:
+    """Processor seconds of this process and of its ended children."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+class Measured:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.seconds: dict[str, float] = defaultdict(float)  # of tests and of shared fixtures
+        self.slow: set[str] = set()
+        self.shared = 0.0  # seconds of shared fixtures within the phase that is running
+        self.fixtures: dict[str, float] = {}  # of that phase, by name
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        if fixturedef.scope == "function":
+            return (yield)
+        before = spent() - self.shared
+        try:
+            return (yield)
+        finally:
+            own = spent() - self.shared - before  # without the shared ones that it asked for
+            self.shared += own
+            name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
+            self.fixtures[name] = self.fixtures.get(name, 0.0) + own
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+        return (yield from self._phase(item))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        return (yield from self._phase(item))
+
+    def _phase(self, item: pytest.Item) -> Iterator[None]:
+        self.shared = 0.0
+        self.fixtures = {}
+        before = spent()
+        try:
+            return (yield)
+        finally:
+            own = spent() - before - self.shared
+            item.stash[SPENT] = {item.nodeid: own, **self.fixtures}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        report = yield
+        report.processor_seconds = item.stash.get(SPENT, {})
+        item.stash[SPENT] = {}
+        report.may_be_slow = item.get_closest_marker("slow") is not None
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        for name, seconds in getattr(report, "processor_seconds", {}).items():
+            self.seconds[name] += seconds
+        if getattr(report, "may_be_slow", False):
+            self.slow.add(report.nodeid)
+
+    def too_slow(self) -> list[str]:
+        return [
+            name
+            for name, seconds in self.seconds.items()
+            if seconds > LIMIT and name not in self.slow and FIXTURE not in name
+        ]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.too_slow() and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if path := self.config.getoption("--measured"):
+            lines = [f"{value:9.3f} {name}" for name, value in self.ranked()]
+            with open(path, "w") as file:
+                file.write("\n".join(lines) + "\n")
+        total = sum(self.seconds.values())
+        terminalreporter.section(f"{total:.0f} processor seconds; the costliest")
+        for name, seconds in self.ranked()[:SHOWN]:
+            terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
+        for name in self.too_slow():
+            terminalreporter.write_line(
+                f"TOO SLOW: more than {LIMIT:.0f} processor seconds without a mark `slow`: {name}",
+                red=True,
+            )
+
+    def ranked(self) -> list[tuple[str, float]]:
+        return sorted(self.seconds.items(), key=lambda one: -one[1])
+
+
+SPENT = pytest.StashKey[dict[str, float]]()
