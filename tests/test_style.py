@@ -24,8 +24,7 @@ LINES_OF_A_FUNCTION = 60
 # has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
-    "checkpoint": 8.7,
-    "checkpoint/gguf": 9.5,
+    "checkpoint/gguf": 9.3,
     "data": 9.0,
     "engine": 9.8,
     "harmony": 8.7,
@@ -50,9 +49,9 @@ TODAY = {
     "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 15  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 27  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 106  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 12  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 24  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 104  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,
