@@ -49,16 +49,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run other programs against the server; installs them",
     )
     parser.addoption(
-        "--limit", type=float, default=8.0, help="processor seconds of a test that is not slow"
+        "--limit",
+        type=float,
+        default=8.0,
+        help="processor seconds of a test that is not slow, if not --thorough",
     )
     parser.addoption("--measured", help="write the processor seconds of every test to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Measured(config))
+    limit = config.getoption("--limit")
     if config.getoption("--thorough"):
         amounts.begin_thorough()
-    elif not amounts.thorough():
+        limit = float("inf")
+    config.pluginmanager.register(Measured(limit, config.getoption("--measured")))
+    if not amounts.thorough():
         settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
         settings.load_profile("quick")
 
