@@ -48,7 +48,7 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no folder here, and no model name"):
+    with pytest.raises(ModelNotFoundError, match="neither a folder here nor a model name"):
         ossia.load("no-such-model")
     with pytest.raises(ModelNotFoundError, match="neither a folder here nor"):
         ossia.load("a b/c d")

@@ -49,7 +49,7 @@ TODAY = {
     "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 12  # a conditional expression inside a conditional expression
+NESTED_CONDITIONALS = 13  # a conditional expression inside a conditional expression
 CHAINED_ASSIGNMENTS = 24  # a = b = 0
 LONG_TUPLE_ASSIGNMENTS = 104  # a, b, c = x, y, z: three or more values
 

@@ -370,11 +370,8 @@ def test_the_calculator_is_offered_called_and_shown(
     pipe_in(monkeypatch, "What is 37 + 48?")
     assert main(["chat", "--calculator", "--hide-reasoning"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[:2] == ['call: calculator {"expression": "37 + 48"}', "result: 85"]
-    assert shown[2] == "call: functions.oracle {}" and shown[3].startswith(
-        "failed: error: there is no tool"
-    )
-    assert shown[4:] == ["85"]
+    assert shown == ['call: calculator {"expression": "37 + 48"}', "result: 85", "85"]
+    assert "there is no tool" in script.prompts[2]  # told to the model, which tries again
     assert "type calculator = (_: {" in script.prompts[0] and ">85<" in script.prompts[1]
     pipe_in(monkeypatch, "Hi")
     assert main(["chat", "--date", "none"]) == 0
