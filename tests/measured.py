@@ -1,4 +1,4 @@
-"""The processor time of every test: the ten costliest are printed, and a test of more than LIMIT
+"""The processor time of every test: the ten costliest are printed, and a test of more than --limit
 seconds that bears no mark `slow` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-LIMIT = 8.0  # seconds
 SHOWN = 10
 FIXTURE = " fixture "  # in the name of a shared one, between where and what
 
@@ -29,6 +28,7 @@ def spent() -> float:
 class Measured:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.limit: float = config.getoption("--limit")
         self.seconds: dict[str, float] = defaultdict(float)  # of tests and of shared fixtures
         self.slow: set[str] = set()
         self.shared = 0.0  # seconds of shared fixtures within the phase that is running
@@ -87,7 +87,7 @@ class Measured:
         return [
             name
             for name, seconds in self.seconds.items()
-            if seconds > LIMIT and name not in self.slow and FIXTURE not in name
+            if seconds > self.limit and name not in self.slow and FIXTURE not in name
         ]
 
     @pytest.hookimpl(trylast=True)
@@ -106,7 +106,7 @@ class Measured:
             terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
         for name in self.too_slow():
             terminalreporter.write_line(
-                f"TOO SLOW: more than {LIMIT:.0f} processor seconds without a mark `slow`: {name}",
+                f"TOO SLOW: more than {self.limit:.0f} processor seconds without a mark `slow`: {name}",
                 red=True,
             )
 

@@ -20,7 +20,7 @@ import pytest
 from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
 
 import ossia
-from ossia.commands.chat import Screen, Session, _history_file, interact
+from ossia.commands.terminal import Screen, Session, _history_file, interact
 from ossia.harmony import Effort
 from ossia.llm import LLM
 from ossia.tools.kinds import FUNCTION
@@ -56,7 +56,9 @@ def talk(
 ) -> tuple[str, Session]:
     session = Session(llm, Effort.MEDIUM, None, None, (), {})
     out = io.StringIO()
-    monkeypatch.setattr("ossia.commands.chat._prompt_session", lambda keep_history: Typed(*lines))
+    monkeypatch.setattr(
+        "ossia.commands.terminal._prompt_session", lambda keep_history: Typed(*lines)
+    )
     interact(session, Screen(out, styled=styled), "tiny", keep_history=False)
     return out.getvalue(), session
 
@@ -110,8 +112,8 @@ def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         f"/load {tmp_path}/no",
     )  # fmt: skip
     for said in (
-        "5 messages saved", "exists and holds no conversation; choose another", "No such file",
-        "needs the name", "holds no conversation: Expecting value",
+        "5 messages saved", "exists and does not hold a conversation; choose another", "No such file",
+        "needs the name", "does not hold a conversation: Expecting value",
     ):  # fmt: skip
         assert said in out
     assert foreign.read_text() == "mine" and sorted(tmp_path.iterdir()) == [foreign, file]
