@@ -16,6 +16,7 @@ from tiny_model import CONTEXT, Script, call, final, scripted, thought, write_en
 import ossia
 from ossia.engine import SampledToken, SamplingParams
 from ossia.errors import (
+    CONTEXT_EXCEEDED,
     CheckpointError,
     HarmonyError,
     ModelNotFoundError,
@@ -285,6 +286,24 @@ def test_a_chat_that_is_closed_stops_sampling(tiny: Path) -> None:
 def test_a_conversation_longer_than_the_context(llm: LLM) -> None:
     with pytest.raises(RequestError, match=f"the context holds {CONTEXT}"):
         llm.chat("apple " * CONTEXT).result()
+
+
+def test_a_context_that_is_full_after_a_tool_ends_the_turn(tiny: Path) -> None:
+    """What was said before is kept."""
+
+    class Small(Script):
+        def generate(self, prompt: Any, *asked: Any) -> Iterator[SampledToken]:
+            if self.prompts:
+                raise RequestError("the context holds 9", "prompt", CONTEXT_EXCEEDED)
+            yield from super().generate(prompt, *asked)
+
+    def look() -> str:
+        return "a lot"
+
+    llm, script = scripted(tiny)
+    llm.__dict__["engine"] = Small(script.tokenizer, call("look", "{}"))
+    end = llm.chat("Hi", tools=look).result()
+    assert end.reason == "length" and [m.text for m in end.messages] == ["{}", "a lot"]
 
 
 def test_nano_answers() -> None:
