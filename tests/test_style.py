@@ -24,9 +24,8 @@ LINES_OF_A_FUNCTION = 60
 # has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
-    "checkpoint": 8.7,
-    "checkpoint/gguf": 9.5,
-    "data": 9.1,
+    "checkpoint/gguf": 9.3,
+    "data": 9.0,
     "engine": 9.8,
     "harmony": 8.7,
     "harmony/official": 9.4,
@@ -36,10 +35,12 @@ TODAY = {
     "server/chat": 9.0,
     "server/completions": 9.2,
     "server/messages": 8.8,
-    "tasks": 9.3,
-    "tasks/long": 10.0,
+    "tasks": 9.2,
+    "tasks/long": 9.8,
     "tasks/numbers": 9.7,
-    "tasks/world": 9.5,
+    "tasks/world": 10.0,
+    "tasks/machine": 8.9,
+    "tasks/safety": 9.2,
     "tools": 8.6,
     "train": 8.8,
     "train/parallel": 9.3,
@@ -48,9 +49,9 @@ TODAY = {
     "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 31  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 27  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 106  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 13  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 24  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 104  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,
@@ -162,7 +163,6 @@ def test_constructs_that_the_source_does_without(is_it, limit: int) -> None:  # 
     assert len(found) <= limit, f"{len(found)}, the limit is {limit}: {', '.join(found)}"
 
 
-@pytest.mark.xfail(reason="data: reading and shards, blocks and pipelines import each other")
 def test_no_circle_of_imports() -> None:
     """Lazy imports count too: a module must be readable without the ones that need it."""
     arrows = imports_by_module()

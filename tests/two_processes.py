@@ -23,7 +23,12 @@ RUNS: dict[str, Task] = {
     "ep": {"parallel": {"ep": 2}},
     "tp": {"parallel": {"tp": 2}},
     # few examples a step, half of them without a target: in many steps a process has nothing to do
-    "idle ep": {"parallel": {"ep": 2}, "source": "every second", "hyper": {"tokens_per_step": 60}},
+    "idle ep": {
+        "parallel": {"ep": 2},
+        "source": "every second",
+        "hyper": {"tokens_per_step": 60},
+        "steps": 20,
+    },
     "muon": {"parallel": {"fsdp": 2}, "hyper": {"optimizer": "muon", "clip": 0.0}, "steps": 6},
 }
 BASIC = {name: {"steps": STEPS} | task for name, task in RUNS.items()}

@@ -20,17 +20,17 @@ from ossia.errors import GrammarError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, Ask
-from ossia.server.builtin import BuiltinTool
-from ossia.server.events import AnswerEvent
+from ossia.server.events import AnswerEvent, new_id
 from ossia.server.metrics import Metrics
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
-from ossia.server.tools import Tools
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
+from ossia.tools import SessionKey, Tool, Toolbox
+from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
 GRAMMARS = 256  # kept, the least recently used go
@@ -67,7 +67,7 @@ class Service:
         engine: EngineLike,
         tokenizer: Tokenizer,
         settings: Settings,
-        builtin: Sequence[BuiltinTool] = (),
+        builtin: Sequence[Tool] = (),
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
         self.sealer = Sealer(settings.secret)
@@ -78,7 +78,7 @@ class Service:
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.is_draining = False
-        self._grammars: OrderedDict[str, HarmonyGrammar] = OrderedDict()
+        self._grammars: OrderedDict[str, Grammars] = OrderedDict()
         self._thoughts: OrderedDict[tuple[str, str], tuple[Message, ...]] = OrderedDict()
         self._thoughts_size = 0
 
@@ -122,12 +122,12 @@ class Service:
 
     async def grammar(
         self,
-        tools: Tools,
+        tools: Toolbox,
         response_format: Any = None,
         budget: int | None = None,
         *,
         format_param: str = "response_format",
-    ) -> HarmonyGrammar | None:
+    ) -> Grammars | None:
         """What samples are held to; None if the settings say that nothing is enforced and nothing
         has to be. Raises `ApiError`.
         """
@@ -135,12 +135,16 @@ class Service:
             self.settings.constrained or response_format is not None or budget is not None
         ) and (tools.choice.mode == "auto" and tools.choice.names is None):
             return None
-        key = json.dumps([repr(tools), repr(response_format), budget])
+        key = json.dumps([tools.declaration, repr(response_format), budget])
         if (kept := self._grammars.get(key)) is not None:
             self._grammars.move_to_end(key)
             return kept
+
+        def make(box: Toolbox) -> HarmonyGrammar:
+            return box.grammar(self.tokenizer, response_format, budget)
+
         try:
-            made = await asyncio.to_thread(tools.grammar, self.tokenizer, response_format, budget)
+            made = await asyncio.to_thread(Grammars.of, tools, make)
         except GrammarError as error:
             raise ApiError.of(error, response_format=format_param) from error
         self._grammars[key] = made
@@ -156,7 +160,12 @@ class Service:
         """
         with self.metrics.answering() as book:
             try:
-                asked = replace(ask, cache_salt=caller.salted(ask.cache_salt))
+                conversation = ask.session.conversation or new_id("turn")
+                asked = replace(
+                    ask,
+                    cache_salt=caller.salted(ask.cache_salt),
+                    session=SessionKey(caller.name, conversation),
+                )
                 async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:
                         book.event(event)

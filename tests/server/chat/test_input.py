@@ -428,7 +428,8 @@ async def test_reasoning_effort(
 ) -> None:
     (ask,), _ = await asks_of(request_of(**fields), service, Caller())
     assert ask.conversation.messages[0].content.effort == level  # type: ignore[union-attr]
-    assert ask.grammar is not None and ask.grammar.reasoning_budget == budget
+    assert ask.grammar is not None and ask.grammar.first is not None
+    assert ask.grammar.first.reasoning_budget == budget
 
 
 async def test_the_route_is_documented(client_for: Callable[..., Any]) -> None:

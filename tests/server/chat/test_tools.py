@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from ossia.harmony import RegexFormat, ToolNamespace
-from ossia.server.builtin import BuiltinResult
 from ossia.server.chat.tools import tools_of
 from ossia.server.chat.types import ChatRequest
-from ossia.server.tools import Choice
+from ossia.tools import SessionKey, ToolResult
+from ossia.tools import ToolChoice as Choice
+from ossia.tools.kinds import BROWSER
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
@@ -29,13 +30,20 @@ NOTE = {"type": "custom", "custom": {"name": "note", "description": "Takes a not
 
 
 class Browser:
+    kind = BROWSER
     namespace = ToolNamespace("browser", "Reads.", ())
+
+    def session(self, key: SessionKey) -> Browser:
+        return self
 
     def action(self, function: str, text: str) -> None:
         return None
 
-    async def run(self, function: str, text: str) -> BuiltinResult:
-        return BuiltinResult("nothing")
+    def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
+        return ToolResult("nothing")
+
+    def close(self) -> None:
+        return None
 
 
 @pytest.fixture(scope="module")

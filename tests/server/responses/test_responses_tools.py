@@ -110,7 +110,9 @@ def test_types_that_this_server_does_not_have_are_passed_over() -> None:
 )
 def test_choices(choice: Any, mode: str, names: Any, tokenizer: Tokenizer) -> None:
     tools = made(ALL, choice).tools
-    assert tools.choice == Choice(mode, names)  # type: ignore[arg-type]
+    allowed = isinstance(choice, dict) and choice["type"] == "allowed_tools"
+    always = allowed and mode == "required"
+    assert tools.choice == Choice(mode, names, always)  # type: ignore[arg-type]
     assert tools.grammar(tokenizer, None, None) is not None
 
 

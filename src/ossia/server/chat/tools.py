@@ -13,29 +13,23 @@ from typing import Any
 
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool, JsonFormat, body_format
-from ossia.server.builtin import BuiltinTool
 from ossia.server.chat.types import ChatRequest
 from ossia.server.tools import Choice, DeclaredCustom, Tools
 from ossia.server.wire.errors import ApiError, bad
+from ossia.tools import Tool
+from ossia.tools.kinds import BROWSER, WIRE_TYPES
+from ossia.tools.protocol import by_wire_type
 
-# Types of tools that a server runs itself, as OpenAI and others call them, and the namespace that
-# has them here.
-OWN = {
-    "web_search": "browser",
-    "web_search_preview": "browser",
-    "browser_search": "browser",
-    "browser": "browser",
-    "code_interpreter": "python",
-    "python": "python",
-}
 MODES = ("auto", "none", "required")
 
 
-def tools_of(request: ChatRequest, builtin: Mapping[str, BuiltinTool]) -> Tools:
+def tools_of(request: ChatRequest, builtin: Mapping[str, Tool]) -> Tools:
     """`builtin`: what the server runs itself. Raises `ApiError` naming the tool that does not fit."""
     functions: list[FunctionTool] = []
     custom: list[DeclaredCustom] = []
-    own: dict[str, BuiltinTool] = {}
+    own: dict[str, Tool] = {}
+    by_type = by_wire_type(builtin.values())
+    browser = by_type.get(BROWSER.name)
     strict: set[str] = set()
     for place, tool in _declared(request):
         kind = tool.get("type", "function")
@@ -46,18 +40,18 @@ def tools_of(request: ChatRequest, builtin: Mapping[str, BuiltinTool]) -> Tools:
                 strict.add(functions[-1].name)
         elif kind == "custom":
             custom.append(_custom(*_inside(tool, "custom", place)))
-        elif isinstance(kind, str) and OWN.get(kind) in builtin:
-            own[OWN[kind]] = builtin[OWN[kind]]
+        elif isinstance(kind, str) and kind in by_type:
+            own[by_type[kind].namespace.name] = by_type[kind]
         else:
             raise _unknown(kind, place)
     if request.web_search_options is not None:
-        if "browser" not in builtin:
+        if browser is None:
             raise bad(
                 "web search is not switched on at this server",
                 "web_search_options",
                 "unsupported_parameter",
             )
-        own["browser"] = builtin["browser"]
+        own[browser.namespace.name] = browser
     _check_names([*functions, *custom])
     return Tools(
         tuple(functions), tuple(custom), (), tuple(own.values()), frozenset(strict),
@@ -134,7 +128,7 @@ def _check_names(tools: Sequence[FunctionTool | DeclaredCustom]) -> None:
 
 
 def _unknown(kind: Any, place: str) -> ApiError:
-    if isinstance(kind, str) and kind in OWN:
+    if isinstance(kind, str) and kind in WIRE_TYPES:
         what = f"{place}: this server does not run {kind}"
     else:
         what = f"{place}: there are tools of type function and custom, not {kind!r:.80}"
@@ -187,7 +181,7 @@ def _allowed(choice: Mapping[str, Any]) -> Choice:
             "custom" if isinstance(tool, Mapping) and tool.get("type") == "custom" else "function"
         )
         names.append(_chosen(tool, kind, f"{place}.tools[{n}]"))
-    return Choice(mode, tuple(names))
+    return Choice(mode, tuple(names), always=mode == "required")
 
 
 def _legacy_choice(choice: Any) -> Choice:

@@ -31,6 +31,7 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.tools import SessionKey
 
 log = logging.getLogger("ossia.server")
 ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
@@ -82,9 +83,7 @@ class Creator:
                 "a response in the background must be stored: nobody could get it otherwise",
                 "store",
             )
-        prompt = await self.read(
-            body, caller, max_calls=body.max_tool_calls, max_output=body.max_output_tokens
-        )
+        prompt = await self.read(body, caller, max_output=body.max_output_tokens)
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self._sampling(body, wants_logprobs)
         ask = Ask(
@@ -95,6 +94,8 @@ class Creator:
             stop=body.stop or (),
             logprobs=wants_logprobs,
             prompt_param="input",
+            max_calls=body.max_tool_calls,
+            session=SessionKey(conversation=body.conversation_id or ""),
         )
         look = Look(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ossia.server.events import BuiltinCalled, Called, Item, ItemDelta, Said, Thought, TokenLogprob
+from ossia.tools.kinds import ToolKind
 
 Wire = tuple[str, dict[str, Any]]
 CITATION = re.compile(
@@ -363,7 +364,7 @@ def writer_of(
             return MessageWriter(output_index, item, look, pages)
         case Called():
             return CallWriter(output_index, item, look)
-        case BuiltinCalled(tool="python"):
+        case BuiltinCalled(kind=ToolKind(item="code_interpreter_call")):
             return CodeWriter(output_index, item, look, container)
-        case _:
+        case BuiltinCalled():
             return SearchWriter(output_index, item, look, pages)

@@ -14,7 +14,6 @@ from typing import Any
 from ossia.errors import GrammarError
 from ossia.harmony import (
     Conversation,
-    HarmonyGrammar,
     Message,
     ResponseFormat,
     Role,
@@ -28,6 +27,7 @@ from ossia.server.responses.types import PromptRequest
 from ossia.server.sealing import Sealer
 from ossia.server.service import Effort, Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.turn.targets import Grammars
 
 UNFINISHED = ("queued", "in_progress")
 
@@ -69,7 +69,6 @@ async def read_prompt(
     body: PromptRequest,
     caller: Caller,
     *,
-    max_calls: int | None = None,
     max_output: int | None = None,
 ) -> Prompt:
     """`find`: items that an item_reference may mean. Raises `ApiError` naming the field that is
@@ -83,7 +82,6 @@ async def read_prompt(
         body.tool_choice,
         body.parallel_tool_calls is True,
         service.builtin,
-        max_calls=max_calls,
     )
     format = text_format(body.text.format if body.text is not None else None)
     effort = service.effort(body.reasoning.effort if body.reasoning is not None else None)
@@ -217,7 +215,7 @@ def text_format(format: Mapping[str, Any] | None) -> TextFormat:
     return TextFormat(echo, echo, (ResponseFormat(name, schema, said),))
 
 
-async def grammar_of(service: Service, prompt: Prompt) -> HarmonyGrammar | None:
+async def grammar_of(service: Service, prompt: Prompt) -> Grammars | None:
     """What samples are held to. Of a schema that cannot be enforced, and is not strict, any object
     is taken.
     """

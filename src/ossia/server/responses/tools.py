@@ -13,18 +13,11 @@ from typing import Any, Literal
 
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
-from ossia.server.builtin import BuiltinResult, BuiltinTool
 from ossia.server.tools import Choice, DeclaredCustom, Tools
 from ossia.server.wire.errors import bad
+from ossia.tools import Tool
+from ossia.tools.protocol import by_wire_type
 
-# Types of the wire that a tool of the server's answers.
-HOSTED = {
-    "web_search": "browser",
-    "web_search_2025_08_26": "browser",
-    "web_search_preview": "browser",
-    "web_search_preview_2025_03_11": "browser",
-    "code_interpreter": "python",
-}
 RESERVED = (
     "functions",
     "browser",
@@ -43,54 +36,20 @@ class WireTools:
     echo: list[dict[str, Any]]
 
 
-@dataclass
-class Budget:
-    """How many calls of the server's tools are left."""
-
-    left: int
-
-
-class Rationed:
-    """A tool of the server's that may not be called for ever. Called too often, it tells the model
-    so.
-    """
-
-    def __init__(self, tool: BuiltinTool, budget: Budget) -> None:
-        self.tool, self.budget, self.namespace = tool, budget, tool.namespace
-
-    def __repr__(self) -> str:
-        # grammars are kept by what tools look like: the budget is none of it
-        return f"Rationed({self.tool!r})"
-
-    def action(self, function: str, text: str) -> dict[str, Any] | None:
-        return self.tool.action(function, text)
-
-    async def run(self, function: str, text: str) -> BuiltinResult:
-        self.budget.left -= 1
-        if self.budget.left < 0:
-            return BuiltinResult(
-                "error: no more calls are allowed in this answer; answer with what is known",
-                (),
-                True,
-            )
-        return await self.tool.run(function, text)
-
-
 def wire_tools(
     tools: Sequence[Mapping[str, Any]] | None,
     choice: Any,
     parallel: bool,
-    builtin: Mapping[str, BuiltinTool],
-    max_calls: int | None = None,
+    builtin: Mapping[str, Tool],
 ) -> WireTools:
     """What a request declares. Raises `ApiError` naming the tool that is wrong."""
     functions: list[FunctionTool] = []
     custom: list[DeclaredCustom] = []
     spaces: list[ToolNamespace] = []
-    hosted: dict[str, BuiltinTool] = {}
+    hosted: dict[str, Tool] = {}
     strict: set[str] = set()
     echo: list[dict[str, Any]] = []
-    budget = None if max_calls is None else Budget(max_calls)
+    by_type = by_wire_type(builtin.values())
     for n, tool in enumerate(tools or ()):
         where, kind = f"tools[{n}]", tool.get("type")
         if kind == "function":
@@ -109,8 +68,8 @@ def wire_tools(
                 if t.get("strict") is True
             }
             echo.append(dict(tool))
-        elif (name := HOSTED.get(str(kind))) is not None and name in builtin:
-            hosted[name] = builtin[name] if budget is None else Rationed(builtin[name], budget)
+        elif (found := by_type.get(str(kind))) is not None:
+            hosted[found.namespace.name] = found
             echo.append(dict(tool))
         elif not isinstance(kind, str):
             raise bad(f"{where} has no type", f"{where}.type")
@@ -225,7 +184,7 @@ def wire_choice(choice: Any, tools: Tools) -> Choice:
                 "tool_choice",
             )
         return Choice("none")
-    return Choice(_mode(mode), tuple(names))
+    return Choice(_mode(mode), tuple(names), always=mode == "required")
 
 
 def _mode(mode: str) -> Literal["auto", "required"]:
@@ -235,13 +194,12 @@ def _mode(mode: str) -> Literal["auto", "required"]:
 def _is_known(choice: Mapping[str, Any], tools: Tools) -> bool:
     """Tools that were passed over when they were declared are passed over here."""
     kind = choice.get("type")
-    return kind in ("function", "custom", "namespace") or any(
-        HOSTED.get(str(kind)) == name for name in _hosted(tools)
-    )
+    return kind in ("function", "custom", "namespace") or _hosted(tools, kind) is not None
 
 
-def _hosted(tools: Tools) -> list[str]:
-    return [tool.namespace.name for tool in tools.builtin]
+def _hosted(tools: Tools, kind: Any) -> Tool | None:
+    """The tool that the type of a declaration means."""
+    return next((tool for tool in tools.builtin if kind in tool.kind.wire_types), None)
 
 
 def _names(choice: Mapping[str, Any], tools: Tools, where: str) -> tuple[str, ...]:
@@ -260,11 +218,9 @@ def _names(choice: Mapping[str, Any], tools: Tools, where: str) -> tuple[str, ..
             for recipient, callee in tools.by_recipient.items()
             if callee.namespace == name
         )
-    elif (hosted := HOSTED.get(str(kind))) in _hosted(tools):
+    elif (hosted := _hosted(tools, kind)) is not None:
         names = tuple(
-            recipient
-            for recipient, callee in tools.by_recipient.items()
-            if callee.namespace == hosted
+            recipient for recipient, target in tools.by_recipient.items() if target.tool is hosted
         )
     else:
         raise bad(f"{where}: {kind!r} is no type of tool that this request has", "tool_choice")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ossia.errors import GrammarError
+import ossia
+from ossia.errors import GrammarError, ToolChoiceError
 from ossia.harmony import (
     Conversation,
     FunctionTool,
@@ -18,10 +20,10 @@ from ossia.harmony import (
     ToolNamespace,
     render_for_completion,
 )
-from ossia.server.builtin import BuiltinResult
-from ossia.server.tools import Choice, DeclaredCustom, Tools
-from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
+from ossia.tools import SessionKey, Toolbox, ToolChoice, ToolResult
+from ossia.tools.kinds import BROWSER, PYTHON, ToolKind
+from ossia.tools.toolbox import DeclaredCustom
 
 PLACE = {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]}
 UNENFORCEABLE = {
@@ -32,22 +34,30 @@ F, G = FunctionTool("f", "Does f.", PLACE), FunctionTool("g")
 
 
 class Python:
+    kind: ToolKind = PYTHON
     namespace = ToolNamespace("python", "Runs code.", ())
+
+    def session(self, key: SessionKey) -> Python:
+        return self
 
     def action(self, function: str, text: str) -> None:
         return None
 
-    async def run(self, function: str, text: str) -> BuiltinResult:
+    def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         raise AssertionError("not called here")
+
+    def close(self) -> None:
+        return None
 
 
 class Browser(Python):
+    kind = BROWSER
     namespace = ToolNamespace(
         "browser", "Reads pages.", (FunctionTool("search"), FunctionTool("open"))
     )
 
 
-EVERYTHING = Tools(
+EVERYTHING = Toolbox(
     functions=(F, G),
     custom=(
         DeclaredCustom("patch", "Edits files.", LarkFormat('start: "x"+')),
@@ -58,7 +68,12 @@ EVERYTHING = Tools(
 )
 
 
-def starts(tokenizer: Tokenizer, tools: Tools, *texts: str, form: Any = None) -> list[bool]:
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained(Path(ossia.__file__).parent / "assets" / "nano")
+
+
+def starts(tokenizer: Tokenizer, tools: Toolbox, *texts: str, form: Any = None) -> list[bool]:
     """Of each text, whether the grammar lets it be said."""
     grammar, found = tools.grammar(tokenizer, form, None), []
     for text in texts:
@@ -112,13 +127,13 @@ def test_what_the_model_is_told(tokenizer: Tokenizer) -> None:
         "namespace team",
     ):
         assert wanted in text
-    assert Tools().developer(None) is None and Tools().developer("Be brief.") is not None
+    assert Toolbox().developer(None) is None and Toolbox().developer("Be brief.") is not None
     assert [space.name for space in EVERYTHING.system_namespaces] == ["python", "browser"]
-    assert EVERYTHING and not Tools()
+    assert EVERYTHING and not Toolbox()
 
 
 def test_calls_are_held_to_their_schemas(tokenizer: Tokenizer) -> None:
-    tools = Tools(functions=(F,), custom=(DeclaredCustom("digits", "", RegexFormat("[0-9]{3}")),))
+    tools = Toolbox(functions=(F,), custom=(DeclaredCustom("digits", "", RegexFormat("[0-9]{3}")),))
     wrong = call("functions.f", '{"street":"x"}')
     assert starts(tokenizer, tools, CALL_F, wrong, CALL_G, FINAL) == [True, False, False, True]
     patched = [call("functions.digits", body, " code") for body in ("123", "12a")]
@@ -127,7 +142,7 @@ def test_calls_are_held_to_their_schemas(tokenizer: Tokenizer) -> None:
 
 def test_choices(tokenizer: Tokenizer) -> None:
     def held(mode: str, names: tuple[str, ...] | None = None) -> list[bool]:
-        tools = Tools(functions=(F, G), choice=Choice(mode, names))  # type: ignore[arg-type]
+        tools = Toolbox(functions=(F, G), choice=ToolChoice(mode, names))  # type: ignore[arg-type]
         return starts(tokenizer, tools, CALL_F, CALL_G, FINAL)
 
     assert held("auto") == [True, True, True]
@@ -144,28 +159,32 @@ def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) 
         call("team.g", "{}"),
         "<|channel|>analysis to=browser.search code<|message|>{}<|call|>",
     )
-    chosen = Tools(
+    chosen = Toolbox(
         EVERYTHING.functions,
         namespaces=EVERYTHING.namespaces,
-        choice=Choice("required", ("team.g",)),
+        choice=ToolChoice("required", ("team.g",)),
     )
     assert starts(tokenizer, chosen, in_team, CALL_G) == [True, False]
-    kept = Tools((F,), builtin=(Python(), Browser()), choice=Choice("auto", ("browser.search",)))
-    assert [tool.namespace.name for tool in kept._chosen().builtin] == ["browser"]
+    kept = Toolbox(
+        (F,), builtin=(Python(), Browser()), choice=ToolChoice("auto", ("browser.search",))
+    )
+    assert [tool.namespace.name for tool in kept.chosen().builtin] == ["browser"]
     assert starts(tokenizer, kept, CALL_F, search)[0] is False
 
 
-@pytest.mark.parametrize("choice", [Choice("required", ("nope",)), Choice("auto", ("f", "nope"))])
-def test_a_choice_of_no_tool_is_refused(tokenizer: Tokenizer, choice: Choice) -> None:
-    with pytest.raises(ApiError, match="nope") as refused:
-        Tools(functions=(F,), choice=choice).grammar(tokenizer, None, None)
-    assert (refused.value.status, refused.value.param) == (400, "tool_choice")
+@pytest.mark.parametrize(
+    "choice", [ToolChoice("required", ("nope",)), ToolChoice("auto", ("f", "nope"))]
+)
+def test_a_choice_of_no_tool_is_refused(tokenizer: Tokenizer, choice: ToolChoice) -> None:
+    with pytest.raises(ToolChoiceError, match="nope") as refused:
+        Toolbox(functions=(F,), choice=choice).grammar(tokenizer, None, None)
+    assert (refused.value.field, refused.value.code) == ("tool_choice", None)
 
 
 def test_a_required_call_without_tools_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ApiError) as refused:
-        Tools(choice=Choice("required")).grammar(tokenizer, None, None)
-    assert refused.value.param == "tool_choice"
+    with pytest.raises(ToolChoiceError) as refused:
+        Toolbox(choice=ToolChoice("required")).grammar(tokenizer, None, None)
+    assert refused.value.field == "tool_choice"
 
 
 def test_what_cannot_be_enforced_is_let_go_unless_it_is_strict(
@@ -176,26 +195,31 @@ def test_what_cannot_be_enforced_is_let_go_unless_it_is_strict(
         from ossia.harmony import harmony_grammar
 
         harmony_grammar(tokenizer, tools=[bad])
-    with caplog.at_level(logging.WARNING, "ossia.server"):
-        tools = Tools(functions=(F, bad))
+    with caplog.at_level(logging.WARNING, "ossia.tools"):
+        tools = Toolbox(functions=(F, bad))
         assert starts(tokenizer, tools, call("functions.bad", '{"z": 1}')) == [True]
     assert "'bad' is not enforced" in caplog.text
     wrong = call("functions.f", '{"street":"x"}')
     assert starts(tokenizer, tools, CALL_F, wrong) == [True, False], "the others still are"
-    with pytest.raises(ApiError) as refused:
-        Tools(functions=(F, bad), strict=frozenset({"bad"})).grammar(tokenizer, None, None)
-    assert (refused.value.status, refused.value.param) == (400, "tools")
+    with pytest.raises(GrammarError) as refused:
+        Toolbox(functions=(F, bad), strict=frozenset({"bad"})).grammar(tokenizer, None, None)
+    assert (refused.value.field, refused.value.code) == ("tools", "invalid_schema")
 
 
 def test_a_response_format_binds_the_answer_beside_tools(tokenizer: Tokenizer) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "place", "schema": PLACE}}
     header = "<|channel|>final<|message|>"
     texts = (CALL_F, FINAL, header + '{"place":"Rome"}<|return|>', header + "Hi<|return|>")
-    assert starts(tokenizer, Tools(functions=(F,)), *texts, form=form) == [True, False, True, False]
+    assert starts(tokenizer, Toolbox(functions=(F,)), *texts, form=form) == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_a_budget_of_no_reasoning(tokenizer: Tokenizer) -> None:
-    grammar = Tools().grammar(tokenizer, None, 0)
+    grammar = Toolbox().grammar(tokenizer, None, 0)
     sampled = grammar.start()
     for token in tokenizer.encode_with_specials("<|channel|>"):
         sampled.advance(token)
