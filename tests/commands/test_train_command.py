@@ -280,7 +280,7 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
         ([TOY, "--checkpoint-layers"], "--checkpoint-layers is for --plan MODEL"),
         ([TOY, "--precision", "bfloat16"], "--precision is for --plan MODEL"),
         ([TOY, "--plan", "nano"], "give one of them"),
-        (["empty.py"], "is no recipe: it needs a frozen dataclass Config"), (["syntax.py"], "syntax.py:2: no Python"),
+        (["empty.py"], "is not a recipe: it needs a frozen dataclass Config"), (["syntax.py"], "syntax.py:2: not Python"),
         (["needs.py"], "every field of Config needs a default"),
     ],
 )  # fmt: skip

@@ -133,8 +133,8 @@ class Balancer:
         return of_tokens / len(layers) * torch.stack(losses).sum()
 
     def abort(self) -> None:
-        """A part has failed: those that wait for it in `loss` raise `TrainingError` now rather than
-        much later.
+        """A part has failed: let the parts that wait for it in `loss` raise `TrainingError` now
+        instead of after `PATIENCE`.
         """
         self._barrier.abort()
 

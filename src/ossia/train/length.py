@@ -14,7 +14,6 @@ T tokens, R rows that are scored, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -108,15 +107,11 @@ def stages(
             raise ConfigError(f"every stage of an extension needs a step at least, found {steps}")
         lengths.append(length)
         made.append(Stage(length, steps, scaled(config, length, method)))
-    if not schedule or not _grow(lengths):
+    if not schedule or any(a >= b for a, b in pairwise(lengths)):
         raise ConfigError(
             f"the lengths of an extension must grow from initial_context_length on, found {lengths}"
         )
     return tuple(made)
-
-
-def _grow(numbers: Sequence[int]) -> bool:
-    return all(a < b for a, b in pairwise(numbers))
 
 
 @contextmanager
@@ -145,30 +140,6 @@ def token_losses(
         return logits_RV.logsumexp(-1) - wanted_R
 
     return _scored(model, documents, [0] * len(documents), loss, dynamic)
-
-
-def loss_by_position(
-    model: Transformer,
-    documents: Sequence[Document],
-    edges: Sequence[int],
-    *,
-    dynamic: bool = False,
-) -> tuple[float, ...]:
-    """Mean loss in nats over all positions p with edges[n] <= p < edges[n + 1], for each n; NaN
-    where there are none.
-
-    `dynamic` as in `token_losses`. Raises `ConfigError` unless the edges grow from 0 or more.
-    """
-    if len(edges) < 2 or edges[0] < 0 or not _grow(edges):
-        raise ConfigError(
-            f"edges must be two or more growing positions, from 0 on; found {list(edges)}"
-        )
-    losses = token_losses(model, documents, dynamic=dynamic)
-    means = []
-    for a, b in pairwise(edges):
-        bucket = torch.cat([torch.zeros(0), *(x[a:b] for x in losses)])
-        means.append(bucket.double().mean().item() if len(bucket) else math.nan)
-    return tuple(means)
 
 
 def needle_accuracy(

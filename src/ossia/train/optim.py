@@ -9,7 +9,7 @@ instructions emulate; so this `Muon` is our own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -94,8 +94,9 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(p)
         momentum = state["momentum"]
-        momentum.lerp_(p.grad, 1 - group["momentum"])
-        direction = self.direction(p.grad.lerp(momentum, group["momentum"]))
+        kept = group["momentum"]
+        momentum.lerp_(p.grad, 1 - kept)
+        direction = self.direction(p.grad.lerp(momentum, kept))
         lr = group["lr"]
         length = 0.2 * max(p.shape[-2:]) ** 0.5
         here = self.here(p)
@@ -232,23 +233,28 @@ class Average:
     def update(self) -> None:
         self.updates += 1
         # 1 at first: nothing is left of the initial values
-        share = (1 - self.decay) / (1 - self.decay**self.updates)
-        for value, p in zip(self.values, self.params, strict=True):
+        weight = 1 - self.decay**self.updates
+        share = (1 - self.decay) / weight
+        for value, p in self._pairs():
             value.lerp_(p, share)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(average, parameter)"""
+        return zip(self.values, self.params, strict=True)
 
     @torch.no_grad()
     def move(self, param: Tensor, change: Tensor) -> None:
         """Add `change` to the average of a parameter, as if all that went into it had been so from
         the beginning.
         """
-        for value, p in zip(self.values, self.params, strict=True):
+        for value, p in self._pairs():
             if p is param:
                 value.add_(change)
 
     @torch.no_grad()
     def put(self) -> None:
         """Make the parameters what their average is."""
-        for value, p in zip(self.values, self.params, strict=True):
+        for value, p in self._pairs():
             p.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:

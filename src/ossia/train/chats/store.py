@@ -22,7 +22,7 @@ from ossia.checkpoint.mapped import MappedFile
 from ossia.data.packing import Example, State, pack
 from ossia.data.shuffle import permuted
 from ossia.errors import DataError
-from ossia.train.state import replacing
+from ossia.train.state import write_whole
 
 Numbers = NDArray[Any]
 File = tuple[Numbers, Numbers, Numbers]  # ids, mask, ends
@@ -50,8 +50,7 @@ class Collector:
             "ends": np.frombuffer(self.ends, np.int64),
         }
         data = safetensors.numpy.save(tensors, {"format": "ossia-examples"})
-        with replacing(path, lambda: len(data)) as file:
-            file.write(data)
+        write_whole(path, data)
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class ChatExamples:
             yield _at(file, index)
 
     def __call__(self, state: State = None) -> Iterator[tuple[Example, State]]:
-        """`state` counts the examples taken. Raises `DataError` for a state that is not one of ours."""
+        """`state` counts the examples taken. Raises `DataError` for any other state."""
         file = self._file()
         count = len(file[2])
         if not count:

@@ -38,8 +38,9 @@ from ossia.train.step import Parts, Worker, hidden, part_loss
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
-EMPTY = np.zeros(0, np.int64)
-NOTHING = PackedBatch(np.zeros(1, np.int64), [1], EMPTY, EMPTY)  # a token, no target
+NONE = np.zeros(0, np.int64)
+TOKEN = np.zeros(1, np.int64)
+NOTHING = PackedBatch(TOKEN, [1], rows=NONE, targets=NONE)  # a token, no target
 
 
 def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
@@ -57,7 +58,8 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
             "hyper.compile works in one process only: set it to false, or leave parallel out"
         )
     parallel = run.parallel
-    check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=bool(run.quantize))
+    quantized = bool(run.quantize)
+    check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
     meshes = join(parallel)
     model = start(run, meshes)
     balancer = Balancer(model, run.hyper.balance, run.steps)
@@ -72,7 +74,8 @@ def join(parallel: Parallel) -> Meshes:
     found = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = parallel.processes
     if found != wanted:
-        sizes = " x ".join(f"{name} {size}" for name, size in asdict(parallel).items())
+        named = asdict(parallel)
+        sizes = " x ".join(f"{name} {size}" for name, size in named.items())
         raise ConfigError(
             f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run"
             f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
@@ -127,13 +130,16 @@ class DistributedStep(Worker):
         super().__init__(model, run, balancer)
         self.quantize = run.quantize
         self.leads = dist.get_rank() == 0
-        self.part, self.side_by_side = meshes.data()
+        part, parts = meshes.data()
+        self.part = part
+        self.side_by_side = parts
         self.tp = meshes.tp
         spread(self.optimizer)
         self._agree()
 
     def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
-        loss = torch.tensor(0.0, dtype=torch.float64, device=self.model.device)
+        device = self.model.device
+        loss = torch.tensor(0.0, dtype=torch.float64, device=device)
         # every process works as often, because collectives must match
         for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
@@ -151,19 +157,19 @@ class DistributedStep(Worker):
         """Adds to the gradients; the part's share of the loss. `NOTHING` goes through the model and
         counts for nothing: the other processes wait for this one in every layer.
         """
-        if part is not NOTHING:
+        if part is NOTHING:
+            total, loss = self._without_a_part()
+        else:
             of_targets = len(part.rows) / targets
             of_tokens = len(part.tokens) / tokens
             total, loss = part_loss(self.model, part, self.balancer, 0, of_targets, of_tokens)
-        else:
-            total, loss = self._without_a_part()
         total.backward()
         return loss.detach().double()
 
     def _without_a_part(self) -> tuple[Tensor, Tensor]:
         x_RD, logits = hidden(self.model, NOTHING)
-        no_targets = torch.as_tensor(NOTHING.targets, device=self.model.device)
-        loss = 0.0 * cross_entropy(x_RD, self.model.unembedding.weight, no_targets)
+        none = torch.zeros(0, dtype=torch.int64, device=x_RD.device)
+        loss = cross_entropy(x_RD, self.model.unembedding.weight, none)
         of_no_token = {layer: x_TE[:0] for layer, x_TE in logits.items()}
         self.balancer.loss(0, of_no_token, [], 0.0)
         return loss, loss
@@ -200,7 +206,9 @@ class DistributedStep(Worker):
         same. Collective.
         """
         if self.model.device.type == "cpu":
-            found = [products.serving()] if self.leads else [None]
+            found: list[Any] = [None]
+            if self.leads:
+                found = [products.serving()]
             dist.broadcast_object_list(found)
             products.use(found[0])
 
@@ -232,7 +240,7 @@ class DistributedStep(Worker):
 
 def _first(found: str | None) -> str | None:
     """What the first process found that found anything. Collective."""
-    everywhere: list[str | None] = [None] * dist.get_world_size()
+    everywhere = [found] * dist.get_world_size()
     dist.all_gather_object(everywhere, found)
     return next(filter(None, everywhere), None)
 

@@ -44,7 +44,8 @@ def norm_of_gradients(params: Sequence[Tensor]) -> float:
     Collective.
     """
     wide = torch.float64
-    total = torch.zeros((), dtype=wide, device=local(params[0]).device)
+    device = local(params[0]).device
+    total = torch.zeros((), dtype=wide, device=device)
     for p in params:
         assert isinstance(p.grad, DTensor)
         here = torch.linalg.vector_norm(p.grad.to_local(), dtype=wide)

@@ -2,8 +2,8 @@
 which is the last one.
 
 Every process writes what it holds, side by side, while training goes on. Any number of processes,
-cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with
-everything that is not a tensor. A state counts once `state.json` names it, which happens in one rename
+cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with all
+that is not a tensor. A state counts once `state.json` names it, which happens in one rename
 when all processes have written: a kill at any moment leaves the old one or the new. All processes
 must see the same folder.
 """
@@ -29,14 +29,23 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ossia.errors import TrainingError
-from ossia.train.state import SHARDED, STATE, Saver, State, check_identity, replacing
+from ossia.train.state import (
+    SHARDED,
+    STATE,
+    Path_,
+    Saver,
+    State,
+    changed,
+    check_identity,
+    replacing,
+    write_whole,
+)
 
 POINTER = SHARDED
 REST = "rest.pt"
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, UnpicklingError, CheckpointException)
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
 
-Path_ = tuple[Any, ...]
 Tensors = dict[str, Tensor]
 # Which parameter the tensor at a path of the worker's state is cut as; None: it is whole
 # everywhere.
@@ -79,8 +88,7 @@ class ShardedSaver(Saver):
         `state.copied`).
         """
         self.wait()
-        tensors: Tensors = {}
-        rest = _taken_apart(state, (), tensors)
+        rest, tensors = _taken_apart(state)
         end = "-end" if state.get("finished") else ""
         name = f"state-{state['step']:08}{end}"
         before = self._pointer()
@@ -121,7 +129,8 @@ class ShardedSaver(Saver):
             if saving is not None:
                 saving.result()
         except CheckpointException as error:
-            reasons = "; ".join(map(_reason, error.failures.items()))
+            failures = error.failures.items()
+            reasons = "; ".join(map(_reason, failures))
             raise TrainingError(
                 f"{folder}: cannot be written ({reasons}); the state before is untouched. "
                 "Make room and start the run again: it goes on from its last state"
@@ -132,9 +141,8 @@ class ShardedSaver(Saver):
         with replacing(folder / REST, lambda: 1 << 20) as file:
             torch.save(rest, file)
         pointer = {"folder": folder.name, "identity": rest["identity"]}
-        text = json.dumps(pointer, indent=2).encode() + b"\n"
-        with replacing(self.path, lambda: len(text)) as file:
-            file.write(text)
+        text = json.dumps(pointer, indent=2) + "\n"
+        write_whole(self.path, text.encode())
         if before is not None and before["folder"] != folder.name:
             shutil.rmtree(self.path.parent / before["folder"])
 
@@ -157,8 +165,7 @@ class ShardedSaver(Saver):
                 tensors = self._templates(folder)
                 reader = FileSystemReader(folder)
                 load(tensors, storage_reader=reader, process_group=self._group)
-            state: State = _put_together(rest, tensors)
-            return state
+            return _put_together(rest, tensors)
         except UNREADABLE as error:
             raise TrainingError(
                 f"{folder} cannot be read ({error}); delete {self.path} to start again"
@@ -172,7 +179,9 @@ class ShardedSaver(Saver):
             assert isinstance(stored, TensorStorageMetadata)
             path = tuple(json.loads(name))
             dtype = stored.properties.dtype
-            like = self._like(path[1:]) if path[0] == "worker" else None
+            like = None
+            if path[0] == "worker":
+                like = self._like(path[1:])
             if like is not None and like.shape == stored.size:
                 out[name] = torch.zeros_like(like.detach(), dtype=dtype)
             else:
@@ -195,30 +204,30 @@ class _Staged(AsyncStager):
         return None
 
 
-def _taken_apart(value: Any, path: Path_, tensors: Tensors) -> Any:
-    """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its
-    path, as JSON.
+def _taken_apart(state: State) -> tuple[State, Tensors]:
+    """The state with (HELD, name) in the place of each tensor, and the tensors by name: their path,
+    as JSON.
     """
-    if isinstance(value, Tensor):
+    tensors: Tensors = {}
+
+    def take(path: Path_, part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
         name = json.dumps(path)
-        tensors[name] = value
+        tensors[name] = part
         return (HELD, name)
-    if isinstance(value, dict):
-        return {key: _taken_apart(item, (*path, key), tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        pieces = [_taken_apart(item, (*path, n), tensors) for n, item in enumerate(value)]
-        return type(value)(pieces)
-    return value
+
+    return changed(state, take), tensors
 
 
-def _put_together(value: Any, tensors: Tensors) -> Any:
-    if isinstance(value, tuple) and len(value) == 2 and value[0] == HELD:
-        return tensors[value[1]]
-    if isinstance(value, dict):
-        return {key: _put_together(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_put_together(item, tensors) for item in value)
-    return value
+def _put_together(state: State, tensors: Tensors) -> State:
+    def put(path: Path_, part: Any) -> Any:
+        if isinstance(part, tuple) and part[:1] == (HELD,):
+            return tensors[part[1]]
+        return part
+
+    whole: State = changed(state, put)
+    return whole
 
 
 def _reason(failure: tuple[int, Any]) -> str:

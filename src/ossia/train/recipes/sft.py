@@ -1,7 +1,8 @@
 """Fine-tune a model on chats of your own: check them, train, write a checkpoint like the published
 ones, compare.
 
-    ossia train sft data=chats.jsonl model=nano --out runs/mine        then: ossia chat runs/mine/model
+    ossia train sft data=chats.jsonl model=nano --out runs/mine
+    ossia chat runs/mine/model
 
 Four phases: `data` reads every line and says what is in it, `train` learns from it (low-rank
 changes, or all weights), `export` writes `OUT/model` with the experts in MXFP4, `check` compares
@@ -235,7 +236,9 @@ def run_of(config: Config, out: Path) -> Run:
 
 
 def write_model(config: Config, out: Path) -> None:
-    """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted layout."""
+    """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted
+    layout.
+    """
     base = base_folder(config.model)
     trained = out / "train"
     place = out / "model"

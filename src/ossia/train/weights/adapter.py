@@ -22,7 +22,7 @@ from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
 from ossia.model import Transformer
 from ossia.train.settings import Lora
-from ossia.train.weights.export import CONFIG, WEIGHTS
+from ossia.train.weights.export import CONFIG, WEIGHTS, Shapes, difference, shapes
 from ossia.train.weights.lora import ADAPTER, A, B, attach, lora_parameters
 
 
@@ -45,9 +45,11 @@ class Adapter:
         """(a, b) of a native matrix, such as `layers.0.attn.q` or `layers.0.moe.experts.down`; None
         if it has none.
         """
-        if f"{matrix}.{A}" not in self.tensors:
+        a = self.tensors.get(f"{matrix}.{A}")
+        b = self.tensors.get(f"{matrix}.{B}")
+        if a is None or b is None:
             return None
-        return self.tensors[f"{matrix}.{A}"], self.tensors[f"{matrix}.{B}"]
+        return a, b
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -72,7 +74,7 @@ def read_adapter(folder: Path) -> Adapter:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     file = MappedFile(folder / WEIGHTS)
     tensors = {name: file.tensor(name) for name in file.entries}
-    _check_shapes(folder / WEIGHTS, tensors, dict(expected_shapes(config, lora)))
+    _check_tensors(folder / WEIGHTS, tensors, dict(expected_shapes(config, lora)))
     return Adapter(folder, lora, config, tensors)
 
 
@@ -89,31 +91,24 @@ def expected_shapes(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, tupl
     for layer in range(c.num_hidden_layers):
         if lora.attention:
             for name, (rows, columns) in attention.items():
-                yield f"layers.{layer}.attn.{name}.{A}", (r, columns)
-                yield f"layers.{layer}.attn.{name}.{B}", (rows, r)
+                stem = f"layers.{layer}.attn.{name}"
+                yield f"{stem}.{A}", (r, columns)
+                yield f"{stem}.{B}", (rows, r)
         if lora.experts:
             count, width = c.expert_shape(layer)
             experts = {"gate_up": (2 * width, c.hidden_size), "down": (c.hidden_size, width)}
             for name, (rows, columns) in experts.items():
-                yield f"layers.{layer}.moe.experts.{name}.{A}", (count, r, columns)
-                yield f"layers.{layer}.moe.experts.{name}.{B}", (count, rows, r)
+                stem = f"layers.{layer}.moe.experts.{name}"
+                yield f"{stem}.{A}", (count, r, columns)
+                yield f"{stem}.{B}", (count, rows, r)
 
 
-def _check_shapes(
-    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    names = sorted(expected.keys() | found.keys())
-    wrong = [name for name in names if expected.get(name) != found.get(name)]
-    if wrong:
-        first = wrong[0]
-        raise CheckpointError(
-            f"{path}: {len(wrong)} tensors are not those of the adapter's settings, among them "
-            f"{first}: expected {expected.get(first, 'nothing')}, "
-            f"found {found.get(first, 'nothing')}"
-        )
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Shapes) -> None:
+    differ = difference(expected, shapes(tensors))
+    if differ is not None:
+        raise CheckpointError(f"{path}: not what the adapter's settings say: {differ}")
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are infinite or not a number")
 
 
@@ -133,7 +128,8 @@ def load_adapter(model: Transformer, folder: Path) -> Transformer:
 def check_base(adapter: Adapter, config: ModelConfig) -> None:
     """Raises `CheckpointError` if the adapter's tensors do not fit a model of this config."""
     wanted = dict(expected_shapes(config, adapter.lora))
-    if wanted != dict(expected_shapes(adapter.config, adapter.lora)):
+    found = dict(expected_shapes(adapter.config, adapter.lora))
+    if found != wanted:
         raise CheckpointError(
             f"{adapter.folder}: was trained on a model of other shapes; merge it into that one"
         )

@@ -24,7 +24,7 @@ from ossia.errors import CheckpointError
 from ossia.model import Transformer
 from ossia.train.optim import trained
 from ossia.train.run import Run
-from ossia.train.state import replacing
+from ossia.train.state import write_whole
 from ossia.train.weights.lora import ADAPTER, attach, describe_adapter
 from ossia.train.weights.quantization import set_fake_quantize
 
@@ -32,6 +32,7 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 SAMPLE = 1 << 16  # bytes at both ends of a file that stand for all of it
 Tensors = Mapping[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def start(run: Run) -> Transformer:
@@ -128,20 +129,26 @@ def _of_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def _check(into: Tensors, state: Tensors, where: str) -> None:
-    wanted = _shapes(into)
-    found = _shapes(state)
+    differ = difference(shapes(into), shapes(state))
+    if differ is not None:
+        raise CheckpointError(f"{where}: not the weights of this architecture: {differ}")
+
+
+def difference(wanted: Shapes, found: Shapes) -> str | None:
+    """Between the tensors that are wanted and those that were found, in words; None for none."""
     names = sorted(wanted.keys() | found.keys())
     differing = [name for name in names if wanted.get(name) != found.get(name)]
-    if differing:
-        name = differing[0]
-        raise CheckpointError(
-            f"{where}: not the weights of this architecture: {len(differing)} tensors differ, "
-            f"among them {name}: expected {wanted.get(name, 'nothing')}, "
-            f"found {found.get(name, 'nothing')}"
-        )
+    if not differing:
+        return None
+    name = differing[0]
+    expected = wanted.get(name, "nothing")
+    return (
+        f"{len(differing)} tensors differ, among them {name}: expected {expected}, "
+        f"found {found.get(name, 'nothing')}"
+    )
 
 
-def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+def shapes(tensors: Tensors) -> Shapes:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
@@ -152,18 +159,15 @@ def save_weights(model: Transformer, folder: Path) -> None:
     """
     tensors: dict[str, Tensor] = {}
     for name, p in trained(model).items():
-        tensors[name] = p.detach().float().cpu().contiguous()
-    config = json.dumps(model.config.to_original_json(), indent=2).encode() + b"\n"
-    _write(folder / CONFIG, config)
+        value = p.detach().float().cpu()
+        tensors[name] = value.contiguous()
+    config = json.dumps(model.config.to_original_json(), indent=2) + "\n"
+    write_whole(folder / CONFIG, config.encode())
     settings = describe_adapter(model)
     if settings is not None:
-        _write(folder / ADAPTER, settings)
-    _write(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with replacing(path, lambda: len(data)) as file:
-        file.write(data)
+        write_whole(folder / ADAPTER, settings)
+    data = safetensors.torch.save(tensors, {"format": "pt"})
+    write_whole(folder / WEIGHTS, data)
 
 
 def fingerprint(folder: Path | None) -> str | None:

@@ -85,12 +85,15 @@ class LoraExperts(Experts):
     def _add_changes(self, leaf: Leaf) -> None:
         experts, rows, columns = shape_of(leaf)
         place = leaf.bias.device
-        leaf.register_parameter(A, _zeros(place, experts, self.rank, columns))
-        leaf.register_parameter(B, _zeros(place, experts, rows, self.rank))
+        a = _zeros(place, experts, self.rank, columns)
+        b = _zeros(place, experts, rows, self.rank)
+        leaf.register_parameter(A, a)
+        leaf.register_parameter(B, b)
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        wanted = [x_TD, weight_Tk, *self.parameters()]
-        if torch.is_grad_enabled() and any(x.requires_grad for x in wanted):
+        inputs = [x_TD, weight_Tk, *self.parameters()]
+        wanted = any(x.requires_grad for x in inputs)
+        if torch.is_grad_enabled() and wanted:
             gate_up_pair = self._pair(self.gate_up)
             down_pair = self._pair(self.down)
             return experts_lora(x_TD, choice_Tk, weight_Tk, gate_up_pair, down_pair, limit)
@@ -98,30 +101,34 @@ class LoraExperts(Experts):
         down = self._seen(self.down)
         return kernels.experts(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
 
+    @torch.no_grad()
     def matrix(self, leaf: Leaf, expert: int, dtype: torch.dtype) -> Tensor:
         """What the forward sees of one expert: matrix and change together."""
         if not self.rank:
             return leaf.matrix(expert, dtype)
-        change = self._change(leaf)
-        detached = LowRank(change.a.detach(), change.b.detach(), change.scale)
-        whole = leaf.matrix(expert, torch.float32) + detached.delta(expert)
+        change = self._change(leaf).delta(expert)
+        whole = leaf.matrix(expert, torch.float32) + change
         if self.fake_quantize:
-            whole = mxfp4.fake_quantize(whole, mxfp4.rule_of(self.fake_quantize))
+            rule = mxfp4.rule_of(self.fake_quantize)
+            whole = mxfp4.fake_quantize(whole, rule)
         return whole.to(dtype)
 
     def _pair(self, leaf: Leaf) -> tuple[FrozenMatrices, LowRank | None]:
+        frozen = FrozenMatrices(leaf.matrix, leaf.bias)
         if not self.rank:
-            return FrozenMatrices(leaf.matrix, leaf.bias), None
-        if not self.fake_quantize:
-            return FrozenMatrices(leaf.matrix, leaf.bias), self._change(leaf)
-        matrix, bias = self._seen(leaf)
-        return FrozenMatrices(matrix, bias, whole=True), self._change(leaf)
+            return frozen, None
+        if self.fake_quantize:
+            matrix, bias = self._seen(leaf)
+            frozen = FrozenMatrices(matrix, bias, whole=True)
+        return frozen, self._change(leaf)
 
     def _seen(self, leaf: Leaf) -> tuple[Matrix, Tensor]:
         return partial(self.matrix, leaf), leaf.bias
 
     def _change(self, leaf: Leaf) -> LowRank:
-        return LowRank(getattr(leaf, A), getattr(leaf, B), self.scale)
+        a = getattr(leaf, A)
+        b = getattr(leaf, B)
+        return LowRank(a, b, self.scale)
 
 
 def _zeros(place: torch.device, *shape: int) -> nn.Parameter:
@@ -130,7 +137,8 @@ def _zeros(place: torch.device, *shape: int) -> nn.Parameter:
 
 def low_rank_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale * b @ a: [rows, r] by [r, columns], added up in float32."""
-    return (b.float() @ a.float()).mul_(scale)
+    product = b.float() @ a.float()
+    return product.mul_(scale)
 
 
 def shape_of(leaf: Leaf) -> tuple[int, int, int]:
@@ -160,25 +168,30 @@ def attach(model: Transformer, lora: Lora, seed: int = 0) -> Transformer:
         if lora.attention:
             for name in ATTENTION:
                 base = getattr(layer.attn, name)
-                setattr(layer.attn, name, LoraLinear(base, lora.rank, scale))
+                changed = LoraLinear(base, lora.rank, scale)
+                setattr(layer.attn, name, changed)
         # also where the experts keep their matrices: it is this kernel that needs no gradients of
         # them
         rank = lora.rank if lora.experts else 0
         layer.moe.experts = LoraExperts(layer.moe.experts, rank, scale)
     for name, p in model.named_parameters():
         if name.endswith(A):
-            own_seed = zlib.crc32(name.encode()) ^ (seed << 32)
-            rng = torch.Generator().manual_seed(own_seed)
+            of_name = zlib.crc32(name.encode())
+            rng = torch.Generator().manual_seed(of_name ^ (seed << 32))
             value = torch.randn(p.shape, generator=rng)
-            p.data.copy_(value * p.shape[-1] ** -0.5)
+            inputs = p.shape[-1]
+            p.data.copy_(value * inputs**-0.5)
     model.lora = lora  # type: ignore[assignment]
     return model
 
 
 def lora_parameters(model: Transformer) -> dict[str, nn.Parameter]:
     """The trained changes by name."""
-    named = model.named_parameters()
-    return {name: p for name, p in named if name.endswith((A, B))}
+    found: dict[str, nn.Parameter] = {}
+    for name, p in model.named_parameters():
+        if name.endswith((A, B)):
+            found[name] = p
+    return found
 
 
 def settings_of(model: Transformer) -> Lora | None:
@@ -192,4 +205,5 @@ def describe_adapter(model: Transformer) -> bytes | None:
     if lora is None:
         return None
     settings = {"ossia": "lora", **asdict(lora)}
-    return json.dumps(settings, indent=2).encode() + b"\n"
+    text = json.dumps(settings, indent=2) + "\n"
+    return text.encode()

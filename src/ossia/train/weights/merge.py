@@ -39,8 +39,6 @@ from ossia.errors import CheckpointError
 from ossia.train.weights.adapter import Adapter, check_base, read_adapter
 from ossia.train.weights.lora import low_rank_product
 
-Tensors = Mapping[str, Tensor]
-Factors = tuple[Tensor, Tensor]  # a and b of a low-rank change
 Expert = list[Tensor]  # a matrix, or blocks and scales
 Place = tuple[str, int]
 
@@ -102,7 +100,8 @@ def merge(
     with destination(
         out, source.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        done = _fill(sink, source.state(), changes, mxfp4.rule_of(rule))
+        done = Merged(mxfp4.rule_of(rule))
+        _Merge(sink, source.state(), changes, done).run()
         finish(sink, source)
         sink.flush()
         verify(sink.directory, done)
@@ -113,8 +112,11 @@ def stored_floats(checkpoint: Checkpoint) -> FloatDtype:
     """The narrower of the two dtypes we write, if it holds all of a checkpoint exactly."""
     if checkpoint.layout == "gguf":
         return "float32"
-    entries = [checkpoint.source.entry(row.stored) for row in checkpoint.rows]
-    dtypes = {entry.dtype for entry in entries} - set(PACKED)
+    dtypes = set()
+    for row in checkpoint.rows:
+        entry = checkpoint.source.entry(row.stored)
+        dtypes.add(entry.dtype)
+    dtypes -= set(PACKED)
     return "bfloat16" if dtypes == {"BF16"} else "float32"
 
 
@@ -133,77 +135,97 @@ def _notes(
     return {SCALE_RULE: before} if before else {}
 
 
-def _fill(sink: Sink, state: Tensors, adapter: Adapter, rule: mxfp4.ScaleRule) -> Merged:
-    done = Merged(rule)
-    for native in sink.rows:
-        stem, _, kind = native.rpartition(".")
-        if kind == "blocks" or (kind == "weight" and ".experts." in native):
-            _experts(sink, state, stem, kind, adapter, done)
-        elif kind != "scales":  # those are written with the blocks
-            factors = adapter.factors(stem) if kind == "weight" else None
-            _matrix(sink, native, state[native], factors, adapter.scale, done)
-    return done
+@dataclass(frozen=True)
+class _Merge:
+    """One on its way from a checkpoint to a sink."""
 
+    sink: Sink
+    state: Mapping[str, Tensor]
+    adapter: Adapter
+    done: Merged
 
-def _matrix(
-    sink: Sink, native: str, matrix: Tensor, factors: Factors | None, scale: float, done: Merged
-) -> None:
-    change = None
-    for start, piece in pieces(matrix):
+    def run(self) -> None:
+        for native in self.sink.rows:
+            stem, _, kind = native.rpartition(".")
+            if kind == "blocks" or (kind == "weight" and ".experts." in native):
+                self._experts(stem, kind)
+            elif kind != "scales":  # those are written with the blocks
+                self._tensor(native, stem, kind)
+
+    def _tensor(self, native: str, stem: str, kind: str) -> None:
+        factors = self.adapter.factors(stem) if kind == "weight" else None
+        change = None
+        for start, piece in pieces(self.state[native]):
+            if factors is not None:
+                a, b = factors
+                rows = b[start : start + len(piece)]
+                change = low_rank_product(a, rows, self.adapter.scale)
+            self._put(native, start, added(piece, change, self.sink.dtype))
         if factors is not None:
-            a, b = factors
-            change = low_rank_product(a, b[start : start + len(piece)], scale)
-        _put(sink, native, start, added(piece, change, sink.dtype), done)
-    if factors is not None:
-        done.matrices += 1
+            self.done.matrices += 1
 
+    def _experts(self, stem: str, kind: str) -> None:
+        """All experts of one kind of matrix, one at a time, from either form to either form."""
+        factors = self.adapter.factors(stem)
+        parts = ["weight"]
+        if f"{stem}.blocks" in self.state:
+            parts = ["blocks", "scales"]
+        held = [self.state[f"{stem}.{part}"] for part in parts]
+        for e in range(len(held[0])):
+            expert = [tensor[e] for tensor in held]
+            change = None
+            if factors is not None:
+                a, b = factors
+                # copied off the file: products depend on alignment
+                own_a = a[e].clone()
+                own_b = b[e].clone()
+                change = low_rank_product(own_a, own_b, self.adapter.scale)
+            try:
+                made = self._expert(kind, expert, change)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{stem}, expert {e}, with the change added: {error}"
+                ) from error
+            for part, tensor in made.items():
+                self._put(f"{stem}.{part}", e, tensor.unsqueeze(0))
 
-def _experts(
-    sink: Sink, state: Tensors, stem: str, kind: str, adapter: Adapter, done: Merged
-) -> None:
-    """All experts of one kind of matrix, one at a time, from either form to either form."""
-    factors = adapter.factors(stem)
-    names = ("blocks", "scales") if f"{stem}.blocks" in state else ("weight",)
-    held = [state[f"{stem}.{name}"] for name in names]
-    for e in range(len(held[0])):
-        expert = [tensor[e] for tensor in held]
-        delta = None
-        if factors is not None:
-            a, b = factors
-            # copied off the file: products depend on alignment
-            delta = low_rank_product(a[e].clone(), b[e].clone(), adapter.scale)
-        try:
-            if kind == "weight":
-                parts = {"weight": _as_weight(expert, delta, sink)}
-            else:
-                blocks, scales = _as_blocks(expert, delta, done)
-                parts = {"blocks": blocks, "scales": scales}
-        except ValueError as error:
-            raise CheckpointError(f"{stem}, expert {e}, with the change added: {error}") from error
-        for part, tensor in parts.items():
-            _put(sink, f"{stem}.{part}", e, tensor.unsqueeze(0), done)
+    def _expert(self, kind: str, expert: Expert, change: Tensor | None) -> dict[str, Tensor]:
+        """In the form of the sink. Raises ValueError for values that it cannot hold."""
+        if kind == "weight":
+            weight = added(_decoded(expert), change, self.sink.dtype)
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"holds values that {self.sink.floats} cannot, or not a number")
+            return {"weight": weight}
+        if len(expert) == 2:
+            if change is not None:
+                expert = self._requantized(expert, change)
+            blocks, scales = expert
+        else:
+            whole = expert[0].float()
+            if change is not None:
+                whole = whole + change
+            blocks, scales = mxfp4.encode(whole, self.done.rule)
+        return {"blocks": blocks, "scales": scales}
 
+    def _requantized(self, expert: Expert, change: Tensor) -> Expert:
+        """Blocks whose values stay the same keep their bytes."""
+        blocks, scales = expert
+        moved = _any_in_block(change.ne(0))
+        self.done.blocks += moved.numel()
+        if not moved.any():
+            return expert
+        before = _decoded(expert)
+        new_blocks, new_scales = mxfp4.encode(before + change, self.done.rule)
+        after = _decoded([new_blocks, new_scales])
+        changed = moved & _any_in_block(after.ne(before))
+        self.done.blocks_moved += int(moved.sum())
+        self.done.blocks_changed += int(changed.sum())
+        blocks = torch.where(changed.unsqueeze(-1), new_blocks, blocks)
+        return [blocks, torch.where(changed, new_scales, scales)]
 
-def _as_weight(expert: Expert, delta: Tensor | None, sink: Sink) -> Tensor:
-    """Raises ValueError for what the dtype of the checkpoint cannot hold."""
-    before = _decoded(expert)
-    after = added(before, delta, sink.dtype)
-    if not torch.isfinite(after).all():
-        raise ValueError(f"holds values that {sink.floats} cannot, or not a number")
-    return after
-
-
-def _as_blocks(expert: Expert, delta: Tensor | None, done: Merged) -> tuple[Tensor, Tensor]:
-    """(blocks, scales). Raises ValueError for what MXFP4 cannot hold."""
-    if len(expert) == 1:
-        whole = expert[0].float()
-        if delta is not None:
-            whole = whole + delta
-        return mxfp4.encode(whole, done.rule)
-    blocks, scales = expert
-    if delta is None:
-        return blocks, scales
-    return _requantized(blocks, scales, delta, done)
+    def _put(self, native: str, start: int, piece: Tensor) -> None:
+        self.sink.put(native, start, piece)
+        self.done.expected[native, start] = len(piece), _checksum(piece)
 
 
 def _decoded(expert: Expert) -> Tensor:
@@ -211,27 +233,6 @@ def _decoded(expert: Expert) -> Tensor:
         return expert[0]
     blocks, scales = expert
     return mxfp4.decode(blocks, scales, torch.float32)
-
-
-def _requantized(
-    blocks: Tensor, scales: Tensor, delta: Tensor, done: Merged
-) -> tuple[Tensor, Tensor]:
-    """(blocks, scales) of one expert with the change added; blocks whose values stay the same keep
-    their bytes.
-    """
-    moved = _any_in_block(delta.ne(0))
-    done.blocks += moved.numel()
-    if not moved.any():
-        return blocks, scales
-    before = mxfp4.decode(blocks, scales, torch.float32)
-    new_blocks, new_scales = mxfp4.encode(before + delta, done.rule)
-    after = mxfp4.decode(new_blocks, new_scales, torch.float32)
-    changed = moved & _any_in_block(after.ne(before))
-    done.blocks_moved += int(moved.sum())
-    done.blocks_changed += int(changed.sum())
-    blocks = torch.where(changed.unsqueeze(-1), new_blocks, blocks)
-    scales = torch.where(changed, new_scales, scales)
-    return blocks, scales
 
 
 def _any_in_block(which: Tensor) -> Tensor:
@@ -246,20 +247,17 @@ def added(weight: Tensor, delta: Tensor | None, dtype: torch.dtype) -> Tensor:
     if delta is None:
         return weight.to(dtype)
     total = weight.float() + delta
-    return torch.where(delta == 0, weight.to(dtype), total.to(dtype))
+    same = delta == 0
+    return torch.where(same, weight.to(dtype), total.to(dtype))
 
 
 # ---- reading back ----
 
 
-def _put(sink: Sink, native: str, start: int, piece: Tensor, done: Merged) -> None:
-    sink.put(native, start, piece)
-    done.expected[native, start] = len(piece), _checksum(piece)
-
-
 def _checksum(piece: Tensor) -> int:
     flat = piece.contiguous().flatten()
-    return zlib.crc32(flat.view(torch.uint8).numpy().data)
+    data = flat.view(torch.uint8).numpy().data
+    return zlib.crc32(data)
 
 
 def verify(directory: Path, done: Merged) -> None:
@@ -275,5 +273,5 @@ def verify(directory: Path, done: Merged) -> None:
             raise CheckpointError(
                 f"{native}: reads back otherwise than it was written; is the disk in order?"
             )
-    missing = [name for name, tensor in state.items() if rows.get(name) != len(tensor)]
-    assert not missing, missing[:5]
+    for name, tensor in state.items():
+        assert rows.get(name) == len(tensor), name

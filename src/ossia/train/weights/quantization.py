@@ -153,11 +153,12 @@ def error_of(values: Tensor, rule: ScaleRule, name: str = "") -> RoundingError:
     exponents = mxfp4.block_exponents(grouped, rule)
     largest = torch.full_like(exponents, mxfp4.LARGEST, dtype=torch.float64)
     limit = torch.ldexp(largest, exponents)
+    exact = values.double()
     return RoundingError(
         tensor=name,
         rule=rule,
         values=values.numel(),
-        power=float(values.double().square().sum()),
+        power=float(exact.square().sum()),
         noise=float(error.square().sum()),
         largest=float(error.abs().max()),
         saturated=int((grouped.abs() > limit).sum()),
@@ -178,14 +179,14 @@ def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
     """(native name of the tensor, one expert's matrix)"""
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
-        if ".experts." not in name:
+        if ".experts." not in name or kind not in ("weight", "blocks"):
             continue
-        for e in range(tensor.shape[0]):
-            if kind == "weight":
-                yield stem, tensor[e]
-            elif kind == "blocks":
-                scales = state[f"{stem}.scales"]
-                yield stem, mxfp4.decode(tensor[e], scales[e], torch.float32)
+        for e in range(len(tensor)):
+            matrix = tensor[e]
+            if kind == "blocks":
+                scales = state[f"{stem}.scales"][e]
+                matrix = mxfp4.decode(matrix, scales, torch.float32)
+            yield stem, matrix
 
 
 # ---- quantization-aware training ----
@@ -198,7 +199,7 @@ def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:
     With LoRA on experts it sees matrix and change together, as `merge` will store them under that
     rule. Raises `ConfigError` for another rule.
     """
-    if rule is not False and rule is not True and rule not in RULES:
+    if not isinstance(rule, bool) and rule not in RULES:
         raise ConfigError(
             f"quantize must be true, false or one of {', '.join(RULES)}, found {rule!r}"
         )
