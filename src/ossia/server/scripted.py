@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from itertools import count
 
 from ossia.config import ModelConfig
-from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
+from ossia.engine.request import (
+    Constraint,
+    EngineStats,
+    FinishReason,
+    PromptToken,
+    SampledToken,
+    SamplingParams,
+)
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 
 Script = Sequence[int]
@@ -110,9 +117,12 @@ class ScriptedEngine:
         if stopped or ended:
             del self._running[id]
         top = _likeliest(token, -0.5, one.params.top_logprobs)
-        return SampledToken(
-            id, token, -0.5, "stop" if stopped else "length" if ended else None, top
-        )
+        reason: FinishReason | None = None
+        if stopped:
+            reason = "stop"
+        elif ended:
+            reason = "length"
+        return SampledToken(id, token, -0.5, reason, top)
 
 
 def _likeliest(token: int, logprob: float, count: int) -> tuple[tuple[int, float], ...]:

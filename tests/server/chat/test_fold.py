@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from ossia.server.chat.input import ChatForm
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
+from ossia.server.chat.request import ChatForm
 from ossia.server.events import (
     AnswerEnd,
     Called,

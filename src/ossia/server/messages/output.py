@@ -26,6 +26,7 @@ from ossia.server.events import (
     new_id,
 )
 from ossia.server.sealing import Sealer
+from ossia.server.wire.output import messages_usage
 
 INVALID = (
     "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
@@ -46,8 +47,12 @@ class Writer:
     def __init__(
         self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int
     ) -> None:
-        self.model, self.sealer, self.limit = model, sealer, limit
-        self.thinking, self.omitted, self.whole = thinking, omitted, whole
+        self.model = model
+        self.sealer = sealer
+        self.limit = limit
+        self.thinking = thinking
+        self.omitted = omitted
+        self.whole = whole
         self.started = False
         self.count = 0  # blocks so far
         self.item: Any = None  # the one that is open
@@ -60,7 +65,9 @@ class Writer:
             yield self._start(event.usage if isinstance(event, Progress) else Usage())
         match event:
             case ItemStart():
-                self.item, self.is_shown, self.text = event.item, False, []
+                self.item = event.item
+                self.is_shown = False
+                self.text = []
                 if isinstance(self.item, Called):
                     yield self._begin(
                         {
@@ -81,12 +88,12 @@ class Writer:
     def _start(self, usage: Usage) -> Event:
         message: dict[str, Any] = {
             "id": new_id("msg"), "type": "message", "role": "assistant", "model": self.model, "content": [],
-            "stop_reason": None, "stop_sequence": None, "usage": usage_of(usage),
+            "stop_reason": None, "stop_sequence": None, "usage": messages_usage(usage),
         }  # fmt: skip
         return {"type": "message_start", "message": message}
 
     def _delta(self, text: str) -> Iterator[Event]:
-        """A block of text or thoughts begins with its first words: there are none without."""
+        """Text and thinking blocks are opened by their first delta, so there are no empty ones."""
         match self.item:
             case Said() if text:
                 if not self.is_shown:
@@ -107,15 +114,14 @@ class Writer:
         if isinstance(self.item, Thought):
             yield self._change({"type": "signature_delta", "signature": self.sealer.seal(text)})
         if isinstance(self.item, Called) and self.whole and text:
-            shown = (
-                text
-                if INVALID not in input_of(text)
-                else json.dumps({INVALID: text}, ensure_ascii=False)
-            )
+            shown = text
+            if INVALID in input_of(text):
+                shown = json.dumps({INVALID: text}, ensure_ascii=False)
             yield self._change({"type": "input_json_delta", "partial_json": shown})
         yield {"type": "content_block_stop", "index": self.count}
         self.count += 1
-        self.item, self.is_shown = None, False
+        self.item = None
+        self.is_shown = False
 
     def _over(self, end: AnswerEnd) -> Iterator[Event]:
         reason = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}[end.reason]
@@ -124,7 +130,7 @@ class Writer:
         elif end.reason == "length" and end.usage.completion < self.limit:
             reason = "model_context_window_exceeded"
         delta = {"stop_reason": reason, "stop_sequence": end.stopped_by}
-        yield {"type": "message_delta", "delta": delta, "usage": usage_of(end.usage)}
+        yield {"type": "message_delta", "delta": delta, "usage": messages_usage(end.usage)}
         yield {"type": "message_stop"}
 
     def _begin(self, block: dict[str, Any]) -> Event:
@@ -133,19 +139,6 @@ class Writer:
 
     def _change(self, delta: dict[str, Any]) -> Event:
         return {"type": "content_block_delta", "index": self.count, "delta": delta}
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Input that was found in the cache is not counted twice; nothing is charged for putting it
-    there.
-    """
-    return {
-        "input_tokens": usage.prompt - usage.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached,
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning},
-    }
 
 
 def input_of(text: str) -> dict[str, Any]:
