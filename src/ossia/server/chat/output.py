@@ -140,8 +140,8 @@ class _Choice:
         if isinstance(item, Thought):
             self.kinds[index] = "reasoning"
         elif isinstance(item, Said):
-            spoken = item.phase == "final_answer" or self.form.preambles_are_content
-            self.kinds[index] = "content" if spoken else "reasoning"
+            is_content = item.phase == "final_answer" or self.form.preambles_are_content
+            self.kinds[index] = "content" if is_content else "reasoning"
         elif isinstance(item, Called) and self.form.is_legacy:
             if not self.calls:  # there is room for one
                 self.calls[index] = (0, item)
@@ -240,12 +240,13 @@ class _Message:
             body[key] += value
 
     def result(self, index: int, with_logprobs: bool) -> dict[str, Any]:
-        content = "".join(self.fields.get("content", ()))
+        content: str | None = "".join(self.fields.get("content", ()))
         reasoning = "".join(self.fields.get("reasoning", ())) or None
-        has_call = bool(self.calls or self.function_call)
+        if not content and (self.calls or self.function_call):
+            content = None
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": None if has_call and not content else content,
+            "content": content,
             "refusal": None,
             "annotations": [],
             "reasoning": reasoning,
@@ -286,5 +287,12 @@ class Body:
             self.messages[choice["index"]].add(choice)
 
     def result(self) -> dict[str, Any]:
-        choices = [message.result(n, self.with_logprobs) for n, message in enumerate(self.messages)]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        choices = []
+        for n, message in enumerate(self.messages):
+            choices.append(message.result(n, self.with_logprobs))
+        return {
+            **self.head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self.usage,
+        }

@@ -98,12 +98,12 @@ def _checked(given: Any, where: str) -> Item:
     try:
         orjson.dumps(given)
     except TypeError as error:  # half a surrogate pair, endless numbers
-        raise bad(f"{where} is no JSON that other programs could read: {error}", where) from error
+        raise bad(f"{where} is not JSON that other programs can read: {error}", where) from error
     item = {key: value for key, value in given.items() if value is not None}
     kind = item.setdefault("type", "message")
     if not (isinstance(kind, str) and kind in FIELDS):
         place = f"{where}.type"
-        raise bad(f"{place}: {kind!r} is none of {', '.join(FIELDS)}", place)
+        raise bad(f"{place}: {kind!r} is not one of {', '.join(FIELDS)}", place)
     if kind == "reasoning":
         item.setdefault("summary", [])
     for key, types in (
@@ -162,4 +162,4 @@ def _check(value: Any, types: tuple[type, ...], where: str) -> None:
 
 def _one_of(value: Any, words: Sequence[str], where: str) -> None:
     if value not in words:
-        raise bad(f"{where}: {value!r} is none of {', '.join(words)}", where)
+        raise bad(f"{where}: {value!r} is not one of {', '.join(words)}", where)
