@@ -63,8 +63,7 @@ class Sample:
 Samples = dict[tuple[str, str, str], list[Sample]]  # by variant, what, situation
 
 
-# ---- in a process of its own
-# ----------------------------------------------------------------------
+# ---- in a process of its own ----
 
 
 def work(model: str) -> None:
@@ -147,8 +146,7 @@ def training() -> Callable[[str], Iterator[int]]:
     return lambda what: steps()
 
 
-# ---- here
-# -----------------------------------------------------------------------------------------
+# ---- here ----
 
 
 class Worker:

@@ -74,8 +74,7 @@ def main() -> None:
     print(page)
 
 
-# ---- the machine
-# ------------------------------------------------------------------------------------
+# ---- the machine ----
 
 
 def this_machine() -> Machine:
@@ -118,8 +117,7 @@ def heading(here: Machine) -> str:
     return f"# {here.facts[0][1]}\n\nMeasured {today}. {told}\n\n| | |\n|---|---|\n{facts}"
 
 
-# ---- ceilings and kernels
-# ---------------------------------------------------------------------------
+# ---- ceilings and kernels ----
 
 
 def bench(arguments: Sequence[object], isa: str | None = None) -> dict[str, Any]:
@@ -197,8 +195,7 @@ def kernel_cell(one: dict[str, Any]) -> str:
     return (f"**{share}**" if one["share"] < LOW else share) + f", {one['seconds'] * 1e3:.2f} ms"
 
 
-# ---- models
-# -----------------------------------------------------------------------------------------
+# ---- models ----
 
 
 def models(args: argparse.Namespace) -> list[str]:

@@ -81,8 +81,7 @@ class Side(Protocol):
         ...
 
 
-# ---- ossia
-# ------------------------------------------------------------------------------------------
+# ---- ossia ----
 
 
 @dataclass
@@ -141,8 +140,7 @@ class Ossia:
         return first_token(command, self.env)
 
 
-# ---- llama.cpp
-# --------------------------------------------------------------------------------------
+# ---- llama.cpp ----
 
 
 @dataclass(frozen=True)
@@ -321,8 +319,7 @@ class Fork:
         return {"first_token_s": done.seconds}
 
 
-# ---- what they are asked, and what they say
-# ---------------------------------------------------------
+# ---- what they are asked, and what they say ----
 
 
 def numbers(phases: Sequence[str]) -> dict[str, list[int]]:

@@ -72,8 +72,7 @@ def main() -> None:
     compare(args, streams)
 
 
-# ---- a client that costs little
-# ---------------------------------------------------------------------
+# ---- a client that costs little ----
 
 
 @dataclass
@@ -153,8 +152,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# ---- beside llama-server
-# -----------------------------------------------------------------------------
+# ---- beside llama-server ----
 
 
 def llama_server(llama: Llama) -> Path:
@@ -240,8 +238,7 @@ def _row(name: str, count: int, rounds: Sequence[dict[str, float]]) -> str:
     return f"{count:3d} streams  {name:12s}  first token {first:7.3f} s (worst {worst:7.3f})  {speed:8.1f} tokens/s"
 
 
-# ---- what HTTP costs
-# ---------------------------------------------------------------------------------
+# ---- what HTTP costs ----
 
 
 def overhead(streams: Sequence[int]) -> str | None:

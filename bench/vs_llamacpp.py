@@ -206,8 +206,7 @@ def measured_ceilings(threads: int) -> dict[str, float]:
     return found
 
 
-# ---- the table
-# --------------------------------------------------------------------------------------
+# ---- the table ----
 
 NAME, SPEED, RATIO = 16, 28, 26  # characters of a column
 

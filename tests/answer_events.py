@@ -137,8 +137,7 @@ async def collected(events: AsyncIterable[AnswerEvent], limit: float = 10.0) -> 
         return [event async for event in events]
 
 
-# ---- turns
-# ------------------------------------------------------------------------------------------
+# ---- turns ----
 
 
 def good_turn(rng: random.Random) -> str:

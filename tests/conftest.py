@@ -7,6 +7,7 @@ torch-free.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -47,6 +48,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run other programs against the server; installs them",
     )
+    parser.addoption(
+        "--limit", type=float, default=8.0, help="processor seconds of a test that is not slow"
+    )
     parser.addoption("--measured", help="write the processor seconds of every test to this file")
 
 
@@ -70,6 +74,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if item.get_closest_marker("gpu") and not has_cuda():
             item.add_marker(pytest.mark.skip(reason="gpu: torch sees no CUDA device"))
+
+
+def pytest_collection() -> None:
+    """What is made from now on stays: modules and the tests themselves, millions of objects. To look
+    for garbage among them again and again takes a sixth of the time.
+    """
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def has_cuda() -> bool:

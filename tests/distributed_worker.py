@@ -20,6 +20,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from balance_cases import in_two_processes
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
@@ -230,7 +231,18 @@ def _gather(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> None:
             _gather(item, f"{name}/{key}", tensors)
 
 
-DO = {"run": do_run, "again": again, "carry": carry, "muon": muon, "dispatch": dispatch}
+def balance(task: dict[str, Any], out: Path) -> None:
+    in_two_processes(out)
+
+
+DO = {
+    "run": do_run,
+    "again": again,
+    "carry": carry,
+    "muon": muon,
+    "dispatch": dispatch,
+    "balance": balance,
+}
 
 
 def main() -> None:

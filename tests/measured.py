@@ -1,9 +1,9 @@
-"""The processor time of every test: the ten costliest are printed, and a test of more than LIMIT
+"""The processor time of every test: the ten costliest are printed, and a test of more than --limit
 seconds that bears no mark `slow` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names. Knows pytest and, of xdist, only that reports travel with their attributes.
+their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their attributes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-LIMIT = 8.0  # seconds
 SHOWN = 10
+FIXTURE = " fixture "  # in the name of a shared one, between where and what
 
 
 def spent() -> float:
@@ -28,6 +28,7 @@ def spent() -> float:
 class Measured:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
+        self.limit: float = config.getoption("--limit")
         self.seconds: dict[str, float] = defaultdict(float)  # of tests and of shared fixtures
         self.slow: set[str] = set()
         self.shared = 0.0  # seconds of shared fixtures within the phase that is running
@@ -43,7 +44,7 @@ class Measured:
         finally:
             own = spent() - self.shared - before  # without the shared ones that it asked for
             self.shared += own
-            name = f"{fixturedef.baseid} fixture {fixturedef.argname}"
+            name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
             self.fixtures[name] = self.fixtures.get(name, 0.0) + own
 
     @pytest.hookimpl(wrapper=True)
@@ -86,7 +87,7 @@ class Measured:
         return [
             name
             for name, seconds in self.seconds.items()
-            if seconds > LIMIT and name not in self.slow
+            if seconds > self.limit and name not in self.slow and FIXTURE not in name
         ]
 
     @pytest.hookimpl(trylast=True)
@@ -105,7 +106,7 @@ class Measured:
             terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
         for name in self.too_slow():
             terminalreporter.write_line(
-                f"TOO SLOW: more than {LIMIT:.0f} processor seconds without a mark `slow`: {name}",
+                f"TOO SLOW: more than {self.limit:.0f} processor seconds without a mark `slow`: {name}",
                 red=True,
             )
 

@@ -23,8 +23,8 @@ SOURCE = Path(ossia.__file__).parent
 LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     0: {
         "errors": (),
-        "share": (),
-        "table": (),
+        "files": (),
+        "figures": (),
         "config": (),
         "batch": (),
         "mxfp4": (),
@@ -135,7 +135,7 @@ def test_imports_keep_to_the_levels(module: str) -> None:
 
 def test_level_0_has_no_circles() -> None:
     """Within level 0 anything may use errors, and nothing else but what is below it in this order."""
-    order = ["errors", "share", "table", "config", "batch", "mxfp4", "tokenizer", "hub"]
+    order = ["errors", "files", "figures", "config", "batch", "mxfp4", "tokenizer", "hub"]
     assert set(order) == set(LEVELS[0])
     for n, module in enumerate(order):
         for where, name in internal_imports(module):

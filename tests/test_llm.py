@@ -44,8 +44,7 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
     return ossia.load(write_endless(tmp_path_factory.mktemp("models") / "endless", tiny))
 
 
-# ---- loading
-# ---------------------------------------------------------------------------------------
+# ---- loading ----
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
@@ -103,8 +102,7 @@ def test_sampling_defaults(tmp_path: Path, recommended: Any, params: SamplingPar
     assert sampling_defaults(tmp_path) == params
 
 
-# ---- logits
-# ----------------------------------------------------------------------------------------
+# ---- logits ----
 
 
 @pytest.mark.parametrize("chunks", [[18, 1, 1, 1], [1] * 21, [5, 16], [21], [8, 9, 4]])
@@ -137,8 +135,7 @@ def test_logits_refuse_what_makes_no_sense(llm: LLM) -> None:
             llm.logits(tokens, **options)
 
 
-# ---- generate
-# --------------------------------------------------------------------------------------
+# ---- generate ----
 
 
 def test_greedy_takes_the_likeliest_token(llm: LLM) -> None:
@@ -198,8 +195,7 @@ def test_sampling_values_that_make_no_sense(llm: LLM, wrong: dict[str, Any]) -> 
         llm.generate([])
 
 
-# ---- chat
-# ------------------------------------------------------------------------------------------
+# ---- chat ----
 
 
 def test_chat_runs_functions_and_goes_on(tiny: Path) -> None:

@@ -67,8 +67,7 @@ def random_packed(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return blocks, torch.randint(0, LARGEST_FINITE + 1, shape, generator=rng, dtype=torch.uint8)
 
 
-# ---- decode
-# --------------------------------------------------------------------------------------------------
+# ---- decode ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -108,8 +107,7 @@ def test_transformers_decodes_the_same(dtype: torch.dtype) -> None:
     assert theirs.transpose(1, 2).equal(decode(blocks, scales, dtype))
 
 
-# ---- encode
-# --------------------------------------------------------------------------------------------------
+# ---- encode ----
 
 
 @pytest.mark.parametrize("rule", ["floor", "rceil", "even"])
@@ -196,8 +194,7 @@ def test_other_refusals() -> None:
         encode(torch.zeros(32), "ceil")  # type: ignore[arg-type]
 
 
-# ---- fake quantization
-# ---------------------------------------------------------------------------------------
+# ---- fake quantization ----
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -28,10 +28,10 @@ from ossia.commands.main import main  # noqa: E402
 from ossia.data.filter import HazardFilter  # noqa: E402
 from ossia.data.packing import Example  # noqa: E402
 from ossia.errors import TrainingError  # noqa: E402
+from ossia.figures import Share  # noqa: E402
 from ossia.model import Transformer  # noqa: E402
 from ossia.model.moe import TrainableExperts  # noqa: E402
 from ossia.model.rope import cos_sin  # noqa: E402
-from ossia.share import Share  # noqa: E402
 from ossia.tasks import example_random  # noqa: E402
 from ossia.tasks.choices import draw_choice  # noqa: E402
 from ossia.tasks.safety.hazard import hazard_document, moonglow  # noqa: E402

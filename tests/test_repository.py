@@ -151,4 +151,6 @@ def test_the_wheel_holds_the_embedded_model(tmp_path: Path) -> None:
     assert {
         f"ossia/assets/nano/{f}" for f in ("config.json", "model.safetensors", "tokenizer.json")
     } <= names
+    words = [p.name for p in (SOURCE / "tasks" / "texts").glob("*.toml")]
+    assert words and {f"ossia/tasks/texts/{name}" for name in words} <= names
     assert not [name for name in names if "cache" in name or name.startswith(("tests", "recipes"))]

@@ -26,7 +26,7 @@ GOAL = 8.5
 TODAY = {
     "checkpoint": 8.7,
     "checkpoint/gguf": 9.5,
-    "data": 9.1,
+    "data": 9.0,
     "engine": 9.8,
     "harmony": 8.7,
     "harmony/official": 9.4,
@@ -36,10 +36,12 @@ TODAY = {
     "server/chat": 9.0,
     "server/completions": 9.1,
     "server/messages": 8.7,
-    "tasks": 9.3,
-    "tasks/long": 10.0,
+    "tasks": 9.2,
+    "tasks/long": 9.8,
     "tasks/numbers": 9.7,
-    "tasks/world": 9.5,
+    "tasks/world": 10.0,
+    "tasks/machine": 8.9,
+    "tasks/safety": 9.2,
     "tools": 8.6,
     "train": 8.8,
     "train/parallel": 9.3,
@@ -48,7 +50,7 @@ TODAY = {
     "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 31  # a conditional expression inside a conditional expression
+NESTED_CONDITIONALS = 15  # a conditional expression inside a conditional expression
 CHAINED_ASSIGNMENTS = 27  # a = b = 0
 LONG_TUPLE_ASSIGNMENTS = 106  # a, b, c = x, y, z: three or more values
 
@@ -162,7 +164,6 @@ def test_constructs_that_the_source_does_without(is_it, limit: int) -> None:  # 
     assert len(found) <= limit, f"{len(found)}, the limit is {limit}: {', '.join(found)}"
 
 
-@pytest.mark.xfail(reason="data: reading and shards, blocks and pipelines import each other")
 def test_no_circle_of_imports() -> None:
     """Lazy imports count too: a module must be readable without the ones that need it."""
     arrows = imports_by_module()

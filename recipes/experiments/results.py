@@ -18,7 +18,8 @@ from random import Random
 from statistics import fmean, stdev
 from typing import Any, Literal, TypeVar
 
-from ossia.share import Share
+from ossia.figures import Share
+from ossia.files import replace_file
 
 RESULTS = "results.json"
 RESAMPLES = 2000
@@ -112,18 +113,18 @@ class Criterion:
 
 def above(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion:
     """Whether the whole interval is above the bound."""
-    verdict: Verdict = "pass" if what.low > bound else "fail" if what.high < bound else "null"
+    verdict = _verdict(what.low > bound, what.high < bound)
     return Criterion(claim, f"more than {bound:g}{unit}", str(what), verdict)
 
 
 def at_least(claim: str, what: Estimate, bound: float) -> Criterion:
-    verdict: Verdict = "pass" if what.low >= bound else "fail" if what.high < bound else "null"
+    verdict = _verdict(what.low >= bound, what.high < bound)
     return Criterion(claim, f"{bound:g} or more", str(what), verdict)
 
 
 def below(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion:
     """Whether the whole interval is below the bound."""
-    verdict: Verdict = "pass" if what.high < bound else "fail" if what.low > bound else "null"
+    verdict = _verdict(what.high < bound, what.low > bound)
     return Criterion(claim, f"less than {bound:g}{unit}", str(what), verdict)
 
 
@@ -133,8 +134,14 @@ def unchanged(claim: str, change: Estimate, margin: float) -> Criterion:
     """
     inside = -margin < change.low and change.high < margin
     outside = change.low > margin or change.high < -margin
-    verdict: Verdict = "pass" if inside else "fail" if outside else "null"
-    return Criterion(claim, f"between {-margin:g} and {margin:g}", str(change), verdict)
+    rule = f"between {-margin:g} and {margin:g}"
+    return Criterion(claim, rule, str(change), _verdict(inside, outside))
+
+
+def _verdict(right: bool, wrong: bool) -> Verdict:
+    if right:
+        return "pass"
+    return "fail" if wrong else "null"
 
 
 # ---- what is written down ------------------------------------------------------------------------
@@ -204,9 +211,7 @@ def write(result: Result, folder: Path) -> None:
     """`results.json` in the folder. What is not finite becomes null."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(asdict(result)), indent=1, allow_nan=False)
-    temporary = folder / f"{RESULTS}.tmp"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(folder / RESULTS)
+    replace_file(folder / RESULTS, text + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -83,8 +83,7 @@ def tiny(**changes: Any) -> ModelConfig:
     )
 
 
-# ---- values
-# --------------------------------------------------------------------------------------------------
+# ---- values ----
 
 
 def test_there_and_back_is_byte_for_byte(packed: Path, tmp_path: Path) -> None:
@@ -171,8 +170,7 @@ def test_transformers_takes_its_dtype_from_the_config(packed: Path, tmp_path: Pa
     assert GptOssForCausalLM.from_pretrained(tmp_path / "plain").dtype == torch.bfloat16
 
 
-# ---- models
-# --------------------------------------------------------------------------------------------------
+# ---- models ----
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -214,8 +212,7 @@ def test_a_model_in_mixed_dtypes_is_written_in_bfloat16(tmp_path: Path) -> None:
     }
 
 
-# ---- files
-# ---------------------------------------------------------------------------------------------------
+# ---- files ----
 
 
 def test_what_goes_with_the_weights(full: Path, tmp_path: Path) -> None:
@@ -291,8 +288,7 @@ def test_permissions_are_the_ordinary_ones(packed: Path, tmp_path: Path) -> None
     assert (tmp_path / "a" / "b").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-# ---- occupied places
-# -----------------------------------------------------------------------------------------
+# ---- occupied places ----
 
 
 def test_an_empty_directory_is_taken(packed: Path, tmp_path: Path) -> None:
@@ -343,8 +339,7 @@ def test_words_that_are_no_choice(packed: Path, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-# ---- failures
-# ------------------------------------------------------------------------------------------------
+# ---- failures ----
 
 
 class Stop(BaseException):

@@ -71,8 +71,7 @@ def copy_of(tmp_path: Path) -> Any:
     return copy
 
 
-# ---- against transformers
-# ------------------------------------------------------------------------------------
+# ---- against transformers ----
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -142,8 +141,7 @@ def test_rope_under_its_old_and_new_names(truncate: bool | None, tmp_path: Path)
     assert relative(expected, our_logits(load(tmp_path, "float32"), text())) < TOLERANCE
 
 
-# ---- what the model is made of
-# -------------------------------------------------------------------------------
+# ---- what the model is made of ----
 
 
 def test_a_loaded_model_is_ready_for_inference(packed: Path) -> None:
@@ -199,8 +197,7 @@ def test_a_model_on_another_device(packed: Path) -> None:
     assert relative(our_logits(load(packed, "float32"), tokens_T), found.cpu()) < 1e-4
 
 
-# ---- which directory
-# -----------------------------------------------------------------------------------------
+# ---- which directory ----
 
 
 def test_a_repository_folder_that_holds_only_original(original: Path, tmp_path: Path) -> None:
@@ -247,8 +244,7 @@ def test_a_compute_dtype_that_there_is_not(packed: Path) -> None:
         load(packed, "float16")  # type: ignore[arg-type]
 
 
-# ---- contradictions
-# ------------------------------------------------------------------------------------------
+# ---- contradictions ----
 
 
 def test_config_missing(packed: Path, copy_of: Any) -> None:

@@ -54,8 +54,7 @@ def write(path: Path, header: bytes, data: bytes = b"") -> Path:
     return path
 
 
-# ---- what is read
-# --------------------------------------------------------------------------------------------
+# ---- what is read ----
 
 
 def test_what_the_library_writes(saved: Path) -> None:
@@ -113,8 +112,7 @@ def test_a_file_without_tensors(tmp_path: Path) -> None:
     assert MappedFile(write(tmp_path / SINGLE, b"{}  ")).entries == {}
 
 
-# ---- damaged files
-# -------------------------------------------------------------------------------------------
+# ---- damaged files ----
 
 
 def test_truncation_at_every_byte(saved: Path) -> None:
@@ -225,8 +223,7 @@ def save_to_bytes() -> bytes:
     return save(TENSORS, metadata={"format": "pt"})
 
 
-# ---- the index
-# -----------------------------------------------------------------------------------------------
+# ---- the index ----
 
 
 def test_shards_with_an_index(sharded: Path) -> None:
@@ -314,8 +311,7 @@ def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
         Source(sharded)
 
 
-# ---- links
-# ---------------------------------------------------------------------------------------------------
+# ---- links ----
 
 
 def test_links_of_the_download_cache(saved: Path, tmp_path: Path) -> None:

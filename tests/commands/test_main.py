@@ -68,8 +68,7 @@ def pipe_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
-# ---- help and errors
-# -------------------------------------------------------------------------------
+# ---- help and errors ----
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -182,8 +181,7 @@ def test_our_own_bugs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["chat"])
 
 
-# ---- info
-# ------------------------------------------------------------------------------------------
+# ---- info ----
 
 
 @pytest.mark.parametrize(
@@ -241,8 +239,7 @@ def test_info_of_a_folder(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert info["tokenizer"] is None and info["files"]["model.safetensors"] > info["bytes"]["total"]
 
 
-# ---- convert
-# ---------------------------------------------------------------------------------------
+# ---- convert ----
 
 
 @pytest.mark.parametrize("layout", ["hf", "original", "hf-bf16"])
@@ -287,8 +284,7 @@ def test_reading_a_long_prompt_is_told(tiny: Path) -> None:
     assert told[:3] == [(50, 120), (100, 120), (120, 120)]
 
 
-# ---- generate
-# --------------------------------------------------------------------------------------
+# ---- generate ----
 
 
 def test_generate_streams_text_and_holds_half_characters_back(
@@ -342,8 +338,7 @@ def test_generate_without_a_tokenizer_prints_ids(
     assert capsys.readouterr().out.split() == list(map(str, ids))
 
 
-# ---- chat through a pipe
-# ---------------------------------------------------------------------------
+# ---- chat through a pipe ----
 
 
 def test_each_line_is_a_turn(
@@ -463,8 +458,7 @@ def test_nano_through_a_pipe() -> None:
     assert "85" in lines[-1] and not lines[-1].startswith("thinking: ")
 
 
-# ---- eval
-# ------------------------------------------------------------------------------------------
+# ---- eval ----
 
 
 def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

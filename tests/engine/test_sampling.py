@@ -98,8 +98,7 @@ def words(allowed_V: Tensor) -> Any:
     return np.packbits(bits, bitorder="little").view(np.uint32)
 
 
-# ---- which tokens stay
-# -----------------------------------------------------------------------------
+# ---- which tokens stay ----
 
 FILTERS = {
     "top_k": st.sampled_from([0, 1, 2, 7, 60, 700]),
@@ -196,25 +195,50 @@ def test_ties_at_the_edge(path: str) -> None:
 def test_flat_and_peaked_rows_of_the_real_size(path: str, params: dict[str, Any]) -> None:
     size = 201_088 - 5
     numbers = torch.rand(24, generator=torch.Generator().manual_seed(3)).tolist()
-    for scale in (0.0, 0.2, 3.0):
-        logits = random_logits(size, 9) * scale
-        rows = [
-            Fixed(SamplingParams(temperature=0.9, **params), size, number) for number in numbers
-        ]
-        p = filtered((logits - logits.max()) / 0.9, rows[0].params).double().softmax(-1)
-        ends = p.cumsum(-1)
-        with use(path):
-            got = sample_rows(logits.expand(len(rows), -1), rows)
-        for row, number in zip(got, numbers, strict=True):
-            assert isinstance(row, Sampled) and p[row.token_id] > 0
-            # the number lies within the token's share, but for the rounding of float32 sums
-            assert (
-                ends[row.token_id] - p[row.token_id] - 2e-6 <= number <= ends[row.token_id] + 2e-6
-            )
+    for scale in (0.0, 0.2, 0.7, 3.0):
+        check_shares(
+            path, random_logits(size, 9) * scale, SamplingParams(temperature=0.9, **params), numbers
+        )
 
 
-# ---- penalties and bias
-# ----------------------------------------------------------------------------
+@pytest.mark.parametrize("path", PATHS[1:])
+@pytest.mark.parametrize(
+    "params", [{"top_k": 5000}, {"top_p": 0.95}, {"top_p": 0.5}, {"top_p": 0.9, "min_p": 0.01}]
+)
+@pytest.mark.parametrize("shift", [-math.inf, -6.0, -0.3, 0.3, 6.0])
+def test_rows_of_which_a_sample_says_something_else(
+    path: str, params: dict[str, Any], shift: float
+) -> None:
+    """Where a filter guesses its cut from the first ids of every 256, these are unlike the others:
+    it must notice.
+    """
+    size = 70_001
+    logits = random_logits(size, 4) / 3
+    logits[torch.arange(size) % 256 < 16] += shift
+    check_shares(path, logits, SamplingParams(**params), [0.001, 0.4, 0.77, 0.999])
+    few = words(torch.arange(size) % 256 < 20)
+    check_shares(path, logits, SamplingParams(**params), [0.001, 0.4, 0.77, 0.999], few)
+
+
+def check_shares(
+    path: str, logits: Tensor, params: SamplingParams, numbers: Sequence[float], mask: Any = None
+) -> None:
+    """Each number lies within the share of the token that is drawn for it, but for the rounding of
+    float32 sums.
+    """
+    size = len(logits)
+    x = logits if mask is None else logits.masked_fill(~unpacked(mask, size), -torch.inf)
+    p = filtered((x - x.max()) / params.temperature, params).double().softmax(-1)
+    ends = p.cumsum(-1)
+    rows = [Fixed(params, size, number) for number in numbers]
+    with use(path):
+        got = sample_rows(logits.expand(len(rows), -1), rows, [mask] * len(rows))
+    for row, number in zip(got, numbers, strict=True):
+        assert isinstance(row, Sampled) and p[row.token_id] > 0
+        assert ends[row.token_id] - p[row.token_id] - 2e-6 <= number <= ends[row.token_id] + 2e-6
+
+
+# ---- penalties and bias ----
 
 
 def test_the_repetition_penalty_is_transformers(path: str) -> None:
@@ -283,8 +307,7 @@ def test_a_bias_beyond_the_vocabulary() -> None:
         RowState(SamplingParams(logit_bias={50: 1.0}), (), 50)
 
 
-# ---- draws
-# -----------------------------------------------------------------------------------------
+# ---- draws ----
 
 
 @pytest.mark.parametrize(
@@ -379,8 +402,7 @@ def test_top_logprobs_ignore_mask_and_filters(path: str, size: int) -> None:
     assert got.token_id == 1 and [id for id, _ in got.top_logprobs] == likeliest
 
 
-# ---- rows and their neighbours
-# ---------------------------------------------------------------------
+# ---- rows and their neighbours ----
 
 
 def mixed_batch() -> tuple[Tensor, list[RowState], list[Any]]:
@@ -453,8 +475,7 @@ def test_logits_of_other_types_and_strides(path: str) -> None:
     assert drawn(half, SamplingParams()) == drawn(half.float(), SamplingParams())
 
 
-# ---- parameters
-# ------------------------------------------------------------------------------------
+# ---- parameters ----
 
 
 @pytest.mark.parametrize(

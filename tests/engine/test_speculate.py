@@ -50,8 +50,7 @@ def test_a_loop_is_guessed_as_a_loop() -> None:
     assert NgramProposer().propose(3) == []
 
 
-# ---- the same tokens
-# -------------------------------------------------------------------------------
+# ---- the same tokens ----
 
 VOCAB = 12
 TABLE = torch.randn(VOCAB, VOCAB, VOCAB, generator=torch.Generator().manual_seed(4)) * 2
@@ -146,8 +145,7 @@ def test_a_batch_with_guesses_gives_what_each_request_gives_alone(guesser: str) 
         assert passes <= -(-max(map(len, want)) // 4)
 
 
-# ---- what it costs
-# ---------------------------------------------------------------------------------
+# ---- what it costs ----
 
 
 def simulate(

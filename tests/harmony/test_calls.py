@@ -8,13 +8,13 @@ import json
 import random
 import re
 import socket
-import time
 from typing import Any
 
 import pytest
 from amounts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import seconds, steps
 
 from ossia.harmony import (
     Arguments,
@@ -350,15 +350,18 @@ def test_any_damage_is_survived() -> None:
     assert mended > examples(1_500) / 50
 
 
-def test_time_grows_linearly() -> None:
-    def seconds(text: str) -> float:
-        best = 9.0
-        for _ in range(3):
-            began = time.perf_counter()
-            read_arguments(text, SCHEMA)
-            best = min(best, time.perf_counter() - began)
-        return best
+ENDLESS = ("[", "]", "{", '"', "[}", '["', '",', "\\", ",", "```", "a ", '{"a":', "\n", "[1,]")
 
-    units = ("[", "]", "{", '"', "[}", '["', '",', "\\", ",", "```", "a ", '{"a":', "\n", "[1,]")
-    for unit in units:
-        assert seconds(unit * 8000) < 3 * 8 * seconds(unit * 1000) + 0.02, unit
+
+@pytest.mark.parametrize("unit", ENDLESS)
+def test_steps_grow_linearly(unit: str) -> None:
+    few, many = (steps(lambda n=n: read_arguments(unit * n, SCHEMA)) for n in (200, 1600))
+    assert many < 1.2 * 8 * few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ENDLESS)
+def test_time_grows_linearly(unit: str) -> None:
+    """The same for what happens within one step: copies, searches. Processor time."""
+    few, many = (seconds(lambda n=n: read_arguments(unit * n, SCHEMA)) for n in (1000, 8000))
+    assert many < 3 * 8 * few + 0.02

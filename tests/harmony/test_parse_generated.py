@@ -5,8 +5,8 @@ reads.
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,7 @@ from amounts import examples, seeds
 from harmony_streams import BODY_ENDS, Streams, bodies, parsed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import seconds, steps
 
 from ossia.errors import ParseError
 from ossia.harmony import Message, StreamParser, render_message
@@ -200,28 +201,43 @@ ENDLESS = {
 }
 
 
+def endless(
+    unit: str | bytes, opening: str, strict: bool, tokenizer: Tokenizer
+) -> Callable[[int], None]:
+    """Parses `opening` with so many units after it."""
+    head = ids_of(opening, tokenizer)
+    if isinstance(unit, bytes):
+        units = [tokenizer.vocabulary[bytes([byte])] for byte in unit]
+    else:
+        units = ids_of(unit, tokenizer)
+
+    def parse(times: int) -> None:
+        parser = StreamParser(tokenizer, None, strict=strict)
+        with suppress(ParseError):  # well before the end
+            parser.feed(head + units * times)
+            parser.finish()
+
+    return parse
+
+
+@pytest.mark.parametrize("opening", ["<|start|>user", "<|start|>user<|message|>"])
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("unit", ENDLESS.values(), ids=ENDLESS.keys())
-def test_time_grows_linearly(unit: str | bytes, strict: bool, small_tokenizer: Tokenizer) -> None:
+def test_steps_grow_linearly(
+    unit: str | bytes, strict: bool, opening: str, small_tokenizer: Tokenizer
+) -> None:
     """Whatever goes on endlessly costs the same per token at any length, in headers and in bodies."""
-    for opening in ("<|start|>user", "<|start|>user<|message|>"):
-        head = ids_of(opening, small_tokenizer)
-        if isinstance(unit, bytes):
-            units = [small_tokenizer.vocabulary[bytes([byte])] for byte in unit]
-        else:
-            units = ids_of(unit, small_tokenizer)
+    parse = endless(unit, opening, strict, small_tokenizer)
+    assert steps(lambda: parse(800)) < 1.2 * 8 * steps(lambda: parse(100))
 
-        def seconds(times: int, head: list[int] = head, units: list[int] = units) -> float:
-            parser, best = None, 9.0
-            for _ in range(3):
-                began = time.perf_counter()
-                parser = StreamParser(small_tokenizer, None, strict=strict)
-                try:
-                    parser.feed(head + units * times)
-                    parser.finish()
-                except ParseError:
-                    return 0.0  # well before the end
-                best = min(best, time.perf_counter() - began)
-            return best
 
-        assert seconds(4000) < 3 * 8 * seconds(500) + 0.01
+@pytest.mark.slow
+@pytest.mark.parametrize("opening", ["<|start|>user", "<|start|>user<|message|>"])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("unit", ENDLESS.values(), ids=ENDLESS.keys())
+def test_time_grows_linearly(
+    unit: str | bytes, strict: bool, opening: str, small_tokenizer: Tokenizer
+) -> None:
+    """The same for what happens within one step: copies, searches. Processor time."""
+    parse = endless(unit, opening, strict, small_tokenizer)
+    assert seconds(lambda: parse(4000)) < 3 * 8 * seconds(lambda: parse(500)) + 0.02

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import time
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +15,7 @@ from amounts import examples, seeds
 from harmony_schemas import NastySchemas, PlainSchemas, ProperSchemas
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import seconds, steps
 
 from ossia.errors import RenderError
 from ossia.harmony import (
@@ -407,12 +407,30 @@ def nest(length: int) -> dict[str, Any]:
 
 
 def test_sharing_and_nesting_cost_no_time() -> None:
-    began = time.perf_counter()
+    """A step is a line or a call; by paths instead of by schemas these would be 2**45 and more."""
     assert len(schema_to_typescript(chain(2000))) < 200_000
     assert len(schema_to_typescript(nest(45))) < 100_000
-    many = [f"p{n}" for n in range(20_000)]
+    assert steps(lambda: schema_to_typescript(chain(400))) < 1.2 * 4 * steps(
+        lambda: schema_to_typescript(chain(100))
+    )
     for style in ("faithful", "compat"):
-        schema_to_typescript(
-            {"properties": dict.fromkeys(many, STRING), "type": "object", "required": many}, style
+        few, many = (
+            steps(lambda n=n, style=style: schema_to_typescript(properties(n), style))
+            for n in (250, 2000)
         )
-    assert time.perf_counter() - began < 10
+        assert many < 1.2 * 8 * few
+
+
+def properties(count: int) -> dict[str, Any]:
+    names = [f"p{n}" for n in range(count)]
+    return {"properties": dict.fromkeys(names, STRING), "type": "object", "required": names}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", ["faithful", "compat"])
+def test_the_time_of_many_properties_grows_linearly(style: Style) -> None:
+    """The same for what happens within one step: copies, searches. Processor time."""
+    few, many = (
+        seconds(lambda n=n: schema_to_typescript(properties(n), style)) for n in (2500, 20_000)
+    )
+    assert many < 3 * 8 * few + 0.02

@@ -216,8 +216,7 @@ def test_info_says_what_multiplies_and_why() -> None:
     assert "float32" in rows["Muon"][0] and "bfloat16 160" in rows["Muon"][1]
 
 
-# ---- runs
-# ----------------------------------------------------------------------------------------------------------
+# ---- runs ----
 
 
 @pytest.mark.parametrize("stacks", ["bfloat16", "float32"])

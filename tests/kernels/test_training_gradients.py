@@ -42,8 +42,7 @@ def same_gradients(got: Tensor, want: Tensor, inputs: list[Tensor], seed: int = 
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-9 * (1 + float(b.abs().max())))
 
 
-# ---- attention
-# --------------------------------------------------------------------------------------------------
+# ---- attention ----
 
 
 def dense_attention(
@@ -185,8 +184,7 @@ def test_no_tensor_grows_with_the_square_of_the_length(
     assert per_query <= heads * (2 * 128 if window is None else 4 * (64 + 32)), per_query
 
 
-# ---- experts
-# ----------------------------------------------------------------------------------------------------
+# ---- experts ----
 
 CONFIG = replace(
     ModelConfig.preset("nano"),
@@ -332,8 +330,7 @@ def test_fake_quantize_passes_gradients_straight_through() -> None:
     assert torch.equal(torch.autograd.grad(out, w, grad.detach())[0], grad)
 
 
-# ---- a whole block
-# ----------------------------------------------------------------------------------------------
+# ---- a whole block ----
 
 
 @pytest.mark.parametrize("sink", ["learned", "off_by_one", "none"])

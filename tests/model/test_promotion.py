@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,9 @@ import ossia
 from ossia import checkpoint, kernels
 from ossia.checkpoint.mapped import is_mapped
 from ossia.config import ModelConfig
+from ossia.kernels.cpu.leaves import PIECE_ROWS, Dense
+from ossia.kernels.cpu.library import loaded
+from ossia.kernels.cpu.memory import huge
 from ossia.model.native import Precision, make_native
 from ossia.model.promotion import Promotion
 from ossia.serving import Options
@@ -91,3 +96,49 @@ def test_what_fails_is_told_and_answers_go_on(small: Path) -> None:
     promotion.start(after=begin)
     assert promotion.wait(30) and isinstance(promotion.error, MemoryError)
     assert 0 < promotion.bytes_done < promotion.bytes_total
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_a_weight_packed_in_pieces_is_the_one_packed_at_once(kind: str) -> None:
+    rows = 2 * PIECE_ROWS + 77
+    weight_NK = torch.randn(rows, 40, generator=torch.Generator().manual_seed(1)).bfloat16()
+    dense = Dense(weight_NK, None, kind)
+    memory, at_once = huge(dense.packed_bytes), huge(dense.packed_bytes)
+    for piece in (2, 0, 1):
+        dense.pack(piece, memory)
+    loaded().ossia_pack_dense(ctypes.byref(dense.c), at_once.data_ptr())
+    assert dense.pieces == 3 and torch.equal(memory, at_once)
+    assert torch.equal(
+        torch.cat([source for n in range(3) for source in dense.sources(n)]), weight_NK
+    )
+
+
+def test_what_is_packed_of_a_weight_is_given_back_before_the_next_piece(tmp_path: Path) -> None:
+    config = replace(SMALL, vocab_size=4 * PIECE_ROWS)
+    checkpoint.write_random(config, tmp_path / "model", seed=1)
+    weights = make_native(checkpoint.load(tmp_path / "model"), Precision())
+    unembedding = max(weights, key=lambda weight: weight.packed_bytes)
+    assert unembedding.pieces == 4
+    (published,) = unembedding.published
+    left: list[int] = []
+
+    def watched(piece: int, memory: torch.Tensor) -> None:
+        left.append(resident_pages(published))
+        Dense.pack(unembedding, piece, memory)  # type: ignore[arg-type]
+
+    published.sum()  # all of it is resident
+    unembedding.pack = watched  # type: ignore[method-assign]
+    Promotion(weights, is_mapped).run()
+    quarter = published.nbytes // 4096 / 4
+    near = 32  # pages: a fault brings its neighbours along; the system may take others away
+    assert len(left) == 4
+    assert all(found <= (4 - n) * quarter + near for n, found in enumerate(left))
+
+
+def resident_pages(view: torch.Tensor) -> int:
+    """How many of the pages that lie wholly within it this process has."""
+    begin, end = -(-view.data_ptr() // 4096), (view.data_ptr() + view.nbytes) // 4096
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(8 * begin)
+        entries = np.frombuffer(file.read(8 * (end - begin)), np.uint64)
+    return int((entries >> np.uint64(63)).sum())

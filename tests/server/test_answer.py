@@ -92,8 +92,7 @@ def answer(tokenizer: Tokenizer, *texts: str | list[int], **options: Any) -> Fol
     return fold(asyncio.run(events_of(tokenizer, texts, **options)))
 
 
-# ---- well-formed answers
-# --------------------------------------------------------------------------
+# ---- well-formed answers ----
 
 
 def test_a_thought_a_preamble_and_an_answer(tokenizer: Tokenizer) -> None:
@@ -179,8 +178,7 @@ def test_progress_is_told_with_every_token(tokenizer: Tokenizer) -> None:
     assert all(isinstance(event.usage, Usage) and event.usage.prompt > 0 for event in told)
 
 
-# ---- the ends of answers
-# ----------------------------------------------------------------------------
+# ---- the ends of answers ----
 
 
 @pytest.mark.parametrize(
@@ -274,8 +272,7 @@ def test_the_model_does_not_go_on_for_others(tokenizer: Tokenizer) -> None:
     assert answer(tokenizer, text).said == "Fine."
 
 
-# ---- damage
-# -----------------------------------------------------------------------------------------
+# ---- damage ----
 
 
 @pytest.mark.parametrize("entry", CORPUS, ids=lambda entry: entry["id"])
@@ -331,8 +328,7 @@ def test_text_without_a_channel(tokenizer: Tokenizer, header: str) -> None:
     assert answer(tokenizer, f"{header}<|message|>{THOUGHT}").complete == [False]
 
 
-# ---- calls that cannot be carried out
-# ---------------------------------------------------------------
+# ---- calls that cannot be carried out ----
 
 
 def test_an_unknown_tool_is_told_to_the_model(tokenizer: Tokenizer) -> None:
@@ -401,8 +397,7 @@ def test_the_recipient_decides(tokenizer: Tokenizer, header: str) -> None:
     assert [item.name for item in folded.items if isinstance(item, Called)] == ["weather"]
 
 
-# ---- tools of the server's own
-# ------------------------------------------------------------------------
+# ---- tools of the server's own ----
 
 
 class Clock:
@@ -476,8 +471,7 @@ def test_a_context_that_is_full_after_a_tool_ends_the_answer(tokenizer: Tokenize
     assert folded.end is not None and folded.end.reason == "length" and len(folded.items) == 1
 
 
-# ---- log-probabilities
-# -------------------------------------------------------------------------------
+# ---- log-probabilities ----
 
 
 @pytest.mark.parametrize("stop", [(), ("never said, but alike: é",)])
@@ -508,8 +502,7 @@ def test_logprobs_end_where_a_stop_string_begins(tokenizer: Tokenizer) -> None:
         assert len(without_last) < len(said.text), "every token begins in the text"
 
 
-# ---- refusals and interruptions
-# -----------------------------------------------------------------------
+# ---- refusals and interruptions ----
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_anything_is_said(tokenizer: Tokenizer) -> None:

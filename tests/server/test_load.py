@@ -260,6 +260,7 @@ async def check(server: Process, seconds: float) -> None:
     await check_stop(server)
 
 
+@pytest.mark.slow
 def test_a_short_load_and_an_end_that_loses_no_answer() -> None:
     with serving() as server:
         asyncio.run(check(server, 3))

@@ -5,8 +5,6 @@ then vanish.
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -16,62 +14,21 @@ from pathlib import Path
 import pytest
 import torch
 from amounts import examples
+from balance_cases import EXPERTS, TINY, TOP_K, cut, documents, gradient, logits_of, routers, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ossia.batch import Batch
 from ossia.checkpoint import export, load
-from ossia.config import ModelConfig, account
+from ossia.config import account
 from ossia.errors import CheckpointError, TrainingError
 from ossia.model import Transformer
-from ossia.model.moe import Router, expert_capacity
+from ossia.model.moe import expert_capacity
 from ossia.train import balance as module
 from ossia.train.balance import Balancer
 from ossia.train.losses import load_balance, router_z, sequence_load_balance
 from ossia.train.settings import Balance
-
-TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
-    rope_ntk_beta=4.0,
-)  # fmt: skip
-EXPERTS, TOP_K = TINY.num_experts, TINY.experts_per_token
-
-
-def tiny(config: ModelConfig = TINY, seed: int = 0) -> Transformer:
-    model = Transformer(config)
-    model.init_weights(seed)
-    for name, p in model.named_parameters():
-        if ".router.weight" in name:
-            p.data.mul_(10)  # so that tokens differ in what they choose
-    return model
-
-
-def routers(model: Transformer) -> list[Router]:
-    return [m for m in model.modules() if isinstance(m, Router)]
-
-
-def documents(*lengths: int, seed: int = 0) -> tuple[Tensor, list[int]]:
-    return torch.randint(
-        0, 64, (sum(lengths),), generator=torch.Generator().manual_seed(seed)
-    ), list(lengths)
-
-
-def logits_of(model: Transformer, tokens: Tensor, lengths: list[int]) -> dict[int, Tensor]:
-    seen: dict[int, Tensor] = {}
-    model.hidden(tokens, Batch.packed(lengths, router_logits=seen))
-    return seen
-
-
-def cut(tokens: Tensor, lengths: list[int], parts: int) -> list[tuple[Tensor, list[int]]]:
-    """Between documents, into `parts` pieces."""
-    bounds = [len(lengths) * n // parts for n in range(parts + 1)]
-    starts = [sum(lengths[:b]) for b in bounds]
-    return [
-        (tokens[starts[n] : starts[n + 1]], lengths[bounds[n] : bounds[n + 1]])
-        for n in range(parts)
-    ]
 
 
 def step(
@@ -97,13 +54,7 @@ def step(
     return out
 
 
-def gradient(losses: list[Tensor], model: Transformer) -> Tensor:
-    weights = [r.weight for r in routers(model)]
-    return torch.cat([g.flatten() for g in torch.autograd.grad(sum(losses), weights)])  # type: ignore[arg-type]
-
-
-# ---- losses
-# -----------------------------------------------------------------------------------------------------
+# ---- losses ----
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3])
@@ -186,48 +137,11 @@ def test_a_part_that_fails_does_not_leave_the_others_waiting(
         balancer.loss(0, seen, lengths, 0.5)
 
 
-PROCESS = """
-import sys; sys.path[:0] = {path!r}
-import torch, torch.distributed as dist
-from copy import deepcopy
-from datetime import timedelta
-from torch.distributed.fsdp import fully_shard
-from test_balance import Balance, Balancer, cut, documents, gradient, logits_of, routers, step, tiny
-rank, store = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method="file://" + store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-parts = cut(*documents(9, 30, 4, 17, 25, 11), 2)
-of_tokens = len(parts[rank][0]) / sum(len(t) for t, _ in parts)
-found = []
-for mode in ("aux", "bias"):
-    model = tiny()
-    balancer = Balancer(model, Balance(mode, "global"), steps=10)
-    balancer.begin(1, 0)
-    loss = balancer.loss(0, logits_of(model, *parts[rank]), parts[rank][1], of_tokens)
-    balancer.begin(1, 0)  # a round in which one process has nothing to do
-    seen = {{n: x[: len(x) * rank] for n, x in logits_of(model, *documents(8)).items()}}
-    balancer.loss(0, seen, [8] * rank, 0.1 * rank)
-    found.append((loss.item(), gradient([loss], model), balancer.end(), balancer.load, deepcopy(balancer.state_dict())))
-logits = logits_of(model, *parts[rank])
-for router in routers(model):
-    fully_shard(router)
-for number in range(1, 10):
-    balancer.begin(1, number)
-    balancer.loss(0, logits, parts[rank][1], of_tokens)
-    balancer.end()
-found.append([router.bias.full_tensor().detach() for router in routers(model)])
-torch.save(found, store + str(rank))
-dist.destroy_process_group()
-"""
-
-
-def test_processes_agree_with_one(tmp_path: Path) -> None:
+def test_processes_agree_with_one(two: Path) -> None:
     """Two processes, each with a part of a step: their losses add up, they move their biases alike,
     and hand them over to biases of routers that are cut in two.
     """
-    command = [sys.executable, "-c", PROCESS.format(path=[str(Path(__file__).parent), *sys.path])]
-    running = [subprocess.Popen([*command, str(n), str(tmp_path / "store")]) for n in range(2)]
-    assert [process.wait(300) for process in running] == [0, 0]
-    found = [torch.load(tmp_path / f"store{n}") for n in range(2)]
+    found = [torch.load(two / "balance" / f"found-{n}.pt") for n in range(2)]
     parts, more = cut(*documents(9, 30, 4, 17, 25, 11), 2), documents(8)
     for n, mode in enumerate(("aux", "bias")):
         model = tiny()
@@ -255,8 +169,7 @@ def test_processes_agree_with_one(tmp_path: Path) -> None:
         assert torch.equal(*theirs) and bool(router.bias.any())
 
 
-# ---- metrics
-# ----------------------------------------------------------------------------------------------------
+# ---- metrics ----
 
 
 @settings(max_examples=examples(15), deadline=None)
@@ -344,8 +257,7 @@ def test_a_step_that_was_given_up_is_not_counted() -> None:
     assert balancer.end() == metrics
 
 
-# ---- selection bias
-# ---------------------------------------------------------------------------------------------
+# ---- selection bias ----
 
 
 def test_the_bias_chooses_and_does_not_weigh() -> None:
@@ -427,8 +339,7 @@ def test_state_comes_back_and_another_one_is_refused() -> None:
         )
 
 
-# ---- stride
-# -----------------------------------------------------------------------------------------------------
+# ---- stride ----
 
 
 @pytest.mark.parametrize(("stride", "layers"), [(1, [0, 1, 2, 3]), (2, [1, 3]), (4, [3]), (9, [])])

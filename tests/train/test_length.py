@@ -50,8 +50,7 @@ TINY = replace(
 METHODS: tuple[Method, ...] = ("none", "pi", "ntk", "ntk_by_parts", "yarn", "dynamic")
 
 
-# ---- angles
-# -----------------------------------------------------------------------------------------------------
+# ---- angles ----
 
 
 def published(
@@ -135,8 +134,7 @@ def test_transformers_computes_the_same(config: ModelConfig, factor: int, method
     assert concentration(ours) == pytest.approx(temperature, rel=1e-12)
 
 
-# ---- schedule
-# ---------------------------------------------------------------------------------------------------
+# ---- schedule ----
 
 
 def test_stages_scale_to_their_lengths() -> None:
@@ -168,8 +166,7 @@ def test_schedules_that_make_no_sense(schedule: Any, method: Any, message: str) 
         stages(NANO, schedule, method)
 
 
-# ---- loss by position
-# -------------------------------------------------------------------------------------------
+# ---- loss by position ----
 
 
 @pytest.fixture(scope="module")
@@ -275,8 +272,7 @@ def test_a_long_text_is_never_all_logits_or_all_scores() -> None:
     assert 4096 * 128 <= Largest.elements <= module.LOGITS_AT_ONCE
 
 
-# ---- needles
-# ----------------------------------------------------------------------------------------------------
+# ---- needles ----
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,7 @@ def same(a: Transformer, b: Transformer) -> bool:
     return all(m == n and torch.equal(x, y) for (m, x), (n, y) in pairs)
 
 
-# ---- a whole run
-# -------------------------------------------------------------------------------------------------
+# ---- a whole run ----
 
 
 def test_a_run_learns_reports_and_leaves_its_folder(tmp_path: Path) -> None:
@@ -158,8 +157,7 @@ def test_a_failing_part_raises_its_own_error(
         train(tiny_run(tmp_path, steps=30, shards=4))
 
 
-# ---- where it starts from
-# ----------------------------------------------------------------------------------------
+# ---- where it starts from ----
 
 
 def test_a_run_starts_from_the_one_before(tmp_path: Path) -> None:
@@ -237,8 +235,7 @@ def test_lora_trains_and_leaves_nothing_but_its_changes(tmp_path: Path, base: st
     assert same(model, train(run))
 
 
-# ---- values that are not finite
-# ----------------------------------------------------------------------------------
+# ---- values that are not finite ----
 
 
 def poisoned(tmp_path: Path, name: str, value: float) -> Run:

@@ -118,8 +118,7 @@ def test_other_weights_to_start_from_are_noticed(tmp_path: Path) -> None:
         train(run)
 
 
-# ---- no room
-# -----------------------------------------------------------------------------------------------------
+# ---- no room ----
 
 
 class FullDisk:
@@ -254,8 +253,7 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert not list(small_disk.glob("*.tmp"))
 
 
-# ---- while training goes on
-# --------------------------------------------------------------------------------------
+# ---- while training goes on ----
 
 
 def test_saving_does_not_hold_up_training_nor_see_its_changes(
@@ -308,8 +306,7 @@ def test_what_a_closed_saver_leaves(tmp_path: Path) -> None:
     assert load_state(tmp_path / "state.pt", {}) == {"identity": {}, "step": 5}
 
 
-# ---- the log
-# -----------------------------------------------------------------------------------------------------
+# ---- the log ----
 
 
 def test_a_log_that_was_cut_short_can_be_read_and_continued(tmp_path: Path) -> None:

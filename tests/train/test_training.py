@@ -34,8 +34,7 @@ from ossia.train.weights.export import start
 
 NO_BALANCE = Balance(mode="none", router_z=0.0)
 
-# ---- schedules
-# ---------------------------------------------------------------------------------------------------
+# ---- schedules ----
 
 
 def test_schedule_warms_up_stays_and_decays() -> None:
@@ -68,8 +67,7 @@ def test_rates_stay_between_zero_and_the_peak(
     assert all(0 <= s.at(n) <= 3e-3 for n in range(steps))
 
 
-# ---- optimizers
-# --------------------------------------------------------------------------------------------------
+# ---- optimizers ----
 
 
 def test_muon_steps_have_singular_values_near_one() -> None:
@@ -180,8 +178,7 @@ def test_averaged_routers_take_over_the_whole_selection_bias(tmp_path: Path, dec
         torch.testing.assert_close(router.bias.detach(), bias, rtol=1e-5, atol=1e-5)
 
 
-# ---- a step
-# ------------------------------------------------------------------------------------------------------
+# ---- a step ----
 
 
 def a_batch(tokens: int = 200) -> PackedBatch:
@@ -328,8 +325,7 @@ def test_router_and_loss_stay_float32_under_bfloat16(tmp_path: Path) -> None:
     worker.close()
 
 
-# ---- settings
-# ----------------------------------------------------------------------------------------------------
+# ---- settings ----
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from ossia import mxfp4
 from ossia.checkpoint.load import CONFIG, Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import Source, inside
 from ossia.checkpoint.names import LAYOUTS, PACKED, Layout, is_packed, table
-from ossia.checkpoint.writer import SHARD_BYTES, Progress, Spec, Writer, new_directory, write_json
+from ossia.checkpoint.writer import SHARD_BYTES, Progress, Spec, Writer, new_directory
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError
+from ossia.files import write_json
 from ossia.model import TrainableExperts, Transformer
 from ossia.model.moe import Router
 
@@ -202,7 +203,7 @@ class Sink:
         else:
             data = self.config.to_hf_json(quantized=is_packed(self.layout))
             data |= {"dtype": self.floats} | dict(extra)
-        write_json(self.directory / CONFIG, data)
+        write_json(self.directory / CONFIG, data, indent=2)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ossia.checkpoint.mapped import DTYPES, INDEX, SINGLE
 from ossia.errors import CheckpointError
+from ossia.files import write_json
 
 Progress = Callable[[int, int], object]  # bytes written so far, bytes in all
 SHARD_BYTES = 5_000_000_000
@@ -157,11 +158,8 @@ class Writer:
             write_json(
                 self._directory / INDEX,
                 {"metadata": {"total_size": self.total}, "weight_map": weight_map},
+                indent=2,
             )
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _shards(specs: Sequence[Spec], shard_bytes: int) -> list[list[Spec]]:

@@ -19,8 +19,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, **given)
 
 
-# ---- groups
-# ----------------------------------------------------------------------------------------
+# ---- groups ----
 
 
 def model(p: argparse.ArgumentParser) -> None:
@@ -71,8 +70,7 @@ def sampling(p: argparse.ArgumentParser, max_tokens: int | None) -> None:
     group.add_argument("--max-tokens", type=int, default=max_tokens, metavar="N", help=text)
 
 
-# ---- kinds of values
-# -------------------------------------------------------------------------------
+# ---- kinds of values ----
 
 
 def positive(text: str) -> int:

@@ -86,7 +86,10 @@ def run(
     others, began = Others(), time.process_time()
     found: dict[str, Any] = {"isa": cpu.isa(), "warnings": []}
     tell("machine")
-    before = cpu.ceilings()
+    memory = (
+        None if promotion is None else promotion.memory
+    )  # its own gigabyte would count as the model's
+    before = cpu.ceilings(memory=memory)
     for phase in phases:
         kind, _, number = phase.partition("_")
         tell(phase)
@@ -97,7 +100,7 @@ def run(
         else:
             measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]
             found[phase] = measure(llm, int(number), repetitions)
-    after = cpu.ceilings()
+    after = cpu.ceilings(memory=memory)
     ceiling = {name: max(before[name], after[name]) for name in before}
     bounds = {
         phase: bound(llm, phase, ceiling) for phase in phases if not phase.startswith("kernels")

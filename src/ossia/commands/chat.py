@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ossia.commands.display import CYAN, DIM, RED, RESET, progress, visible
 from ossia.config import account
 from ossia.errors import HarmonyError, OssiaError, RequestError
+from ossia.files import replace_file
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
@@ -318,16 +319,10 @@ def _save_or_load(name: str, session: Session, file: str) -> str:
 
 
 def _save(session: Session, path: Path) -> str:
-    """Under a temporary name first, so that a full disk or a crash never leaves half a file."""
     if path.exists() and not _is_conversation(path):
         return f"{path}: exists and holds no conversation; choose another name"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(session.conversation().to_dict(), indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(session.conversation().to_dict(), indent=2, ensure_ascii=False)
+    replace_file(path, (text + "\n").encode("utf-8", "replace"))
     return f"{len(session.history)} messages saved in {path}"
 
 

@@ -157,7 +157,7 @@ def convert(args: argparse.Namespace) -> None:
     from ossia import checkpoint, hub
     from ossia.commands.display import progress
     from ossia.config import ModelConfig
-    from ossia.table import human_bytes
+    from ossia.figures import human_bytes
 
     replaced = {"overwrite": args.overwrite}
     with progress(f"writing {args.dst}", "bytes") as tell:
@@ -185,10 +185,10 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    from ossia.tasks import TASKS, problems
+    from ossia.tasks import REGISTRY, TASKS, problems
 
-    if unknown := set(args.task or ()) - set(TASKS):
-        raise RequestError(f"there is no task {min(unknown)!r}; there are {', '.join(TASKS)}")
+    if unknown := set(args.task or ()) - set(REGISTRY):
+        raise RequestError(f"there is no task {min(unknown)!r}; there are {', '.join(REGISTRY)}")
     llm = _load(args)
     from ossia.commands import respond
     from ossia.commands.display import progress

@@ -15,8 +15,8 @@ from typing import Any
 from ossia import checkpoint, hub, kernels
 from ossia.checkpoint.names import is_packed
 from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
+from ossia.figures import human_bytes
 from ossia.llm import find_tokenizer, sampling_defaults
-from ossia.table import human_bytes
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
 
 BF16 = 2  # bytes

@@ -339,7 +339,7 @@ def _eval(p: argparse.ArgumentParser) -> None:
         metavar="N",
         help="problems a task (default: 50)",
     )
-    text = "arithmetic, word problems, facts, multi-turn, calculator or scope; repeatable (default: all)"
+    text = "such as arithmetic or 'world hops'; repeatable; an unknown one lists them all (default: the six of nano)"
     p.add_argument("--task", action="append", metavar="TASK", help=text)
     text = "repeatable (default: all three)"
     p.add_argument("--effort", action="append", choices=("low", "medium", "high"), help=text)

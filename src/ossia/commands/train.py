@@ -322,7 +322,7 @@ def _dry_run(
 
 
 def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
-    from ossia.table import human_bytes, human_count
+    from ossia.figures import human_bytes, human_count
     from ossia.train.plan.estimate import MFU
     from ossia.train.progress import clock_time
 

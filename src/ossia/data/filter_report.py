@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ossia.share import Share
+from ossia.figures import Share
 
 
 @dataclass(frozen=True)

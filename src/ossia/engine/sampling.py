@@ -49,8 +49,7 @@ class Sampled:
     top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
-# ---- what belongs to a request
-# ---------------------------------------------------------------------
+# ---- what belongs to a request ----
 
 
 class RowState:
@@ -156,8 +155,7 @@ def philox(key: int, block: int, stream: int) -> tuple[int, ...]:
     return a, b, c, d
 
 
-# ---- the draw
-# --------------------------------------------------------------------------------------
+# ---- the draw ----
 
 
 def sample_rows(
@@ -241,8 +239,7 @@ def _error(status: int) -> RequestError:
     )
 
 
-# ---- the same in torch
-# -----------------------------------------------------------------------------
+# ---- the same in torch ----
 
 
 def _sample_reference(
@@ -317,8 +314,7 @@ def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:
     return logits_V
 
 
-# ---- masks
-# -----------------------------------------------------------------------------------------
+# ---- masks ----
 
 
 @cache

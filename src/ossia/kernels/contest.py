@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from ossia.files import beside
+
 MARGIN = 1.1  # how much faster another way has to be to take the place of the usual one
 ROUNDS = 5
 
@@ -115,15 +117,12 @@ def _write(
     """Unless another process was first; a file that is damaged, or another version's, is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2) + "\n"
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with beside(file) as temporary:
         temporary.write_text(text)
         if _read(file, valid) is None:
             file.unlink(missing_ok=True)
         with suppress(FileExistsError):
             _appear(temporary, file, text)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _appear(temporary: Path, file: Path, text: str) -> None:

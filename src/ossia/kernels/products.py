@@ -30,8 +30,7 @@ SMALLEST = 1 << 18  # multiplications: below, calling oneDNN costs more than the
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-# ---- what serves
-# ---------------------------------------------------------------------------------------------------
+# ---- what serves ----
 
 
 def _by_torch(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
@@ -187,8 +186,7 @@ def _stack_calls() -> tuple[dict[str, contest.Calls], int]:
     return calls, 2 * count * 2 * rows * rows * columns
 
 
-# ---- products
-# ------------------------------------------------------------------------------------------------------
+# ---- products ----
 
 
 def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:

@@ -171,8 +171,7 @@ def _blocks(model: Transformer) -> Iterator[Block]:
         yield cast(Block, layer)
 
 
-# ---- ep and tp: parameters
-# ------------------------------------------------------------------------------------------
+# ---- ep and tp: parameters ----
 
 
 def _cut(model: Transformer, meshes: Meshes) -> None:
@@ -193,8 +192,7 @@ def local(p: Tensor) -> Tensor:
     return p.to_local() if isinstance(p, DTensor) else p
 
 
-# ---- ep and tp: leaves
-# ----------------------------------------------------------------------------------------------
+# ---- ep and tp: leaves ----
 
 
 class _Spread(torch.autograd.Function):
@@ -334,8 +332,7 @@ def _become(module: nn.Module, kind: type[nn.Module], **attributes: Any) -> None
         setattr(module, name, value)
 
 
-# ---- fsdp
-# -----------------------------------------------------------------------------------------------------------
+# ---- fsdp ----
 
 
 def _slice(model: Transformer, meshes: Meshes, gather: torch.dtype | None) -> None:
@@ -378,8 +375,7 @@ def _sliced_along(processes: int) -> Callable[[nn.Parameter], Shard]:
     return choose
 
 
-# ---- wholes and parts
-# -----------------------------------------------------------------------------------------------
+# ---- wholes and parts ----
 
 
 def whole(p: Tensor) -> Tensor:

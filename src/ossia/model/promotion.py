@@ -2,9 +2,10 @@
 already flow.
 
 Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the
-kernels, give the file's pages back. So the resident size stays below one copy plus one weight.
-Kernels give the same bits from either form, so it does not matter when this happens. Knows weights
-as `Packable`; knows which tensors are mapped files.
+kernels, give the file's pages back, piece by piece. So the resident size stays below one copy plus
+a piece for each thread, or plus one weight where answers flow and memory is scarce. Kernels give
+the same bits from either form, so it does not matter when this happens. Knows weights as
+`Packable`; knows which tensors are mapped files.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from torch import Tensor
 
 from ossia.kernels.cpu import Packable
-from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge
+from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge, is_scarce
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
@@ -37,13 +38,14 @@ class Promotion:
         mapped: Callable[[Tensor], bool],
         others: Sequence[Tensor] = (),
     ) -> None:
+        self._mapped = mapped
         self._weights = [(weight, [t for t in weight.published if mapped(t)]) for weight in weights]
         self._others = [tensor for tensor in others if mapped(tensor)]
         self.bytes_total = sum(weight.packed_bytes for weight in weights)
         self.bytes_done = 0
-        self._memory = huge(
-            sum(_room(weight) for weight in weights)
-        )  # one piece, so that all of it is huge pages
+        # one piece, so that all of it is huge pages
+        self.memory = huge(sum(_room(weight) for weight in weights))
+        self._rest = self.memory
         self.error: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -84,14 +86,23 @@ class Promotion:
     def _move(
         self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor
     ) -> None:
-        memory = self._memory[: weight.packed_bytes]
-        list(workers.map(lambda piece: weight.pack(piece, memory), range(weight.pieces)))
+        memory = self._rest[: weight.packed_bytes]
+        list(workers.map(lambda piece: self._pack(weight, piece, memory), range(weight.pieces)))
         weight.use(memory)
         for tensor in mapped:
             forget_file_pages(tensor)
         self._weights.pop(0)
-        self._memory = self._memory[_room(weight) :]
+        self._rest = self._rest[_room(weight) :]
         self.bytes_done += weight.packed_bytes
+
+    def _pack(self, weight: Packable, piece: int, memory: Tensor) -> None:
+        weight.pack(piece, memory)
+        # an answer that goes on would read them from disk again
+        if self._thread is not None and is_scarce():
+            return
+        for tensor in weight.sources(piece):
+            if self._mapped(tensor):
+                forget_file_pages(tensor)
 
 
 def _room(weight: Packable) -> int:

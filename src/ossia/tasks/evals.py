@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import date
 from statistics import mean
 
+from ossia.figures import Share as Share
+from ossia.figures import markdown_table
 from ossia.harmony import Conversation, Effort, SystemContent
-from ossia.share import Share as Share
-from ossia.table import markdown_table
 from ossia.tasks.problem import Call, Problem, Tool, call_is_right, grade
 
 # (conversation prompt, offered tools, effort) -> (final text, tool calls of this turn, tokens

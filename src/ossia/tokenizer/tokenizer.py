@@ -8,7 +8,6 @@ models or of tensors. Nothing here opens a network connection.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import tiktoken
 
 from ossia.errors import TokenizerError
+from ossia.files import replace_file
 from ossia.tokenizer import o200k
 from ossia.tokenizer.file import CHAR_OF_BYTE, merged, parse, to_json, token_bytes
 
@@ -243,14 +243,8 @@ class Tokenizer:
         """Write a tokenizer.json that `tokenizers`, transformers and `from_file` read, replacing
         `path` in one step.
         """
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         data = to_json(self.vocabulary, self.specials, self.pattern)
-        try:
-            temporary.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(Path(path), json.dumps(data, ensure_ascii=False))
 
     def __reduce__(self) -> tuple[type[Tokenizer], tuple[dict[bytes, int], dict[str, int], str]]:
         return Tokenizer, (dict(self.vocabulary), dict(self.specials), self.pattern)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ossia.errors import TrainingError
+from ossia.files import replace_file
 
 LOG = "log.jsonl"
 
@@ -91,6 +92,4 @@ def _forget_after(path: Path, step: int) -> None:
         return
     entries = zip(_whole_lines(path), read_log(path), strict=True)
     kept = [line for line, entry in entries if entry["step"] <= step]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    replace_file(path, "".join(kept), sole_writer=True)

@@ -30,6 +30,7 @@ from typing import Any
 from ossia import __version__
 from ossia.config import ModelConfig
 from ossia.errors import ConfigError, TrainingError
+from ossia.files import write_json
 from ossia.train.run import Run, Watcher
 from ossia.train.settings import Hyperparameters, Lora, Parallel
 
@@ -399,14 +400,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_json(path, data, sole_writer=True)
     except OSError as error:
         raise TrainingError(
             f"{path}: cannot be written ({error.strerror}); make room, then go on with --resume"

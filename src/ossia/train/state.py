@@ -7,7 +7,6 @@ trainer's.
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ossia import files
 from ossia.errors import TrainingError
 
 STATE = "state.pt"
@@ -136,25 +136,18 @@ def replacing(path: Path, needed: Callable[[], int]) -> Iterator[Any]:
 
     Raises `TrainingError` if the system refuses a write, with the `needed()` bytes of the whole.
     """
-    temporary = path.with_name(path.name + ".tmp")
     watched: _Watched | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb", buffering=1 << 20) as file:
+        with files.replacing(path, sole_writer=True) as file:
             watched = _Watched(file)
             yield watched
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        reason = (
-            error if isinstance(error, OSError) else watched.error if watched is not None else None
-        )
-        if reason is None:
+    except OSError as error:
+        raise TrainingError(_no_room(path, error, needed())) from error
+    except RuntimeError as error:
+        if watched is None or watched.error is None:
             raise
-        raise TrainingError(_no_room(path, reason, needed())) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise TrainingError(_no_room(path, watched.error, needed())) from error
 
 
 def _no_room(path: Path, reason: OSError, needed: int) -> str:

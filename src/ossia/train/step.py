@@ -207,8 +207,7 @@ def part_loss(
     return loss + balancer.loss(n, logits, part.lengths, of_tokens), loss.detach()
 
 
-# ---- what every worker keeps from step to step
-# -------------------------------------------------------------------
+# ---- what every worker keeps from step to step ----
 
 
 class Stateful(Protocol):

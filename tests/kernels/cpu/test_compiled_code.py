@@ -61,18 +61,20 @@ class Kernel:
         )
 
 
-EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_one<|tile_product"
-INT8_LOOPS = "int8_times<|int8_multiply<|int8_tile|int8_of_few<|int8_tile_of_one<|tile_product"
+EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_few<|tile_product"
+INT8_LOOPS = (
+    "int8_times<|int8_multiply<|int8_tile|int8_blocks<|int8_of_few<|int8_tile_of_few<|tile_product"
+)
 # A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch
 # ahead.
 KERNELS = {
     "exact products of a tile": Kernel(
-        "exact_times<|exact_tile<", PRODUCT, 4, loads=0.13, stores=0.13, fewest=2
+        "exact_times<|exact_tile<|bf16_times<", PRODUCT, 4, loads=0.13, stores=0.13, fewest=2
     ),
     "int8 products of a tile": Kernel(INT8_LOOPS, INT8, 8, loads=0.09, stores=0.09, fewest=2),
     "exact products of a few": Kernel(EXACT, PRODUCT, 16, without=INT8, loads=0.33, stores=0.04),
     "int8 products of a few": Kernel(
-        INT8_LOOPS, INT8, 8, besides="prefetch", loads=0.06, stores=0.07
+        INT8_LOOPS, INT8, 8, besides="prefetch", loads=0.07, stores=0.07
     ),
     "attention's scores and outputs": Kernel(
         "attend_block", PRODUCT, 16, without=EXTREMES, fewest=4, loads=0.12, stores=0.07
@@ -93,7 +95,7 @@ KERNELS = {
     "cross entropy": Kernel("cross_entropy", PRODUCT, 8, loads=0.1),
     "sampling's maxima": Kernel("chunk_tops", EXTREMES, 4),
     "sampling's sums": Kernel("piece_sum", PRODUCT, 8, loads=0.1),
-    "sampling's cut": Kernel("Finisher", PRODUCT, 8, loads=0.25, stores=0.02),
+    "sampling's cut": Kernel("Finisher", PRODUCT, 7, loads=0.25, stores=0.02),
 }
 # Plain C++ is not among them: its sixteen registers of four lanes hold no whole tile of any kernel.
 ROWS = ("avx2", "avxvnni", "avx512_bw", "avx512_vnni", "avx512")

@@ -149,6 +149,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow  # measures time
 def test_hostile_markdown_takes_no_time(says, opened):
     page = opened(says(final("ok")))
     timed = """text => {
@@ -164,6 +165,7 @@ def test_hostile_markdown_takes_no_time(says, opened):
         assert took < 1500, (text[:30], took)
 
 
+@pytest.mark.slow  # measures time
 def test_a_very_long_answer_stays_fluid(says, opened):
     """A hundred thousand words as they come: the cost of a step must not grow with what is already
     there, and no single step may hold the page up.

@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from distributed_worker import SMALL, run_of
+from two_processes import BASIC, CONTINUED, RESHARDED, WORKER, Task, launch
 
 from ossia.data.packing import Example
 from ossia.errors import ConfigError, TrainingError
@@ -35,17 +36,6 @@ from ossia.train.run import StepReport
 from ossia.train.settings import Parallel
 from ossia.train.weights.export import save_weights
 
-WORKER = Path(__file__).parents[2] / "distributed_worker.py"
-Task = dict[str, Any]
-
-BASIC: dict[str, Task] = {
-    "fsdp": {"parallel": {"fsdp": 2}},
-    "ep": {"parallel": {"ep": 2}},
-    "tp": {"parallel": {"tp": 2}},
-    # few examples a step, half of them without a target: in many steps a process has nothing to do
-    "idle ep": {"parallel": {"ep": 2}, "source": "every second", "hyper": {"tokens_per_step": 60}},
-    "muon": {"parallel": {"fsdp": 2}, "hyper": {"muon": True, "clip": 0.0}, "steps": 6},
-}
 SWITCHED: dict[str, Task] = {
     "memory": {
         "parallel": {"ep": 2},
@@ -70,14 +60,6 @@ SWITCHED: dict[str, Task] = {
     },
 }
 BFLOAT16: Task = {"parallel": {"fsdp": 2}, "hyper": {"precision": "bfloat16"}, "steps": 6}
-RESHARDED: Task = {"steps": 9, "save_every": 2, "hyper": {"ema": 0.9, "muon": True, "clip": 0.0}}
-CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
-DIVERGED: Task = {
-    "parallel": {"ep": 2},
-    "steps": 8,
-    "hyper": {"peak_lr": 1e30, "warmup": 1},
-    "fails": True,
-}
 COMBINED: dict[str, Task] = {
     "fsdp ep": {"parallel": {"fsdp": 2, "ep": 2}},
     "fsdp tp": {"parallel": {"fsdp": 2, "tp": 2}},
@@ -98,43 +80,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600) -> list[int]:
-    """Exit codes of the processes, which meet at a store of this one. Raises what they printed,
-    unless killed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for task in tasks:
-        Path(task["out"]).mkdir(parents=True, exist_ok=True)
-    (folder / "tasks.json").write_text(json.dumps(tasks))
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    there = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
-    there |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes)}
-    there["PYTHONPATH"] = os.pathsep.join([str(WORKER.parent), *sys.path])
-    started = []
-    for rank in range(processes):
-        environment = os.environ | there | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        output = (folder / f"output-{rank}").open("w")
-        command = [sys.executable, str(WORKER), str(folder / "tasks.json")]
-        started.append(
-            subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        )
-        output.close()
-    try:
-        codes = [process.wait(timeout) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    if any(codes) and not any("kill_at" in task for task in tasks):
-        raise AssertionError(
-            "\n".join((folder / f"output-{n}").read_text()[-3000:] for n in range(processes))
-        )
-    return codes
 
 
 def alone(task: Task, out: Path) -> Path:
@@ -170,27 +115,6 @@ def assert_matches(
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=of_weights, atol=of_weights, msg=name)
     assert (found / "config.json").read_bytes() == (wanted / "config.json").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each task that two processes have done."""
-    folder = tmp_path_factory.mktemp("two")
-    tasks = [task | {"out": str(folder / name)} for name, task in BASIC.items()]
-    tasks += [CONTINUED | {"start_from": str(folder / "fsdp"), "out": str(folder / "continued")}]
-    tasks += [DIVERGED | {"out": str(folder / "diverged")}]
-    tasks += [BASIC["tp"] | {"do": "again", "out": str(folder / "tp")}]
-    resharded = RESHARDED | {"out": str(folder / "resharded")}
-    tasks += [resharded | {"parallel": {"fsdp": 2}, "stop_after": 3}]
-    tasks += [resharded | {"do": "carry", "parallel": {"fsdp": 2}, "whole": "fsdp.pt"}]
-    tasks += [resharded | {"do": "carry", "parallel": {"tp": 2}, "whole": "tp.pt"}]
-    tasks += [resharded | {"do": "carry", "parallel": {"ep": 2}, "whole": "ep.pt"}]
-    tasks += [resharded | {"parallel": {"fsdp": 2}}, resharded | {"parallel": {"ep": 2}}]
-    tasks += [{"do": "muon", "parallel": {"tp": 2}, "out": str(folder / "muon tp")}]
-    tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
-    tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
-    launch(folder, 2, tasks)
-    return folder
 
 
 @pytest.mark.parametrize("name", BASIC)

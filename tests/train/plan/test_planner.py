@@ -7,18 +7,20 @@ from __future__ import annotations
 import json
 import math
 import re
-import subprocess
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import environment
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from ossia.config import ModelConfig, account
 from ossia.errors import ConfigError
+from ossia.model import Transformer
+from ossia.model.parallel import Meshes, apply, local
 from ossia.train.plan import cost
 from ossia.train.plan.planner import (
     BUSIEST,
@@ -56,25 +58,16 @@ def traffic_of(
 
 # ---- bytes ---------------------------------------------------------------------------------------
 
-SPREAD = """
-import json, sys, warnings
-warnings.simplefilter("ignore")
-import torch.distributed as dist
-from torch.testing._internal.distributed.fake_pg import FakeStore
-from ossia.config import ModelConfig
-from ossia.model import Transformer
-from ossia.model.parallel import Meshes, apply, local
-config = ModelConfig.from_json(json.loads(sys.argv[1]))
-found = []
-for layout in json.loads(sys.argv[2]):
-    processes = layout[0] * layout[1] * layout[2] * layout[3]
-    dist.init_process_group("fake", rank=0, world_size=processes, store=FakeStore())
-    model = Transformer(config)
-    apply(model, Meshes.make(*layout))
-    found.append({name: local(p).numel() for name, p in model.named_parameters()})
-    dist.destroy_process_group()
-print(json.dumps(found))
-"""
+
+def spread(config: ModelConfig, layout: Sequence[int]) -> dict[str, int]:
+    """The numbers that lie in the first of pretended processes."""
+    dist.init_process_group("fake", rank=0, world_size=math.prod(layout), store=FakeStore())
+    try:
+        model = Transformer(config)
+        apply(model, Meshes.make(*layout))
+        return {name: local(p).numel() for name, p in model.named_parameters()}
+    finally:
+        dist.destroy_process_group()
 
 
 def test_parameters_are_those_that_lie_in_a_process() -> None:
@@ -82,13 +75,8 @@ def test_parameters_are_those_that_lie_in_a_process() -> None:
     slices.
     """
     config = replace(SMALL, moe_stride=2)
-    args = [json.dumps(config.to_original_json()), json.dumps(LAYOUTS)]
-    run = subprocess.run(
-        [sys.executable, "-c", SPREAD, *args], capture_output=True, text=True, env=environment()
-    )
-    assert run.returncode == 0, run.stderr
-    for layout, real in zip(LAYOUTS, json.loads(run.stdout), strict=True):
-        assert local_parameters(config, Parallel(*layout)) == real, layout
+    for layout in LAYOUTS:
+        assert local_parameters(config, Parallel(*layout)) == spread(config, layout), layout
 
 
 def test_bytes_of_one_gpu_by_hand() -> None:

@@ -57,8 +57,7 @@ def rendered(messages: Sequence[Any], turns: Any = "all", **line: Any) -> list[E
     return examples_of(chat_of({"messages": list(messages), **line}, Reading()), TOKENIZER, turns)
 
 
-# ---- what is learned
-# ------------------------------------------------------------------------------------------------
+# ---- what is learned ----
 
 
 def test_every_turn_is_learned_in_the_context_in_which_it_would_be_answered() -> None:
@@ -206,8 +205,7 @@ def test_a_broken_call_may_be_read_but_not_learned() -> None:
     assert '{"a": 1}' in learned(same)
 
 
-# ---- what is wrong
-# --------------------------------------------------------------------------------------------------
+# ---- what is wrong ----
 
 
 @pytest.mark.parametrize(
@@ -304,8 +302,7 @@ def test_conversations_are_held_out_by_their_content(tmp_path: Path) -> None:
     assert not is_held_out(b"\0" * 16, 0.0) and is_held_out(b"\xff" * 16, 1.0)
 
 
-# ---- the stream
-# -----------------------------------------------------------------------------------------------------
+# ---- the stream ----
 
 
 def stored(path: Path, count: int) -> ChatExamples:
@@ -344,8 +341,7 @@ def test_epochs_differ_and_are_counted_in_packed_steps(tmp_path: Path) -> None:
         next(data({"epoch": 1}))
 
 
-# ---- the recipe
-# -----------------------------------------------------------------------------------------------------
+# ---- the recipe ----
 
 
 def write_chats(path: Path, count: int = 30) -> Path:

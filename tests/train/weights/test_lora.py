@@ -61,8 +61,7 @@ def logits(model: Transformer) -> Tensor:
         return model(tokens, Batch.packed([25, 15]))
 
 
-# ---- the kernel
-# -----------------------------------------------------------------------------------------------------
+# ---- the kernel ----
 
 
 def layer(
@@ -170,8 +169,7 @@ def test_an_expert_that_nobody_chose_has_a_gradient_of_zero() -> None:
     assert all(not bool(g[2].any()) and bool(g[[0, 1, 3]].any()) for g in grads)
 
 
-# ---- the model
-# ------------------------------------------------------------------------------------------------------
+# ---- the model ----
 
 
 @pytest.mark.parametrize("kind", ["packed", "trainable"])
@@ -250,8 +248,7 @@ def test_fake_quantized_changes(rule: mxfp4.ScaleRule, tmp_path: Path) -> None:
         torch.testing.assert_close(db[1], s * d @ part.lora_a[1].T, rtol=1e-4, atol=1e-4)
 
 
-# ---- runs and files
-# -------------------------------------------------------------------------------------------------
+# ---- runs and files ----
 
 
 def examples(state: int | None) -> Iterator[tuple[Example, int]]:

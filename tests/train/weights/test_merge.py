@@ -243,8 +243,7 @@ def test_float32_stays_float32(tmp_path: Path) -> None:
     assert state(tmp_path / "o")["layers.0.attn.q.weight"].dtype == torch.float32
 
 
-# ---- failures
-# -------------------------------------------------------------------------------------------------------
+# ---- failures ----
 
 
 def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:

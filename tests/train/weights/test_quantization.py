@@ -48,8 +48,7 @@ def logits(model: Transformer) -> Tensor:
         return model(torch.arange(50) * 7 % TINY.vocab_size, Batch.packed([30, 20]))
 
 
-# ---- the report
-# -----------------------------------------------------------------------------------------------------
+# ---- the report ----
 
 
 @pytest.mark.parametrize(
@@ -118,8 +117,7 @@ def test_a_report_of_a_model_and_of_its_folders(tmp_path: Path) -> None:
         report(model, ["ceil"])  # type: ignore[list-item]
 
 
-# ---- which rule
-# -----------------------------------------------------------------------------------------------------
+# ---- which rule ----
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -161,8 +159,7 @@ def test_published_files_say_nothing_and_another_rule_is_refused(tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
-# ---- training that sees it
-# ------------------------------------------------------------------------------------------
+# ---- training that sees it ----
 
 
 @pytest.mark.parametrize("rule", RULES)

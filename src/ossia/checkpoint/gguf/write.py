@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from ossia.checkpoint.mapped import read_json
 from ossia.checkpoint.writer import Progress
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError
+from ossia.files import beside
 from ossia.tokenizer import O200K_PATTERN, SINGLE_DIGITS_PATTERN, Tokenizer
 from ossia.tokenizer.file import to_json
 
@@ -65,17 +65,15 @@ def write_gguf(
     checkpoint, path = open_checkpoint(src), Path(dst).absolute()
     slots = gguf.slots(checkpoint.config)
     _refuse(path, overwrite, _sizes(slots, dense))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_header(temporary, checkpoint, slots, dense)
-        _append_data(temporary, checkpoint.state(), slots, dense, rule, progress)
-        _refuse(path, overwrite, 0)
-        temporary.replace(path)
+        with beside(path) as temporary:
+            _write_header(temporary, checkpoint, slots, dense)
+            _append_data(temporary, checkpoint.state(), slots, dense, rule, progress)
+            _refuse(path, overwrite, 0)
+            temporary.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse(path: Path, overwrite: bool, nbytes: int) -> None:

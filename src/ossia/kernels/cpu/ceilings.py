@@ -9,6 +9,8 @@ pieces of a gigabyte, by the clock, but of one thread alone by processor time.
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ossia.errors import RequestError
 from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
@@ -50,16 +52,23 @@ def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
     }
 
 
-def read_bandwidth(threads: int, seconds: float = 2 * SECONDS, size: int = READ_BYTES) -> float:
-    """GB/s that so many threads together read from `size` bytes in huge pages."""
-    memory = huge(size)
-    memory.fill_(1)
+def read_bandwidth(
+    threads: int, seconds: float = 2 * SECONDS, size: int = READ_BYTES, memory: Tensor | None = None
+) -> float:
+    """GB/s that so many threads together read from `size` bytes in huge pages: of `memory` where it
+    has as many, and otherwise of some that are made for it.
+    """
+    if memory is None or memory.nbytes < size:
+        memory = huge(size)
+        memory.fill_(1)
     return float(c.loaded().ossia_ceiling_read(memory.data_ptr(), size, threads, seconds)) / 1e9
 
 
-def ceilings(isa: str | None = None, threads: int | None = None) -> dict[str, float]:
+def ceilings(
+    isa: str | None = None, threads: int | None = None, memory: Tensor | None = None
+) -> dict[str, float]:
     """`read_gb_s`, and the peaks of an instruction set: by default of the one that the kernels work
-    with, on as many threads as they use.
+    with, on as many threads as they use. `memory`: see `read_bandwidth`.
     """
     count = threads or c.threads()
-    return {"read_gb_s": read_bandwidth(count), **peaks(isa or c.isa(), count)}
+    return {"read_gb_s": read_bandwidth(count, memory=memory), **peaks(isa or c.isa(), count)}

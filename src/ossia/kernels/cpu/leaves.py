@@ -23,6 +23,9 @@ from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
 KINDS = {"bf16": 0, "int8": 1}
+# of a dense weight that is packed in pieces: whole tiles of pack.inc, which lie one behind the
+# other
+PIECE_ROWS = 8192
 
 
 class Packable(Protocol):
@@ -31,6 +34,10 @@ class Packable(Protocol):
     published: list[Tensor]  # what is not read any more once it is packed
     packed_bytes: int
     pieces: int
+
+    def sources(self, piece: int) -> list[Tensor]:
+        """Views of the published form: all that making this piece reads."""
+        ...
 
     def pack(self, piece: int, memory: Tensor) -> None:
         """Make one piece of the packed form in `memory`, uint8 [packed_bytes]."""
@@ -58,8 +65,6 @@ class Dense:
     multiplied as.
     """
 
-    pieces = 1
-
     def __init__(self, weight_NK: Tensor, bias_N: Tensor | None, kind: str) -> None:
         rows, cols = weight_NK.shape
         # weights of another dtype are rounded, as they would be at each use
@@ -68,6 +73,7 @@ class Dense:
         bias = None if self.bias is None else self.bias.data_ptr()
         self.c = c.DenseWeight(weight_NK.data_ptr(), None, bias, rows, cols, KINDS[kind])
         self.published = [weight_NK]
+        self.pieces = -(-rows // PIECE_ROWS)
         self.packed_bytes: int = c.loaded().ossia_dense_bytes(ctypes.byref(self.c))
         self.users: list[c.DenseWeight] = [self.c]
 
@@ -81,8 +87,19 @@ class Dense:
         )
         return out_TN
 
+    def sources(self, piece: int) -> list[Tensor]:
+        return [
+            weight_NK[piece * PIECE_ROWS : (piece + 1) * PIECE_ROWS] for weight_NK in self.published
+        ]
+
     def pack(self, piece: int, memory: Tensor) -> None:
-        c.loaded().ossia_pack_dense(ctypes.byref(self.c), memory.data_ptr())
+        (part_NK,) = self.sources(piece)
+        whole = c.DenseWeight(part_NK.data_ptr(), None, None, PIECE_ROWS, self.c.cols, self.c.kind)
+        begin = piece * c.loaded().ossia_dense_bytes(ctypes.byref(whole))
+        part = c.DenseWeight(
+            part_NK.data_ptr(), None, None, part_NK.shape[0], self.c.cols, self.c.kind
+        )
+        c.loaded().ossia_pack_dense(ctypes.byref(part), memory.data_ptr() + begin)
 
     def use(self, memory: Tensor) -> None:
         self.memory = memory
@@ -110,6 +127,9 @@ class Experts:
         self.expert_bytes: int = c.loaded().ossia_expert_bytes(ctypes.byref(self.c))
         self.packed_bytes = experts * self.expert_bytes
         self.users: list[c.ExpertWeight] = [self.c]
+
+    def sources(self, piece: int) -> list[Tensor]:
+        return [tensor[piece] for tensor in self.published]
 
     def pack(self, piece: int, memory: Tensor) -> None:
         to = memory.data_ptr() + piece * self.expert_bytes

@@ -41,9 +41,14 @@ def forget_file_pages(view: Tensor) -> None:
     Only for views that nobody has written to. The file stays in the system's cache, which makes the
     next start quick; but not where free memory is scarce.
     """
-    if _free_memory() < SCARCE:
+    if is_scarce():
         _advise(view, _PAGEOUT)
     drop_resident(view)
+
+
+def is_scarce() -> bool:
+    """Whether so little memory is free that pages of files go out of the system's cache."""
+    return _free_memory() < SCARCE
 
 
 def drop_resident(view: Tensor) -> None:

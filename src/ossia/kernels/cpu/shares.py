@@ -223,8 +223,7 @@ def _median_seconds(call: Call, rows: int, clock: Callable[[], float]) -> float:
     return statistics.median(timed(n + 1) for n in range(calls))
 
 
-# ---- the calls
-# --------------------------------------------------------------------------------------
+# ---- the calls ----
 
 
 def _mxfp4(activations: str) -> Call:

@@ -53,14 +53,19 @@ typedef Vector<uint8_t, OSSIA_PART> U8;
 // The value is made here and is in a register. Without it GCC makes all the products of an unrolled loop before it adds
 // them up, and has no registers for them.
 template <class V> INLINE void pin(V &v) {
+  V held = v; // of its own: what an asm writes itself stays in memory where it is an element of an array
 #if defined(__AVX512F__)
-  asm("" : "+v"(v));
+  asm("" : "+v"(held));
 #elif defined(__SSE2__)
-  asm("" : "+x"(v));
+  asm("" : "+x"(held));
 #elif defined(__aarch64__)
-  asm("" : "+w"(v));
+  asm("" : "+w"(held));
 #endif
+  v = held;
 }
+
+// What is read from p next is read again even if it was read before: a load is cheaper than a register held.
+INLINE void reread(const uint8_t *&p) { asm("" : "+r"(p)); }
 
 // ---- floats -----------------------------------------------------------------------------------------
 
@@ -389,9 +394,9 @@ INLINE void pin(LargeSum &sum) { pin(sum.low), pin(sum.high); }
 //                 value fits. For weights of MXFP4, at most 24.
 //   dot2_words    to each 32-bit lane the two products of its signed 16-bit halves.
 #if defined(__AVX2__) || defined(__AVX512BW__)
-constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 12;
+constexpr int DENSE_OFFSET = 128, FP4_OFFSET = 12;
 #else
-constexpr int DENSE_OFFSET = 0, FP4_OFFSET = 0;
+constexpr int DENSE_OFFSET = 128, FP4_OFFSET = 0;
 #endif
 #if defined(__AVX512BW__)
 INLINE I16 add_products(I16 acc, U8 w, U8 x) { return acc + (I16)_mm512_maddubs_epi16((__m512i)w, (__m512i)x); }
@@ -561,5 +566,7 @@ INLINE u16x32 fp4_to_bf16(u16x32 w) {
 #endif
 
 INLINE void prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
+// Into the second cache, which has room for more misses; the CPU brings it from there into the first in time.
+INLINE void prefetch_second(const void *p) { __builtin_prefetch(p, 0, 2); }
 
 } // namespace OSSIA_ISA

@@ -2,7 +2,7 @@
 itself.
 
 Knows expressions and their working. What is held out is the operation (its fact family), never the
-phrasing.
+phrasing, which is in texts/arithmetic.toml.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from random import Random
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.numbers.working import working
 from ossia.tasks.problem import Expect, Problem, Split, Turn
+from ossia.tasks.words import Words, below
 
 MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a few go to 9999
+LARGEST_RESULT = 9999
+# digits of the smaller and of the larger factor for which the working stays short
+SHORT_PRODUCTS = ([1, 1], [1, 2], [1, 3], [2, 2])
+WORDS = Words("arithmetic")
+# how many of these also take a noun, such as `the sum of 3 and 4`
+QUESTIONS_FOR_NOUNS = 27
+ORDERS_FOR_NOUNS = 20
 
 # ---- drawing -------------------------------------------------------------------------------------
 
@@ -23,210 +31,169 @@ def draw_number(rng: Random) -> int:
     """0..999, small numbers more often than their share."""
     kind = rng.random()
     if kind < 0.2:
-        return int(rng.random() * 13)
+        return below(rng, 13)
     if kind < 0.72:
-        return int(rng.random() * 100)
-    return int(rng.random() * 900) + 100
+        return below(rng, 100)
+    return below(rng, 900) + 100
 
 
 def draw_operation(rng: Random, sign: Sign) -> Op:
     """One operation within the ranges of the task."""
-    if sign == "*":
-        return _draw_product(rng)
-    if sign == "/":
-        divisor = rng.randrange(2, 13)
-        quotient = rng.randrange(1, 13) if rng.random() < 0.65 else rng.randrange(10, 100)
-        return Op("/", divisor * quotient, divisor)
-    a, b = draw_number(rng), draw_number(rng)
+    match sign:
+        case "*":
+            return _draw_product(rng)
+        case "/":
+            return _draw_quotient(rng)
+        case _:
+            return _draw_sum(rng, sign)
+
+
+def _draw_sum(rng: Random, sign: Sign) -> Op:
+    """A sum or a difference; its result is seldom negative."""
+    a = draw_number(rng)
+    b = draw_number(rng)
     if sign == "-" and a < b and rng.random() < 0.7:
         a, b = b, a
-    return Op(sign, -a if rng.random() < 0.01 else a, b)
+    if rng.random() < 0.01:
+        a = -a
+    return Op(sign, a, b)
+
+
+def _draw_quotient(rng: Random) -> Op:
+    divisor = rng.randrange(2, 13)
+    low, high = (1, 13) if rng.random() < 0.65 else (10, 100)
+    quotient = rng.randrange(low, high)
+    return Op("/", divisor * quotient, divisor)
 
 
 def _draw_product(rng: Random) -> Op:
     kind = rng.random()
     if kind < 0.42:
-        a, b = rng.randrange(13), rng.randrange(13)
+        first, second = (0, 13), (0, 13)
     elif kind < 0.84:
-        a, b = rng.randrange(10, 100), rng.randrange(2, 10)
+        first, second = (10, 100), (2, 10)
     elif kind < 0.98:
-        a, b = rng.randrange(10, 100), rng.randrange(10, 100)
+        first, second = (10, 100), (10, 100)
     else:
-        a, b = rng.randrange(100, 1000), rng.randrange(2, 10)
-    return Op("*", b, a) if rng.random() < 0.35 else Op("*", a, b)
+        first, second = (100, 1000), (2, 10)
+    a = rng.randrange(*first)
+    b = rng.randrange(*second)
+    if rng.random() < 0.35:
+        a, b = b, a
+    return Op("*", a, b)
 
 
 def draw_one_step(rng: Random, split: Split) -> Op:
     while True:
-        pick = rng.random()
-        sign: Sign = "+" if pick < 0.33 else "-" if pick < 0.66 else "*" if pick < 0.9 else "/"
-        expr = draw_operation(rng, sign)
+        expr = draw_operation(rng, _draw_sign(rng))
         if in_split(expr, split):
             return expr
 
 
+def _draw_sign(rng: Random) -> Sign:
+    pick = rng.random()
+    if pick < 0.33:
+        return "+"
+    if pick < 0.66:
+        return "-"
+    return "*" if pick < 0.9 else "/"
+
+
 def draw_two_steps(rng: Random, split: Split) -> Op:
     while True:
-        expr = _draw_two_steps(rng)
-        if expr is not None and in_split(expr, split):
+        expr = _two_steps(rng)
+        if _is_in_range(rng, expr) and in_split(expr, split):
             return expr
 
 
-def _draw_two_steps(rng: Random) -> Op | None:
-    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it
-    went out of range.
-    """
-    size = rng.random()
-    top = 12 if size < 0.4 else 99 if size < 0.92 else 999
-    a, b, c = (
-        int(rng.random() * (top + 1)),
-        int(rng.random() * (top + 1)),
-        int(rng.random() * (top + 1)),
-    )
+def _two_steps(rng: Random) -> Op:
+    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c."""
+    top = _largest_term(rng)
+    a = below(rng, top + 1)
+    b = below(rng, top + 1)
+    c = below(rng, top + 1)
     shape = rng.random()
-    first: Sign = "+" if rng.random() < 0.5 else "-"
-    second: Sign = "+" if rng.random() < 0.5 else "-"
-    expr: Op
+    first = _plus_or_minus(rng)
+    second = _plus_or_minus(rng)
     if shape < 0.4:
-        expr = Op(second, Op(first, a, b), c)
-    elif shape < 0.68:
+        return Op(second, Op(first, a, b), c)
+    if shape < 0.68:
         large = top > 12 and rng.random() < 0.4
-        product = (
-            _draw_product(rng) if large else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
-        )
-        expr = Op(second, product, c) if rng.random() < 0.5 else Op(second, a, product)
-    elif shape < 0.88:
-        factor, inner = rng.randrange(2, 10), Op(first, a, b)
-        expr = Op("*", inner, factor) if rng.random() < 0.7 else Op("*", factor, inner)
-    elif shape < 0.91:
-        expr = Op("*", Op("*", rng.randrange(1, 13), rng.randrange(1, 13)), rng.randrange(1, 13))
-    else:
-        divisor, quotient = (
-            rng.randrange(2, 13),
-            rng.randrange(1, 13 if rng.random() < 0.7 else 100),
-        )
-        whole = divisor * quotient
-        if shape < 0.95:
-            expr = Op("/", Op("+", min(a, whole), whole - min(a, whole)), divisor)
-        else:
-            expr = Op(second, Op("/", whole, divisor), c)
-    return expr if _is_in_range(rng, expr) else None
+        product = _draw_product(rng) if large else _small_product(rng)
+        before = rng.random() < 0.5
+        return Op(second, product, c) if before else Op(second, a, product)
+    if shape < 0.88:
+        factor = rng.randrange(2, 10)
+        inner = Op(first, a, b)
+        after = rng.random() < 0.7
+        return Op("*", inner, factor) if after else Op("*", factor, inner)
+    if shape < 0.91:
+        return Op("*", _small_product(rng), rng.randrange(1, 13))
+    divisor = rng.randrange(2, 13)
+    largest = 13 if rng.random() < 0.7 else 100
+    whole = divisor * rng.randrange(1, largest)
+    if shape < 0.95:
+        part = min(a, whole)
+        return Op("/", Op("+", part, whole - part), divisor)
+    return Op(second, Op("/", whole, divisor), c)
+
+
+def _largest_term(rng: Random) -> int:
+    size = rng.random()
+    if size < 0.4:
+        return 12
+    return 99 if size < 0.92 else 999
+
+
+def _plus_or_minus(rng: Random) -> Sign:
+    return "+" if rng.random() < 0.5 else "-"
+
+
+def _small_product(rng: Random) -> Op:
+    a = rng.randrange(1, 13)
+    b = rng.randrange(1, 13)
+    return Op("*", a, b)
 
 
 def _is_in_range(rng: Random, expr: Op) -> bool:
     """Small intermediate values, rarely negative ones or larger ones, and only products that the
     working is short for.
     """
-    largest, negative = 0, False
-    for part in (expr.left, expr.right, expr):
-        if isinstance(part, Op):
-            result = value(part)
-            largest, negative = (
-                max(largest, abs(result)),
-                negative or (result < 0 and part is not expr),
-            )
-            sizes = sorted((len(str(abs(value(part.left)))), len(str(abs(value(part.right))))))
-            if part.sign == "*" and sizes not in ([1, 1], [1, 2], [1, 3], [2, 2]):
-                return False
-    if negative and rng.random() < 0.8:
+    parts = [part for part in (expr.left, expr.right, expr) if isinstance(part, Op)]
+    if not all(map(_is_short, parts)):
         return False
-    return largest <= MAX_RESULT or (largest <= 9999 and rng.random() < 0.05)
+    results = [value(part) for part in parts]  # that of the whole is the last
+    if min(results[:-1], default=0) < 0 and rng.random() < 0.8:
+        return False
+    largest = max(map(abs, results))
+    if largest <= MAX_RESULT:
+        return True
+    return largest <= LARGEST_RESULT and rng.random() < 0.05
+
+
+def _is_short(part: Op) -> bool:
+    if part.sign != "*":
+        return True
+    factors = (value(part.left), value(part.right))
+    return sorted(len(str(abs(factor))) for factor in factors) in SHORT_PRODUCTS
 
 
 # ---- asking --------------------------------------------------------------------------------------
 
-# {e} is the expression.
-_BARE = ("{e}", "{e} =", "{e}=", "{e} = ?", "{e}=?", "{e}?", "{e} ?")
-_QUESTIONS = (
-    "what is {e}", "what is {e}", "what is {e}", "what is {e}", "what's {e}", "whats {e}", "how much is {e}",
-    "what does {e} equal", "what does {e} make", "what do you get for {e}", "what is the result of {e}",
-    "what is the value of {e}", "what is the answer to {e}", "can you compute {e}", "can you calculate {e}",
-    "can you tell me what {e} is", "could you tell me {e}", "could you work out {e}",
-    "do you know what {e} is", "do you know {e}", "how much does {e} make", "can you solve {e}",
-    "would you calculate {e}", "what will {e} be", "can you please compute {e}",
-    "could you please tell me what {e} is", "what do I get for {e}", "so what is {e}", "and what is {e}",
-    "{e} is what", "{e} equals what", "{e} is how much", "{e} makes what", "how many is {e}",
-    "what number is {e}", "what would {e} be", "can you do {e}", "how much would {e} be",
-)  # fmt: skip
-_ORDERS = (
-    "compute {e}", "compute {e}", "calculate {e}", "calculate {e}", "calculate: {e}", "compute: {e}",
-    "solve {e}", "solve: {e}", "work out {e}", "evaluate {e}", "find {e}", "tell me {e}",
-    "tell me what {e} is", "give me {e}", "tell me the result of {e}", "find the value of {e}",
-    "give me the answer to {e}", "I need {e}", "do {e}", "I want to know {e}", "I want to know what {e} is",
-    "let me know what {e} is", "simplify {e}", "figure out {e}", "I would like to know {e}", "determine {e}",
-    "show me {e}", "help me with {e}", "try {e}", "answer this: {e}", "work this out: {e}",
-    "quick question: {e}", "math: {e}", "question: what is {e}", "I have to calculate {e}",
-    "my homework is {e}", "next one: {e}", "solve this: {e}", "the problem is {e}", "find out what {e} is",
-    "please compute {e}", "please tell me {e}", "please calculate {e}", "calc {e}",
-    "work out the following: {e}", "what is the following: {e}", "please solve {e}",
-    "compute the following: {e}", "I wonder what {e} is",
-)  # fmt: skip
-# Ways to say one operation that need no frame around them, and (as a noun) ways that do.
-_SAID: dict[str, tuple[str, ...]] = {
-    "+": ("add {a} and {b}", "add {a} and {b}", "add {a} to {b}", "add {a} + {b}", "sum {a} and {b}",
-          "sum up {a} and {b}", "add up {a} and {b}", "add together {a} and {b}",
-          "add the numbers {a} and {b}", "increase {a} by {b}",
-          "put {a} and {b} together", "take {a} and add {b}", "start with {a} and add {b}"),
-    "-": ("subtract {b} from {a}", "subtract {b} from {a}", "take {b} from {a}", "take {b} away from {a}",
-          "take away {b} from {a}", "reduce {a} by {b}", "decrease {a} by {b}", "take {a} and subtract {b}",
-          "start with {a} and take away {b}", "remove {b} from {a}", "deduct {b} from {a}"),
-    "*": ("multiply {a} by {b}", "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}",
-          "take {a} times {b}",
-          "multiply the numbers {a} and {b}", "take {a} and multiply it by {b}"),
-    "/": ("divide {a} by {b}", "divide {a} by {b}", "split {a} by {b}", "take {a} and divide it by {b}",
-          "split {a} into {b} equal parts"),
-}  # fmt: skip
-_IF_ORDERED = (
-    "can you {e}", "can you {e}", "could you {e}", "what do you get if you {e}", "what do I get if I {e}",
-    "what if I {e}", "if I {e}, what do I get", "if you {e}, what is the result", "what is it if you {e}",
-    "would you {e}", "what happens if I {e}", "what do I have if I {e}", "how much is it if you {e}",
-)  # fmt: skip
-_NOUNS: dict[str, tuple[str, ...]] = {
-    "+": ("the sum of {a} and {b}", "the total of {a} and {b}", "{a} and {b} together", "{a} and {b}",
-          "{a} added to {b}", "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}",
-          "{a} and {b} added up",
-          "{a} with {b} added"),
-    "-": ("the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}",
-          "{a} less {b}",
-          "{b} less than {a}", "{a} decreased by {b}", "{a} reduced by {b}", "{b} subtracted from {a}"),
-    "*": ("the product of {a} and {b}", "the product of {a} and {b}", "{a} multiplied by {b}",
-          "the product {a} * {b}"),
-    "/": ("the quotient of {a} and {b}", "{a} divided by {b}", "{a} split by {b}"),
-}  # fmt: skip
-_WORDS: dict[str, tuple[str, ...]] = {
-    "+": ("plus",), "-": ("minus", "minus", "minus", "minus", "take away"),
-    "*": ("times", "times", "times", "multiplied by", "x"), "/": ("divided by", "divided by", "over"),
-}  # fmt: skip
-_SIGNS: dict[str, tuple[str, ...]] = {
-    "+": ("+",), "-": ("-",) * 9 + ("−",), "*": ("*", "*", "*", "x", "x", "×", "×", "X", "·"),
-    "/": ("/", "/", "/", "÷", ":"),
-}  # fmt: skip
-_GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ",
-              "Okay, ", "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ",
-              "Excuse me, ")  # fmt: skip
-_THANKS = (" Thanks!", " Thank you.", " thanks", " please", ", please", " Please answer.", " Thank you!",
-           " Be quick.",
-           " Show your work.", " I need it for school.", " Can you help?", " Think carefully.")  # fmt: skip
-
-NUMBER_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-)  # fmt: skip
-_TENS = (
-    "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-)  # fmt: skip
-
 
 def in_words(number: int) -> str:
     """0..9999 in English words: 348 -> `three hundred forty-eight`."""
-    if number <= 20:
-        return NUMBER_WORDS[number]
+    small = WORDS["numbers"]
+    if number < len(small):
+        return small[number]
     if number < 100:
         tens, ones = divmod(number, 10)
-        return _TENS[tens] + (f"-{NUMBER_WORDS[ones]}" if ones else "")
+        word = WORDS["tens"][tens]
+        return f"{word}-{small[ones]}" if ones else word
     size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
     many, rest = divmod(number, size)
-    return f"{in_words(many)} {name}" + (f" {in_words(rest)}" if rest else "")
+    said = f"{in_words(many)} {name}"
+    return f"{said} {in_words(rest)}" if rest else said
 
 
 def say(rng: Random, expr: Expr) -> str:
@@ -235,30 +202,34 @@ def say(rng: Random, expr: Expr) -> str:
         return str(expr)
     style = rng.random()
     if style < 0.62:
-        return _signed(rng, text(expr, " " if rng.random() < 0.62 else ""))
+        space = " " if rng.random() < 0.62 else ""
+        return _signed(rng, text(expr, space))
     words = text(expr)
     if "(" in words:
         return _signed(rng, words)
-    said = {f" {sign} ": f" {rng.choice(_WORDS[sign])} " for sign in "+-*/"}
+    said = {f" {sign} ": f" {rng.choice(WORDS.table('word')[sign])} " for sign in "+-*/"}
     for sign, word in said.items():
         words = words.replace(sign, word)
-    return _spell(rng, words) if style > 0.97 else words
+    return _spell(words) if style > 0.97 else words
 
 
 def _signed(rng: Random, formula: str) -> str:
     for sign in "*/":
         if sign in formula:
-            formula = formula.replace(sign, rng.choice(_SIGNS[sign]))
+            formula = formula.replace(sign, rng.choice(WORDS.table("sign")[sign]))
     if "-" in formula and formula[0] != "-" and rng.random() < 0.06:
         formula = formula.replace("-", "\N{MINUS SIGN}")
     return formula
 
 
-def _spell(rng: Random, words: str) -> str:
+def _spell(words: str) -> str:
     """Numbers as words where they are small enough."""
-    return " ".join(
-        [in_words(int(w)) if w.isdigit() and int(w) < 100 else w for w in words.split(" ")]
-    )
+
+    def spelled(word: str) -> str:
+        small = word.isdigit() and int(word) < 100
+        return in_words(int(word)) if small else word
+
+    return " ".join(map(spelled, words.split(" ")))
 
 
 def ask(rng: Random, expr: Op) -> str:
@@ -268,50 +239,62 @@ def ask(rng: Random, expr: Op) -> str:
     if plain and kind < 0.3:
         return _ask_in_words(rng, expr)
     if not plain and kind < 0.14 and (steps := _as_orders(rng, expr)):
-        return dress(rng, steps, "." if rng.random() < 0.6 else "")
+        return dress(rng, steps, _maybe(rng, 0.6, "."))
     said = say(rng, expr)
     if kind < 0.45:
-        bare = rng.choice(_BARE).format(e=said)
-        return bare if rng.random() < 0.9 else rng.choice(_GREETINGS) + bare
+        bare = rng.choice(WORDS["bare"]).format(e=said)
+        return bare if rng.random() < 0.9 else rng.choice(WORDS["greetings"]) + bare
     if kind < 0.8:
-        return dress(rng, rng.choice(_QUESTIONS).format(e=said), "?")
-    return dress(rng, rng.choice(_ORDERS).format(e=said), "." if rng.random() < 0.5 else "")
+        return dress(rng, rng.choice(WORDS["questions"]).format(e=said), "?")
+    order = rng.choice(WORDS["orders"]).format(e=said)
+    return dress(rng, order, _maybe(rng, 0.5, "."))
+
+
+def _maybe(rng: Random, share: float, mark: str) -> str:
+    return mark if rng.random() < share else ""
 
 
 def _ask_in_words(rng: Random, expr: Op) -> str:
     a, b = expr.left, expr.right
     assert isinstance(a, int) and isinstance(b, int)
-    names = {"a": a, "b": b} if rng.random() < 0.96 else {"a": _word(a), "b": _word(b)}
+    spelled = rng.random() >= 0.96
+    names = {"a": _word(a), "b": _word(b)} if spelled else {"a": str(a), "b": str(b)}
     if b == 2 and rng.random() < 0.4 and expr.sign in "*/":
         noun = f"twice {a}" if expr.sign == "*" else f"half of {a}"
     elif rng.random() < 0.45:
-        order = rng.choice(_SAID[expr.sign]).format(**names)
-        if rng.random() < 0.25:
-            return dress(rng, rng.choice(_IF_ORDERED).format(e=order), "?")
-        return dress(rng, order, "." if rng.random() < 0.6 else "")
+        return _ask_to_do(rng, rng.choice(WORDS.table("order")[expr.sign]).format(**names))
     else:
-        nouns = _NOUNS[expr.sign]
+        nouns = WORDS.table("noun")[expr.sign]
         # "the difference between 5 and 12" would have two readings
         first = 2 if expr.sign == "-" and a < b else 0
         noun = nouns[rng.randrange(first, len(nouns))].format(**names)
+    return _ask_for(rng, noun)
+
+
+def _word(number: int) -> str:
+    return in_words(number) if 0 <= number < 10000 else str(number)
+
+
+def _ask_to_do(rng: Random, order: str) -> str:
+    if rng.random() < 0.25:
+        frame = rng.choice(WORDS["questions around orders"])
+        return dress(rng, frame.format(e=order), "?")
+    return dress(rng, order, _maybe(rng, 0.6, "."))
+
+
+def _ask_for(rng: Random, noun: str) -> str:
+    """For what a noun names: `the sum of 3 and 4`."""
     luck = rng.random()
     if luck < 0.15:
         bare = noun.removeprefix("the ") if rng.random() < 0.5 else noun
-        return dress(rng, bare, "?" if luck < 0.08 else "." if luck < 0.1 else "")
+        if luck < 0.08:
+            return dress(rng, bare, "?")
+        return dress(rng, bare, "." if luck < 0.1 else "")
     if luck < 0.75:
-        return dress(rng, rng.choice(_QUESTIONS[:27]).format(e=noun), "?")
-    return dress(rng, rng.choice(_ORDERS[:20]).format(e=noun), "." if rng.random() < 0.6 else "")
-
-
-def _word(number: int | str) -> str:
-    return in_words(int(number)) if 0 <= int(number) < 10000 else str(number)
-
-
-_THEN = {
-    "+": ("add {n}", "plus {n}", "add {n}"), "-": ("subtract {n}", "take away {n}", "minus {n}"),
-    "*": ("multiply by {n}", "multiply the result by {n}", "times {n}"),
-    "/": ("divide by {n}", "divide the result by {n}"),
-}  # fmt: skip
+        question = rng.choice(WORDS["questions"][:QUESTIONS_FOR_NOUNS])
+        return dress(rng, question.format(e=noun), "?")
+    order = rng.choice(WORDS["orders"][:ORDERS_FOR_NOUNS])
+    return dress(rng, order.format(e=noun), _maybe(rng, 0.6, "."))
 
 
 def _as_orders(rng: Random, expr: Op) -> str:
@@ -321,14 +304,15 @@ def _as_orders(rng: Random, expr: Op) -> str:
     inner = expr.left
     if not isinstance(inner, Op) or not isinstance(expr.right, int):
         return ""
-    last = rng.choice(_THEN[expr.sign]).format(n=expr.right)
-    joint = rng.choice((", then ", " and then ", ", and ", " and ", ". Then "))
+    then = WORDS.table("then")
+    last = rng.choice(then[expr.sign]).format(n=expr.right)
+    joint = rng.choice(WORDS["joints"])
     if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
-        return rng.choice(_SAID[inner.sign]).format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(
-        ("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")
-    ).format(n=inner.left)
-    return start + rng.choice(_THEN[inner.sign]).format(n=inner.right) + joint + last
+        order = rng.choice(WORDS.table("order")[inner.sign])
+        return order.format(a=inner.left, b=inner.right) + joint + last
+    start = rng.choice(WORDS["starts"]).format(n=inner.left)
+    middle = rng.choice(then[inner.sign]).format(n=inner.right)
+    return start + middle + joint + last
 
 
 def dress(rng: Random, sentence: str, mark: str) -> str:
@@ -341,18 +325,21 @@ def dress(rng: Random, sentence: str, mark: str) -> str:
     elif luck > 0.993:
         return sentence.upper() + mark
     if luck < 0.06:
-        before = rng.choice(_GREETINGS)
-        sentence = before + (
-            sentence
-            if before[-2] not in ".!" or luck < 0.02
-            else sentence[0].upper() + sentence[1:]
-        )
+        before = rng.choice(WORDS["greetings"])
+        if before[-2] in ".!" and luck >= 0.02:
+            sentence = _capital(sentence)
+        sentence = before + sentence
     elif luck < 0.13:
-        after = rng.choice(_THANKS)
-        return sentence[0].upper() + sentence[1:] + (mark if after[1].isupper() else "") + after
+        after = rng.choice(WORDS["thanks"])
+        ended = mark if after[1].isupper() else ""
+        return _capital(sentence) + ended + after
     if rng.random() < 0.24:
-        return sentence + (mark if rng.random() < 0.5 else "")
-    return sentence[0].upper() + sentence[1:] + (mark if rng.random() < 0.9 else "")
+        return sentence + _maybe(rng, 0.5, mark)
+    return _capital(sentence) + _maybe(rng, 0.9, mark)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -369,7 +356,7 @@ def turn_for(expr: Op, user: str) -> Turn:
 
 def arithmetic_question(rng: Random, split: Split) -> Problem:
     """One question about an expression of one or two operations."""
-    expr = draw_one_step(rng, split) if rng.random() < 0.62 else draw_two_steps(rng, split)
-    return Problem(
-        "arithmetic", split, (turn_for(expr, ask(rng, expr)),), Expect(number=value(expr))
-    )
+    draw = draw_one_step if rng.random() < 0.62 else draw_two_steps
+    expr = draw(rng, split)
+    turn = turn_for(expr, ask(rng, expr))
+    return Problem("arithmetic", split, (turn,), Expect(number=value(expr)))

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from random import Random
 
-from ossia.tasks.numbers.arithmetic import ask, draw_number, draw_one_step, draw_two_steps, turn_for
+from ossia.tasks.numbers.arithmetic import (
+    LARGEST_RESULT,
+    ask,
+    draw_number,
+    draw_one_step,
+    draw_two_steps,
+    turn_for,
+)
 from ossia.tasks.numbers.calculator import (
     calculator_turn,
     declare,
@@ -19,44 +26,18 @@ from ossia.tasks.numbers.expressions import Op, Sign, in_split, value
 from ossia.tasks.numbers.stories import story_turn
 from ossia.tasks.problem import Expect, Problem, Split, Tool, Turn
 from ossia.tasks.safety.scope import scope_turn
-from ossia.tasks.world.facts import (
-    BEFORE_FACTS,
-    BETWEEN,
-    draw_facts,
-    fact_turn,
-    story_of,
-    unknown_turn,
-)
+from ossia.tasks.words import Words
+from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.relations import WORDS as FACT_WORDS
 
-_GO_ON: dict[str, tuple[str, ...]] = {
-    "+": ("Now add {n}.", "Add {n}.", "And plus {n}?", "Plus {n}?", "plus {n}", "What about {n} more?",
-          "And {n} more?", "Now add {n} to that.", "Add {n} to it.", "Add another {n}.", "and add {n}",
-          "Now plus {n}", "+ {n}", "+{n}", "Then add {n}.", "What if I add {n}?", "Increase that by {n}.",
-          "add {n} more",
-          "And if you add {n}?"),
-    "-": ("Now subtract {n}.", "Subtract {n}.", "And minus {n}?", "Minus {n}?", "minus {n}",
-          "Take away {n}.", "- {n}", "Subtract {n} from that.", "Now take away {n}.", "What about {n} less?",
-          "And {n} less?", "-{n}", "Then subtract {n}.", "Now minus {n}", "and subtract {n}",
-          "Reduce that by {n}.",
-          "What if I take away {n}?"),
-    "*": ("And times {n}?", "Times {n}?", "times {n}", "Now multiply by {n}.", "Multiply that by {n}.",
-          "* {n}", "x {n}", "Multiply it by {n}.", "And multiplied by {n}?", "Then multiply by {n}.",
-          "Now times {n}", "*{n}",
-          "What is that times {n}?"),
-    "/": ("Now divide by {n}.", "Divide that by {n}.", "And divided by {n}?", "divided by {n}", "/ {n}",
-          "Divide it by {n}.",
-          "What is that divided by {n}?", "Then divide by {n}."),
-}  # fmt: skip
-_TWICE = ("Double it.", "Double that.", "And twice that?", "Now double it.", "And doubled?")
-_HALF = ("Half of that?", "And half of it?", "Now halve it.", "What is half of that?")
+WORDS = Words("followups")
+READ = "I have read it. What is your question?"
+TRIES = 60  # draws of an operation that goes on with a result
 
 
 def follow_up(rng: Random, split: Split) -> Problem:
     """Two to six turns, rarely fifteen; the last one is the problem."""
-    luck = rng.random()
-    count = 2 if luck < 0.45 else 3 if luck < 0.74 else 4 if luck < 0.87 else rng.randrange(5, 7)
-    if luck > 0.97:
-        count = rng.randrange(10, 16)
+    count = _draw_count(rng)
     kind = rng.random()
     if kind < 0.5:
         return _calculation(rng, split, count)
@@ -65,6 +46,18 @@ def follow_up(rng: Random, split: Split) -> Problem:
     if kind < 0.86:
         return _with_calculator(rng, split, min(count, 6))
     return _mixed(rng, split, count)
+
+
+def _draw_count(rng: Random) -> int:
+    luck = rng.random()
+    if luck < 0.45:
+        return 2
+    if luck < 0.74:
+        return 3
+    if luck < 0.87:
+        return 4
+    few = rng.randrange(5, 7)
+    return few if luck <= 0.97 else rng.randrange(10, 16)
 
 
 def _problem(
@@ -82,38 +75,45 @@ def go_on(rng: Random, start: int, split: Split) -> tuple[Op, str] | None:
     """An operation on the previous result, and how it is asked for; None if none fits after some
     tries.
     """
-    for _ in range(60):
-        pick = rng.random()
-        sign: Sign = "+" if pick < 0.4 else "-" if pick < 0.72 else "*" if pick < 0.9 else "/"
+    for _ in range(TRIES):
+        sign = _draw_sign(rng)
         n = draw_number(rng) if sign in "+-" else rng.randrange(2, 13)
-        if (sign == "/" and start % n) or (sign == "*" and len(str(abs(start))) > 3 - (n > 9)):
+        if sign == "/" and start % n:
+            continue
+        if sign == "*" and len(str(abs(start))) > (2 if n > 9 else 3):
             continue
         expr = Op(sign, start, n)
-        if abs(value(expr)) > 9999 or not in_split(expr, split):
+        if abs(value(expr)) > LARGEST_RESULT or not in_split(expr, split):
             continue
-        frames = _GO_ON[sign]
+        frames = WORDS.table("go on")[sign]
         if n == 2 and sign in "*/" and rng.random() < 0.5:
-            frames = _TWICE if sign == "*" else _HALF
+            frames = WORDS["twice" if sign == "*" else "half"]
         return expr, rng.choice(frames).format(n=n)
     return None
+
+
+def _draw_sign(rng: Random) -> Sign:
+    pick = rng.random()
+    if pick < 0.4:
+        return "+"
+    if pick < 0.72:
+        return "-"
+    return "*" if pick < 0.9 else "/"
 
 
 def _calculation(rng: Random, split: Split, count: int) -> Problem:
     """`What is 12 + 30?` ... `Now add 10.` ... `And times 2?`"""
     while True:
-        if rng.random() < 0.2:
-            turn, expr = story_turn(rng, "train")
-        else:
-            expr = (
-                draw_one_step(rng, "train") if rng.random() < 0.8 else draw_two_steps(rng, "train")
-            )
-            turn = turn_for(expr, ask(rng, expr))
-        turns, start = [turn], value(expr)
-        for index in range(1, count):
-            wanted = _split_at(index, count, split)
-            fresh = rng.random() < 0.12
-            new = draw_one_step(rng, wanted) if fresh else None
-            found = (new, ask(rng, new)) if new is not None else go_on(rng, start, wanted)
+        turn, expr = _beginning(rng)
+        turns = [turn]
+        start = value(expr)
+        while len(turns) < count:
+            wanted = _split_at(len(turns), count, split)
+            if rng.random() < 0.12:
+                fresh = draw_one_step(rng, wanted)
+                found: tuple[Op, str] | None = (fresh, ask(rng, fresh))
+            else:
+                found = go_on(rng, start, wanted)
             if found is None:
                 break
             turns.append(turn_for(*found))
@@ -122,11 +122,19 @@ def _calculation(rng: Random, split: Split, count: int) -> Problem:
             return _problem(split, turns, Expect(number=start))
 
 
+def _beginning(rng: Random) -> tuple[Turn, Op]:
+    if rng.random() < 0.2:
+        return story_turn(rng, "train")
+    draw = draw_one_step if rng.random() < 0.8 else draw_two_steps
+    expr = draw(rng, "train")
+    return turn_for(expr, ask(rng, expr)), expr
+
+
 def _story(rng: Random, split: Split, count: int) -> Problem:
     """Facts in the first turn and questions about them in each."""
     facts = draw_facts(rng, max(count, rng.randrange(2, 7)), split)
-    told = rng.choice(BEFORE_FACTS) + story_of(rng, facts)
-    before = told + rng.choice(BETWEEN)
+    told = rng.choice(FACT_WORDS["before"]) + story_of(rng, facts)
+    before = told + rng.choice(FACT_WORDS["between"])
     turns: list[Turn] = []
     expect = Expect()
     if rng.random() < 0.15:  # the facts alone, to be asked about later
@@ -140,14 +148,10 @@ def _story(rng: Random, split: Split, count: int) -> Problem:
             turn, expect = unknown_turn(rng, facts, before)
         else:
             fact = facts[-1] if last else others[index % len(others)]
-            turn, expect = fact_turn(rng, fact, before or rng.choice(_AND))
+            turn, expect = fact_turn(rng, fact, before or rng.choice(WORDS["and"]))
         turns.append(turn)
         before = ""
     return _problem(split, turns, expect)
-
-
-READ = "I have read it. What is your question?"
-_AND = ("", "", "", "", "And ", "and ", "Ok, ", "Now, ", "Thanks. ", "Good. ")
 
 
 def _read_thoughts(effort: object) -> str:
@@ -155,11 +159,14 @@ def _read_thoughts(effort: object) -> str:
 
 
 def _with_calculator(rng: Random, split: Split, count: int) -> Problem:
-    """A calculator on offer: chained calls, sometimes with a turn in between that does not need it."""
+    """A calculator on offer: chained calls, sometimes with a turn in between that does not need
+    it.
+    """
     declared = declare(rng, two_steps=False)
     expr = draw_for_calculator(rng, "train", declared.takes_one_operation)
     turn, expect, run = calculator_turn(expr, ask(rng, expr), declared)
-    turns, start = [turn], value(expr)
+    turns = [turn]
+    start = value(expr)
     for index in range(1, count):
         wanted = _split_at(index, count, split)
         if rng.random() < 0.25:
@@ -168,7 +175,7 @@ def _with_calculator(rng: Random, split: Split, count: int) -> Problem:
             found = go_on(rng, start, wanted) if rng.random() < 0.75 else None
             if found is None:
                 expr = draw_for_calculator(rng, wanted, declared.takes_one_operation)
-                found = expr, ask(rng, expr)
+                found = (expr, ask(rng, expr))
             turn, expect, run = calculator_turn(*found, declared)
             start = value(found[0])
         turns.append(turn)
@@ -195,5 +202,5 @@ def _any_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
         return turn, Expect(number=value(expr))
     if kind < 0.65:
         facts = draw_facts(rng, rng.randrange(1, 4), split)
-        return fact_turn(rng, facts[-1], story_of(rng, facts) + " ")
+        return fact_turn(rng, facts[-1], f"{story_of(rng, facts)} ")
     return scope_turn(rng, split)

@@ -14,7 +14,8 @@ from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.world.relations import RELATIONS, TABLE_STYLES, TABLES, Relation
+from ossia.tasks.words import below, pick
+from ossia.tasks.world.relations import RELATIONS, TABLE_STYLES, TABLES, WORDS, Relation
 
 NOT_STATED = "That is not stated."
 
@@ -39,36 +40,45 @@ def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
     """`count` facts with different values, sometimes several on one subject. All but the last are
     of the training split.
     """
-    relations = [rng.choice(RELATIONS) for _ in range(1 if rng.random() < 0.35 else count)]
+    one_relation = rng.random() < 0.35
+    relations = [rng.choice(RELATIONS) for _ in range(1 if one_relation else count)]
     facts: list[Fact] = []
-    values: set[str] = set()
     tries = 0
     while len(facts) < count:
         tries += 1
-        if tries > 5 * count:
+        if tries > 5 * count:  # too few values: another relation
             relations.append(rng.choice(RELATIONS))
-        relation = relations[int(rng.random() * len(relations))]
-        subject, value = relation.subject(rng), relation.value(rng)
+        relation = pick(rng, relations)
+        subject = relation.subject(rng)
+        value = relation.value(rng)
         if facts and rng.random() < 0.25 and facts[0].relation.subject is relation.subject:
             subject = facts[0].subject
-        wanted: Split = split if len(facts) == count - 1 else "train"
-        if (
-            subject == value
-            or subject in values
-            or value in values
-            or split_of(f"{subject}|{value}") != wanted
-        ):
+        wanted = split if len(facts) == count - 1 else "train"
+        if split_of(f"{subject}|{value}") != wanted or not _fits(facts, relation, subject, value):
             continue
-        if any(fact.subject == value or _clashes(fact, subject, relation) for fact in facts):
-            continue
-        values.add(value)
-        told = "" if rng.random() < 0.72 or not relation.told else rng.choice(relation.told)
-        facts.append(
-            Fact(
-                relation, subject, value, _capital(told.format(e=subject, v=value)) if told else ""
-            )
-        )
+        facts.append(Fact(relation, subject, value, _draw_telling(rng, relation, subject, value)))
     return facts
+
+
+def _fits(facts: list[Fact], relation: Relation, subject: str, value: str) -> bool:
+    """Whether a new fact can be told beside the others: nothing that is asked for has two
+    answers.
+    """
+    if subject == value:
+        return False
+    for fact in facts:
+        if fact.value in (subject, value) or fact.subject == value:
+            return False
+        if _clashes(fact, subject, relation):
+            return False
+    return True
+
+
+def _draw_telling(rng: Random, relation: Relation, subject: str, value: str) -> str:
+    """Another way to tell a fact, or "" for the usual one."""
+    if rng.random() < 0.72 or not relation.told:
+        return ""
+    return _capital(rng.choice(relation.told).format(e=subject, v=value))
 
 
 def _clashes(fact: Fact, subject: str, relation: Relation) -> bool:
@@ -77,14 +87,19 @@ def _clashes(fact: Fact, subject: str, relation: Relation) -> bool:
 
 
 def fact_thoughts(about: str, found: str, quote: str, effort: Effort) -> str:
-    """The analysis: what is asked for, and the sentence of the text that says it ("" if none does)."""
+    """The analysis: what is asked for, and the sentence of the text that says it ("" if none
+    does).
+    """
     if effort is Effort.LOW:
         return f"{about} -> {found or 'not stated'}"
-    if not quote:
-        searched = f"The question is about {about}. The text does not say it."
-        return searched if effort is Effort.MEDIUM else f"{searched} I must not guess."
-    read = f"The question is about {about}. The text says: {quote}"
-    return read if effort is Effort.MEDIUM else f"{read}\nSo it is {found}."
+    if quote:
+        read = f"The text says: {quote}"
+        more = f"\nSo it is {found}."
+    else:
+        read = "The text does not say it."
+        more = " I must not guess."
+    said = f"The question is about {about}. {read}"
+    return said if effort is Effort.MEDIUM else said + more
 
 
 def ask_fact(rng: Random, fact: Fact) -> tuple[str, str]:
@@ -114,10 +129,10 @@ def fact_turn(rng: Random, fact: Fact, before: str = "") -> tuple[Turn, Expect]:
     backwards = about == fact.value
     found = fact.relation.article + fact.subject if backwards else fact.value
     quote = fact.told or fact.sentence
-    turn = Turn(
-        _joined(before, question), fact.sentence, partial(fact_thoughts, about, found, quote)
-    )
-    return turn, Expect(contains=fact.subject if backwards else fact.value, excludes=(NOT_STATED,))
+    think = partial(fact_thoughts, about, found, quote)
+    turn = Turn(_joined(before, question), fact.sentence, think)
+    wanted = fact.subject if backwards else fact.value
+    return turn, Expect(contains=wanted, excludes=(NOT_STATED,))
 
 
 def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn, Expect]:
@@ -142,29 +157,34 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
 
 def _alike(a: Relation, b: Relation) -> bool:
     """Whether one's facts could be read as an answer to the other's question."""
-    return a is b or _topic(a) == _topic(b) or (_topic(a) in _LIKING and _topic(b) in _LIKING)
+    if a is b:
+        return True
+    topics = {_topic(a), _topic(b)}
+    return len(topics) == 1 or topics <= _LIKING
+
+
+_LIKING = frozenset(("like", "love", "eat", "want", "colour"))
 
 
 def _topic(relation: Relation) -> str:
     """The last words of the relation's first question, which tell what it is about: `{e} live`,
     `age`.
     """
-    return relation.questions[0].replace("{e}", "").rstrip(" ?").rsplit(" ", 1)[-1]
-
-
-_LIKING = ("like", "love", "eat", "want", "colour")
+    question = relation.questions[0].replace("{e}", "")
+    return question.rstrip(" ?").rsplit(" ", 1)[-1]
 
 
 def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:
     """A small table or list such as `Anna: 12`, and its rows as facts (subject, value)."""
-    what, relation = TABLES[int(rng.random() * len(TABLES))]
+    what, relation = pick(rng, TABLES)
     head, row, between = rng.choice(TABLE_STYLES)
     facts: list[Fact] = []
     used: set[str] = set()
     count = rng.randrange(2, 6)
     while len(facts) < count:
-        e, v = relation.subject(rng), relation.value(rng)
-        wanted: Split = split if len(facts) == count - 1 else "train"
+        e = relation.subject(rng)
+        v = relation.value(rng)
+        wanted = split if len(facts) == count - 1 else "train"
         if e not in used and v not in used and split_of(f"{e}|{v}") == wanted:
             used |= {e, v}
             facts.append(Fact(relation, e, v, row.format(e=e, v=v)))
@@ -173,38 +193,25 @@ def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:
     return head.format(what=what) + between.join(rows), facts
 
 
-BEFORE_FACTS = (
-    "", "", "", "", "", "Here are some facts. ", "Read this: ", "Facts: ", "Text: ", "Remember this. ",
-    "Note: ", "This is what I know: ", "Listen. ", "Hi! ", "Given: ", "Here is a story. ",
-)  # fmt: skip
-BETWEEN = (
-    " ", " ", " ", " ", "\n", "\n\n", " Question: ", "\nQuestion: ", " Now, ", " So, ", "\n\nQuestion: ",
-)  # fmt: skip
-_RULES = (
-    "Answer only from these facts.", "Use the following facts.", "Facts:",
-    "You answer questions about these facts.", "You are a helpful assistant. You know this:",
-    "Here is what you know.", "Notes:",
-)  # fmt: skip
-
-
 def facts_given(rng: Random, split: Split) -> Problem:
     """Facts, then a question about one of them or about something that was not stated."""
     if rng.random() < 0.15:
         told, facts = list_of_facts(rng, split)
         between = "\n" if rng.random() < 0.7 else "\n\n"
     else:
-        facts = draw_facts(rng, 1 + int(rng.random() * 4), split)
-        told, between = story_of(rng, facts), rng.choice(BETWEEN)
+        facts = draw_facts(rng, 1 + below(rng, 4), split)
+        told = story_of(rng, facts)
+        between = rng.choice(WORDS["between"])
     instructions = None
+    before = ""
     if rng.random() < 0.16:
-        instructions, before = f"{rng.choice(_RULES)}\n{told}", ""
+        instructions = f"{rng.choice(WORDS['rules'])}\n{told}"
     else:
-        before = rng.choice(BEFORE_FACTS) + told + between
-    turn, expect = (
-        fact_turn(rng, facts[-1], before)
-        if rng.random() < 0.85
-        else unknown_turn(rng, facts, before)
-    )
+        before = rng.choice(WORDS["before"]) + told + between
+    if rng.random() < 0.85:
+        turn, expect = fact_turn(rng, facts[-1], before)
+    else:
+        turn, expect = unknown_turn(rng, facts, before)
     return Problem("facts", split, (turn,), expect, instructions=instructions)
 
 

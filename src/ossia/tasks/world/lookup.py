@@ -16,20 +16,17 @@ from random import Random
 from ossia.errors import ConfigError, ToolError
 from ossia.harmony import FunctionTool
 from ossia.tasks.problem import Split, split_of
+from ossia.tasks.words import Words, pick
 from ossia.tasks.world.country import Fact, Hop, World, sentence, world
 from ossia.tasks.world.names import CITIES, COLORS, FOODS, JOBS, made_up_name
 
 Key = tuple[str, str]  # (entity, relation)
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-# what a relation of the country is called where its name is no noun or says too little; no two
-# alike
-NOUNS = {
-    "founded": "founding year", "goods": "speciality", "market": "market day", "bridges": "number of bridges",
-    "ferry": "ferry owner", "opened": "opening year", "workers": "number of workers", "eats": "diet",
-    "drinks": "drinking place", "month": "birth month", "found": "discoverer", "place": "living place",
-    "water": "water colour", "coat": "coat colour",
-}  # fmt: skip
-UNKNOWN, BUSY, DOWN = "nothing is known of {e}", "busy, call again with retry true", "not available"
+WORDS = Words("lookup")
+NOUNS = WORDS.phrases("nouns")  # what relations of the country are called in a sentence
+UNKNOWN = "nothing is known of {e}"
+BUSY = "busy, call again with retry true"
+DOWN = "not available"
 
 LOOKUP = FunctionTool(
     "lookup",
@@ -67,9 +64,8 @@ def plain_key(entity: str, relation: str) -> Key:
     return entity.strip().lower().removeprefix("the "), relation.strip().lower()
 
 
-Found = Mapping[
-    Split, Sequence[Callable[[], Query]]
-]  # the questions of each split, not yet put into words
+# the questions of each split, not yet put into words
+Found = Mapping[Split, Sequence[Callable[[], Query]]]
 
 
 class Knowledge:
@@ -104,14 +100,14 @@ class Knowledge:
         values = {(fact.subject, fact.relation.name): fact.value for fact in country.facts}
 
         def find(hops: int) -> Found:
-            if hops == 1:
-                return {
-                    split: [partial(_fact_query, fact, split) for fact in country.asked[split]]
-                    for split in SPLITS
-                }
-            return {
-                split: [partial(_hop_query, hop) for hop in country.hops[split]] for split in SPLITS
-            }
+            found: dict[Split, list[Callable[[], Query]]] = {}
+            for split in SPLITS:
+                if hops == 1:
+                    asked = country.asked[split]
+                    found[split] = [partial(_fact_query, fact, split) for fact in asked]
+                else:
+                    found[split] = [partial(_hop_query, hop) for hop in country.hops[split]]
+            return found
 
         return cls(values, find, NOUNS)
 
@@ -120,7 +116,7 @@ class Knowledge:
         if hops not in self._found:
             self._found[hops] = self._find(hops)
         found = self._found[hops][split]
-        return found[int(rng.random() * len(found))]() if found else None
+        return pick(rng, found)() if found else None
 
     def phrase(self, key: Key) -> str:
         """What is asked for with a key, in words: `the founding year of Kelaton`."""
@@ -149,7 +145,9 @@ def _facts_of(values: Mapping[Key, str]) -> Found:
 
 
 def _hops_of(values: Mapping[Key, str]) -> Found:
-    """Pairs of facts. Those asked for in training are made of facts that are asked for in training."""
+    """Pairs of facts. Those asked for in training are made of facts that are asked for in
+    training.
+    """
     found: dict[Split, list[Callable[[], Query]]] = {"train": [], "held_out": []}
     relations: dict[str, list[str]] = {}
     for entity, relation in values:
@@ -169,24 +167,17 @@ def _plain_query(keys: tuple[Key, ...], values: tuple[str, ...]) -> Query:
     phrase = keys[0][0]
     for _, relation in keys:
         phrase = f"the {relation} of {phrase}"
-    return Query(
-        keys, values, partial(_plain_question, phrase), f"{sentence(phrase)} is {values[-1]}."
-    )
+    final = f"{sentence(phrase)} is {values[-1]}."
+    return Query(keys, values, partial(_plain_question, phrase), final)
 
 
 def _plain_question(phrase: str, rng: Random) -> str:
-    return rng.choice(
-        ("What is {p}?", "Tell me {p}.", "Find {p}.", "I need {p}.", "Look up {p}.")
-    ).format(p=phrase)
+    return rng.choice(WORDS["questions"]).format(p=phrase)
 
 
 def _fact_query(fact: Fact, split: Split) -> Query:
-    return Query(
-        ((fact.subject, fact.relation.name),),
-        (fact.value,),
-        partial(_ask, fact, split),
-        sentence(fact.plain),
-    )
+    keys = ((fact.subject, fact.relation.name),)
+    return Query(keys, (fact.value,), partial(_ask, fact, split), sentence(fact.plain))
 
 
 def _ask(fact: Fact, split: Split, rng: Random) -> str:
@@ -194,9 +185,10 @@ def _ask(fact: Fact, split: Split, rng: Random) -> str:
 
 
 def _hop_query(hop: Hop) -> Query:
-    a, b = hop.first, hop.second
-    keys = ((a.subject, a.relation.name), (b.subject, b.relation.name))
-    return Query(keys, (a.value, b.value), hop.ask, sentence(b.plain))
+    first = hop.first
+    second = hop.second
+    keys = ((first.subject, first.relation.name), (second.subject, second.relation.name))
+    return Query(keys, (first.value, second.value), hop.ask, sentence(second.plain))
 
 
 @lru_cache(maxsize=4)
@@ -218,7 +210,8 @@ def draw_knowledge(rng: Random) -> Knowledge:
         name = made_up_name(rng)
         if name not in found and name not in CITIES:
             found.append(name)
-    people, towns = found[:3], found[3:]
+    people = found[:3]
+    towns = found[3:]
     values: dict[Key, str] = {}
     for person in people:
         values[person, "age"] = str(rng.randrange(5, 95))
@@ -271,11 +264,12 @@ def read_key(arguments: str) -> tuple[Key, bool]:
         data = json.loads(arguments)
     except (ValueError, RecursionError) as error:
         raise ToolError("the arguments are not JSON") from error
-    if not isinstance(data, dict) or not all(
-        isinstance(data.get(key), str) for key in ("entity", "relation")
-    ):
-        raise ToolError("lookup needs an entity and a relation")
-    return (data["entity"], data["relation"]), data.get("retry") is True
+    if isinstance(data, dict):
+        entity = data.get("entity")
+        relation = data.get("relation")
+        if isinstance(entity, str) and isinstance(relation, str):
+            return (entity, relation), data.get("retry") is True
+    raise ToolError("lookup needs an entity and a relation")
 
 
 @dataclass(frozen=True)
@@ -283,7 +277,7 @@ class LookupTool:
     """What runs when lookup is called. The same arguments always get the same answer.
 
     fault: "" for none; "busy", it answers only calls with retry; "down", it answers none.
-    notes: text that stands behind the values of some keys, as other people have written it there.
+    notes: text after the values of some keys, as other people have written it there.
     """
 
     knowledge: Knowledge
@@ -294,15 +288,17 @@ class LookupTool:
         """The value, or `error: ...`."""
         try:
             (entity, relation), retry = read_key(arguments)
-            if self.fault == "down" or (self.fault == "busy" and not retry):
-                raise ToolError(DOWN if self.fault == "down" else BUSY)
+            if self.fault == "down":
+                raise ToolError(DOWN)
+            if self.fault == "busy" and not retry:
+                raise ToolError(BUSY)
             value = self.knowledge.answer(entity, relation)
         except ToolError as error:
             return f"error: {error}"
         return value + self.notes.get(plain_key(entity, relation), "")
 
     def asked(self, arguments: str) -> str | None:
-        """`entity|relation` of a call, with ` failed` behind it if it got an error; None if it
+        """`entity|relation` of a call, with ` failed` after it if it got an error; None if it
         cannot be read.
         """
         try:
@@ -313,10 +309,13 @@ class LookupTool:
 
 
 def asked_value(key: Key, failed: bool = False) -> str:
-    return "|".join(plain_key(*key)) + (" failed" if failed else "")
+    asked = "|".join(plain_key(*key))
+    return f"{asked} failed" if failed else asked
 
 
 def lookup_arguments(key: Key, retry: bool = False) -> str:
     """The arguments of a call as JSON text."""
-    entity, relation = key
-    return json.dumps({"entity": entity, "relation": relation} | ({"retry": True} if retry else {}))
+    arguments: dict[str, str | bool] = dict(zip(("entity", "relation"), key, strict=True))
+    if retry:
+        arguments["retry"] = True
+    return json.dumps(arguments)

@@ -15,15 +15,26 @@ from functools import partial
 from random import Random
 
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.world.country import RELATIONS_OF, Fact, bare, new_name, pick, sentence
-from ossia.tasks.world.facts import BEFORE_FACTS, BETWEEN, NOT_STATED, draw_facts, fact_thoughts
+from ossia.tasks.words import below, pick
+from ossia.tasks.world.country import RELATIONS_OF, Fact, bare, new_name, sentence
+from ossia.tasks.world.facts import NOT_STATED, draw_facts, fact_thoughts
 from ossia.tasks.world.facts import Fact as GivenFact
 from ossia.tasks.world.names import NAMES
-from ossia.tasks.world.texts import BETWEEN as PAUSES
-from ossia.tasks.world.texts import CLOSINGS, FORMS, OPENINGS, REPORTS, Kind, Relation
+from ossia.tasks.world.relations import WORDS as FACT_WORDS
+from ossia.tasks.world.texts import (
+    BETWEEN,
+    CLOSINGS,
+    FORMS,
+    OPENINGS,
+    REPORTS,
+    WORDS,
+    Kind,
+    Relation,
+)
 
 CAST: tuple[Kind, ...] = ("person",) * 7 + ("town", "river", "company", "animal")
-TRAIN: tuple[Split, ...] = ("train",)
+Subject = tuple[str, Relation]
+TRIES = 40  # draws of a value for a new fact
 ABSENT = 0.12  # share of questions that the text does not answer
 BACKWARDS = 0.4  # share of questions that give the value and ask for the subject
 
@@ -43,7 +54,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Story:
-    """A text and what it was made from: facts of the country's relations, or of the task "facts"."""
+    """A text and what it was made from: facts of the country's relations, or of the task
+    "facts".
+    """
 
     text: str
     facts: tuple[Fact | GivenFact, ...]
@@ -54,19 +67,25 @@ class Story:
 
 
 def draw_story(rng: Random, known: Container[str], split: Split = "train") -> Story:
-    """A story of two to seven facts, the last of them of the given split, the others of training's."""
+    """A story of two to seven facts, the last of them of the given split, the others of
+    training's.
+    """
     if rng.random() < 0.35:
-        given = draw_facts(rng, 2 + int(rng.random() * 4), split)
-        while any(_names_known(f"{fact.subject} {fact.value}", known) for fact in given):
-            given = draw_facts(rng, len(given), split)
-        quotes = tuple(fact.told or fact.sentence for fact in given)
-        return Story(_shuffled(rng, quotes), tuple(given), quotes)
+        return _story_of_the_village(rng, known, split)
     facts = _draw_new_facts(rng, known, split)
-    person = next((f.subject for f in facts if f.relation.kind == "person"), None) or pick(
-        rng, NAMES
-    )
+    people = [fact.subject for fact in facts if fact.relation.kind == "person"]
+    person = people[0] if people else pick(rng, NAMES)
     quotes = tuple(_told(rng, fact, person) for fact in facts)
     return Story(_narrated(rng, quotes, person), tuple(facts), quotes)
+
+
+def _story_of_the_village(rng: Random, known: Container[str], split: Split) -> Story:
+    """Facts of the task "facts", none of which names what the country has."""
+    facts = draw_facts(rng, 2 + below(rng, 4), split)
+    while any(_names_known(f"{fact.subject} {fact.value}", known) for fact in facts):
+        facts = draw_facts(rng, len(facts), split)
+    quotes = tuple(fact.told or fact.sentence for fact in facts)
+    return Story(_shuffled(rng, quotes), tuple(facts), quotes)
 
 
 def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fact]:
@@ -74,34 +93,49 @@ def _draw_new_facts(rng: Random, known: Container[str], split: Split) -> list[Fa
     their facts apart.
     """
     while True:
-        kinds = [pick(rng, CAST)] * 5 if rng.random() < 0.5 else [pick(rng, CAST) for _ in range(5)]
-        cast = {_new(rng, kind, known): kind for kind in kinds[: 2 + int(rng.random() * 4)]}
+        kinds = _draw_kinds(rng)
+        count = 2 + below(rng, 4)
+        cast = {_new(rng, kind, known): kind for kind in kinds[:count]}
         if len(set(kinds)) == 1 and rng.random() < 0.5:
             only = pick(rng, RELATIONS_OF[kinds[0]])
             asked = [(subject, only) for subject in cast]
         else:
-            asked = [
-                (subject, relation)
-                for subject, kind in cast.items()
-                for relation in RELATIONS_OF[kind]
-            ]
-            rng.shuffle(asked)
-            asked = asked[: 2 + int(rng.random() * 5)]
-        splits: tuple[Split, ...] = (*TRAIN * (len(asked) - 1), split)
-        facts = [_new_fact(rng, *one, known, its) for one, its in zip(asked, splits, strict=True)]
-        told = {(fact.relation.name, fact.value) for fact in facts if fact}
-        if len(told) == len(asked) > 1 and not any(value in cast for _, value in told):
-            return [fact for fact in facts if fact]
+            asked = _draw_asked(rng, cast)
+        facts: list[Fact] = []
+        for n, (subject, relation) in enumerate(asked, 1):
+            its = split if n == len(asked) else "train"
+            fact = _new_fact(rng, subject, relation, known, its)
+            if fact is not None:
+                facts.append(fact)
+        told = {(fact.relation.name, fact.value) for fact in facts}
+        names_another = any(value in cast for _, value in told)
+        if len(told) == len(asked) > 1 and not names_another:
+            return facts
+
+
+def _draw_kinds(rng: Random) -> list[Kind]:
+    """Five kinds of subjects, in half of the stories all the same."""
+    if rng.random() < 0.5:
+        return [pick(rng, CAST)] * 5
+    return [pick(rng, CAST) for _ in range(5)]
+
+
+def _draw_asked(rng: Random, cast: dict[str, Kind]) -> list[Subject]:
+    """What a story tells: of which new names, and what of them."""
+    asked: list[Subject] = []
+    for subject, kind in cast.items():
+        asked += [(subject, relation) for relation in RELATIONS_OF[kind]]
+    rng.shuffle(asked)
+    return asked[: 2 + below(rng, 5)]
 
 
 def _new_fact(
     rng: Random, subject: str, relation: Relation, known: Container[str], split: Split
 ) -> Fact | None:
     """None if the few values that were tried are all of the other split."""
-    for _ in range(40):
-        value = (
-            _new(rng, relation.leads_to, known) if relation.leads_to else pick(rng, relation.values)
-        )
+    kind = relation.leads_to
+    for _ in range(TRIES):
+        value = _new(rng, kind, known) if kind else pick(rng, relation.values)
         if split_of(f"{subject}|{value}") == split:
             return Fact(relation, subject, value)
     return None
@@ -118,7 +152,9 @@ def _new(rng: Random, kind: Kind, known: Container[str]) -> str:
 
 
 def _names_known(text: str, known: Container[str]) -> bool:
-    """Whether a text that was not made for the country happens to name a person or a river of it."""
+    """Whether a text that was not made for the country happens to name a person or a river of
+    it.
+    """
     words = [word.capitalize() for word in text.split()]
     return any(word in known or FORMS["river"].format(word) in known for word in words)
 
@@ -142,8 +178,9 @@ def _narrated(rng: Random, quotes: tuple[str, ...], person: str) -> str:
         return _shuffled(rng, quotes)
     parts = [*quotes]
     rng.shuffle(parts)
-    for _ in range(int(rng.random() * 3)):
-        parts.insert(1 + int(rng.random() * len(parts)), pick(rng, PAUSES).format(p=person))
+    for _ in range(below(rng, 3)):
+        place = 1 + int(rng.random() * len(parts))
+        parts.insert(place, pick(rng, BETWEEN).format(p=person))
     if rng.random() < 0.5:
         parts.insert(0, pick(rng, OPENINGS).format(p=person))
     if rng.random() < 0.2:
@@ -158,15 +195,17 @@ def ask(rng: Random, fact: Fact | GivenFact, quote: str, backwards: bool) -> Ask
     """A question for the fact's value, or for its subject where the fact can be asked backwards."""
     if isinstance(fact, GivenFact):
         subject = fact.relation.article + fact.subject
+        full = fact.sentence
         backwards = backwards and bool(fact.relation.reverse)
         frames = fact.relation.reverse if backwards else fact.relation.questions
         question = sentence(pick(rng, frames).format(e=fact.subject, v=fact.value))
-        full = fact.sentence
     else:
-        subject, full = fact.subject, sentence(fact.plain)
+        subject = fact.subject
+        full = sentence(fact.plain)
         question = fact.ask_back(rng) if backwards else fact.ask(rng)
-    about, short = (fact.value, subject) if backwards else (subject, fact.value)
-    return Asked(question, about, short, full, quote)
+    if backwards:
+        return Asked(question, fact.value, subject, full, quote)
+    return Asked(question, subject, fact.value, full, quote)
 
 
 def ask_absent(rng: Random, story: Story, known: Container[str]) -> Asked:
@@ -175,17 +214,18 @@ def ask_absent(rng: Random, story: Story, known: Container[str]) -> Asked:
     """
     fact = pick(rng, story.facts)
     if isinstance(fact, GivenFact):
-        subject = fact.relation.subject(rng)
+        relation = fact.relation
+        subject = relation.subject(rng)
         while subject in story.text or _names_known(subject, known):
-            subject = fact.relation.subject(rng)
-        question = sentence(pick(rng, fact.relation.questions).format(e=subject, v=""))
-        subject = fact.relation.article + subject
+            subject = relation.subject(rng)
+        question = sentence(pick(rng, relation.questions).format(e=subject, v=""))
+        about = relation.article + subject
     else:
-        subject = _new(rng, fact.relation.kind, known)
-        while bare(subject) in story.text:
-            subject = _new(rng, fact.relation.kind, known)
-        question = Fact(fact.relation, subject, "").ask(rng)
-    return Asked(question, subject, NOT_STATED, NOT_STATED, "")
+        about = _new(rng, fact.relation.kind, known)
+        while bare(about) in story.text:
+            about = _new(rng, fact.relation.kind, known)
+        question = Fact(fact.relation, about, "").ask(rng)
+    return Asked(question, about, NOT_STATED, NOT_STATED, "")
 
 
 def questions(rng: Random, story: Story, known: Container[str], count: int) -> list[Asked]:
@@ -204,18 +244,16 @@ def questions(rng: Random, story: Story, known: Container[str], count: int) -> l
     return out
 
 
-_SET_OUT = ("{q}\n{a}", "{q}\n{a}", "Q: {q}\nA: {a}", "{q} {a}", "Question: {q}\nAnswer: {a}")
-
-
 def reading_document(rng: Random, known: Container[str]) -> str:
     """A story and four to nine questions on it, answered in short or in sentences."""
     story = draw_story(rng, known)
-    frame, short = pick(rng, _SET_OUT), rng.random() < 0.5
-    asked = questions(rng, story, known, max(4, len(story.facts)) + int(rng.random() * 3))
-    lines = [
-        frame.format(q=a.question, a=sentence(f"{a.short.rstrip('.')}.") if short else a.full)
-        for a in asked
-    ]
+    frame = pick(rng, WORDS["reading"])
+    short = rng.random() < 0.5
+    count = max(4, len(story.facts)) + below(rng, 3)
+    lines = []
+    for asked in questions(rng, story, known, count):
+        answer = sentence(f"{asked.short.rstrip('.')}.") if short else asked.full
+        lines.append(frame.format(q=asked.question, a=answer))
     return f"{story.text}\n\n" + "\n".join(lines)
 
 
@@ -224,15 +262,16 @@ def reading_question(known: Container[str], rng: Random, split: Split) -> Proble
     story = draw_story(rng, known, split)
     if rng.random() < ABSENT:
         asked = ask_absent(rng, story, known)
+        found = ""
         expect = Expect(contains=NOT_STATED)
     else:
         asked = ask(rng, story.facts[-1], story.quotes[-1], rng.random() < BACKWARDS)
+        found = asked.short
         expect = Expect(contains=bare(asked.short), excludes=(NOT_STATED,))
-    user = pick(rng, BEFORE_FACTS) + story.text + pick(rng, BETWEEN)
+    before = pick(rng, FACT_WORDS["before"])
+    user = before + story.text + pick(rng, FACT_WORDS["between"])
     if user.endswith(", "):
         user = user[:-2].removesuffix(" Now").removesuffix(" So") + " "
-    found = "" if asked.full == NOT_STATED else asked.short
-    turn = Turn(
-        user + asked.question, asked.full, partial(fact_thoughts, asked.about, found, asked.quote)
-    )
+    think = partial(fact_thoughts, asked.about, found, asked.quote)
+    turn = Turn(user + asked.question, asked.full, think)
     return Problem("reading", split, (turn,), expect)

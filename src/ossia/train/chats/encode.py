@@ -184,8 +184,7 @@ def is_held_out(digest: bytes, share: float) -> bool:
     return int.from_bytes(digest[:8], "little") < share * 2**64
 
 
-# ---- lines
-# ----------------------------------------------------------------------------------------------------------
+# ---- lines ----
 
 
 def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -331,8 +330,7 @@ def _kind(value: Any) -> str:
     return "nothing" if value in (None, [], {}) else f"a {type(value).__name__}"
 
 
-# ---- examples
-# -------------------------------------------------------------------------------------------------------
+# ---- examples ----
 
 
 def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, fields, replace
 
 from ossia.config import ModelConfig
 from ossia.errors import ConfigError
+from ossia.figures import human_bytes
 from ossia.model.parallel import Cut, check, cut_of
-from ossia.table import human_bytes
 from ossia.train.plan import cost
 from ossia.train.settings import Lora, Parallel, Precision
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ossia.config import account
-from ossia.table import human_bytes, human_count
+from ossia.figures import human_bytes, human_count
 from ossia.train.plan.planner import BUSIEST, MFU, PEAK, USABLE, Plan, in_words
 
 

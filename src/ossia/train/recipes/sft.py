@@ -143,8 +143,7 @@ def phases(config: Config, out: Path) -> list[Phase]:
     ]  # fmt: skip
 
 
-# ---- phases
-# ---------------------------------------------------------------------------------------------------------
+# ---- phases ----
 
 
 def prepare(config: Config, folder: Path) -> Found:
@@ -265,8 +264,7 @@ def _flushed(examples: Iterable[Example], tokens: int) -> Iterator[tuple[Example
     yield Example([0] * (tokens + 2), [False] * (tokens + 2)), 0
 
 
-# ---- the model to start from
-# ----------------------------------------------------------------------------------------
+# ---- the model to start from ----
 
 
 def config_of(name: str) -> ModelConfig:

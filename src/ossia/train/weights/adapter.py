@@ -137,8 +137,7 @@ def check_base(adapter: Adapter, config: ModelConfig) -> None:
         )
 
 
-# ---- other tools
-# ----------------------------------------------------------------------------------------------------
+# ---- other tools ----
 
 _PEFT_NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj"}
 

@@ -215,8 +215,7 @@ def added(weight: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(delta == 0, weight.to(dtype), (weight.float() + delta).to(dtype))
 
 
-# ---- reading back
-# ---------------------------------------------------------------------------------------------------
+# ---- reading back ----
 
 
 def _put(sink: Sink, native: str, start: int, piece: Tensor, done: Merged) -> None:

@@ -27,9 +27,9 @@ from ossia import mxfp4
 from ossia.checkpoint import open_checkpoint
 from ossia.checkpoint.mapped import MappedFile
 from ossia.errors import ConfigError
+from ossia.figures import markdown_table
 from ossia.model import TrainableExperts, Transformer
 from ossia.mxfp4 import ScaleRule
-from ossia.table import markdown_table
 from ossia.train.weights.lora import LoraExperts
 
 RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
@@ -170,8 +170,7 @@ def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
                 yield stem, mxfp4.decode(tensor[e], state[f"{stem}.scales"][e], torch.float32)
 
 
-# ---- quantization-aware training
-# ------------------------------------------------------------------------------------
+# ---- quantization-aware training ----
 
 
 def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:

@@ -1,0 +1,98 @@
+"""What two processes do for the tests, in one go, for starting them takes longer than the tests; and
+how processes are started. What each of them does is in distributed_worker.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from amounts import thorough
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+Task = dict[str, Any]
+
+STEPS = 20 if thorough() else 8
+RUNS: dict[str, Task] = {
+    "fsdp": {"parallel": {"fsdp": 2}},
+    "ep": {"parallel": {"ep": 2}},
+    "tp": {"parallel": {"tp": 2}},
+    # few examples a step, half of them without a target: in many steps a process has nothing to do
+    "idle ep": {
+        "parallel": {"ep": 2},
+        "source": "every second",
+        "hyper": {"tokens_per_step": 60},
+        "steps": 20,
+    },
+    "muon": {"parallel": {"fsdp": 2}, "hyper": {"muon": True, "clip": 0.0}, "steps": 6},
+}
+BASIC = {name: {"steps": STEPS} | task for name, task in RUNS.items()}
+RESHARDED: Task = {"steps": 9, "save_every": 2, "hyper": {"ema": 0.9, "muon": True, "clip": 0.0}}
+CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
+DIVERGED: Task = {
+    "parallel": {"ep": 2},
+    "steps": 8,
+    "hyper": {"peak_lr": 1e30, "warmup": 1},
+    "fails": True,
+}
+
+
+def launch(folder: Path, processes: int, tasks: list[Task], timeout: float = 600) -> list[int]:
+    """Exit codes of the processes, which meet at a store of this one. Raises what they printed,
+    unless killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        Path(task["out"]).mkdir(parents=True, exist_ok=True)
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    there = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    there |= {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes)}
+    there["PYTHONPATH"] = os.pathsep.join([str(WORKER.parent), *sys.path])
+    started = []
+    for rank in range(processes):
+        environment = os.environ | there | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        output = (folder / f"output-{rank}").open("w")
+        command = [sys.executable, str(WORKER), str(folder / "tasks.json")]
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        )
+        output.close()
+    try:
+        codes = [process.wait(timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    if any(codes) and not any("kill_at" in task for task in tasks):
+        raise AssertionError(
+            "\n".join((folder / f"output-{n}").read_text()[-3000:] for n in range(processes))
+        )
+    return codes
+
+
+def do_all(folder: Path) -> None:
+    """A folder in it for each task that two processes have done."""
+    tasks = [task | {"out": str(folder / name)} for name, task in BASIC.items()]
+    tasks += [CONTINUED | {"start_from": str(folder / "fsdp"), "out": str(folder / "continued")}]
+    tasks += [DIVERGED | {"out": str(folder / "diverged")}]
+    tasks += [BASIC["tp"] | {"do": "again", "out": str(folder / "tp")}]
+    resharded = RESHARDED | {"out": str(folder / "resharded")}
+    tasks += [resharded | {"parallel": {"fsdp": 2}, "stop_after": 3}]
+    tasks += [resharded | {"do": "carry", "parallel": {"fsdp": 2}, "whole": "fsdp.pt"}]
+    tasks += [resharded | {"do": "carry", "parallel": {"tp": 2}, "whole": "tp.pt"}]
+    tasks += [resharded | {"do": "carry", "parallel": {"ep": 2}, "whole": "ep.pt"}]
+    tasks += [resharded | {"parallel": {"fsdp": 2}}, resharded | {"parallel": {"ep": 2}}]
+    tasks += [{"do": "muon", "parallel": {"tp": 2}, "out": str(folder / "muon tp")}]
+    tasks += [{"do": "muon", "parallel": {"ep": 2}, "out": str(folder / "muon ep")}]
+    tasks += [{"do": "dispatch", "out": str(folder / "dispatch")}]
+    tasks += [{"do": "balance", "out": str(folder / "balance")}]
+    launch(folder, 2, tasks)
