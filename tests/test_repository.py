@@ -30,6 +30,7 @@ MODULES_OF = {  # where a distribution's module is called something else
     "oss-harmony": "openai_harmony",
     "prometheus-client": "prometheus_client",
     "pydantic-core": "pydantic_core",
+    "annotated-types": "annotated_types",
     "scikit-learn": "sklearn",
     "opentelemetry-sdk": "opentelemetry",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",

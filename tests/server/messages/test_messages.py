@@ -288,7 +288,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stop_sequences": "x"}, "stop"),
     ({"tools": [{"name": "x"}]}, "tools[0]"), ({"tools": [{**WEATHER, "name": "a b"}]}, "tools[0].name"),
     ({"tools": [WEATHER, WEATHER]}, "tools[1]"),
-    ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "web_search"),
     ({"tools": [{**WEATHER, "strict": True, "input_schema": {"type": "array"}}]}, "object"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}}, "other"),
     ({"tool_choice": {"type": "any"}}, "no tools"),

@@ -224,7 +224,7 @@ def test_references_and_ids() -> None:
     assert items[2]["id"].startswith("msg_") and items[2]["content"] == [
         {"type": "input_text", "text": "new"}
     ]
-    with pytest.raises(ApiError, match="no item 'msg_8'"):
+    with pytest.raises(ApiError, match="names 'msg_8'"):
         wire_items([{"type": "item_reference", "id": "msg_8"}], find)
 
 

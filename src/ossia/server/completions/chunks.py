@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ossia.server.completions.text import Piece, Scored, bytes_of
-from ossia.server.events import Usage, new_id
+from ossia.server.wire.output import chat_usage
 from ossia.tokenizer import Tokenizer
+from ossia.turn.events import Usage, new_id
 
 
 class Writer:
@@ -51,8 +52,8 @@ class Writer:
         return {**self.head, "choices": [choice], "usage": None}
 
     def last(self, usage: Usage) -> dict[str, Any]:
-        """Behind all choices, for those who want the usage."""
-        return {**self.head, "choices": [], **usage_of(usage)}
+        """After all choices, if the usage is wanted."""
+        return {**self.head, "choices": [], "usage": chat_usage(usage)}
 
     def _classic(self, tokens: Sequence[Scored]) -> dict[str, list[Any]]:
         return {
@@ -78,18 +79,6 @@ class Writer:
             return data.decode() if data else f"token_id:{id}"
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The field, of a chunk or a body."""
-    counts = {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
-    return {"usage": counts}
 
 
 def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:

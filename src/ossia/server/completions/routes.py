@@ -23,14 +23,16 @@ from starlette.responses import Response
 from ossia.engine.request import PromptToken
 from ossia.errors import OssiaError
 from ossia.server.access import Caller, caller_of
-from ossia.server.completions.chunks import Writer, fold, usage_of
+from ossia.server.completions.chunks import Writer, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
-from ossia.server.events import AnswerEnd, Progress, Timing, Usage
 from ossia.server.service import Service
 from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.fields import api_router
+from ossia.server.wire.output import chat_usage
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped, Samples
+from ossia.turn.events import Progress, Timing, TurnEnd, Usage
 
 PATH = "/v1/completions"
 STATUSES: dict[int | str, dict[str, Any]] = {
@@ -47,9 +49,9 @@ STATUSES: dict[int | str, dict[str, Any]] = {
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter()
+    routes = api_router("completions")
 
-    @routes.post(PATH, response_model=None, responses=STATUSES, tags=["completions"])
+    @routes.post(PATH, response_model=None, responses=STATUSES)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Text that goes on from a prompt, or from each of several."""
         body.check()
@@ -99,7 +101,10 @@ class _Job:
     def __init__(
         self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]
     ) -> None:
-        self.service, self.wish, self.caller, self.prompts = service, wish, caller, prompts
+        self.service = service
+        self.wish = wish
+        self.caller = caller
+        self.prompts = prompts
         self.params = wish.sampling(service)
         self.shared = [Samples() for _ in prompts]
         self.scores: dict[int, asyncio.Future[list[PromptToken]]] = {}
@@ -113,7 +118,7 @@ class _Job:
                 chunk = writer.chunk(
                     said.at * self.wish.samples + said.sample, said.piece, said.prompt
                 )
-                yield chunk | (usage_of(said.usage) if continuous else {})
+                yield chunk | ({"usage": chat_usage(said.usage)} if continuous else {})
         if options is not None and options.include_usage:
             yield writer.last(self.usage)
 
@@ -172,7 +177,7 @@ class _Job:
     async def _sample(self, at: int, sample: int) -> AsyncGenerator[_Said, None]:
         wish, prompt = self.wish, self.prompts[at]
         text = TextStream(
-            self.service.tokenizer, stop=wish.stops, stop_ids=frozenset(wish.stop_token_ids or ()),
+            self.service.tokenizer, stop=wish.stop, stop_ids=frozenset(wish.stop_token_ids or ()),
             show_special=wish.skip_special_tokens is False, keep_stop=bool(wish.include_stop_str_in_output),
         )  # fmt: skip
         try:
@@ -221,7 +226,7 @@ class _Job:
                     if piece.finish:
                         reason = "stop" if piece.finish == "stop" else "length"
                         break
-            book.event(AnswerEnd(reason, mine, (), Timing(arrived, first, time.monotonic())))
+            book.event(TurnEnd(reason, mine, (), Timing(arrived, first, time.monotonic())))
 
     async def _prompt_scores(self, at: int) -> list[PromptToken]:
         """Those of a prompt are computed once for all its samples."""
@@ -231,15 +236,13 @@ class _Job:
         return await asyncio.shield(score)
 
     def _count(self, more: Usage) -> Usage:
-        was, self.usage = (
-            self.usage,
-            Usage(
-                self.usage.prompt + more.prompt,
-                self.usage.cached + more.cached,
-                self.usage.completion + more.completion,
-            ),
+        before = self.usage
+        self.usage = Usage(
+            before.prompt + more.prompt,
+            before.cached + more.cached,
+            before.completion + more.completion,
         )
-        self.caller.spend(self.usage.total - was.total)
+        self.caller.spend(more.total)
         return more
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from ossia.engine.request import PromptToken, SampledToken
 from ossia.errors import TokenizerError
-from ossia.server.stops import begun, first_stop
 from ossia.tokenizer import Tokenizer
+from ossia.turn.stops import first_stop, partial_stop_length
 
 CONTEXT = 4  # tokens of a prompt that a character may reach back into, if they are not echoed
 
@@ -102,7 +102,7 @@ class TextStream:
             return replace(
                 self._say(len(self._held)), finish=token.finish_reason, stopped_by=stopped_by
             )
-        return self._say(len(self._held) - begun(self._held, self.stop))
+        return self._say(len(self._held) - partial_stop_length(self._held, self.stop))
 
     def _add(
         self,
