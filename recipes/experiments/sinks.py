@@ -61,7 +61,7 @@ Measures = dict[str, list[float]]  # one value a document
 
 def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
     """Of each kind, one a seed: small models on Bigram-Backcopy."""
-    hyper = replace(lab.small_hyper, muon=False)
+    hyper = replace(lab.small_hyper, optimizer="adamw")
 
     def one(kind: AttentionSink, seed: int) -> Run:
         made = lab.small_run(out, kind, _small(lab, kind), lab.sizes.sinks, seed, hyper)

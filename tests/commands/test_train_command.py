@@ -274,7 +274,7 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
     [
         ([], "nothing to train: give a recipe"), (["sfd"], "there is no recipe 'sfd'; did you mean sft?"),
         (["steps=3"], "the recipe comes first: ossia train RECIPE steps=3"), (["no.py"], "there is no recipe 'no.py'"),
-        ([TOY, "stepz=3"], "there is no key 'stepz'; did you mean steps"), ([TOY, "steps"], "is no key=value"),
+        ([TOY, "stepz=3"], "there is no key 'stepz'; did you mean steps"), ([TOY, "steps"], "is not key=value"),
         ([TOY, "steps=few"], "steps must be int, found 'few'"), ([TOY, "hyper.shards=0"], "shards must be 1 or more"),
         ([TOY, "--gpus", "3"], "--gpus is for --plan MODEL"),
         ([TOY, "--checkpoint-layers"], "--checkpoint-layers is for --plan MODEL"),

@@ -135,6 +135,16 @@ def test_other_settings_are_refused_by_name(finished: bool, worker: Worker) -> N
     assert "same" not in said and worker.ran == ran
 
 
+def test_settings_under_the_names_of_an_earlier_version_are_the_same(worker: Worker) -> None:
+    """0.1.0 stored the optimizer as a flag."""
+    run_pipeline([worker.phase("first", settings={"hyper.muon": True})], worker.out)
+    now = worker.phase("first", settings={"hyper.optimizer": "muon"})
+    assert [outcome.skipped for outcome in run_pipeline([now], worker.out)] == [True]
+    other = worker.phase("first", settings={"hyper.optimizer": "adamw"})
+    with pytest.raises(ConfigError, match=r'hyper.optimizer was "muon" and is "adamw"'):
+        run_pipeline([other], worker.out)
+
+
 def test_a_phase_s_own_settings_count_alone(worker: Worker) -> None:
     run_pipeline([worker.phase("first", settings={"b": 2})], worker.out, settings={"a": 1})
     run_pipeline([worker.phase("first", settings={"b": 2})], worker.out, settings={"a": 3})

@@ -245,7 +245,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
 def test_a_disk_that_is_really_full(small_disk: Path) -> None:
-    run = tiny_run(small_disk, steps=8, muon=False)
+    run = tiny_run(small_disk, steps=8, optimizer="adamw")
     with pytest.raises(
         TrainingError, match=r"state\.pt: cannot be written \(No space left on device\)"
     ):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,14 +20,14 @@ from torch import Tensor, nn
 
 from ossia.errors import TrainingError
 from ossia.kernels.products import stack_dtype
+from ossia.train.settings import OptimizerName
 
-NEWTON_SCHULZ = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # the quintic of the reference, which drives singular values into [0.7, 1.2]
+# the quintic of the reference, which drives singular values into [0.7, 1.2]
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 MOMENTUM = 0.95
+
+FINISH_IT = "finish the run with the version that began it, or begin again"
 
 
 def orthogonalize(g: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -89,6 +90,52 @@ class Muon(torch.optim.Optimizer):
         p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
 
 
+# ---- what settings can name ----
+
+Group = dict[str, Any]  # parameters and their weight decay, as torch.optim takes them
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """A row of `OPTIMIZERS`: all that the trainer, the planner and the commands know about one.
+
+    A new one is its row here and its name in `settings.OptimizerName`.
+    """
+
+    title: str
+    state_bytes: Callable[[str], int]  # for each element of the parameter of that native name
+    # (vectors and tables, matrices, learning rate, betas)
+    make: Callable[[Group, Group, float, tuple[float, float]], list[torch.optim.Optimizer]]
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a parameter is a weight and not one of the two tables: Muon's, and with decay."""
+    return name.endswith("weight") and "embedding" not in name
+
+
+def _adamw(
+    others: Group, matrices: Group, lr: float, betas: tuple[float, float]
+) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW([others, matrices], lr=lr, betas=betas, fused=True)]
+
+
+def _muon(
+    others: Group, matrices: Group, lr: float, betas: tuple[float, float]
+) -> list[torch.optim.Optimizer]:
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([others], lr=lr, betas=betas, fused=True)
+    ]
+    if matrices["params"]:
+        made.append(Muon(**matrices, lr=lr))
+    return made
+
+
+OPTIMIZERS: dict[OptimizerName, Optimizer] = {
+    "adamw": Optimizer("AdamW", lambda name: 8, _adamw),  # two moments in float32
+    "muon": Optimizer("Muon", lambda name: 4 if is_matrix(name) else 8, _muon),
+}
+
+
 class Optimizers:
     """One learning rate for several optimizers, and one state for all of them."""
 
@@ -98,24 +145,18 @@ class Optimizers:
         lr: float,
         weight_decay: float,
         betas: tuple[float, float],
-        muon: bool,
+        optimizer: OptimizerName,
     ) -> None:
         """For the parameters that ask for gradients. Weight decay on matrices only: not on biases,
         norms, sinks, the two tables, nor LoRA's factors.
         """
-        named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for n, p in named if n.endswith("weight") and "embedding" not in n]
-        chosen = {id(p) for p in matrices}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for _, p in named if id(p) not in chosen], "weight_decay": 0.0}
-        ]
-        if not muon:
-            groups.append({"params": matrices, "weight_decay": weight_decay})
-        self.all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
-        ]
-        if muon and matrices:
-            self.all.append(Muon(matrices, lr=lr, weight_decay=weight_decay))
+        others: Group = {"params": [], "weight_decay": 0.0}
+        matrices: Group = {"params": [], "weight_decay": weight_decay}
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                group = matrices if is_matrix(name) else others
+                group["params"].append(p)
+        self.all = OPTIMIZERS[optimizer].make(others, matrices, lr, betas)
 
     def step(self, lr: float, pool: Executor | None = None) -> None:
         """One step, in pieces on the threads of `pool` if there is one; the bits are the same."""
@@ -124,11 +165,12 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
             pieces += optimizer.updates() if isinstance(optimizer, Muon) else [optimizer.step]
-        for future in [pool.submit(piece) for piece in pieces] if pool else []:
-            future.result()
         if pool is None:
             for piece in pieces:
                 piece()
+            return
+        for future in [pool.submit(piece) for piece in pieces]:
+            future.result()
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self.all]
@@ -137,19 +179,21 @@ class Optimizers:
         """Raises `TrainingError` for the states of other optimizers."""
         if len(states) != len(self.all):  # an earlier version had two for Muon
             raise TrainingError(
-                f"the state holds {len(states)} optimizers, and this version of ossia has {len(self.all)} for this "
-                "run: finish it with the version that began it, or begin again"
+                f"the state holds {len(states)} optimizers, and this version of ossia has "
+                f"{len(self.all)} for this run: {FINISH_IT}"
             )
         for optimizer, state in zip(self.all, states, strict=True):
-            if isinstance(optimizer, Muon) and any(
-                kept.keys() != {"momentum"} for kept in state["state"].values()
-            ):
-                raise TrainingError(  # without stacks an earlier version had one too, torch's
-                    "the state holds another Muon than that of this version of ossia: finish the run with the version "
-                    "that began it, or begin again"
+            if isinstance(optimizer, Muon) and not _of_muon(state):
+                raise TrainingError(
+                    f"the state holds another Muon than this version of ossia has: {FINISH_IT}"
                 )
         for optimizer, state in zip(self.all, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _of_muon(state: dict[str, Any]) -> bool:
+    """An earlier version used torch's Muon where there were no stacks."""
+    return all(kept.keys() == {"momentum"} for kept in state["state"].values())
 
 
 class Average:
@@ -159,15 +203,16 @@ class Average:
     """
 
     def __init__(self, params: Sequence[Tensor], decay: float) -> None:
-        self.params, self.decay, self.updates = params, decay, 0
+        self.params = params
+        self.decay = decay
+        self.updates = 0
         self.values = [p.detach().clone() for p in params]
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
-        share = (1 - self.decay) / (
-            1 - self.decay**self.updates
-        )  # 1 at first: nothing is left of the initial values
+        # 1 at first: nothing is left of the initial values
+        share = (1 - self.decay) / (1 - self.decay**self.updates)
         for value, p in zip(self.values, self.params, strict=True):
             value.lerp_(p, share)
 
@@ -176,9 +221,9 @@ class Average:
         """Add `change` to the average of a parameter, as if all that went into it had been so from
         the beginning.
         """
-        next(value for value, p in zip(self.values, self.params, strict=True) if p is param).add_(
-            change
-        )
+        for value, p in zip(self.values, self.params, strict=True):
+            if p is param:
+                value.add_(change)
 
     @torch.no_grad()
     def put(self) -> None:

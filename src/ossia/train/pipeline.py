@@ -32,7 +32,7 @@ from ossia.config import ModelConfig
 from ossia.errors import ConfigError, TrainingError
 from ossia.files import write_json
 from ossia.train.run import Run, Watcher
-from ossia.train.settings import Hyperparameters, Lora, Parallel
+from ossia.train.settings import Hyperparameters, Lora, Parallel, under_todays_names
 
 PIPELINE, STARTED, DONE, LOCK = "pipeline.json", "started.json", "done.json", ".lock"
 POLL = 0.5  # seconds between looks at what the first process is doing
@@ -170,21 +170,22 @@ def check_needs(phases: Sequence[Phase]) -> None:
 
 def check_settings(phase: Phase, out: Path, defaults: Mapping[str, Any] | None = None) -> None:
     """Raises `ConfigError` naming every setting in which what `out` holds of the phase differs."""
-    for name in (DONE, STARTED):
+    wanted = _plain(phase.settings if phase.settings is not None else defaults or {})
+    for name, has in ((DONE, "was done"), (STARTED, "was begun")):
         found = _read(out / phase.name / name)
         if found is None:
             continue
-        wanted = _plain(phase.settings if phase.settings is not None else defaults or {})
-        if found["config_hash"] != _hash(wanted):
-            then, has = found["config"], "was done" if name == DONE else "was begun"
-            differ = [
-                f"{key} was {_said(then, key)} and is {_said(wanted, key)}"
-                for key in sorted(then.keys() | wanted.keys())
-                if then.get(key) != wanted.get(key) or (key in then) != (key in wanted)
-            ]
+        then = under_todays_names(found["config"])
+        differ = [
+            f"{key} was {_said(then, key)} and is {_said(wanted, key)}"
+            for key in sorted(then.keys() | wanted.keys())
+            if _said(then, key) != _said(wanted, key)
+        ]
+        if differ:
             raise ConfigError(
-                f"{out}: phase {phase.name} {has} with other settings: {'; '.join(differ)}. Give the settings of then, "
-                "another --out, or --fresh to delete what is there and begin again"
+                f"{out}: phase {phase.name} {has} with other settings: {'; '.join(differ)}. Give "
+                "the settings of then, another --out, or --fresh to delete what is there and begin "
+                "again"
             )
         return
 

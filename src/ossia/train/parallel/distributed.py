@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import UserDict
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,28 +21,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ossia.batch import Batch
-from ossia.data.packing import PackedBatch, split
-from ossia.errors import ConfigError, TrainingError
+from ossia.data.packing import PackedBatch
+from ossia.errors import ConfigError
 from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, assign, check, local, whole
 from ossia.train.balance import Balancer
-from ossia.train.checkpointing import checkpoint_layers, plain
-from ossia.train.diagnose import DivergedError, bad_activation
+from ossia.train.diagnose import bad_activation
 from ossia.train.losses import cross_entropy
-from ossia.train.optim import Average, Optimizers
 from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.parallel.state import ShardedSaver
 from ossia.train.run import Run
 from ossia.train.settings import Parallel
-from ossia.train.step import balanced, put_state, state_of
+from ossia.train.step import Worker, hidden, part_loss
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
-NOTHING = PackedBatch(
-    np.zeros(1, np.int64), [1], np.zeros(0, np.int64), np.zeros(0, np.int64)
-)  # a token, no target
+EMPTY = np.zeros(0, np.int64)
+NOTHING = PackedBatch(np.zeros(1, np.int64), [1], EMPTY, EMPTY)  # a token, no target
 
 
 def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
@@ -70,12 +66,13 @@ def join(parallel: Parallel) -> Meshes:
     """Make this one of the processes that torchrun started. Uses CUDA and NCCL where there is a
     GPU, else gloo.
     """
-    found, wanted = int(os.environ.get("WORLD_SIZE", "1")), parallel.processes
+    found = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = parallel.processes
     if found != wanted:
-        sizes = f"replicate {parallel.replicate} x fsdp {parallel.fsdp} x ep {parallel.ep} x tp {parallel.tp}"
+        sizes = " x ".join(f"{name} {size}" for name, size in asdict(parallel).items())
         raise ConfigError(
-            f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run with "
-            f"`torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
+            f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run"
+            f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
@@ -85,7 +82,8 @@ def join(parallel: Parallel) -> Meshes:
         if "WORLD_SIZE" in os.environ:
             dist.init_process_group(backend)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -114,113 +112,81 @@ def start(run: Run, meshes: Meshes) -> Transformer:
     return model.train()
 
 
-class DistributedStep:
-    """`step.Worker` of one process among several. `model` has been through `parallel.apply`."""
+class DistributedStep(Worker):
+    """The worker of one process among several. `model` has been through `parallel.apply`.
+
+    Every method is collective, and its results are the same on every process.
+    """
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer, meshes: Meshes) -> None:
-        h = run.hyper
-        self.model, self.hyper, self.balancer, self.quantize = model, h, balancer, run.quantize
+        super().__init__(model, run, balancer)
+        self.quantize = run.quantize
         self.leads = dist.get_rank() == 0
-        self.part, self.parts = meshes.data()
+        self.part, self.side_by_side = meshes.data()
         self.tp = meshes.tp
-        self.taken = 0
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.params = list(self.named.values())
-        self.optimizer = spread(Optimizers(model, h.peak_lr, h.weight_decay, h.betas, h.muon))
-        self.average = Average(self.params, h.ema) if h.ema else None
-        if h.checkpoint_layers:
-            checkpoint_layers(model)
+        spread(self.optimizer)
         self._agree()
 
-    def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
-        """(loss of the whole step, metrics), the same on every process. Raises `DivergedError` on
-        every process, before anything has changed, if the loss or the gradients are not finite.
-        """
-        parts = split(batch, self.parts * self.hyper.accumulate)
-        targets, tokens = sum(len(p.rows) for p in parts), sum(len(p.tokens) for p in parts)
-        if not targets:
-            raise TrainingError(
-                "a batch has no token to learn: the masks of its examples are empty"
-            )
+    def _learn(self, parts: list[PackedBatch], targets: int, tokens: int) -> float:
         loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        for first in range(
-            0, len(parts), self.parts
-        ):  # every process works as often, because collectives must match
-            mine = parts[first + self.part] if first + self.part < len(parts) else None
+        # every process works as often, because collectives must match
+        for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
-            loss += self._backward(mine, targets, tokens)
+            loss += self._backward(part, targets, tokens)
         dist.all_reduce(loss)
-        norm = norm_of_gradients(self.params)
-        self._check(loss.item(), norm, parts)
-        if self.hyper.clip:
-            clip_gradients(self.params, norm, self.hyper.clip)
-        self.optimizer.step(lr)
-        if self.average is not None:
-            self.average.update()
-        for p in self.params:
-            p.grad = None
-        self.taken += 1
-        return loss.item() / self.tp, {"gradient_norm": norm} | balanced(
-            self.balancer, self.average
-        )
+        return loss.item() / self.tp
 
-    def _backward(self, part: PackedBatch | None, targets: int, tokens: int) -> Tensor:
-        """Adds to the gradients; the part's share of the loss. Without a part, a token goes through
-        the model that counts for nothing: the other processes wait for this one in every layer.
+    def _mine(self, parts: list[PackedBatch]) -> list[PackedBatch]:
+        """One part for every round; in the last one there may be none left for this process."""
+        rounds = math.ceil(len(parts) / self.side_by_side)
+        mine = [*parts[self.part :: self.side_by_side], NOTHING]
+        return mine[:rounds]
+
+    def _backward(self, part: PackedBatch, targets: int, tokens: int) -> Tensor:
+        """Adds to the gradients; the part's share of the loss. `NOTHING` goes through the model and
+        counts for nothing: the other processes wait for this one in every layer.
         """
-        there = part is not None
-        part = NOTHING if part is None else part
-        x_RD, logits = _hidden(self.model, part)
-        targets_R = torch.as_tensor(part.targets, dtype=torch.int64, device=self.model.device)
-        loss = (
-            len(part.rows) / targets * cross_entropy(x_RD, self.model.unembedding.weight, targets_R)
-        )
-        if there:
-            total = loss + self.balancer.loss(0, logits, part.lengths, len(part.tokens) / tokens)
+        if part is not NOTHING:
+            of_targets = len(part.rows) / targets
+            of_tokens = len(part.tokens) / tokens
+            total, loss = part_loss(self.model, part, self.balancer, 0, of_targets, of_tokens)
         else:
-            self.balancer.loss(0, {layer: x_TE[:0] for layer, x_TE in logits.items()}, [], 0.0)
-            total = loss
+            total, loss = self._without_a_part()
         total.backward()
         return loss.detach().double()
 
-    def _check(self, loss: float, norm: float, parts: list[PackedBatch]) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        mine = [*parts[self.part :: self.parts], NOTHING][
-            : -(-len(parts) // self.parts)
-        ]  # one for every round
-        found = [
-            bad_weight(self.named),
-            bad_activation(self.model, lambda: [_hidden(self.model, p) for p in mine]),
-        ]
-        everywhere: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, found)
-        weights, activations = zip(*everywhere, strict=True)
-        place = next(
-            (p for p in (*weights, *activations) if p),
-            "a gradient, while all activations are finite",
-        )
-        what = (
-            f"the loss is {loss}"
-            if not math.isfinite(loss)
-            else f"the norm of the gradients is {norm}"
-        )
-        raise DivergedError(
-            f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
-        )
+    def _without_a_part(self) -> tuple[Tensor, Tensor]:
+        x_RD, logits = hidden(self.model, NOTHING)
+        no_targets = torch.as_tensor(NOTHING.targets, device=self.model.device)
+        loss = 0.0 * cross_entropy(x_RD, self.model.unembedding.weight, no_targets)
+        self.balancer.loss(0, {layer: x_TE[:0] for layer, x_TE in logits.items()}, [], 0.0)
+        return loss, loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Raises `DivergedError`, on every process, if the weights are not finite."""
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, bad_weight(self.named))
-        if any(found):
-            raise DivergedError(
-                f"step {self.taken} made weights that are not finite: {next(filter(None, found))}"
-            )
-        return state_of(self)
+    def _norm(self) -> float:
+        return norm_of_gradients(self.params)
+
+    def _clip(self, norm: float) -> None:
+        clip_gradients(self.params, norm, self.hyper.clip)
+
+    def _update(self, lr: float) -> None:
+        self.optimizer.step(lr)
+        for p in self.params:
+            p.grad = None
+
+    def _first_bad(self, batch: PackedBatch, parts: list[PackedBatch]) -> str:
+        def forward() -> None:
+            for part in self._mine(parts):
+                hidden(self.model, part)
+
+        weight = self._bad_weight()
+        activation = _first(bad_activation(self.model, forward))
+        return weight or activation or "a gradient, while all activations are finite"
+
+    def _bad_weight(self) -> str | None:
+        return _first(bad_weight(self.named))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        put_state(self, state)
+        super().load_state_dict(state)
         self._agree()
 
     def _agree(self) -> None:
@@ -251,36 +217,25 @@ class DistributedStep:
         """On the leading process the trained model, whole and on the CPU; on the others their parts
         of it.
         """
-        if self.average is not None:
-            self.average.put()
-        model = gather(self.model, self.leads)
+        model = gather(super().finish(), self.leads)
         model.compute_dtype = self.model.compute_dtype
         set_fake_quantize(model, self.quantize)
         return model.eval()
 
-    def close(self) -> None:
-        plain(self.model)
-        for p in self.params:
-            p.grad = None
 
-
-def _hidden(model: Transformer, part: PackedBatch) -> tuple[Tensor, UserDict[int, Tensor]]:
-    """The rows that the loss reads, and the routers' logits by layer.
-
-    These go into a mapping that is no dict: FSDP2 looks for tensors in the dicts of a layer's
-    arguments, and would take the logits of earlier layers for inputs of this one.
-    """
-    logits: UserDict[int, Tensor] = UserDict()
-    rows = torch.as_tensor(part.rows, dtype=torch.int64, device=model.device)
-    batch = Batch.packed(part.lengths, model.device, output_rows=rows, router_logits=logits)
-    return model.hidden(torch.as_tensor(part.tokens, device=model.device), batch), logits
+def _first(found: str | None) -> str | None:
+    """What the first process found that found anything. Collective."""
+    everywhere: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, found)
+    return next(filter(None, everywhere), None)
 
 
 def bad_weight(named: Mapping[str, Tensor]) -> str | None:
     """The first parameter whose part in this process holds a value that is not finite."""
-    return next(
-        (f"weight {n}" for n, p in named.items() if not bool(torch.isfinite(local(p)).all())), None
-    )
+    for name, p in named.items():
+        if not bool(torch.isfinite(local(p)).all()):
+            return f"weight {name}"
+    return None
 
 
 @torch.no_grad()

@@ -21,12 +21,11 @@ from ossia.model.parallel import copies, local, on_whole_matrices
 from ossia.train.optim import Muon, Optimizers, orthogonalize
 
 
-def spread(optimizers: Optimizers) -> Optimizers:
-    """The same optimizers, for parameters that are DTensors."""
+def spread(optimizers: Optimizers) -> None:
+    """Make the optimizers work on parameters that are DTensors."""
     for optimizer in optimizers.all:
         if isinstance(optimizer, Muon):
             optimizer.__class__ = _SpreadMuon
-    return optimizers
 
 
 class _SpreadMuon(Muon):
@@ -59,9 +58,8 @@ def norm_of_gradients(params: Sequence[Tensor]) -> float:
     total = torch.zeros((), dtype=torch.float64, device=local(params[0]).device)
     for p in params:
         assert isinstance(p.grad, DTensor)
-        total += torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64).square() / copies(
-            p.grad
-        )
+        here = torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64)
+        total += here.square() / copies(p.grad)
     dist.all_reduce(total)
     return math.sqrt(total.item())
 

@@ -3,7 +3,7 @@ which is the last one.
 
 Every process writes what it holds, side by side, while training goes on. Any number of processes,
 cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with
-everything that is no tensor. A state counts once `state.json` names it, which happens in one rename
+everything that is not a tensor. A state counts once `state.json` names it, which happens in one rename
 when all processes have written: a kill at any moment leaves the old one or the new. All processes
 must see the same folder.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -29,7 +29,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ossia.errors import TrainingError
-from ossia.train.state import SHARDED, STATE, replacing
+from ossia.train.state import SHARDED, STATE, Saver, check_identity, replacing
 
 POINTER, REST = SHARDED, "rest.pt"
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
@@ -40,17 +40,16 @@ Path_ = tuple[Any, ...]
 Like = Callable[[Path_], Tensor | None]
 
 
-class ShardedSaver:
-    """`loop.Store` of one process among several. Making one, and its methods but `check` and
+class ShardedSaver(Saver):
+    """The saver of one process among several. Making one, and its methods but `check` and
     `close`, are collective: all processes call them in the same order.
     """
 
     def __init__(self, folder: Path, like: Like) -> None:
+        super().__init__(folder)
         self.path = folder / POINTER
         self._like = like
         self._group = dist.new_group(backend="gloo")  # of its own: training goes on while it waits
-        self._pool = ThreadPoolExecutor(1, "state")
-        self._writing: Future[None] | None = None
 
     def load(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """The state that `state.json` names, or None if there is none. Removes what a killed run
@@ -67,19 +66,11 @@ class ShardedSaver:
         if pointer is None:
             if (self.path.parent / STATE).exists():
                 raise TrainingError(
-                    f"{self.path.parent} holds the state of a run in one process ({STATE}), which several cannot go "
-                    "on from: leave parallel out, or use another folder"
+                    f"{self.path.parent} holds the state of a run in one process ({STATE}), which "
+                    "several cannot go on from: leave parallel out, or use another folder"
                 )
             return None
-        if changed := [k for k in identity.keys() | pointer["identity"].keys()
-                       if pointer["identity"].get(k) != _as_json(identity.get(k))]:  # fmt: skip
-            what = "; ".join(
-                f"{k} was {pointer['identity'].get(k)!r} and is {identity.get(k)!r}"
-                for k in sorted(changed)
-            )
-            raise TrainingError(
-                f"{self.path} is of another run: {what}; use another folder, or delete it to start again"
-            )
+        check_identity(self.path, pointer["identity"], identity)
         return self._read(self.path.parent / pointer["folder"])
 
     def write(self, state: dict[str, Any]) -> None:
@@ -89,29 +80,23 @@ class ShardedSaver:
         self.wait()
         tensors: dict[str, Tensor] = {}
         rest = _taken_apart(state, (), tensors)
-        name = f"state-{state['step']:08}{'-end' if state.get('finished') else ''}"
+        end = "-end" if state.get("finished") else ""
+        name = f"state-{state['step']:08}{end}"
         before = self._pointer()
-        folder = self.path.parent / (
-            f"{name}-again" if before is not None and before["folder"] == name else name
-        )
-        saving: Future[Any] | None = None
-        if tensors:
-            writer = FileSystemWriter(folder, sync_files=True)
-            saving = cast(
-                "Future[Any]",
-                async_save(
-                    tensors,
-                    storage_writer=writer,
-                    process_group=self._group,
-                    async_stager=_Staged(),
-                ),
-            )
+        if before is not None and before["folder"] == name:
+            name += "-again"
+        folder = self.path.parent / name
+        saving = self._begin_saving(tensors, folder) if tensors else None
         self._writing = self._pool.submit(self._publish, saving, folder, rest)
 
-    def check(self) -> None:
-        """Raise the error of a write that failed meanwhile."""
-        if self._writing is not None and self._writing.done():
-            self._finish()
+    def _begin_saving(self, tensors: dict[str, Tensor], folder: Path) -> Future[Any]:
+        saving = async_save(
+            tensors,
+            storage_writer=FileSystemWriter(folder, sync_files=True),
+            process_group=self._group,
+            async_stager=_Staged(),
+        )
+        return cast("Future[Any]", saving)
 
     def wait(self) -> None:
         """Until what was begun is on the disk, from all processes, and counts."""
@@ -122,12 +107,7 @@ class ShardedSaver:
         try:
             self._finish()
         finally:
-            self._pool.shutdown()
-
-    def _finish(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+            super().close()
 
     def _publish(self, saving: Future[Any] | None, folder: Path, rest: Any) -> None:
         """Once all processes have written: let the new state count, and remove the one before."""
@@ -135,19 +115,18 @@ class ShardedSaver:
             if saving is not None:
                 saving.result()
         except CheckpointException as error:
+            reasons = "; ".join(map(_reason, error.failures.items()))
             raise TrainingError(
-                f"{folder}: cannot be written ({'; '.join(map(_reason, error.failures.items()))}); the state before "
-                "is untouched. Make room and start the run again: it goes on from its last state"
+                f"{folder}: cannot be written ({reasons}); the state before is untouched. "
+                "Make room and start the run again: it goes on from its last state"
             ) from error
         if dist.get_rank() != 0:
             return
         before = self._pointer()
         with replacing(folder / REST, lambda: 1 << 20) as file:
             torch.save(rest, file)
-        text = (
-            json.dumps({"folder": folder.name, "identity": rest["identity"]}, indent=2).encode()
-            + b"\n"
-        )
+        pointer = {"folder": folder.name, "identity": rest["identity"]}
+        text = json.dumps(pointer, indent=2).encode() + b"\n"
         with replacing(self.path, lambda: len(text)) as file:
             file.write(text)
         if before is not None and before["folder"] != folder.name:
@@ -188,11 +167,12 @@ class ShardedSaver:
         for name, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)
             path = tuple(json.loads(name))
+            dtype = stored.properties.dtype
             like = self._like(path[1:]) if path[0] == "worker" else None
             if like is not None and like.shape == stored.size:
-                out[name] = torch.zeros_like(like.detach(), dtype=stored.properties.dtype)
+                out[name] = torch.zeros_like(like.detach(), dtype=dtype)
             else:
-                out[name] = torch.zeros(stored.size, dtype=stored.properties.dtype)
+                out[name] = torch.zeros(stored.size, dtype=dtype)
         return out
 
 
@@ -234,10 +214,6 @@ def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_put_together(item, tensors) for item in value)
     return value
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
 
 
 def _reason(failure: tuple[int, Any]) -> str:

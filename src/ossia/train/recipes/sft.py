@@ -47,9 +47,15 @@ TRAIN, HELD_OUT = "train.safetensors", "held_out.safetensors"
 ROUNDING = 0.1  # share of what was gained; if more is lost by rounding to MXFP4, the user is told
 JUDGED = 200  # examples that losses are compared on where none are held out
 HYPER = Hyperparameters(
-    tokens_per_step=4096, longest=2048, peak_lr=5e-3, warmup=10, decay=1.0, weight_decay=0.0, muon=False,
+    tokens_per_step=4096,
+    longest=2048,
+    peak_lr=5e-3,
+    warmup=10,
+    decay=1.0,
+    weight_decay=0.0,
+    optimizer="adamw",
     balance=Balance("none", router_z=0.0),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
