@@ -33,7 +33,8 @@ from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.parallel.state import ShardedSaver
 from ossia.train.run import Run
 from ossia.train.settings import Parallel
-from ossia.train.step import Worker, hidden, part_loss
+from ossia.train.state import State
+from ossia.train.step import Parts, Worker, hidden, part_loss
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
@@ -55,10 +56,12 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
         raise ConfigError(
             "hyper.compile works in one process only: set it to false, or leave parallel out"
         )
-    check(run.config, ep=run.parallel.ep, tp=run.parallel.tp, quantize=bool(run.quantize))
-    meshes = join(run.parallel)
+    parallel = run.parallel
+    check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=bool(run.quantize))
+    meshes = join(parallel)
     model = start(run, meshes)
-    worker = DistributedStep(model, run, Balancer(model, run.hyper.balance, run.steps), meshes)
+    balancer = Balancer(model, run.hyper.balance, run.steps)
+    worker = DistributedStep(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 
 
@@ -76,7 +79,8 @@ def join(parallel: Parallel) -> Meshes:
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        rank = os.environ.get("LOCAL_RANK", "0")
+        torch.cuda.set_device(int(rank))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
@@ -87,19 +91,20 @@ def join(parallel: Parallel) -> Meshes:
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
-    return Meshes.make(parallel.replicate, parallel.fsdp, parallel.ep, parallel.tp, device)
+    return Meshes.make(**asdict(parallel), device=device)
 
 
 def start(run: Run, meshes: Meshes) -> Transformer:
     """As `weights.start`, the same values, in parts: a process never holds the whole model.
     Collective.
     """
-    low = run.hyper.precision == "bfloat16"
+    dtype = getattr(torch, run.hyper.precision)
     with torch.device("meta"):
         model = Transformer(run.config)
     set_fake_quantize(model, run.quantize)
-    model.compute_dtype = torch.bfloat16 if low else torch.float32
-    apply(model, meshes, gather=torch.bfloat16 if low and not run.quantize else None)
+    model.compute_dtype = dtype
+    narrow = dtype == torch.bfloat16 and not run.quantize
+    apply(model, meshes, gather=dtype if narrow else None)
     model.to_empty(device=meshes.dense.device_type)
     if run.start_from is not None:
         load_weights(model, run.start_from)
@@ -127,8 +132,8 @@ class DistributedStep(Worker):
         spread(self.optimizer)
         self._agree()
 
-    def _learn(self, parts: list[PackedBatch], targets: int, tokens: int) -> float:
-        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+        loss = torch.tensor(0.0, dtype=torch.float64, device=self.model.device)
         # every process works as often, because collectives must match
         for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
@@ -136,7 +141,7 @@ class DistributedStep(Worker):
         dist.all_reduce(loss)
         return loss.item() / self.tp
 
-    def _mine(self, parts: list[PackedBatch]) -> list[PackedBatch]:
+    def _mine(self, parts: Parts) -> Parts:
         """One part for every round; in the last one there may be none left for this process."""
         rounds = math.ceil(len(parts) / self.side_by_side)
         mine = [*parts[self.part :: self.side_by_side], NOTHING]
@@ -159,7 +164,8 @@ class DistributedStep(Worker):
         x_RD, logits = hidden(self.model, NOTHING)
         no_targets = torch.as_tensor(NOTHING.targets, device=self.model.device)
         loss = 0.0 * cross_entropy(x_RD, self.model.unembedding.weight, no_targets)
-        self.balancer.loss(0, {layer: x_TE[:0] for layer, x_TE in logits.items()}, [], 0.0)
+        of_no_token = {layer: x_TE[:0] for layer, x_TE in logits.items()}
+        self.balancer.loss(0, of_no_token, [], 0.0)
         return loss, loss
 
     def _norm(self) -> float:
@@ -173,7 +179,7 @@ class DistributedStep(Worker):
         for p in self.params:
             p.grad = None
 
-    def _first_bad(self, batch: PackedBatch, parts: list[PackedBatch]) -> str:
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
         def forward() -> None:
             for part in self._mine(parts):
                 hidden(self.model, part)
@@ -185,7 +191,7 @@ class DistributedStep(Worker):
     def _bad_weight(self) -> str | None:
         return _first(bad_weight(self.named))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self._agree()
 
@@ -208,9 +214,10 @@ class DistributedStep(Worker):
             case ("average", "values", int(n)):
                 return self.params[n]
             case ("optimizer", int(n), "state", int(p), _):
-                groups = self.optimizer.all[n].param_groups
-                of_group: list[Tensor] = [param for group in groups for param in group["params"]]
-                return of_group[p]
+                params: list[Tensor] = []
+                for group in self.optimizer.all[n].param_groups:
+                    params += group["params"]
+                return params[p]
         return None
 
     def finish(self) -> Transformer:
@@ -233,7 +240,7 @@ def _first(found: str | None) -> str | None:
 def bad_weight(named: Mapping[str, Tensor]) -> str | None:
     """The first parameter whose part in this process holds a value that is not finite."""
     for name, p in named.items():
-        if not bool(torch.isfinite(local(p)).all()):
+        if not torch.isfinite(local(p)).all():
             return f"weight {name}"
     return None
 
@@ -251,5 +258,6 @@ def gather(model: Transformer, here: bool) -> Transformer:
     for name, p in model.named_parameters():
         full = whole(p)
         if here:
-            assign(targets[name].requires_grad_(p.requires_grad), full.cpu())
+            target = targets[name].requires_grad_(p.requires_grad)
+            assign(target, full.cpu())
     return out

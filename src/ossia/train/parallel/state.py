@@ -29,12 +29,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ossia.errors import TrainingError
-from ossia.train.state import SHARDED, STATE, Saver, check_identity, replacing
+from ossia.train.state import SHARDED, STATE, Saver, State, check_identity, replacing
 
-POINTER, REST = SHARDED, "rest.pt"
+POINTER = SHARDED
+REST = "rest.pt"
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, UnpicklingError, CheckpointException)
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
 
 Path_ = tuple[Any, ...]
+Tensors = dict[str, Tensor]
 # Which parameter the tensor at a path of the worker's state is cut as; None: it is whole
 # everywhere.
 Like = Callable[[Path_], Tensor | None]
@@ -51,7 +54,7 @@ class ShardedSaver(Saver):
         self._like = like
         self._group = dist.new_group(backend="gloo")  # of its own: training goes on while it waits
 
-    def load(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+    def load(self, identity: State) -> State | None:
         """The state that `state.json` names, or None if there is none. Removes what a killed run
         left half written.
 
@@ -59,9 +62,7 @@ class ShardedSaver(Saver):
         """
         pointer = self._pointer()
         if dist.get_rank() == 0:
-            for folder in self.path.parent.glob("state-*"):
-                if folder.is_dir() and (pointer is None or folder.name != pointer["folder"]):
-                    shutil.rmtree(folder)
+            self._remove_all_but(pointer["folder"] if pointer else None)
         dist.barrier(self._group)
         if pointer is None:
             if (self.path.parent / STATE).exists():
@@ -73,12 +74,12 @@ class ShardedSaver(Saver):
         check_identity(self.path, pointer["identity"], identity)
         return self._read(self.path.parent / pointer["folder"])
 
-    def write(self, state: dict[str, Any]) -> None:
+    def write(self, state: State) -> None:
         """Begin to write `state`, whose tensors nobody may change from here on (see
         `state.copied`).
         """
         self.wait()
-        tensors: dict[str, Tensor] = {}
+        tensors: Tensors = {}
         rest = _taken_apart(state, (), tensors)
         end = "-end" if state.get("finished") else ""
         name = f"state-{state['step']:08}{end}"
@@ -89,7 +90,12 @@ class ShardedSaver(Saver):
         saving = self._begin_saving(tensors, folder) if tensors else None
         self._writing = self._pool.submit(self._publish, saving, folder, rest)
 
-    def _begin_saving(self, tensors: dict[str, Tensor], folder: Path) -> Future[Any]:
+    def _remove_all_but(self, kept: str | None) -> None:
+        for folder in self.path.parent.glob("state-*"):
+            if folder.is_dir() and folder.name != kept:
+                shutil.rmtree(folder)
+
+    def _begin_saving(self, tensors: Tensors, folder: Path) -> Future[Any]:
         saving = async_save(
             tensors,
             storage_writer=FileSystemWriter(folder, sync_files=True),
@@ -132,39 +138,37 @@ class ShardedSaver(Saver):
         if before is not None and before["folder"] != folder.name:
             shutil.rmtree(self.path.parent / before["folder"])
 
-    def _pointer(self) -> dict[str, Any] | None:
+    def _pointer(self) -> State | None:
         if not self.path.exists():
             return None
         try:
-            return cast(dict[str, Any], json.loads(self.path.read_text()))
+            pointer: State = json.loads(self.path.read_text())
+            return pointer
         except ValueError as error:
             raise TrainingError(
                 f"{self.path} cannot be read ({error}); delete it to start again"
             ) from error
 
-    def _read(self, folder: Path) -> dict[str, Any]:
+    def _read(self, folder: Path) -> State:
         try:
             rest = torch.load(folder / REST, weights_only=True)
-            tensors = self._templates(folder) if (folder / ".metadata").exists() else {}
-            if tensors:
-                load(tensors, storage_reader=FileSystemReader(folder), process_group=self._group)
-            return cast(dict[str, Any], _put_together(rest, tensors))
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            UnpicklingError,
-            CheckpointException,
-        ) as error:
+            tensors: Tensors = {}
+            if (folder / ".metadata").exists():
+                tensors = self._templates(folder)
+                reader = FileSystemReader(folder)
+                load(tensors, storage_reader=reader, process_group=self._group)
+            state: State = _put_together(rest, tensors)
+            return state
+        except UNREADABLE as error:
             raise TrainingError(
                 f"{folder} cannot be read ({error}); delete {self.path} to start again"
             ) from error
 
-    def _templates(self, folder: Path) -> dict[str, Tensor]:
+    def _templates(self, folder: Path) -> Tensors:
         """Tensors to read into, cut as the parameters that they belong to are cut now."""
-        out: dict[str, Tensor] = {}
-        for name, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+        out: Tensors = {}
+        metadata = FileSystemReader(folder).read_metadata()
+        for name, stored in metadata.state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)
             path = tuple(json.loads(name))
             dtype = stored.properties.dtype
@@ -191,7 +195,7 @@ class _Staged(AsyncStager):
         return None
 
 
-def _taken_apart(value: Any, path: Path_, tensors: dict[str, Tensor]) -> Any:
+def _taken_apart(value: Any, path: Path_, tensors: Tensors) -> Any:
     """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its
     path, as JSON.
     """
@@ -202,11 +206,12 @@ def _taken_apart(value: Any, path: Path_, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _taken_apart(item, (*path, key), tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_taken_apart(item, (*path, n), tensors) for n, item in enumerate(value))
+        pieces = [_taken_apart(item, (*path, n), tensors) for n, item in enumerate(value)]
+        return type(value)(pieces)
     return value
 
 
-def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _put_together(value: Any, tensors: Tensors) -> Any:
     if isinstance(value, tuple) and len(value) == 2 and value[0] == HELD:
         return tensors[value[1]]
     if isinstance(value, dict):

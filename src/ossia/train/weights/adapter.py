@@ -23,7 +23,7 @@ from ossia.errors import CheckpointError, ConfigError
 from ossia.model import Transformer
 from ossia.train.settings import Lora
 from ossia.train.weights.export import CONFIG, WEIGHTS
-from ossia.train.weights.lora import ADAPTER, ATTENTION, EXPERTS, A, B, attach, lora_parameters
+from ossia.train.weights.lora import ADAPTER, A, B, attach, lora_parameters
 
 
 @dataclass(frozen=True)
@@ -78,34 +78,39 @@ def read_adapter(folder: Path) -> Adapter:
 
 def expected_shapes(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor of an adapter."""
-    c, r = config, lora.rank
+    c = config
+    r = lora.rank
+    attention = {
+        "q": (c.q_dim, c.hidden_size),
+        "k": (c.kv_dim, c.hidden_size),
+        "v": (c.kv_dim, c.hidden_size),
+        "out": (c.hidden_size, c.q_dim),
+    }
     for layer in range(c.num_hidden_layers):
-        widths = {
-            "q": (c.q_dim, c.hidden_size),
-            "k": (c.kv_dim, c.hidden_size),
-            "v": (c.kv_dim, c.hidden_size),
-        }
-        widths["out"] = c.hidden_size, c.q_dim
-        for name in ATTENTION if lora.attention else ():
-            yield f"layers.{layer}.attn.{name}.{A}", (r, widths[name][1])
-            yield f"layers.{layer}.attn.{name}.{B}", (widths[name][0], r)
-        experts, width = c.expert_shape(layer)
-        shapes = {"gate_up": (2 * width, c.hidden_size), "down": (c.hidden_size, width)}
-        for name in EXPERTS if lora.experts else ():
-            yield f"layers.{layer}.moe.experts.{name}.{A}", (experts, r, shapes[name][1])
-            yield f"layers.{layer}.moe.experts.{name}.{B}", (experts, shapes[name][0], r)
+        if lora.attention:
+            for name, (rows, columns) in attention.items():
+                yield f"layers.{layer}.attn.{name}.{A}", (r, columns)
+                yield f"layers.{layer}.attn.{name}.{B}", (rows, r)
+        if lora.experts:
+            count, width = c.expert_shape(layer)
+            experts = {"gate_up": (2 * width, c.hidden_size), "down": (c.hidden_size, width)}
+            for name, (rows, columns) in experts.items():
+                yield f"layers.{layer}.moe.experts.{name}.{A}", (count, r, columns)
+                yield f"layers.{layer}.moe.experts.{name}.{B}", (count, rows, r)
 
 
 def _check_shapes(
     path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(
-        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-    ):
+    names = sorted(expected.keys() | found.keys())
+    wrong = [name for name in names if expected.get(name) != found.get(name)]
+    if wrong:
+        first = wrong[0]
         raise CheckpointError(
-            f"{path}: {len(wrong)} tensors are not those of the adapter's settings, among them {wrong[0]}: expected "
-            f"{expected.get(wrong[0], 'nothing')}, found {found.get(wrong[0], 'nothing')}"
+            f"{path}: {len(wrong)} tensors are not those of the adapter's settings, among them "
+            f"{first}: expected {expected.get(first, 'nothing')}, "
+            f"found {found.get(first, 'nothing')}"
         )
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
@@ -127,11 +132,8 @@ def load_adapter(model: Transformer, folder: Path) -> Transformer:
 
 def check_base(adapter: Adapter, config: ModelConfig) -> None:
     """Raises `CheckpointError` if the adapter's tensors do not fit a model of this config."""
-    wanted, found = (
-        dict(expected_shapes(config, adapter.lora)),
-        dict(expected_shapes(adapter.config, adapter.lora)),
-    )
-    if wanted != found:
+    wanted = dict(expected_shapes(config, adapter.lora))
+    if wanted != dict(expected_shapes(adapter.config, adapter.lora)):
         raise CheckpointError(
             f"{adapter.folder}: was trained on a model of other shapes; merge it into that one"
         )
@@ -150,7 +152,8 @@ def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
     """
     if adapter.lora.experts:
         raise ConfigError(
-            "only changes of attention can be written for peft; train with lora.experts=false, or merge"
+            "only changes of attention can be written for peft; train with lora.experts=false, or "
+            "merge"
         )
     tensors = {}
     for name, tensor in adapter.tensors.items():
@@ -161,14 +164,10 @@ def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-    }
-    settings |= {
         "r": adapter.lora.rank,
         "lora_alpha": adapter.lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-    }
-    settings |= {
         "target_modules": list(_PEFT_NAMES.values()),
         "inference_mode": True,
         "fan_in_fan_out": False,
