@@ -28,8 +28,6 @@ TODAY = {
     "checkpoint/gguf": 9.5,
     "data": 9.1,
     "engine": 9.8,
-    "harmony": 8.7,
-    "harmony/official": 9.4,
     "kernels": 11.3,
     "kernels/cpu": 9.4,
     "model": 10.7,

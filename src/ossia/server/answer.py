@@ -38,7 +38,7 @@ from ossia.harmony import (
     read_arguments,
     resolve_recipient,
 )
-from ossia.harmony.calls import NOBODY
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.builtin import BuiltinResult
 from ossia.server.events import (
     AnswerEnd,
@@ -323,7 +323,7 @@ class _Sample:
         self.text = None
         if header.role is not Role.ASSISTANT:
             return  # the model speaks for others: nobody's to hear
-        if header.recipient not in NOBODY:
+        if header.recipient not in NOT_A_CALL:
             callee = self._callee(header.recipient)
             if self.is_certain and callee is not None and callee.kind != "builtin":
                 yield from self._open(_call_item(callee))
@@ -353,7 +353,7 @@ class _Sample:
         message, text = end.message, self.text
         if message.role is not Role.ASSISTANT:
             return
-        if message.recipient not in NOBODY:
+        if message.recipient not in NOT_A_CALL:
             yield from self._end_call(end, whole)
             return
         if text is None:

@@ -19,7 +19,7 @@ from typing import Any
 from ossia.engine.request import SamplingParams
 from ossia.errors import OssiaError
 from ossia.harmony import Message
-from ossia.harmony.calls import NOBODY
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.access import Caller
 from ossia.server.answer import Ask
 from ossia.server.events import AnswerEvent, new_id
@@ -279,7 +279,7 @@ def thoughts_before_calls(ask: Ask, messages: Sequence[Message]) -> list[Message
     }
     before: list[Message] = []
     for message in messages:
-        if message.role == "assistant" and message.recipient not in (*NOBODY, *builtin):
+        if message.role == "assistant" and message.recipient not in (*NOT_A_CALL, *builtin):
             break
         before.append(message)
     return before
