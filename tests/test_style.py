@@ -27,8 +27,6 @@ TODAY = {
     "checkpoint/gguf": 9.3,
     "data": 9.0,
     "engine": 9.8,
-    "harmony": 8.7,
-    "harmony/official": 9.4,
     "kernels": 11.3,
     "kernels/cpu": 9.4,
     "model": 10.7,
