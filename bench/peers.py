@@ -5,7 +5,8 @@ Each side knows how its program is built or found, asked and understood. Knows n
 order and tables.
 
     int8   ossia --dense int8 --activations int8; the others Q8_0 dense, int8 activations
-    bf16   ossia exact, bfloat16 everywhere; the others BF16 dense, int8 activations of the experts all the same
+    mixed  ossia --activations int8, dense weights in bfloat16: what the others do with a BF16 file
+    bf16   ossia exact, bfloat16 everywhere; the others as in mixed, they know nothing more exact
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ PROMPT = list(range(1000, 1016))  # of the first token
 # class: what ossia is told, and which GGUF the others get
 OURS = {
     "int8": ("--dense", "int8", "--activations", "int8"),
+    "mixed": ("--dense", "bf16", "--activations", "int8"),
     "bf16": ("--dense", "bf16", "--activations", "bf16"),
 }
-DENSE = {"int8": "q8_0", "bf16": "bf16"}
+DENSE = {"int8": "q8_0", "mixed": "bf16", "bf16": "bf16"}
 SETTINGS = {"copied, repacked": "none", "mapped, repacked": "mmap"}  # llama.cpp's --load-mode
 CMAKE = (
     "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
