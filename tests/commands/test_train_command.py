@@ -150,9 +150,8 @@ def test_a_dry_run_prints_the_cost_and_does_nothing(
 ) -> None:
     assert main(["train", TOY, "--dry-run", "--out", "r"]) == 0
     out = capsys.readouterr().out
-    rows = {
-        line.split()[0]: line for line in reversed(out.splitlines()) if line
-    }  # the first of each
+    # the first of each
+    rows = {line.split()[0]: line for line in reversed(out.splitlines()) if line}
     assert "to do" in rows["numbers"] and " 256 " in rows["pretrain"] and "/" in rows["pretrain"]
     assert (
         "at 25% (assumed) of 10 GFLOP/s, measured now" in rows["time"]

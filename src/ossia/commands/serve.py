@@ -216,11 +216,11 @@ def _warm_up(llm: LLM, app: FastAPI) -> None:
     """Answer something short, so that the first request finds weights read, kernels chosen and the
     grammar made.
     """
-    from ossia.server.tools import Tools
+    from ossia.tools.toolbox import Toolbox
 
     for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
         pass
-    asyncio.run(app.state.service.grammar(Tools()))
+    asyncio.run(app.state.service.grammar(Toolbox()))
 
 
 # ---- from options to settings --------------------------------------------------------------------
