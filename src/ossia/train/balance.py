@@ -292,8 +292,8 @@ def _metrics(seen: _Seen, share_LE: Tensor) -> dict[str, float]:
     entropy_L = torch.ones(1)
     if experts > 1:
         entropy_L = -torch.xlogy(share_LE, share_LE).sum(1) / math.log(experts)
-    mean_LE = seen.probability_LE / seen.tokens
-    balance_L = experts * (share_LE * mean_LE).sum(1)
+    weighted_LE = share_LE * seen.probability_LE / seen.tokens
+    balance_L = experts * weighted_LE.sum(1)
     violation_L = experts * share_LE.amax(1) - 1
     dropped = seen.dropped_L.sum() / seen.counts_LE.sum()
     return {

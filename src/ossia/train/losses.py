@@ -60,7 +60,9 @@ def cross_entropy(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Ten
 
     The gradients are worked out chunk by chunk in the forward pass, while the logits are at hand.
     """
-    return _ChunkedCrossEntropy.apply(x_RD, unembedding_VD, target_R)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _ChunkedCrossEntropy.apply
+    loss: Tensor = apply(x_RD, unembedding_VD, target_R)
+    return loss
 
 
 def assignments(choice_Tk: Tensor, experts: int) -> Tensor:
