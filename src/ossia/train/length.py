@@ -14,7 +14,6 @@ T tokens, R rows that are scored, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -127,30 +126,6 @@ def token_losses(
         return logits_RV.logsumexp(-1) - logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1)
 
     return _scored(model, documents, [0] * len(documents), loss, dynamic)
-
-
-def loss_by_position(
-    model: Transformer,
-    documents: Sequence[Sequence[int]],
-    edges: Sequence[int],
-    *,
-    dynamic: bool = False,
-) -> tuple[float, ...]:
-    """Mean loss in nats over all positions p with edges[n] <= p < edges[n + 1], for each n; NaN
-    where there are none.
-
-    `dynamic` as in `token_losses`. Raises `ConfigError` unless the edges grow from 0 or more.
-    """
-    if len(edges) < 2 or edges[0] < 0 or any(a >= b for a, b in pairwise(edges)):
-        raise ConfigError(
-            f"edges must be two or more growing positions, from 0 on; found {list(edges)}"
-        )
-    losses = token_losses(model, documents, dynamic=dynamic)
-    buckets = [
-        torch.cat([x[a:b] for x in losses]) if losses else torch.zeros(0)
-        for a, b in pairwise(edges)
-    ]
-    return tuple(bucket.double().mean().item() if len(bucket) else math.nan for bucket in buckets)
 
 
 def needle_accuracy(
