@@ -3,8 +3,8 @@ one engine.
 
     app = create_app(engine, tokenizer, Settings(model_name="nano"))      # an ASGI application; see app.py
 
-A request goes one way: a wire type (`types.py` of each API), the conversation and wishes it
-stands for (`answer.Ask`), one stream of events (`answer.Answerer`), and out again as that API
+A request goes one way: a wire type (`types.py` of each API), the conversation and wishes it stands
+for (`answer.AnswerRequest`), one stream of events (`answer.Answerer`), and out again as that API
 writes them. A body is the fold of the stream that would have been sent. Knows Harmony and what
 an engine does, not how: no torch in here.
 """
