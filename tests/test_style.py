@@ -27,8 +27,6 @@ TODAY = {
     "checkpoint/gguf": 9.3,
     "data": 9.0,
     "engine": 9.8,
-    "harmony": 8.7,
-    "harmony/official": 9.4,
     "kernels": 11.3,
     "kernels/cpu": 9.4,
     "model": 10.7,
@@ -42,11 +40,6 @@ TODAY = {
     "tasks/machine": 8.9,
     "tasks/safety": 9.2,
     "tools": 8.6,
-    "train": 8.8,
-    "train/parallel": 9.3,
-    "train/plan": 9.6,
-    "train/recipes": 8.7,
-    "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
 NESTED_CONDITIONALS = 13  # a conditional expression inside a conditional expression

@@ -9,7 +9,7 @@ instructions emulate; so this `Muon` is our own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,10 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 MOMENTUM = 0.95
 
+Group = dict[str, Any]  # parameters and their weight decay, as torch.optim takes them
+Betas = tuple[float, float]
+All = list[torch.optim.Optimizer]
+
 FINISH_IT = "finish the run with the version that began it, or begin again"
 
 
@@ -35,13 +39,17 @@ def orthogonalize(g: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     in `dtype`; None: bfloat16 or float32, what this machine is faster in.
     """
     a, b, c = NEWTON_SCHULZ
-    dtype = stack_dtype(g.device) if dtype is None else dtype
-    wide = g.shape[-2] <= g.shape[-1]
+    if dtype is None:
+        dtype = stack_dtype(g.device)
+    rows, columns = g.shape[-2:]
+    wide = rows <= columns
     x = g if wide else g.mT
-    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype).reshape(-1, *x.shape[-2:])
+    norm = x.norm(dim=(-2, -1), keepdim=True)
+    x = (x / (norm + 1e-7)).to(dtype).reshape(-1, *x.shape[-2:])
     for _ in range(STEPS):
         s = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
+        quintic = torch.baddbmm(s, s, s, beta=b, alpha=c)
+        x = torch.baddbmm(x, quintic, x, beta=a)
     out: Tensor = x if wide else x.mT
     return out.to(g.dtype).reshape(g.shape)
 
@@ -62,7 +70,8 @@ class Muon(torch.optim.Optimizer):
         momentum: float = MOMENTUM,
         weight_decay: float = 0.1,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         assert closure is None
@@ -79,20 +88,30 @@ class Muon(torch.optim.Optimizer):
         ]
 
     @torch.no_grad()
-    def update(self, group: dict[str, Any], p: Tensor) -> None:
+    def update(self, group: Group, p: Tensor) -> None:
         assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum"] = torch.zeros_like(p)
-        state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-        direction = orthogonalize(p.grad.lerp(state["momentum"], group["momentum"]))
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+        momentum = state["momentum"]
+        kept = group["momentum"]
+        momentum.lerp_(p.grad, 1 - kept)
+        direction = self.direction(p.grad.lerp(momentum, kept))
+        lr = group["lr"]
+        length = 0.2 * max(p.shape[-2:]) ** 0.5
+        here = self.here(p)
+        here.mul_(1 - lr * group["weight_decay"])
+        here.add_(direction, alpha=-lr * length)
+
+    def direction(self, update: Tensor) -> Tensor:
+        return orthogonalize(update)
+
+    def here(self, p: Tensor) -> Tensor:
+        """What of the parameter is updated in this process."""
+        return p
 
 
 # ---- what settings can name ----
-
-Group = dict[str, Any]  # parameters and their weight decay, as torch.optim takes them
 
 
 @dataclass(frozen=True)
@@ -105,7 +124,12 @@ class Optimizer:
     title: str
     state_bytes: Callable[[str], int]  # for each element of the parameter of that native name
     # (vectors and tables, matrices, learning rate, betas)
-    make: Callable[[Group, Group, float, tuple[float, float]], list[torch.optim.Optimizer]]
+    make: Callable[[Group, Group, float, Betas], All]
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that ask for gradients, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_matrix(name: str) -> bool:
@@ -113,18 +137,12 @@ def is_matrix(name: str) -> bool:
     return name.endswith("weight") and "embedding" not in name
 
 
-def _adamw(
-    others: Group, matrices: Group, lr: float, betas: tuple[float, float]
-) -> list[torch.optim.Optimizer]:
+def _adamw(others: Group, matrices: Group, lr: float, betas: Betas) -> All:
     return [torch.optim.AdamW([others, matrices], lr=lr, betas=betas, fused=True)]
 
 
-def _muon(
-    others: Group, matrices: Group, lr: float, betas: tuple[float, float]
-) -> list[torch.optim.Optimizer]:
-    made: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([others], lr=lr, betas=betas, fused=True)
-    ]
+def _muon(others: Group, matrices: Group, lr: float, betas: Betas) -> All:
+    made: All = [torch.optim.AdamW([others], lr=lr, betas=betas, fused=True)]
     if matrices["params"]:
         made.append(Muon(**matrices, lr=lr))
     return made
@@ -144,7 +162,7 @@ class Optimizers:
         model: nn.Module,
         lr: float,
         weight_decay: float,
-        betas: tuple[float, float],
+        betas: Betas,
         optimizer: OptimizerName,
     ) -> None:
         """For the parameters that ask for gradients. Weight decay on matrices only: not on biases,
@@ -152,10 +170,9 @@ class Optimizers:
         """
         others: Group = {"params": [], "weight_decay": 0.0}
         matrices: Group = {"params": [], "weight_decay": weight_decay}
-        for name, p in model.named_parameters():
-            if p.requires_grad:
-                group = matrices if is_matrix(name) else others
-                group["params"].append(p)
+        for name, p in trained(model).items():
+            group = matrices if is_matrix(name) else others
+            group["params"].append(p)
         self.all = OPTIMIZERS[optimizer].make(others, matrices, lr, betas)
 
     def step(self, lr: float, pool: Executor | None = None) -> None:
@@ -164,7 +181,10 @@ class Optimizers:
         for optimizer in self.all:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            pieces += optimizer.updates() if isinstance(optimizer, Muon) else [optimizer.step]
+            if isinstance(optimizer, Muon):
+                pieces += optimizer.updates()
+            else:
+                pieces.append(optimizer.step)
         if pool is None:
             for piece in pieces:
                 piece()
@@ -193,7 +213,8 @@ class Optimizers:
 
 def _of_muon(state: dict[str, Any]) -> bool:
     """An earlier version used torch's Muon where there were no stacks."""
-    return all(kept.keys() == {"momentum"} for kept in state["state"].values())
+    kept = state["state"].values()
+    return all(one.keys() == {"momentum"} for one in kept)
 
 
 class Average:
@@ -212,23 +233,28 @@ class Average:
     def update(self) -> None:
         self.updates += 1
         # 1 at first: nothing is left of the initial values
-        share = (1 - self.decay) / (1 - self.decay**self.updates)
-        for value, p in zip(self.values, self.params, strict=True):
+        weight = 1 - self.decay**self.updates
+        share = (1 - self.decay) / weight
+        for value, p in self._pairs():
             value.lerp_(p, share)
+
+    def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(average, parameter)"""
+        return zip(self.values, self.params, strict=True)
 
     @torch.no_grad()
     def move(self, param: Tensor, change: Tensor) -> None:
         """Add `change` to the average of a parameter, as if all that went into it had been so from
         the beginning.
         """
-        for value, p in zip(self.values, self.params, strict=True):
+        for value, p in self._pairs():
             if p is param:
                 value.add_(change)
 
     @torch.no_grad()
     def put(self) -> None:
         """Make the parameters what their average is."""
-        for value, p in zip(self.values, self.params, strict=True):
+        for value, p in self._pairs():
             p.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from ossia.errors import ConfigError
 Config = TypeVar("Config")
 NONE = ("none", "null")
 SIMPLE = (int, float, bool, str, Path)
+IN_WORDS = {Path: "path", bool: "true or false", type(None): "none", Ellipsis: "..."}
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def keys(config: Any, prefix: str = "") -> list[Key]:
         comment = comments.get(field.name, "")
         group = _group(settable[field.name])
         if group is None:
-            found.append(Key(name, type_name(settable[field.name]), _typed(value), comment))
+            kind = type_name(settable[field.name])
+            found.append(Key(name, kind, _typed(value), comment))
             continue
         if value is None:
             found.append(Key(name, "none, or a group", "none", comment))
@@ -121,7 +123,7 @@ def _insert(config: Any, tree: dict[str, Any], name: str, value: str) -> None:
         raise _unknown(config, name)
     group = _group(annotation)
     if group is not None and not _is_none(value, annotation):
-        inside = ", ".join(field.name for field in dataclasses.fields(group) if field.init)
+        inside = ", ".join(_parameters(group))
         raise ConfigError(f"{name} is a group: set one of its fields, {name}.{{{inside}}}")
     level[last] = value
 
@@ -130,21 +132,26 @@ def _unknown(config: Any, name: str) -> ConfigError:
     known = [key.name for key in keys(config)]
     last = name.rpartition(".")[2]
     near = difflib.get_close_matches(name, known, 3, 0.6)
-    near += [key for key in known if key.rpartition(".")[2] == last and key not in near]
+    for key in known:
+        if key.rpartition(".")[2] == last and key not in near:
+            near.append(key)
     meant = f"; did you mean {' or '.join(near[:3])}?" if near else "."
     return ConfigError(f"there is no key {name!r}{meant} Keys: {', '.join(known)}")
 
 
 def _parameters(kind: Any) -> Mapping[str, Any]:
-    """Types of what a dataclass's constructor takes, by name; old spellings (`InitVar`) included."""
+    """Types of what a dataclass's constructor takes, by name; old spellings (`InitVar`) too."""
     try:
         hints = get_type_hints(kind)
     except NameError as error:
         raise ConfigError(
             f"{kind.__name__}: an annotation cannot be resolved ({error}): import it at the top"
         ) from error
-    taken = {name: hints[name] for name in inspect.signature(kind).parameters}
-    return {name: hint.type if isinstance(hint, InitVar) else hint for name, hint in taken.items()}
+    taken: dict[str, Any] = {}
+    for name in inspect.signature(kind).parameters:
+        hint = hints[name]
+        taken[name] = hint.type if isinstance(hint, InitVar) else hint
+    return taken
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
@@ -210,14 +217,16 @@ def parse(text: str, annotation: Any, name: str = "value") -> Any:
         return words[text]
     tuples = [get_args(kind) for kind in kinds if get_origin(kind) is tuple]
     for inner in tuples:
-        if (found := _tuple(text, inner, name)) is not None:
+        found = _tuple(text, inner, name)
+        if found is not None:
             return found
     simple = [kind for kind in kinds if kind in SIMPLE]
     if not (words or tuples or simple):
         raise ConfigError(
             f"{name} is of type {type_name(annotation)}, which cannot be set from the command line"
         )
-    if simple and (value := _simple(text, simple)) is not None:
+    value = _simple(text, simple) if simple else None
+    if value is not None:
         return value
     raise ConfigError(f"{name} must be {type_name(annotation)}, found {text!r}")
 
@@ -238,7 +247,8 @@ def _simple(text: str, kinds: Sequence[Any]) -> Any:
 
 
 def _is_none(text: str, annotation: Any) -> bool:
-    return type(None) in _alternatives(annotation) and text.strip().lower() in NONE
+    optional = type(None) in _alternatives(annotation)
+    return optional and text.strip().lower() in NONE
 
 
 def _words(kinds: Sequence[Any]) -> dict[str, Any]:
@@ -262,7 +272,8 @@ def _tuple(text: str, kinds: tuple[Any, ...], name: str) -> tuple[Any, ...] | No
         kinds = kinds[:1] * len(pieces)
     if len(pieces) != len(kinds):
         return None
-    return tuple(parse(piece, kind, name) for piece, kind in zip(pieces, kinds, strict=True))
+    pairs = zip(pieces, kinds, strict=True)
+    return tuple(parse(piece, kind, name) for piece, kind in pairs)
 
 
 def _whole(text: str) -> str:
@@ -288,8 +299,9 @@ def type_name(annotation: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(annotation)))
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return "one of " + ", ".join(str(one.value) for one in annotation)
-    own = {Path: "path", bool: "true or false", type(None): "none", Ellipsis: "..."}
-    return own.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    if annotation in IN_WORDS:
+        return IN_WORDS[annotation]
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def _typed(value: Any) -> str:
@@ -317,10 +329,12 @@ def _comments(kind: Any) -> Mapping[str, str]:
         if not isinstance(node, ast.AnnAssign):
             continue
         first = node.lineno - 1
-        words = [line.partition("  # ")[2] for line in lines[first : node.end_lineno]]
+        comments: list[str] = []
+        for line in lines[first : node.end_lineno]:
+            comments.append(line.partition("  # ")[2])
         while lines[first - 1].lstrip().startswith("# "):
             first -= 1
-            words.insert(0, lines[first].strip("# "))
-        text = " ".join(word for word in words if word and not word.startswith("noqa"))
-        found[ast.unparse(node.target)] = text
+            comments.insert(0, lines[first].strip("# "))
+        comments = [text for text in comments if text and not text.startswith("noqa")]
+        found[ast.unparse(node.target)] = " ".join(comments)
     return found

@@ -101,12 +101,15 @@ class Run:
         """What must not change between a run and its resumption: JSON values by dotted name. The
         number of processes may change.
         """
-        parts = {
+        settings = {
+            "name": self.name,
+            "steps": self.steps,
+            "quantize": self.quantize,
             "config": as_dict(self.config),
             "hyper": asdict(self.hyper),
             "lora": self.lora and asdict(self.lora),
         }
-        return _flat({"name": self.name, "steps": self.steps, "quantize": self.quantize, **parts})
+        return _flat(settings)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -69,7 +69,8 @@ class Balance:
         _require_one_of(BalanceMode, "balance.mode", self.mode)
         _require_one_of(Statistics, "balance.statistics", self.statistics)
         for name in ("aux", "router_z", "bias_rate"):
-            _require(getattr(self, name) >= 0, f"balance.{name}", "0 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 0, f"balance.{name}", "0 or more", value)
         if self.capacity is not None:
             _require(self.capacity > 0, "balance.capacity", "more than 0", self.capacity)
 
@@ -101,7 +102,8 @@ class Parallel:
 
     def __post_init__(self) -> None:
         for name in ("replicate", "fsdp", "ep", "tp"):
-            _require(getattr(self, name) >= 1, f"parallel.{name}", "1 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 1, f"parallel.{name}", "1 or more", value)
 
     @property
     def processes(self) -> int:
@@ -148,10 +150,13 @@ class Hyperparameters:
         _require_one_of(Decay, "decay_shape", self.decay_shape)
         _require_one_of(Precision, "precision", self.precision)
         for name in ("tokens_per_step", "longest", "accumulate", "shards"):
-            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 1, name, "1 or more", value)
         for name in ("warmup", "weight_decay", "clip"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 0, name, "0 or more", value)
         for name in ("decay", "floor"):
-            _require(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, "between 0 and 1", value)
         _require(self.peak_lr > 0, "peak_lr", "more than 0", self.peak_lr)
         _require(0 <= self.ema < 1, "ema", "at least 0 and less than 1", self.ema)

@@ -26,6 +26,7 @@ from ossia.train.settings import under_todays_names
 STATE = "state.pt"
 SHARDED = "state.json"  # of several processes: parallel/state.py
 State = dict[str, Any]
+Path_ = tuple[Any, ...]
 
 
 class Saver:
@@ -75,15 +76,28 @@ class Saver:
         self._pool.shutdown()
 
 
+def changed(value: Any, change: Callable[[Path_, Any], Any], path: Path_ = ()) -> Any:
+    """`value` with `change(path, part)` in the place of every part of it, from outside in; what is
+    changed is not looked into. A path is made of keys and places.
+    """
+    new = change(path, value)
+    if new is not value:
+        return new
+    if isinstance(value, dict):
+        return {key: changed(part, change, (*path, key)) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [changed(part, change, (*path, n)) for n, part in enumerate(value)]
+        return type(value)(parts)
+    return value
+
+
 def copied(value: Any) -> Any:
     """`value` with every tensor in it copied to memory of its own, on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(copied, value))
-    return value
+
+    def copy(path: Path_, part: Any) -> Any:
+        return part.detach().to("cpu", copy=True) if isinstance(part, Tensor) else part
+
+    return changed(value, copy)
 
 
 def save_state(path: Path, state: State) -> None:
@@ -177,6 +191,12 @@ def _no_room(path: Path, reason: OSError, needed: int) -> str:
         f"{path}: cannot be written ({reason.strerror}): {needed:,} bytes are needed, {free}; "
         f"{kept}. Make room and start the run again: it goes on from its last state"
     )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """As `replacing`."""
+    with replacing(path, lambda: len(data)) as file:
+        file.write(data)
 
 
 class _Counter:

@@ -15,13 +15,12 @@ from collections import UserDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ossia.batch import Batch
-from ossia.data.packing import PackedBatch, split
+from ossia.data.packing import Ids, PackedBatch, split
 from ossia.errors import TrainingError
 from ossia.kernels import products
 from ossia.model import Transformer
@@ -29,8 +28,12 @@ from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, compile_parts, plain
 from ossia.train.diagnose import DivergedError, bad_weight, where
 from ossia.train.losses import cross_entropy
-from ossia.train.optim import Average, Optimizers
+from ossia.train.optim import Average, Optimizers, trained
 from ossia.train.run import Run
+from ossia.train.state import State
+
+Parts = list[PackedBatch]
+Metrics = dict[str, float]
 
 
 class Worker:
@@ -49,14 +52,14 @@ class Worker:
         self.hyper = h
         self.balancer = balancer
         self.taken = 0
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.named = trained(model)
         self.params = list(self.named.values())
         self.optimizer = Optimizers(model, h.peak_lr, h.weight_decay, h.betas, run.optimizer)
         self.average = Average(self.params, h.ema) if h.ema else None
         if h.checkpoint_layers:
             checkpoint_layers(model)
 
-    def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
+    def step(self, batch: PackedBatch, lr: float) -> tuple[float, Metrics]:
         """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if
         the loss or the gradients are not finite.
         """
@@ -83,7 +86,7 @@ class Worker:
 
     # what subclasses do in their own way
 
-    def _learn(self, parts: list[PackedBatch], targets: int, tokens: int) -> float:
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
         """Give every parameter the gradient of the step; the loss of the step."""
         raise NotImplementedError
 
@@ -97,7 +100,7 @@ class Worker:
     def _update(self, lr: float) -> None:
         raise NotImplementedError
 
-    def _first_bad(self, batch: PackedBatch, parts: list[PackedBatch]) -> str:
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
         """The place of the first value that is not finite."""
         raise NotImplementedError
 
@@ -106,13 +109,13 @@ class Worker:
 
     # what is the same for all
 
-    def _diverged(self, what: str, batch: PackedBatch, parts: list[PackedBatch]) -> None:
+    def _diverged(self, what: str, batch: PackedBatch, parts: Parts) -> None:
         place = self._first_bad(batch, parts)
         raise DivergedError(
             f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
         )
 
-    def _balanced(self) -> dict[str, float]:
+    def _balanced(self) -> Metrics:
         """End a step for its balancer; the metrics. What a router's bias takes over from a
         selection bias the averaged one gets in full: the weights that were averaged chose with it
         too.
@@ -123,7 +126,7 @@ class Worker:
                 self.average.move(bias, change)
         return metrics
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """All that decides the next step, without copies. Raises `DivergedError` if the weights
         are not finite.
         """
@@ -143,7 +146,7 @@ class Worker:
         return state
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         if "products" in state and self.model.device.type == "cpu":
             products.go_on_with(state["products"])
         self.taken = state["taken"]
@@ -186,7 +189,7 @@ class ThreadedStep(Worker):
         if model.device.type == "cpu":
             products.serving()  # measured now, if need be, while nothing else runs
 
-    def _learn(self, parts: list[PackedBatch], targets: int, tokens: int) -> float:
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
         loss = 0.0
         gradients: list[Tensor] = []
         for first in range(0, len(parts), self.side_by_side):
@@ -198,18 +201,16 @@ class ThreadedStep(Worker):
             p.grad = gradient
         return loss
 
-    def _together(self, parts: Sequence[PackedBatch], targets: int, tokens: int) -> list[_Part]:
+    def _together(self, parts: Parts, targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
         work: list[Future[_Part]] = []
         for n, part in enumerate(parts):
             of_targets = len(part.rows) / targets
             of_tokens = len(part.tokens) / tokens
             work.append(self.pool.submit(self._gradients, n, part, of_targets, of_tokens))
-        errors = [error for future in work if (error := future.exception()) is not None]
-        # a part that only waited for another that failed tells less
-        errors.sort(key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError))
+        errors = list(filter(None, [future.exception() for future in work]))
         if errors:
-            raise errors[0]
+            raise min(errors, key=_only_waited)
         return [future.result() for future in work]
 
     def _gradients(self, n: int, part: PackedBatch, of_targets: float, of_tokens: float) -> _Part:
@@ -225,7 +226,8 @@ class ThreadedStep(Worker):
         return torch.nn.utils.get_total_norm(gradients).item()
 
     def _clip(self, norm: float) -> None:
-        total = torch.tensor(norm, dtype=self.params[0].dtype, device=self.model.device)
+        first = self.params[0]
+        total = torch.tensor(norm, dtype=first.dtype, device=first.device)
         torch.nn.utils.clip_grads_with_norm_(self.params, self.hyper.clip, total)
 
     def _update(self, lr: float) -> None:
@@ -233,7 +235,7 @@ class ThreadedStep(Worker):
         enough = self.side_by_side >= torch.get_num_threads()
         self.optimizer.step(lr, self.pool if enough else None)
 
-    def _first_bad(self, batch: PackedBatch, parts: list[PackedBatch]) -> str:
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
         return where(self.model, lambda: part_loss(self.model, batch, None, 0, 1.0, 1.0))
 
     def _bad_weight(self) -> str | None:
@@ -242,6 +244,11 @@ class ThreadedStep(Worker):
     def close(self) -> None:
         self.pool.shutdown()
         super().close()
+
+
+def _only_waited(error: BaseException) -> bool:
+    """For a part that failed: such an error tells less than that one's."""
+    return isinstance(error.__cause__, threading.BrokenBarrierError)
 
 
 def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -259,10 +266,14 @@ def hidden(model: Transformer, part: PackedBatch) -> tuple[Tensor, UserDict[int,
     layer's arguments, and would take the logits of earlier layers for inputs of this one.
     """
     logits: UserDict[int, Tensor] = UserDict()
-    # the type is given for parts without rows
-    rows = torch.tensor(part.rows, dtype=torch.int64, device=model.device)
-    batch = Batch.packed(part.lengths, model.device, output_rows=rows, router_logits=logits)
-    return model.hidden(torch.tensor(part.tokens, device=model.device), batch), logits
+    device = model.device
+    rows = _ids(part.rows, device)
+    batch = Batch.packed(part.lengths, device, output_rows=rows, router_logits=logits)
+    return model.hidden(_ids(part.tokens, device), batch), logits
+
+
+def _ids(numbers: Ids, device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def part_loss(
@@ -278,8 +289,9 @@ def part_loss(
     losses of `balancer`.
     """
     x_RD, logits = hidden(model, part)
-    targets = torch.tensor(part.targets, dtype=torch.int64, device=model.device)
+    targets = _ids(part.targets, model.device)
     loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, targets)
     if balancer is None:
         return loss, loss
-    return loss + balancer.loss(n, logits, part.lengths, of_tokens), loss.detach()
+    auxiliary = balancer.loss(n, logits, part.lengths, of_tokens)
+    return loss + auxiliary, loss.detach()

@@ -198,9 +198,8 @@ async def test_cancel_reaches_the_generator(store: Store) -> None:
             assert (last["type"], last["sequence_number"]) == ("response.incomplete", 2)
             assert last["response"]["status"] == "cancelled"
             item = last["response"]["output"][0]
-            assert item["status"] == (
-                "in_progress" if stores else "incomplete"
-            )  # its own words are left alone
+            # its own words are left alone
+            assert item["status"] == ("in_progress" if stores else "incomplete")
 
 
 async def test_cancel_before_the_first_step_still_closes_what_the_generator_holds(

@@ -180,9 +180,8 @@ def test_activations_are_what_autograd_keeps(
     )
     size = dtype.itemsize
     kept = kept_by_autograd(config, lengths, dtype)
-    kept -= (
-        4 * config.vocab_size * config.hidden_size
-    )  # the unembedding's gradient, which is counted with gradients
+    # the unembedding's gradient, which is counted with gradients
+    kept -= 4 * config.vocab_size * config.hidden_size
     if size < 4:  # converted matrices, counted as copies
         hyper = Hyperparameters(precision="bfloat16", shards=1)
         kept -= cost.memory(config, hyper).copies

@@ -102,9 +102,8 @@ def test_bytes_of_one_gpu_by_hand() -> None:
     assert found["weights, float32"] == 4 * local
     assert found["gradients, float32"] == found["weights, float32"]
     assert found["optimizer states"] == 2 * found["weights, float32"]
-    block = 2 * (experts + heads - 2 + 64) + 4 * (
-        2 + 2 * 64 + 8 * 65
-    )  # sinks, norms and router travel in float32
+    # sinks, norms and router travel in float32
+    block = 2 * (experts + heads - 2 + 64) + 4 * (2 + 2 * 64 + 8 * 65)
     assert found["weights in the compute dtype"] == 2 * block + 4 * 128 * 64
     assert found["gradients being added up"] == 3 * block
     tokens = math.ceil(32 * BUSIEST)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import Field
 
+from ossia.engine.request import Count, TopLogprobs
 from ossia.server.wire.fields import (
     ApiRequest,
     EffortWord,
@@ -21,7 +22,7 @@ from ossia.server.wire.fields import (
     StringOrObject,
     StringOrObjects,
 )
-from ossia.server.wire.sampling import Count, SamplingFields, StopStrings, TopLogprobs
+from ossia.server.wire.sampling import SamplingFields, StopStrings
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Object = dict[str, Any]

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field
 
-from ossia.engine.request import SamplingParams
+from ossia.engine.request import SamplingParams, TopLogprobs
 from ossia.server.service import Service
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, StreamFields, wrong
-from ossia.server.wire.sampling import SamplingFields, StopStrings, TopLogprobs
+from ossia.server.wire.sampling import SamplingFields, StopStrings
 from ossia.tokenizer import Tokenizer
 
 MAX_SAMPLES = 1024  # of one request: prompts times best_of
-LONG = 20_000  # characters that are encoded in a thread, so that streams go on meanwhile
-END_OF_TEXT = "<|endoftext|>"  # what no prompt means: the beginning of a new document
+LONG = 20_000  # characters; more are encoded in a thread, so that streams are not held up
+END_OF_TEXT = "<|endoftext|>"  # the prompt if none is given: the beginning of a new document
 
 
 def _is_ids(value: Any) -> bool:
@@ -28,15 +28,15 @@ def _is_ids(value: Any) -> bool:
 
 
 def _prompt(value: Any) -> Any:
-    """One message for what is none of the forms, instead of one for each of them."""
-    fine = value is None or isinstance(value, str) or _is_ids(value)
-    if not fine and isinstance(value, list):
-        fine = all(isinstance(text, str) for text in value) or all(map(_is_ids, value))
-    if not fine:
-        raise wrong(
-            "must be a string, a list of strings, a list of token ids, or a list of such lists"
-        )
-    return value
+    """One message for a value of none of the forms, instead of one for each of them."""
+    match value:
+        case None | str():
+            return value
+        case list() if _is_ids(value):
+            return value
+        case list() if all(isinstance(text, str) for text in value) or all(map(_is_ids, value)):
+            return value
+    raise wrong("must be a string, a list of strings, a list of token ids, or a list of such lists")
 
 
 Prompt = str | list[str] | list[int] | list[list[int]] | None
@@ -49,11 +49,13 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
 
     prompt: Annotated[Prompt, BeforeValidator(_prompt)] = Field(
         None,
-        description="Text, in which names of control tokens are plain text; or token ids, control tokens included.",
+        description="Text, in which names of control tokens are plain text; or token ids, "
+        "control tokens included.",
     )
     parse_special: bool | None = Field(
         None,
-        description="Names of control tokens in text prompts are those tokens. For trusted prompts only.",
+        description="Names of control tokens in text prompts are those tokens. "
+        "For trusted prompts only.",
     )
     add_special_tokens: bool | None = Field(
         None, description="Changes nothing: the vocabulary has no token that texts begin with."
@@ -105,10 +107,8 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
                 f"best_of must be at least n, which is {wanted}, found {self.best_of}", "best_of"
             )
         if self.stream and self.samples > wanted:
-            raise bad(
-                "the best of several is known only when all are complete; stream all of them with n",
-                "best_of",
-            )
+            why = "the best of several is known only when all are complete"
+            raise bad(f"{why}; stream all of them with n", "best_of")
 
     def sampling(self, service: Service) -> SamplingParams:
         """Raises `ApiError`."""

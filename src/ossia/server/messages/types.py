@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
+from ossia.engine.request import Count
 from ossia.server.service import Effort, Service
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrObjects
 from ossia.server.wire.format import AnswerFormat, answer_format
-from ossia.server.wire.sampling import Count, SamplingFields, StopList
+from ossia.server.wire.sampling import SamplingFields, StopList
 from ossia.server.wire.tools import ToolReader
 from ossia.tools.toolbox import Toolbox, ToolChoice
 

@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from ossia.engine.request import Count, TopLogprobs
 from ossia.server.wire.fields import (
     OBJECT,
     STRING,
@@ -30,7 +31,7 @@ from ossia.server.wire.fields import (
     StringOrObject,
     wrong,
 )
-from ossia.server.wire.sampling import Count, SamplingFields, StopStrings, TopLogprobs
+from ossia.server.wire.sampling import SamplingFields, StopStrings
 
 Input = Annotated[Any, WithJsonSchema({"anyOf": [STRING, {"type": "array", "items": OBJECT}]})]
 

@@ -1,6 +1,6 @@
 """Sampling fields, the same in every API. A new one is a line here and a line in `SamplingParams`.
 
-Knows names and bounds on the wire, and `SamplingParams`; nothing of models.
+Knows names on the wire and `SamplingParams`, whose types say the bounds; nothing of models.
 """
 
 from __future__ import annotations
@@ -9,17 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ossia.engine.request import MAX_TOP_LOGPROBS, SamplingParams
+from ossia.engine.request import MinP, Penalty, Repetition, SamplingParams, Temperature, TopP
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import STRING, Part, either, wrong
 
 MAX_STOPS = 16  # stop strings: they are looked for with every token. OpenAI takes 4
-Count = Annotated[int, Ge(1)]
-TopLogprobs = Annotated[int, Ge(0), Le(MAX_TOP_LOGPROBS)]
-Penalty = Annotated[float, Ge(-1000), Le(1000)]
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -49,14 +46,15 @@ StopList = Annotated[
 class SamplingFields(Part):
     """What is not given is the server's default."""
 
-    temperature: Annotated[float, Ge(0)] | None = None
-    top_p: Annotated[float, Gt(0), Le(1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    # other servers' clients write -1 for off
     top_k: Annotated[int, Ge(-1)] | None = Field(None, description="-1 and 0: off.")
-    min_p: Annotated[float, Ge(0), Le(1)] | None = None
+    min_p: MinP | None = None
     seed: Annotated[int, Ge(-(1 << 63)), Le((1 << 64) - 1)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: Annotated[float, Ge(0.001), Le(1000)] | None = None
+    repetition_penalty: Repetition | None = None
     logit_bias: dict[str, float] | None = Field(None, description="By token id.")
 
     def params(self, defaults: SamplingParams, vocabulary: int, **own: Any) -> SamplingParams:

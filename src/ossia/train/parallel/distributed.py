@@ -33,12 +33,14 @@ from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.parallel.state import ShardedSaver
 from ossia.train.run import Run
 from ossia.train.settings import Parallel
-from ossia.train.step import Worker, hidden, part_loss
+from ossia.train.state import State
+from ossia.train.step import Parts, Worker, hidden, part_loss
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
-EMPTY = np.zeros(0, np.int64)
-NOTHING = PackedBatch(np.zeros(1, np.int64), [1], EMPTY, EMPTY)  # a token, no target
+NONE = np.zeros(0, np.int64)
+TOKEN = np.zeros(1, np.int64)
+NOTHING = PackedBatch(TOKEN, [1], rows=NONE, targets=NONE)  # a token, no target
 
 
 def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
@@ -55,10 +57,13 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
         raise ConfigError(
             "hyper.compile works in one process only: set it to false, or leave parallel out"
         )
-    check(run.config, ep=run.parallel.ep, tp=run.parallel.tp, quantize=bool(run.quantize))
-    meshes = join(run.parallel)
+    parallel = run.parallel
+    quantized = bool(run.quantize)
+    check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
+    meshes = join(parallel)
     model = start(run, meshes)
-    worker = DistributedStep(model, run, Balancer(model, run.hyper.balance, run.steps), meshes)
+    balancer = Balancer(model, run.hyper.balance, run.steps)
+    worker = DistributedStep(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 
 
@@ -69,14 +74,16 @@ def join(parallel: Parallel) -> Meshes:
     found = int(os.environ.get("WORLD_SIZE", "1"))
     wanted = parallel.processes
     if found != wanted:
-        sizes = " x ".join(f"{name} {size}" for name, size in asdict(parallel).items())
+        named = asdict(parallel)
+        sizes = " x ".join(f"{name} {size}" for name, size in named.items())
         raise ConfigError(
             f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run"
             f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        rank = os.environ.get("LOCAL_RANK", "0")
+        torch.cuda.set_device(int(rank))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
@@ -87,19 +94,20 @@ def join(parallel: Parallel) -> Meshes:
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
-    return Meshes.make(parallel.replicate, parallel.fsdp, parallel.ep, parallel.tp, device)
+    return Meshes.make(**asdict(parallel), device=device)
 
 
 def start(run: Run, meshes: Meshes) -> Transformer:
     """As `weights.start`, the same values, in parts: a process never holds the whole model.
     Collective.
     """
-    low = run.hyper.precision == "bfloat16"
+    dtype = getattr(torch, run.hyper.precision)
     with torch.device("meta"):
         model = Transformer(run.config)
     set_fake_quantize(model, run.quantize)
-    model.compute_dtype = torch.bfloat16 if low else torch.float32
-    apply(model, meshes, gather=torch.bfloat16 if low and not run.quantize else None)
+    model.compute_dtype = dtype
+    narrow = dtype == torch.bfloat16 and not run.quantize
+    apply(model, meshes, gather=dtype if narrow else None)
     model.to_empty(device=meshes.dense.device_type)
     if run.start_from is not None:
         load_weights(model, run.start_from)
@@ -122,13 +130,16 @@ class DistributedStep(Worker):
         super().__init__(model, run, balancer)
         self.quantize = run.quantize
         self.leads = dist.get_rank() == 0
-        self.part, self.side_by_side = meshes.data()
+        part, parts = meshes.data()
+        self.part = part
+        self.side_by_side = parts
         self.tp = meshes.tp
         spread(self.optimizer)
         self._agree()
 
-    def _learn(self, parts: list[PackedBatch], targets: int, tokens: int) -> float:
-        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+        device = self.model.device
+        loss = torch.tensor(0.0, dtype=torch.float64, device=device)
         # every process works as often, because collectives must match
         for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
@@ -136,7 +147,7 @@ class DistributedStep(Worker):
         dist.all_reduce(loss)
         return loss.item() / self.tp
 
-    def _mine(self, parts: list[PackedBatch]) -> list[PackedBatch]:
+    def _mine(self, parts: Parts) -> Parts:
         """One part for every round; in the last one there may be none left for this process."""
         rounds = math.ceil(len(parts) / self.side_by_side)
         mine = [*parts[self.part :: self.side_by_side], NOTHING]
@@ -146,20 +157,21 @@ class DistributedStep(Worker):
         """Adds to the gradients; the part's share of the loss. `NOTHING` goes through the model and
         counts for nothing: the other processes wait for this one in every layer.
         """
-        if part is not NOTHING:
+        if part is NOTHING:
+            total, loss = self._without_a_part()
+        else:
             of_targets = len(part.rows) / targets
             of_tokens = len(part.tokens) / tokens
             total, loss = part_loss(self.model, part, self.balancer, 0, of_targets, of_tokens)
-        else:
-            total, loss = self._without_a_part()
         total.backward()
         return loss.detach().double()
 
     def _without_a_part(self) -> tuple[Tensor, Tensor]:
         x_RD, logits = hidden(self.model, NOTHING)
-        no_targets = torch.as_tensor(NOTHING.targets, device=self.model.device)
-        loss = 0.0 * cross_entropy(x_RD, self.model.unembedding.weight, no_targets)
-        self.balancer.loss(0, {layer: x_TE[:0] for layer, x_TE in logits.items()}, [], 0.0)
+        none = torch.zeros(0, dtype=torch.int64, device=x_RD.device)
+        loss = cross_entropy(x_RD, self.model.unembedding.weight, none)
+        of_no_token = {layer: x_TE[:0] for layer, x_TE in logits.items()}
+        self.balancer.loss(0, of_no_token, [], 0.0)
         return loss, loss
 
     def _norm(self) -> float:
@@ -173,7 +185,7 @@ class DistributedStep(Worker):
         for p in self.params:
             p.grad = None
 
-    def _first_bad(self, batch: PackedBatch, parts: list[PackedBatch]) -> str:
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
         def forward() -> None:
             for part in self._mine(parts):
                 hidden(self.model, part)
@@ -185,7 +197,7 @@ class DistributedStep(Worker):
     def _bad_weight(self) -> str | None:
         return _first(bad_weight(self.named))
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         super().load_state_dict(state)
         self._agree()
 
@@ -194,7 +206,9 @@ class DistributedStep(Worker):
         same. Collective.
         """
         if self.model.device.type == "cpu":
-            found = [products.serving()] if self.leads else [None]
+            found: list[Any] = [None]
+            if self.leads:
+                found = [products.serving()]
             dist.broadcast_object_list(found)
             products.use(found[0])
 
@@ -208,9 +222,10 @@ class DistributedStep(Worker):
             case ("average", "values", int(n)):
                 return self.params[n]
             case ("optimizer", int(n), "state", int(p), _):
-                groups = self.optimizer.all[n].param_groups
-                of_group: list[Tensor] = [param for group in groups for param in group["params"]]
-                return of_group[p]
+                params: list[Tensor] = []
+                for group in self.optimizer.all[n].param_groups:
+                    params += group["params"]
+                return params[p]
         return None
 
     def finish(self) -> Transformer:
@@ -225,7 +240,7 @@ class DistributedStep(Worker):
 
 def _first(found: str | None) -> str | None:
     """What the first process found that found anything. Collective."""
-    everywhere: list[str | None] = [None] * dist.get_world_size()
+    everywhere = [found] * dist.get_world_size()
     dist.all_gather_object(everywhere, found)
     return next(filter(None, everywhere), None)
 
@@ -233,7 +248,7 @@ def _first(found: str | None) -> str | None:
 def bad_weight(named: Mapping[str, Tensor]) -> str | None:
     """The first parameter whose part in this process holds a value that is not finite."""
     for name, p in named.items():
-        if not bool(torch.isfinite(local(p)).all()):
+        if not torch.isfinite(local(p)).all():
             return f"weight {name}"
     return None
 
@@ -251,5 +266,6 @@ def gather(model: Transformer, here: bool) -> Transformer:
     for name, p in model.named_parameters():
         full = whole(p)
         if here:
-            assign(targets[name].requires_grad_(p.requires_grad), full.cpu())
+            target = targets[name].requires_grad_(p.requires_grad)
+            assign(target, full.cpu())
     return out

@@ -36,7 +36,9 @@ def mean_keys(context: int, window: int | None) -> float:
     """Keys that a query sees, itself included, averaged over a document of `context` tokens."""
     if window is None or window >= context:
         return (context + 1) / 2
-    return (window * (window + 1) / 2 + (context - window) * window) / context
+    growing = window * (window + 1) / 2
+    full = (context - window) * window
+    return (growing + full) / context
 
 
 def layer_flops(config: ModelConfig, context: int) -> float:
@@ -108,7 +110,8 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by native name, experts as matrices."""
     with torch.device("meta"):
         model = Transformer(config)
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+    named = model.named_parameters()
+    return {name: tuple(p.shape) for name, p in named}
 
 
 def lora_parameters(config: ModelConfig, lora: Lora) -> int:
@@ -118,7 +121,7 @@ def lora_parameters(config: ModelConfig, lora: Lora) -> int:
     total = 0
     for n in range(c.num_hidden_layers):
         if lora.attention:
-            total += 2 * (d + c.q_dim) + 2 * (d + c.kv_dim)
+            total += 4 * d + 2 * c.q_dim + 2 * c.kv_dim
         if lora.experts:
             experts, width = c.expert_shape(n)
             gate_up = d + 2 * width
@@ -219,7 +222,9 @@ def memory(config: ModelConfig, hyper: Hyperparameters, lora: Lora | None = None
     width = compute_width(hyper.precision)
     parts = hyper.accumulate * hyper.shards
     tokens = math.ceil(hyper.tokens_per_step / parts)  # of a part
-    sets = hyper.shards + (1 if hyper.accumulate > 1 else 0)
+    sets = hyper.shards
+    if hyper.accumulate > 1:
+        sets += 1
     activations = all_activations(config, tokens, width, hyper.checkpoint_layers)
     held = _weights(config, hyper, width) if lora is None else _changes(config, lora)
     return Memory(
@@ -254,13 +259,18 @@ def _weights(config: ModelConfig, hyper: Hyperparameters, width: int) -> _Held:
         if is_matrix(name):
             matrices += count
     copies = width * matrices if width < 4 else 0
-    return _Held(whole, 4 * whole, copies, states)
+    return _Held(trained=whole, weights=4 * whole, copies=copies, optimizer=states)
 
 
 def _changes(config: ModelConfig, lora: Lora) -> _Held:
     """Of a run that trains low-rank changes, with AdamW."""
     trained = lora_parameters(config, lora)
-    return _Held(trained, frozen_bytes(config) + 4 * trained, 0, 8 * trained)
+    return _Held(
+        trained=trained,
+        weights=frozen_bytes(config) + 4 * trained,
+        copies=0,
+        optimizer=8 * trained,
+    )
 
 
 def disk(config: ModelConfig, hyper: Hyperparameters, lora: Lora | None = None) -> int:

@@ -21,6 +21,7 @@ from ossia.train.pipeline import Phase, state_of
 from ossia.train.plan import cost
 from ossia.train.settings import Hyperparameters, Parallel
 
+Peaks = dict[tuple[str, int], float]  # operations/s, by precision and threads
 RECENT = 50  # steps of an unfinished run whose speed counts
 # share of the measured peak that a run reaches on a CPU. Assumed: small models have small products
 MFU = 0.25
@@ -103,19 +104,23 @@ class Estimate:
 
 def estimate(phases: Sequence[Phase], out: Path) -> Estimate:
     """Of all phases; measures the peak of this machine, which takes less than half a second."""
-    peaks: dict[tuple[str, int], float] = {}
+    peaks: Peaks = {}
     for phase in phases:
         if _trains(phase):
             hyper = phase.hyper or Hyperparameters()
             peaks[hyper.precision, hyper.shards] = _peak(hyper)
     costs = tuple(_cost(phase, out, peaks) for phase in phases)
-    best, threads = max(((peak, threads) for (_, threads), peak in peaks.items()), default=(0.0, 0))
-    return Estimate(costs, best, threads, free_disk(out), _machine_memory())
+    peak = 0.0
+    threads = 0
+    if peaks:
+        (_, threads), peak = max(peaks.items(), key=lambda item: item[1])
+    return Estimate(costs, peak, threads, free_disk(out), _machine_memory())
 
 
 def check_disk(phases: Sequence[Phase], out: Path) -> None:
     """Raises `TrainingError` if what is left to do will not fit on the disk."""
-    needed = sum(_disk(phase) for phase in phases if state_of(phase, out) != "done")
+    left = [phase for phase in phases if state_of(phase, out) != "done"]
+    needed = sum(map(_disk, left))
     free = free_disk(out)
     if needed > free:
         raise TrainingError(
@@ -136,22 +141,30 @@ def _trains(phase: Phase) -> bool:
     return phase.config is not None and phase.tokens > 0
 
 
-def _cost(phase: Phase, out: Path, peaks: dict[tuple[str, int], float]) -> PhaseCost:
-    about = PhaseCost(phase.name, phase.does, state_of(phase, out), phase.tokens, disk=_disk(phase))
+def _cost(phase: Phase, out: Path, peaks: Peaks) -> PhaseCost:
+    about = PhaseCost(
+        name=phase.name,
+        does=phase.does,
+        state=state_of(phase, out),
+        tokens=phase.tokens,
+        disk=_disk(phase),
+    )
     if phase.config is None or not _trains(phase):
         return about
     hyper = phase.hyper or Hyperparameters()
     counts = account(phase.config)
     context = phase.context or hyper.longest
     each = cost.flops_per_token(phase.config, context)
-    about = replace(about, parameters=counts.total, active=counts.active, flops=phase.tokens * each)
+    flops = phase.tokens * each
+    about = replace(about, parameters=counts.total, active=counts.active, flops=flops)
     if phase.parallel is not None:
         spread = _spread_memory(phase, hyper, phase.parallel)
         return replace(about, memory=spread, processes=phase.parallel.processes)
     seconds = _seconds_left(phase, out)
     if not seconds:
         each = cost.flops_per_token(phase.config, context, hyper.checkpoint_layers)
-        seconds = phase.tokens * each / (peaks[hyper.precision, hyper.shards] * MFU)
+        peak = peaks[hyper.precision, hyper.shards]
+        seconds = phase.tokens * each / (peak * MFU)
     memory = asdict(cost.memory(phase.config, hyper, phase.lora))
     return replace(about, memory=memory, seconds=seconds)
 
@@ -180,7 +193,8 @@ def _seconds_left(phase: Phase, out: Path) -> float | None:
     if not log or state_of(phase, out) == "done":
         return None
     last = log[-RECENT:]
-    speed = sum(line["tokens"] for line in last) / sum(line["seconds"] for line in last)
+    took = sum(line["seconds"] for line in last)
+    speed = sum(line["tokens"] for line in last) / took
     trained = sum(line["tokens"] for line in log)
     return float(max(0, phase.tokens - trained) / speed)
 
@@ -190,7 +204,8 @@ def _disk(phase: Phase) -> int:
         return phase.disk
     if phase.config is None or not _trains(phase):
         return 0
-    return cost.disk(phase.config, phase.hyper or Hyperparameters(), phase.lora)
+    hyper = phase.hyper or Hyperparameters()
+    return cost.disk(phase.config, hyper, phase.lora)
 
 
 def _peak(hyper: Hyperparameters) -> float:

@@ -135,8 +135,9 @@ def lay_out(job: Job, hardware: Hardware, layout: Parallel) -> Plan:
     peak = hardware.peak or PEAK[job.precision]
     seconds = job.tokens * flops / layout.tp / (peak * MFU)
     messages = [*_weights_sent(job, hardware, layout), *_tokens_sent(job, layout)]
-    traffic = tuple(message.sent(hardware) for message in messages if message.processes > 1)
-    return Plan(job, hardware, layout, _memory(job, layout), traffic, seconds)
+    traffic = [message.sent(hardware) for message in messages if message.processes > 1]
+    memory = _memory(job, layout)
+    return Plan(job, hardware, layout, memory, tuple(traffic), seconds)
 
 
 def in_words(layout: Parallel) -> str:

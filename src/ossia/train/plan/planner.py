@@ -14,12 +14,14 @@ from ossia.train.optim import OPTIMIZERS
 from ossia.train.plan.layout import Hardware, Job, Plan, in_words, lay_out
 from ossia.train.settings import Lora, Parallel
 
+Fixed = Mapping[str, int]  # sizes that are given, of replicate, fsdp, ep and tp
+Change = tuple[str, Job]  # options, and the job with them
 SHORTEST = 1024  # tokens of a document, below which no shorter ones are proposed
 HALVINGS = range(1, 6)  # how often a number is halved in search of one that fits
 DOUBLINGS = range(1, 8)  # of the GPUs
 
 
-def plan(job: Job, hardware: Hardware, fixed: Mapping[str, int] | None = None) -> Plan:
+def plan(job: Job, hardware: Hardware, fixed: Fixed | None = None) -> Plan:
     """The fastest layout that fits, among those with the numbers that `fixed` gives (of replicate,
     fsdp, ep, tp).
 
@@ -30,11 +32,12 @@ def plan(job: Job, hardware: Hardware, fixed: Mapping[str, int] | None = None) -
     plans = list(_plans(job, hardware, fixed))
     fitting = [p for p in plans if p.fits]
     if not fitting:
-        raise ConfigError(_too_large(min(plans, key=lambda p: p.total), fixed))
+        smallest = min(plans, key=lambda p: p.total)
+        raise ConfigError(_too_large(smallest, fixed))
     return min(fitting, key=lambda p: (p.seconds / p.step_tokens, p.total))
 
 
-def _plans(job: Job, hardware: Hardware, fixed: Mapping[str, int]) -> Iterator[Plan]:
+def _plans(job: Job, hardware: Hardware, fixed: Fixed) -> Iterator[Plan]:
     """Every layout that divides. Raises `ConfigError` if there is none."""
     if job.lora is not None and hardware.gpus > 1:
         raise ConfigError(
@@ -55,7 +58,7 @@ def _plans(job: Job, hardware: Hardware, fixed: Mapping[str, int]) -> Iterator[P
         raise ConfigError(_indivisible(hardware.gpus, fixed))
 
 
-def _layouts(gpus: int, fixed: Mapping[str, int]) -> Iterator[Parallel]:
+def _layouts(gpus: int, fixed: Fixed) -> Iterator[Parallel]:
     """Those whose product is `gpus`."""
     for tp in _choices("tp", gpus, fixed):
         for ep in _choices("ep", gpus // tp, fixed):
@@ -65,13 +68,15 @@ def _layouts(gpus: int, fixed: Mapping[str, int]) -> Iterator[Parallel]:
                     yield Parallel(replicate, fsdp, ep, tp)
 
 
-def _choices(name: str, most: int, fixed: Mapping[str, int]) -> list[int]:
+def _choices(name: str, most: int, fixed: Fixed) -> list[int]:
     """Divisors of `most`, or of them only the one that is given."""
-    numbers = [fixed[name]] if name in fixed else range(1, most + 1)
-    return [n for n in numbers if most % n == 0]
+    divisors = [n for n in range(1, most + 1) if most % n == 0]
+    if name in fixed:
+        return [n for n in divisors if n == fixed[name]]
+    return divisors
 
 
-def _indivisible(gpus: int, fixed: Mapping[str, int]) -> str:
+def _indivisible(gpus: int, fixed: Fixed) -> str:
     given = " x ".join(f"{name} {n}" for name, n in fixed.items())
     product = math.prod(fixed.values())
     why = f"{product} does not divide {gpus}"
@@ -86,7 +91,7 @@ def _indivisible(gpus: int, fixed: Mapping[str, int]) -> str:
 # ---- advice --------------------------------------------------------------------------------------
 
 
-def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
+def _too_large(best: Plan, fixed: Fixed) -> str:
     hardware = best.hardware
     over = human_bytes(best.total - hardware.usable)
     largest = sorted(best.memory.items(), key=lambda item: -item[1])[:3]
@@ -102,7 +107,7 @@ def _too_large(best: Plan, fixed: Mapping[str, int]) -> str:
     )
 
 
-def _what_helps(job: Job, hardware: Hardware, fixed: Mapping[str, int]) -> list[str]:
+def _what_helps(job: Job, hardware: Hardware, fixed: Fixed) -> list[str]:
     """Options with which a layout fits: single changes, or else together with checkpointing; and
     more GPUs.
     """
@@ -122,7 +127,7 @@ def _what_helps(job: Job, hardware: Hardware, fixed: Mapping[str, int]) -> list[
     return helping
 
 
-def _changes(job: Job) -> Iterator[tuple[str, Job]]:
+def _changes(job: Job) -> Iterator[Change]:
     """(options, the job with them) of what takes less; of a kind, the smallest change first."""
     if not job.checkpoint_layers:
         yield "--checkpoint-layers", replace(job, checkpoint_layers=True)
@@ -139,7 +144,8 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     else:
         for n in range(1, job.lora.rank.bit_length()):
             rank = job.lora.rank >> n
-            yield f"--lora {rank}", replace(job, lora=replace(job.lora, rank=rank))
+            smaller = replace(job.lora, rank=rank)
+            yield f"--lora {rank}", replace(job, lora=smaller)
     for n in HALVINGS:
         context = job.context >> n
         if context >= SHORTEST:
@@ -147,9 +153,7 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
             yield options, replace(job, tokens=context, context=context)
 
 
-def _first_of_each_kind(
-    changes: Iterable[tuple[str, Job]], hardware: Hardware, fixed: Mapping[str, int]
-) -> list[str]:
+def _first_of_each_kind(changes: Iterable[Change], hardware: Hardware, fixed: Fixed) -> list[str]:
     """Those after which a layout fits. Changes are of a kind if their first option is the same."""
     found: dict[str, str] = {}
     for options, changed in changes:
@@ -170,12 +174,14 @@ def _other_means(job: Job, hardware: Hardware) -> Iterator[str]:
         if _any_fits(checkpointed, more):
             yield f"--gpus {more.gpus} --checkpoint-layers"
             break
-    if hardware.gpus == 1 and _any_fits(replace(checkpointed, lora=Lora()), hardware):
+    low_rank = replace(checkpointed, lora=Lora())
+    if hardware.gpus == 1 and _any_fits(low_rank, hardware):
         yield "--lora 8 --checkpoint-layers"
 
 
-def _any_fits(job: Job, hardware: Hardware, fixed: Mapping[str, int] | None = None) -> bool:
+def _any_fits(job: Job, hardware: Hardware, fixed: Fixed | None = None) -> bool:
     try:
-        return any(p.fits for p in _plans(job, hardware, fixed or {}))
+        plans = _plans(job, hardware, fixed or {})
+        return any(p.fits for p in plans)
     except ConfigError:
         return False
