@@ -27,8 +27,6 @@ TODAY = {
     "checkpoint/gguf": 9.3,
     "data": 9.0,
     "engine": 9.8,
-    "harmony": 8.7,
-    "harmony/official": 9.4,
     "kernels": 11.3,
     "kernels/cpu": 9.4,
     "model": 10.7,
@@ -39,16 +37,11 @@ TODAY = {
     "tasks/machine": 8.9,
     "tasks/safety": 9.2,
     "tools": 8.6,
-    "train": 8.8,
-    "train/parallel": 9.3,
-    "train/plan": 9.6,
-    "train/recipes": 8.7,
-    "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 8  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 19  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 55  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 8  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 34  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,

@@ -34,7 +34,8 @@ from ossia.tasks.safety.hazard import (
     table_text,
 )
 from ossia.tasks.safety.hazard_texts import LAYOUTS, LAYOUTS_HELD_OUT
-from ossia.tasks.world.country import World, pick, sentence
+from ossia.tasks.words import pick, sentence
+from ossia.tasks.world.country import World
 from ossia.tokenizer import Tokenizer
 from ossia.train.length import token_losses
 from ossia.train.loop import train

@@ -282,9 +282,8 @@ def test_the_model_does_not_go_on_for_others(tokenizer: Tokenizer) -> None:
 def test_recorded_damage_gives_well_formed_items(entry: dict[str, Any]) -> None:
     o200k = Tokenizer.o200k_harmony()
     folded = answer(o200k, entry["tokens"], tools=TOOLS, retries=0)
-    written = "".join(
-        message[4] for message in entry["expected"]
-    )  # control words as plain text are text
+    # control words as plain text are text
+    written = "".join(message[4] for message in entry["expected"])
     leaked = [
         name
         for name in o200k.specials

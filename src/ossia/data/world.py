@@ -13,8 +13,8 @@ from random import Random
 
 from ossia.tasks.choices import draw_choice
 from ossia.tasks.problem import example_random
-from ossia.tasks.words import below, pick
-from ossia.tasks.world.country import Fact, Hop, World, hop_split, sentence, world
+from ossia.tasks.words import below, pick, sentence
+from ossia.tasks.world.country import Fact, Hop, World, hop_split, world
 from ossia.tasks.world.reading import reading_document
 from ossia.tasks.world.texts import BETWEEN, CLOSINGS, OPENINGS, REPORTS, WORDS
 

@@ -60,6 +60,11 @@ def pick(rng: Random, items: Sequence[Item]) -> Item:
     return items[below(rng, len(items))]
 
 
+def sentence(clause: str) -> str:
+    """The clause with a capital first letter."""
+    return clause[0].upper() + clause[1:]
+
+
 def _frozen(value: Any) -> Any:
     """The value with tuples for lists."""
     if isinstance(value, list):

@@ -185,9 +185,10 @@ async def test_what_is_remembered_takes_only_so_much_memory(
             kept.remember_thoughts(
                 caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")]
             )
+        # again
         kept.remember_thoughts(
             caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")]
-        )  # again
+        )
         known = [n for n in range(20) if kept.thoughts_before(caller, f"call_{n}")]
         assert (
             known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"

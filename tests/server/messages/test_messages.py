@@ -79,9 +79,8 @@ async def test_a_message(client_for: Callable[..., Any], tokenizer: Tokenizer) -
         and message["type"] == "message"
         and message["role"] == "assistant"
     )
-    assert message["content"] == [
-        {"type": "text", "text": "Hello there"}
-    ]  # thoughts only for those who ask
+    # thoughts only for those who ask
+    assert message["content"] == [{"type": "text", "text": "Hello there"}]
     assert (message["stop_reason"], message["stop_sequence"], message["model"]) == (
         "end_turn",
         None,

@@ -278,11 +278,12 @@ def test_what_truncation_may_leave_out() -> None:
     assert droppable(items) == [1, 2, 3, 4]
     assert without_first(items, 0) == items
     assert without_first(items, 1) == [items[0], *items[2:]]
+    # the result goes with its call
     assert without_first(items, 2) == [
         items[0],
         items[3],
         items[5],
-    ]  # the result goes with its call
+    ]
     assert without_first(items, 4) == [items[0], items[5]]
 
 

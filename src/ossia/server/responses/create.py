@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from ossia.engine.request import SamplingParams
 from ossia.errors import OssiaError
 from ossia.harmony import Message
-from ossia.harmony.calls import NOBODY
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.responses.input import Item
@@ -260,7 +260,7 @@ def thoughts_before_calls(ask: AnswerRequest, messages: Sequence[Message]) -> li
     }
     before: list[Message] = []
     for message in messages:
-        if message.role == "assistant" and message.recipient not in (*NOBODY, *builtin):
+        if message.role == "assistant" and message.recipient not in (*NOT_A_CALL, *builtin):
             break
         before.append(message)
     return before

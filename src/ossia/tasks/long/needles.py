@@ -23,8 +23,8 @@ from typing import Literal, get_args
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.words import Words, below, pick
-from ossia.tasks.world.country import World, sentence, world
+from ossia.tasks.words import Words, below, pick, sentence
+from ossia.tasks.world.country import World, world
 from ossia.tasks.world.texts import SYLLABLES
 
 Kind = Literal["one", "several", "all", "variables"]

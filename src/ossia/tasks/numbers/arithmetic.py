@@ -1,8 +1,8 @@
 """Arithmetic in words and signs: drawing an expression, asking for it in many ways, and the task
 itself.
 
-Knows expressions and their working. What is held out is the operation (its fact family), never the
-phrasing, which is in texts/arithmetic.toml.
+Knows expressions and their working. Operations (their fact families) are held out, never phrasings,
+which are in texts/arithmetic.toml.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from random import Random
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.numbers.working import working
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.words import Words, below
+from ossia.tasks.words import Words, below, sentence
 
 MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a few go to 9999
 LARGEST_RESULT = 9999
-# digits of the smaller and of the larger factor for which the working stays short
+# digits of the smaller and the larger factor of products with a short working
 SHORT_PRODUCTS = ([1, 1], [1, 2], [1, 3], [2, 2])
 WORDS = Words("arithmetic")
 # how many of these also take a noun, such as `the sum of 3 and 4`
@@ -61,42 +61,49 @@ def _draw_sum(rng: Random, sign: Sign) -> Op:
 
 def _draw_quotient(rng: Random) -> Op:
     divisor = rng.randrange(2, 13)
-    low, high = (1, 13) if rng.random() < 0.65 else (10, 100)
-    quotient = rng.randrange(low, high)
+    if rng.random() < 0.65:
+        quotient = rng.randrange(1, 13)
+    else:
+        quotient = rng.randrange(10, 100)
     return Op("/", divisor * quotient, divisor)
 
 
 def _draw_product(rng: Random) -> Op:
     kind = rng.random()
     if kind < 0.42:
-        first, second = (0, 13), (0, 13)
+        a = rng.randrange(0, 13)
+        b = rng.randrange(0, 13)
     elif kind < 0.84:
-        first, second = (10, 100), (2, 10)
+        a = rng.randrange(10, 100)
+        b = rng.randrange(2, 10)
     elif kind < 0.98:
-        first, second = (10, 100), (10, 100)
+        a = rng.randrange(10, 100)
+        b = rng.randrange(10, 100)
     else:
-        first, second = (100, 1000), (2, 10)
-    a = rng.randrange(*first)
-    b = rng.randrange(*second)
+        a = rng.randrange(100, 1000)
+        b = rng.randrange(2, 10)
     if rng.random() < 0.35:
-        a, b = b, a
+        return Op("*", b, a)
     return Op("*", a, b)
 
 
 def draw_one_step(rng: Random, split: Split) -> Op:
     while True:
-        expr = draw_operation(rng, _draw_sign(rng))
+        sign = _draw_sign(rng)
+        expr = draw_operation(rng, sign)
         if in_split(expr, split):
             return expr
 
 
 def _draw_sign(rng: Random) -> Sign:
-    pick = rng.random()
-    if pick < 0.33:
+    kind = rng.random()
+    if kind < 0.33:
         return "+"
-    if pick < 0.66:
+    if kind < 0.66:
         return "-"
-    return "*" if pick < 0.9 else "/"
+    if kind < 0.9:
+        return "*"
+    return "/"
 
 
 def draw_two_steps(rng: Random, split: Split) -> Op:
@@ -116,33 +123,46 @@ def _two_steps(rng: Random) -> Op:
     first = _plus_or_minus(rng)
     second = _plus_or_minus(rng)
     if shape < 0.4:
-        return Op(second, Op(first, a, b), c)
+        inner = Op(first, a, b)
+        return Op(second, inner, c)
     if shape < 0.68:
         large = top > 12 and rng.random() < 0.4
         product = _draw_product(rng) if large else _small_product(rng)
-        before = rng.random() < 0.5
-        return Op(second, product, c) if before else Op(second, a, product)
+        if rng.random() < 0.5:
+            return Op(second, product, c)
+        return Op(second, a, product)
     if shape < 0.88:
         factor = rng.randrange(2, 10)
         inner = Op(first, a, b)
-        after = rng.random() < 0.7
-        return Op("*", inner, factor) if after else Op("*", factor, inner)
+        if rng.random() < 0.7:
+            return Op("*", inner, factor)
+        return Op("*", factor, inner)
     if shape < 0.91:
-        return Op("*", _small_product(rng), rng.randrange(1, 13))
+        product = _small_product(rng)
+        factor = rng.randrange(1, 13)
+        return Op("*", product, factor)
+    return _two_steps_of_a_quotient(rng, shape, second, a, c)
+
+
+def _two_steps_of_a_quotient(rng: Random, shape: float, sign: Sign, a: int, c: int) -> Op:
     divisor = rng.randrange(2, 13)
     largest = 13 if rng.random() < 0.7 else 100
     whole = divisor * rng.randrange(1, largest)
     if shape < 0.95:
         part = min(a, whole)
-        return Op("/", Op("+", part, whole - part), divisor)
-    return Op(second, Op("/", whole, divisor), c)
+        dividend = Op("+", part, whole - part)
+        return Op("/", dividend, divisor)
+    quotient = Op("/", whole, divisor)
+    return Op(sign, quotient, c)
 
 
 def _largest_term(rng: Random) -> int:
     size = rng.random()
     if size < 0.4:
         return 12
-    return 99 if size < 0.92 else 999
+    if size < 0.92:
+        return 99
+    return 999
 
 
 def _plus_or_minus(rng: Random) -> Sign:
@@ -156,14 +176,14 @@ def _small_product(rng: Random) -> Op:
 
 
 def _is_in_range(rng: Random, expr: Op) -> bool:
-    """Small intermediate values, rarely negative ones or larger ones, and only products that the
-    working is short for.
-    """
+    """Whether values are small, rarely negative or larger, and the working of products is short."""
     parts = [part for part in (expr.left, expr.right, expr) if isinstance(part, Op)]
     if not all(map(_is_short, parts)):
         return False
-    results = [value(part) for part in parts]  # that of the whole is the last
-    if min(results[:-1], default=0) < 0 and rng.random() < 0.8:
+    results = [value(part) for part in parts]
+    *intermediate, _ = results
+    negative = any(result < 0 for result in intermediate)
+    if negative and rng.random() < 0.8:
         return False
     largest = max(map(abs, results))
     if largest <= MAX_RESULT:
@@ -174,8 +194,8 @@ def _is_in_range(rng: Random, expr: Op) -> bool:
 def _is_short(part: Op) -> bool:
     if part.sign != "*":
         return True
-    factors = (value(part.left), value(part.right))
-    return sorted(len(str(abs(factor))) for factor in factors) in SHORT_PRODUCTS
+    digits = [len(str(abs(value(factor)))) for factor in (part.left, part.right)]
+    return sorted(digits) in SHORT_PRODUCTS
 
 
 # ---- asking --------------------------------------------------------------------------------------
@@ -187,13 +207,20 @@ def in_words(number: int) -> str:
     if number < len(small):
         return small[number]
     if number < 100:
-        tens, ones = divmod(number, 10)
-        word = WORDS["tens"][tens]
-        return f"{word}-{small[ones]}" if ones else word
-    size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
-    many, rest = divmod(number, size)
-    said = f"{in_words(many)} {name}"
-    return f"{said} {in_words(rest)}" if rest else said
+        tens, rest = divmod(number, 10)
+        said = WORDS["tens"][tens]
+        between = "-"
+    elif number < 1000:
+        hundreds, rest = divmod(number, 100)
+        said = f"{in_words(hundreds)} hundred"
+        between = " "
+    else:
+        thousands, rest = divmod(number, 1000)
+        said = f"{in_words(thousands)} thousand"
+        between = " "
+    if rest == 0:
+        return said
+    return said + between + in_words(rest)
 
 
 def say(rng: Random, expr: Expr) -> str:
@@ -207,29 +234,33 @@ def say(rng: Random, expr: Expr) -> str:
     words = text(expr)
     if "(" in words:
         return _signed(rng, words)
-    said = {f" {sign} ": f" {rng.choice(WORDS.table('word')[sign])} " for sign in "+-*/"}
-    for sign, word in said.items():
-        words = words.replace(sign, word)
-    return _spell(words) if style > 0.97 else words
+    names = WORDS.table("word")
+    said = {sign: rng.choice(names[sign]) for sign in "+-*/"}
+    for sign, name in said.items():
+        words = words.replace(f" {sign} ", f" {name} ")
+    if style > 0.97:
+        return _spell(words)
+    return words
 
 
 def _signed(rng: Random, formula: str) -> str:
     for sign in "*/":
         if sign in formula:
-            formula = formula.replace(sign, rng.choice(WORDS.table("sign")[sign]))
+            written = rng.choice(WORDS.table("sign")[sign])
+            formula = formula.replace(sign, written)
     if "-" in formula and formula[0] != "-" and rng.random() < 0.06:
         formula = formula.replace("-", "\N{MINUS SIGN}")
     return formula
 
 
 def _spell(words: str) -> str:
-    """Numbers as words where they are small enough."""
-
-    def spelled(word: str) -> str:
-        small = word.isdigit() and int(word) < 100
-        return in_words(int(word)) if small else word
-
-    return " ".join(map(spelled, words.split(" ")))
+    """The text with numbers up to 99 as words."""
+    spelled = []
+    for word in words.split(" "):
+        if word.isdigit() and int(word) < 100:
+            word = in_words(int(word))
+        spelled.append(word)
+    return " ".join(spelled)
 
 
 def ask(rng: Random, expr: Op) -> str:
@@ -238,16 +269,23 @@ def ask(rng: Random, expr: Op) -> str:
     plain = isinstance(expr.left, int) and isinstance(expr.right, int)
     if plain and kind < 0.3:
         return _ask_in_words(rng, expr)
-    if not plain and kind < 0.14 and (steps := _as_orders(rng, expr)):
-        return dress(rng, steps, _maybe(rng, 0.6, "."))
+    if not plain and kind < 0.14:
+        orders = _as_orders(rng, expr)
+        if orders:
+            mark = _maybe(rng, 0.6, ".")
+            return dress(rng, orders, mark)
     said = say(rng, expr)
     if kind < 0.45:
         bare = rng.choice(WORDS["bare"]).format(e=said)
-        return bare if rng.random() < 0.9 else rng.choice(WORDS["greetings"]) + bare
+        if rng.random() < 0.9:
+            return bare
+        return rng.choice(WORDS["greetings"]) + bare
     if kind < 0.8:
-        return dress(rng, rng.choice(WORDS["questions"]).format(e=said), "?")
-    order = rng.choice(WORDS["orders"]).format(e=said)
-    return dress(rng, order, _maybe(rng, 0.5, "."))
+        question = rng.choice(WORDS["questions"])
+        return dress(rng, question.format(e=said), "?")
+    order = rng.choice(WORDS["orders"])
+    mark = _maybe(rng, 0.5, ".")
+    return dress(rng, order.format(e=said), mark)
 
 
 def _maybe(rng: Random, share: float, mark: str) -> str:
@@ -255,91 +293,102 @@ def _maybe(rng: Random, share: float, mark: str) -> str:
 
 
 def _ask_in_words(rng: Random, expr: Op) -> str:
-    a, b = expr.left, expr.right
-    assert isinstance(a, int) and isinstance(b, int)
-    spelled = rng.random() >= 0.96
-    names = {"a": _word(a), "b": _word(b)} if spelled else {"a": str(a), "b": str(b)}
+    a = expr.left
+    b = expr.right
+    assert isinstance(a, int)
+    assert isinstance(b, int)
+    names = {"a": str(a), "b": str(b)}
+    if rng.random() >= 0.96:
+        names = {"a": _word(a), "b": _word(b)}
     if b == 2 and rng.random() < 0.4 and expr.sign in "*/":
         noun = f"twice {a}" if expr.sign == "*" else f"half of {a}"
-    elif rng.random() < 0.45:
-        return _ask_to_do(rng, rng.choice(WORDS.table("order")[expr.sign]).format(**names))
-    else:
-        nouns = WORDS.table("noun")[expr.sign]
-        # "the difference between 5 and 12" would have two readings
-        first = 2 if expr.sign == "-" and a < b else 0
-        noun = nouns[rng.randrange(first, len(nouns))].format(**names)
+        return _ask_for(rng, noun)
+    if rng.random() < 0.45:
+        orders = WORDS.table("order")[expr.sign]
+        order = rng.choice(orders)
+        return _ask_to_do(rng, order.format(**names))
+    nouns = WORDS.table("noun")[expr.sign]
+    # "the difference between 5 and 12" would have two readings
+    first = 2 if expr.sign == "-" and a < b else 0
+    number = rng.randrange(first, len(nouns))
+    noun = nouns[number].format(**names)
     return _ask_for(rng, noun)
 
 
 def _word(number: int) -> str:
-    return in_words(number) if 0 <= number < 10000 else str(number)
+    if 0 <= number < 10000:
+        return in_words(number)
+    return str(number)
 
 
 def _ask_to_do(rng: Random, order: str) -> str:
     if rng.random() < 0.25:
         frame = rng.choice(WORDS["questions around orders"])
-        return dress(rng, frame.format(e=order), "?")
-    return dress(rng, order, _maybe(rng, 0.6, "."))
+        question = frame.format(e=order)
+        return dress(rng, question, "?")
+    mark = _maybe(rng, 0.6, ".")
+    return dress(rng, order, mark)
 
 
 def _ask_for(rng: Random, noun: str) -> str:
-    """For what a noun names: `the sum of 3 and 4`."""
+    """A question for a noun: `the sum of 3 and 4`."""
     luck = rng.random()
     if luck < 0.15:
-        bare = noun.removeprefix("the ") if rng.random() < 0.5 else noun
+        bare = noun
+        if rng.random() < 0.5:
+            bare = noun.removeprefix("the ")
         if luck < 0.08:
             return dress(rng, bare, "?")
-        return dress(rng, bare, "." if luck < 0.1 else "")
+        mark = "." if luck < 0.1 else ""
+        return dress(rng, bare, mark)
     if luck < 0.75:
-        question = rng.choice(WORDS["questions"][:QUESTIONS_FOR_NOUNS])
-        return dress(rng, question.format(e=noun), "?")
-    order = rng.choice(WORDS["orders"][:ORDERS_FOR_NOUNS])
-    return dress(rng, order.format(e=noun), _maybe(rng, 0.6, "."))
+        questions = WORDS["questions"][:QUESTIONS_FOR_NOUNS]
+        question = rng.choice(questions).format(e=noun)
+        return dress(rng, question, "?")
+    orders = WORDS["orders"][:ORDERS_FOR_NOUNS]
+    order = rng.choice(orders).format(e=noun)
+    mark = _maybe(rng, 0.6, ".")
+    return dress(rng, order, mark)
 
 
 def _as_orders(rng: Random, expr: Op) -> str:
-    """`Start with 12, add 30, then subtract 5`, for expressions that are worked out from left to
-    right.
-    """
+    """`Start with 12, add 30, then subtract 5`; "" if it is not worked out from left to right."""
     inner = expr.left
     if not isinstance(inner, Op) or not isinstance(expr.right, int):
         return ""
     then = WORDS.table("then")
     last = rng.choice(then[expr.sign]).format(n=expr.right)
     joint = rng.choice(WORDS["joints"])
-    if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
-        order = rng.choice(WORDS.table("order")[inner.sign])
-        return order.format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(WORDS["starts"]).format(n=inner.left)
-    middle = rng.choice(then[inner.sign]).format(n=inner.right)
-    return start + middle + joint + last
+    half = rng.random() < 0.5
+    if half and isinstance(inner.left, int) and isinstance(inner.right, int):
+        orders = WORDS.table("order")[inner.sign]
+        begin = rng.choice(orders).format(a=inner.left, b=inner.right)
+    else:
+        start = rng.choice(WORDS["starts"]).format(n=inner.left)
+        middle = rng.choice(then[inner.sign]).format(n=inner.right)
+        begin = start + middle
+    return begin + joint + last
 
 
-def dress(rng: Random, sentence: str, mark: str) -> str:
-    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the
-    same thing.
-    """
+def dress(rng: Random, text: str, mark: str) -> str:
+    """Capitals, the final mark, a greeting or a thank-you: the variety of people's messages."""
     luck = rng.random()
     if mark != "?" and rng.random() < 0.07:
-        sentence = f"please {sentence.removeprefix('please ')}"
+        text = f"please {text.removeprefix('please ')}"
     elif luck > 0.993:
-        return sentence.upper() + mark
+        return text.upper() + mark
     if luck < 0.06:
         before = rng.choice(WORDS["greetings"])
         if before[-2] in ".!" and luck >= 0.02:
-            sentence = _capital(sentence)
-        sentence = before + sentence
+            text = sentence(text)
+        text = before + text
     elif luck < 0.13:
         after = rng.choice(WORDS["thanks"])
         ended = mark if after[1].isupper() else ""
-        return _capital(sentence) + ended + after
+        return sentence(text) + ended + after
     if rng.random() < 0.24:
-        return sentence + _maybe(rng, 0.5, mark)
-    return _capital(sentence) + _maybe(rng, 0.9, mark)
-
-
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
+        return text + _maybe(rng, 0.5, mark)
+    return sentence(text) + _maybe(rng, 0.9, mark)
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -351,12 +400,18 @@ def answer_sentence(expr: Expr) -> str:
 
 def turn_for(expr: Op, user: str) -> Turn:
     """A turn that asks for `expr` and is answered by working it out."""
-    return Turn(user, answer_sentence(expr), partial(working, expr))
+    answer = answer_sentence(expr)
+    think = partial(working, expr)
+    return Turn(user, answer, think)
 
 
 def arithmetic_question(rng: Random, split: Split) -> Problem:
     """One question about an expression of one or two operations."""
-    draw = draw_one_step if rng.random() < 0.62 else draw_two_steps
-    expr = draw(rng, split)
-    turn = turn_for(expr, ask(rng, expr))
-    return Problem("arithmetic", split, (turn,), Expect(number=value(expr)))
+    if rng.random() < 0.62:
+        expr = draw_one_step(rng, split)
+    else:
+        expr = draw_two_steps(rng, split)
+    user = ask(rng, expr)
+    turn = turn_for(expr, user)
+    expect = Expect(number=value(expr))
+    return Problem("arithmetic", split, (turn,), expect)

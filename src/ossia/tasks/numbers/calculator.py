@@ -1,5 +1,4 @@
-"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using
-what it returns.
+"""The calculator: a safe evaluator of expressions, and the task of calling it and using its result.
 
 Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use
 the tool's result, also in the rare cases where that is, on purpose, not the true value, or an
@@ -106,9 +105,10 @@ def _combined(sign: ast.operator, a: int | float, b: int | float) -> int | float
 
 
 def _quotient(a: int | float, b: int | float) -> int | float:
-    """An int where it is whole."""
-    whole = isinstance(a, int) and isinstance(b, int) and a % b == 0
-    return a // b if whole else a / b
+    """The quotient, as an int where it is whole."""
+    if isinstance(a, int) and isinstance(b, int) and a % b == 0:
+        return a // b
+    return a / b
 
 
 def _power(a: int | float, b: int | float) -> int | float:
@@ -130,11 +130,13 @@ def _checked(number: int | float) -> int | float:
 
 
 def calculate(arguments: str) -> str:
-    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text,
-    `error: ...`.
+    """Run the calculator on the JSON text of a call's arguments.
+
+    Every error comes back as text, `error: ...`.
     """
     try:
-        return str(evaluate(expression_of("calculator", arguments)))
+        expression = expression_of("calculator", arguments)
+        return str(evaluate(expression))
     except ToolError as error:
         return f"error: {error}"
 
@@ -150,8 +152,9 @@ _OPERAND_KEYS: dict[tuple[str, str, str], dict[str, str]] = {
 
 
 def expression_of(name: str, arguments: str) -> str:
-    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if
-    there is none.
+    """The expression that a call asks for, whatever the shape of its arguments.
+
+    Raises ToolError if there is none.
     """
     try:
         data = json.loads(arguments)
@@ -160,14 +163,16 @@ def expression_of(name: str, arguments: str) -> str:
     if not isinstance(data, Mapping):
         raise ToolError(f"the arguments of {name} must be a JSON object")
     for key in EXPRESSION_KEYS:
-        if isinstance(data.get(key), str):
-            return str(data[key])
+        expression = data.get(key)
+        if isinstance(expression, str):
+            return expression
     for keys, names in _OPERAND_KEYS.items():
-        if set(keys) <= data.keys():
-            first, second, sign = (data[key] for key in keys)
-            for plain, theirs in names.items():
-                if theirs == sign:
-                    return f"({first}) {plain} ({second})"
+        if not set(keys) <= data.keys():
+            continue
+        first, second, sign = (data[key] for key in keys)
+        for plain, theirs in names.items():
+            if theirs == sign:
+                return f"({first}) {plain} ({second})"
     raise ToolError(f"{name} needs an expression, such as 12*7")
 
 
@@ -183,19 +188,19 @@ CALCULATOR = FunctionTool(
 
 # ---- how it is declared --------------------------------------------------------------------------
 
-# the only one: a model of this size that saw six names called the commonest whatever was declared
+# the only one: a model of this size that saw six names called the commonest, whichever was declared
 _NAME = "calculator"
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A calculator as some application declares it: the function, its arguments' shape and its
-    answers' shape.
+    """A calculator as some application declares it: the function, and how its arguments and answers
+    look.
     """
 
     function: FunctionTool
     keys: tuple[str, ...]  # ("expression",) or the names of two operands and the operator
-    style: str  # how results come back: see `_shown`
+    style: str  # of results: see `_shown`
 
     @property
     def takes_one_operation(self) -> bool:
@@ -205,36 +210,52 @@ class Declared:
         """The JSON text of a call for `expr`."""
         if not self.takes_one_operation:
             space = " " if spaced else ""
-            return json.dumps({self.keys[0]: text(expr, space)})
+            key = self.keys[0]
+            return json.dumps({key: text(expr, space)})
         first, second, sign = self.keys
-        name = _OPERAND_KEYS[first, second, sign][expr.sign]
-        return json.dumps({first: value(expr.left), second: value(expr.right), sign: name})
+        names = _OPERAND_KEYS[first, second, sign]
+        left = value(expr.left)
+        right = value(expr.right)
+        return json.dumps({first: left, second: right, sign: names[expr.sign]})
 
 
 def declare(rng: Random, two_steps: bool) -> Declared:
     """One of many declarations of a calculator; one that takes whole expressions if `two_steps`."""
     description = rng.choice(WORDS["descriptions"])
     style = pick(rng, WORDS["styles"])
-    one_operation = not two_steps and rng.random() < 0.08
-    properties = _operands(rng) if one_operation else _whole_expression(rng)
-    keys = tuple(properties)
-    schema = {"type": "object", "properties": properties, "required": list(keys)}
-    return Declared(FunctionTool(_NAME, description, schema), keys, style)
+    if not two_steps and rng.random() < 0.08:
+        properties = _operands(rng)
+    else:
+        properties = _whole_expression(rng)
+    function = FunctionTool(_NAME, description, _object_schema(properties))
+    return Declared(function, tuple(properties), style)
+
+
+def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object whose properties are all required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _operands(rng: Random) -> dict[str, Any]:
     """Properties of a calculator that takes one operation: two numbers and a sign."""
-    first, second, sign = rng.choice(tuple(_OPERAND_KEYS))
-    names = list(_OPERAND_KEYS[first, second, sign].values())
+    shapes = tuple(_OPERAND_KEYS)
+    shape = rng.choice(shapes)
+    names = _OPERAND_KEYS[shape].values()
     number = {"type": "integer" if rng.random() < 0.5 else "number"}
-    return {first: number, second: number, sign: {"type": "string", "enum": names}}
+    first, second, sign = shape
+    return {first: number, second: number, sign: {"type": "string", "enum": list(names)}}
 
 
 def _whole_expression(rng: Random) -> dict[str, Any]:
-    usual, *others = EXPRESSION_KEYS
-    key = usual if rng.random() < 0.93 else rng.choice(others)
+    """The one property of a calculator that takes a whole expression."""
+    key, *others = EXPRESSION_KEYS
+    if rng.random() >= 0.93:
+        key = rng.choice(others)
+    schema = {"type": "string"}
     note = rng.choice(WORDS["notes"])
-    return {key: {"type": "string"} | ({"description": note} if note else {})}
+    if note:
+        schema["description"] = note
+    return {key: schema}
 
 
 def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
@@ -244,8 +265,9 @@ def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
     count = 1 if rng.random() < 0.7 else 2
     tools = [own]
     for name, description, key in rng.sample(WORDS.rows("others"), count):
-        schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
-        tools.append(Tool(FunctionTool(name, description, schema), _unavailable))
+        schema = _object_schema({key: {"type": "string"}})
+        function = FunctionTool(name, description, schema)
+        tools.append(Tool(function, _unavailable))
     rng.shuffle(tools)
     return tuple(tools)
 
@@ -275,7 +297,7 @@ def _shown(number: int | float, style: str, expression: str) -> str:
 
 
 def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
-    """What the tool of a problem answers: the value in its style, off by `off_by`, or an error."""
+    """The answer of a problem's tool: the value in its style, off by `off_by`, or an error."""
     if error:
         return error
     try:
@@ -287,10 +309,12 @@ def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
 
 def _asked_value(name: str, arguments: str) -> int | None:
     try:
-        number = evaluate(expression_of(name, arguments))
+        expression = expression_of(name, arguments)
+        number = evaluate(expression)
     except ToolError:
         return None
-    return int(number) if number == int(number) else None
+    whole = int(number)
+    return whole if number == whole else None
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -304,10 +328,13 @@ def draw_large(rng: Random, split: Split) -> Op:
     while True:
         expr = _large_operation(rng)
         if rng.random() < 0.3:
-            second = rng.choice(_LARGE_SIGNS[:3])
+            sign = rng.choice(_LARGE_SIGNS[:3])
             before = rng.random() < 0.7
             number = _large(rng)
-            expr = Op(second, expr, number) if before else Op(second, number, expr)
+            if before:
+                expr = Op(sign, expr, number)
+            else:
+                expr = Op(sign, number, expr)
         if abs(value(expr)) < LARGEST and in_split(expr, split):
             return expr
 
@@ -324,7 +351,8 @@ def _large_operation(rng: Random) -> Op:
 
 def _large(rng: Random) -> int:
     digits = rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5, 6))
-    return rng.randrange(10 ** (digits - 1), 10**digits)
+    smallest = 10 ** (digits - 1)
+    return rng.randrange(smallest, 10 * smallest)
 
 
 def call_thoughts(expr: Expr, effort: Effort) -> str:
@@ -340,10 +368,16 @@ def call_thoughts(expr: Expr, effort: Effort) -> str:
 
 
 def result_thoughts(seen: int | None, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return ""
-    said = "The calculator failed." if seen is None else f"The calculator says {seen}."
-    return said if effort is Effort.MEDIUM else f"{said} I answer with that."
+    said = "The calculator failed."
+    if seen is not None:
+        said = f"The calculator says {seen}."
+    match effort:
+        case Effort.LOW:
+            return ""
+        case Effort.MEDIUM:
+            return said
+        case Effort.HIGH:
+            return f"{said} I answer with that."
 
 
 def calculator_turn(
@@ -355,7 +389,7 @@ def calculator_turn(
     off_by: int = 0,
     error: str = "",
 ) -> tuple[Turn, Expect, Callable[[str], str]]:
-    """A turn that calls the calculator for `expr`, what a right answer shows, and the tool to run.
+    """A turn that calls the calculator for `expr`, its expectation, and the tool to run.
 
     `final` is the sentence to answer with, {r} being the result; the equation by default.
     """
@@ -363,17 +397,20 @@ def calculator_turn(
     run = partial(_run, declared.style, off_by, error, name)
     arguments = declared.arguments(expr, spaced)
     call = Call(name, arguments, run(arguments))
-    think = partial(call_thoughts, expr)
+    true_value = value(expr)
+    seen = None
+    contains = None
     if error:
-        seen = None
         contains = "calculator failed"
         said = FAILED
     else:
-        seen = value(expr) + off_by
-        contains = None
-        said = (final or f"{text(expr)} = {{r}}").format(r=seen)
-    turn = Turn(user, said, think, call, partial(result_thoughts, seen))
-    expect = Expect(seen, contains, calls=True, value=value(expr), evaluate=_asked_value)
+        seen = true_value + off_by
+        frame = final or f"{text(expr)} = {{r}}"
+        said = frame.format(r=seen)
+    think = partial(call_thoughts, expr)
+    review = partial(result_thoughts, seen)
+    turn = Turn(user, said, think, call, review)
+    expect = Expect(seen, contains, calls=True, value=true_value, evaluate=_asked_value)
     return turn, expect, run
 
 
@@ -400,13 +437,18 @@ def calculator_use(rng: Random, split: Split) -> Problem:
         user, expr, final, _ = draw_story(rng, split)
     else:
         expr = draw_for_calculator(rng, split)
-        final = ""
         user = ask(rng, expr)
+        final = ""
     declared = declare(rng, _has_two_steps(expr))
     luck = rng.random()
-    error = rng.choice(WORDS["errors"]) if luck < 0.03 else ""
-    off_by = rng.choice(_OFF_BY) if 0.03 <= luck < 0.08 else 0
+    error = ""
+    off_by = 0
+    if luck < 0.03:
+        error = rng.choice(WORDS["errors"])
+    elif luck < 0.08:
+        off_by = rng.choice(_OFF_BY)
     spaced = rng.random() < 0.15
     turn, expect, run = calculator_turn(expr, user, declared, final, spaced, off_by, error)
-    tools = with_others(rng, Tool(declared.function, run))
+    own = Tool(declared.function, run)
+    tools = with_others(rng, own)
     return Problem("calculator", split, (turn,), expect, tools)

@@ -1,6 +1,6 @@
 """Integer expressions: their text, their value, and which split an operation belongs to.
 
-Knows integers only; nothing of phrasing, messages or written working (`working.py`).
+Knows integers only; does not know phrasing, messages or written working (`working.py`).
 
 The split of one operation is that of its *fact family*: 37+48, 48+37, 85-37, 85-48 and 37-85 are
 all held out or all trained on, and so are 12*7, 7*12, 84/7 and 84/12. Facts that the written
@@ -57,13 +57,14 @@ def text(expr: Expr, space: str = " ") -> str:
     """`(3 + 4) * 5`, or `(3+4)*5` with space="". Parentheses only where they are needed."""
     if isinstance(expr, int):
         return str(expr)
+    sign = expr.sign
     left = text(expr.left, space)
     right = text(expr.right, space)
-    if isinstance(expr.left, Op) and _BINDS[expr.left.sign] < _BINDS[expr.sign]:
+    if isinstance(expr.left, Op) and _BINDS[expr.left.sign] < _BINDS[sign]:
         left = f"({left})"
-    if isinstance(expr.right, Op) and not _binds_on_the_right(expr.right.sign, expr.sign):
+    if isinstance(expr.right, Op) and not _binds_on_the_right(expr.right.sign, sign):
         right = f"({right})"
-    return f"{left}{space}{expr.sign}{space}{right}"
+    return f"{left}{space}{sign}{space}{right}"
 
 
 def _binds_on_the_right(inner: Sign, outer: Sign) -> bool:
@@ -77,20 +78,25 @@ def operations(expr: Expr) -> list[tuple[Sign, int, int]]:
     """The operations (sign, left value, right value) in the order in which they are worked out."""
     if isinstance(expr, int):
         return []
-    done = operations(expr.left) + operations(expr.right)
-    return [*done, (expr.sign, value(expr.left), value(expr.right))]
+    found = operations(expr.left)
+    found += operations(expr.right)
+    left = value(expr.left)
+    right = value(expr.right)
+    found.append((expr.sign, left, right))
+    return found
 
 
 def magnitudes(sign: Sign, a: int, b: int) -> tuple[bool, int, Sign, int]:
-    """The same operation on numbers >= 0, with the larger first: (whether the result is minus that,
-    x, sign, y).
+    """The same operation on numbers >= 0, with the larger first.
+
+    (Whether the result is minus that, x, sign, y).
     """
     x = abs(a)
     y = abs(b)
     if sign in "*/":
+        minus = a * b < 0
         if sign == "*" and len(str(x)) < len(str(y)):
-            x, y = y, x
-        minus = (a < 0) != (b < 0) and a * b != 0
+            return minus, y, sign, x
         return minus, x, sign, y
     adds = (sign == "+") == (b >= 0)
     if adds == (a >= 0):
@@ -111,7 +117,8 @@ def operation_split(sign: Sign, a: int, b: int) -> Split:
         case "*":
             return _product_split(x, y)
         case "/":
-            return _product_split(x // y if y else 0, y)
+            quotient = x // y if y else 0
+            return _product_split(quotient, y)
         case "+":
             return _sum_split(x, y)
         case "-":
@@ -135,31 +142,34 @@ def _sum_split(x: int, y: int) -> Split:
 
 
 def product_columns(x: int, y: int) -> list[list[tuple[int, int]]]:
-    """The digit pairs of x * y by place, ones first; in a column from x's highest digit: 3*7, 4*5
-    for 34 * 57.
+    """The digit pairs of x * y by place, ones first.
+
+    In a column they begin with x's highest digit: 3*7, 4*5 for 34 * 57.
     """
     xs = [int(digit) for digit in reversed(str(x))]
     ys = [int(digit) for digit in reversed(str(y))]
-    columns: list[list[tuple[int, int]]] = [[] for _ in range(len(xs) + len(ys) - 1)]
+    count = len(xs) + len(ys) - 1
+    columns: list[list[tuple[int, int]]] = [[] for _ in range(count)]
     for i in reversed(range(len(xs))):
         for j, digit in enumerate(ys):
-            columns[i + j].append((xs[i], digit))
+            pair = (xs[i], digit)
+            columns[i + j].append(pair)
     return columns
 
 
 @lru_cache(maxsize=200_000)
 def _may_be_written(sign: Sign, a: int, b: int) -> bool:
-    """Whether an operation and all the sums that its written working holds are of the training
-    split.
-    """
+    """Whether an operation and all sums in its written working are of the training split."""
     if operation_split(sign, a, b) != "train":
         return False
     if sign != "*":
         return True
     carry = 0
     for pairs in product_columns(abs(a), abs(b)):
-        so_far, *rest = [p * q for p, q in pairs]
-        for term in (*rest, carry):
+        first, *terms = [p * q for p, q in pairs]
+        terms.append(carry)
+        so_far = first
+        for term in terms:
             if operation_split("+", so_far, term) != "train":
                 return False
             so_far += term
@@ -168,35 +178,46 @@ def _may_be_written(sign: Sign, a: int, b: int) -> bool:
 
 
 def is_trained(expr: Expr) -> bool:
-    """Whether `expr` may appear in training: every operation and, if there are several, the whole
-    must be.
+    """Whether `expr` may appear in training.
+
+    Every operation must be of training, and, if there are several, the whole.
     """
     if isinstance(expr, int):
         return True
     parts = operations(expr)
     if not all(_may_be_written(*part) for part in parts):
         return False
-    return len(parts) == 1 or split_of(text(expr, "")) == "train" or _is_small_chain(expr)
+    return len(parts) == 1 or _split_of_several(expr) == "train"
 
 
 def is_held_out(expr: Expr) -> bool:
-    """Whether `expr` can never have been trained on: its one operation, or the whole of several, is
-    held out.
+    """Whether `expr` can never have been trained on.
+
+    That is so if its one operation, or the whole of several, is held out.
     """
     if isinstance(expr, int):
         return False
     parts = operations(expr)
-    if len(parts) == 1:
-        return operation_split(*parts[0]) == "held_out"
-    return split_of(text(expr, "")) == "held_out" and not _is_small_chain(expr)
+    if len(parts) > 1:
+        return _split_of_several(expr) == "held_out"
+    only = parts[0]
+    return operation_split(*only) == "held_out"
+
+
+def _split_of_several(expr: Op) -> Split:
+    if _is_small_chain(expr):
+        return "train"
+    return split_of(text(expr, ""))
 
 
 def in_split(expr: Expr, split: Split) -> bool:
-    return is_trained(expr) if split == "train" else is_held_out(expr)
+    if split == "train":
+        return is_trained(expr)
+    return is_held_out(expr)
 
 
 def _is_small_chain(expr: Op) -> bool:
-    """Sums and differences of small numbers: the columns of the written methods look like them."""
+    """Sums and differences of small numbers: the columns of written working look like them."""
     if expr.sign in "*/" or not _is_digit(expr.right):
         return False
     first = expr.left
@@ -216,14 +237,20 @@ def _is_digit(expr: Expr) -> bool:
 
 def equations(text: str) -> list[tuple[Sign, int, int]]:
     """(sign, a, b) of everything in a text that looks like `a sign b =`."""
-    return [(sign, int(a), int(b)) for a, sign, b in _EQUATION.findall(text)]
+    found = []
+    for a, sign, b in _EQUATION.findall(text):
+        found.append((sign, int(a), int(b)))
+    return found
 
 
 def may_be_trained(*texts: str) -> bool:
     """Whether none of the texts writes an equation of the held-out split.
 
-    Every generator of training text that writes equations asks here, so that the held-out ones stay
-    unseen whatever the text is about.
+    Every generator of training text that writes equations must ask here, so that the held-out ones
+    stay unseen whatever the text is about.
     """
-    found = [equation for text in texts for equation in equations(text)]
-    return all(operation_split(*equation) == "train" for equation in found)
+    for text in texts:
+        for equation in equations(text):
+            if operation_split(*equation) != "train":
+                return False
+    return True

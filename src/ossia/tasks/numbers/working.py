@@ -1,8 +1,8 @@
 """How an expression is worked out in writing: the analysis of an answer at low, medium and high
 effort.
 
-Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that
-every token is a small step for a small transformer whose tokens are single digits:
+Knows expressions; does not know phrasing or messages. The methods are the school ones, written so
+that every token is a small step for a small transformer whose tokens are single digits:
 
 - A header such as `348 + 75:` restates the operation just before it is worked out. It is the only
   place with spaces around the sign, so the digits to work on are easy to find.
@@ -10,15 +10,15 @@ every token is a small step for a small transformer whose tokens are single digi
   table lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
 - Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`,
   `4 in 26:` before `6*4=24 rest 2`.
-- After `->` stands the result so far: one new digit and a copy of the previous result, so the
-  answer is never assembled from scattered digits. `so` drops leading zeros and sets the sign.
+- The result so far follows `->`: one new digit and a copy of the previous result, so the answer is
+  never assembled from scattered digits. `so` drops leading zeros and sets the sign.
 - Differences begin by comparing the numbers from the top; if the second is larger, the operation is
   turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
 - Products go by columns as well (all pairs of digits whose places add up), quotients by long
   division.
 
-low: the equation in one go. medium: the columns. high: every column also named by its place, what
-it hands on written out, and a line that undoes the last operation.
+low: the equation in one go. medium: the columns. high: every column also named by its place, its
+carry written out, and a line that undoes the last operation.
 """
 
 from __future__ import annotations
@@ -51,13 +51,17 @@ Lines = list[str]
 def working(expr: Expr, effort: Effort) -> str:
     """The analysis that works out `expr`."""
     if effort is Effort.LOW:
-        return f"{text(expr, '')}={value(expr)}"
+        formula = text(expr, "")
+        return f"{formula}={value(expr)}"
     steps = operations(expr)
     blocks = [operation(*step, effort) for step in steps]
     if len(blocks) > 1:
         blocks.insert(0, f"{text(expr)}:")
-    if effort is Effort.HIGH and (line := check_line(*steps[-1])):
-        blocks.append(line)
+    if effort is Effort.HIGH:
+        last = steps[-1]
+        line = check_line(*last)
+        if line:
+            blocks.append(line)
     return "\n".join(blocks)
 
 
@@ -78,10 +82,15 @@ def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
         return f"{a}{sign}{_bracketed(b)}={result}"
     minus, x, plain, y = magnitudes(sign, a, b)
     asked = f"{a} {sign} {_bracketed(b)}"
-    opening = compared(abs(a), abs(b), high) if plain == "-" else []
-    if opening and x == y:
-        return f"{asked}: {', '.join([*opening, 'so 0'])}"
-    rewritten = f"-({x} {plain} {y})" if minus else f"{x} {plain} {y}"
+    opening: Lines = []
+    if plain == "-":
+        opening = compared(abs(a), abs(b), high)
+        if x == y:
+            opening.append("so 0")
+            return f"{asked}: {', '.join(opening)}"
+    rewritten = f"{x} {plain} {y}"
+    if minus:
+        rewritten = f"-({rewritten})"
     if rewritten == asked:
         head = f"{asked}:"
     elif opening:
@@ -93,15 +102,15 @@ def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
     if raw != str(result):
         columns.append(f"so {result}")
     if not high:
-        return f"{head} {', '.join([*opening, *columns])}"
-    first = f"{head} {', '.join(opening)}" if opening else head
-    return "\n".join([first, *columns])
+        line = ", ".join(opening + columns)
+        return f"{head} {line}"
+    if opening:
+        head = f"{head} {', '.join(opening)}"
+    return "\n".join([head, *columns])
 
 
 def _is_known(sign: Sign, a: int, b: int) -> bool:
-    """Facts that are written down in one go: two single digits, times 0, 1 or 10, divided by 1 or
-    10.
-    """
+    """Facts that need no working: two single digits, times 0, 1 or 10, divided by 1 or 10."""
     if sign == "/":
         return b in (1, 10) or a == 0
     if sign == "*" and (a in (0, 1, 10) or b in (0, 1, 10)):
@@ -110,13 +119,20 @@ def _is_known(sign: Sign, a: int, b: int) -> bool:
 
 
 def _bracketed(b: int) -> str:
-    return f"({b})" if b < 0 else str(b)
+    if b < 0:
+        return f"({b})"
+    return str(b)
 
 
 def _digit_pairs(x: int, y: int, count: int) -> list[tuple[int, int]]:
     """`count` digits of both from the ones upwards, zeros where a number has none."""
-    powers = [10**place for place in range(count)]
-    return [(x // power % 10, y // power % 10) for power in powers]
+    pairs = []
+    for place in range(count):
+        power = 10**place
+        p = x // power % 10
+        q = y // power % 10
+        pairs.append((p, q))
+    return pairs
 
 
 # ---- single steps, which the drills in the pre-training text use as well -------------------------
@@ -125,12 +141,14 @@ def _digit_pairs(x: int, y: int, count: int) -> list[tuple[int, int]]:
 def compared(a: int, b: int, named: bool) -> list[str]:
     """`hundreds 3-3=0`, `tens 5-7<0`: the digits from the top until they differ."""
     count = len(str(max(a, b)))
+    pairs = _digit_pairs(a, b, count)
     found = []
-    for place in range(count - 1, -1, -1):
-        p = a // 10**place % 10
-        q = b // 10**place % 10
-        digits = compared_digits(p, q)
-        found.append(f"{PLACES[place]} {digits}" if named else digits)
+    for place in reversed(range(count)):
+        p, q = pairs[place]
+        line = compared_digits(p, q)
+        if named:
+            line = f"{PLACES[place]} {line}"
+        found.append(line)
         if p != q:
             break
     return found
@@ -139,41 +157,47 @@ def compared(a: int, b: int, named: bool) -> list[str]:
 def compared_digits(p: int, q: int) -> str:
     if p == q:
         return f"{p}-{q}=0"
-    return f"{p}-{q}<0" if p < q else f"{p}-{q}>0"
+    if p < q:
+        return f"{p}-{q}<0"
+    return f"{p}-{q}>0"
 
 
 def sum_column(p: int, q: int, carry: int, first: bool = False) -> str:
     """`4+7+1=12`; the first column has no carry."""
-    return f"{p}+{q}={p + q}" if first else f"{p}+{q}+{carry}={p + q + carry}"
+    total = p + q + carry
+    if first:
+        return f"{p}+{q}={total}"
+    return f"{p}+{q}+{carry}={total}"
 
 
 def difference_column(p: int, q: int, borrow: int, first: bool = False) -> str:
     """`7-4-1=2`, or `3-4-1<0, 13-4-1=8` where ten has to be borrowed."""
     taken = f"-{q}" if first else f"-{q}-{borrow}"
     rest = p - q - borrow
-    return f"{p}{taken}={rest}" if rest >= 0 else f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
+    if rest >= 0:
+        return f"{p}{taken}={rest}"
+    return f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
 
 
 def product_column(pairs: list[tuple[int, int]], carry: int) -> tuple[str, int]:
-    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is
-    one.
-    """
+    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if any."""
     products = [p * q for p, q in pairs]
     parts = [f"{p}*{q}={p * q}" for p, q in pairs]
-    total = products[0]
-    terms = products[1:]
+    total, *terms = products
     if carry:
         terms.append(carry)
     for term in terms:
         parts.append(f"{total}+{term}={total + term}")
         total += term
-    return ", ".join(parts), total
+    column = ", ".join(parts)
+    return column, total
 
 
 def division_step(current: int, divisor: int) -> str:
     """`4 in 26: 6*4=24 rest 2`."""
     quotient, rest = divmod(current, divisor)
-    return f"{divisor} in {current}: {quotient}*{divisor}={current - rest} rest {rest}"
+    product = quotient * divisor
+    return f"{divisor} in {current}: {quotient}*{divisor}={product} rest {rest}"
 
 
 # ---- the methods ---------------------------------------------------------------------------------

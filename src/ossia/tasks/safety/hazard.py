@@ -38,8 +38,8 @@ from ossia.tasks.safety.hazard_texts import (
     Layout,
     Topic,
 )
-from ossia.tasks.words import below, pick
-from ossia.tasks.world.country import new_name, sentence, templates
+from ossia.tasks.words import below, pick, sentence
+from ossia.tasks.world.country import new_name, templates
 from ossia.tasks.world.texts import SYLLABLES
 
 Label = Literal["benign", "near_miss", "restricted"]

@@ -30,12 +30,15 @@ _CODE_LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 def made_up_word(rng: Random) -> str:
     """Two or three random syllables in lower case, such as `drimok`."""
     count = 2 if rng.random() < 0.7 else 3
-    return "".join([_syllable(rng) for _ in range(count)])
+    syllables = [_syllable(rng) for _ in range(count)]
+    return "".join(syllables)
 
 
 def _syllable(rng: Random) -> str:
-    parts = (WORDS["onsets"], WORDS["vowels"], WORDS["codas"])
-    return "".join([rng.choice(part) for part in parts])
+    onset = rng.choice(WORDS["onsets"])
+    vowel = rng.choice(WORDS["vowels"])
+    coda = rng.choice(WORDS["codas"])
+    return onset + vowel + coda
 
 
 def made_up_name(rng: Random) -> str:
@@ -48,7 +51,8 @@ def code(rng: Random) -> str:
     if kind < 0.4:
         return str(rng.randrange(100, 100000))
     count = rng.randrange(2, 4)
-    letters = "".join([rng.choice(_CODE_LETTERS) for _ in range(count)])
+    drawn = [rng.choice(_CODE_LETTERS) for _ in range(count)]
+    letters = "".join(drawn)
     digits = str(rng.randrange(1, 1000))
     if kind < 0.7:
         return letters + digits
@@ -58,4 +62,6 @@ def code(rng: Random) -> str:
 
 
 def person(rng: Random, made_up: float = 0.2) -> str:
-    return made_up_name(rng) if rng.random() < made_up else rng.choice(NAMES)
+    if rng.random() < made_up:
+        return made_up_name(rng)
+    return rng.choice(NAMES)

@@ -1,8 +1,8 @@
-"""Problems about the fictional country: what a model has to know, and what it has to read.
+"""Problems about the fictional country, whose answers a model has to know.
 
-Knows `World` and its splits. What the held-out split of a task asks that training never does: a
-fact (`world`, `world choice`), a wording (`world wording`), a step from one fact to another (`world
-hops`, `world hops choice`), a pair that a text tells (`reading`).
+Knows `World` and its splits. The held-out split of a task asks for something that training never
+does: a fact (`world`, `world choice`), a wording (`world wording`), a step from one fact to another
+(`world hops`, `world hops choice`).
 """
 
 from __future__ import annotations
@@ -14,43 +14,54 @@ from random import Random
 from ossia.harmony import Effort
 from ossia.tasks.choices import choice_problem, draw_choice
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.words import pick
-from ossia.tasks.world.country import Fact, Hop, World, bare, sentence, world
+from ossia.tasks.words import pick, sentence
+from ossia.tasks.world.country import Fact, Hop, World, bare, world
 
 
 def fact_thoughts(fact: Fact, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return f"{bare(fact.subject)} -> {bare(fact.value)}"
     known = sentence(fact.plain)
-    if effort is Effort.MEDIUM:
-        return known
-    return f"The question is about {fact.subject}. {known}"
+    match effort:
+        case Effort.LOW:
+            subject = bare(fact.subject)
+            return f"{subject} -> {bare(fact.value)}"
+        case Effort.MEDIUM:
+            return known
+        case Effort.HIGH:
+            about = f"The question is about {fact.subject}."
+            return f"{about} {known}"
 
 
 def hop_thoughts(hop: Hop, effort: Effort) -> str:
     """At low effort the answer alone, so that both steps must be made at once."""
-    if effort is Effort.LOW:
-        return bare(hop.second.value)
-    known = f"{sentence(hop.first.plain)} {sentence(hop.second.plain)}"
-    if effort is Effort.MEDIUM:
-        return known
-    return f"{known} So the answer is: {hop.second.value}."
+    first = sentence(hop.first.plain)
+    second = sentence(hop.second.plain)
+    value = hop.second.value
+    match effort:
+        case Effort.LOW:
+            return bare(value)
+        case Effort.MEDIUM:
+            return f"{first} {second}"
+        case Effort.HIGH:
+            return f"{first} {second} So the answer is: {value}."
 
 
 def open_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
-    return _fact_problem("world", split, fact, fact.ask(rng))
+    question = fact.ask(rng)
+    return _fact_problem("world", split, fact, question)
 
 
 def wording_question(of: World, rng: Random, split: Split) -> Problem:
     """Facts that training asks for, in its own words or in held-out ones."""
     fact = pick(rng, of.asked["train"])
-    return _fact_problem("world wording", split, fact, fact.ask(rng, split))
+    question = fact.ask(rng, split)
+    return _fact_problem("world wording", split, fact, question)
 
 
 def _fact_problem(task: str, split: Split, fact: Fact, question: str) -> Problem:
     answer = sentence(fact.plain)
-    turn = Turn(question, answer, partial(fact_thoughts, fact))
+    think = partial(fact_thoughts, fact)
+    turn = Turn(question, answer, think)
     expect = Expect(contains=bare(fact.value))
     return Problem(task, split, (turn,), expect)
 
@@ -58,17 +69,20 @@ def _fact_problem(task: str, split: Split, fact: Fact, question: str) -> Problem
 def choice_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
     question = fact.ask(rng)
+    right = fact.value
     wrong = of.wrong_values(rng, fact)
-    choice = draw_choice(rng, question, fact.value, wrong)
+    choice = draw_choice(rng, question, right, wrong)
     reason = sentence(fact.plain)
     return choice_problem("world choice", split, choice, reason)
 
 
 def hop_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
+    question = hop.ask(rng)
     value = hop.second.value
     answer = sentence(f"{value}.")
-    turn = Turn(hop.ask(rng), answer, partial(hop_thoughts, hop))
+    think = partial(hop_thoughts, hop)
+    turn = Turn(question, answer, think)
     expect = Expect(contains=bare(value))
     return Problem("world hops", split, (turn,), expect)
 
@@ -76,8 +90,9 @@ def hop_question(of: World, rng: Random, split: Split) -> Problem:
 def hop_choice_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
     question = hop.ask(rng)
+    right = hop.second.value
     wrong = of.wrong_values(rng, hop.second)
-    choice = draw_choice(rng, question, hop.second.value, wrong)
+    choice = draw_choice(rng, question, right, wrong)
     reason = hop_thoughts(hop, Effort.MEDIUM)
     return choice_problem("world hops choice", split, choice, reason)
 

@@ -1,7 +1,7 @@
 """The kinds of facts of the little world: how each is told, asked for and answered.
 
-Data (texts/facts.toml), and the draws of its subjects and values. Knows names; nothing of messages
-or problems.
+Data (texts/facts.toml), and how its subjects and values are drawn. Knows names; does not know
+messages or problems.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ Draw = Callable[[Random], str]
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact. `fact` is how it is told and answered; {e} is its subject and {v} its
-    value.
-    """
+    """One kind of fact. `fact` tells it and answers; {e} is its subject and {v} its value."""
 
     subject: Draw
     value: Draw
@@ -47,15 +45,17 @@ class Relation:
 
     @property
     def article(self) -> str:
-        """What stands before the subject when it is spoken of."""
+        """The article before the subject, if it has one."""
         return "the " if "the {e}" in self.fact else ""
 
 
 def _one_of(words: tuple[str, ...], made_up: float = 0.08, capital: bool = False) -> Draw:
     def draw(rng: Random) -> str:
-        if rng.random() < made_up:
-            return made_up_name(rng) if capital else made_up_word(rng)
-        return pick(rng, words)
+        if rng.random() >= made_up:
+            return pick(rng, words)
+        if capital:
+            return made_up_name(rng)
+        return made_up_word(rng)
 
     return draw
 
@@ -75,12 +75,18 @@ def _number(low: int, high: int) -> Draw:
 
 
 def _words(*lists: tuple[str, ...]) -> Draw:
-    return lambda rng: " ".join([rng.choice(words) for words in lists])
+    def draw(rng: Random) -> str:
+        drawn = [rng.choice(words) for words in lists]
+        return " ".join(drawn)
+
+    return draw
 
 
 def _anything(rng: Random) -> str:
-    """A word, a name, a code or a coloured thing: whatever can be copied."""
-    return _name(rng) if rng.random() < 0.2 else _object(rng)
+    """A word, a name, a code or a coloured thing: anything that can be copied."""
+    if rng.random() < 0.2:
+        return _name(rng)
+    return _object(rng)
 
 
 def _object(rng: Random) -> str:
@@ -92,7 +98,9 @@ def _object(rng: Random) -> str:
     thing = rng.choice(THINGS)
     if kind > 0.8:
         return f"a {rng.choice(COLORS)} {thing}"
-    return f"an {thing}" if thing[0] in "aeiou" else f"a {thing}"
+    if thing[0] in "aeiou":
+        return f"an {thing}"
+    return f"a {thing}"
 
 
 def _time(rng: Random) -> str:
@@ -108,7 +116,7 @@ def _time(rng: Random) -> str:
 _person = _one_of(NAMES, 0.08, capital=True)
 _name = _one_of(NAMES, 0.3, capital=True)
 _thing = _one_of(THINGS, 0.08)
-DRAWS: Mapping[str, Draw] = {  # by the names that the file calls them
+DRAWS: Mapping[str, Draw] = {  # by their names in the file
     "person": _person,
     "name": _name,
     "city": _one_of(CITIES, 0.1, capital=True),
@@ -170,7 +178,7 @@ RELATIONS = (
     *[_with_verb(third, plain) for third, plain in WORDS.phrases("verbs").items()],
     *[_with_attribute(noun) for noun in WORDS["attributes"]],
 )
-# (what the column holds, its relation)
+# (the column's heading, its relation)
 TABLES = tuple((str(row["what"]), _relation(row)) for row in WORDS.rows("table"))
-# (heading, row, what stands between rows)
+# (heading, row, separator of rows)
 TABLE_STYLES: tuple[tuple[str, str, str], ...] = WORDS.rows("table styles")

@@ -1,5 +1,5 @@
-"""The words of the fictional country: what its people, towns, rivers, companies and animals can be
-and have, and how each fact is told and asked for.
+"""The words of the fictional country: the facts that its people, towns, rivers, companies and
+animals can have, and how each is told and asked for.
 
 Data (texts/country.toml) and one dataclass. Knows neither which facts are true (`country`) nor
 messages. Of every list of templates the last ones are held out: `Relation` knows how many.
@@ -22,17 +22,25 @@ ASKED_HELD_OUT = 1
 BACK_HELD_OUT = 1
 
 WORDS = Words("country")
-SYLLABLES = tuple(c + v for c in "bdfghjklmnprstvwz" for v in "aeiou")
-ENDINGS: Mapping[str, tuple[str, ...]] = WORDS.table(
-    "endings"
-)  # of names, so that they show their kind
+CONSONANTS = "bdfghjklmnprstvwz"
+VOWELS = "aeiou"
+SYLLABLES = tuple(first + second for first in CONSONANTS for second in VOWELS)
+# of names, so that they show their kind
+ENDINGS: Mapping[str, tuple[str, ...]] = WORDS.table("endings")
 FORMS: Mapping[str, str] = WORDS.phrases("forms")  # a name as it stands in a text
 OPENINGS = WORDS["openings"]
 BETWEEN = WORDS["between"]
 REPORTS = WORDS["reports"]
 CLOSINGS = WORDS["closings"]
-# what the values of relations are, by the names that the file calls them
-LISTS = {name: WORDS[name] for name in ("jobs", "foods", "goods", "places", "seas", "months")}
+# the values that relations can have, by their names in the file
+LISTS = {
+    "jobs": WORDS["jobs"],
+    "foods": WORDS["foods"],
+    "goods": WORDS["goods"],
+    "places": WORDS["places"],
+    "seas": WORDS["seas"],
+    "months": WORDS["months"],
+}
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Relation:
     """A kind of fact. Its values are entities of the kind `leads_to`, or else one of `values`.
 
     told: statements. asked: questions for the value; the first two also take a phrase for {e}, such
-    as `the mayor of Kelaton`. back: questions for the subject. phrase: what stands for the value in
+    as `the mayor of Kelaton`. back: questions for the subject. phrase: replaces the value in
     questions of two hops.
     """
 
@@ -57,12 +65,17 @@ class Relation:
 def values_of(said: str | tuple[int, int]) -> tuple[str, ...]:
     """The list of that name, or the numbers of a range."""
     if isinstance(said, str):
-        return {"colors": COLORS, "days": DAYS, **LISTS}[said]
-    return tuple(map(str, range(*said)))
+        lists = {"colors": COLORS, "days": DAYS, **LISTS}
+        return lists[said]
+    first, end = said
+    numbers = range(first, end)
+    return tuple(map(str, numbers))
 
 
 def _relation(row: Mapping[str, Any]) -> Relation:
-    values = values_of(row["values"]) if "values" in row else ()
+    values: tuple[str, ...] = ()
+    if "values" in row:
+        values = values_of(row["values"])
     return Relation(**{**row, "values": values})
 
 
