@@ -143,8 +143,6 @@ def test_shares_have_wilsons_interval_with_one_seed() -> None:
         (results.above, 1.0, (1.1, 2.0), (0.1, 0.9)),
         (results.below, 1.0, (0.1, 0.9), (1.1, 2.0)),
         (results.at_least, 1.0, (1.0, 2.0), (0.1, 0.9)),
-        (results.unchanged, 1.0, (-0.9, 0.9), (1.1, 2.0)),
-        (results.unchanged, 1.0, (0.2, 0.9), (-2.0, -1.1)),
     ],
 )
 def test_a_criterion_is_judged_by_the_whole_interval(

@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys, and how much one caller may have at a time and in a
+"""Callers and what they may do: API keys, and how much one caller may have at a time and in a
 minute.
 
 Knows secrets (as digests) and headers; nothing of routes. `gate.py` asks it about every request.
@@ -57,16 +57,19 @@ class Caller:
         """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means
         nothing.
         """
-        now, most = self.clock(), self.limits.tokens_per_minute or 0
-        self._left = min(most, self._left + (now - self._at) * most / MINUTE)
+        now = self.clock()
+        most = self.limits.tokens_per_minute or 0
+        earned = (now - self._at) * most / MINUTE
+        self._left = min(most, self._left + earned)
         self._at = now
         return self._left
 
     def refusal(self) -> ApiError | None:
         """Why one more request cannot be taken now."""
-        most, rate = self.limits.concurrent, self.limits.tokens_per_minute
+        most = self.limits.concurrent
+        rate = self.limits.tokens_per_minute
         if most is not None and self.running >= most:
-            text = f"{self.running} requests of yours are being answered; the limit is {most} at a time"
+            text = f"{self.running} of your requests are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
         if rate is not None and self.tokens_left < 1:
             text = f"the limit of {rate} tokens per minute is used up"
@@ -118,19 +121,20 @@ class Access:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`limits`: of everybody together, if there are no keys. Keys of one name are one caller's."""
+        """`limits`: shared by everybody, if there are no keys. Keys of one name are one caller."""
         self.running = 0
         self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
         self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
         self._keys = [(key.digest.encode(), self._callers[key.name]) for key in keys]
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Who has the key in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
+        """Whose key is in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
         if self.everybody is not None:
             return self.everybody
         secrets = presented(headers)
         for secret in secrets:
-            digest, found = secret_digest(secret).encode(), None
+            digest = secret_digest(secret).encode()
+            found = None
             for known, caller in self._keys:  # all of them, so that the time says nothing
                 if hmac.compare_digest(known, digest):
                     found = caller
@@ -138,9 +142,11 @@ class Access:
                 return found
         text = "this API key is not known here" if secrets else "an API key is needed"
         raise ApiError(
-            401, f"{text}; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`", code="invalid_api_key",
+            401,
+            f"{text}; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`",
+            code="invalid_api_key",
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
-        )  # fmt: skip
+        )
 
 
 def presented(headers: Mapping[str, str]) -> list[str]:
@@ -157,8 +163,11 @@ class Lease:
     """
 
     def __init__(self, access: Access, caller: Caller) -> None:
-        self.access, self.caller = access, caller
-        self.prompt_tokens = self.completion_tokens = 0  # of its answers, so far
+        self.access = access
+        self.caller = caller
+        # of its answers, so far
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
         self._holders = 0
 
     def hold(self) -> None:
@@ -267,9 +276,8 @@ def merged(keys: Iterable[ApiKey], source: str) -> tuple[ApiKey, ...]:
                 f"{source}: {by_digest[key.digest].name} and {key.name} have the same key"
             )
         if limits.setdefault(key.name, key.limits) != key.limits:
-            raise RequestError(
-                f"{source}: the keys of {key.name} have different limits, and one caller has one set"
-            )
+            why = "have different limits, and one caller has one set"
+            raise RequestError(f"{source}: the keys of {key.name} {why}")
     return tuple(by_digest.values())
 
 

@@ -34,6 +34,14 @@ EXPOSED = (
     "x-ratelimit-remaining-requests",
     "x-ratelimit-remaining-tokens",
 )
+ERRORS = (
+    ApiError,
+    OssiaError,
+    EngineStopped,
+    ClientGone,
+    RequestValidationError,
+    HTTPException,
+)
 
 
 def create_app(
@@ -71,23 +79,21 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service, app.state.access = service, access
+    app.state.service = service
+    app.state.access = access
     _add_routes(app, service)
-    for kind in (
-        ApiError,
-        OssiaError,
-        EngineStopped,
-        ClientGone,
-        RequestValidationError,
-        HTTPException,
-    ):
+    for kind in ERRORS:
         app.add_exception_handler(kind, error_response)
     app.add_middleware(AccessMiddleware, service=service, access=access)
     if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("*",), allow_headers=("*",),
-            expose_headers=EXPOSED, max_age=3600,
-        )  # fmt: skip
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("*",),
+            allow_headers=("*",),
+            expose_headers=EXPOSED,
+            max_age=3600,
+        )
     openapi.complete(app, has_keys=bool(settings.keys))
     return app
 

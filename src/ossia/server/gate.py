@@ -25,16 +25,16 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import CLIENT_GONE, ApiError
 from ossia.turn.events import new_id
 
+# answered without a key: they show nothing of anybody
 OPEN = {
     "/",
     "/health",
     "/ready",
     "/openapi.json",
     "/favicon.ico",
-}  # without a key: nothing of anybody's is there
-REQUEST_ID = re.compile(
-    r"[A-Za-z0-9._:/+=@-]{1,128}"
-)  # of a client, that may stand in a log and in a header
+}
+# a client's own id, if it can be written to a log and a header
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 BODY_WAIT = 60.0  # seconds for the next piece of a body
 
@@ -43,7 +43,9 @@ class AccessMiddleware:
     """The middleware. `access.running` is how many requests are being answered."""
 
     def __init__(self, app: ASGIApp, service: Service, access: Access) -> None:
-        self.app, self.service, self.access = app, service, access
+        self.app = app
+        self.service = service
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,12 +81,14 @@ class AccessMiddleware:
 
     def _check(self, visit: _Exchange) -> None:
         """Raises `ApiError` for what may not pass."""
-        service, settings = self.service, self.service.settings
+        service = self.service
+        settings = self.service.settings
         if visit.scope["path"] in OPEN:
             return
         if settings.hosts and visit.host not in settings.hosts:
-            text = f"this server is {settings.hosts[0]}, not {visit.host[:80]!r}; see `ossia serve --help`, --insecure"
-            raise ApiError(403, text, code="host_not_allowed")
+            text = f"this server is {settings.hosts[0]}, not {visit.host[:80]!r}"
+            help = "see `ossia serve --help`, --insecure"
+            raise ApiError(403, f"{text}; {help}", code="host_not_allowed")
         caller = self.access.caller(visit.headers)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
@@ -119,13 +123,17 @@ class _Exchange:
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, max_body: int, keeps_body: bool
     ) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope = scope
+        self._receive = receive
+        self._send = send
         self.headers = Headers(scope=scope)
         self.lease: Lease | None = None
         self.caller = ""
         self.status = CLIENT_GONE  # until there is one, and if the body is not complete
-        self._begun, self._answered = time.monotonic(), 0  # the status that has been sent
-        self._size, self._max_body = 0, max_body
+        self._begun = time.monotonic()
+        self._answered = 0  # the status that has been sent
+        self._size = 0
+        self._max_body = max_body
         self._complete = False  # whether the body has come
         self._body: list[bytes] | None = [] if keeps_body else None
         self.limited: Caller | None = None  # whose limits the response tells
@@ -224,7 +232,8 @@ class _Exchange:
         )
 
     def close(self, service: Service) -> None:
-        seconds, tokens = time.monotonic() - self._begun, (0, 0)
+        seconds = time.monotonic() - self._begun
+        tokens = (0, 0)
         if self.lease is not None:
             tokens = (self.lease.prompt_tokens, self.lease.completion_tokens)
             self.lease.release()

@@ -35,9 +35,8 @@ def set_up(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
-    errors = logging.getLogger(
-        "uvicorn.error"
-    )  # not one line of its own at every start, but what goes wrong
+    # uvicorn's lines about every start are left out, but not its errors
+    errors = logging.getLogger("uvicorn.error")
     errors.handlers[:] = [handler]
     errors.setLevel(logging.WARNING)
     errors.propagate = False

@@ -119,7 +119,8 @@ class Metrics:
     """
 
     def __init__(self, worker: EngineWorker, model: str = "gpt-oss") -> None:
-        self.worker, self.model = worker, model
+        self.worker = worker
+        self.model = model
         self.registry = CollectorRegistry()
         self.registry.register(_Engine(worker, model))
         ProcessCollector(registry=self.registry)
@@ -148,9 +149,10 @@ class Metrics:
             "reasoning_tokens", "Tokens of answers that are reasoning."
         ).labels(model)
         self.answers = counter(
-            "request_success", "Answers that ended: stop, length, calls; or were broken off: abort, error.",
+            "request_success",
+            "Answers that ended: stop, length, calls; or were broken off: abort, error.",
             "finished_reason",
-        )  # fmt: skip
+        )
         self.repairs = counter(
             "harmony_repairs", "What had to be repaired in what the model said.", "kind"
         )
@@ -187,7 +189,7 @@ class Metrics:
 
 
 class Book:
-    """Of one answer, as a context. `usage`: so far; exact if there is a `Progress` for every token."""
+    """One answer's numbers, as a context. `usage`: exact if every token has a `Progress`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -206,7 +208,8 @@ class Book:
 
     def event(self, event: TurnEvent) -> None:
         if isinstance(event, TurnEnd):
-            self._end, self.usage = event, event.usage
+            self._end = event
+            self.usage = event.usage
         elif isinstance(event, Progress):
             self.usage = event.usage
             self._token()
@@ -240,7 +243,8 @@ class Book:
             self._lease.release()
 
     def _count(self, reason: str, seconds: float) -> None:
-        to, usage = self._metrics, self.usage
+        to = self._metrics
+        usage = self.usage
         to.answers.labels(to.model, reason).inc()
         to.prompt_tokens.inc(usage.prompt)
         to.cached_tokens.inc(usage.cached)
@@ -259,11 +263,13 @@ class _Engine(Collector):
     """What the engine counts itself, asked when Prometheus asks."""
 
     def __init__(self, worker: EngineWorker, model: str) -> None:
-        self.worker, self.model = worker, model
+        self.worker = worker
+        self.model = model
         self._counted = EngineStats()
 
     def collect(self) -> Iterable[Metric]:
-        now, before = self.worker.stats(), self._counted
+        now = self.worker.stats()
+        before = self._counted
         gauges = {
             "num_requests_running": ("Answers that the engine is computing.", now.running),
             "num_requests_waiting": ("Answers that wait for their turn.", now.waiting),

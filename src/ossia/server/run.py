@@ -102,7 +102,9 @@ class _End:
     """The way from the first signal to the last answer."""
 
     def __init__(self, server: uvicorn.Server, service: Service, access: Access) -> None:
-        self.server, self.service, self.access = server, service, access
+        self.server = server
+        self.service = service
+        self.access = access
         self.why: signal.Signals | None = None
         self._draining: asyncio.Task[None] | None = None
 

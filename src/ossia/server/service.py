@@ -37,14 +37,14 @@ from ossia.turn.events import TurnEvent, new_id
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
-GRAMMARS = 256  # are kept, those used last
-REASONING_KEPT = 64 << 20  # characters of reasoning that are remembered, for calls
-OVERHEAD = 600  # characters that a message takes besides its text
+GRAMMARS = 256  # kept in the cache
+REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
+OVERHEAD = 600  # bytes of a message besides its text, counted as characters
 
 
 @dataclass(frozen=True)
 class Effort:
-    """`level` as Harmony has it; `budget`: tokens of reasoning, None: as many as the model likes."""
+    """`level`: Harmony's word. `budget`: how many tokens of reasoning; None: no limit."""
 
     level: EffortName
     budget: int | None = None
@@ -73,7 +73,8 @@ class Service:
         settings: Settings,
         builtin: Sequence[Tool] = (),
     ) -> None:
-        self.settings, self.tokenizer = settings, tokenizer
+        self.settings = settings
+        self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
         self.worker = EngineWorker(engine)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
@@ -119,9 +120,9 @@ class Service:
         format: AnswerFormat = FREE_TEXT,
         budget: int | None = None,
     ) -> Grammars | None:
-        """What samples are held to; None if the settings say that nothing is enforced and nothing
-        has to be. If a format cannot be enforced, and is not strict, any object is taken. Raises
-        `ApiError`.
+        """The grammar of the samples; None if the settings enforce nothing and the request needs
+        nothing enforced. A format that cannot be enforced and is not strict becomes "any JSON
+        object". Raises `ApiError`.
         """
         must_hold = format.wanted is not None or budget is not None
         is_free = tools.choice.mode == "auto" and tools.choice.names is None

@@ -28,7 +28,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Settings:
-    """`keys` empty: whoever can connect may ask. `store_path` None: responses are kept in memory."""
+    """`keys` empty: anybody may ask. `store_path` None: responses are kept in memory."""
 
     model_name: str = "gpt-oss"
     strict_model_names: bool = False  # refuse requests that name another model

@@ -74,10 +74,10 @@ def set_up() -> bool:
         return False
     try:
         from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.resources import Resource  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found, unused-ignore]
+        from opentelemetry.exporter.otlp.proto.http import trace_exporter
+        from opentelemetry.sdk import resources
+        from opentelemetry.sdk import trace as sdk
+        from opentelemetry.sdk.trace import export
     except ImportError as error:
         raise RequestError(
             f"{named} is set, but spans need more packages: pip install 'ossia[otel]'"
@@ -86,7 +86,8 @@ def set_up() -> bool:
         "service.name": os.environ.get("OTEL_SERVICE_NAME", "ossia"),
         "service.version": __version__,
     }
-    provider = TracerProvider(resource=Resource.create(service))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = sdk.TracerProvider(resource=resources.Resource.create(service))
+    exporter = trace_exporter.OTLPSpanExporter()
+    provider.add_span_processor(export.BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     return True

@@ -79,9 +79,8 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = (
-            deque()
-        )  # the first one is being read
+        # the first one is being read
+        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -90,7 +89,7 @@ class EngineWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its step; who still waits is told `EngineStopped`."""
+        """Ends the thread after its step; whatever still waits gets `EngineStopped`."""
         self._commands.put(self._stop)
         if self._thread is not None:
             self._thread.join()

@@ -1,8 +1,8 @@
 """The messages of a Chat Completions request as Harmony messages, with reasoning that the client
 dropped put back.
 
-What chat messages mean is harmony's `messages_from_chat`; here is what stands on the wire around
-it: parts, custom calls, the deprecated functions, and errors that name the place.
+What chat messages mean is harmony's `messages_from_chat`; here is what the wire adds to them:
+parts, custom calls, the deprecated functions, and errors that name the place.
 Knows nothing of the rest of a request.
 """
 
@@ -20,14 +20,14 @@ from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 
 Wire = dict[str, Any]
-Thoughts = Callable[[str], tuple[Message, ...]]  # by the id of a call: what led to it
-BREAK = "\n\n"  # between two thoughts, or two things said, where a message has one field for them
+Thoughts = Callable[[str], tuple[Message, ...]]  # the messages that led to a call, by its id
+BREAK = "\n\n"  # between the texts of several messages that share one field
 THOUGHT_PARTS = ("thinking", "reasoning")
 
 
 @dataclass(frozen=True)
-class _Request:
-    """A call in the history. `before`: what is to be put back in front of it."""
+class _PastCall:
+    """A call in the history. `before`: the messages to insert before it."""
 
     is_custom: bool
     before: tuple[Message, ...]
@@ -39,7 +39,7 @@ def harmony_messages(
     """The instructions that a conversation begins with, and the messages after them. Raises
     `ApiError`.
     """
-    calls: list[_Request] = []
+    calls: list[_PastCall] = []
     plain = [_plain(message, thoughts, calls) for message in At(wire, "messages").items()]
     try:
         messages = messages_from_chat(plain, system=None)
@@ -49,35 +49,41 @@ def harmony_messages(
     if plain[0]["role"] in ("system", "developer"):  # these have become one developer message
         content = messages[0].content
         assert isinstance(content, DeveloperContent)
-        instructions, messages = content.instructions, messages[1:]
+        instructions = content.instructions
+        messages = messages[1:]
     return instructions, tuple(_with_calls(messages, calls))
 
 
-def _with_calls(messages: Sequence[Message], calls: Sequence[_Request]) -> Iterator[Message]:
+def _with_calls(messages: Sequence[Message], calls: Sequence[_PastCall]) -> Iterator[Message]:
     """The messages, calls as they were made: the n-th call is the n-th of `calls`."""
-    requests = iter(calls)
+    left = iter(calls)
     for message in messages:
-        if message.role is Role.ASSISTANT and message.recipient is not None:
-            request = next(requests)
-            yield from request.before
-            yield replace(message, content_type="code") if request.is_custom else message
-        else:
+        is_call = message.role is Role.ASSISTANT and message.recipient is not None
+        if not is_call:
             yield message
+            continue
+        call = next(left)
+        yield from call.before
+        if call.is_custom:
+            message = replace(message, content_type="code")
+        yield message
 
 
 # One message at a time, in the shape that `messages_from_chat` knows
 
 
-def _plain(message: At, thoughts: Thoughts, calls: list[_Request]) -> Wire:
+def _plain(message: At, thoughts: Thoughts, calls: list[_PastCall]) -> Wire:
     out = dict(message.value)
     out["content"] = _content(message, out)
-    if out["role"] == "function":
-        message["name"].word()
-        out |= {"role": "tool", "tool_call_id": None}
+    match out["role"]:
+        case "function":
+            message["name"].word()
+            out["role"] = "tool"
+            out["tool_call_id"] = None
+        case "assistant":
+            _assistant(message, out, thoughts, calls)
     if out["role"] == "tool" and out["content"] is None:
         out["content"] = ""  # a function that returns nothing
-    if out["role"] == "assistant":
-        _assistant(message, out, thoughts, calls)
     return out
 
 
@@ -88,50 +94,62 @@ def _content(message: At, out: Wire) -> str | list[Wire] | None:
         return content.value
     texts: list[str] = []
     thoughts: list[str] = []
+    is_assistant = out["role"] == "assistant"
     for part in content.items("a string or a list of parts"):
         kind = part.object('an object such as {"type": "text", "text": ...}')["type"].value
-        if kind in THOUGHT_PARTS and out["role"] == "assistant":
+        if is_assistant and kind in THOUGHT_PARTS:
             key = "thinking" if "thinking" in part else "text"
             thoughts.append(part[key].text())
         else:
             texts.append(part_text(part))
-    if thoughts and not any(out.get(key) for key in REASONING_KEYS):
+    if thoughts and not _reasoning(out):
         out["reasoning"] = BREAK.join(thoughts)
     return [{"type": "text", "text": text} for text in texts]
 
 
-def _assistant(message: At, out: Wire, thoughts: Thoughts, calls: list[_Request]) -> None:
+def _reasoning(message: Wire) -> Any:
+    """What the client sent, under the first name that is not empty."""
+    sent = None
+    for key in REASONING_KEYS:
+        sent = sent or message.get(key)
+    return sent
+
+
+def _assistant(message: At, out: Wire, thoughts: Thoughts, calls: list[_PastCall]) -> None:
     if "audio" in message:
         raise message["audio"].wrong("cannot be heard: this model reads text only", UNSUPPORTED)
     listed = message["tool_calls"]
     if not listed.value:
-        legacy = message["function_call"].value
-        calls_made = []
-        if legacy is not None:
-            calls_made.append({"type": "function", "function": legacy})
-        listed = At(calls_made, listed.path)
-    out["tool_calls"] = [_call(call) for call in listed.items()]
-    for n, call in enumerate(out["tool_calls"]):
+        legacy = []
+        function = message["function_call"].value
+        if function is not None:
+            legacy.append({"type": "function", "function": function})
+        listed = At(legacy, listed.path)
+    made = [_call(call) for call in listed.items()]
+    out["tool_calls"] = made
+    for n, call in enumerate(made):
         known: tuple[Message, ...] = ()
         if isinstance(call.get("id"), str):
             known = thoughts(call["id"])
         if n == 0:
-            known = _first(out, known)
-        calls.append(_Request(call["type"] == "custom", known))
+            known = _before_first_call(out, known)
+        is_custom = call["type"] == "custom"
+        calls.append(_PastCall(is_custom, known))
 
 
 def _call(call: At) -> Wire:
-    """A call of a function, whatever it was: a custom tool's input is what a function's arguments
-    are.
-    """
+    """The call as a function's: a custom tool's input becomes the arguments."""
     if call.object()["type"].value != "custom":
         return {**call.value, "type": "function"}
     inner = call["custom"].object('an object such as {"name": ..., "input": ...}')
-    function = {"name": inner["name"].value, "arguments": inner["input"].text()}
+    function = {
+        "name": inner["name"].value,
+        "arguments": inner["input"].text(),
+    }
     return {"id": call["id"].value, "type": "custom", "function": function}
 
 
-def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
+def _before_first_call(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
     """Messages to insert before a message's first call.
 
     Clients often drop the reasoning that led to a call. If what this client sent equals what we
@@ -140,17 +158,14 @@ def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
     """
     if not known:
         return ()
-    own = [each for each in known if each.role is Role.ASSISTANT and each.recipient is None]
-    thought = BREAK.join(each.text for each in own if each.channel == "analysis")
-    said = BREAK.join(each.text for each in own if each.channel == "commentary")
-    kept = None
-    for key in REASONING_KEYS:
-        kept = kept or message.get(key)
+    thought = _said_on("analysis", known)
+    preamble = _said_on("commentary", known)
+    kept = _reasoning(message)
     content = message["content"]
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
     is_same_thought = kept in (None, "", thought)
-    is_same_text = content in (None, "", said)
+    is_same_text = content in (None, "", preamble)
     if is_same_thought and is_same_text:
         message["content"] = None
         for key in REASONING_KEYS:
@@ -159,3 +174,13 @@ def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
     if not kept and thought:
         message["reasoning"] = thought
     return ()
+
+
+def _said_on(channel: str, messages: Sequence[Message]) -> str:
+    """What the assistant said there, to no tool."""
+    texts: list[str] = []
+    for message in messages:
+        is_said = message.role is Role.ASSISTANT and message.recipient is None
+        if is_said and message.channel == channel:
+            texts.append(message.text)
+    return BREAK.join(texts)

@@ -27,17 +27,17 @@ from ossia.turn.events import (
     Usage,
 )
 
-OF_CHUNKS = ("choices", "usage", "obfuscation")  # fields that the body does not take from a chunk
+OF_CHUNKS = ("choices", "usage", "obfuscation")  # fields of a chunk that the body does not copy
 FINISH = {"stop": "stop", "length": "length", "calls": "tool_calls"}
 # the field of a call that its text goes to
 INPUT = {"function": "arguments", "custom": "input"}
-OBFUSCATED = 32  # characters that a chunk's text and its obfuscation have together, or a multiple
+OBFUSCATED = 32  # a chunk's text and its obfuscation have a multiple of so many characters
 
 
 @dataclass(frozen=True)
 class ChunkOptions:
-    """`usage`: on a chunk of its own at the end; `continuous`: and so far on every other.
-    `obfuscation`: characters that hide how long a chunk's text is.
+    """`usage`: a last chunk says it; `continuous`: every chunk says the usage so far.
+    `obfuscation`: chunks have extra characters that hide how long their text is.
     """
 
     usage: bool = False
@@ -46,8 +46,8 @@ class ChunkOptions:
 
 
 class Chunks:
-    """`feed` it the events of each choice, then `last`. `extra`: fields that every chunk and the
-    body have.
+    """Give `feed` the events of each choice, then call `last`. `extra`: fields that every chunk and
+    the body have.
     """
 
     def __init__(self, form: ChatForm, choices: int, options: ChunkOptions, **extra: Any) -> None:
@@ -63,7 +63,10 @@ class Chunks:
 
     def feed(self, index: int, event: TurnEvent) -> Iterator[dict[str, Any]]:
         for choice in self.choices[index].feed(event):
-            yield self._chunk([choice], self.usage if self.options.continuous else None)
+            usage = None
+            if self.options.continuous:
+                usage = self.usage
+            yield self._chunk([choice], usage)
 
     def last(self) -> Iterator[dict[str, Any]]:
         """After the choices: their usage, if it is wanted."""
@@ -94,12 +97,11 @@ class Chunks:
 
 
 def _obfuscation(choices: list[dict[str, Any]]) -> str:
-    """So many characters that their number and the text's add up to a multiple of `OBFUSCATED`."""
+    """Characters that fill the text up to a multiple of `OBFUSCATED`."""
     length = 0
     for choice in choices:
-        for value in choice["delta"].values():
-            if isinstance(value, str):
-                length += len(value)
+        texts = [value for value in choice["delta"].values() if isinstance(value, str)]
+        length += sum(map(len, texts))
     missing = OBFUSCATED - length % OBFUSCATED
     return secrets.token_hex(OBFUSCATED)[:missing]
 
@@ -122,62 +124,73 @@ class _Choice:
         if not self.begun:
             self.begun = True
             yield self._part({"role": "assistant", "content": ""})
-        if isinstance(event, ItemStart):
-            yield from self._start(event)
-        elif isinstance(event, ItemDelta):
-            yield from self._delta(event)
-        elif isinstance(event, TurnEnd):
-            finish = FINISH[event.reason]
-            if self.form.is_legacy and finish == "tool_calls":
-                finish = "function_call"
-            part = self._part({}, finish)
-            part["stop_reason"] = event.stopped_by
-            yield part
+        match event:
+            case ItemStart():
+                yield from self._start(event)
+            case ItemDelta():
+                yield from self._delta(event)
+            case TurnEnd():
+                yield self._end(event)
 
     def _start(self, event: ItemStart) -> Iterator[dict[str, Any]]:
         item = event.item
         index = event.index
-        if isinstance(item, ReasoningItem):
-            self.kinds[index] = "reasoning"
-        elif isinstance(item, MessageItem):
-            is_content = item.phase == "final_answer" or self.form.preambles_are_content
-            self.kinds[index] = "content" if is_content else "reasoning"
-        elif isinstance(item, ToolCallItem) and self.form.is_legacy:
-            if not self.calls:  # there is room for one
+        match item:
+            case ReasoningItem():
+                self.kinds[index] = "reasoning"
+            case MessageItem():
+                is_content = item.phase == "final_answer" or self.form.preambles_are_content
+                self.kinds[index] = "content" if is_content else "reasoning"
+            case ToolCallItem() if not self.form.is_legacy:
+                self.calls[index] = (len(self.calls), item)
+                kind = item.kind
+                body = {"name": item.name, INPUT[kind]: ""}
+                yield self._call(index, {"id": item.call_id, "type": kind, kind: body})
+            case ToolCallItem() if not self.calls:  # a legacy message has room for one
                 self.calls[index] = (0, item)
-                yield self._part({"function_call": {"name": item.name, "arguments": ""}})
-        elif isinstance(item, ToolCallItem):
-            self.calls[index] = (len(self.calls), item)
-            body = {"name": item.name, INPUT[item.kind]: ""}
-            call = {"id": item.call_id, "type": item.kind, item.kind: body}
-            yield self._call(index, call)
+                begun = {"name": item.name, "arguments": ""}
+                yield self._part({"function_call": begun})
 
     def _delta(self, event: ItemDelta) -> Iterator[dict[str, Any]]:
         kind = self.kinds.get(event.index)
-        if kind is not None:
-            yield from self._text(kind, event)
-        elif event.index in self.calls and event.text:
-            item = self.calls[event.index][1]
-            if self.form.is_legacy:
-                yield self._part({"function_call": {"arguments": event.text}})
-            else:
-                body = {INPUT[item.kind]: event.text}
-                yield self._call(event.index, {item.kind: body})
-
-    def _text(self, kind: str, event: ItemDelta) -> Iterator[dict[str, Any]]:
-        if kind == "reasoning":
-            if self.form.shows_reasoning and event.text:
-                text = self._parted(kind, event)
+        if kind == "content":
+            yield from self._content(event)
+        elif not event.text:
+            return
+        elif kind == "reasoning":
+            if self.form.shows_reasoning:
+                text = self._separated(kind, event)
                 yield self._part({"reasoning": text, "reasoning_content": text})
+        elif event.index in self.calls:
+            yield self._input(event)
+
+    def _content(self, event: ItemDelta) -> Iterator[dict[str, Any]]:
+        if not (event.text or event.logprobs):
             return
         scores = None
         if self.form.logprobs:
             scores = {"content": logprobs(event.logprobs), "refusal": None}
-        if event.text or event.logprobs:
-            yield self._part({"content": self._parted(kind, event)}, logprobs=scores)
+        text = self._separated("content", event)
+        yield self._part({"content": text}, logprobs=scores)
 
-    def _parted(self, kind: str, event: ItemDelta) -> str:
-        """The text, after a break if the field has text of another item."""
+    def _input(self, event: ItemDelta) -> dict[str, Any]:
+        """More of a call's arguments, or of a custom tool's input."""
+        if self.form.is_legacy:
+            return self._part({"function_call": {"arguments": event.text}})
+        kind = self.calls[event.index][1].kind
+        body = {INPUT[kind]: event.text}
+        return self._call(event.index, {kind: body})
+
+    def _end(self, event: TurnEnd) -> dict[str, Any]:
+        finish = FINISH[event.reason]
+        if self.form.is_legacy and finish == "tool_calls":
+            finish = "function_call"
+        part = self._part({}, finish)
+        part["stop_reason"] = event.stopped_by
+        return part
+
+    def _separated(self, kind: str, event: ItemDelta) -> str:
+        """The text, after a break if the field already has text of another item."""
         if not event.text:
             return ""
         before = self.filled.get(kind, event.index)
@@ -187,7 +200,8 @@ class _Choice:
         return BREAK + event.text
 
     def _call(self, index: int, call: dict[str, Any]) -> dict[str, Any]:
-        return self._part({"tool_calls": [{"index": self.calls[index][0], **call}]})
+        number = self.calls[index][0]
+        return self._part({"tool_calls": [{"index": number, **call}]})
 
     def _part(
         self, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None
@@ -207,23 +221,26 @@ class _Message:
     fields: dict[str, list[str]] = field(default_factory=dict)  # of text
     calls: list[dict[str, Any]] = field(default_factory=list)
     function_call: dict[str, str] | None = None
-    logprobs: list[Any] | None = None
+    logprobs: list[Any] = field(default_factory=list)
     finish: str | None = None
     stop_reason: str | None = None
 
     def add(self, choice: dict[str, Any]) -> None:
         for key, value in choice["delta"].items():
-            if key == "tool_calls":
-                for part in value:
-                    self._add_call(part)
-            elif key == "function_call":
-                if self.function_call is None:
-                    self.function_call = {"name": value["name"], "arguments": ""}
-                self.function_call["arguments"] += value["arguments"]
-            elif key != "role":
-                self.fields.setdefault(key, []).append(value)
+            match key:
+                case "role":
+                    pass
+                case "tool_calls":
+                    for part in value:
+                        self._add_call(part)
+                case "function_call":
+                    if self.function_call is None:
+                        self.function_call = {"name": value["name"], "arguments": ""}
+                    self.function_call["arguments"] += value["arguments"]
+                case _:
+                    self.fields.setdefault(key, []).append(value)
         if choice["logprobs"] is not None:
-            self.logprobs = (self.logprobs or []) + choice["logprobs"]["content"]
+            self.logprobs += choice["logprobs"]["content"]
         if choice["finish_reason"] is not None:
             self.finish = choice["finish_reason"]
             self.stop_reason = choice["stop_reason"]
@@ -231,18 +248,34 @@ class _Message:
     def _add_call(self, part: dict[str, Any]) -> None:
         if part["index"] == len(self.calls):
             kind = part["type"]
-            call = {"id": part["id"], "type": kind, kind: dict(part[kind])}
-            self.calls.append(call)
+            body = dict(part[kind])
+            self.calls.append({"id": part["id"], "type": kind, kind: body})
             return
         call = self.calls[part["index"]]
         body = call[call["type"]]
         for key, value in part[call["type"]].items():
             body[key] += value
 
+    def _text(self, name: str) -> str:
+        return "".join(self.fields.get(name, ()))
+
     def result(self, index: int, with_logprobs: bool) -> dict[str, Any]:
-        content: str | None = "".join(self.fields.get("content", ()))
-        reasoning = "".join(self.fields.get("reasoning", ())) or None
-        if not content and (self.calls or self.function_call):
+        scores = None
+        if with_logprobs:
+            scores = {"content": self.logprobs, "refusal": None}
+        return {
+            "index": index,
+            "message": self._message(),
+            "logprobs": scores,
+            "finish_reason": self.finish,
+            "stop_reason": self.stop_reason,
+        }
+
+    def _message(self) -> dict[str, Any]:
+        content: str | None = self._text("content")
+        reasoning = self._text("reasoning") or None
+        has_call = bool(self.calls or self.function_call)
+        if has_call and not content:
             content = None
         message: dict[str, Any] = {
             "role": "assistant",
@@ -256,20 +289,11 @@ class _Message:
             message["tool_calls"] = self.calls
         if self.function_call:
             message["function_call"] = self.function_call
-        scores = None
-        if with_logprobs:
-            scores = {"content": self.logprobs or [], "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": scores,
-            "finish_reason": self.finish,
-            "stop_reason": self.stop_reason,
-        }
+        return message
 
 
 class Body:
-    """The body that a stream's chunks add up to. They must bring the usage."""
+    """The body that a stream's chunks add up to. They have to include the usage."""
 
     def __init__(self, choices: int, with_logprobs: bool = False) -> None:
         self.messages = [_Message() for _ in range(choices)]

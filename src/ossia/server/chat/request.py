@@ -11,16 +11,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import date
 from typing import Any
 
 from ossia.engine.request import SamplingParams
-from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.messages import harmony_messages
 from ossia.server.chat.types import ChatRequest, Reasoning, TemplateWishes
 from ossia.server.service import Effort, Service
+from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat, answer_format
@@ -38,9 +37,9 @@ GUIDED = ("json", "regex", "choice", "grammar")  # of `guided_...`
 class ChatForm:
     """How the answer is to be written.
 
-    `shows_reasoning`: or it is kept back. `preambles_are_content`: what is said on commentary
-    stands with the answer, which it cannot where the answer has to be JSON. `is_legacy`: a call is
-    a `function_call`.
+    `shows_reasoning`: whether reasoning is sent at all. `preambles_are_content`: messages on the
+    commentary channel are part of the content; false if the content has to be JSON, which they
+    would break. `is_legacy`: a call is a `function_call`.
     """
 
     model: str
@@ -53,7 +52,7 @@ class ChatForm:
 async def asks_of(
     request: ChatRequest, service: Service, caller: Caller
 ) -> tuple[list[AnswerRequest], ChatForm]:
-    """Raises `ApiError` for what does not fit, naming the field."""
+    """Raises `ApiError` naming the field that is wrong."""
     model = service.check_model(request.model)
     request.check_supported()
     tools = tools_of(request, service.builtin)
@@ -63,53 +62,41 @@ async def asks_of(
         [message.model_dump() for message in request.messages],
         lambda call: service.thoughts_before(caller, call),
     )
-    conversation = _conversation(instructions, messages, tools, wanted, effort)
+    conversation = conversation_of(
+        messages, effort=effort.level, instructions=instructions, tools=tools, format=wanted
+    )
+    params = sampling_of(request, service)
+    grammar = await service.grammar(tools, wanted, effort.budget)
     ask = AnswerRequest(
         conversation,
-        sampling_of(request, service),
+        params,
         tools,
-        await service.grammar(tools, wanted, effort.budget),
+        grammar,
         request.stop,
         logprobs=request.logprobs is True,
         cache_salt=request.cache_salt or "",
         samples=Samples(),
     )
-    hides_reasoning = request.reasoning is not None and request.reasoning.exclude is True
+    nested = request.reasoning or Reasoning()
+    hides_reasoning = nested.exclude is True or request.include_reasoning is False
     form = ChatForm(
         model=model,
         logprobs=ask.logprobs,
-        shows_reasoning=request.include_reasoning is not False and not hides_reasoning,
+        shows_reasoning=not hides_reasoning,
         preambles_are_content=wanted.wanted is None,
         is_legacy=is_legacy(request),
     )
-    return [replace(ask, stream=n) for n in range(request.n or 1)], form
-
-
-def _conversation(
-    instructions: str | None,
-    messages: tuple[Message, ...],
-    tools: Toolbox,
-    wanted: AnswerFormat,
-    effort: Effort,
-) -> Conversation:
-    system = SystemContent(
-        current_date=date.today().isoformat(),
-        effort=effort.level,
-        namespaces=tools.system_namespaces,
-    )
-    developer = tools.developer(instructions, wanted.declared)
-    first = [Message(Role.SYSTEM, system)]
-    if developer is not None:
-        first.append(Message(Role.DEVELOPER, developer))
-    return Conversation((*first, *messages))
+    choices = request.n or 1
+    return [replace(ask, stream=n) for n in range(choices)], form
 
 
 def effort_of(request: ChatRequest, service: Service) -> Effort:
-    """Of all the places where clients put it, the first that says something."""
+    """The first that is given, of the places where clients put it."""
     nested = request.reasoning or Reasoning()
     template = request.chat_template_kwargs or TemplateWishes()
     word = request.reasoning_effort or nested.effort or template.reasoning_effort
-    if word is None and (nested.enabled is False or template.enable_thinking is False):
+    is_off = nested.enabled is False or template.enable_thinking is False
+    if word is None and is_off:
         word = "none"
     effort = service.effort(word)
     budget = request.thinking_token_budget
@@ -134,16 +121,13 @@ def sampling_of(request: ChatRequest, service: Service) -> SamplingParams:
 
 
 def tools_of(request: ChatRequest, builtin: Mapping[str, Tool]) -> Toolbox:
-    """`builtin`: what the server runs itself. Raises `ApiError` naming the tool that does not fit."""
+    """`builtin`: tools that the server runs itself. Raises `ApiError` naming the wrong tool."""
     reader = ToolReader(builtin).read(_declared(request))
     if request.web_search_options is not None:
         browser = builtin.get(BROWSER.name)
         if browser is None:
-            raise bad(
-                "web search is not switched on at this server",
-                "web_search_options",
-                "unsupported_parameter",
-            )
+            why = "web search is not switched on at this server"
+            raise bad(why, "web_search_options", "unsupported_parameter")
         reader.hosted[browser.namespace.name] = browser
     tools = reader.tools(parallel=request.parallel_tool_calls is True)
     if request.tool_choice is None and request.function_call is not None:
@@ -152,7 +136,7 @@ def tools_of(request: ChatRequest, builtin: Mapping[str, Tool]) -> Toolbox:
 
 
 def is_legacy(request: ChatRequest) -> bool:
-    """Whether the client speaks of `functions`, and has to be answered with `function_call`."""
+    """Whether the client sent `functions`, and expects a `function_call` in the answer."""
     return bool(request.functions) and not request.tools
 
 
@@ -179,8 +163,11 @@ def wanted_format(request: ChatRequest) -> AnswerFormat:
     found = list(_formats(request))
     if len(found) > 1:
         fields = [format.field for format in found]
-        raise bad(f"one format can be asked for, not {' and '.join(fields)}", fields[1])
-    return found[0] if found else FREE_TEXT
+        named = " and ".join(fields)
+        raise bad(f"only one format can be asked for, not {named}", fields[1])
+    if not found:
+        return FREE_TEXT
+    return found[0]
 
 
 def _formats(request: ChatRequest) -> Iterator[AnswerFormat]:
@@ -188,12 +175,13 @@ def _formats(request: ChatRequest) -> Iterator[AnswerFormat]:
     if format.wanted is not None:
         yield format
     structured = At(request.structured_outputs, "structured_outputs")
-    asked = {name: structured[name] for name in STRUCTURED}
-    for name, at in asked.items():
+    for name in STRUCTURED:
+        at = structured[name]
         if at.value not in (None, False):
             yield _of_vllm(name, at)
     for name in GUIDED:
-        at = At(getattr(request, f"guided_{name}"), f"guided_{name}")
+        field = f"guided_{name}"
+        at = At(getattr(request, field), field)
         if at.value is not None:
             yield _of_vllm(name, at)
 
@@ -210,21 +198,22 @@ def _of_vllm(name: str, at: At) -> AnswerFormat:
         case "json", schema:
             return _of_schema(at, schema)
         case "json_object", True:
-            return AnswerFormat(at.path, {"type": "json_object"})
+            wanted = {"type": "json_object"}
         case "regex", str(pattern):
-            return AnswerFormat(at.path, {"type": "regex", "pattern": pattern})
+            wanted = {"type": "regex", "pattern": pattern}
         case "choice", [*choices] if choices and all(isinstance(each, str) for each in choices):
             pattern = "|".join(map(_escaped, choices))
-            return AnswerFormat(at.path, {"type": "regex", "pattern": pattern})
+            wanted = {"type": "regex", "pattern": pattern}
         case "grammar", str(grammar):
             wanted = {"type": "grammar", "syntax": "lark", "definition": grammar}
-            return AnswerFormat(at.path, wanted)
-    raise at.wrong(f"does not have the form of a {name}")
+        case _:
+            raise at.wrong(f"does not have the form of a {name}")
+    return AnswerFormat(at.path, wanted)
 
 
 def _of_schema(at: At, schema: Any) -> AnswerFormat:
-    wanted = {"type": "json_schema", "schema": schema}
-    return replace(answer_format(At(wanted, at.path), always_strict=True), field=at.path)
+    wanted = At({"type": "json_schema", "schema": schema}, at.path)
+    return answer_format(wanted, always_strict=True)
 
 
 def _escaped(text: str) -> str:

@@ -1,8 +1,8 @@
 """POST /v1/chat/completions: OpenAI's Chat Completions, streamed or whole.
 
 Thin: request.py reads the request, the service answers, output.py writes chunks, and a body is
-their sum. Here are HTTP, the choices of one request running beside each other, and the memory for
-reasoning that clients drop.
+their sum. Here are HTTP, the choices of one request, which are answered at the same time, and the
+memory for reasoning that clients drop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -26,14 +25,14 @@ from ossia.server.chat.output import Body, ChunkOptions, Chunks
 from ossia.server.chat.request import asks_of
 from ossia.server.chat.types import ChatRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent
 
 DONE = b"data: [DONE]\n\n"
-STATUSES = (400, 401, 404, 413, 429, 500, 503)
 
 
 def router(service: Service) -> APIRouter:
@@ -44,7 +43,7 @@ def router(service: Service) -> APIRouter:
         "/v1/chat/completions",
         summary="Answer a conversation",
         response_class=Response,
-        responses=_documented(),
+        responses=documented(streams=True),
     )
     async def create(wanted: ChatRequest, request: Request) -> Response:
         """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last
@@ -54,32 +53,23 @@ def router(service: Service) -> APIRouter:
         answer = await _Answer.to(wanted, service, caller, fingerprint)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
-            return Response(orjson.dumps(body), media_type="application/json")
-        _, chunks = await until_disconnected(
-            request, first_of(answer.chunks())
-        )  # the first may have to wait
-        return streaming(
-            _bytes(chunks),
-            keepalive=service.settings.keepalive,
-            on_error=lambda e: encode(e.openai()),
-        )
+            return reply(body)
+        # the first chunk may have to wait; an error before it has a status of its own
+        _, chunks = await until_disconnected(request, first_of(answer.chunks()))
+        return streaming(_bytes(chunks), keepalive=service.settings.keepalive, on_error=_error)
 
     return routes
 
 
-def _documented() -> dict[int | str, dict[str, Any]]:
-    answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}
-    error = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
-    found: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": answer}}
-    for status in STATUSES:
-        found[status] = {"description": TYPES.get(status, "server_error"), "content": error}
-    return found
-
-
 def _fingerprint(service: Service) -> str:
-    """Stands for what, beside seed and request, decides the tokens."""
+    """Stands for everything but seed and request that decides the tokens."""
     facts = f"{__version__} {service.settings.model_name} {service.worker.engine.config!r}"
-    return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(facts.encode()).hexdigest()
+    return f"fp_{digest[:10]}"
+
+
+def _error(error: ApiError) -> bytes:
+    return encode(error.openai())
 
 
 async def _bytes(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
@@ -105,8 +95,9 @@ class _Answer:
         wanted.check_stream()
         asks, form = await asks_of(wanted, service, caller)
         options = wanted.stream_options or StreamOptions()
+        needs_usage = options.include_usage is True or not wanted.stream
         chunk_options = ChunkOptions(
-            usage=options.include_usage is True or not wanted.stream,
+            usage=needs_usage,
             continuous=options.continuous_usage_stats is True,
             obfuscation=options.include_obfuscation is True,
         )
@@ -115,11 +106,13 @@ class _Answer:
             extra["service_tier"] = "default"
         if wanted.metadata is not None and not wanted.stream:
             extra["metadata"] = wanted.metadata
-        return cls(asks, Chunks(form, len(asks), chunk_options, **extra), service, caller)
+        writer = Chunks(form, len(asks), chunk_options, **extra)
+        return cls(asks, writer, service, caller)
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        choices = [self._events(ask) for ask in self.asks]
         try:
-            async with aclosing(merge_streams([self._events(ask) for ask in self.asks])) as events:
+            async with aclosing(merge_streams(choices)) as events:
                 async for index, event in events:
                     for chunk in self.writer.feed(index, event):
                         yield chunk
@@ -136,18 +129,22 @@ class _Answer:
         return body.result()
 
     async def _events(self, ask: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
-        """A choice's events; what led to its calls is remembered, for clients that will not send it
-        back.
+        """A choice's events. The messages that led to its calls are remembered, for clients that do
+        not send them back.
         """
         calls: list[ToolCallItem] = []
         async with aclosing(self.service.answer(ask, self.caller)) as events:
             async for event in events:
-                if isinstance(event, ItemEnd) and isinstance(event.item, ToolCallItem):
-                    calls.append(event.item)
-                elif isinstance(event, TurnEnd):
-                    for call, before in reasoning_before_calls(calls, event.messages):
-                        self.service.remember_thoughts(self.caller, [call.call_id], before)
+                match event:
+                    case ItemEnd(item=ToolCallItem() as call):
+                        calls.append(call)
+                    case TurnEnd():
+                        self._remember(calls, event.messages)
                 yield event
+
+    def _remember(self, calls: Sequence[ToolCallItem], messages: Sequence[Message]) -> None:
+        for call, before in reasoning_before_calls(calls, messages):
+            self.service.remember_thoughts(self.caller, [call.call_id], before)
 
 
 def reasoning_before_calls(
@@ -174,9 +171,7 @@ def _is_call(message: Message, call: ToolCallItem) -> bool:
 async def merge_streams(
     answers: Sequence[AsyncGenerator[TurnEvent, None]],
 ) -> AsyncGenerator[tuple[int, TurnEvent], None]:
-    """The events of all, each as it comes, with the number of its answer. One that fails takes the
-    others along.
-    """
+    """The events of all, each as it comes, with the number of its answer. If one fails, all end."""
     waiting: dict[asyncio.Future[TurnEvent], int] = {}
     try:
         if len(answers) == 1:
@@ -191,7 +186,8 @@ async def merge_streams(
                 number = waiting.pop(task)
                 with suppress(StopAsyncIteration):
                     event = task.result()
-                    waiting[asyncio.ensure_future(anext(answers[number]))] = number
+                    following = asyncio.ensure_future(anext(answers[number]))
+                    waiting[following] = number
                     yield number, event
     finally:
         for task in waiting:

@@ -1,8 +1,7 @@
 """What a client of Chat Completions sends: the request's fields and their types.
 
-What fields mean is request.py's; messages and tools are plain
-objects here, checked where they are read, so that an error can name the place in them. Knows no
-Harmony and no HTTP.
+request.py says what the fields mean; messages and tools are plain objects here, checked where they
+are read, so that an error can name the place in them. Knows no Harmony and no HTTP.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Reasoning(Part):
 
 
 class TemplateWishes(Part):
-    """What users of other servers know as variables of a chat template."""
+    """What clients of other servers send as variables of a chat template."""
 
     reasoning_effort: EffortWord | None = None
     enable_thinking: bool | None = None

@@ -16,7 +16,7 @@ from ossia.turn.events import Usage, new_id
 
 
 class Writer:
-    """`logprobs`: how many of the likeliest tokens beside each token's own; None: no
+    """`logprobs`: how many of the likeliest tokens to show with each token; None: no
     log-probabilities.
     """
 
@@ -36,7 +36,7 @@ class Writer:
     def chunk(
         self, index: int, piece: Piece, prompt: Sequence[int] | None = None
     ) -> dict[str, Any]:
-        """`prompt`: its ids, given with the first chunk of a choice if that holds no sampled token."""
+        """`prompt`: its ids, if this is a choice's first chunk and holds no sampled token."""
         choice: dict[str, Any] = {
             "index": index,
             "text": piece.text,

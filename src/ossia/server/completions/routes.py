@@ -15,7 +15,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,31 +26,22 @@ from ossia.server.completions.chunks import Writer, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
 from ossia.server.wire.output import chat_usage
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped, Samples
 from ossia.turn.events import Progress, Timing, TurnEnd, Usage
 
 PATH = "/v1/completions"
-STATUSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The completion; with `stream`, server-sent events, the last being [DONE].",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    },
-    **{status: {"description": kind} for status, kind in TYPES.items() if status not in (409, 422)},
-    500: {"description": "server_error"},
-}
+STREAMED = "The completion; with `stream`, server-sent events, the last being [DONE]."
 
 
 def router(service: Service) -> APIRouter:
     routes = api_router("completions")
 
-    @routes.post(PATH, response_model=None, responses=STATUSES)
+    @routes.post(PATH, response_model=None, responses=documented(about=STREAMED, streams=True))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Text that continues a prompt, or each of several."""
         body.check()
@@ -62,7 +52,7 @@ def router(service: Service) -> APIRouter:
         job = _Job(service, body, caller_of(request), prompts)
         if not body.stream:
             whole = await until_disconnected(request, job.body(writer))
-            return Response(orjson.dumps(whole), media_type="application/json")
+            return reply(whole)
         _, chunks = await until_disconnected(request, first_of(job.stream(writer)))
         return streaming(_lines(chunks), keepalive=service.settings.keepalive, on_error=_error)
 
@@ -93,8 +83,11 @@ class _Said:
     usage: Usage = Usage()  # noqa: RUF009 - immutable
 
 
+_Queue = asyncio.Queue[_Said | BaseException | None]
+
+
 class _Job:
-    """One request on its way. What the engine refuses is an `ApiError` before the first piece."""
+    """One request on its way. A refusal of the engine is an `ApiError` before the first piece."""
 
     def __init__(
         self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]
@@ -141,21 +134,11 @@ class _Job:
 
     async def _said(self) -> AsyncGenerator[_Said, None]:
         """The pieces of all samples, as they come."""
-        queue: asyncio.Queue[_Said | BaseException | None] = asyncio.Queue()
-
-        async def read(at: int, sample: int) -> None:
-            try:
-                async with aclosing(self._sample(at, sample)) as pieces:
-                    async for said in pieces:
-                        queue.put_nowait(said)
-                queue.put_nowait(None)
-            except Exception as error:  # the reader's to raise
-                queue.put_nowait(error)
-
+        queue: _Queue = asyncio.Queue()
         tasks = []
         for at in range(len(self.prompts)):
             for sample in range(self.wish.samples):
-                tasks.append(asyncio.ensure_future(read(at, sample)))
+                tasks.append(asyncio.ensure_future(self._read(at, sample, queue)))
         left = len(tasks)
         try:
             while left:
@@ -172,6 +155,16 @@ class _Job:
             for score in self.scores.values():
                 score.cancel()
             await asyncio.gather(*tasks, *self.scores.values(), return_exceptions=True)
+
+    async def _read(self, at: int, sample: int, queue: _Queue) -> None:
+        """Puts the pieces of a sample into the queue, then None, or the error that ended it."""
+        try:
+            async with aclosing(self._sample(at, sample)) as pieces:
+                async for said in pieces:
+                    queue.put_nowait(said)
+            queue.put_nowait(None)
+        except Exception as error:  # raised by the reader of the queue
+            queue.put_nowait(error)
 
     async def _sample(self, at: int, sample: int) -> AsyncGenerator[_Said, None]:
         wish = self.wish

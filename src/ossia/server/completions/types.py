@@ -124,11 +124,7 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
 
     async def prompts(self, service: Service) -> list[list[int]]:
         """Each prompt's ids. Raises `ApiError`."""
-        given = self.prompt
-        if given is None or isinstance(given, str):
-            given = [given or ""]
-        elif given and isinstance(given[0], int):
-            given = [given]
+        given = _listed(self.prompt)
         if not given:
             raise bad("prompt is an empty list", "prompt")
         if len(given) * self.samples > MAX_SAMPLES:
@@ -156,6 +152,18 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
                 ids = empty
             encoded.append(ids)
         return encoded
+
+
+def _listed(prompt: Prompt) -> list[Any]:
+    """The prompts, of which each is a text or a list of ids."""
+    match prompt:
+        case None:
+            return [""]
+        case str():
+            return [prompt]
+        case [int(), *_]:
+            return [prompt]
+    return prompt
 
 
 def _check_ids(ids: list[int], service: Service, param: str, limit: int) -> None:

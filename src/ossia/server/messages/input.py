@@ -1,4 +1,4 @@
-"""Messages of blocks -> a Harmony conversation.
+"""Messages of blocks -> Harmony messages.
 
 Knows what Anthropic's clients send back of earlier answers: thoughts before a call, calls, and
 results by the id of their call. Nothing of HTTP.
@@ -9,48 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from datetime import date
 
-from ossia.harmony import CONSTRAIN, Conversation, DeveloperContent, Message, Role, SystemContent
+from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.messages.types import CountRequest, WireMessage
 from ossia.server.sealing import Sealer, SealError
-from ossia.server.service import Effort
 from ossia.server.wire.content import part_text, text_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
-from ossia.tools.toolbox import Toolbox
 
-Thoughts = Callable[
-    [str], Sequence[Message]
-]  # what led to the call of an id, as far as it is remembered
+# the messages that led to a call, by its id, as far as they are remembered
+Thoughts = Callable[[str], Sequence[Message]]
 # blocks of an assistant
 MISPLACED = ("tool_use", "thinking", "redacted_thinking")
 
 
-def conversation_of(
-    body: CountRequest, tools: Toolbox, effort: Effort, sealer: Sealer, remembered: Thoughts
-) -> Conversation:
-    """Raises `ApiError` naming the block that cannot be understood."""
-    system = SystemContent(
-        current_date=date.today().isoformat(),
-        effort=effort.level,
-        namespaces=tools.system_namespaces,
-    )
-    messages = [Message(Role.SYSTEM, system)]
-    instructions = text_of(At(body.system or "", "system"), "\n\n")
-    developer = tools.developer(instructions or None, body.format().declared)
-    if developer is not None:
-        messages.append(Message(Role.DEVELOPER, developer))
+def read_messages(body: CountRequest, sealer: Sealer, remembered: Thoughts) -> list[Message]:
+    """Raises `ApiError` naming the block that is wrong."""
     reader = _Reader(sealer, remembered)
+    messages: list[Message] = []
     for n, message in enumerate(body.messages):
         messages += reader.read(message, At(message.content, f"messages[{n}].content"))
     if body.messages[-1].role == "assistant":
-        raise bad(
-            "the last message is the assistant's: this model cannot continue an answer",
-            "messages",
-        )
-    return Conversation(tuple(messages))
+        why = "the last message is the assistant's: this model cannot continue an answer"
+        raise bad(why, "messages")
+    return messages
 
 
 class _Reader:
@@ -88,19 +71,17 @@ class _Reader:
         id = block["tool_use_id"].text()
         if id not in self.calls:
             raise block["tool_use_id"].wrong(f"is {id!r:.80}: no tool_use before it has this id")
-        text = text_of(block["content"], "\n") if block["content"].value else ""
+        content = block["content"]
+        text = text_of(content, "\n") if content.value else ""
         if block["is_error"].value is True:
             text = f"error: {text}"
-        return Message(Role.TOOL, text, f"{FUNCTIONS}.{self.calls[id]}", "commentary", "assistant")
+        author = f"{FUNCTIONS}.{self.calls[id]}"
+        return Message(Role.TOOL, text, author, "commentary", "assistant")
 
     def _assistant(self, blocks: list[At]) -> Iterator[Message]:
-        """Text before a call, or before the answer, is a preamble: so it was said."""
+        """Text before a call, or before the answer, was said as a preamble."""
         kinds = [block["type"].value for block in blocks]
-        has_call = "tool_use" in kinds
-        last_text = -1
-        for n, kind in enumerate(kinds):
-            if kind == "text":
-                last_text = n
+        answer = _place_of_answer(kinds)
         has_thought = False  # since the last call
         for n, block in enumerate(blocks):
             match kinds[n]:
@@ -114,15 +95,12 @@ class _Reader:
                 case "tool_result":
                     raise _misplaced(block, "an assistant's")
                 case _:
-                    is_answer = not has_call and n == last_text
+                    channel = "final" if n == answer else "commentary"
                     if text := part_text(block):
-                        channel = "final" if is_answer else "commentary"
                         yield Message(Role.ASSISTANT, text, channel=channel)
 
     def _thought(self, block: At) -> str:
-        """Nothing for what is sealed and cannot be opened: it is another model's, or another
-        server's.
-        """
+        """Empty for a seal that cannot be opened: it is another model's, or another server's."""
         is_redacted = block["type"].value == "redacted_thinking"
         text = "" if is_redacted else block["thinking"].text()
         if not text:
@@ -134,22 +112,34 @@ class _Reader:
     def _call(self, block: At, has_thought: bool) -> Iterator[Message]:
         id = block["id"].text()
         name = block["name"].text()
-        given = block["input"].object().value if "input" in block else {}
+        given = {}
+        if "input" in block:
+            given = block["input"].object().value
         if not has_thought:
             for message in self.remembered(id):
                 if message.channel == "analysis":
                     yield message
         self.calls[id] = name
         text = json.dumps(given, ensure_ascii=False)
-        yield Message(
-            Role.ASSISTANT, text, None, "commentary", f"{FUNCTIONS}.{name}", CONSTRAIN + "json"
-        )
+        recipient = f"{FUNCTIONS}.{name}"
+        yield Message(Role.ASSISTANT, text, None, "commentary", recipient, CONSTRAIN + "json")
+
+
+def _place_of_answer(kinds: list[str]) -> int | None:
+    """Of the last text block; None if there is none, or a call."""
+    if "tool_use" in kinds:
+        return None
+    places = [n for n, kind in enumerate(kinds) if kind == "text"]
+    if not places:
+        return None
+    return places[-1]
 
 
 def _blocks(content: At) -> list[At]:
     """Raises `ApiError` for what is not a block."""
     if isinstance(content.value, str):
-        return [At({"type": "text", "text": content.value}, content.path)]
+        only = {"type": "text", "text": content.value}
+        return [At(only, content.path)]
     blocks = list(content.items("a string or a list of blocks"))
     for block in blocks:
         block.object("a block, an object with a type")["type"].text()

@@ -1,5 +1,4 @@
-"""The neutral events of an answer -> the events of Anthropic's stream; and the message that they
-add up to.
+"""An answer's events -> the events of Anthropic's stream, and the message that they add up to.
 
 Plain dicts. Knows the wire; nothing of HTTP.
 """
@@ -28,9 +27,9 @@ from ossia.turn.events import (
     new_id,
 )
 
-INVALID = (
-    "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
-)
+# the key under which the client gets an input that is not a JSON object
+INVALID = "INVALID_JSON"
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}
 Event = dict[str, Any]
 
 
@@ -40,8 +39,8 @@ def tool_use_id(call: ToolCallItem) -> str:
 
 class Writer:
     """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without
-    their text. `whole`: whether calls are shown when they are complete, because nothing holds them
-    to being JSON. `limit`: max_tokens.
+    their text. `whole`: a call's input is sent in one piece at its end, for when no grammar ensures
+    that it is JSON. `limit`: max_tokens.
     """
 
     def __init__(
@@ -62,21 +61,15 @@ class Writer:
     def write(self, event: TurnEvent) -> Iterator[Event]:
         if not self.started:
             self.started = True
-            yield self._start(event.usage if isinstance(event, Progress) else Usage())
+            usage = event.usage if isinstance(event, Progress) else Usage()
+            yield self._start(usage)
         match event:
             case ItemStart():
                 self.item = event.item
                 self.is_shown = False
                 self.text = []
                 if isinstance(self.item, ToolCallItem):
-                    yield self._begin(
-                        {
-                            "type": "tool_use",
-                            "id": tool_use_id(self.item),
-                            "name": self.item.name,
-                            "input": {},
-                        }
-                    )
+                    yield self._begin(_tool_use(self.item))
             case ItemDelta():
                 self.text.append(event.text)
                 yield from self._delta(event.text)
@@ -87,9 +80,15 @@ class Writer:
 
     def _start(self, usage: Usage) -> Event:
         message: dict[str, Any] = {
-            "id": new_id("msg"), "type": "message", "role": "assistant", "model": self.model, "content": [],
-            "stop_reason": None, "stop_sequence": None, "usage": messages_usage(usage),
-        }  # fmt: skip
+            "id": new_id("msg"),
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": messages_usage(usage),
+        }
         return {"type": "message_start", "message": message}
 
     def _delta(self, text: str) -> Iterator[Event]:
@@ -101,7 +100,8 @@ class Writer:
                 yield self._change({"type": "text_delta", "text": text})
             case ReasoningItem() if text and self.thinking:
                 if not self.is_shown:
-                    yield self._begin({"type": "thinking", "thinking": "", "signature": ""})
+                    block = {"type": "thinking", "thinking": "", "signature": ""}
+                    yield self._begin(block)
                 if not self.omitted:
                     yield self._change({"type": "thinking_delta", "thinking": text})
             case ToolCallItem() if text and not self.whole:
@@ -112,7 +112,8 @@ class Writer:
             return
         text = "".join(self.text)
         if isinstance(self.item, ReasoningItem):
-            yield self._change({"type": "signature_delta", "signature": self.sealer.seal(text)})
+            signature = self.sealer.seal(text)
+            yield self._change({"type": "signature_delta", "signature": signature})
         if isinstance(self.item, ToolCallItem) and self.whole and text:
             shown = text
             if INVALID in input_of(text):
@@ -124,7 +125,7 @@ class Writer:
         self.is_shown = False
 
     def _over(self, end: TurnEnd) -> Iterator[Event]:
-        reason = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}[end.reason]
+        reason = STOP_REASONS[end.reason]
         if end.stopped_by is not None:
             reason = "stop_sequence"
         elif end.reason == "length" and end.usage.completion < self.limit:
@@ -141,9 +142,13 @@ class Writer:
         return {"type": "content_block_delta", "index": self.count, "delta": delta}
 
 
+def _tool_use(call: ToolCallItem) -> dict[str, Any]:
+    return {"type": "tool_use", "id": tool_use_id(call), "name": call.name, "input": {}}
+
+
 def input_of(text: str) -> dict[str, Any]:
-    """A call's input. Of one that was cut, what is there; of what is no JSON object, the text under
-    `INVALID`.
+    """A call's input: as much as there is if it was cut off; if it is not a JSON object, the text
+    under `INVALID`.
     """
     if not text.strip():
         return {}
@@ -151,7 +156,9 @@ def input_of(text: str) -> dict[str, Any]:
         value = from_json(text, allow_partial=True, allow_inf_nan=False)
     except ValueError:
         value = None
-    return value if isinstance(value, dict) else {INVALID: text}
+    if not isinstance(value, dict):
+        return {INVALID: text}
+    return value
 
 
 def fold(events: Iterable[Event]) -> dict[str, Any]:
@@ -165,7 +172,8 @@ def fold(events: Iterable[Event]) -> dict[str, Any]:
             case "content_block_start":
                 message["content"].append(dict(event["content_block"]))
             case "content_block_delta":
-                _grow(message["content"][event["index"]], event["delta"], event["index"], inputs)
+                index = event["index"]
+                _grow(message["content"][index], event["delta"], index, inputs)
             case "message_delta":
                 message |= event["delta"]
                 message["usage"] = message["usage"] | event["usage"]

@@ -1,4 +1,4 @@
-"""What a client may ask of /v1/messages: the wire type, and its wishes that are not messages.
+"""What a client may ask of /v1/messages: the wire type, and what it asks for besides messages.
 
 Knows field names; nothing of blocks, of engines or of answers.
 """
@@ -13,6 +13,7 @@ from annotated_types import MinLen
 
 from ossia.engine.request import Count
 from ossia.server.service import Effort, Service
+from ossia.server.wire.content import text_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrObjects
 from ossia.server.wire.format import AnswerFormat, answer_format
@@ -59,9 +60,7 @@ class OutputConfig(Part):
 
 
 class CountRequest(ApiRequest):
-    """The body of a request that has its tokens counted. Fields that say nothing to a text model
-    are ignored.
-    """
+    """The body of a request to count tokens. Fields without a meaning for text are ignored."""
 
     messages: Annotated[list[WireMessage], MinLen(1)]
     system: StringOrObjects = None
@@ -69,6 +68,11 @@ class CountRequest(ApiRequest):
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+
+    @property
+    def instructions(self) -> str | None:
+        """Of the field `system`. Raises `ApiError` for a part that is not text."""
+        return text_of(At(self.system or "", "system"), "\n\n") or None
 
     @property
     def shows_thinking(self) -> bool:
@@ -81,34 +85,34 @@ class CountRequest(ApiRequest):
 
     def effort(self, service: Service) -> Effort:
         """Raises `ApiError`."""
-        word = None if self.output_config is None else self.output_config.effort
+        config = self.output_config or OutputConfig()
+        word = config.effort
         effort = service.effort(word)
         if self.thinking is None or self.thinking.type == "adaptive":
             return effort
         if self.thinking.type == "disabled":
-            return Effort("low" if word is None else effort.level, 0)
+            level = "low" if word is None else effort.level
+            return Effort(level, 0)
         budget = self.thinking.budget_tokens
         if budget is None or budget < 1:
-            raise bad(
-                "thinking of type enabled needs budget_tokens of at least 1",
-                "thinking.budget_tokens",
-            )
+            why = "thinking of type enabled needs budget_tokens of at least 1"
+            raise bad(why, "thinking.budget_tokens")
         return replace(effort, budget=budget)
 
     def format(self) -> AnswerFormat:
         """Anthropic promises the format, so it is always strict. Raises `ApiError`."""
-        given = At(
-            None if self.output_config is None else self.output_config.format,
-            "output_config.format",
-        )
+        config = self.output_config or OutputConfig()
+        given = At(config.format, "output_config.format")
         if given.value is not None:
             given["type"].one_of("json_schema")
         return answer_format(given, always_strict=True)
 
     def declared(self) -> Toolbox:
         """Raises `ApiError`."""
-        reader = ToolReader({}).read(_functions(self.tools or []))
-        return replace(reader.tools(parallel=self._parallel), choice=self._choice())
+        reader = ToolReader({})
+        reader.read(_functions(self.tools or []))
+        tools = reader.tools(parallel=self._parallel)
+        return replace(tools, choice=self._choice())
 
     @property
     def _parallel(self) -> bool:
@@ -125,7 +129,7 @@ class CountRequest(ApiRequest):
         if choice.type != "tool":
             return ToolChoice(mode)
         if choice.name is None:
-            raise bad("tool_choice of type tool needs the name of one", "tool_choice.name")
+            raise bad("tool_choice of type tool needs the name of a tool", "tool_choice.name")
         return ToolChoice(mode, (choice.name,))
 
 

@@ -20,6 +20,13 @@ from ossia.server.service import Service
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("markdown.js", "tools.js", "app.js")  # one script, in this order
+HEADERS = {
+    "Cache-Control": "no-cache",  # ask whether it is still the same
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 @dataclass(frozen=True)
@@ -45,20 +52,13 @@ class Page:
 def router(service: Service) -> APIRouter:
     page = Page.of()
     body = page.html.encode()
-    headers = {
-        "Content-Security-Policy": page.policy,
-        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
-        "Cache-Control": "no-cache",  # ask whether it is still the same
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-    }
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"Content-Security-Policy": page.policy, "ETag": etag, **HEADERS}
 
     async def serve(request: Request) -> Response:
         tags = request.headers.get("if-none-match", "").split(",")
         known = [tag.strip().removeprefix("W/") for tag in tags]
-        if headers["ETag"] in known or "*" in known:
+        if etag in known or "*" in known:
             return Response(status_code=304, headers=headers)
         return Response(body, headers=headers, media_type="text/html")
 

@@ -58,12 +58,10 @@ class Runs:
         """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for
         `keep` seconds.
         """
-        self.store, self.max_running, self.max_bytes, self.keep = (
-            store,
-            max_running,
-            max_bytes,
-            keep,
-        )
+        self.store = store
+        self.max_running = max_running
+        self.max_bytes = max_bytes
+        self.keep = keep
         self._running: dict[tuple[str, str], _Run] = {}
         self._ended: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # the earliest first
         self._bytes = 0
@@ -99,7 +97,8 @@ class Runs:
             for event in self._replay(owner, id, after):
                 yield event
             return
-        news, position = asyncio.Event(), after + 1
+        news = asyncio.Event()
+        position = after + 1
         run.followers.add(news)
         try:
             while True:
@@ -140,9 +139,6 @@ class Runs:
         self._forget(self._ended.pop((owner, id), None))
         return self.store.delete(owner, id)
 
-    def is_running(self, owner: str, id: str) -> bool:
-        return (owner, id) in self._running
-
     async def close(self, grace: float = 0.0) -> None:
         """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked
         as failed.
@@ -182,7 +178,8 @@ class Runs:
         )
         data = orjson.dumps(event)
         run.events.append(data)
-        run.last, run.bytes = event["type"], run.bytes + len(data) + OVERHEAD
+        run.last = event["type"]
+        run.bytes = run.bytes + len(data) + OVERHEAD
         self._bytes += len(data) + OVERHEAD
         self._limit()
         run.wake()

@@ -24,12 +24,11 @@ from ossia.server.responses.stored import (
     including,
     listed,
     paging,
-    reply,
 )
-from ossia.server.responses.types import ALWAYS, documented
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import Metadata, Part, api_router
+from ossia.server.wire.replies import documented, reply
 
 AT_ONCE = 20  # items
 
@@ -101,7 +100,7 @@ def _found(service: Service, request: Request, id: str) -> dict[str, Any]:
 def _add_conversations(routes: APIRouter, service: Service) -> None:
     store = service.store
 
-    @routes.post("", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.post("", responses=documented(CONVERSATION_SCHEMA))
     async def create_conversation(
         request: Request, body: NewConversation | None = None
     ) -> Response:
@@ -113,11 +112,11 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
                 store.new_conversation(caller_of(request).name, wanted.metadata or {}, items)
             )
 
-    @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def retrieve_conversation(request: Request, conversation_id: str) -> Response:
         return reply(_found(service, request, conversation_id))
 
-    @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def update_conversation(
         request: Request, conversation_id: str, body: ConversationUpdate
     ) -> Response:
@@ -130,7 +129,7 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
             raise no_conversation(conversation_id)
         return reply(updated)
 
-    @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
+    @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA))
     async def delete_conversation(request: Request, conversation_id: str) -> Response:
         """Deletes a conversation and its items; responses that were made in it stay."""
         if not store.delete_conversation(caller_of(request).name, conversation_id):
@@ -143,7 +142,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.get(
         "/{conversation_id}/items",
-        responses=documented(LIST_SCHEMA, *ALWAYS),
+        responses=documented(LIST_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def list_items(
@@ -154,7 +153,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.post(
         "/{conversation_id}/items",
-        responses=documented(LIST_SCHEMA, *ALWAYS),
+        responses=documented(LIST_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def create_items(request: Request, conversation_id: str, body: NewItems) -> Response:
@@ -172,7 +171,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.get(
         "/{conversation_id}/items/{item_id}",
-        responses=documented(ITEM_SCHEMA, *ALWAYS),
+        responses=documented(ITEM_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def retrieve_item(request: Request, conversation_id: str, item_id: str) -> Response:
@@ -182,9 +181,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
             raise no_item(item_id)
         return reply(found)
 
-    @routes.delete(
-        "/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS)
-    )
+    @routes.delete("/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA))
     async def delete_item(request: Request, conversation_id: str, item_id: str) -> Response:
         """Answers with the conversation."""
         found = _found(service, request, conversation_id)

@@ -40,7 +40,7 @@ ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
 
 @dataclass
 class PendingResponse:
-    """A response on its way. `error`: what it failed of after it had begun."""
+    """A response on its way. `error`: set if the answer failed after the first event was sent."""
 
     body: ResponseRequest
     caller: Caller
@@ -198,7 +198,7 @@ class ResponseService:
                 self._keep(pending)
 
     async def whole(self, pending: PendingResponse) -> dict[str, Any]:
-        """The Response object of a plain answer: the fold of its events. Raises what it failed of."""
+        """The Response object of a plain answer: the fold of its events. Raises its error."""
         async with aclosing(self.events(pending, patience=float("inf"))) as events:
             async for _ in events:
                 pass
@@ -212,7 +212,10 @@ class ResponseService:
         """For who comes back: the store's entry, the conversation's items, and the reasoning that
         led to calls.
         """
-        book, body, owner, prompt = pending.book, pending.body, pending.caller.name, pending.prompt
+        book = pending.book
+        body = pending.body
+        owner = pending.caller.name
+        prompt = pending.prompt
         if book.end is not None:
             thoughts = thoughts_before_calls(pending.ask, book.end.messages)
             self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)

@@ -139,7 +139,8 @@ class Reader:
     def _add(self, message: Message) -> None:
         self.messages.append(message)
         if message.role is not Role.ASSISTANT:
-            self._begin, self._hosted = len(self.messages), False
+            self._begin = len(self.messages)
+            self._hosted = False
 
     def _message(self, item: At, calls_follow: bool) -> None:
         text = text_of(item["content"])
@@ -157,8 +158,9 @@ class Reader:
                 self._add(Message(Role.DEVELOPER, DeveloperContent(text)))
 
     def _reasoning(self, item: At) -> None:
-        """In plain if it is there, else what was sealed. A summary alone says nothing to the model."""
-        content, sealed = item["content"], item["encrypted_content"]
+        """The plain text, else the sealed one. A summary alone is not shown to the model."""
+        content = item["content"]
+        sealed = item["encrypted_content"]
         text = text_of(content, "\n\n") if content.value else ""
         if not text and isinstance(sealed.value, str) and sealed.value:
             try:
@@ -171,7 +173,8 @@ class Reader:
 
     def _call(self, item: At) -> None:
         is_function = item["type"].value == "function_call"
-        name, call_id = item["name"].word(), item["call_id"].word()
+        name = item["name"].word()
+        call_id = item["call_id"].word()
         body = item["arguments" if is_function else "input"].text()
         recipient = f"{_namespace(item)}.{name}"
         self._callees[call_id] = recipient
@@ -191,7 +194,8 @@ class Reader:
             self.messages[self._begin :] = remembered
 
     def _output(self, item: At) -> None:
-        call_id, name = item["call_id"], item["name"].value
+        call_id = item["call_id"]
+        name = item["name"].value
         recipient = None
         if isinstance(call_id.value, str):
             recipient = self._callees.get(call_id.value)
@@ -205,7 +209,8 @@ class Reader:
     def _code(self, item: Item) -> None:
         """Code that the server ran, if its output is there; else it is as if it had not been."""
         self._hosted = True
-        code, outputs = item.get("code"), item.get("outputs")
+        code = item.get("code")
+        outputs = item.get("outputs")
         if not isinstance(code, str) or not isinstance(outputs, list) or not outputs:
             return
         logs = [each.get("logs") for each in outputs if isinstance(each, Mapping)]

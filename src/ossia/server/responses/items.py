@@ -1,7 +1,7 @@
 """One output item of a response: the wire events from its beginning to its end, and the item they
 add up to.
 
-Each writer is for one kind of neutral item. It yields (type, fields); who owns the stream adds the
+Each writer is for one kind of item. It yields (type, fields); the owner of the stream adds the
 sequence number. Knows the item and how much of it the client wants to see; nothing of the response
 around it.
 """
@@ -24,9 +24,8 @@ from ossia.turn.events import (
 )
 
 Wire = tuple[str, dict[str, Any]]
-CITATION = re.compile(
-    r"【(\d+)†[^】]*】"
-)  # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+# as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+CITATION = re.compile(r"【(\d+)†[^】]*】")
 SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 LONGEST = 300  # characters of a summary's sentence

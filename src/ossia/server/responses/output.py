@@ -3,9 +3,9 @@ up to.
 
     book = ResponseBook(response, include)
     events = [*book.begin(), *book.write(answer_event), ..., *book.fail(error)]
-    book.response                                # the fold of all that was yielded: the body of a plain answer
+    book.response            # the fold of all that was yielded: the body of a plain answer
 
-Knows neutral events and the wire; nothing of HTTP, of the store or of where events come from.
+Knows an answer's events and the wire; nothing of HTTP, of the store or of where events come from.
 """
 
 from __future__ import annotations
@@ -30,17 +30,19 @@ from ossia.turn.events import (
 )
 
 Event = dict[str, Any]
+# codes that a failed response has, by status
 FAILURES = {
     400: "invalid_prompt",
     429: "rate_limit_exceeded",
-}  # codes that a failed response has, by status
+}
 
 
 class ResponseBook:
     """`response`: the Response object with an empty output, as it is when it begins."""
 
     def __init__(self, response: dict[str, Any], include: Include) -> None:
-        self.response, self.include = response, include
+        self.response = response
+        self.include = include
         self.sequence = 0  # of the next event
         self.call_ids: list[str] = []  # of calls that the client carries out
         self.end: TurnEnd | None = None
@@ -63,11 +65,11 @@ class ResponseBook:
             case ItemDelta(index=index):
                 yield from self._events(self._open[index].delta(event))
             case ItemStart(index=index, item=item):
-                place = self._places[index] = len(self.response["output"])
+                place = len(self.response["output"])
+                self._places[index] = place
                 container = "cntr_" + self.response["id"].removeprefix("resp_")
-                writer = self._open[index] = writer_of(
-                    place, item, self.include, self._pages, container
-                )
+                writer = writer_of(place, item, self.include, self._pages, container)
+                self._open[index] = writer
                 self.response["output"].append(writer.item)
                 yield from self._events(writer.start())
             case CallStart(index=index, item=item):
@@ -118,7 +120,8 @@ class ResponseBook:
         self._open.clear()
 
     def _last(self, status: str) -> Event:
-        self.response["status"], self.has_ended = status, True
+        self.response["status"] = status
+        self.has_ended = True
         return self._whole(f"response.{status}")
 
     def _whole(self, type: str) -> Event:

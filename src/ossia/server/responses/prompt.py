@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date
 
-from ossia.harmony import (
-    Conversation,
-    Message,
-    Role,
-    SystemContent,
-)
+from ossia.harmony import Conversation
 from ossia.server.access import Caller
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.responses.types import PromptRequest
 from ossia.server.sealing import Sealer
 from ossia.server.service import Effort, Service
+from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
@@ -65,11 +60,6 @@ async def read_prompt(
     wanted = None if body.text is None else body.text.format
     format = answer_format(At(wanted, "text.format"))
     effort = service.effort(body.reasoning.effort if body.reasoning is not None else None)
-    system = SystemContent(
-        current_date=date.today().isoformat(),
-        effort=effort.level,
-        namespaces=tools.tools.system_namespaces,
-    )
 
     def conversation(items: Sequence[Item], first: int) -> Conversation:
         before = "conversation" if body.conversation_id else "previous_response_id"
@@ -78,10 +68,13 @@ async def read_prompt(
         )
         reader.read(items)
         said = [text for text in (body.instructions, *reader.leading) if text]
-        developer = tools.tools.developer("\n\n".join(said) or None, format.declared)
-        head = [Message(Role.SYSTEM, system)]
-        head += [] if developer is None else [Message(Role.DEVELOPER, developer)]
-        return Conversation((*head, *reader.messages))
+        return conversation_of(
+            reader.messages,
+            effort=effort.level,
+            instructions="\n\n".join(said) or None,
+            tools=tools.tools,
+            format=format,
+        )
 
     items = [*history, *given]
     if not items and not body.instructions:
@@ -96,7 +89,8 @@ async def read_prompt(
 
 def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item]:
     """The items that were said before, from the store."""
-    id, conversation = body.previous_response_id, body.conversation_id
+    id = body.previous_response_id
+    conversation = body.conversation_id
     if id and conversation:
         raise bad(
             "a request continues a response or a conversation, not both", "previous_response_id"
@@ -138,7 +132,8 @@ async def _shortened(
     async def fits(candidate: Conversation) -> bool:
         return len(await service.answerer.prompt_ids(candidate)) + room <= service.context
 
-    few, many = 0, len(droppable(items))
+    few = 0
+    many = len(droppable(items))
     if many == 0 or await fits(whole):
         return whole
     while few + 1 < many:  # `few` is too few

@@ -16,26 +16,26 @@ from starlette.responses import Response
 from ossia.server.access import caller_of
 from ossia.server.responses.create import PendingResponse, ResponseService
 from ossia.server.responses.output import Event
-from ossia.server.responses.stored import reply, streamed
+from ossia.server.responses.stored import streamed
 from ossia.server.responses.types import (
-    ALWAYS,
     COUNT_SCHEMA,
     RESPONSE_SCHEMA,
     PromptRequest,
     ResponseRequest,
-    documented,
 )
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import first_of, until_disconnected
 
 
 def router(service: Service) -> APIRouter:
     routes = api_router("responses")
-    creator, keepalive = ResponseService(service), service.settings.keepalive
+    creator = ResponseService(service)
+    keepalive = service.settings.keepalive
 
-    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True))
+    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, streams=True))
     async def create(body: ResponseRequest, request: Request) -> Response:
         """Answer items, or a string, as one Response or as its stream of events."""
         pending = await creator.prepare(body, caller_of(request))
@@ -59,7 +59,7 @@ def router(service: Service) -> APIRouter:
             else reply(first["response"])
         )
 
-    @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA, *ALWAYS))
+    @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA))
     async def count(body: PromptRequest, request: Request) -> Response:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))

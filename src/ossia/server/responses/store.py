@@ -45,7 +45,8 @@ CREATE INDEX entry_written ON entry (written);
 CREATE INDEX entry_expires ON entry (expires);
 CREATE INDEX entry_status ON entry (status) WHERE status IN {UNFINISHED};
 CREATE TABLE item (  -- of a conversation; `position` orders them
-    position INTEGER PRIMARY KEY AUTOINCREMENT, entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
     id TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (entry, id)
 );
 CREATE INDEX item_entry ON item (entry, position);
@@ -71,6 +72,14 @@ PREFIXES = {  # of the ids of items
     "code_interpreter_call": "ci",
     "compaction": "cmp",
 }
+PUT_RESPONSE = f"""
+INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)
+VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
+ON CONFLICT (kind, owner, id) DO UPDATE SET
+    status = excluded.status, body = excluded.body, history = excluded.history,
+    input = excluded.input, expires = excluded.expires, size = excluded.size,
+    written = excluded.written
+"""
 
 
 class StoreError(OssiaError):
@@ -108,7 +117,10 @@ class Store:
     def __init__(
         self, path: Path | None, ttl: float, limit: int, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path, self.ttl, self.limit, self.clock = path, ttl, limit, clock
+        self.path = path
+        self.ttl = ttl
+        self.limit = limit
+        self.clock = clock
         self._lock = threading.RLock()
         self._db = _opened(path)
 
@@ -146,14 +158,7 @@ class Store:
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
             with self._writing() as db:
-                db.execute(
-                    "INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)"
-                    f" VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})"
-                    " ON CONFLICT (kind, owner, id) DO UPDATE SET status = excluded.status, body = excluded.body,"
-                    " history = excluded.history, input = excluded.input, expires = excluded.expires,"
-                    " size = excluded.size, written = excluded.written",
-                    row,
-                )
+                db.execute(PUT_RESPONSE, row)
         except StoreError:
             log.exception("response %s is not kept", stored.id)
 
@@ -170,7 +175,8 @@ class Store:
         return self._responses(f"status IN {UNFINISHED}")
 
     def _responses(self, where: str, *values: str) -> list[StoredResponse]:
-        query = f"SELECT id, owner, body, history, input, expires FROM entry WHERE kind = 'response' AND {where}"
+        columns = "id, owner, body, history, input, expires"
+        query = f"SELECT {columns} FROM entry WHERE kind = 'response' AND {where}"
         with self._reading() as db:
             rows = db.execute(
                 f"{query} AND expires > ? ORDER BY written", (*values, self.clock())
@@ -271,7 +277,8 @@ class Store:
     def _insert_items(
         self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        made, grown = [], 0
+        made = []
+        grown = 0
         for item in items:
             id = item.get("id")
             taken = "SELECT 1 FROM item WHERE entry = ? AND id = ?"
@@ -288,9 +295,13 @@ class Store:
         self, db: sqlite3.Connection, owner: str, id: str
     ) -> tuple[int, dict[str, Any]] | None:
         """A conversation's key and wire object."""
-        query = "SELECT key, body FROM entry WHERE kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
+        where = "kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
+        query = f"SELECT key, body FROM entry WHERE {where}"
         found = db.execute(query, (owner, id, self.clock())).fetchone()
-        return None if found is None else (found[0], orjson.loads(found[1]))
+        if found is None:
+            return None
+        key, body = found
+        return key, orjson.loads(body)
 
     def _write_conversation(
         self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]
@@ -305,12 +316,12 @@ class Store:
         `StoreFull`.
         """
         row = (grown, self.clock() + self.ttl, key)
-        update = f"UPDATE entry SET size = size + ?, expires = ?, written = {NEXT} WHERE key = ? RETURNING size"
+        changes = f"size = size + ?, expires = ?, written = {NEXT}"
+        update = f"UPDATE entry SET {changes} WHERE key = ? RETURNING size"
         size = db.execute(update, row).fetchone()[0]
         if size > self.limit:
-            raise StoreFull(
-                f"the conversation would have {size} bytes, the limit of what is kept is {self.limit}"
-            )
+            limit = f"the store keeps at most {self.limit}"
+            raise StoreFull(f"the conversation would have {size} bytes; {limit}")
 
     # Both
 
@@ -362,9 +373,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         return db
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(
-            os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        )  # what SQLite adds beside it has its permissions
+        # the files that SQLite adds next to it get its permissions
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         db = _connected(str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path} cannot be used to keep responses in: {error}") from error
@@ -410,14 +420,12 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     ):
         raise StoreError(f"{path} is a database of another program: {AWAY}")
     if not is_new and version != VERSION:
-        raise StoreError(
-            f"{path} was written by another version of ossia (tables {version}, not {VERSION}): {AWAY}"
-        )
+        why = f"was written by another version of ossia (tables {version}, not {VERSION})"
+        raise StoreError(f"{path} {why}: {AWAY}")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA journal_size_limit = {16 << 20}")
-    db.execute(
-        "PRAGMA synchronous = NORMAL"
-    )  # a power cut may take the last answers, never the file
+    # a power cut may take the last answers, never the file
+    db.execute("PRAGMA synchronous = NORMAL")
     db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;" if is_new else "BEGIN IMMEDIATE; COMMIT;")
     told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if told != "ok":

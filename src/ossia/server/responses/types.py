@@ -125,56 +125,6 @@ class ResponseRequest(PromptRequest, SamplingFields):
 
 # ---- OpenAPI ----
 
-MEANINGS = {
-    400: "A field of the request is wrong; `param` names it",
-    401: "No API key, or an unknown one",
-    403: "Not allowed with this key",
-    404: "There is no such thing, or it is somebody else's",
-    409: "The state of things does not allow it",
-    413: "The body is too large",
-    429: "Too many requests, or tokens; `Retry-After` says when to come back",
-    500: "The server failed; its log says more",
-    503: "The engine does not run, or the server is going down",
-}
-_NULLABLE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _NULLABLE,
-                "code": _NULLABLE,
-            },
-        }
-    },
-}
-
-
-def documented(
-    schema: dict[str, Any], *statuses: int, streams: bool = False
-) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses=`: a 200 of the schema, as events too if it `streams`, and errors in
-    OpenAI's form.
-    """
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if streams:
-        content["text/event-stream"] = {}
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {
-            "description": MEANINGS[status],
-            "content": {"application/json": {"schema": ERROR_SCHEMA}},
-        }
-        for status in statuses
-    }
-    return {200: {"description": "The answer", "content": content}, **errors}
-
-
-ALWAYS = (400, 401, 404, 413, 429, 500, 503)  # what any route that asks the model can answer
 RESPONSE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id", "object", "created_at", "status", "model", "output", "tools", "tool_choice"],

@@ -72,7 +72,8 @@ class _Streaming(StreamingResponse):
 
     def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
         super().__init__(self._noted(parts), media_type="text/event-stream", headers=HEADERS)
-        self.parts, self.has_begun = parts, False
+        self.parts = parts
+        self.has_begun = False
 
     async def _noted(self, parts: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         self.has_begun = True
@@ -100,7 +101,8 @@ async def with_keepalive(
                 if not done:
                     yield b": still here\n\n"
                     continue
-                task, waiting = waiting, None
+                task = waiting
+                waiting = None
                 try:
                     part = task.result()
                 except StopAsyncIteration:

@@ -93,7 +93,8 @@ class ToolReader:
         self.echo.append({"description": made.description or None, **shown, **facts})
 
     def _custom(self, tool: At) -> None:
-        name, about = tool_name(tool["name"]), tool["description"].text("")
+        name = tool_name(tool["name"])
+        about = tool["description"].text("")
         wanted = tool["format"]
         try:
             text = body_format(wanted.value)
@@ -139,7 +140,8 @@ def inside(tool: At, kind: str) -> At:
 
 def function_tool(tool: At) -> FunctionTool:
     """Of `parameters`, or of Anthropic's `input_schema`."""
-    name, about = tool_name(tool["name"]), tool["description"].text("")
+    name = tool_name(tool["name"])
+    about = tool["description"].text("")
     schema = tool["input_schema" if "input_schema" in tool else "parameters"]
     if schema.value is not None and not isinstance(schema.value, Mapping):
         raise schema.wrong("must be a JSON schema: an object", "invalid_schema")
@@ -204,11 +206,12 @@ def _allowed(choice: At, tools: Toolbox) -> ToolChoice:
 
 
 def _names(choice: At, tools: Toolbox) -> tuple[str, ...]:
-    """The recipients that an object of type function, custom, namespace or of a hosted tool means."""
+    """The recipients that a choice of type function, custom, namespace or a hosted tool means."""
     kind = choice["type"].text("function")
     if kind in ("function", "custom"):
         inner = inside(choice, kind)
-        name, space = inner["name"].word(), choice["namespace"].text("")
+        name = inner["name"].word()
+        space = choice["namespace"].text("")
         return (f"{space}.{name}" if space else name,)
     hosted = _hosted(kind, tools)
     targets = tools.by_recipient.items()
