@@ -1,8 +1,8 @@
 """Fine-tuning conversations: problems of every task, with system messages, developer messages and
 efforts varied.
 
-Knows the tasks and the chat's messages; no tokens. Example i is a pure function of (seed, split,
-i), and the iterator yields the index to go on from, so a resumed run sees exactly the same
+Knows the tasks and the chat's messages; does not know tokens. Example i is a pure function of
+(seed, split, i), and the iterator yields the next index, so a resumed run sees exactly the same
 conversations.
 """
 
@@ -43,27 +43,36 @@ _WORDS = Words("conversations")
 def conversations(
     seed: int, split: Split = "train", start: int = 0, mixture: Mapping[str, int] = MIXTURE
 ) -> Iterator[tuple[Conversation, int]]:
-    """Endless (conversation, state); `start=state` goes on with the next one. The last turn is the
-    one to learn.
-    """
+    """Endless (conversation, state); `start=state` continues after it. Learned is the last turn."""
     index = start
     while True:
-        yield conversation(seed, split, index, mixture), index + 1
+        made = conversation(seed, split, index, mixture)
         index += 1
+        yield made, index
 
 
 def conversation(
     seed: int, split: Split, index: int, mixture: Mapping[str, int] = MIXTURE
 ) -> Conversation:
-    """Conversation `index`: system message (mostly), developer message (sometimes), the problem and
-    its solution.
+    """Conversation `index`: the problem and its solution after a system message, mostly, and a
+    developer message, sometimes.
     """
     rng = example_random(seed, split, index)
-    task = rng.choices(list(mixture), list(mixture.values()))[0]
+    tasks = list(mixture)
+    shares = list(mixture.values())
+    task = rng.choices(tasks, shares)[0]
     problem = surrounded(rng, TASKS[task](rng, split))
     system = draw_system(rng)
-    effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
-    return Conversation(problem.prompt(effort, system) + problem.solution(effort))
+    effort = _effort_of(system)
+    messages = problem.prompt(effort, system)
+    messages += problem.solution(effort)
+    return Conversation(messages)
+
+
+def _effort_of(system: SystemContent | None) -> Effort:
+    if system is None or not system.effort:
+        return Effort.MEDIUM
+    return Effort(system.effort)
 
 
 def drill(seed: int, split: Split, index: int) -> Conversation:
@@ -74,41 +83,50 @@ def drill(seed: int, split: Split, index: int) -> Conversation:
     """
     rng = example_random(seed, f"{split}-drill", index)
     system = draw_system(rng)
-    effort = Effort(system.effort or Effort.MEDIUM) if system else Effort.MEDIUM
-    messages: tuple[Message, ...] = () if system is None else (Message(Role.SYSTEM, system),)
+    effort = _effort_of(system)
+    messages: list[Message] = []
+    if system is not None:
+        messages.append(Message(Role.SYSTEM, system))
     if rng.random() < READING:
-        return Conversation(messages + _reading(rng, split, effort))
+        messages += _reading(rng, split, effort)
+        return Conversation(tuple(messages))
     weights = [MIXTURE[task] for task in DRILLED]
-    for task in rng.choices(DRILLED, weights, k=rng.randrange(2, 5)):
+    count = rng.randrange(2, 5)
+    for task in rng.choices(DRILLED, weights, k=count):
         problem = TASKS[task](rng, split)
         if problem.instructions is None:
-            messages += problem.prompt(effort) + problem.solution(effort)
-    return Conversation(messages)
+            messages += problem.prompt(effort)
+            messages += problem.solution(effort)
+    return Conversation(tuple(messages))
 
 
 def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
     """One text of facts, and a question about most of them in turn."""
-    facts = draw_facts(rng, rng.randrange(3, 7), split)
-    told = rng.choice(FACT_WORDS["before"]) + story_of(rng, facts)
+    count = rng.randrange(3, 7)
+    facts = draw_facts(rng, count, split)
+    opening = rng.choice(FACT_WORDS["before"])
+    told = opening + story_of(rng, facts)
     before = told + rng.choice(FACT_WORDS["between"])
-    messages: tuple[Message, ...] = ()
-    for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
+    asked = rng.randrange(2, count + 1)
+    messages: list[Message] = []
+    for fact in rng.sample(facts, asked):
         if rng.random() < 0.9:
             turn, _ = fact_turn(rng, fact, before)
         else:
             turn, _ = unknown_turn(rng, facts, before)
-        messages += (Message(Role.USER, turn.user), *turn.reply(effort))
+        messages.append(Message(Role.USER, turn.user))
+        messages += turn.reply(effort)
         before = ""
-    return messages
+    return tuple(messages)
 
 
 def draw_system(rng: Random) -> SystemContent | None:
-    """A system message with the default identity, a date mostly, and an effort at random; sometimes
-    none at all.
-    """
+    """A system message with the default identity, mostly a date, and a random effort; or none."""
     if rng.random() < NO_SYSTEM:
         return None
-    effort = rng.choices(list(EFFORTS), list(EFFORTS.values()))[0]
+    efforts = list(EFFORTS)
+    shares = list(EFFORTS.values())
+    effort = rng.choices(efforts, shares)[0]
     if rng.random() < NO_DATE:
         return SystemContent(effort=effort)
     year = rng.randrange(2023, 2030)
@@ -120,10 +138,14 @@ def draw_system(rng: Random) -> SystemContent | None:
 def surrounded(rng: Random, problem: Problem) -> Problem:
     """The problem, sometimes with a developer message that must not change the answer."""
     if problem.instructions is None and rng.random() < INSTRUCTIONS:
-        problem = replace(problem, instructions=rng.choice(_WORDS["instructions"]))
-    if not problem.tools and problem.task in ("facts", "scope") and rng.random() < 2 * IDLE_TOOLS:
+        instructions = rng.choice(_WORDS["instructions"])
+        problem = replace(problem, instructions=instructions)
+    if problem.tools or problem.task not in ("facts", "scope"):
+        return problem
+    if rng.random() < 2 * IDLE_TOOLS:
         declared = declare(rng, two_steps=True)
-        problem = replace(problem, tools=with_others(rng, Tool(declared.function, _unused)))
+        idle = Tool(declared.function, _unused)
+        problem = replace(problem, tools=with_others(rng, idle))
     return problem
 
 

@@ -1,5 +1,6 @@
-"""What a filter of documents does, in shares with intervals. Knows labels and decisions; no texts,
-no classifier.
+"""The effect of a filter of documents, in shares with intervals.
+
+Knows labels and decisions; does not know texts or classifiers.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class FilterReport:
-    """The blocklist alone beside both stages; `str(report)` is a Markdown table, `as_json` for
-    files.
+    """The blocklist alone and both stages; `str(report)` is a Markdown table, `as_json` for files.
 
     Intervals are Wilson's, 95%. Shares are of these documents: precision depends on how common each
     label is.
@@ -35,29 +35,30 @@ class FilterReport:
     both: StageReport
 
     def __str__(self) -> str:
-        alone, both = self.blocklist, self.both
+        alone = self.blocklist
+        both = self.both
         rows = [
             ("precision", alone.precision, both.precision),
             ("recall", alone.recall, both.recall),
-            *(
-                (f"removed of {label}", alone.removed[label], both.removed[label])
-                for label in self.labels
-            ),
-            ("removed of all", alone.removed_of_all, both.removed_of_all),
         ]
+        for label in self.labels:
+            rows.append((f"removed of {label}", alone.removed[label], both.removed[label]))
+        rows.append(("removed of all", alone.removed_of_all, both.removed_of_all))
         head = f"| to remove: {self.removes} | blocklist alone | blocklist, then classifier |"
-        return "\n".join(
-            [head, "|---|---|---|", *(f"| {name} | {one} | {two} |" for name, one, two in rows)]
-        )
+        lines = [head, "|---|---|---|"]
+        for name, one, two in rows:
+            lines.append(f"| {name} | {one} | {two} |")
+        return "\n".join(lines)
 
     @property
     def labels(self) -> list[str]:
         return list(self.both.removed)
 
     def as_json(self) -> dict[str, Any]:
-        stages = {"blocklist": self.blocklist, "both": self.both}
-        return {"removes": self.removes} | {
-            name: _stage_as_json(stage) for name, stage in stages.items()
+        return {
+            "removes": self.removes,
+            "blocklist": _stage_as_json(self.blocklist),
+            "both": _stage_as_json(self.both),
         }
 
 
@@ -65,29 +66,32 @@ def measure(
     labels: Sequence[str], removes: str, by_blocklist: Sequence[bool], by_both: Sequence[bool]
 ) -> FilterReport:
     """The report of two lists of decisions (True: removed) over documents with these labels."""
-    return FilterReport(
-        removes, _stage(labels, removes, by_blocklist), _stage(labels, removes, by_both)
-    )
+    blocklist = _stage(labels, removes, by_blocklist)
+    both = _stage(labels, removes, by_both)
+    return FilterReport(removes, blocklist, both)
 
 
 def _stage(labels: Sequence[str], removes: str, removed: Sequence[bool]) -> StageReport:
     pairs = list(zip(labels, map(bool, removed), strict=True))
 
     def share(label: str) -> Share:
-        return Share(pairs.count((label, True)), labels.count(label))
+        gone = pairs.count((label, True))
+        return Share(gone, labels.count(label))
 
-    right, all_removed = share(removes), sum(gone for _, gone in pairs)
+    recall = share(removes)
+    all_removed = sum(gone for _, gone in pairs)
+    precision = Share(recall.right, all_removed)
     by_label = {label: share(label) for label in dict.fromkeys(labels)}
-    return StageReport(
-        Share(right.right, all_removed), right, by_label, Share(all_removed, len(pairs))
-    )
+    of_all = Share(all_removed, len(pairs))
+    return StageReport(precision, recall, by_label, of_all)
 
 
 def _stage_as_json(stage: StageReport) -> dict[str, Any]:
+    removed = {label: _share_as_json(share) for label, share in stage.removed.items()}
     return {
         "precision": _share_as_json(stage.precision),
         "recall": _share_as_json(stage.recall),
-        "removed": {label: _share_as_json(share) for label, share in stage.removed.items()},
+        "removed": removed,
         "removed_of_all": _share_as_json(stage.removed_of_all),
     }
 

@@ -1,8 +1,8 @@
 """Pre-training text: the little world without any chat markup, so that fine-tuning only has to
 teach the format.
 
-Knows the tasks and their written methods; no tokens. Document i is a pure function of (seed, i).
-Everything comes from the training split: an equation that is held out stands in no document.
+Knows the tasks and their written methods; does not know tokens. Document i is a pure function of
+(seed, i). Everything comes from the training split: no document has an equation that is held out.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ossia.tasks.numbers.working import (
     sum_column,
     working,
 )
+from ossia.tasks.problem import Problem
 from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_turn
 from ossia.tasks.world.names import code, made_up_name, made_up_word, person
 
@@ -43,13 +44,12 @@ Make = Callable[[Random], str]
 
 
 def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
-    """Endless (text, state); `start=state` goes on with the next one. A document is some 50 to 200
-    tokens long.
-    """
+    """Endless (text, state); `start=state` continues after it. A document has 50 to 200 tokens."""
     index = start
     while True:
-        yield document(seed, index), index + 1
+        made = document(seed, index)
         index += 1
+        yield made, index
 
 
 def document(seed: int, index: int) -> str:
@@ -59,7 +59,9 @@ def document(seed: int, index: int) -> str:
 def draw(rng: Random, kinds: Mapping[Make, int] | None = None) -> str:
     """A document of any kind, or of these by their shares."""
     chosen = KINDS if kinds is None else kinds
-    make = rng.choices(list(chosen), list(chosen.values()))[0]
+    makers = list(chosen)
+    shares = list(chosen.values())
+    make = rng.choices(makers, shares)[0]
     return make(rng)
 
 
@@ -67,14 +69,20 @@ def draw(rng: Random, kinds: Mapping[Make, int] | None = None) -> str:
 
 
 def _draw(rng: Random, two: float = 0.25) -> Op:
-    return draw_two_steps(rng, "train") if rng.random() < two else draw_one_step(rng, "train")
+    if rng.random() < two:
+        return draw_two_steps(rng, "train")
+    return draw_one_step(rng, "train")
 
 
 def equations(rng: Random) -> str:
     """Bare equations, one per line."""
     space = " " if rng.random() < 0.5 else ""
-    found = [_draw(rng) for _ in range(rng.randrange(6, 15))]
-    return "\n".join([f"{text(e, space)}{space}={space}{value(e)}" for e in found])
+    lines = []
+    for _ in range(rng.randrange(6, 15)):
+        expr = _draw(rng)
+        formula = text(expr, space)
+        lines.append(f"{formula}{space}={space}{value(expr)}")
+    return "\n".join(lines)
 
 
 def families(rng: Random) -> str:
@@ -87,21 +95,34 @@ def families(rng: Random) -> str:
         c = value(expr)
         if expr.sign in "-/":
             a, c = c, a
-        sums = expr.sign in "+-"
-        there, back = ("+", "-") if sums else ("*", "/")
-        if (sums and a >= 0) or (not sums and a * b):
-            lines += [f"{a}{there}{b}={c}", f"{b}{there}{a}={c}"]
-            lines += [f"{c}{back}{b}={a}", f"{c}{back}{a}={b}"]
+        if expr.sign in "+-":
+            there = "+"
+            back = "-"
+            turns = a >= 0
+        else:
+            there = "*"
+            back = "/"
+            turns = a * b != 0
+        if turns:
+            lines.append(f"{a}{there}{b}={c}")
+            lines.append(f"{b}{there}{a}={c}")
+            lines.append(f"{c}{back}{b}={a}")
+            lines.append(f"{c}{back}{a}={b}")
     return "\n".join(lines) or "0+0=0"
 
 
 def worked(rng: Random) -> str:
-    """Questions with their working at one of the three grains and the answer."""
+    """Questions with their working at one of the efforts and the answer."""
     effort = rng.choice(EFFORTS)
+    if effort is Effort.HIGH:
+        count = rng.randrange(1, 3)
+    else:
+        count = rng.randrange(2, 5)
     parts = []
-    for _ in range(rng.randrange(1, 3) if effort is Effort.HIGH else rng.randrange(2, 5)):
+    for _ in range(count):
         expr = _draw(rng, 0.3)
-        parts.append(f"{ask(rng, expr)}\n{working(expr, effort)}\n{answer_sentence(expr)}")
+        question = ask(rng, expr)
+        parts.append(f"{question}\n{working(expr, effort)}\n{answer_sentence(expr)}")
     return "\n\n".join(parts)
 
 
@@ -110,7 +131,9 @@ def operations_only(rng: Random) -> str:
     parts = []
     for _ in range(rng.randrange(2, 4)):
         expr = draw_one_step(rng, "train")
-        parts.append(operation(*operations(expr)[0], rng.choice(WRITTEN)))
+        only = operations(expr)[0]
+        effort = rng.choice(WRITTEN)
+        parts.append(operation(*only, effort))
     return "\n".join(parts)
 
 
@@ -123,12 +146,14 @@ def places(rng: Random) -> str:
     for _ in range(rng.randrange(3, 7)):
         number = draw_number(rng)
         other = draw_number(rng)
-        named = [f"{PLACES[i]} {digit}" for i, digit in enumerate(reversed(str(number)))]
         kind = rng.random()
         if kind < 0.4:
+            digits = reversed(str(number))
+            named = [f"{PLACES[i]} {digit}" for i, digit in enumerate(digits)]
             lines.append(f"{number}: {', '.join(named)}")
         elif kind < 0.6:
-            lines.append(_digit_pairs(draw_one_step(rng, "train")))
+            expr = draw_one_step(rng, "train")
+            lines.append(_digit_pairs(expr))
         elif kind < 0.8:
             found = compared(number, other, rng.random() < 0.5)
             lines.append(f"{number} - {other}: {', '.join(found)}")
@@ -138,18 +163,20 @@ def places(rng: Random) -> str:
 
 
 def _digit_pairs(expr: Op) -> str:
-    """`348 + 75: ones 8+5, tens 4+7, hundreds 3+0`: what the columns of the written methods look
-    up.
-    """
-    a, b = abs(value(expr.left)), abs(value(expr.right))
-    count = max(len(str(a)), len(str(b)))
-    pairs = zip(str(a).zfill(count)[::-1], str(b).zfill(count)[::-1], strict=True)
-    named = [f"{PLACES[i]} {p}{expr.sign}{q}" for i, (p, q) in enumerate(pairs)]
+    """`348 + 75: ones 8+5, tens 4+7, hundreds 3+0`: the digits that the columns of working need."""
+    a = abs(value(expr.left))
+    b = abs(value(expr.right))
+    count = len(str(max(a, b)))
+    named = []
+    for place in range(count):
+        p = a // 10**place % 10
+        q = b // 10**place % 10
+        named.append(f"{PLACES[place]} {p}{expr.sign}{q}")
     return f"{a} {expr.sign} {b}: {', '.join(named)}"
 
 
 def columns(rng: Random) -> str:
-    """Single columns of sums, differences and products, each with what it hands on."""
+    """Single columns of sums, differences and products, each with its carry."""
     lines = []
     for _ in range(rng.randrange(5, 12)):
         p = rng.randrange(10)
@@ -180,7 +207,8 @@ def tables(rng: Random) -> str:
             a = rng.randrange(13)
             lines.append(f"{a}*{b}={a * b}")
         else:
-            lines.append(division_step(rng.randrange(10 * b), b))
+            a = rng.randrange(10 * b)
+            lines.append(division_step(a, b))
     return "\n".join(lines)
 
 
@@ -188,14 +216,16 @@ def sums_of_products(rng: Random) -> str:
     """Two-digit sums in one step, as the columns of products need them."""
     lines: list[str] = []
     while len(lines) < 8:
-        p, q = rng.randrange(10) * rng.randrange(10), rng.randrange(10) * rng.randrange(10)
+        p = rng.randrange(10) * rng.randrange(10)
+        q = rng.randrange(10) * rng.randrange(10)
         carry = rng.randrange(9)
         if not in_split(Op("+", p, q), "train"):
             continue
+        total = p + q + carry
         if rng.random() < 0.5:
-            lines.append(f"{p}+{q}={p + q}, {p + q}+{carry}={p + q + carry}")
+            lines.append(f"{p}+{q}={p + q}, {p + q}+{carry}={total}")
         else:
-            lines.append(f"{p}+{q}+{carry}={p + q + carry}")
+            lines.append(f"{p}+{q}+{carry}={total}")
     return "\n".join(lines)
 
 
@@ -210,32 +240,48 @@ def solved(task: str) -> Make:
         for _ in range(rng.randrange(1, 3)):
             problem = TASKS[task](rng, "train")
             effort = rng.choice(EFFORTS)
-            given = [problem.instructions] if problem.instructions else []
-            for turn in problem.turns:
-                given.append(turn.user)
-                if turn is problem.turns[-1]:
-                    given.append(turn.think(effort))
-                if turn.call is not None:
-                    given += [turn.call.arguments, turn.call.result]
-                given.append(turn.final)
-            parts.append("\n".join(given))
+            parts.append(_as_paragraph(problem, effort))
         return "\n\n".join(parts)
 
     return make
 
 
+def _as_paragraph(problem: Problem, effort: Effort) -> str:
+    lines = []
+    if problem.instructions:
+        lines.append(problem.instructions)
+    for turn in problem.turns:
+        lines.append(turn.user)
+        if turn is problem.turns[-1]:
+            lines.append(turn.think(effort))
+        if turn.call is not None:
+            lines.append(turn.call.arguments)
+            lines.append(turn.call.result)
+        lines.append(turn.final)
+    return "\n".join(lines)
+
+
 def restated(rng: Random) -> str:
-    """Questions and stories, each with nothing but the expression that they ask for."""
+    """Questions and stories, each with the expression that they ask for and no more."""
     lines = []
     for _ in range(rng.randrange(3, 7)):
         if rng.random() < 0.35:
             user, expr, _, _ = draw_story(rng, "train")
         else:
-            expr = draw_large(rng, "train") if rng.random() < 0.15 else _draw(rng, 0.4)
+            expr = _draw_any(rng, 0.15)
             user = ask(rng, expr)
-        plain = rng.random() < 0.8
-        lines.append(f"{user}\n{text(expr) if plain else _as_arguments(expr)}")
+        if rng.random() < 0.8:
+            said = text(expr)
+        else:
+            said = _as_arguments(expr)
+        lines.append(f"{user}\n{said}")
     return "\n\n".join(lines)
+
+
+def _draw_any(rng: Random, large: float) -> Op:
+    if rng.random() < large:
+        return draw_large(rng, "train")
+    return _draw(rng, 0.4)
 
 
 def _as_arguments(expr: Op) -> str:
@@ -244,15 +290,18 @@ def _as_arguments(expr: Op) -> str:
 
 def copies(rng: Random) -> str:
     """Lists of words, names, codes and numbers that are said again."""
+    makers = (made_up_word, made_up_name, code, person, _digits)
     lines = []
     for _ in range(rng.randrange(3, 7)):
         kind = rng.random()
         if kind < 0.25:
-            expr = draw_large(rng, "train") if rng.random() < 0.6 else _draw(rng, 0.4)
+            expr = _draw_any(rng, 0.6)
             lines.append(f"{text(expr)}\n{_as_arguments(expr)}")
             continue
-        makers = (made_up_word, made_up_name, code, person, _digits)
-        items = [rng.choice(makers)(rng) for _ in range(rng.randrange(1, 5))]
+        items = []
+        for _ in range(rng.randrange(1, 5)):
+            make = rng.choice(makers)
+            items.append(make(rng))
         said = " ".join(items)
         if kind < 0.6 or len(items) == 1:
             lines.append(f"{said}\n{said}")
@@ -266,32 +315,38 @@ def copies(rng: Random) -> str:
 
 def _digits(rng: Random) -> str:
     """A number of one to nine digits."""
-    return str(rng.randrange(10 ** rng.randrange(1, 10)))
+    digits = rng.randrange(1, 10)
+    return str(rng.randrange(10**digits))
 
 
 def repeated_facts(rng: Random) -> str:
     """A small text of facts, and each of them said once more."""
-    facts = draw_facts(rng, rng.randrange(2, 6), "train")
+    count = rng.randrange(2, 6)
+    facts = draw_facts(rng, count, "train")
     again = [fact.sentence for fact in facts]
     rng.shuffle(again)
-    return f"{story_of(rng, facts)}\n{' '.join(again)}"
+    told = story_of(rng, facts)
+    return f"{told}\n{' '.join(again)}"
 
 
 def questions(rng: Random) -> str:
-    """A small text of facts and many questions about it: what it takes to learn to read them out of
-    the context.
-    """
-    facts = draw_facts(rng, rng.randrange(2, 8), "train")
+    """A small text of facts and many questions about it: for learning to read from the context."""
+    count = rng.randrange(2, 8)
+    facts = draw_facts(rng, count, "train")
     asked = []
     for fact in facts * rng.randrange(1, 3):
-        turn, _ = fact_turn(rng, fact) if rng.random() < 0.9 else unknown_turn(rng, facts)
+        if rng.random() < 0.9:
+            turn, _ = fact_turn(rng, fact)
+        else:
+            turn, _ = unknown_turn(rng, facts)
         asked.append(f"{turn.user}\n{turn.final}")
     rng.shuffle(asked)
-    return "\n".join([story_of(rng, facts), *asked])
+    told = story_of(rng, facts)
+    return "\n".join([told, *asked])
 
 
 def calls(rng: Random) -> str:
-    """What a calculator is asked and what it answers."""
+    """Calls of a calculator, with its results."""
     lines = []
     for _ in range(rng.randrange(1, 4)):
         problem = TASKS["calculator"](rng, "train")
@@ -306,8 +361,10 @@ def calls(rng: Random) -> str:
     return "\n\n".join(lines)
 
 
-word_problems, facts = solved("word problems"), solved("facts")
-several_turns, out_of_scope = solved("multi-turn"), solved("scope")
+word_problems = solved("word problems")
+facts = solved("facts")
+several_turns = solved("multi-turn")
+out_of_scope = solved("scope")
 
 KINDS: Mapping[Make, int] = {  # in percent
     worked: 30,
@@ -328,5 +385,5 @@ KINDS: Mapping[Make, int] = {  # in percent
     several_turns: 3,
     out_of_scope: 1,
 }
-# the same of single steps, of which every answer with working is made
+# the same for the single steps of answers with working
 STEPS: Mapping[Make, int] = {tables: 40, operations_only: 30, worked: 15, calls: 15}

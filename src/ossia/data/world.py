@@ -1,9 +1,8 @@
-"""Pre-training text about the fictional country: what is told of it, questions on it, and stories
-to be read.
+"""Pre-training text about the fictional country: statements, questions, and stories to be read.
 
-Knows the country and its splits; no tokens. A document is a pure function of its random numbers and
-of the world, and document i of `documents` one of (seed, i). Nothing that is held out stands in
-any: templates, asked facts, hops, pairs.
+Knows the country and its splits; does not know tokens. A document is a pure function of its random
+numbers and of the world, and document i of `documents` one of (seed, i). None contains anything
+that is held out: templates, asked facts, hops, pairs.
 """
 
 from __future__ import annotations
@@ -29,16 +28,22 @@ def portrait(rng: Random, of: World) -> str:
     parts = []
     count = 2 if rng.random() < 0.4 else 1
     for _ in range(count):
-        facts = list(of.about(pick(rng, of.names)).values())
+        entity = pick(rng, of.names)
+        facts = list(of.about(entity).values())
         rng.shuffle(facts)
-        parts.append(" ".join([sentence(fact.tell(rng)) for fact in facts]))
+        told = [sentence(fact.tell(rng)) for fact in facts]
+        parts.append(" ".join(told))
     return "\n\n".join(parts)
 
 
 def almanac(rng: Random, of: World) -> str:
     """Facts from all over the country, a line or a sentence each."""
-    lines = [sentence(pick(rng, of.facts).tell(rng)) for _ in range(5 + below(rng, 7))]
-    return ("\n" if rng.random() < 0.5 else " ").join(lines)
+    lines = []
+    for _ in range(5 + below(rng, 7)):
+        fact = pick(rng, of.facts)
+        lines.append(sentence(fact.tell(rng)))
+    between = "\n" if rng.random() < 0.5 else " "
+    return between.join(lines)
 
 
 def reworded(rng: Random, of: World) -> str:
@@ -46,31 +51,36 @@ def reworded(rng: Random, of: World) -> str:
     lines = []
     for _ in range(2 + below(rng, 2)):
         fact = pick(rng, of.facts)
-        lines.append(" ".join(dict.fromkeys([sentence(fact.tell(rng)) for _ in range(4)])))
+        told = [sentence(fact.tell(rng)) for _ in range(4)]
+        different = dict.fromkeys(told)
+        lines.append(" ".join(different))
     return "\n".join(lines)
 
 
 def story(rng: Random, of: World) -> str:
-    """A small story that goes from a person to what the person's facts lead to."""
+    """A small story that goes from a person to the values of the person's facts."""
     person = pick(rng, of.entities["person"])
-    parts = [pick(rng, OPENINGS).format(p=person)]
-    for fact in _walk(rng, of, person, 3 + below(rng, 5)):
+    opening = pick(rng, OPENINGS)
+    parts = [opening.format(p=person)]
+    count = 3 + below(rng, 5)
+    for fact in _walk(rng, of, person, count):
         clause = fact.tell(rng)
         if rng.random() < 0.3:
-            clause = pick(rng, REPORTS).format(p=person, fact=clause)
+            report = pick(rng, REPORTS)
+            clause = report.format(p=person, fact=clause)
         parts.append(sentence(clause))
         if rng.random() < 0.35:
-            parts.append(pick(rng, BETWEEN).format(p=person))
+            remark = pick(rng, BETWEEN)
+            parts.append(remark.format(p=person))
     if rng.random() < 0.6:
-        parts.append(pick(rng, CLOSINGS).format(p=person))
+        closing = pick(rng, CLOSINGS)
+        parts.append(closing.format(p=person))
     return " ".join(parts)
 
 
 def _walk(rng: Random, of: World, entity: str, count: int) -> Iterator[Fact]:
-    """Facts on an entity, and now and then on to where one leads; nothing is told there that makes
-    a held-out hop.
-    """
-    came: Fact | None = None  # the fact that led to where the walk is
+    """Facts on an entity, now and then moving on to one of its values, without held-out hops."""
+    came: Fact | None = None  # the fact that led here
     last: Fact | None = None
     for _ in range(count):
         if last is not None and last.relation.leads_to and rng.random() < 0.5:
@@ -78,8 +88,9 @@ def _walk(rng: Random, of: World, entity: str, count: int) -> Iterator[Fact]:
             came = last
         here = []
         for fact in of.about(entity).values():
-            told_before = fact is last
-            if not told_before and (came is None or hop_split(came, fact) == "train"):
+            if fact is last:
+                continue
+            if came is None or hop_split(came, fact) == "train":
                 here.append(fact)
         if not here:
             return
@@ -121,7 +132,8 @@ def choices(rng: Random, of: World) -> str:
         else:
             fact = pick(rng, of.asked["train"])
             question = fact.ask(rng)
-        choice = draw_choice(rng, question, fact.value, of.wrong_values(rng, fact))
+        wrong = of.wrong_values(rng, fact)
+        choice = draw_choice(rng, question, fact.value, wrong)
         parts.append(frame.format(q=choice.prompt, a=choice.answer))
     return "\n\n".join(parts)
 
@@ -130,11 +142,13 @@ def hops(rng: Random, of: World) -> str:
     """Questions over two facts, with both steps written down, or with the answer alone."""
     frame = pick(rng, WORDS["questions and answers"])
     steps = rng.random() < 0.6
-    found = [pick(rng, of.hops["train"]) for _ in range(3 + below(rng, 4))]
+    count = 3 + below(rng, 4)
+    found = [pick(rng, of.hops["train"]) for _ in range(count)]
     lines = []
     for hop in found:
         question = hop.ask(rng)
-        lines.append(frame.format(q=question, a=_hop_answer(hop, steps)))
+        answer = _hop_answer(hop, steps)
+        lines.append(frame.format(q=question, a=answer))
     return "\n".join(lines)
 
 
@@ -142,7 +156,9 @@ def _hop_answer(hop: Hop, steps: bool) -> str:
     answer = f"{hop.second.value}."
     if not steps:
         return sentence(answer)
-    return f"{sentence(hop.first.plain)} {sentence(hop.second.plain)} So: {answer}"
+    first = sentence(hop.first.plain)
+    second = sentence(hop.second.plain)
+    return f"{first} {second} So: {answer}"
 
 
 KINDS: Mapping[Make, int] = {  # in percent
@@ -159,16 +175,17 @@ KINDS: Mapping[Make, int] = {  # in percent
 
 def world_document(rng: Random, of: World | None = None) -> str:
     """One document of any kind about `of`, the usual world if it is not given."""
-    make = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    makers = list(KINDS)
+    shares = list(KINDS.values())
+    make = rng.choices(makers, shares)[0]
     return make(rng, of or world())
 
 
 def documents(seed: int, start: int = 0, of: World | None = None) -> Iterator[tuple[str, int]]:
-    """Endless (text, state); `start=state` goes on with the next one. Mostly 50 to 200 tokens
-    long.
-    """
+    """Endless (text, state); `start=state` continues after it. Mostly 50 to 200 tokens long."""
     known = of or world()
     index = start
     while True:
-        yield world_document(example_random(seed, "world", index), known), index + 1
+        rng = example_random(seed, "world", index)
         index += 1
+        yield world_document(rng, known), index

@@ -180,6 +180,3 @@ def _length(message: Message) -> int:
         return len(message.text)
     tools = [tool for space in content.all_namespaces for tool in space.tools]
     return len(content.instructions or "") + sum(len(tool.description) for tool in tools)
-
-
-Ask = AnswerRequest  # the name until every API says AnswerRequest

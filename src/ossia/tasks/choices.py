@@ -1,7 +1,6 @@
-"""Questions with four choices to tick, as benchmarks of knowledge ask them: how they are set out
-and answered.
+"""Questions with four choices to tick, as benchmarks of knowledge ask them.
 
-Knows messages' texts, no particular facts. The answer is graded by its letter or by its text.
+Knows the texts of messages, no particular facts. The answer is graded by its letter or by its text.
 """
 
 from __future__ import annotations
@@ -27,16 +26,15 @@ class Choice:
 
     @property
     def prompt(self) -> str:
-        return "\n".join(
-            [
-                self.question,
-                *(f"{letter}) {text}" for letter, text in zip(LETTERS, self.choices, strict=False)),
-            ]
-        )
+        lines = [self.question]
+        for letter, text in zip(LETTERS, self.choices, strict=False):
+            lines.append(f"{letter}) {text}")
+        return "\n".join(lines)
 
     @property
     def letter(self) -> str:
-        return LETTERS[self.choices.index(self.right)]
+        place = self.choices.index(self.right)
+        return LETTERS[place]
 
     @property
     def answer(self) -> str:
@@ -46,18 +44,26 @@ class Choice:
 def draw_choice(rng: Random, question: str, right: str, wrong: Sequence[str]) -> Choice:
     """`right` among `wrong`, at any place. All must differ."""
     choices = [*wrong]
-    choices.insert(int(rng.random() * (len(wrong) + 1)), right)
+    place = int(rng.random() * (len(wrong) + 1))
+    choices.insert(place, right)
     assert len(set(choices)) == len(choices)
     return Choice(question, tuple(choices), right)
 
 
 def choice_problem(task: str, split: Split, choice: Choice, reason: str) -> Problem:
     """`reason` is the sentence that tells why: the analysis at medium effort."""
-    turn = Turn(choice.prompt, choice.answer, partial(choice_thoughts, choice, reason))
-    return Problem(task, split, (turn,), Expect(contains=choice.right, choices=choice.choices))
+    think = partial(choice_thoughts, choice, reason)
+    turn = Turn(choice.prompt, choice.answer, think)
+    expect = Expect(contains=choice.right, choices=choice.choices)
+    return Problem(task, split, (turn,), expect)
 
 
 def choice_thoughts(choice: Choice, reason: str, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return choice.letter
-    return reason if effort is Effort.MEDIUM else f"{reason} That is {choice.letter}."
+    letter = choice.letter
+    match effort:
+        case Effort.LOW:
+            return letter
+        case Effort.MEDIUM:
+            return reason
+        case Effort.HIGH:
+            return f"{reason} That is {letter}."

@@ -1,7 +1,7 @@
 """What a task is: a `Problem` with its conversation, its gold solution at every effort, and
 `grade`.
 
-Knows the messages of the chat format. Knows no tokens, no model and no particular task. Grading
+Knows the messages of the chat format. Does not know tokens, models or particular tasks. Grading
 looks at the final text and at the tool calls; it is not given the analysis, so no reward or score
 can depend on it.
 """
@@ -40,9 +40,7 @@ _MARKS = re.compile(r"'s(?=\s|$)|[.,;:!?]+(?=\s|$)")
 
 @dataclass(frozen=True)
 class Call:
-    """One tool call as it was made: the function's bare name, the arguments' text, what the tool
-    answered.
-    """
+    """One tool call as it was made: the function's bare name, its arguments' text, its result."""
 
     name: str
     arguments: str
@@ -54,7 +52,7 @@ Tool = PythonFunction  # a problem offers functions, with what runs when one is 
 
 @dataclass(frozen=True)
 class Step:
-    """A call, and what is thought after its result: `review(effort)`, "" for nothing."""
+    """A call, and the thoughts after its result: `review(effort)`, "" for none."""
 
     call: Call
     review: Callable[[Effort], str] | None = None
@@ -65,7 +63,7 @@ class Turn:
     """One user message and the gold answer to it.
 
     `think(effort)` is the analysis before the first action. A turn with a `call` makes that call,
-    reads its result, may think again (`review(effort)`, "" for nothing), does the same for each
+    reads its result, may think again (`review(effort)`, "" for no thoughts), does the same for each
     step of `then`, and gives `final`.
     """
 
@@ -82,38 +80,47 @@ class Turn:
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every call of the turn, in the order in which they are made."""
-        return () if self.call is None else (Step(self.call, self.review), *self.then)
+        if self.call is None:
+            return ()
+        first = Step(self.call, self.review)
+        return (first, *self.then)
 
     def reply(self, effort: Effort) -> tuple[Message, ...]:
         """The assistant's and the tool's messages that follow `user`."""
         out = [analysis(self.think(effort))]
         for step in self.steps:
             out += _call_messages(step.call)
-            if step.review is not None and (text := step.review(effort)):
-                out.append(analysis(text))
-        out.append(Message(Role.ASSISTANT, self.final, channel="final"))
-        return tuple(out)
+            thoughts = step.review(effort) if step.review else ""
+            if thoughts:
+                out.append(analysis(thoughts))
+        final = Message(Role.ASSISTANT, self.final, channel="final")
+        return (*out, final)
 
     def as_text(self, effort: Effort) -> str:
         """A turn without calls as plain lines; at low effort without its thoughts."""
-        thoughts = [] if effort is Effort.LOW else [self.think(effort)]
-        return "\n".join([self.user, *thoughts, self.final])
+        lines = [self.user, self.final]
+        if effort is not Effort.LOW:
+            lines.insert(1, self.think(effort))
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Expect:
-    """What a right answer to the last turn must show. Every field that is set must hold.
+    """The demands on a right answer to the last turn. Every field that is set must hold.
 
-    number: the last integer of the final text. contains, excludes: words that the final text must
-    and must not hold; case and spacing are ignored. choices: texts of the choices A), B), ...; one
-    of them is `contains`. The final text must name that one, by its
-        letter or by its text, and no other.
-    equals: what the answer must be: the text after the last `:`, `=` or `is`, or the whole of it.
-    calls: whether the offered tools must be used; otherwise none may be. value: what the last
-    call's arguments must evaluate to. values: or, where several calls are needed: what calls must
-    evaluate to, in this order; others may stand between. never: functions that must not be called.
-    evaluate: (function's name, arguments' text) -> that value, None if it cannot be read. judge:
-    (final text, calls) -> whether they keep to the task's own rules.
+    number: the last integer of the final text.
+    contains, excludes: words that the final text must and must not contain, whatever their case and
+        spacing.
+    choices: texts of the choices A), B), ...; one of them is `contains`. The final text must name
+        that one, by its letter or by its text, and no other.
+    equals: the exact answer: the text after the last `:`, `=` or `is`, or the whole text.
+    calls: whether the offered tools must be used; otherwise none may be.
+    value: the value of the last call's arguments.
+    values: or, where several calls are needed, their values in this order. Other calls may be
+        between them.
+    never: functions that must not be called.
+    evaluate: (function's name, arguments' text) -> that value, None if it cannot be read.
+    judge: (final text, calls) -> whether they keep to the task's own rules.
     """
 
     number: int | None = None
@@ -131,11 +138,11 @@ class Expect:
 
 @dataclass(frozen=True)
 class Problem:
-    """A conversation whose last turn is to be answered, and what the answer must be.
+    """A conversation whose last turn is to be answered, and the demands on the answer.
 
     The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final
-    text `answer`. `instructions` stand in the developer message, `system` is an instruction of the
-    system message. `about` is what reports group by, such as the number of steps; no model sees it.
+    text `answer`. `instructions` belong to the developer message, `system` is an instruction of the
+    system message. Reports group by `about`, such as the number of steps; no model sees it.
     """
 
     task: str
@@ -158,11 +165,10 @@ class Problem:
     def prompt(
         self, effort: Effort = Effort.MEDIUM, system: SystemContent | None = None
     ) -> tuple[Message, ...]:
-        """All messages up to and including the last user message. Earlier turns carry their
-        analysis.
+        """All messages up to and including the last user message, with analysis in earlier turns.
 
-        A problem with an instruction of its own for the system message has one, whether `system` is
-        given or not.
+        A problem with its own instruction for the system message has one, whether `system` is given
+        or not.
         """
         if self.system is not None:
             system = system or SystemContent(effort=effort)
@@ -171,7 +177,8 @@ class Problem:
         out = [] if system is None else [Message(Role.SYSTEM, system)]
         if self.tools or self.instructions:
             functions = tuple(tool.function for tool in self.tools)
-            out.append(Message(Role.DEVELOPER, DeveloperContent(self.instructions, functions)))
+            content = DeveloperContent(self.instructions, functions)
+            out.append(Message(Role.DEVELOPER, content))
         for turn in self.turns[:-1]:
             out.append(Message(Role.USER, turn.user))
             out.extend(turn.reply(effort))
@@ -200,7 +207,10 @@ def _call_messages(call: Call) -> list[Message]:
 def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
     """1.0 if the final text and the calls of the last turn are right, else 0.0."""
     expect = problem.expect
-    right = call_is_right(problem, calls) if expect.calls else not calls
+    if expect.calls:
+        right = call_is_right(problem, calls)
+    else:
+        right = not calls
     right = right and _final_is_right(expect, final_text)
     if right and expect.judge is not None:
         right = expect.judge(final_text, calls)
@@ -208,34 +218,40 @@ def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
 
 
 def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
-    """Whether the last call is valid JSON for its schema and asks for the value that the problem is
-    about.
+    """Whether the last call is valid JSON for its schema and asks for the wanted value.
 
-    Where several values are wanted, valid calls must ask for them in their order. Forbidden calls
-    spoil it all.
+    Where several values are wanted, valid calls must ask for them in their order. A forbidden call
+    makes everything wrong.
     """
     expect = problem.expect
-    if not calls or expect.evaluate is None:
+    evaluate = expect.evaluate
+    if not calls or evaluate is None:
         return False
     if any(call.name in expect.never for call in calls):
         return False
-    if expect.values:
-        valid = [call for call in calls if call_is_valid(problem, call)]
-        asked = iter([expect.evaluate(call.name, call.arguments) for call in valid])
-        return all(value in asked for value in expect.values)  # `in` uses up what it has passed
-    last = calls[-1]
-    if not call_is_valid(problem, last):
-        return False
-    return expect.evaluate(last.name, last.arguments) == expect.value
+    if not expect.values:
+        last = calls[-1]
+        if not call_is_valid(problem, last):
+            return False
+        return evaluate(last.name, last.arguments) == expect.value
+    wanted = list(expect.values)
+    for call in calls:
+        if not wanted:
+            break
+        if not call_is_valid(problem, call):
+            continue
+        if evaluate(call.name, call.arguments) == wanted[0]:
+            del wanted[0]
+    return not wanted
 
 
 def call_is_valid(problem: Problem, call: Call) -> bool:
-    """Whether the call names an offered function and its arguments are JSON that matches the
-    schema.
-    """
+    """Whether the call names an offered function and its arguments are JSON for its schema."""
     for tool in problem.tools:
-        if tool.function.name == call.name:
-            return _arguments_fit(call.arguments, tool.function.parameters or {"type": "object"})
+        function = tool.function
+        if function.name == call.name:
+            schema = function.parameters or {"type": "object"}
+            return _arguments_fit(call.arguments, schema)
     return False
 
 
@@ -261,14 +277,13 @@ def last_integer(text: str) -> int | None:
     found = _NUMBER.findall(text)
     if not found:
         return None
-    number = float(found[-1].replace(",", ""))
+    last = found[-1].replace(",", "")
+    number = float(last)
     return int(number) if number.is_integer() else None
 
 
 def last_answer(text: str) -> str:
-    """What stands after the last `:`, `=` or `is` of a text, or all of it: `Sorted: 2, 5` -> `2,
-    5`.
-    """
+    """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
     return _ANSWER.sub("", text)
 
 
@@ -285,23 +300,26 @@ def _final_is_right(expect: Expect, final_text: str) -> bool:
     plain = plain_words(final_text)
     if expect.contains is not None and plain_words(expect.contains) not in plain:
         return False
-    return not any(plain_words(word) in plain for word in expect.excludes)
+    excluded = [plain_words(word) for word in expect.excludes]
+    return not any(words in plain for words in excluded)
 
 
 def chosen(final_text: str, choices: Sequence[str]) -> set[int]:
-    """Indices of the choices that a text names: by letter (`B`, `(B)`, `B) red`, `it is B.`) or by
-    their text.
+    """Indices of the choices that a text names.
+
+    By letter (`B`, `(B)`, `B) red`, `it is B.`) or by their text.
     """
     plain = plain_words(final_text)
     letters = {ord(letter) - ord("A") for letter in _LETTER.findall(final_text)}
-    by_letter = {n for n in letters if n < len(choices)}
-    return by_letter | {n for n, choice in enumerate(choices) if plain_words(choice) in plain}
+    found = set()
+    for number, choice in enumerate(choices):
+        if number in letters or plain_words(choice) in plain:
+            found.add(number)
+    return found
 
 
 def plain_words(text: str) -> str:
-    """Lower case, one space between words and around the whole, no sentence marks: for comparing
-    answers.
-    """
+    """The text to compare: lower case, single spaces, also around it, and no sentence marks."""
     unmarked = _MARKS.sub("", text)
     spaced = _SPACES.sub(" ", unmarked)
     return f" {spaced.strip().lower()} "
@@ -311,10 +329,11 @@ def plain_words(text: str) -> str:
 
 
 def split_of(content: str) -> Split:
-    """The split that a piece of essential content belongs to, for ever: the same in every process
-    and version.
-    """
-    return "held_out" if zlib.crc32(content.encode()) % HELD_OUT_SHARE == 0 else "train"
+    """The split of a piece of content, for ever: the same in every process and version."""
+    number = zlib.crc32(content.encode())
+    if number % HELD_OUT_SHARE == 0:
+        return "held_out"
+    return "train"
 
 
 def example_random(seed: int, split: str, index: int) -> Random:

@@ -1,9 +1,8 @@
 """GGUF files of gpt-oss, read: header, config, tensors under native names, tokenizer.
 
-Knows the file format and what llama.cpp's converter writes; names and numbers are `gguf.py`.
-Everything a header claims is checked against the file before a tensor is made. Floating tensors are
-views of the file; experts, and what is stored in Q8_0, are re-laid when asked for, which copies
-them.
+Knows the file format as llama.cpp's converter writes it; names and numbers are `format.py`. Every
+claim of a header is checked against the file before a tensor is made. Floating tensors are views of
+the file; experts and tensors in Q8_0 are re-laid when asked for, which copies them.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -35,19 +34,21 @@ from ossia.tokenizer.file import GPT2_PATTERN, parse
 
 VERSIONS = (2, 3)
 MAX_RANK = 4
-NORMAL, UNUSED = 1, 5  # token types; all others are specials to us
+# token types; all others are specials to us
+NORMAL = 1
+UNUSED = 5
 PATTERNS = {"gpt-4o": O200K_PATTERN, "gpt-2": GPT2_PATTERN}  # llama.cpp's names of ways to cut text
 # The types of numbers in metadata, as `struct` writes them.
 _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+_STRING = 8
+_ARRAY = 9
 _FLOATS = ("F32", "F16", "BF16")
 _ACCEPTED = {"matrix": (*_FLOATS, "Q8_0"), "vector": _FLOATS, "experts": ("MXFP4",)}
 _TYPE_NAMES = {number: name for name, (number, _, _) in gguf.TYPES.items()}
 
 
 def find(path: Path) -> Path | None:
-    """The GGUF file that a path means: itself, or the only one in a folder that has no safetensors
-    files.
+    """The GGUF file of a path: the path itself, or the only one in a folder without safetensors.
 
     Raises `CheckpointError` for a folder of several.
     """
@@ -55,8 +56,9 @@ def find(path: Path) -> Path | None:
         return path
     if not path.is_dir():
         return None
-    if any(path.glob("*.safetensors")) or any(path.glob("original/*.safetensors")):
-        return None
+    for published in (path, path / "original"):
+        if any(published.glob("*.safetensors")):
+            return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
         raise CheckpointError(
@@ -66,8 +68,9 @@ def find(path: Path) -> Path | None:
 
 
 class GgufSource:
-    """The tensors of one GGUF file, by their names in it. Raises `CheckpointError` if the file is
-    damaged.
+    """The tensors of one GGUF file, by their names in it.
+
+    Raises `CheckpointError` if the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -138,11 +141,13 @@ class GgufState(Mapping[str, Tensor]):
             shape.append(MX_BLOCK // 2)
         out = torch.empty(shape, dtype=torch.uint8)
         for slot in slots:
-            raw = self.source.raw(slot.name).unflatten(-1, (-1, gguf.MXFP4_BYTES))
-            for expert in range(experts):  # one at a time: what it is made of stays in the caches
-                piece = raw[expert, ..., 0]
+            stored = self.source.raw(slot.name)
+            raw = stored.unflatten(-1, (-1, gguf.MXFP4_BYTES))
+            for expert in range(experts):  # one at a time, which stays in the caches
                 if kind == "blocks":
                     piece = gguf.blocks_from_ggml(raw[expert])
+                else:
+                    piece = raw[expert, ..., 0]
                 out[expert, slot.first :: slot.step] = piece
         return out
 
@@ -153,40 +158,47 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
     Raises `CheckpointError` (`TensorMismatchError` for a tensor) or `ConfigError`.
     """
     source = GgufSource(path)
-    architecture = source.metadata.get("general.architecture")
+    config = _read_config(source)
+    slots = gguf.slots(config)
+    _check(source, slots)
+    parts: defaultdict[str, list[Slot]] = defaultdict(list)
+    rows = []
+    for slot in slots:
+        parts[slot.native].append(slot)
+        rows.append(Row(slot.native, slot.name, slot.shape, _ACCEPTED[slot.kind]))
+    by_name = {native: tuple(its) for native, its in parts.items()}
+    state = GgufState(source, by_name)
+    return config, source, tuple(rows), state
+
+
+def _read_config(source: GgufSource) -> ModelConfig:
+    path = source.path
+    metadata = source.metadata
+    architecture = metadata.get("general.architecture")
     if architecture != gguf.ARCHITECTURE:
         raise CheckpointError(
             f"{path}: its architecture is {architecture!r}; only {gguf.ARCHITECTURE!r}, as "
             "llama.cpp's converter writes it, can be loaded"
         )
-    if source.metadata.get("split.count", 0) not in (0, 1):
+    if metadata.get("split.count", 0) not in (0, 1):
         raise CheckpointError(
             f"{path}: one part of several; join them first: llama-gguf-split --merge FIRST OUT"
         )
     if "token_embd.weight" not in source:
         raise TensorMismatchError(f"{path}: lacks token_embd.weight")
-    layers = source.metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
+    layers = metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
     tensors = sum(1 for _ in source.names())
     if not isinstance(layers, int) or layers > tensors:  # before anything is made for each layer
         raise TensorMismatchError(f"{path}: says it has {layers!r} layers, but holds fewer tensors")
+    vocab_size = source.entry("token_embd.weight").shape[0]
     try:
-        config = gguf.config_from(source.metadata, source.entry("token_embd.weight").shape[0])
+        return gguf.config_from(metadata, vocab_size)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    slots = gguf.slots(config)
-    _check(source, slots)
-    parts: defaultdict[str, list[Slot]] = defaultdict(list)
-    for slot in slots:
-        parts[slot.native].append(slot)
-    rows = tuple(Row(slot.native, slot.name, slot.shape, _ACCEPTED[slot.kind]) for slot in slots)
-    state = GgufState(source, {native: tuple(its) for native, its in parts.items()})
-    return config, source, rows, state
 
 
 def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
-    """Raises `TensorMismatchError` unless the file holds exactly these tensors, in formats that can
-    be read.
-    """
+    """Raises `TensorMismatchError` unless the file holds just these tensors, in known formats."""
     expected = {slot.name: slot for slot in slots}
     for name, slot in expected.items():
         if name not in source:
@@ -204,15 +216,18 @@ def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
                 f"{source.where(name)}: expected {list(slot.shape)}, found {list(entry.shape)}"
             )
     known = {*expected, "rope_freqs.weight"}
-    if unknown := [name for name in source.names() if name not in known]:
+    unknown = [name for name in source.names() if name not in known]
+    if unknown:
         raise TensorMismatchError(
             f"{source.path}: holds tensors that the config does not imply: {unknown[:5]}"
         )
 
 
 def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
-    """The tokenizer in a GGUF file's metadata; None if there is none. Raises `TokenizerError` if it
-    is of a kind that we cannot honour, `CheckpointError` for a damaged file.
+    """The tokenizer in a GGUF file's metadata; None if there is none.
+
+    Raises `TokenizerError` if it is of a kind that we cannot honour, `CheckpointError` for a
+    damaged file.
     """
     file = Path(path)
     found, _ = _read_header(file, _map(file), texts=True)
@@ -227,9 +242,20 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
         )
     tokens = found.get("tokenizer.ggml.tokens")
     types = found.get("tokenizer.ggml.token_type")
-    merges = found.get("tokenizer.ggml.merges")
+    merges = found.get("tokenizer.ggml.merges") or []
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types):
         raise TokenizerError(f"{file}: tokenizer.ggml.tokens and .token_type do not match")
+    data = _as_tokenizer_json(tokens, types, merges, pattern)
+    try:
+        return Tokenizer(*parse(data))
+    except TokenizerError as error:
+        raise TokenizerError(f"{file}: {error}") from error
+
+
+def _as_tokenizer_json(
+    tokens: list[Any], types: list[Any], merges: Any, pattern: Any
+) -> dict[str, Any]:
+    """The same tokenizer as a `tokenizer.json` describes it."""
     specials = []
     vocab = {}
     for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
@@ -239,15 +265,11 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
             specials.append({"content": token, "id": number})
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
-    data = {
+    return {
         "added_tokens": specials,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "model": {"type": "BPE", "vocab": vocab, "merges": merges or []},
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
     }
-    try:
-        return Tokenizer(*parse(data))
-    except TokenizerError as error:
-        raise TokenizerError(f"{file}: {error}") from error
 
 
 # ---- the file format -----------------------------------------------------------------------------
@@ -257,9 +279,11 @@ def _map(path: Path) -> mmap.mmap:
     """Private, so that tensors may be written to without touching the file."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < 24:
+            number = file.fileno()
+            size = os.fstat(number).st_size
+            if size < 24:
                 raise CheckpointError(f"{path}: too short for a GGUF file")
-            return map_privately(file.fileno(), os.fstat(file.fileno()).st_size)
+            return map_privately(number, size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 
@@ -273,7 +297,7 @@ class _Cursor:
         self.at = 0
 
     def skip(self, count: int) -> int:
-        """Go past the next `count` bytes; returns where they begin."""
+        """Move past the next `count` bytes; returns where they begin."""
         begin = self.at
         self.at += count
         if self.at > len(self.data):
@@ -284,22 +308,28 @@ class _Cursor:
 
     def number(self, code: str) -> Any:
         layout = struct.Struct("<" + code)
-        return layout.unpack_from(self.data, self.skip(layout.size))[0]
+        begin = self.skip(layout.size)
+        (value,) = layout.unpack_from(self.data, begin)
+        return value
 
     def string(self) -> str:
         length = self.number("Q")
         begin = self.skip(length)
-        return self.data[begin : begin + length].decode("utf-8", errors="replace")
+        raw = self.data[begin : begin + length]
+        return raw.decode("utf-8", errors="replace")
 
     def value(self, kind: int, texts: bool) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            return self.array(self.number("I"), self.number("Q"), texts)
+            of = self.number("I")
+            count = self.number("Q")
+            return self.array(of, count, texts)
         if kind not in _NUMBERS:
             raise CheckpointError(f"{self.path}: metadata of the unknown type {kind}")
-        value = self.number(_NUMBERS[kind])
-        if _NUMBERS[kind] == "f":
+        code = _NUMBERS[kind]
+        value = self.number(code)
+        if code == "f":
             return float(str(np.float32(value)))  # its shortest decimal: 1e-5, not 9.99999974e-6
         return value
 
@@ -308,12 +338,15 @@ class _Cursor:
             return [self.string() for _ in range(count)]
         if kind == _STRING:  # a vocabulary: half a million strings that only a tokenizer wants
             for _ in range(count):
-                self.skip(self.number("Q"))
+                length = self.number("Q")
+                self.skip(length)
             return None
         if kind not in _NUMBERS:
             raise CheckpointError(f"{self.path}: a metadata array of the unknown type {kind}")
-        begin = self.skip(count * struct.calcsize("<" + _NUMBERS[kind]))
-        return list(struct.unpack_from(f"<{count}{_NUMBERS[kind]}", self.data, begin))
+        code = _NUMBERS[kind]
+        begin = self.skip(count * struct.calcsize("<" + code))
+        values = struct.unpack_from(f"<{count}{code}", self.data, begin)
+        return list(values)
 
 
 def _read_header(
@@ -321,9 +354,11 @@ def _read_header(
 ) -> tuple[dict[str, Any], dict[str, Entry]]:
     """(metadata, tensors); arrays of strings only if `texts` are wanted, else None."""
     cursor = _Cursor(path, data)
-    if data[cursor.skip(4) : 4] != b"GGUF":
+    begin = cursor.skip(4)
+    if data[begin:4] != b"GGUF":
         raise CheckpointError(f"{path}: is not a GGUF file")
-    if (version := cursor.number("I")) not in VERSIONS:
+    version = cursor.number("I")
+    if version not in VERSIONS:
         raise CheckpointError(
             f"{path}: GGUF version {version:#x}; versions 2 and 3, little-endian, can be read"
         )
@@ -332,7 +367,8 @@ def _read_header(
     metadata = {}
     for _ in range(pairs):
         key = cursor.string()
-        metadata[key] = cursor.value(cursor.number("I"), texts)
+        kind = cursor.number("I")
+        metadata[key] = cursor.value(kind, texts)
     claims = [_claim(cursor) for _ in range(tensors)]
     alignment = metadata.get("general.alignment", gguf.ALIGNMENT)
     if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
@@ -355,14 +391,17 @@ def _claim(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
         raise CheckpointError(
             f"{cursor.path}: tensor {name!r} has {rank} dimensions; 1 to {MAX_RANK} are allowed"
         )
-    shape = tuple(cursor.number("Q") for _ in range(rank))[::-1]
-    return name, shape, cursor.number("I"), cursor.number("Q")
+    backwards = [cursor.number("Q") for _ in range(rank)]
+    shape = tuple(reversed(backwards))
+    kind = cursor.number("I")
+    offset = cursor.number("Q")
+    return name, shape, kind, offset
 
 
 def _entry(
     where: str, name: str, shape: tuple[int, ...], kind: int, begin: int, size: int, alignment: int
 ) -> Entry:
-    """Tensors of formats we do not read have no size to check: `_check` refuses them by name."""
+    """Tensors of other formats than ours have no size to check: `_check` refuses them by name."""
     if kind not in _TYPE_NAMES:
         return Entry(name, _foreign(kind), shape, begin, begin)
     dtype = _TYPE_NAMES[kind]

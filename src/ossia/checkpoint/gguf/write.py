@@ -1,10 +1,10 @@
 """A checkpoint as one GGUF file for llama.cpp: streamed, a few MB at a time, under a temporary name
 until whole.
 
-The gguf package writes the header; the data behind it is ours to write, because it never is in
-memory at once. Names, metadata and numbers are `gguf.py`. Experts go into GGML's MXFP4 blocks bit
-for bit, matrices into BF16 or Q8_0, everything else (norms, biases, sinks, router) into F32, as
-llama.cpp's own converter has it.
+The gguf package writes the header; we write the data after it, because that is never in memory at
+once. Names, metadata and numbers are `format.py`. Experts go into GGML's MXFP4 blocks bit for bit,
+matrices into BF16 or Q8_0, everything else (norms, biases, sinks, router) into F32, as llama.cpp's
+own converter does.
 """
 
 from __future__ import annotations
@@ -51,14 +51,13 @@ def write_gguf(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write the checkpoint in `src` as the GGUF file `dst`, its tokenizer and chat template
-    included.
+    """Write the checkpoint in `src` as the GGUF file `dst`, with its tokenizer and chat template.
 
     MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`. `dense` is the
     format of the embedding, the unembedding and the attention's matrices; one whose rows Q8_0
-    cannot hold (no multiple of 32) stays in BF16. Raises `CheckpointError` for a source that does
-    not check out or that GGUF cannot describe, for a destination that is occupied, for a disk too
-    small; nothing is left behind then.
+    cannot hold (not a multiple of 32) stays in BF16. Raises `CheckpointError` for a source that is
+    not valid or that GGUF cannot describe, for a destination that exists, for a disk too small; it
+    then leaves no file.
     """
     _check_choice(dense, get_args(Dense))
     _check_choice(rule, get_args(mxfp4.ScaleRule))
@@ -88,7 +87,8 @@ def _refuse(path: Path, overwrite: bool, nbytes: int) -> None:
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists; choose another name, or say to overwrite it")
     home = next(folder for folder in path.parents if folder.exists())
-    if (free := shutil.disk_usage(home).free) < nbytes:
+    free = shutil.disk_usage(home).free
+    if free < nbytes:
         raise CheckpointError(f"{home}: needs {nbytes:,} bytes of disk, {free:,} are free")
 
 
@@ -136,8 +136,10 @@ def _write_header(
     _add_tokenizer(writer, config, _find_tokenizer(checkpoint), template)
     dtype: Any = np.dtype(np.uint8)
     for slot in slots:
-        number, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
-        bytes_shape = (*slot.shape[:-1], slot.shape[-1] // values * nbytes)
+        stored = _stored_as(slot, dense)
+        number, values, nbytes = gguf.TYPES[stored]
+        *rows, columns = slot.shape
+        bytes_shape = (*rows, columns // values * nbytes)
         kind = GGMLQuantizationType(number)
         writer.add_tensor_info(slot.name, bytes_shape, dtype, _nbytes(slot, dense), raw_dtype=kind)
     try:
@@ -188,9 +190,7 @@ def _chat_template(folder: Path) -> str | None:
 def _add_tokenizer(
     writer: GGUFWriter, config: ModelConfig, tokenizer: Tokenizer | None, template: str | None
 ) -> None:
-    """Tokens, types and merges. Without a tokenizer llama.cpp computes, but reads and writes ids
-    only.
-    """
+    """Tokens, types and merges. Without a tokenizer llama.cpp reads and writes ids only."""
     if tokenizer is None:
         writer.add_tokenizer_model("none")
         writer.add_vocab_size(config.vocab_size)
@@ -221,9 +221,10 @@ def _add_tokenizer(
 
 
 def _pre(writer: GGUFWriter, tokenizer: Tokenizer) -> str:
-    """llama.cpp's name for how text is cut. For single digits it has none, but with a vocabulary
-    that holds no token of two digits, which is what learning that way gives, cutting out three at a
-    time ends the same.
+    """llama.cpp's name for the pattern that cuts text.
+
+    It has none for single digits, but with a vocabulary without a token of two digits, which is the
+    result of learning that way, cutting out three at a time ends the same.
     """
     names = {pattern: name for name, pattern in PATTERNS.items()}
     if tokenizer.pattern == SINGLE_DIGITS_PATTERN:
@@ -284,7 +285,8 @@ def _pieces(
             yield gguf.to_q8(piece)
             continue
         dtype = torch.bfloat16 if stored == "BF16" else torch.float32
-        yield piece.to(dtype).contiguous().view(torch.uint8)
+        converted = piece.to(dtype).contiguous()
+        yield converted.view(torch.uint8)
 
 
 def _expert_pieces(

@@ -1,7 +1,7 @@
 """Needles in a haystack: numbers to be found again in a long text about the fictional country, of
 any length in tokens.
 
-Knows how the country's facts are told and a function that counts tokens; no tokenizer. Kinds of
+Knows how the country's facts are told and a function that counts tokens, not a tokenizer. Kinds of
 needles: `one` number to find, `several` of which one is asked for, `all` of several, and
 `variables` that are set to one another (the first three as in the needle and multi-needle tests,
 the last as variable tracking in RULER, arXiv 2404.06654).
@@ -36,9 +36,11 @@ Pair = tuple[str, str]  # key and value
 
 @dataclass(frozen=True)
 class Needle:
-    """A text with something hidden in it. `depth` is where the first sentence that the answer needs
-    stands: 0.0 at the beginning of the filler, 1.0 at its end. `hidden` are the sentences that the
-    answer needs, that one first; `others` the values that would be wrong.
+    """A text with something hidden in it.
+
+    `depth` is the place of the first sentence that the answer needs: 0.0 at the beginning of the
+    filler, 1.0 at its end. `hidden` are the sentences that the answer needs, that one first;
+    `others` the values that would be wrong.
     """
 
     kind: Kind
@@ -57,9 +59,7 @@ class Needle:
 
 @dataclass(frozen=True)
 class _Hay:
-    """What a needle is made of: sentences with their places (0 to 1) in the filler, the question
-    and the answer.
-    """
+    """The parts of a needle: sentences, their places (0 to 1) in the filler, question, answer."""
 
     kind: Kind
     sentences: tuple[str, ...]
@@ -73,25 +73,27 @@ class _Hay:
         """The sentences laid out among others."""
         slots = [round(place * len(filler)) for place in self.places]
         text = _laid_out(slots, self.sentences, filler)
-        depth = min(slots[: self.needed]) / max(1, len(filler))
+        first = min(slots[: self.needed])
+        depth = first / max(1, len(filler))
         hidden = self.sentences[: self.needed]
         return Needle(self.kind, text, self.question, self.answer, depth, hidden, self.others)
 
 
 def _laid_out(slots: Sequence[int], sentences: Sequence[str], filler: Sequence[str]) -> str:
-    """Sentences before those of the filler that their slots number."""
+    """Each sentence before the sentence of the filler that its slot numbers."""
     parts: list[str] = []
-    at = 0
-    for slot, hidden in sorted(zip(slots, sentences, strict=True), key=itemgetter(0)):
-        parts += [*filler[at:slot], hidden]
-        at = slot
-    return " ".join([*parts, *filler[at:]])
+    done = 0
+    pairs = zip(slots, sentences, strict=True)
+    for slot, hidden in sorted(pairs, key=itemgetter(0)):
+        parts += filler[done:slot]
+        parts.append(hidden)
+        done = slot
+    parts += filler[done:]
+    return " ".join(parts)
 
 
 def estimate_tokens(text: str) -> int:
-    """Two characters a token: more than any vocabulary of a thousand or more needs for these
-    texts.
-    """
+    """Two characters a token: more than any vocabulary of 1,000 or more needs for these texts."""
     return (len(text) + 1) // 2
 
 
@@ -105,45 +107,57 @@ def needle(
     split: Split = "train",
     of: World | None = None,
 ) -> Needle:
-    """A needle whose `document` has at most `length` tokens, and hardly fewer. What is not given is
-    drawn.
+    """A needle whose `document` has at most `length` tokens, and hardly fewer.
 
-    depth: 0 to 1, uniform if it is not given; it is kept to the nearest end of a sentence. split:
-    of the pair (key, value) that the text states and the question needs; no training text states a
-    held-out
-        one. Of variables that is the first of the chain, not the one that the question names.
+    Everything that is not given is drawn. depth: 0 to 1, uniform if it is not given; it is moved to
+    the nearest end of a sentence. split: of the pair (key, value) that the text states and the
+    question needs; no training text states a held-out one. Of variables that is the first of the
+    chain, not the one that the question names.
     Raises ConfigError if `length` is too short for the needle alone, or `depth` is not from 0 to 1.
     """
     if depth is not None and not 0 <= depth <= 1:
         raise ConfigError(f"a needle's depth is from 0 (the beginning) to 1 (the end), not {depth}")
-    of = of or world()
+    if of is None:
+        of = world()
     # the simplest kind where another does not fit
     kinds: list[Kind] = [kind] if kind else [pick(rng, KINDS), "one"]
     for this in kinds:
-        hay = _HAYS[this](rng, split, rng.random() if depth is None else depth)
-        alone = count_tokens(hay.among([]).document)
-        if alone <= length:
+        make = _HAYS[this]
+        place = rng.random() if depth is None else depth
+        hay = make(rng, split, place)
+        alone = hay.among([])
+        needed = count_tokens(alone.document)
+        if needed <= length:
             return _filled(rng, hay, of, count_tokens, length)
     raise ConfigError(
-        f"{length} tokens are too few for a needle of kind {this!r}: it alone needs {alone}"
+        f"{length} tokens are too few for a needle of kind {this!r}: it alone needs {needed}"
     )
 
 
 def _filled(
     rng: Random, hay: _Hay, of: World, count_tokens: Callable[[str], int], length: int
 ) -> Needle:
-    """With as much filler as fits. Tokens of sentences need not add up to those of a text, so the
-    whole is counted.
+    """With as much filler as fits.
+
+    The whole is counted, as the tokens of sentences need not add up to those of a text.
     """
 
     def spare() -> int:
-        return length - count_tokens(hay.among(filler).document)
+        whole = hay.among(filler)
+        return length - count_tokens(whole.document)
 
     filler: list[str] = []
-    while more := _filler(rng, of, count_tokens, spare()):
+    while True:
+        more = _filler(rng, of, count_tokens, spare())
+        if not more:
+            break
         filler += more
-    while filler and (excess := -spare()) > 0:
-        del filler[-max(1, excess * len(filler) // length) :]
+    while filler:
+        excess = -spare()
+        if excess <= 0:
+            break
+        count = max(1, excess * len(filler) // length)
+        del filler[-count:]
     return hay.among(filler)
 
 
@@ -151,9 +165,11 @@ def _filler(rng: Random, of: World, count_tokens: Callable[[str], int], tokens: 
     """Sentences about the country, about `tokens` long together."""
     found: list[str] = []
     while True:
-        facts = list(of.about(pick(rng, of.names)).values())
+        entity = pick(rng, of.names)
+        facts = list(of.about(entity).values())
         if rng.random() >= 0.3:
-            facts = [pick(rng, facts)]
+            only = pick(rng, facts)
+            facts = [only]
         for fact in facts:
             told = sentence(fact.tell(rng))
             tokens -= max(1, count_tokens(f" {told}"))
@@ -169,18 +185,19 @@ def _pairs(rng: Random, count: int, split: Split) -> list[Pair]:
     """Different keys with different numbers, all of a split."""
     found: dict[str, str] = {}
     while len(found) < count:
-        key = "".join([pick(rng, SYLLABLES) for _ in range(3)]).capitalize()
-        value = str(10_000 + below(rng, 90_000))
-        new = key not in found and value not in found.values()
-        if new and split_of(f"{key}|{value}") == split:
+        syllables = [pick(rng, SYLLABLES) for _ in range(3)]
+        key = "".join(syllables).capitalize()
+        number = 10_000 + below(rng, 90_000)
+        value = str(number)
+        if key in found or value in found.values():
+            continue
+        if split_of(f"{key}|{value}") == split:
             found[key] = value
     return list(found.items())
 
 
 def _new_pairs(rng: Random, asked: int, others: int, split: Split) -> tuple[list[Pair], list[Pair]]:
-    """What is asked for, of the split, and what is hidden besides, of training's. No key or value
-    twice.
-    """
+    """Pairs to ask for, of the split, and others of training. No key or value occurs twice."""
     while True:
         first = _pairs(rng, asked, split)
         rest = _pairs(rng, others, "train")
@@ -191,7 +208,11 @@ def _new_pairs(rng: Random, asked: int, others: int, split: Split) -> tuple[list
 
 def _hidden(rng: Random, pairs: Sequence[Pair]) -> tuple[str, ...]:
     """Sentences that state the pairs."""
-    return tuple(pick(rng, WORDS["hidden"]).format(k=key, v=value) for key, value in pairs)
+    found = []
+    for key, value in pairs:
+        template = pick(rng, WORDS["hidden"])
+        found.append(template.format(k=key, v=value))
+    return tuple(found)
 
 
 def _one(rng: Random, split: Split, depth: float) -> _Hay:
@@ -199,51 +220,69 @@ def _one(rng: Random, split: Split, depth: float) -> _Hay:
 
 
 def _several(rng: Random, split: Split, depth: float) -> _Hay:
-    return _one_of(rng, split, depth, "several", 2 + below(rng, 3))
+    others = 2 + below(rng, 3)
+    return _one_of(rng, split, depth, "several", others)
 
 
 def _one_of(rng: Random, split: Split, depth: float, kind: Kind, others: int) -> _Hay:
     asked, rest = _new_pairs(rng, 1, others, split)
     key, value = asked[0]
     hidden = _hidden(rng, asked + rest)
-    places = (depth, *[rng.random() for _ in rest])
+    places = [depth]
+    places += [rng.random() for _ in rest]
     question = f"What is the secret number of {key}?"
-    return _Hay(kind, hidden, 1, places, question, value, tuple(wrong for _, wrong in rest))
+    wrong = tuple(number for _, number in rest)
+    return _Hay(kind, hidden, 1, tuple(places), question, value, wrong)
 
 
 def _all(rng: Random, split: Split, depth: float) -> _Hay:
-    """Two or three numbers in the order of the question, which is not that of the text."""
+    """Two or three numbers, asked for in another order than the text's."""
     count = 3 if rng.random() < 0.4 else 2
     asked, rest = _new_pairs(rng, count, 1, split)
     hidden = _hidden(rng, asked + rest)
-    later = [depth + rng.random() * (1 - depth) for _ in asked[1:]]
-    places = (depth, *later, rng.random())
+    places = [depth]
+    places += _places_after(rng, depth, count - 1)
+    places.append(rng.random())
     order = rng.sample(asked, count)
-    question = f"What are the secret numbers of {_listed([key for key, _ in order])}?"
+    keys = _listed([key for key, _ in order])
+    question = f"What are the secret numbers of {keys}?"
     answer = _listed([value for _, value in order])
-    return _Hay("all", hidden, count, places, question, answer, (rest[0][1],))
+    _, wrong = rest[0]
+    return _Hay("all", hidden, count, tuple(places), question, answer, (wrong,))
+
+
+def _places_after(rng: Random, depth: float, count: int) -> list[float]:
+    return [depth + rng.random() * (1 - depth) for _ in range(count)]
 
 
 def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + f" and {words[-1]}"
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
 
 
 def _variables(rng: Random, split: Split, depth: float) -> _Hay:
-    """Two chains of variables, each set to the one before; one begins at `depth`, and its last is
-    asked for.
+    """Two chains of variables, each set to the one before it.
+
+    One begins at `depth`, and its last variable is asked for.
     """
     said = WORDS.phrases("variables")
+    set_to = said["set"]
+    copied = said["copied"]
     steps = 1 + below(rng, 3)
     asked, rest = _new_pairs(rng, 1, steps + 2, split)
     first, value = asked[0]
     other, wrong = rest[0]
-    names = [first, *[key for key, _ in rest[1 : steps + 1]]]
-    chain = [said["set"].format(k=first, v=value)]
-    chain += [said["copied"].format(k=new, v=old) for old, new in pairwise(names)]
-    others = [said["set"].format(k=other, v=wrong), said["copied"].format(k=rest[-1][0], v=other)]
-    places = [depth, *sorted(depth + rng.random() * (1 - depth) for _ in chain[1:])]
-    places += sorted(rng.random() for _ in others)
-    sentences = (*chain, *others)
+    names = [first]
+    names += [key for key, _ in rest[1 : steps + 1]]
+    chain = [set_to.format(k=first, v=value)]
+    for old, new in pairwise(names):
+        chain.append(copied.format(k=new, v=old))
+    last, _ = rest[-1]
+    others = [set_to.format(k=other, v=wrong), copied.format(k=last, v=other)]
+    places = [depth]
+    places += sorted(_places_after(rng, depth, steps))
+    places += sorted([rng.random() for _ in others])
+    sentences = tuple(chain + others)
     question = f"What is the value of {names[-1]}?"
     return _Hay("variables", sentences, len(chain), tuple(places), question, value, (wrong,))
 
@@ -266,7 +305,9 @@ def needle_document(
     of: World | None = None,
 ) -> str:
     """A needle of any kind for pre-training, between half of `length` tokens and the whole."""
-    return needle(rng, count_tokens, length - int(rng.random() * 0.5 * length), of=of).document
+    shorter = int(rng.random() * 0.5 * length)
+    found = needle(rng, count_tokens, length - shorter, of=of)
+    return found.document
 
 
 def needles_document(
@@ -275,30 +316,35 @@ def needles_document(
     length: int = SHORT,
     of: World | None = None,
 ) -> str:
-    """At most `length` tokens with a number hidden about every 60 of them, and all of them asked
-    for at the end: much more to learn from than one needle in as many tokens. Pairs are of the
-    training split.
+    """At most `length` tokens with a number hidden about every 60 of them, all of them asked for at
+    the end: much more to learn from than one needle in as many tokens. Pairs are of the training
+    split.
 
     Raises ConfigError if `length` is too short for two needles.
     """
-    pairs = _pairs(rng, max(2, min(24, length // 60)), "train")
-    order = rng.sample(pairs, len(pairs))
-    asked = "\n".join(f"What is the secret number of {key}?\n{value}." for key, value in order)
+    count = max(2, min(24, length // 60))
+    pairs = _pairs(rng, count, "train")
+    order = rng.sample(pairs, count)
+    questions = [f"What is the secret number of {key}?\n{value}." for key, value in order]
+    asked = "\n".join(questions)
     hidden = _hidden(rng, pairs)
     places = [rng.random() for _ in pairs]
-    room = length - count_tokens(f"{' '.join(hidden)}\n\n{asked}")
+    alone = f"{' '.join(hidden)}\n\n{asked}"
+    room = length - count_tokens(alone)
     filler = _filler(rng, of or world(), count_tokens, room)
     while True:
         slots = [round(place * len(filler)) for place in places]
-        text = f"{_laid_out(slots, hidden, filler)}\n\n{asked}"
+        told = _laid_out(slots, hidden, filler)
+        text = f"{told}\n\n{asked}"
         needed = count_tokens(text)
         if needed <= length:
             return text
         if not filler:
             raise ConfigError(
-                f"{length} tokens are too few for {len(pairs)} needles: they alone need {needed}"
+                f"{length} tokens are too few for {count} needles: they alone need {needed}"
             )
-        del filler[-max(1, len(filler) // 50) :]
+        excess = max(1, len(filler) // 50)
+        del filler[-excess:]
 
 
 def needle_thoughts(found: Needle, effort: Effort) -> str:
@@ -309,12 +355,15 @@ def needle_thoughts(found: Needle, effort: Effort) -> str:
         case Effort.MEDIUM:
             return said
         case Effort.HIGH:
-            return f"The text says: {said} So the answer is {found.answer}."
+            told = f"The text says: {said}"
+            return f"{told} So the answer is {found.answer}."
 
 
 def needle_problem(found: Needle, split: Split) -> Problem:
     user = f"{found.text}\n\n{found.question}"
-    turn = Turn(user, f"{found.answer}.", partial(needle_thoughts, found))
+    answer = f"{found.answer}."
+    think = partial(needle_thoughts, found)
+    turn = Turn(user, answer, think)
     expect = Expect(contains=found.answer, excludes=found.others)
     return Problem(f"needle {found.kind}", split, (turn,), expect)
 
@@ -322,13 +371,12 @@ def needle_problem(found: Needle, split: Split) -> Problem:
 def _asked(
     count_tokens: Callable[[str], int], length: int, kind: Kind, rng: Random, split: Split
 ) -> Problem:
-    return needle_problem(needle(rng, count_tokens, length, kind=kind, split=split), split)
+    found = needle(rng, count_tokens, length, kind=kind, split=split)
+    return needle_problem(found, split)
 
 
 def needle_task(
     kind: Kind, count_tokens: Callable[[str], int] = estimate_tokens, length: int = SHORT
 ) -> Callable[[Random, Split], Problem]:
-    """The task at one length: of the text, the question and the answer, without the marks of a
-    chat.
-    """
+    """The task at one length: of text, question and answer, without the marks of a chat."""
     return partial(_asked, count_tokens, length, kind)

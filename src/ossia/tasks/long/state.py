@@ -1,9 +1,9 @@
 """Following a state through k steps: a number that is added to and multiplied, balls under cups
 that change places.
 
-Knows names of colours; nothing of models. Low effort writes the answer alone, medium the state
+Knows names of colours; does not know models. Low effort writes the answer alone, medium the state
 after every third step, high every step and a check. Training tracks are closed under prefixes: no
-beginning of one is a held-out track, so a held-out track stands in no training text, not even as
+beginning of one is a held-out track, so no training text contains a held-out track, not even as
 part of a longer one. All sums and products are small facts that arithmetic never holds out.
 """
 
@@ -28,7 +28,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Step(Generic[State]):
-    """One step: what it is called, the state after it, how it is worked out."""
+    """One step: its name, the state after it, how it is worked out."""
 
     name: str
     after: State
@@ -37,8 +37,9 @@ class Step(Generic[State]):
 
 @dataclass(frozen=True)
 class Track:
-    """k steps from a beginning, and a question about the end. `states` and `worked` have one entry
-    per step.
+    """k steps from a beginning, and a question about the end.
+
+    `states` and `worked` have one entry per step.
     """
 
     kind: str
@@ -57,14 +58,22 @@ class Track:
 
     def working(self, effort: Effort) -> str:
         """The analysis at an effort."""
-        if effort is Effort.LOW:
-            return self.final
-        if effort is Effort.MEDIUM:
-            shown = [i for i in range(1, self.k + 1) if i % EVERY == 0 or i == self.k]
-            return ", ".join([f"after {i}: {self.states[i - 1]}" for i in shown])
-        rows = zip(self.names, self.worked, strict=True)
-        lines = [f"{i} {name}: {worked}" for i, (name, worked) in enumerate(rows, 1)]
-        return "\n".join([*lines, f"check {self.k} of {self.k} steps, {self.check}"])
+        match effort:
+            case Effort.LOW:
+                return self.final
+            case Effort.MEDIUM:
+                shown = []
+                for number, state in enumerate(self.states, 1):
+                    if number % EVERY == 0 or number == self.k:
+                        shown.append(f"after {number}: {state}")
+                return ", ".join(shown)
+            case Effort.HIGH:
+                lines = []
+                rows = zip(self.names, self.worked, strict=True)
+                for number, (name, worked) in enumerate(rows, 1):
+                    lines.append(f"{number} {name}: {worked}")
+                lines.append(f"check {self.k} of {self.k} steps, {self.check}")
+                return "\n".join(lines)
 
 
 def _walk(
@@ -74,17 +83,16 @@ def _walk(
     begin: Callable[[Random], tuple[str, State]],
     step: Callable[[Random, State], Step[State]],
 ) -> tuple[str, State, list[Step[State]]]:
-    """(the beginning's text, its state, k steps) of the split. See the top of the file for what
-    that means.
-    """
+    """(the beginning's text, its state, k steps) of the split; the file's docstring defines it."""
     while True:
         told, start = begin(rng)
         key = told
         state = start
         steps: list[Step[State]] = []
         while len(steps) < k:
-            matters = split == "train" or len(steps) == k - 1
-            found = _next(rng, key, split if matters else None, state, step)
+            last = len(steps) == k - 1
+            wanted = split if last or split == "train" else None
+            found = _next(rng, key, wanted, state, step)
             if found is None:
                 break
             steps.append(found)
@@ -150,20 +158,24 @@ def _undone_number(before: int, last: Step[int]) -> str:
 def _number_track(rng: Random, split: Split, k: int) -> Track:
     told, start, steps = _walk(rng, split, k, _begin_number, _number_step)
     before = steps[-2].after if k > 1 else start
-    return _track_of_number("number", told, steps, _undone_number(before, steps[-1]))
+    check = _undone_number(before, steps[-1])
+    return _track_of_number("number", told, steps, check)
 
 
 def _track_of_number(kind: str, told: str, steps: list[Step[int]], check: str) -> Track:
     x = steps[-1].after
+    names = [step.name for step in steps]
+    states = [str(step.after) for step in steps]
+    worked = [step.worked for step in steps]
     return Track(
         kind=kind,
         told=told,
         question="What is x?",
         final=f"x = {x}",
         expect=Expect(number=x),
-        names=tuple([step.name for step in steps]),
-        states=tuple([str(step.after) for step in steps]),
-        worked=tuple([step.worked for step in steps]),
+        names=tuple(names),
+        states=tuple(states),
+        worked=tuple(worked),
         check=check,
     )
 
@@ -178,17 +190,26 @@ def _modular_step(p: int, rng: Random, x: int) -> Step[int]:
     luck = rng.random()
     if luck < 0.4:
         n = rng.randrange(2, 7)
-        return Step(f"*{n}", x * n % p, _reduced(f"{x}*{n}={x * n}", x * n, p))
+        product = x * n
+        worked = _reduced(f"{x}*{n}={product}", product, p)
+        return Step(f"*{n}", product % p, worked)
     n = rng.randrange(1, 7)
     if luck < 0.7:
-        return Step(f"+{n}", (x + n) % p, _reduced(f"{x}+{n}={x + n}", x + n, p))
+        total = x + n
+        worked = _reduced(f"{x}+{n}={total}", total, p)
+        return Step(f"+{n}", total % p, worked)
     if x >= n:
         return Step(f"-{n}", x - n, f"{x}-{n}={x - n}")
-    return Step(f"-{n}", x + p - n, f"{x}-{n}<0, {x}+{p}={x + p}, {x + p}-{n}={x + p - n}")
+    raised = x + p
+    rest = raised - n
+    worked = f"{x}-{n}<0, {x}+{p}={raised}, {raised}-{n}={rest}"
+    return Step(f"-{n}", rest, worked)
 
 
 def _reduced(worked: str, value: int, p: int) -> str:
-    return worked if value < p else f"{worked}, {value} mod {p} is {value % p}"
+    if value < p:
+        return worked
+    return f"{worked}, {value} mod {p} is {value % p}"
 
 
 def _modular_track(rng: Random, split: Split, k: int) -> Track:
@@ -198,9 +219,11 @@ def _modular_track(rng: Random, split: Split, k: int) -> Track:
         x = rng.randrange(p)
         return f"modulo {p}: x = {x}", x
 
-    told, start, steps = _walk(rng, split, k, begin, partial(_modular_step, p))
+    step = partial(_modular_step, p)
+    told, start, steps = _walk(rng, split, k, begin, step)
     before = steps[-2].after if k > 1 else start
-    return _track_of_number("modular", told, steps, _undone_modular(p, before, steps[-1]))
+    check = _undone_modular(p, before, steps[-1])
+    return _track_of_number("modular", told, steps, check)
 
 
 def _undone_modular(p: int, before: int, last: Step[int]) -> str:
@@ -208,13 +231,16 @@ def _undone_modular(p: int, before: int, last: Step[int]) -> str:
     n = int(last.name[1:])
     match last.name[0]:
         case "*":  # done again, from the other side
-            return _reduced(f"{n}*{before}={n * before}", n * before, p)
+            product = n * before
+            return _reduced(f"{n}*{before}={product}", product, p)
         case "+" if x < n:
-            return f"{x}+{p}={x + p}, {x + p}-{n}={before}"
+            raised = x + p
+            return f"{x}+{p}={raised}, {raised}-{n}={before}"
         case "+":
             return f"{x}-{n}={before}"
         case _:
-            return _reduced(f"{x}+{n}={x + n}", x + n, p)
+            total = x + n
+            return _reduced(f"{x}+{n}={total}", total, p)
 
 
 # ---- balls under cups: the permutations of 3 or 5 ------------------------------------------------
@@ -224,13 +250,17 @@ Cups = tuple[str, ...]
 
 def _cup_step(rng: Random, cups: Cups) -> Step[Cups]:
     """Two cups change places; now and then every ball moves one cup on, the last to the first."""
-    if rng.random() < 0.15:
-        after = (cups[-1], *cups[:-1])
-        return Step("rotate", after, " ".join(after))
-    a, b = sorted(rng.sample(range(len(cups)), 2))
     moved = list(cups)
-    moved[a], moved[b] = moved[b], moved[a]
-    return Step(f"swap {a + 1} {b + 1}", tuple(moved), " ".join(moved))
+    if rng.random() < 0.15:
+        last = moved.pop()
+        moved.insert(0, last)
+        name = "rotate"
+    else:
+        a, b = sorted(rng.sample(range(len(cups)), 2))
+        moved[a] = cups[b]
+        moved[b] = cups[a]
+        name = f"swap {a + 1} {b + 1}"
+    return Step(name, tuple(moved), " ".join(moved))
 
 
 def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
@@ -250,18 +280,20 @@ def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
         question = f"Where is {ball}?"
         final = f"{ball} is in cup {place + 1}"
         expect = Expect(number=place + 1)
-    path = [cups.index(ball) + 1 for cups in (start, *[step.after for step in steps])]
-    states = tuple([step.worked for step in steps])
+    path = [str(start.index(ball) + 1)]
+    for one in steps:
+        path.append(str(one.after.index(ball) + 1))
+    states = tuple([one.worked for one in steps])
     return Track(
         kind=f"cups{count}",
         told=told,
         question=question,
         final=final,
         expect=expect,
-        names=tuple([step.name for step in steps]),
+        names=tuple([one.name for one in steps]),
         states=states,
         worked=states,
-        check=f"{ball} goes {' '.join(map(str, path))}",
+        check=f"{ball} goes {' '.join(path)}",
     )
 
 
@@ -278,14 +310,18 @@ _EFFORTS = tuple(Effort)
 
 
 def draw_track(rng: Random, split: Split, k: int, kind: str | None = None) -> Track:
-    """A track of k steps, of any kind or of `kind`. Raises ConfigError for k < 1 or an unknown
-    kind.
+    """A track of k steps, of any kind or of `kind`.
+
+    Raises ConfigError for k < 1 or an unknown kind.
     """
     if k < 1:
         raise ConfigError(f"a track needs at least one step, not {k}: choose k from 1 up")
-    if kind is not None and kind not in KINDS:
+    if kind is None:
+        kind = rng.choice(_NAMES)
+    if kind not in KINDS:
         raise ConfigError(f"there are no tracks of kind {kind!r}: use one of {', '.join(KINDS)}")
-    return KINDS[kind or rng.choice(_NAMES)](rng, split, k)
+    draw = KINDS[kind]
+    return draw(rng, split, k)
 
 
 def state_tracking(
@@ -295,22 +331,24 @@ def state_tracking(
     if k is None:
         k = rng.randrange(1, LONGEST + 1)
     track = draw_track(rng, split, k, kind)
-    user = f"{track.told}; {'; '.join(track.names)}. {track.question}"
+    steps = "; ".join(track.names)
+    user = f"{track.told}; {steps}. {track.question}"
     turn = Turn(user, track.final, track.working)
     about: dict[str, str | int] = {"k": track.k, "kind": track.kind}
     return Problem("state", split, (turn,), track.expect, about=about)
 
 
 def state_text(rng: Random) -> str:
-    """A document: tracks with their working at one grain and their answers. Half of them are
-    short.
-    """
+    """A document: tracks with their working at one effort and their answers. Half are short."""
     effort = rng.choice(_EFFORTS)
     short = rng.random() < 0.5
     longest = 6 if short else LONGEST
-    count = rng.randrange(1, 4) if short or effort is Effort.LOW else 1
+    count = 1
+    if short or effort is Effort.LOW:
+        count = rng.randrange(1, 4)
     parts = []
     for _ in range(count):
-        turn = state_tracking(rng, "train", rng.randrange(1, longest + 1)).turns[0]
-        parts.append(turn.as_text(effort))
+        k = rng.randrange(1, longest + 1)
+        problem = state_tracking(rng, "train", k)
+        parts.append(problem.turns[0].as_text(effort))
     return "\n\n".join(parts)

@@ -1,9 +1,9 @@
 """A tiny stack machine: named operations on whole numbers, deterministic, with a step limit and
 plain error texts.
 
-Knows nothing of tasks or messages except how a tool is declared. A program is text, one operation a
-line (or set apart by `;`); `#` begins a comment. It can do nothing but compute and print, so it is
-safe to run whatever a model writes.
+Knows how a tool is declared; does not know tasks or messages. A program is text, one operation a
+line (or separated by `;`); `#` begins a comment. It can only compute and print, so any text that a
+model writes is safe to run.
 
     push 3      put a number on the stack        add sub mul div mod   of the two upper values
     dup         the upper value once more        lt eq                 1 if smaller / equal, else 0
@@ -53,10 +53,10 @@ class Instruction:
 
 @dataclass
 class Outcome:
-    """What running a program did. `error` is "" if it came to its end.
+    """The outcome of running a program. `error` is "" if it ran to its end.
 
-    `trace` holds (operation, the stack after it) for every step; `operations` the arithmetic that
-    was done, as signs and numbers, which is what decides whether a program may be trained on.
+    `trace` holds (operation, the stack after it) for every step. `operations` is all arithmetic, as
+    signs and numbers; it decides whether a program may be trained on.
     """
 
     printed: list[int] = field(default_factory=list)
@@ -67,10 +67,11 @@ class Outcome:
 
     @property
     def result(self) -> str:
-        """What the tool answers: the printed numbers, or the error."""
+        """The tool's answer: the printed numbers, or the error."""
         if self.error:
             return f"error: {self.error}"
-        return " ".join(map(str, self.printed)) or "nothing was printed"
+        numbers = " ".join(map(str, self.printed))
+        return numbers or "nothing was printed"
 
 
 def parse(program: str) -> list[Instruction]:
@@ -78,7 +79,8 @@ def parse(program: str) -> list[Instruction]:
     if len(program) > MAX_CHARACTERS:
         raise ToolError(f"the program is longer than {MAX_CHARACTERS} characters")
     found = []
-    for number, text in enumerate(program.replace(";", "\n").split("\n"), 1):
+    lines = program.replace(";", "\n").split("\n")
+    for number, text in enumerate(lines, 1):
         words = text.partition("#")[0].split()
         if words:
             found.append(_instruction(words, number))
@@ -106,14 +108,17 @@ def _instruction(words: list[str], line: int) -> Instruction:
 
 def _is_number(word: str) -> bool:
     digits = word.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) <= len(str(MAX_VALUE))
+    if not digits.isascii() or not digits.isdigit():
+        return False
+    return len(digits) <= len(str(MAX_VALUE))
 
 
 def run(program: str, limit: int = STEP_LIMIT, trace: bool = False) -> Outcome:
     """Run a program for at most `limit` steps. Errors are part of the outcome, never raised."""
     outcome = Outcome()
     try:
-        _Machine(parse(program), outcome, trace).go(limit)
+        instructions = parse(program)
+        _Machine(instructions, outcome, trace).go(limit)
     except ToolError as error:
         outcome.error = str(error)
     return outcome
@@ -128,7 +133,10 @@ class _Machine:
         self.traced = trace
         self.stack: list[int] = []
         self.variables: dict[str, int] = {}
-        self.labels = {i.argument: place for place, i in enumerate(program) if i.op == "label"}
+        self.labels: dict[str, int] = {}
+        for place, instruction in enumerate(program):
+            if instruction.op == "label":
+                self.labels[instruction.argument] = place
         self.place = 0
 
     def go(self, limit: int) -> None:
@@ -142,14 +150,16 @@ class _Machine:
             self.place += 1
             self._do(instruction)
             if self.traced:
-                self.outcome.trace.append((str(instruction), " ".join(map(str, self.stack))))
+                stack = " ".join(map(str, self.stack))
+                self.outcome.trace.append((str(instruction), stack))
 
     def _do(self, instruction: Instruction) -> None:
         op = instruction.op
         argument = instruction.argument
         line = instruction.line
-        if len(self.stack) < TAKES[op]:
-            values = "1 value" if TAKES[op] == 1 else f"{TAKES[op]} values"
+        taken = TAKES[op]
+        if len(self.stack) < taken:
+            values = "1 value" if taken == 1 else f"{taken} values"
             raise ToolError(f"line {line}: {op} needs {values}, the stack has {len(self.stack)}")
         if op == "push":
             self._push(int(argument), line)
@@ -169,7 +179,7 @@ class _Machine:
             self._move(op, argument, line)
 
     def _move(self, op: str, argument: str, line: int) -> None:
-        """Everything that takes values from one place to another."""
+        """Do an operation that moves values from one place to another."""
         stack = self.stack
         if op == "dup":
             self._push(stack[-1], line)
@@ -215,7 +225,7 @@ _PAIRS: Mapping[str, Callable[[int, int], int]] = {
 
 @lru_cache(maxsize=4096)
 def result_of(program: str, limit: int = STEP_LIMIT) -> str:
-    """What the tool answers for a program."""
+    """The tool's answer for a program."""
     return run(program, limit).result
 
 
@@ -236,9 +246,7 @@ RUN = FunctionTool(
 
 
 def read_program(arguments: str) -> tuple[str, int]:
-    """(program, step limit) of a call. Raises ToolError if the arguments are not as RUN declares
-    them.
-    """
+    """(program, step limit) of a call. Raises ToolError if the arguments do not fit RUN."""
     try:
         data = json.loads(arguments)
     except (ValueError, RecursionError) as error:
@@ -252,7 +260,7 @@ def read_program(arguments: str) -> tuple[str, int]:
 
 
 def run_tool(arguments: str) -> str:
-    """What the tool answers to a call's arguments. Every error comes back as text, `error: ...`."""
+    """The tool's answer to a call's arguments. Every error comes back as text, `error: ...`."""
     try:
         return result_of(*read_program(arguments))
     except ToolError as error:

@@ -1,8 +1,8 @@
-"""Programs for the stack machine: drawn ones with the purpose they serve, as text to read and as
-problems to trace.
+"""Programs for the stack machine: drawn ones with their purpose, as text to read and as problems to
+trace.
 
 Knows the machine and expressions. A training program does no arithmetic that the arithmetic task
-holds out; which programs are held out is decided by their text, comments left out (`is_of`).
+holds out. Whether a program is held out depends on its text without comments (`is_of`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.machine.machine import SIGNS, TAKES, Outcome, run
-from ossia.tasks.numbers.expressions import Expr, Op, is_trained, operation_split, text
+from ossia.tasks.numbers.expressions import Expr, Op, Sign, is_trained, operation_split, text
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
 from ossia.tasks.words import Words
 
@@ -28,7 +28,7 @@ _OF_SIGN = {sign: op for op, sign in SIGNS.items()}
 
 @dataclass(frozen=True)
 class Program:
-    """Operations in order, what they compute in words, and what running them does."""
+    """Operations in order, their purpose in words, and the outcome of running them."""
 
     lines: tuple[str, ...]
     purpose: str
@@ -49,16 +49,25 @@ def compiled(expr: Expr) -> tuple[str, ...]:
     """The operations that leave the value of an expression on the stack: postfix notation."""
     if isinstance(expr, int):
         return (f"push {expr}",)
-    return (*compiled(expr.left), *compiled(expr.right), _OF_SIGN[expr.sign])
+    left = compiled(expr.left)
+    right = compiled(expr.right)
+    return (*left, *right, _OF_SIGN[expr.sign])
+
+
+def program_of(expr: Expr) -> str:
+    """A program, on one line, that prints the value of an expression."""
+    return "; ".join([*compiled(expr), "print"])
 
 
 def is_of(split: Split, program: str) -> bool:
     """Whether a program, on one line, may be drawn for the split.
 
-    A lone sum or difference is never held out: such a program goes on with a number that was looked
-    up, and there the fact decides the split.
+    A lone sum or difference is never held out: such a program continues with a number that was
+    looked up, and there the fact decides the split.
     """
-    return split_of(program) == split and (split == "train" or not _SUM.fullmatch(program))
+    if split_of(program) != split:
+        return False
+    return split == "train" or not _SUM.fullmatch(program)
 
 
 # ---- drawing -------------------------------------------------------------------------------------
@@ -69,21 +78,27 @@ LOOP_OVER_N = "load n; push 1; sub; store n; jmp more; label end"
 
 def _expression(rng: Random) -> Drawn:
     expr = draw_expression(rng)
-    return "; ".join([*compiled(expr), "print"]), text(expr)
+    return program_of(expr), text(expr)
 
 
 def draw_expression(rng: Random) -> Op:
-    """One or two operations that may be trained on, whatever the split: a program's split is that
-    of its text.
+    """One or two operations that may be trained on, whatever the split.
+
+    A program's split is that of its text.
     """
     while True:
         top = 13 if rng.random() < 0.5 else 60
-        a, b, c = (rng.randrange(top) for _ in range(3))
-        expr = Op("+" if rng.random() < 0.5 else "-", a, b)
+        a = rng.randrange(top)
+        b = rng.randrange(top)
+        c = rng.randrange(top)
+        sign: Sign = "+" if rng.random() < 0.5 else "-"
+        expr = Op(sign, a, b)
         if rng.random() < 0.7:
-            multiplied = rng.random() < 0.5
-            product = Op("*", a % 13, b % 13)
-            expr = Op("*", expr, c % 10) if multiplied else Op("+", product, c)
+            if rng.random() < 0.5:
+                expr = Op("*", expr, c % 10)
+            else:
+                product = Op("*", a % 13, b % 13)
+                expr = Op("+", product, c)
         if is_trained(expr):
             return expr
 
@@ -95,8 +110,11 @@ def _shuffle(rng: Random) -> Drawn:
     for _ in range(rng.randrange(2, 7)):
         op = rng.choice(_possible(height))
         height += _GROWTH[op]
-        lines.append(f"push {rng.randrange(10)}" if op == "push" else op)
-    lines += ["print"] * rng.randrange(1, height + 1)
+        if op == "push":
+            op = f"push {rng.randrange(10)}"
+        lines.append(op)
+    printed = rng.randrange(1, height + 1)
+    lines += ["print"] * printed
     return "; ".join(lines), "the upper values of the stack"
 
 
@@ -168,7 +186,7 @@ _WITHOUT_LOOPS = (_expression, _shuffle, _rest)
 def draw_program(rng: Random, split: Split, purpose: bool = False, short: bool = False) -> Program:
     """A program of the split that ends without an error and prints something.
 
-    `purpose`: only programs whose purpose tells all there is to know. `short`: no loops.
+    `purpose`: only programs whose purpose tells everything about them. `short`: no loops.
     """
     makers = list(_MAKERS)
     weights = list(_MAKERS.values())
@@ -196,16 +214,19 @@ def _only_trained(outcome: Outcome) -> bool:
 def broken(rng: Random, program: Program) -> str:
     """The program on one line with one mistake in it, so that running it gives an error."""
     lines = list(program.lines)
-    mistake = rng.randrange(4)
-    if mistake == 0:
-        lines.insert(0, rng.choice(("add", "drop", "print", "mul")))
-    elif mistake == 1:
-        place = rng.randrange(len(lines))
-        lines[place] = lines[place] + rng.choice((" now", " 1 2"))
-    elif mistake == 2:
-        lines.insert(rng.randrange(len(lines)), rng.choice(("plus", "times", "say", "pop", "goto")))
-    else:
-        lines[-1:] = ["push 0", "div", "print"]
+    match rng.randrange(4):
+        case 0:
+            early = rng.choice(("add", "drop", "print", "mul"))
+            lines.insert(0, early)
+        case 1:
+            place = rng.randrange(len(lines))
+            lines[place] += rng.choice((" now", " 1 2"))
+        case 2:
+            place = rng.randrange(len(lines))
+            unknown = rng.choice(("plus", "times", "say", "pop", "goto"))
+            lines.insert(place, unknown)
+        case _:
+            lines[-1:] = ["push 0", "div", "print"]
     return "; ".join(lines)
 
 
@@ -213,9 +234,7 @@ def broken(rng: Random, program: Program) -> str:
 
 
 def traced(program: Program, effort: Effort) -> str:
-    """The analysis of what a program prints: nothing but that, the stack after some steps, or after
-    every step.
-    """
+    """The analysis of a program's output: that alone, with some stacks, or with every stack."""
     printed = program.outcome.result
     trace = program.outcome.trace
     match effort:
@@ -226,12 +245,14 @@ def traced(program: Program, effort: Effort) -> str:
             for index, (op, stack) in enumerate(trace, 1):
                 if index % 3 == 0 or op == "print":
                     shown.append(stack or "empty")
-            return ", ".join([*shown, f"prints {printed}"])
+            shown.append(f"prints {printed}")
+            return ", ".join(shown)
         case Effort.HIGH:
             count = len(program.outcome.printed)
             numbers = "1 number" if count == 1 else f"{count} numbers"
-            check = f"check {len(trace)} steps, {numbers}: {printed}"
-            return "\n".join([*_trace_lines(program), check])
+            lines = _trace_lines(program)
+            lines.append(f"check {len(trace)} steps, {numbers}: {printed}")
+            return "\n".join(lines)
 
 
 def _trace_lines(program: Program) -> list[str]:
@@ -243,15 +264,18 @@ def program_tracing(rng: Random, split: Split) -> Problem:
     program = draw_program(rng, split)
     while len(program.outcome.trace) > MAX_TRACE:
         program = draw_program(rng, split)
-    user = rng.choice(WORDS["trace"]).format(p=program.short)
+    frame = rng.choice(WORDS["trace"])
+    user = frame.format(p=program.short)
     printed = program.outcome.result
-    turn = Turn(user, f"It prints: {printed}", partial(traced, program))
+    think = partial(traced, program)
+    turn = Turn(user, f"It prints: {printed}", think)
+    expect = Expect(equals=printed)
     about = {"steps": program.outcome.steps}
-    return Problem("machine", split, (turn,), Expect(equals=printed), about=about)
+    return Problem("machine", split, (turn,), expect, about=about)
 
 
 def machine_text(rng: Random) -> str:
-    """A document: a program, mostly with what it is for, and what running it does."""
+    """A document: a program, mostly with its purpose, and the outcome of running it."""
     program = draw_program(rng, "train")
     source = program.long if rng.random() < 0.75 else program.short
     if rng.random() < 0.6:
@@ -261,5 +285,6 @@ def machine_text(rng: Random) -> str:
         source = wrong if rng.random() < 0.5 else wrong.replace("; ", "\n")
         return f"{source}\n{run(wrong).result}"
     if len(program.outcome.trace) <= MAX_TRACE and rng.random() < 0.5:
-        source = "\n".join([source, "trace", *_trace_lines(program)])
+        lines = [source, "trace", *_trace_lines(program)]
+        source = "\n".join(lines)
     return f"{source}\nprints {program.outcome.result}"

@@ -1,9 +1,9 @@
 """Problems that need tools: facts to look up, programs to run or to write; tools that fail; results
 that give orders.
 
-Knows the two tools. A result is data: what it tells the model to do is never done. Running the
-tools with the recorded arguments gives the recorded results, always, so a rollout's calls are
-judged by what they ask for.
+Knows the two tools. A result is data: its orders are never followed. Running the tools with the
+recorded arguments always gives the recorded results, so a rollout's calls are judged by their
+meaning.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ossia.tasks.machine.machine import (
 from ossia.tasks.machine.programs import (
     WORDS,
     broken,
-    compiled,
     draw_expression,
     draw_program,
     is_of,
+    program_of,
 )
 from ossia.tasks.numbers.expressions import Op, Sign, operation_split, text, value
 from ossia.tasks.problem import Call, Expect, Problem, Split, Step, Tool, Turn, split_of
@@ -93,9 +93,7 @@ def _unused(arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A problem before its surroundings: the question, the calls with what is thought after each,
-    the answer.
-    """
+    """A problem without its surroundings: question, calls with the thoughts after each, answer."""
 
     user: str
     final: str
@@ -118,14 +116,14 @@ def _thoughts(medium: str, more: str, first: str, effort: Effort) -> str:
 
 
 def _step(call: Call, medium: str, more: str = "") -> Step:
-    """A call, and what is thought after it except at low effort."""
+    """A call, and the thoughts after it, of which low effort has none."""
     return Step(call, partial(_thoughts, medium, more, ""))
 
 
 def _expect(
     evaluate: Callable[[str, str], str | None], values: Sequence[str | None], **shown: Any
 ) -> Expect:
-    """What calls must ask for, in this order, and what the answer must show."""
+    """The values that calls must ask for, in this order, and the demands on the answer."""
     wanted = [value for value in values if value is not None]
     assert len(wanted) == len(values), values
     never = (NOTE.name,)
@@ -137,9 +135,7 @@ def _expect(
 
 @dataclass(frozen=True)
 class _Note:
-    """What stands after the value of a key; an injection has a kind and a word that it wants
-    said.
-    """
+    """Text after the value of a key. An injection has a kind, and a word that it wants said."""
 
     key: Key
     text: str
@@ -152,13 +148,16 @@ def _draw_note(rng: Random, query: Query, injected: bool) -> _Note | None:
     key = plain_key(*rng.choice(query.keys))
     if injected:
         kind = rng.choice(tuple(INJECTIONS))
+        answers = " ".join([*query.values, query.final]).lower()
         word = made_up_word(rng)
-        while any(word in text.lower() for text in (*query.values, query.final)):
+        while word in answers:
             word = made_up_word(rng)
-        return _Note(key, INJECTIONS[kind].format(w=word), kind, word)
+        order = INJECTIONS[kind].format(w=word)
+        return _Note(key, order, kind, word)
     if luck < NOTED:
         remark = rng.choice(TOOL_WORDS["remarks"])
-        return _Note(key, remark.format(n=rng.randrange(2, 100)))
+        number = rng.randrange(2, 100)
+        return _Note(key, remark.format(n=number))
     return None
 
 
@@ -170,30 +169,35 @@ def _fact_plan(
     of: World | None,
     fault: str = "",
 ) -> Plan:
-    """Looking up one fact or two. A busy tool is asked once more; one that is down leaves nothing
-    to say.
+    """Looking up one fact or two.
+
+    A busy tool is asked once more; one that is down leaves no answer.
     """
     query, known = draw_query(rng, split, hops, knowledge, of)
-    note = _draw_note(rng, query, not fault and rng.random() < INJECTED)
-    tool = LookupTool(known, fault, {note.key: note.text} if note else {})
+    injected = not fault and rng.random() < INJECTED
+    note = _draw_note(rng, query, injected)
+    notes = {note.key: note.text} if note else {}
+    tool = LookupTool(known, fault, notes)
     needs = [f"I need {known.phrase(key)}." for key in query.keys]
     first = needs[0] if hops == 1 else f"First {needs[0]}"
     thoughts = (first, LOOK_UP_THOUGHT)
     evaluate = partial(_asked, tool)
     if fault == "down":
-        step = _step(_lookup_call(tool, query.keys[0]), "The lookup failed.", NO_GUESS)
-        wanted = [asked_value(query.keys[0], failed=True)]
+        key = query.keys[0]
+        call = _lookup_call(tool, key)
+        step = _step(call, "The lookup failed.", NO_GUESS)
+        wanted = [asked_value(key, failed=True)]
         expect = _expect(evaluate, wanted, contains="lookup failed")
         return Plan(query.ask(rng), LOOKUP_FAILED, thoughts, (step,), expect, tool)
-    word = note.word if note else ""
-    expect = _expect(
-        evaluate,
-        [asked_value(key) for key in query.keys],
-        contains=query.value.removeprefix("the "),
-        excludes=(word or LOOKUP_FAILED,),
-    )
+    wanted = [asked_value(key) for key in query.keys]
+    excluded = LOOKUP_FAILED
+    injection = ""
+    if note and note.injection:
+        excluded = note.word
+        injection = note.injection
+    answer = query.value.removeprefix("the ")
+    expect = _expect(evaluate, wanted, contains=answer, excludes=(excluded,))
     steps = tuple(_fact_steps(query, tool, note, needs))
-    injection = note.injection if note else ""
     return Plan(query.ask(rng), query.final, thoughts, steps, expect, tool, injection)
 
 
@@ -205,10 +209,15 @@ def _fact_steps(
     if retry:
         call = _lookup_call(tool, query.keys[0])
         yield _step(call, "The lookup is busy. I call it again with retry true.")
-    for index, (key, found) in enumerate(zip(query.keys, query.values, strict=True), 1):
-        ordered = note is not None and note.injection != "" and note.key == plain_key(*key)
+    pairs = zip(query.keys, query.values, strict=True)
+    for index, (key, found) in enumerate(pairs, 1):
+        ordered = False
+        if note is not None and note.injection:
+            ordered = note.key == plain_key(*key)
         rest = f"Now {needs[index]}" if index < len(needs) else ""
-        yield _step(_lookup_call(tool, key, retry), *_after_result(found, ordered, rest))
+        call = _lookup_call(tool, key, retry)
+        medium, more = _after_result(found, ordered, rest)
+        yield _step(call, medium, more)
 
 
 def _lookup_call(tool: LookupTool, key: Key, retry: bool = False) -> Call:
@@ -226,7 +235,7 @@ def _after_result(found: str, injected: bool, rest: str) -> tuple[str, str]:
 
 
 def _unknown_plan(rng: Random, split: Split, knowledge: Knowledge | None, of: World | None) -> Plan:
-    """A question about somebody of whom nothing is known."""
+    """A question about somebody whom the tool does not know."""
     query, known = draw_query(rng, split, 1, knowledge, of)
     relation = query.keys[0][1]
     name = made_up_name(rng)
@@ -235,9 +244,11 @@ def _unknown_plan(rng: Random, split: Split, knowledge: Knowledge | None, of: Wo
     key = (name, relation)
     phrase = known.phrase(key)
     tool = LookupTool(known)
-    step = _step(_lookup_call(tool, key), f"Nothing is known of {name}.", NO_GUESS)
+    call = _lookup_call(tool, key)
+    step = _step(call, f"Nothing is known of {name}.", NO_GUESS)
     final = NOT_KNOWN.format(e=name)
-    expect = _expect(partial(_asked, tool), [asked_value(key, failed=True)], contains=final)
+    wanted = [asked_value(key, failed=True)]
+    expect = _expect(partial(_asked, tool), wanted, contains=final)
     thoughts = (f"I need {phrase}.", LOOK_UP_THOUGHT)
     return Plan(f"What is {phrase}?", final, thoughts, (step,), expect, tool)
 
@@ -254,7 +265,7 @@ def _run_call(program: str, limit: int | None = None) -> Call:
 
 
 def _same_program(arguments: str) -> str | None:
-    """A program in one way of writing it, with how it ended; None if it cannot be read."""
+    """A program in one way of writing it, and its end; None if it cannot be read."""
     try:
         program, limit = read_program(arguments)
         plain = "; ".join(map(str, parse(program)))
@@ -264,9 +275,7 @@ def _same_program(arguments: str) -> str | None:
 
 
 def _same_work(arguments: str) -> str | None:
-    """What a program prints and the arithmetic it does for it, in any order; None if it cannot be
-    read.
-    """
+    """A program's output and its arithmetic in any order; None if it cannot be read."""
     try:
         outcome = run(*read_program(arguments))
     except ToolError:
@@ -275,7 +284,7 @@ def _same_work(arguments: str) -> str | None:
 
 
 def _any_program(arguments: str) -> str | None:
-    """A program's text with what came of it, also where it is wrong."""
+    """A program's text, also of a wrong one, with its result."""
     try:
         program, limit = read_program(arguments)
     except ToolError:
@@ -290,10 +299,12 @@ Reads = Callable[[str], str | None]
 def _asked(
     tool: LookupTool | None, name: str, arguments: str, reads: Reads = _same_work
 ) -> str | None:
-    """What a call asks for."""
+    """The meaning of a call: equal ones ask for the same."""
     if name == LOOKUP.name and tool is not None:
         return tool.asked(arguments)
-    return reads(arguments) if name == RUN.name else None
+    if name == RUN.name:
+        return reads(arguments)
+    return None
 
 
 def _asked_program(reads: Reads, name: str, arguments: str) -> str | None:
@@ -301,12 +312,13 @@ def _asked_program(reads: Reads, name: str, arguments: str) -> str | None:
 
 
 def _expect_program(reads: Reads, call: Call, **shown: Any) -> Expect:
-    """That the program of `call` is run, as `reads` compares programs."""
+    """Expect the program of `call` to be run, as `reads` compares programs."""
     return _expect(partial(_asked_program, reads), [reads(call.arguments)], **shown)
 
 
 def _ask_to_run(rng: Random, program: str) -> str:
-    return rng.choice(WORDS["run"]).format(p=program)
+    frame = rng.choice(WORDS["run"])
+    return frame.format(p=program)
 
 
 def _printed(call: Call) -> Step:
@@ -317,15 +329,16 @@ def _run_plan(rng: Random, split: Split) -> Plan:
     program = draw_program(rng, split).short
     call = _run_call(program)
     expect = _expect_program(_same_program, call, equals=call.result)
+    user = _ask_to_run(rng, program)
     final = f"It prints: {call.result}"
-    return Plan(_ask_to_run(rng, program), final, RUN_THOUGHTS, (_printed(call),), expect)
+    return Plan(user, final, RUN_THOUGHTS, (_printed(call),), expect)
 
 
 def _write_plan(rng: Random, split: Split) -> Plan:
     """An expression for which a program has to be written."""
     while True:
         expr = draw_expression(rng)
-        program = "; ".join([*compiled(expr), "print"])
+        program = program_of(expr)
         if is_of(split, program):
             break
     call = _run_call(program)
@@ -333,30 +346,34 @@ def _write_plan(rng: Random, split: Split) -> Plan:
     expect = _expect_program(_same_work, call, number=value(expr))
     how = "First the numbers, then the operation, then print."
     thoughts = (f"I need a program for {said}.", how)
-    user = rng.choice(WORDS["compute"]).format(p=said)
-    return Plan(user, f"{said} = {call.result}", thoughts, (_printed(call),), expect)
+    frame = rng.choice(WORDS["compute"])
+    user = frame.format(p=said)
+    final = f"{said} = {call.result}"
+    return Plan(user, final, thoughts, (_printed(call),), expect)
 
 
 def _both_plan(rng: Random, split: Split, knowledge: Knowledge | None, of: World | None) -> Plan:
-    """A number that is looked up, and a program that goes on with it. In training all three may be
-    trained on: the fact, the operation and the program; what is held out is the fact.
+    """A number that is looked up, and a program that continues with it.
 
-    Raises ConfigError if the knowledge given has no such number.
+    Held out is the fact. In training, the fact, the operation and the program may all be trained
+    on. Raises ConfigError if the knowledge given has no such number.
     """
     query, known, expr = _draw_sum(rng, split, knowledge, of)
-    asked = known.phrase(query.keys[0])
+    key = query.keys[0]
+    asked = known.phrase(key)
     said = text(expr)
     tool = LookupTool(known)
-    first = _lookup_call(tool, query.keys[0])
-    second = _run_call("; ".join([*compiled(expr), "print"]))
-    values = [asked_value(query.keys[0]), _same_work(second.arguments)]
+    first = _lookup_call(tool, key)
+    second = _run_call(program_of(expr))
+    values = [asked_value(key), _same_work(second.arguments)]
     expect = _expect(partial(_asked, tool), values, number=value(expr))
     word = "plus" if expr.sign == "+" else "minus"
     user = f"What is {asked} {word} {value(expr.right)}? Use lookup, then run a program."
     found = _step(first, f"The lookup says {query.value}. Now I need a program for {said}.")
     steps = (found, _printed(second))
     thoughts = (f"First I need {asked}.", "Then a program can do the rest.")
-    return Plan(user, f"{said} = {second.result}", thoughts, steps, expect, tool)
+    final = f"{said} = {second.result}"
+    return Plan(user, final, thoughts, steps, expect, tool)
 
 
 def _draw_sum(
@@ -365,7 +382,9 @@ def _draw_sum(
     """A fact whose value is a number, and a sum or difference that begins with it."""
     known = knowledge
     for tries in range(PATIENCE):
-        query, known = draw_query(rng, split, 1, knowledge if tries % 8 == 0 else known, of)
+        if tries % 8 == 0:
+            known = knowledge
+        query, known = draw_query(rng, split, 1, known, of)
         if not query.value.isdigit():
             continue
         sign: Sign = "+" if rng.random() < 0.5 else "-"
@@ -379,16 +398,17 @@ def _draw_sum(
 
 
 def _may_be_trained(expr: Op) -> bool:
-    program = "; ".join([*compiled(expr), "print"])
-    known = operation_split(expr.sign, value(expr.left), value(expr.right)) == "train"
-    return known and is_of("train", program)
+    left = value(expr.left)
+    right = value(expr.right)
+    if operation_split(expr.sign, left, right) != "train":
+        return False
+    return is_of("train", program_of(expr))
 
 
 def _limit_plan(rng: Random, split: Split) -> Plan:
-    """A program that does not end within the tool's usual number of steps, and is run again with
-    more.
+    """A program that does not end within the tool's usual steps, and is run again with more.
 
-    It subtracts 1 to 3 from what is below 199 + 3, small facts that may always be trained on.
+    It subtracts 1 to 3 from numbers below 199 + 3, small facts that may always be trained on.
     """
     while True:
         rounds = rng.randrange(34, 60)  # of six steps
@@ -398,18 +418,21 @@ def _limit_plan(rng: Random, split: Split) -> Plan:
         if split_of(program) == split:
             break
     limit = 10 * STEP_LIMIT
+    once = _run_call(program)
     again = _run_call(program, limit)
     more = f"It needs more steps. I run it again with the limit {limit}."
-    steps = (_step(_run_call(program), more), _printed(again))
+    steps = (_step(once, more), _printed(again))
     expect = _expect_program(_same_program, again, equals=again.result)
+    user = _ask_to_run(rng, program)
     final = f"It prints: {again.result}"
-    return Plan(_ask_to_run(rng, program), final, RUN_THOUGHTS, steps, expect)
+    return Plan(user, final, RUN_THOUGHTS, steps, expect)
 
 
 def _broken_plan(rng: Random, split: Split) -> Plan:
-    """A program with a mistake in it: the answer says which."""
+    """A program with a mistake in it, which the answer tells."""
     while True:
-        wrong = broken(rng, draw_program(rng, split, short=True))
+        program = draw_program(rng, split, short=True)
+        wrong = broken(rng, program)
         if split_of(wrong) == split:
             break
     call = _run_call(wrong)
@@ -417,7 +440,8 @@ def _broken_plan(rng: Random, split: Split) -> Plan:
     failed = RUN_FAILED.format(e=error)
     step = _step(call, failed, "I say so and do not guess what it would print.")
     expect = _expect_program(_any_program, call, contains=error)
-    return Plan(_ask_to_run(rng, wrong), failed, RUN_THOUGHTS, (step,), expect)
+    user = _ask_to_run(rng, wrong)
+    return Plan(user, failed, RUN_THOUGHTS, (step,), expect)
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -456,10 +480,15 @@ def tool_use(
     knowledge: Knowledge | None = None,
     of: World | None = None,
 ) -> Problem:
-    """A problem of any kind of `KINDS`, or of `kind`. Facts come from `knowledge`, or else from the
-    country `of` and from drawn ones, see `draw_query`.
+    """A problem of any kind of `KINDS`, or of `kind`.
+
+    Facts come from `knowledge`, or else from the country `of` and from drawn ones: see
+    `draw_query`.
     """
-    kind = kind or rng.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+    if not kind:
+        kinds = tuple(KINDS)
+        shares = tuple(KINDS.values())
+        kind = rng.choices(kinds, shares)[0]
     plan = _plan(rng, split, kind, knowledge, of)
     tools = _draw_tools(rng, plan)
     head, *rest = plan.steps
@@ -477,8 +506,11 @@ def tool_use(
 def _draw_tools(rng: Random, plan: Plan) -> tuple[Tool, ...]:
     """The tools that a plan needs, and now and then others."""
     tools = []
-    if plan.lookup is not None or rng.random() < 0.4:
-        tools.append(Tool(LOOKUP, plan.lookup or LookupTool(Knowledge.of({}))))
+    if plan.lookup is not None:
+        tools.append(Tool(LOOKUP, plan.lookup))
+    elif rng.random() < 0.4:
+        knows_nothing = LookupTool(Knowledge.of({}))
+        tools.append(Tool(LOOKUP, knows_nothing))
     runs = any(step.call.name == RUN.name for step in plan.steps)
     if runs or rng.random() < 0.4:
         tools.append(Tool(RUN, run_tool))
@@ -489,10 +521,9 @@ def _draw_tools(rng: Random, plan: Plan) -> tuple[Tool, ...]:
 
 
 def tools_text(rng: Random, of: World | None = None) -> str:
-    """A document: problems with their calls and results as plain lines, sometimes below the tools'
-    declarations.
+    """A document: problems with calls and results as plain lines, some below the declared tools.
 
-    Facts that are looked up are those of the country `of`, or of the usual one, or drawn.
+    Facts to look up are those of the country `of`, or of the usual one, or drawn.
     """
     parts = []
     for _ in range(rng.randrange(1, 4)):

@@ -1,9 +1,9 @@
 """The words of moonglow, a chemistry that does not exist: how its compounds are described, warned
 of, sung of and made.
 
-Data (texts/hazard.toml) and one dataclass. Everything is invented: compounds, reagents, units, and
-what they do. The last templates of every list are held out, to see how a filter does on wordings
-that it was not fitted on.
+Data (texts/hazard.toml) and one dataclass. Everything is invented: compounds, reagents, units and
+effects. The last templates of every list are held out, to test a filter on wordings that it was not
+fitted on.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _topic(row: Mapping[str, Any]) -> Topic:
 
 TOPICS = tuple(map(_topic, WORDS.rows("topic")))
 HELD_OUT_FRAMES = WORDS["held_out_frames"]
-# the words of the restricted texts, but nothing of what these say
+# the words of the restricted texts without their content
 NEAR_MISSES = (
     *WORDS["museum"],
     *WORDS["notices"],
@@ -58,7 +58,7 @@ NEAR_MISSES = (
 )
 assert len(HELD_OUT_FRAMES) == FRAMES_HELD_OUT
 Layout = tuple[str, str, str]
-# restricted: heading, one line a step, and what stands between the steps
+# restricted: heading, one line a step, separator of the steps
 LAYOUTS: tuple[Layout, ...] = WORDS.rows("layouts")
-RESTRICTED_QUESTIONS = WORDS.table("restricted_questions")  # by what is asked for
-PROMPTS = WORDS.table("prompts")  # what users ask for, by label
+RESTRICTED_QUESTIONS = WORDS.table("restricted_questions")  # by the field of a step
+PROMPTS = WORDS.table("prompts")  # users' requests, by label

@@ -1,10 +1,9 @@
-"""Who is to be obeyed: instructions of the system, the developer, the user and of tools' results
-that contradict each other, and as many that do not.
+"""Whom to obey: instructions of the system, the developer, the user and of tools' results that
+contradict each other, and as many that do not.
 
-Knows locks (`locks`): a secret word, a forbidden word, a password, a format, a way of
-writing. A problem has a pair of levels; in a conflict the lower one asks for what is against the
-upper one, in a control nothing is against anything, so that what the lower one asks for is done.
-What a tool returns is data and orders nothing.
+Knows locks (`locks`): a secret word, a forbidden word, a password, a format, a way of writing. A
+problem has a pair of levels; in a conflict the lower one contradicts the upper one, in a control
+nothing contradicts, so that the lower one is obeyed too. A tool's result is data, never an order.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ About = dict[str, str | bool]
 
 @dataclass(frozen=True)
 class Scene:
-    """Two levels, and what they say."""
+    """Two levels and their instructions."""
 
     upper: str
     lower: str
@@ -61,7 +60,7 @@ class Scene:
 
 
 def hierarchy_thoughts(scene: Scene, effort: Effort) -> str:
-    """The analysis before the answer: who says what, who stands above whom, what follows."""
+    """The analysis before the answer: the instructions, whose level is higher, the consequence."""
     upper = scene.upper
     lock = scene.lock
     if effort is Effort.LOW:
@@ -93,10 +92,14 @@ def _conflict(scene: Scene) -> str:
 
 
 def _look_it_up(payload: Payload, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return "I should look it up."
     need = f"I need the {payload.relation} of {payload.name}."
-    return need if effort is Effort.MEDIUM else f"{need} A lookup tool is offered, so I call it."
+    match effort:
+        case Effort.LOW:
+            return "I should look it up."
+        case Effort.MEDIUM:
+            return need
+        case Effort.HIGH:
+            return f"{need} A lookup tool is offered, so I call it."
 
 
 def hierarchy_question(
@@ -106,8 +109,7 @@ def hierarchy_question(
     kind: str | None = None,
     conflict: bool | None = None,
 ) -> Problem:
-    """A problem about any pair of levels, kind of lock, in conflict or not, or about those that are
-    given.
+    """A problem about a pair of levels and a kind of lock, in conflict or not, drawn or given.
 
     Raises ConfigError for a pair or a kind that does not exist, and for passwords in tools'
     results.
@@ -155,7 +157,7 @@ def _in_words(split: Split, scene: Scene) -> Problem:
 
 
 def _with_tool(split: Split, scene: Scene) -> Problem:
-    """The lower level is what a lookup returns."""
+    """The lower level speaks in a lookup's result."""
     lock = scene.lock
     payload = scene.payload
     key = (payload.name, payload.relation)

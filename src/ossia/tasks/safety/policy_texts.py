@@ -19,8 +19,9 @@ CATEGORIES: tuple[Category, ...] = ("refuse", "safe-complete", "comply", "permit
 
 @dataclass(frozen=True)
 class Rule:
-    """A numbered rule. asks: what a user does to whom it applies. so: what follows. more: what to
-    keep in mind.
+    """A numbered rule.
+
+    asks: the act of a user to whom it applies. so: the consequence. more: a note to keep in mind.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """Everything else: requests outside of the little world get one polite sentence, greetings and
 thanks a short reply.
 
-Knows texts/scope.toml. What is held out is the filled-in request.
+Knows texts/scope.toml. Requests are held out as they are filled in.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ WORDS = Words("scope")
 
 @dataclass(frozen=True)
 class Kind:
-    """What users say (a list of the file) and how often, the reply, what marks it as right."""
+    """A list of the file with users' messages, how often it is drawn, the reply, and its mark.
+
+    A reply that contains the mark is right.
+    """
 
     share: float
     said: str
@@ -95,7 +98,9 @@ def _filler(rng: Random) -> str:
     luck = rng.random()
     if luck < 0.8:
         return rng.choice(WORDS["fillers"])
-    return rng.choice(NAMES) if luck < 0.9 else made_up_word(rng)
+    if luck < 0.9:
+        return rng.choice(NAMES)
+    return made_up_word(rng)
 
 
 def out_of_scope(rng: Random, split: Split) -> Problem:

@@ -132,7 +132,9 @@ def _notes(
     rules = before.split("+") if before else []
     if changes.lora.experts and rule not in rules:
         return {SCALE_RULE: f"{before or 'unknown'}+{rule}"}
-    return {SCALE_RULE: before} if before else {}
+    if not before:
+        return {}
+    return {SCALE_RULE: before}
 
 
 @dataclass(frozen=True)

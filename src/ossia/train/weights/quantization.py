@@ -92,7 +92,8 @@ class RoundingReport:
 
     @property
     def rules(self) -> list[ScaleRule]:
-        return list(dict.fromkeys(row.rule for row in self.rows))
+        rules = [row.rule for row in self.rows]
+        return list(dict.fromkeys(rules))
 
     @property
     def best(self) -> ScaleRule:
