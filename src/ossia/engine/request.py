@@ -247,9 +247,8 @@ class Request:
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran
-    draft: list[int] = field(
-        default_factory=list
-    )  # guessed to follow the last known token, to be verified
+    # guessed to follow the last known token, to be verified
+    draft: list[int] = field(default_factory=list)
     cache_salt: str = ""  # the prefix cache is shared among requests with the same
     parent: Request | None = (
         None  # computes the same prompt; this one waits for its pages. None once they are here

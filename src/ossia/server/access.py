@@ -33,10 +33,9 @@ OPTIONS = {"concurrent": "concurrent", "tokens-per-minute": "tokens_per_minute"}
 
 @dataclass(eq=False)
 class Caller:
-    """A key's owner, or everybody together if there are no keys.
-
-    Tokens are counted when they have been used, so a caller may overdraw; what is missing flows
-    back at the rate of the limit, up to a minute's worth.
+    """The owner of a key, or everybody together if there are no keys. Tokens are counted after they
+    have been used, so a caller may overdraw; the debt is paid back at the rate of the limit, and at
+    most a minute's worth is saved up.
     """
 
     name: str = ""
@@ -54,8 +53,8 @@ class Caller:
 
     @property
     def tokens_left(self) -> float:
-        """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means
-        nothing.
+        """What is left of the limit per minute; below 0 if it was overdrawn. Meaningless without a
+        limit.
         """
         now = self.clock()
         most = self.limits.tokens_per_minute or 0
@@ -77,13 +76,13 @@ class Caller:
         return None
 
     def salted(self, salt: str = "") -> str:
-        """The salt for the prefix cache: what a caller has asked is found again by that caller
-        only. Time, and the number of cached tokens, would tell others.
+        """The salt for the prefix cache: only the caller itself finds again what it has asked.
+        Otherwise time, and the number of cached tokens, would tell others what was asked.
         """
         return f"{self.name}\0{salt}" if self.name else salt
 
     def headers(self) -> dict[str, str]:
-        """How the limits stand, under OpenAI's names; "requests" are those at a time."""
+        """The state of the limits, under OpenAI's names; "requests" are those at the same time."""
         found: dict[str, str] = {}
         if (most := self.limits.concurrent) is not None:
             found["x-ratelimit-limit-requests"] = str(most)
@@ -150,16 +149,16 @@ class Access:
 
 
 def presented(headers: Mapping[str, str]) -> list[str]:
-    """The secrets that a request shows, wherever clients put them."""
+    """The secrets in a request's headers, wherever clients put them."""
     scheme, _, rest = headers.get("authorization", "").strip().partition(" ")
     found = [rest.strip()] if scheme.lower() == "bearer" else []
     return [secret for secret in (*found, headers.get("x-api-key", "").strip()) if secret]
 
 
 class Lease:
-    """A request's place among those that are answered. It lasts as long as anybody holds it: the
-    gate until the body's end, and every answer that was begun for it, which may outlive the body
-    (`background`).
+    """A request's place among those that are being answered. It lasts until everybody who holds it
+    has let go: the gate at the end of the body, and every answer that was begun for the request,
+    which may outlive the body (`background`).
     """
 
     def __init__(self, access: Access, caller: Caller) -> None:

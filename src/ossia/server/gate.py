@@ -80,7 +80,7 @@ class AccessMiddleware:
             await visit.fail(ApiError.of(error))
 
     def _check(self, visit: _Exchange) -> None:
-        """Raises `ApiError` for what may not pass."""
+        """Raises `ApiError` for a request that is turned away."""
         service = self.service
         settings = self.service.settings
         if visit.scope["path"] in OPEN:
@@ -107,8 +107,8 @@ class AccessMiddleware:
 
 
 def is_work(method: str, path: str) -> bool:
-    """Whether it can make the engine work, and so counts. Who cancels work, or looks at it, is
-    never turned away.
+    """Whether the request can make the engine work, and so counts. Requests that cancel work, or
+    look at it, are never turned away.
     """
     return method == "POST" and not path.endswith("/cancel")
 
@@ -143,13 +143,13 @@ class _Exchange:
 
     @property
     def path(self) -> str:
-        """As it came; percent-encoded, so that it can break no log line."""
+        """As the client sent it, percent-encoded, so it cannot break a log line."""
         raw = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
         return quote(raw.decode("latin-1"), safe="/%:@!$&'()*+,;=-._~")
 
     @property
     def route(self) -> str:
-        """As it is declared: there are few, whatever clients ask for."""
+        """As it is declared, so that there are few, whatever paths clients ask for."""
         return str(getattr(self.scope.get("route"), "path", "")) or "none"
 
     @property
@@ -167,7 +167,7 @@ class _Exchange:
 
     @property
     def host(self) -> str:
-        """By which the client calls this server, without the port."""
+        """The name by which the client calls this server, without the port."""
         host = self.headers.get("host", "").lower()
         return (
             host.partition("]")[0].removeprefix("[")
@@ -190,8 +190,8 @@ class _Exchange:
         return message
 
     async def _next(self) -> Message:
-        """A body that stops coming must not hold a place for ever. Behind a whole one only the
-        client's leaving can come, and that may take its time.
+        """A body that stops coming must not hold its place for ever. After the whole body, only the
+        client's leaving is left to wait for, and that may take any time.
         """
         if self._complete:
             return await self._receive()
@@ -219,8 +219,8 @@ class _Exchange:
             headers[name] = value
 
     async def fail(self, error: ApiError) -> None:
-        """The response is this, unless another one has begun: that one breaks off, and the client
-        sees it.
+        """Answers with the error, unless a response has begun: that one is broken off, which the
+        client sees.
         """
         if not self._answered:
             response = respond_error(self.scope["path"], error)
@@ -245,6 +245,6 @@ class _Exchange:
 
 
 def respond_error(path: str, error: ApiError) -> Response:
-    """In the words of the API that the path belongs to."""
+    """The error in the form of the API that the path belongs to."""
     body = error.anthropic() if path.startswith("/v1/messages") else error.openai()
     return Response(orjson.dumps(body), error.status, error.headers, "application/json")

@@ -19,9 +19,7 @@ ESCAPED = {code: f"\\x{code:02x}" for code in CONTROLS}
 
 
 class _Lines(logging.Formatter):
-    """A message is one line, whatever clients and models put into it: nobody can write a line of
-    somebody else's.
-    """
+    """A message is one line. Line breaks are escaped, so that no client can forge a log line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return super().formatMessage(record).translate(ESCAPED)

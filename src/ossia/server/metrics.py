@@ -114,8 +114,8 @@ WHOLE = (
 
 
 class Metrics:
-    """`answering` is entered for every answer, `request` told of every request; `text` is what
-    Prometheus reads.
+    """`answering` is entered for every answer, `request` is called for every request; `text` is
+    what Prometheus reads.
     """
 
     def __init__(self, worker: EngineWorker, model: str = "gpt-oss") -> None:
@@ -177,13 +177,11 @@ class Metrics:
         return Book(self)
 
     def request(self, method: str, route: str, status: int) -> None:
-        """`route` as it is declared, so that there are few of them; status 499: the client went
-        away.
-        """
+        """`route` as it is declared, so that there are few; status 499: the client went away."""
         self.requests.labels(method, route, str(status)).inc()
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, in the form that is accepted, and that form's content type."""
+        """All metrics in the format that `accept` asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -260,7 +258,7 @@ class Book:
 
 
 class _Engine(Collector):
-    """What the engine counts itself, asked when Prometheus asks."""
+    """The engine's own counters, read when Prometheus asks."""
 
     def __init__(self, worker: EngineWorker, model: str) -> None:
         self.worker = worker

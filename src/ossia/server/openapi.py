@@ -58,7 +58,7 @@ OPEN = ("/health", "/ready")
 
 
 def complete(app: FastAPI, *, has_keys: bool) -> None:
-    """Let the application describe itself so."""
+    """Adds what FastAPI cannot find out to the application's description of itself."""
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:

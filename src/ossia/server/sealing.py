@@ -26,7 +26,7 @@ LONGEST = 16 << 20  # bytes of an opened text: a small blob must not unpack to s
 
 
 class SealError(Exception):
-    """What should be opened was not sealed with this secret, or was changed since."""
+    """The text was not sealed with this secret, or was changed since."""
 
 
 class Sealer:

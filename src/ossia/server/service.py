@@ -94,8 +94,8 @@ class Service:
         return self.worker.engine.config.max_context_length
 
     def check_model(self, name: str | None) -> str:
-        """The model's name to answer with: what was asked for, or ours. Raises `ApiError` if names
-        are strict.
+        """The model's name for the answer: the one that was asked for, or ours. Raises `ApiError`
+        if names are strict.
         """
         ours = self.settings.model_name
         if name not in (None, "", ours) and self.settings.strict_model_names:
@@ -108,7 +108,7 @@ class Service:
         return name or ours
 
     def sampling(self, fields: SamplingFields, **own: Any) -> SamplingParams:
-        """The server's defaults with what a request says; see `SamplingFields.params`."""
+        """The server's defaults with the request's values; see `SamplingFields.params`."""
         return fields.params(self.settings.sampling, self.tokenizer.vocab_size, **own)
 
     def effort(self, word: EffortWord | None) -> Effort:
@@ -151,9 +151,7 @@ class Service:
     async def answer(
         self, ask: AnswerRequest, caller: Caller, started: Callable[[], object] = lambda: None
     ) -> AsyncGenerator[TurnEvent, None]:
-        """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for
-        the caller.
-        """
+        """`Answerer.answer`, counted and logged."""
         with self.metrics.answering() as book:
             try:
                 conversation = ask.session.conversation or new_id("turn")
@@ -183,9 +181,7 @@ class Service:
             self._thoughts[key] = tuple(messages)
 
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
-        """What `remember_thoughts` was told for an answer whose first call this is; nothing if it
-        is not known.
-        """
+        """The remembered messages before an answer's first call; empty if there are none."""
         return self._thoughts.get((caller.name, call_id), ())
 
 

@@ -18,7 +18,7 @@ from ossia.errors import RequestError
 
 
 class Span(Protocol):
-    """As much of OpenTelemetry's as is used here."""
+    """The part of OpenTelemetry's spans that is used here."""
 
     def set_attribute(self, key: str, value: Any, /) -> object: ...
     def update_name(self, name: str, /) -> object: ...
@@ -65,8 +65,8 @@ def answer_span(model: str) -> Span:
 
 
 def set_up() -> bool:
-    """Send spans where OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) says; whether it says
-    anything. Raises `RequestError` if it does and the packages are missing.
+    """Sends spans to OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT). False if neither is set.
+    Raises `RequestError` if one is and the packages are missing.
     """
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     named = next((name for name in names if os.environ.get(name)), None)

@@ -168,7 +168,7 @@ def _listed(prompt: Prompt) -> list[Any]:
 
 def _check_ids(ids: list[int], service: Service, param: str, limit: int) -> None:
     if not ids:
-        raise bad("the prompt has no tokens; a model needs at least one to go on from", param)
+        raise bad("the prompt has no tokens; a model needs at least one to continue", param)
     vocabulary = service.worker.engine.config.vocab_size
     wrong = next((id for id in ids if not 0 <= id < vocabulary), None)
     if wrong is not None:

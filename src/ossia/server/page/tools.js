@@ -186,10 +186,10 @@ function runCall(call) {
   try {
     if (!Object.hasOwn(TOOLS, call.name)) throw new Error(`there is no tool “${call.name}”`);
     const args = JSON.parse(call.arguments || "{}");
-    if (args === null || typeof args !== "object") throw new Error("the arguments are no JSON object");
+    if (args === null || typeof args !== "object") throw new Error("the arguments are not a JSON object");
     call.result = TOOLS[call.name].run(args);
   } catch (error) {
     call.failed = true;
-    call.result = `error: ${error instanceof SyntaxError ? "the arguments are no JSON" : error.message}`;
+    call.result = `error: ${error instanceof SyntaxError ? "the arguments are not valid JSON" : error.message}`;
   }
 }

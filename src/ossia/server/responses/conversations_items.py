@@ -17,9 +17,8 @@ from ossia.server.wire.errors import bad
 Item = dict[str, Any]
 TEXT = (str,)
 TEXT_OR_PARTS = (str, list)
-FIELDS: dict[
-    str, dict[str, tuple[type, ...]]
-] = {  # of each type of item, those that it has to have
+# the fields that an item of each type must have
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "message": {"role": TEXT, "content": TEXT_OR_PARTS},
     "reasoning": {"summary": (list,)},
     "function_call": {"call_id": TEXT, "name": TEXT, "arguments": TEXT},
@@ -88,7 +87,9 @@ def _parts_schema(*kinds: str) -> dict[str, Any]:
 
 
 def checked_items(items: Sequence[Any], param: str = "items") -> list[Item]:
-    """The items as they are kept. Raises `ApiError` naming the first that is wrong."""
+    """The items in the form in which they are kept. Raises `ApiError` naming the first that is
+    wrong.
+    """
     return [_checked(item, f"{param}[{n}]") for n, item in enumerate(items)]
 
 

@@ -74,7 +74,7 @@ class ResponseService:
         )
 
     async def prepare(self, body: ResponseRequest, caller: Caller) -> PendingResponse:
-        """Raises `ApiError` for what can be seen to be wrong before the model is asked."""
+        """Raises `ApiError` for everything that can be found wrong before the model is asked."""
         body.check_supported()
         if body.background and not body.is_stored:
             raise bad(
@@ -113,7 +113,7 @@ class ResponseService:
     def _response(
         self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
     ) -> dict[str, Any]:
-        """The Response object, with what is in effect where the request says nothing."""
+        """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
         return {
@@ -163,11 +163,9 @@ class ResponseService:
     async def events(
         self, pending: PendingResponse, patience: float
     ) -> AsyncGenerator[Event, None]:
-        """The wire events. What is refused before the first event is raised; after `patience`
-        seconds without an event of the model the stream begins all the same, and what goes wrong
-        from then on is a `response.failed`.
-
-        If this is closed or cancelled, the response is kept as cancelled.
+        """The wire events. An error before the first event is raised. After `patience` seconds
+        without an event of the model the stream begins all the same, and later errors are a
+        `response.failed`. If this is closed or cancelled, the response is kept as cancelled.
         """
         book = pending.book
         answers = self.service.answer(pending.ask, pending.caller)
@@ -209,8 +207,8 @@ class ResponseService:
     # What is kept
 
     def _keep(self, pending: PendingResponse) -> None:
-        """For who comes back: the store's entry, the conversation's items, and the reasoning that
-        led to calls.
+        """Keeps what later requests need: the store's entry, the conversation's items, and the
+        reasoning that led to calls.
         """
         book = pending.book
         body = pending.body
@@ -252,7 +250,7 @@ class ResponseService:
 
 
 def thoughts_before_calls(ask: AnswerRequest, messages: Sequence[Message]) -> list[Message]:
-    """What an answer says before it calls for the first time what the client carries out."""
+    """What an answer says before its first call to a tool of the client's."""
     builtin = {
         recipient
         for recipient, callee in ask.tools.by_recipient.items()
@@ -269,7 +267,7 @@ def thoughts_before_calls(ask: AnswerRequest, messages: Sequence[Message]) -> li
 async def _patient(
     events: AsyncGenerator[TurnEvent, None], patience: float
 ) -> AsyncGenerator[TurnEvent | None]:
-    """The events; before them None if the first is not there after `patience` seconds."""
+    """The events; first of all None if none comes within `patience` seconds."""
     async with aclosing(events):
         first = asyncio.ensure_future(_next(events))
         try:

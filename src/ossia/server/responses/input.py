@@ -35,8 +35,8 @@ UNREADABLE = "error: this part of the result is {}, and the model reads text onl
 
 
 def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
-    """A request's input as items with types and ids. `find` knows what an item_reference may mean.
-    Raises `ApiError` for what is not an item; their contents are checked by `Reader`.
+    """A request's input as items with types and ids. `find` looks up an item_reference. Raises
+    `ApiError` for a value that is not an item; `Reader` checks the contents.
     """
     if wanted is None:
         return []
@@ -98,11 +98,9 @@ def _with_id(item: Item) -> Item:
 
 @dataclass
 class Reader:
-    """Items to messages, in order.
-
-    `thoughts_before`: what is remembered of the reasoning before a call, by its id. `first`: where
-    the items begin that the client has just sent, as `input`; those before it were checked when
-    they came, from the field `before`.
+    """Items to messages, in order. `thoughts_before`: the remembered reasoning before a call, by
+    its id. `first`: the index of the first item of this request's `input`; the items before it,
+    from the field `before`, were checked when they came.
     """
 
     sealer: Sealer
@@ -183,7 +181,7 @@ class Reader:
         self._add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
 
     def _remember(self, call_id: str) -> None:
-        """The reasoning before the call that the client has not sent back."""
+        """The reasoning before the call, if the client did not send it back."""
         sent = self.messages[self._begin :]
         is_whole = any(message.channel == "analysis" for message in sent) and not self._hosted
         if is_whole or any(
@@ -207,7 +205,7 @@ class Reader:
         self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
 
     def _code(self, item: Item) -> None:
-        """Code that the server ran, if its output is there; else it is as if it had not been."""
+        """Code that the server ran; left out if its output is missing."""
         self._hosted = True
         code = item.get("code")
         outputs = item.get("outputs")
@@ -235,8 +233,8 @@ def _calls_follow(items: Sequence[Item], n: int) -> bool:
 
 
 def _result(output: At) -> str:
-    """What a tool answered. Of an image or file the model is told that it cannot see it: the tool
-    has run, and refusing its result would end the conversation for good.
+    """What a tool answered. If it is an image or a file, the model is told that it cannot see it:
+    the tool has run, and refusing its result would end the conversation for good.
     """
     if output.value is None:
         raise output.wrong("is missing")

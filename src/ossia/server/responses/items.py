@@ -33,7 +33,7 @@ LONGEST = 300  # characters of a summary's sentence
 
 @dataclass(frozen=True)
 class Include:
-    """What a client wants to see. `seal`: None: encrypted reasoning is not asked for."""
+    """What a client wants to see. `seal` None: encrypted reasoning is not asked for."""
 
     summary: str | None = None
     seal: Callable[[str], str] | None = None
@@ -43,8 +43,9 @@ class Include:
 
 
 class Writer:
-    """`start`, any number of `delta`, `stage` for calls that the server carries out, `end`. `item`
-    is always what the events so far add up to, apart from text in the midst, which `partial` adds.
+    """`start`, any number of `delta`, `stage` for calls that the server runs, `end`. `item` is
+    always the fold of the events so far, except for text that is still coming, which `partial`
+    adds.
     """
 
     def __init__(self, output_index: int, item: dict[str, Any], include: Include) -> None:
@@ -83,7 +84,7 @@ class Writer:
         raise NotImplementedError
 
     def partial(self) -> dict[str, Any]:
-        """The item as it is when the answer is stopped in the midst of it."""
+        """The item of an answer that was stopped in the middle of it."""
         raise NotImplementedError
 
 

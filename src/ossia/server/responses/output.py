@@ -53,7 +53,7 @@ class ResponseBook:
         self._usage = Usage()
 
     def begin(self) -> Iterator[Event]:
-        """A queued response is said to be so first."""
+        """A queued response says so first."""
         yield self._whole("response.created")
         if self.response["status"] == "queued":
             yield self._whole("response.queued")
@@ -96,7 +96,7 @@ class ResponseBook:
             yield self._last("completed")
 
     def fail(self, error: ApiError) -> Iterator[Event]:
-        """The answer broke off by our fault."""
+        """The answer broke off because of an error here."""
         self._close_items()
         self.response["error"] = {
             "code": FAILURES.get(error.status, "server_error"),
@@ -106,8 +106,8 @@ class ResponseBook:
         yield self._last("failed")
 
     def cancel(self) -> None:
-        """The answer was stopped from outside: nobody is told, but what there is so far is the
-        response.
+        """The answer was stopped from outside. There is no event for it; the response has what
+        there is so far.
         """
         self._close_items()
         self.response["usage"] = responses_usage(self._usage)
@@ -125,7 +125,7 @@ class ResponseBook:
         return self._whole(f"response.{status}")
 
     def _whole(self, type: str) -> Event:
-        """An event with the response as it is now."""
+        """An event with the whole response."""
         return self._numbered(
             type, {"response": {**self.response, "output": list(self.response["output"])}}
         )

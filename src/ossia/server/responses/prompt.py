@@ -88,7 +88,7 @@ async def read_prompt(
 
 
 def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item]:
-    """The items that were said before, from the store."""
+    """The earlier items, from the store."""
     id = body.previous_response_id
     conversation = body.conversation_id
     if id and conversation:
@@ -123,9 +123,9 @@ async def _shortened(
     conversation: Callable[[Sequence[Item]], Conversation],
     max_output: int | None,
 ) -> Conversation:
-    """The conversation without as few of its oldest items as leave room for an answer: for
-    `max_output` tokens, or an eighth of the context, at most half of it. If that is not possible,
-    without all that can go.
+    """The conversation with as few of its oldest items left out as make room for an answer: for
+    `max_output` tokens, or an eighth of the context, at most half of it. If that is not enough, all
+    that can be left out are.
     """
     room = min(max_output or service.context // 8, service.context // 2)
 

@@ -76,8 +76,8 @@ def _follow(service: Service, pending: PendingResponse) -> AsyncGenerator[Event,
 async def _listen(
     service: Service, pending: PendingResponse, events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[Event, None]:
-    """A run that somebody listens to from its beginning, and that ends when they go. It starts when
-    they begin to listen: who is gone by then leaves nothing running. Where there is no room for a
+    """A run with one listener, which ends when the listener goes. It starts when the client begins
+    to listen, so a client that has gone by then leaves nothing running. If there is no room for a
     run, the events come directly.
     """
     try:

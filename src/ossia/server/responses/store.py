@@ -33,7 +33,7 @@ log = logging.getLogger("ossia.server")
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
 VERSION = 1  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
-OVERHEAD = 256  # bytes that a row takes beside its JSON: keys, indexes
+OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
@@ -87,7 +87,7 @@ class StoreError(OssiaError):
 
 
 class StoreFull(StoreError):
-    """What is to be kept is larger than all the room there is."""
+    """The entry is larger than the whole store may be."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class StoredResponse:
 
 class Store:
     """`path` None: in memory. `ttl` in seconds, `limit` in bytes of JSON. Raises `StoreError` for a
-    file that is not ours, damaged, or in use by another server; so does every method when the disk
-    fails.
+    file that is not a store, damaged, or in use by another server; so does every method when the
+    disk fails.
     """
 
     def __init__(
@@ -130,15 +130,15 @@ class Store:
 
     @property
     def used(self) -> int:
-        """Bytes; what has expired counts until the next write."""
+        """Bytes. Expired entries count until the next write."""
         with self._reading() as db:
             return int(db.execute("SELECT bytes FROM used").fetchone()[0])
 
     # Responses
 
     def put(self, stored: StoredResponse) -> None:
-        """Inserts or replaces. An answer must not be lost because it cannot be kept: where there is
-        no room for it, or the disk fails, that is logged, and the response is not found later.
+        """Inserts or replaces. An answer must not be lost because it cannot be kept: if there is no
+        room, or the disk fails, that is logged, and the response is not found later.
         """
         try:
             body, history, given = (
@@ -244,8 +244,8 @@ class Store:
     def add_items(
         self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The items as they were added: with a new id where one had none, or one that is there
-        already. Raises `KeyError` if there is no such conversation, `StoreFull`.
+        """The items as they were added: an item without an id, or with one that is taken, gets a
+        new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
         """
         with self._writing() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
@@ -312,7 +312,7 @@ class Store:
         self._touch(db, key, len(body) - old)
 
     def _touch(self, db: sqlite3.Connection, key: int, grown: int) -> None:
-        """The conversation has `grown` by some bytes, and is the newest of all now. Raises
+        """The conversation has `grown` by so many bytes, and becomes the newest of all. Raises
         `StoreFull`.
         """
         row = (grown, self.clock() + self.ttl, key)
@@ -343,7 +343,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that leaves no more than there is room for."""
+        """A transaction. At its end the oldest entries go until the rest fits."""
         with self._reading() as db:
             db.execute("BEGIN IMMEDIATE")
             try:

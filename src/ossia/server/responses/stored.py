@@ -58,7 +58,7 @@ class Page:
 
     def of(self, items: Sequence[Item]) -> dict[str, Any]:
         """The wire object. `before` alone gives the page that ends there. Raises `ApiError` for a
-        cursor that is no item's id.
+        cursor that is not an item's id.
         """
         ordered = list(items) if self.order == "asc" else list(reversed(items))
         ids = [item["id"] for item in ordered]
@@ -90,7 +90,7 @@ def paging(
 
 
 def listed(items: Sequence[Item], has_more: bool = False) -> dict[str, Any]:
-    """The list object. Clients have its ids as strings: of an empty list they are empty."""
+    """The list object. Its ids are strings, empty ones for an empty list."""
     first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
     return {
         "object": "list",

@@ -17,7 +17,7 @@ from ossia.tools.toolbox import Toolbox
 
 @dataclass(frozen=True)
 class WireTools:
-    """`echo`: the tools that count, as the response shows them."""
+    """`echo`: the declared tools, as the response shows them."""
 
     tools: Toolbox
     echo: list[dict[str, Any]]

@@ -53,9 +53,7 @@ class TextWishes(Part):
 
 
 class PromptRequest(ApiRequest):
-    """What decides about the prompt: the fields that creating a response and counting its tokens
-    share.
-    """
+    """The fields that the prompt depends on, for making a response and for counting tokens."""
 
     input: Input = None
     instructions: str | None = None

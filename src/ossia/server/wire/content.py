@@ -24,7 +24,7 @@ TEXT_PARTS = {
 
 
 def text_of(content: At, between: str = "") -> str:
-    """The text of a message or a result. Raises `ApiError` naming the part that has none."""
+    """The text of a message or a result. Raises `ApiError` naming a part that is not text."""
     if isinstance(content.value, str):
         return content.value
     parts = content.items("a string or a list of parts")

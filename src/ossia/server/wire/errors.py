@@ -134,7 +134,7 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
 
 
 def _invalid(first: Mapping[str, Any]) -> ApiError:
-    """The first thing that pydantic has against a body, a query or a path."""
+    """The first of pydantic's errors about a body, a query or a path."""
     kind = first["type"]
     facts = first.get("ctx") or {}
     if kind == "json_invalid":

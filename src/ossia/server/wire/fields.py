@@ -74,8 +74,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 def plain_json(raw: bytes) -> Any:
-    """The value of a body. Raises `json.JSONDecodeError` also for what Python's reader lets pass
-    and other programs do not: NaN, infinite numbers, text that is not Unicode.
+    """The value of a body. Raises `json.JSONDecodeError` also for what Python's reader accepts and
+    other programs do not: NaN, infinite numbers, text that is not Unicode.
     """
     try:
         text = raw.decode(json.detect_encoding(raw))
@@ -126,8 +126,8 @@ def api_router(*tags: str, **options: Any) -> APIRouter:
 
 
 class Part(BaseModel):
-    """An object on the wire. Fields that are not named are accepted and ignored; those that are
-    must have their type: nothing is converted.
+    """An object on the wire. Unknown fields are accepted and ignored; known ones must have their
+    type: nothing is converted.
     """
 
     model_config = ConfigDict(
@@ -136,14 +136,14 @@ class Part(BaseModel):
 
 
 class ApiRequest(Part):
-    """What the requests of all APIs have."""
+    """The fields that the requests of all APIs have."""
 
     model: str | None = None
     service_tier: str | None = None  # there is one: "default"
     user: str | None = None
 
     def check_supported(self) -> None:
-        """Raises `ApiError` for a wish that would change the answer and cannot be met."""
+        """Raises `ApiError` for a field that would change the answer and is not supported."""
         for name, value in (self.model_extra or {}).items():
             harmless = UNSUPPORTED.get(name)
             if harmless is not None and value is not None and value not in harmless:
@@ -161,7 +161,7 @@ class StreamOptions(Part):
 
 
 class StreamFields(Part):
-    """Of Chat Completions and Completions."""
+    """The fields of Chat Completions and Completions that concern the stream."""
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -240,7 +240,7 @@ class At:
         return self
 
     def text(self, default: str | None = None) -> str:
-        """A string, `default` if there is none."""
+        """A string; `default` if the field is missing."""
         if self.value is None and default is not None:
             return default
         if not isinstance(self.value, str):
@@ -254,7 +254,7 @@ class At:
         return str(self.value)
 
     def flag(self) -> bool:
-        """False if there is none."""
+        """False if the field is missing."""
         if not isinstance(self.value, bool | None):
             raise self.wrong("must be true or false")
         return self.value is True

@@ -19,7 +19,7 @@ from ossia.server.wire.fields import At
 @dataclass(frozen=True)
 class AnswerFormat:
     """`wanted`: for the grammar; None: free text. `declared`: what the model is told of it.
-    `field`: the field that asks for it. `echo`: how a response shows it.
+    `field`: where the request has it. `echo`: how a response shows it.
     """
 
     field: str

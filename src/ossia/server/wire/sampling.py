@@ -44,7 +44,7 @@ StopList = Annotated[
 
 
 class SamplingFields(Part):
-    """What is not given is the server's default."""
+    """A field that is not given has the server's default."""
 
     temperature: Temperature | None = None
     top_p: TopP | None = None

@@ -30,10 +30,9 @@ RESERVED = ("functions", "browser", "python", "assistant", "user", "all")
 
 @dataclass
 class ToolReader:
-    """Declarations, one after the other, to one `Toolbox`.
-
-    `builtin`: the server's own tools by namespace. `default_kind`: of a declaration without a type;
-    None: it must have one. `echo`: the declarations that count, as a response shows them.
+    """Reads declarations, one after the other, into one `Toolbox`. `builtin`: the server's own
+    tools by namespace. `default_kind`: of a declaration without a type; None: it must have one.
+    `echo`: the declarations as a response shows them.
     """
 
     builtin: Mapping[str, Tool]
@@ -134,7 +133,7 @@ class ToolReader:
 
 
 def inside(tool: At, kind: str) -> At:
-    """What describes the tool: under its kind, or beside it."""
+    """The description of the tool: under its kind, or next to it."""
     return tool[kind].object() if kind in tool else tool
 
 
@@ -149,7 +148,7 @@ def function_tool(tool: At) -> FunctionTool:
 
 
 def tool_name(at: At) -> str:
-    """A name that can stand in a header."""
+    """A name that can be written in a header."""
     name = at.word()
     is_one_word = name.isprintable() and not any(c.isspace() or c in BRACKETS for c in name)
     if len(name) > LONGEST_NAME or not is_one_word or name.endswith("."):
@@ -164,8 +163,8 @@ def tool_name(at: At) -> str:
 
 
 def with_choice(tools: Toolbox, choice: At) -> Toolbox:
-    """The tools with an OpenAI `tool_choice`: a word, a tool, or a list of allowed tools. Whether
-    there is a tool of a name is seen by `Toolbox.grammar`. Raises `ApiError`.
+    """The tools with an OpenAI `tool_choice`: a word, a tool, or a list of allowed tools.
+    `Toolbox.grammar` finds out whether there is a tool of that name. Raises `ApiError`.
     """
     return replace(tools, choice=_choice(choice, tools))
 
