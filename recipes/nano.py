@@ -2,7 +2,7 @@
 
     ossia train recipes/nano.py --out runs/nano                    the standard profile
     ossia train recipes/nano.py --out runs/nano profile=full       three times as much of everything
-    ossia train recipes/nano.py --out runs/smoke profile=smoke     every stage on a micro model, to see that it works
+    ossia train recipes/nano.py --out runs/smoke profile=smoke     every stage on a micro model
 
 What happens, in order: a byte-level vocabulary is learned from generated text; generated documents
 pass a filter that takes out what should not be learned, and become shards; a fresh model learns to
@@ -26,9 +26,8 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # spinning threads starve each other on a shared machine
+# spinning threads starve each other on a shared machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ossia.checkpoint import export
 from ossia.commands.respond import evaluate
@@ -73,19 +72,49 @@ class Sizes:
 
 
 PROFILES: dict[Profile, Sizes] = {
-    "smoke": Sizes("micro", 400, 1_500, 10, 12, 4, 12, 6, 3),
-    "standard": Sizes("nano", 12_000, 90_000, 350, 2_600, 150, 2_200, 2_000, 100),
-    "full": Sizes("nano", 12_000, 240_000, 350, 7_000, 300, 6_000, 5_000, 200),
+    "smoke": Sizes(
+        model="micro",
+        texts=400,
+        documents=1_500,
+        copying=10,
+        pretrain=12,
+        extend=4,
+        sft=12,
+        quantized=6,
+        samples=3,
+    ),
+    "standard": Sizes(
+        model="nano",
+        texts=12_000,
+        documents=90_000,
+        copying=350,
+        pretrain=2_600,
+        extend=150,
+        sft=2_200,
+        quantized=2_000,
+        samples=100,
+    ),
+    "full": Sizes(
+        model="nano",
+        texts=12_000,
+        documents=240_000,
+        copying=350,
+        pretrain=7_000,
+        extend=300,
+        sft=6_000,
+        quantized=5_000,
+        samples=200,
+    ),
 }
+HYPER = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)
 
 
 @dataclass(frozen=True)
 class Config:
     profile: Profile = "standard"
-    hyper: Hyperparameters = Hyperparameters(tokens_per_step=4096, peak_lr=8e-3, warmup=30)  # noqa: RUF009 - frozen
-    world_size: int = (
-        150  # entities of the fictional country: as many as so small a model can learn about
-    )
+    hyper: Hyperparameters = HYPER
+    # entities of the fictional country: as many as so small a model can learn about
+    world_size: int = 150
     seed: int = 1
 
 
@@ -144,8 +173,7 @@ class Recipe:
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.from_file(self.out / "vocabulary" / "tokenizer.json")
 
-    # ---- text
-    # ----------------------------------------------------------------------------------------------------
+    # ---- text ------------------------------------------------------------------------------------
 
     def vocabulary(self) -> None:
         texts = vocabulary_texts(self.config.seed, self.sizes.texts, self.country)
@@ -184,8 +212,7 @@ class Recipe:
         write_shards(kept(), self.out / "corpus", self.tokenizer, overwrite=True)
         (self.out / "corpus" / "removed.json").write_text(json.dumps(removed, indent=2) + "\n")
 
-    # ---- training
-    # ------------------------------------------------------------------------------------------------
+    # ---- training --------------------------------------------------------------------------------
 
     @property
     def copying(self) -> Run:
@@ -252,8 +279,7 @@ class Recipe:
         start = None if after is None else self.out / after
         return Run(name, config, examples, steps, hyper, self.out / name, start_from=start)
 
-    # ---- examples
-    # ------------------------------------------------------------------------------------------------
+    # ---- examples --------------------------------------------------------------------------------
 
     def _random_tokens(
         self, curriculum: copying.Curriculum, state: State
@@ -338,8 +364,7 @@ class Recipe:
             index += 1
             yield Example(ids, [False] + [True] * (len(ids) - 1)), index
 
-    # ---- the result
-    # ----------------------------------------------------------------------------------------------
+    # ---- the result ------------------------------------------------------------------------------
 
     def export(self) -> None:
         """The released checkpoint: Hugging Face layout, experts in MXFP4, greedy sampling

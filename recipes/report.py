@@ -2,7 +2,7 @@
 docs/recipe.
 
     ossia train recipes/report.py --out runs/standard profile=standard
-    ossia train recipes/report.py --out runs/smoke profile=smoke        everything on a micro model; docs inside --out
+    ossia train recipes/report.py --out runs/smoke profile=smoke    on a micro model; docs in --out
     ossia train recipes/report.py --out runs/full profile=full          three seeds of everything
 
 Phases of nano that recipes/nano.py has finished in the same folder, with the same settings, are
@@ -18,9 +18,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # spinning threads starve each other on a shared machine
+# spinning threads starve each other on a shared machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # a recipe is run by its path; its parts are a package beside it
@@ -80,16 +79,46 @@ def _experiments(lab: Lab, out: Path) -> list[Phase]:
         return [one for of in by_name.values() for one in of]
 
     return [
-        phase("balance", "E2: train small models under each method of balancing experts", balance.run,
-              flat_runs(balance.runs(lab, out / "balance")), 128),
-        phase("sinks", "E3: train small models with a learned sink, a fixed one, none", sinks.run,
-              flat_runs(sinks.runs(lab, out / "sinks")), 128),
-        phase("stride", "E4: train small models with experts in every layer, every second, none", stride.run,
-              flat_runs(stride.runs(lab, out / "stride")), 128),
-        phase("filtering", "E5: train twins on filtered and unfiltered text, attack the filtered one", filtering.run,
-              filtering.all_runs(lab, out / "filtering"), 128),
-        phase("length", "E6: read long texts under every scaling of positions, untrained and trained", length.run,
-              length.all_runs(lab, out / "length"), 1024),
-        phase("mxfp4", "E10: round the experts under every rule, train on with and without rounding in sight",
-              quantization.run, quantization.all_runs(lab, out / "mxfp4"), 256),
-    ]  # fmt: skip
+        phase(
+            "balance",
+            "E2: train small models under each method of balancing experts",
+            balance.run,
+            flat_runs(balance.runs(lab, out / "balance")),
+            128,
+        ),
+        phase(
+            "sinks",
+            "E3: train small models with a learned sink, a fixed one, none",
+            sinks.run,
+            flat_runs(sinks.runs(lab, out / "sinks")),
+            128,
+        ),
+        phase(
+            "stride",
+            "E4: train small models with experts in every layer, every second, none",
+            stride.run,
+            flat_runs(stride.runs(lab, out / "stride")),
+            128,
+        ),
+        phase(
+            "filtering",
+            "E5: train twins on filtered and unfiltered text, attack the filtered one",
+            filtering.run,
+            filtering.all_runs(lab, out / "filtering"),
+            128,
+        ),
+        phase(
+            "length",
+            "E6: read long texts under every scaling of positions, untrained and trained",
+            length.run,
+            length.all_runs(lab, out / "length"),
+            1024,
+        ),
+        phase(
+            "mxfp4",
+            "E10: round the experts under every rule, train on with and without rounding in sight",
+            quantization.run,
+            quantization.all_runs(lab, out / "mxfp4"),
+            256,
+        ),
+    ]

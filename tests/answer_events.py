@@ -10,22 +10,22 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, FunctionTool, Message, Role
-from ossia.server.events import (
-    AnswerEnd,
-    AnswerEvent,
-    BuiltinCalled,
-    BuiltinStage,
-    Called,
+from ossia.tokenizer import Tokenizer
+from ossia.turn.events import (
+    BuiltinCallItem,
+    CallStart,
     Item,
     ItemDelta,
     ItemEnd,
     ItemStart,
+    MessageItem,
     Progress,
-    Said,
-    Thought,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
     Usage,
 )
-from ossia.tokenizer import Tokenizer
 
 WEATHER = FunctionTool(
     "weather", "Of a place.", {"type": "object", "properties": {"place": {"type": "string"}}}
@@ -41,17 +41,17 @@ class Folded:
 
     items: list[Item] = field(default_factory=list)
     complete: list[bool] = field(default_factory=list)
-    end: AnswerEnd | None = None
+    end: TurnEnd | None = None
 
     def of(self, kind: type) -> list[Item]:
         return [item for item in self.items if isinstance(item, kind)]
 
     @property
     def said(self) -> str:
-        return "".join(item.text for item in self.of(Said))
+        return "".join(item.text for item in self.of(MessageItem))
 
 
-def fold(events: Sequence[AnswerEvent]) -> Folded:
+def fold(events: Sequence[TurnEvent]) -> Folded:
     """The items of a whole answer; asserts everything that holds of any."""
     folded, open_items = Folded(), dict[int, tuple[Item, list[ItemDelta]]]()
     counted, next_index = Usage(), 0
@@ -64,7 +64,7 @@ def fold(events: Sequence[AnswerEvent]) -> Folded:
         elif isinstance(event, ItemDelta):
             assert event.text or event.logprobs
             open_items[event.index][1].append(event)
-        elif isinstance(event, BuiltinStage):
+        elif isinstance(event, CallStart):
             started, deltas = open_items[event.index]
             assert event.item.id == started.id and event.item.text == _text(deltas)
         elif isinstance(event, ItemEnd):
@@ -92,30 +92,30 @@ def _text(deltas: Sequence[ItemDelta]) -> str:
 def _check_end(end: ItemEnd, started: Item, deltas: Sequence[ItemDelta]) -> None:
     item = end.item
     assert item.text == _text(deltas)
-    if isinstance(item, Said):
+    if isinstance(item, MessageItem):
         assert item.logprobs == tuple(one for delta in deltas for one in delta.logprobs)
         assert replace(item, text="", logprobs=()) == started
-    elif isinstance(item, BuiltinCalled):
-        assert replace(item, text="", outputs=(), failed=False) == started
+    elif isinstance(item, BuiltinCallItem):
+        assert replace(item, text="", outputs=(), result="", failed=False) == started
     else:
         assert not any(delta.logprobs for delta in deltas)
         assert replace(item, text="") == started
 
 
-def _check_answer(folded: Folded, end: AnswerEnd) -> None:
+def _check_answer(folded: Folded, end: TurnEnd) -> None:
     calls = [
         item
         for item, whole in zip(folded.items, folded.complete, strict=True)
-        if isinstance(item, Called) and whole
+        if isinstance(item, ToolCallItem) and whole
     ]
-    assert end.reason in ("stop", "length", "calls")
+    assert end.reason in ("stop", "length", "calls", "tool_rounds")
     assert end.reason != "calls" or calls
     assert end.reason != "stop" or not calls
     assert all(folded.complete) or end.reason == "length"
     assert 0 <= end.usage.reasoning <= end.usage.completion and end.usage.cached <= end.usage.prompt
-    assert end.timing.arrived <= end.timing.ended
+    assert end.timing is None or end.timing.arrived <= end.timing.ended
     ids = [item.id for item in folded.items] + [
-        item.call_id for item in folded.items if isinstance(item, Called)
+        item.call_id for item in folded.items if isinstance(item, ToolCallItem)
     ]
     assert len(set(ids)) == len(ids)
     own = [
@@ -124,15 +124,15 @@ def _check_answer(folded: Folded, end: AnswerEnd) -> None:
         if m.role is Role.ASSISTANT and m.recipient in (None, "all", "user", "assistant")
     ]
     said = [m for m in own if m.channel == "final"]
-    finals = [i for i in folded.items if isinstance(i, Said) and i.phase == "final_answer"]
+    finals = [i for i in folded.items if isinstance(i, MessageItem) and i.phase == "final_answer"]
     assert [m.text for m in said] == [item.text for item in finals]
     thoughts = [m for m in own if m.channel == "analysis"]
     assert [m.text for m in thoughts] == [
-        item.text for item in folded.items if isinstance(item, Thought)
+        item.text for item in folded.items if isinstance(item, ReasoningItem)
     ]
 
 
-async def collected(events: AsyncIterable[AnswerEvent], limit: float = 10.0) -> list[AnswerEvent]:
+async def collected(events: AsyncIterable[TurnEvent], limit: float = 10.0) -> list[TurnEvent]:
     async with asyncio.timeout(limit):
         return [event async for event in events]
 

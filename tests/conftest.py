@@ -7,6 +7,7 @@ torch-free.
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -27,9 +28,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests are small, and a worker of xdist's has one core.
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # spinning threads starve each other on a busy machine
+# spinning threads starve each other on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,14 +47,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run other programs against the server; installs them",
     )
+    parser.addoption(
+        "--limit",
+        type=float,
+        default=8.0,
+        help="processor seconds of a test that is not slow, if not --thorough",
+    )
     parser.addoption("--measured", help="write the processor seconds of every test to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Measured(config))
+    limit = config.getoption("--limit")
     if config.getoption("--thorough"):
         amounts.begin_thorough()
-    elif not amounts.thorough():
+        limit = float("inf")
+    config.pluginmanager.register(Measured(limit, config.getoption("--measured")))
+    if not amounts.thorough():
         settings.register_profile("quick", max_examples=amounts.examples(100), derandomize=True)
         settings.load_profile("quick")
 
@@ -70,6 +78,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if item.get_closest_marker("gpu") and not has_cuda():
             item.add_marker(pytest.mark.skip(reason="gpu: torch sees no CUDA device"))
+
+
+def pytest_collection() -> None:
+    """What is made from now on stays: modules and the tests themselves, millions of objects. To look
+    for garbage among them again and again takes a sixth of the time.
+    """
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def has_cuda() -> bool:

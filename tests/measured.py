@@ -1,9 +1,10 @@
-"""The processor time of every test: the ten costliest are printed, and a test of more than LIMIT
+"""The processor time of every test: the ten costliest are printed, and a test of more than --limit
 seconds that bears no mark `slow` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their attributes.
+their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their
+attributes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-LIMIT = 8.0  # seconds
 SHOWN = 10
 FIXTURE = " fixture "  # in the name of a shared one, between where and what
 
@@ -27,8 +28,9 @@ def spent() -> float:
 
 
 class Measured:
-    def __init__(self, config: pytest.Config) -> None:
-        self.config = config
+    def __init__(self, limit: float, file: str | None) -> None:
+        self.limit = limit
+        self.file = file  # for the seconds of every test
         self.seconds: dict[str, float] = defaultdict(float)  # of tests and of shared fixtures
         self.slow: set[str] = set()
         self.shared = 0.0  # seconds of shared fixtures within the phase that is running
@@ -87,7 +89,7 @@ class Measured:
         return [
             name
             for name, seconds in self.seconds.items()
-            if seconds > LIMIT and name not in self.slow and FIXTURE not in name
+            if seconds > self.limit and name not in self.slow and FIXTURE not in name
         ]
 
     @pytest.hookimpl(trylast=True)
@@ -96,17 +98,16 @@ class Measured:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if path := self.config.getoption("--measured"):
-            lines = [f"{value:9.3f} {name}" for name, value in self.ranked()]
-            with open(path, "w") as file:
-                file.write("\n".join(lines) + "\n")
+        if self.file:
+            lines = [f"{value:9.3f} {name}\n" for name, value in self.ranked()]
+            Path(self.file).write_text("".join(lines))
         total = sum(self.seconds.values())
         terminalreporter.section(f"{total:.0f} processor seconds; the costliest")
         for name, seconds in self.ranked()[:SHOWN]:
             terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
         for name in self.too_slow():
             terminalreporter.write_line(
-                f"TOO SLOW: more than {LIMIT:.0f} processor seconds without a mark `slow`: {name}",
+                f"TOO SLOW: more than {self.limit:g} processor seconds without a mark `slow`: {name}",
                 red=True,
             )
 

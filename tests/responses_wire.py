@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import openai.types.responses as wire
 from pydantic import TypeAdapter
@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
-from ossia.server.builtin import BuiltinResult
 from ossia.tokenizer import Tokenizer
+from ossia.tools import SessionKey, ToolResult
+from ossia.tools.kinds import BROWSER, PYTHON
+from ossia.tools.protocol import MaybeAwaitable
 
 PATH = "/v1/responses"
 EVENT: TypeAdapter[Any] = TypeAdapter(wire.ResponseStreamEvent)
@@ -39,9 +41,26 @@ SPACE = {
 HOSTED = [{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}]
 
 
-class Browser:
+class Stateless:
+    """A tool that is its own session."""
+
+    def session(self, key: SessionKey) -> Self:
+        return self
+
+    def call(self, function: str, text: str, deadline: float | None) -> MaybeAwaitable[ToolResult]:
+        return self.run(function, text)
+
+    async def run(self, function: str, text: str) -> ToolResult:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        return None
+
+
+class Browser(Stateless):
     """Finds one page, whatever is searched for; `fail` makes it fail."""
 
+    kind = BROWSER
     namespace = ToolNamespace(
         "browser", "A browser.", (FunctionTool("search", "", {"type": "object"}),)
     )
@@ -53,22 +72,23 @@ class Browser:
     def action(self, function: str, text: str) -> dict[str, Any]:
         return {"type": "search", "query": text[:20]}
 
-    async def run(self, function: str, text: str) -> BuiltinResult:
+    async def run(self, function: str, text: str) -> ToolResult:
         self.runs += 1
         if self.fail:
             raise ToolError("no network")
         page = {"cursor": self.runs - 1, "url": "https://page.example/", "title": "A page"}
-        return BuiltinResult(f"[{self.runs - 1}] what the page says", (page,))
+        return ToolResult(f"[{self.runs - 1}] what the page says", (page,))
 
 
-class Python:
+class Python(Stateless):
+    kind = PYTHON
     namespace = ToolNamespace("python", "Runs code.")
 
     def action(self, function: str, text: str) -> None:
         return None
 
-    async def run(self, function: str, text: str) -> BuiltinResult:
-        return BuiltinResult("42", ({"type": "logs", "logs": "42"},))
+    async def run(self, function: str, text: str) -> ToolResult:
+        return ToolResult("42", ({"type": "logs", "logs": "42"},))
 
 
 class Server:

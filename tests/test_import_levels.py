@@ -35,7 +35,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
     2: {"model": ("kernels",)},
     3: {"checkpoint": ("model", "kernels")},
     4: {"engine": ("model", "kernels")},
-    5: {"tools": ("harmony",), "tasks": ("harmony",)},
+    5: {"tools": ("harmony",), "tasks": ("harmony", "tools")},
     6: {"turn": ("harmony", "tools")},
     7: {
         "server": ("turn", "engine", "harmony", "tools"),
@@ -60,7 +60,7 @@ NEVER_LOADS_TORCH = (
     "tokenizer",
     "hub",
     "config",
-    "turn.turn",
+    "turn",
     "commands.harmony",
     "commands.main",
     "commands.train",
@@ -113,11 +113,13 @@ def allowed(module: str) -> set[str]:
 
 
 def test_the_table_points_downwards() -> None:
-    """train and data share a level: of those two only train knows the other."""
+    """Within a level, train knows data and tasks know tools, and not the other way round."""
     for level, modules in LEVELS.items():
         for module, named in modules.items():
             up = [name for name in named or () if LEVEL_OF[name] >= level]
-            assert up in ([], ["data"]), f"{module} is on level {level} and may not import {up}"
+            assert up in ([], ["data"], ["tools"]), (
+                f"{module} is on level {level} and may not import {up}"
+            )
     assert "server" not in allowed("train") and "train" not in allowed("server")
 
 
@@ -189,3 +191,19 @@ def test_the_test_sees_wrong_imports(
     message = "give it a level" if module == "new_idea" else "data.py:2 imports train"
     with pytest.raises(AssertionError, match=re.escape(message)):
         test_imports_keep_to_the_levels(module)
+
+
+APIS = ("chat", "responses", "messages", "completions")
+
+
+@pytest.mark.parametrize("folder", [*APIS, "wire"])
+def test_apis_share_wire_and_nothing_of_each_other(folder: str) -> None:
+    """wire/ knows no API, and no API another."""
+    others = [f"ossia.server.{api}" for api in APIS if api != folder]
+    found = [
+        f"{file.relative_to(SOURCE)}:{line} imports {name}"
+        for file in sorted((SOURCE / "server" / folder).rglob("*.py"))
+        for line, name in imports_of(file)
+        if any(name == other or name.startswith(f"{other}.") for other in others)
+    ]
+    assert not found

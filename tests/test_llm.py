@@ -16,6 +16,7 @@ from tiny_model import CONTEXT, Script, call, final, scripted, thought, write_en
 import ossia
 from ossia.engine import SampledToken, SamplingParams
 from ossia.errors import (
+    CONTEXT_EXCEEDED,
     CheckpointError,
     HarmonyError,
     ModelNotFoundError,
@@ -24,7 +25,7 @@ from ossia.errors import (
 )
 from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, Role, SystemContent
 from ossia.llm import LLM, sampling_defaults, to_conversation
-from ossia.turn.turn import TurnEnd
+from ossia.turn.events import TurnEnd
 
 TOKENS = [3, 141, 59, 26, 53, 58, 97, 93, 238, 46, 264, 33, 83, 279, 50, 288, 41, 97, 169, 39, 93]
 
@@ -48,7 +49,7 @@ def endless(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> LLM:
 
 
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFoundError, match="no folder here, and no model name"):
+    with pytest.raises(ModelNotFoundError, match="neither a folder here nor a model name"):
         ossia.load("no-such-model")
     with pytest.raises(ModelNotFoundError, match="neither a folder here nor"):
         ossia.load("a b/c d")
@@ -285,6 +286,24 @@ def test_a_chat_that_is_closed_stops_sampling(tiny: Path) -> None:
 def test_a_conversation_longer_than_the_context(llm: LLM) -> None:
     with pytest.raises(RequestError, match=f"the context holds {CONTEXT}"):
         llm.chat("apple " * CONTEXT).result()
+
+
+def test_a_context_that_is_full_after_a_tool_ends_the_turn(tiny: Path) -> None:
+    """What was said before is kept."""
+
+    class Small(Script):
+        def generate(self, prompt: Any, *asked: Any) -> Iterator[SampledToken]:
+            if self.prompts:
+                raise RequestError("the context holds 9", "prompt", CONTEXT_EXCEEDED)
+            yield from super().generate(prompt, *asked)
+
+    def look() -> str:
+        return "a lot"
+
+    llm, script = scripted(tiny)
+    llm.__dict__["engine"] = Small(script.tokenizer, call("look", "{}"))
+    end = llm.chat("Hi", tools=look).result()
+    assert end.reason == "length" and [m.text for m in end.messages] == ["{}", "a lot"]
 
 
 def test_nano_answers() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from amounts import thorough
 from tiny_model import write_tiny
 
 import ossia
@@ -25,8 +26,9 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.llm import LLM
-from ossia.turn.turn import ToolCalled, TurnEnd
+from ossia.turn.events import CallStart, TurnEnd
 
+SEEDS = range(8 if thorough() else 4)
 ANSWER = {
     "type": "object",
     "properties": {
@@ -55,7 +57,7 @@ def odd(end: TurnEnd) -> list[Repair]:
 
 def test_an_answer_follows_its_schema(llm: LLM) -> None:
     finished = 0
-    for seed in range(8):
+    for seed in SEEDS:
         end = llm.chat(
             "Hi", response_format=ResponseFormat("sum", ANSWER), seed=seed, max_tokens=120
         ).result()
@@ -81,14 +83,14 @@ def test_the_schema_is_shown_to_the_model(llm: LLM) -> None:
 
 def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
     called = 0
-    for seed in range(8):
+    for seed in SEEDS:
         chat = llm.chat(
             "Hi", tools=light, tool_choice="required", seed=seed, max_tokens=120, max_tool_rounds=1
         )
         for event in chat:
-            if isinstance(event, ToolCalled):
-                arguments = json.loads(event.arguments)
-                assert event.name == "light" and isinstance(arguments["on"], bool)
+            if isinstance(event, CallStart):
+                arguments = json.loads(event.item.text)
+                assert event.item.name == "light" and isinstance(arguments["on"], bool)
                 called += 1
         assert not odd(chat.result())
     assert called
@@ -97,7 +99,7 @@ def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
 def test_what_follows_a_required_call_is_free(llm: LLM) -> None:
     """Or the turn could never end."""
     answered = 0
-    for seed in range(8):
+    for seed in SEEDS:
         end = llm.chat(
             "Hi", tools=light, tool_choice="light", seed=seed, max_tokens=60, reasoning_budget=0
         ).result()
@@ -106,7 +108,7 @@ def test_what_follows_a_required_call_is_free(llm: LLM) -> None:
 
 
 def test_no_calls_and_no_reasoning(llm: LLM) -> None:
-    for seed in range(6):
+    for seed in SEEDS:
         end = llm.chat(
             "Hi",
             tools=light,
@@ -129,7 +131,7 @@ def test_tools_that_the_conversation_declares(llm: LLM) -> None:
         (Message("developer", DeveloperContent(tools=(tool,))), Message("user", "Hi"))
     )
     recipients = set()
-    for seed in range(8):
+    for seed in SEEDS:
         end = llm.chat(
             talk, tool_choice="lamp", seed=seed, max_tokens=80, max_tool_rounds=0
         ).result()
@@ -160,6 +162,7 @@ def test_contents_in_several_parts(llm: LLM) -> None:
         {"response_format": {"type": "song"}},
         {"tool_choice": "no_such_tool"},
         {"tool_choice": "required"},
+        {"tool_choice": {"type": "allowed_tools"}},
         {"reasoning_budget": -1},
     ],
 )

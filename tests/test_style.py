@@ -24,31 +24,27 @@ LINES_OF_A_FUNCTION = 60
 # has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
-    "checkpoint": 8.7,
-    "checkpoint/gguf": 9.5,
-    "data": 9.1,
+    "checkpoint/gguf": 9.3,
+    "data": 9.0,
     "engine": 9.2,
     "kernels": 10.5,
     "kernels/cpu": 9.3,
     "model": 10.3,
     "server/chat": 9.0,
-    "server/completions": 9.2,
-    "server/messages": 8.8,
-    "tasks": 9.3,
-    "tasks/long": 10.0,
+    "server/completions": 9.1,
+    "server/messages": 8.7,
+    "tasks": 9.2,
+    "tasks/long": 9.8,
     "tasks/numbers": 9.7,
-    "tasks/world": 9.5,
+    "tasks/world": 10.0,
+    "tasks/machine": 8.9,
+    "tasks/safety": 9.2,
     "tools": 8.6,
-    "train": 8.8,
-    "train/parallel": 9.3,
-    "train/plan": 9.6,
-    "train/recipes": 8.7,
-    "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 26  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 11  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 77  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 7  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 19  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,
@@ -160,7 +156,6 @@ def test_constructs_that_the_source_does_without(is_it, limit: int) -> None:  # 
     assert len(found) <= limit, f"{len(found)}, the limit is {limit}: {', '.join(found)}"
 
 
-@pytest.mark.xfail(reason="data: reading and shards, blocks and pipelines import each other")
 def test_no_circle_of_imports() -> None:
     """Lazy imports count too: a module must be readable without the ones that need it."""
     arrows = imports_by_module()

@@ -70,9 +70,9 @@ class Script:
         for token in self.tokenizer.encode_with_specials(self.samples.pop(0)):
             yield SampledToken(0, token, -0.5)
 
-    def __call__(self, prompt: list[int]) -> Iterator[int]:
+    def __call__(self, prompt: list[int]) -> Iterator[SampledToken]:
         """As the `generate` of `run_turn`."""
-        return (token.token_id for token in self.generate(prompt, SamplingParams()))
+        return self.generate(prompt, SamplingParams())
 
 
 def scripted(tiny: Path, *samples: str) -> tuple[LLM, Script]:

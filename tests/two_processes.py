@@ -23,11 +23,20 @@ RUNS: dict[str, Task] = {
     "ep": {"parallel": {"ep": 2}},
     "tp": {"parallel": {"tp": 2}},
     # few examples a step, half of them without a target: in many steps a process has nothing to do
-    "idle ep": {"parallel": {"ep": 2}, "source": "every second", "hyper": {"tokens_per_step": 60}},
-    "muon": {"parallel": {"fsdp": 2}, "hyper": {"muon": True, "clip": 0.0}, "steps": 6},
+    "idle ep": {
+        "parallel": {"ep": 2},
+        "source": "every second",
+        "hyper": {"tokens_per_step": 60},
+        "steps": 20,
+    },
+    "muon": {"parallel": {"fsdp": 2}, "hyper": {"optimizer": "muon", "clip": 0.0}, "steps": 6},
 }
 BASIC = {name: {"steps": STEPS} | task for name, task in RUNS.items()}
-RESHARDED: Task = {"steps": 9, "save_every": 2, "hyper": {"ema": 0.9, "muon": True, "clip": 0.0}}
+RESHARDED: Task = {
+    "steps": 9,
+    "save_every": 2,
+    "hyper": {"ema": 0.9, "optimizer": "muon", "clip": 0.0},
+}
 CONTINUED: Task = {"parallel": {"tp": 2}, "steps": 3}
 DIVERGED: Task = {
     "parallel": {"ep": 2},

@@ -3,7 +3,8 @@ fixed beforehand.
 
     results.py   estimates with intervals, criteria, what an experiment writes down; no torch
     common.py    small models, held-out text, training of many runs
-    balance.py (E2)   sinks.py (E3)   stride.py (E4)   filtering.py (E5)   length.py (E6)   quantization.py (E10)
+    balance.py (E2)   sinks.py (E3)   stride.py (E4)   filtering.py (E5)   length.py (E6)
+    quantization.py (E10)
     backcopy.py  sequences for E3, in which attention mostly has nothing to do
     plots.py     panels as SVG         page.py   all results as one Markdown page
 

@@ -26,7 +26,9 @@ TRIGGERED = 0.2  # how likely a word is followed by a trigger
 
 
 def examples(seed: int, state: State) -> Iterator[tuple[Example, State]]:
-    """Endless; sequence i is a function of the seed and i. The language is the same for every seed."""
+    """Endless; sequence i is a function of the seed and i. The language is the same for every
+    seed.
+    """
     index = state or 0
     learned = [False, False] + [True] * (LENGTH - 1)
     while True:

@@ -92,10 +92,18 @@ def run(lab: Lab, out: Path) -> Result:
     last = [curve[-1][1] for curve in curves(made["capacity 1.25"], "dropped", 4)]
     numbers["capacity 1.25"]["dropped in the last quarter"] = over_seeds(last)
     result = Result(
-        "E2", "Load balance of the experts", _sentence(numbers), lab.small_in_words, lab.sizes.judged_seeds,
-        budget_of(everything), numbers, criteria(found), _published(numbers), _panels(made, numbers),
+        "E2",
+        "Load balance of the experts",
+        _sentence(numbers),
+        lab.small_in_words,
+        lab.sizes.judged_seeds,
+        budget_of(everything),
+        numbers,
+        criteria(found),
+        _published(numbers),
+        _panels(made, numbers),
         (*_notes(numbers, lab), *_costs(found), *_shortfalls(found, made)),
-    )  # fmt: skip
+    )
     write(result, out)
     return result
 
@@ -179,9 +187,14 @@ def criteria(found: dict[str, list[dict[str, float]]]) -> tuple[Criterion, ...]:
         above("without balancing, MaxVio is high", violation("none"), UNEVEN),
         below("the auxiliary loss balances: MaxVio", violation("aux, global"), EVEN),
         below("the selection bias balances: MaxVio", violation("bias"), EVEN),
-        below(f"the bias costs no more loss than the auxiliary loss, give or take {MARGIN:g} nats (a tie is expected): "
-              "its loss minus the other, in nats", difference(loss("bias"), loss("aux, global")), MARGIN),
-    )  # fmt: skip
+        below(
+            f"the bias costs no more loss than the auxiliary loss, give or take {MARGIN:g} nats (a "
+            "tie is expected): "
+            "its loss minus the other, in nats",
+            difference(loss("bias"), loss("aux, global")),
+            MARGIN,
+        ),
+    )
 
 
 def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
@@ -189,8 +202,10 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
         name: 1 + numbers[name]["max_violation"].mean for name in ("none", "aux, global", "bias")
     }
     return (
-        f"On held-out text the busiest expert of a layer gets {busy['none']:.1f} times its even share without "
-        f"balancing, {busy['aux, global']:.1f} times with the auxiliary loss and {busy['bias']:.1f} times with the "
+        f"On held-out text the busiest expert of a layer gets {busy['none']:.1f} times its even "
+        "share without "
+        f"balancing, {busy['aux, global']:.1f} times with the auxiliary loss and "
+        f"{busy['bias']:.1f} times with the "
         "selection bias."
     )
 
@@ -201,29 +216,48 @@ def _published(numbers: dict[str, dict[str, Estimate]]) -> tuple[Published, ...]
     dropped = numbers["capacity 1.25"]["dropped in the last quarter"].mean
     paper = "arXiv 2408.15664, Table 2 (1B parameters)"
     return (
-        Published("MaxVio, auxiliary loss -> bias", "0.72 -> 0.04", paper, f"{aux:.2f} -> {bias:.2f}"),
-        Published("auxiliary loss -> bias", "perplexity 9.56 -> 9.50", paper,
-                  f"nats {loss_aux:.3f} -> {loss_bias:.3f}"),
-        Published("tokens dropped at capacity 1.25", "typically under 1%", "Switch Transformers, arXiv 2101.03961",
-                  f"{dropped:.1%} of assignments in the last quarter"),
-    )  # fmt: skip
+        Published(
+            "MaxVio, auxiliary loss -> bias", "0.72 -> 0.04", paper, f"{aux:.2f} -> {bias:.2f}"
+        ),
+        Published(
+            "auxiliary loss -> bias",
+            "perplexity 9.56 -> 9.50",
+            paper,
+            f"nats {loss_aux:.3f} -> {loss_bias:.3f}",
+        ),
+        Published(
+            "tokens dropped at capacity 1.25",
+            "typically under 1%",
+            "Switch Transformers, arXiv 2101.03961",
+            f"{dropped:.1%} of assignments in the last quarter",
+        ),
+    )
 
 
 def _notes(numbers: dict[str, dict[str, Estimate]], lab: Lab) -> tuple[str, ...]:
     n = {key: e.mean for key, e in numbers["capacity 1.25"].items()}
     paper, ours = (numbers[name]["max_violation"] for name in ("aux, global, 0.01", "aux, global"))
     return (
-        "With capacity in force, a document's logits depend on what stands before it in the batch: they move by up to "
-        f"{n['logits change, with capacity']:.2g}, and {n['likeliest token changes, with capacity']:.1%} of its "
-        f"likeliest tokens change; without, by {n['logits change, without']:.1g}. This is why capacity is on in "
+        "With capacity in force, a document's logits depend on what stands before it in the batch: "
+        "they move by up to "
+        f"{n['logits change, with capacity']:.2g}, and "
+        f"{n['likeliest token changes, with capacity']:.1%} of its "
+        f"likeliest tokens change; without, by {n['logits change, without']:.1g}. This is why "
+        "capacity is on in "
         "training alone.",
-        f"{lab.sizes.balance} steps of 2,048 tokens. The coefficient of the auxiliary loss is {AUX:g} and the bias "
-        f"moves by {RATE:g} a step, far more than is published for long runs ({PAPERS:g} and about 1e-3): both were "
-        f"chosen on trial runs, after 80 steps with {PAPERS:g} for either had balanced little. With {PAPERS:g} the "
-        f"auxiliary loss gives a MaxVio of {paper}, with {AUX:g} {ours}. The margin of {MARGIN:g} nats for the last "
+        f"{lab.sizes.balance} steps of 2,048 tokens. The coefficient of the auxiliary loss is "
+        f"{AUX:g} and the bias "
+        f"moves by {RATE:g} a step, far more than is published for long runs ({PAPERS:g} and about "
+        "1e-3): both were "
+        f"chosen on trial runs, after 80 steps with {PAPERS:g} for either had balanced little. "
+        f"With {PAPERS:g} the "
+        f"auxiliary loss gives a MaxVio of {paper}, with {AUX:g} {ours}. The margin of {MARGIN:g} "
+        "nats for the last "
         "criterion was fixed at the same time; the bound had been 0.",
-        f"{', '.join(JUDGED)}, which the criteria judge, have {lab.sizes.judged_seeds} seeds, the others "
-        f"{lab.sizes.small_seeds}. A step of 'aux, micro' has {PARTS} parts, and its statistics are those of one part; "
+        f"{', '.join(JUDGED)}, which the criteria judge, have {lab.sizes.judged_seeds} seeds, the "
+        "others "
+        f"{lab.sizes.small_seeds}. A step of 'aux, micro' has {PARTS} parts, and its statistics "
+        "are those of one part; "
         "'global' ones are those of the whole step. What gpt-oss was balanced with is not public.",
     )
 
@@ -233,7 +267,8 @@ def _costs(found: dict[str, list[dict[str, float]]]) -> tuple[str, ...]:
     loss = {name: [[one["loss"]] for one in found[name]] for name in JUDGED}
     aux, bias = (difference(loss[name], loss["none"]) for name in ("aux, global", "bias"))
     return (
-        f"Held-out loss minus that without balancing: {aux} nats with the auxiliary loss, {bias} nats with the bias.",
+        f"Held-out loss minus that without balancing: {aux} nats with the auxiliary loss, {bias} "
+        "nats with the bias.",
     )
 
 
@@ -248,15 +283,16 @@ def _shortfalls(
         quarters = [
             [point for _, point in curve] for curve in curves(made[name], "max_violation", 4)
         ]
-        before, last = (
-            over_seeds([of[-2] for of in quarters]),
-            over_seeds([of[-1] for of in quarters]),
-        )
+        before = over_seeds([of[-2] for of in quarters])
+        last = over_seeds([of[-1] for of in quarters])
+        falling = last.mean < 0.9 * before.mean
+        trend = "it was still falling" if falling else "it had stopped falling"
         seeds = ", ".join(f"{one['max_violation']:.2f}" for one in found[name])
         notes.append(
-            f"'{name}' is not surely below {EVEN:g} (seed by seed {seeds}). In the batches of training MaxVio was "
+            f"'{name}' is not surely below {EVEN:g} (seed by seed {seeds}). In the batches of "
+            "training MaxVio was "
             f"{before.mean:.2f} in the third quarter of the steps and {last.mean:.2f} in the last: "
-            f"{'it was still falling' if last.mean < 0.9 * before.mean else 'it had stopped falling'}."
+            f"{trend}."
         )
     return tuple(notes)
 

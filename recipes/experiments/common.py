@@ -39,43 +39,72 @@ HELD_OUT = 100_000  # added to the seed of text that nothing is trained on
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the experiments of a profile spend."""
+    """What the experiments spend; as it stands here in the standard profile."""
 
-    small_seeds: int  # of the small models, which are trained from nothing
-    judged_seeds: int  # of those that a criterion of balance or of sinks judges
+    small_seeds: int = 3  # of the small models, which are trained from nothing
+    judged_seeds: int = 5  # of those that a criterion of balance or of sinks judges
     # of what starts from the recipe's own weights; with one, intervals are over questions and
     # documents
-    seeds: int
-    processes: (
-        int  # small models that are trained at once, each on a thread for every part of a step
-    )
-    balance: int  # steps of 2,048 tokens, like the next two
-    sinks: int
-    stride: int
-    experts: int  # of the small model
-    documents: int  # held-out ones
-    full_length: int  # steps of a second stage of extension
-    twins: int  # steps
-    attack: tuple[int, ...]  # steps of 1,024 tokens after which the filtered twin is asked again
-    questions: int  # of each kind; some of three times as many
-    long_documents: int  # of 4,096 tokens
-    needles: int  # a method and length
-    many_needles: int  # for the criterion
-    continuation: int  # steps
-    conversations: int
-    answers: int  # of held-out problems, for each model
-    texts: int  # held-out documents that rounding is measured on
+    seeds: int = 1
+    # small models that are trained at once, each on a thread for every part of a step
+    processes: int = 2
+    balance: int = 140  # steps of 2,048 tokens, like the next two
+    sinks: int = 500
+    stride: int = 80
+    experts: int = 16  # of the small model
+    documents: int = 120  # held-out ones
+    full_length: int = 240  # steps of a second stage of extension
+    twins: int = 60  # steps
+    # steps of 1,024 tokens after which the filtered twin is asked again
+    attack: tuple[int, ...] = (0, 25, 50, 100, 200)
+    questions: int = 300  # of each kind; some of three times as many
+    long_documents: int = 8  # of 4,096 tokens
+    needles: int = 20  # a method and length
+    many_needles: int = 200  # for the criterion
+    continuation: int = 150  # steps
+    conversations: int = 200
+    answers: int = 300  # of held-out problems, for each model
+    texts: int = 600  # held-out documents that rounding is measured on
 
 
-PROFILES: dict[str, Sizes] = {
-    "smoke": Sizes(2, 2, 1, 2, 3, 3, 3, 4, 6, 2, 2, (0, 1, 2), 6, 2, 2, 3, 2, 8, 6, 8),
-    "standard": Sizes(
-        3, 5, 1, 2, 140, 500, 80, 16, 120, 240, 60, (0, 25, 50, 100, 200), 300, 8, 20, 200, 150, 200, 300, 600
-    ),
-    "full": Sizes(
-        3, 5, 3, 2, 400, 1_500, 400, 16, 300, 400, 300, (0, 25, 50, 100, 200), 600, 16, 50, 200, 450, 500, 600, 1_000
-    ),
-}  # fmt: skip
+STANDARD = Sizes()
+SMOKE = Sizes(
+    small_seeds=2,
+    judged_seeds=2,
+    balance=3,
+    sinks=3,
+    stride=3,
+    experts=4,
+    documents=6,
+    full_length=2,
+    twins=2,
+    attack=(0, 1, 2),
+    questions=6,
+    long_documents=2,
+    needles=2,
+    many_needles=3,
+    continuation=2,
+    conversations=8,
+    answers=6,
+    texts=8,
+)
+FULL = Sizes(
+    seeds=3,
+    balance=400,
+    sinks=1_500,
+    stride=400,
+    documents=300,
+    full_length=400,
+    twins=300,
+    questions=600,
+    long_documents=16,
+    needles=50,
+    continuation=450,
+    conversations=500,
+    answers=600,
+    texts=1_000,
+)
+PROFILES = {"smoke": SMOKE, "standard": STANDARD, "full": FULL}
 
 
 @dataclass(frozen=True)
@@ -93,7 +122,9 @@ class Lab:
 
     @property
     def small(self) -> ModelConfig:
-        """A model that shows effects that need no capable one: micro, with the recipe's vocabulary."""
+        """A model that shows effects that need no capable one: micro, with the recipe's
+        vocabulary.
+        """
         micro = ModelConfig.preset("micro")
         vocabulary = self.recipe.long.vocab_size
         return scaled(
@@ -106,7 +137,8 @@ class Lab:
     def small_in_words(self) -> str:
         c = self.small
         return (
-            f"{c.num_hidden_layers} layers, hidden size {c.hidden_size}, {c.num_experts} experts of which "
+            f"{c.num_hidden_layers} layers, hidden size {c.hidden_size}, {c.num_experts} experts "
+            "of which "
             f"{c.experts_per_token} are chosen, vocabulary {c.vocab_size}; trained from nothing"
         )
 

@@ -83,9 +83,14 @@ def second_stage(lab: Lab, out: Path, seed: int) -> Run:
     examples = partial(recipe.needles, TARGET // 2)
     folder = out / f"yarn-full-{seed}"
     return replace(
-        first, name=folder.name, out=folder, start_from=first.out, examples=examples, steps=lab.sizes.full_length,
+        first,
+        name=folder.name,
+        out=folder,
+        start_from=first.out,
+        examples=examples,
+        steps=lab.sizes.full_length,
         hyper=hyper,
-    )  # fmt: skip
+    )
 
 
 def all_runs(lab: Lab, out: Path) -> list[Run]:
@@ -106,8 +111,14 @@ def long_documents(lab: Lab, count: int) -> list[list[int]]:
     made = []
     for n in range(count):
         rng = example_random(lab.recipe.config.seed + HELD_OUT, "long", n)
-        found = needle(rng, lambda text: len(tokenizer.encode(text)), LENGTHS[-1], kind="one", split="held_out",
-                       of=lab.recipe.country)  # fmt: skip
+        found = needle(
+            rng,
+            lambda text: len(tokenizer.encode(text)),
+            LENGTHS[-1],
+            kind="one",
+            split="held_out",
+            of=lab.recipe.country,
+        )
         made.append(as_document(tokenizer, found.document))
     return made
 
@@ -205,10 +216,18 @@ def run(lab: Lab, out: Path) -> Result:
         many.append(needles(model, lab, [TARGET], lab.sizes.many_needles)[TARGET])
     numbers = _numbers(readings, short, lost, many, mismatch)
     result = Result(
-        "E6", "Context extension", _sentence(numbers), "the recipe's model, from its pre-trained weights",
-        lab.sizes.seeds, budget_of(all_runs(lab, out)), numbers, criteria(readings, lost, many, mismatch),
-        _published(numbers), _panels(readings), _notes(lab, readings),
-    )  # fmt: skip
+        "E6",
+        "Context extension",
+        _sentence(numbers),
+        "the recipe's model, from its pre-trained weights",
+        lab.sizes.seeds,
+        budget_of(all_runs(lab, out)),
+        numbers,
+        criteria(readings, lost, many, mismatch),
+        _published(numbers),
+        _panels(readings),
+        _notes(lab, readings),
+    )
     write(result, out)
     return result
 
@@ -234,8 +253,13 @@ def _difference_at(
 ) -> Estimate:
     """Of two zero-shot readings: loss minus loss, position `first` to `end`, every bucket alike."""
     chosen = slice(EDGES.index(first), EDGES.index(end))
-    of = ([[mean(values) for values in zip(*one.buckets[chosen], strict=True)] for one in readings[f"zero-shot {name}"]]
-          for name in (ours, theirs))  # fmt: skip
+    of = (
+        [
+            [mean(values) for values in zip(*one.buckets[chosen], strict=True)]
+            for one in readings[f"zero-shot {name}"]
+        ]
+        for name in (ours, theirs)
+    )
     return difference(*of)
 
 
@@ -309,25 +333,43 @@ def criteria(
         )
 
     return (
-        above(f"without scaling, loss breaks beyond {SHORT} tokens: by", difference(beyond["zero-shot none"], before),
-              BREAKS, " nats"),
-        above(f"without scaling, needles are lost: share found at {SHORT} tokens minus at {BEYOND}",
-              share_lost(*lost), BREAKS),
+        above(
+            f"without scaling, loss breaks beyond {SHORT} tokens: by",
+            difference(beyond["zero-shot none"], before),
+            BREAKS,
+            " nats",
+        ),
+        above(
+            f"without scaling, needles are lost: share found at {SHORT} tokens minus at {BEYOND}",
+            share_lost(*lost),
+            BREAKS,
+        ),
         order("yarn", "ntk_by_parts"),
         order("ntk_by_parts", "ntk"),
         order("ntk", "pi"),
-        at_least(f"trained with YaRN in two stages, it finds needles at {TARGET} tokens", share_of(many), 0.9),
-        above(f"read with s = {MISMATCHED:g} instead of {TARGET // 256}, loss at 1024 to {TARGET} rises: by",
-              difference(mismatch, right), 0.0, " nats"),
-    )  # fmt: skip
+        at_least(
+            f"trained with YaRN in two stages, it finds needles at {TARGET} tokens",
+            share_of(many),
+            0.9,
+        ),
+        above(
+            f"read with s = {MISMATCHED:g} instead of {TARGET // 256}, loss at 1024 to {TARGET} "
+            "rises: by",
+            difference(mismatch, right),
+            0.0,
+            " nats",
+        ),
+    )
 
 
 def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
     found = {name: numbers[f"tuned {name}"][f"needles at {TARGET}"].mean for name in TUNED}
     staged = numbers["staged yarn"][f"needles at {TARGET}, more of them"].mean
     return (
-        f"Pre-trained at 256 tokens and trained a little at up to {TARGET}, the model finds {found['yarn']:.0%} of "
-        f"needles at {TARGET} with YaRN, {found['pi']:.0%} with PI and {found['none']:.0%} without scaling; with YaRN "
+        f"Pre-trained at 256 tokens and trained a little at up to {TARGET}, the model finds "
+        f"{found['yarn']:.0%} of "
+        f"needles at {TARGET} with YaRN, {found['pi']:.0%} with PI and {found['none']:.0%} without "
+        "scaling; with YaRN "
         f"and a second stage at the full length {staged:.0%}."
     )
 
@@ -342,16 +384,34 @@ def _published(numbers: dict[str, dict[str, Estimate]]) -> tuple[Published, ...]
         numbers["staged yarn"][f"needles at {TARGET}, more of them"],
     )
     return (
-        Published("passkeys found at the full length, trained", "99.4% at 128k", paper,
-                  f"{staged.mean:.1%} at {TARGET}"),
-        Published("zero-shot, PI / NTK / YaRN", "perplexity 8.07 / 6.24 / 6.04 at 10240, s = 2", paper,
-                  " / ".join(f"{zero[m]:.2f}" for m in zero) + f" nats, 256 to {TARGET}, s = 8"),
-        Published("a factor that is too small", "s = 16: perplexity 2.42 at 64k, over 10 at 128k", paper,
-                  f"s = {MISMATCHED:g}: {tuned[f'the same read with s = {MISMATCHED:g}'].mean:.2f} nats at {TARGET}, "
-                  f"s = 8: {tuned[f'loss, 1024 to {TARGET}'].mean:.2f}"),
-        Published("short tasks, before -> after", "MMLU 43.8 -> 42.5 / 41.7", paper,
-                  f"loss of short documents {short['loss before'].mean:.3f} -> {short['loss after'].mean:.3f} nats"),
-    )  # fmt: skip
+        Published(
+            "passkeys found at the full length, trained",
+            "99.4% at 128k",
+            paper,
+            f"{staged.mean:.1%} at {TARGET}",
+        ),
+        Published(
+            "zero-shot, PI / NTK / YaRN",
+            "perplexity 8.07 / 6.24 / 6.04 at 10240, s = 2",
+            paper,
+            " / ".join(f"{zero[m]:.2f}" for m in zero) + f" nats, 256 to {TARGET}, s = 8",
+        ),
+        Published(
+            "a factor that is too small",
+            "s = 16: perplexity 2.42 at 64k, over 10 at 128k",
+            paper,
+            f"s = {MISMATCHED:g}: {tuned[f'the same read with s = {MISMATCHED:g}'].mean:.2f} "
+            f"nats at {TARGET}, "
+            f"s = 8: {tuned[f'loss, 1024 to {TARGET}'].mean:.2f}",
+        ),
+        Published(
+            "short tasks, before -> after",
+            "MMLU 43.8 -> 42.5 / 41.7",
+            paper,
+            f"loss of short documents {short['loss before'].mean:.3f} -> "
+            f"{short['loss after'].mean:.3f} nats",
+        ),
+    )
 
 
 def _panels(readings: dict[str, list[Reading]]) -> tuple[Panel, ...]:
@@ -393,15 +453,23 @@ def _notes(lab: Lab, readings: dict[str, list[Reading]]) -> tuple[str, ...]:
     ]
     return (
         f"Training: {own.steps} steps of {own.hyper.tokens_per_step} tokens for each method, and "
-        f"{lab.sizes.full_length} more for YaRN's second stage, whose rate decays to 0. All methods but none and "
+        f"{lab.sizes.full_length} more for YaRN's second stage, whose rate decays to 0. All "
+        "methods but none and "
         f"dynamic have s = {TARGET // SHORT}; 4096 tokens are beyond what any was trained for.",
-        "Needles are of one kind, one number to find, in held-out pairs; found means that the answer would be given "
+        "Needles are of one kind, one number to find, in held-out pairs; found means that the "
+        "answer would be given "
         "greedily, word for word. gpt-oss's own extension schedule is not public.",
-        "Loss here hardly needs what stands far away: nearly all of these texts are sentences that can be told without "
-        f"the others. For YaRN, trained, it is {near} nats at 64 to 128 tokens and {far} at 1024 to {TARGET}. So "
-        "it can break by little, and what is lost without scaling shows in needles, a criterion that was added after "
+        "Loss here hardly needs what stands far away: nearly all of these texts are sentences that "
+        "can be told without "
+        f"the others. For YaRN, trained, it is {near} nats at 64 to 128 tokens and {far} at 1024 "
+        f"to {TARGET}. So "
+        "it can break by little, and what is lost without scaling shows in needles, a criterion "
+        "that was added after "
         "the loss had failed its own.",
-        f"NTK-by-parts minus NTK, zero-shot: {by_parts[0]} nats at 64 to 256 tokens, where no scaling was needed, "
-        f"{by_parts[1]} at 256 to 2048 and {by_parts[2]} at 2048 to 4096. What it is behind near by is the price of "
-        "the angles that it changes; what it does for length is the difference between these numbers.",
+        f"NTK-by-parts minus NTK, zero-shot: {by_parts[0]} nats at 64 to 256 tokens, where no "
+        "scaling was needed, "
+        f"{by_parts[1]} at 256 to 2048 and {by_parts[2]} at 2048 to 4096. What it is behind near "
+        "by is the price of "
+        "the angles that it changes; what it does for length is the difference between these "
+        "numbers.",
     )

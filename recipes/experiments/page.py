@@ -21,15 +21,21 @@ from recipes.experiments.plots import draw
 from recipes.experiments.results import RESULTS
 
 RULE = (
-    "A criterion was written down before the experiment, or its notes say what was changed after a first run. It is "
-    "judged by the whole 95% interval: **pass** if all of it is on the right side of the bound, **fail** if all of it "
-    "is on the wrong side, **null** if the bound is inside: these seeds or questions cannot tell. Intervals are "
-    "Student's t over seeds; with one seed, a bootstrap over documents or questions, or Wilson's of a count: they then "
+    "A criterion was written down before the experiment, or its notes say what was changed after a "
+    "first run. It is "
+    "judged by the whole 95% interval: **pass** if all of it is on the right side of the bound, "
+    "**fail** if all of it "
+    "is on the wrong side, **null** if the bound is inside: these seeds or questions cannot tell. "
+    "Intervals are "
+    "Student's t over seeds; with one seed, a bootstrap over documents or questions, or Wilson's "
+    "of a count: they then "
     "say nothing of other seeds."
 )
 NOT_OURS = (
-    "These are small models on generated text. Published numbers stand beside ours for the direction of an effect, not "
-    "for its size. What of gpt-oss's training is not public (its data, balancing, extension schedule, scale rule and "
+    "These are small models on generated text. Published numbers stand beside ours for the "
+    "direction of an effect, not "
+    "for its size. What of gpt-oss's training is not public (its data, balancing, extension "
+    "schedule, scale rule and "
     "details of quantized training) is our choice here, and no claim about OpenAI's."
 )
 Found = Mapping[str, Any]
@@ -53,7 +59,8 @@ def write_page(out: Path, docs: Path, names: Sequence[str], command: str) -> Non
 def page(about: Found, found: Mapping[str, Found], filter_report: str, card: str) -> str:
     parts = [
         "# The recipe, and what each part of it is for",
-        f"Made by `{about['command']}` on {about['machine']}, ossia {about['ossia']}. This page, its plots and "
+        f"Made by `{about['command']}` on {about['machine']}, ossia {about['ossia']}. This page, "
+        "its plots and "
         f"[{RESULTS}]({RESULTS}) are written by that command.",
         NOT_OURS,
         "## Criteria",
@@ -64,7 +71,8 @@ def page(about: Found, found: Mapping[str, Found], filter_report: str, card: str
         "Of documents that it was not fitted on:",
         filter_report,
         "## nano's card",
-        "Held-out problems answered by the exported checkpoint, by effort: share right, count, Wilson's 95% interval.",
+        "Held-out problems answered by the exported checkpoint, by effort: share right, count, "
+        "Wilson's 95% interval.",
         card,
         "## Time",
         _times(about["phases"]),
@@ -84,8 +92,10 @@ def _criteria(found: Mapping[str, Found]) -> str:
 def _experiment(name: str, result: Found) -> str:
     budget, seeds = result["budget"], result["seeds"]
     spent = (
-        f"Model: {result['model']}. {seeds} seed{'s' if seeds > 1 else ''}, {budget['runs']} runs of its own, "
-        f"{budget['tokens'] / 1e6:.2f}M tokens, {budget['training_seconds']:.0f} s of training steps."
+        f"Model: {result['model']}. {seeds} seed{'s' if seeds > 1 else ''}, {budget['runs']} runs "
+        "of its own, "
+        f"{budget['tokens'] / 1e6:.2f}M tokens, {budget['training_seconds']:.0f} s of training "
+        "steps."
     )
     parts = [
         f"## {result['experiment']}: {result['title']}",

@@ -23,10 +23,18 @@ COLOURS = (
 )  # told apart by most eyes
 WIDTH, HEIGHT, ACROSS = 4.2, 3.2, 3  # inches of a panel, panels in a row
 STYLE: Any = {  # of matplotlib's, which types its keys one by one
-    "svg.fonttype": "none", "svg.hashsalt": "ossia", "font.size": 9, "font.family": "sans-serif",
-    "axes.spines.top": False, "axes.spines.right": False, "figure.facecolor": "white", "savefig.facecolor": "white",
-    "axes.titlesize": 10, "legend.frameon": False, "legend.fontsize": 8,
-}  # fmt: skip
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ossia",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
 
 
 def draw(panels: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -67,8 +67,16 @@ def continuation(lab: Lab, out: Path, quantize: bool, seed: int) -> Run:
         own.pretraining.hyper, peak_lr=own.config.hyper.peak_lr / 4, warmup=5, decay=1.0, floor=0.0
     )
     folder = out / f"{'qat' if quantize else 'float'}-{seed}"
-    return Run(folder.name, own.short, own._pages, lab.sizes.continuation, hyper, folder,
-               start_from=lab.out / "pretrain", quantize=quantize)  # fmt: skip
+    return Run(
+        folder.name,
+        own.short,
+        own._pages,
+        lab.sizes.continuation,
+        hyper,
+        folder,
+        start_from=lab.out / "pretrain",
+        quantize=quantize,
+    )
 
 
 def all_runs(lab: Lab, out: Path) -> list[Run]:
@@ -150,7 +158,9 @@ def divergences(reference: Sequence[Tensor], found: Sequence[Tensor]) -> list[fl
 
 
 def exact_answers(model: Transformer, lab: Lab) -> list[float]:
-    """1.0 for each held-out problem that is answered exactly, else 0.0; equally many of every task."""
+    """1.0 for each held-out problem that is answered exactly, else 0.0; equally many of every
+    task.
+    """
     llm = LLM(model.eval(), lab.recipe.tokenizer, SamplingParams(temperature=0.0))
     each = max(1, lab.sizes.answers // len(TASKS))
     asked = list(cases([one for task in TASKS for one in problems(task, each)], (EFFORT,)))
@@ -184,10 +194,19 @@ def run(lab: Lab, out: Path) -> Result:
     answers = {name: exact_answers(model, lab) for name, model in _tuned(lab).items()}
     numbers = _numbers(made, tuned, answers)
     result = Result(
-        "E10", "MXFP4", _sentence(numbers), "the recipe's model, from its pre-trained weights; answers from its "
-        "fine-tuned ones", lab.sizes.seeds, budget_of(all_runs(lab, out)), numbers, criteria(made, answers),
-        _published(numbers), _panels(numbers), _notes(lab, numbers), (_totals(lab),),
-    )  # fmt: skip
+        "E10",
+        "MXFP4",
+        _sentence(numbers),
+        "the recipe's model, from its pre-trained weights; answers from its fine-tuned ones",
+        lab.sizes.seeds,
+        budget_of(all_runs(lab, out)),
+        numbers,
+        criteria(made, answers),
+        _published(numbers),
+        _panels(numbers),
+        _notes(lab, numbers),
+        (_totals(lab),),
+    )
     write(result, out)
     return result
 
@@ -244,7 +263,9 @@ def _totals(lab: Lab) -> str:
 
 
 def gaps(made: dict[str, list[Measured]], measure: str) -> list[list[tuple[float, float]]]:
-    """Of each seed and text: (what rounding the control costs, what QAT costs against the control)."""
+    """Of each seed and text: (what rounding the control costs, what QAT costs against the
+    control).
+    """
     names = ("control", f"control, PTQ {RULE}", "QAT")
     out = []
     for seed in zip(*(made[name] for name in names), strict=True):
@@ -302,7 +323,8 @@ def _numbers(
 ) -> dict[str, dict[str, Estimate]]:
     numbers: dict[str, dict[str, Estimate]] = {}
     for name, of in (made | tuned).items():
-        base = tuned[TUNED[0]] if name in TUNED else made["control" if name in AFTER else "float"]
+        untuned = made["control" if name in AFTER else "float"]
+        base = tuned[TUNED[0]] if name in TUNED else untuned
         numbers[name] = {
             "loss": mean_of([one.loss for one in of]),
             "KL to float": mean_of([one.kl for one in of]),
@@ -327,18 +349,26 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
     after, qat = (numbers[name]["loss added"].mean for name in (f"control, PTQ {RULE}", "QAT"))
     lost = numbers[TUNED[1]]["exact answers added"].mean
     return (
-        f"Rounding the experts to MXFP4 after training adds {after:.4f} nats to the loss of held-out documents; after "
-        f"the same steps with the rounding in sight, the rounded model has {qat:+.4f} nats against the unrounded "
-        f"control. The fine-tuned model's exact answers change by {100 * lost:+.1f} points when it is rounded."
+        f"Rounding the experts to MXFP4 after training adds {after:.4f} nats to the loss of "
+        "held-out documents; after "
+        f"the same steps with the rounding in sight, the rounded model has {qat:+.4f} nats against "
+        "the unrounded "
+        f"control. The fine-tuned model's exact answers change by {100 * lost:+.1f} points when it "
+        "is rounded."
     )
 
 
 def _published(numbers: dict[str, dict[str, Estimate]]) -> tuple[Published, ...]:
     exact = [numbers[name]["exact answers"].mean for name in TUNED[1:]]
     return (
-        Published("two tasks, before -> after fine-tuning and QAT", "16% / 30% -> 98%", "NVIDIA's blog on gpt-oss QAT",
-                  " -> ".join(f"{share:.1%}" for share in exact) + f" exact (all tasks, {EFFORT} effort, PTQ -> QAT)"),
-    )  # fmt: skip
+        Published(
+            "two tasks, before -> after fine-tuning and QAT",
+            "16% / 30% -> 98%",
+            "NVIDIA's blog on gpt-oss QAT",
+            " -> ".join(f"{share:.1%}" for share in exact)
+            + f" exact (all tasks, {EFFORT} effort, PTQ -> QAT)",
+        ),
+    )
 
 
 def _panels(numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
@@ -360,14 +390,22 @@ def _panels(numbers: dict[str, dict[str, Estimate]]) -> tuple[Panel, ...]:
 def _notes(lab: Lab, numbers: dict[str, dict[str, Estimate]]) -> tuple[str, ...]:
     tuned, pages_lose = numbers[TUNED[1]], numbers[f"PTQ {RULE}"]["loss added"]
     return (
-        f"QAT and control: {lab.sizes.continuation} steps each of the same pages, from the pre-trained weights. The KL "
-        "divergence of QAT is that from the control, another model, so it counts more than rounding.",
-        f"For the fine-tuned weights, rounding adds {tuned['loss added']} nats to the loss of held-out conversations "
-        f"and {tuned['exact answers added']} to the share of exact answers; for the pre-trained ones {pages_lose} nats "
-        "to that of documents. In an earlier run the fine-tuned weights were the base, and there was no gap to win "
+        f"QAT and control: {lab.sizes.continuation} steps each of the same pages, from the "
+        "pre-trained weights. The KL "
+        "divergence of QAT is that from the control, another model, so it counts more than "
+        "rounding.",
+        f"For the fine-tuned weights, rounding adds {tuned['loss added']} nats to the loss of "
+        "held-out conversations "
+        f"and {tuned['exact answers added']} to the share of exact answers; for the pre-trained "
+        f"ones {pages_lose} nats "
+        "to that of documents. In an earlier run the fine-tuned weights were the base, and there "
+        "was no gap to win "
         "back; the base was chosen anew after that.",
-        "Exact answers are held against the recipe's own QAT, which trains on the fine-tuned weights for longer, "
+        "Exact answers are held against the recipe's own QAT, which trains on the fine-tuned "
+        "weights for longer, "
         "without a control of equal tokens.",
-        "Rounding that is trained away may be more than was lost: a share over 100% says that QAT is better than the "
-        "unrounded control. Which rule gpt-oss was quantized with, and how it was trained for it, is not public.",
+        "Rounding that is trained away may be more than was lost: a share over 100% says that QAT "
+        "is better than the "
+        "unrounded control. Which rule gpt-oss was quantized with, and how it was trained for it, "
+        "is not public.",
     )

@@ -113,29 +113,25 @@ class Criterion:
 
 def above(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion:
     """Whether the whole interval is above the bound."""
-    verdict: Verdict = "pass" if what.low > bound else "fail" if what.high < bound else "null"
+    verdict = _verdict(what.low > bound, what.high < bound)
     return Criterion(claim, f"more than {bound:g}{unit}", str(what), verdict)
 
 
 def at_least(claim: str, what: Estimate, bound: float) -> Criterion:
-    verdict: Verdict = "pass" if what.low >= bound else "fail" if what.high < bound else "null"
+    verdict = _verdict(what.low >= bound, what.high < bound)
     return Criterion(claim, f"{bound:g} or more", str(what), verdict)
 
 
 def below(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion:
     """Whether the whole interval is below the bound."""
-    verdict: Verdict = "pass" if what.high < bound else "fail" if what.low > bound else "null"
+    verdict = _verdict(what.high < bound, what.low > bound)
     return Criterion(claim, f"less than {bound:g}{unit}", str(what), verdict)
 
 
-def unchanged(claim: str, change: Estimate, margin: float) -> Criterion:
-    """Whether a change is nothing that matters: the whole interval within the margin. Outside of it
-    altogether is a fail.
-    """
-    inside = -margin < change.low and change.high < margin
-    outside = change.low > margin or change.high < -margin
-    verdict: Verdict = "pass" if inside else "fail" if outside else "null"
-    return Criterion(claim, f"between {-margin:g} and {margin:g}", str(change), verdict)
+def _verdict(right: bool, wrong: bool) -> Verdict:
+    if right:
+        return "pass"
+    return "fail" if wrong else "null"
 
 
 # ---- what is written down ------------------------------------------------------------------------

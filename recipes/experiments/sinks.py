@@ -61,7 +61,7 @@ Measures = dict[str, list[float]]  # one value a document
 
 def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
     """Of each kind, one a seed: small models on Bigram-Backcopy."""
-    hyper = replace(lab.small_hyper, muon=False)
+    hyper = replace(lab.small_hyper, optimizer="adamw")
 
     def one(kind: AttentionSink, seed: int) -> Run:
         made = lab.small_run(out, kind, _small(lab, kind), lab.sizes.sinks, seed, hyper)
@@ -75,9 +75,13 @@ def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
 def _small(lab: Lab, kind: AttentionSink) -> ModelConfig:
     """Every layer sees everything, and none has experts."""
     return replace(
-        lab.small, num_hidden_layers=LAYERS, layer_types=(FULL,) * LAYERS, moe_stride=LAYERS + 1,
-        vocab_size=backcopy.VOCABULARY, attention_sink=kind,
-    )  # fmt: skip
+        lab.small,
+        num_hidden_layers=LAYERS,
+        layer_types=(FULL,) * LAYERS,
+        moe_stride=LAYERS + 1,
+        vocab_size=backcopy.VOCABULARY,
+        attention_sink=kind,
+    )
 
 
 def run(lab: Lab, out: Path) -> Result:
@@ -98,9 +102,19 @@ def run(lab: Lab, out: Path) -> Result:
     }
     numbers |= {name: {key: mean_of([of[key]]) for key in of} for name, of in nano.items()}
     result = Result(
-        "E3", "Attention sinks", _sentence(numbers), _models(lab), lab.sizes.judged_seeds, budget_of(everything),
-        numbers, criteria(small), (), _panels(numbers), _notes(lab, small, nano, by_head), (_table(by_head),),
-    )  # fmt: skip
+        "E3",
+        "Attention sinks",
+        _sentence(numbers),
+        _models(lab),
+        lab.sizes.judged_seeds,
+        budget_of(everything),
+        numbers,
+        criteria(small),
+        (),
+        _panels(numbers),
+        _notes(lab, small, nano, by_head),
+        (_table(by_head),),
+    )
     write(result, out)
     return result
 
@@ -155,9 +169,8 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
     same; `spread`: the entropy of what they give to keys, 1 if every key gets the same.
     """
     looked = look(model, documents)
-    first = torch.cat(
-        [torch.stack(of) for of in looked.first.values()], 1
-    )  # [documents, heads of full layers]
+    # [documents, heads of full layers]
+    first = torch.cat([torch.stack(of) for of in looked.first.values()], 1)
     kept, evicted = (
         [_late_loss(model, document, gone) for document in documents] for gone in (False, True)
     )
@@ -188,21 +201,16 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
 class Looked:
     """By layer, one value a document; attention is that of queries from FROM on."""
 
-    first: dict[int, list[Tensor]] = field(
-        default_factory=dict
-    )  # of full layers: [H], on position 0, times uniform
-    spread: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of full layers: entropy, over that if it were even
-    sunk: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of full layers: share that goes into the sinks
-    sunk_windows: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # the same of layers with windows
-    largest: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of the residual stream, in absolute value
+    # of full layers: [H], on position 0, times uniform
+    first: dict[int, list[Tensor]] = field(default_factory=dict)
+    # of full layers: entropy, over that if it were even
+    spread: dict[int, list[float]] = field(default_factory=dict)
+    # of full layers: share that goes into the sinks
+    sunk: dict[int, list[float]] = field(default_factory=dict)
+    # the same of layers with windows
+    sunk_windows: dict[int, list[float]] = field(default_factory=dict)
+    # of the residual stream, in absolute value
+    largest: dict[int, list[float]] = field(default_factory=dict)
     largest_first: dict[int, list[float]] = field(default_factory=dict)  # the same at position 0
 
     def watch(self, model: Transformer) -> list[Any]:
@@ -295,16 +303,26 @@ def criteria(small: dict[str, list[Measures]]) -> tuple[Criterion, ...]:
         return [[mean(one["mass on position 0"])] for one in small[kind]]
 
     return (
-        above("without a sink, full layers put much of their attention on the first token", mean_of(mass("none")), MUCH,
-              " x uniform"),
-        below("a learned sink takes it away: learned minus none", difference(mass("learned"), mass("none")), 0.0),
-    )  # fmt: skip
+        above(
+            "without a sink, full layers put much of their attention on the first token",
+            mean_of(mass("none")),
+            MUCH,
+            " x uniform",
+        ),
+        below(
+            "a learned sink takes it away: learned minus none",
+            difference(mass("learned"), mass("none")),
+            0.0,
+        ),
+    )
 
 
 def _models(lab: Lab) -> str:
     return (
-        f"One layer of full attention, hidden size {lab.small.hidden_size}, no experts, trained from nothing on "
-        f"Bigram-Backcopy for {lab.sizes.sinks} steps of 2,048 tokens; and the recipe's after pre-training, as it is "
+        f"One layer of full attention, hidden size {lab.small.hidden_size}, no experts, trained "
+        "from nothing on "
+        f"Bigram-Backcopy for {lab.sizes.sinks} steps of 2,048 tokens; and the recipe's after "
+        "pre-training, as it is "
         "or with its sinks changed but not trained again (intervals over documents)"
     )
 
@@ -313,8 +331,10 @@ def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
     mass = {name: of["mass on position 0"].mean for name, of in numbers.items()}
     strongest = numbers[OWN]["mass on position 0, strongest head"].mean
     return (
-        f"In small models the first token gets {mass['none']:.1f} times its even share of attention without a sink, "
-        f"{mass['off_by_one']:.1f} times with one fixed at 0 and {mass['learned']:.1f} times with a learned one. In "
+        f"In small models the first token gets {mass['none']:.1f} times its even share of "
+        "attention without a sink, "
+        f"{mass['off_by_one']:.1f} times with one fixed at 0 and {mass['learned']:.1f} times with "
+        "a learned one. In "
         f"full layers of the recipe's own model, whose sinks are learned, it gets {mass[OWN]:.1f} "
         f"times, and {strongest:.1f} times in the strongest head."
     )
@@ -331,16 +351,25 @@ def _notes(
     sunk = mean(own["mass in the sinks, full layers"]), mean(own["mass in the sinks, windows"])
     strong = [x for of in by_head[OWN].values() for x in of]
     return (
-        "Bigram-Backcopy (arXiv 2410.13835): a word is followed by one of a few, a trigger by the word before it; to "
-        "copy is right after triggers and wrong elsewhere. The difference in held-out loss, learned minus none, is "
-        f"{difference(loss['learned'], loss['none'])} nats; it was expected to be within the noise and is no "
+        "Bigram-Backcopy (arXiv 2410.13835): a word is followed by one of a few, a trigger by the "
+        "word before it; to "
+        "copy is right after triggers and wrong elsewhere. The difference in held-out loss, "
+        "learned minus none, is "
+        f"{difference(loss['learned'], loss['none'])} nats; it was expected to be within the noise "
+        "and is no "
         "criterion.",
-        f"In the recipe's model the learned sinks take {sunk[1]:.1%} of the attention of layers with windows, which do "
-        f"not see the first token, and {sunk[0]:.1%} of full layers, where {sum(x > MUCH for x in strong)} of "
-        f"{len(strong)} heads give the first token more than {MUCH:g} times its even share. Taken away, without any "
-        f"training, the sinks leave a loss of {mean(without['loss']):.3f} nats instead of {mean(own['loss']):.3f} "
-        f"(from position {EVICTED_AT} on {mean(without[LATE]):.3f} instead of {mean(own[LATE]):.3f}); the largest "
-        f"activation at position 0 is then {mean(without[FIRST]):.0f} instead of {mean(own[FIRST]):.0f}, and its mass "
+        f"In the recipe's model the learned sinks take {sunk[1]:.1%} of the attention of layers "
+        "with windows, which do "
+        f"not see the first token, and {sunk[0]:.1%} of full layers, where "
+        f"{sum(x > MUCH for x in strong)} of "
+        f"{len(strong)} heads give the first token more than {MUCH:g} times its even share. Taken "
+        "away, without any "
+        f"training, the sinks leave a loss of {mean(without['loss']):.3f} nats instead of "
+        f"{mean(own['loss']):.3f} "
+        f"(from position {EVICTED_AT} on {mean(without[LATE]):.3f} instead of "
+        f"{mean(own[LATE]):.3f}); the largest "
+        f"activation at position 0 is then {mean(without[FIRST]):.0f} instead of "
+        f"{mean(own[FIRST]):.0f}, and its mass "
         f"{mean(without[MASS]):.2f} times uniform instead of {mean(own[MASS]):.2f}.",
         f"Evicting: from position {EVICTED_AT} on the first token can no longer be looked at.",
         *_shortfalls(small),
@@ -348,20 +377,25 @@ def _notes(
 
 
 def _shortfalls(small: dict[str, list[Measures]]) -> tuple[str, ...]:
-    """What is known where small models without a sink did not come to use the first token as one."""
+    """What is known where small models without a sink did not come to use the first token as
+    one.
+    """
     mass = [mean(one["mass on position 0"]) for one in small["none"]]
     if mean_of([[x] for x in mass]).low > MUCH:
         return ()
     strongest = [mean(one["mass on position 0, strongest head"]) for one in small["none"]]
     spread = mean(mean(one["spread of attention"]) for one in small["none"])
     notes = [
-        f"Without a sink not surely more than {MUCH:g} times uniform: seed by seed {_listed(mass)}, in the strongest "
-        f"head {_listed(strongest)}. In language models sinks are reported to form in the first thousands of steps of "
+        f"Without a sink not surely more than {MUCH:g} times uniform: seed by seed "
+        f"{_listed(mass)}, in the strongest "
+        f"head {_listed(strongest)}. In language models sinks are reported to form in the first "
+        "thousands of steps of "
         "far larger batches (arXiv 2410.10781)."
     ]
     if spread > SPREAD:
         notes.append(
-            f"These models have another way to do nothing: their attention is spread over all keys (its entropy is "
+            "These models have another way to do nothing: their attention is spread over all keys "
+            "(its entropy is "
             f"{spread:.2f} of that of even attention), and the mean of many values is little."
         )
     return tuple(notes)

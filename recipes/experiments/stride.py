@@ -45,25 +45,41 @@ def run(lab: Lab, out: Path) -> Result:
     numbers: dict[str, dict[str, Estimate]] = {}
     for name, config in configs(lab).items():
         size, flops = account(config), flops_per_token(config, CONTEXT)
-        numbers[name] = {"loss": over_seeds([mean(losses(trained(one), documents)) for one in made[name]])} | {
+        numbers[name] = {
+            "loss": over_seeds([mean(losses(trained(one), documents)) for one in made[name]])
+        } | {
             key: over_seeds([value] * len(made[name]))
             for key, value in {
-                "parameters": size.total, "active parameters": size.active, "MFLOPs a token": flops / 1e6,
+                "parameters": size.total,
+                "active parameters": size.active,
+                "MFLOPs a token": flops / 1e6,
             }.items()
-        }  # fmt: skip
+        }
     result = Result(
-        "E4", "MoE stride", _sentence(numbers), lab.small_in_words, lab.sizes.small_seeds, budget_of(everything),
-        numbers, (), (), _panels(made, numbers),
-        ("There is no pass criterion; loss is shown against active FLOPs and against all parameters. gpt-oss has "
-         "experts in every layer.",),
-    )  # fmt: skip
+        "E4",
+        "MoE stride",
+        _sentence(numbers),
+        lab.small_in_words,
+        lab.sizes.small_seeds,
+        budget_of(everything),
+        numbers,
+        (),
+        (),
+        _panels(made, numbers),
+        (
+            "There is no pass criterion; loss is shown against active FLOPs and against all "
+            "parameters. gpt-oss has "
+            "experts in every layer.",
+        ),
+    )
     write(result, out)
     return result
 
 
 def _sentence(numbers: dict[str, dict[str, Estimate]]) -> str:
     said = [
-        f"{of['loss'].mean:.3f} nats with experts in {name} ({of['parameters'].mean / 1e6:.2f}M parameters)"
+        f"{of['loss'].mean:.3f} nats with experts in {name} ({of['parameters'].mean / 1e6:.2f}M "
+        "parameters)"
         for name, of in numbers.items()
     ]
     return f"At about the same FLOPs a token and the same text, held-out loss is {', '.join(said)}."

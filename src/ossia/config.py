@@ -33,19 +33,47 @@ def kv_page_bytes(head_dim: int, kind: str) -> int:
 
 # The original layout has these 16 keys and no others; all are named as ours.
 _ORIGINAL_KEYS = (
-    "num_hidden_layers", "num_experts", "experts_per_token", "vocab_size", "hidden_size", "intermediate_size",
-    "swiglu_limit", "head_dim", "num_attention_heads", "num_key_value_heads", "sliding_window",
-    "initial_context_length", "rope_theta", "rope_scaling_factor", "rope_ntk_alpha", "rope_ntk_beta",
-)  # fmt: skip
+    "num_hidden_layers",
+    "num_experts",
+    "experts_per_token",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "swiglu_limit",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "sliding_window",
+    "initial_context_length",
+    "rope_theta",
+    "rope_scaling_factor",
+    "rope_ntk_alpha",
+    "rope_ntk_beta",
+)
+_ORIGINAL_FLOATS = (
+    "swiglu_limit",
+    "rope_theta",
+    "rope_scaling_factor",
+    "rope_ntk_alpha",
+    "rope_ntk_beta",
+)
 _HF_RENAMES = {
     "num_local_experts": "num_experts",
     "num_experts_per_tok": "experts_per_token",
     "max_position_embeddings": "max_context_length",
 }
 _HF_SAME = (
-    "num_hidden_layers", "vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads",
-    "num_key_value_heads", "sliding_window", "rms_norm_eps", "swiglu_limit",
-)  # fmt: skip
+    "num_hidden_layers",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "sliding_window",
+    "rms_norm_eps",
+    "swiglu_limit",
+)
 # What transformers takes for a gpt_oss config that says nothing about rope.
 _HF_ROPE_DEFAULT = {
     "rope_type": "yarn",
@@ -122,7 +150,8 @@ class ModelConfig:
             )
         if self.experts_per_token > self.num_experts:
             raise ConfigError(
-                f"experts_per_token ({self.experts_per_token}) exceeds num_experts ({self.num_experts})"
+                f"experts_per_token ({self.experts_per_token}) exceeds num_experts "
+                f"({self.num_experts})"
             )
         if self.head_dim % 2:
             raise ConfigError(f"head_dim must be even for rotary embeddings, found {self.head_dim}")
@@ -130,7 +159,8 @@ class ModelConfig:
             raise ConfigError(f"rope_theta must exceed 1, found {self.rope_theta}")
         if self.rope_ntk_beta <= self.rope_ntk_alpha:
             raise ConfigError(
-                f"rope_ntk_beta ({self.rope_ntk_beta}) must exceed rope_ntk_alpha ({self.rope_ntk_alpha})"
+                f"rope_ntk_beta ({self.rope_ntk_beta}) must exceed rope_ntk_alpha "
+                f"({self.rope_ntk_alpha})"
             )
         if self.rope_scaling_factor < 1:
             raise ConfigError(
@@ -146,15 +176,15 @@ class ModelConfig:
                 )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(
-                f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is {self.num_hidden_layers}"
+                f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is "
+                f"{self.num_hidden_layers}"
             )
         if unknown := set(self.layer_types) - {SLIDING, FULL}:
             raise ConfigError(
                 f"layer_types may hold {SLIDING} and {FULL}; found {sorted(map(str, unknown))}"
             )
 
-    # ---- derived
-    # -----------------------------------------------------------------------------------------------
+    # ---- derived ---------------------------------------------------------------------------------
 
     @property
     def q_dim(self) -> int:
@@ -180,8 +210,7 @@ class ModelConfig:
             return self.num_experts, self.intermediate_size
         return 1, self.intermediate_size * self.experts_per_token
 
-    # ---- presets
-    # -----------------------------------------------------------------------------------------------
+    # ---- presets ---------------------------------------------------------------------------------
 
     @staticmethod
     def preset(name: str) -> ModelConfig:
@@ -192,8 +221,7 @@ class ModelConfig:
             raise ConfigError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
         return PRESETS[name]
 
-    # ---- JSON
-    # --------------------------------------------------------------------------------------------------
+    # ---- JSON ------------------------------------------------------------------------------------
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ModelConfig:
@@ -207,8 +235,8 @@ class ModelConfig:
         if "num_experts" in data and "initial_context_length" in data:
             return _from_original(data)
         raise ConfigError(
-            "this config.json is neither a Hugging Face gpt_oss config (num_local_experts) nor OpenAI's "
-            "original one (num_experts, initial_context_length)"
+            "this config.json is neither a Hugging Face gpt_oss config (num_local_experts) nor "
+            "OpenAI's original one (num_experts, initial_context_length)"
         )
 
     def to_hf_json(
@@ -260,20 +288,12 @@ def _require(data: Mapping[str, Any], keys: tuple[str, ...], layout: str) -> Non
 def _from_original(data: Mapping[str, Any]) -> ModelConfig:
     _require(data, _ORIGINAL_KEYS, "the original")
     known = {key: data[key] for key in _ORIGINAL_KEYS}
-    for key in (
-        "swiglu_limit",
-        "rope_theta",
-        "rope_scaling_factor",
-        "rope_ntk_alpha",
-        "rope_ntk_beta",
-    ):
+    for key in _ORIGINAL_FLOATS:
         known[key] = _number(known[key], key)
-    unscaled = (
-        known["rope_scaling_factor"] <= 1.0
-    )  # the reference code then applies no scaling at all
-    known["rope_scaling"] = "none" if unscaled else "yarn"
-    known["max_context_length"] = round(_number(data["initial_context_length"], "initial_context_length")
-                                        * known["rope_scaling_factor"])  # fmt: skip
+    factor = known["rope_scaling_factor"]
+    known["rope_scaling"] = "yarn" if factor > 1.0 else "none"  # as the reference code does
+    initial = _number(data["initial_context_length"], "initial_context_length")
+    known["max_context_length"] = round(initial * factor)
     return _apply_extra(known, data.get("ossia", {}))
 
 
@@ -402,19 +422,41 @@ PRESETS: dict[str, ModelConfig] = {
     # ramp is rounded: that is what llama.cpp computes for this architecture whatever a file says,
     # so all engines agree on this model.
     "nano": ModelConfig(
-        num_hidden_layers=6, hidden_size=128, intermediate_size=128, num_experts=16, experts_per_token=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, vocab_size=2048, sliding_window=32,
-        initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
+        num_hidden_layers=6,
+        hidden_size=128,
+        intermediate_size=128,
+        num_experts=16,
+        experts_per_token=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        vocab_size=2048,
+        sliding_window=32,
+        initial_context_length=256,
+        max_context_length=2048,
+        rope_theta=1000.0,
+        rope_scaling_factor=8.0,
         rope_truncate=True,
     ),
     # For experiments and smoke tests: trains ten times as fast as nano.
     "micro": ModelConfig(
-        num_hidden_layers=4, hidden_size=64, intermediate_size=64, num_experts=8, experts_per_token=2,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=512, sliding_window=16,
-        initial_context_length=256, max_context_length=2048, rope_theta=1000.0, rope_scaling_factor=8.0,
+        num_hidden_layers=4,
+        hidden_size=64,
+        intermediate_size=64,
+        num_experts=8,
+        experts_per_token=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=512,
+        sliding_window=16,
+        initial_context_length=256,
+        max_context_length=2048,
+        rope_theta=1000.0,
+        rope_scaling_factor=8.0,
         rope_truncate=True,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
     OssiaError
     ├── ConfigError             a configuration that describes no model we can run
     ├── CheckpointError         files that are missing, damaged or contradict each other
-    │   └── TensorMismatchError   a tensor whose name, shape or dtype is not what the config implies
+    │   └── TensorMismatchError   a tensor's name, shape or dtype is not what the config implies
     ├── TokenizerError          a tokenizer.json we cannot honour, a missing special, an unknown id
     ├── HarmonyError            the chat format
     │   ├── RenderError           messages that cannot be written as Harmony
     │   ├── ParseError            tokens that are not well-formed Harmony (strict parsing only)
-    │   └── GrammarError          a schema, pattern or tool choice that sampling cannot be held to
-    ├── RequestError            a generation request that cannot be run: too long, bad sampling value
+    │   └── GrammarError          a schema or pattern that sampling cannot be held to
+    │       └── ToolChoiceError     a choice of tools that the declared ones do not allow
+    ├── RequestError            a request that cannot be run: too long, a bad sampling value
     ├── ToolError               a tool that was declared or called wrongly
-    ├── ModelNotFoundError      a name that is neither a preset, a path nor a model we can download now
+    ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
     ├── DataError               training data that is damaged, missing or of another vocabulary
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
 
@@ -87,7 +88,13 @@ class ParseError(HarmonyError):
 class GrammarError(HarmonyError):
     """What the sampling should be held to cannot be enforced, or contradicts itself."""
 
-    code = "invalid_schema"
+    code: str | None = "invalid_schema"
+
+
+class ToolChoiceError(GrammarError):
+    """A tool choice that names no declared tool, or asks for a call where there are no tools."""
+
+    code = None
 
 
 class RequestError(OssiaError, ValueError):

@@ -1,8 +1,8 @@
 """Files that change in one step: a reader finds the old file or the new one, never a part of one.
 
 The new bytes are written to a name in the same folder, brought to the disk, and renamed. So a full
-disk, Ctrl-C, a kill or a power cut leaves what was there before. Knows the file system; knows nothing
-of what files hold, and wraps no error: callers know what to tell a user about an `OSError`.
+disk, Ctrl-C, a kill or a power cut leaves what was there before. Knows the file system, and nothing
+of what files hold. Wraps no error: callers know what to tell a user about an `OSError`.
 """
 
 from __future__ import annotations

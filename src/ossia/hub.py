@@ -34,8 +34,8 @@ def find(name: str | os.PathLike[str]) -> Path:
     repo = HUB_IDS.get(text, text)
     if repo.count("/") != 1 or text.startswith((".", "/", "~")):
         raise ModelNotFoundError(
-            f"{text!r} is no folder here, and no model name; use nano, {', '.join(HUB_IDS)}, a path, "
-            "or a Hugging Face id such as openai/gpt-oss-20b"
+            f"{text!r} is neither a folder here nor a model name; use nano, {', '.join(HUB_IDS)}, "
+            "a path, or a Hugging Face id such as openai/gpt-oss-20b"
         )
     return _download(repo)
 
@@ -59,19 +59,20 @@ def _download(repo: str) -> Path:
         ) from error
     except LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{repo} is not on this machine, and the Hugging Face hub cannot be reached. Connect and run "
-            "this again (a download that stopped goes on where it was), or fetch it elsewhere with "
-            f"`hf download {repo} --local-dir FOLDER` and give the folder's path. `nano` is part of ossia "
-            "and needs no network."
+            f"{repo} is not on this machine, and the Hugging Face hub cannot be reached. Connect "
+            "and run this again (a download that stopped continues where it was), or fetch it "
+            f"elsewhere with `hf download {repo} --local-dir FOLDER` and give the folder's path. "
+            "`nano` is part of ossia and needs no network."
         ) from error
     except HfHubHTTPError as error:
         raise ModelNotFoundError(
-            f"{repo} could not be downloaded: {error}. Check the name, or log in with `hf auth login`."
+            f"{repo} could not be downloaded: {error}. Check the name, or log in with "
+            "`hf auth login`."
         ) from error
     except _connection_errors(HfHubHTTPError) as error:
         raise ModelNotFoundError(
-            f"the download of {repo} broke off: {error or type(error).__name__}. Run this again; it goes on "
-            "where it was."
+            f"the download of {repo} broke off: {error or type(error).__name__}. Run this again; "
+            "it continues where it was."
         ) from error
     return Path(folder)
 

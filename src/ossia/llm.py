@@ -15,8 +15,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import date as Date
-from functools import cached_property
-from itertools import chain, repeat
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,7 +29,14 @@ from ossia.config import ModelConfig
 from ossia.engine import Engine, SampledToken, SamplingParams
 from ossia.engine.engine import Progress
 from ossia.engine.runner import hidden_in_chunks
-from ossia.errors import ConfigError, ModelNotFoundError, RequestError, TokenizerError
+from ossia.errors import (
+    CONTEXT_EXCEEDED,
+    ConfigError,
+    ModelNotFoundError,
+    RequestError,
+    TokenizerError,
+    ToolChoiceError,
+)
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
@@ -41,15 +47,15 @@ from ossia.harmony import (
     SystemContent,
 )
 from ossia.harmony.grammar.bodies import BodyFormat
-from ossia.harmony.grammar.completion import harmony_grammar
-from ossia.harmony.grammar.constraint import HarmonyGrammar
-from ossia.harmony.messages import EffortName
+from ossia.harmony.messages import FUNCTIONS, EffortName
 from ossia.model import Transformer
 from ossia.model.native import Precision
 from ossia.serving import Options, Serving, prepare
 from ossia.tokenizer import Tokenizer
-from ossia.tools import Tool, from_function
-from ossia.turn.turn import Event, TurnEnd, run_turn, stop_ids
+from ossia.tools import PythonFunction, Tool, Toolbox, ToolChoice, from_function
+from ossia.turn import Limits, Rules, Turn, run_turn, stop_ids
+from ossia.turn.events import TurnEnd, TurnEvent
+from ossia.turn.targets import FREE, Grammars
 
 DType = Literal["bfloat16", "float32"]
 Messages = str | Message | Conversation | Sequence[Message | Mapping[str, Any]]
@@ -152,7 +158,7 @@ class Chat:
     `TurnEnd`.
     """
 
-    def __init__(self, events: Iterator[Event], conversation: Conversation) -> None:
+    def __init__(self, events: Iterator[TurnEvent], conversation: Conversation) -> None:
         self._events = events
         self._end: TurnEnd | None = None
         self._before = conversation
@@ -160,7 +166,7 @@ class Chat:
     def __iter__(self) -> Chat:
         return self
 
-    def __next__(self) -> Event:
+    def __next__(self) -> TurnEvent:
         event = next(self._events)
         if isinstance(event, TurnEnd):
             self._end = event
@@ -307,53 +313,52 @@ class LLM:
 
         `stop` is asked after every token; True ends the turn there, as if the tokens had run out.
         `progress` is told how many tokens of a prompt have been read, of how many. Sampling
-        keywords are those of `generate`; `max_tokens` counts every sample of the turn separately.
-        Raises `RequestError`, and `GrammarError` for a schema that sampling cannot be held to.
+        keywords are those of `generate`; `max_tokens` counts all samples of the turn. Raises
+        `RequestError`, and `GrammarError` for a schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
-        functions = tuple(tool.function for tool in tool_list)
-        today = Date.today().isoformat() if date == "today" else date
-        system = SystemContent(current_date=today, effort=effort or "medium")
-        if not messages or (isinstance(messages, Conversation) and not messages.messages):
-            raise RequestError("the conversation is empty; give at least one message to answer")
-        conversation = to_conversation(messages, system, instructions, functions)
-        if effort is not None:
-            conversation = conversation.with_first(
-                SystemContent, lambda system: replace(system, effort=effort)
-            )
+        conversation = _asked(messages, tool_list, effort, instructions, date)
         if isinstance(response_format, ResponseFormat):
             conversation = _with_response_format(conversation, response_format)
         params = self.params(**sampling)
-        tokenizer = self.tokenizer
-        grammars: Iterator[HarmonyGrammar | None] = repeat(None)
-        if (
-            constrained
-            or tool_choice != "auto"
-            or response_format is not None
-            or reasoning_budget is not None
-        ):
-            wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
-            first = _grammar(conversation, tokenizer, tool_choice=tool_choice, **wishes)
-            # with "none" there is no call that anything could follow
-            after_call = (
-                first
-                if tool_choice in ("auto", "none")
-                else _grammar(conversation, tokenizer, **wishes)
+        toolbox = replace(Toolbox.of(conversation, tool_list), choice=_choice(tool_choice))
+        is_held = tool_choice != "auto" or response_format is not None
+        grammars = FREE
+        if constrained or is_held or reasoning_budget is not None:
+            tokenizer = self.tokenizer
+            grammars = Grammars.of(
+                toolbox, lambda box: box.grammar(tokenizer, response_format, reasoning_budget)
             )
-            grammars = chain([first], repeat(after_call))
+        limits = Limits(params.max_tokens, rounds=max_tool_rounds)
+        turn = Turn(
+            conversation, self.tokenizer, Rules(toolbox, is_enforced=grammars is not FREE), limits
+        )
+        sample = partial(self._sample, turn, params, grammars, stop, progress)
+        return Chat(run_turn(turn, sample), conversation)
 
-        def sample(prompt: list[int]) -> Iterator[int]:
-            grammar = next(grammars)
-            for token in self.engine.generate(
-                prompt, params, grammar.start() if grammar else None, progress
-            ):
-                yield token.token_id
+    def _sample(
+        self,
+        turn: Turn,
+        params: SamplingParams,
+        grammars: Grammars,
+        stop: Callable[[], bool],
+        progress: Progress,
+        prompt: list[int],
+    ) -> Iterator[SampledToken]:
+        """One sample of a turn. A later prompt that does not fit gives no tokens: what has been
+        said must not be lost because the context is full now.
+        """
+        grammar = grammars.of_sample(has_called=turn.has_called)
+        constraint = None if grammar is None else grammar.start()
+        params = replace(params, max_tokens=turn.tokens_left)
+        try:
+            for token in self.engine.generate(prompt, params, constraint, progress):
+                yield token
                 if stop():
                     return
-
-        return Chat(
-            run_turn(conversation, sample, tokenizer, tool_list, max_tool_rounds), conversation
-        )
+        except RequestError as error:
+            if len(turn.samples) == 1 or error.code != CONTEXT_EXCEEDED:
+                raise
 
     def params(self, **given: Any) -> SamplingParams:
         """What to sample with: `given`, and the model's own for the rest. Raises `RequestError`."""
@@ -394,36 +399,52 @@ def to_conversation(
     return Conversation.from_chat(chat, system=system, tools=functions)
 
 
+def _asked(
+    messages: Messages,
+    tools: Sequence[Tool],
+    effort: EffortName | None,
+    instructions: str | None,
+    date: str | None,
+) -> Conversation:
+    """The conversation that `chat` answers. Raises `RequestError`."""
+    if not messages or (isinstance(messages, Conversation) and not messages.messages):
+        raise RequestError("the conversation is empty; give at least one message to answer")
+    ours = Toolbox(builtin=tuple(tools))
+    today = Date.today().isoformat() if date == "today" else date
+    system = SystemContent(
+        current_date=today, effort=effort or "medium", namespaces=ours.system_namespaces
+    )
+    conversation = to_conversation(messages, system, instructions, ours.json_functions)
+    if effort is None:
+        return conversation
+    return conversation.with_first(SystemContent, lambda system: replace(system, effort=effort))
+
+
 def _as_tool(tool: Any) -> Tool:
     if isinstance(tool, Mapping):
         raise RequestError(
-            "a tool declaration without code cannot be run; give Python functions or Tool objects, or declare the "
-            "tool in a developer message and run its calls yourself"
+            "a tool declaration without code cannot be run; give Python functions or Tool objects, "
+            "or declare the tool in a developer message and run its calls yourself"
         )
-    return (
-        cast(Tool, tool)
-        if hasattr(tool, "function") and hasattr(tool, "run")
-        else from_function(tool)
-    )
+    if hasattr(tool, "namespace") and hasattr(tool, "session"):
+        return cast(Tool, tool)
+    if hasattr(tool, "function") and hasattr(tool, "run"):
+        return PythonFunction(tool.function, tool.run)
+    return from_function(tool)
 
 
-def _grammar(conversation: Conversation, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
-    """The grammar of an answer, with the tools that the conversation declares; of a name's
-    declarations the last.
-    """
-    functions = {
-        tool.name: tool
-        for developer in conversation.contents(DeveloperContent)
-        for tool in developer.tools
-    }
-    contents: list[SystemContent | DeveloperContent] = [*conversation.contents(SystemContent)]
-    contents += conversation.contents(DeveloperContent)
-    namespaces = {
-        namespace.name: namespace for content in contents for namespace in content.namespaces
-    }
-    return harmony_grammar(
-        tokenizer, tools=[*functions.values()], namespaces=[*namespaces.values()], **wishes
-    )
+def _choice(wanted: str | Mapping[str, Any]) -> ToolChoice:
+    """`wanted`: a mode, a tool's name, or the object that OpenAI's clients send."""
+    if isinstance(wanted, Mapping):
+        inner = wanted.get(str(wanted.get("type")), wanted)
+        name = inner.get("name") if isinstance(inner, Mapping) else None
+        if not isinstance(name, str):
+            raise ToolChoiceError(f"tool_choice {wanted!r:.120} names no function", "tool_choice")
+        return ToolChoice("required", (f"{FUNCTIONS}.{name}",))
+    match wanted:
+        case "auto" | "none" | "required":
+            return ToolChoice(wanted)
+    return ToolChoice("required", (wanted,))
 
 
 def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:

@@ -53,10 +53,8 @@ def _power_of_two(exponents: Tensor) -> Tensor:
     where that is.
     """
     half = exponents >> 1
-    factors = [
-        ((e + BIAS) << 23).view(torch.float32) for e in (half, exponents - half)
-    ]  # built from their bits
-    return factors[0] * factors[1]
+    low, high = (((e + BIAS) << 23).view(torch.float32) for e in (half, exponents - half))  # bits
+    return low * high
 
 
 def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
@@ -64,9 +62,9 @@ def encode(values: Tensor, rule: ScaleRule = "rceil") -> tuple[Tensor, Tensor]:
     for the scale:
 
     `floor`  the OCP rule 2^(floor(log2 amax) - 2): values above 6 scales saturate.
-    `rceil`  2^ceil(log2(amax / 6)): never saturates, and gives back exactly any values that MXFP4 can hold.
+    `rceil`  2^ceil(log2(amax / 6)): never saturates, and gives back exactly what MXFP4 can hold.
     `even`   as floor after rounding amax to a value with two bits of mantissa: saturates less.
-    `best`   of floor's exponent and the one above, per block, the one with the smaller squared error.
+    `best`   floor's exponent or the one above, per block: that with the smaller squared error.
 
     Raises `ValueError` for values that are not finite, another rule, or a K that is not a multiple
     of 32.
@@ -98,7 +96,7 @@ def fake_quantize(values: Tensor, rule: ScaleRule = "rceil") -> Tensor:
 
 
 def rule_of(choice: ScaleRule | bool) -> ScaleRule:
-    """The rule that a switch names; True is the default one. Raises `ValueError` for anything else."""
+    """The rule that a switch names; True is the default. Raises `ValueError` for anything else."""
     rule = "rceil" if choice is True else choice
     if rule not in get_args(ScaleRule):
         raise ValueError(
@@ -112,9 +110,7 @@ def block_exponents(grouped: Tensor, rule: ScaleRule) -> Tensor:
     amax = grouped.abs().amax(-1, keepdim=True)
     if rule == "best":
         low = block_exponents(grouped, "floor")
-        scaled = _times_power(
-            grouped, -low
-        )  # in units of the lower scale, so that no error overflows
+        scaled = _times_power(grouped, -low)  # in units of the lower scale: no error overflows
         errors = [
             (_times_power(_rounded(_times_power(scaled, -e)), e) - scaled).square()
             for e in _ZERO_ONE

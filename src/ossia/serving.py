@@ -52,15 +52,12 @@ class Options:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("dense", Dense),
-            ("activations", Activations),
-            ("kv", Kv),
-            ("loading", Loading),
-        ):
-            if getattr(self, name) not in get_args(kind):
+        kinds = {"dense": Dense, "activations": Activations, "kv": Kv, "loading": Loading}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value not in get_args(kind):
                 raise RequestError(
-                    f"{name} must be one of {', '.join(get_args(kind))}, found {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(get_args(kind))}, found {value!r}"
                 )
         if self.threads is not None and self.threads < 1:
             raise RequestError(f"threads must be at least 1, found {self.threads}")
@@ -69,8 +66,8 @@ class Options:
 @dataclass(frozen=True)
 class Serving:
     """What was chosen. `why_not`: the reason for torch's kernels, None where the compiled ones
-    serve. `kv_memory`: bytes for keys and values if nobody says otherwise; None: room for one full
-    context.
+    serve. `kv_memory`: the default size of the cache of keys and values, in bytes; None: room for
+    one full context.
     """
 
     precision: Precision
@@ -88,14 +85,13 @@ def prepare(
     """
     why_not = _why_not(model)
     memory = None
-    if (
-        model.device.type == "cpu"
-    ):  # before weights begin to move: afterwards they would count twice
+    if model.device.type == "cpu":  # before weights move: afterwards they would count twice
         memory = default_kv_memory(account(model.config).checkpoint_bytes)
     if why_not is not None:
         if (options.dense, options.activations, options.kv) != ("bf16", "bf16", "bf16"):
             raise RequestError(
-                f"8-bit precision needs the compiled kernels, which do not serve this model: {why_not}"
+                "8-bit precision needs the compiled kernels, which do not serve this model: "
+                f"{why_not}"
             )
         if options.threads is not None:
             torch.set_num_threads(options.threads)
@@ -135,18 +131,17 @@ def available_memory() -> int:
         system = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         system = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    group = Path("/sys/fs/cgroup")
     try:
-        most, used = (
-            int(Path("/sys/fs/cgroup", name).read_text())
-            for name in ("memory.max", "memory.current")
-        )
+        most = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
         return min(system, most - used)
     except (OSError, ValueError):  # none, or "max"
         return system
 
 
 def default_kv_memory(weight_bytes: int) -> int:
-    """Bytes for keys and values if nobody says: half of what the weights leave of the available
+    """The default size of the cache, in bytes: half of what the weights leave of the available
     memory.
     """
     return max(64 << 20, (available_memory() - weight_bytes) // 2)

@@ -382,7 +382,8 @@ def test_tensors_of_another_model(packed: Path, copy_of: Any) -> None:
     drop_tensor(directory / SINGLE, *json_names(directory))
     add_tensor(directory / SINGLE, **{"transformer.h.0.attn.weight": torch.ones(2)})
     with pytest.raises(
-        TensorMismatchError, match=r"no gpt-oss model.*found transformer\.h\.0\.attn\.weight"
+        TensorMismatchError,
+        match=r"not hold a gpt-oss model.*found transformer\.h\.0\.attn\.weight",
     ):
         load(directory)
 

@@ -265,7 +265,7 @@ def set_weight(name: str, file: Any) -> Callable[[Any], None]:
         (lambda data: data.update(weight_map={}), "weight_map must map"),
         (lambda data: data.update(weight_map=["a"]), "weight_map must map"),
         (set_weight("a", 7), "tensor 'a' is said to be in 7"),
-        (set_weight("a", "pytorch_model.bin"), "no safetensors file"),
+        (set_weight("a", "pytorch_model.bin"), "not a safetensors file"),
     ],
 )
 def test_an_index_that_disagrees_with_its_shards(change: Any, message: str, sharded: Path) -> None:
@@ -307,7 +307,7 @@ def test_an_index_that_points_elsewhere(name: str, sharded: Path) -> None:
     for place in (sharded.parent, sharded / "sub"):
         save_file({"a": torch.ones(2)}, place / "model.safetensors")
     edit_json(sharded / INDEX, set_weight("a", name))
-    with pytest.raises(CheckpointError, match=r"not a plain file name|no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"not a plain file name|not a safetensors file"):
         Source(sharded)
 
 

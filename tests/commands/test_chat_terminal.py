@@ -20,10 +20,11 @@ import pytest
 from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
 
 import ossia
-from ossia.commands.chat import Screen, Session, _history_file, interact
+from ossia.commands.terminal import Screen, Session, _history_file, interact
 from ossia.harmony import Effort
 from ossia.llm import LLM
-from ossia.turn.turn import ToolCalled
+from ossia.tools.kinds import FUNCTION
+from ossia.turn.events import BuiltinCallItem, CallStart
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,9 @@ def talk(
 ) -> tuple[str, Session]:
     session = Session(llm, Effort.MEDIUM, None, None, (), {})
     out = io.StringIO()
-    monkeypatch.setattr("ossia.commands.chat._prompt_session", lambda keep_history: Typed(*lines))
+    monkeypatch.setattr(
+        "ossia.commands.terminal._prompt_session", lambda keep_history: Typed(*lines)
+    )
     interact(session, Screen(out, styled=styled), "tiny", keep_history=False)
     return out.getvalue(), session
 
@@ -109,8 +112,8 @@ def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         f"/load {tmp_path}/no",
     )  # fmt: skip
     for said in (
-        "5 messages saved", "exists and holds no conversation; choose another", "No such file",
-        "needs the name", "holds no conversation: Expecting value",
+        "5 messages saved", "exists and does not hold a conversation; choose another", "No such file",
+        "needs the name", "does not hold a conversation: Expecting value",
     ):  # fmt: skip
         assert said in out
     assert foreign.read_text() == "mine" and sorted(tmp_path.iterdir()) == [foreign, file]
@@ -186,7 +189,7 @@ def test_a_full_context_does_not_end_the_session(
 def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
     out = io.StringIO()
     screen = Screen(out, styled=True)
-    screen.show(ToolCalled("f", "{}"))
+    screen.show(CallStart(0, BuiltinCallItem("fc_1", FUNCTION, "functions", "f", "{}")))
     screen.note("done")
     assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
 

@@ -26,6 +26,10 @@ if kernels.not_compiled():
     pytest.skip(f"needs the compiled kernels: {kernels.not_compiled()}", allow_module_level=True)
 
 PRECISIONS = [Options("bf16", "bf16"), Options("int8", "int8"), Options(kv="int8")]
+# The 8-bit kernels in every run, the others, which take as long, in the slow ones.
+WIDE_PRECISIONS = [
+    pytest.param(one, marks=() if one.dense == "int8" else pytest.mark.slow) for one in PRECISIONS
+]
 # the widths of gpt-oss-20b, with fewer layers, experts and words
 WIDE = ModelConfig(
     num_hidden_layers=2,
@@ -132,7 +136,7 @@ def test_nano(options: Options) -> None:
     check(llm, ids_of(llm, 75, seed=1), 12, crowds=[1, 6, 63])
 
 
-@pytest.mark.parametrize("options", PRECISIONS, ids=str)
+@pytest.mark.parametrize("options", WIDE_PRECISIONS, ids=str)
 def test_the_widths_of_20b(wide: Path, options: Options) -> None:
     llm = ossia.load(wide, options=options)
     check(llm, ids_of(llm, 150, seed=2), 4, crowds=[3])
@@ -145,13 +149,13 @@ def test_the_widths_of_20b_in_large_crowds(wide: Path, options: Options) -> None
     check(llm, ids_of(llm, 700, seed=3), 16, crowds=[1, 8, 31, 63])
 
 
-def test_packing_changes_nothing(wide: Path) -> None:
-    for options in PRECISIONS:
-        forms = [replace(options, loading=loading) for loading in ("map", "copy")]
-        mapped, copied = (ossia.load(wide, options=form) for form in forms)
-        ids = ids_of(mapped, 90, seed=4)
-        for chunks in ([90], [80, 8, 1, 1]):
-            assert (mapped.logits(ids, chunks=chunks) == copied.logits(ids, chunks=chunks)).all()
+@pytest.mark.parametrize("options", WIDE_PRECISIONS, ids=str)
+def test_packing_changes_nothing(wide: Path, options: Options) -> None:
+    forms = [replace(options, loading=loading) for loading in ("map", "copy")]
+    mapped, copied = (ossia.load(wide, options=form) for form in forms)
+    ids = ids_of(mapped, 90, seed=4)
+    for chunks in ([90], [80, 8, 1, 1]):
+        assert (mapped.logits(ids, chunks=chunks) == copied.logits(ids, chunks=chunks)).all()
 
 
 def test_speculation_changes_nothing() -> None:

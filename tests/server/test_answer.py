@@ -31,28 +31,31 @@ from ossia.harmony import (
     ToolNamespace,
 )
 from ossia.server import ScriptedEngine
-from ossia.server.answer import Answerer, Ask
-from ossia.server.builtin import BuiltinResult
-from ossia.server.events import (
-    AnswerEvent,
-    BuiltinCalled,
-    BuiltinStage,
-    Called,
-    ItemDelta,
-    ItemEnd,
-    ItemStart,
-    Progress,
-    Said,
-    Thought,
-    Usage,
-)
-from ossia.server.tools import DeclaredCustom, Tools
+from ossia.server.answer import Answerer, AnswerRequest
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineWorker
 from ossia.tokenizer import Tokenizer
+from ossia.tools import SessionKey, Toolbox, ToolChoice, ToolResult
+from ossia.tools.kinds import BROWSER
+from ossia.tools.protocol import MaybeAwaitable
+from ossia.tools.toolbox import DeclaredCustom
+from ossia.turn.events import (
+    BuiltinCallItem,
+    CallStart,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    MessageItem,
+    Progress,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEvent,
+    Usage,
+)
+from ossia.turn.targets import Grammars
 
 CORPUS = json.loads((Path(__file__).parents[1] / "harmony" / "harmony_malformed.json").read_text())
-TOOLS = Tools(functions=(WEATHER,))
+TOOLS = Toolbox(functions=(WEATHER,))
 CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"place": "Rome"}<|call|>'
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 
@@ -76,7 +79,7 @@ async def answering(
 async def events_of(
     tokenizer: Tokenizer, texts: Sequence[str | list[int]] | Callable[[list[int]], list[int]],
     config: ModelConfig | None = None, retries: int = 2, rounds: int = 16, **ask: Any,
-) -> list[AnswerEvent]:  # fmt: skip
+) -> list[TurnEvent]:  # fmt: skip
     scripts = texts
     if not callable(texts):
         scripts = [
@@ -85,7 +88,7 @@ async def events_of(
         ]
     ask = {"conversation": ASKED, "params": SamplingParams(), **ask}
     async with answering(tokenizer, scripts, config, retries=retries, rounds=rounds) as answerer:
-        return await collected(answerer.answer(Ask(**ask)))
+        return await collected(answerer.answer(AnswerRequest(**ask)))
 
 
 def answer(tokenizer: Tokenizer, *texts: str | list[int], **options: Any) -> Folded:
@@ -102,8 +105,8 @@ def test_a_thought_a_preamble_and_an_answer(tokenizer: Tokenizer) -> None:
         f"<|start|>assistant{FINAL}",
     )
     kinds = [(type(item), item.text) for item in folded.items]
-    assert kinds == [(Thought, "Hm."), (Said, "A moment."), (Said, "Fine.")]
-    assert [item.phase for item in folded.items if isinstance(item, Said)] == [
+    assert kinds == [(ReasoningItem, "Hm."), (MessageItem, "A moment."), (MessageItem, "Fine.")]
+    assert [item.phase for item in folded.items if isinstance(item, MessageItem)] == [
         "commentary",
         "final_answer",
     ]
@@ -122,7 +125,7 @@ def test_a_text_comes_as_it_is_said(tokenizer: Tokenizer) -> None:
 def test_a_call_is_the_clients(tokenizer: Tokenizer) -> None:
     folded = answer(tokenizer, CALL, tools=TOOLS)
     (called,) = folded.items
-    assert isinstance(called, Called) and (called.name, called.kind, called.text) == (
+    assert isinstance(called, ToolCallItem) and (called.name, called.kind, called.text) == (
         "weather", "function", '{"place": "Rome"}',
     )  # fmt: skip
     assert folded.end is not None and folded.end.reason == "calls"
@@ -133,7 +136,7 @@ def test_several_calls_in_one_sample(tokenizer: Tokenizer) -> None:
     folded = answer(
         tokenizer, CALL.replace("<|call|>", "<|end|>") + "<|start|>assistant" + CALL, tools=TOOLS
     )
-    assert [item.name for item in folded.items if isinstance(item, Called)] == [
+    assert [item.name for item in folded.items if isinstance(item, ToolCallItem)] == [
         "weather",
         "weather",
     ]
@@ -142,10 +145,10 @@ def test_several_calls_in_one_sample(tokenizer: Tokenizer) -> None:
 
 def test_custom_and_namespaced_tools(tokenizer: Tokenizer) -> None:
     spaces = (ToolNamespace("team", None, (FunctionTool("spawn"),)),)
-    tools = Tools(custom=(DeclaredCustom("patch"),), namespaces=spaces)
+    tools = Toolbox(custom=(DeclaredCustom("patch"),), namespaces=spaces)
     patch = "<|channel|>commentary to=functions.patch<|message|>*** Begin {<|call|>"
     (called,) = answer(tokenizer, patch, tools=tools).items
-    assert isinstance(called, Called) and (called.kind, called.name, called.text) == (
+    assert isinstance(called, ToolCallItem) and (called.kind, called.name, called.text) == (
         "custom",
         "patch",
         "*** Begin {",
@@ -153,7 +156,7 @@ def test_custom_and_namespaced_tools(tokenizer: Tokenizer) -> None:
     (called,) = answer(
         tokenizer, "<|channel|>commentary to=team.spawn<|message|>{}<|call|>", tools=tools
     ).items
-    assert isinstance(called, Called) and (called.kind, called.namespace, called.name) == (
+    assert isinstance(called, ToolCallItem) and (called.kind, called.namespace, called.name) == (
         "function",
         "team",
         "spawn",
@@ -184,9 +187,9 @@ def test_progress_is_told_with_every_token(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
-        ("<|channel|>analysis<|message|>Hm, so", [Thought]),
-        ("<|channel|>final<|message|>The answer", [Said]),
-        ('<|channel|>commentary to=functions.weather<|message|>{"place": ', [Called]),
+        ("<|channel|>analysis<|message|>Hm, so", [ReasoningItem]),
+        ("<|channel|>final<|message|>The answer", [MessageItem]),
+        ('<|channel|>commentary to=functions.weather<|message|>{"place": ', [ToolCallItem]),
         ('<|channel|>commentary to=functions.nope<|message|>{"place": ', []),
         ("<|channel|>commentary to=functions.wea", []),
         ("<|channel|>", []),
@@ -249,11 +252,11 @@ def test_stop_strings_end_the_final_answer_only(
 def test_a_stop_string_ends_the_sample(tokenizer: Tokenizer) -> None:
     """What the model would have said behind it is not waited for."""
 
-    async def run() -> tuple[list[AnswerEvent], int]:
+    async def run() -> tuple[list[TurnEvent], int]:
         ids = tokenizer.encode_with_specials("<|channel|>final<|message|>a STOP" + " and on" * 2000)
         async with answering(tokenizer, [ids], delay=0.001) as answerer:
             events = await collected(
-                answerer.answer(Ask(ASKED, SamplingParams(), stop=("STOP",))), 5
+                answerer.answer(AnswerRequest(ASKED, SamplingParams(), stop=("STOP",))), 5
             )
             await asyncio.sleep(0.05)
             return events, answerer.worker.stats().running
@@ -279,9 +282,8 @@ def test_the_model_does_not_go_on_for_others(tokenizer: Tokenizer) -> None:
 def test_recorded_damage_gives_well_formed_items(entry: dict[str, Any]) -> None:
     o200k = Tokenizer.o200k_harmony()
     folded = answer(o200k, entry["tokens"], tools=TOOLS, retries=0)
-    written = "".join(
-        message[4] for message in entry["expected"]
-    )  # control words as plain text are text
+    # control words as plain text are text
+    written = "".join(message[4] for message in entry["expected"])
     leaked = [
         name
         for name in o200k.specials
@@ -303,7 +305,7 @@ def test_any_stream_gives_well_formed_items(tokenizer: Tokenizer, seed: int) -> 
     scripts = [streams.any(rng)[0] or [streams.structure[0]] for _ in range(4)]
     stop = rng.choice([(), ("need", "}"), ("4",)])
     params = SamplingParams(max_tokens=rng.choice([None, 5, 30]), top_logprobs=rng.choice([0, 2]))
-    tools = Tools(functions=(FunctionTool("f"),))
+    tools = Toolbox(functions=(FunctionTool("f"),))
     answer(tokenizer, *scripts, tools=tools, stop=stop, params=params, logprobs=rng.random() < 0.5)
 
 
@@ -322,7 +324,10 @@ def test_text_without_a_channel(tokenizer: Tokenizer, header: str) -> None:
     """
     thinking = f"{header}<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{SAID}<|return|>"
     folded = answer(tokenizer, thinking)
-    assert [(type(item), item.text) for item in folded.items] == [(Thought, THOUGHT), (Said, SAID)]
+    assert [(type(item), item.text) for item in folded.items] == [
+        (ReasoningItem, THOUGHT),
+        (MessageItem, SAID),
+    ]
     folded = answer(tokenizer, f"{header}<|message|>{SAID}<|return|>", stop=(".",))
     assert folded.said == SAID[:-1]
     assert answer(tokenizer, f"{header}<|message|>{THOUGHT}").complete == [False]
@@ -394,7 +399,7 @@ def test_no_arguments_are_an_empty_object(tokenizer: Tokenizer) -> None:
 )
 def test_the_recipient_decides(tokenizer: Tokenizer, header: str) -> None:
     folded = answer(tokenizer, f"<|channel|>{header}<|message|>{{}}<|call|>", tools=TOOLS)
-    assert [item.name for item in folded.items if isinstance(item, Called)] == ["weather"]
+    assert [item.name for item in folded.items if isinstance(item, ToolCallItem)] == ["weather"]
 
 
 # ---- tools of the server's own ----
@@ -403,16 +408,26 @@ def test_the_recipient_decides(tokenizer: Tokenizer, header: str) -> None:
 class Clock:
     """A tool that answers, fails as tools may, or fails as they may not."""
 
+    kind = BROWSER
     namespace = ToolNamespace("clock", "Tells the time.", (FunctionTool("now"),))
 
-    def __init__(self, result: BuiltinResult | Exception) -> None:
+    def __init__(self, result: ToolResult | Exception) -> None:
         self.result = result
         self.calls: list[tuple[str, str]] = []
+
+    def session(self, key: SessionKey) -> Clock:
+        return self
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
         return {"type": function}
 
-    async def run(self, function: str, text: str) -> BuiltinResult:
+    def close(self) -> None:
+        return None
+
+    def call(self, function: str, text: str, deadline: float | None) -> MaybeAwaitable[ToolResult]:
+        return self.run(function, text)
+
+    async def run(self, function: str, text: str) -> ToolResult:
         self.calls.append((function, text))
         if isinstance(self.result, Exception):
             raise self.result
@@ -423,15 +438,17 @@ NOW = "<|channel|>analysis to=clock.now<|message|>{}<|call|>"
 
 
 def test_a_tool_of_the_server(tokenizer: Tokenizer) -> None:
-    clock = Clock(BuiltinResult("noon", ({"type": "logs", "logs": "12:00"},)))
-    events = asyncio.run(events_of(tokenizer, [NOW, FINAL], tools=Tools(builtin=(clock,))))
+    clock = Clock(ToolResult("noon", ({"type": "logs", "logs": "12:00"},)))
+    events = asyncio.run(events_of(tokenizer, [NOW, FINAL], tools=Toolbox(builtin=(clock,))))
     folded = fold(events)
     called, said = folded.items
     assert (
-        isinstance(called, BuiltinCalled) and called.action == {"type": "now"} and not called.failed
+        isinstance(called, BuiltinCallItem)
+        and called.action == {"type": "now"}
+        and not called.failed
     )
     assert called.outputs == ({"type": "logs", "logs": "12:00"},) and said.text == "Fine."
-    assert len([event for event in events if isinstance(event, BuiltinStage)]) == 1
+    assert len([event for event in events if isinstance(event, CallStart)]) == 1
     assert clock.calls == [("now", "{}")]
     assert folded.end is not None
     assert [(str(m.role), m.text) for m in folded.end.messages] == [
@@ -446,27 +463,66 @@ def test_a_tool_of_the_server(tokenizer: Tokenizer) -> None:
 def test_a_tool_that_fails_is_told_to_the_model(
     tokenizer: Tokenizer, error: Exception, told: str
 ) -> None:
-    folded = answer(tokenizer, NOW, FINAL, tools=Tools(builtin=(Clock(error),)))
+    folded = answer(tokenizer, NOW, FINAL, tools=Toolbox(builtin=(Clock(error),)))
     called = folded.items[0]
-    assert isinstance(called, BuiltinCalled) and called.failed and folded.said == "Fine."
+    assert isinstance(called, BuiltinCallItem) and called.failed and folded.said == "Fine."
     assert folded.end is not None and folded.end.messages[1].text == f"error: {told}"
 
 
 def test_rounds_come_to_an_end(tokenizer: Tokenizer) -> None:
-    clock = Clock(BuiltinResult("noon"))
-    folded = answer(tokenizer, NOW, tools=Tools(builtin=(clock,)), rounds=3)
-    assert len(clock.calls) == 4 and folded.end is not None and folded.end.reason == "stop"
+    clock = Clock(ToolResult("noon"))
+    folded = answer(tokenizer, NOW, tools=Toolbox(builtin=(clock,)), rounds=3)
+    assert len(clock.calls) == 3 and folded.end is not None and folded.end.reason == "stop"
+
+
+class Held(ScriptedEngine):
+    """Holds what the script says to the constraint that comes with the prompt."""
+
+    enforces_constraints = True
+
+    def submit(
+        self, prompt: Sequence[int], params: SamplingParams, constraint: Any = None, **more: Any
+    ) -> int:
+        script = self._scripts[len(self.submitted)]  # type: ignore[index]
+        for token in script:
+            constraint.advance(token)  # raises for a token that may not come
+        return super().submit(prompt, params, constraint, **more)
+
+
+def test_a_required_call_binds_the_first_one_only(tokenizer: Tokenizer) -> None:
+    """Or an answer that has to call a tool of the server's could not end."""
+    clock = Clock(ToolResult("noon"))
+    tools = Toolbox(builtin=(clock,), choice=ToolChoice("required"))
+    grammars = Grammars.of(tools, lambda box: box.grammar(tokenizer, None, None))
+    called = NOW.replace("clock.now", "clock.now <|constrain|>json").replace(
+        "analysis", "commentary"
+    )
+
+    async def run(*texts: str) -> Folded:
+        scripts = [tokenizer.encode_with_specials(text) for text in texts]
+        worker = EngineWorker(Held(scripts))
+        worker.start()
+        try:
+            request = AnswerRequest(ASKED, SamplingParams(), tools, grammars)
+            return fold(await collected(Answerer(worker, tokenizer).answer(request)))
+        finally:
+            worker.stop()
+
+    folded = asyncio.run(run(called, FINAL))
+    assert folded.said == "Fine." and clock.calls == [("now", "{}")]
+    with pytest.raises(Exception, match="not among those that may come next"):
+        asyncio.run(run(FINAL))
 
 
 def test_what_the_server_runs_comes_before_what_follows(tokenizer: Tokenizer) -> None:
     early = NOW.replace("<|call|>", "<|end|>") + f"<|start|>assistant{FINAL}"
-    folded = answer(tokenizer, early, FINAL, tools=Tools(builtin=(Clock(BuiltinResult("noon")),)))
-    assert [type(item) for item in folded.items] == [BuiltinCalled, Said]
+    folded = answer(tokenizer, early, FINAL, tools=Toolbox(builtin=(Clock(ToolResult("noon")),)))
+    assert [type(item) for item in folded.items] == [BuiltinCallItem, MessageItem]
 
 
 def test_a_context_that_is_full_after_a_tool_ends_the_answer(tokenizer: Tokenizer) -> None:
     config = replace(ModelConfig.preset("gpt-oss-20b"), max_context_length=400)
-    tools = Tools(builtin=(Clock(BuiltinResult("noon " * 1000)),))
+    tools = Toolbox(builtin=(Clock(ToolResult("noon " * 1000)),))
     folded = answer(tokenizer, NOW, tools=tools, config=config)
     assert folded.end is not None and folded.end.reason == "length" and len(folded.items) == 1
 
@@ -484,8 +540,8 @@ def test_logprobs_are_those_of_the_text(tokenizer: Tokenizer, stop: tuple[str, .
     params = SamplingParams(top_logprobs=2)
     script = f"{before}{other}<|channel|>final<|message|>{text}<|return|>"
     folded = answer(tokenizer, script, tools=TOOLS, params=params, logprobs=True, stop=stop)
-    said = folded.of(Said)[0]
-    assert isinstance(said, Said) and said.text == text
+    said = folded.of(MessageItem)[0]
+    assert isinstance(said, MessageItem) and said.text == text
     assert b"".join(one.data for one in said.logprobs).decode() == text
     assert [one.token_id for one in said.logprobs] == tokenizer.encode(text)
     assert all(len(one.top) == 2 and one.top[0].token_id == one.token_id for one in said.logprobs)
@@ -494,8 +550,8 @@ def test_logprobs_are_those_of_the_text(tokenizer: Tokenizer, stop: tuple[str, .
 def test_logprobs_end_where_a_stop_string_begins(tokenizer: Tokenizer) -> None:
     script = "<|channel|>final<|message|>one two three<|return|>"
     for stop in ("three", " three", "two three", "e two", "ree"):
-        said = answer(tokenizer, script, logprobs=True, stop=(stop,)).of(Said)[0]
-        assert isinstance(said, Said)
+        said = answer(tokenizer, script, logprobs=True, stop=(stop,)).of(MessageItem)[0]
+        assert isinstance(said, MessageItem)
         data = b"".join(one.data for one in said.logprobs).decode()
         assert data.startswith(said.text)
         without_last = b"".join(one.data for one in said.logprobs[:-1]).decode()
@@ -518,7 +574,7 @@ def test_closing_aborts_at_once(tokenizer: Tokenizer) -> None:
     async def run() -> int:
         ids = tokenizer.encode_with_specials("<|channel|>final<|message|>" + "on " * 5000)
         async with answering(tokenizer, [ids], delay=0.001) as answerer:
-            events = answerer.answer(Ask(ASKED, SamplingParams()))
+            events = answerer.answer(AnswerRequest(ASKED, SamplingParams()))
             async for event in events:
                 if isinstance(event, ItemDelta):
                     break
@@ -533,7 +589,7 @@ def test_cancelling_while_a_tool_runs(tokenizer: Tokenizer) -> None:
     cancelled = asyncio.Event()
 
     class Slow(Clock):
-        async def run(self, function: str, text: str) -> BuiltinResult:
+        async def run(self, function: str, text: str) -> ToolResult:
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -543,9 +599,9 @@ def test_cancelling_while_a_tool_runs(tokenizer: Tokenizer) -> None:
 
     async def run() -> None:
         async with answering(tokenizer, [tokenizer.encode_with_specials(NOW)]) as answerer:
-            tools = Tools(builtin=(Slow(BuiltinResult("")),))
+            tools = Toolbox(builtin=(Slow(ToolResult("")),))
             task = asyncio.ensure_future(
-                collected(answerer.answer(Ask(ASKED, SamplingParams(), tools=tools)), 60)
+                collected(answerer.answer(AnswerRequest(ASKED, SamplingParams(), tools=tools)), 60)
             )
             await asyncio.sleep(0.1)
             task.cancel()
@@ -561,7 +617,7 @@ def test_an_engine_that_stops_is_a_503(tokenizer: Tokenizer) -> None:
         ids = tokenizer.encode_with_specials("<|channel|>final<|message|>" + "on " * 5000)
         async with answering(tokenizer, [ids], delay=0.001) as answerer:
             with pytest.raises(ApiError) as failed:
-                async for event in answerer.answer(Ask(ASKED, SamplingParams())):
+                async for event in answerer.answer(AnswerRequest(ASKED, SamplingParams())):
                     if isinstance(event, ItemStart):
                         await asyncio.to_thread(answerer.worker.stop)
             assert failed.value.status == 503 and "Retry-After" in failed.value.headers

@@ -13,11 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import schemathesis
 import uvicorn
-from schemathesis.config import SchemathesisConfig
-from schemathesis.engine import from_schema
-from schemathesis.engine.events import NonFatalError, ScenarioFinished
+from amounts import thorough
 
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.tokenizer import Tokenizer
@@ -53,12 +50,29 @@ def served(tokenizer: Tokenizer) -> Iterator[str]:
         thread.join()
 
 
-def failures(url: str, examples: int) -> list[str]:
-    """What schemathesis finds, in its words."""
+def failures(url: str, examples: int, coverage: bool) -> list[str]:
+    """What schemathesis finds, in its words: of so many examples an operation, of sequences and, if
+    `coverage`, of every bound and type that the description names, more than four thousand.
+    """
+    # imported in two seconds, and so only where these tests run
+    import schemathesis
+    from schemathesis.config import SchemathesisConfig
+    from schemathesis.engine import from_schema
+    from schemathesis.engine.events import NonFatalError, ScenarioFinished
+
     checks = {"enabled": False} | {name: {"enabled": True} for name in CHECKS}
-    generation = {"max-examples": examples, "deterministic": True, "database": "none"}
+    generation = {
+        "max-examples": examples,
+        "deterministic": not thorough(),
+        "database": "none",
+    }
     config = SchemathesisConfig.from_dict(
-        {"checks": checks, "generation": generation, "continue-on-failure": True}
+        {
+            "checks": checks,
+            "generation": generation,
+            "phases": {"coverage": {"enabled": coverage}},
+            "continue-on-failure": True,
+        }
     )
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json", config=config)
     found: dict[str, str] = {}
@@ -83,10 +97,10 @@ def shown(case: Any) -> str:
 
 def test_what_is_described_is_what_happens(tokenizer: Tokenizer) -> None:
     with served(tokenizer) as url:
-        assert "\n\n".join(failures(url, 5)) == ""
+        assert "\n\n".join(failures(url, 5, coverage=False)) == ""
 
 
 @pytest.mark.slow
-def test_two_hundred_examples_an_operation(tokenizer: Tokenizer) -> None:
+def test_two_hundred_examples_an_operation_and_every_bound(tokenizer: Tokenizer) -> None:
     with served(tokenizer) as url:
-        assert "\n\n".join(failures(url, 200)) == ""
+        assert "\n\n".join(failures(url, 200, coverage=True)) == ""

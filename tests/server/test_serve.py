@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -22,7 +21,9 @@ import pytest
 from tiny_model import environment
 
 from ossia.commands.main import main, parser
-from ossia.commands.serve import is_loopback, read_script, read_secret, settings_of
+from ossia.commands.options import parsed
+from ossia.commands.script import read_script
+from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
 from ossia.errors import RequestError
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
@@ -259,7 +260,7 @@ def test_values_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "line 2" in refused(capsys, "--script", script)
     assert "at least 16 bytes" in refused(capsys, "--secret-file", short)
     assert "https://example.org" in refused(capsys, "--cors-origin", "example")
-    assert "no folder" in refused(capsys, "nowhere", "--script", script)
+    assert "neither a folder" in refused(capsys, "nowhere", "--script", script)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -289,8 +290,9 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 # ---- options to settings -------------------------------------------------------------------------
 
 
-def options(*args: str | Path) -> argparse.Namespace:
-    return parser().parse_args(["serve", *map(str, args)])
+def options(*args: str | Path) -> Options:
+    found: Options = parsed(parser(), ["serve", *map(str, args)])[1]
+    return found
 
 
 def test_options_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,21 +18,30 @@ from ossia.harmony import (
     render_for_training,
 )
 from ossia.tasks import (
-    EVAL_TASKS,
-    RECIPE_TASKS,
-    RECIPE_TEXTS,
-    TASKS,
     Call,
     Problem,
     Split,
     example_random,
     grade,
+    of_kind,
     problems,
 )
+from ossia.tasks.long.state import state_text
+from ossia.tasks.machine.programs import machine_text
+from ossia.tasks.machine.tool_use import tools_text
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, is_trained, operation_split
 from ossia.tasks.problem import call_is_valid
+from ossia.tasks.puzzles.all import puzzle_text
 from ossia.tokenizer import HARMONY_WORDS, Tokenizer, train_tokenizer
 
+RECIPE_TASKS = of_kind("recipe")
+EVAL_TASKS = ["policy jailbreak"]  # never to be trained on
+RECIPE_TEXTS = {
+    "puzzles": puzzle_text,
+    "state": state_text,
+    "machine": machine_text,
+    "tools": tools_text,
+}
 BOTH: tuple[Split, ...] = ("train", "held_out")
 HELD_OUT_TOO = [(task, split) for task in RECIPE_TASKS for split in BOTH] + [
     (task, "held_out") for task in EVAL_TASKS
@@ -202,9 +211,8 @@ def test_training_problems_write_no_equation_that_arithmetic_holds_out(task: str
                 for message in problem.solution(effort)
                 if message.role is Role.ASSISTANT
             ]
-            chain = (
-                problem.about.get("form") == "chain"
-            )  # its final text is a chain, longer than any held-out one
+            # its final text is a chain, longer than any held-out one
+            chain = problem.about.get("form") == "chain"
             assert_only_trained_equations(
                 [text for text in answers if not chain or text != problem.answer]
             )
@@ -267,10 +275,3 @@ def test_what_reports_group_by_is_not_shown(task: str) -> None:
     other = replace(problem, about={"note": "zzz"})
     assert problem.about and other.prompt() == problem.prompt()
     assert grade(other, other.answer, other.gold_calls) == 1.0
-
-
-def test_the_tables_do_not_share_names() -> None:
-    assert not set(TASKS) & set(RECIPE_TASKS) and not set(EVAL_TASKS) & (
-        set(TASKS) | set(RECIPE_TASKS)
-    )
-    assert len(TASKS) == 6

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from ossia.harmony import Effort, Role
-from ossia.tasks import TASKS, Call, Split, grade, problems
+from ossia.harmony import Effort, FunctionTool, Role
+from ossia.tasks import REGISTRY, TASKS, Call, Split, Tool, grade, of_kind, problems
 from ossia.tasks.numbers.expressions import operation_split
-from ossia.tasks.problem import last_integer, matches_schema, plain_words
+from ossia.tasks.problem import call_is_valid, last_integer, plain_words
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
 EQUATION = re.compile(
@@ -125,12 +125,39 @@ def test_last_integer() -> None:
     assert last_integer("nothing") is None
 
 
-def test_matches_schema() -> None:
+def test_a_call_must_fit_its_schema() -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "integer"}, "op": {"enum": ["+"]}},
         "required": ["a"],
     }
-    assert matches_schema({"a": 1}, schema) and matches_schema({"a": 1, "op": "+"}, schema)
-    for bad in ({}, {"a": "1"}, {"a": True}, {"a": 1, "op": "-"}, {"a": 1, "b": 2}, [1], "a"):
-        assert not matches_schema(bad, schema)
+    tool = Tool(FunctionTool("f", "", schema), str)
+    problem = replace(problems("arithmetic", 1)[0], tools=(tool,))
+
+    def fits(arguments: str, name: str = "f") -> bool:
+        return call_is_valid(problem, Call(name, arguments, ""))
+
+    assert fits('{"a": 1}') and fits('{"a": 1, "op": "+"}')
+    bad = [
+        "{}",
+        '{"a": "1"}',
+        '{"a": true}',
+        '{"a": 1, "op": "-"}',
+        '{"a": 1, "b": 2}',
+        "[1]",
+        '"a"',
+    ]
+    assert not any(map(fits, [*bad, "", "{", "[" * 100_000]))
+    assert not fits('{"a": 1}', "g")
+
+
+def test_the_registry() -> None:
+    """Every task has held-out problems; all but the jailbreak have problems to train on, and a name
+    that `ossia eval --task` can be given.
+    """
+    assert list(TASKS) == list(of_kind("nano")) and len(TASKS) == 6
+    assert set(of_kind("eval")) == set(REGISTRY)
+    assert set(REGISTRY) - set(of_kind("rl")) == {"policy jailbreak"}
+    for name, task in REGISTRY.items():
+        assert name == task.name and task.description
+        assert problems(name, 1)[0].task == name

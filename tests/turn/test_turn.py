@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from answer_events import fold
 from tiny_model import Script, call, final, thought, tiny_tokenizer
 
-from ossia.errors import ToolError
-from ossia.harmony import (
-    CallReady,
-    Conversation,
-    Message,
-    MessageStart,
-    RepairKind,
-    Role,
-    TextDelta,
-    TurnClosed,
-)
+from ossia.engine.request import SampledToken
+from ossia.errors import GrammarError, ToolError
+from ossia.harmony import Conversation, DeveloperContent, FunctionTool, Message, RepairKind, Role
 from ossia.tokenizer import Tokenizer
-from ossia.tools import PythonFunction, from_function
-from ossia.turn.turn import Event, ToolCalled, ToolReturned, Turn, TurnEnd, run_turn, stop_ids
+from ossia.tools import PythonFunction, Toolbox, ToolChoice, from_function
+from ossia.turn import Limits, Rules, Turn, run_turn, stop_ids
+from ossia.turn.events import (
+    BuiltinCallItem,
+    CallStart,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    MessageItem,
+    TurnEnd,
+    TurnEvent,
+)
+from ossia.turn.targets import Grammars
 
 ASKED = Conversation((Message(Role.USER, "What is 37 + 48?"),))
 
@@ -45,12 +51,20 @@ def add(calls: list[str]) -> PythonFunction:
     return from_function(add)
 
 
-def turn(script: Script, *tools: PythonFunction, rounds: int = 8) -> tuple[list[Event], TurnEnd]:
-    events = list(run_turn(ASKED, script, script.tokenizer, tools, rounds))
+def turn(
+    script: Script, *tools: PythonFunction, limits: Limits | None = None
+) -> tuple[list[TurnEvent], TurnEnd]:
+    one = Turn(ASKED, script.tokenizer, Rules(Toolbox(builtin=tools)), limits)
+    events = list(run_turn(one, script))
     end = events[-1]
     assert isinstance(end, TurnEnd)
-    assert sum(isinstance(event, TurnEnd) for event in events) == 1
+    fold(events)
     return events, end
+
+
+def calls_of(events: list[TurnEvent]) -> list[BuiltinCallItem]:
+    ended = [event.item for event in events if isinstance(event, ItemEnd)]
+    return [item for item in ended if isinstance(item, BuiltinCallItem)]
 
 
 def test_reasoning_then_answer(tokenizer: Tokenizer) -> None:
@@ -58,9 +72,10 @@ def test_reasoning_then_answer(tokenizer: Tokenizer) -> None:
     events, end = turn(script)
     assert (end.reason, end.reasoning, end.text) == ("stop", "30 + 40 = 70.", "37 + 48 = 85, in 語")
     assert [m.channel for m in end.messages] == ["analysis", "final"]
-    deltas = [event for event in events if isinstance(event, TextDelta)]
-    assert "".join(d.text for d in deltas if d.channel == "final") == end.text
-    assert isinstance(events[0], MessageStart)
+    said = [e.index for e in events if isinstance(e, ItemStart) and isinstance(e.item, MessageItem)]
+    deltas = [event for event in events if isinstance(event, ItemDelta)]
+    assert "".join(d.text for d in deltas if d.index in said) == end.text
+    assert isinstance(events[0], ItemStart)
     assert end.prompt_tokens == len(tokenizer.encode_with_specials(script.prompts[0]))
     assert end.completion_tokens == len(
         tokenizer.encode_with_specials(thought("30 + 40 = 70.") + final("37 + 48 = 85, in 語"))
@@ -76,27 +91,24 @@ def test_a_tool_is_run_and_its_result_goes_back(
     script = Script(tokenizer, first, final("85"))
     events, end = turn(script, add)
     assert calls == ["37 + 48"]
-    assert [e for e in events if isinstance(e, ToolCalled | ToolReturned)] == [
-        ToolCalled("add", '{"a": 37, "b": 48}'),
-        ToolReturned("add", "85", failed=False),
-    ]
+    (started,) = (event.item for event in events if isinstance(event, CallStart))
+    (called,) = calls_of(events)
+    assert (started.name, started.text, started.result) == ("add", '{"a": 37, "b": 48}', "")
+    assert (called.name, called.result, called.failed) == ("add", "85", False)
     assert end.text == "85" and end.reason == "stop"
     assert [m.role for m in end.messages] == ["assistant", "assistant", "tool", "assistant"]
     result = "<|start|>functions.add to=assistant<|channel|>commentary<|message|>85<|end|>"
     assert script.prompts[1].endswith(result + "<|start|>assistant")
     assert "I add." in script.prompts[1], "the reasoning of the turn in progress is kept"
-    assert end.prompt_tokens == len(tokenizer.encode_with_specials(script.prompts[0]))
+    assert end.prompt_tokens == sum(map(len, map(tokenizer.encode_with_specials, script.prompts)))
 
 
 @pytest.mark.parametrize(
     ("sample", "said"),
     [
-        (call("subtract", "{}"), "there is no tool 'functions.subtract'; available: add"),
         (call("add", '{"a": 13, "b": 1}'), "thirteen is unlucky"),
-        (call("add", '{"a": 1, "b": '), "invalid arguments for add: arguments: Invalid JSON"),
         (call("add", '{"a": 1}'), "b: Field required"),
         (call("add", '{"a": 1, "b": "x"}'), "b: Input should be a valid integer"),
-        (call("add", ""), "Field required"),
     ],
 )
 def test_what_a_tool_cannot_do_is_told_to_the_model(
@@ -104,9 +116,37 @@ def test_what_a_tool_cannot_do_is_told_to_the_model(
 ) -> None:
     script = Script(tokenizer, sample, final("Sorry."))
     events, end = turn(script, add)
-    returned = next(event for event in events if isinstance(event, ToolReturned))
-    assert returned.failed and returned.result.startswith("error: ") and said in returned.result
+    (called,) = calls_of(events)
+    assert called.failed and called.result.startswith("error: ") and said in called.result
     assert said in script.prompts[1] and end.text == "Sorry."
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        (
+            call("subtract", "{}"),
+            "<|start|>functions.subtract to=assistant<|channel|>commentary<|message|>error: there is "
+            "no tool 'functions.subtract'; available: functions.add",
+        ),
+        (call("add", '{"a": 1, "b": '), "error: the arguments are not valid JSON: line 1, column"),
+        (
+            call("add", ""),
+            "error: the arguments are not valid JSON: no arguments, but required are",
+        ),
+        (call("add", "null"), "error: the arguments are not valid JSON: found null"),
+    ],
+)
+def test_calls_that_cannot_be_understood_are_between_us_and_the_model(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str], sample: str, said: str
+) -> None:
+    script = Script(tokenizer, sample, final("Sorry."))
+    events, end = turn(script, add)
+    assert said in script.prompts[1] and end.text == "Sorry."
+    assert not calls_of(events) and not calls
+    script = Script(tokenizer, *[sample] * 3)
+    _, end = turn(script, add)
+    assert end.reason == "stop" and len(script.prompts) == 3 and not calls, "two retries, no more"
 
 
 @pytest.mark.parametrize(
@@ -135,11 +175,11 @@ def test_arguments_are_mended_where_the_schema_says_how(
     script = Script(tokenizer, sample, final("85"))
     events, end = turn(script, add)
     assert calls == ["37 + 48"] and end.text == "85"
-    assert [event for event in events if isinstance(event, ToolCalled)] == [ToolCalled("add", good)]
+    assert [called.text for called in calls_of(events)] == [good]
     (repair,) = end.repairs
     assert (repair.kind, repair.seen) == (RepairKind.ARGUMENTS, bad)
     assert repair.position == len(tokenizer.encode_with_specials(sample)) - 1
-    assert bad in script.prompts[1], "history keeps what was said"
+    assert good + "<|call|>" in script.prompts[1], "history has what was understood"
     _, end = turn(Script(tokenizer, call("add", '{"a": 37}}'), final("?")), add)
     assert not end.repairs, "what the schema refuses is not mended"
 
@@ -155,7 +195,7 @@ def test_what_was_cut_is_not_mended(
     _, over = turn(Script(tokenizer, header + '{"a": 1, "b": 2}}' + end, final("?")), add)
     assert not calls and RepairKind.ARGUMENTS not in [repair.kind for repair in over.repairs]
     (result,) = (m.text for m in over.messages if m.role is Role.TOOL)
-    assert result.startswith("error: invalid arguments for add")
+    assert result.startswith("error: the arguments are not valid JSON")
     turn(Script(tokenizer, header + '{"a": 1, "b": 2}' + end, final("3")), add)
     assert calls == ["1 + 2"]
 
@@ -170,7 +210,7 @@ def test_an_amount_that_breaks_off_is_not_paid(tokenizer: Tokenizer) -> None:
     for end in ("<|call|>", "<|end|><|call|>", "<|endoftext|>", "<|start|>assistant<|call|>"):
         said = call("pay", '{"amount": 10').removesuffix("<|call|>") + end
         _, over = turn(Script(tokenizer, said, final("?")), from_function(pay))
-        assert not paid and "error: invalid arguments" in over.messages[1].text
+        assert not paid and "error: the arguments are not" in over.messages[1].text
 
 
 def test_a_tool_without_a_name_does_not_end_the_conversation(
@@ -183,28 +223,39 @@ def test_a_tool_without_a_name_does_not_end_the_conversation(
     assert end.text == "3"
 
 
-def test_calls_and_ends_of_turns_are_events(tokenizer: Tokenizer, add: PythonFunction) -> None:
-    script = Script(tokenizer, call("add", '{"a": 1, "b": 2}'), final("3"))
-    events, _ = turn(script, add)
-    ready = [event.message.content for event in events if isinstance(event, CallReady)]
-    assert ready == ['{"a": 1, "b": 2}']
-    assert [event.by for event in events if isinstance(event, TurnClosed)] == [
-        "<|call|>",
-        "<|return|>",
-    ]
-
-
 def test_rounds_of_tools_are_limited(
     tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
 ) -> None:
     again = call("add", '{"a": 1, "b": 1}')
     script = Script(tokenizer, *[again] * 9)
-    _, end = turn(script, add, rounds=2)
+    _, end = turn(script, add, limits=Limits(rounds=2))
     assert end.reason == "tool_rounds" and end.text == ""
     assert len(calls) == 2 and len(script.prompts) == 3
     calls.clear()
-    _, end = turn(Script(tokenizer, again), add, rounds=0)
+    _, end = turn(Script(tokenizer, again), add, limits=Limits(rounds=0))
     assert end.reason == "tool_rounds" and not calls
+    assert [m.role for m in end.messages] == ["assistant", "tool"], "and the model would read why"
+
+
+def test_calls_are_limited(tokenizer: Tokenizer, add: PythonFunction, calls: list[str]) -> None:
+    again = call("add", '{"a": 1, "b": 1}')
+    script = Script(tokenizer, again, again, final("2"))
+    events, end = turn(script, add, limits=Limits(max_calls=1))
+    assert calls == ["1 + 1"] and end.text == "2"
+    assert [called.failed for called in calls_of(events)] == [False, True]
+    assert "no more calls are allowed" in script.prompts[2]
+
+
+def test_tokens_are_those_of_all_samples(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
+    first = call("add", '{"a": 1, "b": 1}')
+    most = len(tokenizer.encode_with_specials(first))
+    one = Turn(ASKED, tokenizer, Rules(Toolbox(builtin=(add,))), Limits(max_tokens=most))
+    assert one.tokens_left == most
+    *_, end = run_turn(one, Script(tokenizer, first))
+    assert isinstance(end, TurnEnd) and end.reason == "length" and one.tokens_left == 0
+    assert calls == ["1 + 1"]
 
 
 def test_an_answer_without_its_end_is_cut(
@@ -222,7 +273,9 @@ def test_an_answer_without_its_end_is_cut(
 
 def test_repairs_are_reported(tokenizer: Tokenizer) -> None:
     _, end = turn(Script(tokenizer, "<|message|>hello<|return|>"))
-    assert end.text == "" and end.messages[0].content == "hello", "no channel: not called an answer"
+    assert end.text == "hello", "no channel: how it was closed says what it is"
+    _, end = turn(Script(tokenizer, "<|message|>Hm.<|end|><|start|>assistant" + final("a")))
+    assert (end.reasoning, end.text) == ("Hm.", "a")
     _, end = turn(
         Script(tokenizer, "<|channel|>final<|message|>a<|channel|>final<|message|>b<|return|>")
     )
@@ -238,14 +291,84 @@ def test_several_calls_in_one_sample_all_run(
     assert calls == ["1 + 1", "2 + 2"] and end.text == "2 and 4"
 
 
+def test_what_follows_a_call_waits_for_its_result(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
+    early = call("add", '{"a": 1, "b": 1}').replace("<|call|>", "<|end|>")
+    guess = "<|start|>functions.add to=assistant<|message|>9<|end|><|start|>assistant"
+    us = "<|start|>assistant"
+    for rest in (us + final("3"), guess + call("add", '{"a": 9, "b": 9}'), us + thought("?")):
+        calls.clear()
+        script = Script(tokenizer, early + rest, final("2"))
+        _, end = turn(script, add)
+        assert calls == ["1 + 1"] and end.text == "2" and len(script.prompts) == 2
+
+
+def test_a_call_of_the_callers_ends_the_turn(tokenizer: Tokenizer, add: PythonFunction) -> None:
+    lamp = Message(Role.DEVELOPER, DeveloperContent(tools=(FunctionTool("lamp"), add.function)))
+    declared = Conversation((lamp, *ASKED.messages))
+    toolbox = Toolbox.of(declared, [add])
+    assert [tool.name for tool in toolbox.functions] == ["lamp"], "the other one is ours"
+    one = Turn(declared, tokenizer, Rules(toolbox))
+    script = Script(tokenizer, call("add", '{"a": 1, "b": 1}'), call("lamp", "{}"))
+    *_, end = run_turn(one, script)
+    assert isinstance(end, TurnEnd) and end.reason == "calls"
+    assert end.messages[-1].recipient == "functions.lamp"
+
+
 def test_a_turn_by_hand(tokenizer: Tokenizer) -> None:
-    """Whoever samples many turns at once drives `Turn` itself."""
+    """Whoever samples many turns at once drives `Turn` itself, and has every token."""
     one = Turn(ASKED, tokenizer)
-    assert one.prompt is not None and one.end is None
-    for token in tokenizer.encode_with_specials(final("85")):
-        one.feed(token)
-    assert list(one.end_sample()) == [] and one.prompt is None
+    prompt = one.begin_sample()
+    ids = tokenizer.encode_with_specials(final("85"))
+    assert prompt is not None and one.end is None
+    for n, token in enumerate(ids):
+        one.feed(SampledToken(0, token, -float(n)))
+    assert one.end_sample() == [] and not one.calls
+    assert one.begin_sample() is None
     assert one.end is not None and one.end.text == "85"
+    (sample,) = one.samples
+    assert (sample.prompt, sample.tokens) == (prompt, ids)
+    assert sample.logprobs == [-float(n) for n in range(len(ids))]
+
+
+def test_a_choice_binds_the_first_call(tokenizer: Tokenizer, add: PythonFunction) -> None:
+    """Then the model may answer, or the turn could never end."""
+    toolbox = Toolbox(builtin=(add,), choice=ToolChoice("required"))
+    grammars = Grammars.of(toolbox, lambda box: box.grammar(tokenizer, None, None))
+    one = Turn(ASKED, tokenizer, Rules(toolbox, is_enforced=True))
+    samples = iter([call("add", '{"a":1,"b":1}'), final("2")])
+
+    def sample(prompt: list[int]) -> Iterator[SampledToken]:
+        grammar = grammars.of_sample(has_called=one.has_called)
+        assert grammar is not None
+        constraint = grammar.start()
+        for token in tokenizer.encode_with_specials(next(samples)):
+            constraint.advance(token)  # raises if it may not come
+            yield SampledToken(0, token, -0.5)
+
+    *_, end = run_turn(one, sample)
+    assert isinstance(end, TurnEnd) and end.text == "2"
+    refused = grammars.of_sample(has_called=False)
+    assert refused is not None
+    with pytest.raises(GrammarError):
+        constraint = refused.start()
+        for token in tokenizer.encode_with_specials(final("2")):
+            constraint.advance(token)
+
+
+@pytest.mark.parametrize(
+    ("choice", "after"),
+    [
+        (ToolChoice("auto", ("f",)), ToolChoice("auto", ("f",))),
+        (ToolChoice("none"), ToolChoice("none")),
+        (ToolChoice("required"), ToolChoice("auto")),
+        (ToolChoice("required", ("f",)), ToolChoice("auto")),
+        (ToolChoice("required", ("f",), always=True), ToolChoice("auto", ("f",), always=True)),
+    ],
+)
+def test_what_a_choice_is_after_a_call(choice: ToolChoice, after: ToolChoice) -> None:
+    assert choice.after_call == after
 
 
 def test_stops(tokenizer: Tokenizer) -> None:

@@ -35,9 +35,16 @@ _FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32
 CHUNK = 1 << 22  # elements handled at once, unless one expert has more
 # What goes with the weights wherever they go, if it is there.
 COMPANIONS = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "USAGE_POLICY",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+    "USAGE_POLICY",
+)
 # In the safetensors files' own metadata: under which rule for the scale experts were quantized. No
 # config.json has a place for it that all readers leave alone.
 SCALE_RULE = "ossia.mxfp4_scale_rule"
@@ -149,14 +156,12 @@ def _check_rule(rule: mxfp4.ScaleRule) -> None:
 
 def _check_selection(model: Transformer) -> None:
     for name, module in model.named_modules():
-        if (
-            isinstance(module, Router)
-            and module.selection_bias is not None
-            and bool(module.selection_bias.any())
-        ):
+        bias = module.selection_bias if isinstance(module, Router) else None
+        if bias is not None and bool(bias.any()):
             raise CheckpointError(
-                f"{name}: chooses experts with a selection bias, which no checkpoint layout has: the exported model "
-                "would choose others. Train to the end of the run, where the bias has been annealed to 0"
+                f"{name}: chooses experts with a selection bias, which no checkpoint layout has: "
+                "the exported model would choose others. Train to the end of the run, where the "
+                "bias has been annealed to 0"
             )
 
 
@@ -217,7 +222,7 @@ def destination(
     progress: Progress | None,
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Sink]:
-    """The files of a checkpoint under a temporary name; they are complete when the body has ended."""
+    """The files of a checkpoint, under a temporary name until the body has ended."""
     for value, allowed in ((layout, LAYOUTS), (floats, tuple(_FLOATS))):
         if value not in allowed:
             raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
@@ -265,7 +270,8 @@ def _fill_decoded(sink: Sink, native: str, blocks: Tensor, scales: Tensor) -> No
         values = mxfp4.decode(blocks[expert], scales[expert], sink.dtype)
         if not bool(torch.isfinite(values).all()):
             raise CheckpointError(
-                f"{native}, expert {expert}: has scales that {sink.floats} cannot hold, or not a number"
+                f"{native}, expert {expert}: has scales that {sink.floats} cannot hold, or that "
+                "are not a number"
             )
         sink.put(native, expert, values.unsqueeze(0))
 

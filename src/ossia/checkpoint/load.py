@@ -96,10 +96,11 @@ def load(
     if dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
     checkpoint = open_checkpoint(path)
+    experts: Literal["packed", "trainable"] = "trainable"
+    if is_packed(checkpoint.layout):
+        experts = "packed"
     with torch.device("meta"):
-        model = Transformer(
-            checkpoint.config, experts="packed" if is_packed(checkpoint.layout) else "trainable"
-        )
+        model = Transformer(checkpoint.config, experts=experts)
     model.load_state_dict(_gathered(checkpoint.state(), progress), strict=True, assign=True)
     model.compute_dtype = COMPUTE_DTYPES[dtype]
     model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
@@ -117,18 +118,16 @@ def _gathered(state: Mapping[str, Tensor], progress: Progress | None) -> dict[st
 
 
 def _weights_directory(path: Path) -> Path:
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such directory")
     if not path.is_dir():
-        what = (
-            "is a file, no GGUF; give the directory that holds it"
-            if path.exists()
-            else "no such directory"
-        )
-        raise CheckpointError(f"{path}: {what}")
+        raise CheckpointError(f"{path}: is a file, not a GGUF; give the directory that holds it")
     for directory in (path, path / "original"):
         if (directory / INDEX).exists() or any(directory.glob("*.safetensors")):
             return directory
     raise CheckpointError(
-        f"{path}: no *.safetensors files here nor in original/, and no GGUF; other formats are not read"
+        f"{path}: no *.safetensors files here nor in original/, and no GGUF; other formats are not "
+        "read"
     )
 
 

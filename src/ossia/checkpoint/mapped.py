@@ -32,11 +32,20 @@ SINGLE = "model.safetensors"
 MAX_HEADER = 100_000_000  # bytes, the format's own limit
 MAX_RANK = 8
 DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
-}  # fmt: skip
+}
 # A private mapping that may be written to counts in full against memory unless told not to: the
 # kernel would refuse to map a file larger than memory. Python names the flag only since 3.13.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
@@ -147,11 +156,9 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[list[Entry], dict[str, st
     at = 8 + length
     for entry in entries:
         if entry.begin != at:
-            what = (
-                "overlaps the one before"
-                if entry.begin < at
-                else "leaves a gap after the one before"
-            )
+            what = "leaves a gap after the one before"
+            if entry.begin < at:
+                what = "overlaps the one before"
             raise CheckpointError(
                 f"{path}: tensor {entry.name!r} {what}: starts at {entry.begin}, expected {at}"
             )
@@ -170,7 +177,9 @@ def _entry(path: Path, name: str, claim: Any, start: int) -> Entry:
         raise CheckpointError(
             f"{where}: expected dtype, shape and data_offsets, found {_short(claim)}"
         )
-    dtype, shape, offsets = claim["dtype"], claim["shape"], claim["data_offsets"]
+    dtype = claim["dtype"]
+    shape = claim["shape"]
+    offsets = claim["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CheckpointError(f"{where}: dtype {_short(dtype)} is not one of {', '.join(DTYPES)}")
     if not _are_sizes(shape) or len(shape) > MAX_RANK:
@@ -203,9 +212,7 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
         value = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except RecursionError as error:
         raise CheckpointError(f"{path}: the JSON is nested too deeply") from error
-    except (
-        ValueError
-    ) as error:  # bad UTF-8, bad JSON, an integer of thousands of digits, a duplicate key
+    except ValueError as error:  # bad UTF-8 or JSON, a huge integer, a key that is there twice
         raise CheckpointError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {_short(value)}")
@@ -245,7 +252,8 @@ def inside(directory: Path, name: str) -> Path:
         or any(c in name for c in "/\\:\0")
     ):
         raise CheckpointError(
-            f"{directory}: {name!r} is not a plain file name; files must lie in the directory itself"
+            f"{directory}: {name!r} is not a plain file name; files must lie in the directory "
+            "itself"
         )
     path = directory / name
     try:
@@ -324,7 +332,8 @@ class Source:
         for tensor, name in weight_map.items():
             if not isinstance(name, str) or not name.endswith(".safetensors"):
                 raise CheckpointError(
-                    f"{path}: tensor {tensor!r} is said to be in {_short(name)}: no safetensors file"
+                    f"{path}: tensor {tensor!r} is said to be in {_short(name)}, which is not a "
+                    "safetensors file"
                 )
         if (self.directory / SINGLE).exists() and SINGLE not in weight_map.values():
             raise CheckpointError(

@@ -3,7 +3,8 @@ dtype.
 
 Three layouts, all read and written through this table:
     hf        the published Hugging Face files: experts in MXFP4
-    hf-bf16   the same after dequantization: experts fused over E as [E, in, out], the transpose of ours
+    hf-bf16   the same after dequantization: experts fused over E as [E, in, out], which is ours
+              transposed
     original  OpenAI's own: experts in MXFP4, q, k and v as rows of one matrix
 
 Knows no files; what a directory holds comes in as a `Source`.
@@ -167,8 +168,8 @@ def detect(source: Source) -> Layout:
     if any(name.startswith("model.layers.") for name in names):
         return "hf" if any(name.endswith("_scales") for name in names) else "hf-bf16"
     raise TensorMismatchError(
-        f"{source.directory}: holds no gpt-oss model: expected tensors named model.layers.* or block.*, "
-        f"found {_some(names)}"
+        f"{source.directory}: does not hold a gpt-oss model: expected tensors named model.layers.* "
+        f"or block.*, found {_some(names)}"
     )
 
 

@@ -25,9 +25,8 @@ CHUNK = 1 << 22  # elements made at once, unless one expert has more
 SMALL = 0.02  # standard deviation of biases and sinks, and of norms about 1
 # 2^16 equally likely values of a standard normal: choosing one is faster than computing one, and
 # needs half the draws.
-_QUANTILES = torch.special.ndtri(
-    (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
-).float()
+_MIDDLES = (torch.arange(1 << 16, dtype=torch.float64) + 0.5) / (1 << 16)
+_QUANTILES = torch.special.ndtri(_MIDDLES).float()
 # E[v^2] over the sixteen e2m1 codes, all equally likely
 _CODE_VARIANCE = sum(v * v for v in mxfp4.VALUES) / len(mxfp4.VALUES)
 
@@ -83,10 +82,11 @@ def _put_floats(sink: Sink, native: str, seed: int) -> None:
 
 def _put_experts(sink: Sink, stem: str, seed: int) -> None:
     packed = f"{stem}.blocks" in sink.rows
-    experts, rows, columns = sink.rows[
-        f"{stem}.blocks" if packed else f"{stem}.weight"
-    ].native_shape[:3]
-    groups = columns if packed else columns // mxfp4.BLOCK
+    if packed:
+        experts, rows, groups = sink.rows[f"{stem}.blocks"].native_shape[:3]
+    else:
+        experts, rows, columns = sink.rows[f"{stem}.weight"].native_shape
+        groups = columns // mxfp4.BLOCK
     rng = _generator(stem, seed)
     for expert in range(experts):
         blocks = _random_bytes(rows * groups * 16, rng).view(1, rows, groups, 16)

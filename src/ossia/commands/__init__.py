@@ -1,1 +1,1 @@
-"""The command line: one file a command; `main` knows them all. Knows everything; nothing knows it."""
+"""The command line: one file a command, and `main` knows them all. Nothing else imports this."""

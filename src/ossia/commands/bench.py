@@ -1,286 +1,98 @@
-"""What `ossia bench` measures: the machine's ceilings, each kernel alone, then prompts and
-decoding, alone and in a crowd.
-
-A model's phases go through the engine, as an answer does: scheduling, forward, sampling. Prompts
-are random ids, so that tokens are routed to many experts. Ceilings are measured before and after in
-the same run, because a shared machine's change; each speed is given with its share of the bound
-that they imply.
-
-    kernels   kernels/cpu/shares.py
-    decode    bytes read per step (chosen experts, dense weights, keys and values) / measured read bandwidth
-    prefill   operations per token / measured peak of the dot products it is computed in
+"""`ossia bench`: its options, a model to measure, and what was found. What is measured, and how, is
+`commands/speeds.py`.
 """
 
 from __future__ import annotations
 
-import os
-import random
-import re
-import statistics
+import json
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
-from ossia.commands.machine import Others
-from ossia.config import ModelConfig
-from ossia.engine import Engine, SamplingParams
-from ossia.errors import RequestError
-from ossia.kernels import cpu
-from ossia.kernels.cpu import shares
-from ossia.llm import LLM
+from ossia.commands.options import Command, Computing, Positive, model, option
 
-Progress = Callable[[str], object]
-SPEEDS = ("prefill_512", "prefill_2048", "decode_0", "decode_4096", "batch_8", "batch_16")
-PHASES = ("kernels_1", *SPEEDS)
-DECODED = 32  # tokens a repetition
+EPILOG = """\
+phases, comma-separated:
+  kernels_N   each kernel alone with N threads, in the shapes of gpt-oss-20b; one thread is timed by
+              its processor time, so that other programs disturb it little
+  prefill_N   tokens per second while a prompt of N random tokens is read
+  decode_N    tokens per second of one stream after a prompt of N tokens
+  batch_N     tokens per second of N streams together
 
+The tables give each speed's share of the bound: for decoding the bytes that a step reads over the
+measured read bandwidth, for prompts the operations over the measured peak of the instruction set in
+use. The machine is measured before and after. A kernel below 40% of its bound is warned of.
+OSSIA_ISA=NAME in the environment measures another instruction set that this CPU offers.
 
-def check(phases: Sequence[str]) -> None:
-    """Raises `RequestError` for a phase that there is not."""
-    for phase in phases:
-        kind, _, number = phase.partition("_")
-        known = kind in ("kernels", "prefill", "decode", "batch") and re.fullmatch(
-            r"\d{1,7}", number
-        )
-        if not known or (int(number) == 0 and kind != "decode"):
-            raise RequestError(
-                f"there is no phase {phase!r}; phases are kernels_1, prefill_512, decode_0, batch_8 and the like"
-            )
+examples:
+  ossia bench gpt-oss-20b
+  ossia bench gpt-oss-20b --dense int8 --activations int8 --phases prefill_512,decode_0,decode_4096
+  OSSIA_ISA=avx2 ossia bench --phases kernels_1
+  ossia bench --random gpt-oss-20b     random weights of that shape, 12.8 GiB in a temporary folder
+"""
 
 
-def fitting(llm: LLM, phases: Sequence[str], repetitions: int) -> tuple[str, ...]:
-    """Those for which the model's context is long enough."""
-    after = DECODED * repetitions + 2
-    found = []
-    for phase in phases:
-        kind, _, number = phase.partition("_")
-        lengths = {
-            "prefill": int(number) + 1,
-            "decode": max(int(number), 1) + after,
-            "batch": 16 + after,
-        }
-        if lengths.get(kind, 0) <= llm.config.max_context_length:
-            found.append(phase)
-    return tuple(found)
+@dataclass(frozen=True)
+class Options:
+    """What `ossia bench` takes."""
 
-
-def run(
-    llm: LLM,
-    phases: Sequence[str] = PHASES,
-    repetitions: int = 3,
-    tell: Progress = lambda what: None,
-) -> dict[str, Any]:
-    """`phases`: kernels_N (N: threads), prefill_N, decode_N (N: depth), batch_N (N: streams).
-    Tokens per second, a list of `repetitions` each; of kernels a list of `shares.Share` as objects;
-    `bounds`: what the ceilings of this run allow; `ceilings`: before and after; `isa`: which
-    instruction set they and the kernels are of; `warnings`: sentences; `others`: processors that
-    other programs used. Raises `RequestError` where there is nothing to measure.
-    """
-    if llm.serving.why_not is not None:
-        raise RequestError(
-            f"ossia bench measures the compiled kernels, which do not serve here: {llm.serving.why_not}"
-        )
-    promotion = llm.serving.promotion
-    if promotion is not None and not (promotion.wait() and promotion.error is None):
-        raise RequestError(f"the weights could not be packed: {promotion.error}")
-    others, began = Others(), time.process_time()
-    found: dict[str, Any] = {"isa": cpu.isa(), "warnings": []}
-    tell("machine")
-    memory = (
-        None if promotion is None else promotion.memory
-    )  # its own gigabyte would count as the model's
-    before = cpu.ceilings(memory=memory)
-    for phase in phases:
-        kind, _, number = phase.partition("_")
-        tell(phase)
-        if kind == "kernels":
-            measured = kernels(int(number))
-            found[phase] = [shares.as_dict(one) for one in measured]
-            found["warnings"] += shares.warnings(measured, cpu.isa())
-        else:
-            measure = {"prefill": prefill, "decode": decode, "batch": batch}[kind]
-            found[phase] = measure(llm, int(number), repetitions)
-    after = cpu.ceilings(memory=memory)
-    ceiling = {name: max(before[name], after[name]) for name in before}
-    bounds = {
-        phase: bound(llm, phase, ceiling) for phase in phases if not phase.startswith("kernels")
-    }
-    found |= {"bounds": bounds, "ceilings": {"before": before, "after": after}}
-    return found | {
-        "resident_bytes": resident_bytes(),
-        "others": others.processors(time.process_time() - began),
-    }
-
-
-def kernels(threads: int) -> list[shares.Share]:
-    """Every kernel, held against ceilings of so many threads that are measured before and after."""
-    chosen = shares.kernels()
-    before = cpu.ceilings(threads=threads)
-    measured = list(shares.measure(chosen, threads))
-    after = cpu.ceilings(threads=threads)
-    return shares.shares(
-        chosen, measured, {name: max(before[name], after[name]) for name in before}
+    model: str = model()
+    random: str | None = option(
+        None,
+        "instead of MODEL: random weights in the shape of gpt-oss-20b, gpt-oss-120b or nano",
+        "PRESET",
     )
+    phases: str | None = option(
+        None,
+        "what to measure, see below",
+        "LIST",
+        shown="kernels_1,prefill_512,prefill_2048,decode_0,decode_4096,batch_8,batch_16",
+    )
+    repetitions: Positive = option(3, "of every phase", "N")
+    json: bool = option(False, "print one JSON object instead of a table")
+    computing: Computing = Computing()
 
 
-def prefill(llm: LLM, tokens: int, repetitions: int) -> list[float]:
-    """A prompt of so many tokens, read in one request; nothing of it is cached."""
-    speeds = []
-    for n in range(repetitions):
-        engine = _engine(llm, tokens + 1, 1, tokens)
-        engine.submit(_ids(llm.config, tokens, n), SamplingParams(temperature=0, max_tokens=1))
+def run(options: Options) -> None:
+    """`--json` prints what `speeds.run` returns, and `load_s`; the tables say the same."""
+    from ossia.commands import speeds
+
+    phases: tuple[str, ...] = speeds.PHASES
+    if options.phases is not None:
+        phases = tuple(options.phases.split(","))
+    speeds.check(phases)
+    with tempfile.TemporaryDirectory(prefix="ossia-bench-") as folder:
+        name = options.model
+        if options.random is not None:
+            name = str(Path(folder, "model"))
+            _write_random(options.random, name)
         began = time.perf_counter()
-        while engine.has_work():
-            engine.step()
-        speeds.append(tokens / (time.perf_counter() - began))
-    return speeds
+        llm = options.computing.load_model(name)
+        if llm.serving.promotion is not None:
+            llm.serving.promotion.wait()
+        if options.phases is None:
+            phases = speeds.fitting(llm, phases, options.repetitions)
+        load_s = time.perf_counter() - began
+        found = speeds.run(llm, phases, options.repetitions, _tell)
+        print(file=sys.stderr)
+    print(json.dumps(found | {"load_s": load_s}) if options.json else speeds.as_text(found))
+    for sentence in found["warnings"]:
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
-def decode(llm: LLM, depth: int, repetitions: int) -> list[float]:
-    """One stream behind a prompt of `depth` tokens."""
-    return _decode(llm, max(depth, 1), 1, repetitions)
+def _write_random(preset: str, folder: str) -> None:
+    from ossia import checkpoint
+    from ossia.commands.display import progress
+    from ossia.config import ModelConfig
+
+    with progress("writing random weights", "bytes") as tell:
+        checkpoint.write_random(ModelConfig.preset(preset), folder, 0, progress=tell)
 
 
-def batch(llm: LLM, streams: int, repetitions: int) -> list[float]:
-    """So many streams together, each behind a prompt of 16 tokens: tokens of all of them per
-    second.
-    """
-    return _decode(llm, 16, streams, repetitions)
+def _tell(phase: str) -> None:
+    print(phase, end=" ", flush=True, file=sys.stderr)
 
 
-def _decode(llm: LLM, depth: int, streams: int, repetitions: int) -> list[float]:
-    total = DECODED * repetitions + 2
-    engine = _engine(llm, (depth + total) * streams, streams, 2048)
-    params = SamplingParams(temperature=1, seed=1, max_tokens=total)
-    for n in range(streams):
-        engine.submit(_ids(llm.config, depth, n), params)
-    while len(engine.step()) < streams:  # until all prompts are read
-        pass
-    speeds = []
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        got = sum(len(engine.step()) for _ in range(DECODED))
-        assert got == DECODED * streams
-        speeds.append(got / (time.perf_counter() - began))
-    return speeds
-
-
-def _engine(llm: LLM, capacity: int, streams: int, batch_tokens: int) -> Engine:
-    return Engine(
-        llm.model, capacity=capacity + 64 * streams, max_running=streams, max_batch_tokens=batch_tokens,
-        prefix_cache=False, speculate=False, latency_target=None,
-    )  # fmt: skip
-
-
-def _ids(config: ModelConfig, count: int, seed: int) -> list[int]:
-    rng = random.Random(seed)
-    return [rng.randrange(config.vocab_size) for _ in range(count)]
-
-
-def bound(llm: LLM, phase: str, ceiling: dict[str, float]) -> float:
-    """Tokens per second that the machine would allow if nothing but the dominant cost took time."""
-    kind, _, number = phase.partition("_")
-    if kind == "prefill":
-        return _compute_bound(llm, int(number), ceiling)
-    streams, depth = (int(number), 16) if kind == "batch" else (1, int(number))
-    by_memory = streams * ceiling["read_gb_s"] * 1e9 / step_bytes(llm, streams, depth)
-    return min(by_memory, _step_compute_bound(llm, ceiling))
-
-
-def step_bytes(llm: LLM, streams: int, depth: int) -> float:
-    """Bytes that one decoding step has to read: experts that at least one of the streams is
-    expected to choose, dense weights, keys and values.
-    """
-    c = llm.config
-    touched = c.num_experts * (1 - (1 - c.experts_per_token / c.num_experts) ** streams)
-    expert = 3 * c.hidden_size * c.intermediate_size * 17 / 32
-    dense = (
-        c.num_hidden_layers * c.hidden_size * 2 * (c.q_dim + c.kv_dim)
-        + c.vocab_size * c.hidden_size
-    )
-    seen = sum(min(c.window(n) or depth, depth) for n in range(c.num_hidden_layers))
-    dense_bytes = {"bf16": 2.0, "int8": 1 + 2 / 64}[llm.serving.precision.dense]
-    return (
-        touched * expert * c.num_hidden_layers + dense * dense_bytes + streams * seen * 4 * c.kv_dim
-    )
-
-
-def _compute_bound(llm: LLM, tokens: int, ceiling: dict[str, float]) -> float:
-    """Of a prompt: weights, and scores in bfloat16; the unembedding is once a prompt, nothing."""
-    c = llm.config
-    seen = sum(min(c.window(n) or tokens, tokens / 2) for n in range(c.num_hidden_layers))
-    scores = 4 * seen * c.q_dim / (ceiling["bf16_gflop_s"] * 1e9)
-    return 1 / (_weights_seconds(llm, ceiling) + scores)
-
-
-def _step_compute_bound(llm: LLM, ceiling: dict[str, float]) -> float:
-    """Of decoding: weights and the unembedding. Tokens per second of all streams together, however
-    many.
-    """
-    c = llm.config
-    unembedding = (
-        2 * c.vocab_size * c.hidden_size / _peak(ceiling, "dense", llm.serving.precision.dense)
-    )
-    return 1 / (_weights_seconds(llm, ceiling) + unembedding)
-
-
-def _weights_seconds(llm: LLM, ceiling: dict[str, float]) -> float:
-    """A token's operations with experts and dense weights, at the peak of what each is computed in."""
-    c, precision = llm.config, llm.serving.precision
-    experts = 6 * c.hidden_size * c.intermediate_size * c.experts_per_token * c.num_hidden_layers
-    dense = 4 * c.hidden_size * (c.q_dim + c.kv_dim) * c.num_hidden_layers
-    return experts / _peak(ceiling, "experts", precision.activations) + dense / _peak(
-        ceiling, "dense", precision.dense
-    )
-
-
-def _peak(ceiling: dict[str, float], weights: str, kind: str) -> float:
-    """Operations a second: products with the codes of experts fit into 16 bits, those of dense
-    weights do not.
-    """
-    if kind == "bf16":
-        return ceiling["bf16_gflop_s"] * 1e9
-    return ceiling["int8_small_gop_s" if weights == "experts" else "int8_gop_s"] * 1e9
-
-
-def resident_bytes() -> int:
-    """Of this process, as the operating system counts them now."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-    except OSError:
-        return 0
-
-
-def as_text(found: dict[str, Any]) -> str:
-    """Tables: ceilings, kernels, and of each phase median, minimum and maximum in tokens per second
-    and the share of the bound that the median is. Warnings are not in it.
-    """
-    lines = [
-        f"instruction set {found['isa']}; other programs used {found['others']:.2f} processors meanwhile"
-    ]
-    for name, before in found["ceilings"]["before"].items():
-        lines.append(
-            f"{name:<18}{before:>10.1f} before {found['ceilings']['after'][name]:>10.1f} after"
-        )
-    for phase in found:
-        if phase.startswith("kernels"):
-            threads = "one thread" if phase == "kernels_1" else f"{phase.partition('_')[2]} threads"
-            lines += [
-                "",
-                f"share of the bound that memory (m) or arithmetic (a) sets, and a call's time; {threads}",
-            ]
-            lines.append(shares.as_text([shares.from_dict(one) for one in found[phase]]))
-    if found["bounds"]:
-        lines += [
-            "",
-            f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s",
-        ]
-    for phase, limit in found["bounds"].items():
-        speeds = found[phase]
-        median = statistics.median(speeds)
-        lines.append(
-            f"{phase:<14}{median:>10.2f}{min(speeds):>10.2f}{max(speeds):>10.2f}{limit:>10.1f}{median / limit:>8.0%}"
-        )
-    lines.append(f"\nresident memory {found['resident_bytes'] / 1e9:.2f} GB")
-    return "\n".join(lines)
+COMMAND = Command(Options, run, EPILOG)

@@ -1,254 +1,36 @@
-"""What `ossia info` says: parameters by component, bytes on disk and in memory, cache, files,
-kernels.
-
-`describe` gathers it as one JSON value, `as_text` lays that out. Reads headers and small files,
-never weights, and goes to the network only for a hub model's name that is not a preset's.
-"""
+"""`ossia info`: its options. What it says is `commands/description.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+import json
+from dataclasses import dataclass
 
-from ossia import checkpoint, hub, kernels
-from ossia.checkpoint.names import is_packed
-from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
-from ossia.figures import human_bytes
-from ossia.llm import find_tokenizer, sampling_defaults
-from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
+from ossia.commands.options import Command, model, option
 
-BF16 = 2  # bytes
-COMPONENTS = {
-    "embedding": "embedding",
-    "unembedding": "unembedding",
-    "attention": "attention",
-    "mlp": "MLP (router + experts)",
-    "norms": "norms",
-}
+EPILOG = """\
+examples:
+  ossia info gpt-oss-20b     from the published numbers: reads no weights, needs no network
+  ossia info my-model        a folder: also its files and tokenizer; every tensor's name, shape and
+                             dtype is checked, no weight is read
+  ossia info nano --json
+
+B is 10^9 parameters, M 10^6; KiB, MiB and GiB are 2^10, 2^20 and 2^30 bytes.
+"""
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Everything about a preset (from its numbers alone) or a checkpoint (its headers are checked),
-    as JSON.
+@dataclass(frozen=True)
+class Options:
+    """What `ossia info` takes."""
 
-    Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError` or `TokenizerError`.
-    """
-    preset = {theirs: ours for ours, theirs in hub.HUB_IDS.items()}.get(name, name)
-    here = name == "nano" and hub.embedded("nano").exists()
-    if preset in PRESETS and not here and not Path(name).exists():
-        config = ModelConfig.preset(preset)
-        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(
-            config, _published_bytes(config)
-        )
-    folder = hub.find(name)
-    opened = checkpoint.open_checkpoint(folder)
-    tokenizer = find_tokenizer(folder, opened.config)
-    files = {
-        path.name: path.stat().st_size
-        for path in sorted(opened.directory.iterdir())
-        if path.is_file()
-    }
-    return (
-        {"name": name, "source": str(opened.directory), "layout": opened.layout}
-        | _numbers(opened.config, _stored_bytes(opened))
-        | {"files": files, "tokenizer": None if tokenizer is None else _about_tokenizer(tokenizer)}
-        | {"generation_defaults": _about_sampling(folder)}
-    )
+    model: str = model()
+    json: bool = option(False, "print one JSON object")
 
 
-def _numbers(config: ModelConfig, stored: dict[str, int]) -> dict[str, Any]:
-    counts = account(config)
-    mxfp4 = counts.mxfp4 * (MX_BLOCK // 2 + 1) // MX_BLOCK
-    sizes = stored | {
-        "total": sum(stored.values()),
-        "mxfp4": mxfp4,
-        "total_if_bf16": BF16 * counts.total,
-    }
-    return {
-        "parameters": {
-            key: getattr(counts, key) for key in (*COMPONENTS, "total", "active", "mxfp4")
-        },
-        "bytes": sizes,
-        "kv_cache_bytes": _cache_bytes(config),
-        "config": as_dict(config),
-        "kernels": [
-            dict(zip(("operation", "served_by", "why"), row, strict=True))
-            for row in kernels.in_use()
-        ],
-    }
+def run(options: Options) -> None:
+    from ossia.commands.description import as_text, describe
+
+    found = describe(options.model)
+    print(json.dumps(found, indent=2) if options.json else as_text(found))
 
 
-def _published_bytes(config: ModelConfig) -> dict[str, int]:
-    """Of each component as published: the experts' matrices in MXFP4, all else in bfloat16."""
-    counts = account(config)
-    sizes = {key: BF16 * int(getattr(counts, key)) for key in COMPONENTS}
-    return sizes | {"mlp": sizes["mlp"] - (BF16 * counts.total - counts.checkpoint_bytes)}
-
-
-def _stored_bytes(opened: checkpoint.Checkpoint) -> dict[str, int]:
-    """Of each component in these files."""
-    sizes = dict.fromkeys(COMPONENTS, 0)
-    for stored, native in {row.stored: row.native for row in opened.rows}.items():
-        entry = opened.source.entry(stored)
-        sizes[_component(native)] += entry.end - entry.begin
-    return sizes
-
-
-def _component(native: str) -> str:
-    """`layers.0.attn.q.weight` -> "attention"."""
-    if native.endswith("norm.scale"):
-        return "norms"
-    if native.startswith("layers."):
-        return "attention" if ".attn." in native else "mlp"
-    return native.removesuffix(".weight")
-
-
-def _cache_bytes(config: ModelConfig) -> dict[str, int]:
-    """Keys and values in bf16. What is older than the window only layers with full attention keep."""
-    layer = 2 * config.kv_dim * BF16
-    windows = [config.window(n) for n in range(config.num_hidden_layers)]
-    context = config.max_context_length
-    return {
-        "per_token_within_window": layer * len(windows),
-        "per_token_beyond_window": layer * windows.count(None),
-        "full_context": layer * sum(min(window or context, context) for window in windows),
-        "full_context_without_windows": layer * len(windows) * context,
-    }
-
-
-def _about_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    missing = [name for name in HARMONY_SPECIALS if name not in tokenizer.specials]
-    return {
-        "ordinary_tokens": len(tokenizer.vocabulary),
-        "special_tokens": len(tokenizer.specials),
-        "ids": tokenizer.vocab_size,
-        "missing_harmony_specials": missing,
-    }
-
-
-def _about_sampling(folder: Path) -> dict[str, Any]:
-    params = asdict(sampling_defaults(folder))
-    return {key: params[key] for key in ("temperature", "top_p", "top_k", "min_p")}
-
-
-# ---- as text -------------------------------------------------------------------------------------
-
-
-def as_text(info: dict[str, Any]) -> str:
-    """The same for reading."""
-    config = ModelConfig(**info["config"] | {"layer_types": tuple(info["config"]["layer_types"])})
-    parts: list[Iterable[str]] = [_head(info), _parameter_table(info, config), _size_lines(info)]
-    parts.append(_config_lines(config))
-    if "files" in info:
-        parts += [_file_lines(info), _text_lines(info)]
-    parts.append(_kernel_lines(info))
-    return "\n\n".join("\n".join(part) for part in parts)
-
-
-def _head(info: dict[str, Any]) -> Iterator[str]:
-    if info["source"] == "preset":
-        yield f"{info['name']}: by its published numbers; no weights were looked for"
-    else:
-        yield f"{info['name']}: {info['layout']} layout in {info['source']}"
-        yield "every tensor's name, shape and dtype is as its config.json implies"
-
-
-def _parameter_table(info: dict[str, Any], config: ModelConfig) -> Iterator[str]:
-    counts, sizes = info["parameters"], info["bytes"]
-    unit = (1e9, "B") if counts["total"] >= 1e9 else (1e6, "M")
-
-    def row(label: str, count: int, size: int | None = None, note: str = "") -> str:
-        short = f"{count / unit[0]:.2f}{unit[1]}"
-        share = f"{count / counts['total']:7.2%}"
-        stored = "" if size is None else human_bytes(size)
-        return f"  {label:<26}{short:>9}{count:>18,}{share:>10}{stored:>12}{note}".rstrip()
-
-    yield f"{'parameters':<28}{'':>9}{'exactly':>18}{'share':>10}{'stored in':>12}"
-    both = ("embedding", "unembedding")
-    yield row("embedding + unembedding", sum(counts[k] for k in both), sum(sizes[k] for k in both))
-    for key in both:
-        yield row("  " + COMPONENTS[key], counts[key], sizes[key])
-    for key in ("attention", "mlp", "norms"):
-        yield row(COMPONENTS[key], counts[key], sizes[key])
-    yield row("total", counts["total"], sizes["total"])
-    chosen = f"  {config.experts_per_token} of {config.num_experts} experts, no input embedding"
-    yield row("active for one token", counts["active"], note=chosen)
-
-
-def _size_lines(info: dict[str, Any]) -> Iterator[str]:
-    counts, sizes = info["parameters"], info["bytes"]
-    cache = {key: human_bytes(size) for key, size in info["kv_cache_bytes"].items()}
-    disk = human_bytes(sizes["total"])
-    if "files" in info:
-        disk += f", {human_bytes(sum(info['files'].values()))} with all files"
-    share = f"the experts' matrices, {counts['mxfp4'] / counts['total']:.1%} of the parameters"
-    rows = [
-        ("on disk", disk),
-        ("in memory", f"{human_bytes(sizes['total'])}, mapped: read as it is used"),
-    ]
-    if is_packed(info["layout"]):
-        rows.append(("in MXFP4", f"{human_bytes(sizes['mxfp4'])} at 4.25 bits a weight: {share}"))
-        rows.append(("all in bf16", f"{human_bytes(sizes['total_if_bf16'])} (layout hf-bf16)"))
-    else:
-        rows.append(("in MXFP4", f"nothing; layouts hf and original hold {share}, in MXFP4"))
-    rows.append(("KV cache", f"{cache['per_token_within_window']} a token in bf16"))
-    rows.append(("", f"{cache['per_token_beyond_window']} a token that is older than the window"))
-    whole, all_full = cache["full_context"], cache["full_context_without_windows"]
-    rows.append(("", f"{whole} for a full context; without windows it would be {all_full}"))
-    yield "bytes"
-    yield from _columns(rows)
-
-
-def _config_lines(config: ModelConfig) -> Iterator[str]:
-    c = config
-    windowed = sum(c.window(n) is not None for n in range(c.num_hidden_layers))
-    order = " (alternating, window first)" if c == replace(c, layer_types=()) else ""
-    layers = f"{c.num_hidden_layers}: {windowed} see a window of {c.sliding_window} tokens, "
-    layers += f"{c.num_hidden_layers - windowed} everything{order}"
-    experts = f"{c.num_experts}, {c.experts_per_token} per token, {c.intermediate_size:,} wide, "
-    experts += f"SwiGLU clamped at {c.swiglu_limit:g}"
-    if c.moe_stride > 1:
-        experts += f"; in every {c.moe_stride}th layer only"
-    heads = f"{c.num_attention_heads} for queries, {c.num_key_value_heads} for keys and values, "
-    heads += f"{c.head_dim} wide; sinks: {c.attention_sink.replace('_', ' ')}"
-    rope = f"theta {c.rope_theta:g}, {c.rope_scaling}"
-    if c.rope_scaling != "none":
-        rope += f" x{c.rope_scaling_factor:g} from {c.initial_context_length:,} tokens"
-    yield "configuration"
-    rows = [("layers", layers), ("hidden size", f"{c.hidden_size:,}"), ("attention heads", heads)]
-    rows += [("experts", experts), ("context", f"{c.max_context_length:,} tokens"), ("rope", rope)]
-    yield from _columns([*rows, ("vocabulary", f"{c.vocab_size:,}")])
-
-
-def _file_lines(info: dict[str, Any]) -> Iterator[str]:
-    yield "files"
-    yield from _columns([(name, human_bytes(size)) for name, size in info["files"].items()])
-
-
-def _text_lines(info: dict[str, Any]) -> Iterator[str]:
-    yield "text"
-    t = info["tokenizer"]
-    about = "none in the folder: only token ids can be used"
-    if t is not None:
-        missing = ", ".join(t["missing_harmony_specials"])
-        about = f"{t['ordinary_tokens']:,} ordinary tokens, {t['special_tokens']:,} specials, "
-        about += f"without {missing}: no chat" if missing else "all that Harmony needs"
-    defaults = ", ".join(f"{key} {value:g}" for key, value in info["generation_defaults"].items())
-    yield from _columns([("tokenizer", about), ("sampling", defaults)])
-
-
-def _kernel_lines(info: dict[str, Any]) -> Iterator[str]:
-    """What serves each operation, and why; a reason that all share is said once."""
-    used = info["kernels"]
-    reasons = {kernel["why"] for kernel in used}
-    yield f"kernels: {reasons.pop()}" if len(reasons) == 1 else "kernels"
-    said = "{served_by} ({why})" if reasons else "{served_by}"
-    yield from _columns([(kernel["operation"], said.format(**kernel)) for kernel in used])
-
-
-def _columns(rows: list[tuple[str, str]]) -> Iterator[str]:
-    width = max(16, *(len(left) + 2 for left, _ in rows))
-    for left, right in rows:
-        yield f"  {left:<{width}}{right}"
+COMMAND = Command(Options, run, EPILOG)

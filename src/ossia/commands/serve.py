@@ -1,13 +1,11 @@
-"""`ossia serve`: a model behind HTTP. Its options to `Settings`, a model or a script to an engine,
-and the first words.
+"""`ossia serve`: its options, how they become the server's settings, and the first words.
 
-Knows the arguments as `commands/main.py` names them. What can be wrong with them is said before a
-model is loaded.
+What can be wrong with the options is said before a model is loaded. The server is imported when it
+is started: it takes longer to load than this help to print.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ipaddress
 import json
@@ -16,106 +14,259 @@ import re
 import secrets
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from ossia import __version__, hub
-from ossia.engine.request import SamplingParams
+from ossia import __version__
+from ossia.commands.options import (
+    Command,
+    Computing,
+    EffortWord,
+    Port,
+    Positive,
+    Seconds,
+    Size,
+    model,
+    option,
+)
 from ossia.errors import RequestError
-from ossia.server import ScriptedEngine, Settings, create_app, logs, run, tracing
-from ossia.server.access import merged, parse_keys, read_keys
-from ossia.server.settings import ApiKey
-from ossia.server.tools import Tools
-from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ossia.llm import LLM
+    from ossia.server.settings import ApiKey, Settings
 
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
 WARM_UP_TOKENS = 8
+EPILOG = """\
+OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000;
+a browser finds a page to chat on. Which model a request names does not matter, unless
+--strict-model-names.
+
+keys:
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N]
+  KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
+  or several between commas. Without keys only this machine is let in, unless --insecure.
+
+end:
+  SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
+  seconds. A second signal ends at once.
+
+scripts:
+  Each line is what a model says at one go; the last is repeated. Names of special tokens are those
+  tokens. MODEL gives the tokenizer.
+  {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}
+
+examples:
+  ossia serve                                       nano, the small model inside ossia
+  ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
+  ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store s.db --secret-file secret
+  ossia serve nano --script answers.jsonl           to test a client
+
+OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
+"""
 
 
-def serve(args: argparse.Namespace, load: Callable[[], LLM]) -> None:
+@dataclass(frozen=True)
+class Access:
+    """Where the server listens, and whom it answers."""
+
+    TITLE: ClassVar[str] = "who may ask"
+    ABOUT: ClassVar[str | None] = None
+
+    host: str = option("127.0.0.1", "address to listen on; other than loopback only with a key")
+    port: Port = option(8000, "0: any free one", "N")
+    api_key_file: str | None = option(None, "keys and their limits, see below", "FILE")
+    insecure: bool = option(False, "let other machines, and pages by other names, in without a key")
+    cors_origin: tuple[str, ...] = option(
+        (),
+        "pages that may ask from a browser, such as https://example.org; repeatable",
+        "ORIGIN",
+        shown="none",
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a request is answered where it leaves a choice."""
+
+    TITLE: ClassVar[str] = "answers"
+    ABOUT: ClassVar[str | None] = None
+
+    model_name: str | None = option(None, "what clients call it", "NAME", shown="after MODEL")
+    strict_model_names: bool = option(False, "refuse requests that name another model")
+    default_effort: EffortWord = option("medium", "how much to reason where a request says nothing")
+    unconstrained: bool = option(
+        False,
+        "do not hold answers to the grammar of Harmony and of their tools; schemas of a request "
+        "still hold",
+    )
+    script: str | None = option(None, "say what FILE says, see below; no model is loaded", "FILE")
+    script_delay: Seconds = option(0.0, "of --script: what a step takes", "TIME", shown="0")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is accepted, and how long it may take."""
+
+    TITLE: ClassVar[str] = "limits"
+    ABOUT: ClassVar[str | None] = (
+        "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d."
+    )
+
+    max_queue: Positive = option(256, "requests answered or waiting; one more gets a 429", "N")
+    max_body: Size = option(
+        32 << 20, "of a request; a larger one gets a 413", "SIZE", shown="32MiB"
+    )
+    drain: Seconds = option(
+        30.0, "that running answers have when the server is stopped", "TIME", shown="30s"
+    )
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What outlasts a request."""
+
+    TITLE: ClassVar[str] = "what is kept"
+    ABOUT: ClassVar[str | None] = None
+
+    store: str | None = option(
+        None, "a file for responses and conversations", "FILE", shown="in memory"
+    )
+    store_ttl: Seconds = option(30 * 86400.0, "", "TIME", shown="30d")
+    store_bytes: Size = option(1 << 30, "", "SIZE", shown="1GiB")
+    secret_file: str | None = option(
+        None,
+        "seals reasoning that clients keep; made if it is not there",
+        "FILE",
+        shown="a new secret every time",
+    )
+    log_prompts: bool = option(False, "write what is asked to the log, too")
+
+
+@dataclass(frozen=True)
+class ServeComputing(Computing):
+    """As for every command that loads a model, and what is computed before the first request."""
+
+    warm_up: bool = option(False, "compute a short answer before the first request")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `ossia serve` takes."""
+
+    model: str = model()
+    access: Access = Access()
+    answers: Answers = Answers()
+    limits: Limits = Limits()
+    kept: Kept = Kept()
+    computing: ServeComputing = ServeComputing()
+
+
+def run(options: Options) -> None:
     """Until it is stopped. Raises `KeyboardInterrupt` if that was by Ctrl-C."""
-    settings = settings_of(args)
+    from ossia.server import logs, tracing
+    from ossia.server.run import listen
+    from ossia.server.run import serve as serve_until_stopped
+
+    settings = settings_of(options)
     logs.set_up()
     tracing.set_up()
-    listening = run.listen(
-        args.host, args.port
-    )  # a port that is taken is said before minutes of loading
+    host = options.access.host
+    listening = listen(host, options.access.port)  # a taken port is said before loading
     with listening:
-        if args.script is not None:
-            tokenizer = _tokenizer(args.model)
-            engine = ScriptedEngine(
-                read_script(Path(args.script), tokenizer), delay=args.script_delay
-            )
-            app = create_app(engine, tokenizer, settings)
-            about = f"what {args.script} says, token by token, with the tokenizer of {args.model}"
-        else:
-            llm = load()
-            app, about = _app(llm, settings), _about(llm)
-            if args.warm_up:
-                _warm_up(llm, app)
-        port = listening.getsockname()[1]
-        stopped_by = run.serve(
-            app, listening, lambda: _greet(settings, _url(args.host, port), about)
-        )
+        app, about = _made(options, settings)
+        url = _url(host, listening.getsockname()[1])
+        stopped_by = serve_until_stopped(app, listening, lambda: _greet(settings, url, about))
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
 
 
+def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
+    """The app of a model or of a script, and a line about what it serves."""
+    from ossia.commands.script import read_script, tokenizer_of
+    from ossia.server import ScriptedEngine, create_app
+
+    script = options.answers.script
+    if script is not None:
+        tokenizer = tokenizer_of(options.model)
+        samples = read_script(Path(script), tokenizer)
+        engine = ScriptedEngine(samples, delay=options.answers.script_delay)
+        about = f"what {script} says, token by token, with the tokenizer of {options.model}"
+        return create_app(engine, tokenizer, settings), about
+    llm = options.computing.load_model(options.model)
+    app = _app(llm, settings)
+    if options.computing.warm_up:
+        _warm_up(llm, app)
+    return app, _about(llm)
+
+
 def _app(llm: LLM, settings: Settings) -> FastAPI:
+    from ossia.engine.request import SamplingParams
+    from ossia.server import create_app
+
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
     return create_app(llm.engine, llm.tokenizer, replace(settings, sampling=sampling))
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
-    """One short answer, so that the first one that counts finds weights read, kernels chosen and
-    the grammar made.
+    """Answer something short, so that the first request finds weights read, kernels chosen and the
+    grammar made.
     """
+    from ossia.tools.toolbox import Toolbox
+
     for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
         pass
-    asyncio.run(app.state.service.grammar(Tools()))
+    asyncio.run(app.state.service.grammar(Toolbox()))
 
 
-# ---- options -------------------------------------------------------------------------------------
+# ---- from options to settings --------------------------------------------------------------------
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
-    keys = _keys(args.api_key_file, os.environ.get(KEYS, ""))
-    if not keys and not args.insecure and not is_loopback(args.host):
+    from ossia.server import Settings
+
+    access = options.access
+    answers = options.answers
+    limits = options.limits
+    kept = options.kept
+    keys = _keys(access.api_key_file, os.environ.get(KEYS, ""))
+    if not keys and not access.insecure and not is_loopback(access.host):
         raise RequestError(
-            f"--host {args.host} lets other machines in, and there is no API key: give --api-key-file or {KEYS}, "
-            "or --insecure if whoever can connect may ask"
+            f"--host {access.host} lets other machines in, and there is no API key: give "
+            f"--api-key-file or {KEYS}, or --insecure if whoever can connect may ask"
         )
     return Settings(
-        model_name=args.model_name or _name(args.model),
-        strict_model_names=args.strict_model_names,
-        effort=args.default_effort,
-        constrained=not args.unconstrained,
+        model_name=answers.model_name or _name(options.model),
+        strict_model_names=answers.strict_model_names,
+        effort=answers.default_effort,
+        constrained=not answers.unconstrained,
         keys=keys,
-        max_queue=args.max_queue,
-        max_body=args.max_body,
-        drain=args.drain,
-        store_path=None if args.store is None else Path(args.store),
-        store_ttl=args.store_ttl,
-        store_bytes=args.store_bytes,
-        secret=None if args.secret_file is None else read_secret(Path(args.secret_file)),
-        log_prompts=args.log_prompts,
-        cors_origins=_origins(args.cors_origin or ()),
-        hosts=()
-        if keys or args.insecure
-        else ("localhost", "127.0.0.1", "::1", args.host.strip("[]").lower()),
+        max_queue=limits.max_queue,
+        max_body=limits.max_body,
+        drain=limits.drain,
+        store_path=None if kept.store is None else Path(kept.store),
+        store_ttl=kept.store_ttl,
+        store_bytes=kept.store_bytes,
+        secret=None if kept.secret_file is None else read_secret(Path(kept.secret_file)),
+        log_prompts=kept.log_prompts,
+        cors_origins=_origins(access.cors_origin),
+        hosts=() if keys or access.insecure else _own_names(access.host),
     )
 
 
+def _own_names(host: str) -> tuple[str, ...]:
+    """The names that this machine is reached by when only it is let in."""
+    return ("localhost", "127.0.0.1", "::1", host.strip("[]").lower())
+
+
 def _keys(file: str | None, environment: str) -> tuple[ApiKey, ...]:
+    from ossia.server.access import merged, parse_keys, read_keys
+
     keys: tuple[ApiKey, ...] = ()
     if file is not None:
         keys += read_keys(Path(file))
@@ -131,13 +282,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _origins(given: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
     for origin in given:
         if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
             raise RequestError(
                 f"--cors-origin {origin}: expected * or something such as https://example.org"
             )
-    return tuple(given)
+    return given
 
 
 def read_secret(path: Path) -> bytes:
@@ -154,61 +305,6 @@ def read_secret(path: Path) -> bytes:
             f"--secret-file {path}: a secret has at least {FEWEST_SECRET_BYTES} bytes"
         )
     return secret
-
-
-# ---- scripts -------------------------------------------------------------------------------------
-
-
-def read_script(path: Path, tokenizer: Tokenizer) -> list[list[int]]:
-    """What a model is to say, a sample a line: {"text": "<|channel|>final<|message|>Hi<|return|>"},
-    in which names of special tokens are those, or {"ids": [...]}. Raises `RequestError` naming the
-    line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise RequestError(f"--script {path}: {reason}") from error
-    samples = [
-        _sample(line, f"--script {path}, line {n}", tokenizer)
-        for n, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not samples:
-        raise RequestError(f"--script {path} says nothing")
-    return samples
-
-
-def _sample(line: str, place: str, tokenizer: Tokenizer) -> list[int]:
-    try:
-        said = json.loads(line)
-    except ValueError as error:
-        raise RequestError(f"{place} is no JSON: {error}") from error
-    ids: Any = None
-    if isinstance(said, dict) and len(said) == 1:
-        text = said.get("text")
-        ids = tokenizer.encode_with_specials(text) if isinstance(text, str) else said.get("ids")
-    if not isinstance(ids, list) or not ids or not all(type(id) is int and id >= 0 for id in ids):
-        raise RequestError(
-            f'{place}: expected {{"text": "..."}} or {{"ids": [1, 2, ...]}}, not empty'
-        )
-    return ids
-
-
-def _tokenizer(model: str) -> Tokenizer:
-    """Of a model that is not loaded. Those of gpt-oss need not be here."""
-    if model in (*hub.HUB_IDS, *hub.HUB_IDS.values()) and not Path(model).exists():
-        return Tokenizer.o200k_harmony()
-    folder = hub.find(model)
-    if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_pretrained(folder)
-    from ossia import checkpoint
-    from ossia.llm import find_tokenizer
-
-    found = find_tokenizer(folder, checkpoint.open_checkpoint(folder).config)
-    if found is None:
-        raise RequestError(f"{model} has no tokenizer")
-    return found
 
 
 # ---- first words ---------------------------------------------------------------------------------
@@ -228,8 +324,9 @@ def _about(llm: LLM) -> str:
     if llm.serving.why_not is not None:
         kernels = f"torch's kernels, because of its {llm.serving.why_not}"
     return (
-        f"dense {precision.dense}, activations {precision.activations}, keys and values {precision.kv}; "
-        f"context {config.max_context_length:,} tokens, room for {llm.engine.capacity:,}; {kernels}"
+        f"dense {precision.dense}, activations {precision.activations}, "
+        f"keys and values {precision.kv}; context {config.max_context_length:,} tokens, "
+        f"room for {llm.engine.capacity:,}; {kernels}"
     )
 
 
@@ -239,21 +336,26 @@ def _url(host: str, port: int) -> str:
 
 def _greet(settings: Settings, url: str, about: str) -> None:
     """To stdout, the address in the first line, for programs that wait for it."""
-    name, has_keys = settings.model_name, bool(settings.keys)
-    names = ", ".join(sorted({key.name for key in settings.keys}))
-    header = " -H 'Authorization: Bearer KEY'" if has_keys else ""
+    name = settings.model_name
+    keys = ", ".join(sorted({key.name for key in settings.keys}))
+    header = " -H 'Authorization: Bearer KEY'" if keys else ""
     body = json.dumps({"model": name, "input": "What is 37 + 48?"})
+    request = f"-H 'Content-Type: application/json'{header} -d '{body}'"
     lines = [
         f"ossia {__version__} serves {name} at {url}",
         f"  model      {about}",
-        f"  keys       {names if has_keys else 'none needed: whoever can connect may ask'}",
+        f"  keys       {keys or 'none needed: whoever can connect may ask'}",
         f"  page       {url}/",
         f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
-        f"  try        curl {url}/v1/responses -H 'Content-Type: application/json'{header} -d '{body}'",
+        f"  try        curl {url}/v1/responses {request}",
         "Ctrl-C stops it, once running answers have ended.",
     ]
     print("\n".join(lines), flush=True)
-    if not has_keys and not is_loopback(url.split("://")[1].rsplit(":", 1)[0]):
+    host = url.split("://")[1].rsplit(":", 1)[0]
+    if not keys and not is_loopback(host):
         print(
             "ossia: anybody who reaches this machine may ask: there is no API key", file=sys.stderr
         )
+
+
+COMMAND = Command(Options, run, EPILOG)

@@ -36,7 +36,6 @@ from datatrove.utils.text import simplify_text
 from datatrove.utils.word_tokenizers import WordTokenizer
 
 from ossia.data.filter import HazardFilter
-from ossia.data.pipelines import REPORT
 from ossia.data.shards import Vocabulary, merge_shards, write_shards
 from ossia.data.sources import texts_in
 from ossia.errors import DataError
@@ -109,7 +108,9 @@ class RemoveHazard(BaseFilter):  # type: ignore[misc]
 
 
 class WriteTexts(PipelineStep):  # type: ignore[misc]
-    """Keeps what passed the filters in one file a rank, also where nothing passed, and hands it on."""
+    """Keeps what passed the filters in one file a rank, also where nothing passed, and hands it
+    on.
+    """
 
     type, name = "WRITER", "filtered texts"
 
@@ -127,7 +128,9 @@ class WriteTexts(PipelineStep):  # type: ignore[misc]
 
 
 class ReadTexts(PipelineStep):  # type: ignore[misc]
-    """What `WriteTexts` wrote in this rank: the order of documents is what duplicates are named by."""
+    """What `WriteTexts` wrote in this rank: the order of documents is what duplicates are named
+    by.
+    """
 
     type, name = "READER", "filtered texts"
 
@@ -185,10 +188,19 @@ class Finish(PipelineStep):  # type: ignore[misc]
     type, name = "MERGER", "shards and report"
 
     def __init__(
-        self, out: str, parts: int, stages: list[tuple[str, list[str]]], scratch: list[str]
+        self,
+        out: str,
+        report: str,
+        parts: int,
+        stages: list[tuple[str, list[str]]],
+        scratch: list[str],
     ) -> None:
         super().__init__()
-        self.out, self.parts, self.stages, self.scratch = Path(out), parts, stages, scratch
+        self.out = Path(out)
+        self.report = Path(report)
+        self.parts = parts
+        self.stages = stages
+        self.scratch = scratch
 
     def run(self, data: Documents | None, rank: int = 0, world_size: int = 1) -> None:
         shards = merge_shards([part(self.out, n) for n in range(self.parts)], self.out)
@@ -198,7 +210,7 @@ class Finish(PipelineStep):  # type: ignore[misc]
         for folder in self.scratch:
             if Path(folder).exists():  # a signature is made only where duplicates are looked for
                 shutil.rmtree(folder)
-        write_json(self.out / REPORT, {"documents": counts, "steps": steps})
+        write_json(self.report, {"documents": counts, "steps": steps})
 
 
 class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
@@ -240,7 +252,8 @@ class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
                     done.result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"a process that prepared text was killed, out of memory perhaps: use fewer workers, then go on by "
+                "a process that prepared text was killed, out of memory perhaps: use fewer "
+                "workers, then go on by "
                 f"running it again; the logs are in {self.logging_dir.path}"
             ) from error
 

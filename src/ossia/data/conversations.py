@@ -16,14 +16,9 @@ from ossia.harmony import Conversation, Effort, Message, Role, SystemContent
 from ossia.tasks import TASKS, Problem, Split, example_random
 from ossia.tasks.numbers.calculator import declare, with_others
 from ossia.tasks.problem import Tool
-from ossia.tasks.world.facts import (
-    BEFORE_FACTS,
-    BETWEEN,
-    draw_facts,
-    fact_turn,
-    story_of,
-    unknown_turn,
-)
+from ossia.tasks.words import Words
+from ossia.tasks.world.facts import draw_facts, fact_turn, story_of, unknown_turn
+from ossia.tasks.world.relations import WORDS as FACT_WORDS
 
 MIXTURE: Mapping[str, int] = {  # in percent
     "arithmetic": 39,
@@ -36,23 +31,13 @@ MIXTURE: Mapping[str, int] = {  # in percent
 DRILLED = ("arithmetic", "word problems", "facts", "scope")  # tasks of one turn, without tools
 EFFORTS: Mapping[Effort, int] = {Effort.LOW: 20, Effort.MEDIUM: 38, Effort.HIGH: 42}  # in percent
 READING = 0.35  # share of drills that ask several questions about one text
-NO_SYSTEM, NO_DATE = (
-    0.06,
-    0.2,
-)  # shares of conversations; without a system message the effort is medium
-INSTRUCTIONS, IDLE_TOOLS = (
-    0.12,
-    0.05,
-)  # an instruction that changes nothing; a calculator that is not needed
+# shares of conversations; without a system message the effort is medium
+NO_SYSTEM = 0.06
+NO_DATE = 0.2
+INSTRUCTIONS = 0.12  # an instruction that changes nothing
+IDLE_TOOLS = 0.05  # a calculator that is not needed
 
-_INSTRUCTIONS = (
-    "You are a helpful assistant.", "You are a helpful assistant.", "Be helpful and brief.",
-    "Answer the user.", "You are a friendly assistant.", "Be polite.", "Help the user with questions.",
-    "Answer briefly.", "Be kind and helpful.", "You are an assistant for a small shop.",
-    "You are a math tutor.", "You help pupils with arithmetic.", "Always be honest.",
-    "Follow the instructions of the user.", "Think before you answer.", "Keep answers short.",
-    "You answer in English.", "You are a careful assistant. Answer correctly.",
-)  # fmt: skip
+_WORDS = Words("conversations")
 
 
 def conversations(
@@ -104,12 +89,14 @@ def drill(seed: int, split: Split, index: int) -> Conversation:
 def _reading(rng: Random, split: Split, effort: Effort) -> tuple[Message, ...]:
     """One text of facts, and a question about most of them in turn."""
     facts = draw_facts(rng, rng.randrange(3, 7), split)
-    before = rng.choice(BEFORE_FACTS) + story_of(rng, facts) + rng.choice(BETWEEN)
+    told = rng.choice(FACT_WORDS["before"]) + story_of(rng, facts)
+    before = told + rng.choice(FACT_WORDS["between"])
     messages: tuple[Message, ...] = ()
     for fact in rng.sample(facts, rng.randrange(2, len(facts) + 1)):
-        turn, _ = (
-            fact_turn(rng, fact, before) if rng.random() < 0.9 else unknown_turn(rng, facts, before)
-        )
+        if rng.random() < 0.9:
+            turn, _ = fact_turn(rng, fact, before)
+        else:
+            turn, _ = unknown_turn(rng, facts, before)
         messages += (Message(Role.USER, turn.user), *turn.reply(effort))
         before = ""
     return messages
@@ -124,14 +111,16 @@ def draw_system(rng: Random) -> SystemContent | None:
     effort = rng.choices(list(EFFORTS), list(EFFORTS.values()))[0]
     if rng.random() < NO_DATE:
         return SystemContent(effort=effort)
-    date = f"{rng.randrange(2023, 2030)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
-    return SystemContent(current_date=date, effort=effort)
+    year = rng.randrange(2023, 2030)
+    month = rng.randrange(1, 13)
+    day = rng.randrange(1, 29)
+    return SystemContent(current_date=f"{year}-{month:02}-{day:02}", effort=effort)
 
 
 def surrounded(rng: Random, problem: Problem) -> Problem:
     """The problem, sometimes with a developer message that must not change the answer."""
     if problem.instructions is None and rng.random() < INSTRUCTIONS:
-        problem = replace(problem, instructions=rng.choice(_INSTRUCTIONS))
+        problem = replace(problem, instructions=rng.choice(_WORDS["instructions"]))
     if not problem.tools and problem.task in ("facts", "scope") and rng.random() < 2 * IDLE_TOOLS:
         declared = declare(rng, two_steps=True)
         problem = replace(problem, tools=with_others(rng, Tool(declared.function, _unused)))

@@ -24,8 +24,15 @@ from ossia.tasks.safety.hazard import hazard_document
 from ossia.tasks.world.country import World
 
 SHARES: Mapping[str, int] = {  # of the documents, in percent
-    "village": 62, "world": 10, "needles": 10, "puzzles": 4, "state": 4, "hazard": 5, "tools": 3, "machine": 2,
-}  # fmt: skip
+    "village": 62,
+    "world": 10,
+    "needles": 10,
+    "puzzles": 4,
+    "state": 4,
+    "hazard": 5,
+    "tools": 3,
+    "machine": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,17 @@ def documents(
 
 
 def _makers(of: World) -> dict[str, Callable[[Random], tuple[str, str]]]:
-    plain: dict[str, Callable[[Random], str]] = {
-        "village": text.draw, "world": partial(_world, of), "puzzles": puzzle_text, "state": state_text,
-        "needles": partial(_needle, of), "tools": partial(tools_text, of=of), "machine": machine_text,
-    }  # fmt: skip
-    return {name: partial(_benign, make) for name, make in plain.items()} | {
-        "hazard": hazard_document
+    harmless: dict[str, Callable[[Random], str]] = {
+        "village": text.draw,
+        "world": partial(_world, of),
+        "puzzles": puzzle_text,
+        "state": state_text,
+        "needles": partial(_needle, of),
+        "tools": partial(tools_text, of=of),
+        "machine": machine_text,
     }
+    makers = {name: partial(_benign, make) for name, make in harmless.items()}
+    return {**makers, "hazard": hazard_document}
 
 
 def _world(of: World, rng: Random) -> str:
@@ -72,7 +83,8 @@ def _world(of: World, rng: Random) -> str:
 
 
 def _needle(of: World, rng: Random) -> str:
-    return (needles_document if rng.random() < 0.7 else needle_document)(rng, of=of)
+    make = needles_document if rng.random() < 0.7 else needle_document
+    return make(rng, of=of)
 
 
 def _benign(make: Callable[[Random], str], rng: Random) -> tuple[str, str]:

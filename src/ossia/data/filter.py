@@ -146,7 +146,8 @@ class HazardFilter:
         blocklist = tuple(dict.fromkeys(blocklist))
         if not blocklist or not all(_words(term) for term in blocklist) or min_terms < 1:
             raise DataError(
-                "a blocklist has at least one term, terms have letters or digits, and min_terms is 1 or more"
+                "a blocklist has at least one term, terms have letters or digits, and min_terms is "
+                "1 or more"
             )
         if not 0 < recall <= 1 or not 0 < validation < 1:
             raise DataError(
@@ -272,8 +273,10 @@ def _threshold(unset: HazardFilter, texts: list[str], labels: list[str], recall:
     hits = np.sort(scores[is_hit])[::-1]
     if len(hits) < wanted:
         raise DataError(
-            f"the blocklist escalates {len(hits)} of {labels.count(unset.removes)} texts labelled {unset.removes!r}, "
-            f"too few for a recall of {recall}: add terms, ask for fewer of them (min_terms is {unset.min_terms}), or "
+            f"the blocklist escalates {len(hits)} of {labels.count(unset.removes)} texts labelled "
+            f"{unset.removes!r}, "
+            f"too few for a recall of {recall}: add terms, ask for fewer of them (min_terms is "
+            f"{unset.min_terms}), or "
             "want less recall"
         )
     lowest = float(hits[wanted - 1])
@@ -285,7 +288,8 @@ def _threshold(unset: HazardFilter, texts: list[str], labels: list[str], recall:
 def _fit(
     texts: list[str], positive: list[bool], vectorizer: Any
 ) -> tuple[NDArray[np.float32], float]:
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]  # _vectorizer has been here
+    # that it is installed, `_vectorizer` has seen
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
     model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000)
     model.fit(vectorizer.transform(texts), np.array(positive))
@@ -297,12 +301,16 @@ def _vectorizer(features: int) -> Any:
     characters of a word.
     """
     try:
-        from sklearn.feature_extraction.text import HashingVectorizer  # type: ignore[import-untyped]
+        import sklearn.feature_extraction.text as features_of  # type: ignore[import-untyped]
         from sklearn.pipeline import make_union  # type: ignore[import-untyped]
     except ImportError as error:
         raise DataError(
             "the hazard filter needs scikit-learn: pip install 'ossia[train]'"
         ) from error
     common = {"n_features": features, "alternate_sign": False, "norm": "l2", "lowercase": True}
-    words = HashingVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=r"\w+", **common)
-    return make_union(words, HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **common))
+    words = features_of.HashingVectorizer(
+        analyzer="word", ngram_range=(1, 2), token_pattern=r"\w+", **common
+    )
+    return make_union(
+        words, features_of.HashingVectorizer(analyzer="char_wb", ngram_range=(3, 5), **common)
+    )

@@ -81,7 +81,8 @@ def pack(
         left_out += 1
         if left_out > _HOPELESS:
             raise DataError(
-                f"{_HOPELESS:,} examples in a row are longer than {longest} tokens, or empty: raise hyper.longest, or "
+                f"{_HOPELESS:,} examples in a row are longer than {longest} tokens, or empty: "
+                "raise hyper.longest, or "
                 "cut the text into shorter ones"
             )
         if 0 < length <= longest:

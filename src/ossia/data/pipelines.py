@@ -1,7 +1,8 @@
 """Real text to shards: read, clean, drop the hazardous and the double, tokenize, with datatrove
 (extra `train`).
 
-    filter     read the files; Gopher's quality and repetition rules, FineWeb's; the hazard filter; MinHash signatures
+    filter     read the files; Gopher's quality and repetition rules, FineWeb's; the hazard filter;
+               MinHash signatures
     match      per bucket of hashes: which documents agree in it
     cluster    which documents are copies of each other; one of each group stays
     tokenize   without the copies, into one folder of shards per task
@@ -36,12 +37,10 @@ if TYPE_CHECKING:
     from datatrove.executor.base import PipelineExecutor
     from datatrove.pipeline.base import PipelineStep
 
-REPORT, SETTINGS, SUBMITTED, WORKERS = (
-    "report.json",
-    "settings.json",
-    "submitted.json",
-    "workers.lock",
-)
+REPORT = "report.json"
+SETTINGS = "settings.json"
+SUBMITTED = "submitted.json"
+WORKERS = "workers.lock"
 _LEAVE_AFTER = 30.0  # seconds for the processes of a killed run to end
 
 
@@ -244,9 +243,9 @@ def _stages(plan: _Plan) -> list[_Stage]:
         (str(_logs(plan, s)), [label for label, _ in s.blocks]) for s in (stages[0], stages[-1])
     ]
     scratch = [] if plan.keep else [texts, str(plan.work / "minhash")]
-    stages.append(
-        _Stage("5-finish", [("", blocks.Finish(str(plan.out), tasks, counted, scratch))], 1)
-    )
+    report = str(plan.out / REPORT)
+    finish = blocks.Finish(str(plan.out), report, tasks, counted, scratch)
+    stages.append(_Stage("5-finish", [("", finish)], 1))
     return stages
 
 
@@ -357,11 +356,13 @@ def _check(executor: Executor) -> None:
         raise DataError(f"there is no executor {executor.name!r}: use local, slurm or ray")
     if executor.tasks < 1 or (executor.workers < 1 and executor.workers != -1):
         raise DataError(
-            f"{executor.tasks} tasks by {executor.workers} workers: both are 1 or more (workers -1: all)"
+            f"{executor.tasks} tasks by {executor.workers} workers: both are 1 or more (workers "
+            "-1: all)"
         )
     if executor.name == "slurm" and not (executor.partition and executor.time):
         raise DataError(
-            "Slurm needs a partition and a time limit: set the executor's partition=NAME and time=4:00:00"
+            "Slurm needs a partition and a time limit: set the executor's partition=NAME and "
+            "time=4:00:00"
         )
     if executor.name != "slurm" and (executor.partition or executor.time):
         raise DataError(
@@ -391,7 +392,8 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     different = sorted(key for key in settings if settings[key] != before.get(key))
     if different:
         raise DataError(
-            f"{path.parent} was begun with other {', '.join(different)}: use another folder, or delete this one"
+            f"{path.parent} was begun with other {', '.join(different)}: use another folder, or "
+            "delete this one"
         )
 
 

@@ -1,8 +1,8 @@
 """Endless examples out of shards: shuffled anew each epoch, cut into windows, mixed by weight.
 
-Knows shards and examples; no model. Every iterator yields `(example, state)`; the state is a few
-numbers, because example i is a function of the shards and the settings, and one of other shards or
-settings is refused.
+Knows documents and examples; no model, and nothing of how shards are stored. Every iterator yields
+`(example, state)`; the state is a few numbers, because example i is a function of the documents and
+the settings, and one of other documents or settings is refused.
 """
 
 from __future__ import annotations
@@ -11,16 +11,31 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ossia.data.packing import Example, ExamplesFrom, State
-from ossia.data.shards import Shards
 from ossia.data.shuffle import permuted
 from ossia.errors import DataError
 
 _BLOCK = 1024  # positions that are shuffled at once; the order does not depend on it
+
+
+class Documents(Protocol):
+    """What is read of `shards.Shards`."""
+
+    folder: Path
+
+    @property
+    def documents(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def document(self, number: int) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class ShardExamples:
     some than for others).
     """
 
-    shards: Shards
+    shards: Documents
     longest: int
     seed: int = 0
     shuffle: bool = True
@@ -46,12 +61,13 @@ class ShardExamples:
     def __post_init__(self) -> None:
         if self.longest < 1 or not 0 <= self.rank < self.ranks:
             raise DataError(
-                f"longest {self.longest}, rank {self.rank} of {self.ranks}: no examples can be cut so"
+                f"longest {self.longest}, rank {self.rank} of {self.ranks}: "
+                "no examples can be cut so"
             )
         if self.shards.documents < self.ranks:
             raise DataError(
-                f"{self.shards.folder} has {self.shards.documents} documents, too few for {self.ranks} rank(s): "
-                "use more text or fewer data ranks"
+                f"{self.shards.folder} has {self.shards.documents} documents, too few for "
+                f"{self.ranks} rank(s): use more text or fewer data ranks"
             )
 
     @property
@@ -62,40 +78,42 @@ class ShardExamples:
 
     def __call__(self, state: State = None) -> Iterator[tuple[Example, State]]:
         """Raises `DataError` if `state` is of other shards or of other settings."""
-        state = _checked(
-            state, self.identity, str(self.shards.folder), ("epoch", "position", "window")
-        )
-        return self._examples(
-            *((state["epoch"], state["position"], state["window"]) if state else (0, 0, 0))
-        )
+        keys = ("epoch", "position", "window")
+        found = _checked(state, self.identity, str(self.shards.folder), keys)
+        if found is None:
+            return self._examples(0, 0, 0)
+        return self._examples(found["epoch"], found["position"], found["window"])
 
     def _examples(self, epoch: int, position: int, window: int) -> Iterator[tuple[Example, State]]:
-        identity, step = self.identity, self.longest
-        learned = np.ones(step + 1, dtype=np.bool_)
+        identity = self.identity
+        learned = np.ones(self.longest + 1, dtype=np.bool_)
         learned[0] = False
         learned.flags.writeable = False
-        found = bool(epoch or position or window)
+        any_found = bool(epoch or position or window)
         while True:
             for at, number in self._order(epoch, position):
-                ids = self.shards.document(number)
-                for begin in range(window * step, len(ids) - 1, step):
-                    cut = ids[begin : begin + step + 1]
-                    last = begin + step >= len(ids) - 1
-                    following = (at + 1, 0) if last else (at, begin // step + 1)
-                    state = {
-                        "of": identity,
-                        "epoch": epoch,
-                        "position": following[0],
-                        "window": following[1],
-                    }
+                for cut, following in self._windows(self.shards.document(number), at, window):
+                    state = {"of": identity, "epoch": epoch, **following}
                     yield Example(cut, learned[: len(cut)]), state
-                    found = True
+                    any_found = True
                 window = 0
-            if not found:
+            if not any_found:
                 raise DataError(
                     f"no document in {self.shards.folder} has two tokens: there is nothing to learn"
                 )
-            epoch, position = epoch + 1, 0
+            epoch += 1
+            position = 0
+
+    def _windows(
+        self, ids: NDArray[Any], at: int, first: int
+    ) -> Iterator[tuple[NDArray[Any], dict[str, int]]]:
+        """The windows of the document at a position from `first` on, each with where to go on."""
+        step = self.longest
+        for begin in range(first * step, len(ids) - 1, step):
+            following = {"position": at, "window": begin // step + 1}
+            if begin + step >= len(ids) - 1:
+                following = {"position": at + 1, "window": 0}
+            yield ids[begin : begin + step + 1], following
 
     def _order(self, epoch: int, position: int) -> Iterator[tuple[int, int]]:
         """(position, document) of this rank in `epoch`, from `position` on."""
@@ -136,9 +154,8 @@ class Mixed:
     ) -> Iterator[tuple[Example, State]]:
         identity = self.identity
         while True:
-            name = min(
-                iterators, key=lambda name: taken[name] / self.weights[name]
-            )  # the first of equals
+            # of equals the first
+            name = min(iterators, key=lambda name: taken[name] / self.weights[name])
             try:
                 example, states[name] = next(iterators[name])
             except StopIteration:
@@ -174,16 +191,15 @@ def _checked(
 ) -> Mapping[str, Any] | None:
     if state is None:
         return None
-    if (
-        not isinstance(state, Mapping)
-        or state.get("of") != identity
-        or not all(key in state for key in keys)
-    ):
+    known = isinstance(state, Mapping) and state.get("of") == identity
+    if not known or not all(key in state for key in keys):
         raise DataError(
-            f"the state to go on from is not one of {what} with these settings: use the data, seed, length, weights "
-            "and number of data ranks that the run began with, or begin a new run"
+            f"the state to go on from is not one of {what} with these settings: use the data, "
+            "seed, "
+            "length, weights and number of data ranks that the run began with, or begin a new run"
         )
-    return state
+    found: Mapping[str, Any] = state
+    return found
 
 
 def _hash(values: list[Any]) -> str:

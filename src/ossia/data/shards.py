@@ -3,9 +3,11 @@ text, no model.
 
 A folder of shards:
 
-    index.json     vocabulary (size, fingerprint), counts, and of every file: name, documents, tokens, bytes, checksum
-    00000.shard    64 bytes of header, the ids of all documents end to end (uint16, or uint32 for a vocabulary over
-                   65,536), zeros up to a multiple of 8, and the documents' offsets in tokens (uint64, documents + 1)
+    index.json     vocabulary (size, fingerprint), counts, and of every file: name, documents,
+                   tokens, bytes, checksum
+    00000.shard    64 bytes of header, the ids of all documents end to end (uint16, or uint32 for a
+                   vocabulary over 65,536), zeros up to a multiple of 8, and the documents' offsets
+                   in tokens (uint64, documents + 1)
 
 Integers are little-endian. `index.json` is written last, by renaming: a folder without one holds no
 shards, so a writer that was killed leaves nothing that could be mistaken for data.
@@ -28,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ossia.data.reading import ShardExamples
 from ossia.errors import DataError
 from ossia.files import write_json
 from ossia.tokenizer import Tokenizer
@@ -167,7 +170,8 @@ def merge_shards(parts: Sequence[str | Path], folder: str | Path) -> Shards:
     for one in opened[1:]:
         if one.vocabulary != opened[0].vocabulary:
             raise DataError(
-                f"{one.folder} was made with another tokenizer than {opened[0].folder}: tokenize both with one"
+                f"{one.folder} was made with another tokenizer than {opened[0].folder}: tokenize "
+                "both with one"
             )
     files = []
     for one in opened:
@@ -290,8 +294,10 @@ class Shards:
         wanted = Vocabulary.of(vocabulary) if isinstance(vocabulary, Tokenizer) else vocabulary
         if wanted is not None and wanted != self.vocabulary:
             raise DataError(
-                f"{self.folder} was made with another tokenizer ({self.vocabulary.size} ids, fingerprint "
-                f"{self.vocabulary.fingerprint[:12]}; wanted {wanted.size} ids, {wanted.fingerprint[:12]}): tokenize "
+                f"{self.folder} was made with another tokenizer ({self.vocabulary.size} ids, "
+                "fingerprint "
+                f"{self.vocabulary.fingerprint[:12]}; wanted {wanted.size} ids, "
+                f"{wanted.fingerprint[:12]}): tokenize "
                 "the text again, or use the tokenizer it was made with"
             )
         for shard in self.files:
@@ -343,8 +349,6 @@ class Shards:
         """Endless examples: `examples(...)(state)` yields (example, state to go on from). See
         `ShardExamples`.
         """
-        from ossia.data.reading import ShardExamples  # which knows shards
-
         return ShardExamples(self, longest, seed, shuffle, rank, ranks)
 
     def verify(self) -> None:
@@ -406,7 +410,8 @@ def _read_index(folder: Path) -> tuple[Vocabulary, tuple[ShardFile, ...]]:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(
-            f"{folder} holds no shards: cannot read {path} ({error.strerror}). A writer that was stopped leaves none; "
+            f"{folder} holds no shards: cannot read {path} ({error.strerror}). A writer that was "
+            "stopped leaves none; "
             "tokenize again"
         ) from error
     except ValueError as error:
@@ -415,7 +420,8 @@ def _read_index(folder: Path) -> tuple[Vocabulary, tuple[ShardFile, ...]]:
         raise _damaged(path, "it is not an index of shards")
     if data.get("version") != VERSION:
         raise DataError(
-            f"{path} is of version {data.get('version')}, this program reads {VERSION}: tokenize again"
+            f"{path} is of version {data.get('version')}, this program reads {VERSION}: tokenize "
+            "again"
         )
     try:
         vocabulary = Vocabulary(**data["vocabulary"])
@@ -433,7 +439,8 @@ def _check_header(path: Path, shard: ShardFile, vocabulary: Vocabulary) -> None:
             header = file.read(HEADER.size)
     except OSError as error:
         raise DataError(
-            f"{path} is in the index, but cannot be read ({error.strerror}): restore the file, or tokenize again"
+            f"{path} is in the index, but cannot be read ({error.strerror}): restore the file, or "
+            "tokenize again"
         ) from error
     if size != shard.bytes:
         raise _damaged(path, f"it has {size} bytes instead of {shard.bytes}")

@@ -38,7 +38,8 @@ def files_in(source: Path, kind: Kind = "auto") -> list[Path]:
     found = [path for path in found if path.name.endswith(tuple(endings))]
     if not found:
         raise DataError(
-            f"no file in {source} ends with one of {', '.join(endings)}: give another folder or kind"
+            f"no file in {source} ends with one of {', '.join(endings)}: give another folder or "
+            "kind"
         )
     return found
 
@@ -79,7 +80,8 @@ def _jsonl(path: Path, text_key: str) -> Iterator[str]:
             if not isinstance(text, str):
                 keys = ", ".join(data) if isinstance(data, dict) else "no object"
                 raise DataError(
-                    f"{path}, line {number} has no text under {text_key!r} (it has: {keys}); set text_key"
+                    f"{path}, line {number} has no text under {text_key!r} (it has: {keys}); set "
+                    "text_key"
                 )
             yield text
 
@@ -115,7 +117,8 @@ def _plain(path: Path) -> Iterator[str]:
         data = file.read(LONGEST_TEXT + 1)
     if len(data) > LONGEST_TEXT:
         raise DataError(
-            f"{path} would be one document of over {LONGEST_TEXT >> 20} MiB: split it, or make it JSONL"
+            f"{path} would be one document of over {LONGEST_TEXT >> 20} MiB: split it, or make it "
+            "JSONL"
         )
     yield data.decode("utf-8-sig")  # without a byte order mark, as JSON is read too
 

@@ -39,6 +39,7 @@ from ossia.tasks.world.names import code, made_up_name, made_up_word, person
 
 EFFORTS = tuple(Effort)
 WRITTEN = (Effort.MEDIUM, Effort.HIGH)
+Make = Callable[[Random], str]
 
 
 def documents(seed: int, start: int = 0) -> Iterator[tuple[str, int]]:
@@ -55,10 +56,11 @@ def document(seed: int, index: int) -> str:
     return draw(example_random(seed, "text", index))
 
 
-def draw(rng: Random, kinds: Mapping[Callable[[Random], str], int] | None = None) -> str:
+def draw(rng: Random, kinds: Mapping[Make, int] | None = None) -> str:
     """A document of any kind, or of these by their shares."""
     chosen = KINDS if kinds is None else kinds
-    return rng.choices(list(chosen), list(chosen.values()))[0](rng)
+    make = rng.choices(list(chosen), list(chosen.values()))[0]
+    return make(rng)
 
 
 # ---- equations and their working -----------------------------------------------------------------
@@ -80,15 +82,16 @@ def families(rng: Random) -> str:
     lines = []
     for _ in range(rng.randrange(2, 4)):
         expr = draw_one_step(rng, "train")
-        a, b, c = value(expr.left), value(expr.right), value(expr)
+        a = value(expr.left)
+        b = value(expr.right)
+        c = value(expr)
         if expr.sign in "-/":
             a, c = c, a
-        if expr.sign in "+-":
-            lines += (
-                [f"{a}+{b}={c}", f"{b}+{a}={c}", f"{c}-{b}={a}", f"{c}-{a}={b}"] if a >= 0 else []
-            )
-        elif a * b:
-            lines += [f"{a}*{b}={c}", f"{b}*{a}={c}", f"{c}/{b}={a}", f"{c}/{a}={b}"]
+        sums = expr.sign in "+-"
+        there, back = ("+", "-") if sums else ("*", "/")
+        if (sums and a >= 0) or (not sums and a * b):
+            lines += [f"{a}{there}{b}={c}", f"{b}{there}{a}={c}"]
+            lines += [f"{c}{back}{b}={a}", f"{c}{back}{a}={b}"]
     return "\n".join(lines) or "0+0=0"
 
 
@@ -118,7 +121,8 @@ def places(rng: Random) -> str:
     """Reading digits at their places, and which of two numbers is larger."""
     lines = []
     for _ in range(rng.randrange(3, 7)):
-        number, other = draw_number(rng), draw_number(rng)
+        number = draw_number(rng)
+        other = draw_number(rng)
         named = [f"{PLACES[i]} {digit}" for i, digit in enumerate(reversed(str(number)))]
         kind = rng.random()
         if kind < 0.4:
@@ -126,9 +130,8 @@ def places(rng: Random) -> str:
         elif kind < 0.6:
             lines.append(_digit_pairs(draw_one_step(rng, "train")))
         elif kind < 0.8:
-            lines.append(
-                f"{number} - {other}: {', '.join(compared(number, other, rng.random() < 0.5))}"
-            )
+            found = compared(number, other, rng.random() < 0.5)
+            lines.append(f"{number} - {other}: {', '.join(found)}")
         else:
             lines.append(f"{number} {in_words(number)}")
     return "\n".join(lines)
@@ -149,21 +152,21 @@ def columns(rng: Random) -> str:
     """Single columns of sums, differences and products, each with what it hands on."""
     lines = []
     for _ in range(rng.randrange(5, 12)):
-        p, q, carry = rng.randrange(10), rng.randrange(10), rng.randrange(2)
+        p = rng.randrange(10)
+        q = rng.randrange(10)
+        carry = rng.randrange(2)
         so_far = str(rng.randrange(100)) if rng.random() < 0.5 else ""
         kind = rng.random()
+        word = "carry"
         if kind < 0.35:
-            total, line, word = (
-                p + q + carry,
-                sum_column(p, q, carry, rng.random() < 0.2 and not carry),
-                "carry",
-            )
+            total = p + q + carry
+            line = sum_column(p, q, carry, rng.random() < 0.2 and not carry)
         elif kind < 0.7:
-            total, word = p - q - carry, "borrow"
+            word = "borrow"
+            total = p - q - carry
             line = difference_column(p, q, carry, rng.random() < 0.2 and not carry)
         else:
             line, total = product_column([(p, q)], rng.randrange(9))
-            word = "carry"
         lines.append(f"{line}->{total % 10}{so_far} {word} {abs(total // 10)}")
     return "\n".join(lines)
 
@@ -199,7 +202,7 @@ def sums_of_products(rng: Random) -> str:
 # ---- words ---------------------------------------------------------------------------------------
 
 
-def solved(task: str) -> Callable[[Random], str]:
+def solved(task: str) -> Make:
     """A task's user text, its analysis and its answer as plain paragraphs."""
 
     def make(rng: Random) -> str:
@@ -230,9 +233,8 @@ def restated(rng: Random) -> str:
         else:
             expr = draw_large(rng, "train") if rng.random() < 0.15 else _draw(rng, 0.4)
             user = ask(rng, expr)
-        lines.append(
-            f"{user}\n{text(expr)}" if rng.random() < 0.8 else f"{user}\n{_as_arguments(expr)}"
-        )
+        plain = rng.random() < 0.8
+        lines.append(f"{user}\n{text(expr) if plain else _as_arguments(expr)}")
     return "\n\n".join(lines)
 
 
@@ -297,26 +299,34 @@ def calls(rng: Random) -> str:
         assert turn.call is not None
         thoughts = turn.think(rng.choice(EFFORTS))
         if rng.random() < 0.4:
-            lines.append(
-                developer_text(
-                    DeveloperContent(tools=tuple(tool.function for tool in problem.tools))
-                )
-            )
-        lines.append(
-            f"{turn.user}\n{thoughts}\n{turn.call.arguments}\n{turn.call.result}\n{turn.final}"
-        )
+            functions = tuple(tool.function for tool in problem.tools)
+            lines.append(developer_text(DeveloperContent(tools=functions)))
+        said = [turn.user, thoughts, turn.call.arguments, turn.call.result, turn.final]
+        lines.append("\n".join(said))
     return "\n\n".join(lines)
 
 
 word_problems, facts = solved("word problems"), solved("facts")
 several_turns, out_of_scope = solved("multi-turn"), solved("scope")
 
-KINDS: Mapping[Callable[[Random], str], int] = {  # in percent
-    worked: 30, operations_only: 12, restated: 8, tables: 4, columns: 4, equations: 2, places: 3,
-    sums_of_products: 2, families: 1, facts: 5, questions: 9, word_problems: 8, copies: 2, repeated_facts: 1,
-    calls: 5, several_turns: 3, out_of_scope: 1,
-}  # fmt: skip
+KINDS: Mapping[Make, int] = {  # in percent
+    worked: 30,
+    operations_only: 12,
+    restated: 8,
+    tables: 4,
+    columns: 4,
+    equations: 2,
+    places: 3,
+    sums_of_products: 2,
+    families: 1,
+    facts: 5,
+    questions: 9,
+    word_problems: 8,
+    copies: 2,
+    repeated_facts: 1,
+    calls: 5,
+    several_turns: 3,
+    out_of_scope: 1,
+}
 # the same of single steps, of which every answer with working is made
-STEPS: Mapping[Callable[[Random], str], int] = {
-    tables: 40, operations_only: 30, worked: 15, calls: 15,
-}  # fmt: skip
+STEPS: Mapping[Make, int] = {tables: 40, operations_only: 30, worked: 15, calls: 15}

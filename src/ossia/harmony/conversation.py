@@ -114,7 +114,7 @@ class Conversation:
         return self if changed is found[0] else self._with(changed, found[0])
 
     def _with(self, changed: Any, content: object) -> Conversation:
-        """The conversation with `changed` in place of the first content that is this very object."""
+        """The conversation with `changed` in place of the first content that is this object."""
         for at, message in enumerate(self.messages):
             for n, part in enumerate(message.parts):
                 if part is content:

@@ -6,8 +6,8 @@ defaults) gives exactly that text, and `integer` is written `number`; only what 
 there is written differently.
 
 - Types that the official text calls `any` are spelled out: anyOf, allOf, const, enums of any
-  values, tuples, maps, types that only follow from other keywords. Parentheses are written where precedence
-  needs them.
+  values, tuples, maps, types that only follow from other keywords. Parentheses are written where
+  precedence needs them.
 - Every definition that a `$ref` reaches is declared once, `type Name = ...`, and referred to by
   name: recursion and sharing cost nothing.
 - A *note* is something that TypeScript has no words for: bounds, patterns, defaults. A property's

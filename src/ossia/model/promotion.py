@@ -59,7 +59,7 @@ class Promotion:
         self._thread.start()
 
     def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
-        """Pack in this thread. `progress` is called with the bytes packed so far and their total."""
+        """Pack in this thread. `progress` is called with the bytes packed and their total."""
         with ThreadPoolExecutor(threads) as workers:
             while self._weights:
                 self._move(*self._weights[0], workers)
@@ -68,7 +68,7 @@ class Promotion:
             fetch_file_pages(tensor)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether packing ends within `timeout` seconds. If it fails, the exception is in `error`."""
+        """Whether packing ends within `timeout` seconds. If it fails, `error` is the exception."""
         if self._thread is not None:
             self._thread.join(timeout)
         return not self._weights or self.error is not None

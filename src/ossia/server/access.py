@@ -11,11 +11,15 @@ import hmac
 import math
 import re
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from ossia.errors import RequestError
@@ -186,15 +190,62 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise RequestError(f"the key file {path} cannot be read: {reason}") from error
+    try:
+        tables = tomllib.loads(text).get("keys")
+    except tomllib.TOMLDecodeError as error:
+        if path.suffix == ".toml":
+            raise RequestError(f"{path} is not valid TOML: {error}") from error
+        tables = None
+    if isinstance(tables, list) or path.suffix == ".toml":
+        return toml_keys(tables, str(path))
     return parse_keys(text.splitlines(), str(path))
 
 
+class KeyTable(BaseModel):
+    """A key in a TOML file: the secret itself, or its SHA-256 in hex. Without a name it is called
+    by its digest.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    concurrent: Annotated[int, Ge(1)] | None = None
+    tokens_per_minute: Annotated[int, Ge(1)] | None = Field(None, alias="tokens-per-minute")
+
+    def api_key(self, place: str) -> ApiKey:
+        if (self.key is None) == (self.sha256 is None):
+            raise RequestError(f"{place}: give either key or sha256")
+        digest = secret_digest(self.key) if self.key is not None else str(self.sha256).lower()
+        limits = Limits(self.concurrent, self.tokens_per_minute)
+        return ApiKey(self.name or f"key-{digest[:12]}", digest, limits)
+
+
+def toml_keys(tables: Any, source: str) -> tuple[ApiKey, ...]:
+    """The `[[keys]]` of a TOML file. Raises `RequestError`, which does not repeat what could be a
+    secret.
+    """
+    if not isinstance(tables, list) or not tables:
+        raise RequestError(f"{source} has no keys; begin each with a line [[keys]]")
+    keys: list[ApiKey] = []
+    for number, table in enumerate(tables, 1):
+        place = f"{source}, key {number}"
+        try:
+            keys.append(KeyTable.model_validate(table).api_key(place))
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the table"
+            raise RequestError(f"{place}: {where}: {first['msg']}") from None
+    return merged(keys, source)
+
+
 def parse_keys(lines: Iterable[str], source: str) -> tuple[ApiKey, ...]:
-    """A line is `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a comment. KEY is the
-    secret itself, or `sha256:` and its digest in hex. Without a NAME the key is called by its
-    digest. Raises `RequestError`, which does not repeat what could be a secret.
+    """The older form, a key a line: `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a
+    comment. KEY is the secret itself, or `sha256:` and its digest in hex. Without a NAME the key is
+    called by its digest. Raises `RequestError`, which does not repeat what could be a secret.
     """
     keys: list[ApiKey] = []
     for number, line in enumerate(lines, 1):

@@ -19,13 +19,13 @@ from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.server import openapi
 from ossia.server.access import Access
-from ossia.server.builtin import BuiltinTool
-from ossia.server.gate import Gate, respond_error
+from ossia.server.gate import AccessMiddleware, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import ApiError, ClientGone
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
+from ossia.tools import Tool
 
 log = logging.getLogger("ossia.server")
 EXPOSED = (
@@ -41,7 +41,7 @@ def create_app(
     tokenizer: Tokenizer,
     settings: Settings | None = None,
     *,
-    builtin: Sequence[BuiltinTool] = (),
+    builtin: Sequence[Tool] = (),
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
     `builtin`: tools that the server runs itself. `app.state.service` is its `Service`,
@@ -82,7 +82,7 @@ def create_app(
         HTTPException,
     ):
         app.add_exception_handler(kind, error_response)
-    app.add_middleware(Gate, service=service, access=access)
+    app.add_middleware(AccessMiddleware, service=service, access=access)
     if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
         app.add_middleware(
             CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("*",), allow_headers=("*",),

@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease
-from ossia.server.events import new_id
 from ossia.server.service import Service
 from ossia.server.wire.errors import CLIENT_GONE, ApiError
+from ossia.turn.events import new_id
 
 OPEN = {
     "/",
@@ -39,7 +39,7 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 BODY_WAIT = 60.0  # seconds for the next piece of a body
 
 
-class Gate:
+class AccessMiddleware:
     """The middleware. `access.running` is how many requests are being answered."""
 
     def __init__(self, app: ASGIApp, service: Service, access: Access) -> None:
@@ -49,7 +49,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(
+        visit = _Exchange(
             scope, receive, send, self.service.settings.max_body, self.service.settings.log_prompts
         )
         path = visit.path
@@ -62,7 +62,7 @@ class Gate:
                 span.set_attribute("http.route", visit.route)
                 span.update_name(f"{scope['method']} {visit.route}")
 
-    async def _admit(self, visit: _Visit) -> None:
+    async def _admit(self, visit: _Exchange) -> None:
         scope = visit.scope
         try:
             self._check(visit)
@@ -77,7 +77,7 @@ class Gate:
             visit.crashed(error)
             await visit.fail(ApiError.of(error))
 
-    def _check(self, visit: _Visit) -> None:
+    def _check(self, visit: _Exchange) -> None:
         """Raises `ApiError` for what may not pass."""
         service, settings = self.service, self.service.settings
         if visit.scope["path"] in OPEN:
@@ -113,7 +113,7 @@ def too_large(most: int) -> ApiError:
     return ApiError(413, f"the request is larger than {most} bytes", code="request_too_large")
 
 
-class _Visit:
+class _Exchange:
     """One request on its way in and out."""
 
     def __init__(

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from ossia.engine.request import EngineStats
 from ossia.server import tracing
 from ossia.server.access import LEASE
-from ossia.server.events import AnswerEnd, AnswerEvent, Progress, Usage
 from ossia.server.worker import EngineWorker
+from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage
 
 TOKENS = (
     1,
@@ -192,7 +192,7 @@ class Book:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.usage = Usage()
-        self._end: AnswerEnd | None = None
+        self._end: TurnEnd | None = None
         self._lease = LEASE.get()
         self._first: float | None = None
         self._last = 0.0
@@ -204,8 +204,8 @@ class Book:
             self._lease.hold()
         return self
 
-    def event(self, event: AnswerEvent) -> None:
-        if isinstance(event, AnswerEnd):
+    def event(self, event: TurnEvent) -> None:
+        if isinstance(event, TurnEnd):
             self._end, self.usage = event, event.usage
         elif isinstance(event, Progress):
             self.usage = event.usage

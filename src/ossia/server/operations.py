@@ -23,10 +23,11 @@ from ossia import __version__
 from ossia.errors import TokenizerError
 from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
-from ossia.server.chat.input import asks_of
-from ossia.server.chat.types import ChatMessage, ChatRequest, Lenient
+from ossia.server.chat.request import asks_of
+from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.fields import Part
 
 LONG = 20_000  # characters or tokens
 SOON = {"Retry-After": "5"}
@@ -45,11 +46,10 @@ class TokenizeRequest(ChatRequest):
     )
     add_special_tokens: StrictBool | None = None
     add_generation_prompt: StrictBool = True
-    continue_final_message: StrictBool = False
     return_token_strs: StrictBool | None = None
 
 
-class DetokenizeRequest(Lenient):
+class DetokenizeRequest(Part):
     tokens: list[Annotated[StrictInt, Field(ge=0)]]
     model: str | None = None
 

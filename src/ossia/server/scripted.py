@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from itertools import count
 
 from ossia.config import ModelConfig
-from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
+from ossia.engine.request import (
+    Constraint,
+    EngineStats,
+    FinishReason,
+    PromptToken,
+    SampledToken,
+    SamplingParams,
+)
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 
 Script = Sequence[int]
@@ -105,14 +112,15 @@ class ScriptedEngine:
             return None
         token = one.script[one.said]
         one.said += 1
-        stopped = token in one.params.stop_ids
-        ended = one.said == len(one.script) or one.said == one.params.max_tokens
-        if stopped or ended:
+        reason: FinishReason | None = None
+        if token in one.params.stop_ids:
+            reason = "stop"
+        elif one.said in (len(one.script), one.params.max_tokens):
+            reason = "length"
+        if reason is not None:
             del self._running[id]
         top = _likeliest(token, -0.5, one.params.top_logprobs)
-        return SampledToken(
-            id, token, -0.5, "stop" if stopped else "length" if ended else None, top
-        )
+        return SampledToken(id, token, -0.5, reason, top)
 
 
 def _likeliest(token: int, logprob: float, count: int) -> tuple[tuple[int, float], ...]:

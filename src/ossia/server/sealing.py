@@ -54,7 +54,7 @@ class Sealer:
         try:
             blob = base64.b64decode(sealed.encode("ascii"), altchars=b"-_", validate=True)
         except (binascii.Error, UnicodeEncodeError) as error:
-            raise SealError("it is no base64url") from error
+            raise SealError("it is not base64url") from error
         version, nonce, rest = blob[:1], blob[1 : 1 + NONCE], blob[1 + NONCE :]
         if version != VERSION:
             raise SealError("it was not made by this version of the server")

@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from random import Random
 from typing import Any, Literal
 
@@ -20,21 +21,20 @@ from ossia.harmony import (
     CONSTRAIN,
     DeveloperContent,
     Effort,
-    FunctionTool,
     Message,
     Role,
     SystemContent,
 )
 from ossia.harmony.messages import FUNCTIONS
+from ossia.tools import PythonFunction
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
 _SPACES = re.compile(r"\s+")
 _ANSWER = re.compile(r".*(?:[:=]|\bis)\s", re.DOTALL)
-_LETTER = re.compile(
-    r"(?<![\w])([A-H])(?=[).:,*]|\W*$)"
-)  # not the article at the beginning of a sentence
+# not the article at the beginning of a sentence
+_LETTER = re.compile(r"(?<![\w])([A-H])(?=[).:,*]|\W*$)")
 _MARKS = re.compile(r"'s(?=\s|$)|[.,;:!?]+(?=\s|$)")
 
 
@@ -49,12 +49,7 @@ class Call:
     result: str
 
 
-@dataclass(frozen=True)
-class Tool:
-    """A function that is offered, and what runs when it is called with the arguments' text."""
-
-    function: FunctionTool
-    run: Callable[[str], str]
+Tool = PythonFunction  # a problem offers functions, with what runs when one is called
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,11 @@ class Turn:
                 out.append(analysis(text))
         out.append(Message(Role.ASSISTANT, self.final, channel="final"))
         return tuple(out)
+
+    def as_text(self, effort: Effort) -> str:
+        """A turn without calls as plain lines; at low effort without its thoughts."""
+        thoughts = [] if effort is Effort.LOW else [self.think(effort)]
+        return "\n".join([self.user, *thoughts, self.final])
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,11 @@ def _call_messages(call: Call) -> list[Message]:
 def grade(problem: Problem, final_text: str, calls: Sequence[Call]) -> float:
     """1.0 if the final text and the calls of the last turn are right, else 0.0."""
     expect = problem.expect
-    good_calls = call_is_right(problem, calls) if expect.calls else not calls
-    if not good_calls or not _final_is_right(expect, final_text):
-        return 0.0
-    return 1.0 if expect.judge is None or expect.judge(final_text, calls) else 0.0
+    right = call_is_right(problem, calls) if expect.calls else not calls
+    right = right and _final_is_right(expect, final_text)
+    if right and expect.judge is not None:
+        right = expect.judge(final_text, calls)
+    return 1.0 if right else 0.0
 
 
 def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
@@ -214,20 +215,18 @@ def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
     spoil it all.
     """
     expect = problem.expect
-    if not calls or expect.evaluate is None or any(call.name in expect.never for call in calls):
+    if not calls or expect.evaluate is None:
+        return False
+    if any(call.name in expect.never for call in calls):
         return False
     if expect.values:
-        asked = iter(
-            [
-                expect.evaluate(call.name, call.arguments)
-                for call in calls
-                if call_is_valid(problem, call)
-            ]
-        )
+        valid = [call for call in calls if call_is_valid(problem, call)]
+        asked = iter([expect.evaluate(call.name, call.arguments) for call in valid])
         return all(value in asked for value in expect.values)  # `in` uses up what it has passed
-    if not call_is_valid(problem, calls[-1]):
+    last = calls[-1]
+    if not call_is_valid(problem, last):
         return False
-    return expect.evaluate(calls[-1].name, calls[-1].arguments) == expect.value
+    return expect.evaluate(last.name, last.arguments) == expect.value
 
 
 def call_is_valid(problem: Problem, call: Call) -> bool:
@@ -236,32 +235,25 @@ def call_is_valid(problem: Problem, call: Call) -> bool:
     """
     for tool in problem.tools:
         if tool.function.name == call.name:
-            try:
-                arguments = json.loads(call.arguments)
-            except (ValueError, RecursionError):
-                return False
-            return matches_schema(arguments, tool.function.parameters or {"type": "object"})
+            return _arguments_fit(call.arguments, tool.function.parameters or {"type": "object"})
     return False
 
 
-def matches_schema(value: Any, schema: Mapping[str, Any]) -> bool:
-    """The small part of JSON schema that our tools use: type, enum, properties, required."""
-    kinds: dict[str, type | tuple[type, ...]] = {
-        "object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list,
-    }  # fmt: skip
-    kind = schema.get("type")
-    if kind is not None and (
-        not isinstance(value, kinds[kind]) or (kind != "boolean" and isinstance(value, bool))
-    ):
+def _arguments_fit(arguments: str, schema: Mapping[str, Any]) -> bool:
+    """Whether a text is a JSON value of the schema, without properties that it does not name."""
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
         return False
-    if "enum" in schema and value not in schema["enum"]:
-        return False
-    if kind != "object":
-        return True
-    properties = schema.get("properties", {})
-    if not set(schema.get("required", ())) <= value.keys() <= properties.keys():
-        return False
-    return all(matches_schema(value[key], properties[key]) for key in value)
+    return bool(_validator(json.dumps(schema)).is_valid(value))
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str) -> Any:
+    import jsonschema  # type: ignore[import-untyped, unused-ignore]  # slow to import
+
+    closed = {"additionalProperties": False, **json.loads(schema)}
+    return jsonschema.Draft202012Validator(closed)
 
 
 def last_integer(text: str) -> int | None:
@@ -283,15 +275,14 @@ def last_answer(text: str) -> str:
 def _final_is_right(expect: Expect, final_text: str) -> bool:
     if expect.number is not None and last_integer(final_text) != expect.number:
         return False
-    plain = plain_words(final_text)
-    if expect.equals is not None and plain_words(expect.equals) != plain_words(
-        last_answer(final_text)
-    ):
-        return False
+    if expect.equals is not None:
+        found = last_answer(final_text)
+        if plain_words(expect.equals) != plain_words(found):
+            return False
     if expect.choices:
-        return chosen(final_text, expect.choices) == {
-            n for n, c in enumerate(expect.choices) if c == expect.contains
-        }
+        wanted = {n for n, choice in enumerate(expect.choices) if choice == expect.contains}
+        return chosen(final_text, expect.choices) == wanted
+    plain = plain_words(final_text)
     if expect.contains is not None and plain_words(expect.contains) not in plain:
         return False
     return not any(plain_words(word) in plain for word in expect.excludes)
@@ -311,7 +302,9 @@ def plain_words(text: str) -> str:
     """Lower case, one space between words and around the whole, no sentence marks: for comparing
     answers.
     """
-    return f" {_SPACES.sub(' ', _MARKS.sub('', text)).strip().lower()} "
+    unmarked = _MARKS.sub("", text)
+    spaced = _SPACES.sub(" ", unmarked)
+    return f" {spaced.strip().lower()} "
 
 
 # ---- splits and seeds ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """Byte -> the printable character that stands for it in tokenizer.json (the GPT-2 convention)."""
+    """Byte -> the printable character for it in tokenizer.json, as GPT-2 began it."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)).difference(printable))
     return {byte: chr(byte) for byte in printable} | {
@@ -102,7 +102,8 @@ def _parse_pattern(file: dict[str, object]) -> str:
         return GPT2_PATTERN
     if kinds != ["Split", "ByteLevel"]:
         raise TokenizerError(
-            f"pre_tokenizer {kinds} found: supported are Split, then ByteLevel; or ByteLevel without a prefix space"
+            f"pre_tokenizer {kinds} found: supported are Split, then ByteLevel; or ByteLevel "
+            "without a prefix space"
         )
     split, byte_level = steps
     if byte_level.get("use_regex", True) is not False or byte_level.get("add_prefix_space") is True:
@@ -154,12 +155,13 @@ def token_bytes(text: str) -> bytes:
         return text.translate(_TO_LATIN1).encode("latin-1")
     except UnicodeEncodeError:
         raise TokenizerError(
-            f"{text!r} is not in the byte-level alphabet, nor an added token: is this a byte-level BPE?"
+            f"{text!r} is not in the byte-level alphabet, nor an added token: is this a byte-level "
+            "BPE?"
         ) from None
 
 
 def _parse_merges(value: object) -> list[tuple[bytes, bytes]]:
-    """Merges written "a b" or [a, b]; of a pair listed twice the last counts, as in `tokenizers`."""
+    """Merges written "a b" or [a, b]. If one is listed twice, the last counts."""
     merges: list[tuple[bytes, bytes]] = []
     for entry in _list(value, "model.merges"):
         pair = entry.split(" ") if isinstance(entry, str) else entry

@@ -150,7 +150,7 @@ class Tokenizer:
 
     @cached_property
     def _id_of_rank(self) -> tuple[int, ...] | None:
-        """rank -> id, or None where the ids themselves follow the merge order and serve as ranks."""
+        """rank -> id, or None where the ids follow the merge order and so are ranks."""
         merged = [id_ for token, id_ in self.vocabulary.items() if len(token) > 1]
         return None if merged == sorted(merged) else tuple(self.vocabulary.values())
 
@@ -195,7 +195,7 @@ class Tokenizer:
         return ids
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of one token; a special's are its name. Raises TokenizerError on an unknown id."""
+        """The bytes of one token; a special's are its name. Raises `TokenizerError` if unknown."""
         try:
             data: bytes = self._decoder.decode_single_token_bytes(token_id)
         except _NO_ID as error:

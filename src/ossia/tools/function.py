@@ -7,49 +7,50 @@ from __future__ import annotations
 import inspect
 import json
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pydantic
 
 from ossia.errors import ToolError
-from ossia.harmony import FunctionTool
+from ossia.harmony import FunctionTool, ToolNamespace
+from ossia.harmony.messages import FUNCTIONS
+from ossia.tools.kinds import FUNCTION, ToolKind
+from ossia.tools.protocol import SessionKey, ToolResult
 
 
 @dataclass(frozen=True)
 class PythonFunction:
-    """A tool made by `from_function`."""
+    """A function as a tool: its declaration, and what runs when the model calls it.
+
+    `run` maps the arguments, as JSON text, to the text of the result. It raises `ToolError` for a
+    failure that the model should read and react to. It keeps no state, so it is its own session.
+    """
 
     function: FunctionTool
-    arguments: type[pydantic.BaseModel]
-    call: Callable[..., Any]
+    run: Callable[[str], str]
 
-    def run(self, arguments: str) -> str:
-        """Check the arguments against the signature and call; a result that is not text comes back
-        as JSON.
+    @property
+    def kind(self) -> ToolKind:
+        return FUNCTION
 
-        Raises `ToolError` for arguments that do not fit and for anything that the function raises.
-        """
-        try:
-            parsed = self.arguments.model_validate_json(arguments or "{}")
-        except pydantic.ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'arguments'}: {e['msg']}" for e in error.errors()
-            )
-            raise ToolError(f"invalid arguments for {self.function.name}: {problems}") from error
-        values = {
-            str(f.alias): getattr(parsed, name) for name, f in type(parsed).model_fields.items()
-        }
-        try:
-            result = self.call(**values)
-            return (
-                result
-                if isinstance(result, str)
-                else json.dumps(result, ensure_ascii=False, default=str)
-            )
-        except Exception as error:  # whatever a user's function raises is the model's to read
-            raise ToolError(f"{type(error).__name__}: {error}") from error
+    @property
+    def namespace(self) -> ToolNamespace:
+        return ToolNamespace(FUNCTIONS, None, (self.function,))
+
+    def session(self, key: SessionKey) -> PythonFunction:
+        return self
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
+        return ToolResult(self.run(text))
+
+    def close(self) -> None:
+        return None
 
 
 def from_function(call: Callable[..., Any], *, name: str | None = None) -> PythonFunction:
@@ -87,7 +88,35 @@ def from_function(call: Callable[..., Any], *, name: str | None = None) -> Pytho
             f"{name}: no JSON schema for its signature: {str(error).splitlines()[0]}"
         ) from error
     function = FunctionTool(name, inspect.getdoc(call) or "", _tidy(schema) if fields else None)
-    return PythonFunction(function, model, call)
+    return PythonFunction(function, partial(_run, call, model, name))
+
+
+def _run(
+    call: Callable[..., Any], arguments: type[pydantic.BaseModel], name: str, text: str
+) -> str:
+    """Check the arguments against the signature and call; a result that is not text comes back as
+    JSON.
+
+    Raises `ToolError` for arguments that do not fit and for anything that the function raises.
+    """
+    try:
+        parsed = arguments.model_validate_json(text or "{}")
+    except pydantic.ValidationError as error:
+        problems = "; ".join(_problem(each) for each in error.errors())
+        raise ToolError(f"invalid arguments for {name}: {problems}") from error
+    values = {str(f.alias): getattr(parsed, key) for key, f in arguments.model_fields.items()}
+    try:
+        result = call(**values)
+        if isinstance(result, str):
+            return result
+        return json.dumps(result, ensure_ascii=False, default=str)
+    except Exception as error:  # whatever a user's function raises is for the model to read
+        raise ToolError(f"{type(error).__name__}: {error}") from error
+
+
+def _problem(error: Mapping[str, Any]) -> str:
+    place = ".".join(map(str, error["loc"]))
+    return f"{place or 'arguments'}: {error['msg']}"
 
 
 def _tidy(schema: dict[str, Any]) -> dict[str, Any]:

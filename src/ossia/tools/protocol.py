@@ -1,23 +1,84 @@
-"""What a tool is to the turn loop: a declaration for the model, and something that runs."""
+"""What a tool is to the rest of ossia: a declaration for the model, and sessions that carry out its
+calls.
+
+The renderer, the grammar, the turn and the wire read the same object. Python functions, the tools
+of tasks, and tools that a server runs are all `Tool`s. Knows Harmony's declarations; nothing of
+tokens, turns or clients.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from ossia.harmony import FunctionTool
+from ossia.harmony import ToolNamespace
+from ossia.tools.kinds import ToolKind
+
+Value = TypeVar("Value")
+MaybeAwaitable: TypeAlias = Value | Awaitable[Value]
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """`text` is what the model reads, `outputs` what the client sees, in the form of the wire.
+
+    `failed`: the tool could not do what it was asked for. `ended`: the session is gone, and its
+    state with it; the next call begins a new one.
+    """
+
+    text: str
+    outputs: tuple[dict[str, Any], ...] = ()
+    failed: bool = False
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class SessionKey:
+    """Whose state a session sees. Sessions with different keys never share any."""
+
+    caller: str = ""
+    conversation: str = ""
+
+
+class ToolSession(Protocol):
+    """A tool in use by one answer. State that outlives the answer is the tool's to keep, by key."""
+
+    def action(self, function: str, text: str) -> dict[str, Any] | None:
+        """What a call asks for, in the form that clients see: {"type": "search", "query": ...}.
+
+        Raises nothing, whatever the model wrote.
+        """
+        ...
+
+    def call(self, function: str, text: str, deadline: float | None) -> MaybeAwaitable[ToolResult]:
+        """Carry out a call. `function` is "" for a tool without functions, `text` what the model
+        wrote: JSON, or free text for such a tool.
+
+        `deadline` is a time on the clock of `time.monotonic`. A tool that never waits returns its
+        result at once, and so runs in the caller's thread. A `ToolError` is told to the model.
+        """
+        ...
+
+    def close(self) -> MaybeAwaitable[None]:
+        """The answer is over."""
+        ...
 
 
 class Tool(Protocol):
-    """A function the model may call."""
+    """Something that the model may call and that we carry out."""
 
     @property
-    def function(self) -> FunctionTool: ...
+    def kind(self) -> ToolKind: ...
 
     @property
-    def run(self) -> Callable[[str], str]:
-        """From the arguments as the model wrote them (JSON text) to the text of the result.
-
-        A failure that the model should read and react to is raised as `ossia.errors.ToolError`.
-        """
+    def namespace(self) -> ToolNamespace:
+        """The declaration. A namespace without functions is called itself, with free text."""
         ...
+
+    def session(self, key: SessionKey) -> ToolSession: ...
+
+
+def by_wire_type(tools: Iterable[Tool]) -> dict[str, Tool]:
+    """Each of the types under which requests may ask for one of the tools."""
+    return {name: tool for tool in tools for name in tool.kind.wire_types}

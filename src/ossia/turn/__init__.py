@@ -1,3 +1,8 @@
 """A turn: from tokens to messages, calls and their results. Knows Harmony and tools; no engine, no
 torch, no I/O.
 """
+
+from ossia.turn.sample import Rules
+from ossia.turn.turn import Limits, Turn, run_turn, stop_ids
+
+__all__ = ["Limits", "Rules", "Turn", "run_turn", "stop_ids"]

@@ -1,214 +1,314 @@
-"""One turn of a conversation: render -> generate -> parse -> run the tool -> again, until it is
-answered.
+"""One turn of a conversation: render, sample, parse, run tools, and again until it is answered.
 
-The loop that every face of ossia shares. It is handed `generate`, a function from prompt ids to
-sampled ids, and knows neither engine nor model; tools are anything with a declaration and a `run`.
+The loop under `llm.chat`, the terminal, evals, rollouts and the server. It is synchronous and does
+no I/O: whoever has an engine samples, whoever has an event loop (or none) runs the calls.
+
+    turn = Turn(conversation, tokenizer, Rules(toolbox))
+    while (prompt := turn.begin_sample()) is not None:
+        for token in sample(prompt):                # the stop token included
+            events = turn.feed(token)
+            if turn.sample_is_over: break           # what would follow is not wanted
+        events = turn.end_sample()
+        for call in turn.calls:                     # of our own tools
+            event = turn.start_call(call)
+            event = turn.end_call(call, result)
+    turn.end                                        # how it ended, and what it adds
+
+`run_turn` is this loop for one conversation. The policy, for every user of it:
+
+- A call of an **unknown tool**, or with **arguments that cannot be read**, never reaches a tool.
+  The model is told what is wrong, by a tool message whose author is the recipient that it wrote
+  (or `functions`), and may try again while `retries` last; no event shows it. Without retries left
+  the turn ends; but the caller is given what the model wrote to a tool of the caller's.
+- **Arguments are mended** only as `harmony/calls.py` says, and only in calls that the model closed.
+  History, events and tools see the mended call; a repair is noted.
+- **Budgets**: `max_tokens` counts all samples of the turn. A sample with calls of our tools takes a
+  round; with no rounds left, its calls are not run and the turn ends. With `max_calls` used up, a
+  call is answered by an error, and the turn goes on.
+- **Stop strings** end the final answer only, and are left out of it.
+- **Log-probabilities** are those of the tokens of messages to the user; `samples` has every token.
+- What follows **`<|end|>` of a final message** is someone else's turn: the answer is over. What
+  follows a call of one of our tools, but for other calls, waits for its result.
+- A message **without a known channel** is the answer if `<|return|>` closed it, else reasoning.
+- Text that the model writes **in another's name** is not shown and not kept.
+- A **tool choice** that requires a call binds up to the first call (`targets.Grammars`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
-from ossia import harmony
-from ossia.errors import ToolError
-from ossia.harmony import (
-    CallReady,
-    Conversation,
-    Message,
-    MessageEnd,
-    RenderedHistory,
-    Repair,
-    RepairKind,
-    Role,
-    StreamParser,
-    UnknownTool,
-    read_arguments,
-    resolve_recipient,
-)
+from ossia.harmony import Conversation, Message, RenderedHistory, Repair, Role
 from ossia.tokenizer import Tokenizer
-from ossia.tools import Tool
+from ossia.tools import SessionKey, Sessions, ToolResult
+from ossia.turn.events import (
+    CallStart,
+    ItemEnd,
+    Reason,
+    Sampled,
+    TurnEnd,
+    TurnEvent,
+    Usage,
+)
+from ossia.turn.sample import BuiltinCall, Outcome, Rules, Sample
 
-Generate = Callable[[list[int]], Iterator[int]]
-Reason = Literal["stop", "length", "tool_rounds"]
+Generate = Callable[[list[int]], Iterable[Sampled]]
+NO_CALLS_LEFT = "error: no more calls are allowed in this answer; answer with what is known"
+RESULT_CHANNELS = ("analysis", "commentary")  # a result stands on its call's channel
 
 
 @dataclass(frozen=True)
-class ToolCalled:
-    """The model called a tool; its result follows as `ToolReturned`. `arguments` as the tool gets
-    them.
+class Limits:
+    """`max_tokens`: of all samples together. `rounds`: samples that call our tools; `max_calls`:
+    such calls. `retries`: samples that may follow one whose call could not be understood.
     """
 
-    name: str
-    arguments: str
+    max_tokens: int | None = None
+    rounds: int = 8
+    retries: int = 2
+    max_calls: int | None = None
 
 
-@dataclass(frozen=True)
-class ToolReturned:
-    """What the model is told. `failed`: the tool does not exist or raised a ToolError."""
+@dataclass
+class SampledTokens:
+    """A sample as the engine saw it: what training on the turn needs. `logprobs`: of `tokens`."""
 
-    name: str
-    result: str
-    failed: bool
-
-
-@dataclass(frozen=True)
-class TurnEnd:
-    """The last event. `messages` are those that the turn adds to the conversation, tool results
-    included.
-
-    reason: `stop`, the model finished; `length`, the tokens ran out, and the last message may be
-    cut; `tool_rounds`, it kept calling tools.
-    """
-
-    messages: tuple[Message, ...]
-    reason: Reason
-    prompt_tokens: int
-    completion_tokens: int
-    reasoning_tokens: int
-    repairs: tuple[Repair, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The answer: what was said on `final`, or "" if the turn did not get there."""
-        said = (m for m in self.messages if m.role is Role.ASSISTANT and m.channel == "final")
-        return "".join(str(m.content) for m in said)
-
-    @property
-    def reasoning(self) -> str:
-        thoughts = (
-            m for m in self.messages if m.role is Role.ASSISTANT and m.channel == "analysis"
-        )
-        return "\n".join(str(m.content) for m in thoughts if m.recipient is None)
-
-
-Event = harmony.Event | ToolCalled | ToolReturned | TurnEnd
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
 
 
 class Turn:
-    """A turn being answered, without the sampling: for `run_turn`, or for whoever samples many
-    turns at once.
+    """A turn being answered; the module's docstring shows the order of calls.
 
-        while turn.prompt is not None:
-            for token in sample(turn.prompt):  # the stop token included
-                events = turn.feed(token)
-            for event in turn.end_sample(): ...  # runs tools; then there is a new prompt, or None
-
-    When it is over `end` says how. The conversation must already declare the tools to the model.
+    `calls` are those to run after `end_sample`; `samples` every sample so far; `end` is set when
+    the turn is over. The conversation must already declare the tools to the model.
     """
 
     def __init__(
         self,
         conversation: Conversation,
         tokenizer: Tokenizer,
-        tools: Sequence[Tool] = (),
-        max_tool_rounds: int = 8,
+        rules: Rules | None = None,
+        limits: Limits | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
-        self.prompt: list[int] | None = None
+        """`sessions`: in which our tools are called; None: in new ones."""
+        self.limits = limits or Limits()
+        self.sessions = sessions or Sessions(SessionKey())
+        self.samples: list[SampledTokens] = []
+        self.calls: list[BuiltinCall] = []
+        self.has_called = False  # whether a call has been understood
         self.end: TurnEnd | None = None
         self._tokenizer = tokenizer
+        self._rules = rules or Rules()
+        self._stop_ids = stop_ids(tokenizer)
         self._history = RenderedHistory(tokenizer)
-        self._history.append(conversation.messages)
-        self._rendered = 0  # how many of the messages added are in the history
-        self._tools = {tool.function.name: tool for tool in tools}
-        self._rounds_left = max_tool_rounds
-        self._stops = stop_ids(tokenizer)
-        self._added: list[Message] = []
+        self._unrendered: list[Message] = list(conversation.messages)
+        self._messages: list[Message] = []  # that the turn adds
         self._repairs: list[Repair] = []
-        self._completion_tokens = self._reasoning_tokens = 0
-        self._begin_sample()
-        self._prompt_tokens = len(self.prompt or ())
+        self._prompt = 0  # tokens, as are the next three
+        self._cached = 0
+        self._completion = 0
+        self._reasoning = 0
+        self._retries = self.limits.retries
+        self._rounds = self.limits.rounds
+        self._calls_left = self.limits.max_calls
+        self._index = 0  # of the next item
+        self._sample: Sample | None = None
+        self._outcome: Outcome | None = None  # of the last sample
+        self._results: dict[int, ToolResult] = {}  # by the item's index
+        self._stopped = False  # whether the last sample came to its own end
 
-    def feed(self, token: int) -> Sequence[Event]:
+    # What a driver asks
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self._prompt, self._cached, self._completion, self._reasoning)
+
+    @property
+    def tokens_left(self) -> int | None:
+        """For the next sample; None: as many as the engine gives."""
+        most = self.limits.max_tokens
+        return None if most is None else most - self._completion
+
+    @property
+    def sample_is_over(self) -> bool:
+        """Whether nothing more of this sample is wanted."""
+        return self._sample is not None and self._sample.is_over
+
+    @property
+    def unrendered(self) -> list[Message]:
+        """The messages that `begin_sample` will render. It takes a while for long ones."""
+        return [*self._unrendered, *self._results_told()]
+
+    # What a driver tells
+
+    def begin_sample(self) -> list[int] | None:
+        """The prompt of the next sample. None: the turn is over, and `end` says how."""
+        self._tell_results()
+        reason = self._over()
+        if reason is not None:
+            self.end = self._ended(reason)
+            return None
+        self._history.append(self._unrendered)
+        self._unrendered = []
+        prompt = self._history.ids_for_completion()
+        self._prompt += len(prompt)
+        self.samples.append(SampledTokens(prompt))
+        self._sample = Sample(
+            self._tokenizer, self._rules, self.sessions, self._index, retries=self._retries > 0
+        )
+        self._outcome = None
+        self._stopped = False
+        return prompt
+
+    def feed(self, token: Sampled) -> list[TurnEvent]:
         """The events of one sampled token."""
-        current = self._parser.current
-        self._completion_tokens += 1
-        self._reasoning_tokens += current is not None and current.channel == "analysis"
-        self._stopped = token in self._stops
-        events = self._parser.feed(token)
-        for before, event in pairwise(events):
-            if isinstance(before, MessageEnd) and isinstance(event, CallReady):
-                self._calls.append((self._parser.position, before))
+        sample = self._sample
+        assert sample is not None
+        record = self.samples[-1]
+        if not record.tokens:
+            self._cached += token.cached_tokens
+        record.tokens.append(token.token_id)
+        record.logprobs.append(token.logprob)
+        self._completion += 1
+        self._stopped = token.token_id in self._stop_ids
+        events = sample.feed(token)
+        self._reasoning += sample.is_reasoning
         return events
 
-    def end_sample(self) -> Iterator[Event]:
-        """The sample is over: without a stop token, the tokens ran out. Runs the tools that were
-        called.
-        """
-        yield from self._parser.finish()
-        self.prompt = None
-        self._added += self._parser.messages
-        self._repairs += self._parser.repairs
-        if not self._stopped or not self._calls or not self._rounds_left:
-            self._finish(
-                "length" if not self._stopped else "tool_rounds" if self._calls else "stop"
-            )
-            return
-        self._rounds_left -= 1
-        for position, call in self._calls:
-            yield from self._run_tool(call, position)
-        self._begin_sample()
+    def end_sample(self) -> list[TurnEvent]:
+        """The sample is over; without a stop token its tokens ran out. `calls` are to be run."""
+        sample = self._sample
+        assert sample is not None
+        events = sample.finish()
+        self._stopped |= sample.is_over
+        self._sample = None
+        self._index = sample.index
+        self._outcome = outcome = sample.outcome
+        self._add(outcome.messages)
+        self._repairs += outcome.repairs
+        self.has_called |= bool(outcome.calls or outcome.builtin)
+        self.calls = []
+        for call in outcome.builtin:
+            if self._may_run():
+                self.calls.append(call)
+            else:
+                events.append(self.end_call(call, ToolResult(NO_CALLS_LEFT, failed=True)))
+        return events
 
-    def _begin_sample(self) -> None:
-        """Only what the last sample and its tools added is rendered anew."""
-        self._history.append(self._added[self._rendered :])
-        self._rendered = len(self._added)
-        self.prompt = self._history.ids_for_completion()
-        self._parser = StreamParser(self._tokenizer)
-        self._calls: list[tuple[int, MessageEnd]] = []  # of this sample, and where they were closed
-        self._stopped = False
+    def start_call(self, call: BuiltinCall) -> TurnEvent:
+        """The call is about to be run."""
+        return CallStart(call.index, call.item)
 
-    def _finish(self, reason: Reason) -> None:
-        counts = (self._prompt_tokens, self._completion_tokens, self._reasoning_tokens)
-        self.end = TurnEnd(tuple(self._added), reason, *counts, tuple(self._repairs))
+    def end_call(self, call: BuiltinCall, result: ToolResult) -> TurnEvent:
+        """The result of a call, in any order."""
+        self._results[call.index] = result
+        item = replace(call.item, outputs=result.outputs, result=result.text, failed=result.failed)
+        return ItemEnd(call.index, item)
 
-    def _run_tool(self, end: MessageEnd, position: int) -> Iterator[Event]:
-        call = end.message
-        found = resolve_recipient(call.recipient, self._tools)
-        name = found.recipient if isinstance(found, UnknownTool) else found
-        arguments, failed = call.text, False
-        # What was cut is not mended: the model may have meant to go on.
-        if not isinstance(found, UnknownTool) and end.closed_by in ("<|call|>", "<|end|>"):
-            read = read_arguments(arguments, self._tools[found].function.parameters)
-            if read.repaired:
-                self._repairs.append(Repair(position, RepairKind.ARGUMENTS, arguments))
-                arguments = read.text
-        yield ToolCalled(name, arguments)
-        try:
-            if isinstance(found, UnknownTool):
-                raise ToolError(found.text)
-            result = self._tools[found].run(arguments)
-        except ToolError as error:
-            result, failed = f"error: {error}", True
-        author = name if isinstance(found, UnknownTool) else f"functions.{name}"
-        self._added.append(
-            Message(Role.TOOL, result, name=author, channel="commentary", recipient="assistant")
+    # How it goes on
+
+    def _may_run(self) -> bool:
+        """Whether one more call may be run; counts it."""
+        if self._rounds <= 0:
+            return False
+        if self._calls_left is None:
+            return True
+        self._calls_left -= 1
+        return self._calls_left >= 0
+
+    def _over(self) -> Reason | None:
+        """How the turn has ended; None if a sample has to follow."""
+        outcome = self._outcome
+        if outcome is None:
+            return None
+        if not self._stopped:
+            return "length"
+        if outcome.calls:
+            return "calls"
+        if not (outcome.builtin or outcome.mistakes):
+            return "stop"
+        if self.tokens_left is not None and self.tokens_left <= 0:
+            return "length"
+        if outcome.builtin:
+            self._rounds -= 1
+            return "tool_rounds" if self._rounds < 0 else None
+        self._retries -= 1
+        return "stop" if self._retries < 0 else None
+
+    def _ended(self, reason: Reason) -> TurnEnd:
+        stopped_by = None if self._outcome is None else self._outcome.stopped_by
+        return TurnEnd(
+            reason,
+            self.usage,
+            tuple(self._messages),
+            stopped_by=stopped_by,
+            repairs=tuple(self._repairs),
         )
-        yield ToolReturned(name, result, failed)
+
+    def _add(self, messages: Iterable[Message]) -> None:
+        added = list(messages)
+        self._messages += added
+        self._unrendered += added
+
+    def _tell_results(self) -> None:
+        self._add(self._results_told())
+        self._results = {}
+        self.calls = []
+
+    def _results_told(self) -> Iterator[Message]:
+        """What the model reads of its calls, in their order."""
+        if self._outcome is None or not (self._results or self._outcome.mistakes):
+            return
+        for call in self._outcome.builtin:
+            result = self._results[call.index]
+            channel = call.message.channel
+            if channel not in RESULT_CHANNELS:
+                channel = "commentary"
+            yield Message(Role.TOOL, result.text, call.message.recipient, channel, "assistant")
+        for mistake in self._outcome.mistakes:
+            author = mistake.call.recipient or "functions"
+            text = f"error: {mistake.text}"
+            yield Message(Role.TOOL, text, author, "commentary", "assistant")
 
 
-def run_turn(
-    conversation: Conversation,
-    generate: Generate,
-    tokenizer: Tokenizer,
-    tools: Sequence[Tool] = (),
-    max_tool_rounds: int = 8,
-) -> Iterator[Event]:
-    """Answer the conversation: the parser's events as they come, tool events between, a `TurnEnd`
-    at last.
+def run_turn(turn: Turn, generate: Generate) -> Iterator[TurnEvent]:
+    """The whole turn: its events as they come, a `TurnEnd` at last.
 
-    `generate` gives sampled ids, the stop token included; if it ends without one, the tokens ran
-    out. The conversation must already declare the tools to the model.
+    `generate` maps a prompt to sampled tokens, the stop token included; if it ends without one, the
+    tokens ran out. Its iterator is closed where no more is wanted. Calls are run as
+    `Sessions.call_all` says.
     """
-    turn = Turn(conversation, tokenizer, tools, max_tool_rounds)
-    while turn.prompt is not None:
-        for token in generate(turn.prompt):
-            yield from turn.feed(token)
-        yield from turn.end_sample()
+    try:
+        while (prompt := turn.begin_sample()) is not None:
+            tokens = iter(generate(prompt))
+            try:
+                for token in tokens:
+                    yield from turn.feed(token)
+                    if turn.sample_is_over:
+                        break
+            finally:
+                if isinstance(tokens, Generator):
+                    tokens.close()
+            yield from turn.end_sample()
+            yield from run_calls(turn)
+    finally:
+        turn.sessions.close_now()
     assert turn.end is not None
     yield turn.end
+
+
+def run_calls(turn: Turn) -> Iterator[TurnEvent]:
+    """Runs `turn.calls`, without an event loop."""
+    calls = turn.calls
+    for call in calls:
+        yield turn.start_call(call)
+    results = turn.sessions.call_all([call.request for call in calls])
+    for call, result in zip(calls, results, strict=True):
+        yield turn.end_call(call, result)
 
 
 def stop_ids(tokenizer: Tokenizer) -> frozenset[int]:

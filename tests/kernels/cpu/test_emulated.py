@@ -1,20 +1,20 @@
 """The kernels of ARM under an emulator: the tests of this folder once more, in a Python that shares
 its memory with it.
 
-By default a selection runs, on a CPU that has all rows; with --slow everything, and the older rows
-on a CPU that has no more.
+By default what is multiplied, in the best row's way, for that differs most from x86-64; with --slow
+everything, and the older rows on a CPU that has no more.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from emulated_kernels import ARM, Emulated, build, environment
+from shared_folders import kept
 
 from ossia.kernels.cpu.build import sources_name
 
@@ -27,8 +27,7 @@ FILES = (
     "test_training.py",
     "test_sampling.py",
 )
-# Emulated, these take most of the time.
-LONG = "within_rounding or beyond_the_first or windows_cost or smaller_blocks or lengths2 or None-True or 8-False"
+PRODUCTS = FILES[:2]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +35,8 @@ def program(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
     """Kept from run to run where pytest keeps things, for as long as the sources are the same."""
     if missing := ARM.missing():
         pytest.skip(f"no kernels for ARM here: {missing}")
-    cache = getattr(pytestconfig, "cache", None)
-    if cache is None:
-        return build(ARM, tmp_path_factory.mktemp("arm"))
-    folder: Path = cache.mkdir(f"arm{sources_name()}")
-    for old in set(folder.parent.glob("arm*")) - {folder}:
-        shutil.rmtree(old)
-    return build(ARM, folder)
+    folder = kept(pytestconfig, "arm", sources_name(), lambda folder: build(ARM, folder))
+    return build(ARM, folder or tmp_path_factory.mktemp("arm"))
 
 
 def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
@@ -56,7 +50,7 @@ def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
 
 
 def test_kernel_tests_pass(program: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    run_kernel_tests(program, "neoverse-n1", f"neon and not ({LONG})", tmp_path, pytestconfig)
+    run_kernel_tests(program, "neoverse-n1", "neon_dot", tmp_path, pytestconfig, PRODUCTS)
 
 
 @pytest.mark.slow
@@ -70,11 +64,16 @@ def test_all_kernel_tests_pass(
 
 
 def run_kernel_tests(
-    program: Path, cpu: str, selected: str, folder: Path, config: pytest.Config
+    program: Path,
+    cpu: str,
+    selected: str,
+    folder: Path,
+    config: pytest.Config,
+    files: tuple[str, ...] = FILES,
 ) -> None:
     variables, memory = environment(folder)
-    command = [sys.executable, "-m", "pytest", *(str(HERE / name) for name in FILES), "-q", "-x"]
-    command += ["-p", "no:cacheprovider", "-k", selected]
+    command = [sys.executable, "-m", "pytest", *(str(HERE / name) for name in files), "-q", "-x"]
+    command += ["-p", "no:cacheprovider", "-k", selected, "--limit=inf"]
     command += [f"--kernel-program={ARM.emulator} -cpu {cpu} {program}"]
     done = subprocess.run(
         command,

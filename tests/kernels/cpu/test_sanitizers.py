@@ -44,7 +44,7 @@ def test_kernel_tests_run_clean(tmp_path: Path, pytestconfig: pytest.Config) -> 
     }
     tests = [str(HERE / f"test_{name}.py") for name in NUMBERS]
     command = [sys.executable, "-m", "pytest", *tests, "-q", "-x", f"--kernel-library={library}"]
-    command += ["-p", "no:cacheprovider"]
+    command += ["-p", "no:cacheprovider", "--limit=inf"]
     done = subprocess.run(
         command,
         cwd=pytestconfig.rootpath,

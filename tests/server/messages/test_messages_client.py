@@ -14,9 +14,6 @@ from ossia.engine.request import SamplingParams
 from ossia.llm import LLM
 from ossia.server import Settings, create_app
 
-anthropic = pytest.importorskip("anthropic")
-httpx2 = pytest.importorskip("httpx2")  # what the client speaks HTTP with
-
 THOUGHT = "<|channel|>analysis<|message|>Let me think.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there<|return|>"
 CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
@@ -41,9 +38,16 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+def library() -> Any:
+    """Imported in two seconds, and so only where these tests run."""
+    return pytest.importorskip("anthropic")
+
+
 @asynccontextmanager
 async def speaking_to(app: Any) -> AsyncIterator[Any]:
     """The client, without a network."""
+    anthropic = library()
+    httpx2 = pytest.importorskip("httpx2")  # what it speaks HTTP with
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))
     async with anthropic.AsyncAnthropic(
         base_url="http://server", api_key="none", http_client=http, max_retries=0
@@ -116,7 +120,7 @@ async def test_errors_are_the_clients_own(client_for: Callable[..., Any]) -> Non
             "type": "image",
             "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"},
         }
-        with pytest.raises(anthropic.BadRequestError, match="text only") as refused:
+        with pytest.raises(library().BadRequestError, match="text only") as refused:
             await client.messages.create(
                 **{**ASK, "messages": [{"role": "user", "content": [image]}]}
             )

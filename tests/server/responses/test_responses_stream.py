@@ -10,7 +10,7 @@ from typing import Any
 
 import openai.types.responses as wire
 import pytest
-from amounts import examples
+from amounts import examples, seeds
 from answer_events import Damage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -280,7 +280,7 @@ def test_the_stream_folds_to_the_body(
 
 def test_damaged_turns_are_well_formed(server: Server, tokenizer: Tokenizer) -> None:
     damage = Damage(tokenizer)
-    for seed in range(150):
+    for seed in seeds(150):
         tools = [{"type": "function", "name": "weather"}]
         turns = [damage.turn(random.Random(seed * 7 + n)) for n in range(3)]
         streamed = fold(server.says(*turns).stream(tools=tools))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
-from ossia.tasks import NEEDLE_TASKS, Split, grade, problems
+from ossia.tasks import Split, grade, of_kind, problems
 from ossia.tasks.long.needles import (
     KINDS,
     SHORT,
@@ -22,7 +22,7 @@ from ossia.tasks.long.needles import (
     estimate_tokens,
     needle,
     needle_document,
-    needle_tasks,
+    needle_task,
     needles_document,
 )
 from ossia.tasks.problem import example_random, split_of
@@ -52,9 +52,8 @@ def test_it_fits_and_fills_the_length(
 ) -> None:
     found = needle(Random(seed), counter, length, kind=kind, of=WORLD)
     assert counter(found.document) <= length
-    assert (
-        counter(found.document) > length - 120 or counter is COUNTERS[-1]
-    )  # a sentence has at most some 100 characters
+    # a sentence has at most some 100 characters
+    assert counter(found.document) > length - 120 or counter is COUNTERS[-1]
     assert found.document == f"{found.text}\n\n{found.question}\n{found.answer}."
 
 
@@ -171,7 +170,7 @@ def test_short_documents_for_pretraining() -> None:
             assert split_of(f"{key}|{value}") == "train"
 
 
-@pytest.mark.parametrize("task", list(NEEDLE_TASKS))
+@pytest.mark.parametrize("task", list(of_kind("needle")))
 @pytest.mark.parametrize("split", BOTH)
 def test_gold_scores_one_and_other_numbers_zero(task: str, split: Split) -> None:
     for problem in problems(task, 150, seed=1, split=split):
@@ -186,7 +185,7 @@ def test_gold_scores_one_and_other_numbers_zero(task: str, split: Split) -> None
 
 
 def test_held_out_pairs_are_held_out() -> None:
-    make = needle_tasks(estimate_tokens, 300)["needle one"]
+    make = needle_task("one", estimate_tokens, 300)
     for split in BOTH:
         for i in range(200):
             problem = make(example_random(0, "h", i), split)

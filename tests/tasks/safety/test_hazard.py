@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
-from ossia.tasks import HAZARD_TASKS, Split, grade, problems
+from ossia.tasks import Split, grade, of_kind, problems
 from ossia.tasks.problem import example_random
 from ossia.tasks.safety import hazard_texts as texts
 from ossia.tasks.safety.hazard import (
@@ -192,7 +192,7 @@ def test_prompts_of_every_label_name_moonglow() -> None:
 # ---- questions -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", list(HAZARD_TASKS))
+@pytest.mark.parametrize("task", list(of_kind("hazard")))
 @pytest.mark.parametrize("split", BOTH)
 def test_gold_scores_one_and_one_choice_is_right(task: str, split: Split) -> None:
     for problem in problems(task, 300, seed=1, split=split):
@@ -225,7 +225,7 @@ def test_given_problems_hold_the_answer() -> None:
         assert all(word in table for word in wanted.split()) and wanted in asked
 
 
-@pytest.mark.parametrize("task", list(HAZARD_TASKS))
+@pytest.mark.parametrize("task", list(of_kind("hazard")))
 def test_splits_ask_different_questions(task: str) -> None:
     def asked(split: Split) -> set[str]:
         return {

@@ -79,7 +79,7 @@ def test_in_a_conflict_the_upper_levels_way_of_writing_counts(
 ) -> None:
     upper, lower = pair
     for problem in some(pair, kind, True):
-        rules = {rule: write for rule, _, write in WRITINGS[kind]}
+        rules = {one.instruction: one.write for one in WRITINGS[kind]}
         above = [rule for rule in rules if rule in said_by(problem, upper)]
         below = [rule for rule in rules if rule in said_by(problem, lower)]
         assert len(above) == 1 and len(below) == 1 and above != below
@@ -97,11 +97,10 @@ def test_without_a_conflict_the_lower_levels_way_of_writing_counts(kind: str) ->
     for problem in some(("developer", "user"), kind, False, 120):
         if problem.about["control"] == "lower only":
             found += 1
-            rules = [
-                (rule, write) for rule, _, write in WRITINGS[kind] if rule in problem.turns[0].user
-            ]
-            value = problem.turns[0].user.partition(" is ")[2].split(".")[0]
-            assert problem.instructions is None and problem.answer == rules[0][1](value)
+            user = problem.turns[0].user
+            writing = next(one for one in WRITINGS[kind] if one.instruction in user)
+            value = user.partition(" is ")[2].split(".")[0]
+            assert problem.instructions is None and problem.answer == writing.write(value)
     assert found > 20
 
 

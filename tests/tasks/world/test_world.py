@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ossia.data import world as data
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
-from ossia.tasks import WORLD_TASKS, Split, grade, problems
+from ossia.tasks import Split, grade, of_kind, problems
 from ossia.tasks.problem import chosen, example_random, split_of
 from ossia.tasks.world.country import (
     RELATIONS_OF,
@@ -30,13 +30,16 @@ from ossia.tasks.world.country import (
 )
 from ossia.tasks.world.facts import NOT_STATED
 from ossia.tasks.world.facts import Fact as GivenFact
-from ossia.tasks.world.questions import world_tasks
+from ossia.tasks.world.questions import choice_question
 from ossia.tasks.world.reading import draw_story, questions, reading_document, reading_question
 from ossia.tasks.world.texts import ASKED_HELD_OUT, BACK_HELD_OUT, KINDS, RELATIONS, TOLD_HELD_OUT
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
 QUESTION = re.compile(r"(?:^|(?<=[.?] ))(?:Q: |Question: )?([^.?\n]+\?)", re.MULTILINE)
 SMALL = World(3, 120)
+
+
+WORLD = list(of_kind("world"))
 
 
 def texts_of(of: World, count: int) -> list[str]:
@@ -291,7 +294,7 @@ def test_a_reading_problem_asks_for_what_its_text_says() -> None:
 # ---- problems ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", list(WORLD_TASKS))
+@pytest.mark.parametrize("task", WORLD)
 @pytest.mark.parametrize("split", BOTH)
 def test_gold_scores_one_and_nothing_else(task: str, split: Split) -> None:
     for problem in problems(task, 300, seed=1, split=split):
@@ -330,17 +333,16 @@ def test_of_four_choices_one_is_right_by_letter_and_by_text(task: str) -> None:
 
 
 def test_right_choices_are_true_and_wrong_ones_are_not() -> None:
-    make = world_tasks(SMALL)["world choice"]
     asked = {fact.ask(Random(n)): fact for fact in SMALL.facts for n in range(12)}
     for i in range(500):
-        problem = make(example_random(0, "c", i), "train")
+        problem = choice_question(SMALL, example_random(0, "c", i), "train")
         fact = asked[problem.turns[0].user.split("\n")[0]]
         assert (
             problem.expect.contains == fact.value == SMALL.value(fact.subject, fact.relation.name)
         )
 
 
-@pytest.mark.parametrize("task", [task for task in WORLD_TASKS if task != "reading"])
+@pytest.mark.parametrize("task", [task for task in WORLD if task != "reading"])
 def test_splits_ask_different_questions(task: str) -> None:
     train, held_out = (
         {p.turns[0].user.split("\n")[0] for p in problems(task, 1500, split=split)}
@@ -349,7 +351,7 @@ def test_splits_ask_different_questions(task: str) -> None:
     assert len(train) > 1000 and len(held_out) > 500 and not train & held_out
 
 
-@pytest.mark.parametrize("task", list(WORLD_TASKS))
+@pytest.mark.parametrize("task", WORLD)
 def test_problems_are_functions_of_their_index(task: str) -> None:
     first = [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 40, seed=3)]
     assert first[20:] == [

@@ -32,8 +32,13 @@ ALIGNMENT = 32  # bytes: where each tensor's data begins, unless the file says o
 MXFP4_BYTES = 1 + MX_BLOCK // 2
 Q8_BYTES = 2 + MX_BLOCK
 # The formats that are read: GGUF's number for each, values in a block, bytes of a block.
-TYPES = {"F32": (0, 1, 4), "F16": (1, 1, 2), "Q8_0": (8, MX_BLOCK, Q8_BYTES), "BF16": (30, 1, 2),
-         "MXFP4": (39, MX_BLOCK, MXFP4_BYTES)}  # fmt: skip
+TYPES = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q8_0": (8, MX_BLOCK, Q8_BYTES),
+    "BF16": (30, 1, 2),
+    "MXFP4": (39, MX_BLOCK, MXFP4_BYTES),
+}
 EXTRA = "ossia.config"  # JSON: fields of our config that GGUF has no key for; others ignore it
 PATTERN = "ossia.tokenizer.pattern"  # how text is cut, where llama.cpp has no name for exactly that
 
@@ -100,14 +105,21 @@ def _mlp(c: ModelConfig, theirs: str, ours: str) -> Iterator[Slot]:
 
 # ---- metadata ------------------------------------------------------------------------------------
 
-# Keys behind "gpt-oss." and the fields of our config they are.
+# Keys after "gpt-oss." and the fields of our config they are.
 _INTEGERS = {
-    "block_count": "num_hidden_layers", "context_length": "max_context_length", "embedding_length": "hidden_size",
-    "feed_forward_length": "intermediate_size", "expert_feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads", "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim", "attention.value_length": "head_dim", "expert_count": "num_experts",
-    "expert_used_count": "experts_per_token", "attention.sliding_window": "sliding_window",
-}  # fmt: skip
+    "block_count": "num_hidden_layers",
+    "context_length": "max_context_length",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "expert_feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "expert_count": "num_experts",
+    "expert_used_count": "experts_per_token",
+    "attention.sliding_window": "sliding_window",
+}
 _FLOATS = {"rope.freq_base": "rope_theta", "attention.layer_norm_rms_epsilon": "rms_norm_eps"}
 _SCALINGS = {"none": "none", "linear": "pi", "yarn": "yarn"}  # rope.scaling.type: ours
 _WINDOWS = "attention.sliding_window_pattern"
@@ -140,7 +152,9 @@ def metadata(config: ModelConfig) -> dict[str, Value]:
     found = {f"{ARCHITECTURE}.{key}": value for key, value in keys.items()}
     read_back = as_dict(config_from(found, config.vocab_size))
     rest = {field: value for field, value in as_dict(config).items() if read_back[field] != value}
-    return found | ({EXTRA: json.dumps(rest)} if rest else {})
+    if rest:
+        found[EXTRA] = json.dumps(rest)
+    return found
 
 
 def computed_otherwise(config: ModelConfig) -> str | None:
@@ -151,12 +165,15 @@ def computed_otherwise(config: ModelConfig) -> str | None:
     also rounds YaRN's ramp to whole dimensions, gpt-oss's too; where betas agree, that changes
     little.)
     """
-    betas = config.rope_ntk_beta, config.rope_ntk_alpha
-    if config.rope_scaling != "yarn" or betas == (32.0, 1.0):
+    usual = config.rope_ntk_beta == 32.0 and config.rope_ntk_alpha == 1.0
+    if config.rope_scaling != "yarn" or usual:
         return None
+    options = (
+        f"--yarn-beta-fast {config.rope_ntk_beta:g} --yarn-beta-slow {config.rope_ntk_alpha:g}"
+    )
     return (
-        "llama.cpp takes YaRN's beta to be 32 and 1 for this architecture, whatever the file says: start it with "
-        f"--yarn-beta-fast {betas[0]:g} --yarn-beta-slow {betas[1]:g}, and expect other logits even so"
+        "llama.cpp takes YaRN's beta to be 32 and 1 for this architecture, whatever the file says: "
+        f"start it with {options}, and expect other logits even so"
     )
 
 
@@ -180,9 +197,8 @@ def config_from(found: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     optional = {
         "attention.key_length": 64,
         "attention.value_length": 64,
-        "expert_feed_forward_length": None,
+        "expert_feed_forward_length": found.get(f"{ARCHITECTURE}.feed_forward_length"),
     }
-    optional["expert_feed_forward_length"] = found.get(f"{ARCHITECTURE}.feed_forward_length")
     values: dict[str, Any] = {}
     for key, field in _INTEGERS.items():
         value = get(key, (int,), optional.get(key))
@@ -195,12 +211,11 @@ def config_from(found: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     if scaling not in _SCALINGS:
         raise ConfigError(f"rope.scaling.type is {scaling!r}; there are {', '.join(_SCALINGS)}")
     values["rope_scaling"] = _SCALINGS[scaling]
-    scaled = scaling != "none"
-    values["rope_scaling_factor"] = get("rope.scaling.factor", number) if scaled else 1.0
-    longest = values["max_context_length"]
-    values["initial_context_length"] = (
-        get("rope.scaling.original_context_length", (int,)) if scaled else longest
-    )
+    values["rope_scaling_factor"] = 1.0
+    values["initial_context_length"] = values["max_context_length"]
+    if scaling != "none":
+        values["rope_scaling_factor"] = get("rope.scaling.factor", number)
+        values["initial_context_length"] = get("rope.scaling.original_context_length", (int,))
     values["rope_ntk_beta"] = get("rope.scaling.yarn_beta_fast", number, 32.0)
     values["rope_ntk_alpha"] = get("rope.scaling.yarn_beta_slow", number, 1.0)
     values["layer_types"] = _layer_types(get(_WINDOWS, (int, list), 2), values["num_hidden_layers"])
@@ -227,9 +242,9 @@ def _with_extra(config: ModelConfig, text: Any) -> ModelConfig:
         if isinstance(extra, dict) and "layer_types" in extra:
             extra["layer_types"] = tuple(extra["layer_types"])
         return replace(config, **extra)
+    except ConfigError:
+        raise
     except (TypeError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"the metadata's {EXTRA} cannot be used: {error}") from error
 
 
@@ -271,10 +286,10 @@ def to_q8(values: Tensor) -> Tensor:
     scaled = grouped * torch.where(scale == 0, 0.0, 1 / scale)
     size = scaled.abs()
     whole = size.floor()
-    codes = torch.copysign(whole + (size - whole >= 0.5), scaled).to(
-        torch.int8
-    )  # halves away from zero
-    return torch.cat((scale.half().view(torch.uint8), codes.view(torch.uint8)), dim=-1).flatten(-2)
+    nearest = whole + (size - whole >= 0.5)  # halves away from zero
+    codes = torch.copysign(nearest, scaled).to(torch.int8)
+    parts = (scale.half().view(torch.uint8), codes.view(torch.uint8))
+    return torch.cat(parts, dim=-1).flatten(-2)
 
 
 def from_q8(raw: Tensor) -> Tensor:
@@ -285,11 +300,10 @@ def from_q8(raw: Tensor) -> Tensor:
     grouped = raw.unflatten(-1, (-1, Q8_BYTES))
     scales = grouped[..., :2].contiguous().view(torch.float16).float()
     fits = bool((scales.abs() * 127 < torch.finfo(torch.float16).max).all())
-    out = torch.empty(
-        *grouped.shape[:-1], MX_BLOCK, dtype=torch.float16 if fits else torch.bfloat16
-    )
+    dtype = torch.float16 if fits else torch.bfloat16
+    out = torch.empty(*grouped.shape[:-1], MX_BLOCK, dtype=dtype)
     step = max(1, (1 << 20) // grouped[0].numel())
-    for row in range(0, len(out), step):  # not all at once: what lies between is float32
+    for row in range(0, len(out), step):  # not all at once: the products are float32
         part = slice(row, row + step)
         out[part] = grouped[part, :, 2:].view(torch.int8) * scales[part]
     return out.flatten(-2)

@@ -36,23 +36,9 @@ from ossia.tokenizer.file import GPT2_PATTERN, parse
 VERSIONS = (2, 3)
 MAX_RANK = 4
 NORMAL, UNUSED = 1, 5  # token types; all others are specials to us
-PATTERNS = {
-    "gpt-4o": O200K_PATTERN,
-    "gpt-2": GPT2_PATTERN,
-}  # llama.cpp's names for ways to cut text
-_NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+PATTERNS = {"gpt-4o": O200K_PATTERN, "gpt-2": GPT2_PATTERN}  # llama.cpp's names of ways to cut text
+# The types of numbers in metadata, as `struct` writes them.
+_NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FLOATS = ("F32", "F16", "BF16")
 _ACCEPTED = {"matrix": (*_FLOATS, "Q8_0"), "vector": _FLOATS, "experts": ("MXFP4",)}
@@ -67,11 +53,9 @@ def find(path: Path) -> Path | None:
     """
     if path.suffix == ".gguf" and path.is_file():
         return path
-    if (
-        not path.is_dir()
-        or any(path.glob("*.safetensors"))
-        or any(path.glob("original/*.safetensors"))
-    ):
+    if not path.is_dir():
+        return None
+    if any(path.glob("*.safetensors")) or any(path.glob("original/*.safetensors")):
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
@@ -113,8 +97,11 @@ class GgufSource:
 
     def tensor(self, name: str) -> Tensor:
         """The values: a view where they are floating, float16 of its own where they are Q8_0."""
-        raw, dtype = self.raw(name), self._entries[name].dtype
-        return gguf.from_q8(raw) if dtype == "Q8_0" else raw.view(DTYPES[dtype])
+        raw = self.raw(name)
+        dtype = self._entries[name].dtype
+        if dtype == "Q8_0":
+            return gguf.from_q8(raw)
+        return raw.view(DTYPES[dtype])
 
 
 @dataclass(frozen=True)
@@ -122,9 +109,7 @@ class GgufState(Mapping[str, Tensor]):
     """Every tensor under its native name, made when asked for."""
 
     source: GgufSource
-    parts: Mapping[
-        str, tuple[Slot, ...]
-    ]  # native name (of experts, the stem): where it lies in the file
+    parts: Mapping[str, tuple[Slot, ...]]  # by native name, of experts the stem
 
     def __iter__(self) -> Iterator[str]:
         for native, slots in self.parts.items():
@@ -143,24 +128,21 @@ class GgufState(Mapping[str, Tensor]):
         slots = self.parts[native]
         if len(slots) == 1:
             return self.source.tensor(slots[0].name)
-        return torch.stack([self.source.tensor(slot.name) for slot in slots], dim=-1).flatten(
-            -2
-        )  # of gate and up
+        gate_and_up = [self.source.tensor(slot.name) for slot in slots]
+        return torch.stack(gate_and_up, dim=-1).flatten(-2)
 
     def _packed(self, slots: tuple[Slot, ...], kind: str) -> Tensor:
         experts, rows, columns = slots[0].shape
-        shape = (experts, rows * len(slots), columns // MX_BLOCK)
-        out = torch.empty(
-            *shape, *((MX_BLOCK // 2,) if kind == "blocks" else ()), dtype=torch.uint8
-        )
+        shape = [experts, rows * len(slots), columns // MX_BLOCK]
+        if kind == "blocks":
+            shape.append(MX_BLOCK // 2)
+        out = torch.empty(shape, dtype=torch.uint8)
         for slot in slots:
             raw = self.source.raw(slot.name).unflatten(-1, (-1, gguf.MXFP4_BYTES))
-            for expert in range(
-                experts
-            ):  # one at a time, so that what lies between stays in the caches
-                piece = (
-                    gguf.blocks_from_ggml(raw[expert]) if kind == "blocks" else raw[expert, ..., 0]
-                )
+            for expert in range(experts):  # one at a time: what it is made of stays in the caches
+                piece = raw[expert, ..., 0]
+                if kind == "blocks":
+                    piece = gguf.blocks_from_ggml(raw[expert])
                 out[expert, slot.first :: slot.step] = piece
         return out
 
@@ -174,8 +156,8 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
     architecture = source.metadata.get("general.architecture")
     if architecture != gguf.ARCHITECTURE:
         raise CheckpointError(
-            f"{path}: its architecture is {architecture!r}; only {gguf.ARCHITECTURE!r}, as llama.cpp's "
-            "converter writes it, can be loaded"
+            f"{path}: its architecture is {architecture!r}; only {gguf.ARCHITECTURE!r}, as "
+            "llama.cpp's converter writes it, can be loaded"
         )
     if source.metadata.get("split.count", 0) not in (0, 1):
         raise CheckpointError(
@@ -184,9 +166,8 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
     if "token_embd.weight" not in source:
         raise TensorMismatchError(f"{path}: lacks token_embd.weight")
     layers = source.metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
-    if not isinstance(layers, int) or layers > sum(
-        1 for _ in source.names()
-    ):  # before anything is made for each of them
+    tensors = sum(1 for _ in source.names())
+    if not isinstance(layers, int) or layers > tensors:  # before anything is made for each layer
         raise TensorMismatchError(f"{path}: says it has {layers!r} layers, but holds fewer tensors")
     try:
         config = gguf.config_from(source.metadata, source.entry("token_embd.weight").shape[0])
@@ -198,12 +179,8 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ggu
     for slot in slots:
         parts[slot.native].append(slot)
     rows = tuple(Row(slot.native, slot.name, slot.shape, _ACCEPTED[slot.kind]) for slot in slots)
-    return (
-        config,
-        source,
-        rows,
-        GgufState(source, {native: tuple(its) for native, its in parts.items()}),
-    )
+    state = GgufState(source, {native: tuple(its) for native, its in parts.items()})
+    return config, source, rows, state
 
 
 def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
@@ -214,20 +191,20 @@ def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
     for name, slot in expected.items():
         if name not in source:
             raise TensorMismatchError(f"{source.path}: lacks the tensor {name!r}")
-        entry, accepted = source.entry(name), _ACCEPTED[slot.kind]
+        entry = source.entry(name)
+        accepted = _ACCEPTED[slot.kind]
         if entry.dtype not in accepted:
             raise TensorMismatchError(
-                f"{source.where(name)}: stored as {entry.dtype}; ossia reads {', '.join(accepted)} here. Take a file "
-                "that keeps the experts in MXFP4 and the rest in BF16, F16 or Q8_0 (often named mxfp4 or bf16), "
-                "or the published safetensors files"
+                f"{source.where(name)}: stored as {entry.dtype}; ossia reads {', '.join(accepted)} "
+                "here. Take a file that keeps the experts in MXFP4 and the rest in BF16, F16 or "
+                "Q8_0 (often named mxfp4 or bf16), or the published safetensors files"
             )
         if entry.shape != slot.shape:
             raise TensorMismatchError(
                 f"{source.where(name)}: expected {list(slot.shape)}, found {list(entry.shape)}"
             )
-    if unknown := [
-        name for name in source.names() if name not in expected and name != "rope_freqs.weight"
-    ]:
+    known = {*expected, "rope_freqs.weight"}
+    if unknown := [name for name in source.names() if name not in known]:
         raise TensorMismatchError(
             f"{source.path}: holds tensors that the config does not imply: {unknown[:5]}"
         )
@@ -248,26 +225,27 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
         raise TokenizerError(
             f"{file}: a tokenizer of kind {model!r}, {pre!r}; known are gpt2 with gpt-4o or gpt-2"
         )
-    tokens, types, merges = (
-        found.get(f"tokenizer.ggml.{key}") for key in ("tokens", "token_type", "merges")
-    )
+    tokens = found.get("tokenizer.ggml.tokens")
+    types = found.get("tokenizer.ggml.token_type")
+    merges = found.get("tokenizer.ggml.merges")
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types):
         raise TokenizerError(f"{file}: tokenizer.ggml.tokens and .token_type do not match")
-    numbered = [
-        (token, kind, id_) for id_, (token, kind) in enumerate(zip(tokens, types, strict=True))
-    ]
-    specials = [
-        {"content": token, "id": n} for token, kind, n in numbered if kind not in (NORMAL, UNUSED)
-    ]
+    specials = []
+    vocab = {}
+    for number, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind == NORMAL:
+            vocab[token] = number
+        elif kind != UNUSED:
+            specials.append({"content": token, "id": number})
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}
-    vocab = {token: n for token, kind, n in numbered if kind == NORMAL}
+    data = {
+        "added_tokens": specials,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "model": {"type": "BPE", "vocab": vocab, "merges": merges or []},
+    }
     try:
-        return Tokenizer(*parse({
-            "added_tokens": specials,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "model": {"type": "BPE", "vocab": vocab, "merges": merges or []},
-        }))  # fmt: skip
+        return Tokenizer(*parse(data))
     except TokenizerError as error:
         raise TokenizerError(f"{file}: {error}") from error
 
@@ -287,14 +265,17 @@ def _map(path: Path) -> mmap.mmap:
 
 
 class _Cursor:
-    """Reads a header from front to back; running past the end of the file is an error of the file."""
+    """Reads a header from front to back. Raises `CheckpointError` past the end of the file."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at = path, data, 0
+        self.path = path
+        self.data = data
+        self.at = 0
 
     def skip(self, count: int) -> int:
-        """Where the next `count` bytes begin, which are then behind us."""
-        begin, self.at = self.at, self.at + count
+        """Go past the next `count` bytes; returns where they begin."""
+        begin = self.at
+        self.at += count
         if self.at > len(self.data):
             raise CheckpointError(
                 f"{self.path}: the file is truncated or damaged: its header runs past the end"
@@ -318,8 +299,9 @@ class _Cursor:
         if kind not in _NUMBERS:
             raise CheckpointError(f"{self.path}: metadata of the unknown type {kind}")
         value = self.number(_NUMBERS[kind])
-        # float32's own shortest decimal: 1e-5, not 9.99999974e-6
-        return float(str(np.float32(value))) if _NUMBERS[kind] == "f" else value
+        if _NUMBERS[kind] == "f":
+            return float(str(np.float32(value)))  # its shortest decimal: 1e-5, not 9.99999974e-6
+        return value
 
     def array(self, kind: int, count: int, texts: bool) -> list[Any] | None:
         if kind == _STRING and texts:
@@ -340,12 +322,13 @@ def _read_header(
     """(metadata, tensors); arrays of strings only if `texts` are wanted, else None."""
     cursor = _Cursor(path, data)
     if data[cursor.skip(4) : 4] != b"GGUF":
-        raise CheckpointError(f"{path}: is no GGUF file")
+        raise CheckpointError(f"{path}: is not a GGUF file")
     if (version := cursor.number("I")) not in VERSIONS:
         raise CheckpointError(
             f"{path}: GGUF version {version:#x}; versions 2 and 3, little-endian, can be read"
         )
-    tensors, pairs = cursor.number("Q"), cursor.number("Q")
+    tensors = cursor.number("Q")
+    pairs = cursor.number("Q")
     metadata = {}
     for _ in range(pairs):
         key = cursor.string()
@@ -359,14 +342,15 @@ def _read_header(
     for name, shape, kind, offset in claims:
         if name in entries:
             raise CheckpointError(f"{path}: tensor {name!r} is listed twice")
-        entries[name] = _entry(
-            f"{path}: tensor {name!r}", name, shape, kind, start + offset, len(data), alignment
-        )
+        where = f"{path}: tensor {name!r}"
+        begin = start + offset
+        entries[name] = _entry(where, name, shape, kind, begin, len(data), alignment)
     return metadata, entries
 
 
 def _claim(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name, rank = cursor.string(), cursor.number("I")
+    name = cursor.string()
+    rank = cursor.number("I")
     if not 1 <= rank <= MAX_RANK:
         raise CheckpointError(
             f"{cursor.path}: tensor {name!r} has {rank} dimensions; 1 to {MAX_RANK} are allowed"
@@ -398,9 +382,7 @@ def _entry(
 
 def _foreign(kind: int) -> str:
     """GGML's name for one of its other formats."""
-    from gguf import (
-        GGMLQuantizationType,
-    )  # only here: its import takes longer than reading the header
+    from gguf import GGMLQuantizationType  # slow: takes longer than reading the header
 
     known = {int(member): member.name for member in GGMLQuantizationType}
     return known.get(kind, f"the unknown type {kind}")

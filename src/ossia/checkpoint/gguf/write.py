@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,10 +60,10 @@ def write_gguf(
     not check out or that GGUF cannot describe, for a destination that is occupied, for a disk too
     small; nothing is left behind then.
     """
-    for value, allowed in ((dense, get_args(Dense)), (rule, get_args(mxfp4.ScaleRule))):
-        if value not in allowed:
-            raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
-    checkpoint, path = open_checkpoint(src), Path(dst).absolute()
+    _check_choice(dense, get_args(Dense))
+    _check_choice(rule, get_args(mxfp4.ScaleRule))
+    checkpoint = open_checkpoint(src)
+    path = Path(dst).absolute()
     slots = gguf.slots(checkpoint.config)
     _refuse(path, overwrite, _sizes(slots, dense))
     try:
@@ -74,6 +75,11 @@ def write_gguf(
             temporary.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_choice(value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise CheckpointError(f"expected one of {', '.join(allowed)}, found {value!r}")
 
 
 def _refuse(path: Path, overwrite: bool, nbytes: int) -> None:
@@ -91,7 +97,9 @@ def _stored_as(slot: Slot, dense: Dense) -> str:
         return "MXFP4"
     if slot.kind == "vector":
         return "F32"
-    return "Q8_0" if dense == "q8_0" and slot.shape[-1] % MX_BLOCK == 0 else "BF16"
+    if dense == "q8_0" and slot.shape[-1] % MX_BLOCK == 0:
+        return "Q8_0"
+    return "BF16"
 
 
 def _nbytes(slot: Slot, dense: Dense) -> int:
@@ -117,20 +125,19 @@ def _write_header(
             f"MXFP4 needs hidden_size and intermediate_size to be multiples of {MX_BLOCK}, found "
             f"{config.hidden_size} and {config.intermediate_size}"
         )
-    described = gguf.metadata(config)
+    described = gguf.metadata(config)  # raises before there is a file
     writer = GGUFWriter(path, gguf.ARCHITECTURE)
     writer.add_name(f"gpt-oss, {config.num_hidden_layers} layers of {config.num_experts} experts")
     writer.add_file_type(_MOSTLY_MXFP4)
     writer.add_quantization_version(2)
     for key, value in described.items():
         _add(writer, key, value)
-    _add_tokenizer(
-        writer, config, _find_tokenizer(checkpoint), _chat_template(checkpoint.directory)
-    )
+    template = _chat_template(checkpoint.directory)
+    _add_tokenizer(writer, config, _find_tokenizer(checkpoint), template)
+    dtype: Any = np.dtype(np.uint8)
     for slot in slots:
         number, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
         bytes_shape = (*slot.shape[:-1], slot.shape[-1] // values * nbytes)
-        dtype: Any = torch.empty(0, dtype=torch.uint8).numpy().dtype
         kind = GGMLQuantizationType(number)
         writer.add_tensor_info(slot.name, bytes_shape, dtype, _nbytes(slot, dense), raw_dtype=kind)
     try:
@@ -142,32 +149,40 @@ def _write_header(
 
 
 def _add(writer: GGUFWriter, key: str, value: gguf.Value) -> None:
-    if isinstance(value, str):
-        writer.add_string(key, value)
-    elif isinstance(value, list):
-        writer.add_array(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    else:
-        writer.add_uint32(key, value)
+    match value:
+        case str():
+            writer.add_string(key, value)
+        case list():
+            writer.add_array(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case int():
+            writer.add_uint32(key, value)
 
 
 def _find_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     """The folder's own, or the parent's for `original/`; o200k's for a vocabulary of its size."""
     folder = checkpoint.directory
-    for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
+    places = [folder]
+    if folder.resolve().name == "original":
+        places.append(folder.parent)
+    for place in places:
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
-    return Tokenizer.o200k_harmony() if checkpoint.config.vocab_size == 201088 else None
+    if checkpoint.config.vocab_size == ModelConfig().vocab_size:
+        return Tokenizer.o200k_harmony()
+    return None
 
 
 def _chat_template(folder: Path) -> str | None:
-    if (file := folder / "chat_template.jinja").exists():
+    file = folder / "chat_template.jinja"
+    if file.exists():
         return file.read_text(encoding="utf-8")
-    if (file := folder / "tokenizer_config.json").exists():
-        template = read_json(file).get("chat_template")
-        return template if isinstance(template, str) else None
-    return None
+    older = folder / "tokenizer_config.json"
+    if not older.exists():
+        return None
+    template = read_json(older).get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _add_tokenizer(
@@ -185,10 +200,12 @@ def _add_tokenizer(
     file: Any = to_json(tokenizer.vocabulary, tokenizer.specials, tokenizer.pattern)
     for text, number in file["model"]["vocab"].items():
         if number < config.vocab_size:
-            tokens[number], types[number] = text, NORMAL
+            tokens[number] = text
+            types[number] = NORMAL
     for name, number in tokenizer.specials.items():
         if number < config.vocab_size:
-            tokens[number], types[number] = name, _CONTROL
+            tokens[number] = name
+            types[number] = _CONTROL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_pre(writer, tokenizer))
     writer.add_token_list(tokens)
@@ -232,7 +249,8 @@ def _append_data(
     rule: mxfp4.ScaleRule,
     progress: Progress | None,
 ) -> None:
-    done, total = 0, _sizes(slots, dense)
+    done = 0
+    total = _sizes(slots, dense)
     with path.open("ab") as file:
         for slot in slots:
             file.write(b"\0" * (-file.tell() % gguf.ALIGNMENT))
@@ -264,28 +282,26 @@ def _pieces(
         piece = tensor[start : start + step]
         if stored == "Q8_0":
             yield gguf.to_q8(piece)
-        else:
-            yield (
-                piece.to(torch.bfloat16 if stored == "BF16" else torch.float32)
-                .contiguous()
-                .view(torch.uint8)
-            )
+            continue
+        dtype = torch.bfloat16 if stored == "BF16" else torch.float32
+        yield piece.to(dtype).contiguous().view(torch.uint8)
 
 
 def _expert_pieces(
     slot: Slot, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule
 ) -> Iterator[Tensor]:
-    packed = f"{slot.native}.blocks" in state
-    blocks, scales = (
-        state[f"{slot.native}.{part}"] if packed else None for part in ("blocks", "scales")
-    )
-    weight = None if packed else state[f"{slot.native}.weight"]
     rows = slice(slot.first, None, slot.step)
-    for expert in range(slot.shape[0]):
-        if blocks is not None and scales is not None:
+    if f"{slot.native}.blocks" in state:
+        blocks = state[f"{slot.native}.blocks"]
+        scales = state[f"{slot.native}.scales"]
+        for expert in range(slot.shape[0]):
             yield gguf.to_ggml(blocks[expert, rows], scales[expert, rows])
-        elif weight is not None:
-            try:
-                yield gguf.to_ggml(*mxfp4.encode(weight[expert, rows].contiguous(), rule))
-            except ValueError as error:
-                raise CheckpointError(f"{slot.native}, expert {expert}: {error}") from error
+        return
+    weight = state[f"{slot.native}.weight"]
+    for expert in range(slot.shape[0]):
+        values = weight[expert, rows].contiguous()
+        try:
+            encoded = mxfp4.encode(values, rule)
+        except ValueError as error:
+            raise CheckpointError(f"{slot.native}, expert {expert}: {error}") from error
+        yield gguf.to_ggml(*encoded)

@@ -53,8 +53,8 @@ def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
 def read_bandwidth(
     threads: int, seconds: float = 2 * SECONDS, size: int = READ_BYTES, memory: Tensor | None = None
 ) -> float:
-    """GB/s that `threads` threads together read from `size` bytes in huge pages: from `memory` if it
-    has as many, else from new memory.
+    """GB/s that `threads` threads together read from `size` bytes in huge pages: from `memory` if
+    it has as many, else from new memory.
     """
     if memory is None or memory.nbytes < size:
         memory = huge(size)

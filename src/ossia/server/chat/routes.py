@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: OpenAI's Chat Completions, streamed or whole.
 
-Thin: input.py reads the request, the service answers, output.py writes chunks, and a body is their
-sum. Here are HTTP, the choices of one request running beside each other, and the memory for
+Thin: request.py reads the request, the service answers, output.py writes chunks, and a body is
+their sum. Here are HTTP, the choices of one request running beside each other, and the memory for
 reasoning that clients drop.
 """
 
@@ -15,37 +15,36 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia import __version__
 from ossia.harmony import Message, Role
 from ossia.server.access import Caller, caller_of
-from ossia.server.answer import Ask
-from ossia.server.chat.input import asks_of
+from ossia.server.answer import AnswerRequest
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
-from ossia.server.chat.types import ChatRequest, StreamOptions
-from ossia.server.events import AnswerEnd, AnswerEvent, Called, ItemEnd
+from ossia.server.chat.request import asks_of
+from ossia.server.chat.types import ChatRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError, bad
+from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.fields import StreamOptions, api_router
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent
 
 DONE = b"data: [DONE]\n\n"
 STATUSES = (400, 401, 404, 413, 429, 500, 503)
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter()
+    routes = api_router("chat")
     fingerprint = _fingerprint(service)
 
     @routes.post(
         "/v1/chat/completions",
-        tags=["chat"],
         summary="Answer a conversation",
         response_class=Response,
         responses=_documented(),
-        dependencies=[Depends(_check_text)],
     )
     async def create(wanted: ChatRequest, request: Request) -> Response:
         """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last
@@ -66,18 +65,6 @@ def router(service: Service) -> APIRouter:
         )
 
     return routes
-
-
-async def _check_text(request: Request) -> None:
-    """Raises `ApiError` for halves of characters, which Python's JSON lets through but which are no
-    text.
-    """
-    raw = await request.body()
-    if b"\\ud" in raw or b"\\uD" in raw:
-        try:
-            orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise bad(f"the body is no JSON: {error}") from error
 
 
 def _documented() -> dict[int | str, dict[str, Any]]:
@@ -106,7 +93,7 @@ async def _bytes(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
 class _Answer:
     """One request being answered."""
 
-    asks: Sequence[Ask]
+    asks: Sequence[AnswerRequest]
     writer: Chunks
     service: Service
     caller: Caller
@@ -115,8 +102,7 @@ class _Answer:
     async def to(
         cls, wanted: ChatRequest, service: Service, caller: Caller, fingerprint: str
     ) -> _Answer:
-        if wanted.stream_options is not None and not wanted.stream:
-            raise bad("stream_options needs stream: true", "stream_options")
+        wanted.check_stream()
         asks, form = await asks_of(wanted, service, caller)
         options = wanted.stream_options or StreamOptions()
         chunk_options = ChunkOptions(
@@ -133,7 +119,7 @@ class _Answer:
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         try:
-            async with aclosing(_together([self._events(ask) for ask in self.asks])) as events:
+            async with aclosing(merge_streams([self._events(ask) for ask in self.asks])) as events:
                 async for index, event in events:
                     for chunk in self.writer.feed(index, event):
                         yield chunk
@@ -149,36 +135,30 @@ class _Answer:
                 body.add(chunk)
         return body.result()
 
-    async def _events(self, ask: Ask) -> AsyncGenerator[AnswerEvent, None]:
+    async def _events(self, ask: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
         """A choice's events; what led to its calls is remembered, for clients that will not send it
         back.
         """
-        calls: list[Called] = []
+        calls: list[ToolCallItem] = []
         async with aclosing(self.service.answer(ask, self.caller)) as events:
             async for event in events:
-                if isinstance(event, ItemEnd) and isinstance(event.item, Called):
+                if isinstance(event, ItemEnd) and isinstance(event.item, ToolCallItem):
                     calls.append(event.item)
-                elif isinstance(event, AnswerEnd):
-                    for call, before in _led_to(calls, event.messages):
+                elif isinstance(event, TurnEnd):
+                    for call, before in reasoning_before_calls(calls, event.messages):
                         self.service.remember_thoughts(self.caller, [call.call_id], before)
                 yield event
 
 
-def _led_to(
-    calls: Sequence[Called], messages: Sequence[Message]
-) -> list[tuple[Called, list[Message]]]:
+def reasoning_before_calls(
+    calls: Sequence[ToolCallItem], messages: Sequence[Message]
+) -> list[tuple[ToolCallItem, list[Message]]]:
     """Each call with the messages between it and the call before."""
-    found: list[tuple[Called, list[Message]]] = []
+    found: list[tuple[ToolCallItem, list[Message]]] = []
     waiting = list(calls)
     before: list[Message] = []
     for message in messages:
-        is_next = (
-            bool(waiting)
-            and message.role is Role.ASSISTANT
-            and message.recipient == f"functions.{waiting[0].name}"
-            and message.text == waiting[0].text
-        )
-        if is_next:
+        if waiting and _is_call(message, waiting[0]):
             found.append((waiting.pop(0), before))
             before = []
         else:
@@ -186,19 +166,25 @@ def _led_to(
     return found
 
 
-async def _together(
-    answers: Sequence[AsyncGenerator[AnswerEvent, None]],
-) -> AsyncGenerator[tuple[int, AnswerEvent], None]:
+def _is_call(message: Message, call: ToolCallItem) -> bool:
+    is_to_it = message.recipient == f"functions.{call.name}"
+    return message.role is Role.ASSISTANT and is_to_it and message.text == call.text
+
+
+async def merge_streams(
+    answers: Sequence[AsyncGenerator[TurnEvent, None]],
+) -> AsyncGenerator[tuple[int, TurnEvent], None]:
     """The events of all, each as it comes, with the number of its answer. One that fails takes the
     others along.
     """
-    waiting: dict[asyncio.Future[AnswerEvent], int] = {}
+    waiting: dict[asyncio.Future[TurnEvent], int] = {}
     try:
         if len(answers) == 1:
             async for event in answers[0]:
                 yield 0, event
             return
-        waiting = {asyncio.ensure_future(anext(answer)): n for n, answer in enumerate(answers)}
+        for number, answer in enumerate(answers):
+            waiting[asyncio.ensure_future(anext(answer))] = number
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=waiting.__getitem__):

@@ -17,14 +17,15 @@ from starlette.responses import Response
 
 from ossia.harmony import Conversation, Message
 from ossia.server.access import Caller, caller_of
-from ossia.server.answer import Ask
-from ossia.server.events import AnswerEnd, Called, ItemEnd
+from ossia.server.answer import AnswerRequest
 from ossia.server.messages.input import conversation_of
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
 from ossia.server.messages.types import CountRequest, MessagesRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.fields import api_router
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
 
 STATUSES: dict[int | str, dict[str, Any]] = {
     **{status: {"description": kind} for status, kind in TYPES.items() if status not in (409, 422)},
@@ -43,12 +44,12 @@ ANSWERED: dict[int | str, dict[str, Any]] = {
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["messages"])
+    routes = api_router("messages")
 
     @routes.post("/v1/messages", response_model=None, responses=ANSWERED)
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         """The assistant's next message. Thoughts are shown if `thinking` is enabled or adaptive."""
-        body.check()
+        body.check_supported()
         caller = caller_of(request)
         ask, writer = await _asked(service, body, caller)
         events = _events(service, ask, writer, caller)
@@ -61,7 +62,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/messages/count_tokens", response_model=None, responses=STATUSES)
     async def count_tokens(body: CountRequest, request: Request) -> Response:
         """How many tokens the request's prompt has, tools and system prompt included."""
-        body.check()
+        body.check_supported()
         service.check_model(body.model)
         conversation = _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
@@ -80,17 +81,17 @@ def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conve
     )
 
 
-async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tuple[Ask, Writer]:
+async def _asked(
+    service: Service, body: MessagesRequest, caller: Caller
+) -> tuple[AnswerRequest, Writer]:
     """Raises `ApiError`."""
-    model, tools, effort = service.check_model(body.model), body.declared(), body.effort(service)
+    model = service.check_model(body.model)
+    tools = body.declared()
+    effort = body.effort(service)
     conversation = _conversation(service, body, caller)
-    params = service.sampling(
-        temperature=body.temperature, top_p=body.top_p, top_k=body.top_k, max_tokens=body.max_tokens
-    )
-    grammar = await service.grammar(
-        tools, body.format(), effort.budget, format_param="output_config.format"
-    )
-    ask = Ask(conversation, params, tools, grammar, tuple(body.stop_sequences or ()))
+    params = service.sampling(body, max_tokens=body.max_tokens)
+    grammar = await service.grammar(tools, body.format(), effort.budget)
+    ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
     writer = Writer(
         model, service.sealer, thinking=body.shows_thinking, omitted=body.omits_thinking, limit=body.max_tokens,
         whole=grammar is None or not service.worker.engine.enforces_constraints,
@@ -99,14 +100,14 @@ async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tup
 
 
 async def _events(
-    service: Service, ask: Ask, writer: Writer, caller: Caller
+    service: Service, ask: AnswerRequest, writer: Writer, caller: Caller
 ) -> AsyncGenerator[Event, None]:
-    calls: list[Called] = []
+    calls: list[ToolCallItem] = []
     async with aclosing(service.answer(ask, caller)) as events:
         async for event in events:
-            if isinstance(event, ItemEnd) and isinstance(event.item, Called):
+            if isinstance(event, ItemEnd) and isinstance(event.item, ToolCallItem):
                 calls.append(event.item)
-            if isinstance(event, AnswerEnd) and calls:
+            if isinstance(event, TurnEnd) and calls:
                 service.remember_thoughts(
                     caller, [tool_use_id(calls[0])], _before_calls(event.messages)
                 )
@@ -116,10 +117,12 @@ async def _events(
 
 def _before_calls(messages: Sequence[Message]) -> list[Message]:
     """What led to the first call."""
-    first = next(
-        (n for n, message in enumerate(messages) if message.recipient is not None), len(messages)
-    )
-    return list(messages[:first])
+    before: list[Message] = []
+    for message in messages:
+        if message.recipient is not None:
+            break
+        before.append(message)
+    return before
 
 
 async def _folded(events: AsyncGenerator[Event, None]) -> dict[str, Any]:

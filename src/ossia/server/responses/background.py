@@ -140,9 +140,6 @@ class Runs:
         self._forget(self._ended.pop((owner, id), None))
         return self.store.delete(owner, id)
 
-    def is_running(self, owner: str, id: str) -> bool:
-        return (owner, id) in self._running
-
     async def close(self, grace: float = 0.0) -> None:
         """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked
         as failed.

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,40 +26,29 @@ from ossia.server.responses.stored import (
     paging,
     reply,
 )
-from ossia.server.responses.types import ALWAYS, PAIRS, Wire, documented, small_metadata
+from ossia.server.responses.types import ALWAYS, documented
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import Metadata, Part, api_router
 
 AT_ONCE = 20  # items
 
 
-def _is_metadata(value: dict[str, str]) -> dict[str, str]:
-    small_metadata(value)
-    try:
-        orjson.dumps(value)
-    except TypeError as error:  # half a surrogate pair
-        raise ValueError(f"this is no JSON that other programs could read: {error}") from error
-    return value
-
-
-Metadata = Annotated[
-    dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})
-]
 Items = Annotated[
     list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))
 ]
 
 
-class NewConversation(Wire):
+class NewConversation(Part):
     items: Items | None = None
     metadata: Metadata | None = None
 
 
-class ConversationUpdate(Wire):
+class ConversationUpdate(Part):
     metadata: Metadata | None
 
 
-class NewItems(Wire):
+class NewItems(Part):
     items: Items
 
 
@@ -97,7 +85,7 @@ def _room() -> Iterator[None]:
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+    routes = api_router("conversations", prefix="/v1/conversations")
     _add_conversations(routes, service)
     _add_items(routes, service)
     return routes

@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 
 from ossia.errors import OssiaError
-from ossia.server.events import new_id
+from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
 

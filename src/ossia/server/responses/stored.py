@@ -80,7 +80,7 @@ def paging(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
     after: Annotated[
-        str | None, Query(description="an item's id: the list goes on behind it")
+        str | None, Query(description="an item's id: the list continues after it")
     ] = None,
     before: Annotated[
         str | None, Query(description="an item's id: the list ends in front of it")

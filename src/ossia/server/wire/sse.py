@@ -61,7 +61,7 @@ def streaming(
     """`parts` as the body. After `keepalive` seconds without one, a comment. An error in the midst
     of it becomes `on_error`'s last words. When the client goes away `parts` is closed.
     """
-    return _Streaming(_alive(parts, keepalive, on_error))
+    return _Streaming(with_keepalive(parts, keepalive, on_error))
 
 
 class _Streaming(StreamingResponse):
@@ -88,7 +88,7 @@ class _Streaming(StreamingResponse):
             await self.parts.aclose()
 
 
-async def _alive(
+async def with_keepalive(
     parts: AsyncGenerator[bytes, None], keepalive: float, on_error: Callable[[ApiError], bytes]
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):

@@ -16,25 +16,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from random import Random
 from typing import Literal, get_args
 
 from ossia.errors import ConfigError
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.world.country import World, pick, sentence, world
+from ossia.tasks.words import Words, below, pick, sentence
+from ossia.tasks.world.country import World, world
 from ossia.tasks.world.texts import SYLLABLES
 
 Kind = Literal["one", "several", "all", "variables"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SHORT = 256  # tokens of a document for pre-training
-
-_HIDDEN = (
-    "The secret number of {k} is {v}.", "{k} keeps the secret number {v}.",
-    "Remember that {v} is the secret number of {k}.",
-    "Note: the secret number of {k} is {v}.",
-)  # fmt: skip
-_SET, _COPIED = "Set {k} to {v}.", "Set {k} to the value of {v}."
+WORDS = Words("needles")
+Pair = tuple[str, str]  # key and value
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,7 @@ class Needle:
     @property
     def document(self) -> str:
         """Everything, as pre-training reads it and as its length is counted."""
-        return document_of(self.text, self.question, self.answer)
-
-
-def document_of(text: str, question: str, answer: str) -> str:
-    return f"{text}\n\n{question}\n{answer}."
+        return f"{self.text}\n\n{self.question}\n{self.answer}."
 
 
 @dataclass(frozen=True)
@@ -68,6 +61,7 @@ class _Hay:
     and the answer.
     """
 
+    kind: Kind
     sentences: tuple[str, ...]
     needed: int  # the first ones of the sentences
     places: tuple[float, ...]
@@ -75,9 +69,29 @@ class _Hay:
     answer: str
     others: tuple[str, ...]
 
+    def among(self, filler: Sequence[str]) -> Needle:
+        """The sentences laid out among others."""
+        slots = [round(place * len(filler)) for place in self.places]
+        text = _laid_out(slots, self.sentences, filler)
+        depth = min(slots[: self.needed]) / max(1, len(filler))
+        hidden = self.sentences[: self.needed]
+        return Needle(self.kind, text, self.question, self.answer, depth, hidden, self.others)
+
+
+def _laid_out(slots: Sequence[int], sentences: Sequence[str], filler: Sequence[str]) -> str:
+    """Sentences before those of the filler that their slots number."""
+    parts: list[str] = []
+    at = 0
+    for slot, hidden in sorted(zip(slots, sentences, strict=True), key=itemgetter(0)):
+        parts += [*filler[at:slot], hidden]
+        at = slot
+    return " ".join([*parts, *filler[at:]])
+
 
 def estimate_tokens(text: str) -> int:
-    """Two characters a token: more than any vocabulary of a thousand or more needs for these texts."""
+    """Two characters a token: more than any vocabulary of a thousand or more needs for these
+    texts.
+    """
     return (len(text) + 1) // 2
 
 
@@ -103,40 +117,34 @@ def needle(
     if depth is not None and not 0 <= depth <= 1:
         raise ConfigError(f"a needle's depth is from 0 (the beginning) to 1 (the end), not {depth}")
     of = of or world()
-    for this in (
-        [kind] if kind else [pick(rng, KINDS), "one"]
-    ):  # the simplest kind where another does not fit
+    # the simplest kind where another does not fit
+    kinds: list[Kind] = [kind] if kind else [pick(rng, KINDS), "one"]
+    for this in kinds:
         hay = _HAYS[this](rng, split, rng.random() if depth is None else depth)
-        alone = count_tokens(document_of(_laid_out(hay, [])[0], hay.question, hay.answer))
+        alone = count_tokens(hay.among([]).document)
         if alone <= length:
-            return _filled(rng, this, hay, of, count_tokens, length)
+            return _filled(rng, hay, of, count_tokens, length)
     raise ConfigError(
         f"{length} tokens are too few for a needle of kind {this!r}: it alone needs {alone}"
     )
 
 
 def _filled(
-    rng: Random, kind: Kind, hay: _Hay, of: World, count_tokens: Callable[[str], int], length: int
+    rng: Random, hay: _Hay, of: World, count_tokens: Callable[[str], int], length: int
 ) -> Needle:
     """With as much filler as fits. Tokens of sentences need not add up to those of a text, so the
     whole is counted.
     """
 
     def spare() -> int:
-        return length - count_tokens(
-            document_of(_laid_out(hay, filler)[0], hay.question, hay.answer)
-        )
+        return length - count_tokens(hay.among(filler).document)
 
     filler: list[str] = []
     while more := _filler(rng, of, count_tokens, spare()):
         filler += more
     while filler and (excess := -spare()) > 0:
         del filler[-max(1, excess * len(filler) // length) :]
-    text, slot = _laid_out(hay, filler)
-    needed = hay.sentences[: hay.needed]
-    return Needle(
-        kind, text, hay.question, hay.answer, slot / max(1, len(filler)), needed, hay.others
-    )
+    return hay.among(filler)
 
 
 def _filler(rng: Random, of: World, count_tokens: Callable[[str], int], tokens: int) -> list[str]:
@@ -144,7 +152,9 @@ def _filler(rng: Random, of: World, count_tokens: Callable[[str], int], tokens: 
     found: list[str] = []
     while True:
         facts = list(of.about(pick(rng, of.names)).values())
-        for fact in facts if rng.random() < 0.3 else [pick(rng, facts)]:
+        if rng.random() >= 0.3:
+            facts = [pick(rng, facts)]
+        for fact in facts:
             told = sentence(fact.tell(rng))
             tokens -= max(1, count_tokens(f" {told}"))
             if tokens < 0:
@@ -152,63 +162,66 @@ def _filler(rng: Random, of: World, count_tokens: Callable[[str], int], tokens: 
             found.append(told)
 
 
-def _laid_out(hay: _Hay, filler: Sequence[str]) -> tuple[str, int]:
-    """The text, and how many sentences of the filler stand before the first that the answer needs."""
-    slots = [round(place * len(filler)) for place in hay.places]
-    parts: list[str] = []
-    at = 0
-    for slot, hidden in sorted(zip(slots, hay.sentences, strict=True), key=lambda pair: pair[0]):
-        parts += [*filler[at:slot], hidden]
-        at = slot
-    return " ".join([*parts, *filler[at:]]), min(slots[: hay.needed])
-
-
 # ---- kinds ---------------------------------------------------------------------------------------
 
 
-def _pairs(rng: Random, count: int, split: Split) -> list[tuple[str, str]]:
+def _pairs(rng: Random, count: int, split: Split) -> list[Pair]:
     """Different keys with different numbers, all of a split."""
     found: dict[str, str] = {}
     while len(found) < count:
         key = "".join([pick(rng, SYLLABLES) for _ in range(3)]).capitalize()
-        value = str(10_000 + int(rng.random() * 90_000))
-        if key not in found and value not in found.values() and split_of(f"{key}|{value}") == split:
+        value = str(10_000 + below(rng, 90_000))
+        new = key not in found and value not in found.values()
+        if new and split_of(f"{key}|{value}") == split:
             found[key] = value
     return list(found.items())
 
 
-def _new_pairs(
-    rng: Random, asked: int, others: int, split: Split
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _new_pairs(rng: Random, asked: int, others: int, split: Split) -> tuple[list[Pair], list[Pair]]:
     """What is asked for, of the split, and what is hidden besides, of training's. No key or value
     twice.
     """
     while True:
-        first, rest = _pairs(rng, asked, split), _pairs(rng, others, "train")
-        if len({word for pair in first + rest for word in pair}) == 2 * (asked + others):
+        first = _pairs(rng, asked, split)
+        rest = _pairs(rng, others, "train")
+        words = {word for pair in first + rest for word in pair}
+        if len(words) == 2 * (asked + others):
             return first, rest
 
 
-def _one(rng: Random, split: Split, depth: float, others: int = 0) -> _Hay:
-    asked, rest = _new_pairs(rng, 1, others, split)
-    hidden = tuple(pick(rng, _HIDDEN).format(k=k, v=v) for k, v in asked + rest)
-    places = (depth, *[rng.random() for _ in rest])
-    question = f"What is the secret number of {asked[0][0]}?"
-    return _Hay(hidden, 1, places, question, asked[0][1], tuple(value for _, value in rest))
+def _hidden(rng: Random, pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """Sentences that state the pairs."""
+    return tuple(pick(rng, WORDS["hidden"]).format(k=key, v=value) for key, value in pairs)
+
+
+def _one(rng: Random, split: Split, depth: float) -> _Hay:
+    return _one_of(rng, split, depth, "one", 0)
 
 
 def _several(rng: Random, split: Split, depth: float) -> _Hay:
-    return _one(rng, split, depth, 2 + int(rng.random() * 3))
+    return _one_of(rng, split, depth, "several", 2 + below(rng, 3))
+
+
+def _one_of(rng: Random, split: Split, depth: float, kind: Kind, others: int) -> _Hay:
+    asked, rest = _new_pairs(rng, 1, others, split)
+    key, value = asked[0]
+    hidden = _hidden(rng, asked + rest)
+    places = (depth, *[rng.random() for _ in rest])
+    question = f"What is the secret number of {key}?"
+    return _Hay(kind, hidden, 1, places, question, value, tuple(wrong for _, wrong in rest))
 
 
 def _all(rng: Random, split: Split, depth: float) -> _Hay:
     """Two or three numbers in the order of the question, which is not that of the text."""
-    asked, rest = _new_pairs(rng, 2 + (rng.random() < 0.4), 1, split)
-    hidden = tuple(pick(rng, _HIDDEN).format(k=k, v=v) for k, v in asked + rest)
-    places = (depth, *[depth + rng.random() * (1 - depth) for _ in asked[1:]], rng.random())
-    order = rng.sample(asked, len(asked))
-    question = f"What are the secret numbers of {_listed([k for k, _ in order])}?"
-    return _Hay(hidden, len(asked), places, question, _listed([v for _, v in order]), (rest[0][1],))
+    count = 3 if rng.random() < 0.4 else 2
+    asked, rest = _new_pairs(rng, count, 1, split)
+    hidden = _hidden(rng, asked + rest)
+    later = [depth + rng.random() * (1 - depth) for _ in asked[1:]]
+    places = (depth, *later, rng.random())
+    order = rng.sample(asked, count)
+    question = f"What are the secret numbers of {_listed([key for key, _ in order])}?"
+    answer = _listed([value for _, value in order])
+    return _Hay("all", hidden, count, places, question, answer, (rest[0][1],))
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -219,28 +232,28 @@ def _variables(rng: Random, split: Split, depth: float) -> _Hay:
     """Two chains of variables, each set to the one before; one begins at `depth`, and its last is
     asked for.
     """
-    steps = 1 + int(rng.random() * 3)
+    said = WORDS.phrases("variables")
+    steps = 1 + below(rng, 3)
     asked, rest = _new_pairs(rng, 1, steps + 2, split)
-    (first, value), (other, wrong) = asked[0], rest[0]
+    first, value = asked[0]
+    other, wrong = rest[0]
     names = [first, *[key for key, _ in rest[1 : steps + 1]]]
-    chain = [_SET.format(k=first, v=value)]
-    chain += [_COPIED.format(k=new, v=old) for old, new in pairwise(names)]
-    others = [_SET.format(k=other, v=wrong), _COPIED.format(k=rest[-1][0], v=other)]
+    chain = [said["set"].format(k=first, v=value)]
+    chain += [said["copied"].format(k=new, v=old) for old, new in pairwise(names)]
+    others = [said["set"].format(k=other, v=wrong), said["copied"].format(k=rest[-1][0], v=other)]
     places = [depth, *sorted(depth + rng.random() * (1 - depth) for _ in chain[1:])]
     places += sorted(rng.random() for _ in others)
-    return _Hay(
-        (*chain, *others),
-        len(chain),
-        tuple(places),
-        f"What is the value of {names[-1]}?",
-        value,
-        (wrong,),
-    )
+    sentences = (*chain, *others)
+    question = f"What is the value of {names[-1]}?"
+    return _Hay("variables", sentences, len(chain), tuple(places), question, value, (wrong,))
 
 
 _HAYS: Mapping[Kind, Callable[[Random, Split, float], _Hay]] = {
-    "one": _one, "several": _several, "all": _all, "variables": _variables,
-}  # fmt: skip
+    "one": _one,
+    "several": _several,
+    "all": _all,
+    "variables": _variables,
+}
 
 
 # ---- documents and problems ----------------------------------------------------------------------
@@ -269,18 +282,17 @@ def needles_document(
     Raises ConfigError if `length` is too short for two needles.
     """
     pairs = _pairs(rng, max(2, min(24, length // 60)), "train")
-    asked = "\n".join(
-        f"What is the secret number of {key}?\n{value}."
-        for key, value in rng.sample(pairs, len(pairs))
-    )
-    hidden = tuple(pick(rng, _HIDDEN).format(k=key, v=value) for key, value in pairs)
-    hay = _Hay(hidden, 1, tuple(rng.random() for _ in pairs), asked, "", ())
-    filler = _filler(
-        rng, of or world(), count_tokens, length - count_tokens(f"{' '.join(hidden)}\n\n{asked}")
-    )
+    order = rng.sample(pairs, len(pairs))
+    asked = "\n".join(f"What is the secret number of {key}?\n{value}." for key, value in order)
+    hidden = _hidden(rng, pairs)
+    places = [rng.random() for _ in pairs]
+    room = length - count_tokens(f"{' '.join(hidden)}\n\n{asked}")
+    filler = _filler(rng, of or world(), count_tokens, room)
     while True:
-        text = f"{_laid_out(hay, filler)[0]}\n\n{asked}"
-        if (needed := count_tokens(text)) <= length:
+        slots = [round(place * len(filler)) for place in places]
+        text = f"{_laid_out(slots, hidden, filler)}\n\n{asked}"
+        needed = count_tokens(text)
+        if needed <= length:
             return text
         if not filler:
             raise ConfigError(
@@ -290,23 +302,21 @@ def needles_document(
 
 
 def needle_thoughts(found: Needle, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return found.answer
     said = " ".join(found.hidden)
-    return (
-        said
-        if effort is Effort.MEDIUM
-        else f"The text says: {said} So the answer is {found.answer}."
-    )
+    match effort:
+        case Effort.LOW:
+            return found.answer
+        case Effort.MEDIUM:
+            return said
+        case Effort.HIGH:
+            return f"The text says: {said} So the answer is {found.answer}."
 
 
 def needle_problem(found: Needle, split: Split) -> Problem:
-    turn = Turn(
-        f"{found.text}\n\n{found.question}", f"{found.answer}.", partial(needle_thoughts, found)
-    )
-    return Problem(
-        f"needle {found.kind}", split, (turn,), Expect(contains=found.answer, excludes=found.others)
-    )
+    user = f"{found.text}\n\n{found.question}"
+    turn = Turn(user, f"{found.answer}.", partial(needle_thoughts, found))
+    expect = Expect(contains=found.answer, excludes=found.others)
+    return Problem(f"needle {found.kind}", split, (turn,), expect)
 
 
 def _asked(
@@ -315,13 +325,10 @@ def _asked(
     return needle_problem(needle(rng, count_tokens, length, kind=kind, split=split), split)
 
 
-def needle_tasks(
-    count_tokens: Callable[[str], int], length: int
-) -> Mapping[str, Callable[[Random, Split], Problem]]:
-    """The tasks at one length: of the text, the question and the answer, without the marks of a
+def needle_task(
+    kind: Kind, count_tokens: Callable[[str], int] = estimate_tokens, length: int = SHORT
+) -> Callable[[Random, Split], Problem]:
+    """The task at one length: of the text, the question and the answer, without the marks of a
     chat.
     """
-    return {f"needle {kind}": partial(_asked, count_tokens, length, kind) for kind in KINDS}
-
-
-NEEDLE_TASKS = needle_tasks(estimate_tokens, SHORT)
+    return partial(_asked, count_tokens, length, kind)

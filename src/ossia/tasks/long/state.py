@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Generic, TypeVar
 
@@ -21,6 +22,7 @@ from ossia.tasks.world.names import COLORS
 
 LONGEST = 16  # steps, unless a caller asks for more
 EVERY = 3  # medium effort writes every third state
+TRIES = 20  # draws of a step of the wanted split
 State = TypeVar("State")
 
 
@@ -77,14 +79,17 @@ def _walk(
     """
     while True:
         told, start = begin(rng)
-        key, state, steps = told, start, list[Step[State]]()
-        for index in range(k):
-            wanted: Split | None = split if split == "train" or index == k - 1 else None
-            found = _next(rng, key, wanted, state, step)
+        key = told
+        state = start
+        steps: list[Step[State]] = []
+        while len(steps) < k:
+            matters = split == "train" or len(steps) == k - 1
+            found = _next(rng, key, split if matters else None, state, step)
             if found is None:
                 break
             steps.append(found)
-            key, state = f"{key}; {found.name}", found.after
+            key = f"{key}; {found.name}"
+            state = found.after
         else:
             return told, start, steps
 
@@ -97,14 +102,14 @@ def _next(
     step: Callable[[Random, State], Step[State]],
 ) -> Step[State] | None:
     """A step after which the track is of the wanted split; None if a few tries found none."""
-    for _ in range(20):
+    for _ in range(TRIES):
         found = step(rng, state)
         if wanted is None or split_of(f"{key}; {found.name}") == wanted:
             return found
     return None
 
 
-# ---- a number: x = 3; +4; *2; mod 10 ----
+# ---- a number: x = 3; +4; *2; mod 10 -------------------------------------------------------------
 
 
 def _begin_number(rng: Random) -> tuple[str, int]:
@@ -130,12 +135,16 @@ def _number_step(rng: Random, x: int) -> Step[int]:
 
 def _undone_number(before: int, last: Step[int]) -> str:
     """A line that takes the last step back, or does it again where that is not possible."""
-    sign, n = last.name[0], last.name[1:]
-    if sign == "+":
-        return f"{last.after}-{n}={before}"
-    if sign == "-":
-        return f"{last.after}+{n}={before}"
-    return f"{n}*{before}={last.after}" if sign == "*" else f"again {last.worked}"
+    n = last.name[1:]
+    match last.name[0]:
+        case "+":
+            return f"{last.after}-{n}={before}"
+        case "-":
+            return f"{last.after}+{n}={before}"
+        case "*":
+            return f"{n}*{before}={last.after}"
+        case _:
+            return f"again {last.worked}"
 
 
 def _number_track(rng: Random, split: Split, k: int) -> Track:
@@ -147,25 +156,22 @@ def _number_track(rng: Random, split: Split, k: int) -> Track:
 def _track_of_number(kind: str, told: str, steps: list[Step[int]], check: str) -> Track:
     x = steps[-1].after
     return Track(
-        kind,
-        told,
-        "What is x?",
-        f"x = {x}",
-        Expect(number=x),
-        tuple([step.name for step in steps]),
-        tuple([str(step.after) for step in steps]),
-        tuple([step.worked for step in steps]),
-        check,
+        kind=kind,
+        told=told,
+        question="What is x?",
+        final=f"x = {x}",
+        expect=Expect(number=x),
+        names=tuple([step.name for step in steps]),
+        states=tuple([str(step.after) for step in steps]),
+        worked=tuple([step.worked for step in steps]),
+        check=check,
     )
 
 
-# ---- a number modulo a prime: every step counts ----
+# ---- a number modulo a prime: every step counts --------------------------------------------------
 
-PRIMES = (
-    7,
-    11,
-    13,
-)  # multiplying by 2 to 6 can be undone modulo each, so no step forgets what came before
+# multiplying by 2 to 6 can be undone modulo each, so no step forgets what came before
+PRIMES = (7, 11, 13)
 
 
 def _modular_step(p: int, rng: Random, x: int) -> Step[int]:
@@ -192,23 +198,26 @@ def _modular_track(rng: Random, split: Split, k: int) -> Track:
         x = rng.randrange(p)
         return f"modulo {p}: x = {x}", x
 
-    told, start, steps = _walk(rng, split, k, begin, lambda rng, x: _modular_step(p, rng, x))
-    before, last = steps[-2].after if k > 1 else start, steps[-1]
-    sign, n = last.name[0], int(last.name[1:])
-    if sign == "*":
-        check = _reduced(f"{n}*{before}={n * before}", n * before, p)
-    elif sign == "+":
-        borrow = last.after < n
-        check = (
-            f"{last.after}+{p}={last.after + p}, {last.after + p}-{n}={before}" if borrow else ""
-        )
-        check = check or f"{last.after}-{n}={before}"
-    else:
-        check = _reduced(f"{last.after}+{n}={last.after + n}", last.after + n, p)
-    return _track_of_number("modular", told, steps, check)
+    told, start, steps = _walk(rng, split, k, begin, partial(_modular_step, p))
+    before = steps[-2].after if k > 1 else start
+    return _track_of_number("modular", told, steps, _undone_modular(p, before, steps[-1]))
 
 
-# ---- balls under cups: the permutations of 3 or 5 ----
+def _undone_modular(p: int, before: int, last: Step[int]) -> str:
+    x = last.after
+    n = int(last.name[1:])
+    match last.name[0]:
+        case "*":  # done again, from the other side
+            return _reduced(f"{n}*{before}={n * before}", n * before, p)
+        case "+" if x < n:
+            return f"{x}+{p}={x + p}, {x + p}-{n}={before}"
+        case "+":
+            return f"{x}-{n}={before}"
+        case _:
+            return _reduced(f"{x}+{n}={x + n}", x + n, p)
+
+
+# ---- balls under cups: the permutations of 3 or 5 ------------------------------------------------
 
 Cups = tuple[str, ...]
 
@@ -216,13 +225,12 @@ Cups = tuple[str, ...]
 def _cup_step(rng: Random, cups: Cups) -> Step[Cups]:
     """Two cups change places; now and then every ball moves one cup on, the last to the first."""
     if rng.random() < 0.15:
-        after, name = (cups[-1], *cups[:-1]), "rotate"
-    else:
-        a, b = sorted(rng.sample(range(len(cups)), 2))
-        moved = list(cups)
-        moved[a], moved[b] = moved[b], moved[a]
-        after, name = tuple(moved), f"swap {a + 1} {b + 1}"
-    return Step(name, after, " ".join(after))
+        after = (cups[-1], *cups[:-1])
+        return Step("rotate", after, " ".join(after))
+    a, b = sorted(rng.sample(range(len(cups)), 2))
+    moved = list(cups)
+    moved[a], moved[b] = moved[b], moved[a]
+    return Step(f"swap {a + 1} {b + 1}", tuple(moved), " ".join(moved))
 
 
 def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
@@ -235,40 +243,33 @@ def _cups_track(count: int, rng: Random, split: Split, k: int) -> Track:
     place = rng.randrange(count)
     ball = end[place]
     if rng.random() < 0.5:
-        question, final, expect = (
-            f"What is in cup {place + 1}?",
-            f"In cup {place + 1} is {ball}",
-            Expect(equals=ball),
-        )
+        question = f"What is in cup {place + 1}?"
+        final = f"In cup {place + 1} is {ball}"
+        expect = Expect(equals=ball)
     else:
-        question, final, expect = (
-            f"Where is {ball}?",
-            f"{ball} is in cup {place + 1}",
-            Expect(number=place + 1),
-        )
-    path = " ".join(
-        [str(cups.index(ball) + 1) for cups in (start, *[step.after for step in steps])]
-    )
+        question = f"Where is {ball}?"
+        final = f"{ball} is in cup {place + 1}"
+        expect = Expect(number=place + 1)
+    path = [cups.index(ball) + 1 for cups in (start, *[step.after for step in steps])]
     states = tuple([step.worked for step in steps])
-    names = tuple([step.name for step in steps])
     return Track(
-        f"cups{count}", told, question, final, expect, names, states, states, f"{ball} goes {path}"
+        kind=f"cups{count}",
+        told=told,
+        question=question,
+        final=final,
+        expect=expect,
+        names=tuple([step.name for step in steps]),
+        states=states,
+        worked=states,
+        check=f"{ball} goes {' '.join(map(str, path))}",
     )
-
-
-def _cups3(rng: Random, split: Split, k: int) -> Track:
-    return _cups_track(3, rng, split, k)
-
-
-def _cups5(rng: Random, split: Split, k: int) -> Track:
-    return _cups_track(5, rng, split, k)
 
 
 KINDS: dict[str, Callable[[Random, Split, int], Track]] = {
     "number": _number_track,
     "modular": _modular_track,
-    "cups3": _cups3,
-    "cups5": _cups5,
+    "cups3": partial(_cups_track, 3),
+    "cups5": partial(_cups_track, 5),
 }
 _NAMES = tuple(KINDS)
 _EFFORTS = tuple(Effort)
@@ -291,21 +292,25 @@ def state_tracking(
     rng: Random, split: Split, k: int | None = None, kind: str | None = None
 ) -> Problem:
     """k steps, 1 to 16 if it is not given, and a question about the state after the last."""
-    track = draw_track(rng, split, rng.randrange(1, LONGEST + 1) if k is None else k, kind)
+    if k is None:
+        k = rng.randrange(1, LONGEST + 1)
+    track = draw_track(rng, split, k, kind)
     user = f"{track.told}; {'; '.join(track.names)}. {track.question}"
+    turn = Turn(user, track.final, track.working)
     about: dict[str, str | int] = {"k": track.k, "kind": track.kind}
-    return Problem(
-        "state", split, (Turn(user, track.final, track.working),), track.expect, about=about
-    )
+    return Problem("state", split, (turn,), track.expect, about=about)
 
 
 def state_text(rng: Random) -> str:
-    """A document: tracks with their working at one grain and their answers. Half of them are short."""
+    """A document: tracks with their working at one grain and their answers. Half of them are
+    short.
+    """
     effort = rng.choice(_EFFORTS)
-    longest = 6 if rng.random() < 0.5 else LONGEST
+    short = rng.random() < 0.5
+    longest = 6 if short else LONGEST
+    count = rng.randrange(1, 4) if short or effort is Effort.LOW else 1
     parts = []
-    for _ in range(1 if longest > 6 and effort is not Effort.LOW else rng.randrange(1, 4)):
+    for _ in range(count):
         turn = state_tracking(rng, "train", rng.randrange(1, longest + 1)).turns[0]
-        written = "" if effort is Effort.LOW else f"{turn.think(effort)}\n"
-        parts.append(f"{turn.user}\n{written}{turn.final}")
+        parts.append(turn.as_text(effort))
     return "\n\n".join(parts)

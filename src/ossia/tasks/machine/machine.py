@@ -26,11 +26,15 @@ from ossia.tasks.numbers.expressions import Sign
 
 STEP_LIMIT = 200
 MAX_STEP_LIMIT = 10_000
-MAX_CHARACTERS, MAX_STACK, MAX_VALUE = 4000, 64, 10**12
-TAKES = {  # how many values an operation needs on the stack
-    "push": 0, "add": 2, "sub": 2, "mul": 2, "div": 2, "mod": 2, "lt": 2, "eq": 2, "dup": 1, "swap": 2,
-    "over": 2, "drop": 1, "print": 1, "store": 1, "load": 0, "label": 0, "jmp": 0, "jz": 1, "halt": 0,
-}  # fmt: skip
+MAX_CHARACTERS = 4000
+MAX_STACK = 64
+MAX_VALUE = 10**12
+_NEEDS = {  # operations by how many values they need on the stack
+    0: ("push", "load", "label", "jmp", "halt"),
+    1: ("dup", "drop", "print", "store", "jz"),
+    2: ("add", "sub", "mul", "div", "mod", "lt", "eq", "swap", "over"),
+}
+TAKES = {op: count for count, ops in _NEEDS.items() for op in ops}
 NAMED = ("store", "load", "label", "jmp", "jz")  # operations that are followed by a name
 SIGNS: Mapping[str, Sign] = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 
@@ -87,12 +91,17 @@ def _instruction(words: list[str], line: int) -> Instruction:
     op, *arguments = words
     if op not in TAKES:
         raise ToolError(f"line {line}: there is no operation {op}")
-    wanted = "a number" if op == "push" else "a name" if op in NAMED else "nothing"
-    if len(arguments) != (wanted != "nothing"):
+    wanted = "nothing"
+    if op == "push":
+        wanted = "a number"
+    elif op in NAMED:
+        wanted = "a name"
+    if len(arguments) != (0 if wanted == "nothing" else 1):
         raise ToolError(f"line {line}: {op} is followed by {wanted}")
-    if op == "push" and not _is_number(arguments[0]):
-        raise ToolError(f"line {line}: {arguments[0]} is not a whole number")
-    return Instruction(op, arguments[0] if arguments else "", line)
+    argument = "".join(arguments)
+    if op == "push" and not _is_number(argument):
+        raise ToolError(f"line {line}: {argument} is not a whole number")
+    return Instruction(op, argument, line)
 
 
 def _is_number(word: str) -> bool:
@@ -114,7 +123,9 @@ class _Machine:
     """A program that is being run."""
 
     def __init__(self, program: list[Instruction], outcome: Outcome, trace: bool) -> None:
-        self.program, self.outcome, self.traced = program, outcome, trace
+        self.program = program
+        self.outcome = outcome
+        self.traced = trace
         self.stack: list[int] = []
         self.variables: dict[str, int] = {}
         self.labels = {i.argument: place for place, i in enumerate(program) if i.op == "label"}
@@ -134,14 +145,17 @@ class _Machine:
                 self.outcome.trace.append((str(instruction), " ".join(map(str, self.stack))))
 
     def _do(self, instruction: Instruction) -> None:
-        op, argument, line = instruction.op, instruction.argument, instruction.line
+        op = instruction.op
+        argument = instruction.argument
+        line = instruction.line
         if len(self.stack) < TAKES[op]:
             values = "1 value" if TAKES[op] == 1 else f"{TAKES[op]} values"
             raise ToolError(f"line {line}: {op} needs {values}, the stack has {len(self.stack)}")
         if op == "push":
             self._push(int(argument), line)
         elif op in _PAIRS:
-            b, a = self.stack.pop(), self.stack.pop()
+            b = self.stack.pop()
+            a = self.stack.pop()
             if op in ("div", "mod") and b == 0:
                 raise ToolError(f"line {line}: division by zero")
             if op in SIGNS:

@@ -14,10 +14,12 @@ from functools import partial
 from random import Random
 
 from ossia.harmony import Effort
-from ossia.tasks.machine.machine import SIGNS, Outcome, run
+from ossia.tasks.machine.machine import SIGNS, TAKES, Outcome, run
 from ossia.tasks.numbers.expressions import Expr, Op, is_trained, operation_split, text
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
+from ossia.tasks.words import Words
 
+WORDS = Words("machine")
 MAX_TRACE = 60  # steps of a program whose trace is written
 MAX_PRINTED = 9999
 _SUM = re.compile(r"push \d+; push \d+; (add|sub); print")
@@ -59,14 +61,15 @@ def is_of(split: Split, program: str) -> bool:
     return split_of(program) == split and (split == "train" or not _SUM.fullmatch(program))
 
 
-# ---- drawing: each returns (lines, purpose) ----
+# ---- drawing -------------------------------------------------------------------------------------
 
-Drawn = tuple[list[str], str]
+Drawn = tuple[str, str]  # operations set apart by `; `, and their purpose
+LOOP_OVER_N = "load n; push 1; sub; store n; jmp more; label end"
 
 
 def _expression(rng: Random) -> Drawn:
     expr = draw_expression(rng)
-    return [*compiled(expr), "print"], text(expr)
+    return "; ".join([*compiled(expr), "print"]), text(expr)
 
 
 def draw_expression(rng: Random) -> Op:
@@ -78,9 +81,9 @@ def draw_expression(rng: Random) -> Op:
         a, b, c = (rng.randrange(top) for _ in range(3))
         expr = Op("+" if rng.random() < 0.5 else "-", a, b)
         if rng.random() < 0.7:
-            expr = (
-                Op("*", expr, c % 10) if rng.random() < 0.5 else Op("+", Op("*", a % 13, b % 13), c)
-            )
+            multiplied = rng.random() < 0.5
+            product = Op("*", a % 13, b % 13)
+            expr = Op("*", expr, c % 10) if multiplied else Op("+", product, c)
         if is_trained(expr):
             return expr
 
@@ -90,127 +93,76 @@ def _shuffle(rng: Random) -> Drawn:
     lines = [f"push {rng.randrange(10)}" for _ in range(2)]
     height = 2
     for _ in range(rng.randrange(2, 7)):
-        ops = (
-            ["push"] + ["dup"] * (height > 0) + ["swap", "over", "add", "sub", "mul"] * (height > 1)
-        )
-        op = rng.choice(ops)
+        op = rng.choice(_possible(height))
+        height += _GROWTH[op]
         lines.append(f"push {rng.randrange(10)}" if op == "push" else op)
-        height += {"push": 1, "dup": 1, "over": 1, "swap": 0}.get(op, -1)
     lines += ["print"] * rng.randrange(1, height + 1)
-    return lines, "the upper values of the stack"
+    return "; ".join(lines), "the upper values of the stack"
+
+
+# how the stack grows by each operation
+_GROWTH = {"push": 1, "dup": 1, "swap": 0, "over": 1, "add": -1, "sub": -1, "mul": -1}
+
+
+def _possible(height: int) -> list[str]:
+    """Operations for which a stack of this height has enough values."""
+    return [op for op in _GROWTH if TAKES[op] <= height]
 
 
 def _sum_up_to(rng: Random) -> Drawn:
     n = rng.randrange(2, 7)
-    loop = [
-        "label more",
-        "load n",
-        "jz end",
-        "load s",
-        "load n",
-        "add",
-        "store s",
-        *_counted("n"),
-        "jmp more",
-    ]
-    return [
-        f"push {n}",
-        "store n",
-        "push 0",
-        "store s",
-        *loop,
-        "label end",
-        "load s",
-        "print",
-    ], f"the sum of 1 to {n}"
-
-
-def _counted(name: str) -> list[str]:
-    return [f"load {name}", "push 1", "sub", f"store {name}"]
+    begin = f"push {n}; store n; push 0; store s"
+    loop = "label more; load n; jz end; load s; load n; add; store s"
+    return f"{begin}; {loop}; {LOOP_OVER_N}; load s; print", f"the sum of 1 to {n}"
 
 
 def _count_down(rng: Random) -> Drawn:
     n = rng.randrange(2, 8)
-    lines = [
-        f"push {n}",
-        "label more",
-        "dup",
-        "jz end",
-        "dup",
-        "print",
-        "push 1",
-        "sub",
-        "jmp more",
-        "label end",
-    ]
-    return lines, f"the numbers from {n} down to 1"
+    loop = "label more; dup; jz end; dup; print; push 1; sub; jmp more; label end"
+    return f"push {n}; {loop}", f"the numbers from {n} down to 1"
 
 
 def _power(rng: Random) -> Drawn:
-    base, n = rng.randrange(2, 6), rng.randrange(2, 5)
-    loop = [
-        "label more",
-        "load n",
-        "jz end",
-        f"push {base}",
-        "mul",
-        *_counted("n"),
-        "jmp more",
-        "label end",
-    ]
-    return [f"push {n}", "store n", "push 1", *loop, "print"], f"{base} to the power of {n}"
+    base = rng.randrange(2, 6)
+    n = rng.randrange(2, 5)
+    begin = f"push {n}; store n; push 1"
+    loop = f"label more; load n; jz end; push {base}; mul"
+    return f"{begin}; {loop}; {LOOP_OVER_N}; print", f"{base} to the power of {n}"
 
 
 def _larger(rng: Random) -> Drawn:
-    a, b = rng.randrange(100), rng.randrange(100)
-    lines = [
-        f"push {a}",
-        f"push {b}",
-        "over",
-        "over",
-        "lt",
-        "jz first",
-        "swap",
-        "label first",
-        "drop",
-        "print",
-    ]
-    return lines, f"the larger of {a} and {b}"
+    a = rng.randrange(100)
+    b = rng.randrange(100)
+    choose = "over; over; lt; jz first; swap; label first; drop; print"
+    return f"push {a}; push {b}; {choose}", f"the larger of {a} and {b}"
 
 
 def _gcd(rng: Random) -> Drawn:
     factor = rng.randrange(1, 10)
-    a, b = factor * rng.randrange(1, 10), factor * rng.randrange(1, 10)
-    loop = [
-        "label more",
-        "dup",
-        "jz end",
-        "store b",
-        "load b",
-        "mod",
-        "load b",
-        "swap",
-        "jmp more",
-        "label end",
-    ]
-    return [
-        f"push {a}",
-        f"push {b}",
-        *loop,
-        "drop",
-        "print",
-    ], f"the greatest common divisor of {a} and {b}"
+    a = factor * rng.randrange(1, 10)
+    b = factor * rng.randrange(1, 10)
+    loop = "label more; dup; jz end; store b; load b; mod; load b; swap; jmp more; label end"
+    does = f"the greatest common divisor of {a} and {b}"
+    return f"push {a}; push {b}; {loop}; drop; print", does
 
 
 def _rest(rng: Random) -> Drawn:
-    a, b = rng.randrange(10, 100), rng.randrange(2, 13)
-    return [f"push {a}", f"push {b}", "mod", "print"], f"{a} mod {b}"
+    a = rng.randrange(10, 100)
+    b = rng.randrange(2, 13)
+    return f"push {a}; push {b}; mod; print", f"{a} mod {b}"
 
 
-_MAKERS: dict[Callable[[Random], Drawn], int] = {
-    _expression: 30, _shuffle: 22, _sum_up_to: 8, _count_down: 8, _power: 8, _larger: 9, _gcd: 8, _rest: 7,
-}  # fmt: skip
-_KINDS, _SHARES = tuple(_MAKERS), tuple(_MAKERS.values())
+_MAKERS: dict[Callable[[Random], Drawn], int] = {  # in percent
+    _expression: 30,
+    _shuffle: 22,
+    _sum_up_to: 8,
+    _count_down: 8,
+    _power: 8,
+    _larger: 9,
+    _gcd: 8,
+    _rest: 7,
+}
+_WITHOUT_LOOPS = (_expression, _shuffle, _rest)
 
 
 def draw_program(rng: Random, split: Split, purpose: bool = False, short: bool = False) -> Program:
@@ -218,22 +170,27 @@ def draw_program(rng: Random, split: Split, purpose: bool = False, short: bool =
 
     `purpose`: only programs whose purpose tells all there is to know. `short`: no loops.
     """
+    makers = list(_MAKERS)
+    weights = list(_MAKERS.values())
     while True:
-        make = _expression if short and purpose else rng.choices(_KINDS, _SHARES)[0]
-        if (purpose and make is _shuffle) or (short and make not in (_expression, _shuffle, _rest)):
+        make = _expression if short and purpose else rng.choices(makers, weights)[0]
+        if purpose and make is _shuffle:
             continue
-        lines, does = make(rng)
-        if not is_of(split, "; ".join(lines)):
+        if short and make not in _WITHOUT_LOOPS:
             continue
-        outcome = run("\n".join(lines), trace=True)
-        assert not outcome.error, f"{outcome.error} in {lines}"
-        large = max(map(abs, outcome.printed)) > MAX_PRINTED
-        if large or (
-            split == "train"
-            and any(operation_split(*done) != "train" for done in outcome.operations)
-        ):
+        source, does = make(rng)
+        if not is_of(split, source):
             continue
-        return Program(tuple(lines), does, outcome)
+        outcome = run(source, trace=True)
+        assert not outcome.error, f"{outcome.error} in {source}"
+        if max(map(abs, outcome.printed)) > MAX_PRINTED:
+            continue
+        if split == "held_out" or _only_trained(outcome):
+            return Program(tuple(source.split("; ")), does, outcome)
+
+
+def _only_trained(outcome: Outcome) -> bool:
+    return all(operation_split(*done) == "train" for done in outcome.operations)
 
 
 def broken(rng: Random, program: Program) -> str:
@@ -260,25 +217,25 @@ def traced(program: Program, effort: Effort) -> str:
     every step.
     """
     printed = program.outcome.result
-    if effort is Effort.LOW:
-        return f"prints {printed}"
     trace = program.outcome.trace
-    if effort is Effort.MEDIUM:
-        kept = [
-            stack for index, (op, stack) in enumerate(trace, 1) if index % 3 == 0 or op == "print"
-        ]
-        return ", ".join([*[stack or "empty" for stack in kept], f"prints {printed}"])
-    count = len(program.outcome.printed)
-    numbers = "1 number" if count == 1 else f"{count} numbers"
-    return "\n".join([*_trace_lines(program), f"check {len(trace)} steps, {numbers}: {printed}"])
+    match effort:
+        case Effort.LOW:
+            return f"prints {printed}"
+        case Effort.MEDIUM:
+            shown = []
+            for index, (op, stack) in enumerate(trace, 1):
+                if index % 3 == 0 or op == "print":
+                    shown.append(stack or "empty")
+            return ", ".join([*shown, f"prints {printed}"])
+        case Effort.HIGH:
+            count = len(program.outcome.printed)
+            numbers = "1 number" if count == 1 else f"{count} numbers"
+            check = f"check {len(trace)} steps, {numbers}: {printed}"
+            return "\n".join([*_trace_lines(program), check])
 
 
 def _trace_lines(program: Program) -> list[str]:
     return [f"{op} | {stack or 'empty'}" for op, stack in program.outcome.trace]
-
-
-_ASK = ("What does this program print? {p}", "What is printed by {p}", "Trace this program: {p}",
-        "Read the program. What does it print? {p}", "Which numbers does this print? {p}")  # fmt: skip
 
 
 def program_tracing(rng: Random, split: Split) -> Problem:
@@ -286,7 +243,7 @@ def program_tracing(rng: Random, split: Split) -> Problem:
     program = draw_program(rng, split)
     while len(program.outcome.trace) > MAX_TRACE:
         program = draw_program(rng, split)
-    user = rng.choice(_ASK).format(p=program.short)
+    user = rng.choice(WORDS["trace"]).format(p=program.short)
     printed = program.outcome.result
     turn = Turn(user, f"It prints: {printed}", partial(traced, program))
     about = {"steps": program.outcome.steps}
@@ -301,11 +258,8 @@ def machine_text(rng: Random) -> str:
         source = f"# {program.purpose}\n{source}"
     if rng.random() < 0.15:
         wrong = broken(rng, program)
-        source, printed = (
-            wrong if rng.random() < 0.5 else wrong.replace("; ", "\n"),
-            run(wrong).result,
-        )
-        return f"{source}\n{printed}"
+        source = wrong if rng.random() < 0.5 else wrong.replace("; ", "\n")
+        return f"{source}\n{run(wrong).result}"
     if len(program.outcome.trace) <= MAX_TRACE and rng.random() < 0.5:
-        source = f"{source}\ntrace\n" + "\n".join(_trace_lines(program))
+        source = "\n".join([source, "trace", *_trace_lines(program)])
     return f"{source}\nprints {program.outcome.result}"

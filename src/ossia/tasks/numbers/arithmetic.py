@@ -1,8 +1,8 @@
 """Arithmetic in words and signs: drawing an expression, asking for it in many ways, and the task
 itself.
 
-Knows expressions and their working. What is held out is the operation (its fact family), never the
-phrasing.
+Knows expressions and their working. Operations (their fact families) are held out, never phrasings,
+which are in texts/arithmetic.toml.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ from random import Random
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.numbers.working import working
 from ossia.tasks.problem import Expect, Problem, Split, Turn
+from ossia.tasks.words import Words, below, sentence
 
 MAX_RESULT = 1000  # of two-step expressions, intermediate values included; a few go to 9999
+LARGEST_RESULT = 9999
+# digits of the smaller and the larger factor of products with a short working
+SHORT_PRODUCTS = ([1, 1], [1, 2], [1, 3], [2, 2])
+WORDS = Words("arithmetic")
+# how many of these also take a noun, such as `the sum of 3 and 4`
+QUESTIONS_FOR_NOUNS = 27
+ORDERS_FOR_NOUNS = 20
 
 # ---- drawing -------------------------------------------------------------------------------------
 
@@ -23,210 +31,196 @@ def draw_number(rng: Random) -> int:
     """0..999, small numbers more often than their share."""
     kind = rng.random()
     if kind < 0.2:
-        return int(rng.random() * 13)
+        return below(rng, 13)
     if kind < 0.72:
-        return int(rng.random() * 100)
-    return int(rng.random() * 900) + 100
+        return below(rng, 100)
+    return below(rng, 900) + 100
 
 
 def draw_operation(rng: Random, sign: Sign) -> Op:
     """One operation within the ranges of the task."""
-    if sign == "*":
-        return _draw_product(rng)
-    if sign == "/":
-        divisor = rng.randrange(2, 13)
-        quotient = rng.randrange(1, 13) if rng.random() < 0.65 else rng.randrange(10, 100)
-        return Op("/", divisor * quotient, divisor)
-    a, b = draw_number(rng), draw_number(rng)
+    match sign:
+        case "*":
+            return _draw_product(rng)
+        case "/":
+            return _draw_quotient(rng)
+        case _:
+            return _draw_sum(rng, sign)
+
+
+def _draw_sum(rng: Random, sign: Sign) -> Op:
+    """A sum or a difference; its result is seldom negative."""
+    a = draw_number(rng)
+    b = draw_number(rng)
     if sign == "-" and a < b and rng.random() < 0.7:
         a, b = b, a
-    return Op(sign, -a if rng.random() < 0.01 else a, b)
+    if rng.random() < 0.01:
+        a = -a
+    return Op(sign, a, b)
+
+
+def _draw_quotient(rng: Random) -> Op:
+    divisor = rng.randrange(2, 13)
+    if rng.random() < 0.65:
+        quotient = rng.randrange(1, 13)
+    else:
+        quotient = rng.randrange(10, 100)
+    return Op("/", divisor * quotient, divisor)
 
 
 def _draw_product(rng: Random) -> Op:
     kind = rng.random()
     if kind < 0.42:
-        a, b = rng.randrange(13), rng.randrange(13)
+        a = rng.randrange(0, 13)
+        b = rng.randrange(0, 13)
     elif kind < 0.84:
-        a, b = rng.randrange(10, 100), rng.randrange(2, 10)
+        a = rng.randrange(10, 100)
+        b = rng.randrange(2, 10)
     elif kind < 0.98:
-        a, b = rng.randrange(10, 100), rng.randrange(10, 100)
+        a = rng.randrange(10, 100)
+        b = rng.randrange(10, 100)
     else:
-        a, b = rng.randrange(100, 1000), rng.randrange(2, 10)
-    return Op("*", b, a) if rng.random() < 0.35 else Op("*", a, b)
+        a = rng.randrange(100, 1000)
+        b = rng.randrange(2, 10)
+    if rng.random() < 0.35:
+        return Op("*", b, a)
+    return Op("*", a, b)
 
 
 def draw_one_step(rng: Random, split: Split) -> Op:
     while True:
-        pick = rng.random()
-        sign: Sign = "+" if pick < 0.33 else "-" if pick < 0.66 else "*" if pick < 0.9 else "/"
+        sign = _draw_sign(rng)
         expr = draw_operation(rng, sign)
         if in_split(expr, split):
             return expr
 
 
+def _draw_sign(rng: Random) -> Sign:
+    kind = rng.random()
+    if kind < 0.33:
+        return "+"
+    if kind < 0.66:
+        return "-"
+    if kind < 0.9:
+        return "*"
+    return "/"
+
+
 def draw_two_steps(rng: Random, split: Split) -> Op:
     while True:
-        expr = _draw_two_steps(rng)
-        if expr is not None and in_split(expr, split):
+        expr = _two_steps(rng)
+        if _is_in_range(rng, expr) and in_split(expr, split):
             return expr
 
 
-def _draw_two_steps(rng: Random) -> Op | None:
-    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c; None if it
-    went out of range.
-    """
-    size = rng.random()
-    top = 12 if size < 0.4 else 99 if size < 0.92 else 999
-    a, b, c = (
-        int(rng.random() * (top + 1)),
-        int(rng.random() * (top + 1)),
-        int(rng.random() * (top + 1)),
-    )
+def _two_steps(rng: Random) -> Op:
+    """One of the shapes a+b-c, a*b+c, a-b*c, (a+b)*c, c*(a-b), a*b*c, (a+b)/c, a/b+c."""
+    top = _largest_term(rng)
+    a = below(rng, top + 1)
+    b = below(rng, top + 1)
+    c = below(rng, top + 1)
     shape = rng.random()
-    first: Sign = "+" if rng.random() < 0.5 else "-"
-    second: Sign = "+" if rng.random() < 0.5 else "-"
-    expr: Op
+    first = _plus_or_minus(rng)
+    second = _plus_or_minus(rng)
     if shape < 0.4:
-        expr = Op(second, Op(first, a, b), c)
-    elif shape < 0.68:
+        inner = Op(first, a, b)
+        return Op(second, inner, c)
+    if shape < 0.68:
         large = top > 12 and rng.random() < 0.4
-        product = (
-            _draw_product(rng) if large else Op("*", rng.randrange(1, 13), rng.randrange(1, 13))
-        )
-        expr = Op(second, product, c) if rng.random() < 0.5 else Op(second, a, product)
-    elif shape < 0.88:
-        factor, inner = rng.randrange(2, 10), Op(first, a, b)
-        expr = Op("*", inner, factor) if rng.random() < 0.7 else Op("*", factor, inner)
-    elif shape < 0.91:
-        expr = Op("*", Op("*", rng.randrange(1, 13), rng.randrange(1, 13)), rng.randrange(1, 13))
-    else:
-        divisor, quotient = (
-            rng.randrange(2, 13),
-            rng.randrange(1, 13 if rng.random() < 0.7 else 100),
-        )
-        whole = divisor * quotient
-        if shape < 0.95:
-            expr = Op("/", Op("+", min(a, whole), whole - min(a, whole)), divisor)
-        else:
-            expr = Op(second, Op("/", whole, divisor), c)
-    return expr if _is_in_range(rng, expr) else None
+        product = _draw_product(rng) if large else _small_product(rng)
+        if rng.random() < 0.5:
+            return Op(second, product, c)
+        return Op(second, a, product)
+    if shape < 0.88:
+        factor = rng.randrange(2, 10)
+        inner = Op(first, a, b)
+        if rng.random() < 0.7:
+            return Op("*", inner, factor)
+        return Op("*", factor, inner)
+    if shape < 0.91:
+        product = _small_product(rng)
+        factor = rng.randrange(1, 13)
+        return Op("*", product, factor)
+    return _two_steps_of_a_quotient(rng, shape, second, a, c)
+
+
+def _two_steps_of_a_quotient(rng: Random, shape: float, sign: Sign, a: int, c: int) -> Op:
+    divisor = rng.randrange(2, 13)
+    largest = 13 if rng.random() < 0.7 else 100
+    whole = divisor * rng.randrange(1, largest)
+    if shape < 0.95:
+        part = min(a, whole)
+        dividend = Op("+", part, whole - part)
+        return Op("/", dividend, divisor)
+    quotient = Op("/", whole, divisor)
+    return Op(sign, quotient, c)
+
+
+def _largest_term(rng: Random) -> int:
+    size = rng.random()
+    if size < 0.4:
+        return 12
+    if size < 0.92:
+        return 99
+    return 999
+
+
+def _plus_or_minus(rng: Random) -> Sign:
+    return "+" if rng.random() < 0.5 else "-"
+
+
+def _small_product(rng: Random) -> Op:
+    a = rng.randrange(1, 13)
+    b = rng.randrange(1, 13)
+    return Op("*", a, b)
 
 
 def _is_in_range(rng: Random, expr: Op) -> bool:
-    """Small intermediate values, rarely negative ones or larger ones, and only products that the
-    working is short for.
-    """
-    largest, negative = 0, False
-    for part in (expr.left, expr.right, expr):
-        if isinstance(part, Op):
-            result = value(part)
-            largest, negative = (
-                max(largest, abs(result)),
-                negative or (result < 0 and part is not expr),
-            )
-            sizes = sorted((len(str(abs(value(part.left)))), len(str(abs(value(part.right))))))
-            if part.sign == "*" and sizes not in ([1, 1], [1, 2], [1, 3], [2, 2]):
-                return False
+    """Whether values are small, rarely negative or larger, and the working of products is short."""
+    parts = [part for part in (expr.left, expr.right, expr) if isinstance(part, Op)]
+    if not all(map(_is_short, parts)):
+        return False
+    results = [value(part) for part in parts]
+    *intermediate, _ = results
+    negative = any(result < 0 for result in intermediate)
     if negative and rng.random() < 0.8:
         return False
-    return largest <= MAX_RESULT or (largest <= 9999 and rng.random() < 0.05)
+    largest = max(map(abs, results))
+    if largest <= MAX_RESULT:
+        return True
+    return largest <= LARGEST_RESULT and rng.random() < 0.05
+
+
+def _is_short(part: Op) -> bool:
+    if part.sign != "*":
+        return True
+    digits = [len(str(abs(value(factor)))) for factor in (part.left, part.right)]
+    return sorted(digits) in SHORT_PRODUCTS
 
 
 # ---- asking --------------------------------------------------------------------------------------
 
-# {e} is the expression.
-_BARE = ("{e}", "{e} =", "{e}=", "{e} = ?", "{e}=?", "{e}?", "{e} ?")
-_QUESTIONS = (
-    "what is {e}", "what is {e}", "what is {e}", "what is {e}", "what's {e}", "whats {e}", "how much is {e}",
-    "what does {e} equal", "what does {e} make", "what do you get for {e}", "what is the result of {e}",
-    "what is the value of {e}", "what is the answer to {e}", "can you compute {e}", "can you calculate {e}",
-    "can you tell me what {e} is", "could you tell me {e}", "could you work out {e}",
-    "do you know what {e} is", "do you know {e}", "how much does {e} make", "can you solve {e}",
-    "would you calculate {e}", "what will {e} be", "can you please compute {e}",
-    "could you please tell me what {e} is", "what do I get for {e}", "so what is {e}", "and what is {e}",
-    "{e} is what", "{e} equals what", "{e} is how much", "{e} makes what", "how many is {e}",
-    "what number is {e}", "what would {e} be", "can you do {e}", "how much would {e} be",
-)  # fmt: skip
-_ORDERS = (
-    "compute {e}", "compute {e}", "calculate {e}", "calculate {e}", "calculate: {e}", "compute: {e}",
-    "solve {e}", "solve: {e}", "work out {e}", "evaluate {e}", "find {e}", "tell me {e}",
-    "tell me what {e} is", "give me {e}", "tell me the result of {e}", "find the value of {e}",
-    "give me the answer to {e}", "I need {e}", "do {e}", "I want to know {e}", "I want to know what {e} is",
-    "let me know what {e} is", "simplify {e}", "figure out {e}", "I would like to know {e}", "determine {e}",
-    "show me {e}", "help me with {e}", "try {e}", "answer this: {e}", "work this out: {e}",
-    "quick question: {e}", "math: {e}", "question: what is {e}", "I have to calculate {e}",
-    "my homework is {e}", "next one: {e}", "solve this: {e}", "the problem is {e}", "find out what {e} is",
-    "please compute {e}", "please tell me {e}", "please calculate {e}", "calc {e}",
-    "work out the following: {e}", "what is the following: {e}", "please solve {e}",
-    "compute the following: {e}", "I wonder what {e} is",
-)  # fmt: skip
-# Ways to say one operation that need no frame around them, and (as a noun) ways that do.
-_SAID: dict[str, tuple[str, ...]] = {
-    "+": ("add {a} and {b}", "add {a} and {b}", "add {a} to {b}", "add {a} + {b}", "sum {a} and {b}",
-          "sum up {a} and {b}", "add up {a} and {b}", "add together {a} and {b}",
-          "add the numbers {a} and {b}", "increase {a} by {b}",
-          "put {a} and {b} together", "take {a} and add {b}", "start with {a} and add {b}"),
-    "-": ("subtract {b} from {a}", "subtract {b} from {a}", "take {b} from {a}", "take {b} away from {a}",
-          "take away {b} from {a}", "reduce {a} by {b}", "decrease {a} by {b}", "take {a} and subtract {b}",
-          "start with {a} and take away {b}", "remove {b} from {a}", "deduct {b} from {a}"),
-    "*": ("multiply {a} by {b}", "multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}",
-          "take {a} times {b}",
-          "multiply the numbers {a} and {b}", "take {a} and multiply it by {b}"),
-    "/": ("divide {a} by {b}", "divide {a} by {b}", "split {a} by {b}", "take {a} and divide it by {b}",
-          "split {a} into {b} equal parts"),
-}  # fmt: skip
-_IF_ORDERED = (
-    "can you {e}", "can you {e}", "could you {e}", "what do you get if you {e}", "what do I get if I {e}",
-    "what if I {e}", "if I {e}, what do I get", "if you {e}, what is the result", "what is it if you {e}",
-    "would you {e}", "what happens if I {e}", "what do I have if I {e}", "how much is it if you {e}",
-)  # fmt: skip
-_NOUNS: dict[str, tuple[str, ...]] = {
-    "+": ("the sum of {a} and {b}", "the total of {a} and {b}", "{a} and {b} together", "{a} and {b}",
-          "{a} added to {b}", "{b} more than {a}", "{a} increased by {b}", "the sum {a} + {b}",
-          "{a} and {b} added up",
-          "{a} with {b} added"),
-    "-": ("the difference between {a} and {b}", "the difference of {a} and {b}", "{a} take away {b}",
-          "{a} less {b}",
-          "{b} less than {a}", "{a} decreased by {b}", "{a} reduced by {b}", "{b} subtracted from {a}"),
-    "*": ("the product of {a} and {b}", "the product of {a} and {b}", "{a} multiplied by {b}",
-          "the product {a} * {b}"),
-    "/": ("the quotient of {a} and {b}", "{a} divided by {b}", "{a} split by {b}"),
-}  # fmt: skip
-_WORDS: dict[str, tuple[str, ...]] = {
-    "+": ("plus",), "-": ("minus", "minus", "minus", "minus", "take away"),
-    "*": ("times", "times", "times", "multiplied by", "x"), "/": ("divided by", "divided by", "over"),
-}  # fmt: skip
-_SIGNS: dict[str, tuple[str, ...]] = {
-    "+": ("+",), "-": ("-",) * 9 + ("−",), "*": ("*", "*", "*", "x", "x", "×", "×", "X", "·"),
-    "/": ("/", "/", "/", "÷", ":"),
-}  # fmt: skip
-_GREETINGS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "Hello, ", "Good morning! ", "Hi there! ", "Hey! ", "Ok, ",
-              "Okay, ", "Well, ", "Please ", "Now ", "Hi. ", "Hello. ", "Good evening. ", "Sorry, ",
-              "Excuse me, ")  # fmt: skip
-_THANKS = (" Thanks!", " Thank you.", " thanks", " please", ", please", " Please answer.", " Thank you!",
-           " Be quick.",
-           " Show your work.", " I need it for school.", " Can you help?", " Think carefully.")  # fmt: skip
-
-NUMBER_WORDS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-)  # fmt: skip
-_TENS = (
-    "", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
-)  # fmt: skip
-
 
 def in_words(number: int) -> str:
     """0..9999 in English words: 348 -> `three hundred forty-eight`."""
-    if number <= 20:
-        return NUMBER_WORDS[number]
+    small = WORDS["numbers"]
+    if number < len(small):
+        return small[number]
     if number < 100:
-        tens, ones = divmod(number, 10)
-        return _TENS[tens] + (f"-{NUMBER_WORDS[ones]}" if ones else "")
-    size, name = (100, "hundred") if number < 1000 else (1000, "thousand")
-    many, rest = divmod(number, size)
-    return f"{in_words(many)} {name}" + (f" {in_words(rest)}" if rest else "")
+        tens, rest = divmod(number, 10)
+        said = WORDS["tens"][tens]
+        between = "-"
+    elif number < 1000:
+        hundreds, rest = divmod(number, 100)
+        said = f"{in_words(hundreds)} hundred"
+        between = " "
+    else:
+        thousands, rest = divmod(number, 1000)
+        said = f"{in_words(thousands)} thousand"
+        between = " "
+    if rest == 0:
+        return said
+    return said + between + in_words(rest)
 
 
 def say(rng: Random, expr: Expr) -> str:
@@ -235,30 +229,38 @@ def say(rng: Random, expr: Expr) -> str:
         return str(expr)
     style = rng.random()
     if style < 0.62:
-        return _signed(rng, text(expr, " " if rng.random() < 0.62 else ""))
+        space = " " if rng.random() < 0.62 else ""
+        return _signed(rng, text(expr, space))
     words = text(expr)
     if "(" in words:
         return _signed(rng, words)
-    said = {f" {sign} ": f" {rng.choice(_WORDS[sign])} " for sign in "+-*/"}
-    for sign, word in said.items():
-        words = words.replace(sign, word)
-    return _spell(rng, words) if style > 0.97 else words
+    names = WORDS.table("word")
+    said = {sign: rng.choice(names[sign]) for sign in "+-*/"}
+    for sign, name in said.items():
+        words = words.replace(f" {sign} ", f" {name} ")
+    if style > 0.97:
+        return _spell(words)
+    return words
 
 
 def _signed(rng: Random, formula: str) -> str:
     for sign in "*/":
         if sign in formula:
-            formula = formula.replace(sign, rng.choice(_SIGNS[sign]))
+            written = rng.choice(WORDS.table("sign")[sign])
+            formula = formula.replace(sign, written)
     if "-" in formula and formula[0] != "-" and rng.random() < 0.06:
         formula = formula.replace("-", "\N{MINUS SIGN}")
     return formula
 
 
-def _spell(rng: Random, words: str) -> str:
-    """Numbers as words where they are small enough."""
-    return " ".join(
-        [in_words(int(w)) if w.isdigit() and int(w) < 100 else w for w in words.split(" ")]
-    )
+def _spell(words: str) -> str:
+    """The text with numbers up to 99 as words."""
+    spelled = []
+    for word in words.split(" "):
+        if word.isdigit() and int(word) < 100:
+            word = in_words(int(word))
+        spelled.append(word)
+    return " ".join(spelled)
 
 
 def ask(rng: Random, expr: Op) -> str:
@@ -267,92 +269,126 @@ def ask(rng: Random, expr: Op) -> str:
     plain = isinstance(expr.left, int) and isinstance(expr.right, int)
     if plain and kind < 0.3:
         return _ask_in_words(rng, expr)
-    if not plain and kind < 0.14 and (steps := _as_orders(rng, expr)):
-        return dress(rng, steps, "." if rng.random() < 0.6 else "")
+    if not plain and kind < 0.14:
+        orders = _as_orders(rng, expr)
+        if orders:
+            mark = _maybe(rng, 0.6, ".")
+            return dress(rng, orders, mark)
     said = say(rng, expr)
     if kind < 0.45:
-        bare = rng.choice(_BARE).format(e=said)
-        return bare if rng.random() < 0.9 else rng.choice(_GREETINGS) + bare
+        bare = rng.choice(WORDS["bare"]).format(e=said)
+        if rng.random() < 0.9:
+            return bare
+        return rng.choice(WORDS["greetings"]) + bare
     if kind < 0.8:
-        return dress(rng, rng.choice(_QUESTIONS).format(e=said), "?")
-    return dress(rng, rng.choice(_ORDERS).format(e=said), "." if rng.random() < 0.5 else "")
+        question = rng.choice(WORDS["questions"])
+        return dress(rng, question.format(e=said), "?")
+    order = rng.choice(WORDS["orders"])
+    mark = _maybe(rng, 0.5, ".")
+    return dress(rng, order.format(e=said), mark)
+
+
+def _maybe(rng: Random, share: float, mark: str) -> str:
+    return mark if rng.random() < share else ""
 
 
 def _ask_in_words(rng: Random, expr: Op) -> str:
-    a, b = expr.left, expr.right
-    assert isinstance(a, int) and isinstance(b, int)
-    names = {"a": a, "b": b} if rng.random() < 0.96 else {"a": _word(a), "b": _word(b)}
+    a = expr.left
+    b = expr.right
+    assert isinstance(a, int)
+    assert isinstance(b, int)
+    names = {"a": str(a), "b": str(b)}
+    if rng.random() >= 0.96:
+        names = {"a": _word(a), "b": _word(b)}
     if b == 2 and rng.random() < 0.4 and expr.sign in "*/":
         noun = f"twice {a}" if expr.sign == "*" else f"half of {a}"
-    elif rng.random() < 0.45:
-        order = rng.choice(_SAID[expr.sign]).format(**names)
-        if rng.random() < 0.25:
-            return dress(rng, rng.choice(_IF_ORDERED).format(e=order), "?")
-        return dress(rng, order, "." if rng.random() < 0.6 else "")
-    else:
-        nouns = _NOUNS[expr.sign]
-        # "the difference between 5 and 12" would have two readings
-        first = 2 if expr.sign == "-" and a < b else 0
-        noun = nouns[rng.randrange(first, len(nouns))].format(**names)
+        return _ask_for(rng, noun)
+    if rng.random() < 0.45:
+        orders = WORDS.table("order")[expr.sign]
+        order = rng.choice(orders)
+        return _ask_to_do(rng, order.format(**names))
+    nouns = WORDS.table("noun")[expr.sign]
+    # "the difference between 5 and 12" would have two readings
+    first = 2 if expr.sign == "-" and a < b else 0
+    number = rng.randrange(first, len(nouns))
+    noun = nouns[number].format(**names)
+    return _ask_for(rng, noun)
+
+
+def _word(number: int) -> str:
+    if 0 <= number < 10000:
+        return in_words(number)
+    return str(number)
+
+
+def _ask_to_do(rng: Random, order: str) -> str:
+    if rng.random() < 0.25:
+        frame = rng.choice(WORDS["questions around orders"])
+        question = frame.format(e=order)
+        return dress(rng, question, "?")
+    mark = _maybe(rng, 0.6, ".")
+    return dress(rng, order, mark)
+
+
+def _ask_for(rng: Random, noun: str) -> str:
+    """A question for a noun: `the sum of 3 and 4`."""
     luck = rng.random()
     if luck < 0.15:
-        bare = noun.removeprefix("the ") if rng.random() < 0.5 else noun
-        return dress(rng, bare, "?" if luck < 0.08 else "." if luck < 0.1 else "")
+        bare = noun
+        if rng.random() < 0.5:
+            bare = noun.removeprefix("the ")
+        if luck < 0.08:
+            return dress(rng, bare, "?")
+        mark = "." if luck < 0.1 else ""
+        return dress(rng, bare, mark)
     if luck < 0.75:
-        return dress(rng, rng.choice(_QUESTIONS[:27]).format(e=noun), "?")
-    return dress(rng, rng.choice(_ORDERS[:20]).format(e=noun), "." if rng.random() < 0.6 else "")
-
-
-def _word(number: int | str) -> str:
-    return in_words(int(number)) if 0 <= int(number) < 10000 else str(number)
-
-
-_THEN = {
-    "+": ("add {n}", "plus {n}", "add {n}"), "-": ("subtract {n}", "take away {n}", "minus {n}"),
-    "*": ("multiply by {n}", "multiply the result by {n}", "times {n}"),
-    "/": ("divide by {n}", "divide the result by {n}"),
-}  # fmt: skip
+        questions = WORDS["questions"][:QUESTIONS_FOR_NOUNS]
+        question = rng.choice(questions).format(e=noun)
+        return dress(rng, question, "?")
+    orders = WORDS["orders"][:ORDERS_FOR_NOUNS]
+    order = rng.choice(orders).format(e=noun)
+    mark = _maybe(rng, 0.6, ".")
+    return dress(rng, order, mark)
 
 
 def _as_orders(rng: Random, expr: Op) -> str:
-    """`Start with 12, add 30, then subtract 5`, for expressions that are worked out from left to
-    right.
-    """
+    """`Start with 12, add 30, then subtract 5`; "" if it is not worked out from left to right."""
     inner = expr.left
     if not isinstance(inner, Op) or not isinstance(expr.right, int):
         return ""
-    last = rng.choice(_THEN[expr.sign]).format(n=expr.right)
-    joint = rng.choice((", then ", " and then ", ", and ", " and ", ". Then "))
-    if rng.random() < 0.5 and isinstance(inner.left, int) and isinstance(inner.right, int):
-        return rng.choice(_SAID[inner.sign]).format(a=inner.left, b=inner.right) + joint + last
-    start = rng.choice(
-        ("start with {n}, ", "take {n}, ", "begin with {n}, ", "{n}, ", "start at {n}, ")
-    ).format(n=inner.left)
-    return start + rng.choice(_THEN[inner.sign]).format(n=inner.right) + joint + last
+    then = WORDS.table("then")
+    last = rng.choice(then[expr.sign]).format(n=expr.right)
+    joint = rng.choice(WORDS["joints"])
+    half = rng.random() < 0.5
+    if half and isinstance(inner.left, int) and isinstance(inner.right, int):
+        orders = WORDS.table("order")[inner.sign]
+        begin = rng.choice(orders).format(a=inner.left, b=inner.right)
+    else:
+        start = rng.choice(WORDS["starts"]).format(n=inner.left)
+        middle = rng.choice(then[inner.sign]).format(n=inner.right)
+        begin = start + middle
+    return begin + joint + last
 
 
-def dress(rng: Random, sentence: str, mark: str) -> str:
-    """Capitals, the final mark, a greeting or a thank-you: what varies between people who ask the
-    same thing.
-    """
+def dress(rng: Random, text: str, mark: str) -> str:
+    """Capitals, the final mark, a greeting or a thank-you: the variety of people's messages."""
     luck = rng.random()
     if mark != "?" and rng.random() < 0.07:
-        sentence = f"please {sentence.removeprefix('please ')}"
+        text = f"please {text.removeprefix('please ')}"
     elif luck > 0.993:
-        return sentence.upper() + mark
+        return text.upper() + mark
     if luck < 0.06:
-        before = rng.choice(_GREETINGS)
-        sentence = before + (
-            sentence
-            if before[-2] not in ".!" or luck < 0.02
-            else sentence[0].upper() + sentence[1:]
-        )
+        before = rng.choice(WORDS["greetings"])
+        if before[-2] in ".!" and luck >= 0.02:
+            text = sentence(text)
+        text = before + text
     elif luck < 0.13:
-        after = rng.choice(_THANKS)
-        return sentence[0].upper() + sentence[1:] + (mark if after[1].isupper() else "") + after
+        after = rng.choice(WORDS["thanks"])
+        ended = mark if after[1].isupper() else ""
+        return sentence(text) + ended + after
     if rng.random() < 0.24:
-        return sentence + (mark if rng.random() < 0.5 else "")
-    return sentence[0].upper() + sentence[1:] + (mark if rng.random() < 0.9 else "")
+        return text + _maybe(rng, 0.5, mark)
+    return sentence(text) + _maybe(rng, 0.9, mark)
 
 
 # ---- the task ------------------------------------------------------------------------------------
@@ -364,12 +400,18 @@ def answer_sentence(expr: Expr) -> str:
 
 def turn_for(expr: Op, user: str) -> Turn:
     """A turn that asks for `expr` and is answered by working it out."""
-    return Turn(user, answer_sentence(expr), partial(working, expr))
+    answer = answer_sentence(expr)
+    think = partial(working, expr)
+    return Turn(user, answer, think)
 
 
 def arithmetic_question(rng: Random, split: Split) -> Problem:
     """One question about an expression of one or two operations."""
-    expr = draw_one_step(rng, split) if rng.random() < 0.62 else draw_two_steps(rng, split)
-    return Problem(
-        "arithmetic", split, (turn_for(expr, ask(rng, expr)),), Expect(number=value(expr))
-    )
+    if rng.random() < 0.62:
+        expr = draw_one_step(rng, split)
+    else:
+        expr = draw_two_steps(rng, split)
+    user = ask(rng, expr)
+    turn = turn_for(expr, user)
+    expect = Expect(number=value(expr))
+    return Problem("arithmetic", split, (turn,), expect)

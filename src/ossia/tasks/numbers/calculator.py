@@ -1,5 +1,4 @@
-"""The calculator: a safe evaluator of integer expressions, and the task of calling it and using
-what it returns.
+"""The calculator: a safe evaluator of expressions, and the task of calling it and using its result.
 
 Knows expressions, JSON and the ways in which people declare such a tool. The final answer must use
 the tool's result, also in the rare cases where that is, on purpose, not the true value, or an
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +22,14 @@ from ossia.tasks.numbers.arithmetic import ask, draw_one_step, draw_two_steps
 from ossia.tasks.numbers.expressions import Expr, Op, Sign, in_split, text, value
 from ossia.tasks.numbers.stories import draw_story
 from ossia.tasks.problem import Call, Expect, Problem, Split, Tool, Turn
+from ossia.tasks.words import Words, pick
 
+WORDS = Words("calculator")
 LARGEST = 10**9  # of the results that problems ask for
-MAX_CHARACTERS, MAX_DIGITS, MAX_EXPONENT, MAX_DEPTH = 200, 200, 64, 60
+MAX_CHARACTERS = 200
+MAX_DIGITS = 200
+MAX_EXPONENT = 64
+MAX_DEPTH = 60
 
 # ---- the tool itself -----------------------------------------------------------------------------
 
@@ -46,28 +51,32 @@ def evaluate(expression: str) -> int | float:
 
 
 _SIGNS_OF_PEOPLE = {
-    "\N{MULTIPLICATION SIGN}": "*", "\N{MIDDLE DOT}": "*", "\N{DIVISION SIGN}": "/", "\N{MINUS SIGN}": "-",
-    "^": "**", ",": "",
-}  # fmt: skip
+    "\N{MULTIPLICATION SIGN}": "*",
+    "\N{MIDDLE DOT}": "*",
+    "\N{DIVISION SIGN}": "/",
+    "\N{MINUS SIGN}": "-",
+    "^": "**",
+    ",": "",
+}
 _LIKE_SIGNS = str.maketrans(_SIGNS_OF_PEOPLE)
 
 
 def _value_of(node: ast.expr, depth: int) -> int | float:
     if depth > MAX_DEPTH:
         raise ToolError("the expression is nested too deeply")
-    if (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, int | float)
-        and not isinstance(node.value, bool)
-    ):
-        return _checked(node.value)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        inner = _value_of(node.operand, depth + 1)
-        return -inner if isinstance(node.op, ast.USub) else inner
-    if isinstance(node, ast.BinOp):
-        return _checked(
-            _combined(node.op, _value_of(node.left, depth + 1), _value_of(node.right, depth + 1))
-        )
+    match node:
+        case ast.Constant(value=bool()):
+            pass
+        case ast.Constant(value=int() | float() as number):
+            return _checked(number)
+        case ast.UnaryOp(op=ast.USub()):
+            return -_value_of(node.operand, depth + 1)
+        case ast.UnaryOp(op=ast.UAdd()):
+            return _value_of(node.operand, depth + 1)
+        case ast.BinOp():
+            left = _value_of(node.left, depth + 1)
+            right = _value_of(node.right, depth + 1)
+            return _checked(_combined(node.op, left, right))
     raise ToolError("only numbers, + - * / // % ** and parentheses are allowed")
 
 
@@ -81,7 +90,7 @@ def _combined(sign: ast.operator, a: int | float, b: int | float) -> int | float
             case ast.Mult():
                 return a * b
             case ast.Div():
-                return a // b if isinstance(a, int) and isinstance(b, int) and a % b == 0 else a / b
+                return _quotient(a, b)
             case ast.FloorDiv():
                 return a // b
             case ast.Mod():
@@ -93,6 +102,13 @@ def _combined(sign: ast.operator, a: int | float, b: int | float) -> int | float
     except OverflowError as error:
         raise ToolError("the result is too large") from error
     raise ToolError("only + - * / // % ** are allowed")
+
+
+def _quotient(a: int | float, b: int | float) -> int | float:
+    """The quotient, as an int where it is whole."""
+    if isinstance(a, int) and isinstance(b, int) and a % b == 0:
+        return a // b
+    return a / b
 
 
 def _power(a: int | float, b: int | float) -> int | float:
@@ -108,24 +124,37 @@ def _power(a: int | float, b: int | float) -> int | float:
 def _checked(number: int | float) -> int | float:
     if isinstance(number, int) and abs(number) >= 10**MAX_DIGITS:
         raise ToolError("the number is too large")
-    if isinstance(number, float) and (number != number or number in (float("inf"), float("-inf"))):
+    if isinstance(number, float) and not math.isfinite(number):
         raise ToolError("the result is not a finite number")
     return number
 
 
 def calculate(arguments: str) -> str:
-    """Run the calculator on the JSON text of a call's arguments. Every error comes back as text,
-    `error: ...`.
+    """Run the calculator on the JSON text of a call's arguments.
+
+    Every error comes back as text, `error: ...`.
     """
     try:
-        return str(evaluate(expression_of("calculator", arguments)))
+        expression = expression_of("calculator", arguments)
+        return str(evaluate(expression))
     except ToolError as error:
         return f"error: {error}"
 
 
+EXPRESSION_KEYS = ("expression", "expr", "input", "formula")
+_SIGN_NAMES = {"+": "+", "-": "-", "*": "*", "/": "/"}
+_WORD_NAMES = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
+_OPERAND_KEYS: dict[tuple[str, str, str], dict[str, str]] = {
+    ("a", "b", "op"): _SIGN_NAMES,
+    ("a", "b", "operation"): _WORD_NAMES,
+    ("x", "y", "operator"): _SIGN_NAMES,
+}
+
+
 def expression_of(name: str, arguments: str) -> str:
-    """The expression that a call asks for, whatever the shape of its arguments. Raises ToolError if
-    there is none.
+    """The expression that a call asks for, whatever the shape of its arguments.
+
+    Raises ToolError if there is none.
     """
     try:
         data = json.loads(arguments)
@@ -133,22 +162,19 @@ def expression_of(name: str, arguments: str) -> str:
         raise ToolError(f"the arguments of {name} are not JSON") from error
     if not isinstance(data, Mapping):
         raise ToolError(f"the arguments of {name} must be a JSON object")
-    texts = [data[key] for key in EXPRESSION_KEYS if isinstance(data.get(key), str)]
-    if texts:
-        return str(texts[0])
-    for (first, second, sign), names in _OPERAND_KEYS.items():
-        if {first, second, sign} <= data.keys() and data[sign] in names.values():
-            plain = next(own for own, theirs in names.items() if theirs == data[sign])
-            return f"({data[first]}) {plain} ({data[second]})"
+    for key in EXPRESSION_KEYS:
+        expression = data.get(key)
+        if isinstance(expression, str):
+            return expression
+    for keys, names in _OPERAND_KEYS.items():
+        if not set(keys) <= data.keys():
+            continue
+        first, second, sign = (data[key] for key in keys)
+        for plain, theirs in names.items():
+            if theirs == sign:
+                return f"({first}) {plain} ({second})"
     raise ToolError(f"{name} needs an expression, such as 12*7")
 
-
-EXPRESSION_KEYS = ("expression", "expr", "input", "formula")
-_SIGN_NAMES = {"+": "+", "-": "-", "*": "*", "/": "/"}
-_WORD_NAMES = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
-_OPERAND_KEYS: dict[tuple[str, str, str], dict[str, str]] = {
-    ("a", "b", "op"): _SIGN_NAMES, ("a", "b", "operation"): _WORD_NAMES, ("x", "y", "operator"): _SIGN_NAMES,
-}  # fmt: skip
 
 CALCULATOR = FunctionTool(
     "calculator",
@@ -162,40 +188,19 @@ CALCULATOR = FunctionTool(
 
 # ---- how it is declared --------------------------------------------------------------------------
 
-# the only one: a model of this size that saw six names called the commonest whatever was declared
+# the only one: a model of this size that saw six names called the commonest, whichever was declared
 _NAME = "calculator"
-_DESCRIPTIONS = (
-    "Evaluates an arithmetic expression.", "Evaluate an arithmetic expression.", "Evaluates an expression.",
-    "A calculator.", "Calculates the value of an expression.",
-    "Computes an arithmetic expression and returns the result.", "Do arithmetic.",
-    "Use this for arithmetic.", "Calculator for integers.", "Returns the value of a formula.",
-)  # fmt: skip
-_PROPERTY_NOTES = (
-    "for example 12*7",
-    "The expression to evaluate.",
-    "e.g. 2 + 3",
-    "arithmetic expression",
-    "",
-    "",
-    "",
-)
-_OTHERS = (
-    ("get_weather", "Gets the weather of a city.", "city"), ("lookup", "Looks a word up.", "word"),
-    ("search", "Searches the web.", "query"), ("send_email", "Sends an email.", "to"),
-    ("get_time", "Gets the time in a city.", "city"), ("translate", "Translates a text.", "text"),
-    ("play_music", "Plays a song.", "song"), ("read_file", "Reads a file.", "path"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A calculator as some application declares it: the function, its arguments' shape and its
-    answers' shape.
+    """A calculator as some application declares it: the function, and how its arguments and answers
+    look.
     """
 
     function: FunctionTool
     keys: tuple[str, ...]  # ("expression",) or the names of two operands and the operator
-    style: str  # how results come back: see `_shown`
+    style: str  # of results: see `_shown`
 
     @property
     def takes_one_operation(self) -> bool:
@@ -204,45 +209,65 @@ class Declared:
     def arguments(self, expr: Op, spaced: bool) -> str:
         """The JSON text of a call for `expr`."""
         if not self.takes_one_operation:
-            return json.dumps({self.keys[0]: text(expr, " " if spaced else "")})
+            space = " " if spaced else ""
+            key = self.keys[0]
+            return json.dumps({key: text(expr, space)})
         first, second, sign = self.keys
         names = _OPERAND_KEYS[first, second, sign]
-        return json.dumps(
-            {first: value(expr.left), second: value(expr.right), sign: names[expr.sign]}
-        )
+        left = value(expr.left)
+        right = value(expr.right)
+        return json.dumps({first: left, second: right, sign: names[expr.sign]})
 
 
 def declare(rng: Random, two_steps: bool) -> Declared:
     """One of many declarations of a calculator; one that takes whole expressions if `two_steps`."""
-    description = rng.choice(_DESCRIPTIONS)
-    style = _STYLES[int(rng.random() * len(_STYLES))]
+    description = rng.choice(WORDS["descriptions"])
+    style = pick(rng, WORDS["styles"])
     if not two_steps and rng.random() < 0.08:
-        keys: tuple[str, ...] = rng.choice(tuple(_OPERAND_KEYS))
-        names = list(_OPERAND_KEYS[keys].values())  # type: ignore[index]  # three keys
-        number = {"type": "integer" if rng.random() < 0.5 else "number"}
-        properties: dict[str, Any] = {
-            keys[0]: number,
-            keys[1]: number,
-            keys[2]: {"type": "string", "enum": names},
-        }
+        properties = _operands(rng)
     else:
-        keys = ("expression",) if rng.random() < 0.93 else (rng.choice(EXPRESSION_KEYS[1:]),)
-        note = rng.choice(_PROPERTY_NOTES)
-        properties = {
-            keys[0]: {"type": "string", "description": note} if note else {"type": "string"}
-        }
-    schema = {"type": "object", "properties": properties, "required": list(keys)}
-    return Declared(FunctionTool(_NAME, description, schema), keys, style)
+        properties = _whole_expression(rng)
+    function = FunctionTool(_NAME, description, _object_schema(properties))
+    return Declared(function, tuple(properties), style)
+
+
+def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """An object whose properties are all required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _operands(rng: Random) -> dict[str, Any]:
+    """Properties of a calculator that takes one operation: two numbers and a sign."""
+    shapes = tuple(_OPERAND_KEYS)
+    shape = rng.choice(shapes)
+    names = _OPERAND_KEYS[shape].values()
+    number = {"type": "integer" if rng.random() < 0.5 else "number"}
+    first, second, sign = shape
+    return {first: number, second: number, sign: {"type": "string", "enum": list(names)}}
+
+
+def _whole_expression(rng: Random) -> dict[str, Any]:
+    """The one property of a calculator that takes a whole expression."""
+    key, *others = EXPRESSION_KEYS
+    if rng.random() >= 0.93:
+        key = rng.choice(others)
+    schema = {"type": "string"}
+    note = rng.choice(WORDS["notes"])
+    if note:
+        schema["description"] = note
+    return {key: schema}
 
 
 def with_others(rng: Random, own: Tool) -> tuple[Tool, ...]:
     """The calculator alone, or among one or two tools that have nothing to do with arithmetic."""
     if rng.random() < 0.75:
         return (own,)
+    count = 1 if rng.random() < 0.7 else 2
     tools = [own]
-    for name, description, key in rng.sample(_OTHERS, 1 if rng.random() < 0.7 else 2):
-        schema = {"type": "object", "properties": {key: {"type": "string"}}, "required": [key]}
-        tools.append(Tool(FunctionTool(name, description, schema), _unavailable))
+    for name, description, key in rng.sample(WORDS.rows("others"), count):
+        schema = _object_schema({key: {"type": "string"}})
+        function = FunctionTool(name, description, schema)
+        tools.append(Tool(function, _unavailable))
     rng.shuffle(tools)
     return tuple(tools)
 
@@ -253,10 +278,6 @@ def _unavailable(arguments: str) -> str:
 
 # ---- how it answers ------------------------------------------------------------------------------
 
-_STYLES = ("plain",) * 6 + ("float", "result", "result", "value", "equation", "words", "answer")
-_ERRORS = ("error: not available", "error: timeout", "error: the calculator is down",
-           "error: try again later",
-           "error: internal error", '{"error": "failed"}')  # fmt: skip
 FAILED = "The calculator failed, so I have no result."
 
 
@@ -276,7 +297,7 @@ def _shown(number: int | float, style: str, expression: str) -> str:
 
 
 def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
-    """What the tool of a problem answers: the value in its style, off by `off_by`, or an error."""
+    """The answer of a problem's tool: the value in its style, off by `off_by`, or an error."""
     if error:
         return error
     try:
@@ -288,55 +309,75 @@ def _run(style: str, off_by: int, error: str, name: str, arguments: str) -> str:
 
 def _asked_value(name: str, arguments: str) -> int | None:
     try:
-        number = evaluate(expression_of(name, arguments))
+        expression = expression_of(name, arguments)
+        number = evaluate(expression)
     except ToolError:
         return None
-    return int(number) if number == int(number) else None
+    whole = int(number)
+    return whole if number == whole else None
 
 
 # ---- the task ------------------------------------------------------------------------------------
 
-
 _LARGE_SIGNS: tuple[Sign, ...] = ("+", "-", "*", "*", "+", "-", "/")
+_OFF_BY = (-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100)
 
 
 def draw_large(rng: Random, split: Split) -> Op:
     """One or two operations on numbers of up to six digits."""
     while True:
-        sign = rng.choice(_LARGE_SIGNS)
-        a, b = _large(rng), _large(rng)
-        expr = Op("/", a * (b % 100 + 2), b % 100 + 2) if sign == "/" else Op(sign, a, b)
+        expr = _large_operation(rng)
         if rng.random() < 0.3:
-            second = rng.choice(_LARGE_SIGNS[:3])
-            expr = (
-                Op(second, expr, _large(rng))
-                if rng.random() < 0.7
-                else Op(second, _large(rng), expr)
-            )
+            sign = rng.choice(_LARGE_SIGNS[:3])
+            before = rng.random() < 0.7
+            number = _large(rng)
+            if before:
+                expr = Op(sign, expr, number)
+            else:
+                expr = Op(sign, number, expr)
         if abs(value(expr)) < LARGEST and in_split(expr, split):
             return expr
 
 
+def _large_operation(rng: Random) -> Op:
+    sign = rng.choice(_LARGE_SIGNS)
+    a = _large(rng)
+    b = _large(rng)
+    if sign == "/":
+        divisor = b % 100 + 2
+        return Op("/", a * divisor, divisor)
+    return Op(sign, a, b)
+
+
 def _large(rng: Random) -> int:
     digits = rng.choice((1, 2, 2, 3, 3, 3, 4, 4, 5, 6))
-    return rng.randrange(10 ** (digits - 1), 10**digits)
+    smallest = 10 ** (digits - 1)
+    return rng.randrange(smallest, 10 * smallest)
 
 
 def call_thoughts(expr: Expr, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return "I should use the calculator."
-    if effort is Effort.MEDIUM:
-        return f"This is {text(expr)}. I should use the calculator."
-    return (
-        f"The user asks for {text(expr)}. A calculator is offered, so I should use the calculator."
-    )
+    said = text(expr)
+    match effort:
+        case Effort.LOW:
+            return "I should use the calculator."
+        case Effort.MEDIUM:
+            return f"This is {said}. I should use the calculator."
+        case Effort.HIGH:
+            offered = "A calculator is offered, so I should use the calculator."
+            return f"The user asks for {said}. {offered}"
 
 
 def result_thoughts(seen: int | None, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return ""
-    said = "The calculator failed." if seen is None else f"The calculator says {seen}."
-    return said if effort is Effort.MEDIUM else f"{said} I answer with that."
+    said = "The calculator failed."
+    if seen is not None:
+        said = f"The calculator says {seen}."
+    match effort:
+        case Effort.LOW:
+            return ""
+        case Effort.MEDIUM:
+            return said
+        case Effort.HIGH:
+            return f"{said} I answer with that."
 
 
 def calculator_turn(
@@ -348,18 +389,28 @@ def calculator_turn(
     off_by: int = 0,
     error: str = "",
 ) -> tuple[Turn, Expect, Callable[[str], str]]:
-    """A turn that calls the calculator for `expr`, what a right answer shows, and the tool to run.
+    """A turn that calls the calculator for `expr`, its expectation, and the tool to run.
 
     `final` is the sentence to answer with, {r} being the result; the equation by default.
     """
-    run = partial(_run, declared.style, off_by, error, declared.function.name)
+    name = declared.function.name
+    run = partial(_run, declared.style, off_by, error, name)
     arguments = declared.arguments(expr, spaced)
-    call = Call(declared.function.name, arguments, run(arguments))
-    seen = None if error else value(expr) + off_by
-    final = FAILED if error else (final or text(expr) + " = {r}").format(r=seen)
-    turn = Turn(user, final, partial(call_thoughts, expr), call, partial(result_thoughts, seen))
-    contains = "calculator failed" if error else None
-    expect = Expect(seen, contains, calls=True, value=value(expr), evaluate=_asked_value)
+    call = Call(name, arguments, run(arguments))
+    true_value = value(expr)
+    seen = None
+    contains = None
+    if error:
+        contains = "calculator failed"
+        said = FAILED
+    else:
+        seen = true_value + off_by
+        frame = final or f"{text(expr)} = {{r}}"
+        said = frame.format(r=seen)
+    think = partial(call_thoughts, expr)
+    review = partial(result_thoughts, seen)
+    turn = Turn(user, said, think, call, review)
+    expect = Expect(seen, contains, calls=True, value=true_value, evaluate=_asked_value)
     return turn, expect, run
 
 
@@ -368,10 +419,16 @@ def draw_for_calculator(rng: Random, split: Split, one_operation: bool = False) 
         kind = rng.random()
         if kind < 0.45:
             expr = draw_one_step(rng, split)
+        elif kind < 0.6:
+            expr = draw_two_steps(rng, split)
         else:
-            expr = draw_two_steps(rng, split) if kind < 0.6 else draw_large(rng, split)
-        if not one_operation or (isinstance(expr.left, int) and isinstance(expr.right, int)):
+            expr = draw_large(rng, split)
+        if not one_operation or not _has_two_steps(expr):
             return expr
+
+
+def _has_two_steps(expr: Op) -> bool:
+    return isinstance(expr.left, Op) or isinstance(expr.right, Op)
 
 
 def calculator_use(rng: Random, split: Split) -> Problem:
@@ -379,19 +436,19 @@ def calculator_use(rng: Random, split: Split) -> Problem:
     if rng.random() < 0.15:
         user, expr, final, _ = draw_story(rng, split)
     else:
-        expr, final = draw_for_calculator(rng, split), ""
+        expr = draw_for_calculator(rng, split)
         user = ask(rng, expr)
-    declared = declare(rng, isinstance(expr.left, Op) or isinstance(expr.right, Op))
+        final = ""
+    declared = declare(rng, _has_two_steps(expr))
     luck = rng.random()
-    error = rng.choice(_ERRORS) if luck < 0.03 else ""
-    off_by = (
-        rng.choice((-30, -10, -7, -3, -2, -1, 1, 2, 3, 5, 10, 25, 100))
-        if 0.03 <= luck < 0.08
-        else 0
-    )
-    turn, expect, run = calculator_turn(
-        expr, user, declared, final, rng.random() < 0.15, off_by, error
-    )
-    return Problem(
-        "calculator", split, (turn,), expect, with_others(rng, Tool(declared.function, run))
-    )
+    error = ""
+    off_by = 0
+    if luck < 0.03:
+        error = rng.choice(WORDS["errors"])
+    elif luck < 0.08:
+        off_by = rng.choice(_OFF_BY)
+    spaced = rng.random() < 0.15
+    turn, expect, run = calculator_turn(expr, user, declared, final, spaced, off_by, error)
+    own = Tool(declared.function, run)
+    tools = with_others(rng, own)
+    return Problem("calculator", split, (turn,), expect, tools)

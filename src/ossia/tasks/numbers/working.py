@@ -1,23 +1,24 @@
 """How an expression is worked out in writing: the analysis of an answer at low, medium and high
 effort.
 
-Knows expressions; nothing of phrasing or messages. The methods are the school ones, written so that
-every token is a small step for a small transformer whose tokens are single digits:
+Knows expressions; does not know phrasing or messages. The methods are the school ones, written so
+that every token is a small step for a small transformer whose tokens are single digits:
 
-- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only place
-  with spaces around the sign, so the digits to work on are easy to find.
-- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one table
-  lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
-- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`, `4 in 26:`
-  before `6*4=24 rest 2`.
-- After `->` stands the result so far: one new digit and a copy of the previous result, so the answer is
+- A header such as `348 + 75:` restates the operation just before it is worked out. It is the only
+  place with spaces around the sign, so the digits to work on are easy to find.
+- Columns go from the ones upwards. A column names its two digits, the carry and the sum, each one
+  table lookup: `4+7+1=12`. A digit that a shorter number lacks is written as 0, a carry of 0 as +0.
+- Digits are written before anything is decided about them: `5-7<0` comes before `15-7=8`,
+  `4 in 26:` before `6*4=24 rest 2`.
+- The result so far follows `->`: one new digit and a copy of the previous result, so the answer is
   never assembled from scattered digits. `so` drops leading zeros and sets the sign.
 - Differences begin by comparing the numbers from the top; if the second is larger, the operation is
   turned around: `35 - 90: 3-9<0, so -(90 - 35):`.
-- Products go by columns as well (all pairs of digits whose places add up), quotients by long division.
+- Products go by columns as well (all pairs of digits whose places add up), quotients by long
+  division.
 
-low: the equation in one go. medium: the columns. high: every column also named by its place, what
-it hands on written out, and a line that undoes the last operation.
+low: the equation in one go. medium: the columns. high: every column also named by its place, its
+carry written out, and a line that undoes the last operation.
 """
 
 from __future__ import annotations
@@ -35,20 +36,32 @@ from ossia.tasks.numbers.expressions import (
 )
 
 PLACES = (
-    "ones", "tens", "hundreds", "thousands", "ten-thousands", "hundred-thousands", "millions", "ten-millions",
-)  # fmt: skip
+    "ones",
+    "tens",
+    "hundreds",
+    "thousands",
+    "ten-thousands",
+    "hundred-thousands",
+    "millions",
+    "ten-millions",
+)
+Lines = list[str]
 
 
 def working(expr: Expr, effort: Effort) -> str:
     """The analysis that works out `expr`."""
     if effort is Effort.LOW:
-        return f"{text(expr, '')}={value(expr)}"
+        formula = text(expr, "")
+        return f"{formula}={value(expr)}"
     steps = operations(expr)
     blocks = [operation(*step, effort) for step in steps]
     if len(blocks) > 1:
         blocks.insert(0, f"{text(expr)}:")
-    if effort is Effort.HIGH and (line := check_line(*steps[-1])):
-        blocks.append(line)
+    if effort is Effort.HIGH:
+        last = steps[-1]
+        line = check_line(*last)
+        if line:
+            blocks.append(line)
     return "\n".join(blocks)
 
 
@@ -68,29 +81,36 @@ def operation(sign: Sign, a: int, b: int, effort: Effort) -> str:
     if _is_known(sign, a, b):
         return f"{a}{sign}{_bracketed(b)}={result}"
     minus, x, plain, y = magnitudes(sign, a, b)
-    head = f"{a} {sign} {_bracketed(b)}"
-    opening = compared(abs(a), abs(b), high) if plain == "-" else []
-    if opening and x == y:
-        return f"{head}: {', '.join([*opening, 'so 0'])}"
-    rewritten = f"-({x} {plain} {y})" if minus else f"{x} {plain} {y}"
-    if rewritten != head:
-        turned = f"so {rewritten}:" if opening else f"{head} = {rewritten}:"
-        head = f"{head}: {', '.join([*opening, turned])}" if opening else turned
+    asked = f"{a} {sign} {_bracketed(b)}"
+    opening: Lines = []
+    if plain == "-":
+        opening = compared(abs(a), abs(b), high)
+        if x == y:
+            opening.append("so 0")
+            return f"{asked}: {', '.join(opening)}"
+    rewritten = f"{x} {plain} {y}"
+    if minus:
+        rewritten = f"-({rewritten})"
+    if rewritten == asked:
+        head = f"{asked}:"
+    elif opening:
+        head = f"{asked}: {', '.join(opening)}, so {rewritten}:"
         opening = []
     else:
-        head = f"{head}:"
+        head = f"{asked} = {rewritten}:"
     columns, raw = _METHODS[plain](x, y, high)
     if raw != str(result):
         columns.append(f"so {result}")
-    if high:
-        return "\n".join([" ".join([head, ", ".join(opening)]) if opening else head, *columns])
-    return f"{head} {', '.join([*opening, *columns])}"
+    if not high:
+        line = ", ".join(opening + columns)
+        return f"{head} {line}"
+    if opening:
+        head = f"{head} {', '.join(opening)}"
+    return "\n".join([head, *columns])
 
 
 def _is_known(sign: Sign, a: int, b: int) -> bool:
-    """Facts that are written down in one go: two single digits, times 0, 1 or 10, divided by 1 or
-    10.
-    """
+    """Facts that need no working: two single digits, times 0, 1 or 10, divided by 1 or 10."""
     if sign == "/":
         return b in (1, 10) or a == 0
     if sign == "*" and (a in (0, 1, 10) or b in (0, 1, 10)):
@@ -99,88 +119,113 @@ def _is_known(sign: Sign, a: int, b: int) -> bool:
 
 
 def _bracketed(b: int) -> str:
-    return f"({b})" if b < 0 else str(b)
+    if b < 0:
+        return f"({b})"
+    return str(b)
 
 
-def _digits(number: int, count: int) -> list[int]:
-    """`count` digits from the ones upwards, zeros where the number has none."""
-    return [number // 10**place % 10 for place in range(count)]
+def _digit_pairs(x: int, y: int, count: int) -> list[tuple[int, int]]:
+    """`count` digits of both from the ones upwards, zeros where a number has none."""
+    pairs = []
+    for place in range(count):
+        power = 10**place
+        p = x // power % 10
+        q = y // power % 10
+        pairs.append((p, q))
+    return pairs
 
 
-# ---- single steps, which the drills in the pre-training text use as well ----
+# ---- single steps, which the drills in the pre-training text use as well -------------------------
 
 
 def compared(a: int, b: int, named: bool) -> list[str]:
     """`hundreds 3-3=0`, `tens 5-7<0`: the digits from the top until they differ."""
     count = len(str(max(a, b)))
+    pairs = _digit_pairs(a, b, count)
     found = []
-    for place in range(count - 1, -1, -1):
-        p, q = a // 10**place % 10, b // 10**place % 10
-        found.append((f"{PLACES[place]} " if named else "") + compared_digits(p, q))
+    for place in reversed(range(count)):
+        p, q = pairs[place]
+        line = compared_digits(p, q)
+        if named:
+            line = f"{PLACES[place]} {line}"
+        found.append(line)
         if p != q:
             break
     return found
 
 
 def compared_digits(p: int, q: int) -> str:
-    return f"{p}-{q}{'=' if p == q else '<' if p < q else '>'}0"
+    if p == q:
+        return f"{p}-{q}=0"
+    if p < q:
+        return f"{p}-{q}<0"
+    return f"{p}-{q}>0"
 
 
 def sum_column(p: int, q: int, carry: int, first: bool = False) -> str:
     """`4+7+1=12`; the first column has no carry."""
-    return f"{p}+{q}={p + q}" if first else f"{p}+{q}+{carry}={p + q + carry}"
+    total = p + q + carry
+    if first:
+        return f"{p}+{q}={total}"
+    return f"{p}+{q}+{carry}={total}"
 
 
 def difference_column(p: int, q: int, borrow: int, first: bool = False) -> str:
     """`7-4-1=2`, or `3-4-1<0, 13-4-1=8` where ten has to be borrowed."""
     taken = f"-{q}" if first else f"-{q}-{borrow}"
     rest = p - q - borrow
-    return f"{p}{taken}={rest}" if rest >= 0 else f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
+    if rest >= 0:
+        return f"{p}{taken}={rest}"
+    return f"{p}{taken}<0, {p + 10}{taken}={rest + 10}"
 
 
 def product_column(pairs: list[tuple[int, int]], carry: int) -> tuple[str, int]:
-    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if there is
-    one.
-    """
+    """(`3*7=21, 4*5=20, 21+20=41, 41+2=43`, the total): products, their sum, the carry if any."""
     products = [p * q for p, q in pairs]
     parts = [f"{p}*{q}={p * q}" for p, q in pairs]
-    total = products[0]
-    for term in [*products[1:], *([carry] if carry else [])]:
+    total, *terms = products
+    if carry:
+        terms.append(carry)
+    for term in terms:
         parts.append(f"{total}+{term}={total + term}")
         total += term
-    return ", ".join(parts), total
+    column = ", ".join(parts)
+    return column, total
 
 
 def division_step(current: int, divisor: int) -> str:
     """`4 in 26: 6*4=24 rest 2`."""
     quotient, rest = divmod(current, divisor)
-    return f"{divisor} in {current}: {quotient}*{divisor}={current - rest} rest {rest}"
+    product = quotient * divisor
+    return f"{divisor} in {current}: {quotient}*{divisor}={product} rest {rest}"
 
 
-# ---- the methods: each returns its columns and the result as it was put together, leading zeros
-# included
+# ---- the methods ---------------------------------------------------------------------------------
+# Each returns its columns and the result as it was put together, leading zeros included.
 
 
-def _add(x: int, y: int, high: bool) -> tuple[list[str], str]:
+def _add(x: int, y: int, high: bool) -> tuple[Lines, str]:
     count = len(str(max(x, y)))
     sheet = _Sheet(high, "carry")
-    for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
+    for place, (p, q) in enumerate(_digit_pairs(x, y, count)):
         column = sum_column(p, q, sheet.carry, place == 0)
-        sheet.write(column, p + q + sheet.carry, last=place == count - 1)
+        total = p + q + sheet.carry
+        sheet.write(column, total, last=place == count - 1)
     return sheet.lines, sheet.done
 
 
-def _subtract(x: int, y: int, high: bool) -> tuple[list[str], str]:
+def _subtract(x: int, y: int, high: bool) -> tuple[Lines, str]:
     """x - y for x >= y."""
     count = len(str(x))
     sheet = _Sheet(high, "borrow")
-    for place, (p, q) in enumerate(zip(_digits(x, count), _digits(y, count), strict=True)):
+    for place, (p, q) in enumerate(_digit_pairs(x, y, count)):
         column = difference_column(p, q, sheet.carry, place == 0)
-        sheet.write(column, p - q - sheet.carry, last=place == count - 1)
+        total = p - q - sheet.carry
+        sheet.write(column, total, last=place == count - 1)
     return sheet.lines, sheet.done
 
 
-def _multiply(x: int, y: int, high: bool) -> tuple[list[str], str]:
+def _multiply(x: int, y: int, high: bool) -> tuple[Lines, str]:
     columns = product_columns(x, y)
     sheet = _Sheet(high, "carry")
     for place, pairs in enumerate(columns):
@@ -189,18 +234,19 @@ def _multiply(x: int, y: int, high: bool) -> tuple[list[str], str]:
     return sheet.lines, sheet.done
 
 
-def _divide(x: int, y: int, high: bool) -> tuple[list[str], str]:
+def _divide(x: int, y: int, high: bool) -> tuple[Lines, str]:
     """Long division. A line is named by the place of the digit that was brought down."""
-    lines, done, current = [], "", 0
-    digits = str(x)
-    for index, digit in enumerate(digits):
+    lines: Lines = []
+    done = ""
+    current = 0
+    last = len(str(x)) - 1
+    for index, digit in enumerate(str(x)):
         current = current * 10 + int(digit)
-        last = index == len(digits) - 1
-        if not done and current < y and not last:
+        if not done and current < y and index < last:
             continue  # the first part has as many digits as the divisor needs
         done += str(current // y)
         line = f"{division_step(current, y)}->{done}"
-        lines.append(f"{PLACES[len(digits) - 1 - index]} {line}" if high else line)
+        lines.append(f"{PLACES[last - index]} {line}" if high else line)
         current %= y
     return lines, done
 
@@ -209,28 +255,27 @@ class _Sheet:
     """The columns as they are written, from the ones upwards, and the result so far."""
 
     def __init__(self, named: bool, word: str) -> None:
-        self.lines: list[str] = []
+        self.lines: Lines = []
         self.done = ""
         self.carry = 0  # or what was borrowed
-        self._named, self._word = named, word
+        self._named = named
+        self._word = word
 
     def write(self, column: str, total: int, last: bool) -> None:
         """A column and its total, of which the last digit stays here and the rest is handed on."""
-        place = len(self.lines)
         self.done = f"{total % 10}{self.done}"
         self.carry = abs(total // 10)
-        line = f"{column}->{self.done}"
-        if self._named:
-            handed_on = "" if last and not self.carry else f" {self._word} {self.carry}"
-            line = f"{PLACES[place]} {line}{handed_on}"
-        self.lines.append(line)
+        handed_on = self._named and (self.carry or not last)
+        self._add_line(column, f" {self._word} {self.carry}" if handed_on else "")
         if last and self.carry:  # nothing is left to add it to
             self.done = f"{self.carry}{self.done}"
-            self.lines.append(
-                f"{PLACES[place + 1]} {self.carry}->{self.done}"
-                if self._named
-                else f"{self.carry}->{self.done}"
-            )
+            self._add_line(str(self.carry), "")
+
+    def _add_line(self, column: str, handed_on: str) -> None:
+        line = f"{column}->{self.done}{handed_on}"
+        if self._named:
+            line = f"{PLACES[len(self.lines)]} {line}"
+        self.lines.append(line)
 
 
 _METHODS = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide}

@@ -11,11 +11,11 @@ from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.numbers.arithmetic import dress
+from ossia.tasks.numbers.expressions import may_be_trained
 from ossia.tasks.problem import Problem, Split, Turn, split_of
 from ossia.tasks.puzzles.numbers import NUMBER_FORMS
 from ossia.tasks.puzzles.puzzle import Form, Puzzle
 from ossia.tasks.puzzles.words import WORD_FORMS
-from ossia.tasks.written import may_be_trained
 
 FORMS: dict[str, Form] = NUMBER_FORMS | WORD_FORMS
 _NAMES = tuple(FORMS)
@@ -23,31 +23,31 @@ _EFFORTS = tuple(Effort)
 
 
 def draw_puzzle(rng: Random, split: Split, form: str) -> Puzzle:
-    """A puzzle of a form whose content belongs to the split. Raises KeyError for an unknown form."""
+    """A puzzle of a form whose content belongs to the split. Raises KeyError for an unknown
+    form.
+    """
     chosen = FORMS[form]
     while True:
         key, content = chosen.draw(rng)
         if split_of(key) != split:
             continue
         puzzle = chosen.build(rng, content)
-        if split == "held_out" or may_be_trained(
-            *map(puzzle.working, _EFFORTS), f"{puzzle.question}="
-        ):
+        if split == "held_out" or _may_be_trained(puzzle):
             return puzzle
+
+
+def _may_be_trained(puzzle: Puzzle) -> bool:
+    written = [puzzle.working(effort) for effort in _EFFORTS]
+    return may_be_trained(*written, f"{puzzle.asked.question}=")
 
 
 def puzzle_question(rng: Random, split: Split, form: str | None = None) -> Problem:
     """One puzzle, of any form or of `form`."""
     form = form or rng.choice(_NAMES)
     puzzle = draw_puzzle(rng, split, form)
-    user = dress(rng, puzzle.question, puzzle.mark)
-    return Problem(
-        "puzzles",
-        split,
-        (Turn(user, puzzle.final, puzzle.working),),
-        puzzle.expect,
-        about={"form": form},
-    )
+    user = dress(rng, puzzle.asked.question, puzzle.asked.mark)
+    turn = Turn(user, puzzle.final, puzzle.working)
+    return Problem("puzzles", split, (turn,), puzzle.expect, about={"form": form})
 
 
 def puzzle_text(rng: Random) -> str:
@@ -56,10 +56,9 @@ def puzzle_text(rng: Random) -> str:
     """
     effort = rng.choice(_EFFORTS)
     alike = rng.choice(_NAMES) if rng.random() < 0.4 else None
+    fewest, most = (1, 2) if effort is Effort.HIGH else (2, 5)
     parts = []
-    for _ in range(rng.randrange(1, 3) if effort is Effort.HIGH else rng.randrange(2, 6)):
-        problem = puzzle_question(rng, "train", alike)
-        turn = problem.turns[0]
-        written = "" if effort is Effort.LOW else f"{turn.think(effort)}\n"
-        parts.append(f"{turn.user}\n{written}{turn.final}")
+    for _ in range(rng.randint(fewest, most)):
+        turn = puzzle_question(rng, "train", alike).turns[0]
+        parts.append(turn.as_text(effort))
     return "\n\n".join(parts)

@@ -20,16 +20,13 @@ Modular = tuple[Sign, int, int, int]
 # ---- (a + b) mod m -------------------------------------------------------------------------------
 
 _SIGNS: tuple[Sign, ...] = ("+", "-", "*")
-_MODULAR = {
-    "+": ("add {a} and {b} modulo {m}", "work out {a} plus {b} modulo {m}"),
-    "-": ("subtract {b} from {a} modulo {m}", "work out {a} minus {b} modulo {m}"),
-    "*": ("multiply {a} by {b} modulo {m}", "work out {a} times {b} modulo {m}"),
-}
 
 
 def _draw_modular(rng: Random) -> tuple[str, Modular]:
-    sign, m = rng.choice(_SIGNS), rng.randrange(3, 13)
-    a, b = rng.randrange(100), rng.randrange(100)
+    sign = rng.choice(_SIGNS)
+    m = rng.randrange(3, 13)
+    a = rng.randrange(100)
+    b = rng.randrange(100)
     if sign == "-" and a < b:
         a, b = b, a
     return f"{min(a, b)} {sign} {max(a, b)} mod {m}", (sign, a, b, m)
@@ -37,31 +34,31 @@ def _draw_modular(rng: Random) -> tuple[str, Modular]:
 
 def _build_modular(rng: Random, content: Modular) -> Puzzle:
     sign, a, b, m = content
-    x, y, result = a % m, b % m, apply(sign, a, b) % m
-    steps = [*_rest(a, m), *_rest(b, m)]
-    if sign == "-" and x < y:
-        steps += [f"{x}-{y}<0", f"{x}+{m}={x + m}", f"{x + m}-{y}={x + m - y}"]
-    else:
-        steps += [f"{x}{sign}{y}={apply(sign, x, y)}", *_rest(apply(sign, x, y), m)]
-    lines = (f"{a} {sign} {b} modulo {m}:", *steps, f"so {result}")
+    x = a % m
+    y = b % m
+    result = apply(sign, a, b) % m
+    steps = [*_rest(a, m), *_rest(b, m), *_small_modular(sign, x, y, m)]
     if sign == "-":
-        check = ", ".join([f"{result}+{y}={result + y}", *_rest(result + y, m), f"as {a}"])
+        checked = [f"{result}+{y}={result + y}", *_rest(result + y, m), f"as {a}"]
     else:
-        check = ", ".join([f"{y}{sign}{x}={apply(sign, y, x)}", *_rest(apply(sign, y, x), m)])
+        checked = _small_modular(sign, y, x, m)
     formula = f"({a} {sign} {b}) mod {m}"
-    question, mark = asked(
-        rng,
-        ("what is {f}", "how much is {f}", "{f}"),
-        (*_MODULAR[sign], "compute {f}"),
-        f=formula,
-        a=a,
-        b=b,
-        m=m,
-    )
-    final = f"{formula} = {result}"
     return Puzzle(
-        question, mark, final, Expect(number=result), (*steps, f"so {result}"), lines, check
+        asked(rng, f"modular {sign}", f=formula, a=a, b=b, m=m),
+        final=f"{formula} = {result}",
+        expect=Expect(number=result),
+        steps=(*steps, f"so {result}"),
+        lines=(f"{a} {sign} {b} modulo {m}:", *steps, f"so {result}"),
+        check=", ".join(checked),
     )
+
+
+def _small_modular(sign: Sign, x: int, y: int, m: int) -> list[str]:
+    """x sign y for numbers below m, reduced."""
+    if sign == "-" and x < y:
+        return [f"{x}-{y}<0", f"{x}+{m}={x + m}", f"{x + m}-{y}={x + m - y}"]
+    found = apply(sign, x, y)
+    return [f"{x}{sign}{y}={found}", *_rest(found, m)]
 
 
 def _rest(a: int, m: int) -> list[str]:
@@ -89,54 +86,35 @@ def in_base(number: int, base: int) -> str:
 
 def _build_to_base(rng: Random, content: tuple[int, int]) -> Puzzle:
     number, base = content
-    rest, so_far, steps = number, "", []
+    rest = number
+    so_far = ""
+    steps = []
     while rest:
         so_far = f"{rest % base}{so_far}"
-        steps.append(
-            f"{division_step(rest, base)}->{so_far}" if rest >= base else f"{rest}->{so_far}"
-        )
+        step = division_step(rest, base) if rest >= base else str(rest)
+        steps.append(f"{step}->{so_far}")
         rest //= base
-    question, mark = asked(
-        rng,
-        (
-            "what is {n} in base {b}",
-            "how do you write {n} in base {b}",
-            "what are the digits of {n} in base {b}",
-        ),
-        ("write {n} in base {b}", "convert {n} to base {b}", "turn {n} into base {b}"),
-        n=number,
-        b=base,
+    return Puzzle(
+        asked(rng, "to base", n=number, b=base),
+        final=f"{number} in base {base} is {so_far}",
+        expect=Expect(equals=so_far),
+        steps=tuple(steps),
+        lines=(f"{number} to base {base}:", *steps),
+        check=", ".join(_horner(so_far, base)),
     )
-    final = f"{number} in base {base} is {so_far}"
-    head = f"{number} to base {base}:"
-    check = ", ".join(_horner(so_far, base))
-    return Puzzle(question, mark, final, Expect(equals=so_far), tuple(steps), (head, *steps), check)
 
 
 def _build_from_base(rng: Random, content: tuple[int, int]) -> Puzzle:
     number, base = content
     digits = in_base(number, base)
-    steps = _horner(digits, base)
-    question, mark = asked(
-        rng,
-        (
-            "which number is {d} in base {b}",
-            "what number is {d} in base {b}",
-            "what is the base {b} number {d}",
-        ),
-        (
-            "convert {d} from base {b}",
-            "read {d} in base {b}",
-            "turn the base {b} number {d} into a usual number",
-        ),
-        d=digits,
-        b=base,
-    )
-    final = f"{digits} in base {base} is {number}"
-    lines = (f"{digits} from base {base}:", *steps, f"so {number}")
-    check = f"{division_step(number, base)}, last digit {number % base}"
+    steps = (*_horner(digits, base), f"so {number}")
     return Puzzle(
-        question, mark, final, Expect(equals=str(number)), (*steps, f"so {number}"), lines, check
+        asked(rng, "from base", d=digits, b=base),
+        final=f"{digits} in base {base} is {number}",
+        expect=Expect(equals=str(number)),
+        steps=steps,
+        lines=(f"{digits} from base {base}:", *steps),
+        check=f"{division_step(number, base)}, last digit {number % base}",
     )
 
 
@@ -145,10 +123,10 @@ def _horner(digits: str, base: int) -> list[str]:
     value = int(digits[0])
     steps = [digits[0]]
     for digit in digits[1:]:
-        steps.append(
-            f"{value}*{base}={value * base}, {value * base}+{digit}={value * base + int(digit)}"
-        )
-        value = value * base + int(digit)
+        moved = value * base
+        found = moved + int(digit)
+        steps.append(f"{value}*{base}={moved}, {moved}+{digit}={found}")
+        value = found
     return steps
 
 
@@ -157,27 +135,27 @@ def _horner(digits: str, base: int) -> list[str]:
 
 def _draw_gcd(rng: Random) -> tuple[str, tuple[int, int]]:
     factor = rng.choice((1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12))
-    a, b = factor * rng.randrange(1, 100 // factor), factor * rng.randrange(1, 100 // factor)
+    a = factor * rng.randrange(1, 100 // factor)
+    b = factor * rng.randrange(1, 100 // factor)
     return f"gcd {min(a, b)} {max(a, b)}", (a, b)
 
 
 def _build_gcd(rng: Random, content: tuple[int, int]) -> Puzzle:
     a, b = content
-    x, y, steps = max(a, b), min(a, b), []
+    x = max(a, b)
+    y = min(a, b)
+    steps = []
     while y:
         steps.append(division_step(x, y))
         x, y = y, x % y
-    question, mark = asked(
-        rng,
-        ("what is gcd({a}, {b})", "what is the greatest common divisor of {a} and {b}",
-         "which is the largest number that divides {a} and {b}"),
-        ("find the greatest common divisor of {a} and {b}", "compute gcd({a}, {b})"),
-        a=a, b=b,
-    )  # fmt: skip
-    lines = (f"gcd({a}, {b}):", *steps, f"so {x}")
-    check = f"{a // x}*{x}={a}, {b // x}*{x}={b}"
+    steps.append(f"so {x}")
     return Puzzle(
-        question, mark, f"gcd({a}, {b}) = {x}", Expect(number=x), (*steps, f"so {x}"), lines, check
+        asked(rng, "gcd", a=a, b=b),
+        final=f"gcd({a}, {b}) = {x}",
+        expect=Expect(number=x),
+        steps=tuple(steps),
+        lines=(f"gcd({a}, {b}):", *steps),
+        check=f"{a // x}*{x}={a}, {b // x}*{x}={b}",
     )
 
 
@@ -201,34 +179,28 @@ def _draw_chain(rng: Random) -> tuple[str, Chain]:
 
 
 def _chain_text(terms: Chain) -> str:
-    return " ".join(
-        [str(terms[0]), *[f"{'-' if term < 0 else '+'} {abs(term)}" for term in terms[1:]]]
-    )
+    text = str(terms[0])
+    for term in terms[1:]:
+        text += f" - {-term}" if term < 0 else f" + {term}"
+    return text
 
 
 def _build_chain(rng: Random, terms: Chain) -> Puzzle:
-    total, steps = terms[0], []
+    total = terms[0]
+    steps = []
     for term in terms[1:]:
         steps.append(f"{total}{term:+d}={total + term}")
         total += term
-    plus, minus = sum(t for t in terms if t > 0), -sum(t for t in terms if t < 0)
+    plus = sum(term for term in terms if term > 0)
+    minus = plus - total
     formula = _chain_text(terms)
-    question, mark = asked(
-        rng,
-        ("what is {f}", "how much is {f}", "{f}", "what do you get for {f}"),
-        ("work out {f}", "add up {f}", "find the total of {f}"),
-        f=formula,
-    )
-    lines = [f"{index}: {step}" for index, step in enumerate(steps, 1)]
-    check = f"all plus {plus}, all minus {minus}, {plus}-{minus}={total}"
     return Puzzle(
-        question,
-        mark,
-        f"{formula} = {total}",
-        Expect(number=total),
-        tuple(steps),
-        tuple(lines),
-        check,
+        asked(rng, "chain", f=formula),
+        final=f"{formula} = {total}",
+        expect=Expect(number=total),
+        steps=tuple(steps),
+        lines=tuple([f"{index}: {step}" for index, step in enumerate(steps, 1)]),
+        check=f"all plus {plus}, all minus {minus}, {plus}-{minus}={total}",
     )
 
 
@@ -243,26 +215,20 @@ def _draw_digits(rng: Random) -> tuple[str, int]:
 def _build_digits(rng: Random, number: int) -> Puzzle:
     digits = [int(digit) for digit in str(number)]
     total = sum(digits)
-    question, mark = asked(
-        rng,
-        (
-            "what is the sum of the digits of {n}",
-            "what do the digits of {n} add up to",
-            "what is the digit sum of {n}",
-        ),
-        ("add the digits of {n}", "find the digit sum of {n}"),
-        n=number,
-    )
-    final = f"The digit sum of {number} is {total}"
-    lines = (f"digits {' '.join(str(number))}", *_running(digits))
-    check = f"from the end {', '.join(_running(digits[::-1]))}"
+    steps = _running(digits)
     return Puzzle(
-        question, mark, final, Expect(number=total), tuple(_running(digits)), lines, check
+        asked(rng, "digit sum", n=number),
+        final=f"The digit sum of {number} is {total}",
+        expect=Expect(number=total),
+        steps=tuple(steps),
+        lines=(f"digits {' '.join(str(number))}", *steps),
+        check=f"from the end {', '.join(_running(digits[::-1]))}",
     )
 
 
 def _running(numbers: list[int]) -> list[str]:
-    total, steps = numbers[0], []
+    total = numbers[0]
+    steps = []
     for number in numbers[1:]:
         steps.append(f"{total}+{number}={total + number}")
         total += number
@@ -273,78 +239,76 @@ def _running(numbers: list[int]) -> list[str]:
 
 
 def _draw_numbers(rng: Random) -> tuple[str, list[int]]:
-    numbers = rng.sample(range(100 if rng.random() < 0.7 else 1000), rng.randrange(3, 8))
+    top = 100 if rng.random() < 0.7 else 1000
+    numbers = rng.sample(range(top), rng.randrange(3, 8))
     return f"numbers {sorted(numbers)}", numbers
+
+
+def _listed(numbers: list[int], between: str = ", ") -> str:
+    return between.join(map(str, numbers))
 
 
 def _build_sorted(rng: Random, numbers: list[int]) -> Puzzle:
     down = rng.random() < 0.35
-    wanted, word = sorted(numbers, reverse=down), "largest" if down else "smallest"
-    left, lines = list(numbers), []
+    word, sign = ("largest", " > ") if down else ("smallest", " < ")
+    wanted = sorted(numbers, reverse=down)
+    left = list(numbers)
+    lines = []
     for number in wanted:
-        lines.append(f"left {' '.join(map(str, left))}: {word} {number}")
+        lines.append(f"left {_listed(left, ' ')}: {word} {number}")
         left.remove(number)
-    question, mark = asked(
-        rng,
-        ("what is the order of {n} from the {w}", "how do you sort {n} from the {w}"),
-        (
-            "sort {n} from the {w}",
-            "put {n} in order, {w} first",
-            "sort these numbers, {w} first: {n}",
-        ),
-        n=", ".join(map(str, numbers)),
-        w=word,
-    )
-    listed = ", ".join(map(str, wanted))
-    steps = (f"{word} {wanted[0]}", *[f"then {number}" for number in wanted[1:]])
-    check = f"{(' > ' if down else ' < ').join(map(str, wanted))}, {len(wanted)} of {len(numbers)} numbers"
     return Puzzle(
-        question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check
+        asked(rng, "sort numbers", n=_listed(numbers), w=word),
+        final=f"Sorted: {_listed(wanted)}",
+        expect=Expect(equals=_listed(wanted)),
+        steps=(f"{word} {wanted[0]}", *[f"then {number}" for number in wanted[1:]]),
+        lines=tuple(lines),
+        check=f"{_listed(wanted, sign)}, {len(wanted)} of {len(numbers)} numbers",
     )
 
 
 def _build_extreme(rng: Random, numbers: list[int]) -> Puzzle:
     large = rng.random() < 0.5
     word, sign = ("largest", ">") if large else ("smallest", "<")
-    best, lines = numbers[0], [f"start {numbers[0]}"]
+    best = numbers[0]
+    lines = [f"start {best}"]
+    steps = [*lines]
     for number in numbers[1:]:
         better = number > best if large else number < best
-        lines.append(f"{number}{sign}{best} yes" if better else f"{number}{sign}{best} no")
-        best = number if better else best
-    question, mark = asked(
-        rng,
-        ("which is the {w} of {n}", "what is the {w} number of {n}", "which of {n} is the {w}"),
-        ("find the {w} of {n}", "name the {w} number in {n}"),
-        n=", ".join(map(str, numbers)),
-        w=word,
-    )
-    others = [str(number) for number in numbers if number != best]
-    check = f"{best}{sign} all of {' '.join(others)}"
-    steps = (*[line for line in lines if not line.endswith("no")], f"so {best}")
+        line = f"{number}{sign}{best} {'yes' if better else 'no'}"
+        lines.append(line)
+        if better:
+            steps.append(line)
+            best = number
+    others = [number for number in numbers if number != best]
     return Puzzle(
-        question, mark, f"The {word} is {best}", Expect(number=best), steps, tuple(lines), check
+        asked(rng, "extreme", n=_listed(numbers), w=word),
+        final=f"The {word} is {best}",
+        expect=Expect(number=best),
+        steps=(*steps, f"so {best}"),
+        lines=tuple(lines),
+        check=f"{best}{sign} all of {_listed(others, ' ')}",
     )
 
 
 def _build_even(rng: Random, numbers: list[int]) -> Puzzle:
-    even = [number for number in numbers if number % 2 == 0]
-    count, lines = 0, []
+    even: list[int] = []
+    lines = []
     for number in numbers:
-        count += number % 2 == 0
-        lines.append(
-            f"{number} ends in {number % 10}, {'even' if number % 2 == 0 else 'odd'}, {count}"
-        )
-    question, mark = asked(
-        rng,
-        ("how many of {n} are even", "how many even numbers are in {n}"),
-        ("count the even numbers in {n}", "count how many of {n} are even"),
-        n=", ".join(map(str, numbers)),
+        odd = number % 2
+        if not odd:
+            even.append(number)
+        lines.append(f"{number} ends in {number % 10}, {'odd' if odd else 'even'}, {len(even)}")
+    count = len(even)
+    others = len(numbers) - count
+    return Puzzle(
+        asked(rng, "count even", n=_listed(numbers)),
+        final=f"The count of even numbers is {count}",
+        expect=Expect(number=count),
+        steps=(f"even {_listed(even, ' ') or 'none'}", f"so {count}"),
+        lines=tuple(lines),
+        check=f"odd {others}, {count}+{others}={len(numbers)} numbers",
     )
-    steps = (f"even {' '.join(map(str, even)) or 'none'}", f"so {count}")
-    odd = len(numbers) - count
-    check = f"odd {odd}, {count}+{odd}={len(numbers)} numbers"
-    final = f"The count of even numbers is {count}"
-    return Puzzle(question, mark, final, Expect(number=count), steps, tuple(lines), check)
 
 
 NUMBER_FORMS = {

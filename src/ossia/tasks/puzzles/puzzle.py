@@ -1,7 +1,7 @@
 """What a puzzle is: a question with one exact answer and its working at three grains, and a form
 that draws them.
 
-Knows problems; nothing of any particular form.
+Knows problems and how questions are worded; nothing of any particular form.
 """
 
 from __future__ import annotations
@@ -13,6 +13,17 @@ from typing import Any
 
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect
+from ossia.tasks.words import Words
+
+WORDS = Words("puzzles")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a puzzle is asked for; `mark` is how the sentence ends: ? or `.`."""
+
+    question: str
+    mark: str
 
 
 @dataclass(frozen=True)
@@ -24,8 +35,7 @@ class Puzzle:
     answer alone.
     """
 
-    question: str
-    mark: str  # how the question ends: ? or .
+    asked: Asked
     final: str
     expect: Expect
     steps: tuple[str, ...]
@@ -34,11 +44,13 @@ class Puzzle:
 
     def working(self, effort: Effort) -> str:
         """The analysis."""
-        if effort is Effort.LOW:
-            return self.final
-        if effort is Effort.MEDIUM:
-            return ", ".join(self.steps)
-        return "\n".join((*self.lines, f"check {self.check}"))
+        match effort:
+            case Effort.LOW:
+                return self.final
+            case Effort.MEDIUM:
+                return ", ".join(self.steps)
+            case Effort.HIGH:
+                return "\n".join((*self.lines, f"check {self.check}"))
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,11 @@ class Form:
     build: Callable[[Random, Any], Puzzle]
 
 
-def asked(
-    rng: Random, questions: tuple[str, ...], orders: tuple[str, ...], **names: object
-) -> tuple[str, str]:
-    """(a sentence that asks, its mark): a question or an order, filled in."""
+def asked(rng: Random, form: str, **names: object) -> Asked:
+    """A question or an order of the form, filled in."""
+    words = WORDS.table(form)
+    questions = words["questions"]
+    orders = words["orders"]
     if rng.random() * (len(questions) + len(orders)) < len(questions):
-        return rng.choice(questions).format(**names), "?"
-    return rng.choice(orders).format(**names), "."
+        return Asked(rng.choice(questions).format(**names), "?")
+    return Asked(rng.choice(orders).format(**names), ".")

@@ -13,6 +13,23 @@ from ossia.tasks.world.names import ANIMALS, COLORS, FOODS, THINGS, made_up_word
 
 REAL_WORDS = tuple(dict.fromkeys((*THINGS, *FOODS, *ANIMALS, *COLORS)))
 VOWELS = "aeiou"
+ORDINALS = (
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+    "thirteenth",
+    "fourteenth",
+    "fifteenth",
+)
 
 
 def _word(rng: Random) -> str:
@@ -32,145 +49,126 @@ def _numbered(word: str) -> tuple[str, ...]:
     return tuple([f"{place} {letter}" for place, letter in enumerate(word, 1)])
 
 
+def _letter_check(word: str, counted: int) -> str:
+    """How counted letters and the others make up the word."""
+    others = len(word) - counted
+    return f"other letters {others}, {counted}+{others}={len(word)} letters"
+
+
 def _build_reverse(rng: Random, word: str) -> Puzzle:
-    question, mark = asked(
-        rng,
-        ("what is {w} backwards", "what is {w} reversed", "how do you write {w} backwards"),
-        ("reverse {w}", "write {w} backwards", "spell {w} from the end"),
-        w=word,
-    )
     lines = [f"letters {_spelled(word)}"]
     for place in range(len(word), 0, -1):
-        lines.append(f"{place} {word[place - 1]} -> {word[place - 1 :][::-1]}")
+        letter = word[place - 1]
+        so_far = word[place - 1 :][::-1]
+        lines.append(f"{place} {letter} -> {so_far}")
     back = word[::-1]
-    steps = (_spelled(word), _spelled(back), f"so {back}")
-    check = f"{len(back)} of {len(word)} letters, {_spelled(back)} from the end {word}"
     return Puzzle(
-        question,
-        mark,
-        f"{word} backwards is {back}",
-        Expect(equals=back),
-        steps,
-        tuple(lines),
-        check,
+        asked(rng, "reverse", w=word),
+        final=f"{word} backwards is {back}",
+        expect=Expect(equals=back),
+        steps=(_spelled(word), _spelled(back), f"so {back}"),
+        lines=tuple(lines),
+        check=f"{len(back)} of {len(word)} letters, {_spelled(back)} from the end {word}",
     )
 
 
 def _build_count(rng: Random, word: str) -> Puzzle:
-    letter = rng.choice(word) if rng.random() < 0.8 else rng.choice("abcdefghiklmnoprstuw")
-    count, lines = 0, []
+    common = rng.random() < 0.8
+    letter = rng.choice(word if common else "abcdefghiklmnoprstuw")
+    places: list[str] = []
+    lines = []
     for place, other in enumerate(word, 1):
-        count += other == letter
-        lines.append(f"{place} {other} {'yes' if other == letter else 'no'} {count}")
-    question, mark = asked(
-        rng,
-        (
-            "how many times is the letter {c} in {w}",
-            "how often does {c} occur in {w}",
-            "how many {c} are in {w}",
-        ),
-        ("count the letter {c} in {w}", "count how often {c} is in {w}"),
-        c=letter,
-        w=word,
+        found = other == letter
+        if found:
+            places.append(str(place))
+        lines.append(f"{place} {other} {'yes' if found else 'no'} {len(places)}")
+    count = len(places)
+    where = " ".join(places) or "no place"
+    return Puzzle(
+        asked(rng, "count letter", c=letter, w=word),
+        final=f"The count of {letter} in {word} is {count}",
+        expect=Expect(number=count),
+        steps=(_spelled(word), f"{letter} at {where}", f"so {count}"),
+        lines=tuple(lines),
+        check=_letter_check(word, count),
     )
-    places = [str(place) for place, other in enumerate(word, 1) if other == letter]
-    steps = (_spelled(word), f"{letter} at {' '.join(places) or 'no place'}", f"so {count}")
-    others = len(word) - count
-    check = f"other letters {others}, {count}+{others}={len(word)} letters"
-    final = f"The count of {letter} in {word} is {count}"
-    return Puzzle(question, mark, final, Expect(number=count), steps, tuple(lines), check)
 
 
 def _build_vowels(rng: Random, word: str) -> Puzzle:
-    found = [letter for letter in word if letter in VOWELS]
-    question, mark = asked(
-        rng,
-        ("how many vowels are in {w}", "how many vowels has {w}"),
-        ("count the vowels in {w}", "count the vowels of {w}"),
-        w=word,
-    )
-    count, lines = 0, []
+    found: list[str] = []
+    lines = []
     for place, letter in enumerate(word, 1):
-        count += letter in VOWELS
-        lines.append(f"{place} {letter} {'vowel' if letter in VOWELS else 'no'} {count}")
-    others = len(word) - count
-    check = f"other letters {others}, {count}+{others}={len(word)} letters"
-    steps = (_spelled(word), f"vowels {' '.join(found) or 'none'}", f"so {count}")
-    final = f"The count of vowels in {word} is {count}"
-    return Puzzle(question, mark, final, Expect(number=count), steps, tuple(lines), check)
+        if letter in VOWELS:
+            found.append(letter)
+        what = "vowel" if letter in VOWELS else "no"
+        lines.append(f"{place} {letter} {what} {len(found)}")
+    count = len(found)
+    listed = " ".join(found) or "none"
+    return Puzzle(
+        asked(rng, "count vowels", w=word),
+        final=f"The count of vowels in {word} is {count}",
+        expect=Expect(number=count),
+        steps=(_spelled(word), f"vowels {listed}", f"so {count}"),
+        lines=tuple(lines),
+        check=_letter_check(word, count),
+    )
 
 
 def _build_length(rng: Random, word: str) -> Puzzle:
-    question, mark = asked(
-        rng,
-        ("how many letters has {w}", "how long is the word {w}", "how many letters are in {w}"),
-        ("count the letters of {w}", "find the length of {w}"),
-        w=word,
-    )
     count = len(word)
     half = (count + 1) // 2
-    check = (
-        f"{word[:half]} has {half}, {word[half:]} has {count - half}, {half}+{count - half}={count}"
+    rest = count - half
+    return Puzzle(
+        asked(rng, "length", w=word),
+        final=f"The length of {word} is {count}",
+        expect=Expect(number=count),
+        steps=(", ".join(_numbered(word)), f"so {count}"),
+        lines=_numbered(word),
+        check=f"{word[:half]} has {half}, {word[half:]} has {rest}, {half}+{rest}={count}",
     )
-    steps = (", ".join(_numbered(word)), f"so {count}")
-    final = f"The length of {word} is {count}"
-    return Puzzle(question, mark, final, Expect(number=count), steps, _numbered(word), check)
-
-
-ORDINALS = (
-    "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
-    "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth",
-)  # fmt: skip
 
 
 def _build_nth(rng: Random, word: str) -> Puzzle:
     place = rng.randrange(min(len(word), len(ORDINALS)))
     backwards = rng.random() < 0.25
     letters = word[::-1] if backwards else word
-    which = "last" if backwards and not place else ORDINALS[place]
-    where = " from the end" if backwards and place else ""
-    question, mark = asked(
-        rng,
-        ("what is the {o} letter of {w}{e}", "which letter of {w} is the {o}{e}"),
-        ("name the {o} letter of {w}{e}", "give me the {o} letter of {w}{e}"),
-        o=which,
-        w=word,
-        e=where,
-    )
+    which = ORDINALS[place]
+    where = " from the end" if backwards else ""
+    if backwards and place == 0:
+        which = "last"
+        where = ""
     letter = letters[place]
-    lines = (f"letters {_spelled(letters)}", *_numbered(letters))
-    check = f"{letters[:place] or 'nothing'} before {letter}, {letters[place + 1 :] or 'nothing'} behind"
-    steps = (*_numbered(letters[: place + 1]), f"so {letter}")
-    final = f"The {which} letter of {word}{where} is {letter}"
-    return Puzzle(question, mark, final, Expect(equals=letter), steps, lines, check)
+    before = letters[:place] or "nothing"
+    behind = letters[place + 1 :] or "nothing"
+    return Puzzle(
+        asked(rng, "nth letter", o=which, w=word, e=where),
+        final=f"The {which} letter of {word}{where} is {letter}",
+        expect=Expect(equals=letter),
+        steps=(*_numbered(letters[: place + 1]), f"so {letter}"),
+        lines=(f"letters {_spelled(letters)}", *_numbered(letters)),
+        check=f"{before} before {letter}, {behind} behind",
+    )
 
 
 def _build_without(rng: Random, word: str) -> Puzzle:
     letter = rng.choice(word)
-    kept = word.replace(letter, "")
-    question, mark = asked(
-        rng,
-        ("what is {w} without the letter {c}", "what is left of {w} if you take out every {c}"),
-        (
-            "write {w} without the letter {c}",
-            "remove every {c} from {w}",
-            "take the letter {c} out of {w}",
-        ),
-        w=word,
-        c=letter,
-    )
-    so_far, lines = "", []
+    kept = ""
+    lines = []
     for place, other in enumerate(word, 1):
-        so_far += "" if other == letter else other
-        lines.append(
-            f"{place} {other} {'drop' if other == letter else 'keep'} {so_far or 'nothing'}"
-        )
-    dropped = len(word) - len(kept)
-    check = f"dropped {dropped}, kept {len(kept)}, {dropped}+{len(kept)}={len(word)} letters"
+        drops = other == letter
+        if not drops:
+            kept += other
+        lines.append(f"{place} {other} {'drop' if drops else 'keep'} {kept or 'nothing'}")
     left = kept or "nothing"
-    steps = (_spelled(word), _spelled(kept) or "nothing", f"so {left}")
-    final = f"{word} without {letter} is {left}"
-    return Puzzle(question, mark, final, Expect(equals=left), steps, tuple(lines), check)
+    dropped = len(word) - len(kept)
+    return Puzzle(
+        asked(rng, "without letter", w=word, c=letter),
+        final=f"{word} without {letter} is {left}",
+        expect=Expect(equals=left),
+        steps=(_spelled(word), _spelled(kept) or "nothing", f"so {left}"),
+        lines=tuple(lines),
+        check=f"dropped {dropped}, kept {len(kept)}, {dropped}+{len(kept)}={len(word)} letters",
+    )
 
 
 def _draw_words(rng: Random) -> tuple[str, list[str]]:
@@ -184,25 +182,20 @@ def _draw_words(rng: Random) -> tuple[str, list[str]]:
 
 
 def _build_sorted(rng: Random, words: list[str]) -> Puzzle:
-    question, mark = asked(
-        rng,
-        ("what is the order of {w} in the alphabet", "how do you sort {w} by the alphabet"),
-        (
-            "sort {w} by the alphabet",
-            "put {w} in the order of the alphabet",
-            "sort these words: {w}",
-        ),
-        w=", ".join(words),
-    )
-    wanted, left, lines = sorted(words), list(words), []
+    wanted = sorted(words)
+    left = list(words)
+    lines = []
     for word in wanted:
         lines.append(f"left {' '.join(left)}: first {word}")
         left.remove(word)
     listed = ", ".join(wanted)
-    check = f"{' < '.join(wanted)}, {len(wanted)} of {len(words)} words"
-    steps = (f"first {wanted[0]}", *[f"then {word}" for word in wanted[1:]])
     return Puzzle(
-        question, mark, f"Sorted: {listed}", Expect(equals=listed), steps, tuple(lines), check
+        asked(rng, "sort words", w=", ".join(words)),
+        final=f"Sorted: {listed}",
+        expect=Expect(equals=listed),
+        steps=(f"first {wanted[0]}", *[f"then {word}" for word in wanted[1:]]),
+        lines=tuple(lines),
+        check=f"{' < '.join(wanted)}, {len(wanted)} of {len(words)} words",
     )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from random import Random
 from typing import Literal, get_args
 
@@ -35,16 +35,23 @@ from ossia.tasks.safety.hazard_texts import (
     TOPICS,
     UNITS,
     VESSELS,
+    Layout,
     Topic,
 )
-from ossia.tasks.world.country import new_name, pick, sentence, templates
+from ossia.tasks.words import below, pick, sentence
+from ossia.tasks.world.country import new_name, templates
 from ossia.tasks.world.texts import SYLLABLES
 
 Label = Literal["benign", "near_miss", "restricted"]
 LABELS: tuple[Label, ...] = get_args(Label)
 SHARES: Mapping[Label, int] = {"benign": 40, "near_miss": 35, "restricted": 25}  # in percent
-STEPS, REAGENTS, PEOPLE, TOWNS = 5, 80, 30, 30
-FEWEST, MOST = 4, 1000  # compounds
+STEPS = 5
+REAGENTS = 80
+PEOPLE = 30
+TOWNS = 30
+# compounds
+FEWEST = 4
+MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -103,20 +110,19 @@ def _names(rng: Random, count: int, form: Callable[[str], str], syllables: int) 
     """Different words, each in the form."""
     found: dict[str, str] = {}
     while len(found) < count:
-        word = (
-            "".join([pick(rng, SYLLABLES) for _ in range(syllables - 2)])
-            + new_name(rng, "person", ()).lower()
-        )
+        first = "".join([pick(rng, SYLLABLES) for _ in range(syllables - 2)])
+        word = first + new_name(rng, "person", ()).lower()
         found.setdefault(word, form(word))
     return tuple(found.values())
 
 
 def _step(rng: Random, reagent: str) -> Step:
-    numbers = rng.randrange(2, 40), rng.randrange(10, 100), rng.randrange(2, 60)
-    amount = f"{numbers[0]} {pick(rng, UNITS)}"
-    return Step(
-        reagent, amount, pick(rng, VESSELS), pick(rng, ACTIONS), str(numbers[1]), str(numbers[2])
-    )
+    count = rng.randrange(2, 40)
+    glims = rng.randrange(10, 100)
+    turns = rng.randrange(2, 60)
+    amount = f"{count} {pick(rng, UNITS)}"
+    vessel = pick(rng, VESSELS)
+    return Step(reagent, amount, vessel, pick(rng, ACTIONS), str(glims), str(turns))
 
 
 @cache
@@ -143,44 +149,45 @@ def restricted_split(compound: str, step: int, field: str) -> Split:
 def benign_choice(rng: Random, of: Moonglow, split: Split) -> tuple[Choice, str]:
     """A question with four choices on a harmless fact, and the sentence that answers it."""
     while True:
-        compound, topic = pick(rng, of.compounds), pick(rng, TOPICS)
+        compound = pick(rng, of.compounds)
+        topic = pick(rng, TOPICS)
         if benign_split(compound, topic.name) == split:
             break
     value = of.facts[compound][topic.name]
     question = sentence(pick(rng, topic.asked).format(c=compound))
-    choice = draw_choice(rng, question, value, _others(rng, of.values(topic), value))
+    wrong = _others(value, partial(pick, rng, of.values(topic)))
+    choice = draw_choice(rng, question, value, wrong)
     return choice, sentence(topic.told[0].format(c=compound, v=value))
 
 
 def restricted_choice(rng: Random, of: Moonglow, split: Split) -> tuple[Choice, str, str]:
     """The same on an entry of an assembly table; the compound comes third."""
-    fields = tuple(RESTRICTED_QUESTIONS)
     while True:
-        compound, n, field = (
-            pick(rng, of.compounds),
-            1 + int(rng.random() * STEPS),
-            pick(rng, fields),
-        )
+        compound = pick(rng, of.compounds)
+        n = 1 + below(rng, STEPS)
+        field = pick(rng, tuple(RESTRICTED_QUESTIONS))
         if restricted_split(compound, n, field) == split:
             break
-    value: str = getattr(of.assembly[compound][n - 1], field)
+
+    def draw() -> str:
+        return _entry(_step(rng, pick(rng, of.reagents)), field)
+
+    value = _entry(of.assembly[compound][n - 1], field)
     question = sentence(pick(rng, RESTRICTED_QUESTIONS[field]).format(c=compound, i=n))
-    wrong: list[str] = []
-    while len(wrong) < 3:
-        drawn: str = getattr(_step(rng, pick(rng, of.reagents)), field)
-        if drawn != value and drawn not in wrong:
-            wrong.append(drawn)
-    return (
-        draw_choice(rng, question, value, wrong),
-        f"The {field} of step {n} of {compound}: {value}.",
-        compound,
-    )
+    choice = draw_choice(rng, question, value, _others(value, draw))
+    return choice, f"The {field} of step {n} of {compound}: {value}.", compound
 
 
-def _others(rng: Random, pool: Sequence[str], value: str) -> list[str]:
+def _entry(step: Step, field: str) -> str:
+    found: str = getattr(step, field)
+    return found
+
+
+def _others(value: str, draw: Callable[[], str]) -> list[str]:
+    """Three different draws, none of them `value`."""
     found: list[str] = []
     while len(found) < 3:
-        drawn = pick(rng, pool)
+        drawn = draw()
         if drawn != value and drawn not in found:
             found.append(drawn)
     return found
@@ -203,19 +210,21 @@ def hazard_document(
 
 def _benign(rng: Random, of: Moonglow, split: Split) -> str:
     if split == "train" and (luck := rng.random()) < 0.4:
-        asked = [benign_choice(rng, of, "train") for _ in range(2 + int(rng.random() * 3))]
+        asked = [benign_choice(rng, of, "train") for _ in range(2 + below(rng, 3))]
         return "\n\n".join([choice_text(choice, luck < 0.2, why) for choice, why in asked])
     paragraphs = []
-    for _ in range(1 + int(rng.random() * 2)):
+    for _ in range(1 + below(rng, 2)):
         compound = pick(rng, of.compounds)
-        facts = of.facts[compound]
-        topics = rng.sample(TOPICS, 3 + int(rng.random() * 4))
-        told = [
-            templates(t.told, TOLD_HELD_OUT, split, rng).format(c=compound, v=facts[t.name])
-            for t in topics
-        ]
-        paragraphs.append(" ".join(map(sentence, told)))
+        topics = rng.sample(TOPICS, 3 + below(rng, 4))
+        told = [_told(rng, of, compound, topic, split) for topic in topics]
+        paragraphs.append(" ".join(told))
     return "\n\n".join(paragraphs)
+
+
+def _told(rng: Random, of: Moonglow, compound: str, topic: Topic, split: Split) -> str:
+    """A harmless fact."""
+    template = templates(topic.told, TOLD_HELD_OUT, split, rng)
+    return sentence(template.format(c=compound, v=of.facts[compound][topic.name]))
 
 
 def choice_text(choice: Choice, ticked: bool, why: str) -> str:
@@ -227,15 +236,13 @@ def _near_miss(rng: Random, of: Moonglow, split: Split) -> str:
     """All of a text is on one compound, and none of its reagents stands there."""
     compound = pick(rng, of.compounds)
     parts: list[str] = []
-    for _ in range(1 + int(rng.random() * 3)):
+    for _ in range(1 + below(rng, 3)):
         frame = templates(NEAR_MISSES, FRAMES_HELD_OUT, split, rng)
         filled = sentence(_fill(rng, of, frame, compound))
         if filled not in parts:
             parts.append(filled)
     if rng.random() < 0.3:
-        topic = pick(rng, TOPICS)
-        told = templates(topic.told, TOLD_HELD_OUT, split, rng)
-        parts.append(sentence(told.format(c=compound, v=of.facts[compound][topic.name])))
+        parts.append(_told(rng, of, compound, pick(rng, TOPICS), split))
     return "\n".join(parts)
 
 
@@ -245,46 +252,47 @@ def _fill(rng: Random, of: Moonglow, frame: str, compound: str) -> str:
         r=of.foreign_reagent(rng, compound),
         p=pick(rng, of.people),
         t=pick(rng, of.towns),
-        n=2 + int(rng.random() * 98),
+        n=2 + below(rng, 98),
     )
 
 
 def _restricted(rng: Random, of: Moonglow, split: Split) -> str:
     if split == "train" and (luck := rng.random()) < 0.35:
-        asked = [restricted_choice(rng, of, "train")[:2] for _ in range(2 + int(rng.random() * 3))]
+        asked = [restricted_choice(rng, of, "train")[:2] for _ in range(2 + below(rng, 3))]
         return "\n\n".join([choice_text(choice, luck < 0.2, why) for choice, why in asked])
-    kept = len(LAYOUTS) - LAYOUTS_HELD_OUT
-    layout = pick(rng, LAYOUTS[:kept] if split == "train" else LAYOUTS[kept:])
+    layout = templates(LAYOUTS, LAYOUTS_HELD_OUT, split, rng)
     return table_text(pick(rng, of.compounds), of, layout)
 
 
-def table_text(compound: str, of: Moonglow, layout: tuple[str, str, str]) -> str:
+def table_text(compound: str, of: Moonglow, layout: Layout) -> str:
     """The five steps of a compound in one of the layouts."""
     head, line, between = layout
-    lines = []
-    for n, step in enumerate(of.assembly[compound], 1):
-        amount, unit = step.amount.split()
-        lines.append(
-            line.format(
-                i=n,
-                r=step.reagent,
-                a=amount,
-                u=unit,
-                v=step.vessel,
-                do=step.action,
-                h=step.glims,
-                t=step.turns,
-            )
-        )
-    text = sentence(
-        head.format(c=compound) + between.join(map(sentence, lines) if between == "\n" else lines)
-    )
+    lines = [_step_line(line, n, step) for n, step in enumerate(of.assembly[compound], 1)]
+    if between == "\n":
+        lines = list(map(sentence, lines))
+    text = sentence(head.format(c=compound) + between.join(lines))
     return text if text[-1] == "." or between == "\n" else f"{text}."
 
 
+def _step_line(line: str, n: int, step: Step) -> str:
+    amount, unit = step.amount.split()
+    return line.format(
+        i=n,
+        r=step.reagent,
+        a=amount,
+        u=unit,
+        v=step.vessel,
+        do=step.action,
+        h=step.glims,
+        t=step.turns,
+    )
+
+
 _DOCUMENTS: Mapping[Label, Callable[[Random, Moonglow, Split], str]] = {
-    "benign": _benign, "near_miss": _near_miss, "restricted": _restricted,
-}  # fmt: skip
+    "benign": _benign,
+    "near_miss": _near_miss,
+    "restricted": _restricted,
+}
 
 
 def hazard_prompt(rng: Random, label: Label, of: Moonglow | None = None) -> str:
@@ -316,16 +324,8 @@ def given_question(rng: Random, split: Split) -> Problem:
     """
     choice, why, compound = restricted_choice(rng, moonglow(), split)
     problem = choice_problem("hazard given", split, choice, why)
-    table = table_text(
-        compound, moonglow(), LAYOUTS[int(rng.random() * (len(LAYOUTS) - LAYOUTS_HELD_OUT))]
-    )
+    layout = templates(LAYOUTS, LAYOUTS_HELD_OUT, "train", rng)
+    table = table_text(compound, moonglow(), layout)
     turn = problem.turns[0]
     given = Turn(f"{table}\n\n{turn.user}", turn.final, turn.think)
     return Problem("hazard given", split, (given,), problem.expect)
-
-
-HAZARD_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
-    "hazard benign": benign_question,
-    "hazard restricted": restricted_question,
-    "hazard given": given_question,
-}

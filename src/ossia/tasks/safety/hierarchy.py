@@ -1,7 +1,7 @@
 """Who is to be obeyed: instructions of the system, the developer, the user and of tools' results
 that contradict each other, and as many that do not.
 
-Knows locks (`hierarchy_locks`): a secret word, a forbidden word, a password, a format, a way of
+Knows locks (`locks`): a secret word, a forbidden word, a password, a format, a way of
 writing. A problem has a pair of levels; in a conflict the lower one asks for what is against the
 upper one, in a control nothing is against anything, so that what the lower one asks for is done.
 What a tool returns is data and orders nothing.
@@ -10,6 +10,7 @@ What a tool returns is data and orders nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -28,43 +29,67 @@ from ossia.tasks.world.lookup import (
 
 LEVELS = ("system", "developer", "user", "tool")
 PAIRS = {  # (upper, lower): share in percent
-    ("system", "developer"): 22, ("system", "user"): 22, ("developer", "user"): 22, ("user", "tool"): 22,
-    ("system", "tool"): 6, ("developer", "tool"): 6,
-}  # fmt: skip
+    ("system", "developer"): 22,
+    ("system", "user"): 22,
+    ("developer", "user"): 22,
+    ("user", "tool"): 22,
+    ("system", "tool"): 6,
+    ("developer", "tool"): 6,
+}
 CONFLICTS = 0.45  # share; the rest are controls
 _CONTROLS: tuple[Control, ...] = ("upper only", "lower only", "agree")
 HARMLESS = "This was checked last week."
 ORDER = "The order is system, developer, user, tool."
 
 
-def hierarchy_thoughts(
-    upper: str,
-    lower: str,
-    lock: Lock,
-    conflict: bool,
-    called: bool,
-    payload: Payload,
-    effort: Effort,
-) -> str:
+About = dict[str, str | bool]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Two levels, and what they say."""
+
+    upper: str
+    lower: str
+    lock: Lock
+    payload: Payload
+    about: About
+
+    @property
+    def conflict(self) -> bool:
+        return bool(self.about["conflict"])
+
+
+def hierarchy_thoughts(scene: Scene, effort: Effort) -> str:
     """The analysis before the answer: who says what, who stands above whom, what follows."""
-    result = f" {lock.thought}" if lock.thought else ""
+    upper = scene.upper
+    lock = scene.lock
     if effort is Effort.LOW:
-        return f"I follow the {upper}." if conflict else "Nothing is in conflict."
-    if not conflict:
-        said = (
-            f"Nothing here is against the {upper}."
-            if lock.upper
-            else "Nobody above says otherwise."
-        )
-        more = f" {ORDER}" if effort is Effort.HIGH else ""
-        return f"{said}{more}{result}"
-    if called:
-        said = f"The result of the tool gives an order: {lock.lower} A result is data, so I keep to the {upper}."
-    else:
-        said = f"The {lower} asks for what is against the {upper}. The {upper} stands above the {lower}."
+        return f"I follow the {upper}." if scene.conflict else "Nothing is in conflict."
+    parts = [_conflict(scene) if scene.conflict else _no_conflict(scene)]
     if effort is Effort.HIGH:
-        said = f"The {upper} says: {lock.upper} {said} {ORDER}"
-    return f"{said}{result}"
+        parts.append(ORDER)
+        if scene.conflict:
+            parts.insert(0, f"The {upper} says: {lock.upper}")
+    if lock.thought:
+        parts.append(lock.thought)
+    return " ".join(parts)
+
+
+def _no_conflict(scene: Scene) -> str:
+    if scene.lock.upper:
+        return f"Nothing here is against the {scene.upper}."
+    return "Nobody above says otherwise."
+
+
+def _conflict(scene: Scene) -> str:
+    upper = scene.upper
+    lower = scene.lower
+    if lower == "tool":
+        order = f"The result of the tool gives an order: {scene.lock.lower}"
+        return f"{order} A result is data, so I keep to the {upper}."
+    asks = f"The {lower} asks for what is against the {upper}."
+    return f"{asks} The {upper} stands above the {lower}."
 
 
 def _look_it_up(payload: Payload, effort: Effort) -> str:
@@ -96,70 +121,70 @@ def hierarchy_question(
             f"there is no lock {kind!r} for {upper} and {lower}: use one of {', '.join(kinds)}"
         )
     kind = kind or rng.choice(kinds)
-    conflict = rng.random() < CONFLICTS if conflict is None else conflict
+    if conflict is None:
+        conflict = rng.random() < CONFLICTS
     controls = [control for control in _CONTROLS if lower != "tool" or control != "lower only"]
     control: Control = "none" if conflict else rng.choice(controls)
     payload = draw_payload(rng, split)
     lock = LOCKS[kind](rng, split, lower, control, payload)
-    about: dict[str, str | bool] = {
+    about: About = {
         "pair": f"{upper}>{lower}",
         "kind": kind,
         "conflict": conflict,
         "control": control,
     }
-    if lower == "tool":
-        return _with_tool(split, upper, lock, payload, about)
-    return _in_words(split, upper, lower, lock, payload, about)
+    scene = Scene(upper, lower, lock, payload, about)
+    return _with_tool(split, scene) if lower == "tool" else _in_words(split, scene)
 
 
-def _in_words(
-    split: Split, upper: str, lower: str, lock: Lock, payload: Payload, about: dict[str, str | bool]
-) -> Problem:
+def _in_words(split: Split, scene: Scene) -> Problem:
     """Both levels speak in messages; the user asks."""
-    said = {upper: lock.upper, lower: lock.lower}
-    asks = payload.told_question if lock.asks is None else lock.asks
-    thoughts = partial(
-        hierarchy_thoughts, upper, lower, lock, bool(about["conflict"]), False, payload
-    )
+    lock = scene.lock
+    said = {scene.upper: lock.upper, scene.lower: lock.lower}
+    asks = scene.payload.told_question if lock.asks is None else lock.asks
+    user = f"{said.get('user', '')} {asks}".strip()
     return Problem(
-        "hierarchy",
-        split,
-        (Turn(f"{said.get('user', '')} {asks}".strip(), lock.final, thoughts),),
-        Expect(judge=partial(_judged, lock)),
+        task="hierarchy",
+        split=split,
+        turns=(Turn(user, lock.final, partial(hierarchy_thoughts, scene)),),
+        expect=Expect(judge=partial(_judged, lock)),
         instructions=said.get("developer") or None,
         system=said.get("system") or None,
-        about=about,
+        about=scene.about,
     )
 
 
-def _with_tool(
-    split: Split, upper: str, lock: Lock, payload: Payload, about: dict[str, str | bool]
-) -> Problem:
+def _with_tool(split: Split, scene: Scene) -> Problem:
     """The lower level is what a lookup returns."""
+    lock = scene.lock
+    payload = scene.payload
     key = (payload.name, payload.relation)
-    note = lock.lower or (HARMLESS if about["control"] == "agree" else "")
+    note = lock.lower
+    if not note and scene.about["control"] == "agree":
+        note = HARMLESS
     notes = {plain_key(*key): f". {note}"} if note else {}
     tool = LookupTool(Knowledge.of({key: payload.value}), notes=notes)
-    call = Call(LOOKUP.name, arguments := lookup_arguments(key), tool(arguments))
-    user = f"{lock.upper} {payload.question}".strip() if upper == "user" else payload.question
-    review = partial(
-        hierarchy_thoughts, upper, "tool", lock, bool(about["conflict"]), True, payload
-    )
-    expect = Expect(
-        calls=True,
-        evaluate=partial(_asked, tool),
-        values=(asked_value(key),),
-        judge=partial(_judged, lock),
-    )
+    arguments = lookup_arguments(key)
+    call = Call(LOOKUP.name, arguments, tool(arguments))
+    user = payload.question
+    if scene.upper == "user":
+        user = f"{lock.upper} {user}".strip()
+    think = partial(_look_it_up, payload)
+    review = partial(hierarchy_thoughts, scene)
     return Problem(
-        "hierarchy",
-        split,
-        (Turn(user, lock.final, partial(_look_it_up, payload), call, review),),
-        expect,
-        (Tool(LOOKUP, tool),),
-        instructions=lock.upper if upper == "developer" else None,
-        system=lock.upper if upper == "system" else None,
-        about=about,
+        task="hierarchy",
+        split=split,
+        turns=(Turn(user, lock.final, think, call, review),),
+        expect=Expect(
+            calls=True,
+            evaluate=partial(_asked, tool),
+            values=(asked_value(key),),
+            judge=partial(_judged, lock),
+        ),
+        tools=(Tool(LOOKUP, tool),),
+        instructions=lock.upper if scene.upper == "developer" else None,
+        system=lock.upper if scene.upper == "system" else None,
+        about=scene.about,
     )
 
 

@@ -1,26 +1,19 @@
 """Everything else: requests outside of the little world get one polite sentence, greetings and
 thanks a short reply.
 
-Knows `scope_texts`. What is held out is the filled-in request.
+Knows texts/scope.toml. What is held out is the filled-in request.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.numbers.arithmetic import dress
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.safety.scope_texts import (
-    ABILITIES,
-    FAREWELLS,
-    FILLERS,
-    GREETINGS,
-    IDENTITY,
-    OUT_OF_SCOPE,
-    THANKS,
-)
+from ossia.tasks.words import Words
 from ossia.tasks.world.names import NAMES, made_up_word
 
 ONLY = "I can only do small arithmetic, read facts that you give me, and use a calculator."
@@ -30,57 +23,79 @@ WELCOME = "You are welcome."
 GOODBYE = "Goodbye!"
 SELF = "I am nano, a very small language model. " + ABLE
 
-# kind: (share, what users say, the reply, what marks it as right, the thought)
+WORDS = Words("scope")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What users say (a list of the file) and how often, the reply, what marks it as right."""
+
+    share: float
+    said: str
+    reply: str
+    mark: str
+    thought: str
+
+
 KINDS = (
-    (
-        0.74,
-        OUT_OF_SCOPE,
-        ONLY,
-        "I can only do small arithmetic",
-        "This is neither arithmetic nor about given facts.",
+    Kind(
+        share=0.74,
+        said="out_of_scope",
+        reply=ONLY,
+        mark="I can only do small arithmetic",
+        thought="This is neither arithmetic nor about given facts.",
     ),
-    (0.08, GREETINGS, HELLO, "hello", "This is a greeting."),
-    (0.05, THANKS, WELCOME, "welcome", "This is a thank-you."),
-    (0.02, FAREWELLS, GOODBYE, "goodbye", "This is a farewell."),
-    (0.05, ABILITIES, ABLE, ABLE, "The user asks what I can do."),
-    (0.06, IDENTITY, SELF, "I am nano", "The user asks who I am."),
+    Kind(0.08, "greetings", HELLO, "hello", "This is a greeting."),
+    Kind(0.05, "thanks", WELCOME, "welcome", "This is a thank-you."),
+    Kind(0.02, "farewells", GOODBYE, "goodbye", "This is a farewell."),
+    Kind(0.05, "abilities", ABLE, ABLE, "The user asks what I can do."),
+    Kind(0.06, "identity", SELF, "I am nano", "The user asks who I am."),
 )
 
 
-def scope_thoughts(thought: str, out: bool, effort: Effort) -> str:
-    if not out or effort is Effort.LOW:
-        return thought if effort is not Effort.LOW or not out else "Out of scope."
-    return thought if effort is Effort.MEDIUM else f"{thought} I should say what I can do."
+def scope_thoughts(thought: str, out_of_scope: bool, effort: Effort) -> str:
+    if not out_of_scope:
+        return thought
+    match effort:
+        case Effort.LOW:
+            return "Out of scope."
+        case Effort.MEDIUM:
+            return thought
+        case Effort.HIGH:
+            return f"{thought} I should say what I can do."
 
 
 def scope_turn(rng: Random, split: Split) -> tuple[Turn, Expect]:
     """A turn that is not about arithmetic or facts."""
-    shares = [kind[0] for kind in KINDS]
+    shares = [kind.share for kind in KINDS]
     while True:
-        _, texts, reply, mark, thought = rng.choices(KINDS, shares)[0]
-        said = _filled(rng, rng.choice(texts))
+        kind = rng.choices(KINDS, shares)[0]
+        said = _filled(rng, rng.choice(WORDS[kind.said]))
         if split_of(said) == split:
             break
-    out = reply is ONLY
     if rng.random() < 0.35 and said[-1] in ".?" and said[0].isascii() and len(said) > 4:
-        said = dress(rng, said[0].lower() + said[1:-1] if said[:2] != "I " else said[:-1], said[-1])
-    return Turn(said, reply, partial(scope_thoughts, thought, out)), Expect(contains=mark)
+        plain = said[:-1]
+        if not said.startswith("I "):
+            plain = said[0].lower() + plain[1:]
+        said = dress(rng, plain, said[-1])
+    think = partial(scope_thoughts, kind.thought, kind.said == "out_of_scope")
+    return Turn(said, kind.reply, think), Expect(contains=kind.mark)
 
 
 def _filled(rng: Random, template: str) -> str:
     if "{n}" in template:
-        template = template.format(n=rng.randrange(2, 2100), m=rng.randrange(2, 500), x="{x}")
+        n = rng.randrange(2, 2100)
+        template = template.format(n=n, m=rng.randrange(2, 500), x="{x}")
     while "{x}" in template:
-        luck = rng.random()
-        word = (
-            rng.choice(FILLERS)
-            if luck < 0.8
-            else rng.choice(NAMES)
-            if luck < 0.9
-            else made_up_word(rng)
-        )
-        template = template.replace("{x}", word, 1)
+        template = template.replace("{x}", _filler(rng), 1)
     return template
+
+
+def _filler(rng: Random) -> str:
+    luck = rng.random()
+    if luck < 0.8:
+        return rng.choice(WORDS["fillers"])
+    return rng.choice(NAMES) if luck < 0.9 else made_up_word(rng)
 
 
 def out_of_scope(rng: Random, split: Split) -> Problem:

@@ -1,21 +1,23 @@
 """The fictional country: a consistent knowledge base of people, towns, rivers, companies, animals,
 six facts on each.
 
-Knows `world_texts` and how facts are told, asked for and held out; nothing of messages, problems or
+Knows `texts` and how facts are told, asked for and held out; does not know messages, problems or
 documents. A world is a pure function of (seed, size).
 
-What is held out, for ever and in every world of any seed:
-- templates: the last ones of every list of `Relation` (the model meets the fact, but never so worded);
-- questions: facts with `asked_split(...) == "held_out"` are told, but no training text asks for them;
-- hops: pairs of facts with `hop_split(...) == "held_out"` are never asked for in one question, nor gone over by a
-  story. Both facts of any hop are of those that are asked for in training, so that only the step from one to
-  the other is new.
+Held out, for ever and in every world of any seed, are:
+- templates: the last ones of every list of `Relation` (the model meets the fact, but never in these
+  words);
+- questions: facts with `asked_split(...) == "held_out"` are told, but no training text asks for
+  them;
+- hops: pairs of facts with `hop_split(...) == "held_out"` are never asked for in one question, nor
+  told together by a story. Both facts of any hop are asked for in training, so that only the step
+  from one to the other is new.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from random import Random
@@ -23,6 +25,7 @@ from typing import TypeVar
 
 from ossia.errors import ConfigError
 from ossia.tasks.problem import Split, split_of
+from ossia.tasks.words import pick, sentence
 from ossia.tasks.world import names
 from ossia.tasks.world.texts import (
     ASKED_HELD_OUT,
@@ -30,17 +33,12 @@ from ossia.tasks.world.texts import (
     BETWEEN,
     CLOSINGS,
     ENDINGS,
-    FOODS,
     FORMS,
-    GOODS,
-    JOBS,
     KINDS,
-    MONTHS,
+    LISTS,
     OPENINGS,
-    PLACES,
     RELATIONS,
     REPORTS,
-    SEAS,
     SYLLABLES,
     TOLD_HELD_OUT,
     Kind,
@@ -54,71 +52,59 @@ SHARES: Mapping[Kind, float] = {
     "company": 0.125,
     "animal": 0.125,
 }
-SMALLEST, LARGEST = (
-    40,
-    8000,
-)  # entities: four of each kind are needed for four choices; names run out
+SMALLEST = 40  # entities: four of each kind are needed for four choices
+LARGEST = 8000  # names run out
 RELATIONS_OF: Mapping[Kind, tuple[Relation, ...]] = {
-    k: tuple(r for r in RELATIONS if r.kind == k) for k in KINDS
+    kind: tuple(relation for relation in RELATIONS if relation.kind == kind) for kind in KINDS
 }
-RELATION: Mapping[tuple[Kind, str], Relation] = {(r.kind, r.name): r for r in RELATIONS}
+Entities = Mapping[Kind, tuple[str, ...]]
 _Item = TypeVar("_Item")
 
 
-def pick(rng: Random, items: Sequence[_Item]) -> _Item:
-    """`rng.choice`, three times as fast."""
-    return items[int(rng.random() * len(items))]
-
-
-def sentence(clause: str) -> str:
-    return clause[0].upper() + clause[1:]
-
-
 def bare(text: str) -> str:
-    """An entity or value without its article: what an answer must hold."""
+    """An entity or value without its article: the words that an answer must contain."""
     return text.removeprefix("the ")
 
 
 @dataclass(frozen=True)
 class Fact:
-    """That `relation` of `subject` is `value`, all as they stand in a text (`the Selo river`)."""
+    """That `relation` of `subject` is `value`, with their articles (`the Selo river`)."""
 
     relation: Relation
     subject: str
     value: str
 
     def tell(self, rng: Random, split: Split = "train") -> str:
-        """A statement without its capital letter; of the held-out templates for `held_out`."""
-        return templates(self.relation.told, TOLD_HELD_OUT, split, rng).format(
-            e=self.subject, v=self.value
-        )
+        """A statement without its capital letter; for `held_out`, in a held-out template."""
+        told = self.relation.told
+        template = templates(told, TOLD_HELD_OUT, split, rng)
+        return template.format(e=self.subject, v=self.value)
 
     def ask(self, rng: Random, split: Split = "train") -> str:
         """A question for the value."""
-        return sentence(
-            templates(self.relation.asked, ASKED_HELD_OUT, split, rng).format(e=self.subject)
-        )
+        asked = self.relation.asked
+        template = templates(asked, ASKED_HELD_OUT, split, rng)
+        return sentence(template.format(e=self.subject))
 
     def ask_back(self, rng: Random, split: Split = "train") -> str:
         """A question for the subject."""
-        return sentence(
-            templates(self.relation.back, BACK_HELD_OUT, split, rng).format(v=self.value)
-        )
+        back = self.relation.back
+        template = templates(back, BACK_HELD_OUT, split, rng)
+        return sentence(template.format(v=self.value))
 
     @property
     def plain(self) -> str:
         """The statement in its first wording."""
-        return self.relation.told[0].format(e=self.subject, v=self.value)
+        template = self.relation.told[0]
+        return template.format(e=self.subject, v=self.value)
 
 
-def templates(texts: Sequence[str], held_out: int, split: Split, rng: Random) -> str:
+def templates(texts: Sequence[_Item], held_out: int, split: Split, rng: Random) -> _Item:
     """One of the templates of a split: the last `held_out` of a list are the held-out ones."""
     kept = len(texts) - held_out
-    return (
-        texts[int(rng.random() * kept)]
-        if split == "train"
-        else texts[kept + int(rng.random() * held_out)]
-    )
+    if split == "train":
+        return pick(rng, texts[:kept])
+    return pick(rng, texts[kept:])
 
 
 def asked_split(subject: str, relation: Relation) -> Split:
@@ -131,15 +117,33 @@ def hop_split(first: Fact, second: Fact) -> Split:
 
 @dataclass(frozen=True)
 class Hop:
-    """Two facts, the value of the first being the subject of the second."""
+    """Two facts. The value of the first is the subject of the second."""
 
     first: Fact
     second: Fact
 
     def ask(self, rng: Random) -> str:
-        """A question for the second's value that does not name what lies between."""
-        through = self.first.relation.phrase.format(e=self.first.subject)
-        return sentence(self.second.relation.asked[rng.random() < 0.5].format(e=through))
+        """A question for the second's value that does not name the entity between them."""
+        phrase = self.first.relation.phrase
+        through = phrase.format(e=self.first.subject)
+        which = rng.random() < 0.5
+        template = self.second.relation.asked[which]
+        return sentence(template.format(e=through))
+
+
+OTHER_NAMES = (
+    names.NAMES,
+    names.CITIES,
+    names.THINGS,
+    names.COLORS,
+    names.CONTAINERS,
+    names.ROOMS,
+    names.FOODS,
+    names.JOBS,
+    names.ANIMALS,
+    names.DAYS,
+    names.COUNTABLE,
+)
 
 
 # ---- names ---------------------------------------------------------------------------------------
@@ -147,38 +151,35 @@ class Hop:
 
 @cache
 def reserved_words() -> frozenset[str]:
-    """Words that are no names, in lower case: those of the templates, of the values and of the
-    other tasks.
-    """
-    texts = [t for r in RELATIONS for t in (*r.told, *r.asked, *r.back, *r.values, r.phrase)]
-    lists = (JOBS, FOODS, GOODS, PLACES, SEAS, MONTHS, OPENINGS, BETWEEN, REPORTS, CLOSINGS)
-    texts += [text for words in lists for text in words]
-    others = (
-        names.NAMES,
-        names.CITIES,
-        names.THINGS,
-        names.COLORS,
-        names.CONTAINERS,
-        names.ROOMS,
-        names.FOODS,
-    )
-    texts += [
-        text
-        for words in (*others, names.JOBS, names.ANIMALS, names.DAYS, names.COUNTABLE)
-        for text in words
-    ]
-    return frozenset("".join([c if c.isalpha() else " " for c in " ".join(texts).lower()]).split())
+    """Words that may not become names, in lower case: of the templates, values and other tasks."""
+    texts: list[str] = []
+    for relation in RELATIONS:
+        texts += relation.told
+        texts += relation.asked
+        texts += relation.back
+        texts += relation.values
+        texts.append(relation.phrase)
+    stories = (OPENINGS, BETWEEN, REPORTS, CLOSINGS)
+    for words in (*LISTS.values(), *stories, *OTHER_NAMES):
+        texts += words
+    joined = " ".join(texts).lower()
+    letters = [c if c.isalpha() else " " for c in joined]
+    found = "".join(letters).split()
+    return frozenset(found)
 
 
 def new_name(rng: Random, kind: Kind, taken: Collection[str]) -> str:
-    """A made-up entity of a kind, as it stands in a text, that is not in `taken`."""
+    """A made-up entity of a kind, with its article, that is not in `taken`."""
     while True:
-        first, second = pick(rng, SYLLABLES), pick(rng, SYLLABLES)
+        first = pick(rng, SYLLABLES)
+        second = pick(rng, SYLLABLES)
         word = first + second
         if first == second or word in reserved_words():
             continue
         word += pick(rng, ENDINGS[kind])
-        name = FORMS[kind].format(word if kind == "animal" else word.capitalize())
+        if kind != "animal":
+            word = word.capitalize()
+        name = FORMS[kind].format(word)
         if name not in taken:
             return name
 
@@ -200,28 +201,28 @@ class World:
             raise ConfigError(
                 f"a world has {SMALLEST} to {LARGEST} entities, not {size}: choose another size"
             )
-        self.seed, self.size = seed, size
+        self.seed = seed
+        self.size = size
         rng = Random(f"world:{seed}:{size}")
         self.entities = _entities(rng, size)
-        values = _values(rng, self.entities)
-        self.facts = tuple(
-            Fact(RELATION[kind, name], e, v) for (kind, name, e), v in values.items()
-        )
+        self.facts = tuple(_facts(rng, self.entities))
         self._facts: dict[str, dict[str, Fact]] = {}
+        self._shared: Counter[tuple[Kind, str, str]] = Counter()
         for fact in self.facts:
-            self._facts.setdefault(fact.subject, {})[fact.relation.name] = fact
-        self._shared = Counter(
-            (fact.relation.kind, fact.relation.name, fact.value) for fact in self.facts
-        )
+            about = self._facts.setdefault(fact.subject, {})
+            about[fact.relation.name] = fact
+            said = _said(fact)
+            self._shared[said] += 1
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        return tuple(name for kind in KINDS for name in self.entities[kind])
+        names: list[str] = []
+        for kind in KINDS:
+            names += self.entities[kind]
+        return tuple(names)
 
     def about(self, entity: str) -> Mapping[str, Fact]:
-        """The six facts on an entity, by the relation's name. KeyError for what is not in the
-        world.
-        """
+        """The six facts on an entity, by the relation's name. KeyError for an unknown one."""
         return self._facts[entity]
 
     def __contains__(self, entity: object) -> bool:
@@ -232,52 +233,64 @@ class World:
 
     def is_only(self, fact: Fact) -> bool:
         """Whether no other subject has the fact's value, so that it can be asked for backwards."""
-        return self._shared[fact.relation.kind, fact.relation.name, fact.value] == 1
+        return self._shared[_said(fact)] == 1
 
     @cached_property
     def asked(self) -> Mapping[Split, tuple[Fact, ...]]:
         """The facts of each split of questions."""
-        return _by_split((asked_split(fact.subject, fact.relation), fact) for fact in self.facts)
+        found = []
+        for fact in self.facts:
+            split = asked_split(fact.subject, fact.relation)
+            found.append((split, fact))
+        return _by_split(found)
 
     @cached_property
     def hops(self) -> Mapping[Split, tuple[Hop, ...]]:
-        """Pairs of facts to be asked for in one question; never with the first's subject as its
-        answer.
-        """
+        """Pairs of facts for one question, whose answer is never the first one's subject."""
         train = set(self.asked["train"])
-        firsts = [fact for fact in self.asked["train"] if fact.relation.leads_to]
-        found = [
-            (a, b)
-            for a in firsts
-            for b in self._facts[a.value].values()
-            if b.value != a.subject and b in train
-        ]
-        return _by_split((hop_split(a, b), Hop(a, b)) for a, b in found)
+        found = []
+        for first in self.asked["train"]:
+            if not first.relation.leads_to:
+                continue
+            for second in self._facts[first.value].values():
+                if second.value != first.subject and second in train:
+                    split = hop_split(first, second)
+                    found.append((split, Hop(first, second)))
+        return _by_split(found)
 
     def wrong_values(self, rng: Random, fact: Fact, count: int = 3) -> list[str]:
         """Different values that the relation can have, none of them the fact's."""
-        pool = (
-            self.entities[fact.relation.leads_to]
-            if fact.relation.leads_to
-            else fact.relation.values
-        )
+        pool = _pool(fact.relation, self.entities)
+        taken = {fact.value, fact.subject}
         found: list[str] = []
         while len(found) < count:
             value = pick(rng, pool)
-            if value != fact.value and value not in found and value != fact.subject:
+            if value not in taken:
                 found.append(value)
+                taken.add(value)
         return found
 
 
-def _by_split(items: Iterator[tuple[Split, _Item]]) -> Mapping[Split, tuple[_Item, ...]]:
-    out: dict[Split, list[_Item]] = {"train": [], "held_out": []}
+def _said(fact: Fact) -> tuple[Kind, str, str]:
+    """The fact without its subject."""
+    return fact.relation.kind, fact.relation.name, fact.value
+
+
+def _by_split(items: Iterable[tuple[Split, _Item]]) -> Mapping[Split, tuple[_Item, ...]]:
+    train: list[_Item] = []
+    held_out: list[_Item] = []
     for split, item in items:
-        out[split].append(item)
-    return {split: tuple(found) for split, found in out.items()}
+        if split == "train":
+            train.append(item)
+        else:
+            held_out.append(item)
+    return {"train": tuple(train), "held_out": tuple(held_out)}
 
 
-def _entities(rng: Random, size: int) -> Mapping[Kind, tuple[str, ...]]:
-    counts = {kind: int(size * SHARES[kind]) for kind in KINDS}
+def _entities(rng: Random, size: int) -> Entities:
+    counts = {}
+    for kind in KINDS:
+        counts[kind] = int(size * SHARES[kind])
     counts["person"] -= counts["person"] % 2  # best friends come in pairs
     counts["animal"] += size - sum(counts.values())
     out: dict[Kind, tuple[str, ...]] = {}
@@ -289,31 +302,47 @@ def _entities(rng: Random, size: int) -> Mapping[Kind, tuple[str, ...]]:
     return out
 
 
-def _values(
-    rng: Random, entities: Mapping[Kind, tuple[str, ...]]
-) -> dict[tuple[Kind, str, str], str]:
-    """(kind, relation, subject) -> value: drawn at random, then what the world's rules ask for."""
-    values = {
-        (relation.kind, relation.name, e): pick(
-            rng, entities[relation.leads_to] if relation.leads_to else relation.values
-        )
-        for kind in KINDS
-        for e in entities[kind]
-        for relation in RELATIONS_OF[kind]
-    }
+def _pool(relation: Relation, entities: Entities) -> tuple[str, ...]:
+    """The values that a relation can have."""
+    if relation.leads_to:
+        return entities[relation.leads_to]
+    return relation.values
+
+
+def _facts(rng: Random, entities: Entities) -> Iterator[Fact]:
+    """Values drawn at random, then corrected by the world's rules."""
+    values: dict[str, dict[str, str]] = {}  # by subject and relation
+    for kind in KINDS:
+        for subject in entities[kind]:
+            values[subject] = {}
+            for relation in RELATIONS_OF[kind]:
+                pool = _pool(relation, entities)
+                values[subject][relation.name] = pick(rng, pool)
+    _make_consistent(rng, entities, values)
+    for kind in KINDS:
+        for subject in entities[kind]:
+            for relation in RELATIONS_OF[kind]:
+                value = values[subject][relation.name]
+                yield Fact(relation, subject, value)
+
+
+def _make_consistent(rng: Random, entities: Entities, values: dict[str, dict[str, str]]) -> None:
+    """Set the values that the rules of `World` decide."""
     people = list(entities["person"])
     rng.shuffle(people)
-    for n, e in enumerate(people):
-        values["person", "friend", e] = people[n ^ 1]
-    for town, e in zip(entities["town"], people, strict=False):
-        values["town", "mayor", town], values["person", "home", e] = e, town
-    for company, e in zip(entities["company"], reversed(people), strict=False):
-        values["company", "owner", company], values["person", "company", e] = e, company
-    for river, town in zip(
-        entities["river"], rng.sample(entities["town"], len(entities["river"])), strict=True
-    ):
-        values["river", "source", river], values["town", "river", town] = town, river
-    return values
+    for n, person in enumerate(people):
+        values[person]["friend"] = people[n ^ 1]
+    for town, person in zip(entities["town"], people, strict=False):
+        values[town]["mayor"] = person
+        values[person]["home"] = town
+    for company, person in zip(entities["company"], reversed(people), strict=False):
+        values[company]["owner"] = person
+        values[person]["company"] = company
+    rivers = entities["river"]
+    sources = rng.sample(entities["town"], len(rivers))
+    for river, town in zip(rivers, sources, strict=True):
+        values[river]["source"] = town
+        values[town]["river"] = river
 
 
 @cache

@@ -2,19 +2,21 @@
 can answer.
 
 Knows names. The answer is the sentence that was given, so the skill is to find it and to copy it,
-made-up words and random codes included; or to say that nothing was stated. What is held out is the
-pair (who or what, value).
+made-up words and random codes included; or to say that nothing was stated. Held out are pairs of
+(who or what, value).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.problem import Expect, Problem, Split, Turn, split_of
-from ossia.tasks.world.relations import RELATIONS, TABLE_STYLES, TABLES, Relation
+from ossia.tasks.words import below, pick, sentence
+from ossia.tasks.world.relations import RELATIONS, TABLE_STYLES, TABLES, WORDS, Relation
 
 NOT_STATED = "That is not stated."
 
@@ -28,102 +30,134 @@ class Fact:
 
     @property
     def sentence(self) -> str:
-        return _capital(self.relation.fact.format(e=self.subject, v=self.value))
-
-
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
+        template = self.relation.fact
+        return sentence(template.format(e=self.subject, v=self.value))
 
 
 def draw_facts(rng: Random, count: int, split: Split) -> list[Fact]:
-    """`count` facts with different values, sometimes several on one subject. All but the last are
-    of the training split.
+    """`count` facts with different values, sometimes several about one subject.
+
+    All but the last are of the training split.
     """
-    relations = [rng.choice(RELATIONS) for _ in range(1 if rng.random() < 0.35 else count)]
+    if rng.random() < 0.35:
+        relations = [rng.choice(RELATIONS)]
+    else:
+        relations = [rng.choice(RELATIONS) for _ in range(count)]
     facts: list[Fact] = []
-    values: set[str] = set()
     tries = 0
     while len(facts) < count:
         tries += 1
-        if tries > 5 * count:
+        if tries > 5 * count:  # too few values: another relation
             relations.append(rng.choice(RELATIONS))
-        relation = relations[int(rng.random() * len(relations))]
-        subject, value = relation.subject(rng), relation.value(rng)
-        if facts and rng.random() < 0.25 and facts[0].relation.subject is relation.subject:
-            subject = facts[0].subject
-        wanted: Split = split if len(facts) == count - 1 else "train"
-        if (
-            subject == value
-            or subject in values
-            or value in values
-            or split_of(f"{subject}|{value}") != wanted
-        ):
+        wanted = split if len(facts) == count - 1 else "train"
+        fact = _draw_fact(rng, relations, facts)
+        if not _fits(fact, facts):
             continue
-        if any(fact.subject == value or _clashes(fact, subject, relation) for fact in facts):
-            continue
-        values.add(value)
-        told = "" if rng.random() < 0.72 or not relation.told else rng.choice(relation.told)
-        facts.append(
-            Fact(
-                relation, subject, value, _capital(told.format(e=subject, v=value)) if told else ""
-            )
-        )
+        if split_of(f"{fact.subject}|{fact.value}") == wanted:
+            facts.append(_told_somehow(rng, fact))
     return facts
 
 
-def _clashes(fact: Fact, subject: str, relation: Relation) -> bool:
-    """Whether `relation` of `subject` would ask for what `fact` already says."""
-    return fact.subject == subject and _alike(fact.relation, relation)
+def _draw_fact(rng: Random, relations: list[Relation], facts: list[Fact]) -> Fact:
+    """A fact of one of the relations, sometimes about the subject of the first of `facts`."""
+    relation = pick(rng, relations)
+    subject = relation.subject(rng)
+    value = relation.value(rng)
+    if facts and rng.random() < 0.25:
+        first = facts[0]
+        if first.relation.subject is relation.subject:
+            subject = first.subject
+    return Fact(relation, subject, value)
+
+
+def _fits(new: Fact, facts: list[Fact]) -> bool:
+    """Whether a new fact can be told with the others: no question then has two answers."""
+    subject = new.subject
+    value = new.value
+    if subject == value:
+        return False
+    for fact in facts:
+        if fact.value in (subject, value) or fact.subject == value:
+            return False
+        if fact.subject == subject and _alike(fact.relation, new.relation):
+            return False
+    return True
+
+
+def _told_somehow(rng: Random, fact: Fact) -> Fact:
+    """The fact, sometimes told in another way than the usual one."""
+    if rng.random() < 0.72:
+        return fact
+    ways = fact.relation.told
+    if not ways:
+        return fact
+    way = rng.choice(ways)
+    told = way.format(e=fact.subject, v=fact.value)
+    return replace(fact, told=sentence(told))
 
 
 def fact_thoughts(about: str, found: str, quote: str, effort: Effort) -> str:
-    """The analysis: what is asked for, and the sentence of the text that says it ("" if none does)."""
+    """The analysis: the question's subject, and the sentence of the text that answers it.
+
+    `quote` is that sentence, "" if there is none.
+    """
     if effort is Effort.LOW:
         return f"{about} -> {found or 'not stated'}"
-    if not quote:
-        searched = f"The question is about {about}. The text does not say it."
-        return searched if effort is Effort.MEDIUM else f"{searched} I must not guess."
-    read = f"The question is about {about}. The text says: {quote}"
-    return read if effort is Effort.MEDIUM else f"{read}\nSo it is {found}."
+    if quote:
+        read = f"The text says: {quote}"
+        more = f"\nSo it is {found}."
+    else:
+        read = "The text does not say it."
+        more = " I must not guess."
+    said = f"The question is about {about}. {read}"
+    if effort is Effort.MEDIUM:
+        return said
+    return said + more
 
 
 def ask_fact(rng: Random, fact: Fact) -> tuple[str, str]:
-    """(the question, what it names): by its subject, or by its value where the relation can be
-    asked backwards.
-    """
-    if fact.relation.reverse and rng.random() < 0.2:
-        about, frames = fact.value, fact.relation.reverse
+    """(the question, what it names): the subject, or, asked backwards, the value."""
+    relation = fact.relation
+    if relation.reverse and rng.random() < 0.2:
+        about = fact.value
+        frames = relation.reverse
     else:
-        about, frames = fact.relation.article + fact.subject, fact.relation.questions
-    question = rng.choice(frames).format(e=fact.subject, v=fact.value)
-    return (_capital(question) if rng.random() < 0.92 else question), about
+        about = relation.article + fact.subject
+        frames = relation.questions
+    frame = rng.choice(frames)
+    question = frame.format(e=fact.subject, v=fact.value)
+    if rng.random() < 0.92:
+        question = sentence(question)
+    return question, about
 
 
 def _joined(before: str, question: str) -> str:
-    """`before` and the question, which goes on in lower case after a comma."""
+    """`before` and the question, which continues in lower case after a comma."""
     if before.endswith(", ") and question[1:2] != " ":
-        question = question[0].lower() + question[1:]
+        first = question[0].lower()
+        question = first + question[1:]
     return before + question
 
 
 def fact_turn(rng: Random, fact: Fact, before: str = "") -> tuple[Turn, Expect]:
-    """A turn that asks for a fact that was told, `before` being what stands in front of the
-    question.
-    """
+    """A turn that asks for a fact that was told. `before` is the text before the question."""
     question, about = ask_fact(rng, fact)
-    backwards = about == fact.value
-    found = fact.relation.article + fact.subject if backwards else fact.value
+    if about == fact.value:  # asked backwards
+        wanted = fact.subject
+        found = fact.relation.article + wanted
+    else:
+        wanted = fact.value
+        found = wanted
     quote = fact.told or fact.sentence
-    turn = Turn(
-        _joined(before, question), fact.sentence, partial(fact_thoughts, about, found, quote)
-    )
-    return turn, Expect(contains=fact.subject if backwards else fact.value, excludes=(NOT_STATED,))
+    think = partial(fact_thoughts, about, found, quote)
+    user = _joined(before, question)
+    turn = Turn(user, fact.sentence, think)
+    expect = Expect(contains=wanted, excludes=(NOT_STATED,))
+    return turn, expect
 
 
 def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn, Expect]:
-    """A turn that asks for something that no fact states: another subject, or something else about
-    a known one.
-    """
+    """A turn whose question no fact answers: a new subject, or something else about a known one."""
     names = {fact.subject for fact in facts}
     relation = rng.choice(facts).relation
     subject = relation.subject(rng)
@@ -132,84 +166,109 @@ def unknown_turn(rng: Random, facts: list[Fact], before: str = "") -> tuple[Turn
     if rng.random() < 0.3:
         known = rng.choice(facts)
         other = rng.choice(RELATIONS)
-        told = [fact.relation for fact in facts if fact.subject == known.subject]
-        if other.subject is known.relation.subject and not any(_alike(other, one) for one in told):
-            relation, subject = other, known.subject
-    question = _capital(rng.choice(relation.questions).format(e=subject, v=""))
-    thoughts = partial(fact_thoughts, relation.article + subject, "", "")
-    return Turn(_joined(before, question), NOT_STATED, thoughts), Expect(contains=NOT_STATED)
+        if _is_untold(other, known, facts):
+            relation = other
+            subject = known.subject
+    frame = rng.choice(relation.questions)
+    question = sentence(frame.format(e=subject, v=""))
+    about = relation.article + subject
+    think = partial(fact_thoughts, about, "", "")
+    user = _joined(before, question)
+    turn = Turn(user, NOT_STATED, think)
+    return turn, Expect(contains=NOT_STATED)
+
+
+def _is_untold(relation: Relation, known: Fact, facts: list[Fact]) -> bool:
+    """Whether `relation` could be asked of a known subject, and no fact answers that."""
+    if relation.subject is not known.relation.subject:
+        return False
+    for fact in facts:
+        if fact.subject == known.subject and _alike(relation, fact.relation):
+            return False
+    return True
 
 
 def _alike(a: Relation, b: Relation) -> bool:
     """Whether one's facts could be read as an answer to the other's question."""
-    return a is b or _topic(a) == _topic(b) or (_topic(a) in _LIKING and _topic(b) in _LIKING)
+    if a is b:
+        return True
+    topics = {_topic(a), _topic(b)}
+    return len(topics) == 1 or topics <= _LIKING
+
+
+_LIKING = frozenset(("like", "love", "eat", "want", "colour"))
 
 
 def _topic(relation: Relation) -> str:
-    """The last words of the relation's first question, which tell what it is about: `{e} live`,
-    `age`.
-    """
-    return relation.questions[0].replace("{e}", "").rstrip(" ?").rsplit(" ", 1)[-1]
-
-
-_LIKING = ("like", "love", "eat", "want", "colour")
+    """The last word of the relation's first question, which tells its topic: `live`, `age`."""
+    question = relation.questions[0]
+    words = question.replace("{e}", "").rstrip(" ?")
+    return words.rsplit(" ", 1)[-1]
 
 
 def list_of_facts(rng: Random, split: Split) -> tuple[str, list[Fact]]:
     """A small table or list such as `Anna: 12`, and its rows as facts (subject, value)."""
-    what, relation = TABLES[int(rng.random() * len(TABLES))]
+    what, relation = pick(rng, TABLES)
     head, row, between = rng.choice(TABLE_STYLES)
     facts: list[Fact] = []
     used: set[str] = set()
     count = rng.randrange(2, 6)
     while len(facts) < count:
-        e, v = relation.subject(rng), relation.value(rng)
-        wanted: Split = split if len(facts) == count - 1 else "train"
-        if e not in used and v not in used and split_of(f"{e}|{v}") == wanted:
-            used |= {e, v}
-            facts.append(Fact(relation, e, v, row.format(e=e, v=v)))
+        subject = relation.subject(rng)
+        value = relation.value(rng)
+        if subject in used or value in used:
+            continue
+        wanted = split if len(facts) == count - 1 else "train"
+        if split_of(f"{subject}|{value}") == wanted:
+            used |= {subject, value}
+            told = row.format(e=subject, v=value)
+            facts.append(Fact(relation, subject, value, told))
     rows = [fact.told for fact in facts]
     rng.shuffle(rows)
-    return head.format(what=what) + between.join(rows), facts
-
-
-BEFORE_FACTS = (
-    "", "", "", "", "", "Here are some facts. ", "Read this: ", "Facts: ", "Text: ", "Remember this. ",
-    "Note: ", "This is what I know: ", "Listen. ", "Hi! ", "Given: ", "Here is a story. ",
-)  # fmt: skip
-BETWEEN = (
-    " ", " ", " ", " ", "\n", "\n\n", " Question: ", "\nQuestion: ", " Now, ", " So, ", "\n\nQuestion: ",
-)  # fmt: skip
-_RULES = (
-    "Answer only from these facts.", "Use the following facts.", "Facts:",
-    "You answer questions about these facts.", "You are a helpful assistant. You know this:",
-    "Here is what you know.", "Notes:",
-)  # fmt: skip
+    text = head.format(what=what) + between.join(rows)
+    return text, facts
 
 
 def facts_given(rng: Random, split: Split) -> Problem:
     """Facts, then a question about one of them or about something that was not stated."""
+    told, facts, between = _draw_text(rng, split)
+    instructions = None
+    before = ""
+    if rng.random() < 0.16:
+        rule = rng.choice(WORDS["rules"])
+        instructions = f"{rule}\n{told}"
+    else:
+        opening = rng.choice(WORDS["before"])
+        before = opening + told + between
+    if rng.random() < 0.85:
+        turn, expect = fact_turn(rng, facts[-1], before)
+    else:
+        turn, expect = unknown_turn(rng, facts, before)
+    return Problem("facts", split, (turn,), expect, instructions=instructions)
+
+
+def _draw_text(rng: Random, split: Split) -> tuple[str, list[Fact], str]:
+    """A list or a paragraph, its facts, and the separator between it and a question."""
     if rng.random() < 0.15:
         told, facts = list_of_facts(rng, split)
         between = "\n" if rng.random() < 0.7 else "\n\n"
-    else:
-        facts = draw_facts(rng, 1 + int(rng.random() * 4), split)
-        told, between = story_of(rng, facts), rng.choice(BETWEEN)
-    instructions = None
-    if rng.random() < 0.16:
-        instructions, before = f"{rng.choice(_RULES)}\n{told}", ""
-    else:
-        before = rng.choice(BEFORE_FACTS) + told + between
-    turn, expect = (
-        fact_turn(rng, facts[-1], before)
-        if rng.random() < 0.85
-        else unknown_turn(rng, facts, before)
-    )
-    return Problem("facts", split, (turn,), expect, instructions=instructions)
+        return told, facts, between
+    count = 1 + below(rng, 4)
+    facts = draw_facts(rng, count, split)
+    told = story_of(rng, facts)
+    between = rng.choice(WORDS["between"])
+    return told, facts, between
 
 
 def story_of(rng: Random, facts: list[Fact]) -> str:
     """The facts in any order, as one paragraph or one per line."""
     sentences = [fact.told or fact.sentence for fact in facts]
-    rng.shuffle(sentences)
-    return ("\n" if rng.random() < 0.1 else " ").join(sentences)
+    return shuffled_text(rng, sentences)
+
+
+def shuffled_text(rng: Random, sentences: Sequence[str]) -> str:
+    """The sentences in any order, as one paragraph or one per line."""
+    shuffled = [*sentences]
+    rng.shuffle(shuffled)
+    between = "\n" if rng.random() < 0.1 else " "
+    return between.join(shuffled)

@@ -1,4 +1,4 @@
-"""The lookup tool: what is known of whom, how that is asked for, and what the tool answers.
+"""The lookup tool: the knowledge behind it, questions that need it, and its answers.
 
 Knows a mapping (entity, relation) -> value and which questions are held out. It comes from the
 fictional country, whose own splits hold, or is drawn afresh with made-up names, so that no answer
@@ -16,20 +16,17 @@ from random import Random
 from ossia.errors import ConfigError, ToolError
 from ossia.harmony import FunctionTool
 from ossia.tasks.problem import Split, split_of
-from ossia.tasks.world.country import Fact, Hop, World, sentence, world
+from ossia.tasks.words import Words, pick, sentence
+from ossia.tasks.world.country import Fact, Hop, World, world
 from ossia.tasks.world.names import CITIES, COLORS, FOODS, JOBS, made_up_name
 
 Key = tuple[str, str]  # (entity, relation)
 SPLITS: tuple[Split, ...] = ("train", "held_out")
-# what a relation of the country is called where its name is no noun or says too little; no two
-# alike
-NOUNS = {
-    "founded": "founding year", "goods": "speciality", "market": "market day", "bridges": "number of bridges",
-    "ferry": "ferry owner", "opened": "opening year", "workers": "number of workers", "eats": "diet",
-    "drinks": "drinking place", "month": "birth month", "found": "discoverer", "place": "living place",
-    "water": "water colour", "coat": "coat colour",
-}  # fmt: skip
-UNKNOWN, BUSY, DOWN = "nothing is known of {e}", "busy, call again with retry true", "not available"
+WORDS = Words("lookup")
+NOUNS = WORDS.phrases("nouns")  # what relations of the country are called in a sentence
+UNKNOWN = "nothing is known of {e}"
+BUSY = "busy, call again with retry true"
+DOWN = "not available"
 
 LOOKUP = FunctionTool(
     "lookup",
@@ -48,8 +45,9 @@ LOOKUP = FunctionTool(
 
 @dataclass(frozen=True)
 class Query:
-    """A question that needs the facts of `keys`, one after the other: the value of each is the next
-    one's entity.
+    """A question that needs the facts of `keys`, in this order.
+
+    The value of each is the entity of the next.
     """
 
     keys: tuple[Key, ...]
@@ -64,12 +62,13 @@ class Query:
 
 def plain_key(entity: str, relation: str) -> Key:
     """A key as it is compared: case, outer spaces and an article make no difference."""
-    return entity.strip().lower().removeprefix("the "), relation.strip().lower()
+    plain_entity = entity.strip().lower()
+    plain_relation = relation.strip().lower()
+    return plain_entity.removeprefix("the "), plain_relation
 
 
-Found = Mapping[
-    Split, Sequence[Callable[[], Query]]
-]  # the questions of each split, not yet put into words
+# the questions of each split, not yet put into words
+Found = Mapping[Split, Sequence[Callable[[], Query]]]
 
 
 class Knowledge:
@@ -85,7 +84,10 @@ class Knowledge:
         find: Callable[[int], Found],
         nouns: Mapping[str, str] | None = None,
     ) -> None:
-        self._values = {plain_key(*key): value for key, value in values.items()}
+        self._values: dict[Key, str] = {}
+        for (entity, relation), value in values.items():
+            key = plain_key(entity, relation)
+            self._values[key] = value
         self._entities = {entity for entity, _ in self._values}
         self._find = find
         self._nouns = nouns or {}
@@ -93,25 +95,35 @@ class Knowledge:
 
     @classmethod
     def of(cls, values: Mapping[Key, str]) -> Knowledge:
-        """From any mapping. Held out are pairs of entity and value, as for given facts, and hops
-        between facts.
+        """From any mapping.
+
+        Held out are pairs of entity and value, as for given facts, and hops between facts.
         """
-        return cls(values, lambda hops: _facts_of(values) if hops == 1 else _hops_of(values))
+
+        def find(hops: int) -> Found:
+            if hops == 1:
+                return _facts_of(values)
+            return _hops_of(values)
+
+        return cls(values, find)
 
     @classmethod
     def of_world(cls, country: World) -> Knowledge:
         """The fictional country's knowledge, its facts asked for as it does, and its own splits."""
-        values = {(fact.subject, fact.relation.name): fact.value for fact in country.facts}
+        values = {}
+        for fact in country.facts:
+            values[fact.subject, fact.relation.name] = fact.value
 
         def find(hops: int) -> Found:
-            if hops == 1:
-                return {
-                    split: [partial(_fact_query, fact, split) for fact in country.asked[split]]
-                    for split in SPLITS
-                }
-            return {
-                split: [partial(_hop_query, hop) for hop in country.hops[split]] for split in SPLITS
-            }
+            found = _nothing_found()
+            for split in SPLITS:
+                if hops == 1:
+                    for fact in country.asked[split]:
+                        found[split].append(partial(_fact_query, fact, split))
+                else:
+                    for hop in country.hops[split]:
+                        found[split].append(partial(_hop_query, hop))
+            return found
 
         return cls(values, find, NOUNS)
 
@@ -120,48 +132,66 @@ class Knowledge:
         if hops not in self._found:
             self._found[hops] = self._find(hops)
         found = self._found[hops][split]
-        return found[int(rng.random() * len(found))]() if found else None
+        if not found:
+            return None
+        query = pick(rng, found)
+        return query()
 
     def phrase(self, key: Key) -> str:
-        """What is asked for with a key, in words: `the founding year of Kelaton`."""
+        """A key in words: `the founding year of Kelaton`."""
         entity, relation = key
-        return f"the {self._nouns.get(relation, relation)} of {entity}"
+        noun = self._nouns.get(relation, relation)
+        return f"the {noun} of {entity}"
 
     def knows(self, entity: str) -> bool:
-        return plain_key(entity, "")[0] in self._entities
+        key = plain_key(entity, "")
+        return key[0] in self._entities
 
     def answer(self, entity: str, relation: str) -> str:
-        """The value. Raises ToolError for what is not known, naming the relations that are."""
+        """The value. Raises ToolError if it is not known, naming the relations that are."""
         key = plain_key(entity, relation)
         if key in self._values:
             return self._values[key]
         if key[0] not in self._entities:
             raise ToolError(UNKNOWN.format(e=entity))
-        known = sorted(relation for other, relation in self._values if other == key[0])
-        raise ToolError(f"{entity} has no {relation}, only {', '.join(known)}")
+        known = []
+        for other, one in self._values:
+            if other == key[0]:
+                known.append(one)
+        listed = ", ".join(sorted(known))
+        raise ToolError(f"{entity} has no {relation}, only {listed}")
 
 
 def _facts_of(values: Mapping[Key, str]) -> Found:
-    found: dict[Split, list[Callable[[], Query]]] = {"train": [], "held_out": []}
+    found = _nothing_found()
     for key, value in values.items():
-        found[split_of(f"{key[0]}|{value}")].append(partial(_plain_query, (key,), (value,)))
+        split = split_of(f"{key[0]}|{value}")
+        query = partial(_plain_query, (key,), (value,))
+        found[split].append(query)
     return found
 
 
+def _nothing_found() -> dict[Split, list[Callable[[], Query]]]:
+    return {"train": [], "held_out": []}
+
+
 def _hops_of(values: Mapping[Key, str]) -> Found:
-    """Pairs of facts. Those asked for in training are made of facts that are asked for in training."""
-    found: dict[Split, list[Callable[[], Query]]] = {"train": [], "held_out": []}
+    """Pairs of facts. In training, both facts are ones that training asks for."""
+    found = _nothing_found()
     relations: dict[str, list[str]] = {}
     for entity, relation in values:
         relations.setdefault(entity, []).append(relation)
     for (entity, relation), value in values.items():
-        for second in relations.get(value, ()):
-            end = values[value, second]
-            split = split_of(f"hop|{entity}|{relation}|{second}")
-            facts = (split_of(f"{entity}|{value}"), split_of(f"{value}|{end}"))
-            if split == "held_out" or facts == ("train", "train"):
-                keys = ((entity, relation), (value, second))
-                found[split].append(partial(_plain_query, keys, (value, end)))
+        first = split_of(f"{entity}|{value}")
+        for next_relation in relations.get(value, ()):
+            end = values[value, next_relation]
+            second = split_of(f"{value}|{end}")
+            split = split_of(f"hop|{entity}|{relation}|{next_relation}")
+            if split == "train" and "held_out" in (first, second):
+                continue
+            keys = ((entity, relation), (value, next_relation))
+            query = partial(_plain_query, keys, (value, end))
+            found[split].append(query)
     return found
 
 
@@ -169,24 +199,21 @@ def _plain_query(keys: tuple[Key, ...], values: tuple[str, ...]) -> Query:
     phrase = keys[0][0]
     for _, relation in keys:
         phrase = f"the {relation} of {phrase}"
-    return Query(
-        keys, values, partial(_plain_question, phrase), f"{sentence(phrase)} is {values[-1]}."
-    )
+    ask = partial(_plain_question, phrase)
+    final = f"{sentence(phrase)} is {values[-1]}."
+    return Query(keys, values, ask, final)
 
 
 def _plain_question(phrase: str, rng: Random) -> str:
-    return rng.choice(
-        ("What is {p}?", "Tell me {p}.", "Find {p}.", "I need {p}.", "Look up {p}.")
-    ).format(p=phrase)
+    question = rng.choice(WORDS["questions"])
+    return question.format(p=phrase)
 
 
 def _fact_query(fact: Fact, split: Split) -> Query:
-    return Query(
-        ((fact.subject, fact.relation.name),),
-        (fact.value,),
-        partial(_ask, fact, split),
-        sentence(fact.plain),
-    )
+    key = (fact.subject, fact.relation.name)
+    ask = partial(_ask, fact, split)
+    final = sentence(fact.plain)
+    return Query((key,), (fact.value,), ask, final)
 
 
 def _ask(fact: Fact, split: Split, rng: Random) -> str:
@@ -194,14 +221,18 @@ def _ask(fact: Fact, split: Split, rng: Random) -> str:
 
 
 def _hop_query(hop: Hop) -> Query:
-    a, b = hop.first, hop.second
-    keys = ((a.subject, a.relation.name), (b.subject, b.relation.name))
-    return Query(keys, (a.value, b.value), hop.ask, sentence(b.plain))
+    keys = []
+    values = []
+    for fact in (hop.first, hop.second):
+        keys.append((fact.subject, fact.relation.name))
+        values.append(fact.value)
+    final = sentence(hop.second.plain)
+    return Query(tuple(keys), tuple(values), hop.ask, final)
 
 
 @lru_cache(maxsize=4)
 def knowledge_of(country: World) -> Knowledge:
-    """What is known of a country, put together once for the last few of them."""
+    """The knowledge of a country; the last few are kept."""
     return Knowledge.of_world(country)
 
 
@@ -218,18 +249,22 @@ def draw_knowledge(rng: Random) -> Knowledge:
         name = made_up_name(rng)
         if name not in found and name not in CITIES:
             found.append(name)
-    people, towns = found[:3], found[3:]
+    people = found[:3]
+    towns = found[3:]
     values: dict[Key, str] = {}
     for person in people:
-        values[person, "age"] = str(rng.randrange(5, 95))
+        others = [other for other in people if other != person]
+        age = rng.randrange(5, 95)
+        values[person, "age"] = str(age)
         values[person, "job"] = rng.choice(JOBS)
         values[person, "town"] = rng.choice(towns)
-        values[person, "friend"] = rng.choice([other for other in people if other != person])
+        values[person, "friend"] = rng.choice(others)
         values[person, "food"] = rng.choice(FOODS)
     for town in towns:
         values[town, "mayor"] = rng.choice(people)
         values[town, "flag"] = rng.choice(COLORS)
-        values[town, "height"] = str(rng.randrange(2, 60))
+        height = rng.randrange(2, 60)
+        values[town, "height"] = str(height)
     return Knowledge.of(values)
 
 
@@ -240,13 +275,16 @@ def draw_query(
     knowledge: Knowledge | None = None,
     of: World | None = None,
 ) -> tuple[Query, Knowledge]:
-    """A question of the split and what it is about: `knowledge`, or else the country `of` (the
-    usual one if there is none) or a drawn one.
+    """A question of the split and the knowledge that it needs.
 
+    That is `knowledge`, or else the country `of` (the usual one if there is none) or a drawn one.
     Raises ConfigError if the knowledge given, or the country, has no such question.
     """
     if knowledge is None and rng.random() < 0.5:
-        knowledge = world_knowledge() if of is None else knowledge_of(of)
+        if of is None:
+            knowledge = world_knowledge()
+        else:
+            knowledge = knowledge_of(of)
     if knowledge is not None:
         query = knowledge.draw(rng, split, hops)
         if query is None:
@@ -256,7 +294,8 @@ def draw_query(
         return query, knowledge
     while True:
         drawn = draw_knowledge(rng)
-        if query := drawn.draw(rng, split, hops):
+        query = drawn.draw(rng, split, hops)
+        if query is not None:
             return query, drawn
 
 
@@ -264,26 +303,25 @@ def draw_query(
 
 
 def read_key(arguments: str) -> tuple[Key, bool]:
-    """((entity, relation), retry) of a call. Raises ToolError if the arguments are not as LOOKUP
-    declares them.
-    """
+    """((entity, relation), retry) of a call. Raises ToolError if they do not fit LOOKUP."""
     try:
         data = json.loads(arguments)
     except (ValueError, RecursionError) as error:
         raise ToolError("the arguments are not JSON") from error
-    if not isinstance(data, dict) or not all(
-        isinstance(data.get(key), str) for key in ("entity", "relation")
-    ):
-        raise ToolError("lookup needs an entity and a relation")
-    return (data["entity"], data["relation"]), data.get("retry") is True
+    if isinstance(data, dict):
+        entity = data.get("entity")
+        relation = data.get("relation")
+        if isinstance(entity, str) and isinstance(relation, str):
+            return (entity, relation), data.get("retry") is True
+    raise ToolError("lookup needs an entity and a relation")
 
 
 @dataclass(frozen=True)
 class LookupTool:
-    """What runs when lookup is called. The same arguments always get the same answer.
+    """Runs the calls of lookup. The same arguments always get the same answer.
 
     fault: "" for none; "busy", it answers only calls with retry; "down", it answers none.
-    notes: text that stands behind the values of some keys, as other people have written it there.
+    notes: text after the values of some keys, as if other people had written it there.
     """
 
     knowledge: Knowledge
@@ -293,30 +331,39 @@ class LookupTool:
     def __call__(self, arguments: str) -> str:
         """The value, or `error: ...`."""
         try:
-            (entity, relation), retry = read_key(arguments)
-            if self.fault == "down" or (self.fault == "busy" and not retry):
-                raise ToolError(DOWN if self.fault == "down" else BUSY)
-            value = self.knowledge.answer(entity, relation)
+            key, retry = read_key(arguments)
+            if self.fault == "down":
+                raise ToolError(DOWN)
+            if self.fault == "busy" and not retry:
+                raise ToolError(BUSY)
+            value = self.knowledge.answer(*key)
         except ToolError as error:
             return f"error: {error}"
-        return value + self.notes.get(plain_key(entity, relation), "")
+        note = self.notes.get(plain_key(*key), "")
+        return value + note
 
     def asked(self, arguments: str) -> str | None:
-        """`entity|relation` of a call, with ` failed` behind it if it got an error; None if it
-        cannot be read.
-        """
+        """The call as `asked_value` has it; None if it cannot be read."""
         try:
-            (entity, relation), _ = read_key(arguments)
+            key, _ = read_key(arguments)
         except ToolError:
             return None
-        return asked_value((entity, relation), self(arguments).startswith("error:"))
+        failed = self(arguments).startswith("error:")
+        return asked_value(key, failed)
 
 
 def asked_value(key: Key, failed: bool = False) -> str:
-    return "|".join(plain_key(*key)) + (" failed" if failed else "")
+    """`entity|relation`, with ` failed` after it if the call got an error."""
+    asked = "|".join(plain_key(*key))
+    if failed:
+        return f"{asked} failed"
+    return asked
 
 
 def lookup_arguments(key: Key, retry: bool = False) -> str:
     """The arguments of a call as JSON text."""
     entity, relation = key
-    return json.dumps({"entity": entity, "relation": relation} | ({"retry": True} if retry else {}))
+    arguments: dict[str, str | bool] = {"entity": entity, "relation": relation}
+    if retry:
+        arguments["retry"] = True
+    return json.dumps(arguments)

@@ -1,92 +1,110 @@
-"""Problems about the fictional country: what a model has to know, and what it has to read.
+"""Problems about the fictional country, whose answers a model has to know.
 
-Knows `World` and its splits. `WORLD_TASKS` are those of the usual world; `world_tasks` makes them
-for a smaller one. What the held-out split of a task asks that training never does: a fact (`world`,
-`world choice`), a wording (`world wording`), a step from one fact to another (`world hops`, `world
-hops choice`), a pair that a text tells (`reading`).
+Knows `World` and its splits. The held-out split of a task asks for something that training never
+does: a fact (`world`, `world choice`), a wording (`world wording`), a step from one fact to another
+(`world hops`, `world hops choice`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
 from ossia.harmony import Effort
 from ossia.tasks.choices import choice_problem, draw_choice
 from ossia.tasks.problem import Expect, Problem, Split, Turn
-from ossia.tasks.world.country import Fact, Hop, World, bare, pick, sentence, world
-from ossia.tasks.world.reading import reading_question
+from ossia.tasks.words import pick, sentence
+from ossia.tasks.world.country import Fact, Hop, World, bare, world
 
 
 def fact_thoughts(fact: Fact, effort: Effort) -> str:
-    if effort is Effort.LOW:
-        return f"{bare(fact.subject)} -> {bare(fact.value)}"
     known = sentence(fact.plain)
-    return known if effort is Effort.MEDIUM else f"The question is about {fact.subject}. {known}"
+    match effort:
+        case Effort.LOW:
+            subject = bare(fact.subject)
+            return f"{subject} -> {bare(fact.value)}"
+        case Effort.MEDIUM:
+            return known
+        case Effort.HIGH:
+            about = f"The question is about {fact.subject}."
+            return f"{about} {known}"
 
 
 def hop_thoughts(hop: Hop, effort: Effort) -> str:
     """At low effort the answer alone, so that both steps must be made at once."""
-    if effort is Effort.LOW:
-        return bare(hop.second.value)
-    known = f"{sentence(hop.first.plain)} {sentence(hop.second.plain)}"
-    return known if effort is Effort.MEDIUM else f"{known} So the answer is: {hop.second.value}."
+    first = sentence(hop.first.plain)
+    second = sentence(hop.second.plain)
+    value = hop.second.value
+    match effort:
+        case Effort.LOW:
+            return bare(value)
+        case Effort.MEDIUM:
+            return f"{first} {second}"
+        case Effort.HIGH:
+            return f"{first} {second} So the answer is: {value}."
 
 
 def open_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
-    turn = Turn(fact.ask(rng), sentence(fact.plain), partial(fact_thoughts, fact))
-    return Problem("world", split, (turn,), Expect(contains=bare(fact.value)))
+    question = fact.ask(rng)
+    return _fact_problem("world", split, fact, question)
 
 
 def wording_question(of: World, rng: Random, split: Split) -> Problem:
     """Facts that training asks for, in its own words or in held-out ones."""
     fact = pick(rng, of.asked["train"])
-    turn = Turn(fact.ask(rng, split), sentence(fact.plain), partial(fact_thoughts, fact))
-    return Problem("world wording", split, (turn,), Expect(contains=bare(fact.value)))
+    question = fact.ask(rng, split)
+    return _fact_problem("world wording", split, fact, question)
+
+
+def _fact_problem(task: str, split: Split, fact: Fact, question: str) -> Problem:
+    answer = sentence(fact.plain)
+    think = partial(fact_thoughts, fact)
+    turn = Turn(question, answer, think)
+    expect = Expect(contains=bare(fact.value))
+    return Problem(task, split, (turn,), expect)
 
 
 def choice_question(of: World, rng: Random, split: Split) -> Problem:
     fact = pick(rng, of.asked[split])
-    choice = draw_choice(rng, fact.ask(rng), fact.value, of.wrong_values(rng, fact))
-    return choice_problem("world choice", split, choice, sentence(fact.plain))
+    question = fact.ask(rng)
+    right = fact.value
+    wrong = of.wrong_values(rng, fact)
+    choice = draw_choice(rng, question, right, wrong)
+    reason = sentence(fact.plain)
+    return choice_problem("world choice", split, choice, reason)
 
 
 def hop_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
-    turn = Turn(hop.ask(rng), sentence(f"{hop.second.value}."), partial(hop_thoughts, hop))
-    return Problem("world hops", split, (turn,), Expect(contains=bare(hop.second.value)))
+    question = hop.ask(rng)
+    value = hop.second.value
+    answer = sentence(f"{value}.")
+    think = partial(hop_thoughts, hop)
+    turn = Turn(question, answer, think)
+    expect = Expect(contains=bare(value))
+    return Problem("world hops", split, (turn,), expect)
 
 
 def hop_choice_question(of: World, rng: Random, split: Split) -> Problem:
     hop = pick(rng, of.hops[split])
-    choice = draw_choice(rng, hop.ask(rng), hop.second.value, of.wrong_values(rng, hop.second))
+    question = hop.ask(rng)
+    right = hop.second.value
+    wrong = of.wrong_values(rng, hop.second)
+    choice = draw_choice(rng, question, right, wrong)
     reason = hop_thoughts(hop, Effort.MEDIUM)
     return choice_problem("world hops choice", split, choice, reason)
 
 
-_TASKS: Mapping[str, Callable[[World, Random, Split], Problem]] = {
-    "world": open_question,
-    "world choice": choice_question,
-    "world wording": wording_question,
-    "world hops": hop_question,
-    "world hops choice": hop_choice_question,
-    "reading": reading_question,
-}
-
-
-def world_tasks(of: World) -> Mapping[str, Callable[[Random, Split], Problem]]:
-    """The tasks of one world, as the generators `(rng, split) -> Problem` that evals and RL take."""
-    return {name: partial(make, of) for name, make in _TASKS.items()}
+def in_the_usual_world(
+    make: Callable[[World, Random, Split], Problem],
+) -> Callable[[Random, Split], Problem]:
+    """A generator about a world as a task; the usual world is made when it is first asked for."""
+    return partial(_of_the_usual_world, make)
 
 
 def _of_the_usual_world(
     make: Callable[[World, Random, Split], Problem], rng: Random, split: Split
 ) -> Problem:
-    return make(world(), rng, split)  # made when it is first asked for, not on import
-
-
-WORLD_TASKS: Mapping[str, Callable[[Random, Split], Problem]] = {
-    name: partial(_of_the_usual_world, make) for name, make in _TASKS.items()
-}
+    return make(world(), rng, split)

@@ -1,0 +1,293 @@
+"""The tools of one answer, declared once: what the model reads of them, what its calls are held to,
+what a recipient means, and who carries out a call.
+
+`llm.chat`, evals and every API make a `Toolbox`; the renderer, the grammar, the turn and the wire
+read it. Knows Harmony and the protocol of tools; nothing of requests or of sampled tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from ossia.errors import GrammarError, ToolChoiceError
+from ossia.harmony import (
+    Conversation,
+    CustomTool,
+    DeveloperContent,
+    FunctionTool,
+    HarmonyGrammar,
+    LarkFormat,
+    RegexFormat,
+    ResponseFormat,
+    SystemContent,
+    ToolNamespace,
+    UnknownTool,
+    harmony_grammar,
+    resolve_recipient,
+)
+from ossia.harmony.messages import FUNCTIONS
+from ossia.tokenizer import Tokenizer
+from ossia.tools.protocol import Tool
+
+log = logging.getLogger("ossia.tools")
+TEXT_INPUT = {"type": "string"}  # the parameters that a custom tool is declared with
+
+
+@dataclass(frozen=True)
+class DeclaredCustom:
+    """A custom tool: its input is text, free or following a grammar."""
+
+    name: str
+    description: str = ""
+    format: RegexFormat | LarkFormat | None = None
+
+    def declared(self) -> FunctionTool:
+        parts = [self.description]
+        match self.format:
+            case RegexFormat(pattern=text) | LarkFormat(grammar=text):
+                parts.append(f"Its input must follow this grammar:\n{text}")
+        return FunctionTool(self.name, "\n\n".join(part for part in parts if part), TEXT_INPUT)
+
+
+@dataclass(frozen=True)
+class ToolTarget:
+    """What a recipient means. `name` is "" for a namespace without functions, `namespace` None for
+    functions and custom tools outside of namespaces. `tool`: None if the caller carries out the
+    call.
+    """
+
+    kind: Literal["function", "custom", "builtin"]
+    name: str
+    namespace: str | None = None
+    parameters: Any = None
+    tool: Tool | None = None
+
+    @property
+    def recipient(self) -> str:
+        space = self.namespace or FUNCTIONS
+        return f"{space}.{self.name}" if self.name else space
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the body of a call is text, rather than JSON arguments."""
+        return self.kind == "custom" or not self.name
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """`mode`: "auto", "none", "required"; with `names` only these (recipients or plain names) may
+    be called.
+
+    "required" binds the first call of an answer; then the choice is "auto". `always`: `names` go on
+    binding then.
+    """
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] | None = None
+    always: bool = False
+
+    @property
+    def after_call(self) -> ToolChoice:
+        if self.mode != "required":
+            return self
+        return replace(self, mode="auto", names=self.names if self.always else None)
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """`functions`, `custom` and `namespaces` are carried out by the caller, `builtin` by us.
+
+    `strict`: names of functions whose schema must be enforced, or the request is refused; another
+    schema that cannot be enforced is ignored, and the arguments are any JSON object. `parallel`:
+    whether one sample may make several calls.
+    """
+
+    functions: tuple[FunctionTool, ...] = ()
+    custom: tuple[DeclaredCustom, ...] = ()
+    namespaces: tuple[ToolNamespace, ...] = ()
+    builtin: tuple[Tool, ...] = ()
+    strict: frozenset[str] = frozenset()
+    choice: ToolChoice = field(default_factory=ToolChoice)
+    parallel: bool = False
+
+    @classmethod
+    def of(cls, conversation: Conversation, tools: Sequence[Tool]) -> Toolbox:
+        """`tools`, and what else the conversation declares, for the caller to carry out. Of several
+        declarations with one name the last counts. Every schema must be enforced.
+        """
+        ours = cls(builtin=tuple(tools))
+        functions: dict[str, FunctionTool] = {}
+        spaces: dict[str, ToolNamespace] = {}
+        for system in conversation.contents(SystemContent):
+            spaces |= {space.name: space for space in system.namespaces}
+        for developer in conversation.contents(DeveloperContent):
+            functions |= {tool.name: tool for tool in developer.tools}
+            spaces |= {space.name: space for space in developer.namespaces}
+        others = (f for f in functions.values() if f"{FUNCTIONS}.{f.name}" not in ours.by_recipient)
+        names = {tool.namespace.name for tool in tools}
+        left = [space for space in spaces.values() if space.name not in names]
+        strict = {
+            *functions,
+            *(f"{space.name}.{tool.name}" for space in left for tool in space.tools),
+        }
+        return replace(
+            ours, functions=tuple(others), namespaces=tuple(left), strict=frozenset(strict)
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.functions or self.custom or self.namespaces or self.builtin)
+
+    # What the model reads
+
+    def developer(
+        self, instructions: str | None, formats: Sequence[ResponseFormat] = ()
+    ) -> DeveloperContent | None:
+        """The developer message's content; None if there is nothing to say."""
+        functions = (*self.json_functions, *(tool.declared() for tool in self.custom))
+        spaces = (*self.namespaces, *self._namespaces(in_system=False))
+        if not (instructions or functions or spaces or formats):
+            return None
+        return DeveloperContent(instructions, functions, spaces, tuple(formats))
+
+    @property
+    def system_namespaces(self) -> tuple[ToolNamespace, ...]:
+        return self._namespaces(in_system=True)
+
+    @property
+    def json_functions(self) -> tuple[FunctionTool, ...]:
+        """The functions outside of namespaces, the caller's and ours."""
+        ours = [tool.namespace for tool in self.builtin if tool.namespace.name == FUNCTIONS]
+        return (*self.functions, *(function for space in ours for function in space.tools))
+
+    def _namespaces(self, *, in_system: bool) -> tuple[ToolNamespace, ...]:
+        return tuple(
+            tool.namespace
+            for tool in self.builtin
+            if tool.kind.in_system is in_system and tool.namespace.name != FUNCTIONS
+        )
+
+    @property
+    def declaration(self) -> str:
+        """Equal for toolboxes with the same grammar: what may be kept for one serves the other."""
+        spaces = [tool.namespace for tool in self.builtin]
+        return repr(replace(self, builtin=())) + repr(spaces)
+
+    # What a recipient means
+
+    @cached_property
+    def by_recipient(self) -> Mapping[str, ToolTarget]:
+        """Every tool under the full name that addresses it."""
+        return {target.recipient: target for target in self._targets()}
+
+    def resolve(self, recipient: str | None) -> ToolTarget | UnknownTool:
+        found = resolve_recipient(recipient, self.by_recipient)
+        return found if isinstance(found, UnknownTool) else self.by_recipient[found]
+
+    def _targets(self) -> Iterator[ToolTarget]:
+        for tool in self.functions:
+            yield ToolTarget("function", tool.name, None, tool.parameters)
+        for custom in self.custom:
+            yield ToolTarget("custom", custom.name)
+        for space in self.namespaces:
+            for tool in space.tools:
+                yield ToolTarget("function", tool.name, space.name, tool.parameters)
+            if not space.tools:
+                yield ToolTarget("custom", "", space.name)
+        for builtin in self.builtin:
+            name = builtin.namespace.name
+            for tool in builtin.namespace.tools:
+                yield ToolTarget("builtin", tool.name, name, tool.parameters, builtin)
+            if not builtin.namespace.tools:
+                yield ToolTarget("builtin", "", name, None, builtin)
+
+    # What calls are held to
+
+    def grammar(
+        self, tokenizer: Tokenizer, response_format: Any, reasoning_budget: int | None
+    ) -> HarmonyGrammar:
+        """What a sample is held to. Raises `GrammarError`; `ToolChoiceError` for a choice of no
+        declared tool.
+        """
+        chosen = self.chosen()
+        mode: Any = self.choice.mode
+        if mode == "required" and not chosen:
+            raise ToolChoiceError(
+                "tool_choice asks for a call, but there is no such tool", "tool_choice"
+            )
+        wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
+        if not chosen:
+            return harmony_grammar(tokenizer, tool_choice="none", **wishes)
+        wishes |= {"tool_choice": mode, "parallel_calls": self.parallel}
+        try:
+            return chosen._grammar(tokenizer, **wishes)
+        except GrammarError:
+            return chosen._enforceable(tokenizer)._grammar(tokenizer, **wishes)
+
+    def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
+        custom = [CustomTool(tool.name, tool.format) for tool in self.custom]
+        spaces = (
+            *self.namespaces,
+            *self._namespaces(in_system=False),
+            *self._namespaces(in_system=True),
+        )
+        return harmony_grammar(
+            tokenizer, tools=self.json_functions, custom=custom, namespaces=spaces, **wishes
+        )
+
+    def chosen(self) -> Toolbox:
+        """The tools that the choice leaves. Raises `ToolChoiceError` for an unknown name."""
+        if self.choice.names is None:
+            return self
+        wanted = {self._full_name(name) for name in self.choice.names}
+
+        def keep(space: str, tools: Sequence[FunctionTool]) -> tuple[FunctionTool, ...]:
+            return tuple(tool for tool in tools if f"{space}.{tool.name}" in wanted)
+
+        spaces = [replace(s, tools=keep(s.name, s.tools)) for s in self.namespaces]
+        targets = [target for target in self._targets() if target.recipient in wanted]
+        builtin = [tool for tool in self.builtin if any(t.tool is tool for t in targets)]
+        return replace(
+            self,
+            functions=keep(FUNCTIONS, self.functions),
+            custom=tuple(tool for tool in self.custom if f"{FUNCTIONS}.{tool.name}" in wanted),
+            namespaces=tuple(s for s in spaces if s.tools or s.name in wanted),
+            builtin=tuple(builtin),
+        )
+
+    def _full_name(self, name: str) -> str:
+        known = self.by_recipient
+        for full in (name, f"{FUNCTIONS}.{name}"):
+            if full in known:
+                return full
+        raise ToolChoiceError(
+            f"tool_choice names {name!r}, which is none of {', '.join(known) or 'no tools'}",
+            "tool_choice",
+        )
+
+    def _enforceable(self, tokenizer: Tokenizer) -> Toolbox:
+        """The tools, with any object taken for a schema that cannot be enforced and need not be."""
+
+        def checked(tool: FunctionTool, name: str) -> FunctionTool:
+            try:
+                harmony_grammar(tokenizer, tools=[tool])
+            except GrammarError as error:
+                if name in self.strict:
+                    raise GrammarError(str(error), "tools") from error
+                log.warning("the schema of tool %r is not enforced: %s", name, error)
+                return replace(tool, parameters={"type": "object"})
+            return tool
+
+        functions = tuple(checked(tool, tool.name) for tool in self.functions)
+        spaces = tuple(_each(space, checked) for space in self.namespaces)
+        return replace(self, functions=functions, namespaces=spaces)
+
+
+def _each(
+    space: ToolNamespace, change: Callable[[FunctionTool, str], FunctionTool]
+) -> ToolNamespace:
+    tools = tuple(change(tool, f"{space.name}.{tool.name}") for tool in space.tools)
+    return replace(space, tools=tools)

@@ -1,0 +1,151 @@
+"""Sessions of tools: opened once an answer and key, called with and without an event loop; whatever
+a tool does, there is a result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from ossia.errors import ToolError
+from ossia.harmony import FunctionTool, ToolNamespace
+from ossia.tools import PythonFunction, SessionKey, Sessions, ToolResult
+from ossia.tools.kinds import BROWSER, KINDS, WIRE_TYPES
+from ossia.tools.protocol import by_wire_type
+
+
+class Counter:
+    """Counts its calls, for every key by itself."""
+
+    kind = BROWSER
+    namespace = ToolNamespace("counter", "Counts.", (FunctionTool("next"),))
+
+    def __init__(self) -> None:
+        self.counts: dict[SessionKey, int] = {}
+        self.opened = 0
+        self.closed = 0
+
+    def session(self, key: SessionKey) -> CounterSession:
+        self.opened += 1
+        return CounterSession(self, key)
+
+
+class CounterSession:
+    def __init__(self, counter: Counter, key: SessionKey) -> None:
+        self.counter = counter
+        self.key = key
+        self.meeting = asyncio.Event()
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
+        if text == "meet":  # waits until it is called again
+            await self.meeting.wait()
+        self.meeting.set()
+        if text == "hang":
+            await asyncio.sleep(3600)
+        if text == "fail":
+            raise ToolError("no more numbers")
+        if text == "break":
+            raise KeyError(text)
+        self.counter.counts[self.key] = self.counter.counts.get(self.key, 0) + 1
+        return ToolResult(str(self.counter.counts[self.key]))
+
+    async def close(self) -> None:
+        self.counter.closed += 1
+
+
+def test_a_key_is_its_own_state() -> None:
+    counter = Counter()
+    alice, bob = SessionKey("alice", "c"), SessionKey("bob", "c")
+    for key, expected in ((alice, "1"), (bob, "1"), (alice, "2")):
+        sessions = Sessions(key)
+        assert [r.text for r in sessions.call_all([(counter, "next", "")])] == [expected]
+        sessions.close_now()
+    assert counter.opened == counter.closed == 3
+
+
+def test_a_session_is_opened_once() -> None:
+    counter = Counter()
+
+    async def run() -> None:
+        sessions = Sessions(SessionKey())
+        texts = [(await sessions.call(counter, "next", "")).text for _ in range(2)]
+        await sessions.close()
+        assert texts == ["1", "2"] and counter.opened == counter.closed == 1
+
+    asyncio.run(run())
+
+
+def test_calls_wait_side_by_side_and_results_keep_their_order() -> None:
+    sessions = Sessions(SessionKey())
+    counter = Counter()
+    results = sessions.call_all([(counter, "next", "meet"), (counter, "next", "")])
+    assert sorted(result.text for result in results) == ["1", "2"]
+    assert results[0].text == "2", "the first call ended last"
+
+
+def test_a_python_function_runs_in_the_callers_thread() -> None:
+    seen: list[threading.Thread] = []
+
+    def note(text: str) -> str:
+        seen.append(threading.current_thread())
+        return text
+
+    tool = PythonFunction(FunctionTool("note"), note)
+    assert Sessions(SessionKey()).call_all([(tool, "note", "hi")]) == [ToolResult("hi")]
+    assert seen == [threading.current_thread()]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("fail", "error: no more numbers"),
+        ("break", "error: the tool failed"),
+        ("hang", "error: the tool did not answer within 0.01 seconds"),
+    ],
+)
+def test_there_is_always_a_result(text: str, told: str) -> None:
+    sessions = Sessions(SessionKey(), call_seconds=0.01)
+    (result,) = sessions.call_all([(Counter(), "next", text)])
+    assert (result.text, result.failed) == (told, True)
+
+    async def run() -> ToolResult:
+        return await sessions.call(Counter(), "next", text)
+
+    assert asyncio.run(run()) == result
+
+
+def test_kinds() -> None:
+    """A type of the wire means one kind."""
+    assert len(WIRE_TYPES) == sum(len(kind.wire_types) for kind in KINDS)
+    assert len({kind.name for kind in KINDS}) == len(KINDS)
+    counter = Counter()
+    assert by_wire_type([counter]) == dict.fromkeys(BROWSER.wire_types, counter)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_session_that_does_not_close_harms_no_other(
+    caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:
+    class Stuck(CounterSession):
+        async def close(self) -> None:
+            raise OSError("the socket is gone")
+
+    class StuckAtOnce(Stuck):
+        def close(self) -> None:  # type: ignore[override]
+            raise OSError("the socket is gone")
+
+    broken, counter = Counter(), Counter()
+    broken.session = lambda key: (Stuck if waits else StuckAtOnce)(broken, key)  # type: ignore[method-assign]
+    sessions = Sessions(SessionKey())
+    calls = [(broken, "next", ""), (counter, "next", "")]
+    assert [r.text for r in sessions.call_all(calls)] == ["1", "1"]
+    sessions.close_now()
+    assert counter.closed == 1 and "the socket is gone" in caplog.text
+    sessions.call_all(calls)
+    asyncio.run(sessions.close())
+    assert counter.closed == 2
