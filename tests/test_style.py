@@ -24,24 +24,16 @@ LINES_OF_A_FUNCTION = 60
 # has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
-    "checkpoint/gguf": 9.3,
-    "data": 9.0,
-    "engine": 9.8,
-    "kernels": 11.3,
-    "kernels/cpu": 9.4,
-    "model": 10.7,
-    "tasks": 9.2,
-    "tasks/long": 9.8,
-    "tasks/numbers": 9.7,
-    "tasks/world": 10.0,
-    "tasks/machine": 8.9,
-    "tasks/safety": 9.2,
-    "tools": 8.6,
+    "engine": 9.2,
+    "kernels": 10.5,
+    "kernels/cpu": 9.2,
+    "model": 10.3,
+    "tasks/long": 8.6,
 }
 # How often each construct occurs in the whole package.
 NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 8  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 34  # a, b, c = x, y, z: three or more values
+CHAINED_ASSIGNMENTS = 7  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 19  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,
@@ -115,7 +107,7 @@ def test_functions_are_short() -> None:
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > LINES_OF_A_FUNCTION:
                     long.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}: {length}")
-    assert len(long) <= 5, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
+    assert len(long) <= 1, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
 
 
 def is_nested_conditional(node: ast.AST) -> bool:

@@ -55,10 +55,12 @@ class FakeModel:
         drafts.
         """
         self._copy(step)
-        assert len({work.request.id for work in step.works}) == len(step.works)
-        written = [self._write(work) for work in step.works]
+        assert len({work.request.id for work in step.scheduled}) == len(step.scheduled)
+        written = [self._write(work) for work in step.scheduled]
         self.computed_tokens += step.tokens
-        return [self._read(work, values) for work, values in zip(step.works, written, strict=True)]
+        return [
+            self._read(work, values) for work, values in zip(step.scheduled, written, strict=True)
+        ]
 
     def _copy(self, step: Step) -> None:
         slots = [(self.slots[c.window], c.src * PAGE, c.dst * PAGE) for c in step.copies]
@@ -170,7 +172,7 @@ class FakeEngine:
         self._maybe_abort()
         outputs = self.model.run(step)
         self._maybe_abort()
-        for work, tokens in zip(step.works, outputs, strict=True):
+        for work, tokens in zip(step.scheduled, outputs, strict=True):
             self._take(work, tokens)
         self.scheduler.check()
         return step
@@ -213,9 +215,9 @@ class FakeEngine:
             self.scheduler.check()
 
     def _check_step(self, step: Step, decoding: set[int]) -> None:
-        assert step.works or not self.scheduler.has_work()
+        assert step.scheduled or not self.scheduler.has_work()
         assert step.tokens <= self.scheduler.max_batch_tokens
-        prompts = [work.request.id not in decoding for work in step.works]
+        prompts = [work.request.id not in decoding for work in step.scheduled]
         assert prompts == sorted(prompts)
         written = [(copy.window, copy.dst) for copy in step.copies]
         assert len(set(written)) == len(written)

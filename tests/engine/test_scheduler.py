@@ -168,7 +168,7 @@ def test_the_first_in_rank_moves_in_every_step() -> None:
     urgent = engine.submit([3] * 30, 5, priority=-1)
     for n in range(1, 30):
         step = engine.step()
-        assert urgent.computed == n and len(step.works) == 2
+        assert urgent.computed == n and len(step.scheduled) == 2
     engine.run()
 
 
@@ -215,7 +215,7 @@ def test_decoding_goes_on_while_prompts_are_read() -> None:
         known = len(first.generated)
         step = engine.step()
         if first.id in engine.live:
-            assert len(first.generated) == known + 1 and step.works[0].request is first
+            assert len(first.generated) == known + 1 and step.scheduled[0].request is first
     assert len(engine.done) == 2
 
 
@@ -229,7 +229,7 @@ def test_steps_keep_to_the_latency_target_while_something_decodes(base: float) -
 
     def step() -> float:
         made = engine.step()
-        decodes = all(work.count == 1 for work in made.works)
+        decodes = all(work.count == 1 for work in made.scheduled)
         seconds = base + 0.004 * (made.tokens if not decodes else 0) * rng.uniform(0.95, 1.05)
         scheduler.observe(made.tokens, seconds)
         return seconds
@@ -275,7 +275,7 @@ def test_forks_share_the_prompt(size: int, cached: bool) -> None:
     while any(child.computed < size for child in children):
         tokens += sum(
             w.count
-            for w in engine.step().works
+            for w in engine.step().scheduled
             if w.request is not other and not w.request.generated[1:]
         )
         if parent.generated and size > PAGE and children[0].computed >= size:
@@ -325,10 +325,10 @@ def test_drafts_are_verified_in_one_step_and_cut_to_what_is_allowed() -> None:
     assert request.generated == right[:1]
     request.draft = [*right[1:4], (right[4] + 1) % VOCAB, right[5]]
     step = engine.step()
-    assert step.works[0].count == 6 and step.works[0].drafts == 5
+    assert step.scheduled[0].count == 6 and step.scheduled[0].drafts == 5
     assert request.generated == right[:5] and request.waiting_tokens == 1
     request.draft = right[5:40]
-    assert engine.step().works[0].drafts == 4, (
+    assert engine.step().scheduled[0].drafts == 4, (
         "ten tokens are allowed: five more, one of which the model adds"
     )
     assert engine.done[request.id].generated == right[:10]
@@ -345,8 +345,8 @@ def test_drafts_leave_prompts_and_others_their_share() -> None:
     live = [r for r in decoding if r.id in engine.live]
     step = engine.step()
     assert len(live) == 2
-    assert [w.drafts for w in step.works] == [10, 0, 0] and step.works[2].request is prompt
-    assert step.works[2].count == module.FEWEST_PROMPT_TOKENS
+    assert [w.drafts for w in step.scheduled] == [10, 0, 0] and step.scheduled[2].request is prompt
+    assert step.scheduled[2].count == module.FEWEST_PROMPT_TOKENS
 
 
 def test_a_draft_takes_nobodys_pages() -> None:
@@ -357,8 +357,8 @@ def test_a_draft_takes_nobodys_pages() -> None:
     pair[0].draft = [1] * 50
     step = engine.step()
     assert (
-        step.works[0].drafts == 4 * PAGE - 32
-        and len(step.works) == 2
+        step.scheduled[0].drafts == 4 * PAGE - 32
+        and len(step.scheduled) == 2
         and engine.scheduler.preemptions == 0
     )
 
@@ -383,9 +383,9 @@ def test_aborted_in_flight_pages_stay_until_the_step_is_over() -> None:
     scheduler.finish(other)
     assert not scheduler.has_work()
     engine.model.run(step)
-    scheduler.advance(step.works[0])
+    scheduler.advance(step.scheduled[0])
     assert scheduler.tables.owners == {other.id}
-    assert not scheduler.schedule().works  # the engine forgot to tell; the next step knows
+    assert not scheduler.schedule().scheduled  # the engine forgot to tell; the next step knows
     assert all_free(scheduler)
 
 

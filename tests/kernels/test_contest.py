@@ -241,7 +241,8 @@ def test_a_run_goes_on_with_what_it_began_with(tmp_path: Path, stacks: str) -> N
 def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
     use(HERE)
     with pytest.warns(
-        UserWarning, match="oneDNN and float32 on that machine and goes on with torch and bfloat16"
+        UserWarning,
+        match="oneDNN and float32 on that machine and continues with torch and bfloat16",
     ):
         go_on_with(asdict(replace(THERE, machine="that machine")))
     assert serving() == HERE
@@ -249,7 +250,7 @@ def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
     with pytest.warns(UserWarning, match="an abacus"):
         go_on_with(asdict(replace(HERE, product="an abacus")))
     with pytest.warns(
-        UserWarning, match="recorded by another version of ossia: it goes on with products by torch"
+        UserWarning, match="from another version of ossia: it continues with products by torch"
     ):
         go_on_with(asdict(HERE) | {"a field": 1})
     assert serving() == HERE

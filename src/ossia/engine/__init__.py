@@ -1,5 +1,5 @@
-"""The engine: requests of token ids in, sampled token ids out. Knows no text, no chat format and no
-tokenizer.
+"""The engine: requests of token ids in, sampled token ids out. Does not know text, chat formats or
+tokenizers.
 """
 
 from __future__ import annotations

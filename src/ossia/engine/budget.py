@@ -1,8 +1,8 @@
 """How many pages the cache gets: for a number of tokens, or for a number of bytes. Plain Python.
 
-Full-attention layers keep every token of every sequence; layers with a window keep what their
-sequences see, what the batch in flight adds, and the prefix cache's snapshots, one for every
-SNAPSHOT_EVERY tokens that the full layers hold.
+Full-attention layers keep every token of every sequence. Layers with a window keep the tokens that
+their sequences see, those that the batch in flight adds, and the prefix cache's snapshots, one for
+every SNAPSHOT_EVERY tokens that the full layers hold.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from ossia.config import ModelConfig, kv_page_bytes
 from ossia.engine.pages import PageTables, pages_of
 from ossia.engine.scheduler import SNAPSHOT_EVERY
 
-TOKENS_EACH = 512  # that a sequence should have room for where many run
+TOKENS_EACH = 512  # that a sequence should have room for when many run
 
 
 def page_bytes(config: ModelConfig, kind: str = "bf16") -> dict[int | None, int]:
@@ -28,8 +28,8 @@ def make_tables(
     max_batch_tokens: int,
     snapshots: bool = True,
 ) -> PageTables:
-    """Pages for `tokens` of full attention, over all sequences, and for what windows need beside
-    them.
+    """Pages for `tokens` of full attention, over all sequences, and those that layers with a window
+    need for them.
     """
     return PageTables(_pages(config, tokens, max_running, max_batch_tokens, snapshots))
 
@@ -44,7 +44,8 @@ def tokens_within(
 ) -> int:
     """The most tokens whose pages take at most `memory` bytes; 0 if not even one does."""
     costs = page_bytes(config, kind)
-    low, high = 0, max_running * config.max_context_length
+    low = 0
+    high = max_running * config.max_context_length
     while low < high:
         middle = (low + high + 1) // 2
         pages = _pages(config, middle, max_running, max_batch_tokens, snapshots)
@@ -58,8 +59,8 @@ def tokens_within(
 def streams_within(
     config: ModelConfig, memory: int, kind: str, max_running: int, max_batch_tokens: int
 ) -> int:
-    """Sequences to run at once, at most `max_running`: each sets pages aside, so little memory is
-    for few.
+    """How many sequences to run at once, at most `max_running`: each reserves pages, so little
+    memory is enough for few only.
     """
     running = max_running
     while (
@@ -81,6 +82,7 @@ def _pages(
         found[window] = whole
         if window is not None:
             seen = running * (pages_of(window) + 2) + pages_of(min(tokens, max_batch_tokens))
-            seen += tokens // SNAPSHOT_EVERY * pages_of(window) if snapshots else 0
+            if snapshots:
+                seen += tokens // SNAPSHOT_EVERY * pages_of(window)
             found[window] = min(whole, seen)
     return found

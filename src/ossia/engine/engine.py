@@ -5,10 +5,10 @@
     while engine.has_work():
         for token in engine.step(): ...
 
-A step is: schedule, run, sample. What a request is answered depends on its prompt, its parameters
-and its seed, and on nothing else: not on who else is served, how its prompt is cut, what the prefix
-cache holds, or whether tokens are guessed ahead. It knows nothing of text: which ids stop an answer
-is said in the request. So is which may come, by a `Constraint`. For one thread at a time.
+A step is: schedule, run, sample. The answer to a request depends on its prompt, its parameters and
+its seed, and on nothing else: not on the other requests, how its prompt is cut, what the prefix
+cache holds, or whether tokens are guessed ahead. The engine does not know text: the request says
+which ids stop an answer, and its `Constraint` which ids may come. For one thread at a time.
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ Progress = Callable[[int, int], object]
 
 
 class Engine:
-    """`capacity`: tokens that the cache can hold, over all sequences; or `kv_memory`: the bytes it
-    may take. By default one full context. `max_batch_tokens` and `latency_target` (seconds; None:
-    none) bound a step: while sequences decode, no more of a prompt is read than keeps the step to
-    that time.
+    """A model that serves many requests at once.
+
+    `capacity`: tokens that the cache can hold, over all sequences; or `kv_memory`: its size in
+    bytes. By default one full context. `max_batch_tokens` and `latency_target` (seconds; None: no
+    target) bound a step: while sequences decode, only so much of a prompt is read that the step
+    keeps to that time. `max_running`: requests that run at the same time. Raises `RequestError` if
+    the memory does not hold a single token.
     """
 
     enforces_constraints = True
@@ -69,7 +72,8 @@ class Engine:
         prefix_cache: bool = True,
         speculate: bool = True,
     ) -> None:
-        config, kind = model.config, model.kv_kind
+        config = model.config
+        kind = model.kv_kind
         if capacity is None and kv_memory is not None:
             max_running = streams_within(config, kv_memory, kind, max_running, max_batch_tokens)
             capacity = tokens_within(
@@ -80,11 +84,12 @@ class Engine:
                     f"{kv_memory} bytes of memory for keys and values hold no token; give it more"
                 )
         self.max_batch_tokens = max_batch_tokens
-        self.config, self.capacity = config, capacity or config.max_context_length
+        self.config = config
+        self.capacity = capacity or config.max_context_length
         tables = make_tables(config, self.capacity, max_running, max_batch_tokens, prefix_cache)
-        self.prefix_cache = (
-            PrefixCache(tables, page_costs=page_bytes(config, kind)) if prefix_cache else None
-        )
+        self.prefix_cache: PrefixCache | None = None
+        if prefix_cache:
+            self.prefix_cache = PrefixCache(tables, page_costs=page_bytes(config, kind))
         self._runner = Runner(model, tables)
         self._scheduler = Scheduler(
             tables,
@@ -115,22 +120,23 @@ class Engine:
     ) -> int:
         """Queue a request; returns its id. Raises `RequestError` if it can never run.
 
-        `constraint`, a fresh one, decides which tokens may be drawn, and may end the request.
-        Requests of smaller `priority` are served first. Beginnings are shared only among requests
-        with the same `cache_salt`. Further samples of one prompt name the first one's id in
-        `sample_of`, to share its pages at once, and have a `stream` each, so that they draw other
-        numbers from the same seed.
+        `constraint`: a fresh one, which decides which tokens may be drawn, and may end the request.
+        `priority`: smaller ones are served first.
+        `cache_salt`: cached prefixes are shared only among requests with the same one.
+        `sample_of`: for further samples of one prompt, the id of the first, whose pages they share
+        at once. Each has a `stream` of its own, so that it draws other numbers from the same seed.
         """
         limit = self._check(prompt, params)
         if constraint is not None and constraint.is_done:
             raise RequestError(
-                "the constraint has already come to its end; start a fresh one for every request",
+                "the constraint has already ended; start a fresh one for every request",
                 "constraint",
             )
         state = RowState(params, prompt, self.config.vocab_size, stream)
         parent = None if sample_of is None else self._requests.get(sample_of)
         request = Request(next(self._ids), tuple(prompt), params, limit, constraint)
-        request.priority, request.cache_salt = priority, cache_salt
+        request.priority = priority
+        request.cache_salt = cache_salt
         if parent is not None:
             if (parent.prompt, parent.cache_salt) != (request.prompt, cache_salt):
                 raise RequestError(
@@ -139,14 +145,16 @@ class Engine:
             request.parent = parent
         if constraint is not None:
             request.mask = mask_ahead(constraint)
-        self._requests[request.id], self._states[request.id] = request, state
+        self._requests[request.id] = request
+        self._states[request.id] = state
         self._prompt_tokens += len(request.prompt)
         self._scheduler.add(request)
         return request.id
 
     def abort(self, request_id: int) -> None:
         """Forget a request and give its pages back; does nothing if it has ended."""
-        if request := self._requests.get(request_id):
+        request = self._requests.get(request_id)
+        if request is not None:
             self._end(request)
 
     def has_work(self) -> bool:
@@ -156,46 +164,52 @@ class Engine:
         """Schedule, run, sample: one forward pass and the tokens it gave, more than one for a
         request whose guessed tokens were right.
 
-        A request whose constraint fails, or whose logits are no numbers, ends without a last token;
-        what was raised is in `failed`, for the caller to take out (`generate` raises it).
+        A request whose constraint fails, or whose logits are not numbers, ends without a last
+        token; its exception is in `failed`, for the caller to take out (`generate` raises it).
         """
         self._guess()
         step = self._scheduler.schedule()
-        if not step.works:
+        if not step.scheduled:
             return []
         began = time.perf_counter()
         self._runner.copy(step.copies)
-        logits_RV = self._runner.run(step.works)
-        decoded = all(work.samples and work.count == 1 + work.drafts for work in step.works)
-        tokens, held = self._sample(step.works, logits_RV)
+        logits_RV = self._runner.run(step.scheduled)
+        only_decodes = all(
+            work.samples and work.count == 1 + work.drafts for work in step.scheduled
+        )
+        tokens, held = self._sample(step.scheduled, logits_RV)
         seconds = time.perf_counter() - began
         self._scheduler.observe(step.tokens, seconds)
-        if self._speculation is not None and decoded:
-            self._speculation.observe(
-                [*zip((work.drafts for work in step.works), held, strict=True)], seconds
-            )
+        if self._speculation is not None and only_decodes:
+            guesses = [work.drafts for work in step.scheduled]
+            self._speculation.observe([*zip(guesses, held, strict=True)], seconds)
         return tokens
 
     def stats(self) -> EngineStats:
-        """How it stands now. Another thread may ask, too."""
-        scheduler, cache = self._scheduler, self.prefix_cache
-        used, cached = max(
-            ((pool.total - pool.available) / pool.total, pool.idle / pool.total)
-            for pool in scheduler.tables.pools.values()
-        )
-        reused = 0 if cache is None else cache.tokens_reused
-        counts = (len(scheduler.running), len(scheduler.waiting))
+        """The current state. Another thread may ask for it, too."""
+        scheduler = self._scheduler
+        shares = []
+        for pool in scheduler.tables.pools.values():
+            shares.append(((pool.total - pool.available) / pool.total, pool.idle / pool.total))
+        kv_used, kv_cached = max(shares)
+        cache = self.prefix_cache
         return EngineStats(
-            *counts, used, cached, self._prompt_tokens, reused, scheduler.preemptions
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_used=kv_used,
+            kv_cached=kv_cached,
+            prompt_tokens=self._prompt_tokens,
+            reused_tokens=0 if cache is None else cache.tokens_reused,
+            preemptions=scheduler.preemptions,
         )
 
     def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
-        """Log-probabilities of the prompt's tokens from the second on, a step's worth at a time,
-        with the `top` (at most 128) likeliest tokens of each place. Steps may be taken meanwhile.
-        Raises `RequestError`.
+        """Log-probabilities of the prompt's tokens from the second one on, in chunks of at most
+        `max_batch_tokens`, with the `top` (at most 128) likeliest tokens of each place. Steps may
+        be taken meanwhile. Raises `RequestError`.
 
-        They are the model's own, as those of sampled tokens are. Keys and values are kept beside
-        the engine's memory, until the iterator ends.
+        They are the model's own, like those of sampled tokens. Keys and values take memory in
+        addition to the engine's, until the iterator ends.
         """
         if not 0 <= top <= MAX_TOP_LOGPROBS:
             raise RequestError(
@@ -222,23 +236,24 @@ class Engine:
         """The tokens of one request as they come. Closing the iterator aborts it. Several may be
         read in turns.
 
-        `progress` is told, after every step, how many of the prompt's tokens have been read.
+        `progress` is called after every step, with the number of the prompt's tokens that have been
+        read, and with their total. Raises `RequestError`, or the exception that ended the request.
         """
         request_id = self.submit(prompt, params, constraint)
-        mine = self._unread[request_id] = deque()
+        unread: deque[SampledToken] = deque()
+        self._unread[request_id] = unread
         try:
             while True:
-                while not mine:
+                while not unread:
                     if request_id in self.failed:
                         raise self.failed[request_id]
-                    if request_id not in self._requests:  # aborted by somebody else
+                    if request_id not in self._requests:  # aborted by another caller
                         return
-                    for token in self.step():
-                        if token.request_id in self._unread:
-                            self._unread[token.request_id].append(token)
-                    if request_id in self._requests:
-                        progress(min(self._requests[request_id].computed, len(prompt)), len(prompt))
-                token = mine.popleft()
+                    self._step_for_readers()
+                    request = self._requests.get(request_id)
+                    if request is not None:
+                        progress(min(request.computed, len(prompt)), len(prompt))
+                token = unread.popleft()
                 yield token
                 if token.finish_reason is not None:
                     return
@@ -246,6 +261,12 @@ class Engine:
             del self._unread[request_id]
             self.failed.pop(request_id, None)
             self.abort(request_id)
+
+    def _step_for_readers(self) -> None:
+        """A step, its tokens handed to the iterators of `generate` that they belong to."""
+        for token in self.step():
+            if token.request_id in self._unread:
+                self._unread[token.request_id].append(token)
 
     def _check_ids(self, prompt: Sequence[int]) -> None:
         if not prompt:
@@ -285,8 +306,8 @@ class Engine:
     # One step
 
     def _guess(self) -> None:
-        """Drafts for the requests that decode; what is constrained has none, its masks come one by
-        one.
+        """Drafts for the requests that decode. Constrained ones have none: their masks are made one
+        by one.
         """
         if self._speculation is None:
             return
@@ -295,34 +316,36 @@ class Engine:
         for request in decoding:
             request.draft = []
             if guesses and request.constraint is None:
-                if (
-                    request.id not in self._proposers
-                ):  # made when first needed: a long prompt takes a moment
-                    self._proposers[request.id] = NgramProposer(
-                        [*request.prompt, *request.generated]
-                    )
-                request.draft = self._proposers[request.id].propose(guesses)
+                request.draft = self._proposer(request).propose(guesses)
+
+    def _proposer(self, request: Request) -> NgramProposer:
+        """Made when it is first needed: a long prompt takes a moment."""
+        proposer = self._proposers.get(request.id)
+        if proposer is None:
+            proposer = NgramProposer([*request.prompt, *request.generated])
+            self._proposers[request.id] = proposer
+        return proposer
 
     def _sample(
-        self, works: Sequence[Work], logits_RV: Tensor
+        self, scheduled: Sequence[Work], logits_RV: Tensor
     ) -> tuple[list[SampledToken], list[int]]:
-        """The tokens drawn, and how many drafts of each work that samples were right."""
-        sampling = [work for work in works if work.samples]
-        firsts = [0, *accumulate(1 + work.drafts for work in sampling)]
+        """The tokens drawn, and how many drafts of each sampling request were right."""
+        sampling = [work for work in scheduled if work.samples]
+        first_rows = [0, *accumulate(1 + work.drafts for work in sampling)]
         tokens: list[SampledToken] = []
 
         def draw(wanted: list[tuple[int, int]]) -> list[int | None]:
             requests = [sampling[n].request for n, _ in wanted]
-            taken = self._draw(requests, [firsts[n] + row for n, row in wanted], logits_RV)
+            rows = [first_rows[n] + row for n, row in wanted]
+            taken = self._draw(requests, rows, logits_RV)
             tokens.extend(token for token in taken if token is not None)
-            return [
-                None if token is None or token.finish_reason else token.token_id for token in taken
-            ]
+            return [_continued(token) for token in taken]
 
         held = verify([work.request.draft[: work.drafts] for work in sampling], draw)
-        right = {work.request.id: n for work, n in zip(sampling, held, strict=True)}
-        for work in works:
-            self._scheduler.advance(work, right.get(work.request.id, 0))
+        ids = [work.request.id for work in sampling]
+        accepted = dict(zip(ids, held, strict=True))
+        for work in scheduled:
+            self._scheduler.advance(work, accepted.get(work.request.id, 0))
         for token in tokens:
             if token.finish_reason is not None:
                 self._end(self._requests[token.request_id])
@@ -336,28 +359,29 @@ class Engine:
         for n, request in enumerate(requests):
             try:
                 masks[n] = None if request.mask is None else request.mask.result()
-            except Exception as error:  # whatever it is, it must not take the other requests along
+            except Exception as error:  # whatever it is, the other requests must go on
                 self._fail(request, error)
         picked = [rows[n] for n in masks]
         if picked != list(range(len(logits_RV))):
             logits_RV = logits_RV[torch.tensor(picked, dtype=torch.int64)]
         states = [self._states[requests[n].id] for n in masks]
-        drawn = dict(zip(masks, sample_rows(logits_RV, states, [*masks.values()]), strict=True))
-        return [
-            self._take(request, drawn[n]) if n in drawn else None
-            for n, request in enumerate(requests)
-        ]
+        sampled = sample_rows(logits_RV, states, [*masks.values()])
+        taken: list[SampledToken | None] = [None] * len(requests)
+        for n, drawn in zip(masks, sampled, strict=True):
+            taken[n] = self._take(requests[n], drawn)
+        return taken
 
     def _take(self, request: Request, drawn: Sampled | Exception) -> SampledToken | None:
-        """Note a drawn token; None if the request failed instead. Does not end the request where
-        the token does: the scheduler has first to be told of the work.
+        """Record a drawn token; None if the request failed instead. If the token is the last, the
+        request is not ended yet: the scheduler must be told of the work first.
         """
         if isinstance(drawn, Exception):
             self._fail(request, drawn)
             return None
         request.generated.append(drawn.token_id)
         self._states[request.id].observe(drawn.token_id)
-        constraint, done = request.constraint, False
+        constraint = request.constraint
+        done = False
         if constraint is not None:
             try:
                 constraint.advance(drawn.token_id)
@@ -386,3 +410,10 @@ class Engine:
         self._scheduler.finish(request)
         del self._requests[request.id], self._states[request.id]
         self._proposers.pop(request.id, None)
+
+
+def _continued(token: SampledToken | None) -> int | None:
+    """The id of a token that is not the last of its request; None for one that is."""
+    if token is None or token.finish_reason is not None:
+        return None
+    return token.token_id

@@ -1,8 +1,7 @@
-"""The memory for keys and values, in the two forms there are: for torch's kernels and for the
-compiled ones.
+"""The memory for keys and values, in two forms: for torch's kernels and for the compiled ones.
 
-Both tell a batch where its sequences lie, and copy pages. Memory is touched only as pages are used.
-Knows pages and work; knows no model beyond its config.
+Both tell a batch where its sequences are, and copy pages. Memory is touched only as pages are used.
+Knows pages and work, and of the model only its config.
 """
 
 from __future__ import annotations
@@ -20,44 +19,55 @@ from ossia.kernels import cpu
 
 
 class TorchCache:
-    """Two tensors [slots, K, h] a layer."""
+    """Two tensors [slots, K, h] for each layer, keys and values."""
 
     def __init__(
         self, config: ModelConfig, tables: PageTables, dtype: torch.dtype, device: torch.device
     ) -> None:
-        self.tables, self.device = tables, device
+        self.tables = tables
+        self.device = device
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
-        shapes = [
-            (tables.pools[w].total * PAGE, config.num_key_value_heads, config.head_dim)
-            for w in self.windows
-        ]
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        self.keys: list[torch.Tensor] = []
+        self.values: list[torch.Tensor] = []
+        for window in self.windows:
+            slots = tables.pools[window].total * PAGE
+            shape = (slots, config.num_key_value_heads, config.head_dim)
+            self.keys.append(torch.empty(shape, dtype=dtype, device=device))
+            self.values.append(torch.empty(shape, dtype=dtype, device=device))
 
-    def batch(self, works: Sequence[Work], rows: torch.Tensor | None) -> Batch:
-        kinds = {window: self._slots(works, window) for window in self.tables.pools}
+    def batch(self, scheduled: Sequence[Work], rows: torch.Tensor | None) -> Batch:
+        kinds = {window: self._slots(scheduled, window) for window in self.tables.pools}
         slots = Slots(self.keys, self.values, kinds)
-        return Batch(*_extent(works), self.device, output_rows=rows, slots=slots)
+        return Batch(*_extent(scheduled), self.device, output_rows=rows, slots=slots)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in enumerate(self.windows):
-            for page in (p for p in copies if p.window == window):
-                for memory in (self.keys[layer], self.values[layer]):
-                    memory[page.dst * PAGE :][:PAGE] = memory[page.src * PAGE :][:PAGE]
+            for page in copies:
+                if page.window == window:
+                    _copy_page(self.keys[layer], page)
+                    _copy_page(self.values[layer], page)
 
-    def _slots(self, works: Sequence[Work], window: int | None) -> KindSlots:
+    def _slots(self, scheduled: Sequence[Work], window: int | None) -> KindSlots:
         write: list[int] = []
         read: list[int] = []
         first_kept = []
-        for work in works:
-            begin, end = work.request.computed, work.request.computed + work.count
+        for work in scheduled:
+            begin = work.request.computed
+            end = begin + work.count
             run = self.tables.run(work.request.id, window)
             first = first_seen(begin, window)
             write += run.slots(begin, end)
             read += run.slots(first, end)
             first_kept.append(first)
-        write_T, read_N = (torch.tensor(slots, device=self.device) for slots in (write, read))
+        write_T = torch.tensor(write, device=self.device)
+        read_N = torch.tensor(read, device=self.device)
         return KindSlots(write_T, read_N, tuple(first_kept))
+
+
+def _copy_page(memory: torch.Tensor, page: PageCopy) -> None:
+    src = page.src * PAGE
+    dst = page.dst * PAGE
+    memory[dst : dst + PAGE] = memory[src : src + PAGE]
 
 
 class NativeCache:
@@ -67,13 +77,12 @@ class NativeCache:
         self.tables = tables
         self.windows = [config.window(n) for n in range(config.num_hidden_layers)]
         shape = (config.num_key_value_heads, config.head_dim, kind)
-        self.kv = cpu.KvLayers(
-            [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
-        )
+        layers = [cpu.KvLayer(tables.pools[window].total, *shape) for window in self.windows]
+        self.kv = cpu.KvLayers(layers)
 
-    def batch(self, works: Sequence[Work], rows: torch.Tensor | None) -> Batch:
-        tables = {window: self._table(works, window) for window in self.tables.pools}
-        return Batch(*_extent(works), output_rows=rows, pages=Pages(self.kv, tables))
+    def batch(self, scheduled: Sequence[Work], rows: torch.Tensor | None) -> Batch:
+        tables = {window: self._table(scheduled, window) for window in self.tables.pools}
+        return Batch(*_extent(scheduled), output_rows=rows, pages=Pages(self.kv, tables))
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
         for layer, window in zip(self.kv.layers, self.windows, strict=True):
@@ -81,14 +90,18 @@ class NativeCache:
                 if page.window == window:
                     layer.copy(page.src, page.dst)
 
-    def _table(self, works: Sequence[Work], window: int | None) -> PageTable:
-        runs = [self.tables.run(work.request.id, window) for work in works]
-        pages_SP = np.full((len(runs), max(len(run.pages) for run in runs)), -1, dtype=np.int32)
+    def _table(self, scheduled: Sequence[Work], window: int | None) -> PageTable:
+        runs = [self.tables.run(work.request.id, window) for work in scheduled]
+        most = max(len(run.pages) for run in runs)
+        pages_SP = np.full((len(runs), most), -1, dtype=np.int32)
         for s, run in enumerate(runs):
             pages_SP[s, : len(run.pages)] = run.pages
-        return PageTable(pages_SP, np.array([run.first_page for run in runs], dtype=np.int32))
+        first_pages_S = np.array([run.first_page for run in runs], dtype=np.int32)
+        return PageTable(pages_SP, first_pages_S)
 
 
-def _extent(works: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Lengths and starts."""
-    return tuple(work.count for work in works), tuple(work.request.computed for work in works)
+def _extent(scheduled: Sequence[Work]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Lengths and starts of the sequences."""
+    lengths = tuple(work.count for work in scheduled)
+    starts = tuple(work.request.computed for work in scheduled)
+    return lengths, starts

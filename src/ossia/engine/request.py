@@ -1,4 +1,4 @@
-"""What the engine is asked and what it answers. Plain Python; no tensors."""
+"""The engine's requests and answers. Plain Python; no tensors."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ TopLogprobs = Annotated[int, Ge(0), Le(MAX_TOP_LOGPROBS)]
 
 
 class Constraint(Protocol):
-    """Which tokens a request may be given next. It changes with every token, so each request has
-    its own.
+    """Which tokens may come next in a request. It changes with every token, so each request has its
+    own.
     """
 
     @property
@@ -54,9 +54,9 @@ class Constraint(Protocol):
         ...
 
     def mask(self) -> Mask:
-        """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i;
-        beyond, none may. Called in a worker thread, once a token, while the model runs; never at
-        the same time as `advance`.
+        """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i; ids
+        beyond the words may not. Called in a worker thread, once a token, while the model runs;
+        never at the same time as `advance`.
         """
         ...
 
@@ -67,8 +67,8 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How tokens are drawn and when to stop. Raises `RequestError` naming a value that makes no
-    sense.
+    """How tokens are drawn and when to stop. Raises `RequestError` for a value out of range, its
+    `field` the name.
 
     temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same
     seed on the same prompt gives the same tokens, whatever else is being served; `max_tokens` None:
@@ -78,7 +78,7 @@ class SamplingParams:
     included (Keskar et al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty`
     are subtracted once, and once per occurrence, for tokens of the answer (OpenAI's; 0 is off).
     `logit_bias` is added to the logits of the ids it names. `top_logprobs` asks for that many
-    likeliest tokens beside the sampled one. Penalties and bias come first, then the constraint,
+    likeliest tokens besides the sampled one. Penalties and bias come first, then the constraint,
     temperature, top_k, top_p and min_p.
     """
 
@@ -183,7 +183,8 @@ def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
             )
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1000:
             raise RequestError(
-                f"logit_bias of token {id} must be a number between -1000 and 1000, found {value!r}",
+                f"logit_bias of token {id} must be a number between -1000 and 1000, "
+                f"found {value!r}",
                 "logit_bias",
             )
     return dict(bias)
@@ -191,10 +192,10 @@ def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled id; `logprob` is its log-probability in the model's own distribution: before
-    penalties, bias, constraint, temperature and filters. So are those of `top_logprobs`, likeliest
-    first. The last token has a reason. `cached_tokens`: how many of the prompt's tokens had been
-    computed before, for others.
+    """One sampled id. `logprob` is its log-probability in the model's own distribution: before
+    penalties, bias, constraint, temperature and filters; so are those of `top_logprobs`, likeliest
+    first. The last token has a `finish_reason`. `cached_tokens`: how many of the prompt's tokens
+    had been computed for earlier requests.
     """
 
     request_id: int
@@ -207,8 +208,8 @@ class SampledToken:
 
 @dataclass(frozen=True)
 class PromptToken:
-    """One token of a prompt, with its log-probability after those before it and the likeliest ones
-    in its place.
+    """One token of a prompt, its log-probability after the tokens before it, and the likeliest
+    tokens in its place.
     """
 
     token_id: int
@@ -218,9 +219,9 @@ class PromptToken:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """How an engine stands: requests, and the share of the memory for keys and values that
-    sequences hold (`kv_used`) or the prefix cache keeps beside (`kv_cached`). Counted since the
-    start: prompt tokens, those of them that were not computed again, and requests that had to begin
+    """The state of an engine: its requests, and the share of the memory for keys and values that
+    sequences hold (`kv_used`) or only the prefix cache holds (`kv_cached`). Counted since the
+    start: prompt tokens, prompt tokens that were not computed again, and requests that had to start
     again for want of memory.
     """
 
@@ -235,7 +236,7 @@ class EngineStats:
 
 @dataclass
 class Request:
-    """A sequence on its way: `computed` of its tokens have keys and values in the cache."""
+    """A sequence in progress: `computed` of its tokens have keys and values in the cache."""
 
     id: int
     prompt: Sequence[int]
@@ -247,12 +248,9 @@ class Request:
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran
-    # guessed to follow the last known token, to be verified
-    draft: list[int] = field(default_factory=list)
-    cache_salt: str = ""  # the prefix cache is shared among requests with the same
-    parent: Request | None = (
-        None  # computes the same prompt; this one waits for its pages. None once they are here
-    )
+    draft: list[int] = field(default_factory=list)  # guesses after the last known token
+    cache_salt: str = ""  # the prefix cache is shared among requests with the same one
+    parent: Request | None = None  # computes the same prompt, while this one waits for its pages
 
     @property
     def num_tokens(self) -> int:
@@ -264,6 +262,7 @@ class Request:
         return self.num_tokens - self.computed
 
     def tokens(self, begin: int, end: int) -> list[int]:
+        """The known tokens at the positions [begin, end)."""
         n = len(self.prompt)
         return [
             *self.prompt[begin : min(end, n)],

@@ -1,4 +1,4 @@
-"""From the scheduler's work to tensors and back: has the cache describe the batch, runs the model."""
+"""From scheduled work to tensors and back: the cache describes the batch, the model runs it."""
 
 from __future__ import annotations
 
@@ -21,55 +21,62 @@ class Runner:
 
     def __init__(self, model: Transformer, tables: PageTables) -> None:
         self.model = model
-        self.cache = (
-            NativeCache(model.config, tables, model.kv_kind)
-            if model.compiled
-            else TorchCache(model.config, tables, model.compute_dtype, model.device)
-        )
+        config = model.config
+        self.cache: NativeCache | TorchCache
+        if model.compiled:
+            self.cache = NativeCache(config, tables, model.kv_kind)
+        else:
+            self.cache = TorchCache(config, tables, model.compute_dtype, model.device)
 
     def copy(self, copies: Sequence[PageCopy]) -> None:
-        """Before `run`: pages that are about to be written and that others hold too."""
+        """Before `run`: copies the pages that are about to be written and that others hold too."""
         self.cache.copy(copies)
 
     @torch.inference_mode()
-    def run(self, works: Sequence[Work]) -> Tensor:
-        """Float32 logits [R, V] on the CPU: for each work that samples, in order, those of its last
-        token and, before it, of the token that each draft follows.
+    def run(self, scheduled: Sequence[Work]) -> Tensor:
+        """Float32 logits [R, V] on the CPU. For each sampling request, in order: a row after its
+        last known token, and one after each of its drafts.
         """
         rows: list[int] = []
         end = 0
-        for work in works:
+        for work in scheduled:
             end += work.count
             if work.samples:
                 rows += range(end - 1 - work.drafts, end)
-        index = _tensor(rows).to(self.model.device)
-        return self.model.unembed(self._hidden(works, index)).float().cpu()
+        rows_R = _tensor(rows).to(self.model.device)
+        hidden_RD = self._hidden(scheduled, rows_R)
+        return self.model.unembed(hidden_RD).float().cpu()
 
     @torch.inference_mode()
-    def hidden(self, works: Sequence[Work], rows: Tensor | None = None) -> Tensor:
-        """What the unembedding reads: [R, D] for the given rows of the batch's tokens, or for all."""
-        return self._hidden(works, rows)
+    def hidden(self, scheduled: Sequence[Work], rows: Tensor | None = None) -> Tensor:
+        """The input of the unembedding: [R, D] for these rows of the batch's tokens, or for all."""
+        return self._hidden(scheduled, rows)
 
-    def _hidden(self, works: Sequence[Work], rows: Tensor | None) -> Tensor:
+    def _hidden(self, scheduled: Sequence[Work], rows: Tensor | None) -> Tensor:
         ids: list[int] = []
-        for work in works:
-            begin, known = work.request.computed, work.count - work.drafts
-            ids += work.request.tokens(begin, begin + known) + work.request.draft[: work.drafts]
-        return self.model.hidden(_tensor(ids).to(self.model.device), self.cache.batch(works, rows))
+        for work in scheduled:
+            request = work.request
+            end = request.computed + work.count - work.drafts
+            ids += request.tokens(request.computed, end)
+            ids += request.draft[: work.drafts]
+        tokens_T = _tensor(ids).to(self.model.device)
+        batch = self.cache.batch(scheduled, rows)
+        return self.model.hidden(tokens_T, batch)
 
 
 def _tensor(numbers: Sequence[int]) -> Tensor:
-    """int64; by way of numpy, which is far quicker than torch.tensor on a list."""
+    """int64; through numpy, which is far faster than torch.tensor on a list."""
     return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 def hidden_in_chunks(
     model: Transformer, tokens: Sequence[int], chunks: Sequence[int]
 ) -> Iterator[Tensor]:
-    """What the unembedding reads, [n, D] a chunk, with `tokens` fed through a cache of their own in
-    chunks of n.
+    """The input of the unembedding, [n, D] for each chunk of n `tokens`. They have a cache of their
+    own.
     """
-    assert sum(chunks) == len(tokens) and min(chunks) > 0
+    assert sum(chunks) == len(tokens)
+    assert min(chunks) > 0
     tables = make_tables(
         model.config, len(tokens), max_running=1, max_batch_tokens=max(chunks), snapshots=False
     )

@@ -1,16 +1,16 @@
-"""Decides what the next batch holds. Plain Python: decisions only, no tensors and no clock.
+"""Decides on the next batch. Plain Python: decisions only, no tensors and no clock.
 
-Requests are ranked once, when they come: by the step at which they came plus AGEING steps for every
-unit of priority. So a request of priority 1 is served as if it had come AGEING steps later; a rank
-never changes, so nothing can overtake for ever, and who is first in rank always moves: there is no
-deadlock and no starvation.
+Requests are ranked once, when they arrive: by the step of their arrival plus AGEING steps for every
+unit of priority. So a request of priority 1 is served as if it had arrived AGEING steps later; a
+rank never changes, so nothing can overtake for ever, and the request that is first in rank always
+moves: there is no deadlock and no starvation.
 
-A step goes through the requests by rank. Decoding ones take one token each and their drafts; what
-is left of the token budget goes to prompts in chunks, small enough that the step keeps to its
-latency target. When pages run out, the prefix cache gives way first, then forks that have not
-begun, then the running request of the last rank, which starts again later, often from what the
-cache still has of it. A request is admitted when there is room for all it has to compute, or when
-nothing else runs.
+A step goes through the requests by rank. Decoding ones take one token each and their drafts; the
+rest of the token budget goes to prompts in chunks, small enough that the step keeps to its latency
+target. When pages run out, the prefix cache gives way first, then forks that have not begun, then
+the running request of the last rank, which starts again later, often from pages of its own that are
+still in the cache. A request is admitted when there is room for everything it has to compute, or
+when nothing else runs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ossia.engine.request import Request
 
 AGEING = 256  # steps
 SNAPSHOT_EVERY = 256  # tokens of a prompt; a multiple of PAGE
-FEWEST_PROMPT_TOKENS = 32  # of a step, whatever the latency target: prompts always progress
+FEWEST_PROMPT_TOKENS = 32  # in a step, whatever the latency target: prompts always progress
 
 
 @dataclass(frozen=True)
@@ -42,62 +42,65 @@ class Work:
 
     @property
     def samples(self) -> bool:
-        """Whether this reaches the last known token, so that the next one can be drawn; to be asked
-        before it is.
+        """Whether this reaches the last known token, so that the next one can be drawn. Ask before
+        it is drawn.
         """
         return self.count - self.drafts == self.request.waiting_tokens
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do: first the copies, then one forward pass over the works, those that decode before
-    the prompts.
-    """
+    """First the copies, then one forward pass over the scheduled work, decoding before prompts."""
 
-    works: tuple[Work, ...] = ()
+    scheduled: tuple[Work, ...] = ()
     copies: tuple[PageCopy, ...] = ()
 
     @property
     def tokens(self) -> int:
-        return sum(work.count for work in self.works)
+        return sum(work.count for work in self.scheduled)
 
 
 class StepTimes:
-    """What a step costs, learned from those that were: a time of its own plus so much for every
-    token of a prompt.
+    """The cost of a step, learned from past steps: a base time plus a time for every prompt token.
 
-    Both are moving averages. Where the first is not known, or out of date, the second takes it in:
-    the budget that follows is then wrong only until steps of about that size have been seen.
+    Both are moving averages. If the base is not known, or out of date, the time per token absorbs
+    it: the budget that follows is then wrong only until steps of about that size have been seen.
     """
 
     def __init__(self) -> None:
         self._base = 0.0  # seconds of a step without prompts
-        self._per_token: float | None = None
+        self._per_token: float | None = None  # seconds
 
     def observe(self, prompt_tokens: int, seconds: float) -> None:
         if prompt_tokens == 0:
-            self._base = seconds if self._base == 0 else self._base + 0.2 * (seconds - self._base)
+            if self._base == 0:
+                self._base = seconds
+            else:
+                self._base += 0.2 * (seconds - self._base)
             return
         cost = max(seconds - self._base, 0.1 * seconds) / prompt_tokens
         if self._per_token is None:
             self._per_token = cost
-        weight = 0.3 * min(
-            1.0, prompt_tokens / FEWEST_PROMPT_TOKENS
-        )  # the last tokens of a prompt tell little
+        # the last few tokens of a prompt tell little
+        weight = 0.3 * min(1.0, prompt_tokens / FEWEST_PROMPT_TOKENS)
         self._per_token += weight * (cost - self._per_token)
 
     def prompt_tokens_within(self, seconds: float) -> int | None:
-        """None: not known yet, or no end to them."""
-        return int((seconds - self._base) / self._per_token) if self._per_token else None
+        """How many prompt tokens a step of this length can take; None: not known yet, or no
+        limit.
+        """
+        if not self._per_token:
+            return None
+        return int((seconds - self._base) / self._per_token)
 
 
 @dataclass
 class _Plan:
-    """A step in the making."""
+    """A step that is being put together."""
 
     tokens_left: int
     prompt_left: int
-    decoding: set[int]  # ids of running requests that decode, as far as their turn is still to come
+    decoding: set[int]  # ids of the running requests that decode and have not had their turn
     has_prompts: bool
     admits: bool = True
     decodes: list[Work] = field(default_factory=list)
@@ -105,26 +108,29 @@ class _Plan:
     copies: list[PageCopy] = field(default_factory=list)
 
     def draft_room(self) -> int:
-        """Draft tokens that the request whose turn it is may add to its one."""
-        return (
-            self.tokens_left
-            - 1
-            - len(self.decoding)
-            - (FEWEST_PROMPT_TOKENS if self.has_prompts else 0)
-        )
+        """Draft tokens that the request whose turn it is may add to its one token."""
+        reserved = 1 + len(self.decoding)
+        if self.has_prompts:
+            reserved += FEWEST_PROMPT_TOKENS
+        return self.tokens_left - reserved
 
     def prompt_room(self) -> int:
         """Prompt tokens that the request whose turn it is may have. The first in rank always has
         one.
         """
-        first = not self.decodes and not self.prompts
-        return min(self.prompt_left, max(self.tokens_left - len(self.decoding), 1 if first else 0))
+        is_first = not self.decodes and not self.prompts
+        least = 1 if is_first else 0
+        unreserved = self.tokens_left - len(self.decoding)
+        return min(self.prompt_left, max(unreserved, least))
 
 
 class Scheduler:
-    """`latency_target`: seconds that a step may take while sequences decode; None: prompts get all
-    the tokens there are. It takes effect once `observe` has told what steps cost. Without a `cache`
-    nothing is reused.
+    """Ranks the requests and decides on each step.
+
+    `max_batch_tokens`: tokens of one step. `max_running`: requests that run at the same time.
+    `latency_target`: seconds that a step may take while sequences decode; None: prompts get all
+    remaining tokens. It takes effect once `observe` has been told how long steps take. Without a
+    `cache` nothing is reused.
     """
 
     def __init__(
@@ -136,27 +142,24 @@ class Scheduler:
         cache: PrefixCache | None = None,
         latency_target: float | None = 0.25,
     ) -> None:
-        self.tables, self.cache = tables, cache
-        self.max_batch_tokens, self.max_running = max_batch_tokens, max_running
+        self.tables = tables
+        self.cache = cache
+        self.max_batch_tokens = max_batch_tokens
+        self.max_running = max_running
         self.latency_target = latency_target
         self.waiting: list[Request] = []  # both by rank
         self.running: list[Request] = []
         self.preemptions = 0
+        # All by the id of a request:
         self._ranks: dict[int, tuple[int, int]] = {}
-        self._partings: dict[
-            int, int
-        ] = {}  # up to where a request's tokens were in the cache when it was admitted
+        self._cached_prefix_lengths: dict[int, int] = {}  # in tokens, when it was admitted
+        self._parents: set[int] = set()  # others wait for its prompt
+        self._in_flight: set[int] = set()  # in the last step, and `advance` has not been called
+        self._ended: dict[int, Request] = {}  # in flight, but ended; its pages are still written
         self._arrivals = count()
         self._steps = 0
         self._times = StepTimes()
         self._decode_tokens = 0  # of the last step
-        self._flying: set[int] = (
-            set()
-        )  # requests of the last step that `advance` has not been told of
-        self._parents: set[int] = set()  # ids of requests that others wait for
-        self._ended: dict[
-            int, Request
-        ] = {}  # of these the ones that ended since; their pages are still written
 
     @property
     def most_tokens(self) -> int:
@@ -168,16 +171,17 @@ class Scheduler:
         return min(room, default=2**62)
 
     def max_tokens_of(self, prompt: int) -> int:
-        """Tokens that can be generated after a prompt of this length; below 1 the request can never
-        run.
+        """Tokens that can be generated after a prompt of this length; if less than 1, the request
+        can never run.
         """
         return self.most_tokens - prompt + 1  # the last one is never put into the cache
 
     def add(self, request: Request) -> None:
-        """It must have been checked: `request.limit` is at most `max_tokens_of` its prompt."""
-        assert 1 <= request.limit <= self.max_tokens_of(len(request.prompt)), (
-            "this request can never run"
-        )
+        """Queue a request. It must have been checked: `request.limit` is at most `max_tokens_of`
+        its prompt.
+        """
+        most = self.max_tokens_of(len(request.prompt))
+        assert 1 <= request.limit <= most, "this request can never run"
         parent = request.parent
         if parent is not None:
             assert (parent.prompt, parent.cache_salt) == (request.prompt, request.cache_salt)
@@ -185,7 +189,8 @@ class Scheduler:
                 request.parent = None  # too late to fork; the prefix cache may have its prompt
             else:
                 self._parents.add(parent.id)
-        self._ranks[request.id] = self._steps + AGEING * request.priority, next(self._arrivals)
+        step = self._steps + AGEING * request.priority
+        self._ranks[request.id] = (step, next(self._arrivals))
         insort(self.waiting, request, key=self._rank)
 
     def has_work(self) -> bool:
@@ -198,9 +203,11 @@ class Scheduler:
         ready = islice((r for r in self.waiting if r.parent is None), self.max_running)
         order = sorted([*self.running, *ready], key=self._rank)
         decoding = {r.id for r in self.running if r.waiting_tokens == 1}
-        has_prompts = len(decoding) < len(order)
         plan = _Plan(
-            self.max_batch_tokens, self._prompt_budget(bool(decoding)), set(decoding), has_prompts
+            tokens_left=self.max_batch_tokens,
+            prompt_left=self._prompt_budget(bool(decoding)),
+            decoding=set(decoding),
+            has_prompts=len(decoding) < len(order),
         )
         for request in order:
             plan.decoding.discard(request.id)
@@ -211,23 +218,24 @@ class Scheduler:
             elif plan.prompt_room() > 0:
                 self._prefill(request, plan)
         step = Step((*plan.decodes, *plan.prompts), tuple(plan.copies))
-        assert step.works or not self.has_work(), "nothing can run although there is work"
-        self._flying = {work.request.id for work in step.works}
+        assert step.scheduled or not self.has_work(), "nothing can run although there is work"
+        self._in_flight = {work.request.id for work in step.scheduled}
         self._decode_tokens = sum(work.count for work in plan.decodes)
         return step
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """The last step, of so many tokens, took so long."""
+        """Report how long the last step took, and how many tokens it ran."""
         self._times.observe(tokens - self._decode_tokens, seconds)
 
     def advance(self, work: Work, accepted: int = 0) -> None:
         """The model has seen this work's tokens, and the first `accepted` of its drafts were right.
 
-        To be called for every work of a step, for requests that have ended too.
+        To be called for all work of a step, also that of requests that have ended.
         """
         assert 0 <= accepted <= work.drafts
-        request, begin = work.request, work.request.computed
-        self._flying.discard(request.id)
+        request = work.request
+        begin = request.computed
+        self._in_flight.discard(request.id)
         request.computed += work.count - work.drafts + accepted
         request.draft = []
         if self._ended.pop(request.id, None):
@@ -240,22 +248,31 @@ class Scheduler:
         self.tables.forget_behind_windows(request.id, request.computed)
 
     def finish(self, request: Request) -> None:
-        """It has ended or is not wanted any more; at any time, also between `schedule` and
+        """The request has ended or was aborted. Call it at any time, also between `schedule` and
         `advance`.
         """
         self._remove(self.running if self._runs(request) else self.waiting, request)
         if request.id in self._parents:
-            self._parents.discard(request.id)
-            children = [r for r in self.waiting if r.parent is request]
-            for child in children:  # the first takes its place
-                child.parent = None if child is children[0] else children[0]
-            self._parents.update(child.id for child in children[:1] if len(children) > 1)
-        if request.id in self._flying:
+            self._replace_parent(request)
+        if request.id in self._in_flight:
             self._ended[request.id] = request
         else:
             self._give_back(request)
         del self._ranks[request.id]
-        self._partings.pop(request.id, None)
+        self._cached_prefix_lengths.pop(request.id, None)
+
+    def _replace_parent(self, parent: Request) -> None:
+        """The first of the requests that wait for `parent` computes the prompt instead."""
+        self._parents.discard(parent.id)
+        children = [r for r in self.waiting if r.parent is parent]
+        if not children:
+            return
+        first, *others = children
+        first.parent = None
+        for child in others:
+            child.parent = first
+        if others:
+            self._parents.add(first.id)
 
     def check(self) -> None:
         """Asserts that no page is lost or wrongly held, and that the lists are in order."""
@@ -265,12 +282,9 @@ class Scheduler:
             assert ranks == sorted(set(ranks))
         assert {r.id for r in [*self.running, *self.waiting]} == self._ranks.keys()
         assert len(self.running) <= self.max_running
-        holders = (
-            {r.id for r in self.running}
-            | {r.id for r in self.waiting if r.computed}
-            | self._ended.keys()
-        )
-        assert holders == self.tables.owners, (
+        running = {r.id for r in self.running}
+        forks = {r.id for r in self.waiting if r.computed}
+        assert running | forks | self._ended.keys() == self.tables.owners, (
             "pages are held for a request that is gone, or missing for one that runs"
         )
 
@@ -280,10 +294,12 @@ class Scheduler:
         if not decoding or self.latency_target is None:
             return self.max_batch_tokens
         tokens = self._times.prompt_tokens_within(self.latency_target)
-        return self.max_batch_tokens if tokens is None else max(FEWEST_PROMPT_TOKENS, tokens)
+        if tokens is None:
+            return self.max_batch_tokens
+        return max(FEWEST_PROMPT_TOKENS, tokens)
 
     def _decode(self, request: Request, plan: _Plan) -> None:
-        if not self._runs(request):  # any more
+        if not self._runs(request):  # it was preempted in this step
             return
         room = self._room(request)
         if room == 0:
@@ -310,12 +326,15 @@ class Scheduler:
         plan.prompt_left -= tokens
 
     def _room(self, request: Request) -> int:
-        """Tokens that there are pages for; makes some if there are none. 0: it had to give its own
-        back.
+        """Tokens that there are pages for; takes pages from others if there are none. 0: it had to
+        give up its own.
 
-        Those that give way come after it in rank, so none of them is in the step yet.
+        The requests that give way come after it in rank, so none of them is in the step yet.
         """
-        while (room := self.tables.reach(request.id, request.computed) - request.computed) < 1:
+        while True:
+            room = self.tables.reach(request.id, request.computed) - request.computed
+            if room >= 1:
+                return room
             fork = next((r for r in reversed(self.waiting) if r.computed), None)
             if fork is not None:
                 self._take_pages(fork)
@@ -324,34 +343,21 @@ class Scheduler:
             self._preempt(last)
             if last is request:
                 return 0
-        return room
 
     def _grow(self, request: Request, tokens: int, plan: _Plan) -> None:
-        begin, end = request.computed, request.computed + tokens
+        begin = request.computed
+        end = begin + tokens
         if self.cache is not None:
             for window in self.tables.pools:
                 self.cache.make_free(window, self.tables.missing(request.id, window, begin, end))
         plan.copies += self.tables.grow(request.id, begin, end)
 
     def _admit(self, request: Request) -> bool:
-        """Let it run if there is room beside those before it in rank; the others are preempted if
-        need be.
+        """Let it run if there is room for it besides the requests before it in rank; later ones are
+        preempted if necessary.
         """
-        found = 0
-        if request.computed == 0 and self.cache is not None:
-            tokens = request.tokens(0, request.num_tokens)
-            found, self._partings[request.id] = self.cache.adopt(
-                request.id, request.cache_salt, tokens
-            )
-            request.computed = found
-        later = [r for r in self.running if self._rank(r) > self._rank(request)]
-        fits = self._fits(request, gone=later)
-        while fits and not self._fits(request):
-            if later:
-                self._preempt(later.pop())
-            else:  # pages that they shared did not come free
-                fits = False
-        if not fits:
+        found = self._adopt(request) if request.computed == 0 else 0
+        if not self._make_room(request):
             if found:
                 self._take_pages(request)
             return False
@@ -363,10 +369,31 @@ class Scheduler:
         insort(self.running, request, key=self._rank)
         return True
 
+    def _adopt(self, request: Request) -> int:
+        """Give the request its tokens' pages from the prefix cache. Returns how many tokens."""
+        if self.cache is None:
+            return 0
+        tokens = request.tokens(0, request.num_tokens)
+        found, known = self.cache.adopt(request.id, request.cache_salt, tokens)
+        self._cached_prefix_lengths[request.id] = known
+        request.computed = found
+        return found
+
+    def _make_room(self, request: Request) -> bool:
+        """Preempt requests after this one in rank until it fits; none if that would not do."""
+        later = [r for r in self.running if self._rank(r) > self._rank(request)]
+        if not self._fits(request, gone=later):
+            return False
+        while not self._fits(request):
+            if not later:  # the pages that they shared did not come free
+                return False
+            self._preempt(later.pop())
+        return True
+
     def _fits(self, request: Request, gone: Sequence[Request] = ()) -> bool:
-        """Whether, without those `gone`, the running requests and this one can compute all their
-        known tokens and a page more each. When nothing else runs it need not: what it lacks will be
-        made, and it has been checked.
+        """Whether, without the requests `gone`, the running ones and this one can compute all their
+        known tokens and one page more each. If nothing else runs, it always fits: pages will be
+        made free, and `add` has checked that there are enough.
         """
         ids = {r.id for r in gone}
         stay = [r for r in self.running if r.id not in ids]
@@ -376,13 +403,15 @@ class Scheduler:
             return False
         for window, pool in self.tables.pools.items():
             freed = sum(len(self.tables.run(r.id, window).pages) for r in gone)
-            if sum(self._owed(r, window) for r in [*stay, request]) > pool.available + freed:
+            owed = sum(self._owed(r, window) for r in [*stay, request])
+            if owed > pool.available + freed:
                 return False
         return True
 
     def _owed(self, request: Request, window: int | None) -> int:
+        """Pages that the request still needs for its known tokens and one page more."""
         end = min(request.num_tokens + PAGE, len(request.prompt) + request.limit - 1)
-        if window is not None:  # pages come free as it goes on
+        if window is not None:  # pages come free as it moves on
             end = min(end, request.computed + self.max_batch_tokens)
         return self.tables.missing(request.id, window, request.computed, end)
 
@@ -405,14 +434,14 @@ class Scheduler:
         self.tables.release(request.id)
 
     def _land(self) -> None:
-        """The last step is over, whether `advance` was told so or not."""
-        self._flying.clear()
+        """The last step is over, even if `advance` was not called for all of it."""
+        self._in_flight.clear()
         for request in self._ended.values():
             self._give_back(request)
         self._ended.clear()
 
     def _remember(self, request: Request) -> None:
-        """Leave what it has computed to the prefix cache, up to the last full page."""
+        """Leave its computed tokens to the prefix cache, up to the last full page."""
         end = min(request.computed, request.num_tokens) // PAGE * PAGE
         if self.cache is not None:
             self.cache.insert(request.id, request.cache_salt, request.tokens(0, end))
@@ -421,30 +450,32 @@ class Scheduler:
         """Leave the part of its prompt that has just been computed, from `begin` on, to the prefix
         cache.
 
-        Snapshots are taken every so often, at its last full page, and where it parted from what was
-        known: what two prompts begin with, a third may too.
+        Snapshots are taken every SNAPSHOT_EVERY tokens, at its last full page, and where it left
+        the tree of known prefixes: a beginning that two prompts share, a third may share too.
         """
-        size, end = len(request.prompt), request.computed
-        if self.cache is not None:
-            last, parting = (size - 1) // PAGE * PAGE, self._partings.get(request.id, 0)
-            for p in sorted(
-                {*range(SNAPSHOT_EVERY, size, SNAPSHOT_EVERY), last, min(parting, last)}
-            ):
-                if begin < p <= end:
-                    self.cache.insert(request.id, request.cache_salt, request.prompt[:p])
+        if self.cache is None:
+            return
+        size = len(request.prompt)
+        last_page = (size - 1) // PAGE * PAGE
+        known = self._cached_prefix_lengths.get(request.id, 0)
+        places = set(range(SNAPSHOT_EVERY, size, SNAPSHOT_EVERY))
+        places |= {last_page, min(known, last_page)}
+        for place in sorted(places):
+            if begin < place <= request.computed:
+                self.cache.insert(request.id, request.cache_salt, request.prompt[:place])
 
     def _release_children(self, request: Request, begin: int) -> None:
-        """Its prompt is computed, so forks can begin: with its pages, if the prompt's end has just
-        been reached; else, as after a preemption, windows may have moved on, and the prefix cache
-        has to do.
+        """Its prompt is computed, so forks can begin. They get its pages if the prompt's end has
+        just been reached; otherwise, as after a preemption, its windows may have moved on, and the
+        forks use the prefix cache.
         """
         size = len(request.prompt)
+        just_reached = begin < size and request.computed == size
         self._parents.discard(request.id)
         for child in [r for r in self.waiting if r.parent is request]:
             child.parent = None
-            if (
-                begin < size and request.computed == size > 1
-            ):  # all but the last token, whose logits it needs
+            if just_reached and size > 1:
+                # all but the last token, whose logits the fork needs
                 self.tables.adopt(child.id, self.tables.needed(request.id, size - 1))
                 child.computed = size - 1
 
@@ -456,7 +487,9 @@ class Scheduler:
 
     def _index(self, requests: list[Request], request: Request) -> int | None:
         at = bisect_left(requests, self._rank(request), key=self._rank)
-        return at if at < len(requests) and requests[at] is request else None
+        if at < len(requests) and requests[at] is request:
+            return at
+        return None
 
     def _remove(self, requests: list[Request], request: Request) -> None:
         at = self._index(requests, request)

@@ -1,7 +1,7 @@
-"""What a model gives the tokens of a text that is there already: log-probabilities, chunk by chunk.
+"""Log-probabilities of the tokens of a given text, chunk by chunk.
 
-The text goes through a cache of its own, so it takes memory beside the engine's and nothing of what
-that keeps. Knows models; nothing of requests or of who waits.
+The text has a cache of its own, so it takes memory in addition to the engine's, and leaves the
+engine's pages alone. Knows models; does not know requests.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from ossia.engine.request import PromptToken
 from ossia.engine.runner import hidden_in_chunks
 from ossia.model import Transformer
 
-LOGITS = 1 << 24  # at once; 64 MB of them
+LOGITS = 1 << 24  # computed at once; 64 MB
 
 
 def prompt_logprobs(
     model: Transformer, tokens: Sequence[int], top: int, chunk: int
 ) -> Iterator[list[PromptToken]]:
-    """Of every token but the first, which nothing comes before; after each `chunk` of tokens those
-    that it tells of.
+    """Of every token but the first. A list for each `chunk` of tokens read: those of the tokens
+    that follow them, each with the `top` likeliest tokens in its place.
     """
     starts = range(0, len(tokens), chunk)
-    hiddens = hidden_in_chunks(model, tokens, [min(chunk, len(tokens) - start) for start in starts])
+    sizes = [min(chunk, len(tokens) - start) for start in starts]
+    hiddens = hidden_in_chunks(model, tokens, sizes)
     for start, hidden_TD in zip(starts, hiddens, strict=True):
         following = tokens[start + 1 : start + 1 + len(hidden_TD)]
         yield _scored(model, hidden_TD, following, top)
@@ -37,16 +38,17 @@ def _scored(
 ) -> list[PromptToken]:
     """`following[t]`: the token that comes after row t."""
     vocabulary = model.config.vocab_size
-    rows, count = max(1, LOGITS // vocabulary), min(top, vocabulary)
+    rows = max(1, LOGITS // vocabulary)
     scored = []
     for r in range(0, len(following), rows):
         ids = following[r : r + rows]
-        logprobs_RV = model.unembed(hidden_TD[r : r + len(ids)]).float().cpu().log_softmax(-1)
-        values = logprobs_RV[torch.arange(len(ids)), torch.tensor(ids)].tolist()
-        best = logprobs_RV.topk(count)
-        tops = (
-            tuple(zip(*row, strict=True))
-            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        )
-        scored += [PromptToken(*token) for token in zip(ids, values, tops, strict=True)]
+        logits_RV = model.unembed(hidden_TD[r : r + len(ids)])
+        logprobs_RV = logits_RV.float().cpu().log_softmax(-1)
+        logprobs = logprobs_RV[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+        best = logprobs_RV.topk(min(top, vocabulary))
+        best_ids = best.indices.tolist()
+        best_logprobs = best.values.tolist()
+        for n, id in enumerate(ids):
+            likeliest = tuple(zip(best_ids[n], best_logprobs[n], strict=True))
+            scored.append(PromptToken(id, logprobs[n], likeliest))
     return scored

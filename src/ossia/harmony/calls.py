@@ -9,7 +9,7 @@ and Infinity are not JSON, and a number that is out of a float's range or has mo
 Python reads gives a diagnosis too. Escaped lone surrogates are JSON, and stay. Text that is not
 JSON may be mended, in these ways only:
 
-| repair | what is mended |
+| repair | the mistake that is mended |
 |---|---|
 | code-fence | three backticks (and a language) around the whole text |
 | extra-bracket | a closing bracket that closes nothing |

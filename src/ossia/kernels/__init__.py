@@ -1,11 +1,11 @@
-"""The operations a gpt-oss model is made of, one file each: the reference in torch, and the choice
-of what serves it.
+"""The operations of a gpt-oss model, one file each: the reference in torch, and the choice of its
+implementation.
 
 The only package that knows devices. `cpu/` holds compiled kernels for CPUs: for inference whole
-halves of a block at a time, for training what lies between the matrix products; everything else is
-torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which turns the
-compiled kernels off. Which of their instruction sets works is the best that the CPU offers, or what
-OSSIA_ISA names. `in_use()` says what was chosen.
+halves of a block at a time, for training the operations between the matrix products; everything
+else is torch. Two switches choose: the device of the tensors, and OSSIA_KERNELS=reference, which
+turns the compiled kernels off. They use the best instruction set that the CPU offers, or the one
+that OSSIA_ISA names. `in_use()` says what was chosen.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def in_use() -> list[tuple[str, str, str]]:
         ),
         (
             "experts half",
-            "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: one call a layer",
+            "norm, router, MXFP4 experts as published, clamped SwiGLU, weighted sum: "
+            "one call a layer",
         ),
         ("unembedding", "bfloat16 or int8, only the rows whose logits are wanted"),
         ("sampling", "filters, penalties, masks and draws over all rows of a step"),
@@ -66,26 +67,30 @@ def in_use() -> list[tuple[str, str, str]]:
         ("rms_norm", "torch"),
         (
             "linear",
-            "torch matmul; stored weights are converted in row chunks where the compute dtype differs",
+            "torch matmul; stored weights are converted in row chunks if the compute dtype differs",
         ),
         ("rotate", "torch"),
         (
             "attention",
-            "torch, tiles of queries with an online softmax, sink folded in through the log-sum-exp",
+            "torch, tiles of queries with an online softmax, sink folded in through log-sum-exp",
         ),
         ("experts", "torch matmul grouped by expert; MXFP4 is decoded one expert matrix at a time"),
     ]
     rows = []
     if reason is None:
         chosen = "OSSIA_ISA, one" if os.environ.get("OSSIA_ISA") else "best"
-        why = f"{chosen} of what this CPU offers ({', '.join(cpu.offered(cpu.loaded()))}), {cpu.threads()} threads"
+        offered = ", ".join(cpu.offered(cpu.loaded()))
+        why = f"{chosen} of those that this CPU offers ({offered}), {cpu.threads()} threads"
         rows = [(name, f"C++ {cpu.isa()}: {what}", why) for name, what in compiled]
-        reason = "float32 without training, training in bfloat16, other devices than the CPU, experts not in MXFP4"
+        reason = (
+            "float32 without training, training in bfloat16, other devices than the CPU, "
+            "experts not in MXFP4"
+        )
     return rows + _products_in_use() + [(name, what, reason) for name, what in reference]
 
 
 def _products_in_use() -> list[tuple[str, str, str]]:
-    """What training multiplies with on a CPU, and the rates that this was chosen by."""
+    """The ways to multiply in training on a CPU, and the rates by which they were chosen."""
     found = products.serving()
 
     def why(ways: Iterable[str]) -> str:

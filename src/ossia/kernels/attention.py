@@ -25,7 +25,7 @@ from ossia.batch import Spans, Tile
 
 KEY_CHUNK = 1024
 GROUP_ELEMENTS = 1 << 23  # scores held at once: 32 MiB of float32
-# a running maximum that no score is below, finite so that exp(x - NEVER) of nothing is 0, not NaN
+# a running maximum that every score exceeds; finite, so that without any score exp gives 0, not NaN
 NEVER = -1e30
 
 
@@ -47,7 +47,8 @@ def groups_of(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:
     """Tiles of about the same shape, as many together as the memory for scores allows."""
     by_shape: dict[tuple[int, int], list[Tile]] = defaultdict(list)
     for tile in tiles:
-        by_shape[_round_up(tile.q1 - tile.q0), _round_up(tile.k1 - tile.k0)].append(tile)
+        shape = (_round_up(tile.q1 - tile.q0), _round_up(tile.k1 - tile.k0))
+        by_shape[shape].append(tile)
     for (q, m), same in by_shape.items():
         together = max(1, GROUP_ELEMENTS // (heads * q * min(m, KEY_CHUNK)))
         for n in range(0, len(same), together):
@@ -56,7 +57,9 @@ def groups_of(tiles: tuple[Tile, ...], heads: int) -> Iterator[list[Tile]]:
 
 def _round_up(n: int) -> int:
     """Powers of two up to 128, multiples of 128 above: the shapes that tiles are padded to."""
-    return 1 << (n - 1).bit_length() if n <= 128 else (n + 127) // 128 * 128
+    if n <= 128:
+        return 1 << (n - 1).bit_length()
+    return (n + 127) // 128 * 128
 
 
 def rows_of(tiles: list[Tile], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -82,11 +85,11 @@ def _tiles(
     n, q = rows_nq.shape
     kv_heads, h = k_NKh.shape[1:]
     groups = q_THh.shape[1] // kv_heads
-    q_nKGqh = (
-        (q_THh[rows_nq].float() * scale).view(n, q, kv_heads, groups, h).permute(0, 2, 3, 1, 4)
-    )
+    q_nqHh = q_THh[rows_nq].float() * scale
+    q_nKGqh = q_nqHh.view(n, q, kv_heads, groups, h).permute(0, 2, 3, 1, 4)
     q_bxh = q_nKGqh.reshape(n * kv_heads, groups * q, h)  # one matrix per tile and key-value head
-    lo_nq, hi_nq = spans.lo_T[rows_nq], spans.hi_T[rows_nq]
+    lo_nq1 = spans.lo_T[rows_nq].unsqueeze(2)
+    hi_nq1 = spans.hi_T[rows_nq].unsqueeze(2)
     first = torch.tensor([[t.k0] for t in tiles], device=q_THh.device)
     most = max(t.k1 - t.k0 for t in tiles)
     peak = q_bxh.new_full((n * kv_heads, groups * q, 1), NEVER)
@@ -94,23 +97,24 @@ def _tiles(
     acc = torch.zeros_like(q_bxh)
     for c in range(0, most, KEY_CHUNK):
         at_nm = first + torch.arange(c, min(c + KEY_CHUNK, most), device=q_THh.device)
-        allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq.unsqueeze(2)) & (
-            at_nm.unsqueeze(1) < hi_nq.unsqueeze(2)
-        )
+        at_n1m = at_nm.unsqueeze(1)
+        allowed_nqm = (at_n1m >= lo_nq1) & (at_n1m < hi_nq1)
         at_nm = at_nm.clamp(max=k_NKh.shape[0] - 1)
         k_bmh = k_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
         v_bmh = v_NKh[at_nm].transpose(1, 2).float().flatten(0, 1)
         z = torch.bmm(q_bxh, k_bmh.transpose(1, 2)).view(n, kv_heads, groups, q, -1)
-        z = z.masked_fill(~allowed_nqm[:, None, None], -torch.inf).view(
-            n * kv_heads, groups * q, -1
-        )
+        z = z.masked_fill(~allowed_nqm[:, None, None], -torch.inf)
+        z = z.view(n * kv_heads, groups * q, -1)
         new_peak = torch.maximum(peak, z.detach().amax(-1, keepdim=True))
-        p, keep = torch.exp(z - new_peak), torch.exp(peak - new_peak)
+        p = torch.exp(z - new_peak)
+        keep = torch.exp(peak - new_peak)
         total = total * keep + p.sum(-1, keepdim=True)
         acc = acc * keep + torch.bmm(p, v_bmh)
         peak = new_peak
     o = acc / total
     if sink_H is not None:
-        sink = sink_H.float().view(1, kv_heads, groups, 1).expand(n, -1, -1, q).reshape_as(total)
+        sink_1KG1 = sink_H.float().view(1, kv_heads, groups, 1)
+        sink = sink_1KG1.expand(n, -1, -1, q).reshape_as(total)
         o = o * torch.sigmoid(peak + torch.log(total) - sink)
-    return o.view(n, kv_heads, groups, q, h).permute(0, 3, 1, 2, 4).reshape(n, q, -1, h)
+    o_nKGqh = o.view(n, kv_heads, groups, q, h)
+    return o_nKGqh.permute(0, 3, 1, 2, 4).reshape(n, q, -1, h)

@@ -1,13 +1,13 @@
-"""Attention with a backward pass: what training uses instead of autograd through `attention`.
+"""Attention with a backward pass: training uses it instead of autograd through `attention`.
 
-Memory is O(tile x keys), never T x N, forward and backward: all that is kept between the two,
-beside q, k and v, is the output and one number a query and head. In float32 on a CPU both are
-compiled (cpu/attention_training.inc). Otherwise a tile goes through torch's own fused attention on
-CPUs; elsewhere, and in the same form, through matrix products. There the sink is folded in exactly:
-such a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is
-handed, so handing it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that
-was scaled for it, makes it compute dq, dk and dv of the softmax with the sink; and ds = -sum over
-queries of exp(s - L') <do, o>.
+Memory is O(tile x keys), never T x N, forward and backward: between the two only the output and one
+number per query and head are kept, besides q, k and v. In float32 on a CPU both are compiled
+(cpu/attention_training.inc). Otherwise a tile goes through torch's own fused attention on CPUs;
+elsewhere, and in the same form, through matrix products. There the sink is folded in exactly: such
+a backward pass rebuilds the probabilities as exp(z - L) from the log-sum-exp L that it is given, so
+giving it the one that counts the sink, L' = log(exp(L) + exp(s)), and the output that was scaled
+for it, makes it compute dq, dk and dv of the softmax with the sink; and ds = -sum over queries of
+exp(s - L') <do, o>.
 
 T queries, N keys, H query heads, K key-value heads, G = H/K, h head width; n tiles of q queries and
 m keys.
@@ -43,13 +43,15 @@ class _Attention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         out_THh = torch.empty_like(q_THh)
-        ctx.spans, ctx.scale, ctx.has_sink = spans, scale, sink_H is not None
-        saved = [q_THh, k_NKh, v_NKh, sink_H if sink_H is not None else q_THh.new_empty(0)]
+        ctx.spans = spans
+        ctx.scale = scale
+        ctx.has_sink = sink_H is not None
+        saved = [q_THh, k_NKh, v_NKh, q_THh.new_empty(0) if sink_H is None else sink_H]
         for tiles in groups_of(spans.tiles, q_THh.shape[1]):
-            group = _Group(
-                tiles, spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device
-            )
-            q, k, v = group.queries(q_THh), group.keys(k_NKh), group.keys(v_NKh)
+            group = _Group(tiles, spans, q_THh, k_NKh)
+            q = group.queries(q_THh)
+            k = group.keys(k_NKh)
+            v = group.keys(v_NKh)
             o, lse = _forward(q, k, v, group.mask(q.dtype), scale)
             if sink_H is not None:
                 sink = group.per_head(sink_H)
@@ -65,22 +67,19 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         q_THh, k_NKh, v_NKh, sink_H, *saved = ctx.saved_tensors
         dq_THh = torch.empty_like(q_THh)
-        dk_NKh, dv_NKh = torch.zeros_like(k_NKh), torch.zeros_like(v_NKh)
+        dk_NKh = torch.zeros_like(k_NKh)
+        dv_NKh = torch.zeros_like(v_NKh)
         wide = torch.promote_types(q_THh.dtype, torch.float32)
-        ds_H = (
-            torch.zeros(q_THh.shape[1], dtype=wide, device=q_THh.device) if ctx.has_sink else None
-        )
+        ds_H = None
+        if ctx.has_sink:
+            ds_H = torch.zeros(q_THh.shape[1], dtype=wide, device=q_THh.device)
         for n, tiles in enumerate(groups_of(ctx.spans.tiles, q_THh.shape[1])):
             o, lse = saved[2 * n : 2 * n + 2]
-            group = _Group(
-                tiles, ctx.spans, q_THh.shape[1] // k_NKh.shape[1], k_NKh.shape[0], q_THh.device
-            )
-            q, k, v, do = (
-                group.queries(q_THh),
-                group.keys(k_NKh),
-                group.keys(v_NKh),
-                group.queries(grad_THh),
-            )
+            group = _Group(tiles, ctx.spans, q_THh, k_NKh)
+            q = group.queries(q_THh)
+            k = group.keys(k_NKh)
+            v = group.keys(v_NKh)
+            do = group.queries(grad_THh)
             do = do * group.real_rows(do)
             dq, dk, dv = _backward(do, q, k, v, o, lse, group.mask(q.dtype), ctx.scale)
             group.scatter(dq, dq_THh)
@@ -88,8 +87,10 @@ class _Attention(torch.autograd.Function):
             group.scatter_add_keys(dv, dv_NKh)
             if ds_H is not None:
                 p_sink = torch.exp(group.per_head(sink_H) - lse)
-                ds_H -= group.sum_per_head(p_sink * (do.to(wide) * o.to(wide)).sum(-1))
-        return dq_THh, dk_NKh, dv_NKh, None if ds_H is None else ds_H.to(sink_H.dtype), None, None
+                along = (do.to(wide) * o.to(wide)).sum(-1)
+                ds_H -= group.sum_per_head(p_sink * along)
+        ds = None if ds_H is None else ds_H.to(sink_H.dtype)
+        return dq_THh, dk_NKh, dv_NKh, ds, None, None
 
 
 class _Compiled(torch.autograd.Function):
@@ -106,7 +107,8 @@ class _Compiled(torch.autograd.Function):
         given = [x.contiguous() for x in (q_THh, k_NKh, v_NKh)]
         spans_T = [x.to(torch.int64).contiguous() for x in (spans.lo_T, spans.hi_T)]
         sink = None if sink_H is None else sink_H.contiguous()
-        out_THh, lse_TH = torch.empty_like(given[0]), q_THh.new_empty(q_THh.shape[:2])
+        out_THh = torch.empty_like(given[0])
+        lse_TH = q_THh.new_empty(q_THh.shape[:2])
         job, room = _job(given, spans_T, sink, scale, backward=False)
         cpu.loaded().ossia_attention_training_forward(
             job, room.data_ptr(), out_THh.data_ptr(), lse_TH.data_ptr()
@@ -119,104 +121,105 @@ class _Compiled(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_THh: Tensor) -> tuple[Tensor | None, ...]:
         *given, lo_T, hi_T, sink, out_THh, lse_TH = ctx.saved_tensors
-        dq, dk, dv = (
-            torch.empty_like(given[0]),
-            torch.zeros_like(given[1]),
-            torch.zeros_like(given[2]),
-        )
+        dq = torch.empty_like(given[0])
+        dk = torch.zeros_like(given[1])
+        dv = torch.zeros_like(given[2])
         ds = None if sink is None else torch.zeros_like(sink)
         job, room = _job(given, [lo_T, hi_T], sink, ctx.scale, backward=True)
         grad_THh = grad_THh.contiguous()
         tensors = (room, out_THh, lse_TH, grad_THh, dq, dk, dv)
+        pointers = [x.data_ptr() for x in tensors]
         sinks = None if ds is None else ds.data_ptr()
-        cpu.loaded().ossia_attention_training_backward(job, *(x.data_ptr() for x in tensors), sinks)
+        cpu.loaded().ossia_attention_training_backward(job, *pointers, sinks)
         return dq, dk, dv, ds, None, None
 
 
 def _job(
     given: list[Tensor], spans_T: list[Tensor], sink: Tensor | None, scale: float, backward: bool
 ) -> tuple[object, Tensor]:
-    """What the compiled functions take, and the memory that they work in. The tensors have to
-    outlive the call.
+    """The structure that the compiled functions take, and the memory that they work in. The tensors
+    have to outlive the call.
     """
-    (queries, heads, width), (keys, kv_heads, _) = given[0].shape, given[1].shape
-    assert given[1].shape == given[2].shape == (keys, kv_heads, width) and heads % kv_heads == 0
-    assert all(len(x) == queries for x in spans_T) and (sink is None or sink.shape == (heads,))
-    pointers = [x.data_ptr() for x in given] + [None if sink is None else sink.data_ptr()]
+    queries, heads, width = given[0].shape
+    keys, kv_heads, _ = given[1].shape
+    assert given[1].shape == given[2].shape == (keys, kv_heads, width)
+    assert heads % kv_heads == 0
+    assert all(len(x) == queries for x in spans_T)
+    assert sink is None or sink.shape == (heads,)
+    pointers = [x.data_ptr() for x in given]
+    sinks = None if sink is None else sink.data_ptr()
+    spans = [x.data_ptr() for x in spans_T]
     sizes = (queries, keys, heads, kv_heads, width)
-    job = ctypes.byref(
-        cpu.TrainingAttention(*pointers, *(x.data_ptr() for x in spans_T), scale, *sizes)
-    )
-    return job, given[0].new_empty(cpu.loaded().ossia_attention_training_room(job, int(backward)))
+    job = ctypes.byref(cpu.TrainingAttention(*pointers, sinks, *spans, scale, *sizes))
+    room = cpu.loaded().ossia_attention_training_room(job, int(backward))
+    return job, given[0].new_empty(room)
 
 
 def _serves(q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, sink_H: Tensor | None) -> bool:
-    tensors = [q_THh, k_NKh, v_NKh] + ([] if sink_H is None else [sink_H])
+    tensors = [q_THh, k_NKh, v_NKh]
+    if sink_H is not None:
+        tensors.append(sink_H)
     return q_THh.shape[-1] % 16 == 0 and all(compiled_for(x) is not None for x in tensors)
 
 
 class _Group:
-    """Tiles of one shape: how their queries and keys are gathered to [n, K, G*q, h] and [n, K, m,
-    h], and put back.
+    """Tiles of one shape: gathers their queries and keys to [n, K, G*q, h] and [n, K, m, h], and
+    puts results back.
     """
 
-    def __init__(
-        self, tiles: list[Tile], spans: Spans, groups: int, num_keys: int, device: torch.device
-    ) -> None:
-        self.groups = groups
+    def __init__(self, tiles: list[Tile], spans: Spans, q_THh: Tensor, k_NKh: Tensor) -> None:
+        device = q_THh.device
+        num_keys, kv_heads, _ = k_NKh.shape
+        self.groups = q_THh.shape[1] // kv_heads
         self.rows_nq, self.real_nq = rows_of(tiles, device)
         first = torch.tensor([[t.k0] for t in tiles], device=device)
-        at_nm = first + torch.arange(max(t.k1 - t.k0 for t in tiles), device=device)
-        lo_nq1, hi_nq1 = (
-            spans.lo_T[self.rows_nq].unsqueeze(2),
-            spans.hi_T[self.rows_nq].unsqueeze(2),
-        )
-        self.allowed_nqm = (at_nm.unsqueeze(1) >= lo_nq1) & (at_nm.unsqueeze(1) < hi_nq1)
+        most = max(t.k1 - t.k0 for t in tiles)
+        at_nm = first + torch.arange(most, device=device)
+        at_n1m = at_nm.unsqueeze(1)
+        lo_nq1 = spans.lo_T[self.rows_nq].unsqueeze(2)
+        hi_nq1 = spans.hi_T[self.rows_nq].unsqueeze(2)
+        self.allowed_nqm = (at_n1m >= lo_nq1) & (at_n1m < hi_nq1)
         self.at_nm = at_nm.clamp(max=num_keys - 1)
 
     def mask(self, dtype: torch.dtype) -> Tensor:
-        zero = torch.zeros(self.allowed_nqm.shape, dtype=dtype, device=self.allowed_nqm.device)
-        return (
-            zero.masked_fill_(~self.allowed_nqm, -torch.inf).repeat(1, self.groups, 1).unsqueeze(1)
-        )
+        """[n, 1, G*q, m]: 0 where a query sees a key, else -inf."""
+        allowed_nqm = self.allowed_nqm
+        mask_nqm = torch.zeros(allowed_nqm.shape, dtype=dtype, device=allowed_nqm.device)
+        mask_nqm = mask_nqm.masked_fill_(~allowed_nqm, -torch.inf)
+        return mask_nqm.repeat(1, self.groups, 1).unsqueeze(1)
 
     def queries(self, x_THh: Tensor) -> Tensor:
         n, q = self.rows_nq.shape
-        x = x_THh.index_select(0, self.rows_nq.flatten()).view(
-            n, q, -1, self.groups, x_THh.shape[-1]
-        )
-        return x.permute(0, 2, 3, 1, 4).flatten(2, 3)
+        x = x_THh.index_select(0, self.rows_nq.flatten())
+        x_nqKGh = x.view(n, q, -1, self.groups, x_THh.shape[-1])
+        return x_nqKGh.permute(0, 2, 3, 1, 4).flatten(2, 3)
 
     def keys(self, x_NKh: Tensor) -> Tensor:
-        return (
-            x_NKh.index_select(0, self.at_nm.flatten())
-            .view(*self.at_nm.shape, *x_NKh.shape[1:])
-            .transpose(1, 2)
-        )
+        x = x_NKh.index_select(0, self.at_nm.flatten())
+        x_nmKh = x.view(*self.at_nm.shape, *x_NKh.shape[1:])
+        return x_nmKh.transpose(1, 2)
 
     def scatter(self, x: Tensor, out_THh: Tensor) -> None:
         n, q = self.rows_nq.shape
-        x_nqHh = (
-            x.unflatten(2, (self.groups, q))
-            .permute(0, 3, 1, 2, 4)
-            .reshape(n * q, *out_THh.shape[1:])
-        )
+        x_nKGqh = x.unflatten(2, (self.groups, q))
+        x_bHh = x_nKGqh.permute(0, 3, 1, 2, 4).reshape(n * q, *out_THh.shape[1:])
+        rows = self.rows_nq.flatten()
         real = self.real_nq.flatten()
-        if bool(real.all()):
-            out_THh.index_copy_(0, self.rows_nq.flatten(), x_nqHh.to(out_THh.dtype))
-        else:
-            out_THh.index_copy_(0, self.rows_nq.flatten()[real], x_nqHh[real].to(out_THh.dtype))
+        if not bool(real.all()):
+            rows = rows[real]
+            x_bHh = x_bHh[real]
+        out_THh.index_copy_(0, rows, x_bHh.to(out_THh.dtype))
 
     def scatter_add_keys(self, x: Tensor, out_NKh: Tensor) -> None:
-        out_NKh.index_add_(
-            0, self.at_nm.flatten(), x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:])
-        )
+        x = x.transpose(1, 2).reshape(-1, *out_NKh.shape[1:])
+        out_NKh.index_add_(0, self.at_nm.flatten(), x)
 
     def per_head(self, sink_H: Tensor) -> Tensor:
-        """[1, K, G*q], in float32 at least"""
+        """[1, K, G*q], in float32 at least."""
         q = self.rows_nq.shape[1]
         sink_H = sink_H.to(torch.promote_types(sink_H.dtype, torch.float32))
-        return sink_H.view(1, -1, self.groups, 1).expand(-1, -1, -1, q).flatten(2)
+        sink_1KG1 = sink_H.view(1, -1, self.groups, 1)
+        return sink_1KG1.expand(-1, -1, -1, q).flatten(2)
 
     def sum_per_head(self, x: Tensor) -> Tensor:
         per_head: Tensor = x.unflatten(2, (self.groups, -1)).sum((0, 3)).flatten()
@@ -232,9 +235,10 @@ def _is_fused(x: Tensor) -> bool:
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Outputs [n, K, G*q, h], and the log-sum-exps [n, K, G*q] of the scores in float32 at least."""
+    """Outputs [n, K, G*q, h], and the log-sum-exps [n, K, G*q] of the scores, float32 at least."""
     if _is_fused(q):
-        return _fused(q, k, v, 0.0, False, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
+        fused: tuple[Tensor, Tensor] = _fused(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+        return fused
     z = _scores(q, k, mask, scale)
     lse = z.logsumexp(-1)
     return (z - lse.unsqueeze(-1)).exp().to(v.dtype) @ v, lse
@@ -243,21 +247,32 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tup
 def _backward(
     do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor, mask: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients by q, k and v."""
     if _is_fused(q):
-        return _fused_backward(do, q, k, v, o, lse, 0.0, False, attn_mask=mask, scale=scale)  # type: ignore[no-any-return]
+        gradients: tuple[Tensor, Tensor, Tensor] = _fused_backward(
+            do, q, k, v, o, lse, 0.0, False, attn_mask=mask, scale=scale
+        )
+        return gradients
     p = (_scores(q, k, mask, scale) - lse.unsqueeze(-1)).exp()
     dp = (do @ v.transpose(-1, -2)).to(p.dtype)
-    dz = (p * (dp - (do.to(p.dtype) * o).sum(-1, keepdim=True)) * scale).to(q.dtype)
-    return dz @ k, dz.transpose(-1, -2) @ q, p.to(do.dtype).transpose(-1, -2) @ do
+    along = (do.to(p.dtype) * o).sum(-1, keepdim=True)
+    dz = (p * (dp - along) * scale).to(q.dtype)
+    dq = dz @ k
+    dk = dz.transpose(-1, -2) @ q
+    dv = p.to(do.dtype).transpose(-1, -2) @ do
+    return dq, dk, dv
 
 
 def _scores(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
-    return (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) * scale + mask
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return (q @ k.transpose(-1, -2)).to(wide) * scale + mask
 
 
 def attention_training(
     q_THh: Tensor, k_NKh: Tensor, v_NKh: Tensor, spans: Spans, sink_H: Tensor | None, scale: float
 ) -> Tensor:
     """As `attention`, differentiable by q, k, v and the sinks; computed in the dtype of q."""
-    kind = _Compiled if _serves(q_THh, k_NKh, v_NKh, sink_H) else _Attention
-    return kind.apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)  # type: ignore[no-any-return, no-untyped-call]
+    is_compiled = _serves(q_THh, k_NKh, v_NKh, sink_H)
+    apply: Any = (_Compiled if is_compiled else _Attention).apply
+    out_THh: Tensor = apply(q_THh, k_NKh, v_NKh, sink_H, spans, scale)
+    return out_THh

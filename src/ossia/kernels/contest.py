@@ -1,8 +1,8 @@
-"""Which of several ways to compute the same thing is the fastest here: measured once a machine,
-then remembered.
+"""The fastest of several ways to compute the same thing: measured once on each machine, then
+remembered.
 
 Remembered because bits depend on it: two runs on one machine, or a run and its resumption, must
-find the same. Knows calls without arguments and a file; not what they compute.
+make the same choice. Knows calls without arguments and a file; does not know what they compute.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ ROUNDS = 5
 
 # What makes torch's libraries choose other code on the same machine.
 SWITCHES = (
-    *(
-        "ATEN_CPU_CAPABILITY",
-        "DNNL_MAX_CPU_ISA",
-        "ONEDNN_MAX_CPU_ISA",
-        "ONEDNN_DEFAULT_FPMATH_MODE",
-    ),
-    *("MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR"),
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_MAX_CPU_ISA",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
 )
 
 Calls = Sequence[Callable[[], object]]
@@ -59,17 +58,15 @@ def seconds(
 
 
 def fastest(took: Mapping[str, float]) -> str:
-    """The first way, the usual one, unless another is faster by `MARGIN`; then the fastest, of
-    equals the earlier.
-    """
+    """The first way, the usual one, unless another is faster by `MARGIN`; then the fastest."""
     usual = next(iter(took))
     winner = min(took, key=lambda name: took[name])  # the first of equals
     return winner if took[winner] * MARGIN <= took[usual] else usual
 
 
 def machine() -> str:
-    """What a measurement holds for: the processor and its instruction sets, torch, and what limits
-    it.
+    """Everything that a measurement depends on: the processor and its instruction sets, torch, and
+    the switches that limit it.
     """
     found = torch.cpu.get_capabilities()
     sets = sorted(name for name, there in found.items() if there is True)
@@ -91,8 +88,8 @@ def remembered(
     file: Path, measure: Callable[[], dict[str, object]], valid: Callable[[dict[str, object]], bool]
 ) -> dict[str, object]:
     """The JSON object in `file`, if it is `valid`; otherwise measured, and written there. Of
-    several processes that measure at the same time the first to write decides for all. Where
-    nothing can be written, what was measured.
+    several processes that measure at the same time, the first to write decides for all. If nothing
+    can be written, the new measurement counts.
     """
     found = _read(file, valid)
     if found is not None:
@@ -114,7 +111,7 @@ def _read(file: Path, valid: Callable[[dict[str, object]], bool]) -> dict[str, o
 def _write(
     file: Path, value: dict[str, object], valid: Callable[[dict[str, object]], bool]
 ) -> None:
-    """Unless another process was first; a file that is damaged, or another version's, is replaced."""
+    """Unless another process was first. A damaged file, or another version's, is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=2) + "\n"
     with beside(file) as temporary:

@@ -18,9 +18,8 @@ from torch import Tensor
 from ossia.config import SWIGLU_ALPHA
 from ossia.kernels.linear import widened
 
-MAX_ROWS = (
-    4096  # of one expert at a time, so that memory stays bounded however unevenly tokens are routed
-)
+# Of one expert at a time, so that memory stays bounded however unevenly tokens are routed.
+MAX_ROWS = 4096
 # (expert, dtype) -> that expert's matrix [rows, columns]
 MatrixOf = Callable[[int, torch.dtype], Tensor]
 
@@ -64,13 +63,9 @@ def experts(
         matrices = gate_up[0](expert, dtype), down[0](expert, dtype)
         for n in range(begin, begin + count, MAX_ROWS):
             part = slice(n, min(n + MAX_ROWS, begin + count))
-            y_nD = _expert(
-                x_TD.index_select(0, token_sorted[part]),
-                *matrices,
-                gate_up[1][expert],
-                down[1][expert],
-                limit,
-            )
+            x_nD = x_TD.index_select(0, token_sorted[part])
+            biases = (gate_up[1][expert], down[1][expert])
+            y_nD = _expert(x_nD, *matrices, *biases, limit)
             y_TD.index_add_(0, token_sorted[part], y_nD.float() * weight_sorted[part])
         begin += count
     return y_TD.to(dtype)

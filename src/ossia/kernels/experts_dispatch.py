@@ -1,9 +1,9 @@
-"""The experts of a layer spread over processes: every token goes to where its experts are, and its
-outputs come back.
+"""The experts of a layer spread over processes: every token goes to the processes of its experts,
+and its outputs come back.
 
 Each process of a group holds E / n experts and brings tokens of its own. Assignments are sorted by
-expert, so that what goes to one process is one piece; the pieces are exchanged, computed, and
-exchanged back. Bound: 4*T*k*D values sent and as many received, forward and backward, beside the
+expert, so that those for one process are one piece; the pieces are exchanged, computed, and
+exchanged back. Bound: 4*T*k*D values sent and as many received, forward and backward, besides the
 FLOPs of the experts.
 
 T tokens of this process, D hidden, E experts of the layer, k chosen per token, n assignments that
@@ -34,7 +34,9 @@ class _Exchange(torch.autograd.Function):
     def forward(
         ctx: Any, x_nD: Tensor, send: list[int], receive: list[int], group: dist.ProcessGroup
     ) -> Tensor:
-        ctx.send, ctx.receive, ctx.group = send, receive, group
+        ctx.send = send
+        ctx.receive = receive
+        ctx.group = group
         return _exchanged(x_nD, send, receive, group)
 
     @staticmethod
@@ -56,15 +58,17 @@ def experts_dispatch(
     group: dist.ProcessGroup,
     compute: Compute,
 ) -> Tensor:
-    """As `experts_training`, with the experts of process i of `group` numbered from i * num_experts
-    / its size on.
+    """As `experts_training`. Process i of the n in `group` has the experts from i * num_experts / n
+    on.
 
-    Collective: every process of the group calls it, also with no tokens. Assignments of weight 0 go
-    nowhere.
+    Collective: every process of the group calls it, also with no tokens. Assignments of weight 0
+    are not sent.
     """
-    processes, top_k = dist.get_world_size(group), choice_Tk.shape[1]
+    processes = dist.get_world_size(group)
+    top_k = choice_Tk.shape[1]
     wide = torch.promote_types(x_TD.dtype, torch.float32)
-    choice, weight = choice_Tk.flatten(), weight_Tk.flatten()
+    choice = choice_Tk.flatten()
+    weight = weight_Tk.flatten()
     kept = (weight != 0).nonzero().squeeze(1)
     order = kept[torch.argsort(choice[kept], stable=True)]
     counts_E = torch.bincount(choice[kept], minlength=num_experts)
@@ -74,12 +78,13 @@ def experts_dispatch(
     receive = arriving_E.view(processes, -1).sum(1).tolist()
     expert_n = torch.arange(num_experts // processes, device=x_TD.device).repeat(processes)
     token = order // top_k
-    rows_nD = _Exchange.apply(x_TD.index_select(0, token), send, receive, group)  # type: ignore[no-untyped-call]
+    exchange: Any = _Exchange.apply
+    rows_nD = exchange(x_TD.index_select(0, token), send, receive, group)
     out_nD = compute(rows_nD, expert_n.repeat_interleave(arriving_E))
-    back = _Exchange.apply(out_nD, receive, send, group)  # type: ignore[no-untyped-call]
+    back = exchange(out_nD, receive, send, group)
+    weighted = back.to(wide) * weight[order].to(wide).unsqueeze(1)
     y_TD = torch.zeros(x_TD.shape, dtype=wide, device=x_TD.device)
-    y_TD = y_TD.index_add(0, token, back.to(wide) * weight[order].to(wide).unsqueeze(1))
-    return y_TD.to(x_TD.dtype)
+    return y_TD.index_add(0, token, weighted).to(x_TD.dtype)
 
 
 def experts_of_rows(
@@ -89,15 +94,14 @@ def experts_of_rows(
     down: tuple[Tensor, Tensor],
     limit: float,
 ) -> Tensor:
-    """W2 swiglu(W1 x + b1) + b2 of every row, by the expert that is given for it; differentiable,
-    in the dtype of x.
+    """W2 swiglu(W1 x + b1) + b2 of every row, by its expert `expert_n`; differentiable, in the
+    dtype of x.
     """
     if x_nD.device.type == "cuda" and x_nD.dtype == torch.bfloat16:
         return experts_of_rows_grouped(x_nD, expert_n, gate_up, down, limit)
-    one = torch.ones(
-        len(x_nD), 1, device=x_nD.device, dtype=torch.promote_types(x_nD.dtype, torch.float32)
-    )
-    return experts_training(x_nD, expert_n.unsqueeze(1), one, gate_up, down, limit)
+    wide = torch.promote_types(x_nD.dtype, torch.float32)
+    one_n1 = torch.ones(len(x_nD), 1, device=x_nD.device, dtype=wide)
+    return experts_training(x_nD, expert_n.unsqueeze(1), one_n1, gate_up, down, limit)
 
 
 def experts_of_rows_grouped(
@@ -113,7 +117,7 @@ def experts_of_rows_grouped(
     One row for expert 0 is added and dropped again: the backward pass of the products refuses
     tensors without rows.
     """
-    (w1, b1), (w2, b2) = ((w.to(x_nD.dtype), b.to(x_nD.dtype)) for w, b in (gate_up, down))
+    w1, b1, w2, b2 = (x.to(x_nD.dtype) for x in (*gate_up, *down))
     x_nD = torch.cat([x_nD.new_zeros(1, x_nD.shape[1]), x_nD])
     expert_n = torch.cat([expert_n.new_zeros(1), expert_n])
     order = torch.argsort(expert_n, stable=True)

@@ -30,9 +30,9 @@ from ossia.kernels.training import swiglu_with_gradient
 
 @dataclass(frozen=True)
 class FrozenMatrices:
-    """What does not change: (expert, dtype) -> matrix [rows, columns], and biases [E, rows].
+    """The frozen part: (expert, dtype) -> matrix [rows, columns], and biases [E, rows].
 
-    `whole` says that `matrix` has the low-rank change in it already.
+    `whole`: `matrix` already contains the low-rank change.
     """
 
     matrix: MatrixOf
@@ -56,12 +56,15 @@ class LowRank:
 
 
 class _Change:
-    """One leaf's low-rank factors inside the function: what they add, and what their gradients are."""
+    """One leaf's low-rank factors inside the function: their change, and their gradients."""
 
     def __init__(
         self, frozen: FrozenMatrices, a: Tensor | None, b: Tensor | None, scale: float
     ) -> None:
-        self.frozen, self.a, self.b, self.scale = frozen, a, b, scale
+        self.frozen = frozen
+        self.a = a
+        self.b = b
+        self.scale = scale
 
     def apply(self, e: int, x: Tensor) -> Tensor:
         """x W'^T + bias"""
@@ -92,11 +95,21 @@ class _Change:
 class _ExpertsLora(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, a1: Tensor | None, b1: Tensor | None,
-        a2: Tensor | None, b2: Tensor | None, gate_up: FrozenMatrices, down: FrozenMatrices,
-        scales: tuple[float, float], limit: float,
-    ) -> Tensor:  # fmt: skip
-        first, second = _Change(gate_up, a1, b1, scales[0]), _Change(down, a2, b2, scales[1])
+        ctx: Any,
+        x_TD: Tensor,
+        choice_Tk: Tensor,
+        weight_Tk: Tensor,
+        a1: Tensor | None,
+        b1: Tensor | None,
+        a2: Tensor | None,
+        b2: Tensor | None,
+        gate_up: FrozenMatrices,
+        down: FrozenMatrices,
+        scales: tuple[float, float],
+        limit: float,
+    ) -> Tensor:
+        first = _Change(gate_up, a1, b1, scales[0])
+        second = _Change(down, a2, b2, scales[1])
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         experts, rows1 = gate_up.bias.shape
         order, place, counts = _places(choice_Tk.flatten(), weight_Tk.flatten() != 0, experts)
@@ -104,27 +117,30 @@ class _ExpertsLora(torch.autograd.Function):
         weight = torch.zeros(len(rows), 1, dtype=wide, device=x_TD.device)
         weight.index_copy_(0, place, weight_Tk.flatten()[order].to(wide).unsqueeze(1))
         x = x_TD.index_select(0, rows)
-        h, y = x.new_empty(x.shape[0], rows1), torch.empty_like(x)
+        h = x.new_empty(x.shape[0], rows1)
+        y = torch.empty_like(x)
         for e, s in _slices(counts):
             h[s] = first.apply(e, x[s])
             y[s] = second.apply(e, swiglu(h[s], limit))
         ctx.save_for_backward(x, h, y, rows, order, place, weight, a1, b1, a2, b2)
-        ctx.counts, ctx.limit, ctx.scales, ctx.frozen = counts, limit, scales, (gate_up, down)
+        ctx.counts = counts
+        ctx.limit = limit
+        ctx.scales = scales
+        ctx.frozen = (gate_up, down)
         ctx.weight_like = weight_Tk.shape, weight_Tk.dtype
-        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device).index_add_(
-            0, rows, y.to(wide) * weight
-        )
+        out = torch.zeros(x_TD.shape, dtype=wide, device=x.device)
+        out.index_add_(0, rows, y.to(wide) * weight)
         return out.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x, h, y, rows, order, place, weight, a1, b1, a2, b2 = ctx.saved_tensors
-        first, second = (
-            _Change(ctx.frozen[0], a1, b1, ctx.scales[0]),
-            _Change(ctx.frozen[1], a2, b2, ctx.scales[1]),
-        )
+        gate_up, down = ctx.frozen
+        first = _Change(gate_up, a1, b1, ctx.scales[0])
+        second = _Change(down, a2, b2, ctx.scales[1])
         g = grad_TD.index_select(0, rows)
-        wide, (shape, dtype) = weight.dtype, ctx.weight_like
+        wide = weight.dtype
+        shape, dtype = ctx.weight_like
         d_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
         d_weight[order] = (g.to(wide) * y.to(wide)).sum(-1)[place]
         g = (g * weight).to(x.dtype)
@@ -133,28 +149,35 @@ class _ExpertsLora(torch.autograd.Function):
         da2, db2 = second.gradients()
         for e, s in _slices(ctx.counts):
             a, da_dh = swiglu_with_gradient(h[s], ctx.limit)
-            dh = second.backward(e, a, g[s], da2, db2).repeat_interleave(2, dim=1).mul_(da_dh)
+            da = second.backward(e, a, g[s], da2, db2)
+            dh = da.repeat_interleave(2, dim=1).mul_(da_dh)
             dx[s] = first.backward(e, x[s], dh, da1, db1)
-        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device).index_add_(
-            0, rows, dx.to(wide)
-        )
+        dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device)
+        dx_TD.index_add_(0, rows, dx.to(wide))
         d_choice_weight = d_weight.view(shape).to(dtype)
         return dx_TD.to(x.dtype), None, d_choice_weight, da1, db1, da2, db2, None, None, None, None
 
 
 def experts_lora(
-    x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, gate_up: tuple[FrozenMatrices, LowRank | None],
-    down: tuple[FrozenMatrices, LowRank | None], limit: float,
-) -> Tensor:  # fmt: skip
+    x_TD: Tensor,
+    choice_Tk: Tensor,
+    weight_Tk: Tensor,
+    gate_up: tuple[FrozenMatrices, LowRank | None],
+    down: tuple[FrozenMatrices, LowRank | None],
+    limit: float,
+) -> Tensor:
     """As `experts`, differentiable by x, the weights of the choice and the low-rank factors;
     nothing else is trained.
 
-    None in place of factors leaves a matrix as it is. Source of the change: arXiv 2106.09685,
+    None in place of factors leaves a matrix unchanged. Source of the change: arXiv 2106.09685,
     section 4.1.
     """
     factors: list[Tensor | None] = []
     for _, low in (gate_up, down):
-        factors += [None, None] if low is None else [low.a.to(x_TD.dtype), low.b.to(x_TD.dtype)]
+        if low is None:
+            factors += [None, None]
+        else:
+            factors += [low.a.to(x_TD.dtype), low.b.to(x_TD.dtype)]
     scales = tuple(1.0 if low is None else low.scale for _, low in (gate_up, down))
     return _ExpertsLora.apply(  # type: ignore[no-any-return, no-untyped-call]
         x_TD, choice_Tk, weight_Tk, *factors, gate_up[0], down[0], scales, limit

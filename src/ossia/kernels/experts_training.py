@@ -1,4 +1,4 @@
-"""The experts with a backward pass of its own: what training uses instead of autograd through
+"""The experts with a backward pass of its own: training uses it instead of autograd through
 `experts`.
 
 Autograd through a loop over experts adds a full-size gradient per expert, for the tokens and for
@@ -22,17 +22,24 @@ from torch.autograd.function import once_differentiable
 from ossia.kernels.products import product
 from ossia.kernels.training import add_rows, swiglu_backward, swiglu_forward
 
-# rows: matrix libraries prepare a product once per shape: few shapes, or preparing costs more than
-# computing
+# Rows. Matrix libraries prepare a product once per shape: with many shapes, preparing would cost
+# more than computing.
 PAD = 32
 
 
 class _Experts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor,
+        ctx: Any,
+        x_TD: Tensor,
+        choice_Tk: Tensor,
+        weight_Tk: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
         limit: float,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         wide = torch.promote_types(x_TD.dtype, torch.float32)
         order, place, counts = _places(choice_Tk.flatten(), weight_Tk.flatten() != 0, w1.shape[0])
         rows = order.new_zeros(sum(counts)).index_copy_(0, place, order // choice_Tk.shape[1])
@@ -47,7 +54,9 @@ class _Experts(torch.autograd.Function):
             add_rows(out, rows[s], y, weight[s])
             hidden.append(h)
         ctx.save_for_backward(x, rows, order, place, weight, w1, w2, b2, *hidden)
-        ctx.counts, ctx.limit, ctx.weight_like = counts, limit, (weight_Tk.shape, weight_Tk.dtype)
+        ctx.counts = counts
+        ctx.limit = limit
+        ctx.weight_like = (weight_Tk.shape, weight_Tk.dtype)
         return out.to(x.dtype)
 
     @staticmethod
@@ -55,12 +64,13 @@ class _Experts(torch.autograd.Function):
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x, rows, order, place, weight, w1, w2, b2, *hidden = ctx.saved_tensors
         g = grad_TD.index_select(0, rows)
-        wide, (shape, dtype) = weight.dtype, ctx.weight_like
-        dw1, dw2 = torch.zeros_like(w1), torch.zeros_like(w2)
-        db1, db2 = w1.new_zeros(w1.shape[:2]), w2.new_zeros(w2.shape[:2])
-        d_weight = torch.zeros_like(
-            weight
-        )  # of an output: what its features give, and what the bias gives
+        wide = weight.dtype
+        shape, dtype = ctx.weight_like
+        dw1 = torch.zeros_like(w1)
+        dw2 = torch.zeros_like(w2)
+        db1 = w1.new_zeros(w1.shape[:2])
+        db2 = w2.new_zeros(w2.shape[:2])
+        d_weight = torch.zeros_like(weight)  # through the features of an output, and its bias
         dx_TD = torch.zeros(grad_TD.shape, dtype=wide, device=x.device)
         for (e, s), h in zip(_slices(ctx.counts), hidden, strict=True):
             dh, a, along = swiglu_backward(h, product(g[s], w2[e]), weight[s], ctx.limit)
@@ -72,16 +82,8 @@ class _Experts(torch.autograd.Function):
             add_rows(dx_TD, rows[s], product(dh, w1[e]))
         d_choice_weight = torch.zeros(shape.numel(), dtype=wide, device=x.device)
         d_choice_weight[order] = d_weight[place]
-        return (
-            dx_TD.to(x.dtype),
-            None,
-            d_choice_weight.view(shape).to(dtype),
-            dw1,
-            db1,
-            dw2,
-            db2,
-            None,
-        )
+        d_weight_Tk = d_choice_weight.view(shape).to(dtype)
+        return dx_TD.to(x.dtype), None, d_weight_Tk, dw1, db1, dw2, db2, None
 
 
 def _places(choice: Tensor, kept: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
@@ -98,19 +100,29 @@ def _places(choice: Tensor, kept: Tensor, experts: int) -> tuple[Tensor, Tensor,
 
 
 def _slices(counts: list[int]) -> list[tuple[int, slice]]:
-    """(expert, its rows) of those experts that have any."""
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    return [
-        (e, slice(end - n, end)) for e, (n, end) in enumerate(zip(counts, ends, strict=True)) if n
-    ]
+    """(expert, its rows) for the experts that have any."""
+    slices = []
+    end = 0
+    for expert, count in enumerate(counts):
+        begin = end
+        end += count
+        if count:
+            slices.append((expert, slice(begin, end)))
+    return slices
 
 
 def experts_training(
-    x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, gate_up: tuple[Tensor, Tensor], down: tuple[Tensor, Tensor],
+    x_TD: Tensor,
+    choice_Tk: Tensor,
+    weight_Tk: Tensor,
+    gate_up: tuple[Tensor, Tensor],
+    down: tuple[Tensor, Tensor],
     limit: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """As `experts`, differentiable by everything but the choice. `gate_up`, `down`: all weights and
     biases [E, ...].
     """
-    tensors = (t.to(x_TD.dtype) for t in (*gate_up, *down))
-    return _Experts.apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)  # type: ignore[no-any-return, no-untyped-call]
+    tensors = [t.to(x_TD.dtype) for t in (*gate_up, *down)]
+    apply: Any = _Experts.apply
+    y_TD: Tensor = apply(x_TD, choice_Tk, weight_Tk, *tensors, limit)
+    return y_TD

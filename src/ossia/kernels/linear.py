@@ -17,23 +17,35 @@ CHUNK_ELEMENTS = 1 << 24  # of weight converted at a time: 64 MiB in float32
 
 
 def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """[T, N] in the dtype of x; but where nothing is trained, bfloat16 on a CPU gives float32:
+    """[T, N] in the dtype of x; except that without training, bfloat16 on a CPU gives float32:
     products of bfloat16 are exact there, so the only rounding left is that of the sums, as in the
     compiled kernels.
     """
-    wants_grad = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
-    x_TK = x_TK if wants_grad else widened(x_TK)
-    bias_N = None if bias_N is None else bias_N.to(x_TK.dtype)
+    is_trained = torch.is_grad_enabled() and (x_TK.requires_grad or weight_NK.requires_grad)
+    if not is_trained:
+        x_TK = widened(x_TK)
+    if bias_N is not None:
+        bias_N = bias_N.to(x_TK.dtype)
     rows = max(1, CHUNK_ELEMENTS // weight_NK.shape[1])
-    if weight_NK.dtype == x_TK.dtype or weight_NK.shape[0] <= rows:
-        if wants_grad and not torch.compiler.is_compiling():
-            return linear_training(x_TK, weight_NK.to(x_TK.dtype), bias_N)
-        return F.linear(x_TK, weight_NK.to(x_TK.dtype), bias_N)
-    out_TN = None if wants_grad else x_TK.new_empty(x_TK.shape[0], weight_NK.shape[0])
+    if weight_NK.dtype != x_TK.dtype and weight_NK.shape[0] > rows:
+        return _linear_in_chunks(x_TK, weight_NK, bias_N, rows, is_trained)
+    weight_NK = weight_NK.to(x_TK.dtype)
+    if is_trained and not torch.compiler.is_compiling():
+        return linear_training(x_TK, weight_NK, bias_N)
+    return F.linear(x_TK, weight_NK, bias_N)
+
+
+def _linear_in_chunks(
+    x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None, rows: int, is_trained: bool
+) -> Tensor:
+    """`rows` of the weight are converted at a time. For autograd the pieces must stay apart."""
+    columns = weight_NK.shape[0]
+    out_TN = None if is_trained else x_TK.new_empty(x_TK.shape[0], columns)
     pieces = []
-    for n in range(0, weight_NK.shape[0], rows):
+    for n in range(0, columns, rows):
+        weight = weight_NK[n : n + rows].to(x_TK.dtype)
         bias = None if bias_N is None else bias_N[n : n + rows]
-        piece = F.linear(x_TK, weight_NK[n : n + rows].to(x_TK.dtype), bias)
+        piece = F.linear(x_TK, weight, bias)
         if out_TN is None:
             pieces.append(piece)
         else:
@@ -42,5 +54,7 @@ def linear(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Ten
 
 
 def widened(x: Tensor) -> Tensor:
-    """float32 in place of bfloat16 on a CPU; anything else as it is."""
-    return x.float() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else x
+    """float32 in place of bfloat16 on a CPU; anything else unchanged."""
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+        return x.float()
+    return x

@@ -16,6 +16,8 @@ def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
         trained = norm_training(x_TD, scale_D, eps)
         if trained is not None:
             return trained
-    t_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
-    t_TD = t_TD * torch.rsqrt(t_TD.square().mean(-1, keepdim=True) + eps)
-    return (t_TD * scale_D.to(t_TD.dtype)).to(x_TD.dtype)
+    wide = torch.promote_types(x_TD.dtype, torch.float32)
+    t_TD = x_TD.to(wide)
+    mean_square_T1 = t_TD.square().mean(-1, keepdim=True)
+    t_TD = t_TD * torch.rsqrt(mean_square_T1 + eps)
+    return (t_TD * scale_D.to(wide)).to(x_TD.dtype)

@@ -2,10 +2,10 @@
 products.
 
 Bound: 2*M*K*N FLOPs a product. Which library multiplies fastest depends on the CPU: MKL, torch's
-usual one, uses the wide vectors of Intel's CPUs alone; oneDNN, which comes with torch as well, uses
-those of any maker's, but costs more to call. In bfloat16 a CPU without such instructions emulates
-them, twenty times slower. So what serves on a CPU is measured (`contest.py`): the product of
-float32 matrices, and the dtype in which stacks of matrices are iterated. Everything else is torch.
+usual one, uses the wide vectors of Intel's CPUs only; oneDNN, which comes with torch as well, uses
+those of any maker, but costs more to call. A CPU without bfloat16 instructions emulates them,
+twenty times slower. So two choices on a CPU are measured (`contest.py`): the library for float32
+matrices, and the dtype in which stacks of matrices are iterated. Everything else is torch.
 
 M, T rows, K summed over, N columns.
 """
@@ -26,11 +26,11 @@ from torch.autograd.function import once_differentiable
 
 from ossia.kernels import contest
 
-SMALLEST = 1 << 18  # multiplications: below, calling oneDNN costs more than the product
+SMALLEST = 1 << 18  # multiplications; for fewer, calling oneDNN costs more than the product
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-# ---- what serves ----
+# ---- the choice ----
 
 
 def _by_torch(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
@@ -39,8 +39,10 @@ def _by_torch(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
 
 def _by_onednn(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None) -> Tensor:
     """By the operator that torch's own compiler emits, which torch does not document."""
-    bias = None if bias_N is None else bias_N.contiguous()  # of a bias the operator sees no strides
-    return torch.ops.mkldnn._linear_pointwise(a_MK, b_KN.T, bias, "none", [], "")  # type: ignore[no-any-return]
+    bias_N = None if bias_N is None else bias_N.contiguous()  # the operator ignores its strides
+    multiply = torch.ops.mkldnn._linear_pointwise
+    out_MN: Tensor = multiply(a_MK, b_KN.T, bias_N, "none", [], "")
+    return out_MN
 
 
 def _has_onednn() -> bool:
@@ -55,9 +57,9 @@ STACKS = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 @dataclass(frozen=True)
 class Serving:
-    """What serves on a CPU, and why. JSON values."""
+    """The ways to multiply that were chosen on a CPU, and why. JSON values."""
 
-    machine: str  # what it was measured on
+    machine: str  # where it was measured
     product: str  # of float32 matrices: a name in PRODUCTS
     stacks: str  # of matrices: a name in STACKS
     rates: Mapping[str, float]  # GFLOP/s of one thread, of each way
@@ -68,8 +70,8 @@ _serving: Serving | None = None
 
 
 def serving() -> Serving:
-    """What serves in this process; measured on first use, in about 0.1 s, unless this machine
-    remembers.
+    """The choice for this process; measured on first use, in about 0.1 s, unless this machine has a
+    record of it.
     """
     global _serving
     if _serving is None:
@@ -80,44 +82,50 @@ def serving() -> Serving:
 
 
 def use(recorded: Serving | None) -> None:
-    """Let this serve from here on, whatever was measured; None: what `serving` finds."""
+    """Use this choice from here on, whatever was measured; None: the one that `serving` finds."""
     global _serving
     _serving = recorded
 
 
 def go_on_with(record: Mapping[str, Any]) -> None:
-    """Let what served a run, `asdict(serving())` then, serve its resumption, for the same bits.
+    """Use the choice of a run (`asdict(serving())` at its beginning) for its resumption, for the
+    same bits.
 
     On another machine the bits cannot be the same, and the record of another version may be one
-    that this version cannot read: then what is fast here serves, and a warning says so if it
-    differs.
+    that this version cannot read: then this machine's own choice is used, and a warning says so if
+    it differs.
     """
-    recorded, here = parse(record), serving()
+    recorded = parse(record)
+    here = serving()
     if recorded is None:
         warnings.warn(
-            "what multiplied in the run was recorded by another version of ossia: it goes on with products by "
-            f"{here.product} and {here.stacks} on {here.machine}, perhaps not to the bits it would have had",
+            "the run's record of its products is from another version of ossia: it continues "
+            f"with products by {_named(here)}, perhaps not to the bits it would have had",
             stacklevel=2,
         )
         return
     if (recorded.product, recorded.stacks) == (here.product, here.stacks):
         return
-    if (
-        recorded.machine == here.machine
-        and recorded.product in PRODUCTS
-        and recorded.stacks in STACKS
-    ):
+    if recorded.machine == here.machine and _is_possible(recorded):
         use(recorded)
         return
-    began, now = (f"{s.product} and {s.stacks} on {s.machine}" for s in (recorded, here))
     warnings.warn(
-        f"the run began with products by {began} and goes on with {now}: not to the bits it would have had",
+        f"the run began with products by {_named(recorded)} and continues with {_named(here)}: not "
+        "to the bits it would have had",
         stacklevel=2,
     )
 
 
+def _named(choice: Serving) -> str:
+    return f"{choice.product} and {choice.stacks} on {choice.machine}"
+
+
+def _is_possible(choice: Serving) -> bool:
+    return choice.product in PRODUCTS and choice.stacks in STACKS
+
+
 def parse(record: Mapping[str, Any]) -> Serving | None:
-    """What `asdict` made of a `Serving`; None if it has other fields, as another version's may."""
+    """A `Serving` from `asdict`; None if it has other fields, as one of another version may."""
     try:
         return Serving(**record)
     except TypeError:
@@ -129,12 +137,13 @@ def _found(machine: str) -> Serving:
         file = contest.memory(machine)
     except RuntimeError:  # no home directory
         return measured(machine)
-    return Serving(**contest.remembered(file, lambda: asdict(measured(machine)), _serves))  # type: ignore[arg-type]
+    record: Any = contest.remembered(file, lambda: asdict(measured(machine)), _is_valid)
+    return Serving(**record)
 
 
-def _serves(record: Mapping[str, Any]) -> bool:
+def _is_valid(record: Mapping[str, Any]) -> bool:
     known = parse(record)
-    return known is not None and known.product in PRODUCTS and known.stacks in STACKS
+    return known is not None and _is_possible(known)
 
 
 def measured(machine: str) -> Serving:
@@ -153,7 +162,8 @@ def measured(machine: str) -> Serving:
 def _measure(machine: str) -> Serving:
     products, flops = _product_calls()
     stacks, stack_flops = _stack_calls()
-    of_products, of_stacks = contest.seconds(products), contest.seconds(stacks)
+    of_products = contest.seconds(products)
+    of_stacks = contest.seconds(stacks)
     rates = {name: flops / took for name, took in of_products.items()}
     rates |= {name: stack_flops / took for name, took in of_stacks.items()}
     rounded = {name: round(rate / 1e9, 1) for name, rate in rates.items()}
@@ -161,11 +171,13 @@ def _measure(machine: str) -> Serving:
 
 
 def _product_calls() -> tuple[dict[str, contest.Calls], int]:
-    """Forward, and backward by both factors, of an expert of a small model, and of a larger matrix."""
+    """Forward, and backward by both factors: for an expert of a small model, and a larger one."""
     calls: dict[str, list[Callable[[], object]]] = {name: [] for name in PRODUCTS}
     flops = 0
     for m, k, n in ((512, 128, 256), (256, 512, 256)):
-        x_MK, weight_NK, grad_MN = torch.ones(m, k), torch.ones(n, k), torch.ones(m, n)
+        x_MK = torch.ones(m, k)
+        weight_NK = torch.ones(n, k)
+        grad_MN = torch.ones(m, n)
         for a, b in ((x_MK, weight_NK.T), (grad_MN, weight_NK), (grad_MN.T, x_MK)):
             flops += 2 * m * k * n
             for name, multiply in PRODUCTS.items():
@@ -175,13 +187,13 @@ def _product_calls() -> tuple[dict[str, contest.Calls], int]:
 
 def _stack_calls() -> tuple[dict[str, contest.Calls], int]:
     """The two kinds of products of a Newton-Schulz iteration."""
-    count, rows, columns = 2, 128, 256
+    count = 2
+    rows = 128
+    columns = 256
     calls: dict[str, contest.Calls] = {}
     for name, dtype in STACKS.items():
-        x, s = (
-            torch.ones(count, rows, columns, dtype=dtype),
-            torch.ones(count, rows, rows, dtype=dtype),
-        )
+        x = torch.ones(count, rows, columns, dtype=dtype)
+        s = torch.ones(count, rows, rows, dtype=dtype)
         calls[name] = [partial(torch.bmm, x, x.mT), partial(torch.baddbmm, x, s, x)]
     return calls, 2 * count * 2 * rows * rows * columns
 
@@ -200,8 +212,8 @@ def product(a_MK: Tensor, b_KN: Tensor, bias_N: Tensor | None = None) -> Tensor:
 
 
 def stack_dtype(device: torch.device) -> torch.dtype:
-    """In which products of stacks of matrices are fastest, where either would do: bfloat16 or
-    float32.
+    """The dtype in which products of stacks of matrices are fastest, if either would do: bfloat16
+    or float32.
     """
     return STACKS[serving().stacks] if device.type == "cpu" else torch.bfloat16
 
@@ -219,9 +231,12 @@ class _Linear(torch.autograd.Function):
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
         dx_TK = product(grad_TN, weight_NK) if wants_x else None
         dw_NK = product(grad_TN.T, x_TK) if wants_weight else None
-        return dx_TK, dw_NK, grad_TN.sum(0) if wants_bias else None
+        db_N = grad_TN.sum(0) if wants_bias else None
+        return dx_TK, dw_NK, db_N
 
 
 def linear_training(x_TK: Tensor, weight_NK: Tensor, bias_N: Tensor | None) -> Tensor:
     """x W^T + b [T, N], differentiable by all three; all of one dtype."""
-    return _Linear.apply(x_TK, weight_NK, bias_N)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _Linear.apply
+    y_TN: Tensor = apply(x_TK, weight_NK, bias_N)
+    return y_TN

@@ -18,6 +18,9 @@ def rotate(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor:
         trained = rotate_training(x_THh, cos_Tr, sin_Tr)
         if trained is not None:
             return trained
-    cos_T1r, sin_T1r = cos_Tr.to(x_THh.dtype).unsqueeze(1), sin_Tr.to(x_THh.dtype).unsqueeze(1)
+    cos_T1r = cos_Tr.to(x_THh.dtype).unsqueeze(1)
+    sin_T1r = sin_Tr.to(x_THh.dtype).unsqueeze(1)
     a, b = x_THh.chunk(2, dim=-1)
-    return torch.cat((a * cos_T1r - b * sin_T1r, b * cos_T1r + a * sin_T1r), dim=-1)
+    first = a * cos_T1r - b * sin_T1r
+    second = b * cos_T1r + a * sin_T1r
+    return torch.cat((first, second), dim=-1)

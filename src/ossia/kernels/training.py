@@ -1,4 +1,5 @@
-"""What training does between its matrix products: compiled for float32 on a CPU, else torch.
+"""The operations of training between its matrix products: compiled for float32 on a CPU, else
+torch.
 
 The clamped SwiGLU, RMSNorm and RoPE with their gradients, sums of experts' outputs, the gradient of
 cross-entropy. Bound: bytes, each value read and written once; in torch every operation is a pass
@@ -38,21 +39,22 @@ def swiglu_forward(h_nF2: Tensor, limit: float) -> Tensor:
 def swiglu_backward(
     h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What follows from the gradient `da` by the activations a = swiglu(h), before the `weight` of
-    each output.
+    """The backward pass of a = swiglu(h), from `da`, the gradient by a before the `weight` of each
+    output.
 
-    Gives (weight * gradient by h [n, 2F], weight * a [n, F], the sums of da * a over the features
-    [n]); a clamp that holds gives no gradient. `weight` and the sums are in float32 at least.
+    Returns weight * gradient by h [n, 2F], weight * a [n, F], and the sums of da * a over the
+    features [n]; a clamp that holds gives no gradient. `weight` and the sums are in float32 at
+    least.
     """
     library = compiled_for(h_nF2)
     if library is None or da_nF.dtype != h_nF2.dtype or weight_n.dtype != torch.float32:
         return _swiglu_backward(h_nF2, da_nF, weight_n, limit)
-    h_nF2, da_nF, weight_n = h_nF2.contiguous(), da_nF.contiguous(), weight_n.contiguous()
-    dh_nF2, a_nF, along_n = (
-        torch.empty_like(h_nF2),
-        torch.empty_like(da_nF),
-        torch.zeros_like(weight_n),
-    )
+    h_nF2 = h_nF2.contiguous()
+    da_nF = da_nF.contiguous()
+    weight_n = weight_n.contiguous()
+    dh_nF2 = torch.empty_like(h_nF2)
+    a_nF = torch.empty_like(da_nF)
+    along_n = torch.zeros_like(weight_n)
     given = (h_nF2.data_ptr(), da_nF.data_ptr(), weight_n.data_ptr(), limit, *da_nF.shape)
     library.ossia_swiglu_backward(*given, dh_nF2.data_ptr(), a_nF.data_ptr(), along_n.data_ptr())
     return dh_nF2, a_nF, along_n
@@ -62,21 +64,27 @@ def _swiglu_backward(
     h_nF2: Tensor, da_nF: Tensor, weight_n: Tensor, limit: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     a_nF, slope_nF2 = swiglu_with_gradient(h_nF2, limit)
-    wide, weight_n1 = weight_n.dtype, weight_n.unsqueeze(1)
+    wide = weight_n.dtype
+    weight_n1 = weight_n.unsqueeze(1)
     along_n = (da_nF.to(wide) * a_nF.to(wide)).sum(-1)
-    dh_nF2 = (da_nF * weight_n1).to(h_nF2.dtype).repeat_interleave(2, dim=1).mul_(slope_nF2)
-    return dh_nF2, (a_nF * weight_n1).to(h_nF2.dtype), along_n
+    da_nF = (da_nF * weight_n1).to(h_nF2.dtype)
+    dh_nF2 = da_nF.repeat_interleave(2, dim=1).mul_(slope_nF2)
+    a_nF = (a_nF * weight_n1).to(h_nF2.dtype)
+    return dh_nF2, a_nF, along_n
 
 
 def swiglu_with_gradient(h_nF2: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     """swiglu(h) [n, F] and its derivative by each input [n, 2F]; 0 where a clamp holds."""
     wide = h_nF2.to(torch.promote_types(h_nF2.dtype, torch.float32))
-    gate_in, up_in = wide[..., 0::2], wide[..., 1::2]
-    gate, up = gate_in.clamp(max=limit), up_in.clamp(-limit, limit)
+    gate_in = wide[..., 0::2]
+    up_in = wide[..., 1::2]
+    gate = gate_in.clamp(max=limit)
+    up = up_in.clamp(-limit, limit)
     sigmoid = torch.sigmoid(SWIGLU_ALPHA * gate)
     glu = gate * sigmoid
+    slope = sigmoid + SWIGLU_ALPHA * glu * (1 - sigmoid)
     d = torch.empty_like(h_nF2)
-    d[..., 0::2] = (sigmoid + SWIGLU_ALPHA * glu * (1 - sigmoid)) * (up + 1) * (gate_in <= limit)
+    d[..., 0::2] = slope * (up + 1) * (gate_in <= limit)
     d[..., 1::2] = glu * (up_in.abs() <= limit)
     return (glu * (up + 1)).to(h_nF2.dtype), d
 
@@ -86,26 +94,25 @@ def add_rows(out_TD: Tensor, rows_n: Tensor, x_nD: Tensor, scale_n: Tensor | Non
     float32 at least.
     """
     library = compiled_for(out_TD)
-    if (
-        library is None
-        or x_nD.dtype != torch.float32
-        or (scale_n is not None and scale_n.dtype != torch.float32)
-    ):
+    given = [x_nD] if scale_n is None else [x_nD, scale_n]
+    if library is None or any(x.dtype != torch.float32 for x in given):
         x_nD = x_nD.to(out_TD.dtype)
-        out_TD.index_add_(0, rows_n, x_nD if scale_n is None else x_nD * scale_n.unsqueeze(1))
+        if scale_n is not None:
+            x_nD = x_nD * scale_n.unsqueeze(1)
+        out_TD.index_add_(0, rows_n, x_nD)
         return
-    assert (
-        out_TD.is_contiguous()
-        and rows_n.dtype == torch.int64
-        and x_nD.shape == (len(rows_n), out_TD.shape[1])
-    )
-    assert scale_n is None or scale_n.shape == rows_n.shape
-    x_nD, rows_n = x_nD.contiguous(), rows_n.contiguous()
-    scale_n = None if scale_n is None else scale_n.contiguous()
-    scale = None if scale_n is None else scale_n.data_ptr()
-    library.ossia_add_rows(
-        x_nD.data_ptr(), rows_n.data_ptr(), scale, *x_nD.shape, out_TD.data_ptr()
-    )
+    assert out_TD.is_contiguous()
+    assert rows_n.dtype == torch.int64
+    assert x_nD.shape == (len(rows_n), out_TD.shape[1])
+    x_nD = x_nD.contiguous()
+    rows_n = rows_n.contiguous()
+    scale = None
+    if scale_n is not None:
+        assert scale_n.shape == rows_n.shape
+        scale_n = scale_n.contiguous()
+        scale = scale_n.data_ptr()
+    pointers = (x_nD.data_ptr(), rows_n.data_ptr(), scale)
+    library.ossia_add_rows(*pointers, *x_nD.shape, out_TD.data_ptr())
 
 
 def check_targets(target_R: Tensor, vocabulary: int) -> None:
@@ -118,33 +125,36 @@ def check_targets(target_R: Tensor, vocabulary: int) -> None:
 
 
 def softmax_gradient(logits_RV: Tensor, target_R: Tensor) -> tuple[Tensor, Tensor]:
-    """(-log softmax(logits)[target] [R], its gradient by the logits [R, V]); `logits` may be
+    """-log softmax(logits)[target] [R], and its gradient by the logits [R, V]. `logits` may be
     overwritten.
 
-    The targets have been through `check_targets`: here they are memory addresses.
+    Call `check_targets` first: here the targets are memory addresses.
     """
     library = compiled_for(logits_RV)
     if library is None:
         lse_R1 = logits_RV.logsumexp(-1, keepdim=True)
         loss_R1 = lse_R1 - logits_RV.gather(1, target_R.unsqueeze(1))
         p_RV = logits_RV.sub_(lse_R1).exp_()
-        return loss_R1.squeeze(1), p_RV.scatter_add_(
-            1, target_R.unsqueeze(1), torch.full_like(lse_R1, -1.0)
-        )
-    assert target_R.dtype == torch.int64 and target_R.shape == logits_RV.shape[:1]
-    logits_RV, target_R = logits_RV.contiguous(), target_R.contiguous()
+        minus_one_R1 = torch.full_like(lse_R1, -1.0)
+        gradient_RV = p_RV.scatter_add_(1, target_R.unsqueeze(1), minus_one_R1)
+        return loss_R1.squeeze(1), gradient_RV
+    assert target_R.dtype == torch.int64
+    assert target_R.shape == logits_RV.shape[:1]
+    logits_RV = logits_RV.contiguous()
+    target_R = target_R.contiguous()
     loss_R = logits_RV.new_empty(logits_RV.shape[0])
-    library.ossia_cross_entropy(
-        logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape, loss_R.data_ptr()
-    )
+    given = (logits_RV.data_ptr(), target_R.data_ptr(), *logits_RV.shape)
+    library.ossia_cross_entropy(*given, loss_R.data_ptr())
     return loss_R, logits_RV
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
-        x_TD, scale_D = x_TD.contiguous(), scale_D.contiguous()
-        out_TD, inverse_T = torch.empty_like(x_TD), x_TD.new_empty(x_TD.shape[0])
+        x_TD = x_TD.contiguous()
+        scale_D = scale_D.contiguous()
+        out_TD = torch.empty_like(x_TD)
+        inverse_T = x_TD.new_empty(x_TD.shape[0])
         given = (x_TD.data_ptr(), scale_D.data_ptr(), eps, *x_TD.shape)
         cpu.loaded().ossia_norm_forward(*given, out_TD.data_ptr(), inverse_T.data_ptr())
         ctx.save_for_backward(x_TD, scale_D, inverse_T)
@@ -155,25 +165,23 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor | None, ...]:
         x_TD, scale_D, inverse_T = ctx.saved_tensors
         grad_TD = grad_TD.contiguous()
-        dx_TD, dscale_D = torch.empty_like(x_TD), torch.zeros_like(scale_D)
-        given = (
-            x_TD.data_ptr(),
-            scale_D.data_ptr(),
-            inverse_T.data_ptr(),
-            grad_TD.data_ptr(),
-            *x_TD.shape,
-        )
-        cpu.loaded().ossia_norm_backward(*given, dx_TD.data_ptr(), dscale_D.data_ptr())
+        dx_TD = torch.empty_like(x_TD)
+        dscale_D = torch.zeros_like(scale_D)
+        given = [x.data_ptr() for x in (x_TD, scale_D, inverse_T, grad_TD)]
+        made = [x.data_ptr() for x in (dx_TD, dscale_D)]
+        cpu.loaded().ossia_norm_backward(*given, *x_TD.shape, *made)
         return dx_TD, dscale_D, None
 
 
 def norm_training(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor | None:
-    """As `rms_norm`, with a backward pass of its own; None where that is not compiled."""
+    """As `rms_norm`, with a backward pass of its own; None if that is not compiled."""
     if x_TD.ndim != 2 or x_TD.shape[1] % 16 or scale_D.shape != x_TD.shape[1:]:
         return None
     if compiled_for(x_TD) is None or compiled_for(scale_D) is None:
         return None
-    return _Norm.apply(x_TD, scale_D, eps)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _Norm.apply
+    out_TD: Tensor = apply(x_TD, scale_D, eps)
+    return out_TD
 
 
 class _Rotation(torch.autograd.Function):
@@ -190,34 +198,39 @@ class _Rotation(torch.autograd.Function):
 
 
 def _rotated(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor, sign: float) -> Tensor:
-    x_THh, cos_Tr, sin_Tr = x_THh.contiguous(), cos_Tr.contiguous(), sin_Tr.contiguous()
+    x_THh = x_THh.contiguous()
+    cos_Tr = cos_Tr.contiguous()
+    sin_Tr = sin_Tr.contiguous()
     out_THh = torch.empty_like(x_THh)
-    (tokens, heads, width), angles = x_THh.shape, (cos_Tr.data_ptr(), sin_Tr.data_ptr(), sign)
-    cpu.loaded().ossia_rotate_heads(
-        x_THh.data_ptr(), *angles, tokens, heads, width // 2, out_THh.data_ptr()
-    )
+    tokens, heads, width = x_THh.shape
+    given = (x_THh.data_ptr(), cos_Tr.data_ptr(), sin_Tr.data_ptr(), sign)
+    sizes = (tokens, heads, width // 2)
+    cpu.loaded().ossia_rotate_heads(*given, *sizes, out_THh.data_ptr())
     return out_THh
 
 
 def rotate_training(x_THh: Tensor, cos_Tr: Tensor, sin_Tr: Tensor) -> Tensor | None:
-    """As `rotate`, differentiable by x; None where that is not compiled."""
-    if x_THh.ndim != 3 or not cos_Tr.shape == sin_Tr.shape == (x_THh.shape[0], x_THh.shape[2] // 2):
+    """As `rotate`, differentiable by x; None if that is not compiled."""
+    if x_THh.ndim != 3:
+        return None
+    tokens, _, width = x_THh.shape
+    if not cos_Tr.shape == sin_Tr.shape == (tokens, width // 2):
         return None
     if any(compiled_for(x) is None for x in (x_THh, cos_Tr, sin_Tr)):
         return None
-    return _Rotation.apply(x_THh, cos_Tr, sin_Tr)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _Rotation.apply
+    out_THh: Tensor = apply(x_THh, cos_Tr, sin_Tr)
+    return out_THh
 
 
 def compiled_for(x: Tensor) -> CDLL | None:
     """The compiled kernels, if they serve tensors like x in training: plain ones in float32 on a
     CPU.
     """
-    plain = (
-        type(x) in (Tensor, torch.nn.Parameter)
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-    )
-    if not plain or torch.compiler.is_compiling() or os.environ.get("OSSIA_KERNELS") == "reference":
+    is_plain = type(x) in (Tensor, torch.nn.Parameter)
+    if not is_plain or x.dtype != torch.float32 or x.device.type != "cpu":
+        return None
+    if torch.compiler.is_compiling() or os.environ.get("OSSIA_KERNELS") == "reference":
         return None
     found = cpu.compiled()
     return None if isinstance(found, str) else found

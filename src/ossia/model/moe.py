@@ -1,8 +1,8 @@
-"""The feed-forward half of a block: the router and the experts, which come in two kinds of leaf.
+"""The feed-forward half of a block: the router and the experts, which have two kinds of leaf.
 
 `PackedExperts` hold MXFP4 as published and are decoded one expert at a time; `TrainableExperts`
-hold ordinary matrices, and can be trained as if they were MXFP4 already. The model cannot tell
-which it has.
+hold ordinary matrices, and can be trained as if they were MXFP4 already. The model cannot tell them
+apart.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate.
 """
@@ -28,10 +28,9 @@ class PackedExperts(nn.Module):
 
     def __init__(self, experts: int, rows: int, columns: int) -> None:
         super().__init__()
-        self.register_buffer(
-            "blocks", torch.empty(experts, rows, columns // 32, 16, dtype=torch.uint8)
-        )
-        self.register_buffer("scales", torch.empty(experts, rows, columns // 32, dtype=torch.uint8))
+        shape = (experts, rows, columns // 32)
+        self.register_buffer("blocks", torch.empty(*shape, 16, dtype=torch.uint8))
+        self.register_buffer("scales", torch.empty(*shape, dtype=torch.uint8))
         self.bias = nn.Parameter(torch.empty(experts, rows), requires_grad=False)
 
     def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
@@ -60,11 +59,10 @@ class TrainableExperts(nn.Module):
         return self.seen(self.weight[expert]).to(dtype)
 
     def seen(self, weight: Tensor) -> Tensor:
-        return (
-            mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize))
-            if self.fake_quantize
-            else weight
-        )
+        """`weight` as the forward sees it."""
+        if not self.fake_quantize:
+            return weight
+        return mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize))
 
 
 class Experts(nn.Module):
@@ -77,27 +75,23 @@ class Experts(nn.Module):
         self.down = leaf(experts, hidden, width)
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        wanted = torch.is_grad_enabled() and (x_TD.requires_grad or self.gate_up.bias.requires_grad)
-        if (
-            wanted
-            and isinstance(self.gate_up, TrainableExperts)
-            and isinstance(self.down, TrainableExperts)
-        ):
-            tensors = (
-                (self.gate_up.values(), self.gate_up.bias),
-                (self.down.values(), self.down.bias),
-            )
-            return kernels.experts_training(x_TD, choice_Tk, weight_Tk, *tensors, limit)
-        matrices = (self.gate_up.matrix, self.gate_up.bias), (self.down.matrix, self.down.bias)
-        return kernels.experts(x_TD, choice_Tk, weight_Tk, *matrices, limit)
+        up = self.gate_up
+        down = self.down
+        needs_grad = torch.is_grad_enabled() and (x_TD.requires_grad or up.bias.requires_grad)
+        chosen = (x_TD, choice_Tk, weight_Tk)
+        if needs_grad and isinstance(up, TrainableExperts) and isinstance(down, TrainableExperts):
+            first = (up.values(), up.bias)
+            second = (down.values(), down.bias)
+            return kernels.experts_training(*chosen, first, second, limit)
+        return kernels.experts(*chosen, (up.matrix, up.bias), (down.matrix, down.bias), limit)
 
 
 class Router(nn.Module):
     """Chooses k experts per token: the largest k logits, weighted by a softmax over those k alone.
 
     `selection_bias` [E], None unless training sets it, is added to the logits for the choice and
-    not for the weights (arXiv 2408.15664). No published layout can hold it, so it is no part of the
-    state, and export refuses it.
+    not for the weights (arXiv 2408.15664). No published layout can hold it, so it is not part of
+    the state, and export refuses it.
     """
 
     selection_bias: Tensor | None
@@ -110,18 +104,20 @@ class Router(nn.Module):
         self.register_buffer("selection_bias", None, persistent=False)
 
     def forward(self, x_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least:
-        near ties decide much.
+        """choice int64 [T, k], weight float32 [T, k], logits float32 [T, E]. In float32 at least,
+        because rounding decides near ties.
         """
-        logits_TE = kernels.linear(
-            x_TD.to(torch.promote_types(x_TD.dtype, torch.float32)), self.weight, self.bias
-        )
+        wide = torch.promote_types(x_TD.dtype, torch.float32)
+        logits_TE = kernels.linear(x_TD.to(wide), self.weight, self.bias)
         choice_Tk = self.choose(logits_TE)
-        return choice_Tk, logits_TE.gather(-1, choice_Tk).softmax(-1), logits_TE
+        weight_Tk = logits_TE.gather(-1, choice_Tk).softmax(-1)
+        return choice_Tk, weight_Tk, logits_TE
 
     def choose(self, logits_TE: Tensor) -> Tensor:
         """int64 [T, k], best first."""
-        scores_TE = logits_TE if self.selection_bias is None else logits_TE + self.selection_bias
+        scores_TE = logits_TE
+        if self.selection_bias is not None:
+            scores_TE = logits_TE + self.selection_bias
         return scores_TE.topk(self.top_k, dim=-1).indices
 
 
@@ -141,27 +137,26 @@ def within_capacity(choice_Tk: Tensor, capacity: int) -> Tensor:
     counts = torch.bincount(choice)
     first = counts.cumsum(0) - counts
     rank = torch.arange(len(order), device=order.device) - first[choice[order]]
-    return (
-        torch.empty_like(order, dtype=torch.bool)
-        .index_copy_(0, order, rank < capacity)
-        .view_as(choice_Tk)
-    )
+    is_within = torch.empty_like(order, dtype=torch.bool)
+    is_within.index_copy_(0, order, rank < capacity)
+    return is_within.view_as(choice_Tk)
 
 
 class Moe(nn.Module):
     """x + experts(norm(x)); on a dense layer (`moe_stride` > 1) one expert that all tokens share,
     and no router.
 
-    With `capacity` (None unless training sets it), and only in training mode, an expert takes no
-    more than that many times its even share of the batch's tokens; what is over goes past it on the
+    With `capacity` (None unless training sets it), and only in training mode, an expert takes at
+    most that many times its even share of the batch's tokens; the other tokens pass it by on the
     residual stream. A token's output then depends on the tokens before it in the batch, which is
-    why nothing but training may do this.
+    why only training may do this.
     """
 
     def __init__(self, config: ModelConfig, layer: int, kind: ExpertKind) -> None:
         super().__init__()
         experts, width = config.expert_shape(layer)
-        self.layer, self.limit = layer, config.swiglu_limit
+        self.layer = layer
+        self.limit = config.swiglu_limit
         self.capacity: float | None = None
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.router = Router(config) if config.is_moe(layer) else None
@@ -177,9 +172,9 @@ class Moe(nn.Module):
             if batch.router_logits is not None:
                 batch.router_logits[self.layer] = logits_TE
             if self.capacity is not None and self.training:
-                most = expert_capacity(
-                    self.capacity, len(choice_Tk), self.router.top_k, self.router.weight.shape[0]
-                )
+                tokens, top_k = choice_Tk.shape
+                num_experts = self.router.weight.shape[0]
+                most = expert_capacity(self.capacity, tokens, top_k, num_experts)
                 weight_Tk = weight_Tk * within_capacity(choice_Tk, most)
         y_TD: Tensor = self.experts(t_TD, choice_Tk, weight_Tk, self.limit)
         return x_TD + y_TD.to(x_TD.dtype)

@@ -1,9 +1,8 @@
-"""The leaves of a Transformer that compiled kernels serve: same inputs, same outputs, other
-insides.
+"""The leaves of a Transformer that call compiled kernels, with the inputs and outputs of torch's.
 
 `make_native` puts them in place of the torch leaves of a loaded model; `Transformer.forward` stays
 the one forward. All blocks become one module and one call, which adds to the residual stream in
-place. Weights are read where they lie (the mapped file) until `promotion.py` has packed them.
+place. Weights are read from where they are (the mapped file) until `promotion.py` has packed them.
 
 Knows the C structures of kernels/cpu, but neither files nor caches beyond the batch's.
 """
@@ -35,13 +34,12 @@ Kv = Literal["bf16", "int8"]
 
 @dataclass(frozen=True)
 class Precision:
-    """What the compiled kernels compute in.
+    """The number formats of the compiled kernels.
 
     `dense`: attention and unembedding, from bfloat16 weights as published ("bf16": exact products,
-    float32 sums), or from weights and activations of 8 bits in blocks ("int8"). `activations`: what
-    the experts' MXFP4 weights are multiplied with, bfloat16 (exact products) or 8 bits in blocks of
-    32. `kv`: keys and values in the cache, bfloat16 or 8 bits with a scale for every position and
-    head.
+    float32 sums), or from weights and activations of 8 bits in blocks ("int8"). `activations`: the
+    factors of the experts' MXFP4 weights, bfloat16 (exact products) or 8 bits in blocks of 32.
+    `kv`: keys and values in the cache, bfloat16 or 8 bits with a scale for every position and head.
     """
 
     dense: Dense = "bf16"
@@ -54,9 +52,9 @@ def make_native(
     precision: Precision,
     mapped: Callable[[Tensor], bool] = lambda tensor: False,
 ) -> list[cpu.Packable]:
-    """Swap the leaves of `model`, which must have packed experts and lie on the CPU; returns what
-    can be packed, in the order in which a forward reads it. `mapped`: whether a tensor is a view of
-    a mapped file.
+    """Swap the leaves of `model`, which must have packed experts and be on the CPU. Returns the
+    weights that can be packed, in the order in which a forward reads them. `mapped`: whether a
+    tensor is a view of a mapped file.
     """
     assert unsupported(model.config) is None
     config = model.config
@@ -64,17 +62,21 @@ def make_native(
     halves: list[tuple[cpu.Attention, cpu.Moe]] = []
     for block in model.layers:
         assert isinstance(block, Block)
-        dense, experts = _dense(block.attn, precision), _experts(block.moe)
-        halves.append(
-            (_attention(block.attn, dense, config), _moe(block.moe, experts, config, precision))
-        )
+        dense = _dense(block.attn, precision)
+        experts = _experts(block.moe)
+        attention = _attention(block.attn, dense, config)
+        moe = _moe(block.moe, experts, config, precision)
+        halves.append((attention, moe))
         packables += [*dense, *experts]
     model.layers = nn.ModuleList([NativeLayers(halves, config, precision.kv)])
     unembedding = NativeLinear(model.unembedding, precision)
-    model.unembedding, model.norm = unembedding, NativeNorm(model.norm)  # type: ignore[assignment]
+    model.unembedding = unembedding  # type: ignore[assignment]
+    model.norm = NativeNorm(model.norm)  # type: ignore[assignment]
     if mapped(model.embedding.weight):
         model.embedding = MappedEmbedding(model.embedding.weight)  # type: ignore[assignment]
-    model.compute_dtype, model.residual_dtype, model.compiled = torch.bfloat16, torch.float32, True
+    model.compute_dtype = torch.bfloat16
+    model.residual_dtype = torch.float32
+    model.compiled = True
     model.kv_kind = precision.kv
     return [*packables, *unembedding.packables]
 
@@ -88,15 +90,15 @@ def first_logits(model: Transformer) -> threading.Event:
 def unsupported(config: ModelConfig) -> str | None:
     """Why the compiled kernels cannot serve a model of this shape; None if they can."""
     if config.head_dim % 16 or config.head_dim > cpu.MAX_HEAD_DIM:
-        return f"head_dim {config.head_dim} is no multiple of 16 up to {cpu.MAX_HEAD_DIM}"
+        return f"head_dim {config.head_dim} is not a multiple of 16 up to {cpu.MAX_HEAD_DIM}"
     if config.hidden_size % 32:
-        return f"hidden_size {config.hidden_size} is no multiple of 32"
+        return f"hidden_size {config.hidden_size} is not a multiple of 32"
     return None
 
 
 class MappedEmbedding(nn.Module):
     """Rows of a table that stays in its file. Looking one up makes its neighbours resident too, up
-    to a megabyte of them; so all are let go now and then, and the table never takes much memory.
+    to a megabyte of them; so all are dropped now and then, and the table never takes much memory.
     """
 
     EVERY = 64  # rows
@@ -120,7 +122,8 @@ class NativeNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
-        self.scale, self.eps = nn.Parameter(norm.scale.float(), requires_grad=False), norm.eps
+        self.scale = nn.Parameter(norm.scale.float(), requires_grad=False)
+        self.eps = norm.eps
 
     def forward(self, x_TD: Tensor) -> Tensor:
         return cpu.rms_norm(x_TD, self.scale, self.eps)
@@ -148,7 +151,9 @@ class NativeLayers(nn.Module):
         self, halves: list[tuple[cpu.Attention, cpu.Moe]], config: ModelConfig, kv_kind: str
     ) -> None:
         super().__init__()
-        self.run, self.config, self.kv_kind = cpu.Layers(halves), config, kv_kind
+        self.run = cpu.Layers(halves)
+        self.config = config
+        self.kv_kind = kv_kind
 
     def forward(
         self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
@@ -157,7 +162,8 @@ class NativeLayers(nn.Module):
             "the compiled kernels keep no router logits; training uses torch's"
         )
         pages = batch.pages or _own_pages(batch, self.config, self.kv_kind)
-        self.run(x_TD, cpu.Step(batch.lengths, batch.starts, pages, rope), pages.layers)
+        step = cpu.Step(batch.lengths, batch.starts, pages, rope)
+        self.run(x_TD, step, pages.layers)
         return x_TD
 
 
@@ -168,12 +174,19 @@ def _dense(attention: Attention, precision: Precision) -> list[cpu.Dense]:
 
 
 def _attention(attention: Attention, dense: list[cpu.Dense], c: ModelConfig) -> cpu.Attention:
-    learned = c.attention_sink == "learned"
-    sinks: Tensor | None = attention.sinks if learned else torch.zeros(c.num_attention_heads)
-    sinks = None if c.attention_sink == "none" else sinks
-    scale = c.head_dim**-0.5
+    sinks: Tensor | None = None
+    if c.attention_sink == "learned":
+        sinks = attention.sinks
+    elif c.attention_sink != "none":
+        sinks = torch.zeros(c.num_attention_heads)
     return cpu.Attention(
-        dense, attention.norm.scale, sinks, c.rms_norm_eps, scale, c.head_dim, attention.window
+        dense,
+        attention.norm.scale,
+        sinks,
+        c.rms_norm_eps,
+        c.head_dim**-0.5,
+        c.head_dim,
+        attention.window,
     )
 
 
@@ -182,7 +195,8 @@ def _experts(moe: Moe) -> list[cpu.Experts]:
     made = []
     for experts, interleaved in ((moe.experts.gate_up, True), (moe.experts.down, False)):
         assert isinstance(experts, PackedExperts)
-        blocks, scales = experts.get_buffer("blocks"), experts.get_buffer("scales")
+        blocks = experts.get_buffer("blocks")
+        scales = experts.get_buffer("scales")
         made.append(cpu.Experts(blocks, scales, experts.bias, interleaved))
     return made
 
@@ -190,8 +204,11 @@ def _experts(moe: Moe) -> list[cpu.Experts]:
 def _moe(
     moe: Moe, experts: list[cpu.Experts], config: ModelConfig, precision: Precision
 ) -> cpu.Moe:
-    router = None if moe.router is None else (moe.router.weight, moe.router.bias)
-    top_k = 1 if moe.router is None else moe.router.top_k
+    router = None
+    top_k = 1
+    if moe.router is not None:
+        router = (moe.router.weight, moe.router.bias)
+        top_k = moe.router.top_k
     return cpu.Moe(
         experts,
         moe.norm.scale,
@@ -204,14 +221,17 @@ def _moe(
 
 
 def _own_pages(batch: Batch, config: ModelConfig, kind: str) -> Pages:
-    """A cache for sequences that begin here and are not gone on with. One layer's memory does for
+    """A cache for sequences that begin here and are not continued. One layer's memory is enough for
     all: each layer is done with it before the next one writes.
     """
-    assert batch.slots is None and not any(batch.starts)
+    assert batch.slots is None
+    assert not any(batch.starts)
     counts = [(n + PAGE - 1) // PAGE for n in batch.lengths]
     pages_SP = np.full((len(counts), max(counts)), -1, dtype=np.int32)
-    for s, (count, end) in enumerate(zip(counts, np.cumsum(counts), strict=True)):
-        pages_SP[s, :count] = np.arange(end - count, end)
+    begin = 0
+    for s, count in enumerate(counts):
+        pages_SP[s, :count] = np.arange(begin, begin + count)
+        begin += count
     table = PageTable(pages_SP, np.zeros(len(counts), dtype=np.int32))
     windows = {config.window(n) for n in range(config.num_hidden_layers)}
     memory = cpu.KvLayer(sum(counts), config.num_key_value_heads, config.head_dim, kind)

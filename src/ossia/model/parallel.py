@@ -5,18 +5,19 @@ know about it.
 the processes of `ep` and `tp`; the leaves that hold such parameters are exchanged for ones that
 talk to the other processes; and all parameters are sliced by FSDP2 over the processes that see
 different tokens. Afterwards every parameter is a DTensor: its `shape` is that of the whole,
-`to_local()` what lies here. The Transformer's own code does not change.
+`to_local()` is this process's part. The Transformer's own code does not change.
 
-    processes   rank = ((replicate * fsdp + f) * ep + e) * tp + t; those of one tp group see the same tokens
-    tp          heads of attention with their sinks; the width of every expert; sums are all-reduced twice a layer
+    processes   rank = ((replicate * fsdp + f) * ep + e) * tp + t; a tp group sees the same tokens
+    tp          heads of attention with their sinks; the width of every expert; sums are all-reduced
+                twice a layer
     ep          experts; tokens travel (kernels/experts_dispatch.py)
-    fsdp        a slice of whatever is left, gathered layer by layer: expert matrices over `fsdp`, which under `ep`
-                are different ones on each process; everything else over fsdp x ep
+    fsdp        a slice of the rest, gathered layer by layer: expert matrices over `fsdp`, which are
+                different ones on each process under `ep`; everything else over fsdp x ep
     replicate   whole copies of all that, whose gradients are added up
 
-Gradients are sums over the processes, so a loss must be divided by what there is of everything on
-all of them. Knows DTensors and process groups; no optimizer, no files. T tokens, D hidden, E
-experts, k chosen per token.
+Gradients are sums over the processes, so a loss must be divided by the totals over all of them.
+Knows DTensors and process groups; does not know optimizers or files. T tokens, D hidden, E experts,
+k chosen per token.
 """
 
 from __future__ import annotations
@@ -51,24 +52,22 @@ from ossia.model.transformer import Attention, Block, Transformer
 @dataclass(frozen=True)
 class Cut:
     """The dimension along which a parameter is cut over the processes of `ep` and of `tp`; None: it
-    is not.
+    is not cut.
     """
 
     ep: int | None = None
     tp: int | None = None
 
 
-# The first pattern that a parameter's name matches counts. What matches none is whole in every
-# process of ep and tp: the two tables, norms, routers, the bias of attention's output. A dense
-# layer's one expert is cut by tp alone.
+# The first pattern that a parameter's name matches counts. A parameter that matches none is whole
+# in every process of ep and tp: the two tables, norms, routers, the bias of attention's output. A
+# dense layer's one expert is cut by tp only.
 TABLE: tuple[tuple[str, Cut], ...] = (
     ("layers.*.attn.[qkv].*", Cut(tp=0)),  # rows: heads
     ("layers.*.attn.out.weight", Cut(tp=1)),  # columns: heads
     ("layers.*.attn.sinks", Cut(tp=0)),  # heads
-    (
-        "layers.*.moe.experts.gate_up.*",
-        Cut(ep=0, tp=1),
-    ),  # experts; rows, in pairs of gate and linear
+    # experts; rows, in pairs of gate and linear
+    ("layers.*.moe.experts.gate_up.*", Cut(ep=0, tp=1)),
     ("layers.*.moe.experts.down.weight", Cut(ep=0, tp=2)),  # experts; columns
     ("layers.*.moe.experts.down.bias", Cut(ep=0)),  # experts
 )
@@ -94,13 +93,11 @@ class Meshes:
         replicate: int = 1, fsdp: int = 1, ep: int = 1, tp: int = 1, device: str = "cpu"
     ) -> Meshes:
         """Collective. The product must be the number of processes in the default group."""
-        dense = init_device_mesh(
-            device, (replicate, fsdp * ep, tp), mesh_dim_names=("replicate", "shard", "tp")
-        )
+        names: tuple[str, ...] = ("replicate", "shard", "tp")
+        dense = init_device_mesh(device, (replicate, fsdp * ep, tp), mesh_dim_names=names)
         names = ("replicate", "fsdp", "ep", "tp")
-        return Meshes(
-            dense, init_device_mesh(device, (replicate, fsdp, ep, tp), mesh_dim_names=names)
-        )
+        experts = init_device_mesh(device, (replicate, fsdp, ep, tp), mesh_dim_names=names)
+        return Meshes(dense, experts)
 
     @property
     def ep(self) -> int:
@@ -111,38 +108,36 @@ class Meshes:
         return self.experts["tp"].size()
 
     def data(self) -> tuple[int, int]:
-        """(which part of the tokens is this process's, how many parts there are)"""
+        """(the number of this process's part of the tokens, how many parts there are)"""
         return dist.get_rank() // self.tp, dist.get_world_size() // self.tp
 
     def slicing(self, experts: bool) -> DeviceMesh:
         """The mesh for FSDP2: one dimension, or two where whole copies are kept."""
-        mesh, name = (self.experts, "fsdp") if experts else (self.dense, "shard")
-        return mesh["replicate", name] if mesh["replicate"].size() > 1 else mesh[name]
+        mesh = self.experts if experts else self.dense
+        name = "fsdp" if experts else "shard"
+        if mesh["replicate"].size() > 1:
+            return mesh["replicate", name]
+        return mesh[name]
 
 
 def check(config: ModelConfig, *, ep: int = 1, tp: int = 1, quantize: bool = False) -> None:
     """Raises `ConfigError` for numbers of processes that the model's sizes cannot be divided by."""
     _divides("ep", ep, num_experts=config.num_experts)
-    _divides(
-        "tp",
-        tp,
-        num_key_value_heads=config.num_key_value_heads,
-        num_attention_heads=config.num_attention_heads,
-    )
-    blocks = {
-        "intermediate_size / 32, because MXFP4 has blocks of 32": config.intermediate_size
-        // MX_BLOCK
-    }
-    _divides("tp", tp, **(blocks if quantize else {"intermediate_size": config.intermediate_size}))
+    _divides("tp", tp, num_key_value_heads=config.num_key_value_heads)
+    _divides("tp", tp, num_attention_heads=config.num_attention_heads)
+    if quantize:
+        name = "intermediate_size / 32, because MXFP4 has blocks of 32"
+        _divides("tp", tp, **{name: config.intermediate_size // MX_BLOCK})
+    else:
+        _divides("tp", tp, intermediate_size=config.intermediate_size)
 
 
 def _divides(dimension: str, processes: int, **sizes: int) -> None:
     for name, size in sizes.items():
         if size % processes:
             fitting = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
-            raise ConfigError(
-                f"parallel.{dimension}={processes} does not divide {name} ({size}): choose {fitting}"
-            )
+            what = f"parallel.{dimension}={processes}"
+            raise ConfigError(f"{what} does not divide {name} ({size}): choose {fitting}")
 
 
 def apply(model: Transformer, meshes: Meshes, *, gather: torch.dtype | None = None) -> None:
@@ -188,7 +183,7 @@ def _cut(model: Transformer, meshes: Meshes) -> None:
 
 
 def local(p: Tensor) -> Tensor:
-    """What lies in this process."""
+    """This process's part."""
     return p.to_local() if isinstance(p, DTensor) else p
 
 
@@ -196,7 +191,7 @@ def local(p: Tensor) -> Tensor:
 
 
 class _Spread(torch.autograd.Function):
-    """Where equal values go into different work: the identity, whose gradients are added up."""
+    """Before different work on equal values: the identity, whose gradients are added up."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -209,7 +204,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Where different work is added up to equal values: a sum, whose gradient every part gets."""
+    """After different work that adds up to equal values: a sum, whose gradient every part gets."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -247,9 +242,8 @@ class ColumnLinear(Linear):
     """Some of the outputs."""
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        return kernels.linear(
-            x_TK, local(self.weight), None if self.bias is None else local(self.bias)
-        )
+        bias = None if self.bias is None else local(self.bias)
+        return kernels.linear(x_TK, local(self.weight), bias)
 
 
 class RowLinear(Linear):
@@ -258,8 +252,11 @@ class RowLinear(Linear):
     tp: dist.ProcessGroup
 
     def forward(self, x_TK: Tensor) -> Tensor:
-        y_TN = added_up(kernels.linear(x_TK, local(self.weight)), self.tp)
-        return y_TN if self.bias is None else y_TN + self.bias.to(y_TN.dtype)
+        part_TN = kernels.linear(x_TK, local(self.weight))
+        y_TN = added_up(part_TN, self.tp)
+        if self.bias is None:
+            return y_TN
+        return y_TN + self.bias.to(y_TN.dtype)
 
 
 class HeadsAttention(Attention):
@@ -273,7 +270,7 @@ class HeadsAttention(Attention):
 class SpreadExperts(Experts):
     """Some of the experts (`ep`), or a slice of the width of each (`tp`), or both.
 
-    A sum over `tp` is left for the end, after the tokens are back: then it is over T rows, not over
+    The sum over `tp` comes at the end, after the tokens are back: then it is over T rows, not over
     k T. So that the bias of `down` is in that sum once, the first process of a tp group adds it.
     """
 
@@ -282,17 +279,21 @@ class SpreadExperts(Experts):
     num_experts: int
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        (w1, b1), (w2, b2) = self._tensors(self.gate_up), self._tensors(self.down)
+        gate_up = self._tensors(self.gate_up)
+        w2, b2 = self._tensors(self.down)
         if self.tp is not None:
             b2 = spread(b2, self.tp) * (dist.get_rank(self.tp) == 0)
-        x_TD, weight_Tk = spread(x_TD, self.tp), spread(weight_Tk, self.tp)
+        down = (w2, b2)
+        x_TD = spread(x_TD, self.tp)
+        weight_Tk = spread(weight_Tk, self.tp)
         if self.ep is None:
-            y_TD = kernels.experts_training(x_TD, choice_Tk, weight_Tk, (w1, b1), (w2, b2), limit)
-        else:
-            y_TD = experts_dispatch(
-                x_TD, choice_Tk, weight_Tk, self.num_experts, self.ep,
-                lambda rows, expert: experts_of_rows(rows, expert, (w1, b1), (w2, b2), limit),
-            )  # fmt: skip
+            y_TD = kernels.experts_training(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
+            return added_up(y_TD, self.tp)
+
+        def compute(rows_nD: Tensor, expert_n: Tensor) -> Tensor:
+            return experts_of_rows(rows_nD, expert_n, gate_up, down, limit)
+
+        y_TD = experts_dispatch(x_TD, choice_Tk, weight_Tk, self.num_experts, self.ep, compute)
         return added_up(y_TD, self.tp)
 
     def _tensors(self, leaf: nn.Module) -> tuple[Tensor, Tensor]:
@@ -301,20 +302,25 @@ class SpreadExperts(Experts):
 
 
 def _swap(block: Block, meshes: Meshes) -> None:
-    """Give the leaves of a block the class that knows the other processes; their parameters stay
-    theirs.
+    """Give the leaves of a block the class that knows the other processes; they keep their
+    parameters.
     """
-    attn, moe = block.attn, block.moe
-    leaves = [
-        type(leaf)
-        for leaf in (attn.q, attn.k, attn.v, attn.out, moe.experts.gate_up, moe.experts.down)
-    ]
-    if leaves != [Linear] * 4 + [TrainableExperts] * 2:
+    attn = block.attn
+    moe = block.moe
+    linears = [attn.q, attn.k, attn.v, attn.out]
+    experts_leaves = [moe.experts.gate_up, moe.experts.down]
+    are_whole = all(type(leaf) is Linear for leaf in linears)
+    if not are_whole or any(type(leaf) is not TrainableExperts for leaf in experts_leaves):
         raise ConfigError(
-            "only whole, trainable weights can be spread over processes: train LoRA and packed experts in one process"
+            "only whole, trainable weights can be spread over processes: train LoRA and packed "
+            "experts in one process"
         )
-    tp = meshes.experts.get_group("tp") if meshes.tp > 1 else None
-    ep = meshes.experts.get_group("ep") if meshes.ep > 1 and moe.router is not None else None
+    tp = None
+    ep = None
+    if meshes.tp > 1:
+        tp = meshes.experts.get_group("tp")
+    if meshes.ep > 1 and moe.router is not None:
+        ep = meshes.experts.get_group("ep")
     if tp is not None:
         _become(attn, HeadsAttention)
         _become(attn.norm, SpreadNorm, tp=tp)
@@ -343,20 +349,20 @@ def _slice(model: Transformer, meshes: Meshes, gather: torch.dtype | None) -> No
         else exact
     )
     for block in _blocks(model):
-        attn, moe = block.attn, block.moe
+        attn = block.attn
+        moe = block.moe
         _fully_shard(moe.experts, meshes.slicing(experts=moe.router is not None), rough)
         if gather is not None:
             _fully_shard([attn.q, attn.k, attn.v, attn.out], meshes.slicing(experts=False), rough)
         _fully_shard(block, meshes.slicing(experts=False), exact)
     _fully_shard(model.embedding, meshes.slicing(experts=False), exact)
-    _fully_shard(
-        model, meshes.slicing(experts=False), exact
-    )  # the unembedding, which the loss reads after `hidden`
+    # the unembedding, which the loss reads after `hidden`
+    _fully_shard(model, meshes.slicing(experts=False), exact)
     register_fsdp_forward_method(model, "hidden")
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+            module.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
 
 def _fully_shard(unit: Any, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
@@ -369,8 +375,10 @@ def _sliced_along(processes: int) -> Callable[[nn.Parameter], Shard]:
     """
 
     def choose(p: nn.Parameter) -> Shard:
-        shape = local(p).shape
-        return Shard(next((n for n, size in enumerate(shape) if size % processes == 0), 0))
+        for dimension, size in enumerate(local(p).shape):
+            if size % processes == 0:
+                return Shard(dimension)
+        return Shard(0)
 
     return choose
 
@@ -385,8 +393,8 @@ def whole(p: Tensor) -> Tensor:
 
 @torch.no_grad()
 def assign(p: Tensor, value: Tensor) -> None:
-    """Make `p` what `value` is, of which a DTensor takes its part. `value` is whole, the same on
-    every process.
+    """Set `p` to `value`, of which a DTensor takes its part. `value` is whole, the same on every
+    process.
     """
     if isinstance(p, DTensor) and not isinstance(value, DTensor):
         value = part_of(value.to(p.device, p.dtype), p)
@@ -395,7 +403,7 @@ def assign(p: Tensor, value: Tensor) -> None:
 
 
 def part_of(value: Tensor, like: DTensor) -> Tensor:
-    """What of a whole tensor lies here, if it is cut as `like` is."""
+    """This process's part of a whole tensor that is cut like `like`."""
     replicated: list[Placement] = [Replicate()] * like.device_mesh.ndim
     wrapped = DTensor.from_local(value, like.device_mesh, replicated, run_check=False)
     return wrapped.redistribute(placements=like.placements).to_local()
@@ -415,15 +423,14 @@ def on_whole_matrices(function: Callable[[Tensor], Tensor], x: DTensor) -> Tenso
     """This process's part of function(x), where `function` works on matrices, the last two
     dimensions, one by one.
 
-    Where matrices are whole in a process, as in a stack that is cut by its first dimension, it
-    works on those alone; else they are gathered, and every process of the group does the same work.
+    If matrices are whole in a process, as in a stack that is cut by its first dimension, it works
+    on those only; otherwise they are gathered, and every process of the group does the same work.
     Collective.
     """
-    cuts = [isinstance(place, Replicate) or _dim(place) < x.ndim - 2 for place in x.placements]
-    kept = [
-        place if whole_here else Replicate()
-        for place, whole_here in zip(x.placements, cuts, strict=True)
-    ]
+    kept: list[Placement] = []
+    for place in x.placements:
+        is_whole = isinstance(place, Replicate) or _dim(place) < x.ndim - 2
+        kept.append(place if is_whole else Replicate())
     gathered = x.redistribute(placements=kept)
     out = DTensor.from_local(
         function(gathered.to_local()),
@@ -438,11 +445,11 @@ def on_whole_matrices(function: Callable[[Tensor], Tensor], x: DTensor) -> Tenso
 
 def copies(p: DTensor) -> int:
     """How many processes hold the same part of `p`."""
-    sizes = zip(p.device_mesh.shape, p.placements, strict=True)
-    cut = 1
-    for size, place in sizes:
-        cut *= 1 if isinstance(place, Replicate) else size
-    return dist.get_world_size() // cut
+    parts = 1
+    for size, place in zip(p.device_mesh.shape, p.placements, strict=True):
+        if not isinstance(place, Replicate):
+            parts *= size
+    return dist.get_world_size() // parts
 
 
 def _dim(place: Placement) -> int:

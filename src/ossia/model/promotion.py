@@ -3,7 +3,7 @@ already flow.
 
 Weight by weight, in the order in which a forward reads them: pack into huge-page memory, tell the
 kernels, give the file's pages back, piece by piece. So the resident size stays below one copy plus
-a piece for each thread, or plus one weight where answers flow and memory is scarce. Kernels give
+a piece for each thread, or plus one weight if answers flow and memory is scarce. Kernels give
 the same bits from either form, so it does not matter when this happens. Knows weights as
 `Packable`; knows which tensors are mapped files.
 """
@@ -28,8 +28,8 @@ CACHE_LINE = 64  # bytes
 
 class Promotion:
     """Packs `weights`, once `run` or `start` is called. `mapped` says whether a tensor is a view of
-    a mapped file whose pages may be given back; `others` are views that go on being read from the
-    file.
+    a mapped file whose pages may be given back; `others` are views that remain in use and are read
+    from the file.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Promotion:
         self._thread.start()
 
     def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
-        """Pack here and now. `progress` is told how many bytes of how many are packed."""
+        """Pack in this thread. `progress` is called with the bytes packed and their total."""
         with ThreadPoolExecutor(threads) as workers:
             while self._weights:
                 self._move(*self._weights[0], workers)
@@ -68,9 +68,7 @@ class Promotion:
             fetch_file_pages(tensor)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether all is packed, or has failed, within `timeout` seconds; what failed is in
-        `error`.
-        """
+        """Whether packing ends within `timeout` seconds. If it fails, `error` is the exception."""
         if self._thread is not None:
             self._thread.join(timeout)
         return not self._weights or self.error is not None
@@ -79,7 +77,7 @@ class Promotion:
         try:
             after.wait(PATIENCE)
             self.run()
-        except Exception as error:  # answers go on from the file
+        except Exception as error:  # answers continue from the file
             self.error = error
             log.warning("weights stay in the file, answers come more slowly: %s", error)
 
@@ -97,7 +95,7 @@ class Promotion:
 
     def _pack(self, weight: Packable, piece: int, memory: Tensor) -> None:
         weight.pack(piece, memory)
-        # an answer that goes on would read them from disk again
+        # an answer in progress would read them from disk again
         if self._thread is not None and is_scarce():
             return
         for tensor in weight.sources(piece):

@@ -22,12 +22,19 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
     """float32 [h/2], the angle per position of each pair of dimensions.
 
     pi            theta / s for all (Chen et al., arXiv 2306.15595)
-    ntk           a larger base b' = b s^(h/(h-2)): the slowest dimension is interpolated by s, the fastest hardly
-    ntk_by_parts  theta/s where r < alpha, theta where r > beta, linear in r between (YaRN, arXiv 2309.00071, sec. 3.2)
-    yarn          the same ends, but linear in the dimension's index between them: what gpt-oss and transformers compute
+    ntk           a larger base b' = b s^(h/(h-2)): the slowest dimension is interpolated by s, the
+                  fastest hardly
+    ntk_by_parts  theta/s where r < alpha, theta where r > beta, linear in r between (YaRN, arXiv
+                  2309.00071, sec. 3.2)
+    yarn          the same ends, but linear in the dimension's index between them, as gpt-oss and
+                  transformers compute it
     """
-    c, s, width = config, config.rope_scaling_factor, config.head_dim
-    base = c.rope_theta * s ** (width / (width - 2)) if c.rope_scaling == "ntk" else c.rope_theta
+    c = config
+    s = config.rope_scaling_factor
+    width = config.head_dim
+    base = c.rope_theta
+    if c.rope_scaling == "ntk":
+        base = base * s ** (width / (width - 2))
     theta = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float) / width)
     match c.rope_scaling:
         case "none" | "ntk":
@@ -36,9 +43,8 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
             return theta / s
         case "ntk_by_parts":
             turns = c.initial_context_length * theta / (2 * math.pi)
-            extrapolate = ((turns - c.rope_ntk_alpha) / (c.rope_ntk_beta - c.rope_ntk_alpha)).clamp(
-                0, 1
-            )
+            ramp = (turns - c.rope_ntk_alpha) / (c.rope_ntk_beta - c.rope_ntk_alpha)
+            extrapolate = ramp.clamp(0, 1)
         case "yarn":
             low, high = yarn_ramp(c)
             index = torch.arange(width // 2, dtype=torch.float)
@@ -47,20 +53,23 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
 
 
 def yarn_ramp(config: ModelConfig) -> tuple[float, float]:
-    """Dimension indices between which yarn goes from extrapolation to interpolation: where r is
+    """Dimension indices between which yarn moves from extrapolation to interpolation: where r is
     beta and alpha.
     """
-    low, high = (
-        config.head_dim
-        / 2
-        * math.log(config.initial_context_length / (turns * 2 * math.pi))
-        / math.log(config.rope_theta)
-        for turns in (config.rope_ntk_beta, config.rope_ntk_alpha)
-    )
+    low = _dimension_of(config, config.rope_ntk_beta)
+    high = _dimension_of(config, config.rope_ntk_alpha)
     if config.rope_truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, config.head_dim - 1)
+        low = math.floor(low)
+        high = math.ceil(high)
+    low = max(low, 0)
+    high = min(high, config.head_dim - 1)
     return low, high + 0.001 if low == high else high
+
+
+def _dimension_of(config: ModelConfig, turns: float) -> float:
+    """The dimension index, not whole, that makes so many full turns within the original context."""
+    wavelengths = config.initial_context_length / (turns * 2 * math.pi)
+    return config.head_dim / 2 * math.log(wavelengths) / math.log(config.rope_theta)
 
 
 def concentration(config: ModelConfig) -> float:
@@ -68,13 +77,14 @@ def concentration(config: ModelConfig) -> float:
     2309.00071, eq. 22).
     """
     s = config.rope_scaling_factor
-    return 0.1 * math.log(s) + 1.0 if config.rope_scaling == "yarn" and s > 1 else 1.0
+    if config.rope_scaling == "yarn" and s > 1:
+        return 0.1 * math.log(s) + 1.0
+    return 1.0
 
 
 def cos_sin(config: ModelConfig, positions_T: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [T, h/2], of every position's angles, times the concentration."""
-    angles_Tr = positions_T.float().unsqueeze(1) * inverse_frequencies(config).to(
-        positions_T.device
-    )
+    frequencies_r = inverse_frequencies(config).to(positions_T.device)
+    angles_Tr = positions_T.float().unsqueeze(1) * frequencies_r
     c = concentration(config)
     return angles_Tr.cos() * c, angles_Tr.sin() * c

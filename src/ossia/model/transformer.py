@@ -2,11 +2,11 @@
 for every use.
 
 `forward(tokens_T, batch)` takes T tokens of any number of sequences end to end; everything that
-tells training, prefill and decode apart is in the batch. Knows no files, no sampling, no text.
+tells training, prefill and decode apart is in the batch. Does not know files, sampling or text.
 
-Weights keep the dtype in which they are stored; a use converts them. What is multiplied with
-weights, keys and values is in `compute_dtype`; `residual_dtype` is that of the stream between
-blocks, float32 in all but experiments.
+Weights keep the dtype in which they are stored; each use converts them. The factors of weights,
+keys and values are in `compute_dtype`; `residual_dtype` is that of the stream between blocks,
+float32 except in experiments.
 
 T tokens, D hidden, H query heads, K key-value heads, h head width, V vocabulary, R rows whose
 logits are wanted.
@@ -33,8 +33,10 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         c = config
-        self.layer, self.window = layer, c.window(layer)
-        self.head_dim, self.sink_kind = c.head_dim, c.attention_sink
+        self.layer = layer
+        self.window = c.window(layer)
+        self.head_dim = c.head_dim
+        self.sink_kind = c.attention_sink
         self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.q = Linear(c.hidden_size, c.q_dim)
         self.k = Linear(c.hidden_size, c.kv_dim)
@@ -47,9 +49,9 @@ class Attention(nn.Module):
         self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
     ) -> Tensor:
         t_TD = self.norm(x_TD).to(dtype)
-        q_THh = kernels.rotate(self.q(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
-        k_TKh = kernels.rotate(self.k(t_TD).unflatten(-1, (-1, self.head_dim)), *rope).to(dtype)
-        v_TKh = self.v(t_TD).unflatten(-1, (-1, self.head_dim)).to(dtype)
+        q_THh = kernels.rotate(self._heads(self.q(t_TD)), *rope).to(dtype)
+        k_TKh = kernels.rotate(self._heads(self.k(t_TD)), *rope).to(dtype)
+        v_TKh = self._heads(self.v(t_TD)).to(dtype)
         del t_TD
         k_NKh, v_NKh = batch.remember(self.layer, self.window, k_TKh, v_TKh)
         spans = batch.spans(self.window)
@@ -59,10 +61,17 @@ class Attention(nn.Module):
         y_TD: Tensor = self.out(o_THh.flatten(1))
         return x_TD + y_TD.to(x_TD.dtype)
 
+    def _heads(self, x_TN: Tensor) -> Tensor:
+        """[T, heads, h]"""
+        x_THh: Tensor = x_TN.unflatten(-1, (-1, self.head_dim))
+        return x_THh
+
     def _sink(self, q_THh: Tensor) -> Tensor | None:
         if self.sink_kind == "none":
             return None
-        return self.sinks if self.sink_kind == "learned" else q_THh.new_zeros(q_THh.shape[1])
+        if self.sink_kind == "learned":
+            return self.sinks
+        return q_THh.new_zeros(q_THh.shape[1])
 
 
 class Block(nn.Module):
@@ -74,21 +83,23 @@ class Block(nn.Module):
     def forward(
         self, x_TD: Tensor, batch: Batch, rope: tuple[Tensor, Tensor], dtype: torch.dtype
     ) -> Tensor:
-        return self.moe(self.attn(x_TD, batch, rope, dtype), batch, dtype)  # type: ignore[no-any-return]
+        x_TD = self.attn(x_TD, batch, rope, dtype)
+        x_TD = self.moe(x_TD, batch, dtype)
+        return x_TD
 
 
 class Transformer(nn.Module):
-    """The model. `experts` chooses the leaf: "packed" MXFP4 as published, or "trainable" matrices."""
+    """The model. `experts`: the kind of leaf, "packed" MXFP4 as published, or "trainable"."""
 
     def __init__(self, config: ModelConfig, experts: ExpertKind = "trainable") -> None:
         super().__init__()
         self.config = config
-        self.compute_dtype = self.residual_dtype = torch.float32
-        self.compiled = (
-            False  # whether native.py has swapped the leaves; a cache then has to be in pages
-        )
-        self.kv_kind = "float32"  # what a cache for this model holds: "float32", "bf16" or "int8"
-        # given its weight, so that torch does not draw one first
+        self.compute_dtype = torch.float32
+        self.residual_dtype = torch.float32
+        # Whether native.py has swapped the leaves; a cache then has to be in pages.
+        self.compiled = False
+        self.kv_kind = "float32"  # the values of a cache for this model: "float32", "bf16", "int8"
+        # The embedding is given its weight, so that torch does not draw one first.
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size, _weight=table)
         self.layers = nn.ModuleList(
@@ -102,7 +113,7 @@ class Transformer(nn.Module):
         return self.unembed(self.hidden(tokens_T, batch))
 
     def hidden(self, tokens_T: Tensor, batch: Batch) -> Tensor:
-        """What the unembedding reads: the output rows [R, D] after the last norm."""
+        """The input of the unembedding: the output rows [R, D] after the last norm."""
         assert tokens_T.shape == (batch.num_tokens,), (tokens_T.shape, batch.num_tokens)
         rope = cos_sin(self.config, batch.positions())
         x_TD = self.embedding(tokens_T).to(self.residual_dtype)
@@ -132,8 +143,8 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def init_weight(self, name: str, p: Tensor, rng: torch.Generator) -> None:
-        """Fill `p` as the parameter `name` of a fresh model; the order of the parameters decides
-        what `rng` gives.
+        """Fill `p` as the parameter `name` of a fresh model. `rng` gives other numbers if the
+        parameters come in another order.
         """
         if name.endswith(("bias", "sinks")):
             p.zero_()
@@ -141,7 +152,8 @@ class Transformer(nn.Module):
             p.fill_(1)
         else:
             std = 1.0 if name.startswith("embedding") else p.shape[-1] ** -0.5
-            depth = (2 * self.config.num_hidden_layers) ** -0.5
-            std *= depth if ".attn.out." in name or ".experts.down." in name else 1
-            std *= 0.1 if ".router." in name else 1
+            if ".attn.out." in name or ".experts.down." in name:
+                std *= (2 * self.config.num_hidden_layers) ** -0.5
+            if ".router." in name:
+                std *= 0.1
             p.normal_(0, std, generator=rng)

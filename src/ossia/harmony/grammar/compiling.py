@@ -1,6 +1,6 @@
 """llguidance's compiler of JSON schemas, and its failures as our errors.
 
-Knows llguidance's calls; what a schema means to us is schema.py's.
+Knows llguidance's calls; schema.py knows the meaning of schemas.
 """
 
 from __future__ import annotations

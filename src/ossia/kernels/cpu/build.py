@@ -1,7 +1,7 @@
 """Compiles the C++ kernels into one shared library, named after the sources it was made from.
 
-Used by the package's own build (`hatch_build.py`), and at first use where the sources have changed
-since, or no library came with the package. Knows no torch and nothing of what the kernels do.
+Used by the package's own build (`hatch_build.py`), and at first use if the sources have changed
+since, or no library came with the package. Does not know torch, or what the kernels compute.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class BuildError(Exception):
-    """The kernels could not be compiled; the text says why. The package works without them, slowly."""
+    """The kernels could not be compiled; the text says why. Without them the package is slow."""
 
 
 def sources() -> list[Path]:
@@ -155,7 +155,7 @@ def _run(command: list[str]) -> None:
 
 
 def _errors(text: str) -> str:
-    """The lines that say what is wrong: warnings would hide them."""
+    """The lines with errors, which warnings would hide."""
     lines = text.strip().splitlines()
     wrong = [line for line in lines if "error" in line.lower()]
     return "\n".join(wrong or lines)[:4000]

@@ -1,10 +1,10 @@
-"""What this machine can do at most, measured: the ceilings that speeds are held against. Knows no
-kernels.
+"""The highest speeds of this machine, measured: the ceilings that kernels are compared with. Does
+not know kernels.
 
-Every instruction set has its own, in ceilings.cpp, so that kernels that work with AVX2 are held
-against AVX2 wherever they run. The peak of arithmetic is that of data in registers, by processor
-time: neither loads nor other programs are in it. The read bandwidth is that of the best of many
-pieces of a gigabyte, by the clock, but of one thread alone by processor time.
+Every instruction set has its own, in ceilings.cpp, so that kernels that use AVX2 are compared with
+AVX2 wherever they run. The peak of arithmetic is that of data in registers, by processor time: it
+includes neither loads nor other programs. The read bandwidth is that of the best of many pieces of
+a gigabyte, by the clock, but for a single thread by processor time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ossia.errors import RequestError
 from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
-READ_BYTES = 1 << 30  # far beyond the caches
-SECONDS = 0.4  # a ceiling
+READ_BYTES = 1 << 30  # far more than the caches hold
+SECONDS = 0.4  # for each ceiling
 FLOAT32, BFLOAT16, INT8, INT8_SMALL = range(4)  # as in ceilings.cpp
 
 
@@ -30,16 +30,14 @@ def ceiling_isas() -> list[str]:
 
 
 def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
-    """Of so many threads together, a multiplication and an addition being two operations: of
-    float32, of dot products of bfloat16, of int8, and of int8 where four products fit into 16 bits,
-    as those with the codes of MXFP4 do. Raises `RequestError` for an instruction set that is
-    unknown or that this CPU does not have.
+    """Operations of `threads` threads together, where a multiplication and an addition are two: of
+    float32, of dot products of bfloat16, of int8, and of int8 if four products fit into 16 bits, as
+    they do with the codes of MXFP4. Raises `RequestError` for an instruction set that is unknown or
+    that this CPU does not have.
     """
     if isa not in ceiling_isas():
         known = ", ".join(ceiling_isas())
-        raise RequestError(
-            f"no ceilings are known for {isa!r} on this CPU; there are some for {known}"
-        )
+        raise RequestError(f"no ceilings are known for {isa!r} on this CPU; they are for {known}")
     found = []
     for operation in (FLOAT32, BFLOAT16, INT8, INT8_SMALL):
         rate = c.loaded().ossia_ceiling_operations(isa.encode(), operation, threads, seconds)
@@ -55,8 +53,8 @@ def peaks(isa: str, threads: int, seconds: float = SECONDS) -> dict[str, float]:
 def read_bandwidth(
     threads: int, seconds: float = 2 * SECONDS, size: int = READ_BYTES, memory: Tensor | None = None
 ) -> float:
-    """GB/s that so many threads together read from `size` bytes in huge pages: of `memory` where it
-    has as many, and otherwise of some that are made for it.
+    """GB/s that `threads` threads together read from `size` bytes in huge pages: from `memory` if
+    it has as many, else from new memory.
     """
     if memory is None or memory.nbytes < size:
         memory = huge(size)

@@ -23,20 +23,20 @@ from ossia.kernels.cpu import library as c
 from ossia.kernels.cpu.memory import huge
 
 KINDS = {"bf16": 0, "int8": 1}
-# of a dense weight that is packed in pieces: whole tiles of pack.inc, which lie one behind the
-# other
+# Rows of a piece, if a dense weight is packed in pieces: whole tiles of pack.inc, which follow each
+# other in memory.
 PIECE_ROWS = 8192
 
 
 class Packable(Protocol):
     """A weight that can be packed, in a number of steps, while it is in use."""
 
-    published: list[Tensor]  # what is not read any more once it is packed
+    published: list[Tensor]  # no longer read once the weight is packed
     packed_bytes: int
     pieces: int
 
     def sources(self, piece: int) -> list[Tensor]:
-        """Views of the published form: all that making this piece reads."""
+        """Views of the published form: everything that is read to make this piece."""
         ...
 
     def pack(self, piece: int, memory: Tensor) -> None:
@@ -118,7 +118,8 @@ class Experts:
 
     def __init__(self, blocks: Tensor, scales: Tensor, bias_EN: Tensor, interleaved: bool) -> None:
         experts, rows, groups = scales.shape
-        blocks, scales = blocks.contiguous(), scales.contiguous()
+        blocks = blocks.contiguous()
+        scales = scales.contiguous()
         self.bias = bias_EN.detach().float().contiguous()
         pointers = (blocks.data_ptr(), scales.data_ptr(), None, self.bias.data_ptr())
         self.c = c.ExpertWeight(*pointers, experts, rows, groups * 32, interleaved)
@@ -141,7 +142,8 @@ class Experts:
             user.packed = memory.data_ptr()
         c.loaded().ossia_fence()
         for user in self.users:
-            user.blocks = user.scales = None
+            user.blocks = None
+            user.scales = None
         self.published = []
 
 
@@ -160,7 +162,7 @@ class KvLayer:
 
 
 class KvLayers:
-    """The cache of every layer, in their order; one may stand in several places."""
+    """The cache of every layer, in their order; the same one may serve several layers."""
 
     def __init__(self, layers: Sequence[KvLayer]) -> None:
         self.layers = tuple(layers)
@@ -170,8 +172,8 @@ class KvLayers:
 
 
 class Step:
-    """The rows of a batch: which sequences, where they stand, where their keys and values lie. Made
-    once a batch.
+    """The rows of a batch: the sequences, their positions, and the places of their keys and values.
+    Made once for each batch.
     """
 
     def __init__(
@@ -189,18 +191,20 @@ class Step:
         step = c.Step(int(begin[-1]), len(lengths), begin.ctypes.data, start.ctypes.data)
         for window, table in pages.tables.items():
             kind = 0 if window is None else 1
-            pages_SP, first_S = (
-                np.ascontiguousarray(a, dtype=np.int32) for a in (table.pages_SP, table.first_S)
-            )
-            step.pages[kind], step.stride[kind] = pages_SP.ctypes.data, pages_SP.shape[1]
+            pages_SP = np.ascontiguousarray(table.pages_SP, dtype=np.int32)
+            first_S = np.ascontiguousarray(table.first_S, dtype=np.int32)
+            step.pages[kind] = pages_SP.ctypes.data
+            step.stride[kind] = pages_SP.shape[1]
             step.first_page[kind] = first_S.ctypes.data
             self.keep += [pages_SP, first_S]
-        step.cos, step.sin = cos.data_ptr(), sin.data_ptr()
-        self.c, self.ref = step, ctypes.byref(step)
+        step.cos = cos.data_ptr()
+        step.sin = sin.data_ptr()
+        self.c = step
+        self.ref = ctypes.byref(step)
 
 
 class Attention:
-    """What x += out(attention(norm(x))) needs. `dense`: q, k, v, out; `window` None: full
+    """The data of x += out(attention(norm(x))). `dense`: q, k, v, out; `window` None: full
     attention.
     """
 
@@ -226,7 +230,7 @@ class Attention:
 
 
 class Moe:
-    """What x += experts(norm(x)) needs. `parts`: gate_up, down; `router`: weight [E, D] and bias;
+    """The data of x += experts(norm(x)). `parts`: gate_up, down; `router`: weight [E, D] and bias;
     None: one expert.
     """
 
@@ -243,13 +247,12 @@ class Moe:
         self.parts = tuple(parts)
         self.norm = norm_D.detach().float().contiguous()
         dtypes = (torch.bfloat16, torch.float32)
-        self.router = [
-            part.detach().to(d).contiguous()
-            for part, d in zip(router or (), dtypes, strict=bool(router))
-        ]
-        pointers = (
-            (None, None) if router is None else tuple(part.data_ptr() for part in self.router)
-        )
+        self.router: list[Tensor] = []  # alive as long as this
+        pointers: list[int | None] = [None, None]
+        if router is not None:
+            parts_and_dtypes = zip(router, dtypes, strict=True)
+            self.router = [part.detach().to(d).contiguous() for part, d in parts_and_dtypes]
+            pointers = [part.data_ptr() for part in self.router]
         numbers = (eps, limit, top_k, KINDS[activations])
         self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)
         for part, place in zip(parts, (self.c.gate_up, self.c.down), strict=True):
@@ -271,7 +274,7 @@ class Layers:
         self.call = c.loaded().ossia_layers
 
     def __call__(self, x_TD: Tensor, step: Step, kv: KvLayers) -> None:
-        assert (
-            x_TD.dtype == torch.float32 and x_TD.is_contiguous() and len(kv.layers) == len(self.c)
-        )
+        assert x_TD.dtype == torch.float32
+        assert x_TD.is_contiguous()
+        assert len(kv.layers) == len(self.c)
         self.call(self.c, kv.pointers, len(self.c), step.ref, x_TD.data_ptr())

@@ -1,7 +1,7 @@
-"""The compiled kernels as a ctypes library: found, built if need be, its functions typed.
+"""The compiled kernels as a ctypes library: found, built if necessary, its functions typed.
 
-Calls release the interpreter's lock. Pointers come from torch or numpy; whoever calls keeps their
-owners alive. Knows the C structures of weights.h, field by field, and nothing of models.
+Calls release the interpreter's lock. Pointers come from torch or numpy; the caller keeps their
+owners alive. Knows the C structures of weights.h, field by field; does not know models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 from ossia.errors import RequestError
 from ossia.kernels.cpu.build import HERE, BuildError, build, library_name, sources_name
 
-F, N, P = c_float, c_int, c_void_p
+F = c_float
+N = c_int
+P = c_void_p
 MAX_HEAD_DIM = 512  # KV_MAX_HEAD of weights.h
 
 
@@ -166,14 +168,15 @@ def open_library(path: Path) -> ctypes.CDLL:
 @cache
 def library() -> ctypes.CDLL | str:
     """The kernels, or a sentence that says why there are none. With OSSIA_ISA in the environment
-    they work with that instruction set instead of the best; raises `RequestError` if this CPU does
+    they use that instruction set instead of the best one; raises `RequestError` if this CPU does
     not offer it.
     """
     found = _library()
     wanted = os.environ.get("OSSIA_ISA")
     if wanted and not isinstance(found, str) and not found.ossia_choose(wanted.encode()):
+        known = ", ".join(offered(found))
         raise RequestError(
-            f"OSSIA_ISA={wanted}: there are no kernels of that name for this CPU; it has {', '.join(offered(found))}"
+            f"OSSIA_ISA={wanted}: there are no kernels of that name for this CPU; it has {known}"
         )
     return found
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 HUGE_PAGE = 2 << 20  # bytes
-_DONTNEED, _PAGEOUT, _POPULATE_READ = 4, 21, 22
-SCARCE = (
-    2 << 30
-)  # bytes free: below, the system drops cached pages of files, and may drop the wrong ones
+_DONTNEED = 4
+_PAGEOUT = 21
+_POPULATE_READ = 22
+# Bytes free. With less, the system drops cached pages of files, and may drop the wrong ones.
+SCARCE = 2 << 30
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -38,8 +39,8 @@ def huge(size: int) -> Tensor:
 def forget_file_pages(view: Tensor) -> None:
     """Give back the resident pages of a view of a mapped file; reading it again fetches them again.
 
-    Only for views that nobody has written to. The file stays in the system's cache, which makes the
-    next start quick; but not where free memory is scarce.
+    Only for views that have not been written to. The file stays in the system's cache, which makes
+    the next start quick, except if free memory is scarce.
     """
     if is_scarce():
         _advise(view, _PAGEOUT)

@@ -1,12 +1,12 @@
-"""How much of what this machine could do each compiled kernel does: the first part of `ossia
+"""The share of this machine's speed that each compiled kernel reaches: the first part of `ossia
 bench`.
 
 The shapes are those of gpt-oss-20b. The bound of a call is the longer of two times: its bytes over
 the measured read bandwidth, its operations over the peak of the instruction set in use. Weights and
-caches lie many times in memory and are used in turn, so that each call finds its own outside of the
+caches are many times in memory and used in turn, so that each call finds its own outside of the
 caches, as it does within a model. One thread is timed by the processor time that it used, which
-other programs hardly change; more threads by the clock. Knows kernels and ceilings; no models, no
-files.
+other programs hardly change; more threads by the clock. Knows kernels and ceilings; does not know
+models or files.
 
 T rows (tokens), N rows and K columns of a weight.
 """
@@ -32,8 +32,13 @@ from ossia.kernels.cpu.leaves import KINDS, Dense, Experts, KvLayer, Step
 from ossia.kernels.cpu.memory import HUGE_PAGE, huge
 
 ROWS = (1, 8, 64, 512)
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 2880, 64, 8, 64, 4096
-Q_ROWS, GATE_UP_ROWS = HEADS * HEAD_DIM, 2 * HIDDEN
+HIDDEN = 2880
+HEADS = 64
+KV_HEADS = 8
+HEAD_DIM = 64
+CONTEXT = 4096
+Q_ROWS = HEADS * HEAD_DIM
+GATE_UP_ROWS = 2 * HIDDEN
 FAR = 512 << 20  # bytes that calls go through before they come back to the first
 SECONDS = 0.25  # of one measurement, if a call is short
 TOO_LONG = 4.0  # for one call
@@ -56,7 +61,7 @@ class Kernel:
     make: Callable[[], Call]
 
     def bound(self, rows: int, ceiling: dict[str, float]) -> tuple[float, str]:
-        """Seconds that a call takes at least, and what they are spent on."""
+        """Seconds that a call takes at least, and what limits it: "memory" or "arithmetic"."""
         memory = self.read_bytes / (ceiling["read_gb_s"] * 1e9)
         arithmetic = self.operations(rows) / (ceiling[self.ceiling] * 1e9)
         return (memory, "memory") if memory > arithmetic else (arithmetic, "arithmetic")
@@ -64,8 +69,8 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Measured:
-    """`seconds`: the median of the calls; None where a call would have taken too long, which
-    `expected` says.
+    """`seconds`: the median of the calls; None if a call would have taken too long: `expected`
+    seconds.
     """
 
     kernel: str
@@ -114,10 +119,11 @@ def from_dict(fields: dict[str, Any]) -> Share:
 
 
 def kernels() -> list[Kernel]:
-    """A linear layer of an expert, the largest of attention, and attention over a full context
-    behind itself.
+    """A linear layer of an expert, the largest one of attention, and attention over a full
+    context.
     """
-    small, large = 17 * GATE_UP_ROWS * HIDDEN // 32, Q_ROWS * HIDDEN
+    small = 17 * GATE_UP_ROWS * HIDDEN // 32
+    large = Q_ROWS * HIDDEN
     keys_values = 2 * 2 * CONTEXT * KV_HEADS * HEAD_DIM
 
     def mxfp4(rows: int) -> float:
@@ -138,9 +144,7 @@ def kernels() -> list[Kernel]:
 def measure(
     chosen: Sequence[Kernel], threads: int, rows: Sequence[int] = ROWS
 ) -> Iterator[Measured]:
-    """Every kernel at every number of rows, smaller ones first. The kernels work with `threads`
-    threads meanwhile.
-    """
+    """Every kernel at every number of rows, smaller ones first, on `threads` threads."""
     before = c.threads()
     c.set_threads(threads)
     try:
@@ -178,7 +182,7 @@ def shares(
 
 
 def as_text(found: Sequence[Share]) -> str:
-    """A table: kernels down, rows across; a cell is the share of the bound and the time of a call."""
+    """A table: kernels down, rows across; a cell is the share of the bound, and a call's time."""
     columns = sorted({one.measured.rows for one in found})
     lines = [f"{'rows':<14}" + "".join(f"{count:>20}" for count in columns)]
     for name in dict.fromkeys(one.measured.kernel for one in found):
@@ -203,8 +207,9 @@ def warnings(found: Sequence[Share], isa: str) -> list[str]:
     for one in found:
         if one.low:
             rows = one.measured.rows
+            counted = "1 row" if rows == 1 else f"{rows} rows"
             said.append(
-                f"{one.measured.kernel}, {rows} row{'s' * (rows > 1)}: {one.fraction:.1%} of the bound that "
+                f"{one.measured.kernel}, {counted}: {one.fraction:.1%} of the bound that "
                 f"{one.limit} sets with {isa}, where at least {LOW:.0%} are expected"
             )
     return said
