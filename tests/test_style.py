@@ -24,8 +24,6 @@ LINES_OF_A_FUNCTION = 60
 # has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
-    "checkpoint/gguf": 9.3,
-    "data": 9.0,
     "engine": 9.8,
     "harmony": 8.7,
     "harmony/official": 9.4,
@@ -35,12 +33,6 @@ TODAY = {
     "server/chat": 9.0,
     "server/completions": 9.2,
     "server/messages": 8.8,
-    "tasks": 9.2,
-    "tasks/long": 9.8,
-    "tasks/numbers": 9.7,
-    "tasks/world": 10.0,
-    "tasks/machine": 8.9,
-    "tasks/safety": 9.2,
     "tools": 8.6,
     "train": 8.8,
     "train/parallel": 9.3,
@@ -49,9 +41,9 @@ TODAY = {
     "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 13  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 24  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 104  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 12  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 23  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 72  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,
@@ -125,7 +117,7 @@ def test_functions_are_short() -> None:
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > LINES_OF_A_FUNCTION:
                     long.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}: {length}")
-    assert len(long) <= 5, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
+    assert len(long) <= 2, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
 
 
 def is_nested_conditional(node: ast.AST) -> bool:

@@ -129,7 +129,8 @@ def worked(rng: Random) -> str:
 def operations_only(rng: Random) -> str:
     """Single operations worked out, without questions."""
     parts = []
-    for _ in range(rng.randrange(2, 4)):
+    count = rng.randrange(2, 4)
+    for _ in range(count):
         expr = draw_one_step(rng, "train")
         only = operations(expr)[0]
         effort = rng.choice(WRITTEN)
@@ -330,7 +331,7 @@ def repeated_facts(rng: Random) -> str:
 
 
 def questions(rng: Random) -> str:
-    """A small text of facts and many questions about it: for learning to read out of the context."""
+    """A small text of facts and many questions on it: for learning to read out of the context."""
     count = rng.randrange(2, 8)
     facts = draw_facts(rng, count, "train")
     asked = []
