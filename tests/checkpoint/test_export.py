@@ -312,7 +312,7 @@ def test_a_file_or_a_link_is_never_replaced(packed: Path, tmp_path: Path) -> Non
     (tmp_path / "f").write_text("x")
     (tmp_path / "l").symlink_to(tmp_path)
     for name in ("f", "l"):
-        with pytest.raises(CheckpointError, match="no directory"):
+        with pytest.raises(CheckpointError, match="not a directory"):
             convert(packed, tmp_path / name, "hf", overwrite=True)
 
 

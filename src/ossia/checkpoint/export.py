@@ -33,7 +33,7 @@ from ossia.model.moe import Router
 FloatDtype = Literal["bfloat16", "float32"]
 _FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
 CHUNK = 1 << 22  # elements handled at once, unless one expert has more
-# What goes with the weights wherever they go, if it is there.
+# Files that go with the weights, if they exist.
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -292,9 +292,10 @@ def _fill_encoded(sink: Sink, stem: str, weight: Tensor, rule: mxfp4.ScaleRule) 
 
 
 def copy_companions(homes: Sequence[Path], directory: Path) -> None:
-    """Copy the tokenizer's files and what else goes with weights from the first of `homes` that has
-    each.
-    """
+    """Copy each file that goes with the weights from the first of `homes` that has it."""
     for name in COMPANIONS:
-        if home := next((home for home in homes if (home / name).exists()), None):
-            shutil.copyfile(inside(home, name), directory / name)
+        for home in homes:
+            if (home / name).exists():
+                source = inside(home, name)
+                shutil.copyfile(source, directory / name)
+                break

@@ -42,11 +42,12 @@ class Checkpoint:
     json: Mapping[str, Any]  # config.json as it was read; of a GGUF file, nothing
     source: Source | gguf_read.GgufSource
     rows: tuple[Row, ...]
-    relaid: gguf_read.GgufState | None = None  # of a GGUF file: what makes the native tensors
+    relaid: gguf_read.GgufState | None = None  # of a GGUF file: its tensors in native form
 
     def state(self) -> Mapping[str, Tensor]:
-        """Every tensor under its native name, as a view of its file; what a GGUF file holds in
-        another form is re-laid, tensor by tensor, each time it is asked for.
+        """Every tensor under its native name, as a view of its file.
+
+        Tensors that a GGUF file holds in another form are re-laid each time they are asked for.
         """
         if self.relaid is not None:
             return self.relaid

@@ -49,9 +49,8 @@ DTYPES: dict[str, torch.dtype] = {
 # A private mapping that may be written to counts in full against memory unless told not to: the
 # kernel would refuse to map a file larger than memory. Python names the flag only since 3.13.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
-_maps: WeakSet[mmap.mmap] = (
-    WeakSet()
-)  # as long as a tensor is a view of them, or their file is open
+# kept while a tensor is a view of them, or their file is open
+_maps: WeakSet[mmap.mmap] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[list[Entry], dict[str, st
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER, size - 8):
         raise CheckpointError(
-            f"{path}: is truncated or no safetensors file: the header should take {length} bytes, "
+            f"{path}: truncated, or not a safetensors file: the header should take {length} bytes, "
             f"the limit is {MAX_HEADER} and the file has {size}"
         )
     header = parse_json(data[8 : 8 + length], path)

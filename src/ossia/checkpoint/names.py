@@ -7,7 +7,7 @@ Three layouts, all read and written through this table:
               transposed
     original  OpenAI's own: experts in MXFP4, q, k and v as rows of one matrix
 
-Knows no files; what a directory holds comes in as a `Source`.
+Does not know files; the content of a directory comes in as a `Source`.
 
 V vocabulary, D hidden, E experts, F intermediate.
 """
@@ -26,11 +26,8 @@ from ossia.errors import CheckpointError, TensorMismatchError
 
 Layout = Literal["hf", "hf-bf16", "original"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-FLOATS = (
-    "BF16",
-    "F16",
-    "F32",
-)  # Hugging Face saves trained models in whichever they were trained in
+# Hugging Face saves a trained model in the format in which it was trained
+FLOATS = ("BF16", "F16", "F32")
 PACKED = ("U8",)
 Shape = tuple[int, ...]
 

@@ -57,14 +57,15 @@ def write_random(
 
 def _generator(name: str, seed: int) -> torch.Generator:
     """A tensor's own, so that the order in which a layout stores them does not matter."""
-    return torch.Generator().manual_seed(
-        zlib.crc32(f"{seed} {name}".encode())
-    )  # torch uses 32 bits of a seed
+    number = zlib.crc32(f"{seed} {name}".encode())  # torch uses 32 bits of a seed
+    return torch.Generator().manual_seed(number)
 
 
 def _put_floats(sink: Sink, native: str, seed: int) -> None:
-    shape, rng = sink.rows[native].native_shape, _generator(native, seed)
-    mean, std = 0.0, SMALL
+    shape = sink.rows[native].native_shape
+    rng = _generator(native, seed)
+    mean = 0.0
+    std = SMALL
     if native.endswith("scale"):
         mean = 1.0
     elif native.startswith("embedding"):
@@ -76,8 +77,10 @@ def _put_floats(sink: Sink, native: str, seed: int) -> None:
     step = max(1, CHUNK // width)
     for start in range(0, shape[0], step):
         rows = min(step, shape[0] - start)
-        draws = _random_bytes(2 * rows * width, rng).view(torch.int16).int().add_(1 << 15)
-        sink.put(native, start, values.index_select(0, draws).view(rows, *shape[1:]))
+        raw = _random_bytes(2 * rows * width, rng)
+        draws = raw.view(torch.int16).int().add_(1 << 15)
+        drawn = values.index_select(0, draws)
+        sink.put(native, start, drawn.view(rows, *shape[1:]))
 
 
 def _put_experts(sink: Sink, stem: str, seed: int) -> None:
@@ -89,8 +92,10 @@ def _put_experts(sink: Sink, stem: str, seed: int) -> None:
         groups = columns // mxfp4.BLOCK
     rng = _generator(stem, seed)
     for expert in range(experts):
-        blocks = _random_bytes(rows * groups * 16, rng).view(1, rows, groups, 16)
-        scales = _random_scales(rows * groups, groups * mxfp4.BLOCK, rng).view(1, rows, groups)
+        count = rows * groups
+        blocks = _random_bytes(16 * count, rng).view(1, rows, groups, 16)
+        scales = _random_scales(count, groups * mxfp4.BLOCK, rng)
+        scales = scales.view(1, rows, groups)
         if packed:
             sink.put(f"{stem}.blocks", expert, blocks)
             sink.put(f"{stem}.scales", expert, scales)
@@ -105,11 +110,12 @@ def _random_bytes(count: int, rng: torch.Generator) -> Tensor:
 
 
 def _random_scales(count: int, fan_in: int, rng: torch.Generator) -> Tensor:
-    """uint8 [count]: the powers of two around the wanted scale, so mixed that the variance is 1/fan
-    in.
-    """
+    """uint8 [count]: the powers of two around the wanted scale, for a variance of 1/fan in."""
     wanted = 1 / (fan_in * _CODE_VARIANCE)  # the scale's square
     low = math.floor(math.log2(wanted) / 2)
-    share_high = (wanted - 4.0**low) / (4.0 ** (low + 1) - 4.0**low)
-    high = _random_bytes(count, rng).lt(round(share_high * 256))
+    lower = 4.0**low
+    upper = 4.0 ** (low + 1)
+    share_high = (wanted - lower) / (upper - lower)
+    limit = round(share_high * 256)
+    high = _random_bytes(count, rng).lt(limit)
     return high.to(torch.uint8) + (low + mxfp4.BIAS)

@@ -86,7 +86,7 @@ def _replace(path: Path, new: Path, old: Path) -> None:
 
 def _refuse_occupied(path: Path, overwrite: bool) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise CheckpointError(f"{path}: exists and is no directory")
+        raise CheckpointError(f"{path}: exists and is not a directory")
     if path.exists() and any(path.iterdir()) and not overwrite:
         raise CheckpointError(
             f"{path}: exists and is not empty; choose another place, or say to overwrite it"
@@ -179,13 +179,11 @@ def _create(
     path: Path, specs: list[Spec], metadata: Mapping[str, str]
 ) -> dict[str, tuple[Path, int]]:
     """Write the header, set the file's size; where each tensor's data begins."""
-    header: dict[str, Any] = {
-        "__metadata__": {"format": "pt", **metadata}
-    }  # transformers refuses a file without it
+    # transformers refuses a file without a format
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
-    for spec in sorted(
-        specs, key=lambda spec: -DTYPES[spec.dtype].itemsize
-    ):  # so that all are aligned
+    # large elements first, so that all are aligned
+    for spec in sorted(specs, key=lambda spec: -DTYPES[spec.dtype].itemsize):
         header[spec.name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),

@@ -49,9 +49,9 @@ _held: list[Any] = []  # the lock of a worker process, until it ends
 class PlainWords(WordTokenizer):  # type: ignore[misc]
     """Words and punctuation by a regular expression.
 
-    Those of datatrove are spaCy, NLTK or Stanza, which want packages or data from the network. For
-    languages that are written without spaces this is no word tokenizer: counts of words mean little
-    there.
+    Those of datatrove are spaCy, NLTK or Stanza, which need packages or data from the network. For
+    languages that are written without spaces this is not a word tokenizer, and counts of words mean
+    little.
     """
 
     _pattern = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -100,16 +100,18 @@ class RemoveHazard(BaseFilter):  # type: ignore[misc]
         return self.filter_batch([doc])[0]
 
     def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
-        self._filter = self._filter or HazardFilter.load(self.folder)
-        escalated, kept = self._filter.decide([document.text for document in batch])
+        if self._filter is None:
+            self._filter = HazardFilter.load(self.folder)
+        texts = [document.text for document in batch]
+        escalated, kept = self._filter.decide(texts)
         if any(escalated):
             self.stat_update("escalated", value=sum(escalated))
         return [True if stays else (False, self._filter.removes) for stays in kept]
 
 
 class WriteTexts(PipelineStep):  # type: ignore[misc]
-    """Keeps what passed the filters in one file a rank, also where nothing passed, and hands it
-    on.
+    """Keeps the documents that passed the filters in one file a rank, even an empty one, and passes
+    them on.
     """
 
     type, name = "WRITER", "filtered texts"
@@ -128,9 +130,7 @@ class WriteTexts(PipelineStep):  # type: ignore[misc]
 
 
 class ReadTexts(PipelineStep):  # type: ignore[misc]
-    """What `WriteTexts` wrote in this rank: the order of documents is what duplicates are named
-    by.
-    """
+    """The documents of `WriteTexts` in this rank, in its order, by which duplicates are named."""
 
     type, name = "READER", "filtered texts"
 
@@ -145,9 +145,7 @@ class ReadTexts(PipelineStep):  # type: ignore[misc]
 
 
 class Signatures(MinhashDedupSignature):  # type: ignore[misc]
-    """datatrove's MinHash signatures, and for a document of fewer words than an n-gram has, all of
-    it as one.
-    """
+    """datatrove's MinHash signatures; a document shorter than an n-gram is hashed whole."""
 
     def get_shingles(self, text: str) -> np.ndarray[Any, Any]:
         shingles: np.ndarray[Any, Any] = super().get_shingles(text)
@@ -181,9 +179,7 @@ class WriteShards(PipelineStep):  # type: ignore[misc]
 
 
 class Finish(PipelineStep):  # type: ignore[misc]
-    """One index over all parts, then the report; what was written on the way is removed before the
-    report appears.
-    """
+    """One index over all parts, then the report, before which the temporary files are removed."""
 
     type, name = "MERGER", "shards and report"
 
@@ -214,13 +210,12 @@ class Finish(PipelineStep):  # type: ignore[misc]
 
 
 class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
-    """datatrove's local executor, whose processes end with the one that started them; its log is in
-    files only.
+    """datatrove's local executor, whose processes end with their parent; its log is in files only.
 
-    That of datatrove keeps its ranks in a manager process, which outlives a parent that was killed,
-    and with it do the workers, which go on writing the files that the next run writes. Here each
-    worker watches its parent, and holds `lock` for as long as it lives. A worker that dies is an
-    error instead of a wait without end.
+    datatrove keeps its ranks in a manager process, which survives a parent that was killed. So do
+    the workers, which continue to write the files that the next run writes. Here each worker
+    watches its parent, and holds `lock` while it lives. A worker that dies is an error instead of
+    an endless wait.
     """
 
     def __init__(self, pipeline: list[PipelineStep], lock: str, **options: Any) -> None:
@@ -234,27 +229,25 @@ class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
         self.save_executor_as_json()
         if self.workers == 1:
             for rank in ranks:
-                deepcopy(self)._run_for_rank(
-                    rank
-                )  # blocks count: those of each task for themselves
+                own = deepcopy(self)  # blocks count: those of each task for themselves
+                own._run_for_rank(rank)
             setup_default_logger()  # the last task had its own, on an error stream that is gone
             return
-        context = get_context(
-            "forkserver"
-        )  # a fork of this process could hang where it has threads
+        # a fork of this process could hang where it has threads
+        context = get_context("forkserver")
         context.set_forkserver_preload([__name__])
         workers = min(self.workers, len(ranks))
+        pool = ProcessPoolExecutor(workers, context, initializer=_tie, initargs=(self.lock,))
         try:
-            with ProcessPoolExecutor(
-                workers, context, initializer=_tie, initargs=(self.lock,)
-            ) as pool:
-                for done in as_completed([pool.submit(self._run_for_rank, rank) for rank in ranks]):
+            with pool:
+                running = [pool.submit(self._run_for_rank, rank) for rank in ranks]
+                for done in as_completed(running):
                     done.result()
         except BrokenProcessPool as error:
             raise DataError(
                 "a process that prepared text was killed, out of memory perhaps: use fewer "
-                "workers, then go on by "
-                f"running it again; the logs are in {self.logging_dir.path}"
+                "workers, then go on by running it again; the logs are in "
+                f"{self.logging_dir.path}"
             ) from error
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
@@ -263,9 +256,10 @@ class LocalTasks(LocalPipelineExecutor):  # type: ignore[misc]
 
 
 def _tie(lock: str) -> None:
-    """In a worker: hold the lock, and end when the process that wanted it has ended. Its parent is
-    the fork server, which in turn lives for as long as a worker does, so the parent's end would be
-    no sign.
+    """In a worker: hold the lock, and end when the process that started the run has ended.
+
+    The worker's own parent is the fork server, which lives as long as its workers, so its end would
+    not be a sign.
     """
     _held.append(open(lock, "ab"))  # noqa: SIM115 - until the process ends
     fcntl.flock(_held[0], fcntl.LOCK_SH)
@@ -284,25 +278,31 @@ def part(folder: Path, rank: int) -> Path:
 
 
 def _steps(logs: Path, labels: list[str]) -> list[dict[str, Any]]:
-    """What each labelled block of a stage counted, all ranks together."""
+    """The counts of each labelled block of a stage, all ranks together."""
     totals = [Counter[str]() for _ in labels]
     for path in sorted((logs / "stats").glob("*.json")):
-        for counted, block in zip(totals, json.loads(path.read_bytes()), strict=True):
+        blocks = json.loads(path.read_bytes())
+        for counted, block in zip(totals, blocks, strict=True):
             for name, value in block["stats"].items():
-                counted[name] += int(value["total"] if isinstance(value, dict) else value)
-    out = []
-    for label, counted in zip(labels, totals, strict=True):
-        if label:
-            why = {
-                name.removeprefix("dropped_"): n
-                for name, n in counted.items()
-                if name.startswith("dropped_")
-            }
-            step: dict[str, Any] = {
-                "step": label,
-                "documents": counted["total"],
-                "removed": counted["dropped"],
-            }
-            extra = {"escalated": counted["escalated"]} if label == "hazard" else {}
-            out.append(step | extra | ({"why": dict(sorted(why.items()))} if why else {}))
-    return out
+                total = value["total"] if isinstance(value, dict) else value
+                counted[name] += int(total)
+    labelled = zip(labels, totals, strict=True)
+    return [_step(label, counted) for label, counted in labelled if label]
+
+
+def _step(label: str, counted: Counter[str]) -> dict[str, Any]:
+    step: dict[str, Any] = {
+        "step": label,
+        "documents": counted["total"],
+        "removed": counted["dropped"],
+    }
+    if label == "hazard":
+        step["escalated"] = counted["escalated"]
+    why = {}
+    for name in sorted(counted):
+        if name.startswith("dropped_"):
+            reason = name.removeprefix("dropped_")
+            why[reason] = counted[name]
+    if why:
+        step["why"] = why
+    return step

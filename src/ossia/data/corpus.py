@@ -1,8 +1,8 @@
 """The pre-training mixture: documents of every corpus of the little world, endless and labelled.
 
-Knows the corpora; no tokens. Document i is a pure function of (seed, i). Restricted documents are
-among them, as they would be among text from the web: taking them out is the filter's work
-(data/filter.py).
+Knows the corpora; does not know tokens. Document i is a pure function of (seed, i). Restricted
+documents are among them, as they would be among text from the web: removing them is the filter's
+work (data/filter.py).
 """
 
 from __future__ import annotations
@@ -45,14 +45,16 @@ class Document:
 def documents(
     seed: int, of: World, shares: Mapping[str, int] = SHARES, start: int | None = None
 ) -> Iterator[tuple[Document, int]]:
-    """Endless (document, state) about the country `of`; `start=state` goes on with the next one.
+    """Endless (document, state) about the country `of`; `start=state` continues after it.
 
     Raises `DataError` for shares of a corpus that does not exist.
     """
     index = start or 0
-    names, weights = list(shares), list(shares.values())
+    names = list(shares)
+    weights = list(shares.values())
     makers = _makers(of)
-    if unknown := set(names) - set(makers):
+    unknown = set(names) - set(makers)
+    if unknown:
         raise DataError(
             f"there is no corpus {', '.join(sorted(unknown))}: use some of {', '.join(makers)}"
         )
@@ -60,8 +62,8 @@ def documents(
         rng = example_random(seed, "corpus", index)
         name = rng.choices(names, weights)[0]
         made, label = makers[name](rng)
-        yield Document(name, made, label), index + 1
         index += 1
+        yield Document(name, made, label), index
 
 
 def _makers(of: World) -> dict[str, Callable[[Random], tuple[str, str]]]:

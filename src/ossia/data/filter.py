@@ -5,7 +5,7 @@ Two stages as in Deep Ignorance (arXiv 2508.06601): terms are cheap and are look
 document; only a document with several of them is escalated to the classifier, which tells those
 that teach from those that merely mention. The classifier here is a logistic regression on hashed
 word and character n-grams (scikit-learn, extra `train`), where the paper has a fine-tuned
-ModernBERT. Knows texts and labels; nothing of tokens or of how files are read. A saved filter is
+ModernBERT. Knows texts and labels; does not know tokens or how files are read. A saved filter is
 numbers and JSON: loading one runs no code of its author's.
 """
 
@@ -67,9 +67,7 @@ class HazardFilter:
         return terms, max((term.count(" ") + 1 for term in terms), default=0)
 
     def terms_in(self, text: str) -> set[str]:
-        """The different terms of the blocklist that stand in `text` as whole words, in whatever
-        case or spacing.
-        """
+        """The different terms of the blocklist in `text`, as whole words in any case or spacing."""
         terms, longest = self._terms
         words = _words(text)
         found: set[str] = set()
@@ -83,17 +81,15 @@ class HazardFilter:
         return len(self.terms_in(text)) >= self.min_terms
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """What the classifier says of each text, escalated or not: 0 (harmless) to 1 (to be
-        removed).
-        """
+        """The classifier's score of each text, escalated or not: 0 (harmless) to 1 (remove it)."""
         vectorizer = _vectorizer(self.features)
+        weights = self.weights.astype(np.float64)
         out = np.empty(len(texts))
         for begin in range(0, len(texts), _AT_ONCE):
             part = texts[begin : begin + _AT_ONCE]
-            logits = vectorizer.transform(part) @ self.weights.astype(np.float64) + self.bias
-            out[begin : begin + len(part)] = 0.5 * (
-                1 + np.tanh(0.5 * logits)
-            )  # the sigmoid, without overflow
+            logits = vectorizer.transform(part) @ weights + self.bias
+            # the sigmoid, without overflow
+            out[begin : begin + len(part)] = 0.5 * (1 + np.tanh(0.5 * logits))
         return out
 
     def keep(self, text: str) -> bool:
@@ -107,17 +103,15 @@ class HazardFilter:
         """For each text, whether the blocklist escalates it, and whether it stays."""
         escalated = [self.escalates(text) for text in texts]
         kept = [not one for one in escalated]
-        if numbers := [n for n, one in enumerate(escalated) if one]:
-            for n, score in zip(
-                numbers, self.score([texts[n] for n in numbers]).tolist(), strict=True
-            ):
+        numbers = [n for n, one in enumerate(escalated) if one]
+        if numbers:
+            scores = self.score([texts[n] for n in numbers]).tolist()
+            for n, score in zip(numbers, scores, strict=True):
                 kept[n] = score < self.threshold
         return escalated, kept
 
     def report(self, texts: Sequence[str], labels: Sequence[str]) -> FilterReport:
-        """Precision, recall and removed shares on labelled texts, which should not be those it was
-        fitted on.
-        """
+        """Precision, recall and removed shares on labelled texts other than the fitted ones."""
         _check_labels(texts, labels, self.removes)
         escalated, kept = self.decide(texts)
         return measure(labels, self.removes, escalated, [not one for one in kept])
@@ -274,10 +268,8 @@ def _threshold(unset: HazardFilter, texts: list[str], labels: list[str], recall:
     if len(hits) < wanted:
         raise DataError(
             f"the blocklist escalates {len(hits)} of {labels.count(unset.removes)} texts labelled "
-            f"{unset.removes!r}, "
-            f"too few for a recall of {recall}: add terms, ask for fewer of them (min_terms is "
-            f"{unset.min_terms}), or "
-            "want less recall"
+            f"{unset.removes!r}, too few for a recall of {recall}: add terms, ask for fewer of "
+            f"them (min_terms is {unset.min_terms}), or want less recall"
         )
     lowest = float(hits[wanted - 1])
     stays = scores[~is_hit & (scores < lowest)].max(initial=_LOWEST)
@@ -297,9 +289,7 @@ def _fit(
 
 
 def _vectorizer(features: int) -> Any:
-    """Texts to hashed counts, each half of unit length: words and pairs of words, then 3 to 5
-    characters of a word.
-    """
+    """Texts to hashed counts, each half of unit length: words and pairs, then 3 to 5 characters."""
     try:
         import sklearn.feature_extraction.text as features_of  # type: ignore[import-untyped]
         from sklearn.pipeline import make_union  # type: ignore[import-untyped]

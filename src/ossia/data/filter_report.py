@@ -72,7 +72,8 @@ def measure(
 
 
 def _stage(labels: Sequence[str], removes: str, removed: Sequence[bool]) -> StageReport:
-    pairs = list(zip(labels, map(bool, removed), strict=True))
+    decisions = map(bool, removed)
+    pairs = list(zip(labels, decisions, strict=True))
 
     def share(label: str) -> Share:
         gone = pairs.count((label, True))

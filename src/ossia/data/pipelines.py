@@ -1,5 +1,5 @@
-"""Real text to shards: read, clean, drop the hazardous and the double, tokenize, with datatrove
-(extra `train`).
+"""Real text to shards: read, clean, drop hazards and copies, tokenize, with datatrove (extra
+`train`).
 
     filter     read the files; Gopher's quality and repetition rules, FineWeb's; the hazard filter;
                MinHash signatures
@@ -8,9 +8,9 @@
     tokenize   without the copies, into one folder of shards per task
     finish     one index over all of them, and a report of what each step removed
 
-Each stage is a datatrove pipeline, run by its local, Slurm or Ray executor; a task that was done is
-not done again, so `prepare` called again after a kill goes on, and ends with the same shards. Knows
-files and settings; the blocks are in `blocks.py`. Nothing here uses the network.
+Each stage is a datatrove pipeline, run by its local, Slurm or Ray executor. A finished task is not
+run again, so `prepare` called again after a kill continues, and ends with the same shards. Knows
+files and settings; the blocks are in `blocks.py`. Does not use the network.
 """
 
 # mypy: disable-error-code="import-untyped"
@@ -52,9 +52,8 @@ class Quality:
 
     gopher: bool = True  # arXiv 2112.11446: length, symbols, stop words
     repetition: bool = True  # the same, repeated lines, paragraphs and n-grams
-    fineweb: bool = (
-        False  # arXiv 2406.17557: lines without an end, short lines, repeated characters
-    )
+    # arXiv 2406.17557: lines without an end, short lines, repeated characters
+    fineweb: bool = False
     min_words: int = 50
     max_words: int = 100_000
     gopher_options: Mapping[str, Any] = field(default_factory=dict)
@@ -64,8 +63,9 @@ class Quality:
 
 @dataclass(frozen=True)
 class Dedup:
-    """MinHash: two documents are copies if all hashes of a bucket agree; of similarity s with
-    chance 1 - (1 - s^hashes)^buckets.
+    """MinHash: two documents are copies if all hashes of a bucket agree.
+
+    The chance of that is 1 - (1 - s^hashes)^buckets for documents of similarity s.
     """
 
     n_grams: int = 5  # words
@@ -79,9 +79,8 @@ class Executor:
     """Who runs the tasks: one of datatrove's executors. `options` are further arguments of it."""
 
     name: Literal["local", "slurm", "ray"] = "local"
-    tasks: int = (
-        2  # parts of the input, by files; copies are told apart by them, so their number stays
-    )
+    # parts of the input, by files; copies are told apart by them, so their number must not change
+    tasks: int = 2
     workers: int = -1  # tasks at a time; -1: all
     partition: str | None = None  # Slurm's, needed there
     time: str | None = None  # Slurm's limit for a task, as 4:00:00; needed there
@@ -104,23 +103,25 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     keep: bool = False,
 ) -> dict[str, Any] | None:
-    """Shards in `out` from the texts in `source`; returns what is in `report.json`: counts, and
-    what each step removed.
+    """Shards in `out` from the texts in `source`; returns the content of `report.json`.
 
-    `tokenizer` is a tokenizer.json; `begin` and `end` are specials put around every document (None:
-    none); `hazard` is a folder of `HazardFilter.save`. `keep` leaves the filtered texts and the
-    signatures in `out/work`. With Slurm the jobs are submitted once, and None comes back until they
-    are done; to submit again what failed, delete `out/work/submitted.json`.
+    That is the counts, and the documents that each step removed. `tokenizer` is a tokenizer.json;
+    `begin` and `end` are specials put around every document (None: none); `hazard` is a folder of
+    `HazardFilter.save`. `keep` leaves the filtered texts and the signatures in `out/work`. With
+    Slurm the jobs are submitted once, and None comes back until they are done; to submit failed
+    ones again, delete `out/work/submitted.json`.
 
     Raises `DataError` for input that cannot be read, for an `out` of other settings or in use by
     another run, and if no document is left.
     """
-    source, out, tokenizer = Path(source).resolve(), Path(out).resolve(), Path(tokenizer).resolve()
+    source = Path(source).resolve()
+    out = Path(out).resolve()
     _check(executor)
     _check_dedup(dedup)
     if out.is_relative_to(source):
         raise DataError(f"{out} lies inside {source}, whose files are read: write somewhere else")
     files = [str(path) for path in files_in(source, kind)]
+    tokenizer = Path(tokenizer).resolve()
     plan = _Plan(
         out,
         files,
@@ -135,18 +136,25 @@ def prepare(
         shard_tokens,
         keep,
     )
+    return _carry_out(plan)
+
+
+def _carry_out(plan: _Plan) -> dict[str, Any] | None:
+    """Run the plan unless it was run or submitted; the report, None if there is none yet."""
+    out = plan.out
+    path = out / REPORT
     settings = _settings(plan)
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
         _check_settings(out / SETTINGS, settings)
-        if not (out / REPORT).exists() and not (out / "work" / SUBMITTED).exists():
+        if not path.exists() and not (plan.work / SUBMITTED).exists():
             _run(plan)
-        if not (out / REPORT).exists():
+        if not path.exists():
             return None
-    report: dict[str, Any] = json.loads((out / REPORT).read_bytes())
+    report: dict[str, Any] = json.loads(path.read_bytes())
     if not report["documents"]["kept"]:
         raise DataError(
-            f"no document is left: {out / REPORT} says which step removed them; relax its limits"
+            f"no document is left: {path} says which step removed them; relax its limits"
         )
     return report
 
@@ -225,7 +233,8 @@ def _run(plan: _Plan) -> None:
 def _stages(plan: _Plan) -> list[_Stage]:
     from ossia.data import blocks
 
-    tasks, texts = plan.executor.tasks, str(plan.work / "texts")
+    tasks = plan.executor.tasks
+    texts = str(plan.work / "texts")
     filtering = [("read", blocks.ReadFiles(plan.files, plan.text_key)), *_filters(plan)]
     stages = [_Stage("1-filter", [*filtering, ("", blocks.WriteTexts(texts))], tasks)]
     removing: list[tuple[str, PipelineStep]] = []
@@ -399,9 +408,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Nobody else prepares into `out`, and nobody is left of a run that was killed. Raises
-    `DataError`.
-    """
+    """Hold `out` alone, without other runs or processes of a killed one. Raises `DataError`."""
     work = out / "work"
     work.mkdir(exist_ok=True)
     with (work / "run.lock").open("ab") as mine, (work / WORKERS).open("ab") as theirs:

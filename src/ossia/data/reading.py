@@ -1,8 +1,8 @@
 """Endless examples out of shards: shuffled anew each epoch, cut into windows, mixed by weight.
 
-Knows documents and examples; no model, and nothing of how shards are stored. Every iterator yields
+Knows documents and examples; does not know models or how shards are stored. Every iterator yields
 `(example, state)`; the state is a few numbers, because example i is a function of the documents and
-the settings, and one of other documents or settings is refused.
+the settings. A state of other documents or settings is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BLOCK = 1024  # positions that are shuffled at once; the order does not depend 
 
 
 class Documents(Protocol):
-    """What is read of `shards.Shards`."""
+    """The part of `shards.Shards` that is read here."""
 
     folder: Path
 
@@ -167,8 +167,9 @@ class Mixed:
 
 
 def mix(sources: Mapping[str, ExamplesFrom], weights: Mapping[str, float]) -> Mixed:
-    """Examples of `sources` so that each has its share, by weight, of the inputs so far; nothing is
-    drawn at random.
+    """Examples of `sources` so that each has its share, by weight, of the inputs so far.
+
+    No random numbers are drawn.
 
     The next example is always of the source that is furthest behind, so shares are right from the
     beginning on. Weights need not add up to anything. Raises `DataError` for names that do not
@@ -195,8 +196,8 @@ def _checked(
     if not known or not all(key in state for key in keys):
         raise DataError(
             f"the state to go on from is not one of {what} with these settings: use the data, "
-            "seed, "
-            "length, weights and number of data ranks that the run began with, or begin a new run"
+            "seed, length, weights and number of data ranks that the run began with, or begin a "
+            "new run"
         )
     found: Mapping[str, Any] = state
     return found

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"ossia\x00sh"
 VERSION = 1
-HEADER = struct.Struct(
-    "<8sHHIQQ32s"
-)  # magic, version, bytes per id, vocabulary size, documents, tokens, fingerprint
+# magic, version, bytes per id, vocabulary size, documents, tokens, fingerprint
+HEADER = struct.Struct("<8sHHIQQ32s")
 INDEX = "index.json"
 SHARD_TOKENS = 1 << 27  # 256 or 512 MiB a file
 _CHECK_BYTES = 1 << 22
@@ -51,9 +50,7 @@ _MAPPED = 256  # files at a time: each takes a file descriptor, of which a proce
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What ids mean: how many there are, and a hash of everything that decides how text becomes
-    ids.
-    """
+    """The meaning of ids: their number, and a hash of everything that turns text into ids."""
 
     size: int
     fingerprint: str  # 64 hexadecimal digits
@@ -104,7 +101,8 @@ def write_shards(
     `folder` holds shards already (unless `overwrite`, which replaces them when the new ones are
     complete).
     """
-    vocabulary = Vocabulary.of(vocabulary) if isinstance(vocabulary, Tokenizer) else vocabulary
+    if isinstance(vocabulary, Tokenizer):
+        vocabulary = Vocabulary.of(vocabulary)
     folder = Path(folder)
     if (folder / INDEX).exists() and not overwrite:
         raise DataError(
@@ -122,9 +120,8 @@ def write_shards(
                     writers.append(_Writer(folder / f"{len(done):05}.shard.tmp", vocabulary))
                 writers[0].add(document, number)
                 if writers[0].tokens >= shard_tokens:
-                    done.append(
-                        writers[0].finish()
-                    )  # which may fail: it is closed then by _discard
+                    full = writers[0].finish()  # if it fails, _discard closes it
+                    done.append(full)
                     writers.clear()
         with _writing(folder):
             done += [writer.finish() for writer in writers]
@@ -146,11 +143,10 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _discard(folder: Path, writers: Sequence[_Writer]) -> None:
-    """Leave nothing behind: after a full disk the space is wanted back."""
+    """Remove everything: after a full disk the space is needed."""
     for writer in writers:
-        with contextlib.suppress(
-            OSError
-        ):  # closing writes what was buffered; it is thrown away in any case
+        # closing writes the buffer, which is discarded in any case
+        with contextlib.suppress(OSError):
             writer.file.close()
     for leftover in folder.glob("*.shard.tmp"):
         leftover.unlink()
@@ -386,9 +382,8 @@ class Shards:
         found = self._mapped.pop(number, None) or self._map_anew(self.files[number])
         self._mapped[number] = found
         if len(self._mapped) > _MAPPED:
-            del self._mapped[
-                next(iter(self._mapped))
-            ]  # a file is unmapped when no view of it is left
+            oldest = next(iter(self._mapped))
+            del self._mapped[oldest]  # a file is unmapped when no view of it is left
         return found
 
     def _map_anew(self, shard: ShardFile) -> tuple[NDArray[Any], NDArray[np.uint64]]:

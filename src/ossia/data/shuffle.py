@@ -50,9 +50,11 @@ def _feistel(x: UInts, bits: int, keys: list[np.uint64]) -> UInts:
     high = x >> shift
     for r, key in enumerate(keys):
         if r % 2:
-            high = high ^ (_mixed(low, key) & high_mask)
+            changes = _mixed(low, key)
+            high = high ^ (changes & high_mask)
         else:
-            low = low ^ (_mixed(high, key) & low_mask)
+            changes = _mixed(high, key)
+            low = low ^ (changes & low_mask)
     return low | (high << shift)
 
 
@@ -62,8 +64,10 @@ def _mixed(x: UInts, key: np.uint64) -> UInts:
     It is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014) of x + key.
     """
     x = x + key  # arrays wrap around silently
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(30))
+    x = x * np.uint64(0xBF58476D1CE4E5B9)
+    x = x ^ (x >> np.uint64(27))
+    x = x * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 

@@ -1,7 +1,8 @@
-"""Texts out of a user's files: JSONL, Parquet, plain text. Knows files; no tokens and no filters.
+"""Texts out of a user's files: JSONL, Parquet, plain text.
 
-Strict where datatrove's readers go on with a warning: a damaged line is an error that names it,
-because a corpus that silently lost documents trains another model than the one that was meant.
+Knows files; does not know tokens or filters. Strict where datatrove's readers continue with a
+warning: a damaged line is an error that names it, because a corpus that silently lost documents
+trains another model than the intended one.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ ENDINGS = {
     "text": (".txt", ".txt.gz", ".md"),
 }
 
-LONGEST_TEXT = (
-    1 << 28
-)  # bytes of a plain text, which is one document and is held in memory several times
+# bytes of a plain text, which is one document and is several times in memory
+LONGEST_TEXT = 1 << 28
 
 
 def files_in(source: Path, kind: Kind = "auto") -> list[Path]:

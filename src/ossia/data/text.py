@@ -129,7 +129,8 @@ def worked(rng: Random) -> str:
 def operations_only(rng: Random) -> str:
     """Single operations worked out, without questions."""
     parts = []
-    for _ in range(rng.randrange(2, 4)):
+    count = rng.randrange(2, 4)
+    for _ in range(count):
         expr = draw_one_step(rng, "train")
         only = operations(expr)[0]
         effort = rng.choice(WRITTEN)

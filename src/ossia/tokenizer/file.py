@@ -1,8 +1,8 @@
 """tokenizer.json, read and written: the fields of a Tokenizer <-> the JSON of the `tokenizers`
 library.
 
-Knows that file format and which of its options we cannot honour; knows nothing of the class
-Tokenizer, of encoding a text, of messages or models.
+Knows that file format and which of its options we cannot honour; does not know the class Tokenizer,
+encoding, messages or models.
 
 Two encoders must agree on every text: `tokenizers`, whose file lists merges, and tiktoken, which
 has no merge list: it joins whichever neighbours spell the token of lowest rank. They agree exactly
@@ -196,9 +196,8 @@ def _in_merge_order(
             pairs.setdefault(token, set()).add((left, right))
         previous = token
     unmerged = [token for token in vocabulary if token not in pairs]
-    order = sorted(
-        unmerged, key=lambda token: len(token) > 1
-    )  # bytes first, never-merged tokens last
+    # bytes first, tokens without a merge last
+    order = sorted(unmerged, key=lambda token: len(token) > 1)
     alone = sum(len(token) == 1 for token in order)
     order[alone:alone] = pairs
     ranks = {token: rank for rank, token in enumerate(order)}
@@ -215,7 +214,7 @@ def _in_merge_order(
 def to_json(
     vocabulary: Mapping[bytes, int], specials: Mapping[str, int], pattern: str
 ) -> dict[str, object]:
-    """What `parse` and the `tokenizers` library read back as the same tokenizer."""
+    """JSON that `parse` and the `tokenizers` library read as the same tokenizer."""
     ranks = {token: rank for rank, token in enumerate(vocabulary)}
     last = (merged(token, ranks, down_to=2) for token in ranks if len(token) > 1)
     vocab = {_token_text(token): id_ for token, id_ in vocabulary.items()}

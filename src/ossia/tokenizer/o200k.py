@@ -3,7 +3,7 @@
 They are a file of this package, in a form that loads in milliseconds. The official package has them
 too, but compressed in its extension module, out of which they come only by building the official
 encoding: that alone takes as long as loading ours. Every load compares the sha256. Knows bytes and
-ids; knows nothing of special tokens, of patterns or of tokenizer.json.
+ids; does not know special tokens, patterns or tokenizer.json.
 """
 
 from __future__ import annotations

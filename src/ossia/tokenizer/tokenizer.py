@@ -1,8 +1,8 @@
 """Text <-> token ids: one immutable Tokenizer, a byte-level BPE run by tiktoken.
 
 It comes from a checkpoint's tokenizer.json, from the o200k vocabulary inside this package, or from
-training on texts. Knows vocabularies, special-token names and files; knows nothing of messages, of
-models or of tensors. Nothing here opens a network connection.
+training on texts. Knows vocabularies, special-token names and files; does not know messages, models
+or tensors. Never opens a network connection.
 """
 
 from __future__ import annotations
@@ -53,12 +53,10 @@ O200K_PATTERN = "|".join(
         r"\s+",
     )
 )
-# For small models: the same, but every digit stands alone, so that place value is learnable.
+# For small models: the same, but every digit is a piece, so that place value is learnable.
 SINGLE_DIGITS_PATTERN = O200K_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}")
-_TOTAL_PATTERNS = (
-    O200K_PATTERN,
-    SINGLE_DIGITS_PATTERN,
-)  # these match at every position of every text
+# these match at every position of every text
+_TOTAL_PATTERNS = (O200K_PATTERN, SINGLE_DIGITS_PATTERN)
 
 _O200K_IDS = (199_998, 199_999, 200_002, 200_003, 200_005, 200_006, 200_007, 200_008, 200_012)
 _O200K_NAMES = dict(zip(_O200K_IDS, HARMONY_SPECIALS, strict=True))
@@ -66,13 +64,12 @@ _O200K_SPECIALS = {_O200K_NAMES.get(i, f"<|reserved_{i}|>"): i for i in range(19
 
 # `\s+(?!\S)` keeps one backtracking entry per blank and tiktoken panics at a million of them.
 _BLANKS_AT_ONCE = 1 << 18
-_LONG_BLANKS = re.compile(
-    rf"(?<!\s)\s{{{_BLANKS_AT_ONCE},}}"
-)  # looking behind keeps the search linear
+# looking behind keeps the search linear
+_LONG_BLANKS = re.compile(rf"(?<!\s)\s{{{_BLANKS_AT_ONCE},}}")
 _SAMPLES = 64  # so many characters of such a run are seen when every 2**12th of a text is
 _SAMPLED_BLANKS = re.compile(rf"\s{{{_SAMPLES}}}")
 
-# What tiktoken raises for an id that it does not know, that is no uint32, or no whole number.
+# tiktoken's errors for an id that is unknown, is not a uint32, or is not a whole number
 _NO_ID = (KeyError, OverflowError, TypeError)
 
 
@@ -210,9 +207,8 @@ class Tokenizer:
         """
         try:
             data: bytes = self._decoder.decode_bytes(ids)
-        except (
-            _NO_ID
-        ):  # one by one: that names the wrong id, and takes iterables that are no sequence
+        except _NO_ID:
+            # one by one: that names the wrong id, and takes iterables that are not sequences
             return b"".join(map(self.token_bytes, ids))
         return data
 
@@ -227,7 +223,7 @@ class Tokenizer:
         return data.decode("utf-8", "replace")
 
     def special(self, name: str) -> int:
-        """Id of the special token `name`. Raises TokenizerError naming what is missing."""
+        """Id of the special token `name`. Raises TokenizerError if there is none."""
         try:
             return self.specials[name]
         except KeyError:
@@ -278,9 +274,8 @@ def train_tokenizer(
             f"vocab_size {vocab_size} is less than 256 bytes + {len(specials)} specials"
         )
     tokens = [bytes([byte]) for byte in range(256)]
-    Tokenizer(
-        {token: byte for byte, token in enumerate(tokens)}, {}, pattern
-    )  # a bad pattern fails early
+    bytes_alone = {token: byte for byte, token in enumerate(tokens)}
+    Tokenizer(bytes_alone, {}, pattern)  # a bad pattern fails early
     learned = _learn_merges(texts, 256 + room, pattern, min_frequency)
     for kept in range(len(learned), -1, -1):
         ranks = {token: rank for rank, token in enumerate(tokens + learned[:kept])}

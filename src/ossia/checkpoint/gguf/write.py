@@ -103,7 +103,8 @@ def _stored_as(slot: Slot, dense: Dense) -> str:
 
 
 def _nbytes(slot: Slot, dense: Dense) -> int:
-    _, values, nbytes = gguf.TYPES[_stored_as(slot, dense)]
+    stored = _stored_as(slot, dense)
+    _, values, nbytes = gguf.TYPES[stored]
     return math.prod(slot.shape) // values * nbytes
 
 

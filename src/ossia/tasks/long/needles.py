@@ -306,7 +306,8 @@ def needle_document(
 ) -> str:
     """A needle of any kind for pre-training, between half of `length` tokens and the whole."""
     shorter = int(rng.random() * 0.5 * length)
-    found = needle(rng, count_tokens, length - shorter, of=of)
+    most = length - shorter
+    found = needle(rng, count_tokens, most, of=of)
     return found.document
 
 
@@ -322,7 +323,8 @@ def needles_document(
 
     Raises ConfigError if `length` is too short for two needles.
     """
-    count = max(2, min(24, length // 60))
+    most = min(24, length // 60)
+    count = max(2, most)
     pairs = _pairs(rng, count, "train")
     order = rng.sample(pairs, count)
     questions = [f"What is the secret number of {key}?\n{value}." for key, value in order]
