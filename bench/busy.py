@@ -133,7 +133,9 @@ def training() -> Callable[[str], Iterator[int]]:
             ids = [rng.randrange(config.vocab_size) for _ in range(PROMPT + 1)]
             yield Example(ids, [False] + [True] * PROMPT), 0
 
-    hyper = Hyperparameters(tokens_per_step=4 * PROMPT, longest=PROMPT, muon=False, shards=CORES)
+    hyper = Hyperparameters(
+        tokens_per_step=4 * PROMPT, longest=PROMPT, optimizer="adamw", shards=CORES
+    )
     run = Run("busy", config, examples, 1_000_000, hyper, Path("/nowhere"))
     model = start(run)
     trainer = ThreadedStep(model, run, Balancer(model, hyper.balance, run.steps))

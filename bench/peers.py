@@ -5,7 +5,8 @@ Each side knows how its program is built or found, asked and understood. Knows n
 order and tables.
 
     int8   ossia --dense int8 --activations int8; the others Q8_0 dense, int8 activations
-    bf16   ossia exact, bfloat16 everywhere; the others BF16 dense, int8 activations of the experts all the same
+    mixed  ossia --activations int8, dense weights in bfloat16: what the others do with a BF16 file
+    bf16   ossia exact, bfloat16 everywhere; the others as in mixed, they know nothing more exact
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ PROMPT = list(range(1000, 1016))  # of the first token
 # class: what ossia is told, and which GGUF the others get
 OURS = {
     "int8": ("--dense", "int8", "--activations", "int8"),
+    "mixed": ("--dense", "bf16", "--activations", "int8"),
     "bf16": ("--dense", "bf16", "--activations", "bf16"),
 }
-DENSE = {"int8": "q8_0", "bf16": "bf16"}
+DENSE = {"int8": "q8_0", "mixed": "bf16", "bf16": "bf16"}
 SETTINGS = {"copied, repacked": "none", "mapped, repacked": "mmap"}  # llama.cpp's --load-mode
 CMAKE = (
     "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
@@ -47,9 +49,8 @@ class Turn:
     """What one side measured in one round. `others`: processors that other programs used, at most."""
 
     speeds: dict[str, float] = field(default_factory=dict)  # tokens/s by phase
-    bounds: dict[str, float] = field(
-        default_factory=dict
-    )  # what the ceilings allow, of ossia's turns
+    # what the ceilings allow, of ossia's turns
+    bounds: dict[str, float] = field(default_factory=dict)
     load_s: float = 0.0
     peak_bytes: int = 0
     others: float = 0.0
@@ -124,9 +125,8 @@ class Ossia:
     def turn(self, precision: str, phases: Sequence[str]) -> Turn:
         made = Turn()
         if phases:
-            done, found = self.ask(
-                precision, phases, 2
-            )  # twice 32 tokens are as many as the others'
+            # twice 32 tokens are as many as the others'
+            done, found = self.ask(precision, phases, 2)
             made.add(done, {phase: statistics.harmonic_mean(found[phase]) for phase in phases})
             made.bounds = {phase: found["bounds"][phase] for phase in phases}
             made.load_s = found["load_s"]
@@ -298,17 +298,15 @@ class Fork:
             options: list[object] = ["-p", ",".join(map(str, [64, *sorted(by["prefill"])]))]
             options += ["-n", DECODED if 0 in by["decode"] else 0]
             for depth in by["decode"]:
-                options += (
-                    ["-gp", f"{depth},{DECODED}"] if depth else []
-                )  # measures the tokens behind the prompt
+                # measures the tokens behind the prompt
+                options += ["-gp", f"{depth},{DECODED}"] if depth else []
             made.add(*self.bench(precision, *options))
         batched = self.folder / "llama-batched-bench"
         if by["batch"] and batched.exists():
             gguf = exported(self.llama, self.model, precision)
             common = ["-m", gguf, "-t", self.threads, "-fa", "on", "-rtr"]
-            done = run(
-                [batched, *common, *batch_options(by["batch"])], folder=self.llama.cache
-            )  # for its log
+            # for its log
+            done = run([batched, *common, *batch_options(by["batch"])], folder=self.llama.cache)
             made.add(done, fork_batch_speeds(done.out + done.err))
         made.speeds = {phase: made.speeds[phase] for phase in phases if phase in made.speeds}
         return made

@@ -188,9 +188,8 @@ def compare(args: argparse.Namespace, streams: Sequence[int]) -> None:
     for number in range(args.rounds):
         for name, command in commands.items():
             with served(command, port):
-                measure(
-                    port, 1, args, seed=-1
-                )  # what the first request finds cold is not what is measured
+                # what the first request finds cold is not what is measured
+                measure(port, 1, args, seed=-1)
                 for count in streams:
                     found[name, count].append(
                         measure(port, count, args, seed=1000 * number + count)

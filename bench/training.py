@@ -37,10 +37,10 @@ from ossia.train.step import ThreadedStep
 from ossia.train.weights.export import start
 
 SETTINGS = {
-    "AdamW, 1 thread": {"muon": False, "shards": 1},
-    "AdamW, 2 threads": {"muon": False, "shards": 2},
-    "AdamW, 2 threads, bfloat16": {"muon": False, "shards": 2, "precision": "bfloat16"},
-    "Muon, 2 threads": {"muon": True, "shards": 2},
+    "AdamW, 1 thread": {"optimizer": "adamw", "shards": 1},
+    "AdamW, 2 threads": {"optimizer": "adamw", "shards": 2},
+    "AdamW, 2 threads, bfloat16": {"optimizer": "adamw", "shards": 2, "precision": "bfloat16"},
+    "Muon, 2 threads": {"optimizer": "muon", "shards": 2},
 }
 
 

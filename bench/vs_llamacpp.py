@@ -10,7 +10,7 @@ llama.cpp is built from the sdist of llama-cpp-python, which holds its source (p
 and cmake; about four minutes), and MODEL is exported to GGUF, once for each class; both stay in the
 cache. --fork is a folder with a fork's llama-bench and llama-batched-bench; it reads the same
 files. --variant adds ossia from another source tree. What each side is told stands in peers.py,
-with the two classes of precision.
+with the three classes of precision.
 
 Every round each side has one turn, a process of its own that is warm when it is measured; the order
 moves on from round to round. Before a turn the machine is waited for, until others use less than a

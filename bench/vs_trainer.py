@@ -74,7 +74,7 @@ def ours(config: ModelConfig, args: argparse.Namespace, folder: Path) -> list[fl
             yield Example(one, [False] + [True] * args.context), index
 
     hyper = Hyperparameters(
-        tokens_per_step=args.batch * args.context, longest=args.context, muon=False, warmup=2
+        tokens_per_step=args.batch * args.context, longest=args.context, optimizer="adamw", warmup=2
     )
     seconds: list[float] = []
     run = Run("bench", config, examples, args.steps + SKIPPED, hyper, folder, save_every=1000)

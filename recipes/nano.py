@@ -26,9 +26,8 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # spinning threads starve each other on a shared machine
+# spinning threads starve each other on a shared machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ossia.checkpoint import export
 from ossia.commands.respond import evaluate

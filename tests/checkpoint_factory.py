@@ -73,9 +73,8 @@ def hf_model(shape: dict[str, Any] = ODD, seed: int = 0, dtype: torch.dtype = to
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.3, generator=rng)
-            parameter.data = parameter.data.to(
-                dtype
-            )  # not the model: that would round the rotary frequencies too
+            # not the model: that would round the rotary frequencies too
+            parameter.data = parameter.data.to(dtype)
     return model
 
 

@@ -68,7 +68,13 @@ def run_of(task: dict[str, Any], out: Path) -> Run:
     parallel = Parallel(**task["parallel"]) if "parallel" in task else None
     given = dict(task.get("hyper", {}))
     balance = Balance(**given.pop("balance", {}))
-    usual = {"tokens_per_step": 240, "longest": 60, "peak_lr": 2e-3, "warmup": 4, "muon": False}
+    usual = {
+        "tokens_per_step": 240,
+        "longest": 60,
+        "peak_lr": 2e-3,
+        "warmup": 4,
+        "optimizer": "adamw",
+    }
     hyper = Hyperparameters(**usual | given, balance=balance)
     return Run(
         "test",
@@ -114,7 +120,7 @@ def muon(task: dict[str, Any], out: Path) -> None:
         alone[name] = nn.Parameter(value.clone())
         ones[name] = nn.Parameter(distribute_tensor(value, mesh, placements, src_data_rank=None))
     pair = [_Named(ones), _Named(alone)]
-    optimizers = [Optimizers(m, 1e-2, 0.1, (0.9, 0.95), True) for m in pair]
+    optimizers = [Optimizers(m, 1e-2, 0.1, (0.9, 0.95), "muon") for m in pair]
     spread(optimizers[0])
     for _ in range(3):
         for name, p in alone.items():

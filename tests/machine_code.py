@@ -92,9 +92,8 @@ class Loop:
 
 
 LABEL = re.compile(r"[0-9a-f]+ <(.*)>:$")
-LINE = re.compile(
-    r" *([0-9a-f]+):\t(?:\{\w+\} )?(.*)$"
-)  # without the coding of an instruction that has two
+# without the coding of an instruction that has two
+LINE = re.compile(r" *([0-9a-f]+):\t(?:\{\w+\} )?(.*)$")
 
 
 def functions(binary: Path, objdump: str = "objdump") -> Iterator[tuple[str, list[Instruction]]]:

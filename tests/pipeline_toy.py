@@ -22,7 +22,7 @@ TOY = ModelConfig(
     num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
     initial_context_length=64, max_context_length=64, rope_theta=100.0, rope_scaling="none",
 )  # fmt: skip
-HYPER = Hyperparameters(tokens_per_step=64, longest=16, shards=1, muon=False, warmup=2)
+HYPER = Hyperparameters(tokens_per_step=64, longest=16, shards=1, optimizer="adamw", warmup=2)
 
 
 @dataclass(frozen=True)

@@ -191,3 +191,19 @@ def test_the_test_sees_wrong_imports(
     message = "give it a level" if module == "new_idea" else "data.py:2 imports train"
     with pytest.raises(AssertionError, match=re.escape(message)):
         test_imports_keep_to_the_levels(module)
+
+
+APIS = ("chat", "responses", "messages", "completions")
+
+
+@pytest.mark.parametrize("folder", [*APIS, "wire"])
+def test_apis_share_wire_and_nothing_of_each_other(folder: str) -> None:
+    """wire/ knows no API, and no API another."""
+    others = [f"ossia.server.{api}" for api in APIS if api != folder]
+    found = [
+        f"{file.relative_to(SOURCE)}:{line} imports {name}"
+        for file in sorted((SOURCE / "server" / folder).rglob("*.py"))
+        for line, name in imports_of(file)
+        if any(name == other or name.startswith(f"{other}.") for other in others)
+    ]
+    assert not found

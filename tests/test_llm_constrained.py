@@ -162,6 +162,7 @@ def test_contents_in_several_parts(llm: LLM) -> None:
         {"response_format": {"type": "song"}},
         {"tool_choice": "no_such_tool"},
         {"tool_choice": "required"},
+        {"tool_choice": {"type": "allowed_tools"}},
         {"reasoning_budget": -1},
     ],
 )

@@ -37,9 +37,8 @@ def exponent_under(rule: str, amax: float) -> int:
     """The scale's exponent by the rules' definitions."""
     if amax == 0:
         return -127
-    fraction, power = math.frexp(
-        amax
-    )  # amax = (2 * fraction) * 2^(power - 1), 1 <= 2 * fraction < 2
+    # amax = (2 * fraction) * 2^(power - 1), 1 <= 2 * fraction < 2
+    fraction, power = math.frexp(amax)
     if rule == "rceil":
         exponent = power - 3  # 8 * 2^e > amax: at most one too few
         exponent += 6 * 2.0**exponent < amax

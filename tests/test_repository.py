@@ -30,6 +30,7 @@ MODULES_OF = {  # where a distribution's module is called something else
     "oss-harmony": "openai_harmony",
     "prometheus-client": "prometheus_client",
     "pydantic-core": "pydantic_core",
+    "annotated-types": "annotated_types",
     "scikit-learn": "sklearn",
     "opentelemetry-sdk": "opentelemetry",
     "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
@@ -152,4 +153,7 @@ def test_the_wheel_holds_the_embedded_model(tmp_path: Path) -> None:
     } <= names
     words = [p.name for p in (SOURCE / "tasks" / "texts").glob("*.toml")]
     assert words and {f"ossia/tasks/texts/{name}" for name in words} <= names
+    page = [p.name for p in (SOURCE / "server" / "page").iterdir() if p.is_file()]
+    assert {"index.html", "style.css", "app.js", "markdown.js", "tools.js"} <= set(page)
+    assert {f"ossia/server/page/{name}" for name in page} <= names
     assert not [name for name in names if "cache" in name or name.startswith(("tests", "recipes"))]

@@ -25,25 +25,15 @@ LINES_OF_A_FUNCTION = 60
 GOAL = 8.5
 TODAY = {
     "engine": 9.8,
-    "harmony": 8.7,
-    "harmony/official": 9.4,
     "kernels": 11.3,
     "kernels/cpu": 9.4,
     "model": 10.7,
-    "server/chat": 9.0,
-    "server/completions": 9.2,
-    "server/messages": 8.8,
     "tools": 8.6,
-    "train": 8.8,
-    "train/parallel": 9.3,
-    "train/plan": 9.6,
-    "train/recipes": 8.7,
-    "train/weights": 9.5,
 }
 # How often each construct occurs in the whole package.
-NESTED_CONDITIONALS = 12  # a conditional expression inside a conditional expression
-CHAINED_ASSIGNMENTS = 23  # a = b = 0
-LONG_TUPLE_ASSIGNMENTS = 72  # a, b, c = x, y, z: three or more values
+NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression
+CHAINED_ASSIGNMENTS = 8  # a = b = 0
+LONG_TUPLE_ASSIGNMENTS = 31  # a, b, c = x, y, z: three or more values
 
 NOT_CODE = {
     tokenize.COMMENT,

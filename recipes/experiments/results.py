@@ -128,16 +128,6 @@ def below(claim: str, what: Estimate, bound: float, unit: str = "") -> Criterion
     return Criterion(claim, f"less than {bound:g}{unit}", str(what), verdict)
 
 
-def unchanged(claim: str, change: Estimate, margin: float) -> Criterion:
-    """Whether a change is nothing that matters: the whole interval within the margin. Outside of it
-    altogether is a fail.
-    """
-    inside = -margin < change.low and change.high < margin
-    outside = change.low > margin or change.high < -margin
-    rule = f"between {-margin:g} and {margin:g}"
-    return Criterion(claim, rule, str(change), _verdict(inside, outside))
-
-
 def _verdict(right: bool, wrong: bool) -> Verdict:
     if right:
         return "pass"

@@ -61,7 +61,7 @@ Measures = dict[str, list[float]]  # one value a document
 
 def runs(lab: Lab, out: Path) -> dict[str, list[Run]]:
     """Of each kind, one a seed: small models on Bigram-Backcopy."""
-    hyper = replace(lab.small_hyper, muon=False)
+    hyper = replace(lab.small_hyper, optimizer="adamw")
 
     def one(kind: AttentionSink, seed: int) -> Run:
         made = lab.small_run(out, kind, _small(lab, kind), lab.sizes.sinks, seed, hyper)
@@ -169,9 +169,8 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
     same; `spread`: the entropy of what they give to keys, 1 if every key gets the same.
     """
     looked = look(model, documents)
-    first = torch.cat(
-        [torch.stack(of) for of in looked.first.values()], 1
-    )  # [documents, heads of full layers]
+    # [documents, heads of full layers]
+    first = torch.cat([torch.stack(of) for of in looked.first.values()], 1)
     kept, evicted = (
         [_late_loss(model, document, gone) for document in documents] for gone in (False, True)
     )
@@ -202,21 +201,16 @@ def measure(model: Transformer, documents: Sequence[Sequence[int]]) -> Measures:
 class Looked:
     """By layer, one value a document; attention is that of queries from FROM on."""
 
-    first: dict[int, list[Tensor]] = field(
-        default_factory=dict
-    )  # of full layers: [H], on position 0, times uniform
-    spread: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of full layers: entropy, over that if it were even
-    sunk: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of full layers: share that goes into the sinks
-    sunk_windows: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # the same of layers with windows
-    largest: dict[int, list[float]] = field(
-        default_factory=dict
-    )  # of the residual stream, in absolute value
+    # of full layers: [H], on position 0, times uniform
+    first: dict[int, list[Tensor]] = field(default_factory=dict)
+    # of full layers: entropy, over that if it were even
+    spread: dict[int, list[float]] = field(default_factory=dict)
+    # of full layers: share that goes into the sinks
+    sunk: dict[int, list[float]] = field(default_factory=dict)
+    # the same of layers with windows
+    sunk_windows: dict[int, list[float]] = field(default_factory=dict)
+    # of the residual stream, in absolute value
+    largest: dict[int, list[float]] = field(default_factory=dict)
     largest_first: dict[int, list[float]] = field(default_factory=dict)  # the same at position 0
 
     def watch(self, model: Transformer) -> list[Any]:

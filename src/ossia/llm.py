@@ -35,6 +35,7 @@ from ossia.errors import (
     ModelNotFoundError,
     RequestError,
     TokenizerError,
+    ToolChoiceError,
 )
 from ossia.harmony import (
     Conversation,
@@ -437,6 +438,8 @@ def _choice(wanted: str | Mapping[str, Any]) -> ToolChoice:
     if isinstance(wanted, Mapping):
         inner = wanted.get(str(wanted.get("type")), wanted)
         name = inner.get("name") if isinstance(inner, Mapping) else None
+        if not isinstance(name, str):
+            raise ToolChoiceError(f"tool_choice {wanted!r:.120} names no function", "tool_choice")
         return ToolChoice("required", (f"{FUNCTIONS}.{name}",))
     match wanted:
         case "auto" | "none" | "required":

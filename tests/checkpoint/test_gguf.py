@@ -207,9 +207,8 @@ def test_q8_is_that_of_the_gguf_package(values: np.ndarray[Any, np.dtype[np.floa
     assert bool(((found - exact).abs() <= exact.abs() * 2.0**-11 + 2.0**-25).all())
     scales, codes = blocks_of(ours)
     normal = scales > 2.0**-13  # for smaller ones float16 has fewer bits
-    assert torch.equal(
-        blocks_of(gguf.to_q8(found))[1][normal], codes[normal]
-    )  # int8 weights made of it are the same
+    # int8 weights made of it are the same
+    assert torch.equal(blocks_of(gguf.to_q8(found))[1][normal], codes[normal])
 
 
 def blocks_of(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from ossia.harmony import Conversation, Effort, Message, Role
 from ossia.llm import LLM
 from ossia.tasks import problems
 from ossia.tasks.evals import cases
-from ossia.tools import from_function
+from ossia.tools import PythonFunction, from_function
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,16 @@ def test_tools_run_and_their_results_go_back(llm: LLM, monkeypatch: pytest.Monke
     def add(a: int, b: int) -> int:
         return a + b
 
+    closed: list[PythonFunction] = []
     monkeypatch.setattr(respond, "Engine", lambda *_, **__: ScriptedEngine(llm))
+    monkeypatch.setattr(PythonFunction, "close", lambda tool: closed.append(tool))
     questions = [(asked("37 + 48?"), [from_function(add)]), (asked("Hello"), [])]
     answers = dict(respond.answer_all(llm, questions, llm.params()))
     assert answers[0].end.text == "85" and answers[1].end.text == "Hi"
     (made,) = answers[0].calls
     assert (made.name, made.arguments, made.result) == ("add", '{"a": 37, "b": 48}', "85")
     assert answers[1].calls == () and answers[0].end.reasoning == "Add."
+    assert [tool.function.name for tool in closed] == ["add"], "its session is over, too"
 
 
 def test_evaluate_grades_in_order_and_counts_what_was_cut(llm: LLM) -> None:

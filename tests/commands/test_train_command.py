@@ -150,9 +150,8 @@ def test_a_dry_run_prints_the_cost_and_does_nothing(
 ) -> None:
     assert main(["train", TOY, "--dry-run", "--out", "r"]) == 0
     out = capsys.readouterr().out
-    rows = {
-        line.split()[0]: line for line in reversed(out.splitlines()) if line
-    }  # the first of each
+    # the first of each
+    rows = {line.split()[0]: line for line in reversed(out.splitlines()) if line}
     assert "to do" in rows["numbers"] and " 256 " in rows["pretrain"] and "/" in rows["pretrain"]
     assert (
         "at 25% (assumed) of 10 GFLOP/s, measured now" in rows["time"]
@@ -274,13 +273,13 @@ def test_keys_are_listed_with_values_and_comments(capsys: pytest.CaptureFixture[
     [
         ([], "nothing to train: give a recipe"), (["sfd"], "there is no recipe 'sfd'; did you mean sft?"),
         (["steps=3"], "the recipe comes first: ossia train RECIPE steps=3"), (["no.py"], "there is no recipe 'no.py'"),
-        ([TOY, "stepz=3"], "there is no key 'stepz'; did you mean steps"), ([TOY, "steps"], "is no key=value"),
+        ([TOY, "stepz=3"], "there is no key 'stepz'; did you mean steps"), ([TOY, "steps"], "is not key=value"),
         ([TOY, "steps=few"], "steps must be int, found 'few'"), ([TOY, "hyper.shards=0"], "shards must be 1 or more"),
         ([TOY, "--gpus", "3"], "--gpus is for --plan MODEL"),
         ([TOY, "--checkpoint-layers"], "--checkpoint-layers is for --plan MODEL"),
         ([TOY, "--precision", "bfloat16"], "--precision is for --plan MODEL"),
         ([TOY, "--plan", "nano"], "give one of them"),
-        (["empty.py"], "is no recipe: it needs a frozen dataclass Config"), (["syntax.py"], "syntax.py:2: no Python"),
+        (["empty.py"], "is not a recipe: it needs a frozen dataclass Config"), (["syntax.py"], "syntax.py:2: not Python"),
         (["needs.py"], "every field of Config needs a default"),
     ],
 )  # fmt: skip

@@ -59,9 +59,8 @@ def test_examples_use_the_alphabet_of_their_place() -> None:
     later = set().union(*map(words, found[600:601])), set().union(*map(words, found[1400:]))
     assert len(later[0] | first) <= 16 < len(later[1]) <= 3000
     assert set().union(*map(words, found[:900])) >= first and first & later[1]
-    assert first != set(
-        range(QUICK.smallest)
-    )  # the first ids of a byte-level vocabulary are rare bytes
+    # the first ids of a byte-level vocabulary are rare bytes
+    assert first != set(range(QUICK.smallest))
 
 
 def is_repetition(example: Example) -> bool:

@@ -164,9 +164,8 @@ def test_no_held_out_wording_is_used(drawn: list[tuple[Document, int]]) -> None:
     held += [text for relation in RELATIONS for text in relation.back[-BACK_HELD_OUT:]]
     pieces = [max(re.split(r"{\w}", text.lower()), key=len) for text in held]
     told = "\n".join(texts(drawn, "world", "needles", "tools")).lower()
-    told = re.sub(
-        "there is no (operation|label|variable)", "", told
-    )  # what the machine says of a broken program
+    # what the machine says of a broken program
+    told = re.sub("there is no (operation|label|variable)", "", told)
     assert [piece for piece in pieces if piece in told] == []
     frames = [max(re.split(r"{\w}", frame), key=len) for frame in HELD_OUT_FRAMES]
     hazard = "\n".join(texts(drawn, "hazard"))

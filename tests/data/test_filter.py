@@ -131,9 +131,8 @@ def test_the_threshold_gives_the_wanted_recall_at_least(recall: float) -> None:
     judged = found.report(
         [f"{t} glimmer salt hush powder" for t in fresh], fresh_labels
     ).both.recall
-    assert (
-        recall <= judged.wilson(z=3.3)[1] + 0.02
-    )  # or more: the threshold keeps away from what should stay
+    # or more: the threshold keeps away from what should stay
+    assert recall <= judged.wilson(z=3.3)[1] + 0.02
 
 
 def test_what_the_blocklist_misses_is_an_error(fitted: HazardFilter) -> None:

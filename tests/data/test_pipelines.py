@@ -179,9 +179,8 @@ def test_limits_are_those_asked_for(tmp_path: Path, tokenizer: Path) -> None:
     report = prepare(
         tmp_path / "in", tmp_path / "out", tokenizer, quality=strict, dedup=None, executor=ALONE
     )
-    assert (
-        report is not None and report["documents"]["kept"] == 2
-    )  # the long one and the junk that repeats itself
+    # the long one and the junk that repeats itself
+    assert report is not None and report["documents"]["kept"] == 2
     assert [step["step"] for step in report["steps"]] == [
         "read",
         "gopher quality",

@@ -75,9 +75,8 @@ def test_places_are_evenly_likely(n: int) -> None:
     cells = min(n, 10)
     counts = np.bincount([f * cells // n for f in firsts], minlength=cells)
     expected = np.bincount([f * cells // n for f in range(n)], minlength=cells) * (keys / n)
-    assert (
-        float(((counts - expected) ** 2 / expected).sum()) < 33
-    )  # p = 1e-4 with 9 degrees of freedom
+    # p = 1e-4 with 9 degrees of freedom
+    assert float(((counts - expected) ** 2 / expected).sum()) < 33
     if n > SMALL:
         order = permuted(np.arange(20_000), n, "x")
         pairs = Counter(

@@ -135,9 +135,8 @@ def test_masks_are_made_in_another_thread_while_the_model_runs(
     overlapped = []
 
     def slow(batch: Any) -> Any:
-        overlapped.append(
-            made.wait(timeout=5)
-        )  # nothing else happens in this thread until the mask is there
+        # nothing else happens in this thread until the mask is there
+        overlapped.append(made.wait(timeout=5))
         made.clear()
         return run(batch)
 

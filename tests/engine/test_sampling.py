@@ -129,10 +129,11 @@ def sweep(logits: Tensor, params: SamplingParams, mask: Any) -> tuple[list[int],
     x = logits if mask is None else logits.masked_fill(~unpacked(mask, len(logits)), -torch.inf)
     y = (x - x.max()) * RowState(params, (), len(logits)).inverse_temperature
     p = filtered(y, params).double().softmax(-1)
+    # narrower shares drown in the rounding of the sum
     numbers, ids = (
         p.cumsum(-1) - p / 2,
         p > 1e-5,
-    )  # narrower shares drown in the rounding of the sum
+    )
     states = [Fixed(params, len(logits), float(number)) for number in numbers[ids]]
     rows = sample_rows(logits.expand(len(states), -1), states, [mask] * len(states))
     return (

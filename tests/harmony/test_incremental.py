@@ -27,7 +27,7 @@ from ossia.harmony import (
     render_conversation,
     render_for_completion,
 )
-from ossia.harmony.conversation import AnalysisCut
+from ossia.harmony.official.rules import rules_for
 from ossia.tokenizer import Tokenizer
 
 STYLES: tuple[Style, ...] = ("faithful", "compat")
@@ -125,11 +125,11 @@ def test_reasoning_is_cut_as_the_rules_say(messages: list[Message]) -> None:
         for begin, end in zip(begins, ends, strict=True)
         if [m.channel for m in messages[begin:end] if m.role == "assistant"][-1:] == ["final"]
     ]
-    assert AnalysisCut("faithful").after(messages).index == max(finished, default=0)
+    assert rules_for("faithful").cut.after(messages).index == max(finished, default=0)
     channels = [message.channel for message in messages]
     spoken = [message.channel for message in messages if message.role == "assistant"]
     wanted = channels.index("final") if spoken[-1:] == ["final"] else 0
-    assert AnalysisCut("compat").after(messages).index == wanted
+    assert rules_for("compat").cut.after(messages).index == wanted
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -557,11 +557,12 @@ def test_every_kind_is_documented() -> None:
     assert [row.split(" | ")[0].removeprefix("| ") for row in rows[1:]] == [
         str(kind) for kind in RepairKind
     ]
+    # the last is tested with calls
     assert set(RepairKind) == {
         *REPAIRS,
         *BY_ID,
         RepairKind.ARGUMENTS,
-    }  # the last is tested with calls
+    }
 
 
 def test_text_appears_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None:

@@ -26,6 +26,7 @@ from ossia.harmony import (
     schema_to_typescript,
 )
 from ossia.harmony.content import developer_text
+from ossia.harmony.official.rules import rules_for
 
 STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
 ENUM = {"type": "string", "enum": ["a", "b"]}
@@ -231,7 +232,7 @@ def test_definitions_of_several_tools() -> None:
     for name, used in (("f", "Node"), ("g", "Node"), ("h", "Node_2"), ("i", "f_2")):
         assert f"// Calls {name}.\ntype {name} = (_: {{\nn?: {used},\n}}) => any;\n\n" in text
     assert f"namespace functions {{\n\n{TREE}\n\n// Calls f.\n" in text
-    compat = developer_text(DeveloperContent(tools=tools), style="compat")
+    compat = developer_text(DeveloperContent(tools=tools), rules=rules_for("compat"))
     assert "Node" not in compat and compat.count("n?: any,") == 4
 
 
@@ -365,9 +366,9 @@ def test_how_deep_a_schema_may_be(style: Style, member: bool) -> None:
     most = 98 if member else 99
     for frames in (0, 200):
         assert isinstance(write(deep(most), frames), str)
-        with pytest.raises(RenderError, match="more than 100 objects and lists in each other"):
+        with pytest.raises(RenderError, match="more than 100 levels of objects and lists"):
             write(deep(most + 1), frames)
-    with pytest.raises(RenderError, match="more than 100 objects"):
+    with pytest.raises(RenderError, match="more than 100 levels"):
         developer_text(DeveloperContent(response_formats=(ResponseFormat("x", deep(most + 1)),)))
 
 

@@ -98,6 +98,5 @@ def test_huge_scores_and_sinks_do_not_overflow() -> None:
     for sink in (-1e7, 1e7):
         out = kernels.attention(q * 100, k * 100, v, spans, torch.full((4,), sink), 1.0)
         assert bool(torch.isfinite(out).all())
-    assert (
-        float(out.detach().abs().max()) < 1.0
-    )  # a sink far above every score takes all the weight
+    # a sink far above every score takes all the weight
+    assert float(out.detach().abs().max()) < 1.0

@@ -257,7 +257,7 @@ def test_on_another_machine_what_is_fast_there_serves_and_it_says_so() -> None:
 
 def test_a_state_of_other_optimizers_is_refused(tmp_path: Path) -> None:
     optimizers = Optimizers(
-        Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), muon=True
+        Transformer(tiny_run(tmp_path).config), 1e-3, 0.1, (0.9, 0.95), optimizer="muon"
     )
     with pytest.raises(TrainingError, match="holds 3 optimizers, and this version of ossia has 2"):
         optimizers.load_state_dict([*optimizers.state_dict(), {}])
@@ -268,7 +268,7 @@ def test_a_state_of_torchs_muon_is_refused_before_anything_is_loaded() -> None:
     has.
     """
     model = torch.nn.Sequential(torch.nn.Linear(4, 8))
-    optimizers = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True)
+    optimizers = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), optimizer="muon")
     theirs = torch.optim.Muon([model[0].weight], lr=1e-3)
     for p in model.parameters():
         p.grad = torch.ones_like(p)

@@ -272,9 +272,8 @@ def test_dropped_assignments_leave_no_trace() -> None:
     moe = random_moe(1, 1, experts=2)
     assert moe.router is not None
     moe.capacity = 0.5
-    moe.router.bias.data.copy_(
-        torch.tensor([50.0, -50.0])
-    )  # all to expert 0, of whose 12 the first 4 are taken
+    # all to expert 0, of whose 12 the first 4 are taken
+    moe.router.bias.data.copy_(torch.tensor([50.0, -50.0]))
     (x,) = draw(2, (12, 32))
     weights = list(moe.experts.parameters())
     got = moe(x, Batch.packed([12]), torch.float64)

@@ -88,8 +88,54 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="No such file"):
         read_keys(tmp_path / "missing")
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(RequestError, match="no text"):
+    with pytest.raises(RequestError, match="not a text file"):
         read_keys(file)
+
+
+TOML = """
+[[keys]]
+name = "alice"
+key = "secret-a"
+concurrent = 2
+
+[[keys]]
+sha256 = "{digest}"
+tokens-per-minute = 1000
+"""
+
+
+def test_a_file_of_keys_in_toml(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"secret-b").hexdigest()
+    for name in ("keys.toml", "keys"):  # by what is in it, or by its name
+        file = tmp_path / name
+        file.write_text(TOML.format(digest=digest.upper()))
+        assert read_keys(file) == (
+            ApiKey("alice", hashlib.sha256(b"secret-a").hexdigest(), Limits(concurrent=2)),
+            ApiKey(f"key-{digest[:12]}", digest, Limits(tokens_per_minute=1000)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "[[keys]]"),
+        ("keys = 3", "[[keys]]"),
+        ("[[keys]", "not valid TOML"),
+        ("[[keys]]", "either key or sha256"),
+        ("[[keys]]\nkey = 'hush'\nsha256 = 'hush'", "key 1: sha256"),
+        ("[[keys]]\nkey = 'hush'\nconcurrent = 0", "key 1: concurrent"),
+        ("[[keys]]\nkey = 'hush'\nconcurent = 1", "key 1: concurent"),
+        ("[[keys]]\nkey = 'hush'\n[[keys]]\nkey = 'hush'\nname = 'other'", "the same key"),
+        ("[[keys]]\nkey = 7777", "key 1: key"),
+    ],
+)
+def test_toml_that_makes_no_sense(tmp_path: Path, text: str, wrong: str) -> None:
+    file = tmp_path / "keys.toml"
+    file.write_text(text)
+    with pytest.raises(RequestError) as raised:
+        read_keys(file)
+    assert wrong in str(raised.value)
+    assert "hush" not in str(raised.value) and "7777" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

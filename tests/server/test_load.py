@@ -218,9 +218,8 @@ def check_books(load: Load, before: dict[str, float], after: dict[str, float]) -
         for reason in ("stop", "length", "calls", "abort", "error")
     }
     assert sum(ended.values()) == len(load.heard) and ended["error"] == 0
-    assert ended["stop"] + ended["length"] + ended["calls"] >= len(
-        stayed
-    )  # who left late may have been answered
+    # who left late may have been answered
+    assert ended["stop"] + ended["length"] + ended["calls"] >= len(stayed)
     assert counted("e2e_request_latency_seconds_count") == len(load.heard)
     tokens = sum(heard.usage["completion_tokens"] for heard in stayed if heard.usage)
     most = sum(asked[1] for asked, heard in load.heard if heard.left)

@@ -211,9 +211,8 @@ def test_training_problems_write_no_equation_that_arithmetic_holds_out(task: str
                 for message in problem.solution(effort)
                 if message.role is Role.ASSISTANT
             ]
-            chain = (
-                problem.about.get("form") == "chain"
-            )  # its final text is a chain, longer than any held-out one
+            # its final text is a chain, longer than any held-out one
+            chain = problem.about.get("form") == "chain"
             assert_only_trained_equations(
                 [text for text in answers if not chain or text != problem.answer]
             )

@@ -169,11 +169,12 @@ def test_refused_files(path: str, value: Any, message: str, tmp_path: Path) -> N
 def test_merges_that_tiktoken_cannot_follow(tmp_path: Path) -> None:
     data = _small_file()
     data["model"]["vocab"]["bc"] = 300
+    # "abc" is always a + bc, which the list does not join
     data["model"]["merges"] = [
         "b c",
         "a b",
         "ab c",
-    ]  # "abc" is always a + bc, which the list does not join
+    ]
     with pytest.raises(TokenizerError, match="not a proper BPE"):
         _load(data, tmp_path)
     data["model"]["merges"] = ["a b", "b c", "ab c"]

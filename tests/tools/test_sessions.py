@@ -125,3 +125,27 @@ def test_kinds() -> None:
     assert len({kind.name for kind in KINDS}) == len(KINDS)
     counter = Counter()
     assert by_wire_type([counter]) == dict.fromkeys(BROWSER.wire_types, counter)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_session_that_does_not_close_harms_no_other(
+    caplog: pytest.LogCaptureFixture, waits: bool
+) -> None:
+    class Stuck(CounterSession):
+        async def close(self) -> None:
+            raise OSError("the socket is gone")
+
+    class StuckAtOnce(Stuck):
+        def close(self) -> None:  # type: ignore[override]
+            raise OSError("the socket is gone")
+
+    broken, counter = Counter(), Counter()
+    broken.session = lambda key: (Stuck if waits else StuckAtOnce)(broken, key)  # type: ignore[method-assign]
+    sessions = Sessions(SessionKey())
+    calls = [(broken, "next", ""), (counter, "next", "")]
+    assert [r.text for r in sessions.call_all(calls)] == ["1", "1"]
+    sessions.close_now()
+    assert counter.closed == 1 and "the socket is gone" in caplog.text
+    sessions.call_all(calls)
+    asyncio.run(sessions.close())
+    assert counter.closed == 2

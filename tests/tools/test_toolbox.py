@@ -172,6 +172,13 @@ def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) 
     assert starts(tokenizer, kept, CALL_F, search)[0] is False
 
 
+def test_a_namespace_without_functions_can_be_chosen(tokenizer: Tokenizer) -> None:
+    python = ToolNamespace("python", "Runs code.", ())
+    chosen = Toolbox((F,), namespaces=(python,), choice=ToolChoice("required", ("python",)))
+    code = "<|channel|>analysis to=python code<|message|>1+1<|call|>"
+    assert starts(tokenizer, chosen, code, CALL_F) == [True, False]
+
+
 @pytest.mark.parametrize(
     "choice", [ToolChoice("required", ("nope",)), ToolChoice("auto", ("f", "nope"))]
 )

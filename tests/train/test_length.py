@@ -4,9 +4,7 @@ against plain evaluation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -33,7 +31,6 @@ from ossia.tasks.long.needles import needle as tasks_needle
 from ossia.train import length as module
 from ossia.train.length import (
     Method,
-    loss_by_position,
     needle_accuracy,
     scaled,
     stages,
@@ -203,21 +200,6 @@ def test_losses_however_they_are_packed(lengths: list[int], at_once: int, logits
     for ids, losses in zip(documents, found, strict=True):
         if len(ids) > 1:
             torch.testing.assert_close(losses, plain_losses(built, ids), rtol=1e-4, atol=1e-5)
-
-
-def test_buckets(model: Transformer) -> None:
-    documents = [document(70, 1), document(20, 2), document(41, 3)]
-    losses = [plain_losses(model, ids) for ids in documents]
-    edges = [0, 16, 40, 60, 100, 200]
-    want = []
-    for a, b in pairwise(edges):
-        bucket = [float(x) for one in losses for p, x in enumerate(one) if a <= p < b]
-        want.append(sum(bucket) / len(bucket) if bucket else math.nan)
-    assert loss_by_position(model, documents, edges) == pytest.approx(want, rel=1e-5, nan_ok=True)
-    assert math.isnan(want[-1]) and not math.isnan(want[-2])
-    for bad in ([0], [0, 10, 10], [-1, 5], []):
-        with pytest.raises(ConfigError, match="edges"):
-            loss_by_position(model, documents, bad)
 
 
 def test_dynamic_is_ntk_for_each_documents_own_length(model: Transformer) -> None:

@@ -108,7 +108,7 @@ def test_examples_without_targets(tmp_path: Path) -> None:
         for index, (example, following) in enumerate(examples(state)):
             yield Example(example.ids, [index < learned] * len(example.ids)), following
 
-    run = tiny_run(tmp_path / "some", steps=1, muon=False)
+    run = tiny_run(tmp_path / "some", steps=1, optimizer="adamw")
     train(replace(run, examples=lambda state: some(state, 1)))
     assert losses(tmp_path / "some")[0] > 1
     with pytest.raises(TrainingError, match="no token to learn"):
@@ -342,6 +342,6 @@ def test_bad_weights_never_replace_a_good_state(
 
 def test_a_step_that_ruins_the_weights_is_not_what_a_run_resumes_from(tmp_path: Path) -> None:
     """Finite weights whose next loss is not: with a state at every step, the last one is of before."""
-    run = tiny_run(tmp_path, steps=6, save_every=1, warmup=4, peak_lr=1e30, muon=False)
+    run = tiny_run(tmp_path, steps=6, save_every=1, warmup=4, peak_lr=1e30, optimizer="adamw")
     with pytest.raises(TrainingError, match=r"step 2; .*No state had been saved"):
         train(run)

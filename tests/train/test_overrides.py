@@ -109,7 +109,7 @@ def test_layer_types_follow_the_number_of_layers() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("steps", "is no key=value"), ("step=3", "did you mean steps"), ("depth=3", "did you mean inner.depth"),
+        ("steps", "is not key=value"), ("step=3", "did you mean steps"), ("depth=3", "did you mean inner.depth"),
         ("hyper.peaklr=3", "did you mean hyper.peak_lr"), ("zzz=1", "Keys: steps, name, on, data"),
         ("steps.more=1", "there is no key 'steps.more'"), ("inner=3", "inner is a group: set one of its fields"),
         ("steps=2.5", "steps must be int, found '2.5'"), ("steps=ten", "steps must be int"),
@@ -168,3 +168,16 @@ def test_flat_is_json_by_dotted_name() -> None:
         and found["pair"] == [1, 0.5]
         and found["hyper.balance.mode"] == "aux"
     )
+
+
+def test_the_optimizer_as_the_first_version_spelled_it() -> None:
+    assert apply(Config(), ["hyper.muon=false"]).hyper.optimizer == "adamw"
+    assert apply(Config(), ["hyper.muon=true", "hyper.peak_lr=1"]).hyper.optimizer == "muon"
+    assert replace(Hyperparameters(muon=False), peak_lr=1.0).optimizer == "adamw"
+    assert not any(key.name.endswith("muon") for key in keys(Config()))
+    assert "hyper.muon" not in flat(Config())
+
+
+def test_a_comment_may_be_above_its_field() -> None:
+    by_name = {key.name: key for key in keys(Config())}
+    assert by_name["hyper.ema"].comment.startswith("decay of an exponential moving average")

@@ -83,9 +83,8 @@ def test_a_phase_that_failed_is_gone_on_with_and_its_time_adds_up(worker: Worker
     assert [state_of(phase, worker.out) for phase in todo] == ["done", "unfinished"]
     started = worker.out / "second" / "started.json"
     began = read(started)["began"]
-    os.utime(
-        worker.out / "second" / "result", (began + 40, began + 40)
-    )  # it worked for 40 seconds, then was killed
+    # it worked for 40 seconds, then was killed
+    os.utime(worker.out / "second" / "result", (began + 40, began + 40))
     worker.fail = set()
     outcomes = run_pipeline(todo, worker.out)
     assert worker.ran == ["first", "second", "second"] and not started.exists()
@@ -135,6 +134,16 @@ def test_other_settings_are_refused_by_name(finished: bool, worker: Worker) -> N
     assert "same" not in said and worker.ran == ran
 
 
+def test_settings_under_the_names_of_an_earlier_version_are_the_same(worker: Worker) -> None:
+    """0.1.0 stored the optimizer as a flag."""
+    run_pipeline([worker.phase("first", settings={"hyper.muon": True})], worker.out)
+    now = worker.phase("first", settings={"hyper.optimizer": "muon"})
+    assert [outcome.skipped for outcome in run_pipeline([now], worker.out)] == [True]
+    other = worker.phase("first", settings={"hyper.optimizer": "adamw"})
+    with pytest.raises(ConfigError, match=r'hyper.optimizer was "muon" and is "adamw"'):
+        run_pipeline([other], worker.out)
+
+
 def test_a_phase_s_own_settings_count_alone(worker: Worker) -> None:
     run_pipeline([worker.phase("first", settings={"b": 2})], worker.out, settings={"a": 1})
     run_pipeline([worker.phase("first", settings={"b": 2})], worker.out, settings={"a": 3})
@@ -145,9 +154,8 @@ def test_fresh_deletes_phases_and_nothing_else(worker: Worker) -> None:
     run_pipeline([worker.phase("first"), worker.phase("gone")], worker.out, settings={"a": 1})
     (worker.out / "notes.txt").write_text("mine")
     (worker.out / "mine").mkdir()
-    (worker.out / "mine" / "photo").write_text(
-        ""
-    )  # where a new phase will work, but no phase has yet
+    # where a new phase will work, but no phase has yet
+    (worker.out / "mine" / "photo").write_text("")
     run_pipeline(
         [worker.phase("first"), worker.phase("mine")], worker.out, settings={"a": 2}, fresh=True
     )

@@ -127,9 +127,8 @@ def test_an_exception_leaves_the_terminal_in_order(monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt), Progress("x", stream=stream, clock=Clock()) as progress:
         progress(report(1))
         raise KeyboardInterrupt
-    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex(
-        "\x1b[?25l"
-    )  # the cursor is back
+    # the cursor is back
+    assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 import torch
 from training_runs import everything_on, losses, tiny_run, train_slowly
 
+from ossia.errors import TrainingError
 from ossia.train.loop import train
 
 
@@ -96,7 +97,7 @@ def same(a: object, b: object) -> bool:
     return a == b
 
 
-@pytest.mark.parametrize("hyper", [{"muon": False}, {"precision": "bfloat16", "shards": 3}])
+@pytest.mark.parametrize("hyper", [{"optimizer": "adamw"}, {"precision": "bfloat16", "shards": 3}])
 def test_other_settings_resume_too(tmp_path: Path, hyper: dict[str, object]) -> None:
     train(tiny_run(tmp_path / "whole", **hyper))
     train(tiny_run(tmp_path / "stopped", **hyper), stop_after=3)
@@ -104,3 +105,18 @@ def test_other_settings_resume_too(tmp_path: Path, hyper: dict[str, object]) -> 
     assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")
     a, b = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "stopped"))
     assert a == b
+
+
+def test_a_state_that_names_the_optimizer_as_a_flag_goes_on(tmp_path: Path) -> None:
+    """0.1.0 stored `hyper.muon`."""
+    train(tiny_run(tmp_path / "whole"))
+    train(tiny_run(tmp_path / "stopped"), stop_after=3)
+    path = tmp_path / "stopped" / "state.pt"
+    state = torch.load(path)
+    assert state["identity"].pop("hyper.optimizer") == "muon"
+    state["identity"]["hyper.muon"] = True
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match=r"hyper.optimizer was 'muon' and is 'adamw'"):
+        train(tiny_run(tmp_path / "stopped", optimizer="adamw"))
+    train(tiny_run(tmp_path / "stopped"))
+    assert losses(tmp_path / "whole") == losses(tmp_path / "stopped")

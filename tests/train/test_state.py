@@ -110,9 +110,8 @@ def test_other_weights_to_start_from_are_noticed(tmp_path: Path) -> None:
     save_weights(start(tiny_run(tmp_path)), tmp_path / "from")
     train(run, stop_after=2)
     shutil.copytree(tmp_path / "from", tmp_path / "elsewhere")
-    train(
-        replace(run, start_from=tmp_path / "elsewhere"), stop_after=3
-    )  # the same, in another place
+    # the same, in another place
+    train(replace(run, start_from=tmp_path / "elsewhere"), stop_after=3)
     save_weights(start(tiny_run(tmp_path, seed=1)), tmp_path / "from")
     with pytest.raises(TrainingError, match="another run: start_from was"):
         train(run)
@@ -154,9 +153,8 @@ def test_a_full_disk_keeps_the_old_state(
         with pytest.raises(TrainingError, match="No space left on device") as caught:
             save_state(path, new)
     needed = int(str(caught.value).split(" bytes are needed")[0].split()[-1].replace(",", ""))
-    assert (
-        abs(needed - (tmp_path / "measured.pt").stat().st_size) < 200
-    )  # the name of the file is in it
+    # the name of the file is in it
+    assert abs(needed - (tmp_path / "measured.pt").stat().st_size) < 200
     assert "are free there" in str(caught.value) and "from before is untouched. Make room" in str(
         caught.value
     )
@@ -245,7 +243,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.skipif(shutil.which("mount") is None, reason="no mount command")
 def test_a_disk_that_is_really_full(small_disk: Path) -> None:
-    run = tiny_run(small_disk, steps=8, muon=False)
+    run = tiny_run(small_disk, steps=8, optimizer="adamw")
     with pytest.raises(
         TrainingError, match=r"state\.pt: cannot be written \(No space left on device\)"
     ):

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import amounts
 import pytest
@@ -26,9 +26,9 @@ from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, plain
-from ossia.train.optim import Average, Muon, Optimizers, orthogonalize
-from ossia.train.schedule import Schedule
-from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
+from ossia.train.optim import OPTIMIZERS, Average, Muon, Optimizers, orthogonalize
+from ossia.train.run import Schedule
+from ossia.train.settings import Balance, Hyperparameters, Lora, OptimizerName, Parallel
 from ossia.train.step import ThreadedStep, part_loss
 from ossia.train.weights.export import start
 
@@ -117,7 +117,7 @@ def test_who_gets_which_optimizer_and_weight_decay() -> None:
     model.layers[0].attn.q.weight.requires_grad_(False)
     groups = [
         (type(o).__name__, g)
-        for o in Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=True).all
+        for o in Optimizers(model, 1e-3, 0.1, (0.9, 0.95), optimizer="muon").all
         for g in o.param_groups
     ]
     names = {id(p): n for n, p in model.named_parameters()}
@@ -132,7 +132,7 @@ def test_who_gets_which_optimizer_and_weight_decay() -> None:
         "layers.0.attn.sinks",
     ):
         assert found[name] == ("AdamW", 0.0)
-    adamw = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon=False)
+    adamw = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), optimizer="adamw")
     assert [g["weight_decay"] for g in adamw.all[0].param_groups] == [0.0, 0.1] and len(
         adamw.all
     ) == 1
@@ -220,7 +220,7 @@ def test_a_step_follows_the_clipped_gradient_of_the_plain_formula(
         accumulate=accumulate,
         balance=NO_BALANCE,
         clip=0.5,
-        muon=False,
+        optimizer="adamw",
     )
     batch = a_batch()
     expected = plain_loss(worker.model, batch)
@@ -351,13 +351,17 @@ def test_settings_that_make_no_sense_are_refused(make: Any, message: str) -> Non
         make()
 
 
+def test_every_optimizer_that_settings_can_name_has_a_row() -> None:
+    assert tuple(OPTIMIZERS) == get_args(OptimizerName)
+
+
 def test_pieces_of_a_step_on_threads_give_the_same_bits() -> None:
     def trained(pool: ThreadPoolExecutor | None) -> list[Tensor]:
         model = Transformer(
             replace(ModelConfig.preset("micro"), num_hidden_layers=2, layer_types=())
         )
         model.init_weights(0)
-        optimizers = Optimizers(model, 1e-2, 0.1, (0.9, 0.95), True)
+        optimizers = Optimizers(model, 1e-2, 0.1, (0.9, 0.95), "muon")
         rng = torch.Generator().manual_seed(1)
         for _ in range(2):
             for p in model.parameters():

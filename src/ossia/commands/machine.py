@@ -72,14 +72,12 @@ def busy_seconds() -> float | None:
     """Processor time that the whole machine has spent on anything so far; None where it is not
     told.
     """
-    fields = [
-        int(n) for n in _read("/proc/stat").partition("\n")[0].split()[1:9]
-    ]  # the rest is counted in them
+    # the rest is counted in them
+    fields = [int(n) for n in _read("/proc/stat").partition("\n")[0].split()[1:9]]
     if len(fields) < 5:
         return None
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf(
-        "SC_CLK_TCK"
-    )  # idle, waiting for a disk
+    # idle, waiting for a disk
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
 
 
 class Others:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from ossia.commands.options import Positive, PositiveNumber, Size, option, positive_number
 from ossia.errors import ConfigError
+from ossia.train.settings import OptimizerName
 
 if TYPE_CHECKING:
     from ossia.config import ModelConfig
-    from ossia.train.plan import planner
+    from ossia.train.plan import layout
 
 CONTEXT = 4096  # tokens of a document, and of one step on a GPU
 GPUS_PER_NODE = 8
@@ -57,7 +58,7 @@ class Options:
     tokens_per_gpu: Positive | None = option(None, "of one step", "N", shown="4096, or --context")
     context: Positive | None = option(None, "tokens of a document", "N", shown="4096")
     precision: Literal["bfloat16", "float32"] | None = option(None, "of products", shown="bfloat16")
-    optimizer: Literal["adamw", "muon"] | None = option(None, "", shown="adamw")
+    optimizer: OptimizerName | None = option(None, "", shown="adamw")
     checkpoint_layers: bool = option(
         False, "keep a layer's input alone, and compute the rest again"
     )
@@ -97,8 +98,8 @@ def run(options: Options, *, as_json: bool) -> None:
         print(plan_text.as_text(found, options.plan))
 
 
-def _hardware(options: Options) -> planner.Hardware:
-    from ossia.train.plan import planner
+def _hardware(options: Options) -> layout.Hardware:
+    from ossia.train.plan import layout
 
     per_node = options.gpus_per_node or GPUS_PER_NODE
     gpus = options.gpus or (options.nodes or 1) * per_node
@@ -110,19 +111,21 @@ def _hardware(options: Options) -> planner.Hardware:
     intra, inter = options.bandwidth or BANDWIDTH
     peak = None if options.peak is None else options.peak * 1e12
     memory = options.gpu_memory or GPU_MEMORY
-    return planner.Hardware(gpus, memory, per_node, intra, inter, peak)
+    return layout.Hardware(gpus, memory, per_node, intra, inter, peak)
 
 
-def _job(options: Options, config: ModelConfig) -> planner.Job:
-    from ossia.train.plan import planner
+def _job(options: Options, config: ModelConfig) -> layout.Job:
+    from ossia.train.plan import layout
     from ossia.train.settings import Lora
 
     context = options.context or min(CONTEXT, options.tokens_per_gpu or CONTEXT)
     tokens = options.tokens_per_gpu or max(CONTEXT, context)
     precision = options.precision or "bfloat16"
-    muon = options.optimizer == "muon"
+    optimizer = options.optimizer or "adamw"
     lora = Lora(rank=options.lora) if options.lora else None
-    return planner.Job(config, tokens, context, precision, muon, options.checkpoint_layers, lora)
+    return layout.Job(
+        config, tokens, context, precision, optimizer, options.checkpoint_layers, lora
+    )
 
 
 def _config_of(name: str) -> ModelConfig:

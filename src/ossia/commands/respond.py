@@ -78,6 +78,7 @@ def answer_all(
                 running[request] = (index, turn)
             else:
                 assert turn.end is not None
+                turn.sessions.close_now()
                 yield index, Answer(turn.end, tuple(_calls(turn.end.messages)))
 
 

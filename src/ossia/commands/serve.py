@@ -47,9 +47,9 @@ a browser finds a page to chat on. Which model a request names does not matter, 
 --strict-model-names.
 
 keys:
-  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] KEY is the secret itself,
-  or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too, or several between commas.
-  Without keys only this machine is let in, unless --insecure.
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N]
+  KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
+  or several between commas. Without keys only this machine is let in, unless --insecure.
 
 end:
   SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
@@ -57,8 +57,8 @@ end:
 
 scripts:
   Each line is what a model says at one go; the last is repeated. Names of special tokens are those
-  tokens. {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}; MODEL gives the
-  tokenizer.
+  tokens. MODEL gives the tokenizer.
+  {"text": "<|channel|>final<|message|>Hi<|return|>"} or {"ids": [1, 2, 3]}
 
 examples:
   ossia serve                                       nano, the small model inside ossia
@@ -216,11 +216,11 @@ def _warm_up(llm: LLM, app: FastAPI) -> None:
     """Answer something short, so that the first request finds weights read, kernels chosen and the
     grammar made.
     """
-    from ossia.server.tools import Tools
+    from ossia.tools.toolbox import Toolbox
 
     for _ in llm.generate(llm.tokenizer.encode("Hello"), max_tokens=WARM_UP_TOKENS):
         pass
-    asyncio.run(app.state.service.grammar(Tools()))
+    asyncio.run(app.state.service.grammar(Toolbox()))
 
 
 # ---- from options to settings --------------------------------------------------------------------

@@ -331,7 +331,7 @@ def repeated_facts(rng: Random) -> str:
 
 
 def questions(rng: Random) -> str:
-    """A small text of facts and many questions on it: for learning to read out of the context."""
+    """A small text of facts and many questions about it: for learning to read from the context."""
     count = rng.randrange(2, 8)
     facts = draw_facts(rng, count, "train")
     asked = []

@@ -6,7 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from functools import cache
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Ge, Gt, Le
 
 from ossia.errors import RequestError
 
@@ -18,6 +30,17 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length"]
 MAX_TOP_LOGPROBS = 128
+
+# The sampling fields' types. Their bounds are written here only: `SamplingParams` checks them, and
+# the server's requests have the same types. A text is a note for whoever reads the refusal.
+Temperature = Annotated[float, Ge(0)]
+TopP = Annotated[float, Gt(0), Le(1)]
+TopK = Annotated[int, Ge(0), "0 is off"]
+MinP = Annotated[float, Ge(0), Le(1)]
+Count = Annotated[int, Ge(1)]
+Repetition = Annotated[float, Ge(0.001), Le(1000), "1 is off"]
+Penalty = Annotated[float, Ge(-1000), Le(1000), "0 is off"]
+TopLogprobs = Annotated[int, Ge(0), Le(MAX_TOP_LOGPROBS)]
 
 
 class Constraint(Protocol):
@@ -59,59 +82,22 @@ class SamplingParams:
     temperature, top_k, top_p and min_p.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+    top_k: TopK = 0
+    min_p: MinP = 0.0
     seed: int | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     stop_ids: frozenset[int] = frozenset()
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    repetition_penalty: Repetition = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    top_logprobs: int = 0
+    top_logprobs: TopLogprobs = 0
 
     def __post_init__(self) -> None:
-        whole = ("top_k", "seed", "max_tokens", "top_logprobs")
-        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-        for name in ("temperature", "top_p", "min_p", *penalties, *whole):
-            value = getattr(self, name)
-            if value is None and name in ("seed", "max_tokens"):
-                continue
-            if isinstance(value, bool) or not isinstance(
-                value, int if name in whole else int | float
-            ):
-                raise RequestError(
-                    f"{name} must be a {'whole ' if name in whole else ''}number, found {value!r}",
-                    name,
-                )
-        checks = {
-            "temperature": (math.isfinite(self.temperature) and self.temperature >= 0, "0 or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0, at most 1"),
-            "top_k": (self.top_k >= 0, "0 (off) or more"),
-            "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "max_tokens": (self.max_tokens is None or self.max_tokens >= 1, "at least 1"),
-            "repetition_penalty": (
-                0.001 <= self.repetition_penalty <= 1000,
-                "between 0.001 and 1000 (1 is off)",
-            ),
-            "presence_penalty": (
-                abs(self.presence_penalty) <= 1000,
-                "between -1000 and 1000 (0 is off)",
-            ),
-            "frequency_penalty": (
-                abs(self.frequency_penalty) <= 1000,
-                "between -1000 and 1000 (0 is off)",
-            ),
-            "top_logprobs": (
-                0 <= self.top_logprobs <= MAX_TOP_LOGPROBS,
-                f"between 0 and {MAX_TOP_LOGPROBS}",
-            ),
-        }
-        for name, (fine, wanted) in checks.items():
-            if not fine:
-                raise RequestError(f"{name} must be {wanted}, found {getattr(self, name)!r}", name)
+        for name, bounds in _bounds().items():
+            bounds.check(name, getattr(self, name))
         try:
             object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
         except TypeError as error:
@@ -119,6 +105,70 @@ class SamplingParams:
                 f"stop_ids must be a collection of token ids, found {self.stop_ids!r}", "stop_ids"
             ) from error
         object.__setattr__(self, "logit_bias", _checked_bias(self.logit_bias))
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    """What a number may be. `note`: said with a refusal."""
+
+    is_whole: bool
+    is_optional: bool
+    above: float = -math.inf
+    least: float = -math.inf
+    most: float = math.inf
+    note: str = ""
+
+    @classmethod
+    def of(cls, type_: Any) -> _Bounds | None:
+        """Of a field's type; None if it is not a number's."""
+        is_optional = type(None) in get_args(type_)
+        if is_optional:
+            type_ = get_args(type_)[0]
+        kind = type_
+        facts: list[Any] = []
+        if get_origin(type_) is Annotated:
+            kind, *facts = get_args(type_)
+        if kind not in (int, float):
+            return None
+        found: dict[str, Any] = {}
+        for fact in facts:
+            match fact:
+                case Gt():
+                    found["above"] = fact.gt
+                case Ge():
+                    found["least"] = fact.ge
+                case Le():
+                    found["most"] = fact.le
+                case str():
+                    found["note"] = f" ({fact})"
+        return cls(kind is int, is_optional, **found)
+
+    def check(self, name: str, value: Any) -> None:
+        if value is None and self.is_optional:
+            return
+        allowed = int if self.is_whole else int | float
+        if isinstance(value, bool) or not isinstance(value, allowed):
+            kind = "whole number" if self.is_whole else "number"
+            raise RequestError(f"{name} must be a {kind}, found {value!r}", name)
+        is_inside = self.above < value and self.least <= value <= self.most
+        if not is_inside or value == math.inf:
+            raise RequestError(f"{name} must be {self.wanted}, found {value!r}", name)
+
+    @property
+    def wanted(self) -> str:
+        if self.above > -math.inf:
+            return f"above {self.above}, at most {self.most}{self.note}"
+        if self.most < math.inf:
+            return f"between {self.least} and {self.most}{self.note}"
+        return f"{self.least} or more{self.note}"
+
+
+@cache
+def _bounds() -> dict[str, _Bounds]:
+    """Of every field of `SamplingParams` that is a number."""
+    types = get_type_hints(SamplingParams, include_extras=True)
+    found = {name: _Bounds.of(type_) for name, type_ in types.items()}
+    return {name: bounds for name, bounds in found.items() if bounds is not None}
 
 
 def _checked_bias(bias: Mapping[int, float]) -> dict[int, float]:
@@ -197,9 +247,8 @@ class Request:
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran
-    draft: list[int] = field(
-        default_factory=list
-    )  # guessed to follow the last known token, to be verified
+    # guessed to follow the last known token, to be verified
+    draft: list[int] = field(default_factory=list)
     cache_salt: str = ""  # the prefix cache is shared among requests with the same
     parent: Request | None = (
         None  # computes the same prompt; this one waits for its pages. None once they are here

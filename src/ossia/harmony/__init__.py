@@ -1,4 +1,4 @@
-"""The Harmony chat format: messages, their rendering to token ids, and a parser that survives any
+"""The Harmony chat format: messages, their rendering to token ids, and a parser that accepts any
 tokens.
 
 Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a server.
@@ -6,8 +6,8 @@ Imports only `ossia.errors` and `ossia.tokenizer`; never torch, an engine or a s
 
 from __future__ import annotations
 
-from ossia.harmony.builtin import BUILTIN_TOOLS, builtin_tools
 from ossia.harmony.calls import Arguments, UnknownTool, is_call, read_arguments, resolve_recipient
+from ossia.harmony.content import BUILTIN_TOOLS, builtin_tools, schema_to_typescript
 from ossia.harmony.conversation import Conversation, kept_messages
 from ossia.harmony.events import (
     CallReady,
@@ -46,7 +46,6 @@ from ossia.harmony.render import (
     render_for_training,
     render_message,
 )
-from ossia.harmony.schema import schema_to_typescript
 
 __all__ = [
     "BUILTIN_TOOLS",

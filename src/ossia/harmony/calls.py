@@ -1,12 +1,13 @@
-"""Calls: whether a message is one, which declared tool it means, and what its JSON arguments say.
+"""Calls: whether a message is one, which declared tool it means, and the value of its JSON
+arguments.
 
-Knows names and JSON; nothing of tokens, and it runs no tool. Nothing here raises because of what a
+Knows names and JSON; does not know tokens and runs no tool. Nothing here raises because of what a
 model wrote: the answer is a result, or a text for the model.
 
-**Arguments.** Text that is JSON means what it says: of a key that stands twice the last value
-counts, NaN and Infinity are no JSON, and a number beyond a float's range or of more digits than
-Python reads is a diagnosis too. Escaped lone surrogates are JSON, and stay. Text that is not JSON
-may be mended, in these ways only:
+**Arguments.** Text that is JSON is taken literally: the last value of a repeated key counts. NaN
+and Infinity are not JSON, and a number that is out of a float's range or has more digits than
+Python reads gives a diagnosis too. Escaped lone surrogates are JSON, and stay. Text that is not
+JSON may be mended, in these ways only:
 
 | repair | what is mended |
 |---|---|
@@ -16,13 +17,13 @@ may be mended, in these ways only:
 | trailing-comma | a comma before a closing bracket |
 | raw-control | a newline, tab or other control character that stands unescaped in a string |
 
-No bracket is added to text that breaks off in a string, a number or a literal, or behind a comma or
+No bracket is added to text that breaks off in a string, a number or a literal, or after a comma or
 colon: the `{"amount": 10` of a call may have been meant to be 1000.
 
 A mended value counts only if it validates against the tool's schema (JSON Schema 2020-12, `format`
 ignored, references only within the schema). A schema that is itself wrong validates nothing, so
-with it, as without any, nothing is mended. Nor with a schema that has a `pattern` or
-`patternProperties` anywhere: regular expressions can take for ever, on short texts too.
+with it, as without any, nothing is mended. The same holds for a schema that has a `pattern` or
+`patternProperties` anywhere: regular expressions can take for ever, even on short texts.
 """
 
 from __future__ import annotations
@@ -39,15 +40,14 @@ from ossia.harmony.messages import FUNCTIONS, Message, Role
 
 Mend = Literal["code-fence", "extra-bracket", "missing-bracket", "trailing-comma", "raw-control"]
 
-NOBODY = (None, "all", "user", "assistant")  # recipients that are no tool
+NOT_A_CALL = (None, "all", "user", "assistant")  # recipients that are not tools
 _PREFIX = f"{FUNCTIONS}."
 _NAME = re.compile(r"\w(?:[\w.-]*\w)?")
-_GLUED = re.compile(
-    r"(?<=\w)(?:json|code|analysis|commentary|final)$"
-)  # header words without a blank in front
-_SHOWN = 100  # characters of what the model wrote, in what it is told
-# JSON in pieces: strings, brackets, commas, a quote that opens an endless string, and all between
-# them.
+# Header words without a blank before them.
+_GLUED = re.compile(r"(?<=\w)(?:json|code|analysis|commentary|final)$")
+_SHOWN = 100  # characters of the model's text that a message to it repeats
+# JSON in pieces: strings, brackets, commas, a quote that opens an endless string, and everything
+# between them.
 _PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[][{},"]|[^][{},"]++', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LANGUAGE = re.compile(r"^\w*")
@@ -55,13 +55,13 @@ _CLOSERS = {"{": "}", "[": "]"}
 
 
 def is_call(message: Message) -> bool:
-    """Whether an assistant's message addresses a tool: its recipient decides, whatever the channel."""
-    return message.role is Role.ASSISTANT and message.recipient not in NOBODY
+    """Whether an assistant's message addresses a tool. The recipient decides, not the channel."""
+    return message.role is Role.ASSISTANT and message.recipient not in NOT_A_CALL
 
 
 @dataclass(frozen=True)
 class UnknownTool:
-    """A recipient that is no declared tool; `text` tells the model so, and what there is."""
+    """A recipient that is not a declared tool; `text` tells the model so, and which tools exist."""
 
     recipient: str
     text: str
@@ -71,21 +71,23 @@ def resolve_recipient(recipient: str | None, tool_names: Iterable[str]) -> str |
     """The declared tool that a recipient means, by the name under which it is declared.
 
     `tool_names` are functions (`f` or `functions.f`) and built-in tools (`python`,
-    `browser.search`). The recipient itself comes first, then without or with `functions.`, then
-    what is left of it without leaked control words, blanks and punctuation
-    (`f<|channel|>commentary`), then without a header word glued to it (`functions.shelljson`). So
-    where names collide, an exact match wins. Raises nothing.
+    `browser.search`). Tried in this order: the recipient as written; without or with `functions.`;
+    without leaked control words, blanks and punctuation (`f<|channel|>commentary`); without a
+    header word glued to it (`functions.shelljson`). So an exact match wins. Raises nothing.
     """
     names = list(dict.fromkeys(tool_names))
     for candidate in _meanings(recipient or ""):
         if candidate in names:
             return candidate
-    shown = (
-        f"there is no tool {_shortened(recipient)!r}" if recipient else "the message names no tool"
-    )
-    text = f"{shown}; available: {', '.join(names) or 'none'}"
-    similar = _similar(recipient or "", names)
-    return UnknownTool(recipient or "", f"{text}; did you mean {similar!r}?" if similar else text)
+    recipient = recipient or ""
+    text = "the message names no tool"
+    if recipient:
+        text = f"there is no tool {_shortened(recipient)!r}"
+    text += f"; available: {', '.join(names) or 'none'}"
+    similar = _similar(recipient, names)
+    if similar:
+        text += f"; did you mean {similar!r}?"
+    return UnknownTool(recipient, text)
 
 
 def _meanings(recipient: str) -> Iterator[str]:
@@ -99,7 +101,7 @@ def _meanings(recipient: str) -> Iterator[str]:
 
 
 def _cleaned(recipient: str) -> str:
-    """The name in it, without what leaked into the recipient."""
+    """The name in the recipient, without the control words that leaked into it."""
     while recipient.startswith("to="):
         recipient = recipient.removeprefix("to=")
     found = _NAME.search(recipient.split("<|", 1)[0])
@@ -110,24 +112,25 @@ def _similar(recipient: str, names: list[str]) -> str | None:
     """A declared name worth suggesting: with the same last part, or spelt much alike."""
     wanted = _cleaned(recipient)[:_SHOWN].removeprefix(_PREFIX)
     last = wanted.rpartition(".")[2]
-    same = [name for name in names if last and last == name.rpartition(".")[2]]
-    close = difflib.get_close_matches(wanted, [name.removeprefix(_PREFIX) for name in names], 1)
-    return next(
-        (name for name in same or names if same or name.removeprefix(_PREFIX) in close), None
-    )
+    for name in names:
+        if last and last == name.rpartition(".")[2]:
+            return name
+    bare_names = [name.removeprefix(_PREFIX) for name in names]
+    close = difflib.get_close_matches(wanted, bare_names, 1)
+    return names[bare_names.index(close[0])] if close else None
 
 
-def _shortened(text: str | None) -> str:
-    return (text or "")[:_SHOWN]
+def _shortened(text: str) -> str:
+    return text[:_SHOWN]
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a call's arguments say.
+    """The arguments of a call.
 
     `value`: the JSON value, None if the text is not JSON; then `diagnosis` says where and why, and
-    `text` is as the model wrote it. If it was mended, `repairs` say how and `text` is the JSON of
-    the mended value.
+    `text` is the model's. If the text was mended, `repairs` say how and `text` is the JSON of the
+    mended value.
     """
 
     value: Any
@@ -141,12 +144,11 @@ class Arguments:
 
 
 def read_arguments(text: str, schema: Mapping[str, Any] | bool | None = None) -> Arguments:
-    """The arguments of a call to a tool with these parameters (None: it declares none). Raises
-    nothing.
+    """The arguments of a call. `schema`: the tool's parameters, None if it declares none.
 
-    No text at all means `{}`, unless the schema requires a property. Whether JSON fits the schema
-    is the tool's to say; the schema serves to judge repairs. So give none for a call that may have
-    been cut, closed by neither CALL nor END: then nothing is mended.
+    Empty text means `{}`, unless the schema requires a property. The schema serves to judge repairs
+    only; whether JSON fits it is for the tool to say. Pass None for a call that may have been cut,
+    closed by neither CALL nor END: then nothing is mended. Raises nothing.
     """
     if not text.strip():
         required = schema.get("required") if isinstance(schema, Mapping) else None
@@ -174,9 +176,10 @@ def read_arguments(text: str, schema: Mapping[str, Any] | bool | None = None) ->
 def _parsed(text: str, *, raw_control: bool = False) -> tuple[Any, str | None]:
     """The value, or what is wrong with the text."""
     try:
-        return json.loads(
+        value = json.loads(
             text, strict=not raw_control, parse_constant=_refuse, parse_float=_finite
-        ), None
+        )
+        return value, None
     except json.JSONDecodeError as error:
         found = repr(text[error.pos : error.pos + 20]) if error.pos < len(text) else "the end"
         return None, f"line {error.lineno}, column {error.colno}: {error.msg}, found {found}"
@@ -187,7 +190,7 @@ def _parsed(text: str, *, raw_control: bool = False) -> tuple[Any, str | None]:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON value")
+    raise ValueError(f"{constant} is not a JSON value")
 
 
 def _finite(number: str) -> float:
@@ -198,50 +201,68 @@ def _finite(number: str) -> float:
 
 
 def _mended(text: str) -> tuple[str | None, list[Mend]]:
-    """The text without a fence, its brackets and commas put right, and how; None if brackets are
-    missing and it does not end behind a bracket or a string: more may be missing.
+    """The text without a fence, with its brackets and commas put right, and the repairs. None if
+    brackets are missing and the text does not end with a bracket or a string: then more may be
+    missing.
     """
-    repairs: list[Mend] = []
     text = text.strip()
-    if len(text) > 6 and text.startswith("```") and text.endswith("```"):
+    is_fenced = len(text) > 6 and text.startswith("```") and text.endswith("```")
+    if is_fenced:
         text = _LANGUAGE.sub("", text[3:-3])
-        repairs.append("code-fence")
-    out: list[str] = []
-    due: list[str] = []  # closing brackets, the next one last
-    counts = dict.fromkeys(
-        _CLOSERS.values(), 0
-    )  # of those due; looking through them would take square time
-    comma: int | None = None  # where the comma stands, if that is the last piece but for blanks
+    brackets = _Brackets()
     for piece in _PIECE.findall(text):
         if piece == '"':
             return None, []
-        if piece in counts:
-            if not counts[piece]:
-                repairs.append("extra-bracket")
-                continue
-            if comma is not None:
-                out[comma] = ""
-                repairs.append("trailing-comma")
-            while (closer := due.pop()) != piece:
-                out.append(closer)
-                counts[closer] -= 1
-                repairs.append("missing-bracket")
-            counts[piece] -= 1
-        elif piece in _CLOSERS:
-            due.append(_CLOSERS[piece])
-            counts[_CLOSERS[piece]] += 1
-        if piece.strip():
-            comma = len(out) if piece == "," else None
-        out.append(piece)
-    whole = "".join(out)
-    if due and not whole.rstrip().endswith(('"', *_CLOSERS, *_CLOSERS.values())):
+        brackets.feed(piece)
+    whole = "".join(brackets.out)
+    if brackets.due and not whole.rstrip().endswith(('"', *_CLOSERS, *_CLOSERS.values())):
         return None, []
-    repairs += ["missing-bracket"] * bool(due)
-    return whole + "".join(reversed(due)), list(dict.fromkeys(repairs))
+    fence: list[Mend] = ["code-fence"] if is_fenced else []
+    end: list[Mend] = ["missing-bracket"] if brackets.due else []
+    repairs = [*fence, *brackets.repairs, *end]
+    return whole + "".join(reversed(brackets.due)), list(dict.fromkeys(repairs))
+
+
+class _Brackets:
+    """Puts the brackets and commas of JSON right, piece by piece."""
+
+    def __init__(self) -> None:
+        self.out: list[str] = []
+        self.due: list[str] = []  # closing brackets, the next one last
+        self.repairs: list[Mend] = []
+        # How many of each bracket are due: searching `due` would take quadratic time.
+        self._counts = dict.fromkeys(_CLOSERS.values(), 0)
+        # The index of the last comma, if only blanks came after it.
+        self._comma: int | None = None
+
+    def feed(self, piece: str) -> None:
+        if piece in self._counts:
+            if not self._counts[piece]:
+                self.repairs.append("extra-bracket")
+                return
+            self._close(piece)
+        elif piece in _CLOSERS:
+            self.due.append(_CLOSERS[piece])
+            self._counts[_CLOSERS[piece]] += 1
+        if piece.strip():
+            self._comma = len(self.out) if piece == "," else None
+        self.out.append(piece)
+
+    def _close(self, bracket: str) -> None:
+        """Before a closing bracket: drops a comma, and closes the brackets that are open inside."""
+        if self._comma is not None:
+            self.out[self._comma] = ""
+            self.repairs.append("trailing-comma")
+        while (closer := self.due.pop()) != bracket:
+            self.out.append(closer)
+            self._counts[closer] -= 1
+            self.repairs.append("missing-bracket")
+        self._counts[bracket] -= 1
 
 
 def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
-    import jsonschema  # type: ignore[import-untyped, unused-ignore]  # slow to import, and rarely needed
+    # slow to import, and rarely needed
+    import jsonschema  # type: ignore[import-untyped, unused-ignore]
     import referencing
 
     validator = jsonschema.Draft202012Validator
@@ -252,15 +273,13 @@ def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
             return False
         # With a registry of our own no reference is fetched from the network.
         return bool(validator(plain, registry=referencing.Registry()).is_valid(value))
-    except (
-        Exception
-    ):  # a schema can be wrong in every way: types, references, patterns, endless recursion
+    except Exception:  # a schema can be wrong in every way: types, references, endless recursion
         return False
 
 
 def _has_regex(schema: Any) -> bool:
-    """Whether the keywords that hold regular expressions occur. A property may be called `pattern`:
-    its value is a schema then, not a string.
+    """Whether a keyword with regular expressions occurs. A property may be called `pattern`; then
+    its value is a schema, not a string.
     """
     if isinstance(schema, list | tuple):
         return any(map(_has_regex, schema))

@@ -1,6 +1,7 @@
 """OpenAI-style chat messages (plain dicts from a client) -> Harmony messages.
 
-Knows the chat-completions message shapes that clients send; nothing of HTTP, tokens or rendering.
+Knows the forms of chat-completions messages that clients send; does not know HTTP, tokens or
+rendering.
 """
 
 from __future__ import annotations
@@ -35,20 +36,23 @@ def messages_from_chat(
 ) -> tuple[Message, ...]:
     """Each chat message as the Harmony messages it stands for.
 
-    - `system` and `developer`: what a chat client calls the system prompt is Harmony's developer
-      instructions (the Harmony system message holds only the session's facts). Those at the beginning are
-      joined by a blank line into one developer message, which also carries `tools`; later ones stay.
+    - `system` and `developer`: a chat client's system prompt is Harmony's developer instructions
+      (the Harmony system message holds only the session's facts). Those at the beginning are joined
+      by a blank line into one developer message, which also carries `tools`; later ones stay.
     - `user`: a user message, with its `name`.
-    - `assistant`: `reasoning` (or `reasoning_content`, `thinking`) on channel analysis; then the content, on
-      `final`, or on `commentary` if tool calls follow; then each tool call, to `functions.<name>`.
-    - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id` among the
-      calls before it, or given as `name`.
-    Content is a string or a list of text parts. Raises HarmonyError naming the message or tool that
-    does not fit.
+    - `assistant`: `reasoning` (or `reasoning_content`, `thinking`) on channel analysis; then the
+      content, on `final`, or on `commentary` if tool calls follow; then each tool call, to
+      `functions.<name>`.
+    - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id`
+      among the calls before it, or given as `name`.
+    Content is a string or a list of text parts. Raises HarmonyError, naming the message or tool
+    that cannot be converted.
     """
     messages = as_list(messages, "messages")
     declared = tuple(_declared(tool, index) for index, tool in enumerate(as_list(tools, "tools")))
-    out = [] if system is None else [Message(Role.SYSTEM, system)]
+    out = []
+    if system is not None:
+        out.append(Message(Role.SYSTEM, system))
     lead = 0
     while lead < len(messages) and _role(messages[lead], lead) in (Role.SYSTEM, Role.DEVELOPER):
         lead += 1
@@ -84,16 +88,19 @@ def _user(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list
 
 def _assistant(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
     out = []
-    thoughts = [text for key in REASONING_KEYS if (text := _optional(message, key, index))]
-    if thoughts:  # clients that send two of the names send the same text twice
-        out.append(Message(Role.ASSISTANT, thoughts[0], channel="analysis"))
+    # Clients that send two of the names send the same text twice.
+    thoughts = [_optional(message, key, index) for key in REASONING_KEYS]
+    thought = next(filter(None, thoughts), None)
+    if thought:
+        out.append(Message(Role.ASSISTANT, thought, channel="analysis"))
     text = "" if message.get("content") is None else _text(message, index)
     text = text or _optional(message, "refusal", index) or ""
     requested = message.get("tool_calls") or []
     if not isinstance(requested, Sequence) or isinstance(requested, str):
         raise _error(index, "tool_calls must be a list")
-    if text or not (requested or thoughts):
-        out.append(Message(Role.ASSISTANT, text, channel="commentary" if requested else "final"))
+    channel = "commentary" if requested else "final"
+    if text or not (requested or thought):
+        out.append(Message(Role.ASSISTANT, text, channel=channel))
     return out + [_call(request, index, calls) for request in requested]
 
 
@@ -102,22 +109,29 @@ def _call(request: Any, index: int, calls: dict[str, str]) -> Message:
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         raise _error(index, "a tool call must look like {'id', 'function': {'name', 'arguments'}}")
-    arguments = function.get("arguments")
-    if not isinstance(
-        arguments, str
-    ):  # the standard is a JSON string; some clients send the object
-        try:
-            arguments = json.dumps({} if arguments is None else arguments, ensure_ascii=False)
-        except (TypeError, ValueError) as error:
-            raise _error(
-                index, f"the arguments of the call to {name!r} are not JSON: {error}"
-            ) from error
+    arguments = _arguments(function.get("arguments"), name, index)
     if isinstance(request.get("id"), str):
         calls[request["id"]] = name
-    recipient = f"{FUNCTIONS}.{name}"
     return Message(
-        Role.ASSISTANT, arguments, None, "commentary", recipient, content_type=CONSTRAIN + "json"
+        Role.ASSISTANT,
+        arguments,
+        channel="commentary",
+        recipient=f"{FUNCTIONS}.{name}",
+        content_type=f"{CONSTRAIN}json",
     )
+
+
+def _arguments(arguments: Any, name: str, index: int) -> str:
+    """As JSON. That is what the standard requires, but some clients send the object itself."""
+    if isinstance(arguments, str):
+        return arguments
+    if arguments is None:
+        return "{}"
+    try:
+        return json.dumps(arguments, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        what = f"the arguments of the call to {name!r} are not JSON: {error}"
+        raise _error(index, what) from error
 
 
 def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
@@ -126,15 +140,18 @@ def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list
     name = name or _optional(message, "name", index)
     if not name:
         known = ", ".join(map(repr, calls)) or "none"
-        raise _error(
-            index, f"no call before it has the tool_call_id {call_id!r}; those known: {known}"
-        )
-    full = name if name.startswith(f"{FUNCTIONS}.") else f"{FUNCTIONS}.{name}"
-    return [
-        Message(
-            Role.TOOL, _text(message, index), name=full, channel="commentary", recipient="assistant"
-        )
-    ]
+        what = f"no call before it has the tool_call_id {call_id!r}; known are: {known}"
+        raise _error(index, what)
+    if not name.startswith(f"{FUNCTIONS}."):
+        name = f"{FUNCTIONS}.{name}"
+    result = Message(
+        Role.TOOL,
+        _text(message, index),
+        name=name,
+        channel="commentary",
+        recipient="assistant",
+    )
+    return [result]
 
 
 _CONVERT: dict[Role, Callable[[Mapping[str, Any], int, dict[str, str]], list[Message]]] = {

@@ -1,12 +1,12 @@
-"""A conversation, and which of its reasoning is still shown to the model.
+"""A conversation: its messages, its JSON form, and what of it is shown to the model.
 
-Knows messages; nothing of tokens. The conversion of OpenAI-style chat messages lives in
+Knows messages; does not know tokens. The conversion of OpenAI-style chat messages is in
 chat_messages.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date as calendar_date
 from typing import Any, TypeVar
@@ -21,8 +21,8 @@ from ossia.harmony.messages import (
     Role,
     Style,
     SystemContent,
-    check_style,
 )
+from ossia.harmony.official.rules import rules_for
 
 Part = TypeVar("Part", SystemContent, DeveloperContent)
 
@@ -39,7 +39,7 @@ class Conversation:
 
     @property
     def has_function_tools(self) -> bool:
-        """Whether some developer content declares functions; the system text then names their
+        """Whether a developer message declares functions; the system text then names their
         channel.
         """
         return any(map(declares_functions, self.messages))
@@ -87,8 +87,8 @@ class Conversation:
 
         A date that is already there stays, so the first call pins it: a conversation that is stored
         after its first turn is rendered the same on the next day, and the prefix that an engine has
-        cached for it stays good. Only the first system content gets a date; without any the
-        conversation is returned as it is.
+        cached for it remains valid. Only the first system content gets a date; a conversation
+        without one is returned unchanged.
         """
         today = calendar_date.today().isoformat() if date is None else date
 
@@ -104,22 +104,24 @@ class Conversation:
         ]
 
     def with_first(self, kind: type[Part], change: Callable[[Part], Part]) -> Conversation:
-        """The conversation with its first content of a kind changed; as it is if there is none, or
+        """The conversation with its first content of a kind changed; itself if there is none, or
         no change.
         """
         found = self.contents(kind)
-        if not found or (changed := change(found[0])) is found[0]:
+        if not found:
             return self
-        # by place: the same message, or content, may stand in a conversation twice
-        at: int = next(
-            n
-            for n, message in enumerate(self.messages)
-            if any(part is found[0] for part in message.parts)
-        )
-        parts: list[Any] = list(self.messages[at].parts)
-        parts[next(n for n, part in enumerate(parts) if part is found[0])] = changed
-        new = replace(self.messages[at], content=tuple(parts))
-        return Conversation((*self.messages[:at], new, *self.messages[at + 1 :]))
+        changed = change(found[0])
+        return self if changed is found[0] else self._with(changed, found[0])
+
+    def _with(self, changed: Any, content: object) -> Conversation:
+        """The conversation with `changed` in place of the first content that is this object."""
+        for at, message in enumerate(self.messages):
+            for n, part in enumerate(message.parts):
+                if part is content:
+                    parts = (*message.parts[:n], changed, *message.parts[n + 1 :])
+                    new = replace(message, content=parts)
+                    return Conversation((*self.messages[:at], new, *self.messages[at + 1 :]))
+        return self
 
 
 def declares_functions(message: Message) -> bool:
@@ -135,68 +137,20 @@ def declares_functions(message: Message) -> bool:
 def kept_messages(
     messages: Sequence[Message], style: Style = "faithful", *, teaching: bool = False
 ) -> list[Message]:
-    """The messages without those on channel `analysis` (of any role, calls too) that are no longer
-    shown.
+    """The messages without the dropped reasoning: messages on channel `analysis` (of any role,
+    calls too) that the model is no longer shown.
 
-    "faithful", the intended rule. A turn begins at a user message and lasts to the next one. It is
-    *finished* if its last assistant message is on `final`. Everything on `analysis` before the end
-    of the last finished turn is dropped, everything after it is kept: so the turn in progress keeps
-    its reasoning between tool calls, and so does a turn that the user interrupted before it was
-    answered. With `teaching` (rendering for training) the last turn counts as in progress, because
-    its reasoning is to be learned.
-
-    "compat", the official package's: if the last assistant message of all is on `final`, drop what
-    stands before the *first* message (of any role) on `final`; otherwise nothing. It differs from
-    the intended rule
-    - with two or more finished turns: reasoning after the first `final` is kept for ever;
-    - in a turn in progress after a finished one: all the old reasoning comes back;
-    - in training, if the first `final` is in the last turn: the reasoning to be learned is dropped;
-    - where a `final` is followed by more assistant messages in the same turn, or is not an assistant's.
+    The rule of "faithful" is reasoning.py:AnalysisCut's, that of "compat"
+    official/rules.py:OfficialCut's. `teaching`: for training, where the last turn keeps its
+    reasoning (in "faithful").
     """
-    shown = AnalysisCut(style).after(messages)
-    cut = shown.finished if teaching and style == "faithful" else shown.index
-    return [m for index, m in enumerate(messages) if index >= cut or m.channel != "analysis"]
-
-
-@dataclass(frozen=True)
-class AnalysisCut:
-    """Where the reasoning that is still shown begins, by the rules of `kept_messages`: at `index`.
-
-    It is known message by message, so a conversation that grows is not read again.
-    """
-
-    style: Style
-    count: int = 0  # messages so far
-    finished: int = 0  # where the last finished turn ends that a user has followed
-    first_final: int | None = None  # the first message on `final`
-    answered: bool = False  # the last assistant message (faithful: of this turn) is on `final`
-
-    def __post_init__(self) -> None:
-        check_style(self.style)
-
-    def after(self, messages: Iterable[Message]) -> AnalysisCut:
-        """What it is once these messages have followed."""
-        count, finished, first_final, answered = (
-            self.count,
-            self.finished,
-            self.first_final,
-            self.answered,
-        )
-        for count, message in enumerate(messages, self.count + 1):
-            if message.role is Role.ASSISTANT:
-                answered = message.channel == "final"
-            elif message.role is Role.USER and self.style == "faithful":
-                finished = count - 1 if answered else finished
-                answered = False
-            if first_final is None and message.channel == "final":
-                first_final = count - 1
-        return AnalysisCut(self.style, count, finished, first_final, answered)
-
-    @property
-    def index(self) -> int:
-        if self.style == "faithful":
-            return self.count if self.answered else self.finished
-        return self.first_final if self.answered and self.first_final is not None else 0
+    cut = rules_for(style).cut.after(messages)
+    first_shown = cut.taught_index if teaching else cut.index
+    return [
+        message
+        for index, message in enumerate(messages)
+        if index >= first_shown or message.channel != "analysis"
+    ]
 
 
 def last_turn_start(messages: Sequence[Message]) -> int:

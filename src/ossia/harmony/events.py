@@ -1,34 +1,33 @@
-"""What reading Harmony reports: the events of a stream, and what was put right on the way.
+"""The results of reading Harmony: the events of a stream, and the repairs that were made.
 
-Plain frozen data; knows nothing of tokens or of how they are read. Repairs are for logs and
-metrics. Who makes one is header.py (headers), parse.py (streams) or whoever takes repaired
-arguments from calls.py:
+Plain frozen data; does not know tokens or how they are read. Repairs are for logs and metrics. They
+are made by header.py (headers), parse.py (streams) and the callers of calls.py (arguments):
 
 | kind | what was wrong | `seen` |
 |---|---|---|
-| missing-start | a message began without `<|start|>` | what stood in its place |
+| missing-start | a message began without `<|start|>` | the token or text in its place |
 | missing-role | `<|start|>` was not followed by an author | the word that was |
-| repeated-role | the role stands twice, or was given and stands there again | the word |
+| repeated-role | the role is written twice, or was given and is written again | the word |
 | odd-role | a role in other letters or with punctuation: `Assistant`, `assistant.` | the word |
-| missing-message | a header ended without `<|message|>`; what followed its words is the body | the body |
+| missing-message | a header ended without `<|message|>`; the text after it is the body | the body |
 | missing-end | a body ended by `<|start|>` or `<|channel|>` | nothing |
-| empty-message | a header with `<|message|>`, then no text but the next header: left out | its fields |
+| empty-message | a header with `<|message|>`, then the next header: left out | its fields |
 | dropped-header | a header that nothing followed: left out | its text |
-| cut-header | text behind an unfinished header is no call, nor the final answer at the end | the field left out |
+| cut-header | an unfinished header is no call, and no answer at the end | the field left out |
 | dropped-text | mere punctuation where a header or nothing belongs: left out | the text |
-| text-after-return | text after the turn's end, up to the next special token: left out | the text |
+| text-after-return | text after the turn's end, up to the next special: left out | the text |
 | stray-stop | a stop token between messages | the token |
 | stray-token | a control token where it means nothing | the token |
 | reserved-token | a special that the format does not use | the token |
 | unknown-token | an id outside the vocabulary, now U+FFFD | the id |
 | invalid-utf8 | bytes that are not UTF-8, now U+FFFD | the bytes in hex |
-| channel-name | a channel written oddly (`commentary?`), or an unknown one that gave way to a known | the word |
+| channel-name | an odd channel (`commentary?`), or an unknown one before a known one | the word |
 | empty-channel | `<|channel|>` without a name | nothing |
 | bare-channel | a channel's name without `<|channel|>` | the word |
 | repeated-channel | a second channel: the first counts | the word |
 | repeated-recipient | a second `to=`: the first counts | the word |
 | empty-recipient | `to=` without a name | nothing |
-| spaced-recipient | a blank behind `to=` | the name |
+| spaced-recipient | a blank after `to=` | the name |
 | repeated-content-type | a second content type: the first counts | the word |
 | empty-content-type | `<|constrain|>` without a word | nothing |
 | glued-words | header words without a blank between them | the words |
@@ -69,8 +68,8 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class MessageEnd:
-    """The complete message and the name of the token that closed it, None if the next one or the
-    end did.
+    """The complete message and the name of the token that closed it; None if the next message or
+    the end of the stream did.
     """
 
     message: Message
@@ -79,8 +78,8 @@ class MessageEnd:
 
 @dataclass(frozen=True)
 class CallReady:
-    """The message just ended addresses a tool: `calls.is_call`. Not reported of one cut by the
-    stream's end.
+    """The message that just ended addresses a tool: `calls.is_call`. Not reported if the stream's
+    end cut the message.
     """
 
     message: Message
@@ -88,7 +87,7 @@ class CallReady:
 
 @dataclass(frozen=True)
 class TurnClosed:
-    """A stop token ended the turn: what a model says behind it would be another sample."""
+    """A stop token ended the turn: text after it would belong to another sample."""
 
     by: ClosedBy
 
@@ -131,8 +130,10 @@ class RepairKind(StrEnum):
 
 @dataclass(frozen=True)
 class Repair:
-    """One repair: the index of the token at which it was made (of the stream's end: their number),
-    its kind, and what was seen.
+    """One repair: its kind, and the text that was wrong.
+
+    `position`: the index of the token at which it was made; at the end of the stream, the number of
+    tokens.
     """
 
     position: int

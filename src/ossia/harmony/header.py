@@ -1,13 +1,13 @@
 """Reading a message header tolerantly: its markers and words in, the header's fields and left-over
 text out.
 
-Knows the header grammar and the ways in which models get it wrong; nothing of tokens or streams.
+Knows the header grammar and the ways in which models get it wrong; does not know tokens or streams.
 Raises nothing.
 
 A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None
-for the first segment and only for it) and the text behind it. A header is *finished* if a MESSAGE
-token followed. If none did, the model forgot it: then only what is unmistakably header counts as
-such, and the text behind it is the body, because body text must never be lost, nor text become
+for the first segment and only for it) and the text after it. A header is *finished* if a MESSAGE
+token followed. If none did, the model forgot it: then only unmistakable header words count as
+header, and the text after them is the body, because body text must never be lost, nor text become
 structure.
 """
 
@@ -23,7 +23,7 @@ from ossia.harmony.events import MessageStart, RepairKind
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, DEFAULT_CHANNELS, Role
 
 Segment = tuple[str | None, str]
-Noted = tuple[RepairKind, str]  # what was repaired, and what was seen
+Noted = tuple[RepairKind, str]  # a repair's kind, and the text that was wrong
 
 CHANNELS = DEFAULT_CHANNELS
 TYPES = ("json", "code", "text")  # content types that models write without CONSTRAIN
@@ -52,7 +52,7 @@ _TO_HEAD = re.compile(rf"\s*{TO}([^\s{{\[(]*)")
 
 @dataclass(frozen=True)
 class HeaderReading:
-    """What a header says, the text behind it (unfinished headers only), and what was repaired."""
+    """The fields of a header, the text after it (unfinished headers only), and the repairs."""
 
     start: MessageStart
     body: str
@@ -61,7 +61,7 @@ class HeaderReading:
 
 def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool) -> HeaderReading:
     """A header closed by MESSAGE. `role`: the one already known; `named`: a START token opened the
-    header, so its first word must be the author. Words that mean nothing here are left out.
+    header, so its first word must be the author. Words without a meaning here are left out.
     """
     fields = _Fields(role)
     for marker, text in segments:
@@ -80,22 +80,25 @@ def read_unfinished(
     segments: Sequence[Segment], role: Role | None, *, named: bool
 ) -> HeaderReading:
     """A header that ended without MESSAGE. After the unmistakable header words, all text is `body`,
-    verbatim but for the blanks in front; a body of mere punctuation is dropped.
+    verbatim except for leading blanks; a body of mere punctuation is dropped.
     """
     fields = _Fields(role)
-    cursor, index = 0, 0
+    cursor = 0
+    index = 0
     for index, (marker, text) in enumerate(segments):
-        marker_follows = index + 1 < len(segments)
+        is_header = True
         if marker is None:
-            cursor, whole = fields.skip_author(text, named, marker_follows), True
+            marker_follows = index + 1 < len(segments)
+            cursor = fields.skip_author(text, named, marker_follows)
         else:
-            cursor, whole = fields.skip_marked(marker, text)
+            cursor, is_header = fields.skip_marked(marker, text)
         cursor = fields.skip_recipients(text, cursor)
-        if not whole or text[cursor:].strip():
+        if not is_header or text[cursor:].strip():
             break
     for marker, _ in segments[index + 1 :]:
         fields.note(RepairKind.STRAY_TOKEN, str(marker))
-    body = segments[index][1][cursor:] + "".join(text for _, text in segments[index + 1 :])
+    body = segments[index][1][cursor:]
+    body += "".join(text for _, text in segments[index + 1 :])
     if cursor or index:
         body = body.lstrip()
     if body and is_only_punctuation(body):
@@ -105,17 +108,17 @@ def read_unfinished(
 
 
 def is_only_punctuation(text: str) -> bool:
-    """Whether nothing in the text is worth keeping: only blanks, control characters and punctuation
-    that is not a bracket (`{}` may be a call's arguments).
+    """Whether the text is not worth keeping: only blanks, control characters and punctuation
+    without brackets (`{}` may be a call's arguments).
     """
     kinds = {unicodedata.category(char) for char in text}
     return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
 
 
 def is_speech(text: str, *, in_header: bool = False) -> bool:
-    """Whether text in front of a header's first marker is speech: a word that is no header word,
-    and no recipient before it. `in_header`: a header is due, so words behind a header word belong
-    to it, if as junk.
+    """Whether text before a header's first marker is speech: it has a word that is not a header
+    word, and no recipient before that. `in_header`: a header is expected, so words after a header
+    word belong to it, be it as junk.
     """
     for number, word in enumerate(text.split()):
         if _is_header_word(word) or (number == 0 and _is_named_author(word)):
@@ -155,17 +158,20 @@ def _known_channel(word: str) -> str | None:
 
 
 def _channel_head(text: str) -> re.Match[str] | None:
-    """The channel at the head of body text. A letter glued to it must not go on the word, as in
+    """The channel at the head of body text. A letter glued to it must not continue the word, as in
     `analysis` + `es`: only small letters do.
     """
+    head = _CHANNEL_HEAD.match(text)
+    if head:
+        return head
     glued = _GLUED_HEAD.match(text)
-    return _CHANNEL_HEAD.match(text) or (glued if glued and not glued[2].islower() else None)
+    return glued if glued and not glued[2].islower() else None
 
 
 @dataclass
 class _Fields:
-    """The fields of a header as far as read. The first of each wins, but a known channel over an
-    unknown.
+    """The fields of a header, as far as it is read. The first of each wins, except that a known
+    channel wins over an unknown one.
     """
 
     role: Role | None
@@ -180,9 +186,9 @@ class _Fields:
 
     def reading(self, body: str) -> HeaderReading:
         role = self.role or Role.ASSISTANT
-        name = self.name or (
-            str(Role.TOOL) if role is Role.TOOL else None
-        )  # a tool must have one to be rendered
+        name = self.name or None
+        if role is Role.TOOL and name is None:
+            name = str(Role.TOOL)  # without a name it could not be rendered
         start = MessageStart(role, name, self.channel, self.recipient, self.content_type)
         return HeaderReading(start, body, tuple(self.repairs))
 
@@ -196,20 +202,11 @@ class _Fields:
         """
         first = words[0] if words else ""
         roles = _ROLES.match(first)
-        rest = first[roles.end() :] if roles else first
-        if (
-            roles
-            and self.role in (None, roles["role"])
-            and (rest[:1] == ":" or _is_header_word(rest))
-        ):
-            if roles.end() > len(roles["role"]) or self.role is not None:
-                self.note(RepairKind.REPEATED_ROLE, first)
-            self.role = Role(roles["role"])
-            if rest.startswith(":"):
-                self.name, rest = rest[1:] or None, ""
-                if self.name is None:
-                    self.note(RepairKind.ODD_ROLE, first)
-            return [rest, *words[1:]] if rest else words[1:]
+        if roles and self.role in (None, roles["role"]):
+            rest = first[roles.end() :]
+            if rest[:1] == ":" or _is_header_word(rest):
+                rest = self._take_role(first, roles)
+                return [rest, *words[1:]] if rest else words[1:]
         if not named:
             return words
         if not words or _is_header_word(first):
@@ -220,11 +217,25 @@ class _Fields:
             self.note(RepairKind.ODD_ROLE, first)
             self.role = Role(bare)
         else:
-            self.role, self.name = Role.TOOL, first
+            self.role = Role.TOOL
+            self.name = first
         return words[1:]
 
+    def _take_role(self, word: str, roles: re.Match[str]) -> str:
+        """Reads a role, repeated or not, and the name after it. Returns the rest of the word."""
+        if self.role is not None or roles.end() > len(roles["role"]):
+            self.note(RepairKind.REPEATED_ROLE, word)
+        self.role = Role(roles["role"])
+        rest = word[roles.end() :]
+        if not rest.startswith(":"):
+            return rest
+        self.name = rest[1:] or None
+        if self.name is None:
+            self.note(RepairKind.ODD_ROLE, word)
+        return ""
+
     def take_channel(self, words: list[str]) -> list[str]:
-        """Reads the name behind a CHANNEL and returns the words that are left."""
+        """Reads the name after a CHANNEL and returns the words that are left."""
         words = self._unglued(words)
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CHANNEL, "")
@@ -240,7 +251,7 @@ class _Fields:
         return words[1:]
 
     def take_constrained(self, words: list[str]) -> list[str]:
-        """Reads the content type behind a CONSTRAIN and returns the words that are left."""
+        """Reads the content type after a CONSTRAIN and returns the words that are left."""
         words = self._unglued(words)
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CONTENT_TYPE, "")
@@ -255,8 +266,8 @@ class _Fields:
             self.note(RepairKind.REPEATED_CONTENT_TYPE, value)
 
     def take_words(self, words: list[str]) -> None:
-        """The words that stand neither first nor behind a marker."""
-        name_due = False  # whether the word in front was `to=` alone
+        """Reads words that are neither first nor directly after a marker."""
+        name_due = False  # whether the word before was `to=` alone
         for raw in words:
             for word in self._unglued([raw]):
                 if name_due and self.recipient is None and not _is_header_word(word):
@@ -280,7 +291,7 @@ class _Fields:
             self.note(RepairKind.JUNK, word)
 
     def take_recipient(self, name: str) -> None:
-        """The first recipient counts; an empty one is none."""
+        """The first recipient counts; an empty one does not."""
         end = _NAME_END.search(name)
         if end:
             self.note(RepairKind.JUNK, name[end.start() :])
@@ -293,7 +304,7 @@ class _Fields:
             self.note(RepairKind.REPEATED_RECIPIENT, TO + name)
 
     def _unglued(self, words: list[str]) -> list[str]:
-        """With the first word cut into the header words that it consists of: `finaljson`,
+        """The words, the first one split into the header words that it consists of: `finaljson`,
         `commentaryto=f`.
         """
         if not words or not _HEADER_WORD.fullmatch(words[0]):
@@ -307,26 +318,31 @@ class _Fields:
     # ----------------------------------------------------------
 
     def skip_author(self, text: str, named: bool, marker_follows: bool) -> int:
-        """Behind the author; a first word that may be speech counts only where a header goes on
-        behind it.
+        """The position after the author. A first word that may be speech counts only if the header
+        continues after it.
         """
         words = list(islice(_WORD.finditer(text), 2))
         if not words:
             return 0
-        word, end = words[0].group(), words[0].end()
-        header_follows = words[1].group().startswith(TO) if len(words) > 1 else marker_follows
+        word = words[0].group()
+        end = words[0].end()
+        header_follows = marker_follows
+        if len(words) > 1:
+            header_follows = words[1].group().startswith(TO)
         roles = _ROLES.match(word)
         rest = word[roles.end() :] if roles else ""
         if roles and (named or header_follows) and (not rest or rest[0] == ":"):
-            self.role, self.name = Role(roles["role"]), rest[1:] or None
+            self.role = Role(roles["role"])
+            self.name = rest[1:] or None
             return end
         if named and header_follows and not _is_header_word(word):
-            self.role, self.name = Role.TOOL, word
+            self.role = Role.TOOL
+            self.name = word
             return end
         return 0
 
     def skip_marked(self, marker: str, text: str) -> tuple[int, bool]:
-        """Behind the word a marker announces; False if there is text but not that word."""
+        """The position after the word that a marker announces; False if there is other text."""
         head = _channel_head(text) if marker == CHANNEL else _TYPE_HEAD.match(text)
         if head is None:
             return 0, not text.strip()
@@ -339,7 +355,7 @@ class _Fields:
         return head.end(), True
 
     def skip_recipients(self, text: str, cursor: int) -> int:
-        """Behind a recipient and a bare content type next to it, and any more of them."""
+        """The position after recipients, each perhaps with a bare content type next to it."""
         while (to := _TO_HEAD.match(text, cursor)) is not None:
             self.take_recipient(to[1])
             bare = _TYPE_HEAD.match(text, to.end())

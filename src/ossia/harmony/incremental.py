@@ -1,9 +1,8 @@
 """A rendered conversation that grows: appending messages costs the encoding of the new ones only.
 
-Knows what a new message can change of the rendering so far, which is little: reasoning that is
-dropped from now on (or, in compat, comes back), and the line of the system text that a first
-declaration of functions adds. Everything else, and so every message that was written once, stays as
-it was encoded.
+Knows how little a new message can change in the earlier ones: reasoning is dropped (or, in compat,
+comes back), and a first declaration of functions adds a line to the system text. Everything else
+stays as it was encoded.
 """
 
 from __future__ import annotations
@@ -12,35 +11,38 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import chain
 
-from ossia.harmony.conversation import AnalysisCut, Conversation, declares_functions
+from ossia.harmony.conversation import Conversation, declares_functions
 from ossia.harmony.messages import Message, Role, RoleName, Style, SystemContent
+from ossia.harmony.official.rules import rules_for
+from ossia.harmony.reasoning import AnalysisCut
 from ossia.harmony.render import Writer, check_drop
 from ossia.tokenizer import Tokenizer
 
 
 class RenderedHistory:
-    """The ids of a conversation, equal to what render.py makes of the same messages at once.
+    """The ids of a conversation, equal to those that render.py gives for all messages at once.
 
         history = RenderedHistory(tokenizer)
         history.append(conversation.messages)
         prompt = history.ids_for_completion()
 
-    `style` and `drop_analysis` as in `render_conversation`; others raise RenderError. Not safe to
-    share between threads that append.
+    `style` and `drop_analysis` as in `render_conversation`; other values raise RenderError. Not
+    safe to share between threads that append.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, style: Style = "faithful", drop_analysis: bool = True
     ) -> None:
         check_drop(drop_analysis)
-        self._writer = Writer(tokenizer, False, style)
+        rules = rules_for(style)
+        self._writer = Writer(tokenizer, rules)
         self._drop = drop_analysis
         self._messages: list[Message] = []
-        self._encoded: list[list[int] | None] = []  # of each message; None: never shown yet
-        self._sizes: list[int] = []  # of each message in `_ids`; 0: hidden
-        self._analysis: list[int] = []  # which messages are on that channel
+        self._encoded: list[list[int] | None] = []  # each message; None: never shown yet
+        self._sizes: list[int] = []  # of each message in `_ids`, in tokens; 0: hidden
+        self._analysis: list[int] = []  # the messages on that channel
         self._functions = False  # whether some message declares functions
-        self._cut = AnalysisCut(style)
+        self._cut = rules.cut
         self._ids: list[int] = []
 
     @property
@@ -57,30 +59,32 @@ class RenderedHistory:
         return self._ids + self._writer.invitation(role)
 
     def append(self, messages: Iterable[Message]) -> None:
-        """Adds messages to the end. Raises what `render_conversation` raises, and then adds none of
-        them.
+        """Adds messages to the end. Raises the errors of `render_conversation`, and then adds none
+        of them.
         """
         added = tuple(messages)
         begin = len(self._messages)
         cut = self._cut.after(added) if self._drop else self._cut
         functions = self._functions or any(map(declares_functions, added))
         outdated = self._systems() if functions != self._functions else set()
-        changed = sorted({*self._moved(cut.index), *outdated})
+        changed = sorted(outdated.union(self._moved(cut.index)))
         fresh: dict[int, list[int]] = {}
-        for index, message in [
-            *((n, self._messages[n]) for n in changed),
-            *enumerate(added, begin),
-        ]:
-            known = index < begin and index not in outdated and self._encoded[index] is not None
-            if not known and not _is_hidden(index, message, cut):
+        for index in changed:
+            message = self._messages[index]
+            is_known = index not in outdated and self._encoded[index] is not None
+            if not is_known and not _is_hidden(index, message, cut):
+                fresh[index] = self._write(message, functions)
+        for index, message in enumerate(added, begin):
+            if not _is_hidden(index, message, cut):
                 fresh[index] = self._write(message, functions)
         # Nothing fails from here on.
         self._messages += added
         self._analysis += [n for n, m in enumerate(added, begin) if m.channel == "analysis"]
         self._encoded += [None] * len(added)
-        for index in {*outdated, *fresh}:
+        for index in outdated.union(fresh):
             self._encoded[index] = fresh.get(index)
-        self._cut, self._functions = cut, functions
+        self._cut = cut
+        self._functions = functions
         if changed:
             self._lay_out(changed[0], changed[-1] + 1)
         self._lay_out(begin, len(self._messages))
@@ -89,30 +93,31 @@ class RenderedHistory:
         return {n for n, message in enumerate(self._messages) if _is_system(message)}
 
     def _moved(self, cut: int) -> list[int]:
-        """The messages, in order, that this cut hides and the last one did not, or the other way
-        round.
-        """
+        """The messages, in order, that this cut hides and the last one did not, or the reverse."""
         low, high = sorted((cut, self._cut.index))
-        return self._analysis[bisect_left(self._analysis, low) : bisect_left(self._analysis, high)]
+        first = bisect_left(self._analysis, low)
+        end = bisect_left(self._analysis, high)
+        return self._analysis[first:end]
 
     def _write(self, message: Message, functions: bool) -> list[int]:
-        self._writer.ids, self._writer.function_tools = [], functions
+        self._writer.ids = []
+        self._writer.function_tools = functions
         self._writer.write(message)
         return self._writer.ids
 
     def _lay_out(self, begin: int, end: int) -> None:
-        """Puts the messages [begin, end) into `_ids`, in the place of what they were there, if
-        anything.
-        """
+        """Puts the messages [begin, end) into `_ids`, in place of their ids there, if any."""
         first = len(self._ids) - sum(self._sizes[begin:])
-        behind = first + sum(self._sizes[begin:end])
+        last = first + sum(self._sizes[begin:end])
         pieces = [self._shown(index) for index in range(begin, end)]
-        self._ids[first:behind] = chain.from_iterable(pieces)
+        self._ids[first:last] = chain.from_iterable(pieces)
         self._sizes[begin:end] = map(len, pieces)
 
     def _shown(self, index: int) -> list[int]:
         ids = self._encoded[index]
-        return [] if ids is None or _is_hidden(index, self._messages[index], self._cut) else ids
+        if ids is None or _is_hidden(index, self._messages[index], self._cut):
+            return []
+        return ids
 
 
 def _is_hidden(index: int, message: Message, cut: AnalysisCut) -> bool:

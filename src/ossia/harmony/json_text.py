@@ -1,6 +1,6 @@
 """JSON values as compact text for prompts: as the official format package writes them, or exactly.
 
-Knows JSON and nothing else. What is no JSON, or nested too deep to be written, raises one of
+Knows JSON and nothing else. A value that is not JSON, or is nested too deeply, raises one of
 NOT_JSON.
 """
 
@@ -11,19 +11,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# What some reader takes for the end of a line or for nothing at all, and JSON leaves unescaped.
+# Characters that some readers take for the end of a line, or ignore, and JSON leaves unescaped.
 _BREAKS = re.compile("[\x7f-\x9f\u2028\u2029]")
 _POWERS = tuple(float(f"1e{n}") for n in range(309))
 
-
 NOT_JSON = (TypeError, ValueError, OverflowError, RecursionError)
-MOST_LEVELS = (
-    100  # of objects and lists in each other, so that what writes them cannot run out of stack
-)
+MOST_LEVELS = 100  # of nested objects and lists, so that no writer runs out of stack
 
 
 def dumped(value: Any) -> str:
-    """JSON as Python writes it, of any mappings and sequences that stand for objects and lists."""
+    """JSON as Python writes it; any mapping is an object. Raises one of NOT_JSON."""
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_object)
     except RecursionError as error:
@@ -31,41 +28,40 @@ def dumped(value: Any) -> str:
 
 
 def read(text: str) -> Any:
-    """What `dumped` wrote, as dicts and lists. Raises ValueError beyond MOST_LEVELS."""
+    """The value of JSON that `dumped` wrote. Raises ValueError beyond MOST_LEVELS."""
     try:
         value = json.loads(text)
     except RecursionError as error:
         raise _too_deep() from error
-    levels, inner = 0, [value]
-    while inner := [item for item in inner if isinstance(item, dict | list)]:
+    levels = 0
+    level = [value]
+    while containers := [item for item in level if isinstance(item, dict | list)]:
         levels += 1
-        inner = [
-            item
-            for outer in inner
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        level = []
+        for container in containers:
+            level += container.values() if isinstance(container, dict) else container
     if levels > MOST_LEVELS:
         raise _too_deep()
     return value
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"more than {MOST_LEVELS} objects and lists in each other")
+    return ValueError(f"more than {MOST_LEVELS} levels of objects and lists")
 
 
 def _object(value: Any) -> dict[Any, Any]:
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON type")
+    raise TypeError(f"{type(value).__name__} is not a JSON type")
 
 
 def literal(value: Any) -> str:
-    """A value as JSON on one line, whatever it holds: nothing in it ends a comment of one line."""
+    """A value as JSON on one line: nothing in it ends a comment of one line."""
     return _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", compact_json(value, exact=True))
 
 
 def compact_json(value: Any, *, exact: bool = False) -> str:
-    """JSON without spaces; numbers are what the official package makes of them, or `exact`."""
+    """JSON without spaces; numbers as the official package reads them, or `exact`."""
     if isinstance(value, dict):
         items = (f"{_quoted(key)}:{compact_json(item, exact=exact)}" for key, item in value.items())
         return "{" + ",".join(items) + "}"
@@ -73,13 +69,10 @@ def compact_json(value: Any, *, exact: bool = False) -> str:
         return "[" + ",".join(compact_json(item, exact=exact) for item in value) + "]"
     if isinstance(value, float):
         return _digits(value if exact else _read_officially(value))
-    if (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and not exact
-        and not -(2**63) <= value < 2**64
-    ):
-        return _digits(_read_officially(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        fits = -(2**63) <= value < 2**64
+        if not fits and not exact:
+            return _digits(_read_officially(value))
     return _quoted(value)
 
 
@@ -89,20 +82,23 @@ def _quoted(value: Any) -> str:
 
 def _read_officially(value: float) -> float:
     """The number that the official package reads from the digits of `value`: as many as fit 64
-    bits, then one multiplication or division by a power of ten. In the last place that is not
-    always the nearest.
+    bits, then one multiplication or division by a power of ten. The last place is not always the
+    nearest.
     """
-    sign, text = -1.0 if repr(value)[0] == "-" else 1.0, repr(abs(value))
+    sign = -1.0 if repr(value)[0] == "-" else 1.0
+    text = repr(abs(value))
     mantissa, _, exponent = text.partition("e")
     whole, _, fraction = mantissa.partition(".")
-    kept, power = whole + fraction, int(exponent or 0) - len(fraction)
+    kept = whole + fraction
+    power = int(exponent or 0) - len(fraction)
     while int(kept) >= 2**64:
         fits = 19 if int(kept[:20]) >= 2**64 else 20
         power += len(kept) - fits
         kept = kept[:fits]
     read = float(int(kept))
     while read and power < -308:
-        read, power = read / _POWERS[308], power + 308
+        read /= _POWERS[308]
+        power += 308
     if read and power >= 0:
         read = read * _POWERS[power] if power <= 308 else float("inf")
     elif read:
@@ -113,12 +109,13 @@ def _read_officially(value: float) -> float:
 
 
 def _digits(value: float) -> str:
-    """Shortest digits that read back as `value`: Python's, but positional down to 1e-5, `e-6` for
-    `e-06`.
+    """The shortest digits that read back as `value`: Python's, but positional down to 1e-5, and
+    `e-6` rather than `e-06`.
     """
     if value in (float("inf"), -float("inf")) or value != value:
         raise ValueError(f"{value} is not JSON")
-    sign, text = "-" if repr(value)[0] == "-" else "", repr(abs(value))
+    sign = "-" if repr(value)[0] == "-" else ""
+    text = repr(abs(value))
     if text.endswith("e-05"):
         return f"{sign}0.0000{text[:-4].replace('.', '')}"
     return sign + text.replace("e-0", "e-")

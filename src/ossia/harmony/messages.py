@@ -1,12 +1,11 @@
-"""What a Harmony message is: who speaks, on which channel, to whom, and the three kinds of content.
+"""Harmony messages: the author, the channel, the recipient, and the three kinds of content.
 
-Plain frozen data and its JSON form. Knows nothing of tokens, of rendering or of chat-completions
-clients.
+Plain frozen data and its JSON form. Does not know tokens, rendering or chat-completions clients.
 
-The JSON form is the one of the official format package, so conversations can be exchanged with it:
+The JSON form is that of the official format package, so conversations can be exchanged with it:
 `{"role", "name"?, "content", "channel"?, "recipient"?, "content_type"?}` where content is a string
 or a list of objects tagged `type: text | system_content | developer_content`. One key is our own,
-and the official package passes over it: `response_formats` in a developer_content.
+and the official package ignores it: `response_formats` in a developer_content.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
-from ossia.errors import HarmonyError, RenderError
+from ossia.errors import HarmonyError
 
 DEFAULT_IDENTITY = "You are ChatGPT, a large language model trained by OpenAI."
 DEFAULT_CHANNELS = ("analysis", "commentary", "final")
@@ -43,8 +42,8 @@ class Effort(StrEnum):
     HIGH = "high"
 
 
-# How messages are written: as the models write them, or token for token as the official package
-# does.
+# How messages are written: as the models write them (rules.py), or token for token as the official
+# package does (official/rules.py).
 Style = Literal["faithful", "compat"]
 RoleName = Role | Literal["user", "assistant", "system", "developer", "tool"]
 EffortName = Effort | Literal["low", "medium", "high"]
@@ -57,19 +56,13 @@ def known_role(role: Any, error: type[HarmonyError] = HarmonyError) -> Role:
     return Role(role)
 
 
-def check_style(style: object) -> None:
-    """Raises RenderError unless `style` is a Style."""
-    if style not in ("faithful", "compat"):
-        raise RenderError(f"unknown style {style!r}: use 'faithful' or 'compat'")
-
-
 @dataclass(frozen=True)
 class FunctionTool:
     """A function the model may call. `parameters` is a JSON schema, or None if it takes no
     arguments.
 
-    What is no object is written as a schema that says nothing, which is how the official package
-    takes it.
+    Parameters that are not an object are shown as a schema that says nothing, as by the official
+    package.
     """
 
     name: str
@@ -91,18 +84,17 @@ class FunctionTool:
         return cls(name, _string(data, "description") or "", data.get("parameters"))
 
     def to_dict(self) -> dict[str, Any]:
-        parameters = (
-            dict(self.parameters) if isinstance(self.parameters, Mapping) else self.parameters
-        )
+        parameters = self.parameters
+        if isinstance(parameters, Mapping):
+            parameters = dict(parameters)
         return {"name": self.name, "description": self.description, "parameters": parameters}
 
 
 @dataclass(frozen=True)
 class ToolNamespace:
-    """A named group of tools with a description, as the built-in `browser` and `python` are.
+    """A named group of tools with a description, such as the built-in `browser` and `python`.
 
-    `key` is where it stands among the others, in the JSON form and in the text, if that is not by
-    its name.
+    `key` decides its place among the others, in the JSON form and in the text; None: its name does.
     """
 
     name: str
@@ -121,7 +113,7 @@ class ToolNamespace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], key: str | None = None) -> ToolNamespace:
         """From `{name, description, tools}` under `key`. Raises HarmonyError for another shape."""
-        where = f"the tool namespace{'' if key is None else f' under key {key!r}'}"
+        where = "the tool namespace" if key is None else f"the tool namespace under key {key!r}"
         data = as_object(data, where)
         name = _string(data, "name")
         if name is None:
@@ -129,9 +121,8 @@ class ToolNamespace:
         tools = as_list(data.get("tools"), f"tools of {where}")
         for index, tool in enumerate(tools):
             as_object(tool, f"tools[{index}] of {where}")
-        return cls(
-            name, _string(data, "description"), tuple(map(FunctionTool.from_dict, tools)), key
-        )
+        functions = tuple(map(FunctionTool.from_dict, tools))
+        return cls(name, _string(data, "description"), functions, key)
 
     def to_dict(self) -> dict[str, Any]:
         tools = [tool.to_dict() for tool in self.tools]
@@ -165,18 +156,16 @@ class SystemContent:
         """From the official JSON form; an absent key means the default, null means none. Raises
         HarmonyError.
         """
-        defaults, data = cls(), as_object(data, "a system_content")
-        texts = {"model_identity": defaults.identity, "knowledge_cutoff": defaults.knowledge_cutoff}
-        texts |= {
-            key: _string(data, key) for key in (*texts, "conversation_start_date") if key in data
-        }
+        data = as_object(data, "a system_content")
+        defaults = cls()
         effort: Any = data.get("reasoning_effort", defaults.effort)
-        effort = effort.lower() if isinstance(effort, str) else effort
+        if isinstance(effort, str):
+            effort = effort.lower()
         channels, required = _channels_from_dict(data)
         return cls(
-            identity=texts["model_identity"],
-            knowledge_cutoff=texts["knowledge_cutoff"],
-            current_date=texts.get("conversation_start_date"),
+            identity=_string(data, "model_identity", defaults.identity),
+            knowledge_cutoff=_string(data, "knowledge_cutoff", defaults.knowledge_cutoff),
+            current_date=_string(data, "conversation_start_date"),
             effort=effort,
             channels=channels,
             channel_required=required,
@@ -213,7 +202,8 @@ class ResponseFormat:
         wrong type.
         """
         data = as_object(data, "a response format")
-        name, schema = _string(data, "name"), data.get("schema")
+        name = _string(data, "name")
+        schema = data.get("schema")
         if name is None or not isinstance(schema, Mapping | bool):
             raise HarmonyError(f"a response format needs a name and a JSON schema: {_shown(data)}")
         return cls(name, schema, _string(data, "description"))
@@ -225,12 +215,12 @@ class ResponseFormat:
 
 @dataclass(frozen=True)
 class DeveloperContent:
-    """Instructions and function tools of the application. `namespaces` are groups beside
+    """Instructions and function tools of the application. `namespaces` are groups besides
     `functions`.
 
-    `response_formats` stand at the very end of the text, behind the tools. The official package
-    does not know them: there, callers append the same text to the instructions, which puts it
-    before the tools.
+    `response_formats` are at the very end of the text, after the tools. The official package does
+    not know them: there, callers append the same text to the instructions, which puts it before the
+    tools.
     """
 
     instructions: str | None = None
@@ -241,8 +231,9 @@ class DeveloperContent:
     @property
     def all_namespaces(self) -> tuple[ToolNamespace, ...]:
         """Every namespace, with the function tools (if any) as the namespace `functions`."""
-        own = (ToolNamespace(FUNCTIONS, None, self.tools),) if self.tools else ()
-        return own + self.namespaces
+        if not self.tools:
+            return self.namespaces
+        return (ToolNamespace(FUNCTIONS, None, self.tools), *self.namespaces)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DeveloperContent:
@@ -253,16 +244,21 @@ class DeveloperContent:
         namespaces = _namespaces_from_dict(data.get("tools"))
         plain = [n for n in namespaces if n == ToolNamespace(FUNCTIONS, None, n.tools) and n.tools]
         rest = tuple(n for n in namespaces if n not in plain)
-        formats = tuple(
-            map(ResponseFormat.from_dict, as_list(data.get("response_formats"), "response_formats"))
+        formats = as_list(data.get("response_formats"), "response_formats")
+        return cls(
+            _string(data, "instructions"),
+            plain[0].tools if plain else (),
+            rest,
+            tuple(map(ResponseFormat.from_dict, formats)),
         )
-        return cls(_string(data, "instructions"), plain[0].tools if plain else (), rest, formats)
 
     def to_dict(self) -> dict[str, Any]:
         tools = _namespaces_to_dict(self.all_namespaces)
-        out = {"type": "developer_content", "instructions": self.instructions, "tools": tools}
-        formats = [entry.to_dict() for entry in self.response_formats]
-        return out | ({"response_formats": formats} if formats else {})
+        out: dict[str, Any] = {"type": "developer_content", "instructions": self.instructions}
+        out["tools"] = tools
+        if self.response_formats:
+            out["response_formats"] = [entry.to_dict() for entry in self.response_formats]
+        return out
 
 
 Part = str | SystemContent | DeveloperContent
@@ -276,8 +272,8 @@ class Message:
     `name` is the author's name (required for tools: the function's full name). `content_type` is
     kept as written in the header; one that begins with `<|constrain|>` names a constrained format.
     `content` is one part or, as the official format allows, a tuple of several; a tuple of one is
-    stored as that part. Raises HarmonyError for an unknown role, or where a word of the header is
-    no string.
+    stored as that part. Raises HarmonyError for an unknown role, or a word of the header that is
+    not a string.
     """
 
     role: RoleName
@@ -305,7 +301,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The plain text of the content; system and developer contents count as none."""
+        """The plain text of the content, without system and developer contents."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @classmethod
@@ -313,20 +309,24 @@ class Message:
         """From the JSON form above. Raises HarmonyError for another shape."""
         if not isinstance(data, Mapping) or "role" not in data or "content" not in data:
             raise HarmonyError(f"a message needs the keys 'role' and 'content': {_shown(data)}")
-        optional = {
-            key: _string(data, key) for key in ("name", "channel", "recipient", "content_type")
-        }
-        return cls(data["role"], _content_from_json(data["content"]), **optional)
+        return cls(
+            data["role"],
+            _content_from_json(data["content"]),
+            _string(data, "name"),
+            _string(data, "channel"),
+            _string(data, "recipient"),
+            _string(data, "content_type"),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; `from_dict(m.to_dict()) == m`."""
-        content = (
-            self.content
-            if isinstance(self.content, str)
-            else [_part_to_json(part) for part in self.parts]
-        )
-        out: dict[str, Any] = {"role": str(self.role), "name": self.name, "content": content}
-        out |= {
+        content: Any = self.content
+        if not isinstance(content, str):
+            content = [_part_to_json(part) for part in self.parts]
+        out = {
+            "role": str(self.role),
+            "name": self.name,
+            "content": content,
             "channel": self.channel,
             "recipient": self.recipient,
             "content_type": self.content_type,
@@ -351,7 +351,8 @@ def _part_from_json(raw: Mapping[str, Any]) -> Part:
     if kind == "developer_content":
         return DeveloperContent.from_dict(raw)
     raise HarmonyError(
-        f"the type of a content must be text, system_content or developer_content, not {_shown(kind)}"
+        "the type of a content must be text, system_content or developer_content, "
+        f"not {_shown(kind)}"
     )
 
 
@@ -363,12 +364,12 @@ def _channels_from_dict(data: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]
     """The channels that a system_content names, and whether every message must be on one."""
     if "channel_config" not in data:
         return DEFAULT_CHANNELS, True
-    config = as_object(
-        {} if data["channel_config"] is None else data["channel_config"], "channel_config"
-    )
+    config = data["channel_config"]
+    config = as_object({} if config is None else config, "channel_config")
     channels = as_list(config.get("valid_channels"), "valid_channels of channel_config")
     required = config.get("channel_required", False)
-    if not all(isinstance(channel, str) for channel in channels) or not isinstance(required, bool):
+    are_words = all(isinstance(channel, str) for channel in channels)
+    if not are_words or not isinstance(required, bool):
         raise HarmonyError(
             f"channel_config needs valid_channels, strings, and channel_required: {_shown(config)}"
         )
@@ -401,8 +402,8 @@ def as_list(value: Any, what: str) -> Sequence[Any]:
     return value or ()
 
 
-def _string(data: Mapping[str, Any], key: str) -> str | None:
-    value = data.get(key)
+def _string(data: Mapping[str, Any], key: str, default: str | None = None) -> str | None:
+    value = data.get(key, default)
     if value is not None and not isinstance(value, str):
         raise HarmonyError(
             f"{key!r} must be a string or null, not {_shown(value)}, in {_shown(data)}"

@@ -1,19 +1,19 @@
 """Token ids -> messages, one token at a time.
 
-Knows the special tokens and the states of a stream; how a header is read stands in header.py
-(tolerant) and strict.py. Works with any tokenizer that has the Harmony specials. Does no I/O and
-calls no tool.
+Knows the special tokens and the states of a stream. How a header is read is in header.py, how the
+official parser reads (`strict`) in official/parse.py. Works with any tokenizer that has the Harmony
+specials. Does no I/O and calls no tool.
 
 The tolerant parser accepts every sequence of tokens. Its promises: 1. it raises nothing because of
 tokens, and records what it repaired (the kinds: events.py); 2. body text is never lost, and text
 never becomes structure: only special *tokens* are structure; 3. text is shown as `final` only if
 the model said so: without a channel it stays None; 4. no call is invented: a recipient must be
 written as `to=`, and a header cut by the end gives no call. Between messages stops are ignored; a
-channel, content type or body implies `<|start|>assistant`; loose text (in front of these too, if it
-is no header) becomes a message without a channel, except after RETURN, where it is dropped. In a
-body START and CHANNEL end the message, other specials are dropped. A header that ends without
-MESSAGE has its text as the body. Unknown ids and bytes that are not UTF-8 become U+FFFD. Every
-token costs amortised constant time.
+channel, content type or body implies `<|start|>assistant`; loose text (before these too, unless it
+is a header) becomes a message without a channel, except after RETURN, where it is dropped. In a
+body START and CHANNEL end the message, other specials are dropped. The text of a header that ends
+without MESSAGE is the body. Unknown ids and bytes that are not UTF-8 become U+FFFD. Every token
+costs amortised constant time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from __future__ import annotations
 import codecs
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from enum import Enum, auto
 
-from ossia.errors import ParseError, TokenizerError
+from ossia.errors import TokenizerError
 from ossia.harmony.calls import is_call
 from ossia.harmony.events import (
     CallReady,
@@ -44,17 +45,21 @@ from ossia.harmony.header import (
     read_unfinished,
 )
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, Message, Role, RoleName, known_role
-from ossia.harmony.official.parse import StrictText, read_strict
+from ossia.harmony.official.parse import OfficialText, check_end, check_start, read_header
 from ossia.tokenizer import Tokenizer
 
-START, MESSAGE = "<|start|>", "<|message|>"
-END, CALL, RETURN, END_OF_TEXT = "<|end|>", "<|call|>", "<|return|>", "<|endoftext|>"
+START = "<|start|>"
+MESSAGE = "<|message|>"
+END = "<|end|>"
+CALL = "<|call|>"
+RETURN = "<|return|>"
+END_OF_TEXT = "<|endoftext|>"
 TURN_ENDS: dict[str, ClosedBy] = {
     RETURN: "<|return|>",
     CALL: "<|call|>",
     END_OF_TEXT: "<|endoftext|>",
 }
-NO_UTF8 = b"\xff"  # never part of UTF-8
+NOT_UTF8 = b"\xff"  # never part of UTF-8
 
 
 class _State(Enum):
@@ -64,7 +69,7 @@ class _State(Enum):
 
 
 class _TolerantText:
-    """The text of one body: each token's, but for half a character, which waits for its other half."""
+    """The text of one body: each token's. Half a character waits for its other half."""
 
     def __init__(self, note: Callable[[RepairKind, str], None]) -> None:
         self.waiting = False
@@ -94,9 +99,9 @@ class StreamParser:
     """`feed` every sampled id, then `finish`. Both return the events that became certain.
 
     `role`: the role of a completion whose prompt ended with START and that role; None if the stream
-    itself begins with START. `strict`: read as the official parser does, and raise ParseError with
-    its wording where it does; after an error the parser waits for the next START. Raises
-    HarmonyError for an unknown role and TokenizerError if a special is missing.
+    itself begins with START. `strict`: read as the official parser does, and raise ParseError where
+    it does, in its words; after an error the parser waits for the next START. Raises HarmonyError
+    for an unknown role and TokenizerError if a special is missing.
     """
 
     def __init__(
@@ -108,20 +113,19 @@ class StreamParser:
         self._names = {token: name for name, token in tokenizer.specials.items()}
         self._start_token = tokenizer.special(START)
         self._token_bytes = tokenizer.token_bytes
-        self._text_of: dict[
-            int, str
-        ] = {}  # of tokens seen in bodies; "" if they are not whole characters
+        # Of tokens seen in bodies; "" if they are not whole characters.
+        self._text_of: dict[int, str] = {}
         self._strict = strict
         self._position = -1
         self._repairs: list[Repair] = []
         self._messages: list[Message] = []
         self._turn_over = False  # whether a stop token has ended the turn
-        self._returned = False  # whether it was one that no text may follow
-        self._dropped = bytearray()  # the text that did, up to here
+        self._returned = False  # whether that token allows no text after it
+        self._dropped = bytearray()  # the text that came nevertheless, so far
         self._state = _State.BETWEEN
-        self._role: Role | None = None  # of the header being read, if known before it is
+        self._role: Role | None = None  # of the header being read, if known in advance
         self._named = False  # whether a START opened the header being read
-        self._loose = False  # whether text did
+        self._loose = False  # whether text opened it
         self._segments: list[tuple[str | None, bytearray]] = []
         self._expect_body(MessageStart(Role.ASSISTANT))
         if known is not None:
@@ -156,9 +160,10 @@ class StreamParser:
         return self._header.role if self._state is _State.BODY else self._role
 
     def feed(self, ids: int | Iterable[int]) -> list[Event]:
-        """The events of one token, or of several. Raises ParseError only if strict; what the ids in
-        front of the wrong one completed is then in `messages`, the events of this call are not
-        returned.
+        """The events of one token, or of several.
+
+        Raises ParseError only if strict. The events of this call are then lost; the messages that
+        were completed before the error are in `messages`.
         """
         if type(ids) is not int:
             return self._feed_all(ids)
@@ -168,7 +173,7 @@ class StreamParser:
             return [TextDelta(text, self._header.channel, self._header.recipient)]
         name = self._names.get(ids)
         if self._strict:
-            return self._feed_strict(ids, name)
+            return self._feed_officially(ids, name)
         if name is None:
             return self._feed_text(ids)
         self._note_dropped()
@@ -188,13 +193,13 @@ class StreamParser:
     def finish(self) -> list[Event]:
         """The events of the end of the stream. Raises ParseError if strict and inside a header."""
         self._position += 1
-        if self._strict and self._state is _State.HEADER:
-            raise ParseError("Unexpected EOS while waiting for message header to complete")
+        if self._strict:
+            check_end(in_header=self._state is _State.HEADER)
         self._note_dropped()
         return self._close(None, at_end=True)
 
     def _feed_all(self, ids: Iterable[int] | int) -> list[Event]:
-        """Of any iterable, and of numbers that are ints by another type (numpy's, torch's)."""
+        """For any iterable, and for integers of another type (numpy's, torch's)."""
         try:
             several = iter(ids)  # type: ignore[arg-type]
         except TypeError:
@@ -249,13 +254,10 @@ class StreamParser:
         if self._state is not _State.HEADER or self._named or len(self._segments) > 1:
             return []
         text = self._segments[0][1].decode("utf-8", "replace")
-        # Behind a role that was given a header is due. A channel in the midst of one is rarer than
-        # speech before it.
-        return (
-            self._close(None)
-            if is_speech(text, in_header=not self._loose and name != CHANNEL)
-            else []
-        )
+        # After a role that was given, a header is expected. A channel in the middle of a header is
+        # rarer than speech before it.
+        in_header = not self._loose and name != CHANNEL
+        return self._close(None) if is_speech(text, in_header=in_header) else []
 
     def _feed_stop(self, name: str) -> list[Event]:
         if self._state is _State.BETWEEN:
@@ -267,24 +269,20 @@ class StreamParser:
     # -- the official reading
     # --------------------------------------------------------------------------------
 
-    def _feed_strict(self, token: int, name: str | None) -> list[Event]:
-        if self._state is _State.BETWEEN:
-            if name != START:
-                expected = f"while expecting start token {self._start_token}"
-                raise ParseError(f"Unexpected token {token} {expected}")
-            self._open_header(
-                self._role, named=True
-            )  # a role that was given is not forgotten by an error
-        elif self._state is _State.HEADER and name != MESSAGE:
-            self._segments[-1][1].extend(self._bytes(token) or NO_UTF8)
-        elif self._state is _State.HEADER:
-            self._state = _State.BETWEEN  # where an error leaves us
-            self._expect_body(read_strict(bytes(self._segments[0][1]), self._role))
-            self._state = _State.BODY
-        elif name in (END, CALL, RETURN):
-            return self._close(name) + self._turn_end(name)
-        else:
+    def _feed_officially(self, token: int, name: str | None) -> list[Event]:
+        if self._state is _State.BODY:
+            if name in (END, CALL, RETURN):
+                return self._close(name) + self._turn_end(name)
             return self._feed_body(token)
+        if self._state is _State.BETWEEN:
+            check_start(token, self._start_token)
+            self._open_header(self._role, named=True)  # an error does not forget the given role
+        elif name != MESSAGE:
+            self._segments[-1][1].extend(self._bytes(token) or NOT_UTF8)
+        else:
+            self._state = _State.BETWEEN  # where an error leaves us
+            self._expect_body(read_header(bytes(self._segments[0][1]), self._role))
+            self._state = _State.BODY
         return []
 
     # -- messages
@@ -292,18 +290,21 @@ class StreamParser:
 
     def _open_header(self, role: Role | None, *, named: bool, loose: bool = False) -> None:
         self._state = _State.HEADER
-        self._role, self._named, self._loose = role, named, loose
-        self._returned = self._turn_over = False
+        self._role = role
+        self._named = named
+        self._loose = loose
+        self._returned = False
+        self._turn_over = False
         self._segments = [(None, bytearray())]
 
     def _expect_body(self, header: MessageStart) -> None:
-        self._header, self._role = header, None
-        self._body: StrictText | _TolerantText = (
-            StrictText() if self._strict else _TolerantText(self._note)
-        )
+        self._header = header
+        self._role = None
+        self._body: OfficialText | _TolerantText
+        self._body = OfficialText() if self._strict else _TolerantText(self._note)
         self._parts: list[str] = []
         self._begun = False  # whether MessageStart has been reported
-        self._in_text = False  # whether it has, and no part of a character waits
+        self._in_text = False  # whether it has, and no half of a character is waiting
 
     def _feed_body(self, token: int) -> list[Event]:
         data = self._bytes(token)
@@ -320,17 +321,20 @@ class StreamParser:
         return [*self._begin(), TextDelta(text, self._header.channel, self._header.recipient)]
 
     def _begin(self) -> list[Event]:
-        """MessageStart, if it has not been reported yet: a body may still turn out to be no
-        message.
+        """MessageStart, if it has not been reported yet. It waits for text, because a header
+        without any may be dropped.
         """
-        begun, self._begun = self._begun, True
-        return [] if begun else [self._header]
+        if self._begun:
+            return []
+        self._begun = True
+        return [self._header]
 
     def _close(self, closed_by: str | None, *, at_end: bool = False) -> list[Event]:
-        """Ends whatever is open: by a stop token, by the next START or CHANNEL (None), or at the
-        end.
+        """Ends the message that is open, if any: by a stop token, by the next START or CHANNEL
+        (None), or at the end.
         """
-        state, self._state = self._state, _State.BETWEEN
+        state = self._state
+        self._state = _State.BETWEEN
         self._in_text = False
         if state is _State.BETWEEN:
             return []
@@ -341,19 +345,35 @@ class StreamParser:
                 return []
             out += self._delta(body)
         out += self._delta(self._body.finish())
-        content, head = "".join(self._parts), self._header
+        message = self._message()
         if closed_by is None and not at_end:
-            if not content:
-                fields = (head.role, head.name, head.channel, head.recipient, head.content_type)
-                self._note(RepairKind.EMPTY_MESSAGE, " ".join(value for value in fields if value))
+            if not message.content:
+                self._note_empty()
                 return []
             self._note(RepairKind.MISSING_END, "")
-        message = Message(
-            head.role, content, head.name, head.channel, head.recipient, head.content_type
-        )
         self._messages.append(message)
-        out += [*self._begin(), MessageEnd(message, closed_by)]
-        return [*out, CallReady(message)] if is_call(message) and not at_end else out
+        out += self._begin()
+        out.append(MessageEnd(message, closed_by))
+        if is_call(message) and not at_end:
+            out.append(CallReady(message))
+        return out
+
+    def _message(self) -> Message:
+        """The message whose body is complete."""
+        head = self._header
+        return Message(
+            head.role,
+            "".join(self._parts),
+            head.name,
+            head.channel,
+            head.recipient,
+            head.content_type,
+        )
+
+    def _note_empty(self) -> None:
+        head = self._header
+        fields = (head.role, head.name, head.channel, head.recipient, head.content_type)
+        self._note(RepairKind.EMPTY_MESSAGE, " ".join(value for value in fields if value))
 
     def _turn_end(self, name: str | None) -> list[Event]:
         """TurnClosed, if the token ends a turn and none has ended this one."""
@@ -364,32 +384,37 @@ class StreamParser:
         return [TurnClosed(by)]
 
     def _settle_header(self, closed_by: str | None, at_end: bool) -> str | None:
-        """Makes the header of a message without MESSAGE the current one; its body, or None for no
-        message.
+        """Makes a header that ended without MESSAGE the current one. Returns the body, or None if
+        there is no message.
         """
         texts = self._texts()
         reading = read_unfinished(texts, self._role, named=self._named)
-        start, body = reading.start, reading.body
+        start = reading.start
+        body = reading.body
         if at_end and is_cut_header_word(body):
             body = ""
         is_empty_call = start.recipient is not None and closed_by is not None
         if not body and not is_empty_call:
-            if (
-                self._named or not at_end or texts != [(None, "")]
-            ):  # an empty stream has no header to drop
+            is_empty_stream = at_end and not self._named and texts == [(None, "")]
+            if not is_empty_stream:
                 self._note(RepairKind.DROPPED_HEADER, "".join(text for _, text in texts))
             return None
         self._note_reading(reading)
         self._note(RepairKind.MISSING_MESSAGE, body)
-        if closed_by is None:  # cut: not a call, and at the end not an answer either
-            cut = ["final"] if at_end and start.channel == "final" else []
-            for seen in cut + ([start.recipient] if start.recipient else []):
-                self._note(RepairKind.CUT_HEADER, seen)
-            start = MessageStart(
-                start.role, start.name, None if cut else start.channel, None, start.content_type
-            )
+        if closed_by is None:
+            start = self._cut(start, at_end)
         self._expect_body(start)
         return body
+
+    def _cut(self, start: MessageStart, at_end: bool) -> MessageStart:
+        """The fields of a header that was cut: not a call, and at the end not an answer either."""
+        channel = start.channel
+        if at_end and channel == "final":
+            self._note(RepairKind.CUT_HEADER, channel)
+            channel = None
+        if start.recipient:
+            self._note(RepairKind.CUT_HEADER, start.recipient)
+        return replace(start, channel=channel, recipient=None)
 
     def _texts(self) -> list[tuple[str | None, str]]:
         for _, data in self._segments:

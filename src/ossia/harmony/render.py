@@ -1,7 +1,7 @@
 """Messages -> token ids, for the next completion, as history, or for training with a loss mask.
 
-Knows messages and a tokenizer that has the Harmony specials (any vocabulary); nothing of models or
-clients.
+Knows messages and a tokenizer that has the Harmony specials (any vocabulary); does not know
+models or clients.
 
 Safety: a special token only ever comes from this file. Every text (contents, names, recipients,
 channels, content types, tool texts) passes through `tokenizer.encode`, which never yields specials;
@@ -9,19 +9,18 @@ each piece named below is encoded by itself, so nothing merges across pieces. On
 structure: a content type that begins with exactly `<|constrain|>`.
 
 A message is, in this order:
-  START · author: the role, or a tool's name, with `:name` behind a named role · ` to=recipient` unless it
-  comes after the channel · CHANNEL, channel · ` to=recipient` · content type · MESSAGE · content · CALL if an
-  assistant addresses a recipient, else END.
-A recipient "all" is not written, but still closes with CALL. `style` settles what is open:
-  "faithful"  as the models write and the format document shows. The recipient follows the channel of an
-              assistant's message (`assistant<|channel|>commentary to=functions.f`) and the author of any other
-              (`functions.f to=assistant<|channel|>commentary`). A content type with the prefix is " ", CONSTRAIN
-              and the rest, another is plain text (`analysis to=python code`). Parts of a content are one text.
-  "compat"    as the official package (oss-harmony 0.0.11) does, token for token. The recipient follows the
-              channel if that is exactly `commentary`, else the author; every content type gets the CONSTRAIN
-              token, whether it was written with it or not. Parts of a content are encoded one by one.
-The style also chooses which reasoning is dropped (conversation.py) and how tools are written
-(schema.py).
+  START
+  author: the role, or a tool's name; a role with a name is followed by `:name`
+  ` to=recipient`, unless it comes after the channel
+  CHANNEL, channel
+  ` to=recipient`, if it did not come before
+  content type: " ", CONSTRAIN and the word if it is constrained, else plain text (`python code`)
+  MESSAGE
+  content
+  CALL if an assistant addresses a recipient, else END
+A recipient "all" is not written, but still closes with CALL. The choices that this leaves are made
+in rules.py, or, in style "compat", as the official package makes them (official/rules.py). So is
+the choice of the reasoning that is dropped, and how tools are shown.
 """
 
 from __future__ import annotations
@@ -41,9 +40,10 @@ from ossia.harmony.messages import (
     RoleName,
     Style,
     SystemContent,
-    check_style,
     known_role,
 )
+from ossia.harmony.official.rules import rules_for
+from ossia.harmony.rules import Rules
 from ossia.tokenizer import Tokenizer
 
 Learn = Callable[[Message], bool] | Collection[str]
@@ -71,7 +71,7 @@ def render_message(
 
     Raises RenderError for a message that cannot be written, TokenizerError if a special is missing.
     """
-    writer = Writer(tokenizer, function_tools, style)
+    writer = Writer(tokenizer, rules_for(style), function_tools)
     writer.write(message)
     return writer.ids
 
@@ -83,7 +83,7 @@ def render_conversation(
     style: Style = "faithful",
     drop_analysis: bool = True,
 ) -> list[int]:
-    """All messages, without an invitation to go on.
+    """All messages, without the invitation to write the next one.
 
     `drop_analysis`: without the reasoning that `kept_messages` drops; False keeps everything.
     Raises RenderError for a message that cannot be written, TokenizerError if a special is missing.
@@ -99,7 +99,10 @@ def render_for_completion(
     style: Style = "faithful",
     drop_analysis: bool = True,
 ) -> list[int]:
-    """The prompt for the next message of `role`: all messages, then START and the role."""
+    """The prompt for the next message of `role`: all messages, then START and the role.
+
+    `drop_analysis` and errors as in `render_conversation`; RenderError for an unknown role too.
+    """
     writer = _written(conversation, tokenizer, style, drop_analysis)
     return writer.ids + writer.invitation(role)
 
@@ -117,35 +120,48 @@ def render_for_training(
     END.
 
     `learn` chooses the messages to be learned: a predicate, or a collection of "role" and
-    "role/channel" words; by default every assistant message. `last_turn_only` further requires that
-    the message stands after the last user message: earlier answers, whose reasoning has been
-    dropped, would teach to answer without.
+    "role/channel" words; by default every assistant message. With `last_turn_only` they must also
+    come after the last user message: earlier answers, whose reasoning has been dropped, would teach
+    the model to answer without reasoning.
 
-    Of a learned message the targets are the tokens the model itself has to produce: all after START
-    and the author, through the closing END, CALL or RETURN. START and author are targets too where
-    the message goes on from an assistant's own END (an answer after reasoning: there is no prompt
-    in between). Not a target is the END of an earlier final answer: it was sampled as RETURN, and
-    END would teach the model not to stop. Of any other message nothing is a target.
+    The targets in a learned message are the tokens the model itself has to produce: everything
+    after START and the author, through the closing END, CALL or RETURN. START and author are
+    targets too if the message before is an assistant's that closed with END (an answer after
+    reasoning: there is no prompt in between). The END of an earlier final answer is not a target:
+    it was sampled as RETURN, and END would teach the model not to stop. Other messages have no
+    targets.
     """
-    chosen = _learner(learn)
+    is_learned = _learner(learn)
     kept = _kept(conversation, style, drop_analysis, teaching=True)
     first_learned = last_turn_start(kept) if last_turn_only else 0
-    writer = Writer(tokenizer, conversation.has_function_tools, style)
+    writer = Writer(tokenizer, rules_for(style), conversation.has_function_tools)
     mask: list[bool] = []
-    goes_on = False  # whether the message before is an assistant's and closed with END
+    continues = False  # whether the message before is an assistant's and closed with END
     for index, message in enumerate(kept):
         begin = len(writer.ids)
         after_author = writer.write(message)
-        learned = index >= first_learned and chosen(message)
-        mask += [learned and goes_on and message.role is Role.ASSISTANT] * (after_author - begin)
-        mask += [learned] * (len(writer.ids) - after_author)
-        goes_on = message.role is Role.ASSISTANT and writer.ids[-1] == writer.end
-        next_role = kept[index + 1].role if index + 1 < len(kept) else None
-        if goes_on and message.channel == "final" and next_role not in (Role.ASSISTANT, None):
+        end = len(writer.ids)
+        is_answer = message.role is Role.ASSISTANT
+        learned = index >= first_learned and is_learned(message)
+        mask += [learned and continues and is_answer] * (after_author - begin)
+        mask += [learned] * (end - after_author)
+        continues = is_answer and writer.ids[-1] == writer.end
+        if continues and _was_returned(kept, index):
             mask[-1] = False
-    if kept and kept[-1].role is Role.ASSISTANT and kept[-1].channel == "final":
+    if kept and _is_final_answer(kept[-1]):
         writer.ids[-1] = tokenizer.special("<|return|>")
     return Rendered(writer.ids, mask)
+
+
+def _is_final_answer(message: Message) -> bool:
+    return message.role is Role.ASSISTANT and message.channel == "final"
+
+
+def _was_returned(messages: Sequence[Message], index: int) -> bool:
+    """Whether this is a final answer that another role's message follows: it ended with RETURN."""
+    if index + 1 == len(messages) or not _is_final_answer(messages[index]):
+        return False
+    return messages[index + 1].role is not Role.ASSISTANT
 
 
 def _learner(learn: Learn | None) -> Callable[[Message], bool]:
@@ -163,15 +179,17 @@ def _learner(learn: Learn | None) -> Callable[[Message], bool]:
             raise RenderError(
                 f"learn: {word!r} is not a role or role/channel, such as 'assistant/final'"
             )
-    return lambda message: (
-        str(message.role) in words or f"{message.role}/{message.channel}" in words
-    )
+
+    def is_named(message: Message) -> bool:
+        return not words.isdisjoint((str(message.role), f"{message.role}/{message.channel}"))
+
+    return is_named
 
 
 def _written(
     conversation: Conversation, tokenizer: Tokenizer, style: Style, drop_analysis: bool
 ) -> Writer:
-    writer = Writer(tokenizer, conversation.has_function_tools, style)
+    writer = Writer(tokenizer, rules_for(style), conversation.has_function_tools)
     for message in _kept(conversation, style, drop_analysis):
         writer.write(message)
     return writer
@@ -181,11 +199,9 @@ def _kept(
     conversation: Conversation, style: Style, drop_analysis: bool, *, teaching: bool = False
 ) -> Sequence[Message]:
     check_drop(drop_analysis)
-    return (
-        kept_messages(conversation.messages, style, teaching=teaching)
-        if drop_analysis
-        else conversation.messages
-    )
+    if not drop_analysis:
+        return conversation.messages
+    return kept_messages(conversation.messages, style, teaching=teaching)
 
 
 def check_drop(drop_analysis: object) -> None:
@@ -197,55 +213,50 @@ def check_drop(drop_analysis: object) -> None:
 
 
 class Writer:
-    """Appends messages to `ids`. Remembers the encoded words of headers: they repeat a lot."""
+    """Appends messages to `ids`. Remembers the encoded words of headers: they repeat a lot.
 
-    def __init__(self, tokenizer: Tokenizer, function_tools: bool, style: Style) -> None:
-        check_style(style)
+    `function_tools`: whether the conversation declares some. Raises TokenizerError if a special is
+    missing.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rules: Rules, function_tools: bool = False) -> None:
         self.ids: list[int] = []
-        self.start, self.end = tokenizer.special("<|start|>"), tokenizer.special("<|end|>")
-        self._channel, self._message = (
-            tokenizer.special("<|channel|>"),
-            tokenizer.special("<|message|>"),
-        )
-        self._constrain, self._call = (
-            tokenizer.special("<|constrain|>"),
-            tokenizer.special("<|call|>"),
-        )
+        self.start = tokenizer.special("<|start|>")
+        self.end = tokenizer.special("<|end|>")
+        self.function_tools = function_tools
+        self._channel = tokenizer.special("<|channel|>")
+        self._message = tokenizer.special("<|message|>")
+        self._constrain = tokenizer.special("<|constrain|>")
+        self._call = tokenizer.special("<|call|>")
         self._encode = tokenizer.encode
         self._words: dict[str, list[int]] = {}
-        self.function_tools = function_tools
-        self._style: Style = style
+        self._rules = rules
 
     def invitation(self, role: RoleName) -> list[int]:
-        """What stands between a conversation and the next message of `role`. Raises RenderError."""
+        """The ids between a conversation and the next message of `role`. Raises RenderError."""
         return [self.start, *self.word(str(known_role(role, RenderError)))]
 
     def word(self, text: str) -> list[int]:
         """The ids of a piece of a header."""
         ids = self._words.get(text)
         if ids is None:
-            ids = self._words[text] = self._encode(text)
+            ids = self._encode(text)
+            self._words[text] = ids
         return ids
 
     def write(self, message: Message) -> int:
-        """Appends a message and returns the position behind its author."""
-        ids, word = self.ids, self.word
+        """Appends a message and returns the position after its author."""
+        ids = self.ids
         ids.append(self.start)
-        ids += word(_author(message))
+        ids += self.word(_author(message))
         after_author = len(ids)
-        recipient, channel = message.recipient, message.channel
-        to = word(f" to={recipient}") if recipient is not None and recipient != "all" else []
-        faithful = self._style == "faithful"
-        late = channel is not None and (
-            message.role is Role.ASSISTANT if faithful else channel == "commentary"
-        )
-        if not late:
+        to = self._recipient(message)
+        if message.channel is None:
             ids += to
-        if channel is not None:
-            ids.append(self._channel)
-            ids += word(channel)
-        if late:
-            ids += to
+        elif self._rules.recipient_follows_channel(message):
+            ids += [self._channel, *self.word(message.channel), *to]
+        else:
+            ids += [*to, self._channel, *self.word(message.channel)]
         if message.content_type is not None:
             self._write_content_type(message.content_type)
         ids.append(self._message)
@@ -253,12 +264,17 @@ class Writer:
             ids += self._encode(message.content)
         else:
             self._write_parts(message)
-        called = message.role is Role.ASSISTANT and recipient is not None
-        ids.append(self._call if called else self.end)
+        is_call = message.role is Role.ASSISTANT and message.recipient is not None
+        ids.append(self._call if is_call else self.end)
         return after_author
 
+    def _recipient(self, message: Message) -> list[int]:
+        if message.recipient is None or message.recipient == "all":
+            return []
+        return self.word(f" to={message.recipient}")
+
     def _write_content_type(self, content_type: str) -> None:
-        if self._style == "faithful" and not content_type.startswith(CONSTRAIN):
+        if not self._rules.is_constrained(content_type):
             self.ids += self.word(f" {content_type}")
             return
         self.ids += self.word(" ")
@@ -267,8 +283,8 @@ class Writer:
 
     def _write_parts(self, message: Message) -> None:
         texts = [self._text(part, message.role) for part in message.parts]
-        for text in ["".join(texts)] if self._style == "faithful" else texts:
-            self.ids += self._encode(text)
+        for piece in self._rules.encoded_pieces(texts):
+            self.ids += self._encode(piece)
 
     def _text(self, part: Part, role: RoleName) -> str:
         if isinstance(part, str):
@@ -278,13 +294,13 @@ class Writer:
                 raise RenderError(
                     f"SystemContent may only appear in system messages, found in {role}"
                 )
-            return system_text(part, function_tools=self.function_tools, style=self._style)
+            return system_text(part, function_tools=self.function_tools, rules=self._rules)
         if isinstance(part, DeveloperContent):
             if role is not Role.DEVELOPER:
                 raise RenderError(
                     f"DeveloperContent may only appear in developer messages, found in {role}"
                 )
-            return developer_text(part, style=self._style)
+            return developer_text(part, rules=self._rules)
         raise RenderError(
             f"content must be text, SystemContent or DeveloperContent, not {type(part)}"
         )

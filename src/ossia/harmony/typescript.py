@@ -5,17 +5,19 @@ text, so a plain schema (objects of described strings, numbers, booleans, arrays
 defaults) gives exactly that text, and `integer` is written `number`; only what loses information
 there is written differently.
 
-- Types that the official text calls `any` are spelled out: anyOf, allOf, const, enums of any values, tuples,
-  maps, types that only follow from other keywords. Parentheses stand where precedence needs them.
-- Every definition that a `$ref` reaches is declared once, `type Name = ...`, and referred to by name: recursion
-  and sharing cost nothing.
-- A *note* is what TypeScript has no words for: bounds, patterns, defaults. A property's notes stand behind it
-  (`n: number, // default: 3, minimum: 1`), those of an array's items in `items (...)`, others in `/* ... */`.
-- No text can leave its comment: every line of a description is a comment of its own, and everything else is
-  JSON on one line.
+- Types that the official text calls `any` are spelled out: anyOf, allOf, const, enums of any
+  values, tuples, maps, types that only follow from other keywords. Parentheses are written where
+  precedence needs them.
+- Every definition that a `$ref` reaches is declared once, `type Name = ...`, and referred to by
+  name: recursion and sharing cost nothing.
+- A *note* is something that TypeScript has no words for: bounds, patterns, defaults. A property's
+  notes come after it (`n: number, // default: 3, minimum: 1`), those of an array's items in
+  `items (...)`, others in `/* ... */`.
+- No text can leave its comment: every line of a description is a comment of its own, and everything
+  else is JSON on one line.
 
-*Indent* is the spaces a line starts with. A property's type is written 4 spaces deeper than the
-property, a variant on a line of its own 3 deeper.
+*Indent* is the spaces at the beginning of a line. A property's type is written 4 spaces deeper than
+the property, a variant on a line of its own 3 deeper.
 """
 
 from __future__ import annotations
@@ -36,13 +38,24 @@ WORDS = {
     "null": "null",
 }
 RESERVED = frozenset(
-    ("any", "Array", "false", "never", "null", "number", "object", "string", "boolean", "true")
+    (
+        "any",
+        "Array",
+        "boolean",
+        "false",
+        "never",
+        "null",
+        "number",
+        "object",
+        "string",
+        "true",
+    )
 )
 NUMERIC = ("format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 OBJECT = ("properties", "required", "patternProperties", "additionalProperties")
 ARRAY = ("prefixItems", "items")
 COMBINED = ("allOf", "anyOf", "oneOf")
-# Keywords that become notes, in this order; a false one of FLAGS says nothing.
+# Keywords that become notes, in this order. One of FLAGS that is false says nothing.
 FLAGS = (
     "uniqueItems",
     "deprecated",
@@ -52,29 +65,43 @@ FLAGS = (
     "unevaluatedProperties",
 )
 NOTED = (
-    *(
-        "format",
-        "pattern",
-        "minLength",
-        "maxLength",
-        *NUMERIC[1:],
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-    ),
-    *("contains", "minContains", "maxContains", "minProperties", "maxProperties", "propertyNames"),
-    *(
-        "dependentRequired",
-        "dependentSchemas",
-        "dependencies",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    ),
-    *("not", "if", "then", "else", "contentEncoding", "contentMediaType", "contentSchema"),
-    *("deprecated", "readOnly", "writeOnly", "$dynamicRef", "$recursiveRef"),
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    *NUMERIC[1:],
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "contains",
+    "minContains",
+    "maxContains",
+    "minProperties",
+    "maxProperties",
+    "propertyNames",
+    "dependentRequired",
+    "dependentSchemas",
+    "dependencies",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contentEncoding",
+    "contentMediaType",
+    "contentSchema",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$dynamicRef",
+    "$recursiveRef",
 )
 
-ATOM, INTERSECTION, UNION = 0, 1, 2  # how loosely a type's text holds together
+# How loosely a type's text holds together, which decides where parentheses are needed.
+ATOM = 0
+INTERSECTION = 1
+UNION = 2
 
 
 @dataclass(frozen=True)
@@ -94,26 +121,25 @@ class _Type:
     described: bool = False  # the text begins with the schema's description
 
 
-ANY, NEVER, NULL = _Type("any"), _Type("never"), _Type("null")
+ANY = _Type("any")
+NEVER = _Type("never")
+NULL = _Type("null")
 
 
 def faithful_type(schema: Any, taken: frozenset[str] = frozenset()) -> TypeScript:
     """The text of one JSON schema. Definitions get names that are not in `taken`."""
     writer = _Writer(schema, taken)
-    text = writer.inline(
-        schema, "", title=False
-    ).text  # nor is it officially: it mostly repeats the tool's name
+    # Officially there is no title either: it mostly repeats the tool's name.
+    text = writer.inline(schema, "", title=False).text
     declarations: dict[str, str] = {}
-    for path in writer.referred:  # grows, as writing a definition may refer to further ones
+    for path in writer.referred:  # grows, as a definition may refer to further ones
         name = writer.names[path]
         declarations[name] = writer.declaration(path, name)
     return TypeScript(writer.names.get((), text), declarations)
 
 
 class _Writer:
-    """Writes the parts of one schema. `referred` are the paths of the definitions referred to so
-    far.
-    """
+    """Writes the parts of one schema. `referred` are the paths of the definitions it refers to."""
 
     def __init__(self, root: Any, taken: frozenset[str]) -> None:
         self._root = root
@@ -124,104 +150,104 @@ class _Writer:
     # ---- types ----
 
     def type(self, schema: Any, indent: str, *, describe: bool = True) -> _Type:
-        """The type and the notes of its constraints. `describe`: a lone object says its description
-        itself.
+        """The type and the notes of its constraints. `describe`: if it is only an object, its text
+        begins with the description.
         """
         if schema is False:
             return NEVER
         if not isinstance(schema, dict):
             return ANY
-        alone = _base_kinds(schema) == ["object"]
         parts = self._parts(schema, indent)
         whole = replace(_intersection(parts), described=False)
-        if alone and len(parts) == 1 and describe and isinstance(schema.get("description"), str):
-            whole = replace(
-                whole, text=_comments(schema["description"], indent) + whole.text, described=True
-            )
-        if schema.get("nullable") is True and "null" not in (*whole.members, whole.text):
+        is_only_object = _base_kinds(schema) == ["object"] and len(parts) == 1
+        if is_only_object and describe and isinstance(schema.get("description"), str):
+            text = _comments(schema["description"], indent) + whole.text
+            whole = replace(whole, text=text, described=True)
+        if schema.get("nullable") is True and not _allows_null(whole):
             whole = _union([whole, NULL])
         return replace(whole, notes=(*whole.notes, *_constraints(schema)))
 
     def _parts(self, schema: Mapping[str, Any], indent: str) -> list[_Type]:
-        """What all has to hold of a value at once."""
+        """The types that a value must have all at once."""
         parts = [self._reference(schema["$ref"])] if "$ref" in schema else []
         if "const" in schema:
             parts.append(_Type(literal(schema["const"])))
         elif isinstance(schema.get("enum"), list):
             parts.append(_union([_Type(literal(value)) for value in schema["enum"]]))
-        if (kinds := _base_kinds(schema)) is not None:
-            parts.append(
-                _union([self._kind(kind, schema, indent, len(kinds) > 1) for kind in kinds], ANY)
-            )
+        kinds = _base_kinds(schema)
+        if kinds is not None:
+            types = [self._kind(kind, schema, indent, len(kinds) > 1) for kind in kinds]
+            parts.append(_union(types, ANY))
         parts += [self._told(variant, indent) for variant in _variants(schema, "allOf")]
         for key in ("anyOf", "oneOf"):
-            if variants := _variants(schema, key):
+            variants = _variants(schema, key)
+            if variants:
                 parts.append(_union([self._told(variant, indent) for variant in variants]))
         return parts
 
     def _kind(self, kind: str, schema: Mapping[str, Any], indent: str, one_of_many: bool) -> _Type:
         """The type that one word of `type` names."""
         if kind == "object":
-            bare = one_of_many and not any(key in schema for key in OBJECT)
-            return _Type("object") if bare else self._object(schema, indent)
+            if one_of_many and not any(key in schema for key in OBJECT):
+                return _Type("object")
+            return self._object(schema, indent)
         if kind == "array":
             return self._array(schema, indent)
         if kind in WORDS:
             return _Type(WORDS[kind])
-        return ANY if kind == "any" else _Type("any", notes=(f"type: {literal(kind)}",))
+        if kind == "any":
+            return ANY
+        return _Type("any", notes=(f"type: {literal(kind)}",))
 
     def _told(self, schema: Any, indent: str, *, title: bool = True) -> _Type:
-        """A type whose one note is all there is to say about it."""
+        """A type with a single note, which says everything about it."""
         type_ = self.type(schema, indent)
         said = self._said(schema, type_, title=title, description=not type_.described)
         return replace(type_, notes=(said,) if said else ())
 
     def inline(self, schema: Any, indent: str, *, title: bool = True) -> _Type:
-        """A type with all there is to say about it in a comment behind it."""
+        """A type, followed by a comment that says everything about it."""
         return _commented(self._told(schema, indent, title=title))
 
     def _array(self, schema: Mapping[str, Any], indent: str) -> _Type:
-        items, first = schema.get("items", True), schema.get("prefixItems")
+        items = schema.get("items", True)
+        first = schema.get("prefixItems")
         if isinstance(items, list):  # how tuples were written before prefixItems
-            first, items = items, schema.get("additionalItems", True)
+            first = items
+            items = schema.get("additionalItems", True)
         if isinstance(first, list):
-            members = [self.inline(member, indent).text for member in first]
-            most = schema.get("maxItems")
-            full = items is False or (isinstance(most, int) and most <= len(members))
-            rest = [] if full else ["..." + _commented(self._array_of(items, indent)).text]
-            return _Type(f"[{', '.join([*members, *rest])}]")
-        return self._array_of(items, indent) if "items" in schema else _Type("Array<any>")
+            return self._tuple(first, items, schema.get("maxItems"), indent)
+        if "items" not in schema:
+            return _Type("Array<any>")
+        return self._array_of(items, indent)
+
+    def _tuple(self, first: list[Any], rest: Any, most: Any, indent: str) -> _Type:
+        """`first` items with schemas of their own, `rest` that of the others, `most` maxItems."""
+        members = [self.inline(member, indent).text for member in first]
+        is_full = isinstance(most, int) and most <= len(members)
+        if rest is not False and not is_full:
+            members.append("..." + _commented(self._array_of(rest, indent)).text)
+        return _Type(f"[{', '.join(members)}]")
 
     def _array_of(self, items: Any, indent: str) -> _Type:
         type_ = self._told(items, indent)
-        return _Type(
-            f"{_closed(type_, ATOM)}[]", notes=tuple(f"items ({note})" for note in type_.notes)
-        )
+        notes = tuple(f"items ({note})" for note in type_.notes)
+        return _Type(f"{_closed(type_, ATOM)}[]", notes=notes)
 
     # ---- objects ----
 
     def _object(self, schema: Mapping[str, Any], indent: str) -> _Type:
-        properties, required = schema.get("properties"), schema.get("required")
-        properties = properties if isinstance(properties, dict) else {}
-        names = (
-            dict.fromkeys(name for name in required if isinstance(name, str))
-            if isinstance(required, list)
-            else {}
-        )
+        properties = _mapping(schema, "properties")
+        required = {name: None for name in _listed(schema, "required") if isinstance(name, str)}
         lines = ["{\n"]
         for key, value in properties.items():
-            lines.append(self._property(_key(key) + ("" if key in names else "?"), value, indent))
-        lines += [f"{indent}{_key(name)}: any,\n" for name in names if name not in properties]
-        patterns, others = (
-            schema.get("patternProperties"),
-            schema.get("additionalProperties", False),
-        )
-        for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
-            lines.append(
-                self._property(
-                    "[key: string]", value, indent, note=f"keys matching {literal(pattern)}"
-                )
-            )
+            mark = "" if key in required else "?"
+            lines.append(self._property(_key(key) + mark, value, indent))
+        lines += [f"{indent}{_key(name)}: any,\n" for name in required if name not in properties]
+        for pattern, value in _mapping(schema, "patternProperties").items():
+            note = f"keys matching {literal(pattern)}"
+            lines.append(self._property("[key: string]", value, indent, note))
+        others = schema.get("additionalProperties", False)
         if others is True or isinstance(others, dict):
             lines.append(self._property("[key: string]", others, indent))
         return _Type("".join(lines) + indent + "}")
@@ -234,50 +260,54 @@ class _Writer:
         if key is None:
             type_ = self.type(value, indent + "    ")
         else:
-            types = [
-                (variant, self.type(variant, indent + "   ")) for variant in _variants(schema, key)
-            ]
-            said = [self._said(*pair) for pair in types if pair[1] != NULL]
-            if (
-                key == "oneOf"
-                or any("\n" in t.text for _, t in types)
-                or (len(said) > 1 and any(said))
-            ):
+            variants = _variants(schema, key)
+            types = [(variant, self.type(variant, indent + "   ")) for variant in variants]
+            if key == "oneOf" or self._needs_lines(types):
                 return self._union_property(name, schema, types, extra, indent)
-            told = [replace(t, notes=tuple(filter(None, [self._said(v, t)]))) for v, t in types]
-            type_ = _union([*told, *[NULL] * (schema.get("nullable") is True)])
-            type_ = replace(type_, notes=(*type_.notes, *_constraints(schema)))
-        notes = [*_default_note(schema), *type_.notes, *extra]
-        behind = f" // {', '.join(notes)}" if notes else ""
-        return "".join(_above(schema, indent)) + f"{indent}{name}: {type_.text},{behind}\n"
+            type_ = self._union_in_line(schema, types)
+        notes = _note([*_default_note(schema), *type_.notes, *extra])
+        return "".join(_above(schema, indent)) + f"{indent}{name}: {type_.text},{notes}\n"
+
+    def _needs_lines(self, types: list[tuple[Any, _Type]]) -> bool:
+        """Whether a union's variants need a line each: one has several lines, or more than one and
+        there is something to say about them.
+        """
+        if any("\n" in type_.text for _, type_ in types):
+            return True
+        said = [self._said(variant, type_) for variant, type_ in types if type_ != NULL]
+        return len(said) > 1 and any(said)
+
+    def _union_in_line(self, schema: Mapping[str, Any], types: list[tuple[Any, _Type]]) -> _Type:
+        told = []
+        for variant, type_ in types:
+            said = self._said(variant, type_)
+            told.append(replace(type_, notes=(said,) if said else ()))
+        if schema.get("nullable") is True:
+            told.append(NULL)
+        union = _union(told)
+        return replace(union, notes=(*union.notes, *_constraints(schema)))
 
     def _union_property(
         self,
         name: str,
         schema: Mapping[str, Any],
         types: list[tuple[Any, _Type]],
-        notes: list[str],
+        extra: list[str],
         indent: str,
     ) -> str:
         """One line per variant, each with its own notes; the property's own notes above."""
         title, described, examples = _above(schema, indent)
-        notes = [*_default_note(schema), *_constraints(schema), *notes]
-        lines = [
-            title,
-            examples,
-            described,
-            f"{indent}// {', '.join(notes)}\n" if notes else "",
-            f"{indent}{name}:\n",
-        ]
+        notes = [*_default_note(schema), *_constraints(schema), *extra]
+        lines = [title, examples, described]
+        if notes:
+            lines.append(f"{indent}// {', '.join(notes)}\n")
+        lines.append(f"{indent}{name}:\n")
+        description = schema.get("description")
         for variant, type_ in types:
-            repeated = isinstance(variant, dict) and variant.get("description") == schema.get(
-                "description"
-            )
-            said = self._said(variant, type_, description=not repeated)
-            lines.append(f"{indent} | {type_.text}{f' // {said}' if said else ''}\n")
-        if schema.get("nullable") is True and all(
-            "null" not in (*t.members, t.text) for _, t in types
-        ):
+            is_above = isinstance(variant, dict) and variant.get("description") == description
+            said = self._said(variant, type_, description=not is_above)
+            lines.append(f"{indent} | {type_.text}{_note([said] if said else [])}\n")
+        if schema.get("nullable") is True and not any(_allows_null(type_) for _, type_ in types):
             lines.append(f"{indent} | null\n")
         return "".join(lines) + f"{indent},\n"
 
@@ -286,19 +316,23 @@ class _Writer:
     def _said(
         self, schema: Any, type_: _Type, *, title: bool = True, description: bool = True
     ) -> str:
-        """Everything about a type that is not in its text, on one line: the words first, then the
-        notes.
+        """Everything about a type that is not in its text, on one line: title and description
+        first, then the notes.
         """
         if not isinstance(schema, dict):
             return ", ".join(type_.notes)
-        keys = ["title"] * title + ["description"] * description
-        words = ": ".join(
-            _one_line(schema[key]) for key in keys if isinstance(schema.get(key), str)
-        )
-        examples = [f"examples: {literal(schema['examples'])}"] if schema.get("examples") else []
-        notes = ", ".join([*_default_note(schema), *type_.notes, *examples])
-        between = "" if not (words and notes) else " " if "default" in schema else ", "
-        return words + between + notes
+        words = []
+        if title and isinstance(schema.get("title"), str):
+            words.append(_one_line(schema["title"]))
+        if description and isinstance(schema.get("description"), str):
+            words.append(_one_line(schema["description"]))
+        notes = [*_default_note(schema), *type_.notes]
+        if schema.get("examples"):
+            notes.append(f"examples: {literal(schema['examples'])}")
+        said = ": ".join(words)
+        if said and notes:
+            said += " " if "default" in schema else ", "
+        return said + ", ".join(notes)
 
     # ---- definitions ----
 
@@ -307,47 +341,57 @@ class _Writer:
         if path is None or not isinstance(_at(self._root, path), dict | bool):
             return _Type("any", notes=(f"unresolved $ref: {literal(ref)}",))
         if path not in self.names:
-            name = base = _identifier(path[-1] if path else "Root")
-            number = 1
-            while name in self._taken:
-                number += 1
-                name = f"{base}_{number}"
-            self._taken.add(name)
-            self.names[path] = name
+            self.names[path] = self._free_name(_identifier(path[-1] if path else "Root"))
             self.referred.append(path)
         return _Type(self.names[path])
 
+    def _free_name(self, wanted: str) -> str:
+        name = wanted
+        number = 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}_{number}"
+        self._taken.add(name)
+        return name
+
     def declaration(self, path: tuple[str, ...], name: str) -> str:
         schema = _at(self._root, path)
-        own = path[-1] if path else name
-        above = "" if own == name else f"// {literal(own)}\n"
         type_ = self.type(schema, "", describe=False)
         schema = schema if isinstance(schema, dict) else {}
+        key = path[-1] if path else name
         title, described, examples = _above(schema, "")
-        notes = [*_default_note(schema), *type_.notes]
-        behind = f" // {', '.join(notes)}" if notes else ""
-        title = "" if schema.get("title") == own else title
-        return f"{above}{title}{described}{examples}type {name} = {type_.text};{behind}"
+        lines = []
+        if key != name:
+            lines.append(f"// {literal(key)}\n")
+        if schema.get("title") != key:
+            lines.append(title)
+        notes = _note([*_default_note(schema), *type_.notes])
+        lines += [described, examples, f"type {name} = {type_.text};{notes}"]
+        return "".join(lines)
 
 
 # ---- keywords ----
 
 
 def _base_kinds(schema: Mapping[str, Any]) -> list[str] | None:
-    """The words of `type`, or those that other keywords imply; None where the rest says it all."""
-    structured = any(key in schema for key in (*OBJECT, *ARRAY))
-    if not structured and (_stated(schema) or any(_listed(schema, key) for key in COMBINED)):
+    """The words of `type`, or the types that other keywords imply; None if references, values or
+    combined schemas say it all.
+    """
+    implied = []
+    if any(key in schema for key in OBJECT):
+        implied.append("object")
+    if any(key in schema for key in ARRAY):
+        implied.append("array")
+    if not implied and (_stated(schema) or any(_listed(schema, key) for key in COMBINED)):
         return None
     kind = schema.get("type")
-    kinds = [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []
-    implied = ["object"] * any(key in schema for key in OBJECT) + ["array"] * any(
-        key in schema for key in ARRAY
-    )
-    return [word for word in kinds if isinstance(word, str)] or implied
+    if isinstance(kind, str):
+        return [kind]
+    return [word for word in _listed(schema, "type") if isinstance(word, str)] or implied
 
 
 def _stated(schema: Mapping[str, Any]) -> bool:
-    """Whether a definition or a list of values says what the type is."""
+    """Whether a definition or a list of values determines the type."""
     return "$ref" in schema or "const" in schema or isinstance(schema.get("enum"), list)
 
 
@@ -355,26 +399,33 @@ def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
     return schema[key] if isinstance(schema.get(key), list) else []
 
 
+def _mapping(schema: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return schema[key] if isinstance(schema.get(key), dict) else {}
+
+
 def _variants(schema: Mapping[str, Any], key: str) -> list[Any]:
-    """The schemas of a list; those without a type of their own share that of the whole."""
+    """The schemas of a list. A schema without a type of its own has that of the whole."""
     variants = _listed(schema, key)
     if "type" not in schema:
         return variants
-    own = ("type", "$ref", "const", "enum", *COMBINED)
-    shared = {"type": schema["type"]}
-    return [
-        v if not isinstance(v, dict) or any(key in v for key in own) else shared | v
-        for v in variants
-    ]
+    return [_with_type(variant, schema["type"]) for variant in variants]
+
+
+def _with_type(variant: Any, type_: Any) -> Any:
+    typing = ("type", "$ref", "const", "enum", *COMBINED)
+    if not isinstance(variant, dict) or any(key in variant for key in typing):
+        return variant
+    return {"type": type_, **variant}
 
 
 def _only_union(schema: Mapping[str, Any]) -> str | None:
-    """Which of oneOf and anyOf the schema is, if it is that and nothing else."""
+    """oneOf or anyOf, if the schema consists of that and nothing else."""
     keys = [key for key in COMBINED if _listed(schema, key)]
-    alone = (
-        len(keys) == 1 and keys != ["allOf"] and not _stated(schema) and _base_kinds(schema) is None
-    )
-    return keys[0] if alone else None
+    if len(keys) != 1 or keys == ["allOf"]:
+        return None
+    if _stated(schema) or _base_kinds(schema) is not None:
+        return None
+    return keys[0]
 
 
 def _constraints(schema: Mapping[str, Any]) -> tuple[str, ...]:
@@ -385,32 +436,41 @@ def _constraints(schema: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     kinds = _base_kinds(schema) or ()
     if "integer" in kinds and any(key in schema for key in NUMERIC):
-        notes.insert(0, "integer")  # once numbers are limited at all, this limit is told too
+        notes.insert(0, "integer")  # if a number has limits, this one is noted too
     return tuple(notes)
 
 
 def _default_note(schema: Mapping[str, Any]) -> list[str]:
-    """A string stands bare beside an enum of strings, as long as it reads the same."""
+    """A string is written bare next to an enum of strings, if it needs no escapes."""
     if "default" not in schema:
         return []
-    value, words = schema["default"], _listed(schema, "enum")
+    value = schema["default"]
+    words = _listed(schema, "enum")
     text = literal(value)
-    bare = text == f'"{value}"' and value and words and all(isinstance(word, str) for word in words)
-    return [f"default: {value if bare else text}"]
+    if value and text == f'"{value}"' and words and all(isinstance(word, str) for word in words):
+        text = value
+    return [f"default: {text}"]
+
+
+def _note(notes: list[str]) -> str:
+    """A comment of notes, after a type."""
+    return f" // {', '.join(notes)}" if notes else ""
 
 
 def _above(schema: Mapping[str, Any], indent: str) -> tuple[str, str, str]:
     """Comment lines for title, description and examples."""
-    title, description, examples = (schema.get(key) for key in ("title", "description", "examples"))
-    shown = [
-        f"{indent}// - {literal(example)}\n"
-        for example in (examples if isinstance(examples, list) else ())
-    ]
-    return (
-        _comments(title, indent) + f"{indent}//\n" if isinstance(title, str) else "",
-        _comments(description, indent) if isinstance(description, str) else "",
-        "".join([f"{indent}// Examples:\n", *shown] if shown else []),
-    )
+    title = ""
+    description = ""
+    examples = ""
+    if isinstance(schema.get("title"), str):
+        title = _comments(schema["title"], indent) + f"{indent}//\n"
+    if isinstance(schema.get("description"), str):
+        description = _comments(schema["description"], indent)
+    listed = _listed(schema, "examples")
+    if listed:
+        shown = [f"{indent}// - {literal(example)}\n" for example in listed]
+        examples = "".join([f"{indent}// Examples:\n", *shown])
+    return title, description, examples
 
 
 def _path(ref: Any) -> tuple[str, ...] | None:
@@ -437,41 +497,45 @@ def _at(value: Any, path: Sequence[str]) -> Any:
 
 
 def _union(types: Iterable[_Type], empty: _Type = NEVER) -> _Type:
-    """One of `types`. A note stays a note if it can only be about one of them, else it becomes a
+    """One of `types`. A note remains a note if it can only be about one of them, else it becomes a
     comment.
     """
     types = list(dict.fromkeys(types))
-    solid = [type_ for type_ in types if type_ != NULL]
-    notes = solid[0].notes if len(solid) == 1 else ()
-    if len(types) < 2:
-        return types[0] if types else empty
-    if notes:
+    if not types:
+        return empty
+    if len(types) == 1:
+        return types[0]
+    notes: tuple[str, ...] = ()
+    not_null = [type_ for type_ in types if type_ != NULL]
+    if len(not_null) == 1:
+        notes = not_null[0].notes
         types = [replace(type_, notes=()) for type_ in types]
-    types = list(map(_commented, types))
-    members = tuple(
-        dict.fromkeys(member for type_ in types for member in (type_.members or (type_.text,)))
-    )
-    return (
-        replace(types[0], notes=notes)
-        if len(members) == 1
-        else _Type(" | ".join(members), UNION, notes, members)
-    )
+    types = [_commented(type_) for type_ in types]
+    members: dict[str, None] = {}
+    for type_ in types:
+        members |= dict.fromkeys(type_.members or (type_.text,))
+    if len(members) == 1:
+        return replace(types[0], notes=notes)
+    return _Type(" | ".join(members), UNION, notes, tuple(members))
+
+
+def _allows_null(type_: _Type) -> bool:
+    return "null" in (*type_.members, type_.text)
 
 
 def _intersection(types: list[_Type]) -> _Type:
-    """All of `types` at once; `any` adds nothing but its notes."""
+    """All of `types` at once; `any` adds only its notes."""
     kept = list(dict.fromkeys(type_ for type_ in types if type_.text != "any"))
     notes = tuple(note for type_ in types if type_.text == "any" for note in type_.notes)
     if len(kept) < 2:
         whole = kept[0] if kept else ANY
         return replace(whole, notes=(*whole.notes, *notes))
-    return _Type(
-        " & ".join(_closed(_commented(type_), INTERSECTION) for type_ in kept), INTERSECTION, notes
-    )
+    texts = [_closed(_commented(type_), INTERSECTION) for type_ in kept]
+    return _Type(" & ".join(texts), INTERSECTION, notes)
 
 
 def _commented(type_: _Type) -> _Type:
-    """The type with its notes in a comment behind it."""
+    """The type, followed by a comment with its notes."""
     if not type_.notes:
         return type_
     said = ", ".join(type_.notes).replace("*/", "*\\/")

@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys, and how much one caller may have at a time and in a
+"""Callers and what they may do: API keys, and how much one caller may have at a time and in a
 minute.
 
 Knows secrets (as digests) and headers; nothing of routes. `gate.py` asks it about every request.
@@ -11,11 +11,15 @@ import hmac
 import math
 import re
 import time
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
+from annotated_types import Ge
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
 from ossia.errors import RequestError
@@ -29,10 +33,9 @@ OPTIONS = {"concurrent": "concurrent", "tokens-per-minute": "tokens_per_minute"}
 
 @dataclass(eq=False)
 class Caller:
-    """A key's owner, or everybody together if there are no keys.
-
-    Tokens are counted when they have been used, so a caller may overdraw; what is missing flows
-    back at the rate of the limit, up to a minute's worth.
+    """The owner of a key, or everybody together if there are no keys. Tokens are counted after they
+    have been used, so a caller may overdraw; the debt is paid back at the rate of the limit, and at
+    most a minute's worth is saved up.
     """
 
     name: str = ""
@@ -50,19 +53,22 @@ class Caller:
 
     @property
     def tokens_left(self) -> float:
-        """Of the limit per minute, now; below 0 if it was overdrawn. Without a limit it means
-        nothing.
+        """What is left of the limit per minute; below 0 if it was overdrawn. Meaningless without a
+        limit.
         """
-        now, most = self.clock(), self.limits.tokens_per_minute or 0
-        self._left = min(most, self._left + (now - self._at) * most / MINUTE)
+        now = self.clock()
+        most = self.limits.tokens_per_minute or 0
+        earned = (now - self._at) * most / MINUTE
+        self._left = min(most, self._left + earned)
         self._at = now
         return self._left
 
     def refusal(self) -> ApiError | None:
         """Why one more request cannot be taken now."""
-        most, rate = self.limits.concurrent, self.limits.tokens_per_minute
+        most = self.limits.concurrent
+        rate = self.limits.tokens_per_minute
         if most is not None and self.running >= most:
-            text = f"{self.running} requests of yours are being answered; the limit is {most} at a time"
+            text = f"{self.running} of your requests are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
         if rate is not None and self.tokens_left < 1:
             text = f"the limit of {rate} tokens per minute is used up"
@@ -70,13 +76,13 @@ class Caller:
         return None
 
     def salted(self, salt: str = "") -> str:
-        """The salt for the prefix cache: what a caller has asked is found again by that caller
-        only. Time, and the number of cached tokens, would tell others.
+        """The salt for the prefix cache: only the caller itself finds again what it has asked.
+        Otherwise time, and the number of cached tokens, would tell others what was asked.
         """
         return f"{self.name}\0{salt}" if self.name else salt
 
     def headers(self) -> dict[str, str]:
-        """How the limits stand, under OpenAI's names; "requests" are those at a time."""
+        """The state of the limits, under OpenAI's names; "requests" are those at the same time."""
         found: dict[str, str] = {}
         if (most := self.limits.concurrent) is not None:
             found["x-ratelimit-limit-requests"] = str(most)
@@ -114,19 +120,20 @@ class Access:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`limits`: of everybody together, if there are no keys. Keys of one name are one caller's."""
+        """`limits`: shared by everybody, if there are no keys. Keys of one name are one caller."""
         self.running = 0
         self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
         self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
         self._keys = [(key.digest.encode(), self._callers[key.name]) for key in keys]
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Who has the key in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
+        """Whose key is in `Authorization: Bearer` or `x-api-key`. Raises `ApiError` (401)."""
         if self.everybody is not None:
             return self.everybody
         secrets = presented(headers)
         for secret in secrets:
-            digest, found = secret_digest(secret).encode(), None
+            digest = secret_digest(secret).encode()
+            found = None
             for known, caller in self._keys:  # all of them, so that the time says nothing
                 if hmac.compare_digest(known, digest):
                     found = caller
@@ -134,27 +141,32 @@ class Access:
                 return found
         text = "this API key is not known here" if secrets else "an API key is needed"
         raise ApiError(
-            401, f"{text}; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`", code="invalid_api_key",
+            401,
+            f"{text}; send it as `Authorization: Bearer KEY` or `x-api-key: KEY`",
+            code="invalid_api_key",
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
-        )  # fmt: skip
+        )
 
 
 def presented(headers: Mapping[str, str]) -> list[str]:
-    """The secrets that a request shows, wherever clients put them."""
+    """The secrets in a request's headers, wherever clients put them."""
     scheme, _, rest = headers.get("authorization", "").strip().partition(" ")
     found = [rest.strip()] if scheme.lower() == "bearer" else []
     return [secret for secret in (*found, headers.get("x-api-key", "").strip()) if secret]
 
 
 class Lease:
-    """A request's place among those that are answered. It lasts as long as anybody holds it: the
-    gate until the body's end, and every answer that was begun for it, which may outlive the body
-    (`background`).
+    """A request's place among those that are being answered. It lasts until everybody who holds it
+    has let go: the gate at the end of the body, and every answer that was begun for the request,
+    which may outlive the body (`background`).
     """
 
     def __init__(self, access: Access, caller: Caller) -> None:
-        self.access, self.caller = access, caller
-        self.prompt_tokens = self.completion_tokens = 0  # of its answers, so far
+        self.access = access
+        self.caller = caller
+        # of its answers, so far
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
         self._holders = 0
 
     def hold(self) -> None:
@@ -186,15 +198,62 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise RequestError(f"the key file {path} cannot be read: {reason}") from error
+    try:
+        tables = tomllib.loads(text).get("keys")
+    except tomllib.TOMLDecodeError as error:
+        if path.suffix == ".toml":
+            raise RequestError(f"{path} is not valid TOML: {error}") from error
+        tables = None
+    if isinstance(tables, list) or path.suffix == ".toml":
+        return toml_keys(tables, str(path))
     return parse_keys(text.splitlines(), str(path))
 
 
+class KeyTable(BaseModel):
+    """A key in a TOML file: the secret itself, or its SHA-256 in hex. Without a name it is called
+    by its digest.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    concurrent: Annotated[int, Ge(1)] | None = None
+    tokens_per_minute: Annotated[int, Ge(1)] | None = Field(None, alias="tokens-per-minute")
+
+    def api_key(self, place: str) -> ApiKey:
+        if (self.key is None) == (self.sha256 is None):
+            raise RequestError(f"{place}: give either key or sha256")
+        digest = secret_digest(self.key) if self.key is not None else str(self.sha256).lower()
+        limits = Limits(self.concurrent, self.tokens_per_minute)
+        return ApiKey(self.name or f"key-{digest[:12]}", digest, limits)
+
+
+def toml_keys(tables: Any, source: str) -> tuple[ApiKey, ...]:
+    """The `[[keys]]` of a TOML file. Raises `RequestError`, which does not repeat what could be a
+    secret.
+    """
+    if not isinstance(tables, list) or not tables:
+        raise RequestError(f"{source} has no keys; begin each with a line [[keys]]")
+    keys: list[ApiKey] = []
+    for number, table in enumerate(tables, 1):
+        place = f"{source}, key {number}"
+        try:
+            keys.append(KeyTable.model_validate(table).api_key(place))
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the table"
+            raise RequestError(f"{place}: {where}: {first['msg']}") from None
+    return merged(keys, source)
+
+
 def parse_keys(lines: Iterable[str], source: str) -> tuple[ApiKey, ...]:
-    """A line is `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a comment. KEY is the
-    secret itself, or `sha256:` and its digest in hex. Without a NAME the key is called by its
-    digest. Raises `RequestError`, which does not repeat what could be a secret.
+    """The older form, a key a line: `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a
+    comment. KEY is the secret itself, or `sha256:` and its digest in hex. Without a NAME the key is
+    called by its digest. Raises `RequestError`, which does not repeat what could be a secret.
     """
     keys: list[ApiKey] = []
     for number, line in enumerate(lines, 1):
@@ -216,9 +275,8 @@ def merged(keys: Iterable[ApiKey], source: str) -> tuple[ApiKey, ...]:
                 f"{source}: {by_digest[key.digest].name} and {key.name} have the same key"
             )
         if limits.setdefault(key.name, key.limits) != key.limits:
-            raise RequestError(
-                f"{source}: the keys of {key.name} have different limits, and one caller has one set"
-            )
+            why = "have different limits, and one caller has one set"
+            raise RequestError(f"{source}: the keys of {key.name} {why}")
     return tuple(by_digest.values())
 
 

@@ -33,14 +33,12 @@ LONG = 20_000
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """One answer that is wanted. `params` without stop ids; its `max_tokens` is that of the whole
-    answer.
-
+    """A request for one answer. `params` has no stop ids; its `max_tokens` is for the whole answer.
     `conversation` declares the `tools`; `max_calls`: how many calls of our own tools may be run.
-    `grammar`: None: nothing is enforced. `stop`: strings that end the final answer, and are left
-    out of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field
-    that a prompt of too many tokens is blamed on. `samples` and `stream`: of several answers to one
-    prompt. `session`: whose state our tools see.
+    `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
+    of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
+    name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
+    `session`: whose state our tools see.
     """
 
     conversation: Conversation
@@ -70,8 +68,8 @@ class Answerer:
         self.stop_ids = stop_ids(tokenizer)
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
-        """Closing the iterator stops the answer. Raises `ApiError` for what the engine refuses,
-        before any event.
+        """Closing the iterator stops the answer. If the engine refuses the request, this raises
+        `ApiError` before any event.
         """
         turn = self._turn(request)
         arrived = time.monotonic()
@@ -119,8 +117,8 @@ class Answerer:
     async def _tokens(
         self, request: AnswerRequest, turn: Turn, prompt: list[int]
     ) -> AsyncGenerator[SampledToken, None]:
-        """One sample. Raises `ApiError` for what the engine refuses, except that a later prompt
-        that is too long gives no tokens: what has been said must not be lost because the context is
+        """One sample. Raises `ApiError` for a refusal of the engine, except that a later prompt
+        that is too long gives no tokens: the answer so far must not be lost because the context is
         full now.
         """
         is_first = len(turn.samples) == 1
@@ -154,7 +152,7 @@ async def _begin(turn: Turn) -> list[int] | None:
 
 
 async def _run_calls(turn: Turn) -> AsyncGenerator[TurnEvent, None]:
-    """The calls of our own tools, side by side."""
+    """Runs the calls of our own tools at the same time."""
     calls = turn.calls
     for call in calls:
         yield turn.start_call(call)
@@ -164,7 +162,7 @@ async def _run_calls(turn: Turn) -> AsyncGenerator[TurnEvent, None]:
 
 
 def _ended(end: TurnEnd, timing: Timing) -> TurnEnd:
-    """No API has a reason for an answer that used up its rounds of tools: it has stopped."""
+    """An answer that used up its rounds of tools counts as stopped: no API has a word for it."""
     for repair in end.repairs:
         log.info("repaired: %s at token %d", repair.kind.value, repair.position)
     reason = "stop" if end.reason == "tool_rounds" else end.reason
@@ -176,12 +174,9 @@ def _is_long(messages: Sequence[Message]) -> bool:
 
 
 def _length(message: Message) -> int:
-    """In characters, roughly: what tools take besides their descriptions is not counted."""
+    """In characters, roughly: of tools only the descriptions are counted."""
     content = message.content
     if not isinstance(content, DeveloperContent):
         return len(message.text)
     tools = [tool for space in content.all_namespaces for tool in space.tools]
     return len(content.instructions or "") + sum(len(tool.description) for tool in tools)
-
-
-Ask = AnswerRequest  # the name until every API says AnswerRequest

@@ -19,7 +19,7 @@ from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.server import openapi
 from ossia.server.access import Access
-from ossia.server.gate import Gate, respond_error
+from ossia.server.gate import AccessMiddleware, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import ApiError, ClientGone
@@ -33,6 +33,14 @@ EXPOSED = (
     "retry-after",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-remaining-tokens",
+)
+ERRORS = (
+    ApiError,
+    OssiaError,
+    EngineStopped,
+    ClientGone,
+    RequestValidationError,
+    HTTPException,
 )
 
 
@@ -71,23 +79,21 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.service, app.state.access = service, access
+    app.state.service = service
+    app.state.access = access
     _add_routes(app, service)
-    for kind in (
-        ApiError,
-        OssiaError,
-        EngineStopped,
-        ClientGone,
-        RequestValidationError,
-        HTTPException,
-    ):
+    for kind in ERRORS:
         app.add_exception_handler(kind, error_response)
-    app.add_middleware(Gate, service=service, access=access)
+    app.add_middleware(AccessMiddleware, service=service, access=access)
     if settings.cors_origins:  # outside the gate: a browser must be able to read refusals too
         app.add_middleware(
-            CORSMiddleware, allow_origins=settings.cors_origins, allow_methods=("*",), allow_headers=("*",),
-            expose_headers=EXPOSED, max_age=3600,
-        )  # fmt: skip
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("*",),
+            allow_headers=("*",),
+            expose_headers=EXPOSED,
+            max_age=3600,
+        )
     openapi.complete(app, has_keys=bool(settings.keys))
     return app
 

@@ -21,35 +21,37 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
 from ossia.server.access import LEASE, RETRY, Access, Caller, Lease
-from ossia.server.events import new_id
 from ossia.server.service import Service
 from ossia.server.wire.errors import CLIENT_GONE, ApiError
+from ossia.turn.events import new_id
 
+# answered without a key: they show nothing of anybody
 OPEN = {
     "/",
     "/health",
     "/ready",
     "/openapi.json",
     "/favicon.ico",
-}  # without a key: nothing of anybody's is there
-REQUEST_ID = re.compile(
-    r"[A-Za-z0-9._:/+=@-]{1,128}"
-)  # of a client, that may stand in a log and in a header
+}
+# a client's own id, if it can be written to a log and a header
+REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 BODY_WAIT = 60.0  # seconds for the next piece of a body
 
 
-class Gate:
+class AccessMiddleware:
     """The middleware. `access.running` is how many requests are being answered."""
 
     def __init__(self, app: ASGIApp, service: Service, access: Access) -> None:
-        self.app, self.service, self.access = app, service, access
+        self.app = app
+        self.service = service
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Visit(
+        visit = _Exchange(
             scope, receive, send, self.service.settings.max_body, self.service.settings.log_prompts
         )
         path = visit.path
@@ -62,7 +64,7 @@ class Gate:
                 span.set_attribute("http.route", visit.route)
                 span.update_name(f"{scope['method']} {visit.route}")
 
-    async def _admit(self, visit: _Visit) -> None:
+    async def _admit(self, visit: _Exchange) -> None:
         scope = visit.scope
         try:
             self._check(visit)
@@ -77,14 +79,16 @@ class Gate:
             visit.crashed(error)
             await visit.fail(ApiError.of(error))
 
-    def _check(self, visit: _Visit) -> None:
-        """Raises `ApiError` for what may not pass."""
-        service, settings = self.service, self.service.settings
+    def _check(self, visit: _Exchange) -> None:
+        """Raises `ApiError` for a request that is turned away."""
+        service = self.service
+        settings = self.service.settings
         if visit.scope["path"] in OPEN:
             return
         if settings.hosts and visit.host not in settings.hosts:
-            text = f"this server is {settings.hosts[0]}, not {visit.host[:80]!r}; see `ossia serve --help`, --insecure"
-            raise ApiError(403, text, code="host_not_allowed")
+            text = f"this server is {settings.hosts[0]}, not {visit.host[:80]!r}"
+            help = "see `ossia serve --help`, --insecure"
+            raise ApiError(403, f"{text}; {help}", code="host_not_allowed")
         caller = self.access.caller(visit.headers)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
@@ -103,8 +107,8 @@ class Gate:
 
 
 def is_work(method: str, path: str) -> bool:
-    """Whether it can make the engine work, and so counts. Who cancels work, or looks at it, is
-    never turned away.
+    """Whether the request can make the engine work, and so counts. Requests that cancel work, or
+    look at it, are never turned away.
     """
     return method == "POST" and not path.endswith("/cancel")
 
@@ -113,19 +117,23 @@ def too_large(most: int) -> ApiError:
     return ApiError(413, f"the request is larger than {most} bytes", code="request_too_large")
 
 
-class _Visit:
+class _Exchange:
     """One request on its way in and out."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, max_body: int, keeps_body: bool
     ) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope = scope
+        self._receive = receive
+        self._send = send
         self.headers = Headers(scope=scope)
         self.lease: Lease | None = None
         self.caller = ""
         self.status = CLIENT_GONE  # until there is one, and if the body is not complete
-        self._begun, self._answered = time.monotonic(), 0  # the status that has been sent
-        self._size, self._max_body = 0, max_body
+        self._begun = time.monotonic()
+        self._answered = 0  # the status that has been sent
+        self._size = 0
+        self._max_body = max_body
         self._complete = False  # whether the body has come
         self._body: list[bytes] | None = [] if keeps_body else None
         self.limited: Caller | None = None  # whose limits the response tells
@@ -135,13 +143,13 @@ class _Visit:
 
     @property
     def path(self) -> str:
-        """As it came; percent-encoded, so that it can break no log line."""
+        """As the client sent it, percent-encoded, so it cannot break a log line."""
         raw = self.scope.get("raw_path") or quote(self.scope["path"]).encode()
         return quote(raw.decode("latin-1"), safe="/%:@!$&'()*+,;=-._~")
 
     @property
     def route(self) -> str:
-        """As it is declared: there are few, whatever clients ask for."""
+        """As it is declared, so that there are few, whatever paths clients ask for."""
         return str(getattr(self.scope.get("route"), "path", "")) or "none"
 
     @property
@@ -159,7 +167,7 @@ class _Visit:
 
     @property
     def host(self) -> str:
-        """By which the client calls this server, without the port."""
+        """The name by which the client calls this server, without the port."""
         host = self.headers.get("host", "").lower()
         return (
             host.partition("]")[0].removeprefix("[")
@@ -182,8 +190,8 @@ class _Visit:
         return message
 
     async def _next(self) -> Message:
-        """A body that stops coming must not hold a place for ever. Behind a whole one only the
-        client's leaving can come, and that may take its time.
+        """A body that stops coming must not hold its place for ever. After the whole body, only the
+        client's leaving is left to wait for, and that may take any time.
         """
         if self._complete:
             return await self._receive()
@@ -211,8 +219,8 @@ class _Visit:
             headers[name] = value
 
     async def fail(self, error: ApiError) -> None:
-        """The response is this, unless another one has begun: that one breaks off, and the client
-        sees it.
+        """Answers with the error, unless a response has begun: that one is broken off, which the
+        client sees.
         """
         if not self._answered:
             response = respond_error(self.scope["path"], error)
@@ -224,7 +232,8 @@ class _Visit:
         )
 
     def close(self, service: Service) -> None:
-        seconds, tokens = time.monotonic() - self._begun, (0, 0)
+        seconds = time.monotonic() - self._begun
+        tokens = (0, 0)
         if self.lease is not None:
             tokens = (self.lease.prompt_tokens, self.lease.completion_tokens)
             self.lease.release()
@@ -236,6 +245,6 @@ class _Visit:
 
 
 def respond_error(path: str, error: ApiError) -> Response:
-    """In the words of the API that the path belongs to."""
+    """The error in the form of the API that the path belongs to."""
     body = error.anthropic() if path.startswith("/v1/messages") else error.openai()
     return Response(orjson.dumps(body), error.status, error.headers, "application/json")

@@ -19,9 +19,7 @@ ESCAPED = {code: f"\\x{code:02x}" for code in CONTROLS}
 
 
 class _Lines(logging.Formatter):
-    """A message is one line, whatever clients and models put into it: nobody can write a line of
-    somebody else's.
-    """
+    """A message is one line. Line breaks are escaped, so that no client can forge a log line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return super().formatMessage(record).translate(ESCAPED)
@@ -35,9 +33,8 @@ def set_up(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     root.propagate = False
-    errors = logging.getLogger(
-        "uvicorn.error"
-    )  # not one line of its own at every start, but what goes wrong
+    # uvicorn's lines about every start are left out, but not its errors
+    errors = logging.getLogger("uvicorn.error")
     errors.handlers[:] = [handler]
     errors.setLevel(logging.WARNING)
     errors.propagate = False

@@ -20,8 +20,8 @@ from prometheus_client.registry import Collector
 from ossia.engine.request import EngineStats
 from ossia.server import tracing
 from ossia.server.access import LEASE
-from ossia.server.events import AnswerEnd, AnswerEvent, Progress, Usage
 from ossia.server.worker import EngineWorker
+from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage
 
 TOKENS = (
     1,
@@ -114,12 +114,13 @@ WHOLE = (
 
 
 class Metrics:
-    """`answering` is entered for every answer, `request` told of every request; `text` is what
-    Prometheus reads.
+    """`answering` is entered for every answer, `request` is called for every request; `text` is
+    what Prometheus reads.
     """
 
     def __init__(self, worker: EngineWorker, model: str = "gpt-oss") -> None:
-        self.worker, self.model = worker, model
+        self.worker = worker
+        self.model = model
         self.registry = CollectorRegistry()
         self.registry.register(_Engine(worker, model))
         ProcessCollector(registry=self.registry)
@@ -148,9 +149,10 @@ class Metrics:
             "reasoning_tokens", "Tokens of answers that are reasoning."
         ).labels(model)
         self.answers = counter(
-            "request_success", "Answers that ended: stop, length, calls; or were broken off: abort, error.",
+            "request_success",
+            "Answers that ended: stop, length, calls; or were broken off: abort, error.",
             "finished_reason",
-        )  # fmt: skip
+        )
         self.repairs = counter(
             "harmony_repairs", "What had to be repaired in what the model said.", "kind"
         )
@@ -175,24 +177,22 @@ class Metrics:
         return Book(self)
 
     def request(self, method: str, route: str, status: int) -> None:
-        """`route` as it is declared, so that there are few of them; status 499: the client went
-        away.
-        """
+        """`route` as it is declared, so that there are few; status 499: the client went away."""
         self.requests.labels(method, route, str(status)).inc()
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """Everything, in the form that is accepted, and that form's content type."""
+        """All metrics in the format that `accept` asks for, and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
 
 class Book:
-    """Of one answer, as a context. `usage`: so far; exact if there is a `Progress` for every token."""
+    """One answer's numbers, as a context. `usage`: exact if every token has a `Progress`."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.usage = Usage()
-        self._end: AnswerEnd | None = None
+        self._end: TurnEnd | None = None
         self._lease = LEASE.get()
         self._first: float | None = None
         self._last = 0.0
@@ -204,9 +204,10 @@ class Book:
             self._lease.hold()
         return self
 
-    def event(self, event: AnswerEvent) -> None:
-        if isinstance(event, AnswerEnd):
-            self._end, self.usage = event, event.usage
+    def event(self, event: TurnEvent) -> None:
+        if isinstance(event, TurnEnd):
+            self._end = event
+            self.usage = event.usage
         elif isinstance(event, Progress):
             self.usage = event.usage
             self._token()
@@ -240,7 +241,8 @@ class Book:
             self._lease.release()
 
     def _count(self, reason: str, seconds: float) -> None:
-        to, usage = self._metrics, self.usage
+        to = self._metrics
+        usage = self.usage
         to.answers.labels(to.model, reason).inc()
         to.prompt_tokens.inc(usage.prompt)
         to.cached_tokens.inc(usage.cached)
@@ -256,14 +258,16 @@ class Book:
 
 
 class _Engine(Collector):
-    """What the engine counts itself, asked when Prometheus asks."""
+    """The engine's own counters, read when Prometheus asks."""
 
     def __init__(self, worker: EngineWorker, model: str) -> None:
-        self.worker, self.model = worker, model
+        self.worker = worker
+        self.model = model
         self._counted = EngineStats()
 
     def collect(self) -> Iterable[Metric]:
-        now, before = self.worker.stats(), self._counted
+        now = self.worker.stats()
+        before = self._counted
         gauges = {
             "num_requests_running": ("Answers that the engine is computing.", now.running),
             "num_requests_waiting": ("Answers that wait for their turn.", now.waiting),

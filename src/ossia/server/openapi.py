@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 REFUSALS = {
-    "400": "The request makes no sense; the error names the field.",
-    "401": "No API key, or one that is not known.",
-    "403": "The server is not called by this name.",
-    "404": "There is no such thing.",
-    "405": "Not with this method.",
+    "400": "A field of the request is wrong; the error names it.",
+    "401": "No API key, or an unknown one.",
+    "403": "The server does not answer to this host name.",
+    "404": "There is no such thing, or it belongs to somebody else.",
+    "405": "The path has no such method.",
     "413": "The request is too large.",
-    "429": "Too many requests or tokens; Retry-After says when to come back.",
-    "500": "The server failed.",
+    "429": "Too many requests or tokens; Retry-After says when to try again.",
+    "500": "The server failed; its log says more.",
     "503": "The server is about to stop, or its engine has failed.",
 }
 OPENAI_ERROR = {
@@ -58,7 +58,7 @@ OPEN = ("/health", "/ready")
 
 
 def complete(app: FastAPI, *, has_keys: bool) -> None:
-    """Let the application describe itself so."""
+    """Adds what FastAPI cannot find out to the application's description of itself."""
 
     def described() -> dict[str, Any]:
         if app.openapi_schema is None:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import Field, StrictBool, StrictInt
 from starlette.responses import Response
@@ -23,14 +22,19 @@ from ossia import __version__
 from ossia.errors import TokenizerError
 from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
-from ossia.server.chat.input import asks_of
-from ossia.server.chat.types import ChatMessage, ChatRequest, Lenient
+from ossia.server.chat.request import asks_of
+from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.fields import Part
+from ossia.server.wire.replies import documented, reply
 
 LONG = 20_000  # characters or tokens
 SOON = {"Retry-After": "5"}
 T = TypeVar("T")
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1)]
 
 
 class TokenizeRequest(ChatRequest):
@@ -38,18 +42,16 @@ class TokenizeRequest(ChatRequest):
     tokens that every text begins with, so `add_special_tokens` changes nothing.
     """
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None  # type: ignore[assignment]
+    messages: Messages | None = None  # type: ignore[assignment]
     prompt: str | None = None
-    parse_special: StrictBool | None = (
-        None  # names such as <|start|> in the prompt are special tokens
-    )
+    # names such as <|start|> in the prompt are special tokens
+    parse_special: StrictBool | None = None
     add_special_tokens: StrictBool | None = None
     add_generation_prompt: StrictBool = True
-    continue_final_message: StrictBool = False
     return_token_strs: StrictBool | None = None
 
 
-class DetokenizeRequest(Lenient):
+class DetokenizeRequest(Part):
     tokens: list[Annotated[StrictInt, Field(ge=0)]]
     model: str | None = None
 
@@ -69,38 +71,38 @@ def _states(service: Service) -> APIRouter:
         "/health",
         summary="Whether the engine lives",
         response_class=Response,
-        responses=_says("Its state."),
+        responses=documented(about="Its state."),
     )
     async def health() -> Response:
         if not service.worker.is_alive:
-            return _reply(
+            return reply(
                 {"status": "failed", "error": str(service.worker.error or "not running")}, 503
             )
-        return _reply({"status": "ok"})
+        return reply({"status": "ok"})
 
     @routes.get(
         "/ready",
         summary="Whether new work is taken",
         response_class=Response,
-        responses=_says("It is."),
+        responses=documented(about="It is."),
     )
     async def ready() -> Response:
         if not service.worker.is_alive:
-            return _reply({"status": "failed"}, 503)
+            return reply({"status": "failed"}, 503)
         return (
-            _reply({"status": "draining"}, 503, SOON)
+            reply({"status": "draining"}, 503, SOON)
             if service.is_draining
-            else _reply({"status": "ready"})
+            else reply({"status": "ready"})
         )
 
     @routes.get(
         "/version",
         summary="Of the server",
         response_class=Response,
-        responses=_says("The version."),
+        responses=documented(about="The version."),
     )
     async def version() -> Response:
-        return _reply({"version": __version__})
+        return reply({"version": __version__})
 
     text: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
     counted: dict[int | str, dict[str, Any]] = {
@@ -117,7 +119,8 @@ def _states(service: Service) -> APIRouter:
 
 def _models(service: Service) -> APIRouter:
     routes = APIRouter(tags=["models"])
-    name, started = service.settings.model_name, int(time.time())
+    name = service.settings.model_name
+    started = int(time.time())
     model = {  # OpenAI's fields, vLLM's, Anthropic's
         "id": name,
         "object": "model",
@@ -136,24 +139,24 @@ def _models(service: Service) -> APIRouter:
         "/v1/models",
         summary="List models",
         response_class=Response,
-        responses=_says("The one that is served."),
+        responses=documented(about="The one that is served."),
     )
     async def models() -> Response:
         listed = {"object": "list", "data": [model]}
-        return _reply(listed | {"first_id": name, "last_id": name, "has_more": False})
+        return reply(listed | {"first_id": name, "last_id": name, "has_more": False})
 
     @routes.get(
         "/v1/models/{id:path}",
         summary="One model",
         response_class=Response,
-        responses=_says("The model."),
+        responses=documented(about="The model."),
     )
     async def one(id: str) -> Response:
         if id != name:
             raise ApiError(
                 404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found"
             )
-        return _reply(model)
+        return reply(model)
 
     return routes
 
@@ -166,7 +169,7 @@ def _tokens(service: Service) -> APIRouter:
         "/tokenize",
         summary="Text to tokens",
         response_class=Response,
-        responses=_says("The tokens."),
+        responses=documented(about="The tokens."),
     )
     async def tokenize(body: TokenizeRequest, request: Request) -> Response:
         """`prompt` as text, or `messages` as the prompt that a chat completion would start from."""
@@ -179,7 +182,7 @@ def _tokens(service: Service) -> APIRouter:
         texts = None
         if body.return_token_strs:
             texts = await _aside(len(ids), lambda: [tokenizer.decode((id,)) for id in ids])
-        return _reply(
+        return reply(
             {
                 "count": len(ids),
                 "max_model_len": service.context,
@@ -192,12 +195,12 @@ def _tokens(service: Service) -> APIRouter:
         "/detokenize",
         summary="Tokens to text",
         response_class=Response,
-        responses=_says("The text."),
+        responses=documented(about="The text."),
     )
     async def detokenize(body: DetokenizeRequest) -> Response:
         service.check_model(body.model)
         try:
-            return _reply(
+            return reply(
                 {"prompt": await _aside(len(body.tokens), lambda: tokenizer.decode(body.tokens))}
             )
         except TokenizerError as error:
@@ -207,7 +210,7 @@ def _tokens(service: Service) -> APIRouter:
 
 
 async def _aside(length: int, work: Callable[[], T]) -> T:
-    """The result; of what is long it is made in a thread, so that streams go on meanwhile."""
+    """The result; for a long text it is made in a thread, so that streams are not held up."""
     return await asyncio.to_thread(work) if length > LONG else work()
 
 
@@ -223,22 +226,10 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 
 
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
-    chat = body.model_copy(
-        update={"add_generation_prompt": True}
-    )  # a completion would refuse to do without
+    # a chat completion would refuse to do without
+    chat = body.model_copy(update={"add_generation_prompt": True})
     asks, _ = await asks_of(chat, service, caller_of(request))
     ids = await service.answerer.prompt_ids(asks[0].conversation)
     if body.add_generation_prompt:
         return ids
     return ids[: -len(RenderedHistory(service.tokenizer).ids_for_completion())]
-
-
-def _says(about: str) -> dict[int | str, dict[str, Any]]:
-    content = {"application/json": {"schema": {"type": "object"}}}
-    return {200: {"description": about, "content": content}}
-
-
-def _reply(
-    body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(orjson.dumps(body), status, headers, "application/json")

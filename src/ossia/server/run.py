@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
             made.close()
             raise
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "this is no host's name"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a host's name"
         raise RequestError(
             f"cannot listen on {host}, port {port}: {reason}; see --host and --port"
         ) from error
@@ -54,8 +54,8 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     app: FastAPI, listening: socket.socket, started: Callable[[], object] = lambda: None
 ) -> signal.Signals | None:
-    """Until a signal comes; which one. `app` is of `create_app`. `started` is called when requests
-    are answered.
+    """Runs until a signal comes, and returns it. `app` is made by `create_app`. `started` is called
+    when requests are answered.
     """
     server = _Server(
         uvicorn.Config(
@@ -102,7 +102,9 @@ class _End:
     """The way from the first signal to the last answer."""
 
     def __init__(self, server: uvicorn.Server, service: Service, access: Access) -> None:
-        self.server, self.service, self.access = server, service, access
+        self.server = server
+        self.service = service
+        self.access = access
         self.why: signal.Signals | None = None
         self._draining: asyncio.Task[None] | None = None
 
@@ -130,7 +132,7 @@ class _End:
         self.server.should_exit = True
 
     async def _quiet(self, seconds: float) -> None:
-        """Until nothing is answered any more, at most so long."""
+        """Waits until nothing is being answered, at most so long."""
         deadline = time.monotonic() + seconds
         while self.access.running and time.monotonic() < deadline:
             await asyncio.sleep(0.02)

@@ -1,6 +1,7 @@
 """An engine that says what it is told: the test double of everything above an engine.
 
-    engine = ScriptedEngine([tokenizer.encode_with_specials("<|channel|>final<|message|>Hi<|return|>")])
+    ids = tokenizer.encode_with_specials("<|channel|>final<|message|>Hi<|return|>")
+    engine = ScriptedEngine([ids])
 
 Every request is given the next script, the last one over and over; or a function makes one from the
 prompt. It takes no notice of constraints, so what a model would never be allowed to say can be
@@ -67,7 +68,8 @@ class ScriptedEngine:
         stream: int = 0,
     ) -> int:
         self._check(prompt, self.config.max_context_length - 1)
-        id, ids = next(self._ids), list(prompt)
+        id = next(self._ids)
+        ids = list(prompt)
         if callable(self._scripts):
             script = self._scripts(ids)
         else:

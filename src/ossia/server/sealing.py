@@ -26,7 +26,7 @@ LONGEST = 16 << 20  # bytes of an opened text: a small blob must not unpack to s
 
 
 class SealError(Exception):
-    """What should be opened was not sealed with this secret, or was changed since."""
+    """The text was not sealed with this secret, or was changed since."""
 
 
 class Sealer:
@@ -54,8 +54,10 @@ class Sealer:
         try:
             blob = base64.b64decode(sealed.encode("ascii"), altchars=b"-_", validate=True)
         except (binascii.Error, UnicodeEncodeError) as error:
-            raise SealError("it is no base64url") from error
-        version, nonce, rest = blob[:1], blob[1 : 1 + NONCE], blob[1 + NONCE :]
+            raise SealError("it is not base64url") from error
+        version = blob[:1]
+        nonce = blob[1 : 1 + NONCE]
+        rest = blob[1 + NONCE :]
         if version != VERSION:
             raise SealError("it was not made by this version of the server")
         try:

@@ -7,46 +7,50 @@ One object per application, made by `create_app`. Knows no routes and no wire ty
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
+
+from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError
 from ossia.harmony import HarmonyGrammar, Message
+from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller
-from ossia.server.answer import Answerer, Ask
-from ossia.server.events import AnswerEvent, new_id
+from ossia.server.answer import Answerer, AnswerRequest
 from ossia.server.metrics import Metrics
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
-from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import EffortWord
+from ossia.server.wire.format import FREE_TEXT, AnswerFormat
+from ossia.server.wire.sampling import SamplingFields
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Tool, Toolbox
+from ossia.turn.events import TurnEvent, new_id
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
-GRAMMARS = 256  # kept, the least recently used go
-REASONING_KEPT = 64 << 20  # characters of reasoning that are remembered, for calls
-OVERHEAD = 600  # that a message takes beside its text
+GRAMMARS = 256  # kept in the cache
+REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
+OVERHEAD = 600  # bytes of a message besides its text, counted as characters
 
 
 @dataclass(frozen=True)
 class Effort:
-    """`level` as Harmony has it; `budget`: tokens of reasoning, None: as many as the model likes."""
+    """`level`: Harmony's word. `budget`: how many tokens of reasoning; None: no limit."""
 
-    level: str
+    level: EffortName
     budget: int | None = None
 
 
-EFFORTS = {
+EFFORTS: dict[EffortWord, Effort] = {
     "none": Effort("low", 0),
     "minimal": Effort("low"),
     "low": Effort("low"),
@@ -69,7 +73,8 @@ class Service:
         settings: Settings,
         builtin: Sequence[Tool] = (),
     ) -> None:
-        self.settings, self.tokenizer = settings, tokenizer
+        self.settings = settings
+        self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
         self.worker = EngineWorker(engine)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
@@ -78,9 +83,10 @@ class Service:
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.is_draining = False
-        self._grammars: OrderedDict[str, Grammars] = OrderedDict()
-        self._thoughts: OrderedDict[tuple[str, str], tuple[Message, ...]] = OrderedDict()
-        self._thoughts_size = 0
+        self._grammars: LRUCache[str, Grammars] = LRUCache(GRAMMARS)
+        self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
+            REASONING_KEPT, getsizeof=_size
+        )
 
     @property
     def context(self) -> int:
@@ -88,8 +94,8 @@ class Service:
         return self.worker.engine.config.max_context_length
 
     def check_model(self, name: str | None) -> str:
-        """The model's name to answer with: what was asked for, or ours. Raises `ApiError` if names
-        are strict.
+        """The model's name for the answer: the one that was asked for, or ours. Raises `ApiError`
+        if names are strict.
         """
         ours = self.settings.model_name
         if name not in (None, "", ours) and self.settings.strict_model_names:
@@ -99,65 +105,53 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
-        return (
-            (name or ours).encode("utf-8", "replace").decode()
-        )  # half a surrogate pair could not be answered
+        return name or ours
 
-    def sampling(self, **wishes: Any) -> SamplingParams:
-        """The server's defaults with the wishes that are not None. Raises `ApiError` naming the
-        field.
-        """
-        given = {name: value for name, value in wishes.items() if value is not None}
-        return replace(self.settings.sampling, **given)
+    def sampling(self, fields: SamplingFields, **own: Any) -> SamplingParams:
+        """The server's defaults with the request's values; see `SamplingFields.params`."""
+        return fields.params(self.settings.sampling, self.tokenizer.vocab_size, **own)
 
-    def effort(self, name: str | None) -> Effort:
-        """Raises `ApiError` for a word that is none."""
-        if name is None:
-            return Effort(self.settings.effort)
-        if name not in EFFORTS:
-            raise bad(
-                f"reasoning effort {name!r} is none of {', '.join(EFFORTS)}", "reasoning.effort"
-            )
-        return EFFORTS[name]
+    def effort(self, word: EffortWord | None) -> Effort:
+        return Effort(self.settings.effort) if word is None else EFFORTS[word]
 
     async def grammar(
         self,
         tools: Toolbox,
-        response_format: Any = None,
+        format: AnswerFormat = FREE_TEXT,
         budget: int | None = None,
-        *,
-        format_param: str = "response_format",
     ) -> Grammars | None:
-        """What samples are held to; None if the settings say that nothing is enforced and nothing
-        has to be. Raises `ApiError`.
+        """The grammar of the samples; None if the settings enforce nothing and the request needs
+        nothing enforced. A format that cannot be enforced and is not strict becomes "any JSON
+        object". Raises `ApiError`.
         """
-        if not (
-            self.settings.constrained or response_format is not None or budget is not None
-        ) and (tools.choice.mode == "auto" and tools.choice.names is None):
+        must_hold = format.wanted is not None or budget is not None
+        is_free = tools.choice.mode == "auto" and tools.choice.names is None
+        if is_free and not (self.settings.constrained or must_hold):
             return None
-        key = json.dumps([tools.declaration, repr(response_format), budget])
-        if (kept := self._grammars.get(key)) is not None:
-            self._grammars.move_to_end(key)
-            return kept
+        try:
+            return await self._grammar(tools, format.wanted, budget)
+        except GrammarError as error:
+            if error.field != "response_format" or format.is_strict:
+                raise ApiError.of(error, response_format=format.field) from error
+            log.warning("%s is not enforced: %s", format.field, error)
+        return await self._grammar(tools, {"type": "json_object"}, budget)
+
+    async def _grammar(self, tools: Toolbox, format: Any, budget: int | None) -> Grammars:
+        key = repr((tools.declaration, format, budget))
 
         def make(box: Toolbox) -> HarmonyGrammar:
-            return box.grammar(self.tokenizer, response_format, budget)
+            return box.grammar(self.tokenizer, format, budget)
 
-        try:
-            made = await asyncio.to_thread(Grammars.of, tools, make)
-        except GrammarError as error:
-            raise ApiError.of(error, response_format=format_param) from error
-        self._grammars[key] = made
-        if len(self._grammars) > GRAMMARS:
-            self._grammars.popitem(last=False)
-        return made
+        found = self._grammars.get(key)
+        if found is None:
+            found = await asyncio.to_thread(Grammars.of, tools, make)
+            self._grammars[key] = found
+        return found
 
     async def answer(
-        self, ask: Ask, caller: Caller, started: Callable[[], object] = lambda: None
-    ) -> AsyncGenerator[AnswerEvent, None]:
-        """`Answerer.answer`, counted and logged; the reasoning that led to calls is remembered for
-        the caller.
-        """
+        self, ask: AnswerRequest, caller: Caller, started: Callable[[], object] = lambda: None
+    ) -> AsyncGenerator[TurnEvent, None]:
+        """`Answerer.answer`, counted and logged."""
         with self.metrics.answering() as book:
             try:
                 conversation = ask.session.conversation or new_id("turn")
@@ -182,15 +176,12 @@ class Service:
         if not (call_ids and messages):
             return
         key = (caller.name, call_ids[0])
-        self._thoughts_size += _size(messages) - _size(self._thoughts.pop(key, ()))
-        self._thoughts[key] = tuple(messages)
-        while self._thoughts_size > REASONING_KEPT:
-            self._thoughts_size -= _size(self._thoughts.popitem(last=False)[1])
+        self._thoughts.pop(key, None)
+        with suppress(ValueError):  # larger than all that is kept
+            self._thoughts[key] = tuple(messages)
 
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
-        """What `remember_thoughts` was told for an answer whose first call this is; nothing if it
-        is not known.
-        """
+        """The remembered messages before an answer's first call; empty if there are none."""
         return self._thoughts.get((caller.name, call_id), ())
 
 

@@ -11,7 +11,7 @@ from ossia.harmony.messages import EffortName
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one API key, or of everybody together if there are no keys; None: no limit."""
+    """Of one API key, or of everybody together if there are no keys. None: no limit."""
 
     concurrent: int | None = None  # requests being answered
     tokens_per_minute: int | None = None  # prompt and answer
@@ -28,18 +28,16 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Settings:
-    """`keys` empty: whoever can connect may ask. `store_path` None: responses are kept in memory."""
+    """`keys` empty: anybody may ask. `store_path` None: responses are kept in memory."""
 
     model_name: str = "gpt-oss"
     strict_model_names: bool = False  # refuse requests that name another model
     sampling: SamplingParams = field(default_factory=SamplingParams)  # where a request says nothing
     effort: EffortName = "medium"
-    constrained: bool = (
-        True  # hold every sample to the grammar of Harmony, of the tools and of the format
-    )
-    retries: int = (
-        2  # samples after one that called no known tool, or with arguments that are no JSON
-    )
+    # hold every sample to the grammar of Harmony, of the tools and of the format
+    constrained: bool = True
+    # samples after one that called an unknown tool, or with arguments that are not JSON
+    retries: int = 2
     tool_rounds: int = 16  # samples of one answer that call tools of the server's own
     keys: tuple[ApiKey, ...] = ()
     limits: Limits = field(default_factory=Limits)  # for requests without a key
@@ -51,13 +49,10 @@ class Settings:
     store_ttl: float = 30 * 24 * 3600.0  # seconds
     store_bytes: int = 1 << 30
     secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start
-    log_prompts: bool = (
-        False  # what is asked, beside the line that every request is given in the log
-    )
-    cors_origins: tuple[
-        str, ...
-    ] = ()  # of pages that may ask from a browser, such as "https://example.org"; "*": all
-    hosts: tuple[
-        str, ...
-    ] = ()  # names that requests may call this server by; empty: any. Without keys, a page that a
-    # browser shows could otherwise give its own name this machine's address, and read what is here
+    # what is asked, besides the line that every request gets in the log
+    log_prompts: bool = False
+    # of pages that may ask from a browser, such as "https://example.org"; "*": all
+    cors_origins: tuple[str, ...] = ()
+    # names that requests may call this server by; empty: any. Without keys, a page that a browser
+    # shows could otherwise give its own name this machine's address, and read what is here
+    hosts: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from ossia.errors import RequestError
 
 
 class Span(Protocol):
-    """As much of OpenTelemetry's as is used here."""
+    """The part of OpenTelemetry's spans that is used here."""
 
     def set_attribute(self, key: str, value: Any, /) -> object: ...
     def update_name(self, name: str, /) -> object: ...
@@ -65,8 +65,8 @@ def answer_span(model: str) -> Span:
 
 
 def set_up() -> bool:
-    """Send spans where OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) says; whether it says
-    anything. Raises `RequestError` if it does and the packages are missing.
+    """Sends spans to OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT). False if neither is set.
+    Raises `RequestError` if one is and the packages are missing.
     """
     names = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     named = next((name for name in names if os.environ.get(name)), None)
@@ -74,10 +74,10 @@ def set_up() -> bool:
         return False
     try:
         from opentelemetry import trace
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.resources import Resource  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found, unused-ignore]
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found, unused-ignore]
+        from opentelemetry.exporter.otlp.proto.http import trace_exporter
+        from opentelemetry.sdk import resources
+        from opentelemetry.sdk import trace as sdk
+        from opentelemetry.sdk.trace import export
     except ImportError as error:
         raise RequestError(
             f"{named} is set, but spans need more packages: pip install 'ossia[otel]'"
@@ -86,7 +86,8 @@ def set_up() -> bool:
         "service.name": os.environ.get("OTEL_SERVICE_NAME", "ossia"),
         "service.version": __version__,
     }
-    provider = TracerProvider(resource=Resource.create(service))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider = sdk.TracerProvider(resource=resources.Resource.create(service))
+    exporter = trace_exporter.OTLPSpanExporter()
+    provider.add_span_processor(export.BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
     return True

@@ -58,7 +58,7 @@ class Samples:
 
 
 class EngineStopped(Exception):
-    """The engine failed, or the server is going down: nothing more will come."""
+    """The engine failed, or the server is stopping: no more tokens will come."""
 
 
 class _Stream:
@@ -79,9 +79,8 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = (
-            deque()
-        )  # the first one is being read
+        # the first one is being read
+        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -90,7 +89,7 @@ class EngineWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its step; who still waits is told `EngineStopped`."""
+        """Ends the thread after its step; whatever still waits gets `EngineStopped`."""
         self._commands.put(self._stop)
         if self._thread is not None:
             self._thread.join()
@@ -100,7 +99,7 @@ class EngineWorker:
         return self._thread is not None and self._thread.is_alive() and self.error is None
 
     def stats(self) -> EngineStats:
-        """Of a moment ago; reads what another thread writes, which for numbers does no harm."""
+        """As of a moment ago; reads numbers that another thread writes, which does no harm."""
         with suppress(RuntimeError):  # a dictionary changed while it was read
             return self.engine.stats()
         return EngineStats()
@@ -116,8 +115,8 @@ class EngineWorker:
         samples: Samples | None = None,
         stream: int = 0,
     ) -> AsyncGenerator[SampledToken, None]:
-        """The tokens as they come. Closing the iterator aborts the request. Raises what `submit`
-        does, what the constraint did, and `EngineStopped`.
+        """The tokens as they come. Closing the iterator aborts the request. Raises the errors of
+        `submit` and of the constraint, and `EngineStopped`.
         """
         mine = _Stream()
 
@@ -220,7 +219,7 @@ class EngineWorker:
                 self._commands.get_nowait()()
 
     def _take_commands(self) -> None:
-        """All that wait; with nothing to compute, wait for one."""
+        """All that wait; waits for one if there is nothing to compute."""
         if not (self.engine.has_work() or self._scoring):
             self._commands.get()()
         with suppress(queue.Empty):
@@ -253,7 +252,7 @@ class EngineWorker:
         self._tell(news)
 
     def _tell(self, news: Sequence[tuple[_Stream, Any]]) -> None:
-        """One call into each event loop that is concerned."""
+        """One call into each event loop that has something to hear."""
         loops: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, Any]]] = {}
         for stream, what in news:
             loops.setdefault(stream.loop, []).append((stream, what))

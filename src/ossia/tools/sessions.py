@@ -53,16 +53,17 @@ class Sessions:
         return list(_finished([self._start(call) for call in calls]))
 
     async def close(self) -> None:
-        sessions = list(self._open.values())
-        self._open.clear()
-        for session in sessions:
-            await _value(session.close())
+        for closing in self._closing():
+            await _value(closing)
 
     def close_now(self) -> None:
         """`close`, without an event loop."""
-        closing = [session.close() for session in self._open.values()]
+        list(_finished(self._closing()))
+
+    def _closing(self) -> list[MaybeAwaitable[None]]:
+        sessions = list(self._open.values())
         self._open.clear()
-        list(_finished(closing))
+        return [_closed(session) for session in sessions]
 
     def _start(self, call: Call) -> MaybeAwaitable[ToolResult]:
         tool, function, text = call
@@ -91,6 +92,23 @@ def _failure(tool: Tool, error: Exception) -> ToolResult:
         return ToolResult(f"error: {error}", failed=True)
     log.error("tool %s failed", tool.namespace.name, exc_info=error)
     return ToolResult("error: the tool failed", failed=True)
+
+
+def _closed(session: ToolSession) -> MaybeAwaitable[None]:
+    """What cannot be closed is logged: neither the answer nor the other sessions suffer from it."""
+    try:
+        closing = session.close()
+    except Exception:
+        log.exception("a tool's session did not close")
+        return None
+    return None if closing is None else _logged(closing)
+
+
+async def _logged(closing: Awaitable[None]) -> None:
+    try:
+        await closing
+    except Exception:
+        log.exception("a tool's session did not close")
 
 
 async def _value(given: MaybeAwaitable[Value]) -> Value:

@@ -254,7 +254,7 @@ class Toolbox:
             self,
             functions=keep(FUNCTIONS, self.functions),
             custom=tuple(tool for tool in self.custom if f"{FUNCTIONS}.{tool.name}" in wanted),
-            namespaces=tuple(space for space in spaces if space.tools),
+            namespaces=tuple(s for s in spaces if s.tools or s.name in wanted),
             builtin=tuple(builtin),
         )
 

@@ -12,11 +12,11 @@ T tokens of a part, L layers with experts, E experts, k chosen per token.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,12 +28,13 @@ from ossia.model.moe import Moe, Router, expert_capacity
 from ossia.train.losses import assignments, load_balance, router_z, sequence_load_balance
 from ossia.train.settings import Balance
 
-FADE_FROM, FADE_TO = 0.7, 0.9  # shares of a run between which the selection biases go to 0
+# shares of a run between which the selection biases go to 0
+FADE_FROM = 0.7
+FADE_TO = 0.9
 PATIENCE = 1800.0  # seconds that a part waits for the others of its step
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     """Sums over tokens, of a part or of several. All without gradients."""
 
     counts_LE: Tensor  # int64: assignments, dropped ones included
@@ -42,14 +43,11 @@ class _Seen:
     z_L: Tensor  # float64: sums of squared log-sum-exps
     tokens: Tensor  # int64 []
 
-    def __add__(self, other: _Seen) -> _Seen:
-        return _Seen(*(a + b for a, b in zip(self._tensors(), other._tensors(), strict=True)))
+    def plus(self, other: _Seen) -> _Seen:
+        return _Seen(*map(torch.add, self, other))
 
     def of_all_processes(self) -> _Seen:
-        return _Seen(*(_summed(t) for t in self._tensors()))
-
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return self.counts_LE, self.dropped_L, self.probability_LE, self.z_L, self.tokens
+        return _Seen(*map(_summed, self))
 
 
 class Balancer:
@@ -68,25 +66,25 @@ class Balancer:
     """
 
     def __init__(self, model: Transformer, balance: Balance, steps: int) -> None:
-        self.balance, self.steps = balance, steps
+        self.balance = balance
+        self.steps = steps
         self.load: tuple[tuple[float, ...], ...] = ()
-        self.handed_over: list[
-            tuple[Tensor, Tensor]
-        ] = []  # in the last step: (a router's bias, what was added to it)
-        moes = [m for m in model.modules() if isinstance(m, Moe)]
-        self._routers: dict[int, Router] = {m.layer: m.router for m in moes if m.router is not None}
-        for moe in moes:
-            moe.capacity = balance.capacity
+        # in the last step: (a router's bias, what was added to it)
+        self.handed_over: list[tuple[Tensor, Tensor]] = []
+        self._routers: dict[int, Router] = {}
+        for module in model.modules():
+            if isinstance(module, Moe):
+                module.capacity = balance.capacity
+                if module.router is not None:
+                    self._routers[module.layer] = module.router
         for router in self._routers.values():
             router.selection_bias = None
             if balance.mode == "bias":
-                router.selection_bias = torch.zeros(
-                    router.weight.shape[0], device=router.weight.device
-                )
+                experts = len(router.weight)
+                router.selection_bias = torch.zeros(experts, device=router.weight.device)
         self._step: int | None = None
-        self._earlier: list[
-            _Seen
-        ] = []  # parts of this step that were announced by an earlier `begin`
+        # parts of this step that were announced by an earlier `begin`
+        self._earlier: list[_Seen] = []
         self._parts: dict[int, _Seen] = {}
         self._barrier = threading.Barrier(1)
         self._global_LE = torch.zeros(0)
@@ -96,7 +94,8 @@ class Balancer:
         each of them waits in `loss` until all have come that far.
         """
         self._earlier = self._seen() if step == self._step else []
-        self._step, self._parts = step, {}
+        self._step = step
+        self._parts = {}
         self._barrier = threading.Barrier(parts, action=self._count_globally, timeout=PATIENCE)
 
     def loss(
@@ -113,30 +112,29 @@ class Balancer:
         share of the step's tokens that are in this part. Raises `TrainingError` if another part of
         the step never came.
         """
-        assert router_logits.keys() == self._routers.keys(), (
-            sorted(router_logits),
-            sorted(self._routers),
-        )
+        assert router_logits.keys() == self._routers.keys(), list(router_logits)
         if not router_logits:
             return torch.zeros(())
         layers = sorted(router_logits.items())
         self._parts[part] = _see(layers, self._routers, self.balance.capacity)
-        b, losses = self.balance, []
-        if b.mode == "aux" and b.statistics == "global":
+        aux = self.balance.mode == "aux"
+        if aux and self.balance.statistics == "global":
             self._meet()
-        if not len(layers[0][1]):  # a process that has nothing to do in this round
-            return torch.zeros((), device=layers[0][1].device)
+        first_TE = layers[0][1]
+        if not len(first_TE):  # a process that has nothing to do in this round
+            return torch.zeros((), device=first_TE.device)
+        losses: list[Tensor] = []
         for n, (layer, logits_TE) in enumerate(layers):
-            if b.mode == "aux":
-                losses.append(
-                    b.aux * self._load_balance(n, logits_TE, self._routers[layer].top_k, lengths)
-                )
-            losses.append(b.router_z * router_z(logits_TE))
+            if aux:
+                top_k = self._routers[layer].top_k
+                uneven = self._load_balance(n, logits_TE, top_k, lengths)
+                losses.append(self.balance.aux * uneven)
+            losses.append(self.balance.router_z * router_z(logits_TE))
         return of_tokens / len(layers) * torch.stack(losses).sum()
 
     def abort(self) -> None:
-        """A part has failed: those that wait for it in `loss` raise `TrainingError` now rather than
-        much later.
+        """A part has failed: let the parts that wait for it in `loss` raise `TrainingError` now
+        instead of after `PATIENCE`.
         """
         self._barrier.abort()
 
@@ -152,18 +150,20 @@ class Balancer:
         dead           experts without a single token, in all layers
         dropped        share of the assignments that were beyond the capacity
         """
-        step, parts = self._step, self._seen()
-        self._step, self._parts, self._earlier = None, {}, []
+        step = self._step
+        parts = self._seen()
+        self._step = None
+        self._parts = {}
+        self._earlier = []
         if not self._routers:
             return {}
         assert step is not None and parts, "`end` without a `begin`, or without a `loss` in between"
-        seen = parts[0]
-        for other in parts[1:]:
-            seen = seen + other
+        seen = functools.reduce(_Seen.plus, parts)
         seen = seen.of_all_processes()
         self._move_biases(seen.counts_LE, step)
-        share_LE = seen.counts_LE.double() / seen.counts_LE.sum(1, keepdim=True)
-        self.load = tuple(tuple(row) for row in share_LE.tolist())
+        every_L1 = seen.counts_LE.sum(1, keepdim=True)
+        share_LE = seen.counts_LE.double() / every_L1
+        self.load = tuple(map(tuple, share_LE.tolist()))
         return _metrics(seen, share_LE)
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,11 +172,13 @@ class Balancer:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raises `TrainingError` if the state is of a model or a mode with other biases."""
-        biases, mine = state["biases"], dict(self._biases())
-        if {n: b.shape for n, b in biases.items()} != {n: b.shape for n, b in mine.items()}:
+        biases = state["biases"]
+        mine = dict(self._biases())
+        if _shapes(biases) != _shapes(mine):
             raise TrainingError(
-                f"the state has selection biases of layers {sorted(biases)}, this run needs them for {sorted(mine)}, "
-                f"with one value an expert; it was saved by a run with another balance.mode or another model"
+                f"the state has selection biases of layers {sorted(biases)}, this run needs them "
+                f"for {sorted(mine)}, with one value an expert; it was saved by a run with another "
+                "balance.mode or another model"
             )
         for layer, bias in mine.items():
             bias.copy_(biases[layer])
@@ -188,7 +190,7 @@ class Balancer:
 
     def _seen(self) -> list[_Seen]:
         """Of the step so far, in the order of the parts."""
-        return self._earlier + [seen for _, seen in sorted(self._parts.items())]
+        return self._earlier + [self._parts[part] for part in sorted(self._parts)]
 
     def _load_balance(
         self, n: int, logits_TE: Tensor, top_k: int, lengths: Sequence[int]
@@ -207,8 +209,8 @@ class Balancer:
             self._barrier.wait()
         except threading.BrokenBarrierError as error:
             raise TrainingError(
-                f"a part of the step failed, or did not come within {PATIENCE:.0f} s; the other parts wait for its "
-                "expert counts"
+                f"a part of the step failed, or did not come within {PATIENCE:.0f} s; the other "
+                "parts wait for its expert counts"
             ) from error
 
     def _count_globally(self) -> None:
@@ -219,28 +221,34 @@ class Balancer:
         """b += rate * sign(mean load - load); then, as much as `_fade` shrinks in this step, b goes
         over into the router's own bias.
         """
-        now, before = _fade(step + 1, self.steps), _fade(step, self.steps)
+        now = _fade(step + 1, self.steps)
+        before = _fade(step, self.steps)
+        rate = self.balance.bias_rate * now
         self.handed_over = []
         for (layer, bias_E), counts_E in zip(self._biases(), counts_LE, strict=False):
             away_E = counts_E.double().mean() - counts_E
-            bias_E.add_(self.balance.bias_rate * now * away_E.sign())
+            bias_E.add_(rate * away_E.sign())
             if now < before:
                 kept_E = bias_E * (now / before)
-                own = self._routers[layer].bias
-                if own.requires_grad:
-                    change = _part_of(bias_E - kept_E, own)
-                    own.add_(change)
-                    self.handed_over.append((own, change))
+                self._hand_over(self._routers[layer].bias, bias_E - kept_E)
                 bias_E.copy_(kept_E)
+
+    def _hand_over(self, own_E: Tensor, change_E: Tensor) -> None:
+        if own_E.requires_grad:
+            change_E = _part_of(change_E, own_E)
+            own_E.add_(change_E)
+            self.handed_over.append((own_E, change_E))
+
+
+def _shapes(biases: Mapping[int, Tensor]) -> dict[int, torch.Size]:
+    return {layer: bias.shape for layer, bias in biases.items()}
 
 
 def _part_of(change: Tensor, parameter: Tensor) -> Tensor:
     """Cut as the parameter is, where that is cut over processes."""
     if dist.is_available() and dist.is_initialized():
-        from torch.distributed.tensor import (
-            DTensor,
-            distribute_tensor,
-        )  # not for those who train in one process
+        # not for those who train in one process
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
         if isinstance(parameter, DTensor):
             return distribute_tensor(change, parameter.device_mesh, parameter.placements)
@@ -249,47 +257,52 @@ def _part_of(change: Tensor, parameter: Tensor) -> Tensor:
 
 def _fade(done: int, steps: int) -> float:
     """1 until FADE_FROM of the steps are done, then linearly to 0 at FADE_TO."""
-    return min(1.0, max(0.0, (FADE_TO * steps - done) / ((FADE_TO - FADE_FROM) * steps)))
+    left = FADE_TO * steps - done
+    share = left / ((FADE_TO - FADE_FROM) * steps)
+    return min(1.0, max(0.0, share))
 
 
 @torch.no_grad()
 def _see(
     layers: Sequence[tuple[int, Tensor]], routers: Mapping[int, Router], factor: float | None
 ) -> _Seen:
-    counts, dropped, probability, z = [], [], [], []
-    for layer, logits_TE in layers:
-        tokens, experts = logits_TE.shape
-        counts.append(assignments(routers[layer].choose(logits_TE), experts))
-        most = (
-            expert_capacity(factor, tokens, routers[layer].top_k, experts)
-            if factor is not None
-            else tokens
-        )
-        dropped.append((counts[-1] - most).clamp(min=0).sum())
-        wide_TE = logits_TE.double()
-        probability.append(wide_TE.softmax(-1).sum(0))
-        z.append(wide_TE.logsumexp(-1).square().sum())
-    n = torch.tensor(len(layers[0][1]), device=layers[0][1].device)
-    return _Seen(
-        torch.stack(counts), torch.stack(dropped), torch.stack(probability), torch.stack(z), n
-    )
+    rows = [_see_layer(logits_TE, routers[layer], factor) for layer, logits_TE in layers]
+    counts, dropped, probability, z = map(torch.stack, zip(*rows, strict=True))
+    first_TE = layers[0][1]
+    tokens = torch.tensor(len(first_TE), device=first_TE.device)
+    return _Seen(counts, dropped, probability, z, tokens)
+
+
+def _see_layer(logits_TE: Tensor, router: Router, factor: float | None) -> tuple[Tensor, ...]:
+    """The rows of `_Seen` for one layer."""
+    tokens, experts = logits_TE.shape
+    counts_E = assignments(router.choose(logits_TE), experts)
+    most = tokens
+    if factor is not None:
+        most = expert_capacity(factor, tokens, router.top_k, experts)
+    dropped = (counts_E - most).clamp(min=0).sum()
+    wide_TE = logits_TE.double()
+    probability_E = wide_TE.softmax(-1).sum(0)
+    z = wide_TE.logsumexp(-1).square().sum()
+    return counts_E, dropped, probability_E, z
 
 
 def _metrics(seen: _Seen, share_LE: Tensor) -> dict[str, float]:
     experts = share_LE.shape[1]
-    entropy_L = (
-        -torch.xlogy(share_LE, share_LE).sum(1) / math.log(experts)
-        if experts > 1
-        else torch.ones(1)
-    )
-    balance_L = experts * (share_LE * seen.probability_LE / seen.tokens).sum(1)
+    entropy_L = torch.ones(1)
+    if experts > 1:
+        entropy_L = -torch.xlogy(share_LE, share_LE).sum(1) / math.log(experts)
+    weighted_LE = share_LE * seen.probability_LE / seen.tokens
+    balance_L = experts * weighted_LE.sum(1)
+    violation_L = experts * share_LE.amax(1) - 1
+    dropped = seen.dropped_L.sum() / seen.counts_LE.sum()
     return {
         "balance": balance_L.mean().item(),
         "router_z": (seen.z_L / seen.tokens).mean().item(),
-        "max_violation": (experts * share_LE.amax(1) - 1).mean().item(),
+        "max_violation": violation_L.mean().item(),
         "entropy": entropy_L.mean().item(),
         "dead": float((share_LE == 0).sum()),
-        "dropped": (seen.dropped_L.sum() / seen.counts_LE.sum()).item(),
+        "dropped": dropped.item(),
     }
 
 

@@ -43,7 +43,8 @@ def plain(model: Transformer) -> None:
 
 
 def _compiled(model: Transformer) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, RMSNorm | Router)]
+    parts = model.modules()
+    return [part for part in parts if isinstance(part, RMSNorm | Router)]
 
 
 class _Forgetful:

@@ -30,19 +30,18 @@ def bad_weight(model: nn.Module) -> str | None:
     """The first parameter, in the order of the model, that holds a value that is not finite; None
     if all are good.
     """
-    return next(
-        (f"{_place(n)}: weight {n}" for n, p in model.named_parameters() if not _finite(p)), None
-    )
+    for name, p in model.named_parameters():
+        if not _finite(p):
+            return f"{_place(name)}: weight {name}"
+    return None
 
 
 def bad_gradient(model: nn.Module) -> str | None:
     """The parameter with such a gradient that the backward pass reached first."""
-    named = [
-        (n, p.grad)
-        for n, p in model.named_parameters()
-        if p.grad is not None and not _finite(p.grad)
-    ]
-    return f"{_place(named[-1][0])}: gradient of {named[-1][0]}" if named else None
+    for name, p in reversed(list(model.named_parameters())):
+        if p.grad is not None and not _finite(p.grad):
+            return f"{_place(name)}: gradient of {name}"
+    return None
 
 
 def bad_activation(model: Transformer, forward: Callable[[], Any]) -> str | None:
@@ -52,7 +51,8 @@ def bad_activation(model: Transformer, forward: Callable[[], Any]) -> str | None
     def look(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             tensors = output if isinstance(output, tuple) else (output,)
-            if not found and not all(_finite(t) for t in tensors if t.is_floating_point()):
+            floats = [t for t in tensors if t.is_floating_point()]
+            if not found and not all(map(_finite, floats)):
                 found.append(f"{_place(name)}: activation, the output of {name}")
 
         return hook

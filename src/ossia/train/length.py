@@ -14,7 +14,6 @@ T tokens, R rows that are scored, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +29,8 @@ from ossia.config import ModelConfig
 from ossia.errors import ConfigError
 from ossia.model import Transformer
 
+Document = Sequence[int]
+Score = Callable[[Tensor, Tensor], Tensor]
 Method = Literal["none", "pi", "ntk", "ntk_by_parts", "yarn", "dynamic"]
 TOKENS_AT_ONCE = 8192  # of one forward pass, unless a single document has more
 LOGITS_AT_ONCE = 1 << 22  # 16 MiB of float32
@@ -74,9 +75,15 @@ def scaled(config: ModelConfig, length: int, method: Method) -> ModelConfig:
     """
     if method not in get_args(Method):
         raise ConfigError(f"method must be one of {', '.join(get_args(Method))}; found {method!r}")
-    s = 1.0 if method == "none" else max(1.0, length / config.initial_context_length)
-    scaling = "ntk" if method == "dynamic" else method
-    return replace(config, rope_scaling=scaling, rope_scaling_factor=s, max_context_length=length)
+    s = 1.0
+    if method != "none":
+        s = max(1.0, length / config.initial_context_length)
+    return replace(
+        config,
+        rope_scaling="ntk" if method == "dynamic" else method,
+        rope_scaling_factor=s,
+        max_context_length=length,
+    )
 
 
 def stages(
@@ -90,16 +97,21 @@ def stages(
     """
     if method == "dynamic":
         raise ConfigError(
-            "dynamic scaling is chosen per evaluated length and cannot be trained; train with yarn or ntk"
+            "dynamic scaling is chosen per evaluated length and cannot be trained; "
+            "train with yarn or ntk"
         )
-    lengths = [config.initial_context_length, *(length for length, _ in schedule)]
+    lengths = [config.initial_context_length]
+    made = []
+    for length, steps in schedule:
+        if steps < 1:
+            raise ConfigError(f"every stage of an extension needs a step at least, found {steps}")
+        lengths.append(length)
+        made.append(Stage(length, steps, scaled(config, length, method)))
     if not schedule or any(a >= b for a, b in pairwise(lengths)):
         raise ConfigError(
             f"the lengths of an extension must grow from initial_context_length on, found {lengths}"
         )
-    if bad := [steps for _, steps in schedule if steps < 1]:
-        raise ConfigError(f"every stage of an extension needs a step at least, found {bad[0]}")
-    return tuple(Stage(length, steps, scaled(config, length, method)) for length, steps in schedule)
+    return tuple(made)
 
 
 @contextmanager
@@ -114,7 +126,7 @@ def using(model: Transformer, config: ModelConfig) -> Iterator[Transformer]:
 
 
 def token_losses(
-    model: Transformer, documents: Sequence[Sequence[int]], *, dynamic: bool = False
+    model: Transformer, documents: Sequence[Document], *, dynamic: bool = False
 ) -> list[Tensor]:
     """float32 [n - 1] for each document of n ids: the loss of predicting id p + 1 at position p.
 
@@ -124,33 +136,10 @@ def token_losses(
     """
 
     def loss(logits_RV: Tensor, target_R: Tensor) -> Tensor:
-        return logits_RV.logsumexp(-1) - logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1)
+        wanted_R = logits_RV.gather(1, target_R.unsqueeze(1)).squeeze(1)
+        return logits_RV.logsumexp(-1) - wanted_R
 
     return _scored(model, documents, [0] * len(documents), loss, dynamic)
-
-
-def loss_by_position(
-    model: Transformer,
-    documents: Sequence[Sequence[int]],
-    edges: Sequence[int],
-    *,
-    dynamic: bool = False,
-) -> tuple[float, ...]:
-    """Mean loss in nats over all positions p with edges[n] <= p < edges[n + 1], for each n; NaN
-    where there are none.
-
-    `dynamic` as in `token_losses`. Raises `ConfigError` unless the edges grow from 0 or more.
-    """
-    if len(edges) < 2 or edges[0] < 0 or any(a >= b for a, b in pairwise(edges)):
-        raise ConfigError(
-            f"edges must be two or more growing positions, from 0 on; found {list(edges)}"
-        )
-    losses = token_losses(model, documents, dynamic=dynamic)
-    buckets = [
-        torch.cat([x[a:b] for x in losses]) if losses else torch.zeros(0)
-        for a, b in pairwise(edges)
-    ]
-    return tuple(bucket.double().mean().item() if len(bucket) else math.nan for bucket in buckets)
 
 
 def needle_accuracy(
@@ -171,18 +160,23 @@ def needle_accuracy(
     every token of it is the likeliest one: the same as if it had been generated. `dynamic` as in
     `token_losses`.
     """
+
+    def count_tokens(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    def likeliest(logits_RV: Tensor, target_R: Tensor) -> Tensor:
+        return logits_RV.argmax(-1) == target_R
+
     accuracy = {}
     for length in lengths:
-        rngs = [Random(f"{seed} {length} {n}") for n in range(count)]
-        made = [needle(rng, lambda text: len(tokenizer.encode(text)), length) for rng in rngs]
-        ids, firsts = zip(*(_up_to_answer(tokenizer, one) for one in made), strict=True)
-        hits = _scored(
-            model,
-            ids,
-            [n - 1 for n in firsts],
-            lambda logits, target: logits.argmax(-1) == target,
-            dynamic,
-        )
+        documents: list[Document] = []
+        firsts: list[int] = []
+        for n in range(count):
+            made = needle(Random(f"{seed} {length} {n}"), count_tokens, length)
+            ids, first = _up_to_answer(tokenizer, made)
+            documents.append(ids)
+            firsts.append(first - 1)
+        hits = _scored(model, documents, firsts, likeliest, dynamic)
         accuracy[length] = sum(bool(hit.all()) for hit in hits) / count
     return accuracy
 
@@ -192,12 +186,12 @@ def _up_to_answer(tokenizer: Encoder, needle: Needle) -> tuple[list[int], int]:
     answer: ids as they would be in a training text, where the first may hold more than the answer.
     """
     begin = needle.document.rindex(needle.answer)
-    prompt, ids = (
-        tokenizer.encode(needle.document[:begin]),
-        tokenizer.encode(needle.document[: begin + len(needle.answer)]),
-    )
-    differ = (n for n, (a, b) in enumerate(zip(prompt, ids, strict=False)) if a != b)
-    first = next(differ, min(len(prompt), len(ids)))
+    end = begin + len(needle.answer)
+    prompt = tokenizer.encode(needle.document[:begin])
+    ids = tokenizer.encode(needle.document[:end])
+    first = 0
+    while first < min(len(prompt), len(ids)) and prompt[first] == ids[first]:
+        first += 1
     assert 0 < first < len(ids), (prompt[-3:], ids[-3:])
     return ids, first
 
@@ -205,9 +199,9 @@ def _up_to_answer(tokenizer: Encoder, needle: Needle) -> tuple[list[int], int]:
 @torch.no_grad()
 def _scored(
     model: Transformer,
-    documents: Sequence[Sequence[int]],
+    documents: Sequence[Document],
     firsts: Sequence[int],
-    score: Callable[[Tensor, Tensor], Tensor],
+    score: Score,
     dynamic: bool,
 ) -> list[Tensor]:
     """score(logits [R, V] float32, targets [R]) of each document's positions from `firsts` on but
@@ -224,9 +218,8 @@ def _scored(
             if dynamic:
                 config = scaled(config, max(len(documents[n]) for n in pack), "dynamic")
             with using(model, config):
-                out += _scored_together(
-                    model, [documents[n] for n in pack], [firsts[n] for n in pack], score
-                )
+                some = [documents[n] for n in pack]
+                out += _scored_together(model, some, [firsts[n] for n in pack], score)
     finally:
         model.train(was_training)
     return out
@@ -237,39 +230,49 @@ def _packs(lengths: Sequence[int], alike: bool) -> Iterator[list[int]]:
     length.
     """
     run: list[int] = []
+    tokens = 0
     for n, length in enumerate(lengths):
-        full = run and sum(max(0, lengths[i]) for i in run) + length > TOKENS_AT_ONCE
-        if full or (run and alike and lengths[run[0]] != length):
+        full = tokens + length > TOKENS_AT_ONCE
+        other = alike and run and lengths[run[0]] != length
+        if run and (full or other):
             yield run
             run = []
+            tokens = 0
         run.append(n)
+        tokens += max(0, length)
     if run:
         yield run
 
 
 def _scored_together(
     model: Transformer,
-    documents: Sequence[Sequence[int]],
+    documents: Sequence[Document],
     firsts: Sequence[int],
-    score: Callable[[Tensor, Tensor], Tensor],
+    score: Score,
 ) -> list[Tensor]:
-    inputs = [list(d[:-1]) for d in documents]
-    wanted = [list(d[first + 1 :]) for d, first in zip(documents, firsts, strict=True)]
+    inputs: list[int] = []
+    targets: list[int] = []
     rows: list[int] = []
-    begin = 0
-    for ids, first in zip(inputs, firsts, strict=True):
-        rows += range(begin + first, begin + len(ids))
-        begin += len(ids)
-    counts = [len(targets) for targets in wanted]
+    lengths: list[int] = []
+    counts: list[int] = []  # of targets
+    for document, first in zip(documents, firsts, strict=True):
+        begin = len(inputs)
+        inputs += document[:-1]
+        rows += range(begin + first, len(inputs))
+        targets += document[first + 1 :]
+        lengths.append(len(inputs) - begin)
+        counts.append(len(document[first + 1 :]))
     if not rows:
         return [torch.zeros(0) for _ in counts]
     device = model.device
-    batch = Batch.packed([len(x) for x in inputs if x], device, torch.tensor(rows, device=device))
-    hidden_RD = model.hidden(torch.tensor([i for x in inputs for i in x], device=device), batch)
-    target_R = torch.tensor([i for targets in wanted for i in targets], device=device)
+    row_R = torch.tensor(rows, device=device)
+    target_R = torch.tensor(targets, device=device)
+    batch = Batch.packed([length for length in lengths if length], device, row_R)
+    hidden_RD = model.hidden(torch.tensor(inputs, device=device), batch)
     step = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
-    scores = [
-        score(model.unembed(hidden_RD[r : r + step]).float(), target_R[r : r + step]).cpu()
-        for r in range(0, len(target_R), step)
-    ]
+    scores = []
+    for first in range(0, len(targets), step):
+        chunk = slice(first, first + step)
+        logits = model.unembed(hidden_RD[chunk]).float()
+        scores.append(score(logits, target_R[chunk]).cpu())
     return list(torch.cat(scores).split(counts))

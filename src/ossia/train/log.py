@@ -2,7 +2,7 @@
 models.
 
 A line reaches the system whole or not at all as far as readers are concerned: one without its end
-is no line.
+is not a line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     file.
 
     A last line that a kill cut short is left out. Raises `TrainingError` for any other line that is
-    no JSON object.
+    not a JSON object.
     """
     path = path / LOG if path.is_dir() else path
     if not path.exists():
@@ -43,7 +43,7 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise TrainingError(
-            f"{path}:{number}: no JSON ({error}); delete that line to go on without it"
+            f"{path}:{number}: not JSON ({error}); delete that line to go on without it"
         ) from error
     if not isinstance(entry, dict) or "step" not in entry:
         raise TrainingError(
@@ -82,8 +82,8 @@ class Log:
 
 def _refused(path: Path, error: OSError) -> TrainingError:
     return TrainingError(
-        f"{path}: cannot be written ({error.strerror}); make room and start the run again: it goes on from its last "
-        "state"
+        f"{path}: cannot be written ({error.strerror}); make room and start the run again: it goes "
+        "on from its last state"
     )
 
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ossia.data.packing import PackedBatch, pack
 from ossia.errors import TrainingError
@@ -24,18 +23,6 @@ from ossia.train.run import Run, StepReport, Watcher
 from ossia.train.state import Saver, copied
 from ossia.train.step import ThreadedStep, Worker
 from ossia.train.weights.export import fingerprint, restore, save_weights, start
-
-
-class Store(Protocol):
-    """Where states are kept; see `state.Saver`."""
-
-    path: Path
-
-    def load(self, identity: dict[str, Any]) -> dict[str, Any] | None: ...
-    def write(self, state: dict[str, Any]) -> None: ...
-    def check(self) -> None: ...
-    def wait(self) -> None: ...
-    def close(self) -> None: ...
 
 
 def train(
@@ -75,7 +62,7 @@ def train(
         worker.close()
 
 
-def _prepare(run: Run) -> tuple[Worker, Store]:
+def _prepare(run: Run) -> tuple[Worker, Saver]:
     if run.parallel is not None:
         from ossia.train.parallel import distributed
 
@@ -92,16 +79,17 @@ class _Progress:
     saved: int | None = None  # step of the state that was last read or handed to the store
 
     def state(self, worker: Worker) -> dict[str, Any]:
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "data": self.data,
-            "worker": worker.state_dict(),
-        }
-        copy: dict[str, Any] = copied(state)
-        return copy
+        state: dict[str, Any] = copied(
+            {
+                "identity": self.identity,
+                "step": self.step,
+                "data": self.data,
+                "worker": worker.state_dict(),
+            }
+        )
+        return state
 
-    def write(self, store: Store, state: dict[str, Any]) -> None:
+    def write(self, store: Saver, state: dict[str, Any]) -> None:
         store.write(state)
         self.saved = state["step"]
 
@@ -109,7 +97,7 @@ class _Progress:
 def _steps(
     run: Run,
     worker: Worker,
-    store: Store,
+    store: Saver,
     progress: _Progress,
     watchers: Sequence[Watcher],
     until: int,
@@ -152,7 +140,8 @@ def _step(
     batch, data = _next(batches, run, progress.step)
     lr = run.lr(progress.step)
     loss, metrics = worker.step(batch, lr)
-    progress.step, progress.data = progress.step + 1, data
+    progress.step += 1
+    progress.data = data
     seconds = time.perf_counter() - began
     return StepReport(
         progress.step,
@@ -173,20 +162,24 @@ def _next(
         return next(batches)
     except StopIteration:
         raise TrainingError(
-            f"{run.name}: the examples ran out after {step} of {run.steps} steps: take fewer steps, or repeat them"
+            f"{run.name}: the examples ran out after {step} of {run.steps} steps: take fewer steps,"
+            " or repeat them"
         ) from None
 
 
 def _line(report: StepReport) -> dict[str, Any]:
-    numbers = {"step": report.step, "loss": report.loss, "lr": report.lr, "tokens": report.tokens}
-    speed = {
+    return {
+        "step": report.step,
+        "loss": report.loss,
+        "lr": report.lr,
+        "tokens": report.tokens,
         "tokens_per_s": round(report.tokens / report.seconds),
         "seconds": round(report.seconds, 4),
+        **report.metrics,
     }
-    return numbers | speed | dict(report.metrics)
 
 
-def _last_state(store: Store, progress: _Progress) -> str:
+def _last_state(store: Saver, progress: _Progress) -> str:
     """Where the last good state is, for an error."""
     store.wait()
     if progress.saved is None:

@@ -22,28 +22,30 @@ CHUNK_ROWS = 64  # at least, or the products of a large vocabulary (201,088: 51 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_RD: Tensor, weight_VD: Tensor, target_R: Tensor) -> Tensor:
-        check_targets(target_R, weight_VD.shape[0])
-        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // weight_VD.shape[0])
+        vocabulary = len(weight_VD)
+        check_targets(target_R, vocabulary)
+        rows = max(CHUNK_ROWS, CHUNK_ELEMENTS // vocabulary)
         w_VD = weight_VD.to(x_RD.dtype)
+        w_DV = w_VD.T
         wide = torch.promote_types(x_RD.dtype, torch.float32)
-        dx_RD, dw_DV = (
-            torch.empty_like(x_RD),
-            torch.zeros(weight_VD.shape[::-1], dtype=wide, device=x_RD.device),
-        )
+        dx_RD = torch.empty_like(x_RD)
+        dw_DV = torch.zeros(w_DV.shape, dtype=wide, device=x_RD.device)
         losses = [x_RD.new_zeros(0, dtype=wide)]
-        for r in range(0, x_RD.shape[0], rows):
-            x = x_RD[r : r + rows]
-            loss, dlogits = softmax_gradient(product(x, w_VD.T).to(wide), target_R[r : r + rows])
+        for first in range(0, len(x_RD), rows):
+            chunk = slice(first, first + rows)
+            x = x_RD[chunk]
+            logits = product(x, w_DV).to(wide)
+            loss, dlogits = softmax_gradient(logits, target_R[chunk])
             dlogits = dlogits.to(x.dtype)
             losses.append(loss)
-            dx_RD[r : r + rows] = product(dlogits, w_VD)
-            dw_DV += product(
-                x.T, dlogits
-            )  # this way round the smaller of the two is the one that is transposed
+            dx_RD[chunk] = product(dlogits, w_VD)
+            # this way round the smaller of the two is the one that is transposed
+            dw_DV += product(x.T, dlogits)
         dw_VD = dw_DV.T.contiguous()
         ctx.save_for_backward(dx_RD, dw_VD)
-        ctx.count = count = max(1, x_RD.shape[0])
-        return torch.cat(losses).sum() / count
+        ctx.count = max(1, len(x_RD))
+        mean: Tensor = torch.cat(losses).sum() / ctx.count
+        return mean
 
     @staticmethod
     @once_differentiable
@@ -58,7 +60,9 @@ def cross_entropy(x_RD: Tensor, unembedding_VD: Tensor, target_R: Tensor) -> Ten
 
     The gradients are worked out chunk by chunk in the forward pass, while the logits are at hand.
     """
-    return _ChunkedCrossEntropy.apply(x_RD, unembedding_VD, target_R)  # type: ignore[no-any-return, no-untyped-call]
+    apply: Any = _ChunkedCrossEntropy.apply
+    loss: Tensor = apply(x_RD, unembedding_VD, target_R)
+    return loss
 
 
 def assignments(choice_Tk: Tensor, experts: int) -> Tensor:
@@ -89,14 +93,16 @@ def sequence_load_balance(logits_TE: Tensor, top_k: int, lengths: Sequence[int])
     """
     tokens, experts = logits_TE.shape
     assert sum(lengths) == tokens, (sum(lengths), tokens)
-    length_S = torch.tensor(lengths, device=logits_TE.device)
-    document_T = torch.arange(len(lengths), device=logits_TE.device).repeat_interleave(length_S)
+    device = logits_TE.device
+    documents = len(lengths)
+    length_S = torch.tensor(lengths, device=device)
+    document_T = torch.arange(documents, device=device).repeat_interleave(length_S)
     choice_Tk = logits_TE.topk(top_k, dim=-1).indices
-    counts_SE = assignments(
-        document_T.unsqueeze(1) * experts + choice_Tk, len(lengths) * experts
-    ).view(-1, experts)
+    pair_Tk = document_T.unsqueeze(1) * experts + choice_Tk
+    counts_SE = assignments(pair_Tk, documents * experts).view(-1, experts)
     p_TE = _wide(logits_TE).softmax(-1)
-    share_SE = counts_SE.to(p_TE.dtype) / (top_k * length_S.unsqueeze(1))
+    made_S1 = top_k * length_S.unsqueeze(1)
+    share_SE = counts_SE.to(p_TE.dtype) / made_S1
     return experts / tokens * (share_SE[document_T] * p_TE).sum()
 
 

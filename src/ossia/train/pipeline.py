@@ -20,7 +20,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ from ossia.config import ModelConfig
 from ossia.errors import ConfigError, TrainingError
 from ossia.files import write_json
 from ossia.train.run import Run, Watcher
-from ossia.train.settings import Hyperparameters, Lora, Parallel
+from ossia.train.settings import Hyperparameters, Lora, Parallel, under_todays_names
 
 PIPELINE, STARTED, DONE, LOCK = "pipeline.json", "started.json", "done.json", ".lock"
 POLL = 0.5  # seconds between looks at what the first process is doing
@@ -92,14 +92,22 @@ def training(
 
         train(run, watchers=watchers_of(run))
 
-    settings = run.identity() | {
-        "start_from": None if run.start_from is None else str(run.start_from)
-    }
-    tokens = run.steps * run.hyper.tokens_per_step
+    settings = run.identity()
+    settings["start_from"] = None if run.start_from is None else str(run.start_from)
     return Phase(
-        run.out.name, does, go, tokens, run.config, settings, run.hyper, context, run.lora, tuple(needs),
-        parallel=run.parallel, together=True,
-    )  # fmt: skip
+        name=run.out.name,
+        does=does,
+        run=go,
+        tokens=run.steps * run.hyper.tokens_per_step,
+        config=run.config,
+        settings=settings,
+        hyper=run.hyper,
+        context=context,
+        lora=run.lora,
+        needs=tuple(needs),
+        parallel=run.parallel,
+        together=True,
+    )
 
 
 def watchers_of(run: Run) -> list[Watcher]:
@@ -127,19 +135,19 @@ def run_pipeline(
     needed is not there.
     """
     _check_names(phases)
-    phases = [
-        phase if phase.settings is not None else _with(phase, settings or {}) for phase in phases
-    ]
+    phases = [_with_settings(phase, settings or {}) for phase in phases]
     rank = _rank()
     if rank == 0:
         check_needs(phases)
     if fresh and _processes() > 1:
         raise ConfigError(
-            f"--fresh deletes under the hands of other processes: delete {out} before torchrun instead"
+            f"--fresh deletes under the hands of other processes: delete {out} before torchrun "
+            "instead"
         )
     _check_processes(phases)
     outcomes = []
-    with _locked(out) if rank == 0 else _nothing(), _watched_by(watch):
+    lock = _locked(out) if rank == 0 else nullcontext()
+    with lock, _watched_by(watch):
         if rank == 0:
             _prepare(phases, out, resume, fresh)
         for phase in phases:
@@ -158,9 +166,11 @@ def state_of(phase: Phase, out: Path) -> str:
 
 def check_needs(phases: Sequence[Phase]) -> None:
     """Raises `TrainingError` naming every file that is needed and not there."""
-    missing = {
-        str(path): phase.name for phase in phases for path in phase.needs if not path.exists()
-    }
+    missing: dict[Path, str] = {}
+    for phase in phases:
+        for path in phase.needs:
+            if not path.exists():
+                missing[path] = phase.name
     if missing:
         named = "; ".join(f"{path} (for phase {phase})" for path, phase in missing.items())
         raise TrainingError(
@@ -170,21 +180,22 @@ def check_needs(phases: Sequence[Phase]) -> None:
 
 def check_settings(phase: Phase, out: Path, defaults: Mapping[str, Any] | None = None) -> None:
     """Raises `ConfigError` naming every setting in which what `out` holds of the phase differs."""
-    for name in (DONE, STARTED):
+    wanted = _plain(phase.settings if phase.settings is not None else defaults or {})
+    for name, has in ((DONE, "was done"), (STARTED, "was begun")):
         found = _read(out / phase.name / name)
         if found is None:
             continue
-        wanted = _plain(phase.settings if phase.settings is not None else defaults or {})
-        if found["config_hash"] != _hash(wanted):
-            then, has = found["config"], "was done" if name == DONE else "was begun"
-            differ = [
-                f"{key} was {_said(then, key)} and is {_said(wanted, key)}"
-                for key in sorted(then.keys() | wanted.keys())
-                if then.get(key) != wanted.get(key) or (key in then) != (key in wanted)
-            ]
+        then = under_todays_names(found["config"])
+        differ = [
+            f"{key} was {_said(then, key)} and is {_said(wanted, key)}"
+            for key in sorted(then.keys() | wanted.keys())
+            if _said(then, key) != _said(wanted, key)
+        ]
+        if differ:
             raise ConfigError(
-                f"{out}: phase {phase.name} {has} with other settings: {'; '.join(differ)}. Give the settings of then, "
-                "another --out, or --fresh to delete what is there and begin again"
+                f"{out}: phase {phase.name} {has} with other settings: {'; '.join(differ)}. Give "
+                "the settings of then, another --out, or --fresh to delete what is there and begin "
+                "again"
             )
         return
 
@@ -239,33 +250,42 @@ def _earlier_seconds(folder: Path) -> float:
 
 def _prepare(phases: Sequence[Phase], out: Path, resume: bool, fresh: bool) -> None:
     """See that what `out` holds is what is asked for, or nothing."""
-    noted = None if fresh else _read(out / PIPELINE)
-    ran_before, names = (out / PIPELINE).exists(), {phase.name for phase in phases}
+    names = {phase.name for phase in phases}
+    ran_before = (out / PIPELINE).exists()
     if fresh:
         _forget(phases, out)
-    elif noted is not None and names.isdisjoint(
-        there := [phase["name"] for phase in noted["phases"]]
-    ):
-        raise ConfigError(
-            f"{out} holds a run of another recipe, with the phases {', '.join(there)}: give another --out"
-        )
+    else:
+        _check_recipe(names, out)
     ours = {PIPELINE, LOCK, f"{PIPELINE}.tmp", *names}
     strange = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if strange and not ran_before:
-        raise ConfigError(
-            f"{out} holds {', '.join(strange[:3])}{' and more' if strange[3:] else ''}, and no run: give another --out"
-        )
+        some = ", ".join(strange[:3])
+        more = " and more" if strange[3:] else ""
+        raise ConfigError(f"{out} holds {some}{more}, and no run: give another --out")
     for phase in phases:
         check_settings(phase, out)
     states = [state_of(phase, out) for phase in phases]
     if not resume and (out / PIPELINE).exists() and set(states) != {"done"}:
         at = next(n for n, state in enumerate(states) if state != "done")
+        done = states.count("done")
         raise ConfigError(
-            f"{out} holds an unfinished run ({states.count('done')} of {len(phases)} phases are done, "
-            f"{phases[at].name} is next): give --resume to go on, --fresh to delete it and begin again, or another "
-            "--out"
+            f"{out} holds an unfinished run ({done} of {len(phases)} phases are done, "
+            f"{phases[at].name} is next): give --resume to go on, --fresh to delete it and begin "
+            "again, or another --out"
         )
     _note(phases, out)
+
+
+def _check_recipe(names: set[str], out: Path) -> None:
+    noted = _read(out / PIPELINE)
+    if noted is None:
+        return
+    there = [phase["name"] for phase in noted["phases"]]
+    if names.isdisjoint(there):
+        raise ConfigError(
+            f"{out} holds a run of another recipe, with the phases {', '.join(there)}: "
+            "give another --out"
+        )
 
 
 def _forget(phases: Sequence[Phase], out: Path) -> None:
@@ -321,11 +341,6 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
 def _watched_by(watch: WatchersOf | None) -> Iterator[None]:
     token = _watchers.set(watch)
     try:
@@ -351,8 +366,9 @@ def _check_processes(phases: Sequence[Phase]) -> None:
         wanted = None if phase.parallel is None else phase.parallel.processes
         if wanted is not None and wanted != _processes():
             raise ConfigError(
-                f"phase {phase.name} is to be spread over {wanted} processes, and this is one of {_processes()}: start "
-                f"the run with `torchrun --nproc-per-node {wanted} -m ossia train ...`, or change parallel"
+                f"phase {phase.name} is to be spread over {wanted} processes, and this is one of "
+                f"{_processes()}: start the run with `torchrun --nproc-per-node {wanted} -m ossia "
+                "train ...`, or change parallel"
             )
 
 
@@ -364,8 +380,10 @@ def _check_names(phases: Sequence[Phase]) -> None:
         raise ConfigError(f"two phases are called {twice[0]!r}: each needs a folder of its own")
 
 
-def _with(phase: Phase, settings: Mapping[str, Any]) -> Phase:
-    return replace(phase, settings=settings)
+def _with_settings(phase: Phase, defaults: Mapping[str, Any]) -> Phase:
+    if phase.settings is not None:
+        return phase
+    return replace(phase, settings=defaults)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

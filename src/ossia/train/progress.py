@@ -44,15 +44,18 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name, self.flops, self.peak, self.clock = name, flops, peak, clock
-        stream = sys.stderr if stream is None else stream
-        self.console = Console(file=stream, highlight=False, force_interactive=None)
+        self.name = name
+        self.flops = flops
+        self.peak = peak
+        self.clock = clock
+        self.console = Console(file=stream or sys.stderr, highlight=False, force_interactive=None)
         self.live: Live | None = None
         if self.console.is_terminal and os.environ.get("TERM") != "dumb":
             self.live = Live(console=self.console, auto_refresh=False, transient=False)
         self.losses: deque[float] = deque(maxlen=SMOOTHED)
         self.spans: deque[tuple[int, float]] = deque(maxlen=SMOOTHED)  # (tokens, seconds) of steps
-        self.last_step = self.last_drawn = -math.inf
+        self.last_step = -math.inf
+        self.last_drawn = -math.inf
         self.last: StepReport | None = None
         self.drawn: StepReport | None = None
 
@@ -72,13 +75,12 @@ class Progress:
         # From one report to the next, so that saving counts; the first has only what the step
         # itself took.
         seconds = report.seconds if self.last is None else now - self.last_step
-        self.last_step, self.last = now, report
+        self.last_step = now
+        self.last = report
         self.losses.append(report.loss)
         self.spans.append((report.tokens, max(seconds, 1e-9)))
-        if (
-            now - self.last_drawn >= (REDRAW if self.live is not None else PLAIN_EVERY)
-            or report.step == report.steps
-        ):
+        pause = PLAIN_EVERY if self.live is None else REDRAW
+        if now - self.last_drawn >= pause or report.step == report.steps:
             self.last_drawn = now
             self._draw(report)
 
@@ -88,28 +90,28 @@ class Progress:
         if self.live is None:
             print("  ".join(pieces), file=self.console.file, flush=True)
             return
-        self.live.update(
-            Text(_fitting(pieces, self.console.width), no_wrap=True, overflow="crop"), refresh=True
-        )
+        line = _fitting(pieces, self.console.width)
+        self.live.update(Text(line, no_wrap=True, overflow="crop"), refresh=True)
 
     def pieces(self, report: StepReport) -> list[str]:
         """What the line says, the most important first."""
-        tokens, seconds = sum(t for t, _ in self.spans), sum(s for _, s in self.spans)
-        left = (report.steps - report.step) * seconds / len(self.spans)
-        done = f"{report.step:,}/{report.steps:,} {report.step / report.steps:.0%}"
+        tokens = sum(t for t, _ in self.spans)
+        seconds = sum(s for _, s in self.spans)
+        speed = tokens / seconds
+        loss = sum(self.losses) / len(self.losses)
         pieces = [
             self.name,
-            done,
-            f"loss {sum(self.losses) / len(self.losses):.3f}",
-            f"{_short(tokens / seconds)} tok/s",
+            f"{report.step:,}/{report.steps:,} {report.step / report.steps:.0%}",
+            f"loss {loss:.3f}",
+            f"{_short(speed)} tok/s",
         ]
         if self.peak:
-            pieces.append(f"MFU {tokens / seconds * self.flops / self.peak:.1%}")
-        pieces.append(
-            f"ETA {clock_time(left)}"
-            if report.step < report.steps
-            else f"last step {report.seconds:.2f} s"
-        )
+            pieces.append(f"MFU {speed * self.flops / self.peak:.1%}")
+        if report.step < report.steps:
+            left = (report.steps - report.step) * seconds / len(self.spans)
+            pieces.append(f"ETA {clock_time(left)}")
+        else:
+            pieces.append(f"last step {report.seconds:.2f} s")
         metrics = report.metrics
         if "max_violation" in metrics:
             pieces.append(f"MaxVio {metrics['max_violation']:.2f}")
@@ -134,26 +136,32 @@ def _loads(load: Sequence[Sequence[float]]) -> list[str]:
     """A bar for each expert, its share over all layers; half the height is the even share."""
     if not load or not 1 < len(load[0]) <= MOST_EXPERTS:
         return []
+    bars = ""
     experts = len(load[0])
-    shares = [sum(row[e] for row in load) / len(load) for e in range(experts)]
-    return [
-        "".join(
-            BARS[min(len(BARS) - 1, round(share * experts * len(BARS) / 2))] for share in shares
-        )
-    ]
+    for e in range(experts):
+        share = sum(row[e] for row in load) / len(load)
+        height = round(share * experts * len(BARS) / 2)
+        bars += BARS[min(len(BARS) - 1, height)]
+    return [bars]
 
 
 def _short(count: float) -> str:
     """950, 12.4k, 1.25M"""
     if count < 1000:
         return f"{count:.0f}"
-    return f"{count / 1e3:.1f}k" if count < 999_950 else f"{count / 1e6:.2f}M"
+    if count < 999_950:
+        return f"{count / 1e3:.1f}k"
+    return f"{count / 1e6:.2f}M"
 
 
-def clock_time(seconds: float) -> str:
+def clock_time(duration: float) -> str:
     """0:07, 12:04, 3:20:15, 2d 04:10"""
-    whole = max(0, round(seconds))
-    days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    whole = max(0, round(duration))
+    minutes, seconds = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
     if days:
         return f"{days}d {hours:02}:{minutes:02}"
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    if hours:
+        return f"{hours}:{minutes:02}:{seconds:02}"
+    return f"{minutes}:{seconds:02}"

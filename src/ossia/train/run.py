@@ -4,6 +4,7 @@ torch, no files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +13,42 @@ from typing import TYPE_CHECKING, Any
 from ossia.config import ModelConfig, as_dict
 from ossia.data.packing import ExamplesFrom
 from ossia.errors import ConfigError
-from ossia.train.schedule import Schedule
-from ossia.train.settings import Hyperparameters, Lora, Parallel
+from ossia.train.settings import Decay, Hyperparameters, Lora, OptimizerName, Parallel
 
 if TYPE_CHECKING:
     from ossia.mxfp4 import ScaleRule
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, a constant plateau, then a decay to `floor` times the peak (warm-up, stable,
+    decay).
+
+    `decay` 1.0 leaves no plateau: the usual cosine (or linear) schedule. 0.0 leaves no decay.
+    """
+
+    peak: float
+    steps: int
+    warmup: int = 100
+    decay: float = 0.5  # share of the steps, at the end
+    floor: float = 0.0
+    shape: Decay = "cosine"
+
+    def at(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        decay_steps = round(self.steps * self.decay)
+        through = 0.0
+        if decay_steps:
+            through = (step - (self.steps - decay_steps)) / decay_steps
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        return self.peak * warm * self._decayed(min(1.0, max(0.0, through)))
+
+    def _decayed(self, through: float) -> float:
+        """Share of the peak after `through` [0, 1] of the decay."""
+        left = 0.5 * (1 + math.cos(math.pi * through))
+        if self.shape == "linear":
+            left = 1 - through
+        return self.floor + (1 - self.floor) * left
 
 
 @dataclass(frozen=True)
@@ -36,9 +68,8 @@ class Run:
     hyper: Hyperparameters
     out: Path
     start_from: Path | None = None
-    quantize: bool | ScaleRule = (
-        False  # train experts as the MXFP4 values they will be exported as; True: by `rceil`
-    )
+    # train experts as the MXFP4 values they will be exported as; True: by `rceil`
+    quantize: bool | ScaleRule = False
     lora: Lora | None = None  # train low-rank changes only
     save_every: int = 200
     parallel: Parallel | None = None  # None: this process alone
@@ -52,8 +83,14 @@ class Run:
             raise ConfigError("LoRA changes a model that is there already: give start_from")
         if self.lora is not None and self.quantize and not self.lora.experts:
             raise ConfigError(
-                "quantize trains the experts, which lora.experts=false keeps as they are: choose one"
+                "quantize trains the experts, which lora.experts=false keeps as they are: "
+                "choose one"
             )
+
+    @property
+    def optimizer(self) -> OptimizerName:
+        """LoRA's factors are always AdamW's."""
+        return self.hyper.optimizer if self.lora is None else "adamw"
 
     def lr(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
@@ -64,12 +101,15 @@ class Run:
         """What must not change between a run and its resumption: JSON values by dotted name. The
         number of processes may change.
         """
-        parts = {
+        settings = {
+            "name": self.name,
+            "steps": self.steps,
+            "quantize": self.quantize,
             "config": as_dict(self.config),
             "hyper": asdict(self.hyper),
             "lora": self.lora and asdict(self.lora),
         }
-        return _flat({"name": self.name, "steps": self.steps, "quantize": self.quantize, **parts})
+        return _flat(settings)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

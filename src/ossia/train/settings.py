@@ -6,7 +6,8 @@ single fields.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
 from typing import Any, Literal, get_args
 
 from ossia.errors import ConfigError
@@ -15,6 +16,7 @@ BalanceMode = Literal["none", "aux", "bias"]
 Statistics = Literal["micro", "sequence", "global"]
 Precision = Literal["float32", "bfloat16"]
 Decay = Literal["cosine", "linear"]
+OptimizerName = Literal["adamw", "muon"]  # a row of `optim.OPTIMIZERS` for each
 
 
 def _require(good: bool, name: str, must: str, found: Any) -> None:
@@ -24,6 +26,24 @@ def _require(good: bool, name: str, must: str, found: Any) -> None:
 
 def _require_one_of(choices: Any, name: str, found: Any) -> None:
     _require(found in get_args(choices), name, f"one of {', '.join(get_args(choices))}", found)
+
+
+def under_todays_names(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name as a version of ossia has stored them, under the names of this one.
+
+    0.1.0 had a flag, `muon`, in place of `optimizer`.
+    """
+    settings = dict(stored)
+    for name, value in stored.items():
+        group, dot, last = name.rpartition(".")
+        if last == "muon" and isinstance(value, bool):
+            del settings[name]
+            settings[f"{group}{dot}optimizer"] = _of_flag(value)
+    return settings
+
+
+def _of_flag(muon: bool) -> OptimizerName:
+    return "muon" if muon else "adamw"
 
 
 @dataclass(frozen=True)
@@ -42,21 +62,17 @@ class Balance:
     aux: float = 1e-2  # coefficient of the Switch loss
     router_z: float = 1e-3  # coefficient of the router z-loss, in every mode
     bias_rate: float = 1e-2  # by how much a step moves a bias; in units of logits
-    capacity: float | None = (
-        None  # of an expert, in units of k T / E tokens; the rest is dropped. None: no limit
-    )
+    # of an expert, in units of k T / E tokens; the rest is dropped. None: no limit
+    capacity: float | None = None
 
     def __post_init__(self) -> None:
         _require_one_of(BalanceMode, "balance.mode", self.mode)
         _require_one_of(Statistics, "balance.statistics", self.statistics)
         for name in ("aux", "router_z", "bias_rate"):
-            _require(getattr(self, name) >= 0, f"balance.{name}", "0 or more", getattr(self, name))
-        _require(
-            self.capacity is None or self.capacity > 0,
-            "balance.capacity",
-            "more than 0",
-            self.capacity,
-        )
+            value = getattr(self, name)
+            _require(value >= 0, f"balance.{name}", "0 or more", value)
+        if self.capacity is not None:
+            _require(self.capacity > 0, "balance.capacity", "more than 0", self.capacity)
 
 
 @dataclass(frozen=True)
@@ -79,15 +95,15 @@ class Parallel:
 
     replicate: int = 1  # whole copies of the groups below
     fsdp: int = 1  # each holds a slice of every parameter
-    ep: int = (
-        1  # each holds some of the experts; processes of this dimension also see different tokens
-    )
+    # each holds some of the experts; processes of this dimension also see different tokens
+    ep: int = 1
     # each holds some of the heads, and a slice of every expert's width; they see the same tokens
     tp: int = 1
 
     def __post_init__(self) -> None:
         for name in ("replicate", "fsdp", "ep", "tp"):
-            _require(getattr(self, name) >= 1, f"parallel.{name}", "1 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 1, f"parallel.{name}", "1 or more", value)
 
     @property
     def processes(self) -> int:
@@ -98,20 +114,19 @@ class Parallel:
 class Hyperparameters:
     """How a run optimizes. Defaults suit a model of a few million parameters."""
 
-    tokens_per_step: int = (
-        8192  # of one optimizer step: all parts, accumulations and processes together
-    )
+    # of one optimizer step: all parts, accumulations and processes together
+    tokens_per_step: int = 8192
     longest: int = 1024  # tokens of one example
     peak_lr: float = 2e-3
     warmup: int = 100  # steps
-    decay: float = (
-        0.5  # share of the steps, at the end; 1.0 with "cosine" is the usual cosine schedule
-    )
+    # share of the steps, at the end; 1.0 with "cosine" is the usual cosine schedule
+    decay: float = 0.5
     decay_shape: Decay = "cosine"
     floor: float = 0.0  # where the decay ends, as a share of the peak
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
-    muon: bool = True  # for matrices; otherwise, and for LoRA, AdamW for everything
+    # Muon steps matrices, and AdamW the rest; LoRA is always trained with AdamW
+    optimizer: OptimizerName = "muon"
     clip: float = 1.0  # of the norm of all gradients; 0 for none
     # decay of an exponential moving average of the weights, which is then what a run ends with
     ema: float = 0.0
@@ -119,23 +134,29 @@ class Hyperparameters:
     accumulate: int = 1  # parts of a step that are worked on one after the other, to save memory
     # parts of those that are worked on side by side, one thread each; their number shapes the sums
     shards: int = 2
-    precision: Precision = (
-        "float32"  # of matrix products; weights, residual stream, router and loss stay float32
-    )
-    checkpoint_layers: bool = (
-        False  # compute a layer's activations again in the backward pass instead of keeping them
-    )
-    compile: bool = False  # torch.compile of what is no hand-written kernel; needs a C++ compiler
+    # of matrix products; weights, residual stream, router and loss stay float32
+    precision: Precision = "float32"
+    # compute a layer's activations again in the backward pass instead of keeping them
+    checkpoint_layers: bool = False
+    # torch.compile of what is not a hand-written kernel; needs a C++ compiler
+    compile: bool = False
     seed: int = 0
+    muon: InitVar[bool | None] = None  # how 0.1.0 spelled `optimizer`; still understood
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, muon: bool | None) -> None:
+        if muon is not None:
+            object.__setattr__(self, "optimizer", _of_flag(muon))
+        _require_one_of(OptimizerName, "optimizer", self.optimizer)
         _require_one_of(Decay, "decay_shape", self.decay_shape)
         _require_one_of(Precision, "precision", self.precision)
         for name in ("tokens_per_step", "longest", "accumulate", "shards"):
-            _require(getattr(self, name) >= 1, name, "1 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 1, name, "1 or more", value)
         for name in ("warmup", "weight_decay", "clip"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            value = getattr(self, name)
+            _require(value >= 0, name, "0 or more", value)
         for name in ("decay", "floor"):
-            _require(0 <= getattr(self, name) <= 1, name, "between 0 and 1", getattr(self, name))
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, "between 0 and 1", value)
         _require(self.peak_lr > 0, "peak_lr", "more than 0", self.peak_lr)
         _require(0 <= self.ema < 1, "ema", "at least 0 and less than 1", self.ema)

@@ -7,6 +7,7 @@ trainer's.
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from ossia import files
 from ossia.errors import TrainingError
+from ossia.train.settings import under_todays_names
 
 STATE = "state.pt"
 SHARDED = "state.json"  # of several processes: parallel/state.py
 State = dict[str, Any]
+Path_ = tuple[Any, ...]
 
 
 class Saver:
@@ -43,8 +46,9 @@ class Saver:
         """
         if self.path.with_name(SHARDED).exists():
             raise TrainingError(
-                f"{self.path.parent} holds the state of a run in several processes ({SHARDED}), which one alone cannot "
-                "go on from: set parallel (its sizes may be 1) and start it with torchrun, or use another folder"
+                f"{self.path.parent} holds the state of a run in several processes ({SHARDED}), "
+                "which one alone cannot go on from: set parallel (its sizes may be 1) and start "
+                "it with torchrun, or use another folder"
             )
         return load_state(self.path, identity)
 
@@ -56,11 +60,15 @@ class Saver:
     def check(self) -> None:
         """Raise the error of a write that failed meanwhile."""
         if self._writing is not None and self._writing.done():
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
         """Until what was begun is on the disk."""
-        writing, self._writing = self._writing, None
+        self._finish()
+
+    def _finish(self) -> None:
+        writing = self._writing
+        self._writing = None
         if writing is not None:
             writing.result()
 
@@ -68,13 +76,28 @@ class Saver:
         self._pool.shutdown()
 
 
+def changed(value: Any, change: Callable[[Path_, Any], Any], path: Path_ = ()) -> Any:
+    """`value` with `change(path, part)` in the place of every part of it, from outside in; what is
+    changed is not looked into. A path is made of keys and places.
+    """
+    new = change(path, value)
+    if new is not value:
+        return new
+    if isinstance(value, dict):
+        return {key: changed(part, change, (*path, key)) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        parts = [changed(part, change, (*path, n)) for n, part in enumerate(value)]
+        return type(value)(parts)
+    return value
+
+
 def copied(value: Any) -> Any:
     """`value` with every tensor in it copied to memory of its own, on the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    return type(value)(map(copied, value)) if isinstance(value, list | tuple) else value
+
+    def copy(path: Path_, part: Any) -> Any:
+        return part.detach().to("cpu", copy=True) if isinstance(part, Tensor) else part
+
+    return changed(value, copy)
 
 
 def save_state(path: Path, state: State) -> None:
@@ -98,26 +121,32 @@ def load_state(path: Path, identity: dict[str, Any]) -> State | None:
         raise TrainingError(
             f"{path} cannot be read{why}; if it is damaged, delete it to start again"
         ) from error
-    found = state.get("identity", {})
-    if changed := [_difference(k, found, identity) for k in sorted(identity.keys() | found.keys())
-                   if identity.get(k) != found.get(k)]:  # fmt: skip
-        raise TrainingError(
-            f"{path} is of another run: {'; '.join(changed)}; use another folder, or delete it to start again"
-        )
+    check_identity(path, state.get("identity", {}), identity)
     return state
 
 
-def _difference(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    return f"{name} was {found.get(name)!r} and is {wanted.get(name)!r}"
+def check_identity(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raises `TrainingError` if the state at `path` is of another run; it names what differs."""
+    stored = under_todays_names(stored)
+    wanted = json.loads(json.dumps(wanted))
+    changed = [
+        f"{name} was {stored.get(name)!r} and is {wanted.get(name)!r}"
+        for name in sorted(stored.keys() | wanted.keys())
+        if stored.get(name) != wanted.get(name)
+    ]
+    if changed:
+        raise TrainingError(
+            f"{path} is of another run: {'; '.join(changed)}; use another folder, or delete it to "
+            "start again"
+        )
 
 
 class _Watched:
     """A file that remembers which error a write met: torch.save hides it."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.error = file, None
-
-    error: OSError | None
+        self.file = file
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
@@ -155,15 +184,19 @@ def _no_room(path: Path, reason: OSError, needed: int) -> str:
         free = f"{shutil.disk_usage(path.parent).free:,} are free there"
     except OSError:
         free = "how many are free there is unknown"
-    kept = (
-        f"the {path.name} from before is untouched"
-        if path.exists()
-        else f"there was no {path.name} yet"
-    )
+    kept = f"there was no {path.name} yet"
+    if path.exists():
+        kept = f"the {path.name} from before is untouched"
     return (
-        f"{path}: cannot be written ({reason.strerror}): {needed:,} bytes are needed, {free}; {kept}. "
-        "Make room and start the run again: it goes on from its last state"
+        f"{path}: cannot be written ({reason.strerror}): {needed:,} bytes are needed, {free}; "
+        f"{kept}. Make room and start the run again: it goes on from its last state"
     )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """As `replacing`."""
+    with replacing(path, lambda: len(data)) as file:
+        file.write(data)
 
 
 class _Counter:

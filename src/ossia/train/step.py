@@ -3,23 +3,24 @@ update.
 
 Every target of a step weighs the same, in whatever part it is. On one thread per part the same
 batch gives the same bits; the number of parts shapes the sums. Knows the model and one batch; no
-data, no files.
+data, no files. `Worker` is what steps in one process (here) and in several (`parallel/`) have in
+common.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from collections import UserDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ossia.batch import Batch
-from ossia.data.packing import PackedBatch, split
+from ossia.data.packing import Ids, PackedBatch, split
 from ossia.errors import TrainingError
 from ossia.kernels import products
 from ossia.model import Transformer
@@ -27,106 +28,189 @@ from ossia.train.balance import Balancer
 from ossia.train.checkpointing import checkpoint_layers, compile_parts, plain
 from ossia.train.diagnose import DivergedError, bad_weight, where
 from ossia.train.losses import cross_entropy
-from ossia.train.optim import Average, Optimizers
+from ossia.train.optim import Average, Optimizers, trained
 from ossia.train.run import Run
+from ossia.train.state import State
+
+Parts = list[PackedBatch]
+Metrics = dict[str, float]
 
 
-class Worker(Protocol):
-    """What the loop needs of whoever does the steps: one process with threads, or many processes."""
+class Worker:
+    """Does the steps of a run, and holds all that decides the next one.
 
-    model: Transformer
-    leads: bool  # whether this process writes logs and weights, and tells the watchers
-    balancer: Balancer
+    Uses all of `model`'s parameters that ask for gradients. A subclass says how the gradients of a
+    step come about; what is done with them is the same everywhere.
+    """
 
-    def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
-        """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if it
-        would be bad.
-        """
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that decides the next step, without copies."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def finish(self) -> Transformer:
-        """The trained model, whole, in eval mode, with averaged weights if the run averages."""
-
-    def close(self) -> None: ...
-
-
-class ThreadedStep:
-    """`Worker` of one process. Uses all of `model`'s parameters that ask for gradients."""
+    leads = True  # whether this process writes logs and weights, and tells the watchers
+    side_by_side: int  # parts of a step that are worked on at the same time
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer) -> None:
         h = run.hyper
-        self.leads, self.model, self.hyper, self.balancer = True, model, h, balancer
+        self.model = model
+        self.hyper = h
+        self.balancer = balancer
         self.taken = 0
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.named = trained(model)
         self.params = list(self.named.values())
-        self.optimizer = Optimizers(
-            model, h.peak_lr, h.weight_decay, h.betas, h.muon and run.lora is None
-        )
+        self.optimizer = Optimizers(model, h.peak_lr, h.weight_decay, h.betas, run.optimizer)
         self.average = Average(self.params, h.ema) if h.ema else None
-        self.pool = ThreadPoolExecutor(
-            h.shards, "part", initializer=torch.set_num_threads, initargs=(1,)
-        )
-        if h.compile:
-            compile_parts(model)
         if h.checkpoint_layers:
             checkpoint_layers(model)
-        if model.device.type == "cpu":
-            products.serving()  # measured now, if need be, while nothing else runs
 
-    def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
-        parts = split(batch, self.hyper.accumulate * self.hyper.shards)
-        targets, tokens = sum(len(p.rows) for p in parts), sum(len(p.tokens) for p in parts)
+    def step(self, batch: PackedBatch, lr: float) -> tuple[float, Metrics]:
+        """(loss, metrics) of one update. Raises `DivergedError`, before anything has changed, if
+        the loss or the gradients are not finite.
+        """
+        parts = split(batch, self.hyper.accumulate * self.side_by_side)
+        targets = sum(len(part.rows) for part in parts)
+        tokens = sum(len(part.tokens) for part in parts)
         if not targets:
             raise TrainingError(
                 "a batch has no token to learn: the masks of its examples are empty"
             )
-        loss, gradients = 0.0, list[Tensor]()
-        for first in range(0, len(parts), self.hyper.shards):
-            for part in self._side_by_side(
-                parts[first : first + self.hyper.shards], targets, tokens
-            ):
+        loss = self._learn(parts, targets, tokens)
+        norm = self._norm()
+        if not math.isfinite(loss):
+            self._diverged(f"the loss is {loss}", batch, parts)
+        if not math.isfinite(norm):
+            self._diverged(f"the norm of the gradients is {norm}", batch, parts)
+        if self.hyper.clip:
+            self._clip(norm)
+        self._update(lr)
+        if self.average is not None:
+            self.average.update()
+        self.taken += 1
+        return loss, {"gradient_norm": norm} | self._balanced()
+
+    # what subclasses do in their own way
+
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+        """Give every parameter the gradient of the step; the loss of the step."""
+        raise NotImplementedError
+
+    def _norm(self) -> float:
+        """Of all gradients as one vector."""
+        raise NotImplementedError
+
+    def _clip(self, norm: float) -> None:
+        raise NotImplementedError
+
+    def _update(self, lr: float) -> None:
+        raise NotImplementedError
+
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
+        """The place of the first value that is not finite."""
+        raise NotImplementedError
+
+    def _bad_weight(self) -> str | None:
+        raise NotImplementedError
+
+    # what is the same for all
+
+    def _diverged(self, what: str, batch: PackedBatch, parts: Parts) -> None:
+        place = self._first_bad(batch, parts)
+        raise DivergedError(
+            f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
+        )
+
+    def _balanced(self) -> Metrics:
+        """End a step for its balancer; the metrics. What a router's bias takes over from a
+        selection bias the averaged one gets in full: the weights that were averaged chose with it
+        too.
+        """
+        metrics = self.balancer.end()
+        if self.average is not None:
+            for bias, change in self.balancer.handed_over:
+                self.average.move(bias, change)
+        return metrics
+
+    def state_dict(self) -> State:
+        """All that decides the next step, without copies. Raises `DivergedError` if the weights
+        are not finite.
+        """
+        bad = self._bad_weight()
+        if bad is not None:
+            raise DivergedError(f"step {self.taken} made weights that are not finite: {bad}")
+        state = {
+            "taken": self.taken,
+            "model": dict(self.named),
+            "optimizer": self.optimizer.state_dict(),
+            "balancer": self.balancer.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.model.device.type == "cpu":  # there bits depend on what multiplies, too
+            state["products"] = asdict(products.serving())
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: State) -> None:
+        if "products" in state and self.model.device.type == "cpu":
+            products.go_on_with(state["products"])
+        self.taken = state["taken"]
+        for name, p in self.named.items():
+            p.copy_(state["model"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.balancer.load_state_dict(state["balancer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def finish(self) -> Transformer:
+        """The trained model, whole, in eval mode, with averaged weights if the run averages."""
+        if self.average is not None:
+            self.average.put()
+        return self.model.eval()
+
+    def close(self) -> None:
+        plain(self.model)
+        for p in self.params:
+            p.grad = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    gradients: tuple[Tensor, ...]
+    loss: float  # the part's share of the step's mean
+
+
+class ThreadedStep(Worker):
+    """The worker of one process: `hyper.shards` parts at a time, each on one thread."""
+
+    def __init__(self, model: Transformer, run: Run, balancer: Balancer) -> None:
+        super().__init__(model, run, balancer)
+        self.side_by_side = run.hyper.shards
+        self.pool = ThreadPoolExecutor(
+            self.side_by_side, "part", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        if run.hyper.compile:
+            compile_parts(model)
+        if model.device.type == "cpu":
+            products.serving()  # measured now, if need be, while nothing else runs
+
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+        loss = 0.0
+        gradients: list[Tensor] = []
+        for first in range(0, len(parts), self.side_by_side):
+            together = parts[first : first + self.side_by_side]
+            for part in self._together(together, targets, tokens):
                 loss += part.loss
                 gradients = _added(gradients, part.gradients)
         for p, gradient in zip(self.params, gradients, strict=True):
             p.grad = gradient
-        norm_of_all = torch.nn.utils.get_total_norm(gradients)
-        norm = norm_of_all.item()
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            what = (
-                f"the loss is {loss}"
-                if not math.isfinite(loss)
-                else f"the norm of the gradients is {norm}"
-            )
-            place = where(self.model, lambda: part_loss(self.model, batch, None, 0, 1.0, 1.0))
-            raise DivergedError(
-                f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
-            )
-        if self.hyper.clip:
-            torch.nn.utils.clip_grads_with_norm_(self.params, self.hyper.clip, norm_of_all)
-        # the pool's threads are single ones: only where they are as many as torch would use
-        self.optimizer.step(lr, self.pool if self.hyper.shards >= torch.get_num_threads() else None)
-        if self.average is not None:
-            self.average.update()
-        self.taken += 1
-        return loss, {"gradient_norm": norm} | balanced(self.balancer, self.average)
+        return loss
 
-    def _side_by_side(self, parts: Sequence[PackedBatch], targets: int, tokens: int) -> list[_Part]:
+    def _together(self, parts: Parts, targets: int, tokens: int) -> list[_Part]:
         self.balancer.begin(len(parts), self.taken)
-        work = [
-            self.pool.submit(
-                self._gradients, n, part, len(part.rows) / targets, len(part.tokens) / tokens
-            )
-            for n, part in enumerate(parts)
-        ]
-        errors = [error for future in work if (error := future.exception()) is not None]
-        if errors:  # a part that only waited for another that failed tells less
-            raise min(
-                errors, key=lambda error: isinstance(error.__cause__, threading.BrokenBarrierError)
-            )
+        work: list[Future[_Part]] = []
+        for n, part in enumerate(parts):
+            of_targets = len(part.rows) / targets
+            of_tokens = len(part.tokens) / tokens
+            work.append(self.pool.submit(self._gradients, n, part, of_targets, of_tokens))
+        errors = list(filter(None, [future.exception() for future in work]))
+        if errors:
+            raise min(errors, key=_only_waited)
         return [future.result() for future in work]
 
     def _gradients(self, n: int, part: PackedBatch, of_targets: float, of_tokens: float) -> _Part:
@@ -137,42 +221,34 @@ class ThreadedStep:
             self.balancer.abort()
             raise
 
-    def state_dict(self) -> dict[str, Any]:
-        """Raises `DivergedError` if the weights are not finite."""
-        if (bad := bad_weight(self.model)) is not None:
-            raise DivergedError(f"step {self.taken} made weights that are not finite: {bad}")
-        return state_of(self)
+    def _norm(self) -> float:
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients).item()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        put_state(self, state)
+    def _clip(self, norm: float) -> None:
+        first = self.params[0]
+        total = torch.tensor(norm, dtype=first.dtype, device=first.device)
+        torch.nn.utils.clip_grads_with_norm_(self.params, self.hyper.clip, total)
 
-    def finish(self) -> Transformer:
-        if self.average is not None:
-            self.average.put()
-        return self.model.eval()
+    def _update(self, lr: float) -> None:
+        # the pool's threads are single ones: only where they are as many as torch would use
+        enough = self.side_by_side >= torch.get_num_threads()
+        self.optimizer.step(lr, self.pool if enough else None)
+
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
+        return where(self.model, lambda: part_loss(self.model, batch, None, 0, 1.0, 1.0))
+
+    def _bad_weight(self) -> str | None:
+        return bad_weight(self.model)
 
     def close(self) -> None:
         self.pool.shutdown()
-        plain(self.model)
-        for p in self.params:
-            p.grad = None
+        super().close()
 
 
-def balanced(balancer: Balancer, average: Average | None) -> dict[str, float]:
-    """End a step for its balancer; the metrics. What a router's bias takes over from a selection
-    bias the averaged one gets in full: the weights that were averaged chose with it too.
-    """
-    metrics = balancer.end()
-    if average is not None:
-        for bias, change in balancer.handed_over:
-            average.move(bias, change)
-    return metrics
-
-
-@dataclass(frozen=True)
-class _Part:
-    gradients: tuple[Tensor, ...]
-    loss: float  # the part's share of the step's mean
+def _only_waited(error: BaseException) -> bool:
+    """For a part that failed: such an error tells less than that one's."""
+    return isinstance(error.__cause__, threading.BrokenBarrierError)
 
 
 def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -181,6 +257,23 @@ def _added(sums: list[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
     for total, gradient in zip(sums, gradients, strict=True):
         total += gradient
     return sums
+
+
+def hidden(model: Transformer, part: PackedBatch) -> tuple[Tensor, UserDict[int, Tensor]]:
+    """The rows that the loss reads, and the routers' logits by layer.
+
+    The logits go into a mapping that is not a dict: FSDP2 looks for tensors in the dicts of a
+    layer's arguments, and would take the logits of earlier layers for inputs of this one.
+    """
+    logits: UserDict[int, Tensor] = UserDict()
+    device = model.device
+    rows = _ids(part.rows, device)
+    batch = Batch.packed(part.lengths, device, output_rows=rows, router_logits=logits)
+    return model.hidden(_ids(part.tokens, device), batch), logits
+
+
+def _ids(numbers: Ids, device: torch.device) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def part_loss(
@@ -195,52 +288,10 @@ def part_loss(
     step's targets and tokens. Both are shares of the step's mean; the first includes the auxiliary
     losses of `balancer`.
     """
-    device = model.device
-    logits: dict[int, Tensor] = {}
-    rows = torch.tensor(part.rows, dtype=torch.int64, device=device)  # also where there are none
-    batch = Batch.packed(part.lengths, device, output_rows=rows, router_logits=logits)
-    x_RD = model.hidden(torch.tensor(part.tokens, device=device), batch)
-    targets = torch.tensor(part.targets, dtype=torch.int64, device=device)
+    x_RD, logits = hidden(model, part)
+    targets = _ids(part.targets, model.device)
     loss = of_targets * cross_entropy(x_RD, model.unembedding.weight, targets)
     if balancer is None:
         return loss, loss
-    return loss + balancer.loss(n, logits, part.lengths, of_tokens), loss.detach()
-
-
-# ---- what every worker keeps from step to step ----
-
-
-class Stateful(Protocol):
-    taken: int
-    named: Any  # name -> parameter
-    optimizer: Any
-    balancer: Balancer
-    average: Any  # of the weights, or None
-    model: Transformer
-
-
-def state_of(worker: Stateful) -> dict[str, Any]:
-    average = {"average": worker.average.state_dict()} if worker.average is not None else {}
-    state = {"model": dict(worker.named), "optimizer": worker.optimizer.state_dict()}
-    # on a CPU bits depend on what multiplies, too
-    serving = {"products": asdict(products.serving())} if worker.model.device.type == "cpu" else {}
-    return {
-        "taken": worker.taken,
-        **state,
-        **average,
-        "balancer": worker.balancer.state_dict(),
-        **serving,
-    }
-
-
-@torch.no_grad()
-def put_state(worker: Stateful, state: dict[str, Any]) -> None:
-    if "products" in state and worker.model.device.type == "cpu":
-        products.go_on_with(state["products"])
-    worker.taken = state["taken"]
-    for name, p in worker.named.items():
-        p.copy_(state["model"][name])
-    worker.optimizer.load_state_dict(state["optimizer"])
-    worker.balancer.load_state_dict(state["balancer"])
-    if worker.average is not None:
-        worker.average.load_state_dict(state["average"])
+    auxiliary = balancer.loss(n, logits, part.lengths, of_tokens)
+    return loss + auxiliary, loss.detach()

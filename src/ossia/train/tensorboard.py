@@ -13,7 +13,10 @@ from typing import Any
 from ossia.errors import TrainingError
 from ossia.train.run import StepReport
 
-MISSING = "TensorBoard is not installed: pip install 'ossia[train]'; log.jsonl has the same numbers without it"
+MISSING = (
+    "TensorBoard is not installed: pip install 'ossia[train]'; "
+    "log.jsonl has the same numbers without it"
+)
 
 
 class TensorBoard:
@@ -26,19 +29,22 @@ class TensorBoard:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-            from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-            from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+            import tensorboard.compat.proto.event_pb2 as events  # type: ignore[import-untyped]
+            import tensorboard.compat.proto.summary_pb2 as summaries  # type: ignore[import-untyped]
+            from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
         except ImportError as error:
             raise TrainingError(MISSING) from error
-        self._event, self._session, self._summary = Event, SessionLog, Summary
+        self._event = events.Event
+        self._session = events.SessionLog
+        self._summary = summaries.Summary
+        EventFileWriter = event_file_writer.EventFileWriter
         self._writer: Any = EventFileWriter(str(folder))
         self._begun = False
 
     def __call__(self, report: StepReport) -> None:
         if not self._begun:
-            start = self._session(status=self._session.START)
-            self._add(report.step, session_log=start)
+            begins = self._session(status=self._session.START)
+            self._add(report.step, session_log=begins)
             self._begun = True
         values = [
             self._summary.Value(tag=tag, simple_value=value)
@@ -56,8 +62,14 @@ class TensorBoard:
 
 
 def _numbers(report: StepReport) -> dict[str, float]:
-    numbers = {"loss": report.loss, "lr": report.lr, "tokens_per_s": report.tokens / report.seconds}
-    numbers |= {f"metrics/{name}": value for name, value in report.metrics.items()}
-    return numbers | {
-        f"busiest_expert/layer_{n}": max(row) for n, row in enumerate(report.load) if row
+    numbers = {
+        "loss": report.loss,
+        "lr": report.lr,
+        "tokens_per_s": report.tokens / report.seconds,
     }
+    for name, value in report.metrics.items():
+        numbers[f"metrics/{name}"] = value
+    for n, row in enumerate(report.load):
+        if row:
+            numbers[f"busiest_expert/layer_{n}"] = max(row)
+    return numbers

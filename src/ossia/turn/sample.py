@@ -26,7 +26,7 @@ from ossia.harmony import (
     TextDelta,
     UnknownTool,
 )
-from ossia.harmony.calls import NOBODY
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Sessions, Tool, Toolbox, ToolTarget
 from ossia.turn.events import (
@@ -170,7 +170,7 @@ class Sample:
 
     def _begin(self, header: MessageStart) -> None:
         self._open = None
-        is_call = header.role is Role.ASSISTANT and header.recipient not in NOBODY
+        is_call = header.role is Role.ASSISTANT and header.recipient not in NOT_A_CALL
         if self.outcome.builtin and not is_call:
             self.is_over = True  # results come before whatever the model goes on to say
         elif is_call:
@@ -222,7 +222,7 @@ class Sample:
         message = end.message
         if message.role is not Role.ASSISTANT:
             return
-        if message.recipient not in NOBODY:
+        if message.recipient not in NOT_A_CALL:
             self._end_call(end, is_ready=is_ready)
         elif self._open is not None:
             self._end_text(self._open, message)

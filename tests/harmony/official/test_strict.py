@@ -105,9 +105,8 @@ def test_traces_are_the_official_ones(
             step.error.split()[0] + step.error.split()[-1][:5] for step in expected if step.error
         }
         messages += len(expected[-1].messages)
-    assert (
-        messages > len(chosen) / 2 and len(errors) > 10
-    )  # a good part of the streams was read, and all errors occurred
+    # a good part of the streams was read, and all errors occurred
+    assert messages > len(chosen) / 2 and len(errors) > 10
 
 
 def test_the_whole_result_is_the_official_one(peer: Any, tokenizer: Tokenizer) -> None:

@@ -43,6 +43,5 @@ def test_near_float64(isa: ctypes.CDLL, vocab: int) -> None:
         assert 0 <= row.token < vocab
     draws = [sampled(isa, logits, 1.25, (n + 0.5) / 200).token for n in range(200)]
     expected = shares[order[0]] / shares.sum()
-    assert (
-        abs(draws.count(order[0]) / 200 - expected) < 0.01 + 1e-3
-    )  # one interval of uniform draws is an id's
+    # one interval of uniform draws is an id's
+    assert abs(draws.count(order[0]) / 200 - expected) < 0.01 + 1e-3

@@ -15,18 +15,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion
 
-from ossia.server.chat.input import ChatForm
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
-from ossia.server.events import (
-    AnswerEnd,
-    Called,
+from ossia.server.chat.request import ChatForm
+from ossia.turn.events import (
     ItemDelta,
     ItemEnd,
     ItemStart,
+    MessageItem,
     Progress,
-    Said,
-    Thought,
+    ReasoningItem,
     Timing,
+    ToolCallItem,
+    TurnEnd,
     Usage,
 )
 
@@ -135,16 +135,18 @@ def events_of(items: list[tuple[str, list[str]]], reason: Any) -> list[Any]:
         item: Any
         match kind:
             case "thought":
-                item = Thought(f"rs_{n}")
+                item = ReasoningItem(f"rs_{n}")
             case "preamble" | "answer":
-                item = Said(f"msg_{n}", "commentary" if kind == "preamble" else "final_answer")
+                item = MessageItem(
+                    f"msg_{n}", "commentary" if kind == "preamble" else "final_answer"
+                )
             case _:
-                item = Called(f"fc_{n}", f"call_{n}", kind, f"tool{n}")  # type: ignore[arg-type]
+                item = ToolCallItem(f"fc_{n}", f"call_{n}", kind, f"tool{n}")  # type: ignore[arg-type]
         events.append(ItemStart(n, item))
         for text in texts:
             events += [Progress(Usage(7, 2, n, n)), ItemDelta(n, text)]
         events.append(ItemEnd(n, item))
-    return [*events, AnswerEnd(reason, Usage(7, 2, len(items), 1), (), Timing(0.0, 1.0, 2.0))]
+    return [*events, TurnEnd(reason, Usage(7, 2, len(items), 1), (), Timing(0.0, 1.0, 2.0))]
 
 
 @given(

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from ossia.engine.request import SamplingParams
-from ossia.harmony import Message, Role
+from ossia.harmony import Message, Role, body_format
 from ossia.server import Settings
 from ossia.server.access import Caller
-from ossia.server.chat.format import wanted_format
-from ossia.server.chat.input import asks_of
 from ossia.server.chat.messages import harmony_messages
+from ossia.server.chat.request import asks_of, wanted_format
 from ossia.server.chat.types import ChatRequest
 from ossia.server.scripted import ScriptedEngine
 from ossia.server.service import Service
@@ -174,7 +173,7 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
         ({"role": "assistant", "tool_calls": ["x"]}, "messages[1].tool_calls[0]"),
         (
             {"role": "assistant", "tool_calls": [{"id": "c", "type": "custom"}]},
-            "messages[1].tool_calls[0]",
+            "messages[1].tool_calls[0].custom",
         ),
         (
             {
@@ -237,7 +236,7 @@ async def test_messages_that_do_not_fit(
     ],
 )
 def test_formats(fields: dict[str, Any], wanted: Any) -> None:
-    assert wanted_format(request_of(**fields))[0] == wanted
+    assert body_format(wanted_format(request_of(**fields)).wanted) == body_format(wanted)
 
 
 async def test_the_model_is_told_of_a_schema(
@@ -294,7 +293,7 @@ async def test_the_model_is_told_of_a_schema(
         ({"presence_penalty": 1e9}, "presence_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"top_logprobs": 2}, "top_logprobs"),
-        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 129}, "top_logprobs"),
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"logit_bias": {"99999999": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 1e9}}, "logit_bias"),

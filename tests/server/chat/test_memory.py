@@ -11,9 +11,9 @@ from ossia.harmony import Message, Role
 from ossia.server import Settings, service
 from ossia.server.access import Caller
 from ossia.server.chat.messages import harmony_messages
-from ossia.server.chat.routes import _led_to
-from ossia.server.events import Called
+from ossia.server.chat.routes import reasoning_before_calls
 from ossia.server.settings import ApiKey
+from ossia.turn.events import ToolCallItem
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
@@ -151,7 +151,7 @@ def test_each_call_has_what_led_to_it() -> None:
         return Message(Role.ASSISTANT, text, channel=channel, recipient=recipient)
 
     one, two = (
-        Called(f"fc_{n}", f"call_{n}", "function", "weather", text=text)
+        ToolCallItem(f"fc_{n}", f"call_{n}", "function", "weather", text=text)
         for n, text in ((1, "{}"), (2, "[]"))
     )
     first, second = said("a"), said("b")
@@ -160,7 +160,7 @@ def test_each_call_has_what_led_to_it() -> None:
         said("{", "commentary", "functions.weather"),
         Message(Role.TOOL, "error", "functions.weather"),
     ]
-    found = _led_to([one, two], [*mistake, first, calls[0], second, calls[1]])
+    found = reasoning_before_calls([one, two], [*mistake, first, calls[0], second, calls[1]])
     assert found == [(one, [*mistake, first]), (two, [second])]
 
 
@@ -185,9 +185,10 @@ async def test_what_is_remembered_takes_only_so_much_memory(
             kept.remember_thoughts(
                 caller, [f"call_{n}"], [Message(Role.ASSISTANT, "x" * 1000, channel="analysis")]
             )
+        # again
         kept.remember_thoughts(
             caller, ["call_19"], [Message(Role.ASSISTANT, "y", channel="analysis")]
-        )  # again
+        )
         known = [n for n in range(20) if kept.thoughts_before(caller, f"call_{n}")]
         assert (
             known == list(range(14, 20)) and kept.thoughts_before(caller, "call_19")[0].text == "y"
@@ -195,7 +196,7 @@ async def test_what_is_remembered_takes_only_so_much_memory(
         kept.remember_thoughts(
             caller, ["call_20"], [Message(Role.ASSISTANT, "x" * 20_000, channel="analysis")]
         )
-        assert not any(kept.thoughts_before(caller, f"call_{n}") for n in range(21))
+        assert not kept.thoughts_before(caller, "call_20")  # more than all that is kept
         kept.remember_thoughts(
             caller, ["call_21"], [Message(Role.ASSISTANT, "x", channel="analysis")]
         )

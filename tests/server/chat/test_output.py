@@ -27,8 +27,8 @@ from chat_wire import (
 )
 from openai.types.chat import ChatCompletion
 
-from ossia.server.chat.routes import _together
-from ossia.server.events import AnswerEvent, Progress, Usage
+from ossia.server.chat.routes import merge_streams
+from ossia.turn.events import Progress, TurnEvent, Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -250,7 +250,6 @@ async def test_one_choice_that_fails_fails_the_request(client_for: Callable[...,
         (["y.", "nn"], "It is su", "nn"),
         (["see"], "It is sunny.", None),  # said in the reasoning only
         ([], "It is sunny.", None),
-        ("", "It is sunny.", None),
         ("sunny.!", "It is sunny.", None),  # held back, and then said
     ],
 )
@@ -318,7 +317,7 @@ async def test_choices_end_together(choices: int, fails: bool) -> None:
     """When nobody listens any more, or one of them fails; whatever the others wait for."""
     closed = []
 
-    async def answer(number: int) -> AsyncGenerator[AnswerEvent, None]:
+    async def answer(number: int) -> AsyncGenerator[TurnEvent, None]:
         try:
             for count in range(3):
                 await asyncio.sleep(0)
@@ -329,7 +328,7 @@ async def test_choices_end_together(choices: int, fails: bool) -> None:
         finally:
             closed.append(number)
 
-    events = _together([answer(n) for n in range(choices)])
+    events = merge_streams([answer(n) for n in range(choices)])
     seen = [await anext(events) for _ in range(3 * choices)]
     assert sorted(n for n, _ in seen) == sorted([*range(choices)] * 3)
     if fails:

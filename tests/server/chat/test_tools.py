@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ossia.harmony import RegexFormat, ToolNamespace
-from ossia.server.chat.tools import tools_of
+from ossia.server.chat.request import tools_of
 from ossia.server.chat.types import ChatRequest
 from ossia.tools import SessionKey, ToolResult
 from ossia.tools import ToolChoice as Choice
@@ -140,21 +140,22 @@ def test_the_deprecated_choice(choice: Any, wanted: Choice) -> None:
             {"tools": [{"type": "function", "function": {"name": "f", "strict": "y"}}]},
             "tools[0].function.strict",
         ),
-        ({"tools": [WEATHER, WEATHER]}, "tools"),
-        ({"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools"),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1].function.name"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "two words"}}]},
+            "tools[0].function.name",
+        ),
         (
             {"tools": [{"type": "custom", "custom": {"name": "c", "format": {"type": "poem"}}}]},
             "tools[0].custom.format",
         ),
-        ({"tools": [{"type": "mystery"}]}, "tools[0].type"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": ["x"]}]}, "tools[0].type"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"functions": [{"description": "x"}]}, "functions[0].name"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": 3}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.name"),
         (
             {
                 "tools": [WEATHER],

@@ -380,6 +380,7 @@ def test_a_server_with_keys_lets_the_page_in_and_asks_for_one(tokenizer, script,
         expect(page.locator(".md")).to_have_text("let in")
 
 
+@pytest.mark.slow  # chromium, nano and their processor time
 def test_nano_answers(llm, opened):
     engine, settings = Engine(llm.model), Settings(model_name="nano", sampling=llm.sampling)
     with serving(create_app(engine, llm.tokenizer, settings)) as url:

@@ -140,7 +140,10 @@ def test_what_the_model_is_told(server: Server) -> None:
         ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
         ({"text": {"format": {"type": "poem"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
-        ({"text": {"format": {"type": "json_schema", "name": 3, "schema": {}}}}, "text.format"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": 3, "schema": {}}}},
+            "text.format.name",
+        ),
         ({"text": {"format": {"type": "grammar", "syntax": "lark"}}}, "text.format"),
         (
             {"text": {"format": {"type": "grammar", "syntax": "regex", "definition": "("}}},
@@ -149,7 +152,7 @@ def test_what_the_model_is_told(server: Server) -> None:
         ({"text": {"verbosity": "chatty"}}, "text.verbosity"),
         ({"truncation": "always"}, "truncation"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
-        ({"tools": [F, F]}, "tools"),
+        ({"tools": [F, F]}, "tools[1].name"),
         ({"tools": [F], "tool_choice": {"type": "function", "name": "h"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"conversation": {"name": "x"}}, "conversation"),

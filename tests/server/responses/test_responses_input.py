@@ -224,7 +224,7 @@ def test_references_and_ids() -> None:
     assert items[2]["id"].startswith("msg_") and items[2]["content"] == [
         {"type": "input_text", "text": "new"}
     ]
-    with pytest.raises(ApiError, match="no item 'msg_8'"):
+    with pytest.raises(ApiError, match="names 'msg_8'"):
         wire_items([{"type": "item_reference", "id": "msg_8"}], find)
 
 
@@ -278,11 +278,12 @@ def test_what_truncation_may_leave_out() -> None:
     assert droppable(items) == [1, 2, 3, 4]
     assert without_first(items, 0) == items
     assert without_first(items, 1) == [items[0], *items[2:]]
+    # the result goes with its call
     assert without_first(items, 2) == [
         items[0],
         items[3],
         items[5],
-    ]  # the result goes with its call
+    ]
     assert without_first(items, 4) == [items[0], items[5]]
 
 

@@ -9,9 +9,9 @@ from responses_wire import HOSTED, SPACE, Browser, F, G, Python
 
 from ossia.harmony import FunctionTool, LarkFormat, RegexFormat
 from ossia.server.responses.tools import WireTools, wire_tools
-from ossia.server.tools import Choice
 from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
+from ossia.tools.toolbox import ToolChoice
 
 BUILTIN: dict[str, Any] = {"browser": Browser(), "python": Python()}
 ALL = [F, G, SPACE, *HOSTED]
@@ -112,7 +112,7 @@ def test_choices(choice: Any, mode: str, names: Any, tokenizer: Tokenizer) -> No
     tools = made(ALL, choice).tools
     allowed = isinstance(choice, dict) and choice["type"] == "allowed_tools"
     always = allowed and mode == "required"
-    assert tools.choice == Choice(mode, names, always)  # type: ignore[arg-type]
+    assert tools.choice == ToolChoice(mode, names, always)  # type: ignore[arg-type]
     assert tools.grammar(tokenizer, None, None) is not None
 
 

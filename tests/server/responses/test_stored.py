@@ -313,9 +313,8 @@ async def test_delete_stops_what_runs(serve: Callable[..., Any]) -> None:
         assert (await client.delete(f"{PATH}/{id}")).status_code == 200
         await asyncio.sleep(0.05)
         assert (await client.get(f"{PATH}/{id}")).status_code == 404
-        assert (
-            not app.state.service.worker.engine.has_work()
-            and not app.state.service.runs.is_running("", id)
+        assert not app.state.service.worker.engine.has_work() and not app.state.service.runs.cancel(
+            "", id
         )
 
 

@@ -78,9 +78,8 @@ def data(text: str) -> list[dict[str, object]]:
 def test_events_are_written_as_browsers_read_them() -> None:
     assert encode({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
     unusual = {"a": "\x85\u2028\u2029\x0b\x0c\x1c\r\n"}
-    (line,) = (
-        encode(unusual).decode().strip().splitlines()
-    )  # as clients split that know Unicode's ends of lines
+    # as clients split that know Unicode's ends of lines
+    (line,) = encode(unusual).decode().strip().splitlines()
     assert json.loads(line[6:]) == unusual
     assert encode({}, "response.created") == b"event: response.created\ndata: {}\n\n"
 
@@ -258,9 +257,8 @@ def test_a_client_that_goes_while_nothing_is_awaited_leaves_nothing_behind(last:
             await asyncio.Event().wait()  # the client does not read any more
 
     async def run() -> None:
-        _, events = await first_of(
-            parts.run()
-        )  # which has begun, as a request has that is being answered
+        # which has begun, as a request has that is being answered
+        _, events = await first_of(parts.run())
         response = streaming(wrapped(events), keepalive=60.0, on_error=last_words)
         async with asyncio.timeout(5):
             await response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)

@@ -52,9 +52,8 @@ def test_it_fits_and_fills_the_length(
 ) -> None:
     found = needle(Random(seed), counter, length, kind=kind, of=WORLD)
     assert counter(found.document) <= length
-    assert (
-        counter(found.document) > length - 120 or counter is COUNTERS[-1]
-    )  # a sentence has at most some 100 characters
+    # a sentence has at most some 100 characters
+    assert counter(found.document) > length - 120 or counter is COUNTERS[-1]
     assert found.document == f"{found.text}\n\n{found.question}\n{found.answer}."
 
 

@@ -141,9 +141,8 @@ def test_documents_look_up_the_country_they_are_given() -> None:
         asked += [json.loads(line)["entity"] for line in lines if line.startswith('{"entity"')]
     known = [entity for entity in asked if entity in of]
     assert 0.35 < len(known) / len(asked) < 0.75
-    assert (
-        sum(entity in world() and entity not in of for entity in asked) < 5
-    )  # a made-up name may be one by chance
+    # a made-up name may be one by chance
+    assert sum(entity in world() and entity not in of for entity in asked) < 5
 
 
 def test_a_relation_is_named_so_that_it_can_be_told_from_the_others() -> None:
@@ -184,9 +183,8 @@ def test_a_busy_tool_is_called_again_and_a_broken_one_is_named() -> None:
         calls = problem.gold_calls
         assert calls[0].result.startswith("error: busy") and "true" in calls[1].arguments
         assert not any(call.result.startswith("error") for call in calls[1:])
-        assert (
-            grade(problem, problem.answer, calls[1:]) == 1.0
-        )  # whoever says retry at once needs no second call
+        # whoever says retry at once needs no second call
+        assert grade(problem, problem.answer, calls[1:]) == 1.0
         assert (
             grade(problem, problem.answer, calls[:1]) == 0.0
             and grade(problem, LOOKUP_FAILED, calls[:1]) == 0.0

@@ -36,9 +36,8 @@ def test_values(expression: str, result: float) -> None:
 )  # fmt: skip
 def test_refuses(expression: str) -> None:
     if expression.startswith("(((("):
-        assert (
-            evaluate(expression) == 1
-        )  # parentheses are free; what is refused is depth of operations
+        # parentheses are free; what is refused is depth of operations
+        assert evaluate(expression) == 1
         return
     with pytest.raises(ToolError):
         evaluate(expression)

@@ -248,9 +248,8 @@ def test_grouped_products_are_the_loop_over_experts(dtype: torch.dtype, rows: in
     ]
     direction = torch.randn(outputs[0].shape, generator=rng).to(dtype)
     gradients = [torch.autograd.grad((y * direction).sum(), (x, w1, b1, w2, b2)) for y in outputs]
-    rounding = (
-        1e-5 if dtype == torch.float32 else 0.03
-    )  # of the values as a whole: sums are rounded elsewhere
+    # of the values as a whole: sums are rounded elsewhere
+    rounding = 1e-5 if dtype == torch.float32 else 0.03
     for a, b in zip((outputs[0], *gradients[0]), (outputs[1], *gradients[1]), strict=True):
         assert a.shape == b.shape and float((a - b).detach().norm()) <= rounding * float(
             b.detach().norm()

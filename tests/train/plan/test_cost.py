@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ from ossia.train.balance import Balancer
 from ossia.train.losses import cross_entropy
 from ossia.train.optim import Optimizers
 from ossia.train.plan import cost
-from ossia.train.settings import Balance, Hyperparameters, Lora
+from ossia.train.settings import Balance, Hyperparameters, Lora, OptimizerName
 from ossia.train.weights.lora import attach
 
 TINY = ModelConfig(
@@ -180,9 +180,8 @@ def test_activations_are_what_autograd_keeps(
     )
     size = dtype.itemsize
     kept = kept_by_autograd(config, lengths, dtype)
-    kept -= (
-        4 * config.vocab_size * config.hidden_size
-    )  # the unembedding's gradient, which is counted with gradients
+    # the unembedding's gradient, which is counted with gradients
+    kept -= 4 * config.vocab_size * config.hidden_size
     if size < 4:  # converted matrices, counted as copies
         hyper = Hyperparameters(precision="bfloat16", shards=1)
         kept -= cost.memory(config, hyper).copies
@@ -198,11 +197,11 @@ def test_checkpointing_keeps_far_less() -> None:
     assert inputs < less < inputs + whole / 20 and less < whole / 4
 
 
-@pytest.mark.parametrize("muon", [True, False])
-def test_weights_gradients_and_optimizer_are_those_of_a_real_step(muon: bool) -> None:
+@pytest.mark.parametrize("name", get_args(OptimizerName))
+def test_weights_gradients_and_optimizer_are_those_of_a_real_step(name: OptimizerName) -> None:
     model = Transformer(TINY)
     model.init_weights(0)
-    optimizer = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), muon)
+    optimizer = Optimizers(model, 1e-3, 0.1, (0.9, 0.95), name)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
     optimizer.step(1e-3)
@@ -210,7 +209,7 @@ def test_weights_gradients_and_optimizer_are_those_of_a_real_step(muon: bool) ->
     held = sum(
         t.nbytes for state in states for t in state.values() if isinstance(t, Tensor) and t.ndim
     )
-    found = cost.memory(TINY, Hyperparameters(muon=muon, shards=1))
+    found = cost.memory(TINY, Hyperparameters(optimizer=name, shards=1))
     assert found.optimizer == held
     assert found.weights == sum(p.nbytes for p in model.parameters()) == 4 * account(TINY).total
     assert found.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)

@@ -21,8 +21,9 @@ from ossia.config import ModelConfig, account
 from ossia.errors import ConfigError
 from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, local
+from ossia.train.optim import is_matrix
 from ossia.train.plan import cost
-from ossia.train.plan.planner import (
+from ossia.train.plan.layout import (
     BUSIEST,
     MFU,
     PEAK,
@@ -30,10 +31,10 @@ from ossia.train.plan.planner import (
     Hardware,
     Job,
     Traffic,
+    kinds,
     lay_out,
-    local_parameters,
-    plan,
 )
+from ossia.train.plan.planner import plan
 from ossia.train.plan.text import as_json, as_text
 from ossia.train.settings import Lora, Parallel
 
@@ -70,6 +71,11 @@ def spread(config: ModelConfig, layout: Sequence[int]) -> dict[str, int]:
         dist.destroy_process_group()
 
 
+def local_parameters(config: ModelConfig, layout: Parallel) -> dict[str, int]:
+    """Elements of every parameter on the fullest process, as the plan counts them."""
+    return {name: kind.sliced(layout) for kind in kinds(config) for name in kind.names}
+
+
 def test_parameters_are_those_that_lie_in_a_process() -> None:
     """`model/parallel.py` spreads a model over pretended processes; the first one holds the longest
     slices.
@@ -96,9 +102,8 @@ def test_bytes_of_one_gpu_by_hand() -> None:
     assert found["weights, float32"] == 4 * local
     assert found["gradients, float32"] == found["weights, float32"]
     assert found["optimizer states"] == 2 * found["weights, float32"]
-    block = 2 * (experts + heads - 2 + 64) + 4 * (
-        2 + 2 * 64 + 8 * 65
-    )  # sinks, norms and router travel in float32
+    # sinks, norms and router travel in float32
+    block = 2 * (experts + heads - 2 + 64) + 4 * (2 + 2 * 64 + 8 * 65)
     assert found["weights in the compute dtype"] == 2 * block + 4 * 128 * 64
     assert found["gradients being added up"] == 3 * block
     tokens = math.ceil(32 * BUSIEST)
@@ -107,12 +112,12 @@ def test_bytes_of_one_gpu_by_hand() -> None:
 
 
 def test_one_gpu_holds_what_one_process_does() -> None:
-    job = Job(SMALL, tokens=64, context=32, precision="float32", muon=True)
+    job = Job(SMALL, tokens=64, context=32, precision="float32", optimizer="muon")
     found = lay_out(job, Hardware(1), Parallel()).memory
     total = account(SMALL).total
     assert found["weights, float32"] == found["gradients, float32"] == 4 * total
     matrices = sum(
-        math.prod(shape) for name, shape in cost.shapes(SMALL).items() if cost.is_matrix(name)
+        math.prod(shape) for name, shape in cost.shapes(SMALL).items() if is_matrix(name)
     )
     assert found["optimizer states"] == 4 * matrices + 8 * (total - matrices)
     assert found["weights in the compute dtype"] == found["communication buffers"] == 0

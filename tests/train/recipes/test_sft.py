@@ -199,9 +199,8 @@ def test_a_broken_call_may_be_read_but_not_learned() -> None:
     result = {"role": "tool", "tool_call_id": "c1", "content": "not JSON"}
     [example] = rendered([USER, broken, result, ANSWER])
     assert '{"a": 1' not in learned(example) and "It is 3." in learned(example)
-    [same] = rendered(
-        [USER, calling({"a": 1}), result, ANSWER]
-    )  # an object instead of its text, as some write
+    # an object instead of its text, as some write
+    [same] = rendered([USER, calling({"a": 1}), result, ANSWER])
     assert '{"a": 1}' in learned(same)
 
 
@@ -292,9 +291,8 @@ def test_conversations_are_held_out_by_their_content(tmp_path: Path) -> None:
     side = {tuple(example.ids): held_out for example, held_out in kept}
     assert len(side) == 300 and found.duplicates == 150
     assert [held_out for _, held_out in kept[:300]] == [held_out for _, held_out in kept[300:]]
-    assert all(
-        a == b for (_, a), (_, b) in zip(kept[::2], kept[1::2], strict=True)
-    )  # both turns of a chat
+    # both turns of a chat
+    assert all(a == b for (_, a), (_, b) in zip(kept[::2], kept[1::2], strict=True))
     assert 0.1 < found.held_out / 600 < 0.3 and found.held_out + found.examples == 600
     path.write_text("\n".join(reversed(lines)))
     again = list(examples_in([path], TOKENIZER, Reading(held_out=0.2), Found()))
@@ -446,9 +444,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
         config(tmp_path, "quantize=true", "layout=hf-bf16")
     with pytest.raises(ConfigError, match="choose one"):
         config(tmp_path, "quantize=true", "lora.experts=false")
-    planned = sft.phases(
-        config(tmp_path, "model=gpt-oss-20b"), tmp_path / "run"
-    )  # no download for a plan
+    # no download for a plan
+    planned = sft.phases(config(tmp_path, "model=gpt-oss-20b"), tmp_path / "run")
     assert planned[2].disk == account(ModelConfig.preset("gpt-oss-20b")).checkpoint_bytes
     assert (
         planned[1].config is not None

@@ -262,7 +262,7 @@ def examples(state: int | None) -> Iterator[tuple[Example, int]]:
 
 def run(folder: Path, out: Path, **changes: object) -> Run:
     hyper = Hyperparameters(
-        tokens_per_step=200, longest=100, peak_lr=1e-2, warmup=2, muon=False, weight_decay=0.0,
+        tokens_per_step=200, longest=100, peak_lr=1e-2, warmup=2, optimizer="adamw", weight_decay=0.0,
         balance=Balance("none", router_z=0.0), shards=1,
     )  # fmt: skip
     return Run("lora", TINY, examples, 8, hyper, out, folder, lora=Lora(4), save_every=3, **changes)  # type: ignore[arg-type]

@@ -190,9 +190,8 @@ def test_an_expert_without_a_change_keeps_even_bytes_that_no_rule_would_write(
     odd = state(source)["layers.0.moe.experts.gate_up.blocks"]
     raw = (source / "model.safetensors").read_bytes()
     at = raw.index(odd[1].numpy().tobytes())
-    (source / "model.safetensors").write_bytes(
-        raw[:at] + b"\x88" * 16 + raw[at + 16 :]
-    )  # a block of -0
+    # a block of -0
+    (source / "model.safetensors").write_bytes(raw[:at] + b"\x88" * 16 + raw[at + 16 :])
     model = adapter(tmp_path / "a", source)
     with torch.no_grad():
         model.get_parameter("layers.0.moe.experts.gate_up.lora_b")[1] = 0
@@ -333,9 +332,8 @@ def test_true_widths_of_gpt_oss_20b(tmp_path: Path) -> None:
     )
     found = mxfp4.decode(after[f"{stem}.blocks"][31], after[f"{stem}.scales"][31], torch.float32)
     expected = mxfp4.decode(*mxfp4.encode(whole), torch.float32)
-    assert (
-        float((found != expected).float().mean()) < 1e-5
-    )  # a product may round otherwise on another thread count
+    # a product may round otherwise on another thread count
+    assert float((found != expected).float().mean()) < 1e-5
 
 
 def test_the_command_writes_what_the_function_writes(tmp_path: Path) -> None:

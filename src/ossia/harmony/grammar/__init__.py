@@ -1,1 +1,1 @@
-"""The grammar of a completion: which tokens may come next, with the schemas of tools and formats."""
+"""The grammar of a completion: which tokens may come next, given the tools and formats."""

@@ -1,8 +1,7 @@
-"""What may stand in the body of a message: JSON of a schema, a regex, a Lark grammar, or free text;
-as matchers.
+"""The formats of message bodies, as matchers: JSON of a schema, a regex, a Lark grammar, free text.
 
 Knows llguidance, which turns a grammar and the tokens so far into a mask of the tokens that may
-follow, and what a tokenizer is to it. Knows nothing of headers, channels or budgets, nor of the
+follow, and the form in which it takes a tokenizer. Does not know headers, channels, budgets or the
 order of messages.
 """
 
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar.compiling import panics_as_errors
-from ossia.harmony.grammar.enforceable import json_grammar
 from ossia.harmony.grammar.patterns import translate_whole
+from ossia.harmony.grammar.schema import json_grammar
 from ossia.harmony.messages import ResponseFormat
 from ossia.tokenizer import Tokenizer
 
@@ -59,10 +58,12 @@ JSON_OBJECT = JsonFormat({"type": "object"})
 def body_format(
     data: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None,
 ) -> BodyFormat | None:
-    """From a word, "text" or "json_object"; from the form that OpenAI's clients send: an object of
+    """The format that `data` asks for; None is free text.
+
+    `data` is a word, "text" or "json_object"; or the form that OpenAI's clients send: an object of
     `type` text, json_object, json_schema (the schema inside or under that name), regex (with a
-    `pattern`) or grammar (with `syntax` and `definition`); or from what a developer message
-    declares. None is free text. Raises GrammarError.
+    `pattern`) or grammar (with `syntax` and `definition`); or the ResponseFormat of a developer
+    message. Raises GrammarError for anything else.
     """
     if data is None or isinstance(data, JsonFormat | RegexFormat | LarkFormat):
         return data
@@ -88,8 +89,8 @@ def body_format(
         case "grammar", {"syntax": "lark", "definition": str(grammar)}:
             return LarkFormat(grammar)
     raise GrammarError(
-        f"unknown format {data!r:.120}: use type text, json_object, json_schema (with a schema), regex (with a "
-        "pattern) or grammar (with syntax lark or regex and a definition)"
+        f"unknown format {data!r:.120}: use type text, json_object, json_schema (with a schema), "
+        "regex (with a pattern) or grammar (with syntax lark or regex and a definition)"
     )
 
 
@@ -99,11 +100,11 @@ EXPONENT_DIGITS = 2  # of a number in JSON: one with more may be beyond the rang
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
     """A tokenizer as the matchers see it. A mask has a bit for each id, in words of 32, the lowest
-    id lowest.
+    id in the lowest bit.
 
-    `short_exponents[n]` are all tokens but those that begin with more than n digits, for within an
-    exponent; [-1] all, for outside. None of them has tokens that bring an exponent of too many
-    digits along.
+    `short_exponents[n]`, for use inside an exponent, are all tokens except those that begin with
+    more than n digits; [-1], for use outside, are all. Tokens that contain an exponent of too many
+    digits are in none of them.
     """
 
     ll: LLTokenizer
@@ -120,10 +121,8 @@ class Vocabulary:
 
 
 def _short_exponents(bytes_of: Sequence[bytes], none: Mask) -> tuple[Mask, ...]:
-    begins, whole = (
-        re.compile(rb"[+-]?([0-9]+)"),
-        re.compile(rb"[eE][+-]?[0-9]{%d}" % (EXPONENT_DIGITS + 1)),
-    )
+    begins = re.compile(rb"[+-]?([0-9]+)")
+    whole = re.compile(rb"[eE][+-]?[0-9]{%d}" % (EXPONENT_DIGITS + 1))
     masks = [~none for _ in range(EXPONENT_DIGITS + 2)]
     for id, token in enumerate(bytes_of):
         found = begins.match(token)
@@ -146,7 +145,7 @@ def has(mask: Mask, token: int) -> bool:
 
 @lru_cache(maxsize=8)
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The better part of a second for 200,000 tokens, and then remembered."""
+    """Takes the better part of a second for 200,000 tokens; the result is cached."""
     import numpy as np
     from llguidance import LLTokenizer
 
@@ -161,7 +160,7 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
 
 
 class _Tokens:
-    """A tokenizer in the shape that LLTokenizer reads. Ids without a token are empty, and so never
+    """A tokenizer in the form that LLTokenizer reads. Ids without a token are empty, and so never
     allowed.
     """
 
@@ -185,7 +184,7 @@ class _Tokens:
 def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
     """A matcher at its beginning, to be copied for each use. `what` names the format in errors.
 
-    Raises GrammarError for what cannot be enforced or matches nothing.
+    Raises GrammarError for a format that cannot be enforced or that no text has.
     """
     from llguidance import LLMatcher, LLParserLimits
 
@@ -204,22 +203,21 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
 
 
 def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Mask:
-    """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if it
-    cannot go on.
+    """The text tokens that may come next, and `ends` if the text may end. Raises GrammarError if
+    there are none.
     """
     mask = tokens.text.copy()
     with panics_as_errors():
-        matcher.unsafe_compute_mask_ptr(
-            mask.ctypes.data, mask.nbytes
-        )  # outside of the interpreter's lock
+        # outside of the interpreter's lock
+        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
     if matcher.is_error():
-        raise GrammarError(f"the grammar cannot go on: {_reason(matcher.get_error())}")
+        raise GrammarError(f"the grammar cannot continue: {_reason(matcher.get_error())}")
     may_end = has(mask, tokens.end)
     mask &= tokens.text  # a negation in a grammar would let special tokens in
     if may_end:
         _add(mask, ends)
     if not mask.any():
-        raise GrammarError("no text of this vocabulary goes on as the format wants")
+        raise GrammarError("no token of this vocabulary continues the text as the format requires")
     return mask
 
 
@@ -243,7 +241,7 @@ def _grammar(body: BodyFormat, what: str) -> str:
     return LLMatcher.grammar_from_lark(body.grammar)
 
 
-# In which `<` and attributes are no syntax: comments, strings, regexes.
+# Comments, strings and regexes: in them `<` and attributes are not syntax.
 _LARK_LITERAL = re.compile(
     r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL
 )
@@ -252,8 +250,8 @@ _LARK_ATTRIBUTE = re.compile(r"\b(max_tokens|temperature|stop)\s*=")
 
 
 def _check_lark(grammar: str) -> None:
-    """Refuses what would let a body hold control tokens, or what says more than which texts belong
-    to it.
+    """Refuses grammars with control tokens, and attributes that say more than which texts belong to
+    the grammar.
     """
     bare = _LARK_LITERAL.sub(" ", grammar)
     if found := _LARK_SPECIAL.search(bare):

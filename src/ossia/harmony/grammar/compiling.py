@@ -1,6 +1,6 @@
-"""llguidance's compiler of JSON schemas, and its failures as errors of ours.
+"""llguidance's compiler of JSON schemas, and its failures as our errors.
 
-Knows llguidance's calls; what a schema means to us is enforceable.py's.
+Knows llguidance's calls; what a schema means to us is schema.py's.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from ossia.errors import GrammarError
 
 @dataclass(frozen=True)
 class Complaint:
-    """What llguidance has against a schema.
+    """llguidance's objection to a schema.
 
-    `kind`: "empty" if no value validates, "overlap" if options of `oneOf` may. llguidance has only
-    texts, so its English is read here and nowhere else.
+    `kind`: "empty" if no value validates, "overlap" if options of `oneOf` may overlap. llguidance
+    gives only texts, so its English is read here and nowhere else.
     """
 
     text: str
@@ -36,19 +36,19 @@ class Complaint:
 
 
 def compiled(schema: Any) -> tuple[str, Complaint | None]:
-    """The grammar, and what llguidance has against it. RecursionError for what is nested too
-    deeply.
+    """The grammar, and llguidance's objection to it, if any. Raises RecursionError for a schema
+    that is nested too deeply.
     """
     from llguidance import LLMatcher
 
-    # Where JSON allows blanks between its tokens, a model may write some, but not without end.
+    # Where JSON allows blanks between its tokens, a model may write some, but not endlessly many.
     blanks = r"[ \t]{1,8}|\n[ \t]{0,40}"
     try:
         grammar = LLMatcher.grammar_from_json_schema(
             json.dumps(schema), overrides={"whitespace_pattern": blanks}
         )
     except ValueError as error:
-        # Its JSON reader takes 128 objects and lists in each other.
+        # Its JSON reader accepts 128 levels of objects and lists.
         if "recursion limit" in str(error):
             raise RecursionError(str(error)) from None
         raise

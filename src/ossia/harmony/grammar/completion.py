@@ -1,8 +1,8 @@
 """The Harmony grammar of a completion: which tokens may follow `<|start|>assistant`, for given
 tools and wishes.
 
-Knows channels, headers, tools and the order of messages. What may stand in bodies is bodies.py's,
-the walk along a sampled completion constraint.py's. Imports neither numpy nor llguidance before a
+Knows channels, headers, tools and the order of messages. The formats of bodies are bodies.py's, the
+walk along a sampled completion is constraint.py's. Imports neither numpy nor llguidance before a
 grammar is made.
 
 A completion is any number of analysis messages and, where tools may be called, preambles; then a
@@ -24,12 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError, blaming
-from ossia.harmony.builtin import BUILTIN_TOOLS
+from ossia.harmony.content import BUILTIN_TOOLS
 from ossia.harmony.grammar.bodies import (
     BodyFormat,
     JsonFormat,
@@ -55,8 +53,11 @@ from ossia.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from ossia.harmony.grammar.bodies import Mask
 
-JSON, CODE = f"{CONSTRAIN}json", "code"  # content types: JSON by a schema, and any other text
-END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
+JSON = f"{CONSTRAIN}json"  # the content type of JSON with a schema
+CODE = "code"  # the content type of any other text
+END = "<|end|>"
+CALL = "<|call|>"
+RETURN = "<|return|>"
 
 
 @dataclass(frozen=True)
@@ -93,77 +94,99 @@ def harmony_grammar(
 ) -> HarmonyGrammar:
     """The grammar of one completion, made once and started for each sample.
 
-    `namespaces` are further groups of tools, such as the built-in ones; one without functions
-    (python) is called itself, with free text. `tool_choice`: "auto"; "none", no call and no
-    preamble; "required", no final answer; or a tool, by its name (`f`, `functions.f`,
-    `browser.search`) or as the object that OpenAI's clients send. `response_format` is that of the
-    final answer, None for free text (see `body_format`). `reasoning_budget`: how many tokens of
-    text all analysis messages may have together; with 0 there are none. `parallel_calls`: a call
-    may also end with `<|end|>`; then another call has to follow, the last ending with `<|call|>`,
-    which always ends the completion.
+    `namespaces`: further groups of tools, such as the built-in ones; one without functions (python)
+    is called itself, with free text.
+    `tool_choice`: "auto"; "none", no call and no preamble; "required", no final answer; or a tool,
+    by its name (`f`, `functions.f`, `browser.search`) or as the object that OpenAI's clients send.
+    `response_format`: of the final answer, None for free text (see `body_format`).
+    `reasoning_budget`: how many tokens all analysis messages may have together; with 0 there are no
+    such messages.
+    `parallel_calls`: a call may also end with `<|end|>`. Then another call has to follow; the last
+    one ends with `<|call|>`, which always ends the completion.
 
-    Raises GrammarError for schemas and grammars that cannot be enforced, naming tool, keyword and
-    place; for names that a header cannot hold; and for choices that contradict the tools.
+    Raises GrammarError, its `field` the parameter's name, for schemas and grammars that cannot be
+    enforced, naming tool, keyword and place; for names that a header cannot hold; and for choices
+    that contradict the tools.
     """
-    if reasoning_budget is not None and (type(reasoning_budget) is not int or reasoning_budget < 0):
-        raise GrammarError(
-            f"the reasoning budget is a number of tokens from 0, found {reasoning_budget!r}",
-            "reasoning_budget",
-        )
+    _check_budget(reasoning_budget)
     with blaming("tools"):
-        functions = [
-            FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool for tool in tools
-        ]
-        callees = list(_callees(functions, custom, namespaces))
+        callees = list(_callees([_function(tool) for tool in tools], custom, namespaces))
         _check_names(callees)
     with blaming("tool_choice"):
         chosen, must_call = _choose(callees, tool_choice)
-    tokens = vocabulary(tokenizer)
-
-    @cache
-    def masks(ends: tuple[int, ...]) -> tuple[Mask, Mask]:
-        return tokens.mask(ends, text=True), tokens.mask(ends)
-
-    def entry(
-        message: Message, *ends: str, wanted: BodyFormat | None = None, what: str = ""
-    ) -> tuple[list[int], Body]:
-        """The tokens of a header, and what stands behind them."""
-        ids = tuple(map(tokenizer.special, ends))
-        body = Body(
-            ids,
-            *masks(ids),
-            matcher=None if wanted is None else compile_body(wanted, tokens, what),
-            is_thought=message.channel == "analysis" and message.recipient is None,
-            is_call=message.recipient is not None,
-            is_json=isinstance(wanted, JsonFormat),
-        )
-        return _header(tokenizer, message), body
-
-    ends = (CALL, END) if parallel_calls else (CALL,)
+    make = _Messages(tokenizer)
+    call_ends = (CALL, END) if parallel_calls else (CALL,)
     with blaming("tools"):
-        calls = [entry(each.header, *ends, wanted=each.body, what=each.what) for each in chosen]
-    preambles = [entry(_header_of("commentary"), END)] if calls else []
-    thoughts = [entry(_header_of("analysis"), END)]
+        calls = [make.message(each.header, call_ends, each.body, each.what) for each in chosen]
     answers = []
     if not must_call:
         with blaming("response_format"):
             wanted = body_format(response_format)
-            answers.append(
-                entry(_header_of("final"), RETURN, wanted=wanted, what="response format")
-            )
-    headers = {}
-    for thinking, called in product((True, False), repeat=2):
-        headers[thinking, called] = place = Place()
-        for ids, body in [
-            *(thoughts if thinking else []),
-            *preambles,
-            *calls,
-            *([] if called else answers),
-        ]:
-            place.add(ids, body)
+            header = _header_of("final")
+            answers.append(make.message(header, (RETURN,), wanted, "response format"))
+    thoughts = [make.message(_header_of("analysis"), (END,))]
+    preambles = [make.message(_header_of("commentary"), (END,))] if calls else []
+    headers = {
+        (True, False): _tree(thoughts + preambles + calls + answers),
+        (True, True): _tree(thoughts + preambles + calls),
+        (False, False): _tree(preambles + calls + answers),
+        (False, True): _tree(preambles + calls),
+    }
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
-    return HarmonyGrammar(tokens, headers, again, last, reasoning_budget)
+    return HarmonyGrammar(make.tokens, headers, again, last, reasoning_budget)
+
+
+def _check_budget(budget: int | None) -> None:
+    if budget is not None and (type(budget) is not int or budget < 0):
+        raise GrammarError(
+            f"the reasoning budget is a number of tokens from 0, found {budget!r}",
+            "reasoning_budget",
+        )
+
+
+def _function(tool: FunctionTool | Mapping[str, Any]) -> FunctionTool:
+    return FunctionTool.from_dict(tool) if isinstance(tool, Mapping) else tool
+
+
+class _Messages:
+    """Makes the messages of a grammar for a tokenizer: each a header and the body after it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokens = vocabulary(tokenizer)
+        self._tokenizer = tokenizer
+        self._masks: dict[tuple[int, ...], tuple[Mask, Mask]] = {}  # open and closed, by the ends
+
+    def message(
+        self,
+        header: Message,
+        ends: Sequence[str],
+        wanted: BodyFormat | None = None,
+        what: str = "",
+    ) -> tuple[list[int], Body]:
+        """The tokens of the header, and the body. `wanted`: its format, called `what` in errors."""
+        ids = tuple(map(self._tokenizer.special, ends))
+        if ids not in self._masks:
+            self._masks[ids] = (self.tokens.mask(ids, text=True), self.tokens.mask(ids))
+        any_text, end_only = self._masks[ids]
+        body = Body(
+            ids,
+            any_text,
+            end_only,
+            matcher=None if wanted is None else compile_body(wanted, self.tokens, what),
+            is_thought=header.channel == "analysis" and header.recipient is None,
+            is_call=header.recipient is not None,
+            is_json=isinstance(wanted, JsonFormat),
+        )
+        return _header(self._tokenizer, header), body
+
+
+def _tree(messages: Sequence[tuple[list[int], Body]]) -> Place:
+    """The place before the headers of these messages."""
+    place = Place()
+    for ids, body in messages:
+        place.add(ids, body)
+    return place
 
 
 def _header_of(
@@ -175,7 +198,7 @@ def _header_of(
 
 
 def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
-    """What the renderer writes between the author and the body."""
+    """The tokens that the renderer writes between the author and the body."""
     author = 1 + len(tokenizer.encode(Role.ASSISTANT))
     return render_message(message, tokenizer)[author:-1]
 
@@ -185,8 +208,8 @@ def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
 
 @dataclass(frozen=True)
 class _Callee:
-    """A tool: the header of its call, the format of the body (None: free text), and its name in
-    errors.
+    """A tool: the header of its call, the format of the body (None: free text), and what errors
+    call it.
     """
 
     header: Message
@@ -237,11 +260,8 @@ def _check_names(callees: list[_Callee]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise GrammarError(f"two tools have the name {name!r}")
-        if (
-            not name.isprintable()
-            or any(c.isspace() or c in "<([{" for c in name)
-            or name.endswith(".")
-        ):
+        has_ending = any(char.isspace() or char in "<([{" for char in name)
+        if has_ending or not name.isprintable() or name.endswith("."):
             raise GrammarError(
                 f"{name!r} cannot stand in a header: "
                 "blanks, controls, '<' and brackets are not allowed"
@@ -249,17 +269,27 @@ def _check_names(callees: list[_Callee]) -> None:
 
 
 def _choose(callees: list[_Callee], choice: str | Mapping[str, Any]) -> tuple[list[_Callee], bool]:
-    """Those that may be called, and whether one must be. Raises GrammarError."""
-    if isinstance(choice, Mapping):
-        inner = choice.get(str(choice.get("type")), choice)
-        wanted = [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []
-    elif choice in ("auto", "none", "required"):
-        if choice == "required" and not callees:
-            raise GrammarError("tool_choice is 'required', but there are no tools")
-        return [] if choice == "none" else callees, choice == "required"
-    else:
-        wanted = [choice, f"{FUNCTIONS}.{choice}"]
-    if found := [callee for name in wanted for callee in callees if callee.name == name]:
-        return found[:1], True
+    """The tools that may be called, and whether one must be. Raises GrammarError."""
+    match choice:
+        case "auto":
+            return callees, False
+        case "none":
+            return [], False
+        case "required":
+            if not callees:
+                raise GrammarError("tool_choice is 'required', but there are no tools")
+            return callees, True
+    for name in _chosen_names(choice):
+        for callee in callees:
+            if callee.name == name:
+                return [callee], True
     names = ", ".join(callee.name for callee in callees) or "no tools"
     raise GrammarError(f"tool_choice {choice!r:.120} is not auto, none, required or one of {names}")
+
+
+def _chosen_names(choice: str | Mapping[str, Any]) -> list[str]:
+    """The names that a choice of one tool may mean, the likeliest first."""
+    if not isinstance(choice, Mapping):
+        return [choice, f"{FUNCTIONS}.{choice}"]
+    inner = choice.get(str(choice.get("type")), choice)
+    return [f"{FUNCTIONS}.{inner.get('name')}"] if isinstance(inner, Mapping) else []

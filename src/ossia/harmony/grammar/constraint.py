@@ -1,8 +1,8 @@
 """Walking along a sampled completion: after each token, which tokens may come next.
 
-Knows the grammar that grammar.py has put together: headers as trees of tokens, bodies as matchers
-or free text, and a budget. Knows nothing of tools or of what the headers say. Starts no threads:
-whoever samples may call `mask` in one, while the model runs.
+Knows the grammar that completion.py puts together: headers as trees of tokens, bodies as matchers
+or free text, and a budget. Does not know tools or the meaning of headers. Starts no threads: the
+sampling side may call `mask` in one while the model runs.
 
 Headers and free text cost nothing: their masks are a few bits, or constant. A body with a format
 asks its matcher, some microseconds a token.
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The text of a message and the tokens that may close it. Without a matcher it is any text."""
+    """The text of a message and the tokens that may close it. Without a matcher, any text."""
 
     ends: tuple[int, ...]
     open: Mask  # any text, or the end
     closed: Mask  # the end only
     matcher: LLMatcher | None = None
-    is_thought: bool = False  # counts towards the reasoning budget
+    is_thought: bool = False  # counts against the reasoning budget
     is_call: bool = False
     is_json: bool = False
 
@@ -44,7 +44,7 @@ class Place:
     body: Body | None = None
 
     def add(self, ids: Iterable[int], body: Body) -> None:
-        """A header, from here on."""
+        """Adds a header that begins here, and the body after it."""
         place = self
         for token in ids:
             place = place.next.setdefault(token, Place())
@@ -53,11 +53,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class HarmonyGrammar:
-    """What `harmony_grammar` makes: immutable, to be started for every sample; safe to share
-    between threads.
+    """The grammar of a completion, made by `harmony_grammar` and started once for every sample.
+    Immutable, and safe to share between threads.
 
     `headers` are the messages that may begin, by whether analysis is still allowed and whether a
-    call has been made; a completion begins in them. `again` stands before the header of every
+    call has been made; a completion begins in them. `again` comes before the header of every
     message but the first. `last` are the tokens that end the completion.
     """
 
@@ -68,26 +68,29 @@ class HarmonyGrammar:
     reasoning_budget: int | None
 
     def start(self) -> HarmonyConstraint:
-        """A walk that begins behind `<|start|>assistant`, at the end of a completion prompt."""
+        """A walk that begins after `<|start|>assistant`, at the end of a completion prompt."""
         return HarmonyConstraint(self)
 
     def begin(self, thinking: bool, called: bool, *, first: bool) -> Place:
         """Where the next message begins."""
         place = self.headers[thinking, called]
-        for token in () if first else reversed(self.again):
+        if first:
+            return place
+        for token in reversed(self.again):
             place = Place({token: place})
         return place
 
 
 class HarmonyConstraint:
-    """One completion on its way: `mask` says what may come, `advance` what came. For one thread at
-    a time.
+    """One completion while it is sampled: `mask` says which tokens may come, `advance` takes the
+    one that came. For one thread at a time.
     """
 
     def __init__(self, grammar: HarmonyGrammar) -> None:
         self._grammar = grammar
         self._left = grammar.reasoning_budget
-        self._called = self._done = False
+        self._called = False
+        self._done = False
         self._mask: Mask | None = None
         self._body: Body | None = None
         self._matcher: LLMatcher | None = None
@@ -101,8 +104,8 @@ class HarmonyConstraint:
 
     def mask(self) -> Mask:
         """The tokens that may come next: uint32 words [ceil(vocab_size / 32)], the lowest id in the
-        lowest bit. All zero after the end. Not to be written to. Raises GrammarError if a grammar
-        turns out too complex.
+        lowest bit. All zero after the end. Read-only. Raises GrammarError if a grammar turns out to
+        be too complex.
         """
         if self._mask is None:
             self._mask = self._compute()
@@ -110,9 +113,9 @@ class HarmonyConstraint:
         return self._mask
 
     def advance(self, token: int) -> None:
-        """`token` has been sampled. Raises GrammarError if the mask does not allow it."""
+        """Takes the token that was sampled. Raises GrammarError if the mask does not allow it."""
         if not has(self.mask(), token):
-            raise GrammarError(f"token {token} is not among those that may come next")
+            raise GrammarError(f"token {token} may not come next")
         self._mask = None
         body = self._body
         if body is None:
@@ -122,7 +125,7 @@ class HarmonyConstraint:
         elif token in body.ends:
             self._close(token)
         elif self._matcher is not None:
-            self._matcher.consume_token(token)  # should it fail, the next mask does
+            self._matcher.consume_token(token)  # if that fails, so will the next mask
             if self._numbers is not None:
                 self._numbers.feed(self._grammar.tokens.bytes_of[token])
         elif body.is_thought and self._left is not None:
@@ -136,7 +139,8 @@ class HarmonyConstraint:
     def _close(self, token: int) -> None:
         assert self._body is not None
         self._called = self._called or self._body.is_call
-        self._body = self._matcher = None
+        self._body = None
+        self._matcher = None
         self._done = token in self._grammar.last
         self._place = self._next_message(first=False)
 
@@ -144,36 +148,39 @@ class HarmonyConstraint:
         return self._grammar.begin(self._left != 0, self._called, first=first)
 
     def _compute(self) -> Mask:
-        tokens, body = self._grammar.tokens, self._body
+        tokens = self._grammar.tokens
+        body = self._body
         if self._done:
             return tokens.mask(())
         if body is None:
             return tokens.mask(self._place.next)
-        if self._matcher is not None:
-            mask = next_mask(self._matcher, tokens, body.ends)
-            if self._numbers is not None and (digits := self._numbers.digits_left) is not None:
-                mask &= tokens.short_exponents[digits]
-            return mask
-        return body.closed if body.is_thought and self._left == 0 else body.open
+        if self._matcher is None:
+            return body.closed if body.is_thought and self._left == 0 else body.open
+        mask = next_mask(self._matcher, tokens, body.ends)
+        digits = self._numbers.digits_left if self._numbers is not None else None
+        if digits is not None:
+            mask &= tokens.short_exponents[digits]
+        return mask
 
 
 class _Numbers:
-    """Follows JSON text to the exponents of its numbers. The compiler sets those no limit, but
-    1e999 is infinite for most readers, and so no JSON any more.
+    """Follows JSON text to the exponents of its numbers. The compiler does not limit them, but most
+    readers take 1e999 for infinity, which is not JSON.
     """
 
     def __init__(self) -> None:
-        self._in_string = self._escaped = False
-        self._exponent: int | None = None  # digits of the exponent that the text is in
+        self._in_string = False
+        self._escaped = False
+        self._exponent: int | None = None  # the digits so far, inside an exponent
 
     @property
     def digits_left(self) -> int | None:
-        """An index for `Vocabulary.short_exponents`; None in a string, where digits are no
-        number's.
-        """
+        """An index for `Vocabulary.short_exponents`; None in a string, where digits are text."""
         if self._in_string:
             return None
-        return -1 if self._exponent is None else EXPONENT_DIGITS - self._exponent
+        if self._exponent is None:
+            return -1
+        return EXPONENT_DIGITS - self._exponent
 
     def feed(self, data: bytes) -> None:
         for byte in data:
@@ -183,7 +190,8 @@ class _Numbers:
                 elif byte == _QUOTE:
                     self._in_string = False
             elif byte == _QUOTE:
-                self._in_string, self._exponent = True, None
+                self._in_string = True
+                self._exponent = None
             elif byte in b"eE":
                 self._exponent = 0
             elif self._exponent is not None and byte in b"0123456789":

@@ -1,16 +1,15 @@
 """Regular expressions for the grammar compiler: a user's pattern in its dialect, and the string
 formats.
 
-Knows three regex dialects; nothing of tokens, schemas or messages. A pattern is written for JSON
+Knows three regex dialects; does not know tokens, schemas or messages. A pattern is written for JSON
 schemas or for Python (`re`) and enforced by llguidance, whose syntax is that of Rust's `regex`
 crate. Where the dialects differ the translation takes what all of them accept: `\\d` becomes [0-9]
 although Python's also matches the digits of other scripts, `\\D` excludes those although
-ECMAScript's matches them. So a text made under the translation satisfies the pattern by every
-reading. What cannot be translated is refused with a reason.
+ECMAScript's matches them. So a text sampled under the translation satisfies the pattern in every
+dialect. A pattern that cannot be translated is refused with a reason.
 
-No class matches U+0000. Of a class with all control characters llguidance 1.9 thinks, where it
-matches the inside of a JSON string, that it has the quote and the backslash too: under `[^"]` it
-would let `\\"` pass.
+No class matches U+0000. llguidance 1.9 assumes of a class with all control characters, inside a
+JSON string, that it contains the quote and the backslash too: under `[^"]` it would let `\\"` pass.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ from collections.abc import Iterable, Iterator
 from ossia.errors import GrammarError
 
 # Class escapes as (what every dialect matches, what some dialect matches).
-_BLANK, _ANY_BLANK = r" \t\n\r\f\v", r"\s\x1c-\x1f\x85\x{feff}"
+_BLANK = r" \t\n\r\f\v"
+_ANY_BLANK = r"\s\x1c-\x1f\x85\x{feff}"
 _CLASSES = {
     "d": ("0-9", r"\p{Nd}"),
     "w": ("0-9A-Za-z_", r"\p{L}\p{N}_"),
@@ -41,28 +41,29 @@ def translate(pattern: str) -> str:
     """`pattern` in the grammar compiler's dialect, to be searched for unless it is anchored.
 
     Raises GrammarError, naming the construct, for look-around, back references, word boundaries,
-    inline flags, possessive quantifiers, `\\p{..}` and whatever else the dialects read differently.
+    inline flags, possessive quantifiers, `\\p{..}` and anything else that the dialects read
+    differently.
     """
     return _Translation(pattern).run()
 
 
 def translate_whole(pattern: str) -> str:
-    """As `translate`, for a pattern that must match the whole text: its outer anchors, which then
-    say nothing, are left out. Raises GrammarError for anchors elsewhere.
+    """As `translate`, for a pattern that must match the whole text: its outer anchors, which are
+    then redundant, are left out. Raises GrammarError for anchors elsewhere.
     """
     return _Translation(pattern, whole=True).run()
 
 
 def anything_but(names: Iterable[str]) -> str:
-    """A pattern for every text except `names`, without negative look-ahead, which the compiler has
-    not.
+    """A pattern for every text except `names`, without negative look-ahead, which the compiler
+    lacks.
     """
     return f"^{_anything_but(sorted(set(names)))}$"
 
 
 def _anything_but(names: list[str]) -> str:
-    """Follows the names letter by letter: a text differs from them where its next letter is none of
-    theirs.
+    """Follows the names letter by letter: a text differs from all of them as soon as its next
+    letter is not one of theirs.
     """
     tails: dict[str, list[str]] = {}
     for name in names:
@@ -83,7 +84,8 @@ class _Translation:
     """One pass over a pattern."""
 
     def __init__(self, pattern: str, *, whole: bool = False) -> None:
-        self._text, self._at = pattern, 0
+        self._text = pattern
+        self._at = 0
         self._whole = whole
         self._depth = 0
         self._repeatable = False  # whether a quantifier may follow
@@ -91,13 +93,12 @@ class _Translation:
     def run(self) -> str:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # of class operators that Python may get; here they are escaped
+                # about class operators that Python may get; here they are escaped
+                warnings.simplefilter("ignore")
                 re.compile(self._text)
             self._text.encode()
         except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
-            raise self._refused(f"is no regular expression: {error}") from None
+            raise self._refused(f"is not a regular expression: {error}") from None
         parts = []
         while self._at < len(self._text):
             parts.append(self._piece(self._take()))
@@ -143,9 +144,10 @@ class _Translation:
                     raise self._refused("has a repetition without a lower bound: write {0,n}")
                 self._repeatable = True
                 return _literal(char)
-            self._at, char = repeat.end(), repeat.group()
+            self._at = repeat.end()
+            char = repeat.group()
         if not self._repeatable:
-            raise self._refused(f"repeats nothing with {char!r}")
+            raise self._refused(f"has nothing to repeat before {char!r}")
         self._repeatable = False
         if self._ahead() == "+":
             raise self._refused("has a possessive quantifier, which is not supported")
@@ -207,8 +209,8 @@ class _Translation:
         raise self._refused(f"has the escape \\{char}, which is not supported")
 
     def _class(self) -> str:
-        """A bracket; inside of a negated one the largest meaning of an escape makes the smallest
-        class.
+        """A class in brackets. In a negated one, escapes take their largest meaning, so that the
+        class is the smallest.
         """
         negated = self._ahead() == "^"
         self._at += negated
@@ -250,7 +252,7 @@ class _Translation:
 
 def format_pattern(name: str) -> str | None:
     """An anchored pattern, already in the compiler's dialect, for a format of JSON schema; None if
-    unknown.
+    the format is unknown.
 
     Each is the format's common core: every text it matches is valid by the RFC and by the libraries
     that the `jsonschema` package checks with, but exotic ones (leap seconds, addresses with quoted
@@ -261,7 +263,7 @@ def format_pattern(name: str) -> str | None:
 
 
 def _years(leap: bool) -> str:
-    """Years 0001 to 9999, or the leap years among them."""
+    """Years 0001 to 9999, or only the leap years among them."""
     if not leap:
         return "(?:[1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
     fours = "(?:0[48]|[2468][048]|[13579][26])"
@@ -287,7 +289,7 @@ def _ipv6() -> Iterator[str]:
 
 
 def _durations() -> str:
-    """Units from a larger to a smaller one without a gap, as ISO 8601 wants it."""
+    """Units from larger to smaller without a gap, as ISO 8601 requires."""
     n = "[0-9]{1,9}"
     time = f"T(?:{n}H(?:{n}M(?:{n}S)?)?|{n}M(?:{n}S)?|{n}S)"
     date = f"(?:{n}Y(?:{n}M(?:{n}D)?)?|{n}M(?:{n}D)?|{n}D)"
@@ -299,11 +301,13 @@ def _uri() -> str:
     char = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
     authority = rf"//(?:{_LABEL}\.){{0,6}}{_LABEL}(?::[0-9]{{1,5}})?(?:/{char}*)*"
     tail = f"(?:{char}|[/?])*"
-    return f"[a-zA-Z][a-zA-Z0-9+.-]{{0,15}}:(?:{authority}|{char}+(?:/{char}*)*)(?:\\?{tail})?(?:#{tail})?"
+    path = f"(?:{authority}|{char}+(?:/{char}*)*)"
+    return f"[a-zA-Z][a-zA-Z0-9+.-]{{0,15}}:{path}(?:\\?{tail})?(?:#{tail})?"
 
 
 _DATE = "|".join(_dates())
-_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+_HOURS_MINUTES = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
+_CLOCK = rf"{_HOURS_MINUTES}:[0-5][0-9](?:\.[0-9]{{1,9}})?(?:Z|[+-]{_HOURS_MINUTES})"
 _LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
 _HOST = rf"(?:{_LABEL}\.){{0,6}}[a-zA-Z](?:[a-zA-Z0-9-]{{0,30}}[a-zA-Z0-9])?"
 _ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,20}"

@@ -1,8 +1,8 @@
 """The messages of a Chat Completions request as Harmony messages, with reasoning that the client
 dropped put back.
 
-What chat messages mean is harmony's `messages_from_chat`; here is what stands on the wire around
-it: parts that are no text, custom calls, the deprecated functions, and errors that name the place.
+What chat messages mean is harmony's `messages_from_chat`; here is what the wire adds to them:
+parts, custom calls, the deprecated functions, and errors that name the place.
 Knows nothing of the rest of a request.
 """
 
@@ -14,28 +14,20 @@ from typing import Any
 
 from ossia.errors import HarmonyError
 from ossia.harmony import DeveloperContent, Message, Role
-from ossia.harmony.chat_messages import REASONING_KEYS, TEXT_PARTS, messages_from_chat
-from ossia.server.wire.errors import ApiError, bad
+from ossia.harmony.chat_messages import REASONING_KEYS, messages_from_chat
+from ossia.server.wire.content import UNSUPPORTED, part_text
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import At
 
 Wire = dict[str, Any]
-Thoughts = Callable[[str], tuple[Message, ...]]  # by the id of a call: what led to it
-BREAK = "\n\n"  # between two thoughts, or two things said, where a message has one field for them
-NO_TEXT = {
-    "image_url": "images",
-    "input_image": "images",
-    "image": "images",
-    "input_audio": "audio",
-    "audio": "audio",
-    "audio_url": "audio",
-    "video_url": "video",
-    "file": "files",
-    "input_file": "files",
-}
+Thoughts = Callable[[str], tuple[Message, ...]]  # the messages that led to a call, by its id
+BREAK = "\n\n"  # between the texts of several messages that share one field
+THOUGHT_PARTS = ("thinking", "reasoning")
 
 
 @dataclass(frozen=True)
-class _Request:
-    """A call in the history. `before`: what is to be put back in front of it."""
+class _PastCall:
+    """A call in the history. `before`: the messages to insert before it."""
 
     is_custom: bool
     before: tuple[Message, ...]
@@ -44,11 +36,11 @@ class _Request:
 def harmony_messages(
     wire: Sequence[Mapping[str, Any]], thoughts: Thoughts
 ) -> tuple[str | None, tuple[Message, ...]]:
-    """The instructions that a conversation begins with, and the messages behind them. Raises
+    """The instructions that a conversation begins with, and the messages after them. Raises
     `ApiError`.
     """
-    calls: list[_Request] = []
-    plain = [_plain(message, f"messages[{n}]", thoughts, calls) for n, message in enumerate(wire)]
+    calls: list[_PastCall] = []
+    plain = [_plain(message, thoughts, calls) for message in At(wire, "messages").items()]
     try:
         messages = messages_from_chat(plain, system=None)
     except HarmonyError as error:
@@ -57,135 +49,124 @@ def harmony_messages(
     if plain[0]["role"] in ("system", "developer"):  # these have become one developer message
         content = messages[0].content
         assert isinstance(content, DeveloperContent)
-        instructions, messages = content.instructions, messages[1:]
+        instructions = content.instructions
+        messages = messages[1:]
     return instructions, tuple(_with_calls(messages, calls))
 
 
-def _with_calls(messages: Sequence[Message], calls: Sequence[_Request]) -> Iterator[Message]:
+def _with_calls(messages: Sequence[Message], calls: Sequence[_PastCall]) -> Iterator[Message]:
     """The messages, calls as they were made: the n-th call is the n-th of `calls`."""
-    requests = iter(calls)
+    left = iter(calls)
     for message in messages:
-        if message.role is Role.ASSISTANT and message.recipient is not None:
-            request = next(requests)
-            yield from request.before
-            yield replace(message, content_type="code") if request.is_custom else message
-        else:
+        is_call = message.role is Role.ASSISTANT and message.recipient is not None
+        if not is_call:
             yield message
+            continue
+        call = next(left)
+        yield from call.before
+        if call.is_custom:
+            message = replace(message, content_type="code")
+        yield message
 
 
 # One message at a time, in the shape that `messages_from_chat` knows
 
 
-def _plain(
-    message: Mapping[str, Any], place: str, thoughts: Thoughts, calls: list[_Request]
-) -> Wire:
-    out = dict(message)
-    out["content"] = _content(out, place)
-    if out["role"] == "function":
-        if not isinstance(out.get("name"), str) or not out["name"]:
-            raise bad(f"{place} needs the name of the function", f"{place}.name")
-        out |= {"role": "tool", "tool_call_id": None}
+def _plain(message: At, thoughts: Thoughts, calls: list[_PastCall]) -> Wire:
+    out = dict(message.value)
+    out["content"] = _content(message, out)
+    match out["role"]:
+        case "function":
+            message["name"].word()
+            out["role"] = "tool"
+            out["tool_call_id"] = None
+        case "assistant":
+            _assistant(message, out, thoughts, calls)
     if out["role"] == "tool" and out["content"] is None:
         out["content"] = ""  # a function that returns nothing
-    if out["role"] == "assistant":
-        _assistant(out, place, thoughts, calls)
     return out
 
 
-def _content(message: Wire, place: str) -> str | list[Wire] | None:
+def _content(message: At, out: Wire) -> str | list[Wire] | None:
     """A string, or parts of text. Thoughts among an assistant's parts move to its reasoning."""
-    content: str | list[Wire] | None = message.get("content")
-    if not isinstance(content, str | list | None):
-        raise bad(f"{place}.content must be a string or a list of parts", f"{place}.content")
-    if not isinstance(content, list):
-        return content
-    parts, thought = [], []
-    for n, part in enumerate(content):
-        where = f"{place}.content[{n}]"
-        if not isinstance(part, dict):
-            raise bad(f'{where} must be an object such as {{"type": "text", "text": ...}}', where)
-        kind = part.get("type")
-        if kind in TEXT_PARTS or kind == "refusal":
-            parts.append(
-                {
-                    "type": "text",
-                    "text": _string(part, "refusal" if kind == "refusal" else "text", where),
-                }
-            )
-        elif kind in ("thinking", "reasoning") and message["role"] == "assistant":
-            thought.append(_string(part, "thinking" if "thinking" in part else "text", where))
-        elif isinstance(kind, str) and kind in NO_TEXT:
-            what = f"{where} is of type {kind}: this model reads text, no {NO_TEXT[kind]}"
-            raise bad(what, where, "unsupported_content")
+    content = message["content"]
+    if isinstance(content.value, str | None):
+        return content.value
+    texts: list[str] = []
+    thoughts: list[str] = []
+    is_assistant = out["role"] == "assistant"
+    for part in content.items("a string or a list of parts"):
+        kind = part.object('an object such as {"type": "text", "text": ...}')["type"].value
+        if is_assistant and kind in THOUGHT_PARTS:
+            key = "thinking" if "thinking" in part else "text"
+            thoughts.append(part[key].text())
         else:
-            raise bad(f"{where}: parts are of type text, not {kind!r:.80}", where)
-    if thought and not any(message.get(key) for key in REASONING_KEYS):
-        message["reasoning"] = BREAK.join(thought)
-    return parts
+            texts.append(part_text(part))
+    if thoughts and not _reasoning(out):
+        out["reasoning"] = BREAK.join(thoughts)
+    return [{"type": "text", "text": text} for text in texts]
 
 
-def _string(part: Mapping[str, Any], key: str, place: str) -> str:
-    value = part.get(key)
-    if not isinstance(value, str):
-        raise bad(f"{place}.{key} must be a string", f"{place}.{key}")
-    return value
+def _reasoning(message: Wire) -> Any:
+    """What the client sent, under the first name that is not empty."""
+    sent = None
+    for key in REASONING_KEYS:
+        sent = sent or message.get(key)
+    return sent
 
 
-def _assistant(message: Wire, place: str, thoughts: Thoughts, calls: list[_Request]) -> None:
-    if message.get("audio") is not None:
-        raise bad(
-            f"{place}.audio: this model has no audio", f"{place}.audio", "unsupported_content"
-        )
-    listed = message.get("tool_calls") or []
-    if message.get("function_call") is not None and not listed:
-        listed = [{"type": "function", "function": message["function_call"]}]
-    if not isinstance(listed, list):
-        raise bad(f"{place}.tool_calls must be a list", f"{place}.tool_calls")
-    message["tool_calls"] = [
-        _call(call, f"{place}.tool_calls[{n}]") for n, call in enumerate(listed)
-    ]
-    for n, call in enumerate(message["tool_calls"]):
-        known = thoughts(call["id"]) if isinstance(call.get("id"), str) else ()
-        before = known if n else _first(message, known)
-        calls.append(_Request(call["type"] == "custom", before))
+def _assistant(message: At, out: Wire, thoughts: Thoughts, calls: list[_PastCall]) -> None:
+    if "audio" in message:
+        raise message["audio"].wrong("cannot be heard: this model reads text only", UNSUPPORTED)
+    listed = message["tool_calls"]
+    if not listed.value:
+        legacy = []
+        function = message["function_call"].value
+        if function is not None:
+            legacy.append({"type": "function", "function": function})
+        listed = At(legacy, listed.path)
+    made = [_call(call) for call in listed.items()]
+    out["tool_calls"] = made
+    for n, call in enumerate(made):
+        known: tuple[Message, ...] = ()
+        if isinstance(call.get("id"), str):
+            known = thoughts(call["id"])
+        if n == 0:
+            known = _before_first_call(out, known)
+        is_custom = call["type"] == "custom"
+        calls.append(_PastCall(is_custom, known))
 
 
-def _call(call: Any, place: str) -> Wire:
-    """A call of a function, whatever it was: a custom tool's input is what a function's arguments
-    are.
-    """
-    if not isinstance(call, Mapping):
-        raise bad(f"{place} must be an object", place)
-    if call.get("type") != "custom":
-        return {**call, "type": "function"}
-    inner = call.get("custom")
-    if not isinstance(inner, Mapping):
-        raise bad(
-            f'{place} must look like {{"id", "type": "custom", "custom": {{"name", "input"}}}}',
-            place,
-        )
-    function = {"name": inner.get("name"), "arguments": _string(inner, "input", f"{place}.custom")}
-    return {"id": call.get("id"), "type": "custom", "function": function}
+def _call(call: At) -> Wire:
+    """The call as a function's: a custom tool's input becomes the arguments."""
+    if call.object()["type"].value != "custom":
+        return {**call.value, "type": "function"}
+    inner = call["custom"].object('an object such as {"name": ..., "input": ...}')
+    function = {
+        "name": inner["name"].value,
+        "arguments": inner["input"].text(),
+    }
+    return {"id": call["id"].value, "type": "custom", "function": function}
 
 
-def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
-    """What to put back in front of a message's first call. What the client has kept is its own to
-    say, unless it is just what is known: then the messages as they were, so that the prompt begins
-    as the last one did.
+def _before_first_call(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Messages to insert before a message's first call.
+
+    Clients often drop the reasoning that led to a call. If what this client sent equals what we
+    remember, use our own messages unchanged, so that the prompt matches the last one and the prefix
+    cache hits. If it sent something else, keep that.
     """
     if not known:
         return ()
-    thought = BREAK.join(m.text for m in known if m.channel == "analysis" and m.recipient is None)
-    said = BREAK.join(
-        m.text
-        for m in known
-        if m.channel == "commentary" and m.role is Role.ASSISTANT and not m.recipient
-    )
-    kept = next((text for key in REASONING_KEYS if (text := message.get(key))), None)
+    thought = _said_on("analysis", known)
+    preamble = _said_on("commentary", known)
+    kept = _reasoning(message)
     content = message["content"]
     if isinstance(content, list):
         content = "".join(part["text"] for part in content)
-    if (kept or thought) == thought and (content or said) == said:
+    is_same_thought = kept in (None, "", thought)
+    is_same_text = content in (None, "", preamble)
+    if is_same_thought and is_same_text:
         message["content"] = None
         for key in REASONING_KEYS:
             message.pop(key, None)
@@ -193,3 +174,13 @@ def _first(message: Wire, known: tuple[Message, ...]) -> tuple[Message, ...]:
     if not kept and thought:
         message["reasoning"] = thought
     return ()
+
+
+def _said_on(channel: str, messages: Sequence[Message]) -> str:
+    """What the assistant said there, to no tool."""
+    texts: list[str] = []
+    for message in messages:
+        is_said = message.role is Role.ASSISTANT and message.recipient is None
+        if is_said and message.channel == channel:
+            texts.append(message.text)
+    return BREAK.join(texts)

@@ -12,29 +12,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ossia.server.chat.input import ChatForm
 from ossia.server.chat.messages import BREAK
-from ossia.server.events import (
-    AnswerEnd,
-    AnswerEvent,
-    Called,
+from ossia.server.chat.request import ChatForm
+from ossia.server.wire.output import chat_usage, logprobs
+from ossia.turn.events import (
     ItemDelta,
     ItemStart,
+    MessageItem,
     Progress,
-    Said,
-    Thought,
-    TokenLogprob,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
     Usage,
 )
 
+OF_CHUNKS = ("choices", "usage", "obfuscation")  # fields of a chunk that the body does not copy
 FINISH = {"stop": "stop", "length": "length", "calls": "tool_calls"}
-OBFUSCATED = 32  # characters that a chunk's text and its obfuscation have together, or a multiple
+# the field of a call that its text goes to
+INPUT = {"function": "arguments", "custom": "input"}
+OBFUSCATED = 32  # a chunk's text and its obfuscation have a multiple of so many characters
 
 
 @dataclass(frozen=True)
 class ChunkOptions:
-    """`usage`: on a chunk of its own at the end; `continuous`: and so far on every other.
-    `obfuscation`: characters that hide how long a chunk's text is.
+    """`usage`: a last chunk says it; `continuous`: every chunk says the usage so far.
+    `obfuscation`: chunks have extra characters that hide how long their text is.
     """
 
     usage: bool = False
@@ -43,8 +46,8 @@ class ChunkOptions:
 
 
 class Chunks:
-    """`feed` it the events of each choice, then `last`. `extra`: fields that every chunk and the
-    body have.
+    """Give `feed` the events of each choice, then call `last`. `extra`: fields that every chunk and
+    the body have.
     """
 
     def __init__(self, form: ChatForm, choices: int, options: ChunkOptions, **extra: Any) -> None:
@@ -58,9 +61,12 @@ class Chunks:
         }
         self.choices = [_Choice(n, form) for n in range(choices)]
 
-    def feed(self, index: int, event: AnswerEvent) -> Iterator[dict[str, Any]]:
+    def feed(self, index: int, event: TurnEvent) -> Iterator[dict[str, Any]]:
         for choice in self.choices[index].feed(event):
-            yield self._chunk([choice], self.usage if self.options.continuous else None)
+            usage = None
+            if self.options.continuous:
+                usage = self.usage
+            yield self._chunk([choice], usage)
 
     def last(self) -> Iterator[dict[str, Any]]:
         """After the choices: their usage, if it is wanted."""
@@ -71,116 +77,141 @@ class Chunks:
     def usage(self) -> dict[str, Any]:
         """Of all choices. They share a prompt, which is counted once."""
         used = [choice.usage for choice in self.choices]
-        again = len(used) - 1  # times that the prompt is counted too often
-        prompt = sum(u.prompt for u in used) - again * min(u.prompt for u in used)
-        return usage_on_wire(
-            Usage(
-                prompt,
-                min(u.cached for u in used),
-                sum(u.completion for u in used),
-                sum(u.reasoning for u in used),
-            )
+        shared = min(usage.prompt for usage in used)
+        own = sum(usage.prompt - shared for usage in used)
+        whole = Usage(
+            prompt=shared + own,
+            cached=min(usage.cached for usage in used),
+            completion=sum(usage.completion for usage in used),
+            reasoning=sum(usage.reasoning for usage in used),
         )
+        return chat_usage(whole)
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
         chunk = {**self.head, "choices": choices}
         if self.options.usage or self.options.continuous:
             chunk["usage"] = usage
         if self.options.obfuscation:
-            text = sum(
-                len(value)
-                for choice in choices
-                for value in choice["delta"].values()
-                if isinstance(value, str)
-            )
-            chunk["obfuscation"] = secrets.token_hex(OBFUSCATED)[: OBFUSCATED - text % OBFUSCATED]
+            chunk["obfuscation"] = _obfuscation(choices)
         return chunk
+
+
+def _obfuscation(choices: list[dict[str, Any]]) -> str:
+    """Characters that fill the text up to a multiple of `OBFUSCATED`."""
+    length = 0
+    for choice in choices:
+        texts = [value for value in choice["delta"].values() if isinstance(value, str)]
+        length += sum(map(len, texts))
+    missing = OBFUSCATED - length % OBFUSCATED
+    return secrets.token_hex(OBFUSCATED)[:missing]
 
 
 class _Choice:
     """One choice's part of the chunks."""
 
     def __init__(self, index: int, form: ChatForm) -> None:
-        self.index, self.form = index, form
+        self.index = index
+        self.form = form
         self.usage = Usage()
         self.begun = False
-        self.calls: dict[int, tuple[int, Called]] = {}  # by the item: the call's number
+        self.calls: dict[int, tuple[int, ToolCallItem]] = {}  # by the item: the call's number
         self.kinds: dict[int, str] = {}  # by the item: the field that its text goes to
         self.filled: dict[str, int] = {}  # by field: the item whose text it ends with
 
-    def feed(self, event: AnswerEvent) -> Iterator[dict[str, Any]]:
-        if isinstance(event, Progress | AnswerEnd):
+    def feed(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
+        if isinstance(event, Progress | TurnEnd):
             self.usage = event.usage
         if not self.begun:
             self.begun = True
             yield self._part({"role": "assistant", "content": ""})
-        if isinstance(event, ItemStart):
-            yield from self._start(event)
-        elif isinstance(event, ItemDelta):
-            yield from self._delta(event)
-        elif isinstance(event, AnswerEnd):
-            finish = FINISH[event.reason]
-            if self.form.is_legacy and finish == "tool_calls":
-                finish = "function_call"
-            yield {**self._part({}, finish), "stop_reason": event.stopped_by}
+        match event:
+            case ItemStart():
+                yield from self._start(event)
+            case ItemDelta():
+                yield from self._delta(event)
+            case TurnEnd():
+                yield self._end(event)
 
     def _start(self, event: ItemStart) -> Iterator[dict[str, Any]]:
-        item, index = event.item, event.index
-        if isinstance(item, Thought):
-            self.kinds[index] = "reasoning"
-        elif isinstance(item, Said):
-            spoken = item.phase == "final_answer" or self.form.preambles_are_content
-            self.kinds[index] = "content" if spoken else "reasoning"
-        elif isinstance(item, Called) and self.form.is_legacy:
-            if not self.calls:  # there is room for one
+        item = event.item
+        index = event.index
+        match item:
+            case ReasoningItem():
+                self.kinds[index] = "reasoning"
+            case MessageItem():
+                is_content = item.phase == "final_answer" or self.form.preambles_are_content
+                self.kinds[index] = "content" if is_content else "reasoning"
+            case ToolCallItem() if not self.form.is_legacy:
+                self.calls[index] = (len(self.calls), item)
+                kind = item.kind
+                body = {"name": item.name, INPUT[kind]: ""}
+                yield self._call(index, {"id": item.call_id, "type": kind, kind: body})
+            case ToolCallItem() if not self.calls:  # a legacy message has room for one
                 self.calls[index] = (0, item)
-                yield self._part({"function_call": {"name": item.name, "arguments": ""}})
-        elif isinstance(item, Called):
-            self.calls[index] = (len(self.calls), item)
-            body = {"name": item.name, "arguments" if item.kind == "function" else "input": ""}
-            yield self._call(index, {"id": item.call_id, "type": item.kind, item.kind: body})
+                begun = {"name": item.name, "arguments": ""}
+                yield self._part({"function_call": begun})
 
     def _delta(self, event: ItemDelta) -> Iterator[dict[str, Any]]:
         kind = self.kinds.get(event.index)
-        if kind is not None:
-            yield from self._text(kind, event)
-        elif event.index in self.calls and event.text:
-            item = self.calls[event.index][1]
-            if self.form.is_legacy:
-                yield self._part({"function_call": {"arguments": event.text}})
-            else:
-                key = "arguments" if item.kind == "function" else "input"
-                yield self._call(event.index, {item.kind: {key: event.text}})
-
-    def _text(self, kind: str, event: ItemDelta) -> Iterator[dict[str, Any]]:
-        if kind == "reasoning":
-            if self.form.shows_reasoning and event.text:
-                text = self._parted(kind, event)
-                yield self._part({"reasoning": text, "reasoning_content": text})
+        if kind == "content":
+            yield from self._content(event)
+        elif not event.text:
             return
-        logprobs = None
-        if self.form.logprobs:
-            logprobs = {
-                "content": [logprob_on_wire(token) for token in event.logprobs],
-                "refusal": None,
-            }
-        if event.text or event.logprobs:
-            yield self._part({"content": self._parted(kind, event)}, logprobs=logprobs)
+        elif kind == "reasoning":
+            if self.form.shows_reasoning:
+                text = self._separated(kind, event)
+                yield self._part({"reasoning": text, "reasoning_content": text})
+        elif event.index in self.calls:
+            yield self._input(event)
 
-    def _parted(self, kind: str, event: ItemDelta) -> str:
-        """The text, behind a break if it is the first of another item than the field has had."""
+    def _content(self, event: ItemDelta) -> Iterator[dict[str, Any]]:
+        if not (event.text or event.logprobs):
+            return
+        scores = None
+        if self.form.logprobs:
+            scores = {"content": logprobs(event.logprobs), "refusal": None}
+        text = self._separated("content", event)
+        yield self._part({"content": text}, logprobs=scores)
+
+    def _input(self, event: ItemDelta) -> dict[str, Any]:
+        """More of a call's arguments, or of a custom tool's input."""
+        if self.form.is_legacy:
+            return self._part({"function_call": {"arguments": event.text}})
+        kind = self.calls[event.index][1].kind
+        body = {INPUT[kind]: event.text}
+        return self._call(event.index, {kind: body})
+
+    def _end(self, event: TurnEnd) -> dict[str, Any]:
+        finish = FINISH[event.reason]
+        if self.form.is_legacy and finish == "tool_calls":
+            finish = "function_call"
+        part = self._part({}, finish)
+        part["stop_reason"] = event.stopped_by
+        return part
+
+    def _separated(self, kind: str, event: ItemDelta) -> str:
+        """The text, after a break if the field already has text of another item."""
         if not event.text:
             return ""
-        before, self.filled[kind] = self.filled.get(kind, event.index), event.index
-        return event.text if before == event.index else BREAK + event.text
+        before = self.filled.get(kind, event.index)
+        self.filled[kind] = event.index
+        if before == event.index:
+            return event.text
+        return BREAK + event.text
 
     def _call(self, index: int, call: dict[str, Any]) -> dict[str, Any]:
-        return self._part({"tool_calls": [{"index": self.calls[index][0], **call}]})
+        number = self.calls[index][0]
+        return self._part({"tool_calls": [{"index": number, **call}]})
 
     def _part(
         self, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None
     ) -> dict[str, Any]:
-        return {"index": self.index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return {
+            "index": self.index,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }
 
 
 @dataclass
@@ -190,41 +221,65 @@ class _Message:
     fields: dict[str, list[str]] = field(default_factory=dict)  # of text
     calls: list[dict[str, Any]] = field(default_factory=list)
     function_call: dict[str, str] | None = None
-    logprobs: list[Any] | None = None
+    logprobs: list[Any] = field(default_factory=list)
     finish: str | None = None
     stop_reason: str | None = None
 
     def add(self, choice: dict[str, Any]) -> None:
         for key, value in choice["delta"].items():
-            if key == "tool_calls":
-                for part in value:
-                    self._add_call(part)
-            elif key == "function_call":
-                self.function_call = self.function_call or {"name": value["name"], "arguments": ""}
-                self.function_call["arguments"] += value["arguments"]
-            elif key != "role":
-                self.fields.setdefault(key, []).append(value)
+            match key:
+                case "role":
+                    pass
+                case "tool_calls":
+                    for part in value:
+                        self._add_call(part)
+                case "function_call":
+                    if self.function_call is None:
+                        self.function_call = {"name": value["name"], "arguments": ""}
+                    self.function_call["arguments"] += value["arguments"]
+                case _:
+                    self.fields.setdefault(key, []).append(value)
         if choice["logprobs"] is not None:
-            self.logprobs = (self.logprobs or []) + choice["logprobs"]["content"]
+            self.logprobs += choice["logprobs"]["content"]
         if choice["finish_reason"] is not None:
-            self.finish, self.stop_reason = choice["finish_reason"], choice["stop_reason"]
+            self.finish = choice["finish_reason"]
+            self.stop_reason = choice["stop_reason"]
 
     def _add_call(self, part: dict[str, Any]) -> None:
         if part["index"] == len(self.calls):
             kind = part["type"]
-            self.calls.append({"id": part["id"], "type": kind, kind: {**part[kind]}})
+            body = dict(part[kind])
+            self.calls.append({"id": part["id"], "type": kind, kind: body})
             return
         call = self.calls[part["index"]]
+        body = call[call["type"]]
         for key, value in part[call["type"]].items():
-            call[call["type"]][key] += value
+            body[key] += value
+
+    def _text(self, name: str) -> str:
+        return "".join(self.fields.get(name, ()))
 
     def result(self, index: int, with_logprobs: bool) -> dict[str, Any]:
-        content = "".join(self.fields.get("content", ()))
-        reasoning = "".join(self.fields.get("reasoning", ())) or None
+        scores = None
+        if with_logprobs:
+            scores = {"content": self.logprobs, "refusal": None}
+        return {
+            "index": index,
+            "message": self._message(),
+            "logprobs": scores,
+            "finish_reason": self.finish,
+            "stop_reason": self.stop_reason,
+        }
+
+    def _message(self) -> dict[str, Any]:
+        content: str | None = self._text("content")
+        reasoning = self._text("reasoning") or None
         has_call = bool(self.calls or self.function_call)
+        if has_call and not content:
+            content = None
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": None if has_call and not content else content,
+            "content": content,
             "refusal": None,
             "annotations": [],
             "reasoning": reasoning,
@@ -234,18 +289,11 @@ class _Message:
             message["tool_calls"] = self.calls
         if self.function_call:
             message["function_call"] = self.function_call
-        logprobs = {"content": self.logprobs or [], "refusal": None} if with_logprobs else None
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": logprobs,
-            "finish_reason": self.finish,
-            "stop_reason": self.stop_reason,
-        }
+        return message
 
 
 class Body:
-    """The body that a stream's chunks add up to. They must bring the usage."""
+    """The body that a stream's chunks add up to. They have to include the usage."""
 
     def __init__(self, choices: int, with_logprobs: bool = False) -> None:
         self.messages = [_Message() for _ in range(choices)]
@@ -254,34 +302,21 @@ class Body:
         self.usage: dict[str, Any] | None = None
 
     def add(self, chunk: dict[str, Any]) -> None:
-        self.head = self.head or {
-            key: chunk[key] for key in chunk if key not in ("choices", "usage", "obfuscation")
-        }
+        if not self.head:
+            self.head = dict(chunk)
+            for key in OF_CHUNKS:
+                self.head.pop(key, None)
         self.usage = chunk.get("usage") or self.usage
         for choice in chunk["choices"]:
             self.messages[choice["index"]].add(choice)
 
     def result(self) -> dict[str, Any]:
-        choices = [message.result(n, self.with_logprobs) for n, message in enumerate(self.messages)]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
-
-
-def usage_on_wire(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.total,
-        "prompt_tokens_details": {
-            "cached_tokens": usage.cached,
-            "cache_write_tokens": max(usage.prompt - usage.cached, 0),
-        },
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
-
-
-def logprob_on_wire(token: TokenLogprob) -> dict[str, Any]:
-    return {**_candidate(token), "top_logprobs": [_candidate(other) for other in token.top]}
-
-
-def _candidate(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+        choices = []
+        for n, message in enumerate(self.messages):
+            choices.append(message.result(n, self.with_logprobs))
+        return {
+            **self.head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self.usage,
+        }

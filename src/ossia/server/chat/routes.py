@@ -1,8 +1,8 @@
 """POST /v1/chat/completions: OpenAI's Chat Completions, streamed or whole.
 
-Thin: input.py reads the request, the service answers, output.py writes chunks, and a body is their
-sum. Here are HTTP, the choices of one request running beside each other, and the memory for
-reasoning that clients drop.
+Thin: request.py reads the request, the service answers, output.py writes chunks, and a body is
+their sum. Here are HTTP, the choices of one request, which are answered at the same time, and the
+memory for reasoning that clients drop.
 """
 
 from __future__ import annotations
@@ -14,38 +14,36 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia import __version__
 from ossia.harmony import Message, Role
 from ossia.server.access import Caller, caller_of
-from ossia.server.answer import Ask
-from ossia.server.chat.input import asks_of
+from ossia.server.answer import AnswerRequest
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
-from ossia.server.chat.types import ChatRequest, StreamOptions
-from ossia.server.events import AnswerEnd, AnswerEvent, Called, ItemEnd
+from ossia.server.chat.request import asks_of
+from ossia.server.chat.types import ChatRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError, bad
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import StreamOptions, api_router
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent
 
 DONE = b"data: [DONE]\n\n"
-STATUSES = (400, 401, 404, 413, 429, 500, 503)
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter()
+    routes = api_router("chat")
     fingerprint = _fingerprint(service)
 
     @routes.post(
         "/v1/chat/completions",
-        tags=["chat"],
         summary="Answer a conversation",
         response_class=Response,
-        responses=_documented(),
-        dependencies=[Depends(_check_text)],
+        responses=documented(streams=True),
     )
     async def create(wanted: ChatRequest, request: Request) -> Response:
         """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last
@@ -55,44 +53,23 @@ def router(service: Service) -> APIRouter:
         answer = await _Answer.to(wanted, service, caller, fingerprint)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
-            return Response(orjson.dumps(body), media_type="application/json")
-        _, chunks = await until_disconnected(
-            request, first_of(answer.chunks())
-        )  # the first may have to wait
-        return streaming(
-            _bytes(chunks),
-            keepalive=service.settings.keepalive,
-            on_error=lambda e: encode(e.openai()),
-        )
+            return reply(body)
+        # the first chunk may have to wait; an error before it has a status of its own
+        _, chunks = await until_disconnected(request, first_of(answer.chunks()))
+        return streaming(_bytes(chunks), keepalive=service.settings.keepalive, on_error=_error)
 
     return routes
 
 
-async def _check_text(request: Request) -> None:
-    """Raises `ApiError` for halves of characters, which Python's JSON lets through but which are no
-    text.
-    """
-    raw = await request.body()
-    if b"\\ud" in raw or b"\\uD" in raw:
-        try:
-            orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise bad(f"the body is no JSON: {error}") from error
-
-
-def _documented() -> dict[int | str, dict[str, Any]]:
-    answer = {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}}
-    error = {"application/json": {"schema": {"type": "object", "required": ["error"]}}}
-    found: dict[int | str, dict[str, Any]] = {200: {"description": "The answer", "content": answer}}
-    for status in STATUSES:
-        found[status] = {"description": TYPES.get(status, "server_error"), "content": error}
-    return found
-
-
 def _fingerprint(service: Service) -> str:
-    """Stands for what, beside seed and request, decides the tokens."""
+    """Stands for everything but seed and request that decides the tokens."""
     facts = f"{__version__} {service.settings.model_name} {service.worker.engine.config!r}"
-    return f"fp_{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+    digest = hashlib.sha256(facts.encode()).hexdigest()
+    return f"fp_{digest[:10]}"
+
+
+def _error(error: ApiError) -> bytes:
+    return encode(error.openai())
 
 
 async def _bytes(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
@@ -106,7 +83,7 @@ async def _bytes(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator
 class _Answer:
     """One request being answered."""
 
-    asks: Sequence[Ask]
+    asks: Sequence[AnswerRequest]
     writer: Chunks
     service: Service
     caller: Caller
@@ -115,12 +92,12 @@ class _Answer:
     async def to(
         cls, wanted: ChatRequest, service: Service, caller: Caller, fingerprint: str
     ) -> _Answer:
-        if wanted.stream_options is not None and not wanted.stream:
-            raise bad("stream_options needs stream: true", "stream_options")
+        wanted.check_stream()
         asks, form = await asks_of(wanted, service, caller)
         options = wanted.stream_options or StreamOptions()
+        needs_usage = options.include_usage is True or not wanted.stream
         chunk_options = ChunkOptions(
-            usage=options.include_usage is True or not wanted.stream,
+            usage=needs_usage,
             continuous=options.continuous_usage_stats is True,
             obfuscation=options.include_obfuscation is True,
         )
@@ -129,11 +106,13 @@ class _Answer:
             extra["service_tier"] = "default"
         if wanted.metadata is not None and not wanted.stream:
             extra["metadata"] = wanted.metadata
-        return cls(asks, Chunks(form, len(asks), chunk_options, **extra), service, caller)
+        writer = Chunks(form, len(asks), chunk_options, **extra)
+        return cls(asks, writer, service, caller)
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
+        choices = [self._events(ask) for ask in self.asks]
         try:
-            async with aclosing(_together([self._events(ask) for ask in self.asks])) as events:
+            async with aclosing(merge_streams(choices)) as events:
                 async for index, event in events:
                     for chunk in self.writer.feed(index, event):
                         yield chunk
@@ -149,36 +128,34 @@ class _Answer:
                 body.add(chunk)
         return body.result()
 
-    async def _events(self, ask: Ask) -> AsyncGenerator[AnswerEvent, None]:
-        """A choice's events; what led to its calls is remembered, for clients that will not send it
-        back.
+    async def _events(self, ask: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
+        """A choice's events. The messages that led to its calls are remembered, for clients that do
+        not send them back.
         """
-        calls: list[Called] = []
+        calls: list[ToolCallItem] = []
         async with aclosing(self.service.answer(ask, self.caller)) as events:
             async for event in events:
-                if isinstance(event, ItemEnd) and isinstance(event.item, Called):
-                    calls.append(event.item)
-                elif isinstance(event, AnswerEnd):
-                    for call, before in _led_to(calls, event.messages):
-                        self.service.remember_thoughts(self.caller, [call.call_id], before)
+                match event:
+                    case ItemEnd(item=ToolCallItem() as call):
+                        calls.append(call)
+                    case TurnEnd():
+                        self._remember(calls, event.messages)
                 yield event
 
+    def _remember(self, calls: Sequence[ToolCallItem], messages: Sequence[Message]) -> None:
+        for call, before in reasoning_before_calls(calls, messages):
+            self.service.remember_thoughts(self.caller, [call.call_id], before)
 
-def _led_to(
-    calls: Sequence[Called], messages: Sequence[Message]
-) -> list[tuple[Called, list[Message]]]:
+
+def reasoning_before_calls(
+    calls: Sequence[ToolCallItem], messages: Sequence[Message]
+) -> list[tuple[ToolCallItem, list[Message]]]:
     """Each call with the messages between it and the call before."""
-    found: list[tuple[Called, list[Message]]] = []
+    found: list[tuple[ToolCallItem, list[Message]]] = []
     waiting = list(calls)
     before: list[Message] = []
     for message in messages:
-        is_next = (
-            bool(waiting)
-            and message.role is Role.ASSISTANT
-            and message.recipient == f"functions.{waiting[0].name}"
-            and message.text == waiting[0].text
-        )
-        if is_next:
+        if waiting and _is_call(message, waiting[0]):
             found.append((waiting.pop(0), before))
             before = []
         else:
@@ -186,26 +163,31 @@ def _led_to(
     return found
 
 
-async def _together(
-    answers: Sequence[AsyncGenerator[AnswerEvent, None]],
-) -> AsyncGenerator[tuple[int, AnswerEvent], None]:
-    """The events of all, each as it comes, with the number of its answer. One that fails takes the
-    others along.
-    """
-    waiting: dict[asyncio.Future[AnswerEvent], int] = {}
+def _is_call(message: Message, call: ToolCallItem) -> bool:
+    is_to_it = message.recipient == f"functions.{call.name}"
+    return message.role is Role.ASSISTANT and is_to_it and message.text == call.text
+
+
+async def merge_streams(
+    answers: Sequence[AsyncGenerator[TurnEvent, None]],
+) -> AsyncGenerator[tuple[int, TurnEvent], None]:
+    """The events of all, each as it comes, with the number of its answer. If one fails, all end."""
+    waiting: dict[asyncio.Future[TurnEvent], int] = {}
     try:
         if len(answers) == 1:
             async for event in answers[0]:
                 yield 0, event
             return
-        waiting = {asyncio.ensure_future(anext(answer)): n for n, answer in enumerate(answers)}
+        for number, answer in enumerate(answers):
+            waiting[asyncio.ensure_future(anext(answer))] = number
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=waiting.__getitem__):
                 number = waiting.pop(task)
                 with suppress(StopAsyncIteration):
                     event = task.result()
-                    waiting[asyncio.ensure_future(anext(answers[number]))] = number
+                    following = asyncio.ensure_future(anext(answers[number]))
+                    waiting[following] = number
                     yield number, event
     finally:
         for task in waiting:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ossia.server.completions.text import Piece, Scored, bytes_of
-from ossia.server.events import Usage, new_id
+from ossia.server.wire.output import chat_usage
 from ossia.tokenizer import Tokenizer
+from ossia.turn.events import Usage, new_id
 
 
 class Writer:
-    """`logprobs`: how many of the likeliest tokens beside each token's own; None: no
+    """`logprobs`: how many of the likeliest tokens to show with each token; None: no
     log-probabilities.
     """
 
@@ -28,31 +29,34 @@ class Writer:
             "created": int(time.time()),
             "model": model,
         }
-        self.tokenizer, self.logprobs, self.token_ids = tokenizer, logprobs, token_ids
+        self.tokenizer = tokenizer
+        self.logprobs = logprobs
+        self.token_ids = token_ids
 
     def chunk(
         self, index: int, piece: Piece, prompt: Sequence[int] | None = None
     ) -> dict[str, Any]:
-        """`prompt`: its ids, with the first chunk of a choice, if that says the prompt or nothing."""
+        """`prompt`: its ids, if this is a choice's first chunk and holds no sampled token."""
         choice: dict[str, Any] = {
             "index": index,
             "text": piece.text,
             "logprobs": None,
             "finish_reason": piece.finish,
+            "stop_reason": piece.stopped_by,
         }
-        choice["stop_reason"] = piece.stopped_by
         if self.logprobs is not None and piece.tokens:
             choice["logprobs"] = self._classic(piece.tokens)
         if self.token_ids:
-            choice["prompt_token_ids"] = None if prompt is None else list(prompt)
-            choice["token_ids"] = (
-                [] if prompt is not None else [token.token_id for token in piece.tokens]
-            )
+            choice["prompt_token_ids"] = None
+            choice["token_ids"] = [token.token_id for token in piece.tokens]
+            if prompt is not None:
+                choice["prompt_token_ids"] = list(prompt)
+                choice["token_ids"] = []
         return {**self.head, "choices": [choice], "usage": None}
 
     def last(self, usage: Usage) -> dict[str, Any]:
-        """Behind all choices, for those who want the usage."""
-        return {**self.head, "choices": [], **usage_of(usage)}
+        """After all choices, if the usage is wanted."""
+        return {**self.head, "choices": [], "usage": chat_usage(usage)}
 
     def _classic(self, tokens: Sequence[Scored]) -> dict[str, list[Any]]:
         return {
@@ -67,29 +71,21 @@ class Writer:
         if token.logprob is None:
             return None
         top: dict[str, float] = {}
-        for id, logprob in (*token.top[: self.logprobs], (token.token_id, token.logprob)):
+        for id, logprob in token.top[: self.logprobs]:
             top.setdefault(self._name(id), logprob)
+        top.setdefault(self._name(token.token_id), token.logprob)
         return top
 
     def _name(self, id: int) -> str:
-        r"""A token as a word; `bytes:\xe2\x80` for one that is no text of its own."""
+        r"""A token as a word; `bytes:\xe2\x80` for one that is not text on its own."""
         data = bytes_of(self.tokenizer, id)
+        if not data:
+            return f"token_id:{id}"
         try:
-            return data.decode() if data else f"token_id:{id}"
+            return data.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
-
-
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """The field, of a chunk or a body."""
-    counts = {
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.total,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
-    }
-    return {"usage": counts}
+            escaped = [f"\\x{byte:02x}" for byte in data]
+            return "bytes:" + "".join(escaped)
 
 
 def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -97,24 +93,31 @@ def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
     body: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
-        body |= {key: value for key, value in chunk.items() if value is not None or key not in body}
+        for key, value in chunk.items():
+            if value is not None or key not in body:
+                body[key] = value
         for choice in chunk["choices"]:
-            choices[choice["index"]] = _joined(choices.get(choice["index"]), choice)
-    return body | {"choices": [choices[index] for index in sorted(choices)]}
+            index = choice["index"]
+            if index in choices:
+                choices[index] = _joined(choices[index], choice)
+            else:
+                choices[index] = dict(choice)
+    body["choices"] = [choices[index] for index in sorted(choices)]
+    return body
 
 
-def _joined(sofar: dict[str, Any] | None, choice: dict[str, Any]) -> dict[str, Any]:
-    if sofar is None:
-        return dict(choice)
-    joined = {**sofar, "text": sofar["text"] + choice["text"]}
+def _joined(sofar: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:
+    joined = dict(sofar)
+    joined["text"] = sofar["text"] + choice["text"]
     for field in ("finish_reason", "stop_reason", "prompt_token_ids"):
         if choice.get(field) is not None:
             joined[field] = choice[field]
     if "token_ids" in choice:
         joined["token_ids"] = sofar["token_ids"] + choice["token_ids"]
-    one, other = sofar["logprobs"], choice["logprobs"]
-    if one and other:
-        joined["logprobs"] = {name: one[name] + other[name] for name in one}
+    before = sofar["logprobs"]
+    more = choice["logprobs"]
+    if before and more:
+        joined["logprobs"] = {name: before[name] + more[name] for name in before}
     else:
-        joined["logprobs"] = one or other
+        joined["logprobs"] = before or more
     return joined

@@ -1,5 +1,5 @@
-"""POST /v1/completions: text that goes on from text, without Harmony; for evaluations, and for what
-renders its own prompts.
+"""POST /v1/completions: text that continues text, without Harmony; for evaluations, and for
+clients that render their own prompts.
 
 A prompt goes to the engine as it is; there is no grammar and no answerer, only tokens and their
 text.
@@ -15,7 +15,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,46 +22,37 @@ from starlette.responses import Response
 from ossia.engine.request import PromptToken
 from ossia.errors import OssiaError
 from ossia.server.access import Caller, caller_of
-from ossia.server.completions.chunks import Writer, fold, usage_of
+from ossia.server.completions.chunks import Writer, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
-from ossia.server.events import AnswerEnd, Progress, Timing, Usage
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import StreamOptions, api_router
+from ossia.server.wire.output import chat_usage
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped, Samples
+from ossia.turn.events import Progress, Timing, TurnEnd, Usage
 
 PATH = "/v1/completions"
-STATUSES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The completion; with `stream`, server-sent events, the last of which is [DONE].",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    },
-    **{status: {"description": kind} for status, kind in TYPES.items() if status not in (409, 422)},
-    500: {"description": "server_error"},
-}
+STREAMED = "The completion; with `stream`, server-sent events, the last being [DONE]."
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter()
+    routes = api_router("completions")
 
-    @routes.post(PATH, response_model=None, responses=STATUSES, tags=["completions"])
+    @routes.post(PATH, response_model=None, responses=documented(about=STREAMED, streams=True))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
-        """Text that goes on from a prompt, or from each of several."""
+        """Text that continues a prompt, or each of several."""
         body.check()
-        writer = Writer(
-            service.check_model(body.model), service.tokenizer,
-            logprobs=body.logprobs, token_ids=bool(body.return_token_ids),
-        )  # fmt: skip
-        job = _Job(service, body, caller_of(request), await body.prompts(service))
+        model = service.check_model(body.model)
+        with_ids = body.return_token_ids is True
+        writer = Writer(model, service.tokenizer, logprobs=body.logprobs, token_ids=with_ids)
+        prompts = await body.prompts(service)
+        job = _Job(service, body, caller_of(request), prompts)
         if not body.stream:
-            return Response(
-                orjson.dumps(await until_disconnected(request, job.body(writer))),
-                media_type="application/json",
-            )
+            whole = await until_disconnected(request, job.body(writer))
+            return reply(whole)
         _, chunks = await until_disconnected(request, first_of(job.stream(writer)))
         return streaming(_lines(chunks), keepalive=service.settings.keepalive, on_error=_error)
 
@@ -82,7 +72,7 @@ def _error(error: ApiError) -> bytes:
 
 @dataclass(frozen=True)
 class _Said:
-    """A piece of a sample. `prompt`: its ids, if the piece is what stands before the sample's own.
+    """A piece of a sample. `prompt`: its ids, if the piece comes before the sample's own tokens.
     `usage`: of the whole request up to here.
     """
 
@@ -93,65 +83,62 @@ class _Said:
     usage: Usage = Usage()  # noqa: RUF009 - immutable
 
 
+_Queue = asyncio.Queue[_Said | BaseException | None]
+
+
 class _Job:
-    """One request on its way. What the engine refuses is an `ApiError` before the first piece."""
+    """One request on its way. A refusal of the engine is an `ApiError` before the first piece."""
 
     def __init__(
         self, service: Service, wish: CompletionRequest, caller: Caller, prompts: list[list[int]]
     ) -> None:
-        self.service, self.wish, self.caller, self.prompts = service, wish, caller, prompts
+        self.service = service
+        self.wish = wish
+        self.caller = caller
+        self.prompts = prompts
         self.params = wish.sampling(service)
         self.shared = [Samples() for _ in prompts]
         self.scores: dict[int, asyncio.Future[list[PromptToken]]] = {}
         self.usage = Usage()  # so far, of all samples
 
     async def stream(self, writer: Writer) -> AsyncGenerator[dict[str, Any], None]:
-        options = self.wish.stream_options
-        continuous = options is not None and bool(options.continuous_usage_stats)
+        options = self.wish.stream_options or StreamOptions()
+        continuous = options.continuous_usage_stats is True
         async with aclosing(self._said()) as pieces:
             async for said in pieces:
-                chunk = writer.chunk(
-                    said.at * self.wish.samples + said.sample, said.piece, said.prompt
-                )
-                yield chunk | (usage_of(said.usage) if continuous else {})
-        if options is not None and options.include_usage:
+                index = said.at * self.wish.samples + said.sample
+                chunk = writer.chunk(index, said.piece, said.prompt)
+                if continuous:
+                    chunk["usage"] = chat_usage(said.usage)
+                yield chunk
+        if options.include_usage:
             yield writer.last(self.usage)
 
     async def body(self, writer: Writer) -> dict[str, Any]:
         """The fold of the stream, of the best samples if there are more than were asked for."""
         wanted = self.wish.n or 1
-        samples: dict[tuple[int, int], list[_Said]] = {}
+        of_prompt: list[list[list[_Said]]] = []
+        for _ in self.prompts:
+            of_prompt.append([[] for _ in range(self.wish.samples)])
         async with aclosing(self._said()) as pieces:
             async for said in pieces:
-                samples.setdefault((said.at, said.sample), []).append(said)
+                of_prompt[said.at][said.sample].append(said)
         chunks = []
-        for at in range(len(self.prompts)):
-            mine = [samples[at, sample] for sample in range(self.wish.samples)]
-            if wanted < len(mine):
-                mine = sorted(mine, key=_mean_logprob, reverse=True)[:wanted]
-            for place, parts in enumerate(mine):
-                chunks += [
-                    writer.chunk(at * wanted + place, said.piece, said.prompt) for said in parts
-                ]
+        for at, samples in enumerate(of_prompt):
+            if wanted < len(samples):
+                samples = sorted(samples, key=_mean_logprob, reverse=True)[:wanted]
+            for place, parts in enumerate(samples):
+                index = at * wanted + place
+                chunks += [writer.chunk(index, said.piece, said.prompt) for said in parts]
         return fold([*chunks, writer.last(self.usage)])
 
     async def _said(self) -> AsyncGenerator[_Said, None]:
         """The pieces of all samples, as they come."""
-        queue: asyncio.Queue[_Said | BaseException | None] = asyncio.Queue()
-
-        async def read(at: int, sample: int) -> None:
-            try:
-                async with aclosing(self._sample(at, sample)) as pieces:
-                    async for said in pieces:
-                        queue.put_nowait(said)
-                queue.put_nowait(None)
-            except Exception as error:  # the reader's to raise
-                queue.put_nowait(error)
-
-        places = [
-            (at, sample) for at in range(len(self.prompts)) for sample in range(self.wish.samples)
-        ]
-        tasks = [asyncio.ensure_future(read(*place)) for place in places]
+        queue: _Queue = asyncio.Queue()
+        tasks = []
+        for at in range(len(self.prompts)):
+            for sample in range(self.wish.samples):
+                tasks.append(asyncio.ensure_future(self._read(at, sample, queue)))
         left = len(tasks)
         try:
             while left:
@@ -169,40 +156,63 @@ class _Job:
                 score.cancel()
             await asyncio.gather(*tasks, *self.scores.values(), return_exceptions=True)
 
-    async def _sample(self, at: int, sample: int) -> AsyncGenerator[_Said, None]:
-        wish, prompt = self.wish, self.prompts[at]
-        text = TextStream(
-            self.service.tokenizer, stop=wish.stops, stop_ids=frozenset(wish.stop_token_ids or ()),
-            show_special=wish.skip_special_tokens is False, keep_stop=bool(wish.include_stop_str_in_output),
-        )  # fmt: skip
+    async def _read(self, at: int, sample: int, queue: _Queue) -> None:
+        """Puts the pieces of a sample into the queue, then None, or the error that ended it."""
         try:
-            scores = (
-                await self._prompt_scores(at) if wish.echo and wish.logprobs is not None else None
-            )
-            head = text.prompt(prompt, scores, echo=bool(wish.echo), alone=not wish.limit)
+            async with aclosing(self._sample(at, sample)) as pieces:
+                async for said in pieces:
+                    queue.put_nowait(said)
+            queue.put_nowait(None)
+        except Exception as error:  # raised by the reader of the queue
+            queue.put_nowait(error)
+
+    async def _sample(self, at: int, sample: int) -> AsyncGenerator[_Said, None]:
+        wish = self.wish
+        prompt = self.prompts[at]
+        text = TextStream(
+            self.service.tokenizer,
+            stop=wish.stop,
+            stop_ids=frozenset(wish.stop_token_ids or ()),
+            show_special=wish.skip_special_tokens is False,
+            keep_stop=wish.include_stop_str_in_output is True,
+        )
+        try:
+            scores = None
+            if wish.echo and wish.logprobs is not None:
+                scores = await self._prompt_scores(at)
+            is_echoed = wish.echo is True
+            head = text.prompt(prompt, scores, echo=is_echoed, alone=wish.limit == 0)
             said = _Said(at, sample, head, prompt)
-            if wish.limit:
-                async with aclosing(self._answer(said, text)) as pieces:
-                    async for each in pieces:
-                        yield each
-            else:
+            if wish.limit == 0:
                 if sample == 0:
                     self._count(Usage(len(prompt)))
-                yield replace(said, piece=replace(head, finish="length"), usage=self.usage)
+                piece = replace(head, finish="length")
+                yield replace(said, piece=piece, usage=self.usage)
+                return
+            async with aclosing(self._answer(said, text)) as pieces:
+                async for each in pieces:
+                    yield each
         except (OssiaError, EngineStopped) as error:
             field = "prompt" if len(self.prompts) == 1 else f"prompt[{at}]"
             names = {"prompt": field, "top_logprobs": "logprobs", "stop_ids": "stop_token_ids"}
             raise ApiError.of(error, **names) from error
 
     async def _answer(self, head: _Said, text: TextStream) -> AsyncGenerator[_Said, None]:
-        """What the engine says after a prompt, with the books kept."""
-        wish, prompt = self.wish, self.prompts[head.at]
-        arrived, first, mine = time.monotonic(), None, Usage()
+        """What the engine says after a prompt; metrics and the caller's limits are told."""
+        wish = self.wish
+        prompt = self.prompts[head.at]
+        arrived = time.monotonic()
+        first: float | None = None
+        mine = Usage()
         reason: Literal["stop", "length"] = "stop"
         tokens = self.service.worker.generate(
-            prompt, self.params, priority=wish.priority or 0, cache_salt=self.caller.salted(wish.cache_salt or ""),
-            samples=self.shared[head.at], stream=head.sample,
-        )  # fmt: skip
+            prompt,
+            self.params,
+            priority=wish.priority or 0,
+            cache_salt=self.caller.salted(wish.cache_salt or ""),
+            samples=self.shared[head.at],
+            stream=head.sample,
+        )
         with self.service.metrics.answering() as book:
             async with aclosing(tokens):
                 async for token in tokens:
@@ -219,32 +229,39 @@ class _Job:
                     if piece.text or piece.tokens or piece.finish:
                         yield replace(head, piece=piece, prompt=None, usage=self.usage)
                     if piece.finish:
-                        reason = "stop" if piece.finish == "stop" else "length"
+                        if piece.finish == "length":
+                            reason = "length"
                         break
-            book.event(AnswerEnd(reason, mine, (), Timing(arrived, first, time.monotonic())))
+            book.event(TurnEnd(reason, mine, (), Timing(arrived, first, time.monotonic())))
 
     async def _prompt_scores(self, at: int) -> list[PromptToken]:
         """Those of a prompt are computed once for all its samples."""
-        if (score := self.scores.get(at)) is None:
-            asked = self.service.worker.prompt_logprobs(self.prompts[at], self.wish.logprobs or 0)
-            score = self.scores[at] = asyncio.ensure_future(asked)
-        return await asyncio.shield(score)
+        if at not in self.scores:
+            top = self.wish.logprobs or 0
+            asked = self.service.worker.prompt_logprobs(self.prompts[at], top)
+            self.scores[at] = asyncio.ensure_future(asked)
+        return await asyncio.shield(self.scores[at])
 
     def _count(self, more: Usage) -> Usage:
-        was, self.usage = (
-            self.usage,
-            Usage(
-                self.usage.prompt + more.prompt,
-                self.usage.cached + more.cached,
-                self.usage.completion + more.completion,
-            ),
+        before = self.usage
+        self.usage = Usage(
+            before.prompt + more.prompt,
+            before.cached + more.cached,
+            before.completion + more.completion,
         )
-        self.caller.spend(self.usage.total - was.total)
+        self.caller.spend(more.total)
         return more
 
 
 def _mean_logprob(parts: Sequence[_Said]) -> float:
-    """Of the tokens that were sampled: what best_of goes by."""
-    values = [token.logprob for said in parts if said.prompt is None for token in said.piece.tokens]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else -math.inf
+    """Of the tokens that were sampled: `best_of` keeps the samples with the highest."""
+    known: list[float] = []
+    for said in parts:
+        if said.prompt is not None:
+            continue
+        for token in said.piece.tokens:
+            if token.logprob is not None:
+                known.append(token.logprob)
+    if not known:
+        return -math.inf
+    return sum(known) / len(known)

@@ -1,5 +1,4 @@
-"""The neutral events of an answer -> the events of Anthropic's stream; and the message that they
-add up to.
+"""An answer's events -> the events of Anthropic's stream, and the message that they add up to.
 
 Plain dicts. Knows the wire; nothing of HTTP.
 """
@@ -12,119 +11,127 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from ossia.server.events import (
-    AnswerEnd,
-    AnswerEvent,
-    Called,
+from ossia.server.sealing import Sealer
+from ossia.server.wire.output import messages_usage
+from ossia.turn.events import (
     ItemDelta,
     ItemEnd,
     ItemStart,
+    MessageItem,
     Progress,
-    Said,
-    Thought,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
     Usage,
     new_id,
 )
-from ossia.server.sealing import Sealer
 
-INVALID = (
-    "INVALID_JSON"  # the key under which an input that is no JSON object is given to the client
-)
+# the key under which the client gets an input that is not a JSON object
+INVALID = "INVALID_JSON"
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}
 Event = dict[str, Any]
 
 
-def tool_use_id(call: Called) -> str:
+def tool_use_id(call: ToolCallItem) -> str:
     return "toolu_" + call.call_id.removeprefix("call_")
 
 
 class Writer:
     """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without
-    their text. `whole`: whether calls are shown when they are complete, because nothing holds them
-    to being JSON. `limit`: max_tokens.
+    their text. `whole`: a call's input is sent in one piece at its end, for when no grammar ensures
+    that it is JSON. `limit`: max_tokens.
     """
 
     def __init__(
         self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int
     ) -> None:
-        self.model, self.sealer, self.limit = model, sealer, limit
-        self.thinking, self.omitted, self.whole = thinking, omitted, whole
+        self.model = model
+        self.sealer = sealer
+        self.limit = limit
+        self.thinking = thinking
+        self.omitted = omitted
+        self.whole = whole
         self.started = False
         self.count = 0  # blocks so far
         self.item: Any = None  # the one that is open
         self.is_shown = False  # whether its block has begun
         self.text: list[str] = []  # of it
 
-    def write(self, event: AnswerEvent) -> Iterator[Event]:
+    def write(self, event: TurnEvent) -> Iterator[Event]:
         if not self.started:
             self.started = True
-            yield self._start(event.usage if isinstance(event, Progress) else Usage())
+            usage = event.usage if isinstance(event, Progress) else Usage()
+            yield self._start(usage)
         match event:
             case ItemStart():
-                self.item, self.is_shown, self.text = event.item, False, []
-                if isinstance(self.item, Called):
-                    yield self._begin(
-                        {
-                            "type": "tool_use",
-                            "id": tool_use_id(self.item),
-                            "name": self.item.name,
-                            "input": {},
-                        }
-                    )
+                self.item = event.item
+                self.is_shown = False
+                self.text = []
+                if isinstance(self.item, ToolCallItem):
+                    yield self._begin(_tool_use(self.item))
             case ItemDelta():
                 self.text.append(event.text)
                 yield from self._delta(event.text)
             case ItemEnd():
                 yield from self._end()
-            case AnswerEnd():
+            case TurnEnd():
                 yield from self._over(event)
 
     def _start(self, usage: Usage) -> Event:
         message: dict[str, Any] = {
-            "id": new_id("msg"), "type": "message", "role": "assistant", "model": self.model, "content": [],
-            "stop_reason": None, "stop_sequence": None, "usage": usage_of(usage),
-        }  # fmt: skip
+            "id": new_id("msg"),
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": messages_usage(usage),
+        }
         return {"type": "message_start", "message": message}
 
     def _delta(self, text: str) -> Iterator[Event]:
-        """A block of text or thoughts begins with its first words: there are none without."""
+        """Text and thinking blocks are opened by their first delta, so there are no empty ones."""
         match self.item:
-            case Said() if text:
+            case MessageItem() if text:
                 if not self.is_shown:
                     yield self._begin({"type": "text", "text": ""})
                 yield self._change({"type": "text_delta", "text": text})
-            case Thought() if text and self.thinking:
+            case ReasoningItem() if text and self.thinking:
                 if not self.is_shown:
-                    yield self._begin({"type": "thinking", "thinking": "", "signature": ""})
+                    block = {"type": "thinking", "thinking": "", "signature": ""}
+                    yield self._begin(block)
                 if not self.omitted:
                     yield self._change({"type": "thinking_delta", "thinking": text})
-            case Called() if text and not self.whole:
+            case ToolCallItem() if text and not self.whole:
                 yield self._change({"type": "input_json_delta", "partial_json": text})
 
     def _end(self) -> Iterator[Event]:
         if not self.is_shown:
             return
         text = "".join(self.text)
-        if isinstance(self.item, Thought):
-            yield self._change({"type": "signature_delta", "signature": self.sealer.seal(text)})
-        if isinstance(self.item, Called) and self.whole and text:
-            shown = (
-                text
-                if INVALID not in input_of(text)
-                else json.dumps({INVALID: text}, ensure_ascii=False)
-            )
+        if isinstance(self.item, ReasoningItem):
+            signature = self.sealer.seal(text)
+            yield self._change({"type": "signature_delta", "signature": signature})
+        if isinstance(self.item, ToolCallItem) and self.whole and text:
+            shown = text
+            if INVALID in input_of(text):
+                shown = json.dumps({INVALID: text}, ensure_ascii=False)
             yield self._change({"type": "input_json_delta", "partial_json": shown})
         yield {"type": "content_block_stop", "index": self.count}
         self.count += 1
-        self.item, self.is_shown = None, False
+        self.item = None
+        self.is_shown = False
 
-    def _over(self, end: AnswerEnd) -> Iterator[Event]:
-        reason = {"stop": "end_turn", "length": "max_tokens", "calls": "tool_use"}[end.reason]
+    def _over(self, end: TurnEnd) -> Iterator[Event]:
+        reason = STOP_REASONS[end.reason]
         if end.stopped_by is not None:
             reason = "stop_sequence"
         elif end.reason == "length" and end.usage.completion < self.limit:
             reason = "model_context_window_exceeded"
         delta = {"stop_reason": reason, "stop_sequence": end.stopped_by}
-        yield {"type": "message_delta", "delta": delta, "usage": usage_of(end.usage)}
+        yield {"type": "message_delta", "delta": delta, "usage": messages_usage(end.usage)}
         yield {"type": "message_stop"}
 
     def _begin(self, block: dict[str, Any]) -> Event:
@@ -135,22 +142,13 @@ class Writer:
         return {"type": "content_block_delta", "index": self.count, "delta": delta}
 
 
-def usage_of(usage: Usage) -> dict[str, Any]:
-    """Input that was found in the cache is not counted twice; nothing is charged for putting it
-    there.
-    """
-    return {
-        "input_tokens": usage.prompt - usage.cached,
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": usage.cached,
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"thinking_tokens": usage.reasoning},
-    }
+def _tool_use(call: ToolCallItem) -> dict[str, Any]:
+    return {"type": "tool_use", "id": tool_use_id(call), "name": call.name, "input": {}}
 
 
 def input_of(text: str) -> dict[str, Any]:
-    """A call's input. Of one that was cut, what is there; of what is no JSON object, the text under
-    `INVALID`.
+    """A call's input: as much as there is if it was cut off; if it is not a JSON object, the text
+    under `INVALID`.
     """
     if not text.strip():
         return {}
@@ -158,7 +156,9 @@ def input_of(text: str) -> dict[str, Any]:
         value = from_json(text, allow_partial=True, allow_inf_nan=False)
     except ValueError:
         value = None
-    return value if isinstance(value, dict) else {INVALID: text}
+    if not isinstance(value, dict):
+        return {INVALID: text}
+    return value
 
 
 def fold(events: Iterable[Event]) -> dict[str, Any]:
@@ -172,7 +172,8 @@ def fold(events: Iterable[Event]) -> dict[str, Any]:
             case "content_block_start":
                 message["content"].append(dict(event["content_block"]))
             case "content_block_delta":
-                _grow(message["content"][event["index"]], event["delta"], event["index"], inputs)
+                index = event["index"]
+                _grow(message["content"][index], event["delta"], index, inputs)
             case "message_delta":
                 message |= event["delta"]
                 message["usage"] = message["usage"] | event["usage"]

@@ -1,5 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages over the same answers as
-every API.
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages, answered as in every API.
 
 Thin: input.py makes a conversation of the request, output.py the wire's events of the answer.
 """
@@ -10,116 +9,123 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ossia.harmony import Conversation, Message
 from ossia.server.access import Caller, caller_of
-from ossia.server.answer import Ask
-from ossia.server.events import AnswerEnd, Called, ItemEnd
-from ossia.server.messages.input import conversation_of
+from ossia.server.answer import AnswerRequest
+from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
 from ossia.server.messages.types import CountRequest, MessagesRequest
 from ossia.server.service import Service
-from ossia.server.wire.errors import TYPES, ApiError
+from ossia.server.wire.conversation import conversation_of
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import api_router
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
 
-STATUSES: dict[int | str, dict[str, Any]] = {
-    **{status: {"description": kind} for status, kind in TYPES.items() if status not in (409, 422)},
-    500: {"description": "api_error"},
-}
-ANSWERED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The message; with `stream`, server-sent events from message_start to message_stop.",
-        "content": {
-            "application/json": {"schema": {"type": "object"}},
-            "text/event-stream": {},
-        },
-    },
-    **STATUSES,
-}
+STREAMED = "The message; with `stream`, server-sent events from message_start to message_stop."
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["messages"])
+    routes = api_router("messages")
 
-    @routes.post("/v1/messages", response_model=None, responses=ANSWERED)
+    @routes.post(
+        "/v1/messages", response_model=None, responses=documented(about=STREAMED, streams=True)
+    )
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         """The assistant's next message. Thoughts are shown if `thinking` is enabled or adaptive."""
-        body.check()
+        body.check_supported()
         caller = caller_of(request)
         ask, writer = await _asked(service, body, caller)
         events = _events(service, ask, writer, caller)
         if not body.stream:
             message = await until_disconnected(request, _folded(events))
-            return Response(orjson.dumps(message), media_type="application/json")
+            return reply(message)
         _, checked = await until_disconnected(request, first_of(events))
         return streaming(_lines(checked), keepalive=service.settings.keepalive, on_error=_error)
 
-    @routes.post("/v1/messages/count_tokens", response_model=None, responses=STATUSES)
+    @routes.post(
+        "/v1/messages/count_tokens",
+        response_model=None,
+        responses=documented(about="The number of tokens."),
+    )
     async def count_tokens(body: CountRequest, request: Request) -> Response:
         """How many tokens the request's prompt has, tools and system prompt included."""
-        body.check()
+        body.check_supported()
         service.check_model(body.model)
         conversation = _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
-        return Response(orjson.dumps({"input_tokens": len(ids)}), media_type="application/json")
+        return reply({"input_tokens": len(ids)})
 
     return routes
 
 
 def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
+    def remembered(id: str) -> Sequence[Message]:
+        return service.thoughts_before(caller, id)
+
+    messages = read_messages(body, service.sealer, remembered)
     return conversation_of(
-        body,
-        body.declared(),
-        body.effort(service),
-        service.sealer,
-        lambda id: service.thoughts_before(caller, id),
+        messages,
+        effort=body.effort(service).level,
+        instructions=body.instructions,
+        tools=body.declared(),
+        format=body.format(),
     )
 
 
-async def _asked(service: Service, body: MessagesRequest, caller: Caller) -> tuple[Ask, Writer]:
+async def _asked(
+    service: Service, body: MessagesRequest, caller: Caller
+) -> tuple[AnswerRequest, Writer]:
     """Raises `ApiError`."""
-    model, tools, effort = service.check_model(body.model), body.declared(), body.effort(service)
+    model = service.check_model(body.model)
+    tools = body.declared()
+    effort = body.effort(service)
     conversation = _conversation(service, body, caller)
-    params = service.sampling(
-        temperature=body.temperature, top_p=body.top_p, top_k=body.top_k, max_tokens=body.max_tokens
-    )
-    grammar = await service.grammar(
-        tools, body.format(), effort.budget, format_param="output_config.format"
-    )
-    ask = Ask(conversation, params, tools, grammar, tuple(body.stop_sequences or ()))
+    params = service.sampling(body, max_tokens=body.max_tokens)
+    format = body.format()
+    grammar = await service.grammar(tools, format, effort.budget)
+    ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
+    is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(
-        model, service.sealer, thinking=body.shows_thinking, omitted=body.omits_thinking, limit=body.max_tokens,
-        whole=grammar is None or not service.worker.engine.enforces_constraints,
-    )  # fmt: skip
+        model,
+        service.sealer,
+        thinking=body.shows_thinking,
+        omitted=body.omits_thinking,
+        limit=body.max_tokens,
+        whole=not is_enforced,
+    )
     return ask, writer
 
 
 async def _events(
-    service: Service, ask: Ask, writer: Writer, caller: Caller
+    service: Service, ask: AnswerRequest, writer: Writer, caller: Caller
 ) -> AsyncGenerator[Event, None]:
-    calls: list[Called] = []
+    calls: list[ToolCallItem] = []
     async with aclosing(service.answer(ask, caller)) as events:
         async for event in events:
-            if isinstance(event, ItemEnd) and isinstance(event.item, Called):
-                calls.append(event.item)
-            if isinstance(event, AnswerEnd) and calls:
-                service.remember_thoughts(
-                    caller, [tool_use_id(calls[0])], _before_calls(event.messages)
-                )
+            match event:
+                case ItemEnd(item=ToolCallItem() as call):
+                    calls.append(call)
+                case TurnEnd() if calls:
+                    before = _before_calls(event.messages)
+                    service.remember_thoughts(caller, [tool_use_id(calls[0])], before)
             for out in writer.write(event):
                 yield out
 
 
 def _before_calls(messages: Sequence[Message]) -> list[Message]:
-    """What led to the first call."""
-    first = next(
-        (n for n, message in enumerate(messages) if message.recipient is not None), len(messages)
-    )
-    return list(messages[:first])
+    """The messages that led to the first call."""
+    before: list[Message] = []
+    for message in messages:
+        if message.recipient is not None:
+            break
+        before.append(message)
+    return before
 
 
 async def _folded(events: AsyncGenerator[Event, None]) -> dict[str, Any]:

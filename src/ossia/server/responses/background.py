@@ -1,5 +1,5 @@
-"""Answers that go on without a listener: events are kept while they come, and whoever follows gets
-them from anywhere.
+"""Answers that continue without a listener: events are kept as they come, and a follower can begin
+at any of them.
 
 A run consumes one generator of wire events in a task of its own. When it ends, however it ends, the
 stored response is finished: by the generator, or, if that could not, here. Knows the store, and of
@@ -33,18 +33,18 @@ LAST = {
     "incomplete": "response.incomplete",
     "cancelled": "response.incomplete",
 }
-OVERHEAD = 64  # bytes that an event takes beside its JSON
+OVERHEAD = 64  # bytes of an event besides its JSON
 CLEANUP = 5.0  # seconds that stopped runs have to store what they have
 
 
 class Runs:
-    """`store`: what it has in progress at this moment died with an earlier server, and is marked as
+    """`store`: responses in progress in it were left by an earlier server, and are marked as
     failed.
 
-    A generator of events is told of a cancel by `asyncio.CancelledError` at whatever it awaits. It
-    should store the response as cancelled with what there is so far, and may yield last events; if
-    it does not, the response is marked as cancelled here. If it ends without a last event,
-    followers get one made of the stored response.
+    A generator of events gets a cancel as `asyncio.CancelledError` at whatever it awaits. It should
+    store the response as cancelled with what there is so far, and may yield last events; if it does
+    not, the response is marked as cancelled here. If it ends without a last event, followers get
+    one made from the stored response.
     """
 
     def __init__(
@@ -58,12 +58,10 @@ class Runs:
         """At most `max_running` at a time; `max_bytes` of events are kept, those of ended runs for
         `keep` seconds.
         """
-        self.store, self.max_running, self.max_bytes, self.keep = (
-            store,
-            max_running,
-            max_bytes,
-            keep,
-        )
+        self.store = store
+        self.max_running = max_running
+        self.max_bytes = max_bytes
+        self.keep = keep
         self._running: dict[tuple[str, str], _Run] = {}
         self._ended: OrderedDict[tuple[str, str], _Run] = OrderedDict()  # the earliest first
         self._bytes = 0
@@ -89,17 +87,18 @@ class Runs:
         run.task.add_done_callback(lambda _: self._end(run))  # whatever ends it
 
     async def follow(self, owner: str, id: str, after: int = -1) -> AsyncGenerator[Event, None]:
-        """Events with a `sequence_number` above `after`, then those that come, until the last. If
-        they are not kept any more, a short stream made of the stored response. Closing this does
-        not stop the run. What the run failed of before its first event is raised here. Raises
-        `ApiError` (404) if nothing is known of the response.
+        """Events with a `sequence_number` above `after`, then new ones as they come, until the
+        last. If they are not kept any more: a short stream made from the stored response. Closing
+        this does not stop the run. An error of the run before its first event is raised here.
+        Raises `ApiError` (404) for an unknown response.
         """
         run = self._run(owner, id)
         if run is None or (run.is_ended and after + 1 < run.first):
             for event in self._replay(owner, id, after):
                 yield event
             return
-        news, position = asyncio.Event(), after + 1
+        news = asyncio.Event()
+        position = after + 1
         run.followers.add(news)
         try:
             while True:
@@ -120,7 +119,7 @@ class Runs:
             run.followers.discard(news)
 
     def cancel(self, owner: str, id: str) -> bool:
-        """Whether it was running. It ends soon after: see `ended`."""
+        """False if it was not running. The run ends soon after: see `ended`."""
         run = self._running.get((owner, id))
         if run is None:
             return False
@@ -128,24 +127,21 @@ class Runs:
         return True
 
     async def ended(self, owner: str, id: str) -> None:
-        """Waits until it does not run, and is stored."""
+        """Waits until the run is over and the response is stored."""
         run = self._running.get((owner, id))
         if run is not None and run.task is not None:
             await asyncio.wait((run.task,))  # its callback of `start` has run before
 
     async def delete(self, owner: str, id: str) -> bool:
-        """Stops the run, and deletes its events and the stored response. Whether there was one."""
+        """Stops the run, deletes its events and the stored response. False if there was none."""
         self.cancel(owner, id)
         await self.ended(owner, id)  # it would store itself again
         self._forget(self._ended.pop((owner, id), None))
         return self.store.delete(owner, id)
 
-    def is_running(self, owner: str, id: str) -> bool:
-        return (owner, id) in self._running
-
     async def close(self, grace: float = 0.0) -> None:
-        """The server goes down: what runs has `grace` seconds to end, then it is stopped and marked
-        as failed.
+        """The server is stopping: runs have `grace` seconds to end, then they are stopped and
+        marked as failed.
         """
         self._closing = True
         if self._running and grace > 0:
@@ -182,7 +178,8 @@ class Runs:
         )
         data = orjson.dumps(event)
         run.events.append(data)
-        run.last, run.bytes = event["type"], run.bytes + len(data) + OVERHEAD
+        run.last = event["type"]
+        run.bytes = run.bytes + len(data) + OVERHEAD
         self._bytes += len(data) + OVERHEAD
         self._limit()
         run.wake()
@@ -246,8 +243,8 @@ class Runs:
         return self._running.get((owner, id)) or self._ended.get((owner, id))
 
     def _limit(self) -> None:
-        """Ended runs go first. If what runs is too much itself, the longest of it loses the first
-        half of its events; who follows it has them already.
+        """Events of ended runs go first. If those of running ones are too many, the longest run
+        loses the first half of its events; its followers have them already.
         """
         now = time.monotonic()
         while self._ended:
@@ -295,7 +292,7 @@ class _Run:
 
     @property
     def count(self) -> int:
-        """Events so far, those that are not kept included: the number of the next."""
+        """Events so far, with those that are not kept: the number of the next one."""
         return self.first + len(self.events)
 
     @property
@@ -317,7 +314,7 @@ class _Run:
             self.task.cancel()
 
     def halve(self) -> int:
-        """The bytes that became free."""
+        """Drops the first half of the events. Returns how many bytes became free."""
         gone = self.events[: (len(self.events) + 1) // 2]
         self.events = self.events[len(gone) :]
         self.first += len(gone)
@@ -327,8 +324,8 @@ class _Run:
 
 
 def replayed(response: dict[str, Any], after: int = -1) -> Iterator[Event]:
-    """A short stream that says what a finished response is, for events that are not kept: its items
-    come whole. The last event comes in any case, since it is what a client waits for.
+    """A short stream made from a finished response whose events are not kept: its items come whole.
+    It always has the last event, which clients wait for.
     """
     before = response | {"status": "in_progress", "output": [], "usage": None, "error": None}
     events = [_event(f"response.{kind}", 0, response=before) for kind in ("created", "in_progress")]

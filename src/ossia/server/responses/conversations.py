@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,42 +24,30 @@ from ossia.server.responses.stored import (
     including,
     listed,
     paging,
-    reply,
 )
-from ossia.server.responses.types import ALWAYS, PAIRS, Wire, documented, small_metadata
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import Metadata, Part, api_router
+from ossia.server.wire.replies import documented, reply
 
 AT_ONCE = 20  # items
 
 
-def _is_metadata(value: dict[str, str]) -> dict[str, str]:
-    small_metadata(value)
-    try:
-        orjson.dumps(value)
-    except TypeError as error:  # half a surrogate pair
-        raise ValueError(f"this is no JSON that other programs could read: {error}") from error
-    return value
-
-
-Metadata = Annotated[
-    dict[str, str], AfterValidator(_is_metadata), Field(json_schema_extra={"maxProperties": PAIRS})
-]
 Items = Annotated[
     list[dict[str, Any]], Field(max_length=AT_ONCE), WithJsonSchema(items_schema(AT_ONCE))
 ]
 
 
-class NewConversation(Wire):
+class NewConversation(Part):
     items: Items | None = None
     metadata: Metadata | None = None
 
 
-class ConversationUpdate(Wire):
+class ConversationUpdate(Part):
     metadata: Metadata | None
 
 
-class NewItems(Wire):
+class NewItems(Part):
     items: Items
 
 
@@ -97,7 +84,7 @@ def _room() -> Iterator[None]:
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter(prefix="/v1/conversations", tags=["conversations"])
+    routes = api_router("conversations", prefix="/v1/conversations")
     _add_conversations(routes, service)
     _add_items(routes, service)
     return routes
@@ -113,7 +100,7 @@ def _found(service: Service, request: Request, id: str) -> dict[str, Any]:
 def _add_conversations(routes: APIRouter, service: Service) -> None:
     store = service.store
 
-    @routes.post("", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.post("", responses=documented(CONVERSATION_SCHEMA))
     async def create_conversation(
         request: Request, body: NewConversation | None = None
     ) -> Response:
@@ -125,11 +112,11 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
                 store.new_conversation(caller_of(request).name, wanted.metadata or {}, items)
             )
 
-    @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.get("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def retrieve_conversation(request: Request, conversation_id: str) -> Response:
         return reply(_found(service, request, conversation_id))
 
-    @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS))
+    @routes.post("/{conversation_id}", responses=documented(CONVERSATION_SCHEMA))
     async def update_conversation(
         request: Request, conversation_id: str, body: ConversationUpdate
     ) -> Response:
@@ -142,7 +129,7 @@ def _add_conversations(routes: APIRouter, service: Service) -> None:
             raise no_conversation(conversation_id)
         return reply(updated)
 
-    @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
+    @routes.delete("/{conversation_id}", responses=documented(DELETED_SCHEMA))
     async def delete_conversation(request: Request, conversation_id: str) -> Response:
         """Deletes a conversation and its items; responses that were made in it stay."""
         if not store.delete_conversation(caller_of(request).name, conversation_id):
@@ -155,7 +142,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.get(
         "/{conversation_id}/items",
-        responses=documented(LIST_SCHEMA, *ALWAYS),
+        responses=documented(LIST_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def list_items(
@@ -166,7 +153,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.post(
         "/{conversation_id}/items",
-        responses=documented(LIST_SCHEMA, *ALWAYS),
+        responses=documented(LIST_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def create_items(request: Request, conversation_id: str, body: NewItems) -> Response:
@@ -184,7 +171,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
 
     @routes.get(
         "/{conversation_id}/items/{item_id}",
-        responses=documented(ITEM_SCHEMA, *ALWAYS),
+        responses=documented(ITEM_SCHEMA),
         dependencies=[Depends(including)],
     )
     async def retrieve_item(request: Request, conversation_id: str, item_id: str) -> Response:
@@ -194,9 +181,7 @@ def _add_items(routes: APIRouter, service: Service) -> None:
             raise no_item(item_id)
         return reply(found)
 
-    @routes.delete(
-        "/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA, *ALWAYS)
-    )
+    @routes.delete("/{conversation_id}/items/{item_id}", responses=documented(CONVERSATION_SCHEMA))
     async def delete_item(request: Request, conversation_id: str, item_id: str) -> Response:
         """Answers with the conversation."""
         found = _found(service, request, conversation_id)

@@ -11,14 +11,14 @@ from typing import Any
 
 import orjson
 
+from ossia.server.wire.content import TEXT_PARTS
 from ossia.server.wire.errors import bad
 
 Item = dict[str, Any]
 TEXT = (str,)
 TEXT_OR_PARTS = (str, list)
-FIELDS: dict[
-    str, dict[str, tuple[type, ...]]
-] = {  # of each type of item, those that it has to have
+# the fields that an item of each type must have
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "message": {"role": TEXT, "content": TEXT_OR_PARTS},
     "reasoning": {"summary": (list,)},
     "function_call": {"call_id": TEXT, "name": TEXT, "arguments": TEXT},
@@ -40,14 +40,6 @@ STATUSES = ("in_progress", "completed", "incomplete")
 CALL_STATUSES = (*STATUSES, "searching", "interpreting", "failed")  # of the server's own tools
 HOSTED = ("web_search_call", "code_interpreter_call")
 PHASES = ("commentary", "final_answer")
-PARTS = {  # of a message: the field that a part's text is in
-    "input_text": "text",
-    "output_text": "text",
-    "text": "text",
-    "summary_text": "text",
-    "reasoning_text": "text",
-    "refusal": "refusal",
-}
 NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 JSON_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object"}
 
@@ -68,7 +60,7 @@ def _schema(kind: str) -> dict[str, Any]:
         properties[key] = {"anyOf": [{"type": JSON_TYPES[each]} for each in types]}
     if kind == "message":
         properties |= {"role": {"enum": list(ROLES)}, "phase": {"enum": list(PHASES)}}
-        properties["content"] = {"anyOf": [{"type": "string"}, _parts_schema(*PARTS)]}
+        properties["content"] = {"anyOf": [{"type": "string"}, _parts_schema(*TEXT_PARTS)]}
     if kind == "reasoning":
         properties |= {
             "summary": _parts_schema("summary_text"),
@@ -81,8 +73,8 @@ def _parts_schema(*kinds: str) -> dict[str, Any]:
     parts = [
         {
             "type": "object",
-            "required": ["type", PARTS[kind]],
-            "properties": {"type": {"const": kind}, PARTS[kind]: {"type": "string"}}
+            "required": ["type", TEXT_PARTS[kind]],
+            "properties": {"type": {"const": kind}, TEXT_PARTS[kind]: {"type": "string"}}
             | (
                 {"annotations": {"type": "array"}, "logprobs": {"type": "array"}}
                 if kind == "output_text"
@@ -95,7 +87,9 @@ def _parts_schema(*kinds: str) -> dict[str, Any]:
 
 
 def checked_items(items: Sequence[Any], param: str = "items") -> list[Item]:
-    """The items as they are kept. Raises `ApiError` naming the first that is wrong."""
+    """The items in the form in which they are kept. Raises `ApiError` naming the first that is
+    wrong.
+    """
     return [_checked(item, f"{param}[{n}]") for n, item in enumerate(items)]
 
 
@@ -105,12 +99,12 @@ def _checked(given: Any, where: str) -> Item:
     try:
         orjson.dumps(given)
     except TypeError as error:  # half a surrogate pair, endless numbers
-        raise bad(f"{where} is no JSON that other programs could read: {error}", where) from error
+        raise bad(f"{where} is not JSON that other programs can read: {error}", where) from error
     item = {key: value for key, value in given.items() if value is not None}
     kind = item.setdefault("type", "message")
     if not (isinstance(kind, str) and kind in FIELDS):
         place = f"{where}.type"
-        raise bad(f"{place}: {kind!r} is none of {', '.join(FIELDS)}", place)
+        raise bad(f"{place}: {kind!r} is not one of {', '.join(FIELDS)}", place)
     if kind == "reasoning":
         item.setdefault("summary", [])
     for key, types in (
@@ -136,7 +130,7 @@ def _message(item: Item, where: str) -> None:
     if "phase" in item:
         _one_of(item["phase"], PHASES, f"{where}.phase")
     default = "output_text" if item["role"] == "assistant" else "input_text"
-    item["content"] = _parts(item["content"], (default, *PARTS), f"{where}.content")
+    item["content"] = _parts(item["content"], (default, *TEXT_PARTS), f"{where}.content")
 
 
 def _parts(content: Any, kinds: tuple[str, ...], where: str) -> list[Item]:
@@ -153,7 +147,7 @@ def _part(part: Any, kinds: tuple[str, ...], where: str) -> Item:
     if kind not in kinds:
         place = f"{where}.type"
         raise bad(f"{place}: the model reads text only, not {kind!r}", place, "unsupported_content")
-    _check(part.get(PARTS[kind]), TEXT, f"{where}.{PARTS[kind]}")
+    _check(part.get(TEXT_PARTS[kind]), TEXT, f"{where}.{TEXT_PARTS[kind]}")
     if kind != "output_text":
         return dict(part)
     given = {key: value for key, value in part.items() if value is not None}
@@ -169,4 +163,4 @@ def _check(value: Any, types: tuple[type, ...], where: str) -> None:
 
 def _one_of(value: Any, words: Sequence[str], where: str) -> None:
     if value not in words:
-        raise bad(f"{where}: {value!r} is none of {', '.join(words)}", where)
+        raise bad(f"{where}: {value!r} is not one of {', '.join(words)}", where)

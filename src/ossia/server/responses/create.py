@@ -10,41 +10,42 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from cachetools import LRUCache
+
 from ossia.engine.request import SamplingParams
 from ossia.errors import OssiaError
 from ossia.harmony import Message
-from ossia.harmony.calls import NOBODY
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.access import Caller
-from ossia.server.answer import Ask
-from ossia.server.events import AnswerEvent, new_id
+from ossia.server.answer import AnswerRequest
 from ossia.server.responses.input import Item
-from ossia.server.responses.items import Look
+from ossia.server.responses.items import Include
 from ossia.server.responses.output import Event, ResponseBook
-from ossia.server.responses.prompt import Prompt, grammar_of, read_prompt
+from ossia.server.responses.prompt import Prompt, read_prompt
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.tools import SessionKey
+from ossia.turn.events import TurnEvent, new_id
 
 log = logging.getLogger("ossia.server")
 ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
 
 
 @dataclass
-class Making:
-    """A response on its way. `error`: what it failed of after it had begun."""
+class PendingResponse:
+    """A response on its way. `error`: set if the answer failed after the first event was sent."""
 
     body: ResponseRequest
     caller: Caller
     prompt: Prompt
-    ask: Ask
+    ask: AnswerRequest
     book: ResponseBook
     error: ApiError | None = None
 
@@ -53,14 +54,13 @@ class Making:
         return str(self.book.response["id"])
 
 
-class Creator:
+class ResponseService:
     """One per application."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._made: OrderedDict[tuple[str, str], str] = (
-            OrderedDict()
-        )  # owner and item's id -> id of the stored response
+        # owner and item's id -> id of the stored response
+        self._made: LRUCache[tuple[str, str], str] = LRUCache(ITEMS_KNOWN)
 
     async def read(self, body: PromptRequest, caller: Caller, **limits: int | None) -> Prompt:
         self.service.check_model(body.model)
@@ -73,11 +73,9 @@ class Creator:
             **limits,
         )
 
-    async def prepare(self, body: ResponseRequest, caller: Caller) -> Making:
-        """Raises `ApiError` for what can be seen to be wrong before the model is asked."""
-        for name in ("prompt", "moderation"):
-            if getattr(body, name) is not None:
-                raise bad(f"{name} is not supported by this server", name, "unsupported_parameter")
+    async def prepare(self, body: ResponseRequest, caller: Caller) -> PendingResponse:
+        """Raises `ApiError` for everything that can be found wrong before the model is asked."""
+        body.check_supported()
         if body.background and not body.is_stored:
             raise bad(
                 "a response in the background must be stored: nobody could get it otherwise",
@@ -85,19 +83,21 @@ class Creator:
             )
         prompt = await self.read(body, caller, max_output=body.max_output_tokens)
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
-        params = self._sampling(body, wants_logprobs)
-        ask = Ask(
+        params = self.service.sampling(
+            body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
+        )
+        ask = AnswerRequest(
             prompt.conversation,
             params,
             prompt.tools.tools,
-            await grammar_of(self.service, prompt),
-            stop=body.stop or (),
+            await self.service.grammar(prompt.tools.tools, prompt.format, prompt.effort.budget),
+            stop=body.stop,
             logprobs=wants_logprobs,
             prompt_param="input",
             max_calls=body.max_tool_calls,
             session=SessionKey(conversation=body.conversation_id or ""),
         )
-        look = Look(
+        include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
             seal=self.service.sealer.seal
             if "reasoning.encrypted_content" in body.includes
@@ -106,35 +106,14 @@ class Creator:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        return Making(
-            body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), look)
-        )
-
-    def _sampling(self, body: ResponseRequest, logprobs: bool) -> SamplingParams:
-        bias = None
-        if body.logit_bias is not None:
-            try:
-                bias = {int(token): value for token, value in body.logit_bias.items()}
-            except ValueError as error:
-                raise bad("logit_bias maps token ids to numbers", "logit_bias") from error
-        return self.service.sampling(
-            temperature=body.temperature,
-            top_p=body.top_p,
-            top_k=body.top_k,
-            min_p=body.min_p,
-            seed=body.seed,
-            repetition_penalty=body.repetition_penalty,
-            presence_penalty=body.presence_penalty,
-            frequency_penalty=body.frequency_penalty,
-            logit_bias=bias,
-            top_logprobs=body.top_logprobs if logprobs else None,
-            max_tokens=body.max_output_tokens,
+        return PendingResponse(
+            body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), include)
         )
 
     def _response(
         self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
     ) -> dict[str, Any]:
-        """The Response object, with what is in effect where the request says nothing."""
+        """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
         return {
@@ -181,65 +160,68 @@ class Creator:
 
     # The answer
 
-    async def events(self, making: Making, patience: float) -> AsyncGenerator[Event, None]:
-        """The wire events. What is refused before the first event is raised; after `patience`
-        seconds without an event of the model the stream begins all the same, and what goes wrong
-        from then on is a `response.failed`.
-
-        If this is closed or cancelled, the response is kept as cancelled.
+    async def events(
+        self, pending: PendingResponse, patience: float
+    ) -> AsyncGenerator[Event, None]:
+        """The wire events. An error before the first event is raised. After `patience` seconds
+        without an event of the model the stream begins all the same, and later errors are a
+        `response.failed`. If this is closed or cancelled, the response is kept as cancelled.
         """
-        book = making.book
-        answers = self.service.answer(making.ask, making.caller)
+        book = pending.book
+        answers = self.service.answer(pending.ask, pending.caller)
         try:
             async with aclosing(_patient(answers, patience)) as steps:
                 async for step in steps:
                     if book.sequence == 0:
                         for event in book.begin():
                             yield event
-                        if making.body.background:
-                            self._keep(making)
+                        if pending.body.background:
+                            self._keep(pending)
                     for event in book.write(step) if step is not None else ():
                         if book.has_ended:
-                            self._keep(making)
+                            self._keep(pending)
                         yield event
         except Exception as error:
             if book.sequence == 0 or book.has_ended:
                 raise
-            making.error = ApiError.of(error)
-            if making.error.status == 500:
+            pending.error = ApiError.of(error)
+            if pending.error.status == 500:
                 log.error("an answer failed", exc_info=error)
-            for event in book.fail(making.error):
-                self._keep(making)
+            for event in book.fail(pending.error):
+                self._keep(pending)
                 yield event
         finally:
             if book.sequence and not book.has_ended:
                 book.cancel()
-                self._keep(making)
+                self._keep(pending)
 
-    async def whole(self, making: Making) -> dict[str, Any]:
-        """The Response object of a plain answer: the fold of its events. Raises what it failed of."""
-        async with aclosing(self.events(making, patience=float("inf"))) as events:
+    async def whole(self, pending: PendingResponse) -> dict[str, Any]:
+        """The Response object of a plain answer: the fold of its events. Raises its error."""
+        async with aclosing(self.events(pending, patience=float("inf"))) as events:
             async for _ in events:
                 pass
-        if making.error is not None:
-            raise making.error
-        return making.book.response
+        if pending.error is not None:
+            raise pending.error
+        return pending.book.response
 
     # What is kept
 
-    def _keep(self, making: Making) -> None:
-        """For who comes back: the store's entry, the conversation's items, and the reasoning that
-        led to calls.
+    def _keep(self, pending: PendingResponse) -> None:
+        """Keeps what later requests need: the store's entry, the conversation's items, and the
+        reasoning that led to calls.
         """
-        book, body, owner, prompt = making.book, making.body, making.caller.name, making.prompt
+        book = pending.book
+        body = pending.body
+        owner = pending.caller.name
+        prompt = pending.prompt
         if book.end is not None:
-            thoughts = thoughts_before_calls(making.ask, book.end.messages)
-            self.service.remember_thoughts(making.caller, book.call_ids, thoughts)
+            thoughts = thoughts_before_calls(pending.ask, book.end.messages)
+            self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
         if body.is_stored:
             self.service.store.put(
-                StoredResponse(making.id, owner, book.response, prompt.history, prompt.input)
+                StoredResponse(pending.id, owner, book.response, prompt.history, prompt.input)
             )
-            self._know(making)
+            self._know(pending)
         if body.conversation_id is not None and book.end is not None:
             try:
                 self.service.store.add_items(
@@ -253,13 +235,9 @@ class Creator:
 
     # Items that a reference means without naming the response that they are from
 
-    def _know(self, making: Making) -> None:
-        for item in (*making.prompt.input, *making.book.response["output"]):
-            key = (making.caller.name, item["id"])
-            self._made[key] = making.id
-            self._made.move_to_end(key)
-        while len(self._made) > ITEMS_KNOWN:
-            self._made.popitem(last=False)
+    def _know(self, pending: PendingResponse) -> None:
+        for item in (*pending.prompt.input, *pending.book.response["output"]):
+            self._made[pending.caller.name, item["id"]] = pending.id
 
     def _item(self, owner: str, id: str) -> Item | None:
         made = self._made.get((owner, id))
@@ -271,8 +249,8 @@ class Creator:
         )
 
 
-def thoughts_before_calls(ask: Ask, messages: Sequence[Message]) -> list[Message]:
-    """What an answer says before it calls for the first time what the client carries out."""
+def thoughts_before_calls(ask: AnswerRequest, messages: Sequence[Message]) -> list[Message]:
+    """What an answer says before its first call to a tool of the client's."""
     builtin = {
         recipient
         for recipient, callee in ask.tools.by_recipient.items()
@@ -280,16 +258,16 @@ def thoughts_before_calls(ask: Ask, messages: Sequence[Message]) -> list[Message
     }
     before: list[Message] = []
     for message in messages:
-        if message.role == "assistant" and message.recipient not in (*NOBODY, *builtin):
+        if message.role == "assistant" and message.recipient not in (*NOT_A_CALL, *builtin):
             break
         before.append(message)
     return before
 
 
 async def _patient(
-    events: AsyncGenerator[AnswerEvent, None], patience: float
-) -> AsyncGenerator[AnswerEvent | None]:
-    """The events; before them None if the first is not there after `patience` seconds."""
+    events: AsyncGenerator[TurnEvent, None], patience: float
+) -> AsyncGenerator[TurnEvent | None]:
+    """The events; first of all None if none comes within `patience` seconds."""
     async with aclosing(events):
         first = asyncio.ensure_future(_next(events))
         try:
@@ -309,5 +287,5 @@ async def _patient(
                 yield event
 
 
-async def _next(events: AsyncGenerator[AnswerEvent, None]) -> AnswerEvent | None:
+async def _next(events: AsyncGenerator[TurnEvent, None]) -> TurnEvent | None:
     return await anext(events, None)

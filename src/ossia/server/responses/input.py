@@ -15,23 +15,15 @@ import orjson
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
-from ossia.server.events import new_id
 from ossia.server.responses.store import PREFIXES
 from ossia.server.sealing import Sealer, SealError
-from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.content import TEXT_PARTS, part_text, text_of
+from ossia.server.wire.fields import At
+from ossia.turn.events import new_id
 
 Item = dict[str, Any]
-TEXT_PARTS = {
-    "input_text": "text",
-    "output_text": "text",
-    "text": "text",
-    "summary_text": "text",
-    "reasoning_text": "text",
-    "refusal": "refusal",
-}
-READ = tuple(
-    kind for kind in PREFIXES if kind != "compaction"
-)  # what stands in one nobody here can say
+# Compaction items are opaque: their text cannot be recovered.
+READ = tuple(kind for kind in PREFIXES if kind != "compaction")
 CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
@@ -43,8 +35,8 @@ UNREADABLE = "error: this part of the result is {}, and the model reads text onl
 
 
 def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
-    """A request's input as items with types and ids. `find` knows what an item_reference may mean.
-    Raises `ApiError` for what is no item; their contents are checked by `Reader`.
+    """A request's input as items with types and ids. `find` looks up an item_reference. Raises
+    `ApiError` for a value that is not an item; `Reader` checks the contents.
     """
     if wanted is None:
         return []
@@ -58,44 +50,32 @@ def wire_items(wanted: Any, find: Callable[[str], Item | None]) -> list[Item]:
                 }
             )
         ]
-    if not isinstance(wanted, Sequence):
-        raise bad("input must be a string or a list of items", "input")
     items: list[Item] = []
-    for n, item in enumerate(wanted):
-        where = f"input[{n}]"
-        if not isinstance(item, Mapping):
-            raise bad(f"{where} must be an object", where)
-        items.append(_item(dict(item), where, items, find))
+    for at in At(wanted, "input").items("a string or a list of items"):
+        items.append(_item(at.object(), items, find))
     return items
 
 
-def _item(
-    item: Item, where: str, before: Sequence[Item], find: Callable[[str], Item | None]
-) -> Item:
-    kind = item.get("type")
-    if kind is not None and not isinstance(kind, str):
-        raise bad(f"{where}.type must be a string", f"{where}.type")
-    if kind is None and "role" in item:
-        kind = "message"
-    if kind == "item_reference" or (kind is None and isinstance(item.get("id"), str)):
-        id = item.get("id")
-        found = (
-            next((each for each in before if each.get("id") == id), None)
-            if id is not None
-            else None
-        )
-        found = found or (find(id) if isinstance(id, str) else None)
-        if found is None:
-            raise bad(
-                f"{where}: there is no item {id!r} that this server still knows; send the item itself",
-                where,
-            )
-        return found
+def _item(at: At, before: Sequence[Item], find: Callable[[str], Item | None]) -> Item:
+    kind = at["type"].text("message" if "role" in at else "")
+    id = at["id"].value
+    if kind == "item_reference" or (not kind and isinstance(id, str)):
+        return _referred(at, before, find)
     if kind not in READ:
-        raise bad(
-            f"{where}: {kind!r} is no type of item that this server reads: {', '.join(READ)}", where
-        )
-    return _with_id({**item, "type": kind})
+        raise at.wrong(f"is of type {kind!r:.80}; this server reads {', '.join(READ)}")
+    return _with_id({**at.value, "type": kind})
+
+
+def _referred(at: At, before: Sequence[Item], find: Callable[[str], Item | None]) -> Item:
+    id = at["id"].value
+    if isinstance(id, str):
+        sent = next((each for each in before if each.get("id") == id), None)
+        found = sent or find(id)
+        if found is not None:
+            return found
+    raise at.wrong(
+        f"names {id!r:.80}, an item that this server does not have; send the item itself"
+    )
 
 
 def _with_id(item: Item) -> Item:
@@ -118,11 +98,9 @@ def _with_id(item: Item) -> Item:
 
 @dataclass
 class Reader:
-    """Items to messages, in order.
-
-    `thoughts_before`: what is remembered of the reasoning before a call, by its id. `first`: where
-    the items begin that the client has just sent, as `input`; those before it were checked when
-    they came, from the field `before`.
+    """Items to messages, in order. `thoughts_before`: the remembered reasoning before a call, by
+    its id. `first`: the index of the first item of this request's `input`; the items before it,
+    from the field `before`, were checked when they came.
     """
 
     sealer: Sealer
@@ -140,74 +118,70 @@ class Reader:
         """Raises `ApiError` naming the item that cannot be read."""
         answered = {str(item.get("call_id")) for item in items if item["type"] in OUTPUTS}
         for n, item in enumerate(items):
-            where = f"input[{n - self.first}]" if n >= self.first else self.before
+            at = At(item, f"input[{n - self.first}]" if n >= self.first else self.before)
             match item["type"]:
                 case "message":
-                    self._message(item, where, _calls_follow(items, n))
+                    self._message(at, _calls_follow(items, n))
                 case "reasoning":
-                    self._reasoning(item, where)
+                    self._reasoning(at)
                 case "function_call" | "custom_tool_call":
                     if item.get("status") != "incomplete" or str(item.get("call_id")) in answered:
-                        self._call(item, where)
+                        self._call(at)
                 case "function_call_output" | "custom_tool_call_output":
-                    self._output(item, where)
+                    self._output(at)
                 case "code_interpreter_call":
-                    self._code(item, where)
+                    self._code(item)
                 case _:
                     self._hosted = True
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
         if message.role is not Role.ASSISTANT:
-            self._begin, self._hosted = len(self.messages), False
+            self._begin = len(self.messages)
+            self._hosted = False
 
-    def _message(self, item: Item, where: str, calls_follow: bool) -> None:
-        role, text = item.get("role"), _content(item.get("content"), f"{where}.content")
-        if role not in ROLES:
-            raise bad(
-                f"{where}.role must be one of {', '.join(ROLES)}, not {role!r}", f"{where}.role"
-            )
-        if role == "assistant":
-            phase = item.get("phase")
-            is_preamble = calls_follow if phase is None else phase == "commentary"
-            self._add(
-                Message(Role.ASSISTANT, text, channel="commentary" if is_preamble else "final")
-            )
-        elif role == "user":
-            self._add(Message(Role.USER, text))
-        elif not self.messages:
-            self.leading.append(text)
-        else:
-            self._add(Message(Role.DEVELOPER, DeveloperContent(text)))
+    def _message(self, item: At, calls_follow: bool) -> None:
+        text = text_of(item["content"])
+        match item["role"].one_of(*ROLES):
+            case "assistant":
+                phase = item["phase"].value
+                is_preamble = calls_follow if phase is None else phase == "commentary"
+                channel = "commentary" if is_preamble else "final"
+                self._add(Message(Role.ASSISTANT, text, channel=channel))
+            case "user":
+                self._add(Message(Role.USER, text))
+            case _ if not self.messages:
+                self.leading.append(text)
+            case _:
+                self._add(Message(Role.DEVELOPER, DeveloperContent(text)))
 
-    def _reasoning(self, item: Item, where: str) -> None:
-        """In plain if it is there, else what was sealed. A summary alone says nothing to the model."""
-        text = _content(item.get("content") or "", f"{where}.content", "\n\n")
-        sealed = item.get("encrypted_content")
-        if not text and isinstance(sealed, str) and sealed:
+    def _reasoning(self, item: At) -> None:
+        """The plain text, else the sealed one. A summary alone is not shown to the model."""
+        content = item["content"]
+        sealed = item["encrypted_content"]
+        text = text_of(content, "\n\n") if content.value else ""
+        if not text and isinstance(sealed.value, str) and sealed.value:
             try:
-                text = self.sealer.open(sealed)
+                text = self.sealer.open(sealed.value)
             except SealError as error:
-                place = f"{where}.encrypted_content"
-                raise bad(
-                    f"{place} cannot be read: {error}", place, "invalid_encrypted_content"
-                ) from error
+                what = f"cannot be read: {error}"
+                raise sealed.wrong(what, "invalid_encrypted_content") from error
         if text:
             self._add(Message(Role.ASSISTANT, text, channel="analysis"))
 
-    def _call(self, item: Item, where: str) -> None:
-        is_function = item["type"] == "function_call"
-        name, call_id = _word(item, "name", where), _word(item, "call_id", where)
-        body = _string(item, "arguments" if is_function else "input", where)
-        space = item.get("namespace")
-        recipient = f"{space if isinstance(space, str) and space else FUNCTIONS}.{name}"
+    def _call(self, item: At) -> None:
+        is_function = item["type"].value == "function_call"
+        name = item["name"].word()
+        call_id = item["call_id"].word()
+        body = item["arguments" if is_function else "input"].text()
+        recipient = f"{_namespace(item)}.{name}"
         self._callees[call_id] = recipient
         self._remember(call_id)
         content_type = f"{CONSTRAIN}json" if is_function else "code"
         self._add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
 
     def _remember(self, call_id: str) -> None:
-        """The reasoning before the call that the client has not sent back."""
+        """The reasoning before the call, if the client did not send it back."""
         sent = self.messages[self._begin :]
         is_whole = any(message.channel == "analysis" for message in sent) and not self._hosted
         if is_whole or any(
@@ -217,31 +191,35 @@ class Reader:
         if remembered := self.thoughts_before(call_id):
             self.messages[self._begin :] = remembered
 
-    def _output(self, item: Item, where: str) -> None:
-        call_id = item.get("call_id")
-        recipient = self._callees.get(call_id) if isinstance(call_id, str) else None
-        if recipient is None and isinstance(item.get("name"), str) and item["name"]:
-            recipient = f"{item.get('namespace') or FUNCTIONS}.{item['name']}"
+    def _output(self, item: At) -> None:
+        call_id = item["call_id"]
+        name = item["name"].value
+        recipient = None
+        if isinstance(call_id.value, str):
+            recipient = self._callees.get(call_id.value)
+        if recipient is None and isinstance(name, str) and name:
+            recipient = f"{_namespace(item)}.{name}"
         if recipient is None:
-            place = f"{where}.call_id"
-            raise bad(f"{place}: no call before it has the call_id {call_id!r}", place)
-        text = _result(item.get("output"), f"{where}.output")
+            raise call_id.wrong(f"is {call_id.value!r:.80}: no call before it has this call_id")
+        text = _result(item["output"])
         self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
 
-    def _code(self, item: Item, where: str) -> None:
-        """Code that the server ran, if its output is there; else it is as if it had not been."""
-        code, outputs = item.get("code"), item.get("outputs")
+    def _code(self, item: Item) -> None:
+        """Code that the server ran; left out if its output is missing."""
         self._hosted = True
-        if (
-            isinstance(code, str)
-            and isinstance(outputs, Sequence)
-            and not isinstance(outputs, str)
-            and outputs
-        ):
-            logs = [each.get("logs") for each in outputs if isinstance(each, Mapping)]
-            text = "\n".join(log for log in logs if isinstance(log, str))
-            self.messages.append(Message(Role.ASSISTANT, code, None, "analysis", "python", "code"))
-            self.messages.append(Message(Role.TOOL, text, "python", "analysis", "assistant"))
+        code = item.get("code")
+        outputs = item.get("outputs")
+        if not isinstance(code, str) or not isinstance(outputs, list) or not outputs:
+            return
+        logs = [each.get("logs") for each in outputs if isinstance(each, Mapping)]
+        text = "\n".join(log for log in logs if isinstance(log, str))
+        self.messages.append(Message(Role.ASSISTANT, code, None, "analysis", "python", "code"))
+        self.messages.append(Message(Role.TOOL, text, "python", "analysis", "assistant"))
+
+
+def _namespace(item: At) -> str:
+    space = item["namespace"].value
+    return space if isinstance(space, str) and space else FUNCTIONS
 
 
 def _calls_follow(items: Sequence[Item], n: int) -> bool:
@@ -254,68 +232,24 @@ def _calls_follow(items: Sequence[Item], n: int) -> bool:
     return False
 
 
-def _content(content: Any, where: str, between: str = "") -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        raise bad(f"{where} must be a string or a list of parts", where)
-    return between.join(_part(part, f"{where}[{n}]") for n, part in enumerate(content))
-
-
-def _part(part: Any, where: str) -> str:
-    if isinstance(part, str):
-        return part
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    key = TEXT_PARTS.get(str(kind))
-    if key is None:
-        raise bad(
-            f"{where}: the model reads text only, not {_named(part)}", where, "unsupported_content"
-        )
-    return _string(part, key, where)
-
-
-def _named(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    return f"{kind!r}" if kind is not None else f"a {type(part).__name__}"
-
-
-def _result(output: Any, where: str) -> str:
-    """What a tool answered. Of an image or file the model is told that it cannot see it: the tool
-    has run, and refusing its result would end the conversation for good.
+def _result(output: At) -> str:
+    """What a tool answered. If it is an image or a file, the model is told that it cannot see it:
+    the tool has run, and refusing its result would end the conversation for good.
     """
-    if isinstance(output, str):
-        return output
-    if isinstance(output, Sequence):
-        return "\n".join(_result_part(part, f"{where}[{n}]") for n, part in enumerate(output))
-    if output is None:
-        raise bad(f"{where} is missing", where)
-    return orjson.dumps(output).decode()
+    if output.value is None:
+        raise output.wrong("is missing")
+    if isinstance(output.value, str):
+        return output.value
+    if isinstance(output.value, list):
+        return "\n".join(map(_result_part, output.items()))
+    return orjson.dumps(output.value).decode()
 
 
-def _result_part(part: Any, where: str) -> str:
-    try:
-        return _part(part, where)
-    except ApiError as error:
-        if (
-            error.code == "unsupported_content"
-            and isinstance(part, Mapping)
-            and isinstance(part.get("type"), str)
-        ):
-            return UNREADABLE.format(part["type"])
-        raise
-
-
-def _string(data: Mapping[str, Any], key: str, where: str) -> str:
-    value = data.get(key)
-    if not isinstance(value, str):
-        raise bad(f"{where}.{key} must be a string", f"{where}.{key}")
-    return value
-
-
-def _word(data: Mapping[str, Any], key: str, where: str) -> str:
-    if not _string(data, key, where):
-        raise bad(f"{where}.{key} is empty", f"{where}.{key}")
-    return str(data[key])
+def _result_part(part: At) -> str:
+    kind = part["type"].value
+    if isinstance(kind, str) and kind not in TEXT_PARTS:
+        return UNREADABLE.format(kind)
+    return part_text(part)
 
 
 # ---- what can be left out ----

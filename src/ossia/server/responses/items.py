@@ -1,7 +1,7 @@
 """One output item of a response: the wire events from its beginning to its end, and the item they
 add up to.
 
-Each writer is for one kind of neutral item. It yields (type, fields); who owns the stream adds the
+Each writer is for one kind of item. It yields (type, fields); the owner of the stream adds the
 sequence number. Knows the item and how much of it the client wants to see; nothing of the response
 around it.
 """
@@ -9,25 +9,31 @@ around it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ossia.server.events import BuiltinCalled, Called, Item, ItemDelta, Said, Thought, TokenLogprob
-from ossia.tools.kinds import ToolKind
+from ossia.server.wire import output
+from ossia.turn.events import (
+    BuiltinCallItem,
+    Item,
+    ItemDelta,
+    MessageItem,
+    ReasoningItem,
+    ToolCallItem,
+)
 
 Wire = tuple[str, dict[str, Any]]
-CITATION = re.compile(
-    r"【(\d+)†[^】]*】"
-)  # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+# as the model was taught to cite what the browser showed: 【cursor†L1-L2】
+CITATION = re.compile(r"【(\d+)†[^】]*】")
 SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 LONGEST = 300  # characters of a summary's sentence
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a client wants to see. `seal`: None: encrypted reasoning is not asked for."""
+class Include:
+    """What a client wants to see. `seal` None: encrypted reasoning is not asked for."""
 
     summary: str | None = None
     seal: Callable[[str], str] | None = None
@@ -37,12 +43,14 @@ class Look:
 
 
 class Writer:
-    """`start`, any number of `delta`, `stage` for calls that the server carries out, `end`. `item`
-    is always what the events so far add up to, apart from text in the midst, which `partial` adds.
+    """`start`, any number of `delta`, `stage` for calls that the server runs, `end`. `item` is
+    always the fold of the events so far, except for text that is still coming, which `partial`
+    adds.
     """
 
-    def __init__(self, output_index: int, item: dict[str, Any], look: Look) -> None:
-        self.item, self.look = item, look
+    def __init__(self, output_index: int, item: dict[str, Any], include: Include) -> None:
+        self.item = item
+        self.include = include
         self.place = {"item_id": item["id"], "output_index": output_index}
         self.parts: list[str] = []
 
@@ -69,19 +77,19 @@ class Writer:
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
         raise NotImplementedError
 
-    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
         yield from ()
 
     def end(self, item: Any, complete: bool) -> Iterator[Wire]:
         raise NotImplementedError
 
     def partial(self) -> dict[str, Any]:
-        """The item as it is when the answer is stopped in the midst of it."""
+        """The item of an answer that was stopped in the middle of it."""
         raise NotImplementedError
 
 
 class ReasoningWriter(Writer):
-    def __init__(self, output_index: int, thought: Thought, look: Look) -> None:
+    def __init__(self, output_index: int, thought: ReasoningItem, include: Include) -> None:
         item = {
             "id": thought.id,
             "type": "reasoning",
@@ -89,7 +97,7 @@ class ReasoningWriter(Writer):
             "content": [],
             "status": "in_progress",
         }
-        super().__init__(output_index, item, look)
+        super().__init__(output_index, item, include)
         self.place_part = {**self.place, "content_index": 0}
 
     def start(self) -> Iterator[Wire]:
@@ -103,11 +111,13 @@ class ReasoningWriter(Writer):
         self.parts.append(delta.text)
         yield "response.reasoning_text.delta", {**self.place_part, "delta": delta.text}
 
-    def end(self, item: Thought, complete: bool) -> Iterator[Wire]:
+    def end(self, item: ReasoningItem, complete: bool) -> Iterator[Wire]:
         part = {"type": "reasoning_text", "text": item.text}
         yield "response.reasoning_text.done", {**self.place_part, "text": item.text}
         yield "response.content_part.done", {**self.place_part, "part": part}
-        summary = summary_of(item.text, self.look.summary) if self.look.summary is not None else ""
+        summary = (
+            summary_of(item.text, self.include.summary) if self.include.summary is not None else ""
+        )
         if summary:
             yield from self._summarized(summary)
         yield self.done(self._whole(item.text, summary, "completed" if complete else "incomplete"))
@@ -126,13 +136,15 @@ class ReasoningWriter(Writer):
     def _whole(self, text: str, summary: str, status: str) -> dict[str, Any]:
         whole = {
             **self.item,
-            "summary": [{"type": "summary_text", "text": summary}] if summary else [],
+            "summary": [],
             "content": [{"type": "reasoning_text", "text": text}],
             "status": status,
         }
-        return whole | (
-            {"encrypted_content": self.look.seal(text)} if self.look.seal is not None else {}
-        )
+        if summary:
+            whole["summary"] = [{"type": "summary_text", "text": summary}]
+        if self.include.seal is not None:
+            whole["encrypted_content"] = self.include.seal(text)
+        return whole
 
     def partial(self) -> dict[str, Any]:
         return self._whole(self.text, "", "incomplete")
@@ -154,7 +166,11 @@ class MessageWriter(Writer):
     """`pages`: what the browser has shown in this answer, by its cursor, for citations."""
 
     def __init__(
-        self, output_index: int, said: Said, look: Look, pages: dict[int, dict[str, Any]]
+        self,
+        output_index: int,
+        said: MessageItem,
+        include: Include,
+        pages: dict[int, dict[str, Any]],
     ) -> None:
         item = {
             "id": said.id,
@@ -164,7 +180,7 @@ class MessageWriter(Writer):
             "phase": said.phase,
             "content": [],
         }
-        super().__init__(output_index, item, look)
+        super().__init__(output_index, item, include)
         self.pages = pages
         self.logprobs: list[dict[str, Any]] = []
         self.place_part = {**self.place, "content_index": 0}
@@ -175,19 +191,19 @@ class MessageWriter(Writer):
 
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
         self.parts.append(delta.text)
-        logprobs = wire_logprobs(delta.logprobs) if self.look.logprobs else []
+        logprobs = output.logprobs(delta.logprobs) if self.include.logprobs else []
         self.logprobs += logprobs
         yield (
             "response.output_text.delta",
             {**self.place_part, "delta": delta.text, "logprobs": logprobs},
         )
 
-    def end(self, item: Said, complete: bool) -> Iterator[Wire]:
+    def end(self, item: MessageItem, complete: bool) -> Iterator[Wire]:
         annotations = list(citations(item.text, self.pages))
         for n, annotation in enumerate(annotations):
             fields = {**self.place_part, "annotation_index": n, "annotation": annotation}
             yield "response.output_text.annotation.added", fields
-        logprobs = wire_logprobs(item.logprobs) if self.look.logprobs else []
+        logprobs = output.logprobs(item.logprobs) if self.include.logprobs else []
         yield (
             "response.output_text.done",
             {**self.place_part, "text": item.text, "logprobs": logprobs},
@@ -212,16 +228,6 @@ def _output_text(
     return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
 
 
-def wire_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [
-        {**_logprob(each), "top_logprobs": [_logprob(other) for other in each.top]} for each in logprobs
-    ]  # fmt: skip
-
-
-def _logprob(each: TokenLogprob) -> dict[str, Any]:
-    return {"token": each.text, "bytes": list(each.data), "logprob": each.logprob}
-
-
 def citations(text: str, pages: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for found in CITATION.finditer(text):
         if (page := pages.get(int(found[1][:9]))) is not None:
@@ -237,7 +243,7 @@ def citations(text: str, pages: dict[int, dict[str, Any]]) -> Iterator[dict[str,
 class CallWriter(Writer):
     """A function's call, or a custom tool's."""
 
-    def __init__(self, output_index: int, called: Called, look: Look) -> None:
+    def __init__(self, output_index: int, called: ToolCallItem, include: Include) -> None:
         self.is_function = called.kind == "function"
         self.key = "arguments" if self.is_function else "input"
         self.event = "function_call_arguments" if self.is_function else "custom_tool_call_input"
@@ -249,17 +255,15 @@ class CallWriter(Writer):
             "name": called.name,
             self.key: "",
         }
-        super().__init__(
-            output_index,
-            item | ({"namespace": called.namespace} if called.namespace is not None else {}),
-            look,
-        )
+        if called.namespace is not None:
+            item["namespace"] = called.namespace
+        super().__init__(output_index, item, include)
 
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
         self.parts.append(delta.text)
         yield f"response.{self.event}.delta", {**self.place, "delta": delta.text}
 
-    def end(self, item: Called, complete: bool) -> Iterator[Wire]:
+    def end(self, item: ToolCallItem, complete: bool) -> Iterator[Wire]:
         yield f"response.{self.event}.done", {**self.place, self.key: item.text}
         yield self.done(
             {**self.item, "status": "completed" if complete else "incomplete", self.key: item.text}
@@ -273,10 +277,14 @@ class SearchWriter(Writer):
     """A call of the browser. What it has shown goes to `pages`."""
 
     def __init__(
-        self, output_index: int, called: BuiltinCalled, look: Look, pages: dict[int, dict[str, Any]]
+        self,
+        output_index: int,
+        called: BuiltinCallItem,
+        include: Include,
+        pages: dict[int, dict[str, Any]],
     ) -> None:
         item = {"id": called.id, "type": "web_search_call", "status": "in_progress"}
-        super().__init__(output_index, item, look)
+        super().__init__(output_index, item, include)
         self.pages = pages
         self.item["action"] = self._action(called)
 
@@ -288,22 +296,22 @@ class SearchWriter(Writer):
         self.parts.append(delta.text)
         yield from ()
 
-    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
         yield "response.web_search_call.searching", dict(self.place)
 
-    def end(self, item: BuiltinCalled, complete: bool) -> Iterator[Wire]:
+    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
         for page in item.outputs:
             if isinstance(page.get("cursor"), int) and isinstance(page.get("url"), str):
                 self.pages[page["cursor"]] = page
         if complete:
             yield "response.web_search_call.completed", dict(self.place)
-        status = "failed" if item.failed else "completed" if complete else "incomplete"
+        status = _status(item, complete)
         yield self.done({**self.item, "status": status, "action": self._action(item)})
 
-    def _action(self, called: BuiltinCalled) -> dict[str, Any]:
+    def _action(self, called: BuiltinCallItem) -> dict[str, Any]:
         action = dict(called.action or {"type": "search", "query": ""})
         urls = [page["url"] for page in called.outputs if isinstance(page.get("url"), str)]
-        if not self.look.sources:
+        if not self.include.sources:
             action.pop("sources", None)
         elif action.get("type") == "search":
             action.setdefault("sources", [{"type": "url", "url": url} for url in urls])
@@ -317,7 +325,7 @@ class CodeWriter(Writer):
     """A call of python."""
 
     def __init__(
-        self, output_index: int, called: BuiltinCalled, look: Look, container: str
+        self, output_index: int, called: BuiltinCallItem, include: Include, container: str
     ) -> None:
         item = {
             "id": called.id,
@@ -327,7 +335,7 @@ class CodeWriter(Writer):
             "code": "",
             "outputs": None,
         }
-        super().__init__(output_index, item, look)
+        super().__init__(output_index, item, include)
 
     def start(self) -> Iterator[Wire]:
         yield self.added()
@@ -337,34 +345,44 @@ class CodeWriter(Writer):
         self.parts.append(delta.text)
         yield "response.code_interpreter_call_code.delta", {**self.place, "delta": delta.text}
 
-    def stage(self, item: BuiltinCalled) -> Iterator[Wire]:
+    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
         yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
         yield "response.code_interpreter_call.interpreting", dict(self.place)
 
-    def end(self, item: BuiltinCalled, complete: bool) -> Iterator[Wire]:
+    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
         if complete:
             yield "response.code_interpreter_call.completed", dict(self.place)
         else:
             yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
-        status = "failed" if item.failed else "completed" if complete else "incomplete"
-        outputs = list(item.outputs) if self.look.code_outputs and complete else None
+        status = _status(item, complete)
+        outputs = list(item.outputs) if self.include.code_outputs and complete else None
         yield self.done({**self.item, "status": status, "code": item.text, "outputs": outputs})
 
     def partial(self) -> dict[str, Any]:
         return {**self.item, "status": "incomplete", "code": self.text}
 
 
+def _status(item: BuiltinCallItem, complete: bool) -> str:
+    if item.failed:
+        return "failed"
+    return "completed" if complete else "incomplete"
+
+
 def writer_of(
-    output_index: int, item: Item, look: Look, pages: dict[int, dict[str, Any]], container: str
+    output_index: int,
+    item: Item,
+    include: Include,
+    pages: dict[int, dict[str, Any]],
+    container: str,
 ) -> Writer:
     match item:
-        case Thought():
-            return ReasoningWriter(output_index, item, look)
-        case Said():
-            return MessageWriter(output_index, item, look, pages)
-        case Called():
-            return CallWriter(output_index, item, look)
-        case BuiltinCalled(kind=ToolKind(item="code_interpreter_call")):
-            return CodeWriter(output_index, item, look, container)
-        case BuiltinCalled():
-            return SearchWriter(output_index, item, look, pages)
+        case ReasoningItem():
+            return ReasoningWriter(output_index, item, include)
+        case MessageItem():
+            return MessageWriter(output_index, item, include, pages)
+        case ToolCallItem():
+            return CallWriter(output_index, item, include)
+        case BuiltinCallItem(tool="python"):
+            return CodeWriter(output_index, item, include, container)
+        case _:
+            return SearchWriter(output_index, item, include, pages)

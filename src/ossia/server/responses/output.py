@@ -1,11 +1,11 @@
 """An answer as the Responses API says it: one stream of wire events, and the Response that they add
 up to.
 
-    book = ResponseBook(response, look)
+    book = ResponseBook(response, include)
     events = [*book.begin(), *book.write(answer_event), ..., *book.fail(error)]
-    book.response                                # the fold of all that was yielded: the body of a plain answer
+    book.response            # the fold of all that was yielded: the body of a plain answer
 
-Knows neutral events and the wire; nothing of HTTP, of the store or of where events come from.
+Knows an answer's events and the wire; nothing of HTTP, of the store or of where events come from.
 """
 
 from __future__ import annotations
@@ -14,49 +14,38 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ossia.server.events import (
-    AnswerEnd,
-    AnswerEvent,
-    BuiltinStage,
-    Called,
+from ossia.server.responses.items import Include, Wire, Writer, writer_of
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.output import responses_usage
+from ossia.turn.events import (
+    CallStart,
     ItemDelta,
     ItemEnd,
     ItemStart,
     Progress,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
     Usage,
 )
-from ossia.server.responses.items import Look, Wire, Writer, writer_of
-from ossia.server.wire.errors import ApiError
 
 Event = dict[str, Any]
+# codes that a failed response has, by status
 FAILURES = {
     400: "invalid_prompt",
     429: "rate_limit_exceeded",
-}  # codes that a failed response has, by status
-
-
-def wire_usage(usage: Usage) -> dict[str, Any]:
-    """What was not in the cache before is in it now."""
-    return {
-        "input_tokens": usage.prompt,
-        "input_tokens_details": {
-            "cached_tokens": usage.cached,
-            "cache_write_tokens": usage.prompt - usage.cached,
-        },
-        "output_tokens": usage.completion,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
-        "total_tokens": usage.total,
-    }
+}
 
 
 class ResponseBook:
     """`response`: the Response object with an empty output, as it is when it begins."""
 
-    def __init__(self, response: dict[str, Any], look: Look) -> None:
-        self.response, self.look = response, look
+    def __init__(self, response: dict[str, Any], include: Include) -> None:
+        self.response = response
+        self.include = include
         self.sequence = 0  # of the next event
         self.call_ids: list[str] = []  # of calls that the client carries out
-        self.end: AnswerEnd | None = None
+        self.end: TurnEnd | None = None
         self.has_ended = False
         self._open: dict[int, Writer] = {}
         self._places: dict[int, int] = {}  # of an item: its place in the output
@@ -64,41 +53,41 @@ class ResponseBook:
         self._usage = Usage()
 
     def begin(self) -> Iterator[Event]:
-        """A queued response is said to be so first."""
+        """A queued response says so first."""
         yield self._whole("response.created")
         if self.response["status"] == "queued":
             yield self._whole("response.queued")
             self.response["status"] = "in_progress"
         yield self._whole("response.in_progress")
 
-    def write(self, event: AnswerEvent) -> Iterator[Event]:
+    def write(self, event: TurnEvent) -> Iterator[Event]:
         match event:
             case ItemDelta(index=index):
                 yield from self._events(self._open[index].delta(event))
             case ItemStart(index=index, item=item):
-                place = self._places[index] = len(self.response["output"])
+                place = len(self.response["output"])
+                self._places[index] = place
                 container = "cntr_" + self.response["id"].removeprefix("resp_")
-                writer = self._open[index] = writer_of(
-                    place, item, self.look, self._pages, container
-                )
+                writer = writer_of(place, item, self.include, self._pages, container)
+                self._open[index] = writer
                 self.response["output"].append(writer.item)
                 yield from self._events(writer.start())
-            case BuiltinStage(index=index, item=item):
+            case CallStart(index=index, item=item):
                 yield from self._events(self._open[index].stage(item))
             case ItemEnd(index=index, item=item, complete=complete):
                 writer = self._open.pop(index)
                 yield from self._events(writer.end(item, complete))
                 self.response["output"][self._places[index]] = writer.item
-                if isinstance(item, Called) and complete:
+                if isinstance(item, ToolCallItem) and complete:
                     self.call_ids.append(item.call_id)
             case Progress(usage=usage):
                 self._usage = usage
-            case AnswerEnd():
+            case TurnEnd():
                 yield from self._finish(event)
 
-    def _finish(self, end: AnswerEnd) -> Iterator[Event]:
+    def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end
-        self.response["usage"] = wire_usage(end.usage)
+        self.response["usage"] = responses_usage(end.usage)
         if end.reason == "length":
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
             yield self._last("incomplete")
@@ -107,21 +96,21 @@ class ResponseBook:
             yield self._last("completed")
 
     def fail(self, error: ApiError) -> Iterator[Event]:
-        """The answer broke off by our fault."""
+        """The answer broke off because of an error here."""
         self._close_items()
         self.response["error"] = {
             "code": FAILURES.get(error.status, "server_error"),
             "message": error.message,
         }
-        self.response["usage"] = wire_usage(self._usage)
+        self.response["usage"] = responses_usage(self._usage)
         yield self._last("failed")
 
     def cancel(self) -> None:
-        """The answer was stopped from outside: nobody is told, but what there is so far is the
-        response.
+        """The answer was stopped from outside. There is no event for it; the response has what
+        there is so far.
         """
         self._close_items()
-        self.response["usage"] = wire_usage(self._usage)
+        self.response["usage"] = responses_usage(self._usage)
         self.response["status"] = "cancelled"
         self.has_ended = True
 
@@ -131,11 +120,12 @@ class ResponseBook:
         self._open.clear()
 
     def _last(self, status: str) -> Event:
-        self.response["status"], self.has_ended = status, True
+        self.response["status"] = status
+        self.has_ended = True
         return self._whole(f"response.{status}")
 
     def _whole(self, type: str) -> Event:
-        """An event with the response as it is now."""
+        """An event with the whole response."""
         return self._numbered(
             type, {"response": {**self.response, "output": list(self.response["output"])}}
         )

@@ -14,51 +14,52 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ossia.server.access import caller_of
-from ossia.server.responses.create import Creator, Making
+from ossia.server.responses.create import PendingResponse, ResponseService
 from ossia.server.responses.output import Event
-from ossia.server.responses.stored import reply, streamed
+from ossia.server.responses.stored import streamed
 from ossia.server.responses.types import (
-    ALWAYS,
     COUNT_SCHEMA,
     RESPONSE_SCHEMA,
     PromptRequest,
     ResponseRequest,
-    documented,
 )
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import api_router
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import first_of, until_disconnected
 
 
 def router(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["responses"])
-    creator, keepalive = Creator(service), service.settings.keepalive
+    routes = api_router("responses")
+    creator = ResponseService(service)
+    keepalive = service.settings.keepalive
 
-    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True))
+    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, streams=True))
     async def create(body: ResponseRequest, request: Request) -> Response:
         """Answer items, or a string, as one Response or as its stream of events."""
-        making = await creator.prepare(body, caller_of(request))
+        pending = await creator.prepare(body, caller_of(request))
         if not (body.stream or body.background):
-            return reply(await until_disconnected(request, creator.whole(making)))
-        made = creator.events(making, 0.0 if body.background else keepalive)
+            return reply(await until_disconnected(request, creator.whole(pending)))
+        made = creator.events(pending, 0.0 if body.background else keepalive)
         first, events = await until_disconnected(request, first_of(made))
         if not body.background:
             return streamed(
-                _listen(service, making, events) if body.is_stored else events, -1, keepalive
+                _listen(service, pending, events) if body.is_stored else events, -1, keepalive
             )
         assert first is not None
         try:
-            service.runs.start(making.caller.name, making.id, events)
+            service.runs.start(pending.caller.name, pending.id, events)
         except ApiError:
             await made.aclose()
             raise
         return (
-            streamed(_follow(service, making), -1, keepalive)
+            streamed(_follow(service, pending), -1, keepalive)
             if body.stream
             else reply(first["response"])
         )
 
-    @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA, *ALWAYS))
+    @routes.post("/v1/responses/input_tokens", responses=documented(COUNT_SCHEMA))
     async def count(body: PromptRequest, request: Request) -> Response:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))
@@ -68,28 +69,28 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-def _follow(service: Service, making: Making) -> AsyncGenerator[Event, None]:
-    return service.runs.follow(making.caller.name, making.id)
+def _follow(service: Service, pending: PendingResponse) -> AsyncGenerator[Event, None]:
+    return service.runs.follow(pending.caller.name, pending.id)
 
 
 async def _listen(
-    service: Service, making: Making, events: AsyncGenerator[Event, None]
+    service: Service, pending: PendingResponse, events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[Event, None]:
-    """A run that somebody listens to from its beginning, and that ends when they go. It starts when
-    they begin to listen: who is gone by then leaves nothing running. Where there is no room for a
+    """A run with one listener, which ends when the listener goes. It starts when the client begins
+    to listen, so a client that has gone by then leaves nothing running. If there is no room for a
     run, the events come directly.
     """
     try:
-        service.runs.start(making.caller.name, making.id, events)
+        service.runs.start(pending.caller.name, pending.id, events)
     except ApiError:
         async with aclosing(events):
             async for event in events:
                 yield event
         return
     try:
-        async with aclosing(_follow(service, making)) as followed:
+        async with aclosing(_follow(service, pending)) as followed:
             async for event in followed:
                 yield event
     finally:
-        if not making.book.has_ended:
-            service.runs.cancel(making.caller.name, making.id)
+        if not pending.book.has_ended:
+            service.runs.cancel(pending.caller.name, pending.id)

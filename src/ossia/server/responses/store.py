@@ -26,14 +26,14 @@ from typing import Any
 import orjson
 
 from ossia.errors import OssiaError
-from ossia.server.events import new_id
+from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
 VERSION = 1  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
-OVERHEAD = 256  # bytes that a row takes beside its JSON: keys, indexes
+OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
@@ -45,7 +45,8 @@ CREATE INDEX entry_written ON entry (written);
 CREATE INDEX entry_expires ON entry (expires);
 CREATE INDEX entry_status ON entry (status) WHERE status IN {UNFINISHED};
 CREATE TABLE item (  -- of a conversation; `position` orders them
-    position INTEGER PRIMARY KEY AUTOINCREMENT, entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
     id TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (entry, id)
 );
 CREATE INDEX item_entry ON item (entry, position);
@@ -71,6 +72,14 @@ PREFIXES = {  # of the ids of items
     "code_interpreter_call": "ci",
     "compaction": "cmp",
 }
+PUT_RESPONSE = f"""
+INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)
+VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
+ON CONFLICT (kind, owner, id) DO UPDATE SET
+    status = excluded.status, body = excluded.body, history = excluded.history,
+    input = excluded.input, expires = excluded.expires, size = excluded.size,
+    written = excluded.written
+"""
 
 
 class StoreError(OssiaError):
@@ -78,7 +87,7 @@ class StoreError(OssiaError):
 
 
 class StoreFull(StoreError):
-    """What is to be kept is larger than all the room there is."""
+    """The entry is larger than the whole store may be."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,17 @@ class StoredResponse:
 
 class Store:
     """`path` None: in memory. `ttl` in seconds, `limit` in bytes of JSON. Raises `StoreError` for a
-    file that is not ours, damaged, or in use by another server; so does every method when the disk
-    fails.
+    file that is not a store, damaged, or in use by another server; so does every method when the
+    disk fails.
     """
 
     def __init__(
         self, path: Path | None, ttl: float, limit: int, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self.path, self.ttl, self.limit, self.clock = path, ttl, limit, clock
+        self.path = path
+        self.ttl = ttl
+        self.limit = limit
+        self.clock = clock
         self._lock = threading.RLock()
         self._db = _opened(path)
 
@@ -118,15 +130,15 @@ class Store:
 
     @property
     def used(self) -> int:
-        """Bytes; what has expired counts until the next write."""
+        """Bytes. Expired entries count until the next write."""
         with self._reading() as db:
             return int(db.execute("SELECT bytes FROM used").fetchone()[0])
 
     # Responses
 
     def put(self, stored: StoredResponse) -> None:
-        """Inserts or replaces. An answer must not be lost because it cannot be kept: where there is
-        no room for it, or the disk fails, that is logged, and the response is not found later.
+        """Inserts or replaces. An answer must not be lost because it cannot be kept: if there is no
+        room, or the disk fails, that is logged, and the response is not found later.
         """
         try:
             body, history, given = (
@@ -146,14 +158,7 @@ class Store:
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
             with self._writing() as db:
-                db.execute(
-                    "INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)"
-                    f" VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})"
-                    " ON CONFLICT (kind, owner, id) DO UPDATE SET status = excluded.status, body = excluded.body,"
-                    " history = excluded.history, input = excluded.input, expires = excluded.expires,"
-                    " size = excluded.size, written = excluded.written",
-                    row,
-                )
+                db.execute(PUT_RESPONSE, row)
         except StoreError:
             log.exception("response %s is not kept", stored.id)
 
@@ -170,7 +175,8 @@ class Store:
         return self._responses(f"status IN {UNFINISHED}")
 
     def _responses(self, where: str, *values: str) -> list[StoredResponse]:
-        query = f"SELECT id, owner, body, history, input, expires FROM entry WHERE kind = 'response' AND {where}"
+        columns = "id, owner, body, history, input, expires"
+        query = f"SELECT {columns} FROM entry WHERE kind = 'response' AND {where}"
         with self._reading() as db:
             rows = db.execute(
                 f"{query} AND expires > ? ORDER BY written", (*values, self.clock())
@@ -238,8 +244,8 @@ class Store:
     def add_items(
         self, owner: str, conversation_id: str, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The items as they were added: with a new id where one had none, or one that is there
-        already. Raises `KeyError` if there is no such conversation, `StoreFull`.
+        """The items as they were added: an item without an id, or with one that is taken, gets a
+        new one. Raises `KeyError` for an unknown conversation, and `StoreFull`.
         """
         with self._writing() as db:
             if (found := self._find(db, owner, conversation_id)) is None:
@@ -271,7 +277,8 @@ class Store:
     def _insert_items(
         self, db: sqlite3.Connection, key: int, items: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        made, grown = [], 0
+        made = []
+        grown = 0
         for item in items:
             id = item.get("id")
             taken = "SELECT 1 FROM item WHERE entry = ? AND id = ?"
@@ -288,9 +295,13 @@ class Store:
         self, db: sqlite3.Connection, owner: str, id: str
     ) -> tuple[int, dict[str, Any]] | None:
         """A conversation's key and wire object."""
-        query = "SELECT key, body FROM entry WHERE kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
+        where = "kind = 'conversation' AND owner = ? AND id = ? AND expires > ?"
+        query = f"SELECT key, body FROM entry WHERE {where}"
         found = db.execute(query, (owner, id, self.clock())).fetchone()
-        return None if found is None else (found[0], orjson.loads(found[1]))
+        if found is None:
+            return None
+        key, body = found
+        return key, orjson.loads(body)
 
     def _write_conversation(
         self, db: sqlite3.Connection, key: int, conversation: dict[str, Any]
@@ -301,16 +312,16 @@ class Store:
         self._touch(db, key, len(body) - old)
 
     def _touch(self, db: sqlite3.Connection, key: int, grown: int) -> None:
-        """The conversation has `grown` by some bytes, and is the newest of all now. Raises
+        """The conversation has `grown` by so many bytes, and becomes the newest of all. Raises
         `StoreFull`.
         """
         row = (grown, self.clock() + self.ttl, key)
-        update = f"UPDATE entry SET size = size + ?, expires = ?, written = {NEXT} WHERE key = ? RETURNING size"
+        changes = f"size = size + ?, expires = ?, written = {NEXT}"
+        update = f"UPDATE entry SET {changes} WHERE key = ? RETURNING size"
         size = db.execute(update, row).fetchone()[0]
         if size > self.limit:
-            raise StoreFull(
-                f"the conversation would have {size} bytes, the limit of what is kept is {self.limit}"
-            )
+            limit = f"the store keeps at most {self.limit}"
+            raise StoreFull(f"the conversation would have {size} bytes; {limit}")
 
     # Both
 
@@ -332,7 +343,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that leaves no more than there is room for."""
+        """A transaction. At its end the oldest entries go until the rest fits."""
         with self._reading() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -362,9 +373,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
         return db
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(
-            os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        )  # what SQLite adds beside it has its permissions
+        # the files that SQLite adds next to it get its permissions
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         db = _connected(str(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path} cannot be used to keep responses in: {error}") from error
@@ -410,14 +420,12 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     ):
         raise StoreError(f"{path} is a database of another program: {AWAY}")
     if not is_new and version != VERSION:
-        raise StoreError(
-            f"{path} was written by another version of ossia (tables {version}, not {VERSION}): {AWAY}"
-        )
+        why = f"was written by another version of ossia (tables {version}, not {VERSION})"
+        raise StoreError(f"{path} {why}: {AWAY}")
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA journal_size_limit = {16 << 20}")
-    db.execute(
-        "PRAGMA synchronous = NORMAL"
-    )  # a power cut may take the last answers, never the file
+    # a power cut may take the last answers, never the file
+    db.execute("PRAGMA synchronous = NORMAL")
     db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;" if is_new else "BEGIN IMMEDIATE; COMMIT;")
     told = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if told != "ok":

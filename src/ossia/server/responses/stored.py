@@ -12,7 +12,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,9 +19,10 @@ from starlette.responses import Response
 from ossia.server.access import caller_of
 from ossia.server.responses.background import Event
 from ossia.server.responses.store import StoredResponse
-from ossia.server.responses.types import ALWAYS, RESPONSE_SCHEMA, documented
+from ossia.server.responses.types import RESPONSE_SCHEMA
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming
 
 Item = dict[str, Any]
@@ -58,7 +58,7 @@ class Page:
 
     def of(self, items: Sequence[Item]) -> dict[str, Any]:
         """The wire object. `before` alone gives the page that ends there. Raises `ApiError` for a
-        cursor that is no item's id.
+        cursor that is not an item's id.
         """
         ordered = list(items) if self.order == "asc" else list(reversed(items))
         ids = [item["id"] for item in ordered]
@@ -80,7 +80,7 @@ def paging(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="desc: the newest first")] = "desc",
     after: Annotated[
-        str | None, Query(description="an item's id: the list goes on behind it")
+        str | None, Query(description="an item's id: the list continues after it")
     ] = None,
     before: Annotated[
         str | None, Query(description="an item's id: the list ends in front of it")
@@ -90,7 +90,7 @@ def paging(
 
 
 def listed(items: Sequence[Item], has_more: bool = False) -> dict[str, Any]:
-    """The list object. Clients have its ids as strings: of an empty list they are empty."""
+    """The list object. Its ids are strings, empty ones for an empty list."""
     first, last = (items[0]["id"], items[-1]["id"]) if items else ("", "")
     return {
         "object": "list",
@@ -99,10 +99,6 @@ def listed(items: Sequence[Item], has_more: bool = False) -> dict[str, Any]:
         "last_id": last,
         "has_more": has_more,
     }
-
-
-def reply(data: Any) -> Response:
-    return Response(orjson.dumps(data), media_type="application/json")
 
 
 LIST_SCHEMA: dict[str, Any] = {
@@ -135,17 +131,15 @@ def not_found(response_id: str) -> ApiError:
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
-    store, runs = service.store, service.runs
+    runs = service.runs
 
     def find(request: Request, response_id: str) -> StoredResponse:
-        found = store.get(caller_of(request).name, response_id)
+        found = service.store.get(caller_of(request).name, response_id)
         if found is None:
             raise not_found(response_id)
         return found
 
-    @routes.get(
-        "/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, *ALWAYS, streams=True)
-    )
+    @routes.get("/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, streams=True))
     async def retrieve_response(
         request: Request,
         response_id: str,
@@ -164,33 +158,26 @@ def router(service: Service) -> APIRouter:
         _, events = await first_of(runs.follow(found.owner, response_id, after))
         return streamed(events, after, service.settings.keepalive)
 
-    @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA, *ALWAYS))
+    @routes.delete("/v1/responses/{response_id}", responses=documented(DELETED_SCHEMA))
     async def delete_response(request: Request, response_id: str) -> Response:
         """Deletes a stored response; one in progress is stopped."""
         find(request, response_id)
         await runs.delete(caller_of(request).name, response_id)
         return reply({"id": response_id, "object": "response", "deleted": True})
 
-    @routes.post(
-        "/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA, *ALWAYS)
-    )
+    @routes.post("/v1/responses/{response_id}/cancel", responses=documented(RESPONSE_SCHEMA))
     async def cancel_response(request: Request, response_id: str) -> Response:
         """Stops a response made with `background`. One that has ended is returned as it is."""
         found = find(request, response_id)
         if not found.response.get("background"):
-            raise bad(
-                "only responses made with background: true can be cancelled",
-                "response_id",
-                "not_background",
-            )
+            why = "only responses made with background: true can be cancelled"
+            raise bad(why, "response_id", "not_background")
         if runs.cancel(found.owner, response_id):
             await runs.ended(found.owner, response_id)
             found = find(request, response_id)
         return reply(found.response)
 
-    @routes.get(
-        "/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA, *ALWAYS)
-    )
+    @routes.get("/v1/responses/{response_id}/input_items", responses=documented(LIST_SCHEMA))
     async def list_input_items(
         request: Request, response_id: str, page: Annotated[Page, Depends(paging)]
     ) -> Response:

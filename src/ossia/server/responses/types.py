@@ -8,49 +8,36 @@ Harmony.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from annotated_types import Ge
+from pydantic import (
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from ossia.engine.request import MAX_TOP_LOGPROBS
-from ossia.server.stops import MAX_STOPS
+from ossia.engine.request import Count, TopLogprobs
+from ossia.server.wire.fields import (
+    OBJECT,
+    STRING,
+    ApiRequest,
+    EffortWord,
+    Metadata,
+    Part,
+    StringOrObject,
+    wrong,
+)
+from ossia.server.wire.sampling import SamplingFields, StopStrings
 
-PAIRS, KEY, VALUE = 16, 64, 512  # of metadata: how many, and characters
-OBJECT = {"type": "object"}
-Input = Annotated[
-    Any, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": OBJECT}]})
-]
-WordOrObject = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "string"}, OBJECT]})]
-Stop = Annotated[
-    Any,
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-]
-
-
-def small_metadata(value: dict[str, str]) -> dict[str, str]:
-    """What clients keep beside a response or a conversation. Raises a validation error if it is too
-    much.
-    """
-    if len(value) > PAIRS:
-        raise _wrong(f"at most {PAIRS} pairs, found {len(value)}")
-    for key, text in value.items():
-        if len(key) > KEY or len(text) > VALUE:
-            raise _wrong(f"keys have at most {KEY} characters and values {VALUE}: {key[:KEY]!r}")
-    return value
+Input = Annotated[Any, WithJsonSchema({"anyOf": [STRING, {"type": "array", "items": OBJECT}]})]
 
 
-def _wrong(why: str) -> PydanticCustomError:
-    return PydanticCustomError("wrong", "{why}", {"why": why})
-
-
-class Wire(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class ReasoningWishes(Wire):
-    effort: str | None = None
+class ReasoningWishes(Part):
+    effort: EffortWord | None = None
     summary: Literal["auto", "concise", "detailed", "none"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None  # its old name
 
@@ -60,47 +47,41 @@ class ReasoningWishes(Wire):
         return None if wish == "none" else wish
 
 
-class TextWishes(Wire):
+class TextWishes(Part):
     format: dict[str, Any] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class PromptRequest(Wire):
-    """What decides about the prompt: the fields that creating a response and counting its tokens
-    share.
-    """
+class PromptRequest(ApiRequest):
+    """The fields that the prompt depends on, for making a response and for counting tokens."""
 
-    model: str | None = None
     input: Input = None
     instructions: str | None = None
     previous_response_id: str | None = None
-    conversation: WordOrObject = None
+    conversation: StringOrObject = None
     tools: list[dict[str, Any]] | None = None
-    tool_choice: WordOrObject = None
+    tool_choice: StringOrObject = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningWishes | None = None
     text: TextWishes | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _is_plain_json(cls, data: Any) -> Any:
-        """What cannot be written as JSON again (half a surrogate pair, endless numbers) cannot be
-        echoed or read.
-        """
+    def _can_be_echoed(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Whole numbers of more than 64 bits cannot be written as JSON that all clients read."""
+        made = read(data)
         try:
             orjson.dumps(data)
         except TypeError as error:
-            raise _wrong(f"this is no JSON that other programs could read: {error}") from error
-        return data
+            raise wrong(f"cannot be echoed: {error}") from error
+        return made
 
     @property
     def conversation_id(self) -> str | None:
-        found = (
-            self.conversation.get("id")
-            if isinstance(self.conversation, dict)
-            else self.conversation
-        )
+        found = self.conversation
+        if isinstance(found, dict):
+            found = found.get("id")
         return found if isinstance(found, str) else None
 
     @field_validator("conversation")
@@ -108,11 +89,11 @@ class PromptRequest(Wire):
     def _names_a_conversation(cls, value: Any) -> Any:
         named = value.get("id") if isinstance(value, dict) else value
         if value is not None and not (isinstance(named, str) and named):
-            raise _wrong("a conversation is an id, or an object with one")
+            raise wrong("must be an id, or an object with one")
         return value
 
 
-class ResponseRequest(PromptRequest):
+class ResponseRequest(PromptRequest, SamplingFields):
     """POST /v1/responses."""
 
     model_config = ConfigDict(
@@ -123,44 +104,13 @@ class ResponseRequest(PromptRequest):
     store: bool | None = None
     background: bool | None = None
     include: list[str] | None = None
-    metadata: dict[str, str] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tool_calls: Annotated[int, Field(ge=0)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    service_tier: str | None = None
-    user: str | None = None
+    metadata: Metadata | None = None
+    max_output_tokens: Count | None = None
+    max_tool_calls: Annotated[int, Ge(0)] | None = None
+    top_logprobs: TopLogprobs | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt: dict[str, Any] | None = None
-    moderation: dict[str, Any] | None = None
-    # Beyond the API, as other servers have them:
-    seed: int | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    stop: Stop = None
-
-    @field_validator("metadata")
-    @classmethod
-    def _is_small(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        return None if value is None else small_metadata(value)
-
-    @field_validator("stop")
-    @classmethod
-    def _is_stop(cls, value: Any) -> tuple[str, ...]:
-        texts = [value] if isinstance(value, str) else value or []
-        if len(texts) > MAX_STOPS:
-            raise _wrong(f"at most {MAX_STOPS} strings are looked for, found {len(texts)}")
-        if not isinstance(texts, list | tuple) or not all(
-            isinstance(text, str) and text for text in texts
-        ):
-            raise _wrong("a string, or a list of strings, none of them empty")
-        return tuple(texts)
+    stop: StopStrings = ()  # beyond the API, as other servers have it
 
     @property
     def is_stored(self) -> bool:
@@ -173,56 +123,6 @@ class ResponseRequest(PromptRequest):
 
 # ---- OpenAPI ----
 
-MEANINGS = {
-    400: "A field of the request is wrong; `param` names it",
-    401: "No API key, or an unknown one",
-    403: "Not allowed with this key",
-    404: "There is no such thing, or it is somebody else's",
-    409: "The state of things does not allow it",
-    413: "The body is too large",
-    429: "Too many requests, or tokens; `Retry-After` says when to come back",
-    500: "The server failed; its log says more",
-    503: "The engine does not run, or the server is going down",
-}
-_NULLABLE = {"anyOf": [{"type": "string"}, {"type": "null"}]}
-ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": _NULLABLE,
-                "code": _NULLABLE,
-            },
-        }
-    },
-}
-
-
-def documented(
-    schema: dict[str, Any], *statuses: int, streams: bool = False
-) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses=`: a 200 of the schema, as events too if it `streams`, and errors in
-    OpenAI's form.
-    """
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if streams:
-        content["text/event-stream"] = {}
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {
-            "description": MEANINGS[status],
-            "content": {"application/json": {"schema": ERROR_SCHEMA}},
-        }
-        for status in statuses
-    }
-    return {200: {"description": "The answer", "content": content}, **errors}
-
-
-ALWAYS = (400, 401, 404, 413, 429, 500, 503)  # what any route that asks the model can answer
 RESPONSE_SCHEMA: dict[str, Any] = {
     "type": "object",
     "required": ["id", "object", "created_at", "status", "model", "output", "tools", "tool_choice"],

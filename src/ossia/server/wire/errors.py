@@ -118,7 +118,10 @@ class ApiError(Exception):
     def anthropic(self) -> dict[str, Any]:
         is_failure = self.status >= 500 and self.status != 503
         kind = "api_error" if is_failure else self.type
-        return {"type": "error", "error": {"type": kind, "message": self.message}}
+        message = self.message
+        if self.param is not None and self.param not in message:  # there is no field for it
+            message = f"{self.param}: {message}"
+        return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 class ClientGone(Exception):
@@ -131,7 +134,7 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> ApiE
 
 
 def _invalid(first: Mapping[str, Any]) -> ApiError:
-    """The first thing that pydantic has against a body, a query or a path."""
+    """The first of pydantic's errors about a body, a query or a path."""
     kind = first["type"]
     facts = first.get("ctx") or {}
     if kind == "json_invalid":
@@ -139,7 +142,10 @@ def _invalid(first: Mapping[str, Any]) -> ApiError:
     loc = first["loc"]
     field = path_of(loc[1:] if loc[0] in PLACES else loc)
     if kind in PYDANTIC:
-        return bad(f"{field or 'the body'} {PYDANTIC[kind].format(**facts)}", field)
+        what = PYDANTIC[kind].format(**facts)
+        if isinstance(first.get("input"), str | int | float):
+            what += f", found {first['input']!r:.60}"
+        return bad(f"{field or 'the body'} {what}", field)
     if kind in ("wrong", "value_error"):  # raised by a validator of ours, in its own words
         return bad(f"{field or 'the body'} {facts.get('why') or facts.get('error')}", field)
     return bad(f"{field or 'the body'}: {first['msg']}", field)

@@ -38,8 +38,8 @@ def encode(data: Any, event: str | None = None) -> bytes:
 
 
 async def first_of(events: AsyncGenerator[T, None]) -> tuple[T | None, AsyncGenerator[T, None]]:
-    """The first event, awaited before the response begins, so that what is refused still gets its
-    own status; and all of them, this one included.
+    """The first event, awaited before the response begins, so that a refusal still gets its own
+    status; and all events, the first included.
     """
     try:
         first = await anext(events)
@@ -58,21 +58,22 @@ async def first_of(events: AsyncGenerator[T, None]) -> tuple[T | None, AsyncGene
 def streaming(
     parts: AsyncGenerator[bytes, None], *, keepalive: float, on_error: Callable[[ApiError], bytes]
 ) -> StreamingResponse:
-    """`parts` as the body. After `keepalive` seconds without one, a comment. An error in the midst
-    of it becomes `on_error`'s last words. When the client goes away `parts` is closed.
+    """`parts` as the body. After `keepalive` seconds without one, a comment is sent. An error in
+    the middle becomes a last part, made by `on_error`. When the client goes away `parts` is closed.
     """
-    return _Streaming(_alive(parts, keepalive, on_error))
+    return _Streaming(with_keepalive(parts, keepalive, on_error))
 
 
 class _Streaming(StreamingResponse):
-    """Closes what it streams at its end, whatever that was: the client can go while a part is being
-    sent, or before the first one is asked for, and what is only dropped then goes on until the
+    """Closes its parts at the end, whatever that was: the client can go while a part is being sent,
+    or before the first one is asked for, and a generator that is only dropped runs on until the
     garbage collector finds it.
     """
 
     def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
         super().__init__(self._noted(parts), media_type="text/event-stream", headers=HEADERS)
-        self.parts, self.has_begun = parts, False
+        self.parts = parts
+        self.has_begun = False
 
     async def _noted(self, parts: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         self.has_begun = True
@@ -88,7 +89,7 @@ class _Streaming(StreamingResponse):
             await self.parts.aclose()
 
 
-async def _alive(
+async def with_keepalive(
     parts: AsyncGenerator[bytes, None], keepalive: float, on_error: Callable[[ApiError], bytes]
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
@@ -100,7 +101,8 @@ async def _alive(
                 if not done:
                     yield b": still here\n\n"
                     continue
-                task, waiting = waiting, None
+                task = waiting
+                waiting = None
                 try:
                     part = task.result()
                 except StopAsyncIteration:

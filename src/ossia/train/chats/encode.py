@@ -35,10 +35,8 @@ from ossia.tokenizer import Tokenizer
 
 Turns = Literal["all", "last"]
 KEYS = ("messages", "tools", "reasoning_effort")
-OLD_KEYS = {
-    "functions": "tools",
-    "function_call": "tool_calls",
-}  # what OpenAI's first form had, and has no more
+# what OpenAI's first form had, and has no more
+OLD_KEYS = {"functions": "tools", "function_call": "tool_calls"}
 CONTENT_KINDS = ("system_content", "developer_content")
 SHOWN = 5  # bad lines that an error lists
 
@@ -85,13 +83,14 @@ class Found:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.conversations:,} conversations ({self.duplicates:,} of them twice or more), {self.examples:,} "
-            f"examples to train on and {self.held_out:,} held out, {self.tokens:,} tokens, of which {self.learned:,} "
-            "are learned"
+            f"{self.conversations:,} conversations ({self.duplicates:,} of them twice or more), "
+            f"{self.examples:,} examples to train on and {self.held_out:,} held out, "
+            f"{self.tokens:,} tokens, of which {self.learned:,} are learned"
         ]
         if self.too_long:
             lines.append(
-                f"left out: {self.too_long:,} examples that are too long; the longest has {self.longest:,}"
+                f"left out: {self.too_long:,} examples that are too long; "
+                f"the longest has {self.longest:,}"
             )
         if self.unlearned:
             lines.append(
@@ -161,21 +160,20 @@ def _check(found: Found, paths: Sequence[Path], reading: Reading, skip_bad: int)
         some = ";\n  ".join(found.bad[:SHOWN])
         rest = ";\n  and more" if len(found.bad) > SHOWN else ""
         raise DataError(
-            f"lines that cannot be learned from:\n  {some}{rest}.\nMend them, or allow some to be left out with "
-            "skip_bad=NUMBER"
+            f"lines that cannot be learned from:\n  {some}{rest}.\nMend them, or allow some to be "
+            "left out with skip_bad=NUMBER"
         )
     names = ", ".join(map(str, paths))
     if not found.examples and found.too_long:
         raise DataError(
-            f"{names}: all {found.too_long} examples are longer than {reading.longest} tokens, the longest has "
-            f"{found.longest}: raise hyper.longest (and hyper.tokens_per_step, which must not be less)"
+            f"{names}: all {found.too_long} examples are longer than {reading.longest} tokens, the "
+            f"longest has {found.longest}: raise hyper.longest (and hyper.tokens_per_step, which "
+            "must not be less)"
         )
     if not found.examples:
-        what = (
-            "all conversations are held out: lower held_out"
-            if found.held_out
-            else "no conversation to learn from"
-        )
+        what = "no conversation to learn from"
+        if found.held_out:
+            what = "all conversations are held out: lower held_out"
         raise DataError(f"{names}: {what}")
 
 
@@ -204,15 +202,11 @@ def _object(text: bytes) -> Mapping[str, Any]:
         data = json.loads(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise HarmonyError(f"byte {error.start} of the line is not UTF-8") from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: bad JSON, or a number of thousands of digits
-        hint = (
-            "; the file must hold one JSON object a line"
-            if text.strip()[:1] in (b"[", b"{")
-            else ""
-        )
+    except (ValueError, RecursionError) as error:
+        # ValueError: bad JSON, or a number of thousands of digits
+        hint = ""
+        if text.strip()[:1] in (b"[", b"{"):
+            hint = "; the file must hold one JSON object a line"
         raise HarmonyError(f"not JSON: {error}{hint}") from error
     if not isinstance(data, Mapping):
         raise HarmonyError(f"expected an object with `messages`, found a {type(data).__name__}")
@@ -234,8 +228,10 @@ def chat_of(data: Mapping[str, Any], reading: Reading) -> Chat:
             if old in message:
                 raise HarmonyError(f"messages[{index}].{old}: is the old form; use {new}")
     wanted = [_is_learned(message, index) for index, message in enumerate(messages)]
-    is_harmony = any(map(_is_harmony, messages))
-    chat = _from_harmony(data, wanted) if is_harmony else _from_chat(data, wanted, reading)
+    if any(map(_is_harmony, messages)):
+        chat = _from_harmony(data, wanted)
+    else:
+        chat = _from_chat(data, wanted, reading)
     if not any(message.role is Role.ASSISTANT for message in chat.conversation.messages):
         raise HarmonyError("messages: none is the assistant's, so there is nothing to learn")
     return chat
@@ -244,7 +240,8 @@ def chat_of(data: Mapping[str, Any], reading: Reading) -> Chat:
 def _is_learned(message: Mapping[str, Any], index: int) -> bool:
     """What `train` and `weight` say; without them, whether it is the assistant's."""
     assistant = message.get("role") == "assistant"
-    train, weight = message.get("train"), message.get("weight")
+    train = message.get("train")
+    weight = message.get("weight")
     if train is not None and not isinstance(train, bool):
         raise HarmonyError(f"messages[{index}].train: must be true or false, found {train!r}")
     if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
@@ -272,7 +269,8 @@ def _from_harmony(data: Mapping[str, Any], wanted: Sequence[bool]) -> Chat:
     for key in ("tools", "reasoning_effort"):
         if data.get(key):
             raise HarmonyError(
-                f"{key}: messages with channels are Harmony's own form, which says it in their contents"
+                f"{key}: messages with channels are Harmony's own form, which says it in their "
+                "contents"
             )
     conversation = Conversation.from_dict(data)
     return Chat(conversation, frozenset(index for index, learned in enumerate(wanted) if learned))
@@ -313,16 +311,16 @@ def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
     """
     for number, call in enumerate(calls):
         given = call["function"].get("arguments")
-        read = (
-            read_arguments(given)
-            if isinstance(given, str)
-            else Arguments({} if given is None else given, "")
-        )
+        if isinstance(given, str):
+            read = read_arguments(given)
+        else:
+            read = Arguments({} if given is None else given, "")
         if not isinstance(read.value, Mapping):
             why = read.diagnosis or f"it is {_kind(read.value)}"
+            where = f"messages[{index}].tool_calls[{number}].function.arguments"
             raise HarmonyError(
-                f"messages[{index}].tool_calls[{number}].function.arguments: must be a JSON object, {why}; a message "
-                'with "train": false is read and not learned'
+                f'{where}: must be a JSON object, {why}; a message with "train": false is read and '
+                "not learned"
             )
 
 
@@ -360,15 +358,16 @@ def _turns(messages: Sequence[Message]) -> list[tuple[int, int]]:
     """[begin, end) of every turn in which the assistant speaks: after a user's message, to its last
     own one.
     """
-    starts = [
-        0,
-        *(index + 1 for index, message in enumerate(messages) if message.role is Role.USER),
-    ]
     out = []
-    for begin, stop in zip(starts, [*starts[1:], len(messages) + 1], strict=True):
-        spoken = [
-            n for n in range(begin, min(stop, len(messages))) if messages[n].role is Role.ASSISTANT
-        ]
-        if spoken:
-            out.append((begin, spoken[-1] + 1))
+    begin = 0
+    end = 0  # after the assistant's last message
+    for index, message in enumerate(messages):
+        if message.role is Role.ASSISTANT:
+            end = index + 1
+        elif message.role is Role.USER:
+            if end > begin:
+                out.append((begin, end))
+            begin = index + 1
+    if end > begin:
+        out.append((begin, end))
     return out

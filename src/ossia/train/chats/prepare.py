@@ -44,13 +44,17 @@ def phases(config: Config, out: Path) -> Sequence[Phase]:
         raise ConfigError(
             "say what to read and what with: source=FOLDER tokenizer=FILE, a tokenizer.json"
         )
-    needs = tuple(
-        path for path in (config.source, config.tokenizer, config.hazard) if path is not None
-    )
+    given = (config.source, config.tokenizer, config.hazard)
+    needs = tuple(path for path in given if path is not None)
     return [
-        Phase("shards", "Clean and tokenize the texts into shards.", lambda: write(config, out / "shards"),
-              needs=needs, disk=_bytes(config.source, config.kind)),
-    ]  # fmt: skip
+        Phase(
+            name="shards",
+            does="Clean and tokenize the texts into shards.",
+            run=lambda: write(config, out / "shards"),
+            needs=needs,
+            disk=_bytes(config.source, config.kind),
+        )
+    ]
 
 
 def write(config: Config, folder: Path) -> None:
@@ -59,11 +63,19 @@ def write(config: Config, folder: Path) -> None:
     """
     assert config.source is not None and config.tokenizer is not None
     report = prepare(
-        config.source, folder, config.tokenizer,
-        kind=config.kind, text_key=config.text_key,
-        quality=config.quality if config.clean else None, dedup=config.dedup if config.deduplicate else None,
-        hazard=config.hazard, executor=config.executor, begin=config.begin, end=config.end, keep=config.keep,
-    )  # fmt: skip
+        config.source,
+        folder,
+        config.tokenizer,
+        kind=config.kind,
+        text_key=config.text_key,
+        quality=config.quality if config.clean else None,
+        dedup=config.dedup if config.deduplicate else None,
+        hazard=config.hazard,
+        executor=config.executor,
+        begin=config.begin,
+        end=config.end,
+        keep=config.keep,
+    )
     if report is None:
         raise DataError(
             f"the jobs for {folder} are submitted and not done yet: run this again when they are"
@@ -77,7 +89,8 @@ def _bytes(source: Path, kind: Kind) -> int | None:
     """
     if not source.exists():
         return None
-    packed = (".gz", ".parquet")
-    return 3 * sum(
-        path.stat().st_size * (4 if path.suffix in packed else 1) for path in files_in(source, kind)
-    )
+    total = 0
+    for path in files_in(source, kind):
+        times = 4 if path.suffix in (".gz", ".parquet") else 1
+        total += times * path.stat().st_size
+    return 3 * total

@@ -22,9 +22,10 @@ from ossia.checkpoint.mapped import MappedFile
 from ossia.data.packing import Example, State, pack
 from ossia.data.shuffle import permuted
 from ossia.errors import DataError
-from ossia.train.state import replacing
+from ossia.train.state import write_whole
 
-File = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # ids, mask, ends
+Numbers = NDArray[Any]
+File = tuple[Numbers, Numbers, Numbers]  # ids, mask, ends
 ORDER_AT_ONCE = 1 << 12  # places of the shuffled order worked out together
 
 
@@ -32,7 +33,9 @@ class Collector:
     """Examples on their way into a file: five bytes of memory a token."""
 
     def __init__(self) -> None:
-        self.ids, self.mask, self.ends = array("i"), bytearray(), array("q")
+        self.ids = array("i")
+        self.mask = bytearray()
+        self.ends = array("q")
 
     def add(self, example: Example) -> None:
         self.ids.extend(example.ids)
@@ -41,14 +44,13 @@ class Collector:
 
     def write(self, path: Path) -> None:
         """All of them, or nothing. Raises `TrainingError` if the disk is full."""
-        tensors: dict[str, NDArray[Any]] = {
+        tensors: dict[str, Numbers] = {
             "ids": np.frombuffer(self.ids, np.int32),
             "mask": np.frombuffer(self.mask, np.uint8),
             "ends": np.frombuffer(self.ends, np.int64),
         }
         data = safetensors.numpy.save(tensors, {"format": "ossia-examples"})
-        with replacing(path, lambda: len(data)) as file:
-            file.write(data)
+        write_whole(path, data)
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,19 @@ class ChatExamples:
     def each(self) -> Iterator[Example]:
         """Every example once, in the order of the file."""
         file = self._file()
-        return (_at(file, index) for index in range(len(file[2])))
+        for index in range(len(file[2])):
+            yield _at(file, index)
 
     def __call__(self, state: State = None) -> Iterator[tuple[Example, State]]:
-        """`state` counts the examples taken. Raises `DataError` for a state that is none of ours."""
+        """`state` counts the examples taken. Raises `DataError` for any other state."""
         file = self._file()
         count = len(file[2])
         if not count:
             raise DataError(f"{self.path}: holds no examples")
         if state is not None and (not isinstance(state, int) or state < 0):
             raise DataError(f"{self.path}: a stream of examples cannot go on from {state!r}")
-        for place in self._order(state or 0, count):
-            yield _at(file, place[0]), place[1]
+        for index, place in self._order(state or 0, count):
+            yield _at(file, index), place
 
     def _order(self, start: int, count: int) -> Iterator[tuple[int, int]]:
         """(index of an example, place of the one after it in the stream), from place `start` on."""
@@ -100,12 +103,16 @@ class ChatExamples:
     def _file(self) -> File:
         file = MappedFile(self.path)
         if set(file.entries) != {"ids", "mask", "ends"}:
-            raise DataError(f"{self.path}: holds {', '.join(file.entries)}, no examples of chats")
-        ids, mask, ends = (file.tensor(name).numpy() for name in ("ids", "mask", "ends"))
+            found = ", ".join(file.entries)
+            raise DataError(f"{self.path}: holds {found}, not examples of chats")
+        mask = file.tensor("mask").numpy()
+        ids = file.tensor("ids").numpy()
+        ends = file.tensor("ends").numpy()
         return ids, mask.view(np.bool_), ends
 
 
 def _at(file: File, index: int) -> Example:
     ids, mask, ends = file
-    begin, end = int(ends[index - 1]) if index else 0, int(ends[index])
+    begin = int(ends[index - 1]) if index else 0
+    end = int(ends[index])
     return Example(ids[begin:end], mask[begin:end])

@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections import UserDict
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,28 +21,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ossia.batch import Batch
-from ossia.data.packing import PackedBatch, split
-from ossia.errors import ConfigError, TrainingError
+from ossia.data.packing import PackedBatch
+from ossia.errors import ConfigError
 from ossia.kernels import products
 from ossia.model import Transformer
 from ossia.model.parallel import Meshes, apply, assign, check, local, whole
 from ossia.train.balance import Balancer
-from ossia.train.checkpointing import checkpoint_layers, plain
-from ossia.train.diagnose import DivergedError, bad_activation
+from ossia.train.diagnose import bad_activation
 from ossia.train.losses import cross_entropy
-from ossia.train.optim import Average, Optimizers
 from ossia.train.parallel.optim import clip_gradients, norm_of_gradients, spread
 from ossia.train.parallel.state import ShardedSaver
 from ossia.train.run import Run
 from ossia.train.settings import Parallel
-from ossia.train.step import balanced, put_state, state_of
+from ossia.train.state import State
+from ossia.train.step import Parts, Worker, hidden, part_loss
 from ossia.train.weights.export import load_weights
 from ossia.train.weights.quantization import set_fake_quantize
 
-NOTHING = PackedBatch(
-    np.zeros(1, np.int64), [1], np.zeros(0, np.int64), np.zeros(0, np.int64)
-)  # a token, no target
+NONE = np.zeros(0, np.int64)
+TOKEN = np.zeros(1, np.int64)
+NOTHING = PackedBatch(TOKEN, [1], rows=NONE, targets=NONE)  # a token, no target
 
 
 def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
@@ -59,10 +57,13 @@ def prepare(run: Run) -> tuple[DistributedStep, ShardedSaver]:
         raise ConfigError(
             "hyper.compile works in one process only: set it to false, or leave parallel out"
         )
-    check(run.config, ep=run.parallel.ep, tp=run.parallel.tp, quantize=bool(run.quantize))
-    meshes = join(run.parallel)
+    parallel = run.parallel
+    quantized = bool(run.quantize)
+    check(run.config, ep=parallel.ep, tp=parallel.tp, quantize=quantized)
+    meshes = join(parallel)
     model = start(run, meshes)
-    worker = DistributedStep(model, run, Balancer(model, run.hyper.balance, run.steps), meshes)
+    balancer = Balancer(model, run.hyper.balance, run.steps)
+    worker = DistributedStep(model, run, balancer, meshes)
     return worker, ShardedSaver(run.out, worker.like)
 
 
@@ -70,38 +71,43 @@ def join(parallel: Parallel) -> Meshes:
     """Make this one of the processes that torchrun started. Uses CUDA and NCCL where there is a
     GPU, else gloo.
     """
-    found, wanted = int(os.environ.get("WORLD_SIZE", "1")), parallel.processes
+    found = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = parallel.processes
     if found != wanted:
-        sizes = f"replicate {parallel.replicate} x fsdp {parallel.fsdp} x ep {parallel.ep} x tp {parallel.tp}"
+        named = asdict(parallel)
+        sizes = " x ".join(f"{name} {size}" for name, size in named.items())
         raise ConfigError(
-            f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run with "
-            f"`torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
+            f"parallel asks for {wanted} processes ({sizes}), but there is {found}: start the run"
+            f" with `torchrun --nproc-per-node {wanted} ...` on one machine, or change parallel"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        rank = os.environ.get("LOCAL_RANK", "0")
+        torch.cuda.set_device(int(rank))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         if "WORLD_SIZE" in os.environ:
             dist.init_process_group(backend)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+            store = dist.HashStore()  # type: ignore[attr-defined]
+            dist.init_process_group(backend, store=store, rank=0, world_size=1)
     # gathers in two moves where one might do: when saving, and under Muon for what is cut by both
     # fsdp and tp
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
-    return Meshes.make(parallel.replicate, parallel.fsdp, parallel.ep, parallel.tp, device)
+    return Meshes.make(**asdict(parallel), device=device)
 
 
 def start(run: Run, meshes: Meshes) -> Transformer:
     """As `weights.start`, the same values, in parts: a process never holds the whole model.
     Collective.
     """
-    low = run.hyper.precision == "bfloat16"
+    dtype = getattr(torch, run.hyper.precision)
     with torch.device("meta"):
         model = Transformer(run.config)
     set_fake_quantize(model, run.quantize)
-    model.compute_dtype = torch.bfloat16 if low else torch.float32
-    apply(model, meshes, gather=torch.bfloat16 if low and not run.quantize else None)
+    model.compute_dtype = dtype
+    narrow = dtype == torch.bfloat16 and not run.quantize
+    apply(model, meshes, gather=dtype if narrow else None)
     model.to_empty(device=meshes.dense.device_type)
     if run.start_from is not None:
         load_weights(model, run.start_from)
@@ -114,113 +120,85 @@ def start(run: Run, meshes: Meshes) -> Transformer:
     return model.train()
 
 
-class DistributedStep:
-    """`step.Worker` of one process among several. `model` has been through `parallel.apply`."""
+class DistributedStep(Worker):
+    """The worker of one process among several. `model` has been through `parallel.apply`.
+
+    Every method is collective, and its results are the same on every process.
+    """
 
     def __init__(self, model: Transformer, run: Run, balancer: Balancer, meshes: Meshes) -> None:
-        h = run.hyper
-        self.model, self.hyper, self.balancer, self.quantize = model, h, balancer, run.quantize
+        super().__init__(model, run, balancer)
+        self.quantize = run.quantize
         self.leads = dist.get_rank() == 0
-        self.part, self.parts = meshes.data()
+        part, parts = meshes.data()
+        self.part = part
+        self.side_by_side = parts
         self.tp = meshes.tp
-        self.taken = 0
-        self.named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.params = list(self.named.values())
-        self.optimizer = spread(Optimizers(model, h.peak_lr, h.weight_decay, h.betas, h.muon))
-        self.average = Average(self.params, h.ema) if h.ema else None
-        if h.checkpoint_layers:
-            checkpoint_layers(model)
+        spread(self.optimizer)
         self._agree()
 
-    def step(self, batch: PackedBatch, lr: float) -> tuple[float, dict[str, float]]:
-        """(loss of the whole step, metrics), the same on every process. Raises `DivergedError` on
-        every process, before anything has changed, if the loss or the gradients are not finite.
-        """
-        parts = split(batch, self.parts * self.hyper.accumulate)
-        targets, tokens = sum(len(p.rows) for p in parts), sum(len(p.tokens) for p in parts)
-        if not targets:
-            raise TrainingError(
-                "a batch has no token to learn: the masks of its examples are empty"
-            )
-        loss = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        for first in range(
-            0, len(parts), self.parts
-        ):  # every process works as often, because collectives must match
-            mine = parts[first + self.part] if first + self.part < len(parts) else None
+    def _learn(self, parts: Parts, targets: int, tokens: int) -> float:
+        device = self.model.device
+        loss = torch.tensor(0.0, dtype=torch.float64, device=device)
+        # every process works as often, because collectives must match
+        for part in self._mine(parts):
             self.balancer.begin(1, self.taken)
-            loss += self._backward(mine, targets, tokens)
+            loss += self._backward(part, targets, tokens)
         dist.all_reduce(loss)
-        norm = norm_of_gradients(self.params)
-        self._check(loss.item(), norm, parts)
-        if self.hyper.clip:
-            clip_gradients(self.params, norm, self.hyper.clip)
-        self.optimizer.step(lr)
-        if self.average is not None:
-            self.average.update()
-        for p in self.params:
-            p.grad = None
-        self.taken += 1
-        return loss.item() / self.tp, {"gradient_norm": norm} | balanced(
-            self.balancer, self.average
-        )
+        return loss.item() / self.tp
 
-    def _backward(self, part: PackedBatch | None, targets: int, tokens: int) -> Tensor:
-        """Adds to the gradients; the part's share of the loss. Without a part, a token goes through
-        the model that counts for nothing: the other processes wait for this one in every layer.
+    def _mine(self, parts: Parts) -> Parts:
+        """One part for every round; in the last one there may be none left for this process."""
+        rounds = math.ceil(len(parts) / self.side_by_side)
+        mine = [*parts[self.part :: self.side_by_side], NOTHING]
+        return mine[:rounds]
+
+    def _backward(self, part: PackedBatch, targets: int, tokens: int) -> Tensor:
+        """Adds to the gradients; the part's share of the loss. `NOTHING` goes through the model and
+        counts for nothing: the other processes wait for this one in every layer.
         """
-        there = part is not None
-        part = NOTHING if part is None else part
-        x_RD, logits = _hidden(self.model, part)
-        targets_R = torch.as_tensor(part.targets, dtype=torch.int64, device=self.model.device)
-        loss = (
-            len(part.rows) / targets * cross_entropy(x_RD, self.model.unembedding.weight, targets_R)
-        )
-        if there:
-            total = loss + self.balancer.loss(0, logits, part.lengths, len(part.tokens) / tokens)
+        if part is NOTHING:
+            total, loss = self._without_a_part()
         else:
-            self.balancer.loss(0, {layer: x_TE[:0] for layer, x_TE in logits.items()}, [], 0.0)
-            total = loss
+            of_targets = len(part.rows) / targets
+            of_tokens = len(part.tokens) / tokens
+            total, loss = part_loss(self.model, part, self.balancer, 0, of_targets, of_tokens)
         total.backward()
         return loss.detach().double()
 
-    def _check(self, loss: float, norm: float, parts: list[PackedBatch]) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        mine = [*parts[self.part :: self.parts], NOTHING][
-            : -(-len(parts) // self.parts)
-        ]  # one for every round
-        found = [
-            bad_weight(self.named),
-            bad_activation(self.model, lambda: [_hidden(self.model, p) for p in mine]),
-        ]
-        everywhere: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everywhere, found)
-        weights, activations = zip(*everywhere, strict=True)
-        place = next(
-            (p for p in (*weights, *activations) if p),
-            "a gradient, while all activations are finite",
-        )
-        what = (
-            f"the loss is {loss}"
-            if not math.isfinite(loss)
-            else f"the norm of the gradients is {norm}"
-        )
-        raise DivergedError(
-            f"{what} at step {self.taken + 1}; the first value that is not finite: {place}"
-        )
+    def _without_a_part(self) -> tuple[Tensor, Tensor]:
+        x_RD, logits = hidden(self.model, NOTHING)
+        none = torch.zeros(0, dtype=torch.int64, device=x_RD.device)
+        loss = cross_entropy(x_RD, self.model.unembedding.weight, none)
+        of_no_token = {layer: x_TE[:0] for layer, x_TE in logits.items()}
+        self.balancer.loss(0, of_no_token, [], 0.0)
+        return loss, loss
 
-    def state_dict(self) -> dict[str, Any]:
-        """Raises `DivergedError`, on every process, if the weights are not finite."""
-        found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, bad_weight(self.named))
-        if any(found):
-            raise DivergedError(
-                f"step {self.taken} made weights that are not finite: {next(filter(None, found))}"
-            )
-        return state_of(self)
+    def _norm(self) -> float:
+        return norm_of_gradients(self.params)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        put_state(self, state)
+    def _clip(self, norm: float) -> None:
+        clip_gradients(self.params, norm, self.hyper.clip)
+
+    def _update(self, lr: float) -> None:
+        self.optimizer.step(lr)
+        for p in self.params:
+            p.grad = None
+
+    def _first_bad(self, batch: PackedBatch, parts: Parts) -> str:
+        def forward() -> None:
+            for part in self._mine(parts):
+                hidden(self.model, part)
+
+        weight = self._bad_weight()
+        activation = _first(bad_activation(self.model, forward))
+        return weight or activation or "a gradient, while all activations are finite"
+
+    def _bad_weight(self) -> str | None:
+        return _first(bad_weight(self.named))
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
         self._agree()
 
     def _agree(self) -> None:
@@ -228,7 +206,9 @@ class DistributedStep:
         same. Collective.
         """
         if self.model.device.type == "cpu":
-            found = [products.serving()] if self.leads else [None]
+            found: list[Any] = [None]
+            if self.leads:
+                found = [products.serving()]
             dist.broadcast_object_list(found)
             products.use(found[0])
 
@@ -242,45 +222,35 @@ class DistributedStep:
             case ("average", "values", int(n)):
                 return self.params[n]
             case ("optimizer", int(n), "state", int(p), _):
-                groups = self.optimizer.all[n].param_groups
-                of_group: list[Tensor] = [param for group in groups for param in group["params"]]
-                return of_group[p]
+                params: list[Tensor] = []
+                for group in self.optimizer.all[n].param_groups:
+                    params += group["params"]
+                return params[p]
         return None
 
     def finish(self) -> Transformer:
         """On the leading process the trained model, whole and on the CPU; on the others their parts
         of it.
         """
-        if self.average is not None:
-            self.average.put()
-        model = gather(self.model, self.leads)
+        model = gather(super().finish(), self.leads)
         model.compute_dtype = self.model.compute_dtype
         set_fake_quantize(model, self.quantize)
         return model.eval()
 
-    def close(self) -> None:
-        plain(self.model)
-        for p in self.params:
-            p.grad = None
 
-
-def _hidden(model: Transformer, part: PackedBatch) -> tuple[Tensor, UserDict[int, Tensor]]:
-    """The rows that the loss reads, and the routers' logits by layer.
-
-    These go into a mapping that is no dict: FSDP2 looks for tensors in the dicts of a layer's
-    arguments, and would take the logits of earlier layers for inputs of this one.
-    """
-    logits: UserDict[int, Tensor] = UserDict()
-    rows = torch.as_tensor(part.rows, dtype=torch.int64, device=model.device)
-    batch = Batch.packed(part.lengths, model.device, output_rows=rows, router_logits=logits)
-    return model.hidden(torch.as_tensor(part.tokens, device=model.device), batch), logits
+def _first(found: str | None) -> str | None:
+    """What the first process found that found anything. Collective."""
+    everywhere = [found] * dist.get_world_size()
+    dist.all_gather_object(everywhere, found)
+    return next(filter(None, everywhere), None)
 
 
 def bad_weight(named: Mapping[str, Tensor]) -> str | None:
     """The first parameter whose part in this process holds a value that is not finite."""
-    return next(
-        (f"weight {n}" for n, p in named.items() if not bool(torch.isfinite(local(p)).all())), None
-    )
+    for name, p in named.items():
+        if not torch.isfinite(local(p)).all():
+            return f"weight {name}"
+    return None
 
 
 @torch.no_grad()
@@ -296,5 +266,6 @@ def gather(model: Transformer, here: bool) -> Transformer:
     for name, p in model.named_parameters():
         full = whole(p)
         if here:
-            assign(targets[name].requires_grad_(p.requires_grad), full.cpu())
+            target = targets[name].requires_grad_(p.requires_grad)
+            assign(target, full.cpu())
     return out

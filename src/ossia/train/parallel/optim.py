@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,34 +20,22 @@ from ossia.model.parallel import copies, local, on_whole_matrices
 from ossia.train.optim import Muon, Optimizers, orthogonalize
 
 
-def spread(optimizers: Optimizers) -> Optimizers:
-    """The same optimizers, for parameters that are DTensors."""
+def spread(optimizers: Optimizers) -> None:
+    """Make the optimizers work on parameters that are DTensors."""
     for optimizer in optimizers.all:
         if isinstance(optimizer, Muon):
             optimizer.__class__ = _SpreadMuon
-    return optimizers
 
 
 class _SpreadMuon(Muon):
-    @torch.no_grad()
-    def update(self, group: dict[str, Any], p: Tensor) -> None:
-        """Collective."""
-        direction = on_whole_matrices(orthogonalize, _momentum(self, group, p))
-        here = local(p)
-        here.mul_(1 - group["lr"] * group["weight_decay"])
-        here.add_(direction, alpha=-group["lr"] * 0.2 * max(p.shape[-2:]) ** 0.5)
+    """Its updates are collective."""
 
+    def direction(self, update: Tensor) -> Tensor:
+        assert isinstance(update, DTensor)
+        return on_whole_matrices(orthogonalize, update)
 
-def _momentum(optimizer: Muon, group: dict[str, Any], p: Tensor) -> DTensor:
-    """The gradient, looked at through Nesterov momentum, which is kept in the optimizer's state."""
-    assert isinstance(p.grad, DTensor)
-    state = optimizer.state[p]
-    if not state:
-        state["momentum"] = torch.zeros_like(p.grad)
-    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-    update = p.grad.lerp(state["momentum"], group["momentum"])
-    assert isinstance(update, DTensor)
-    return update
+    def here(self, p: Tensor) -> Tensor:
+        return local(p)
 
 
 @torch.no_grad()
@@ -56,12 +43,13 @@ def norm_of_gradients(params: Sequence[Tensor]) -> float:
     """Of all gradients as one vector; what several processes hold the same part of counts once.
     Collective.
     """
-    total = torch.zeros((), dtype=torch.float64, device=local(params[0]).device)
+    wide = torch.float64
+    device = local(params[0]).device
+    total = torch.zeros((), dtype=wide, device=device)
     for p in params:
         assert isinstance(p.grad, DTensor)
-        total += torch.linalg.vector_norm(p.grad.to_local(), dtype=torch.float64).square() / copies(
-            p.grad
-        )
+        here = torch.linalg.vector_norm(p.grad.to_local(), dtype=wide)
+        total += here.square() / copies(p.grad)
     dist.all_reduce(total)
     return math.sqrt(total.item())
 

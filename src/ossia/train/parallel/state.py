@@ -2,8 +2,8 @@
 which is the last one.
 
 Every process writes what it holds, side by side, while training goes on. Any number of processes,
-cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with
-everything that is no tensor. A state counts once `state.json` names it, which happens in one rename
+cut in any way, can read it again. `state-<step>/` is one state: DCP's files, and `rest.pt` with all
+that is not a tensor. A state counts once `state.json` names it, which happens in one rename
 when all processes have written: a kill at any moment leaves the old one or the new. All processes
 must see the same folder.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -29,30 +29,41 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from ossia.errors import TrainingError
-from ossia.train.state import SHARDED, STATE, replacing
+from ossia.train.state import (
+    SHARDED,
+    STATE,
+    Path_,
+    Saver,
+    State,
+    changed,
+    check_identity,
+    replacing,
+    write_whole,
+)
 
-POINTER, REST = SHARDED, "rest.pt"
+POINTER = SHARDED
+REST = "rest.pt"
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, UnpicklingError, CheckpointException)
 HELD = "tensor"  # in `rest.pt`, (HELD, name) stands for a tensor among DCP's files
 
-Path_ = tuple[Any, ...]
+Tensors = dict[str, Tensor]
 # Which parameter the tensor at a path of the worker's state is cut as; None: it is whole
 # everywhere.
 Like = Callable[[Path_], Tensor | None]
 
 
-class ShardedSaver:
-    """`loop.Store` of one process among several. Making one, and its methods but `check` and
+class ShardedSaver(Saver):
+    """The saver of one process among several. Making one, and its methods but `check` and
     `close`, are collective: all processes call them in the same order.
     """
 
     def __init__(self, folder: Path, like: Like) -> None:
+        super().__init__(folder)
         self.path = folder / POINTER
         self._like = like
         self._group = dist.new_group(backend="gloo")  # of its own: training goes on while it waits
-        self._pool = ThreadPoolExecutor(1, "state")
-        self._writing: Future[None] | None = None
 
-    def load(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+    def load(self, identity: State) -> State | None:
         """The state that `state.json` names, or None if there is none. Removes what a killed run
         left half written.
 
@@ -60,58 +71,46 @@ class ShardedSaver:
         """
         pointer = self._pointer()
         if dist.get_rank() == 0:
-            for folder in self.path.parent.glob("state-*"):
-                if folder.is_dir() and (pointer is None or folder.name != pointer["folder"]):
-                    shutil.rmtree(folder)
+            self._remove_all_but(pointer["folder"] if pointer else None)
         dist.barrier(self._group)
         if pointer is None:
             if (self.path.parent / STATE).exists():
                 raise TrainingError(
-                    f"{self.path.parent} holds the state of a run in one process ({STATE}), which several cannot go "
-                    "on from: leave parallel out, or use another folder"
+                    f"{self.path.parent} holds the state of a run in one process ({STATE}), which "
+                    "several cannot go on from: leave parallel out, or use another folder"
                 )
             return None
-        if changed := [k for k in identity.keys() | pointer["identity"].keys()
-                       if pointer["identity"].get(k) != _as_json(identity.get(k))]:  # fmt: skip
-            what = "; ".join(
-                f"{k} was {pointer['identity'].get(k)!r} and is {identity.get(k)!r}"
-                for k in sorted(changed)
-            )
-            raise TrainingError(
-                f"{self.path} is of another run: {what}; use another folder, or delete it to start again"
-            )
+        check_identity(self.path, pointer["identity"], identity)
         return self._read(self.path.parent / pointer["folder"])
 
-    def write(self, state: dict[str, Any]) -> None:
+    def write(self, state: State) -> None:
         """Begin to write `state`, whose tensors nobody may change from here on (see
         `state.copied`).
         """
         self.wait()
-        tensors: dict[str, Tensor] = {}
-        rest = _taken_apart(state, (), tensors)
-        name = f"state-{state['step']:08}{'-end' if state.get('finished') else ''}"
+        rest, tensors = _taken_apart(state)
+        end = "-end" if state.get("finished") else ""
+        name = f"state-{state['step']:08}{end}"
         before = self._pointer()
-        folder = self.path.parent / (
-            f"{name}-again" if before is not None and before["folder"] == name else name
-        )
-        saving: Future[Any] | None = None
-        if tensors:
-            writer = FileSystemWriter(folder, sync_files=True)
-            saving = cast(
-                "Future[Any]",
-                async_save(
-                    tensors,
-                    storage_writer=writer,
-                    process_group=self._group,
-                    async_stager=_Staged(),
-                ),
-            )
+        if before is not None and before["folder"] == name:
+            name += "-again"
+        folder = self.path.parent / name
+        saving = self._begin_saving(tensors, folder) if tensors else None
         self._writing = self._pool.submit(self._publish, saving, folder, rest)
 
-    def check(self) -> None:
-        """Raise the error of a write that failed meanwhile."""
-        if self._writing is not None and self._writing.done():
-            self._finish()
+    def _remove_all_but(self, kept: str | None) -> None:
+        for folder in self.path.parent.glob("state-*"):
+            if folder.is_dir() and folder.name != kept:
+                shutil.rmtree(folder)
+
+    def _begin_saving(self, tensors: Tensors, folder: Path) -> Future[Any]:
+        saving = async_save(
+            tensors,
+            storage_writer=FileSystemWriter(folder, sync_files=True),
+            process_group=self._group,
+            async_stager=_Staged(),
+        )
+        return cast("Future[Any]", saving)
 
     def wait(self) -> None:
         """Until what was begun is on the disk, from all processes, and counts."""
@@ -122,12 +121,7 @@ class ShardedSaver:
         try:
             self._finish()
         finally:
-            self._pool.shutdown()
-
-    def _finish(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+            super().close()
 
     def _publish(self, saving: Future[Any] | None, folder: Path, rest: Any) -> None:
         """Once all processes have written: let the new state count, and remove the one before."""
@@ -135,64 +129,63 @@ class ShardedSaver:
             if saving is not None:
                 saving.result()
         except CheckpointException as error:
+            failures = error.failures.items()
+            reasons = "; ".join(map(_reason, failures))
             raise TrainingError(
-                f"{folder}: cannot be written ({'; '.join(map(_reason, error.failures.items()))}); the state before "
-                "is untouched. Make room and start the run again: it goes on from its last state"
+                f"{folder}: cannot be written ({reasons}); the state before is untouched. "
+                "Make room and start the run again: it goes on from its last state"
             ) from error
         if dist.get_rank() != 0:
             return
         before = self._pointer()
         with replacing(folder / REST, lambda: 1 << 20) as file:
             torch.save(rest, file)
-        text = (
-            json.dumps({"folder": folder.name, "identity": rest["identity"]}, indent=2).encode()
-            + b"\n"
-        )
-        with replacing(self.path, lambda: len(text)) as file:
-            file.write(text)
+        pointer = {"folder": folder.name, "identity": rest["identity"]}
+        text = json.dumps(pointer, indent=2) + "\n"
+        write_whole(self.path, text.encode())
         if before is not None and before["folder"] != folder.name:
             shutil.rmtree(self.path.parent / before["folder"])
 
-    def _pointer(self) -> dict[str, Any] | None:
+    def _pointer(self) -> State | None:
         if not self.path.exists():
             return None
         try:
-            return cast(dict[str, Any], json.loads(self.path.read_text()))
+            pointer: State = json.loads(self.path.read_text())
+            return pointer
         except ValueError as error:
             raise TrainingError(
                 f"{self.path} cannot be read ({error}); delete it to start again"
             ) from error
 
-    def _read(self, folder: Path) -> dict[str, Any]:
+    def _read(self, folder: Path) -> State:
         try:
             rest = torch.load(folder / REST, weights_only=True)
-            tensors = self._templates(folder) if (folder / ".metadata").exists() else {}
-            if tensors:
-                load(tensors, storage_reader=FileSystemReader(folder), process_group=self._group)
-            return cast(dict[str, Any], _put_together(rest, tensors))
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            UnpicklingError,
-            CheckpointException,
-        ) as error:
+            tensors: Tensors = {}
+            if (folder / ".metadata").exists():
+                tensors = self._templates(folder)
+                reader = FileSystemReader(folder)
+                load(tensors, storage_reader=reader, process_group=self._group)
+            return _put_together(rest, tensors)
+        except UNREADABLE as error:
             raise TrainingError(
                 f"{folder} cannot be read ({error}); delete {self.path} to start again"
             ) from error
 
-    def _templates(self, folder: Path) -> dict[str, Tensor]:
+    def _templates(self, folder: Path) -> Tensors:
         """Tensors to read into, cut as the parameters that they belong to are cut now."""
-        out: dict[str, Tensor] = {}
-        for name, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+        out: Tensors = {}
+        metadata = FileSystemReader(folder).read_metadata()
+        for name, stored in metadata.state_dict_metadata.items():
             assert isinstance(stored, TensorStorageMetadata)
             path = tuple(json.loads(name))
-            like = self._like(path[1:]) if path[0] == "worker" else None
+            dtype = stored.properties.dtype
+            like = None
+            if path[0] == "worker":
+                like = self._like(path[1:])
             if like is not None and like.shape == stored.size:
-                out[name] = torch.zeros_like(like.detach(), dtype=stored.properties.dtype)
+                out[name] = torch.zeros_like(like.detach(), dtype=dtype)
             else:
-                out[name] = torch.zeros(stored.size, dtype=stored.properties.dtype)
+                out[name] = torch.zeros(stored.size, dtype=dtype)
         return out
 
 
@@ -211,33 +204,30 @@ class _Staged(AsyncStager):
         return None
 
 
-def _taken_apart(value: Any, path: Path_, tensors: dict[str, Tensor]) -> Any:
-    """`value` with (HELD, name) in the place of each tensor, which goes to `tensors`. A name is its
-    path, as JSON.
+def _taken_apart(state: State) -> tuple[State, Tensors]:
+    """The state with (HELD, name) in the place of each tensor, and the tensors by name: their path,
+    as JSON.
     """
-    if isinstance(value, Tensor):
+    tensors: Tensors = {}
+
+    def take(path: Path_, part: Any) -> Any:
+        if not isinstance(part, Tensor):
+            return part
         name = json.dumps(path)
-        tensors[name] = value
+        tensors[name] = part
         return (HELD, name)
-    if isinstance(value, dict):
-        return {key: _taken_apart(item, (*path, key), tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_taken_apart(item, (*path, n), tensors) for n, item in enumerate(value))
-    return value
+
+    return changed(state, take), tensors
 
 
-def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, tuple) and len(value) == 2 and value[0] == HELD:
-        return tensors[value[1]]
-    if isinstance(value, dict):
-        return {key: _put_together(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_put_together(item, tensors) for item in value)
-    return value
+def _put_together(state: State, tensors: Tensors) -> State:
+    def put(path: Path_, part: Any) -> Any:
+        if isinstance(part, tuple) and part[:1] == (HELD,):
+            return tensors[part[1]]
+        return part
 
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    whole: State = changed(state, put)
+    return whole
 
 
 def _reason(failure: tuple[int, Any]) -> str:

@@ -11,6 +11,7 @@ chosen, V vocabulary.
 from __future__ import annotations
 
 import functools
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from ossia.kernels.experts_training import PAD
 from ossia.kernels.products import product
 from ossia.model import Transformer
 from ossia.train.losses import CHUNK_ELEMENTS, CHUNK_ROWS
+from ossia.train.optim import OPTIMIZERS, is_matrix
 from ossia.train.settings import Hyperparameters, Lora, Precision
 
 PEAK_SECONDS = 0.25  # that measuring the peak may take, warm-up not counted
@@ -34,24 +36,26 @@ def mean_keys(context: int, window: int | None) -> float:
     """Keys that a query sees, itself included, averaged over a document of `context` tokens."""
     if window is None or window >= context:
         return (context + 1) / 2
-    return (window * (window + 1) / 2 + (context - window) * window) / context
+    growing = window * (window + 1) / 2
+    full = (context - window) * window
+    return (growing + full) / context
 
 
 def layer_flops(config: ModelConfig, context: int) -> float:
     """Of one token forward in all layers: 2 for each weight that it meets (router and k experts
     included), and 4 H h for every key that it sees (scores, and the sum of values).
     """
-    c, d = config, config.hidden_size
+    c = config
+    d = c.hidden_size
+    attention = d * (2 * c.q_dim + 2 * c.kv_dim)
     total = 0.0
     for n in range(c.num_hidden_layers):
         experts, width = c.expert_shape(n)
-        chosen = c.experts_per_token if c.is_moe(n) else 1
-        weights = (
-            d * (2 * c.q_dim + 2 * c.kv_dim)
-            + chosen * 3 * d * width
-            + (experts * d if c.is_moe(n) else 0)
-        )
-        total += 2 * weights + 4 * c.q_dim * mean_keys(context, c.window(n))
+        mlp = 3 * d * width
+        if c.is_moe(n):
+            mlp = c.experts_per_token * mlp + experts * d
+        keys = mean_keys(context, c.window(n))
+        total += 2 * (attention + mlp) + 4 * c.q_dim * keys
     return total
 
 
@@ -63,9 +67,9 @@ def flops_per_token(config: ModelConfig, context: int, checkpoint_layers: bool =
     B), windows and chosen experts taken into account. `checkpoint_layers` adds the layers' second
     forward pass, which a share of the peak (MFU) by definition does not count.
     """
-    layers = layer_flops(config, context)
+    passes = 4 if checkpoint_layers else 3
     unembedding = 2 * config.hidden_size * config.vocab_size
-    return (4 if checkpoint_layers else 3) * layers + 3 * unembedding
+    return passes * layer_flops(config, context) + 3 * unembedding
 
 
 @functools.cache
@@ -74,26 +78,27 @@ def peak_flops(dtype: torch.dtype = torch.float32, threads: int = 1) -> float:
     of them side by side, each on one thread. Measured in less than half a second; the best of
     several.
     """
-    with ThreadPoolExecutor(
-        threads, "peak", initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    single = torch.set_num_threads
+    with ThreadPoolExecutor(threads, "peak", initializer=single, initargs=(1,)) as pool:
         size = 128
-        # the first product of a size is prepared as well as computed
-        while (
-            size < 1024
-            and min(_seconds(pool, threads, size, dtype) for _ in range(3)) < PEAK_SECONDS / 40
-        ):
+        # the first product of a size is prepared as well as computed, so the best of three counts
+        while size < 1024:
+            took = min(_seconds(pool, threads, size, dtype) for _ in range(3))
+            if took >= PEAK_SECONDS / 40:
+                break
             size *= 2
-        best, until = 0.0, time.perf_counter() + PEAK_SECONDS / 2
-        while not best or time.perf_counter() < until:
-            best = max(best, threads * 2 * size**3 / _seconds(pool, threads, size, dtype))
+        operations = threads * 2 * size**3
+        until = time.perf_counter() + PEAK_SECONDS / 2
+        best = operations / _seconds(pool, threads, size, dtype)
+        while time.perf_counter() < until:
+            best = max(best, operations / _seconds(pool, threads, size, dtype))
     return best
 
 
 def _seconds(pool: ThreadPoolExecutor, threads: int, size: int, dtype: torch.dtype) -> float:
     pairs = [torch.ones(2, size, size, dtype=dtype) for _ in range(threads)]
     began = time.perf_counter()
-    list(pool.map(lambda pair: product(pair[0], pair[1]), pairs))
+    list(pool.map(lambda pair: product(*pair), pairs))
     return time.perf_counter() - began
 
 
@@ -105,28 +110,23 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every parameter's shape by native name, experts as matrices."""
     with torch.device("meta"):
         model = Transformer(config)
-    return {name: tuple(p.shape) for name, p in model.named_parameters()}
-
-
-def is_matrix(name: str) -> bool:
-    """Whether Muon steps with it (`optim.Optimizers`): weights that are no tables."""
-    return name.endswith("weight") and "embedding" not in name
-
-
-def optimizer_bytes(name: str, muon: bool) -> int:
-    """Of each element: one momentum in float32 for Muon, two for AdamW."""
-    return 4 if muon and is_matrix(name) else 8
+    named = model.named_parameters()
+    return {name: tuple(p.shape) for name, p in named}
 
 
 def lora_parameters(config: ModelConfig, lora: Lora) -> int:
     """Of both factors: rank * (inputs + outputs) of every matrix that is changed."""
-    c, d, total = config, config.hidden_size, 0
+    c = config
+    d = c.hidden_size
+    total = 0
     for n in range(c.num_hidden_layers):
         if lora.attention:
-            total += 2 * (d + c.q_dim) + 2 * (d + c.kv_dim)
+            total += 4 * d + 2 * c.q_dim + 2 * c.kv_dim
         if lora.experts:
             experts, width = c.expert_shape(n)
-            total += experts * ((d + 2 * width) + (width + d))
+            gate_up = d + 2 * width
+            down = width + d
+            total += experts * (gate_up + down)
     return lora.rank * total
 
 
@@ -147,16 +147,26 @@ def activation_bytes(
     the tokens that were sent are kept, too. That is torch's form, which GPUs have; what is compiled
     for CPUs keeps up to a third less.
     """
-    c, d = config, config.hidden_size
+    c = config
+    d = c.hidden_size
     experts, intermediate = c.expert_shape(layer)
-    chosen = c.experts_per_token if c.is_moe(layer) else 1
+    chosen = 1
+    router = 0  # bytes a token
+    if c.is_moe(layer):
+        chosen = c.experts_per_token
+        router = 12 * experts + 24 * chosen
+        if width < 4:
+            router += 4 * d
     norms = 2 * (8 * d + width * d)
-    attention = width * (3 * c.q_dim + 2 * c.kv_dim) / tp + 4 * c.num_attention_heads / tp
-    router = (12 * experts + (4 * d if width < 4 else 0) + 24 * chosen) if c.is_moe(layer) else 0
-    rows = chosen * tokens + min(experts // ep, chosen * tokens) * PAD / 2
-    kept = rows * (width * (d + 2 * intermediate / tp) + 20)
-    sent = chosen * tokens * width * d if ep > 1 and c.is_moe(layer) else 0
-    return tokens * (norms + attention + router) + kept + sent
+    heads = width * (3 * c.q_dim + 2 * c.kv_dim)
+    attention = (heads + 4 * c.num_attention_heads) / tp
+    routed = chosen * tokens
+    rows = routed + min(experts // ep, routed) * PAD / 2
+    row = width * (d + 2 * intermediate / tp) + 20
+    total = tokens * (norms + attention + router) + rows * row
+    if ep > 1 and c.is_moe(layer):
+        total += routed * width * d
+    return total
 
 
 def all_activations(
@@ -165,22 +175,25 @@ def all_activations(
     """Of all layers and the last norm. With checkpointing a layer keeps its input alone, in
     float32, and one layer at a time is whole again (Chen et al., arXiv 1604.06174).
     """
-    each = [
-        activation_bytes(config, n, tokens, width, tp, ep) for n in range(config.num_hidden_layers)
-    ]
+    layers = range(config.num_hidden_layers)
+    each = [activation_bytes(config, n, tokens, width, tp, ep) for n in layers]
     last = tokens * config.hidden_size * (8 + 2 * width)
-    if checkpoint_layers:
-        return round(len(each) * tokens * 4 * config.hidden_size + max(each) + last)
-    return round(sum(each) + last)
+    if not checkpoint_layers:
+        return round(sum(each) + last)
+    inputs = len(each) * tokens * 4 * config.hidden_size
+    return round(inputs + max(each) + last)
 
 
 def logits_bytes(config: ModelConfig, tokens: int, width: int) -> int:
     """Of the chunked cross-entropy: a chunk of logits in the compute dtype and in float32, and the
     unembedding in the compute dtype, if that is another than float32.
     """
-    copy = width * config.vocab_size * config.hidden_size if width < 4 else 0
-    held = max(CHUNK_ELEMENTS, CHUNK_ROWS * config.vocab_size)
-    return min(held, tokens * config.vocab_size) * (4 + width) + copy
+    vocabulary = config.vocab_size
+    chunk = max(CHUNK_ELEMENTS, CHUNK_ROWS * vocabulary)
+    held = min(chunk, tokens * vocabulary) * (4 + width)
+    if width < 4:
+        held += width * vocabulary * config.hidden_size
+    return held
 
 
 def compute_width(precision: Precision) -> int:
@@ -206,38 +219,64 @@ class Memory:
 
 def memory(config: ModelConfig, hyper: Hyperparameters, lora: Lora | None = None) -> Memory:
     """Of `ThreadedStep`: `shards` parts of a step side by side, each with gradients of its own."""
-    named = {name: _count(shape) for name, shape in shapes(config).items()}
     width = compute_width(hyper.precision)
-    each = -(-hyper.tokens_per_step // (hyper.accumulate * hyper.shards))  # tokens of a part
-    sets = hyper.shards + (hyper.accumulate > 1)
-    whole = sum(named.values())
-    matrices = sum(count for name, count in named.items() if is_matrix(name))
-    if lora is None:
-        trained, weights = whole, 4 * whole
-        states = sum(count * optimizer_bytes(name, hyper.muon) for name, count in named.items())
-    else:
-        trained = lora_parameters(config, lora)
-        weights, states = frozen_bytes(config) + 4 * trained, 8 * trained
+    parts = hyper.accumulate * hyper.shards
+    tokens = math.ceil(hyper.tokens_per_step / parts)  # of a part
+    sets = hyper.shards
+    if hyper.accumulate > 1:
+        sets += 1
+    activations = all_activations(config, tokens, width, hyper.checkpoint_layers)
+    held = _weights(config, hyper, width) if lora is None else _changes(config, lora)
     return Memory(
-        weights=weights,
-        copies=hyper.shards * width * matrices if width < 4 and lora is None else 0,
-        gradients=4 * trained * sets,
-        optimizer=states,
-        average=4 * trained if hyper.ema else 0,
-        activations=hyper.shards * all_activations(config, each, width, hyper.checkpoint_layers),
-        logits=hyper.shards * logits_bytes(config, each, width),
+        weights=held.weights,
+        copies=hyper.shards * held.copies,
+        gradients=4 * held.trained * sets,
+        optimizer=held.optimizer,
+        average=4 * held.trained if hyper.ema else 0,
+        activations=hyper.shards * activations,
+        logits=hyper.shards * logits_bytes(config, tokens, width),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    trained: int  # elements
+    weights: int  # bytes
+    copies: int  # bytes, in the compute dtype, for each part
+    optimizer: int  # bytes
+
+
+def _weights(config: ModelConfig, hyper: Hyperparameters, width: int) -> _Held:
+    """Of a run that trains every weight."""
+    optimizer = OPTIMIZERS[hyper.optimizer]
+    whole = 0
+    matrices = 0
+    states = 0
+    for name, shape in shapes(config).items():
+        count = math.prod(shape)
+        whole += count
+        states += count * optimizer.state_bytes(name)
+        if is_matrix(name):
+            matrices += count
+    copies = width * matrices if width < 4 else 0
+    return _Held(trained=whole, weights=4 * whole, copies=copies, optimizer=states)
+
+
+def _changes(config: ModelConfig, lora: Lora) -> _Held:
+    """Of a run that trains low-rank changes, with AdamW."""
+    trained = lora_parameters(config, lora)
+    return _Held(
+        trained=trained,
+        weights=frozen_bytes(config) + 4 * trained,
+        copies=0,
+        optimizer=8 * trained,
     )
 
 
 def disk(config: ModelConfig, hyper: Hyperparameters, lora: Lora | None = None) -> int:
     """What a run keeps: its state twice, while one replaces the other, and its weights."""
-    m = memory(config, hyper, lora)
-    trained = 4 * lora_parameters(config, lora) if lora is not None else m.weights
-    return 2 * (trained + m.optimizer + m.average) + trained
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    held = memory(config, hyper, lora)
+    trained = held.weights
+    if lora is not None:
+        trained = 4 * lora_parameters(config, lora)
+    return 2 * (trained + held.optimizer + held.average) + trained

@@ -25,9 +25,8 @@ from ossia.train.weights.merge import merge
 class Config:
     """What `key=value` can set. `adapter` must be given."""
 
-    model: str = (
-        "nano"  # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
-    )
+    # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    model: str = "nano"
     adapter: Path | None = None  # folder of the run with LoRA
     rule: ScaleRule = "rceil"  # for the scales of the MXFP4 blocks that change
     layout: Literal["same", "hf", "original", "hf-bf16"] = "same"  # of what is written
@@ -40,25 +39,17 @@ def phases(config: Config, out: Path) -> list[Phase]:
     if config.adapter is None:
         raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA")
     adapter = config.adapter
-    settings = asdict(config) | {
-        "adapter": str(adapter),
-        "changes": fingerprint(adapter.glob("*.safetensors")),
-    }
+    settings = asdict(config)
+    settings["adapter"] = str(adapter)
+    settings["changes"] = fingerprint(adapter.glob("*.safetensors"))
 
     def run() -> None:
+        base = base_folder(config.model)
         layout = None if config.layout == "same" else config.layout
-        print(
-            merge(
-                base_folder(config.model),
-                adapter,
-                out / "model",
-                config.rule,
-                layout=layout,
-                overwrite=True,
-            )
-        )
+        print(merge(base, adapter, out / "model", config.rule, layout=layout, overwrite=True))
         print(f"try it: ossia chat {out / 'model'}")
 
     disk = stored_bytes(config_of(config.model), config.layout)
-    does, needs = "Add the changes and write the model.", (adapter / ADAPTER,)
+    does = "Add the changes and write the model."
+    needs = (adapter / ADAPTER,)
     return [Phase("merge", does, run, settings=settings, needs=needs, disk=disk)]

@@ -39,7 +39,7 @@ class Recipe:
 
 def load(name: str) -> Recipe:
     """A built-in recipe, or that in a Python file. Raises `ConfigError` if there is none, or if it
-    is no recipe.
+    is not a recipe.
     """
     if name in RECIPES:
         return _recipe(name, importlib.import_module(RECIPES[name]))
@@ -50,8 +50,8 @@ def load(name: str) -> Recipe:
     near = difflib.get_close_matches(name, [*RECIPES, *here], 1, 0.5)
     meant = f"; did you mean {near[0]}?" if near else "."
     raise ConfigError(
-        f"there is no recipe {name!r}{meant} Recipes are {', '.join([*RECIPES, *here])}, or any Python file with "
-        "Config and phases(config, out); `ossia train --list` says what they do"
+        f"there is no recipe {name!r}{meant} Recipes are {', '.join([*RECIPES, *here])}, or any "
+        "Python file with Config and phases(config, out); `ossia train --list` says what they do"
     )
 
 
@@ -63,14 +63,15 @@ def listed() -> dict[str, str]:
     for name, module in RECIPES.items():
         spec = importlib.util.find_spec(module)
         if spec is not None and spec.origin is not None:
-            found[name] = _sentence(
-                ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-            )
+            found[name] = _about(Path(spec.origin))
     for path in in_folder(Path("recipes")):
-        found[path.as_posix()] = _sentence(
-            ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        )
+        found[path.as_posix()] = _about(path)
     return found
+
+
+def _about(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return _sentence(ast.get_docstring(tree))
 
 
 def in_folder(folder: Path) -> list[Path]:
@@ -80,7 +81,7 @@ def in_folder(folder: Path) -> list[Path]:
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):
-            continue  # no recipe that could be run; whoever names it is told why
+            continue  # cannot be run; whoever names it is told why
         defined = {
             node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
         }
@@ -98,15 +99,17 @@ def _module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: no Python: {error.msg}") from error
+        raise ConfigError(f"{path}:{error.lineno}: not Python: {error.msg}") from error
     return module
 
 
 def _recipe(name: str, module: ModuleType) -> Recipe:
-    kind, phases = getattr(module, "Config", None), getattr(module, "phases", None)
+    kind = getattr(module, "Config", None)
+    phases = getattr(module, "phases", None)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and callable(phases)):
         raise ConfigError(
-            f"{module.__file__} is no recipe: it needs a frozen dataclass Config and a function phases(config, out)"
+            f"{module.__file__} is not a recipe: it needs a frozen dataclass Config and a function "
+            "phases(config, out)"
         )
     try:
         config = kind()

@@ -1,7 +1,8 @@
 """Fine-tune a model on chats of your own: check them, train, write a checkpoint like the published
 ones, compare.
 
-    ossia train sft data=chats.jsonl model=nano --out runs/mine        then: ossia chat runs/mine/model
+    ossia train sft data=chats.jsonl model=nano --out runs/mine
+    ossia chat runs/mine/model
 
 Four phases: `data` reads every line and says what is in it, `train` learns from it (low-rank
 changes, or all weights), `export` writes `OUT/model` with the experts in MXFP4, `check` compares
@@ -12,8 +13,9 @@ its loss with that of the model before. Knows the order of things; the form of t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -35,6 +37,7 @@ from ossia.train.chats.encode import Found, Reading, Turns, examples_in
 from ossia.train.chats.store import ChatExamples, Collector
 from ossia.train.loop import train
 from ossia.train.losses import cross_entropy
+from ossia.train.overrides import flat
 from ossia.train.pipeline import Phase, watchers_of
 from ossia.train.run import Run
 from ossia.train.settings import Balance, Hyperparameters, Lora, Parallel
@@ -43,13 +46,21 @@ from ossia.train.weights.export import load_weights
 from ossia.train.weights.merge import merge
 from ossia.train.weights.quantization import set_fake_quantize
 
-TRAIN, HELD_OUT = "train.safetensors", "held_out.safetensors"
+Settings = dict[str, Any]
+TRAIN = "train.safetensors"
+HELD_OUT = "held_out.safetensors"
 ROUNDING = 0.1  # share of what was gained; if more is lost by rounding to MXFP4, the user is told
 JUDGED = 200  # examples that losses are compared on where none are held out
 HYPER = Hyperparameters(
-    tokens_per_step=4096, longest=2048, peak_lr=5e-3, warmup=10, decay=1.0, weight_decay=0.0, muon=False,
+    tokens_per_step=4096,
+    longest=2048,
+    peak_lr=5e-3,
+    warmup=10,
+    decay=1.0,
+    weight_decay=0.0,
+    optimizer="adamw",
     balance=Balance("none", router_z=0.0),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -58,9 +69,8 @@ class Config:
 
     data: tuple[Path, ...] = ()  # files with a chat a line, commas between them
     model: str = "nano"  # to start from: nano, gpt-oss-20b, a folder, or a Hugging Face id
-    method: Literal["lora", "full"] = (
-        "lora"  # low-rank changes, or every weight (which takes 16 bytes of memory each)
-    )
+    # low-rank changes, or every weight (which takes 16 bytes of memory each)
+    method: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()  # noqa: RUF009 - frozen
     turns: Turns = "all"  # learn every turn, or the last of each conversation
     effort: Effort = Effort.MEDIUM  # reasoning effort of chats that do not say
@@ -78,7 +88,8 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"held_out must be at least 0 and less than 1, found {self.held_out}")
-        if self.epochs <= 0 or (self.steps is not None and self.steps < 1) or self.skip_bad < 0:
+        steps = 1 if self.steps is None else self.steps
+        if self.epochs <= 0 or steps < 1 or self.skip_bad < 0:
             raise ConfigError("epochs must be more than 0, steps 1 or more, skip_bad 0 or more")
         if self.quantize and self.layout == "hf-bf16":
             raise ConfigError(
@@ -86,12 +97,19 @@ class Config:
             )
         if self.quantize and self.method == "lora" and not self.lora.experts:
             raise ConfigError(
-                "quantize trains the experts, which lora.experts=false keeps as they are: choose one"
+                "quantize trains the experts, which lora.experts=false keeps as they are: "
+                "choose one"
             )
 
     @property
     def reading(self) -> Reading:
-        return Reading(self.turns, self.effort, self.date, self.hyper.longest, self.held_out)
+        longest = self.hyper.longest
+        return Reading(self.turns, self.effort, self.date, longest, self.held_out)
+
+    @property
+    def changes(self) -> Lora | None:
+        """None: every weight is trained."""
+        return self.lora if self.method == "lora" else None
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
@@ -100,47 +118,71 @@ def phases(config: Config, out: Path) -> list[Phase]:
     """
     if not config.data:
         raise ConfigError(
-            "say what to learn from: data=FILE, one chat a line (docs/fine-tuning.md shows the form)"
+            "say what to learn from: data=FILE, one chat a line (docs/fine-tuning.md shows the "
+            "form)"
         )
-    if folder := next((path for path in config.data if path.is_dir()), None):
-        raise ConfigError(f"data={folder} is a folder: name the files in it, commas between them")
-    shape, given = (
-        config_of(config.model),
-        {"model": config.model, "data": fingerprint(config.data)},
-    )
-    read = (
-        given
-        | {key: str(value) for key, value in asdict(config.reading).items()}
-        | {"skip_bad": config.skip_bad}
-    )
-    chosen = {
+    for path in config.data:
+        if path.is_dir():
+            raise ConfigError(f"data={path} is a folder: name the files in it, commas between them")
+    shape = config_of(config.model)
+    read, trained, written = _settings(config)
+    size = sum(path.stat().st_size for path in config.data if path.exists())
+    tokens = round(size / 4 * config.epochs)  # 4 bytes a token
+    if config.steps:
+        tokens = config.steps * config.hyper.tokens_per_step
+    return [
+        Phase(
+            name="data",
+            does="Read the chats and render them as tokens.",
+            run=partial(prepare, config, out / "data"),
+            settings=read,
+            needs=config.data,
+        ),
+        Phase(
+            name="train",
+            does="Learn the assistant's messages.",
+            run=partial(fine_tune, config, out),
+            tokens=tokens,
+            config=shape,
+            settings=trained,
+            hyper=config.hyper,
+            lora=config.changes,
+            together=True,
+        ),
+        Phase(
+            name="export",
+            does="Write the model as a checkpoint.",
+            run=partial(write_model, config, out),
+            settings=written,
+            disk=stored_bytes(shape, config.layout),
+        ),
+        Phase(
+            name="check",
+            does="Compare losses before and after.",
+            run=partial(compare, config, out),
+            settings=written,
+        ),
+    ]
+
+
+def _settings(config: Config) -> tuple[Settings, Settings, Settings]:
+    """What decides the results of reading, of training, and of what follows."""
+    read: Settings = {"model": config.model, "data": fingerprint(config.data)}
+    for key, value in asdict(config.reading).items():
+        read[key] = str(value)
+    read["skip_bad"] = config.skip_bad
+    trained = {
+        **read,
         "method": config.method,
         "epochs": config.epochs,
         "steps": config.steps,
         "quantize": config.quantize,
+        "rule": config.rule if config.quantize else None,
+        **flat(config.hyper, "hyper"),
     }
-    trained = (
-        read
-        | chosen
-        | _flat("hyper", asdict(config.hyper))
-        | {"rule": config.rule if config.quantize else None}
-    )
-    trained |= _flat("lora", asdict(config.lora)) if config.method == "lora" else {}
-    written = trained | {"rule": config.rule, "layout": config.layout}
-    size = sum(path.stat().st_size for path in config.data if path.exists())
-    tokens = (config.steps or 0) * config.hyper.tokens_per_step or round(
-        size / 4 * config.epochs
-    )  # 4 bytes a token
-    changed = config.lora if config.method == "lora" else None
-    return [
-        Phase("data", "Read the chats and render them as tokens.", lambda: prepare(config, out / "data"),
-              settings=read, needs=config.data),
-        Phase("train", "Learn the assistant's messages.", lambda: fine_tune(config, out), tokens, shape,
-              trained, config.hyper, lora=changed, together=True),
-        Phase("export", "Write the model as a checkpoint.", lambda: write_model(config, out), settings=written,
-              disk=stored_bytes(shape, config.layout)),
-        Phase("check", "Compare losses before and after.", lambda: compare(config, out), settings=written),
-    ]  # fmt: skip
+    if config.changes is not None:
+        trained |= flat(config.changes, "lora")
+    return read, trained, trained | {"rule": config.rule, "layout": config.layout}
 
 
 # ---- phases ----
@@ -150,16 +192,17 @@ def prepare(config: Config, folder: Path) -> Found:
     """Every chat as token ids and masks in `folder`, and `found.json` with what there was."""
     base = base_folder(config.model)
     tokenizer = tokenizer_of(base)
-    found, train_on, held_out = Found(), Collector(), Collector()
-    for example, kept in examples_in(
-        config.data, tokenizer, config.reading, found, config.skip_bad
-    ):
-        (held_out if kept else train_on).add(example)
+    found = Found()
+    train_on = Collector()
+    held_out = Collector()
+    read = examples_in(config.data, tokenizer, config.reading, found, config.skip_bad)
+    for example, is_held_out in read:
+        side = held_out if is_held_out else train_on
+        side.add(example)
     train_on.write(folder / TRAIN)
     held_out.write(folder / HELD_OUT)
-    (folder / "found.json").write_text(
-        json.dumps(asdict(found), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(asdict(found), indent=2, ensure_ascii=False)
+    (folder / "found.json").write_text(text + "\n", encoding="utf-8")
     print(found)
     return found
 
@@ -173,27 +216,38 @@ def fine_tune(config: Config, out: Path) -> Transformer:
 def run_of(config: Config, out: Path) -> Run:
     """The run on the examples that `prepare` left."""
     examples = ChatExamples(out / "data" / TRAIN, config.hyper.seed)
-    h, base = config.hyper, base_folder(config.model)
-    steps = config.steps or examples.steps(config.epochs, h.tokens_per_step, h.longest)
+    h = config.hyper
+    base = base_folder(config.model)
+    steps = config.steps
+    if not steps:
+        steps = examples.steps(config.epochs, h.tokens_per_step, h.longest)
     return Run(
-        "sft", open_checkpoint(base).config, examples, steps, replace(h, warmup=min(h.warmup, steps // 4)),
-        out / "train", base, config.rule if config.quantize else False,
-        config.lora if config.method == "lora" else None, parallel=config.parallel,
-    )  # fmt: skip
+        name="sft",
+        config=open_checkpoint(base).config,
+        examples=examples,
+        steps=steps,
+        hyper=replace(h, warmup=min(h.warmup, steps // 4)),
+        out=out / "train",
+        start_from=base,
+        quantize=config.rule if config.quantize else False,
+        lora=config.changes,
+        parallel=config.parallel,
+    )
 
 
 def write_model(config: Config, out: Path) -> None:
-    """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted layout."""
+    """`OUT/model`: the changes merged into the model, or the trained weights, in the wanted
+    layout.
+    """
     base = base_folder(config.model)
+    trained = out / "train"
+    place = out / "model"
     if config.method == "lora":
-        done = merge(
-            base, out / "train", out / "model", config.rule, layout=config.layout, overwrite=True
-        )
-        print(done)
+        print(merge(base, trained, place, config.rule, layout=config.layout, overwrite=True))
         return
-    model = load_weights(open_checkpoint(base).config, out / "train").eval()
+    model = load_weights(open_checkpoint(base).config, trained).eval()
     home = base.parent if base.resolve().name == "original" else base
-    export(model, out / "model", config.layout, rule=config.rule, overwrite=True, companions=home)
+    export(model, place, config.layout, rule=config.rule, overwrite=True, companions=home)
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:
@@ -201,33 +255,36 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
     as it was in training, and of the checkpoint that was written, as it is read back. Between the
     last two lies what rounding costs.
     """
-    held_out = ChatExamples(out / "data" / HELD_OUT)
-    judged = held_out if len(held_out) else ChatExamples(out / "data" / TRAIN)
-    which = "held-out" if len(held_out) else "training"
+    judged = ChatExamples(out / "data" / HELD_OUT)
+    which = "held-out"
+    most = None
+    if not len(judged):
+        judged = ChatExamples(out / "data" / TRAIN)
+        which = "training"
+        most = JUDGED
     h = config.hyper
-    base, losses = base_folder(config.model), {}
+    base = base_folder(config.model)
     models: dict[str, Callable[[], Transformer]] = {
         "before": lambda: load(base, h.precision),
         "trained": lambda: trained_model(config, base, out / "train"),
         "written": lambda: load(out / "model", h.precision),
     }
+    losses: dict[str, float] = {}
     for what, model in models.items():
-        chosen = islice(judged.each(), None if len(held_out) else JUDGED)
+        chosen = islice(judged.each(), most)
         losses[what] = mean_loss(model(), chosen, h.tokens_per_step, h.longest)
     report = {"examples": which, **losses}
     (out / "check").mkdir(parents=True, exist_ok=True)
-    (out / "check" / "report.json").write_text(
-        json.dumps(report, indent=2) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(report, indent=2)
+    (out / "check" / "report.json").write_text(text + "\n", encoding="utf-8")
     shown = ", ".join(f"{loss:.4f} {what}" for what, loss in losses.items())
     print(f"loss on {which} chats: {shown}")
-    if (
-        losses["written"] - losses["trained"]
-        > ROUNDING * (losses["before"] - losses["trained"])
-        > 0
-    ):
+    gained = losses["before"] - losses["trained"]
+    lost = losses["written"] - losses["trained"]
+    if gained > 0 and lost > ROUNDING * gained:
         print(
-            "MXFP4 rounds much of this away: see `What rounding costs` in docs/fine-tuning.md for what to do"
+            "MXFP4 rounds much of this away: see `What rounding costs` in docs/fine-tuning.md "
+            "for what to do"
         )
     print(f"try it: ossia chat {out / 'model'}")
     return report
@@ -236,23 +293,29 @@ def compare(config: Config, out: Path) -> dict[str, Any]:
 def trained_model(config: Config, base: Path, folder: Path) -> Transformer:
     """What the run ended with, as it was in training."""
     if config.method == "full":
-        model = load_weights(open_checkpoint(base).config, folder).eval()
+        model = load_weights(open_checkpoint(base).config, folder)
     else:
-        model = load_adapter(load(base, config.hyper.precision), folder).eval()
+        model = load_adapter(load(base, config.hyper.precision), folder)
     set_fake_quantize(model, config.rule if config.quantize else False)
-    return model
+    return model.eval()
 
 
 @torch.no_grad()
 def mean_loss(model: Transformer, examples: Iterable[Example], tokens: int, longest: int) -> float:
     """Mean negative log-likelihood, in nats, of all tokens that the examples ask to learn."""
-    total, count = 0.0, 0
-    for packed, _ in pack(_flushed(examples, tokens), tokens, max(longest, tokens + 1)):
-        if len(packed.rows):
-            batch = Batch.packed(packed.lengths, output_rows=torch.from_numpy(packed.rows))
+    total = 0.0
+    count = 0
+    at_once = max(longest, tokens + 1)
+    for packed, _ in pack(_flushed(examples, tokens), tokens, at_once):
+        targets = len(packed.rows)
+        if targets:
+            rows = torch.from_numpy(packed.rows)
+            batch = Batch.packed(packed.lengths, output_rows=rows)
             x_RD = model.hidden(torch.from_numpy(packed.tokens), batch)
-            loss = cross_entropy(x_RD, model.unembedding.weight, torch.from_numpy(packed.targets))
-            total, count = total + float(loss) * len(packed.rows), count + len(packed.rows)
+            wanted = torch.from_numpy(packed.targets)
+            loss = cross_entropy(x_RD, model.unembedding.weight, wanted)
+            total += float(loss) * targets
+            count += targets
     return total / max(1, count)
 
 
@@ -260,8 +323,10 @@ def _flushed(examples: Iterable[Example], tokens: int) -> Iterator[tuple[Example
     """With states, and at the end one that fits into no batch: `pack` hands one out when the next
     does not fit.
     """
-    yield from ((example, 0) for example in examples)
-    yield Example([0] * (tokens + 2), [False] * (tokens + 2)), 0
+    for example in examples:
+        yield example, 0
+    length = tokens + 2
+    yield Example([0] * length, [False] * length), 0
 
 
 # ---- the model to start from ----
@@ -285,7 +350,8 @@ def base_folder(name: str) -> Path:
     folder = hub.find(name)
     if gguf_file(folder) is not None:
         raise ConfigError(
-            f"{name}: is a GGUF file; fine-tuning needs safetensors: ossia convert {name} FOLDER --to hf"
+            f"{name}: is a GGUF file; fine-tuning needs safetensors: "
+            f"ossia convert {name} FOLDER --to hf"
         )
     return folder
 
@@ -294,7 +360,10 @@ def tokenizer_of(folder: Path) -> Tokenizer:
     """The folder's own, or for `original/` the one beside it; o200k_harmony for the published size
     of vocabulary.
     """
-    for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
+    places = [folder]
+    if folder.resolve().name == "original":
+        places.append(folder.parent)
+    for place in places:
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
     if open_checkpoint(folder).config.vocab_size == ModelConfig().vocab_size:
@@ -313,14 +382,3 @@ def fingerprint(paths: Iterable[Path]) -> str:
             while piece := file.read(1 << 22):
                 digest.update(piece)
     return digest.hexdigest()
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out |= (
-            _flat(f"{prefix}.{key}", value)
-            if isinstance(value, Mapping)
-            else {f"{prefix}.{key}": value}
-        )
-    return out

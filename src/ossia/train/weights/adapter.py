@@ -22,8 +22,8 @@ from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
 from ossia.model import Transformer
 from ossia.train.settings import Lora
-from ossia.train.weights.export import CONFIG, WEIGHTS
-from ossia.train.weights.lora import ADAPTER, ATTENTION, EXPERTS, A, B, attach, lora_parameters
+from ossia.train.weights.export import CONFIG, WEIGHTS, Shapes, difference, shapes
+from ossia.train.weights.lora import ADAPTER, A, B, attach, lora_parameters
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,11 @@ class Adapter:
         """(a, b) of a native matrix, such as `layers.0.attn.q` or `layers.0.moe.experts.down`; None
         if it has none.
         """
-        if f"{matrix}.{A}" not in self.tensors:
+        a = self.tensors.get(f"{matrix}.{A}")
+        b = self.tensors.get(f"{matrix}.{B}")
+        if a is None or b is None:
             return None
-        return self.tensors[f"{matrix}.{A}"], self.tensors[f"{matrix}.{B}"]
+        return a, b
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -72,43 +74,41 @@ def read_adapter(folder: Path) -> Adapter:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     file = MappedFile(folder / WEIGHTS)
     tensors = {name: file.tensor(name) for name in file.entries}
-    _check_shapes(folder / WEIGHTS, tensors, dict(expected_shapes(config, lora)))
+    _check_tensors(folder / WEIGHTS, tensors, dict(expected_shapes(config, lora)))
     return Adapter(folder, lora, config, tensors)
 
 
 def expected_shapes(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor of an adapter."""
-    c, r = config, lora.rank
+    c = config
+    r = lora.rank
+    attention = {
+        "q": (c.q_dim, c.hidden_size),
+        "k": (c.kv_dim, c.hidden_size),
+        "v": (c.kv_dim, c.hidden_size),
+        "out": (c.hidden_size, c.q_dim),
+    }
     for layer in range(c.num_hidden_layers):
-        widths = {
-            "q": (c.q_dim, c.hidden_size),
-            "k": (c.kv_dim, c.hidden_size),
-            "v": (c.kv_dim, c.hidden_size),
-        }
-        widths["out"] = c.hidden_size, c.q_dim
-        for name in ATTENTION if lora.attention else ():
-            yield f"layers.{layer}.attn.{name}.{A}", (r, widths[name][1])
-            yield f"layers.{layer}.attn.{name}.{B}", (widths[name][0], r)
-        experts, width = c.expert_shape(layer)
-        shapes = {"gate_up": (2 * width, c.hidden_size), "down": (c.hidden_size, width)}
-        for name in EXPERTS if lora.experts else ():
-            yield f"layers.{layer}.moe.experts.{name}.{A}", (experts, r, shapes[name][1])
-            yield f"layers.{layer}.moe.experts.{name}.{B}", (experts, shapes[name][0], r)
+        if lora.attention:
+            for name, (rows, columns) in attention.items():
+                stem = f"layers.{layer}.attn.{name}"
+                yield f"{stem}.{A}", (r, columns)
+                yield f"{stem}.{B}", (rows, r)
+        if lora.experts:
+            count, width = c.expert_shape(layer)
+            experts = {"gate_up": (2 * width, c.hidden_size), "down": (c.hidden_size, width)}
+            for name, (rows, columns) in experts.items():
+                stem = f"layers.{layer}.moe.experts.{name}"
+                yield f"{stem}.{A}", (count, r, columns)
+                yield f"{stem}.{B}", (count, rows, r)
 
 
-def _check_shapes(
-    path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
-) -> None:
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if wrong := sorted(
-        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-    ):
-        raise CheckpointError(
-            f"{path}: {len(wrong)} tensors are not those of the adapter's settings, among them {wrong[0]}: expected "
-            f"{expected.get(wrong[0], 'nothing')}, found {found.get(wrong[0], 'nothing')}"
-        )
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Shapes) -> None:
+    differ = difference(expected, shapes(tensors))
+    if differ is not None:
+        raise CheckpointError(f"{path}: not what the adapter's settings say: {differ}")
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are infinite or not a number")
 
 
@@ -127,11 +127,9 @@ def load_adapter(model: Transformer, folder: Path) -> Transformer:
 
 def check_base(adapter: Adapter, config: ModelConfig) -> None:
     """Raises `CheckpointError` if the adapter's tensors do not fit a model of this config."""
-    wanted, found = (
-        dict(expected_shapes(config, adapter.lora)),
-        dict(expected_shapes(adapter.config, adapter.lora)),
-    )
-    if wanted != found:
+    wanted = dict(expected_shapes(config, adapter.lora))
+    found = dict(expected_shapes(adapter.config, adapter.lora))
+    if found != wanted:
         raise CheckpointError(
             f"{adapter.folder}: was trained on a model of other shapes; merge it into that one"
         )
@@ -150,7 +148,8 @@ def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
     """
     if adapter.lora.experts:
         raise ConfigError(
-            "only changes of attention can be written for peft; train with lora.experts=false, or merge"
+            "only changes of attention can be written for peft; train with lora.experts=false, or "
+            "merge"
         )
     tensors = {}
     for name, tensor in adapter.tensors.items():
@@ -161,14 +160,10 @@ def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
-    }
-    settings |= {
         "r": adapter.lora.rank,
         "lora_alpha": adapter.lora.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-    }
-    settings |= {
         "target_modules": list(_PEFT_NAMES.values()),
         "inference_mode": True,
         "fan_in_fan_out": False,

@@ -22,13 +22,17 @@ from ossia.checkpoint import load, open_checkpoint
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
 from ossia.model import Transformer
+from ossia.train.optim import trained
 from ossia.train.run import Run
-from ossia.train.state import replacing
+from ossia.train.state import write_whole
 from ossia.train.weights.lora import ADAPTER, attach, describe_adapter
 from ossia.train.weights.quantization import set_fake_quantize
 
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
 SAMPLE = 1 << 16  # bytes at both ends of a file that stand for all of it
+Tensors = Mapping[str, Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 
 def start(run: Run) -> Transformer:
@@ -46,7 +50,7 @@ def start(run: Run) -> Transformer:
     else:
         model = load_weights(run.config, run.start_from)
     set_fake_quantize(model, run.quantize)
-    model.compute_dtype = torch.bfloat16 if run.hyper.precision == "bfloat16" else torch.float32
+    model.compute_dtype = getattr(torch, run.hyper.precision)
     return model.train()
 
 
@@ -81,7 +85,7 @@ def load_weights(into: Transformer | ModelConfig, folder: Path) -> Transformer:
     """
     model = Transformer(into) if isinstance(into, ModelConfig) else into
     path = folder / WEIGHTS
-    state = _read(path) if path.exists() else _decoded(open_checkpoint(folder).state())
+    state = _read(path) if path.exists() else _of_checkpoint(folder)
     _check(model.state_dict(), state, str(folder))
     model.load_state_dict(state)
     return model
@@ -91,9 +95,9 @@ def load_weights(into: Transformer | ModelConfig, folder: Path) -> Transformer:
 def restore(model: Transformer, folder: Path) -> Transformer:
     """`model`, as `start` makes it, with the weights that its run has trained."""
     state = _read(folder / WEIGHTS)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    _check(trained, state, str(folder))
-    for name, p in trained.items():
+    wanted = trained(model)
+    _check(wanted, state, str(folder))
+    for name, p in wanted.items():
         if hasattr(p, "full_tensor"):  # on several processes: each takes its part
             from ossia.model.parallel import assign
 
@@ -110,29 +114,42 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def _decoded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _of_checkpoint(folder: Path) -> dict[str, Tensor]:
     """Every tensor in float32, packed experts as matrices."""
+    state = open_checkpoint(folder).state()
     out = {}
     for name, tensor in state.items():
         stem = name.removesuffix("blocks")
         if stem != name:
-            out[stem + "weight"] = mxfp4.decode(tensor, state[stem + "scales"], torch.float32)
+            scales = state[stem + "scales"]
+            out[stem + "weight"] = mxfp4.decode(tensor, scales, torch.float32)
         elif not name.endswith(".scales"):
             out[name] = tensor.float()
     return out
 
 
-def _check(into: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
-    wanted, found = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (into, state))
-    differing = [
-        name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name)
-    ]
-    if differing:
-        name = sorted(differing)[0]
-        raise CheckpointError(
-            f"{where}: not the weights of this architecture: {len(differing)} tensors differ, among them {name}: "
-            f"expected {wanted.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
-        )
+def _check(into: Tensors, state: Tensors, where: str) -> None:
+    differ = difference(shapes(into), shapes(state))
+    if differ is not None:
+        raise CheckpointError(f"{where}: not the weights of this architecture: {differ}")
+
+
+def difference(wanted: Shapes, found: Shapes) -> str | None:
+    """Between the tensors that are wanted and those that were found, in words; None for none."""
+    names = sorted(wanted.keys() | found.keys())
+    differing = [name for name in names if wanted.get(name) != found.get(name)]
+    if not differing:
+        return None
+    name = differing[0]
+    expected = wanted.get(name, "nothing")
+    return (
+        f"{len(differing)} tensors differ, among them {name}: expected {expected}, "
+        f"found {found.get(name, 'nothing')}"
+    )
+
+
+def shapes(tensors: Tensors) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def save_weights(model: Transformer, folder: Path) -> None:
@@ -140,20 +157,17 @@ def save_weights(model: Transformer, folder: Path) -> None:
 
     Raises `TrainingError` if the disk is full.
     """
-    tensors = {
-        n: p.detach().float().cpu().contiguous()
-        for n, p in model.named_parameters()
-        if p.requires_grad
-    }
-    text = json.dumps(model.config.to_original_json(), indent=2).encode() + b"\n"
-    with replacing(folder / CONFIG, lambda: len(text)) as file:
-        file.write(text)
-    if (settings := describe_adapter(model)) is not None:
-        with replacing(folder / ADAPTER, lambda: len(settings)) as file:
-            file.write(settings)
+    tensors: dict[str, Tensor] = {}
+    for name, p in trained(model).items():
+        value = p.detach().float().cpu()
+        tensors[name] = value.contiguous()
+    config = json.dumps(model.config.to_original_json(), indent=2) + "\n"
+    write_whole(folder / CONFIG, config.encode())
+    settings = describe_adapter(model)
+    if settings is not None:
+        write_whole(folder / ADAPTER, settings)
     data = safetensors.torch.save(tensors, {"format": "pt"})
-    with replacing(folder / WEIGHTS, lambda: len(data)) as file:
-        file.write(data)
+    write_whole(folder / WEIGHTS, data)
 
 
 def fingerprint(folder: Path | None) -> str | None:
@@ -162,16 +176,8 @@ def fingerprint(folder: Path | None) -> str | None:
     """
     if folder is None:
         return None
-    places = (folder,) if folder.is_file() else (folder / WEIGHTS, folder, folder / "original")
-    for place in places:
-        files = (
-            [place]
-            if place.is_file()
-            else sorted([*place.glob("*.safetensors"), *place.glob("*.gguf")])
-        )
-        if files:
-            break
-    else:
+    files = _weight_files(folder)
+    if not files:
         raise CheckpointError(
             f"{folder}: no weights to start from: neither {WEIGHTS} of a run nor a checkpoint"
         )
@@ -179,7 +185,21 @@ def fingerprint(folder: Path | None) -> str | None:
     for path in files:
         with path.open("rb") as file:
             size = path.stat().st_size
-            digest.update(str(size).encode() + file.read(SAMPLE))
+            digest.update(str(size).encode())
+            digest.update(file.read(SAMPLE))
             file.seek(max(0, size - SAMPLE))
             digest.update(file.read())
     return digest.hexdigest()[:16]
+
+
+def _weight_files(place: Path) -> list[Path]:
+    """The file, those of a run, or those of a checkpoint, in `original/` too; else none."""
+    if place.is_file():
+        return [place]
+    if (place / WEIGHTS).is_file():
+        return [place / WEIGHTS]
+    for folder in (place, place / "original"):
+        files = [*folder.glob("*.safetensors"), *folder.glob("*.gguf")]
+        if files:
+            return sorted(files)
+    return []

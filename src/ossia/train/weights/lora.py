@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
@@ -33,6 +34,7 @@ A, B = "lora_a", "lora_b"
 ATTENTION = ("q", "k", "v", "out")
 EXPERTS = ("gate_up", "down")
 Leaf = PackedExperts | TrainableExperts
+Matrix = Callable[[int, torch.dtype], Tensor]
 
 
 class LoraLinear(Linear):
@@ -40,19 +42,26 @@ class LoraLinear(Linear):
 
     def __init__(self, base: Linear, rank: int, scale: float) -> None:
         nn.Module.__init__(self)  # the weights are the base's own
-        self.weight, self.bias, self.scale = base.weight, base.bias, scale
+        self.weight = base.weight
+        self.bias = base.bias
+        self.scale = scale
         outputs, inputs = base.weight.shape
-        self.lora_a = nn.Parameter(torch.zeros(rank, inputs, device=base.weight.device))
-        self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=base.weight.device))
+        place = base.weight.device
+        self.lora_a = _zeros(place, rank, inputs)
+        self.lora_b = _zeros(place, outputs, rank)
 
     def forward(self, x_TK: Tensor) -> Tensor:
         y_TN = super().forward(x_TK)
-        low = x_TK.to(y_TN.dtype) @ self.lora_a.to(y_TN.dtype).T
-        return y_TN + (low @ self.lora_b.to(y_TN.dtype).T) * self.scale
+        dtype = y_TN.dtype
+        low_Tr = x_TK.to(dtype) @ self.lora_a.to(dtype).T
+        change_TN = low_Tr @ self.lora_b.to(dtype).T
+        return y_TN + change_TN * self.scale
 
     def delta(self) -> Tensor:
         """What is added to the weight, in float32."""
-        return low_rank_product(self.lora_a.detach(), self.lora_b.detach(), self.scale)
+        a = self.lora_a.detach()
+        b = self.lora_b.detach()
+        return low_rank_product(a, b, self.scale)
 
 
 class LoraExperts(Experts):
@@ -64,65 +73,82 @@ class LoraExperts(Experts):
 
     def __init__(self, base: Experts, rank: int, scale: float) -> None:
         nn.Module.__init__(self)
-        self.gate_up, self.down = base.gate_up, base.down
-        self.rank, self.scale = rank, scale
+        self.gate_up = base.gate_up
+        self.down = base.down
+        self.rank = rank
+        self.scale = scale
         self.fake_quantize: bool | mxfp4.ScaleRule = False
-        for leaf in (self.gate_up, self.down) if rank else ():
-            experts, rows, columns = shape_of(leaf)
-            place = leaf.bias.device
-            leaf.register_parameter(
-                A, nn.Parameter(torch.zeros(experts, rank, columns, device=place))
-            )
-            leaf.register_parameter(B, nn.Parameter(torch.zeros(experts, rows, rank, device=place)))
+        if rank:
+            self._add_changes(self.gate_up)
+            self._add_changes(self.down)
+
+    def _add_changes(self, leaf: Leaf) -> None:
+        experts, rows, columns = shape_of(leaf)
+        place = leaf.bias.device
+        a = _zeros(place, experts, self.rank, columns)
+        b = _zeros(place, experts, rows, self.rank)
+        leaf.register_parameter(A, a)
+        leaf.register_parameter(B, b)
 
     def forward(self, x_TD: Tensor, choice_Tk: Tensor, weight_Tk: Tensor, limit: float) -> Tensor:
-        trained = any(p.requires_grad for p in self.parameters())
-        if torch.is_grad_enabled() and (x_TD.requires_grad or weight_Tk.requires_grad or trained):
-            return experts_lora(
-                x_TD, choice_Tk, weight_Tk, self._pair(self.gate_up), self._pair(self.down), limit
-            )
-        gate_up = partial(self.matrix, self.gate_up), self.gate_up.bias
-        down = partial(self.matrix, self.down), self.down.bias
+        inputs = [x_TD, weight_Tk, *self.parameters()]
+        wanted = any(x.requires_grad for x in inputs)
+        if torch.is_grad_enabled() and wanted:
+            gate_up_pair = self._pair(self.gate_up)
+            down_pair = self._pair(self.down)
+            return experts_lora(x_TD, choice_Tk, weight_Tk, gate_up_pair, down_pair, limit)
+        gate_up = self._seen(self.gate_up)
+        down = self._seen(self.down)
         return kernels.experts(x_TD, choice_Tk, weight_Tk, gate_up, down, limit)
 
+    @torch.no_grad()
     def matrix(self, leaf: Leaf, expert: int, dtype: torch.dtype) -> Tensor:
         """What the forward sees of one expert: matrix and change together."""
         if not self.rank:
             return leaf.matrix(expert, dtype)
-        whole = leaf.matrix(expert, torch.float32) + self._low_rank(leaf, detached=True).delta(
-            expert
-        )
+        change = self._change(leaf).delta(expert)
+        whole = leaf.matrix(expert, torch.float32) + change
         if self.fake_quantize:
-            whole = mxfp4.fake_quantize(whole, mxfp4.rule_of(self.fake_quantize))
+            rule = mxfp4.rule_of(self.fake_quantize)
+            whole = mxfp4.fake_quantize(whole, rule)
         return whole.to(dtype)
 
     def _pair(self, leaf: Leaf) -> tuple[FrozenMatrices, LowRank | None]:
+        frozen = FrozenMatrices(leaf.matrix, leaf.bias)
         if not self.rank:
-            return FrozenMatrices(leaf.matrix, leaf.bias), None
+            return frozen, None
         if self.fake_quantize:
-            return FrozenMatrices(
-                partial(self.matrix, leaf), leaf.bias, whole=True
-            ), self._low_rank(leaf)
-        return FrozenMatrices(leaf.matrix, leaf.bias), self._low_rank(leaf)
+            matrix, bias = self._seen(leaf)
+            frozen = FrozenMatrices(matrix, bias, whole=True)
+        return frozen, self._change(leaf)
 
-    def _low_rank(self, leaf: Leaf, detached: bool = False) -> LowRank:
-        a, b = getattr(leaf, A), getattr(leaf, B)
-        return (
-            LowRank(a.detach(), b.detach(), self.scale) if detached else LowRank(a, b, self.scale)
-        )
+    def _seen(self, leaf: Leaf) -> tuple[Matrix, Tensor]:
+        return partial(self.matrix, leaf), leaf.bias
+
+    def _change(self, leaf: Leaf) -> LowRank:
+        a = getattr(leaf, A)
+        b = getattr(leaf, B)
+        return LowRank(a, b, self.scale)
+
+
+def _zeros(place: torch.device, *shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(shape, device=place))
 
 
 def low_rank_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale * b @ a: [rows, r] by [r, columns], added up in float32."""
-    return (b.float() @ a.float()).mul_(scale)
+    product = b.float() @ a.float()
+    return product.mul_(scale)
 
 
 def shape_of(leaf: Leaf) -> tuple[int, int, int]:
     """(experts, rows, columns) of the matrices."""
     if isinstance(leaf, TrainableExperts):
-        return leaf.weight.shape[0], leaf.weight.shape[1], leaf.weight.shape[2]
+        experts, rows, columns = leaf.weight.shape
+        return experts, rows, columns
     blocks: Tensor = leaf.blocks  # type: ignore[assignment]
-    return blocks.shape[0], blocks.shape[1], blocks.shape[2] * mxfp4.BLOCK
+    experts, rows, groups, _ = blocks.shape
+    return experts, rows, groups * mxfp4.BLOCK
 
 
 def attach(model: Transformer, lora: Lora, seed: int = 0) -> Transformer:
@@ -130,30 +156,42 @@ def attach(model: Transformer, lora: Lora, seed: int = 0) -> Transformer:
     B zero, so that nothing changes yet. Experts may be packed or trainable. Raises `ConfigError` if
     it has changes already.
     """
-    if any(isinstance(module, LoraLinear | LoraExperts) for module in model.modules()):
-        raise ConfigError(
-            "the model has low-rank changes already: merge them, then attach new ones"
-        )
+    for module in model.modules():
+        if isinstance(module, LoraLinear | LoraExperts):
+            raise ConfigError(
+                "the model has low-rank changes already: merge them, then attach new ones"
+            )
     model.requires_grad_(False)
     scale = lora.alpha / lora.rank
     for layer in model.layers:
         assert isinstance(layer, Block)
-        for name in ATTENTION if lora.attention else ():
-            setattr(layer.attn, name, LoraLinear(getattr(layer.attn, name), lora.rank, scale))
+        if lora.attention:
+            for name in ATTENTION:
+                base = getattr(layer.attn, name)
+                changed = LoraLinear(base, lora.rank, scale)
+                setattr(layer.attn, name, changed)
         # also where the experts keep their matrices: it is this kernel that needs no gradients of
         # them
-        layer.moe.experts = LoraExperts(layer.moe.experts, lora.rank if lora.experts else 0, scale)
+        rank = lora.rank if lora.experts else 0
+        layer.moe.experts = LoraExperts(layer.moe.experts, rank, scale)
     for name, p in model.named_parameters():
         if name.endswith(A):
-            rng = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
-            p.data.copy_(torch.randn(p.shape, generator=rng) * p.shape[-1] ** -0.5)
+            of_name = zlib.crc32(name.encode())
+            rng = torch.Generator().manual_seed(of_name ^ (seed << 32))
+            value = torch.randn(p.shape, generator=rng)
+            inputs = p.shape[-1]
+            p.data.copy_(value * inputs**-0.5)
     model.lora = lora  # type: ignore[assignment]
     return model
 
 
 def lora_parameters(model: Transformer) -> dict[str, nn.Parameter]:
     """The trained changes by name."""
-    return {name: p for name, p in model.named_parameters() if name.endswith((A, B))}
+    found: dict[str, nn.Parameter] = {}
+    for name, p in model.named_parameters():
+        if name.endswith((A, B)):
+            found[name] = p
+    return found
 
 
 def settings_of(model: Transformer) -> Lora | None:
@@ -164,8 +202,8 @@ def settings_of(model: Transformer) -> Lora | None:
 def describe_adapter(model: Transformer) -> bytes | None:
     """The text of `adapter.json` for a model with low-rank changes."""
     lora = settings_of(model)
-    return (
-        None
-        if lora is None
-        else json.dumps({"ossia": "lora"} | asdict(lora), indent=2).encode() + b"\n"
-    )
+    if lora is None:
+        return None
+    settings = {"ossia": "lora", **asdict(lora)}
+    text = json.dumps(settings, indent=2) + "\n"
+    return text.encode()

@@ -39,31 +39,34 @@ from ossia.errors import CheckpointError
 from ossia.train.weights.adapter import Adapter, check_base, read_adapter
 from ossia.train.weights.lora import low_rank_product
 
+Expert = list[Tensor]  # a matrix, or blocks and scales
+Place = tuple[str, int]
+
 
 @dataclass
 class Merged:
-    """What a merge did. `expected` are the checksums of what must be read back, by native name and
-    first row.
+    """What a merge did. `expected` is what must be read back: (number of rows, checksum) by native
+    name and first row.
     """
 
     rule: mxfp4.ScaleRule
     matrices: int = 0  # of attention, changed
     blocks: int = 0  # MXFP4 blocks of matrices that have a change
     blocks_changed: int = 0  # of those: written anew, because their values change
-    blocks_moved: int = (
-        0  # of those: with a change that is not 0 everywhere, whether or not it survived rounding
-    )
-    expected: dict[tuple[str, int], int] = field(default_factory=dict, repr=False)
+    # of those: with a change that is not 0 everywhere, whether or not it survived rounding
+    blocks_moved: int = 0
+    expected: dict[Place, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         text = f"{self.matrices} attention matrices changed"
-        if self.blocks:
-            share = self.blocks_changed / self.blocks
-            text += (
-                f"; {self.blocks_changed:,} of {self.blocks:,} MXFP4 blocks written anew ({share:.1%}), "
-                f"{self.blocks_moved - self.blocks_changed:,} had changes too small for MXFP4"
-            )
-        return text
+        if not self.blocks:
+            return text
+        share = self.blocks_changed / self.blocks
+        lost = self.blocks_moved - self.blocks_changed
+        return (
+            f"{text}; {self.blocks_changed:,} of {self.blocks:,} MXFP4 blocks written anew "
+            f"({share:.1%}), {lost:,} had changes too small for MXFP4"
+        )
 
 
 def merge(
@@ -86,15 +89,19 @@ def merge(
     cannot be stored, an occupied `out`, or if what was written does not read back; nothing is left
     behind then, and what was at `out` stays.
     """
-    source, changes = open_checkpoint(checkpoint), read_adapter(Path(adapter))
+    source = open_checkpoint(checkpoint)
+    changes = read_adapter(Path(adapter))
     check_base(changes, source.config)
     refuse_replacing(source, out)
-    target: Layout = layout or ("hf" if source.layout == "gguf" else source.layout)
-    floats, notes = stored_floats(source), _notes(source, target, changes, rule)
+    if layout is None:
+        layout = "hf" if source.layout == "gguf" else source.layout
+    floats = stored_floats(source)
+    notes = _notes(source, layout, changes, rule)
     with destination(
-        out, source.config, target, floats, max_shard_bytes, overwrite, progress, notes
+        out, source.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        done = _fill(sink, source.state(), changes, mxfp4.rule_of(rule))
+        done = Merged(mxfp4.rule_of(rule))
+        _Merge(sink, source.state(), changes, done).run()
         finish(sink, source)
         sink.flush()
         verify(sink.directory, done)
@@ -105,7 +112,11 @@ def stored_floats(checkpoint: Checkpoint) -> FloatDtype:
     """The narrower of the two dtypes we write, if it holds all of a checkpoint exactly."""
     if checkpoint.layout == "gguf":
         return "float32"
-    dtypes = {checkpoint.source.entry(row.stored).dtype for row in checkpoint.rows} - set(PACKED)
+    dtypes = set()
+    for row in checkpoint.rows:
+        entry = checkpoint.source.entry(row.stored)
+        dtypes.add(entry.dtype)
+    dtypes -= set(PACKED)
     return "bfloat16" if dtypes == {"BF16"} else "float32"
 
 
@@ -118,113 +129,137 @@ def _notes(
     if not is_packed(source.layout):
         return {SCALE_RULE: rule}
     before = scale_rule_of(source)
-    if not changes.lora.experts or (before is not None and rule in before.split("+")):
-        return {SCALE_RULE: before} if before else {}
-    return {SCALE_RULE: f"{before or 'unknown'}+{rule}"}
+    rules = before.split("+") if before else []
+    if changes.lora.experts and rule not in rules:
+        return {SCALE_RULE: f"{before or 'unknown'}+{rule}"}
+    if not before:
+        return {}
+    return {SCALE_RULE: before}
 
 
-def _fill(
-    sink: Sink, state: Mapping[str, Tensor], adapter: Adapter, rule: mxfp4.ScaleRule
-) -> Merged:
-    done = Merged(rule)
-    for native in sink.rows:
-        stem, _, kind = native.rpartition(".")
-        if kind == "blocks" or (kind == "weight" and ".experts." in native):
-            _experts(sink, state, stem, kind, adapter, done)
-        elif kind == "scales":
-            pass  # written with the blocks
+@dataclass(frozen=True)
+class _Merge:
+    """One on its way from a checkpoint to a sink."""
+
+    sink: Sink
+    state: Mapping[str, Tensor]
+    adapter: Adapter
+    done: Merged
+
+    def run(self) -> None:
+        for native in self.sink.rows:
+            stem, _, kind = native.rpartition(".")
+            if kind == "blocks" or (kind == "weight" and ".experts." in native):
+                self._experts(stem, kind)
+            elif kind != "scales":  # those are written with the blocks
+                self._tensor(native, stem, kind)
+
+    def _tensor(self, native: str, stem: str, kind: str) -> None:
+        factors = self.adapter.factors(stem) if kind == "weight" else None
+        change = None
+        for start, piece in pieces(self.state[native]):
+            if factors is not None:
+                a, b = factors
+                rows = b[start : start + len(piece)]
+                change = low_rank_product(a, rows, self.adapter.scale)
+            self._put(native, start, added(piece, change, self.sink.dtype))
+        if factors is not None:
+            self.done.matrices += 1
+
+    def _experts(self, stem: str, kind: str) -> None:
+        """All experts of one kind of matrix, one at a time, from either form to either form."""
+        factors = self.adapter.factors(stem)
+        parts = ["weight"]
+        if f"{stem}.blocks" in self.state:
+            parts = ["blocks", "scales"]
+        held = [self.state[f"{stem}.{part}"] for part in parts]
+        for e in range(len(held[0])):
+            expert = [tensor[e] for tensor in held]
+            change = None
+            if factors is not None:
+                a, b = factors
+                # copied off the file: products depend on alignment
+                own_a = a[e].clone()
+                own_b = b[e].clone()
+                change = low_rank_product(own_a, own_b, self.adapter.scale)
+            try:
+                made = self._expert(kind, expert, change)
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{stem}, expert {e}, with the change added: {error}"
+                ) from error
+            for part, tensor in made.items():
+                self._put(f"{stem}.{part}", e, tensor.unsqueeze(0))
+
+    def _expert(self, kind: str, expert: Expert, change: Tensor | None) -> dict[str, Tensor]:
+        """In the form of the sink. Raises ValueError for values that it cannot hold."""
+        if kind == "weight":
+            weight = added(_decoded(expert), change, self.sink.dtype)
+            if not torch.isfinite(weight).all():
+                raise ValueError(f"holds values that {self.sink.floats} cannot, or not a number")
+            return {"weight": weight}
+        if len(expert) == 2:
+            if change is not None:
+                expert = self._requantized(expert, change)
+            blocks, scales = expert
         else:
-            factors = adapter.factors(stem) if kind == "weight" else None
-            for start, piece in pieces(state[native]):
-                if factors is not None:
-                    a, b = factors
-                    piece = added(
-                        piece,
-                        low_rank_product(a, b[start : start + len(piece)], adapter.scale),
-                        sink.dtype,
-                    )
-                _put(sink, native, start, piece.to(sink.dtype), done)
-            done.matrices += factors is not None
-    return done
+            whole = expert[0].float()
+            if change is not None:
+                whole = whole + change
+            blocks, scales = mxfp4.encode(whole, self.done.rule)
+        return {"blocks": blocks, "scales": scales}
+
+    def _requantized(self, expert: Expert, change: Tensor) -> Expert:
+        """Blocks whose values stay the same keep their bytes."""
+        blocks, scales = expert
+        moved = _any_in_block(change.ne(0))
+        self.done.blocks += moved.numel()
+        if not moved.any():
+            return expert
+        before = _decoded(expert)
+        new_blocks, new_scales = mxfp4.encode(before + change, self.done.rule)
+        after = _decoded([new_blocks, new_scales])
+        changed = moved & _any_in_block(after.ne(before))
+        self.done.blocks_moved += int(moved.sum())
+        self.done.blocks_changed += int(changed.sum())
+        blocks = torch.where(changed.unsqueeze(-1), new_blocks, blocks)
+        return [blocks, torch.where(changed, new_scales, scales)]
+
+    def _put(self, native: str, start: int, piece: Tensor) -> None:
+        self.sink.put(native, start, piece)
+        self.done.expected[native, start] = len(piece), _checksum(piece)
 
 
-def _experts(
-    sink: Sink, state: Mapping[str, Tensor], stem: str, kind: str, adapter: Adapter, done: Merged
-) -> None:
-    """All experts of one kind of matrix, one at a time, from either form to either form."""
-    factors = adapter.factors(stem)
-    packed = f"{stem}.blocks" in state
-    held = [state[f"{stem}.{part}"] for part in (("blocks", "scales") if packed else ("weight",))]
-    for e in range(held[0].shape[0]):
-        delta = None if factors is None else _delta(factors, e, adapter.scale)
-        try:
-            if kind == "weight":
-                before = (
-                    mxfp4.decode(held[0][e], held[1][e], torch.float32) if packed else held[0][e]
-                )
-                after = before.to(sink.dtype) if delta is None else added(before, delta, sink.dtype)
-                if not bool(torch.isfinite(after).all()):
-                    raise ValueError(f"holds values that {sink.floats} cannot, or not a number")
-                _put(sink, f"{stem}.weight", e, after.unsqueeze(0), done)
-                continue
-            if packed:
-                blocks, scales = held[0][e], held[1][e]
-                if delta is not None:
-                    blocks, scales = _requantized(blocks, scales, delta, done)
-            else:
-                whole = held[0][e].float()
-                blocks, scales = mxfp4.encode(whole if delta is None else whole + delta, done.rule)
-        except ValueError as error:
-            raise CheckpointError(f"{stem}, expert {e}, with the change added: {error}") from error
-        _put(sink, f"{stem}.blocks", e, blocks.unsqueeze(0), done)
-        _put(sink, f"{stem}.scales", e, scales.unsqueeze(0), done)
+def _decoded(expert: Expert) -> Tensor:
+    if len(expert) == 1:
+        return expert[0]
+    blocks, scales = expert
+    return mxfp4.decode(blocks, scales, torch.float32)
 
 
-def _delta(factors: tuple[Tensor, Tensor], e: int, scale: float) -> Tensor:
-    a, b = factors
-    return low_rank_product(
-        a[e].clone(), b[e].clone(), scale
-    )  # off the file: products depend on alignment
+def _any_in_block(which: Tensor) -> Tensor:
+    blocks: Tensor = which.unflatten(-1, (-1, mxfp4.BLOCK))
+    return blocks.any(-1)
 
 
-def _requantized(
-    blocks: Tensor, scales: Tensor, delta: Tensor, done: Merged
-) -> tuple[Tensor, Tensor]:
-    """(blocks, scales) of one expert with the change added; blocks whose values stay the same keep
-    their bytes.
-    """
-    moved = delta.unflatten(-1, (-1, mxfp4.BLOCK)).ne(0).any(-1)
-    done.blocks += moved.numel()
-    if not bool(moved.any()):
-        return blocks, scales
-    before = mxfp4.decode(blocks, scales, torch.float32)
-    new_blocks, new_scales = mxfp4.encode(before + delta, done.rule)
-    after = mxfp4.decode(new_blocks, new_scales, torch.float32)
-    changed = moved & after.ne(before).unflatten(-1, (-1, mxfp4.BLOCK)).any(-1)
-    done.blocks_moved += int(moved.sum())
-    done.blocks_changed += int(changed.sum())
-    return torch.where(changed.unsqueeze(-1), new_blocks, blocks), torch.where(
-        changed, new_scales, scales
-    )
-
-
-def added(weight: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
+def added(weight: Tensor, delta: Tensor | None, dtype: torch.dtype) -> Tensor:
     """weight + delta, added up in float32 and rounded once; where delta is 0 the weight keeps its
     bits.
     """
-    return torch.where(delta == 0, weight.to(dtype), (weight.float() + delta).to(dtype))
+    if delta is None:
+        return weight.to(dtype)
+    total = weight.float() + delta
+    same = delta == 0
+    return torch.where(same, weight.to(dtype), total.to(dtype))
 
 
 # ---- reading back ----
 
 
-def _put(sink: Sink, native: str, start: int, piece: Tensor, done: Merged) -> None:
-    sink.put(native, start, piece)
-    done.expected[native, start] = _checksum(piece) + (piece.shape[0] << 32)
-
-
 def _checksum(piece: Tensor) -> int:
-    return zlib.crc32(piece.contiguous().flatten().view(torch.uint8).numpy().data)
+    flat = piece.contiguous().flatten()
+    data = flat.view(torch.uint8).numpy().data
+    return zlib.crc32(data)
 
 
 def verify(directory: Path, done: Merged) -> None:
@@ -233,12 +268,12 @@ def verify(directory: Path, done: Merged) -> None:
     """
     state = open_checkpoint(directory).state()
     rows: dict[str, int] = {}
-    for (native, start), expected in done.expected.items():
-        count = expected >> 32
+    for (native, start), (count, expected) in done.expected.items():
         rows[native] = rows.get(native, 0) + count
-        if _checksum(state[native][start : start + count]) != expected & 0xFFFFFFFF:
+        piece = state[native][start : start + count]
+        if _checksum(piece) != expected:
             raise CheckpointError(
                 f"{native}: reads back otherwise than it was written; is the disk in order?"
             )
-    missing = [name for name, tensor in state.items() if rows.get(name) != tensor.shape[0]]
-    assert not missing, missing[:5]
+    for name, tensor in state.items():
+        assert rows.get(name) == len(tensor), name

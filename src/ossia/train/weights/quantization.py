@@ -51,12 +51,16 @@ class RoundingError:
     @property
     def relative_rmse(self) -> float:
         """Root of noise over power; 0 for a tensor of zeros."""
-        return math.sqrt(self.noise / self.power) if self.power else 0.0
+        if not self.power:
+            return 0.0
+        return math.sqrt(self.noise / self.power)
 
     @property
     def sqnr(self) -> float:
         """Signal to quantization noise, in dB."""
-        return 10 * math.log10(self.power / self.noise) if self.noise else math.inf
+        if not self.noise:
+            return math.inf
+        return 10 * math.log10(self.power / self.noise)
 
     @property
     def saturated_share(self) -> float:
@@ -64,9 +68,13 @@ class RoundingError:
 
     def __add__(self, other: RoundingError) -> RoundingError:
         return replace(
-            self, values=self.values + other.values, power=self.power + other.power, noise=self.noise + other.noise,
-            largest=max(self.largest, other.largest), saturated=self.saturated + other.saturated,
-        )  # fmt: skip
+            self,
+            values=self.values + other.values,
+            power=self.power + other.power,
+            noise=self.noise + other.noise,
+            largest=max(self.largest, other.largest),
+            saturated=self.saturated + other.saturated,
+        )
 
 
 @dataclass(frozen=True)
@@ -79,11 +87,13 @@ class RoundingReport:
 
     def total(self, rule: ScaleRule) -> RoundingError:
         """All tensors together."""
-        return sum((row for row in self.rows if row.rule == rule), RoundingError("all", rule))
+        rows = [row for row in self.rows if row.rule == rule]
+        return sum(rows, RoundingError("all", rule))
 
     @property
     def rules(self) -> list[ScaleRule]:
-        return list(dict.fromkeys(row.rule for row in self.rows))
+        rules = [row.rule for row in self.rows]
+        return list(dict.fromkeys(rules))
 
     @property
     def best(self) -> ScaleRule:
@@ -97,13 +107,14 @@ class RoundingReport:
 
 
 def _cells(row: RoundingError) -> list[str]:
-    numbers = [
+    return [
+        row.tensor,
+        row.rule,
         f"{row.relative_rmse:.4f}",
         f"{row.sqnr:.2f}",
         f"{row.largest:.3g}",
         f"{row.saturated_share:.3%}",
     ]
-    return [row.tensor, row.rule, *numbers]
 
 
 def report(
@@ -124,10 +135,11 @@ def report(
             raise ConfigError(f"scale rule must be one of {', '.join(RULES)}, found {rule!r}")
     rows: dict[tuple[str, ScaleRule], RoundingError] = {}
     for name, matrix in _expert_matrices(_state(model)):
-        if tensors in name:
-            for rule in rules:
-                found = error_of(matrix, rule, name)
-                rows[name, rule] = rows[name, rule] + found if (name, rule) in rows else found
+        if tensors not in name:
+            continue
+        for rule in rules:
+            before = rows.get((name, rule), RoundingError(name, rule))
+            rows[name, rule] = before + error_of(matrix, rule, name)
     if not rows:
         raise ConfigError(f"no expert tensor has {tensors!r} in its name")
     return RoundingReport(tuple(rows.values()))
@@ -140,11 +152,18 @@ def error_of(values: Tensor, rule: ScaleRule, name: str = "") -> RoundingError:
     error = (rounded - values).double()
     grouped = values.unflatten(-1, (-1, mxfp4.BLOCK))
     exponents = mxfp4.block_exponents(grouped, rule)
-    limit = torch.ldexp(torch.full_like(exponents, mxfp4.LARGEST, dtype=torch.float64), exponents)
+    largest = torch.full_like(exponents, mxfp4.LARGEST, dtype=torch.float64)
+    limit = torch.ldexp(largest, exponents)
+    exact = values.double()
     return RoundingError(
-        name, rule, values.numel(), float(values.double().square().sum()), float(error.square().sum()),
-        float(error.abs().max()), int((grouped.abs() > limit).sum()),
-    )  # fmt: skip
+        tensor=name,
+        rule=rule,
+        values=values.numel(),
+        power=float(exact.square().sum()),
+        noise=float(error.square().sum()),
+        largest=float(error.abs().max()),
+        saturated=int((grouped.abs() > limit).sum()),
+    )
 
 
 def _state(model: Transformer | str | os.PathLike[str]) -> Mapping[str, Tensor]:
@@ -161,13 +180,14 @@ def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]
     """(native name of the tensor, one expert's matrix)"""
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
-        if ".experts." not in name:
+        if ".experts." not in name or kind not in ("weight", "blocks"):
             continue
-        for e in range(tensor.shape[0]):
-            if kind == "weight":
-                yield stem, tensor[e]
-            elif kind == "blocks":
-                yield stem, mxfp4.decode(tensor[e], state[f"{stem}.scales"][e], torch.float32)
+        for e in range(len(tensor)):
+            matrix = tensor[e]
+            if kind == "blocks":
+                scales = state[f"{stem}.scales"][e]
+                matrix = mxfp4.decode(matrix, scales, torch.float32)
+            yield stem, matrix
 
 
 # ---- quantization-aware training ----
@@ -180,16 +200,15 @@ def set_fake_quantize(model: Transformer, rule: bool | ScaleRule) -> None:
     With LoRA on experts it sees matrix and change together, as `merge` will store them under that
     rule. Raises `ConfigError` for another rule.
     """
-    if rule is not False and rule is not True and rule not in RULES:
+    if not isinstance(rule, bool) and rule not in RULES:
         raise ConfigError(
             f"quantize must be true, false or one of {', '.join(RULES)}, found {rule!r}"
         )
-    changed = [
-        module for module in model.modules() if isinstance(module, LoraExperts) and module.rank
-    ]
-    for experts in changed:
-        experts.fake_quantize = rule
-    bases = {leaf for experts in changed for leaf in (experts.gate_up, experts.down)}
+    bases: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, LoraExperts) and module.rank:
+            module.fake_quantize = rule
+            bases |= {module.gate_up, module.down}
     for module in model.modules():
         if isinstance(module, TrainableExperts):
             module.fake_quantize = False if module in bases else rule

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ossia.server.stops import MAX_STOPS
+from ossia.server.wire.sampling import MAX_STOPS
 
 MANY = [f"stop {n}" for n in range(MAX_STOPS + 1)]
 

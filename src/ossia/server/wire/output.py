@@ -1,0 +1,60 @@
+"""Usage and log-probabilities as each API writes them. Plain dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ossia.turn.events import TokenLogprob, Usage
+
+
+def chat_usage(usage: Usage) -> dict[str, Any]:
+    """Of Chat Completions and Completions."""
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.total,
+        "prompt_tokens_details": _input_details(usage),
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def responses_usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt,
+        "input_tokens_details": _input_details(usage),
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.total,
+    }
+
+
+def _input_details(usage: Usage) -> dict[str, int]:
+    """What was not in the cache before is in it now."""
+    return {
+        "cached_tokens": usage.cached,
+        "cache_write_tokens": max(usage.prompt - usage.cached, 0),
+    }
+
+
+def messages_usage(usage: Usage) -> dict[str, Any]:
+    """Anthropic's: input found in the cache is counted apart; putting it there costs nothing."""
+    return {
+        "input_tokens": usage.prompt - usage.cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": usage.cached,
+        "output_tokens": usage.completion,
+        "output_tokens_details": {"thinking_tokens": usage.reasoning},
+    }
+
+
+def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Of Chat Completions and Responses."""
+    return [
+        {**_candidate(token), "top_logprobs": [_candidate(other) for other in token.top]}
+        for token in tokens
+    ]
+
+
+def _candidate(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}

@@ -1,0 +1,230 @@
+"""Tool declarations and tool choices, in every shape that clients send, as a `Toolbox`.
+
+What describes a tool may stand beside its type (Responses, Messages) or under it (Chat
+Completions). Types of tools that this server does not have are passed over in every API: agents
+declare whatever they know of (Codex sends `web_search` to everybody), and the model is told of
+those that count. Knows nothing of messages and answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ossia.errors import GrammarError
+from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
+from ossia.server.wire.errors import bad
+from ossia.server.wire.fields import At
+from ossia.tools import Tool
+from ossia.tools.protocol import by_wire_type
+from ossia.tools.toolbox import DeclaredCustom, Toolbox, ToolChoice
+
+log = logging.getLogger("ossia.server")
+LONGEST_NAME = 128  # characters, as in Anthropic's API
+BRACKETS = "<([{"  # no name has one: they end a recipient in a header
+# recipients that mean something else
+RESERVED = ("functions", "browser", "python", "assistant", "user", "all")
+
+
+@dataclass
+class ToolReader:
+    """Reads declarations, one after the other, into one `Toolbox`. `builtin`: the server's own
+    tools by namespace. `default_kind`: of a declaration without a type; None: it must have one.
+    `echo`: the declarations as a response shows them.
+    """
+
+    builtin: Mapping[str, Tool]
+    default_kind: str | None = "function"
+    functions: list[FunctionTool] = field(default_factory=list)
+    custom: list[DeclaredCustom] = field(default_factory=list)
+    namespaces: list[ToolNamespace] = field(default_factory=list)
+    hosted: dict[str, Tool] = field(default_factory=dict)
+    strict: set[str] = field(default_factory=set)
+    echo: list[dict[str, Any]] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+    def read(self, tools: Iterable[At]) -> ToolReader:
+        """Raises `ApiError` naming the tool that is wrong."""
+        by_type = by_wire_type(self.builtin.values())
+        for tool in tools:
+            tool.object()
+            if tool["type"].value is None and self.default_kind is None:
+                raise tool["type"].wrong("is missing")
+            kind = tool["type"].text(self.default_kind)
+            match kind:
+                case "function":
+                    self._function(tool)
+                case "custom":
+                    self._custom(inside(tool, "custom"))
+                    self.echo.append(dict(tool.value))
+                case "namespace":
+                    self._namespace(tool)
+                case _ if kind in by_type:
+                    self.hosted[by_type[kind].namespace.name] = by_type[kind]
+                    self.echo.append(dict(tool.value))
+                case _:
+                    log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
+        return self
+
+    def tools(self, *, parallel: bool) -> Toolbox:
+        """Without a choice."""
+        return Toolbox(
+            tuple(self.functions),
+            tuple(self.custom),
+            tuple(self.namespaces),
+            tuple(self.hosted.values()),
+            frozenset(self.strict),
+            parallel=parallel,
+        )
+
+    def _function(self, tool: At) -> None:
+        inner = inside(tool, "function")
+        made = function_tool(inner)
+        self._new_name(inner["name"])
+        self.functions.append(made)
+        is_strict = inner["strict"].flag()
+        if is_strict:
+            self.strict.add(made.name)
+        shown = {key: value for key, value in tool.value.items() if key != "function"}
+        facts = {"name": made.name, "parameters": made.parameters, "strict": is_strict}
+        self.echo.append({"description": made.description or None, **shown, **facts})
+
+    def _custom(self, tool: At) -> None:
+        name = tool_name(tool["name"])
+        about = tool["description"].text("")
+        wanted = tool["format"]
+        try:
+            text = body_format(wanted.value)
+        except GrammarError as error:
+            raise bad(f"{wanted.path}: {error}", wanted.path, error.code) from error
+        if isinstance(text, JsonFormat):
+            raise wanted.wrong("must be text or a grammar")
+        self._new_name(tool["name"])
+        self.custom.append(DeclaredCustom(name, about, text))
+
+    def _namespace(self, space: At) -> None:
+        name = tool_name(space["name"])
+        if name in RESERVED:
+            raise space["name"].wrong(f"is taken: {name!r} means something else")
+        functions = []
+        for tool in space["tools"].items():
+            kind = tool.object()["type"].text("function")
+            if kind == "custom":
+                raise tool.wrong("cannot be in a namespace: declare a custom tool by itself")
+            if kind == "function":
+                inner = inside(tool, "function")
+                functions.append(function_tool(inner))
+                self._new_name(inner["name"], f"{name}.")
+                if inner["strict"].flag():
+                    self.strict.add(f"{name}.{functions[-1].name}")
+        if not functions:
+            raise space["tools"].wrong("has no functions")
+        about = space["description"].text("") or None
+        self.namespaces.append(ToolNamespace(name, about, tuple(functions)))
+        self.echo.append(dict(space.value))
+
+    def _new_name(self, name: At, prefix: str = "") -> None:
+        full = f"{prefix}{name.value}"
+        if full in self.names:
+            raise name.wrong(f"is another tool's, too: {full!r}")
+        self.names.add(full)
+
+
+def inside(tool: At, kind: str) -> At:
+    """The description of the tool: under its kind, or next to it."""
+    return tool[kind].object() if kind in tool else tool
+
+
+def function_tool(tool: At) -> FunctionTool:
+    """Of `parameters`, or of Anthropic's `input_schema`."""
+    name = tool_name(tool["name"])
+    about = tool["description"].text("")
+    schema = tool["input_schema" if "input_schema" in tool else "parameters"]
+    if schema.value is not None and not isinstance(schema.value, Mapping):
+        raise schema.wrong("must be a JSON schema: an object", "invalid_schema")
+    return FunctionTool(name, about, schema.value)
+
+
+def tool_name(at: At) -> str:
+    """A name that can be written in a header."""
+    name = at.word()
+    is_one_word = name.isprintable() and not any(c.isspace() or c in BRACKETS for c in name)
+    if len(name) > LONGEST_NAME or not is_one_word or name.endswith("."):
+        raise at.wrong(
+            f"must be one word of at most {LONGEST_NAME} characters, without brackets and "
+            f"without a point at its end, not {name[:LONGEST_NAME]!r}"
+        )
+    return name
+
+
+# ---- choices ----
+
+
+def with_choice(tools: Toolbox, choice: At) -> Toolbox:
+    """The tools with an OpenAI `tool_choice`: a word, a tool, or a list of allowed tools.
+    `Toolbox.grammar` finds out whether there is a tool of that name. Raises `ApiError`.
+    """
+    return replace(tools, choice=_choice(choice, tools))
+
+
+def _choice(choice: At, tools: Toolbox) -> ToolChoice:
+    given = choice.value
+    if isinstance(given, Mapping):
+        is_function = "function" in choice or "name" in choice
+        given = given.get("type") or ("function" if is_function else None)
+    match given:
+        case None if choice.value is None:
+            return ToolChoice()
+        case "auto" | "none" | "required":
+            return ToolChoice(given)
+        case "allowed_tools":
+            return _allowed(inside(choice, "allowed_tools"), tools)
+        case str() if isinstance(choice.value, Mapping):
+            return ToolChoice("required", _names(choice, tools))
+    raise choice.wrong(
+        "must be auto, none, required or an object of type function, custom or allowed_tools, "
+        f"not {choice.value!r:.80}"
+    )
+
+
+def _allowed(choice: At, tools: Toolbox) -> ToolChoice:
+    mode: Any = At(choice["mode"].value or "auto", choice["mode"].path).one_of("auto", "required")
+    names: list[str] = []
+    for each in choice["tools"].items("a list of tools"):
+        kind = each.object()["type"].text("function")
+        # What was passed over when it was declared is passed over here.
+        if kind in ("function", "custom", "namespace") or _hosted(kind, tools):
+            names += _names(each, tools)
+    if names:
+        return ToolChoice(mode, tuple(names), always=mode == "required")
+    if mode == "required":
+        raise bad("tool_choice requires a call, but allows no tool of this server", "tool_choice")
+    return ToolChoice("none")
+
+
+def _names(choice: At, tools: Toolbox) -> tuple[str, ...]:
+    """The recipients that a choice of type function, custom, namespace or a hosted tool means."""
+    kind = choice["type"].text("function")
+    if kind in ("function", "custom"):
+        inner = inside(choice, kind)
+        name = inner["name"].word()
+        space = choice["namespace"].text("")
+        return (f"{space}.{name}" if space else name,)
+    hosted = _hosted(kind, tools)
+    targets = tools.by_recipient.items()
+    names: tuple[str, ...] = ()
+    if kind == "namespace":
+        namespace = choice["name"].word()
+        names = tuple(full for full, target in targets if target.namespace == namespace)
+    elif hosted is not None:
+        names = tuple(full for full, target in targets if target.tool is hosted)
+    if not names:
+        raise bad(f"{choice.path}: there is no tool of type {kind!r} here", "tool_choice")
+    return names
+
+
+def _hosted(kind: str, tools: Toolbox) -> Tool | None:
+    """The server's tool that requests declare by this type, if it is among `tools`."""
+    return next((tool for tool in tools.builtin if kind in tool.kind.wire_types), None)
