@@ -1,5 +1,5 @@
 """The processor time of every test: the ten costliest are printed, and a test of more than --limit
-seconds that bears no mark `slow` fails the run.
+seconds that bears no mark `slow` or `long` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
@@ -76,7 +76,8 @@ class Measured:
         report = yield
         report.processor_seconds = item.stash.get(SPENT, {})
         item.stash[SPENT] = {}
-        report.may_be_slow = item.get_closest_marker("slow") is not None
+        marks = (item.get_closest_marker(name) for name in ("slow", "long"))
+        report.may_be_slow = any(mark is not None for mark in marks)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -107,7 +108,7 @@ class Measured:
             terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
         for name in self.too_slow():
             terminalreporter.write_line(
-                f"TOO SLOW: more than {self.limit:g} processor seconds without a mark `slow`: {name}",
+                f"TOO SLOW: more than {self.limit:g} processor seconds without a mark `slow` or `long`: {name}",
                 red=True,
             )
 

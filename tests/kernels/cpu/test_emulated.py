@@ -49,6 +49,7 @@ def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
         assert offered == [*(name.encode() for name in expected), None]
 
 
+@pytest.mark.long
 def test_kernel_tests_pass(program: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     run_kernel_tests(program, "neoverse-n1", "neon_dot", tmp_path, pytestconfig, PRODUCTS)
 
