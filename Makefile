@@ -10,7 +10,9 @@ QUIETLY := >&2 </dev/null
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 # Two workers. Modules stay compiled, whatever the environment says: pytest rewrites every assertion
 # of theirs, which takes a minute, and the tests start Python some fifty times.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+# One more than there are cores: some tests wait for servers and processes.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
