@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 # What setting up prints goes to stderr, and it must not read the stdin that is meant for the program.
 QUIETLY := >&2 </dev/null
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-# Two workers. Modules stay compiled, whatever the environment says: pytest rewrites every assertion
+# Modules stay compiled, whatever the environment says: pytest rewrites every assertion
 # of theirs, which takes a minute, and the tests start Python some fifty times.
 # One more than there are cores: some tests wait for servers and processes.
 WORKERS := $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
