@@ -127,7 +127,7 @@ def sampling_defaults(folder: Path) -> SamplingParams:
 
 
 class Generation:
-    """Sampled token ids, as an iterator. After (or during) it: `ids`, `logprobs`, `finish_reason`."""
+    """Sampled token ids, as an iterator. It keeps `ids`, `logprobs` and `finish_reason`."""
 
     def __init__(self, tokens: Iterator[SampledToken]) -> None:
         self._tokens = tokens
@@ -478,7 +478,8 @@ def _completed(
     if functions or (instructions is not None and instructions not in said):
         if any(m.role is Role.DEVELOPER for m in messages):
             raise RequestError(
-                "the conversation has a developer message of its own; declare tools and instructions there, "
+                "the conversation has a developer message of its own; declare tools and "
+                "instructions there, "
                 "or give chat messages instead"
             )
         developer = Message(Role.DEVELOPER, DeveloperContent(instructions, functions))
