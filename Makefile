@@ -11,7 +11,7 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 # Modules stay compiled, whatever the environment says: pytest rewrites every assertion
 # of theirs, which takes a minute, and the tests start Python some fifty times.
 # One more than there are cores: some tests wait for servers and processes.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 MAKEFLAGS += --no-print-directory

@@ -15,7 +15,7 @@ from ossia.harmony import Conversation, Effort, Message, Role
 from ossia.llm import LLM
 from ossia.tasks import problems
 from ossia.tasks.evals import cases
-from ossia.tools import PythonFunction, from_function
+from ossia.tools import PythonFunction, Sessions, from_function
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,19 @@ def test_tools_run_and_their_results_go_back(llm: LLM, monkeypatch: pytest.Monke
     assert (made.name, made.arguments, made.result) == ("add", '{"a": 37, "b": 48}', "85")
     assert answers[1].calls == () and answers[0].end.reasoning == "Add."
     assert [tool.function.name for tool in closed] == ["add"], "its session is over, too"
+
+
+def test_sessions_end_with_a_caller_who_stops_asking(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Sessions] = []
+    monkeypatch.setattr(Sessions, "close_now", lambda sessions: closed.append(sessions))
+    answers = respond.answer_all(
+        llm, [(asked("2 + 2?"), []), (asked("Tell me a story."), [])], llm.params(max_tokens=200)
+    )
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert len(closed) == 2
 
 
 def test_evaluate_grades_in_order_and_counts_what_was_cut(llm: LLM) -> None:

@@ -316,6 +316,18 @@ def test_a_call_of_the_callers_ends_the_turn(tokenizer: Tokenizer, add: PythonFu
     assert end.messages[-1].recipient == "functions.lamp"
 
 
+def test_a_turn_that_is_over_stays_over(tokenizer: Tokenizer, add: PythonFunction) -> None:
+    """Asking again changes nothing, also after a call that could not be understood."""
+    one = Turn(ASKED, tokenizer, Rules(Toolbox(builtin=(add,))), Limits(retries=0))
+    assert one.begin_sample() is not None
+    for token in tokenizer.encode_with_specials(call("add", "null")):
+        one.feed(SampledToken(0, token, 0.0))
+    one.end_sample()
+    assert one.begin_sample() is None
+    end = one.end
+    assert one.begin_sample() is None and one.end is end
+
+
 def test_a_turn_by_hand(tokenizer: Tokenizer) -> None:
     """Whoever samples many turns at once drives `Turn` itself, and has every token."""
     one = Turn(ASKED, tokenizer)

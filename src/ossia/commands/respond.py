@@ -51,35 +51,39 @@ def answer_all(
     engine = Engine(llm.model, capacity=at_once * each, max_running=at_once)
     waiting = enumerate(conversations)
     running: dict[int, tuple[int, Turn]] = {}  # by request
-    while True:
-        while len(running) < at_once and (item := next(waiting, None)) is not None:
-            index, (conversation, tools) = item
-            rules = Rules(Toolbox.of(conversation, tools))
-            turn = Turn(conversation, llm.tokenizer, rules, Limits(params.max_tokens))
-            request = _submit(engine, turn, params)
-            assert request is not None, "a turn begins with a sample"
-            running[request] = (index, turn)
-        if not running:
-            return
-        for token in engine.step():
-            if token.request_id not in running:  # a guess beyond what ended the sample
-                continue
-            index, turn = running[token.request_id]
-            turn.feed(token)
-            if token.finish_reason is None and not turn.sample_is_over:
-                continue
-            if token.finish_reason is None:
-                engine.abort(token.request_id)
-            del running[token.request_id]
-            turn.end_sample()
-            list(run_calls(turn))
-            request = _submit(engine, turn, params)
-            if request is not None:
+    try:
+        while True:
+            while len(running) < at_once and (item := next(waiting, None)) is not None:
+                index, (conversation, tools) = item
+                rules = Rules(Toolbox.of(conversation, tools))
+                turn = Turn(conversation, llm.tokenizer, rules, Limits(params.max_tokens))
+                request = _submit(engine, turn, params)
+                assert request is not None, "a turn begins with a sample"
                 running[request] = (index, turn)
-            else:
-                assert turn.end is not None
-                turn.sessions.close_now()
-                yield index, Answer(turn.end, tuple(_calls(turn.end.messages)))
+            if not running:
+                return
+            for token in engine.step():
+                if token.request_id not in running:  # a guess beyond what ended the sample
+                    continue
+                index, turn = running[token.request_id]
+                turn.feed(token)
+                if token.finish_reason is None and not turn.sample_is_over:
+                    continue
+                if token.finish_reason is None:
+                    engine.abort(token.request_id)
+                turn.end_sample()
+                list(run_calls(turn))
+                request = _submit(engine, turn, params)
+                del running[token.request_id]
+                if request is not None:
+                    running[request] = (index, turn)
+                else:
+                    assert turn.end is not None
+                    turn.sessions.close_now()
+                    yield index, Answer(turn.end, tuple(_calls(turn.end.messages)))
+    finally:  # also of turns that an error or a caller has cut short
+        for _, turn in running.values():
+            turn.sessions.close_now()
 
 
 def evaluate(

@@ -147,6 +147,8 @@ class Turn:
 
     def begin_sample(self) -> list[int] | None:
         """The prompt of the next sample. None: the turn is over, and `end` says how."""
+        if self.end is not None:
+            return None
         self._tell_results()
         reason = self._over()
         if reason is not None:
