@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ossia.errors import CheckpointError, OssiaError, RequestError
 from ossia.llm import LLM
 from ossia.server import Settings, create_app, gate, logs
 from ossia.server.access import secret_digest
@@ -272,6 +273,30 @@ async def test_an_exception_is_a_500_with_an_id_and_a_line_in_the_log(
         answer = await client.get("/broken")
     assert answer.status_code == 500 and "bug" not in answer.text
     assert answer.headers["x-request-id"] in caplog.text and "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize(("kind", "status"), [(CheckpointError, 500), (RequestError, 400)])
+async def test_an_error_of_ours_keeps_its_code(
+    client_for: Any, caplog: Any, kind: type[OssiaError], status: int
+) -> None:
+    """In a route, and between the gate and the routes; what is the client's fault is no crash."""
+
+    async def broken(*_: Any) -> None:
+        raise kind("the file is gone", "model", "file_gone")
+
+    async with client_for(SAYS) as client:
+        app = client.app
+        app.get("/broken")(lambda: asyncio.run(broken()))
+        behind = gate.AccessMiddleware(broken, app.state.service, app.state.access)
+        for answering in (app, behind):
+            caplog.clear()
+            transport = httpx.ASGITransport(answering)
+            async with httpx.AsyncClient(transport=transport, base_url="http://server") as asking:
+                answer = await asking.get("/broken")
+            told = answer.json()["error"]
+            assert answer.status_code == status
+            assert (told["param"], told["code"]) == ("model", "file_gone")
+            assert ("file is gone" in caplog.text) == (status == 500)
 
 
 async def test_spans(client_for: Any) -> None:

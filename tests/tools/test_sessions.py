@@ -11,7 +11,7 @@ import pytest
 
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
-from ossia.tools import PythonFunction, SessionKey, Sessions, ToolResult
+from ossia.tools import PythonFunction, SessionKey, Sessions, ToolResult, sessions
 from ossia.tools.kinds import BROWSER, KINDS, WIRE_TYPES
 from ossia.tools.protocol import by_wire_type
 
@@ -51,6 +51,8 @@ class CounterSession:
             raise ToolError("no more numbers")
         if text == "break":
             raise KeyError(text)
+        if text == "exit":
+            raise SystemExit(3)
         self.counter.counts[self.key] = self.counter.counts.get(self.key, 0) + 1
         return ToolResult(str(self.counter.counts[self.key]))
 
@@ -62,9 +64,9 @@ def test_a_key_is_its_own_state() -> None:
     counter = Counter()
     alice, bob = SessionKey("alice", "c"), SessionKey("bob", "c")
     for key, expected in ((alice, "1"), (bob, "1"), (alice, "2")):
-        sessions = Sessions(key)
-        assert [r.text for r in sessions.call_all([(counter, "next", "")])] == [expected]
-        sessions.close_now()
+        opened = Sessions(key)
+        assert [r.text for r in opened.call_all([(counter, "next", "")])] == [expected]
+        opened.close_now()
     assert counter.opened == counter.closed == 3
 
 
@@ -72,18 +74,18 @@ def test_a_session_is_opened_once() -> None:
     counter = Counter()
 
     async def run() -> None:
-        sessions = Sessions(SessionKey())
-        texts = [(await sessions.call(counter, "next", "")).text for _ in range(2)]
-        await sessions.close()
+        opened = Sessions(SessionKey())
+        texts = [(await opened.call(counter, "next", "")).text for _ in range(2)]
+        await opened.close()
         assert texts == ["1", "2"] and counter.opened == counter.closed == 1
 
     asyncio.run(run())
 
 
 def test_calls_wait_side_by_side_and_results_keep_their_order() -> None:
-    sessions = Sessions(SessionKey())
+    opened = Sessions(SessionKey())
     counter = Counter()
-    results = sessions.call_all([(counter, "next", "meet"), (counter, "next", "")])
+    results = opened.call_all([(counter, "next", "meet"), (counter, "next", "")])
     assert sorted(result.text for result in results) == ["1", "2"]
     assert results[0].text == "2", "the first call ended last"
 
@@ -105,16 +107,17 @@ def test_a_python_function_runs_in_the_callers_thread() -> None:
     [
         ("fail", "error: no more numbers"),
         ("break", "error: the tool failed"),
+        ("exit", "error: the tool failed"),
         ("hang", "error: the tool did not answer within 0.01 seconds"),
     ],
 )
 def test_there_is_always_a_result(text: str, told: str) -> None:
-    sessions = Sessions(SessionKey(), call_seconds=0.01)
-    (result,) = sessions.call_all([(Counter(), "next", text)])
+    opened = Sessions(SessionKey(), call_seconds=0.01)
+    (result,) = opened.call_all([(Counter(), "next", text)])
     assert (result.text, result.failed) == (told, True)
 
     async def run() -> ToolResult:
-        return await sessions.call(Counter(), "next", text)
+        return await opened.call(Counter(), "next", text)
 
     assert asyncio.run(run()) == result
 
@@ -141,11 +144,39 @@ def test_a_session_that_does_not_close_harms_no_other(
 
     broken, counter = Counter(), Counter()
     broken.session = lambda key: (Stuck if waits else StuckAtOnce)(broken, key)  # type: ignore[method-assign]
-    sessions = Sessions(SessionKey())
+    opened = Sessions(SessionKey())
     calls = [(broken, "next", ""), (counter, "next", "")]
-    assert [r.text for r in sessions.call_all(calls)] == ["1", "1"]
-    sessions.close_now()
+    assert [r.text for r in opened.call_all(calls)] == ["1", "1"]
+    opened.close_now()
     assert counter.closed == 1 and "the socket is gone" in caplog.text
-    sessions.call_all(calls)
-    asyncio.run(sessions.close())
+    opened.call_all(calls)
+    asyncio.run(opened.close())
     assert counter.closed == 2
+
+
+def test_a_session_that_takes_too_long_to_close_is_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(CounterSession):
+        async def close(self) -> None:
+            await asyncio.sleep(3600)
+
+    monkeypatch.setattr(sessions, "CLOSE_SECONDS", 0.01)
+    slow, counter = Counter(), Counter()
+    slow.session = lambda key: Slow(slow, key)  # type: ignore[method-assign]
+    opened = Sessions(SessionKey())
+    calls = [(slow, "next", ""), (counter, "next", "")]
+    opened.call_all(calls)
+    opened.close_now()
+    opened.call_all(calls)
+    asyncio.run(opened.close())
+    assert counter.closed == 2 and caplog.text.count("TimeoutError") == 2
+
+
+def test_a_function_that_exits_does_not_end_the_program() -> None:
+    def leave(text: str) -> str:
+        raise SystemExit(text)
+
+    tool = PythonFunction(FunctionTool("leave"), leave)
+    (result,) = Sessions(SessionKey()).call_all([(tool, "leave", "now")])
+    assert result == ToolResult("error: the tool failed", failed=True)

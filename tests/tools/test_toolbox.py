@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,7 @@ def test_choices(tokenizer: Tokenizer) -> None:
 
 
 def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) -> None:
-    in_team, search = (
-        call("team.g", "{}"),
-        "<|channel|>analysis to=browser.search code<|message|>{}<|call|>",
-    )
+    in_team = call("team.g", "{}")
     chosen = Toolbox(
         EVERYTHING.functions,
         namespaces=EVERYTHING.namespaces,
@@ -169,7 +167,12 @@ def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) 
         (F,), builtin=(Python(), Browser()), choice=ToolChoice("auto", ("browser.search",))
     )
     assert [tool.namespace.name for tool in kept.chosen().builtin] == ["browser"]
-    assert starts(tokenizer, kept, CALL_F, search)[0] is False
+    search, other = (call(f"browser.{name}", "{}") for name in ("search", "open"))
+    assert starts(tokenizer, kept, CALL_F, search, other) == [False, True, False]
+    assert kept.resolve("browser.open") != kept.chosen().resolve("browser.open")
+    whole = replace(kept, choice=ToolChoice("auto", ("python", "browser.search", "browser.open")))
+    assert starts(tokenizer, whole, CALL_F, search, other) == [False, True, True]
+    assert [tool.namespace.name for tool in whole.chosen().builtin] == ["python", "browser"]
 
 
 def test_a_namespace_without_functions_can_be_chosen(tokenizer: Tokenizer) -> None:

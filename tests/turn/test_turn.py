@@ -25,6 +25,7 @@ from ossia.turn.events import (
     TurnEvent,
 )
 from ossia.turn.targets import Grammars
+from ossia.turn.turn import NO_TOKENS_LEFT
 
 ASKED = Conversation((Message(Role.USER, "What is 37 + 48?"),))
 
@@ -243,6 +244,9 @@ def test_calls_are_limited(tokenizer: Tokenizer, add: PythonFunction, calls: lis
     events, end = turn(script, add, limits=Limits(max_calls=1))
     assert calls == ["1 + 1"] and end.text == "2"
     assert [called.failed for called in calls_of(events)] == [False, True]
+    started = [event.index for event in events if isinstance(event, CallStart)]
+    ended = [event.index for event in events if isinstance(event, ItemEnd)]
+    assert started == ended[:2], "a refused call is told like any other"
     assert "no more calls are allowed" in script.prompts[2]
 
 
@@ -255,7 +259,39 @@ def test_tokens_are_those_of_all_samples(
     assert one.tokens_left == most
     *_, end = run_turn(one, Script(tokenizer, first))
     assert isinstance(end, TurnEnd) and end.reason == "length" and one.tokens_left == 0
-    assert calls == ["1 + 1"]
+    assert not calls, "nobody would read the result"
+    assert end.messages[-1].text == NO_TOKENS_LEFT
+
+
+def test_a_call_of_a_sample_that_was_cut_is_not_run(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
+    """Nor counted: of several calls in a sample, the tokens ran out in the second."""
+    one = call("add", '{"a": 1, "b": 1}').replace("<|call|>", "<|end|><|start|>assistant")
+    cut = call("add", '{"a": 2, "b": 2}').removesuffix("<|call|>")
+    events, end = turn(Script(tokenizer, one + cut), add, limits=Limits(max_calls=1))
+    assert end.reason == "length" and not calls
+    called, other = calls_of(events)
+    assert (called.failed, called.result) == (True, NO_TOKENS_LEFT)
+    assert other.result == "" and [m.role for m in end.messages] == [
+        "assistant",
+        "assistant",
+        "tool",
+    ]
+
+
+def test_the_last_token_may_end_a_call_whose_result_the_caller_reads(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str]
+) -> None:
+    """The caller's own call in the same sample makes it go on, with new tokens."""
+    lamp = Message(Role.DEVELOPER, DeveloperContent(tools=(FunctionTool("lamp"), add.function)))
+    declared = Conversation((lamp, *ASKED.messages))
+    ours = call("add", '{"a": 1, "b": 1}').replace("<|call|>", "<|end|><|start|>assistant")
+    said = ours + call("lamp", "{}")
+    most = len(tokenizer.encode_with_specials(said))
+    one = Turn(declared, tokenizer, Rules(Toolbox.of(declared, [add])), Limits(max_tokens=most))
+    *_, end = run_turn(one, Script(tokenizer, said))
+    assert isinstance(end, TurnEnd) and end.reason == "calls" and calls == ["1 + 1"]
 
 
 def test_an_answer_without_its_end_is_cut(

@@ -29,6 +29,7 @@ from ossia.turn.targets import FREE, Grammars
 log = logging.getLogger("ossia.server")
 # Longer conversations, in characters, are rendered in a thread, so that streams go on meanwhile.
 LONG = 20_000
+CALL_SECONDS = 300.0  # that a tool may wait; tools have shorter limits of their own
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Answerer:
             self.tokenizer,
             Rules(request.tools, request.stop, request.logprobs, is_enforced),
             Limits(request.params.max_tokens, self.rounds, self.retries, request.max_calls),
-            Sessions(request.session),
+            Sessions(request.session, CALL_SECONDS),
         )
 
     async def _tokens(

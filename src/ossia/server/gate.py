@@ -73,11 +73,11 @@ class AccessMiddleware:
                 await self.app(scope, visit.receive, visit.send)
             finally:
                 LEASE.reset(token)
-        except ApiError as error:
-            await visit.fail(error)
         except Exception as error:
-            visit.crashed(error)
-            await visit.fail(ApiError.of(error))
+            told = ApiError.of(error)
+            if told.status == 500:
+                visit.crashed(error)
+            await visit.fail(told)
 
     def _check(self, visit: _Exchange) -> None:
         """Raises `ApiError` for a request that is turned away."""

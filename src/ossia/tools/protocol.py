@@ -61,7 +61,7 @@ class ToolSession(Protocol):
         ...
 
     def close(self) -> MaybeAwaitable[None]:
-        """The answer is over."""
+        """The answer is over. What takes longer than `sessions.CLOSE_SECONDS` is broken off."""
         ...
 
 

@@ -6,7 +6,7 @@
     await sessions.close()                                                # or close_now()
 
 Knows the protocol of tools; nothing of turns. A call always has a result: what a tool raises
-becomes a text for the model.
+becomes a text for the model, `SystemExit` too, which would end the event loop of everybody.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ from ossia.tools.protocol import MaybeAwaitable, SessionKey, Tool, ToolResult, T
 log = logging.getLogger("ossia.tools")
 Call = tuple[Tool, str, str]  # the tool, its function, what the model wrote
 Value = TypeVar("Value")
+CLOSE_SECONDS = 10.0  # that a session may take to close
+RAISED = (Exception, SystemExit)  # what a tool may raise without harm to the answer
 
 
 class Sessions:
-    """Opened when a tool is first called. `call_seconds`: the time limit of every call."""
+    """Opened when a tool is first called. `call_seconds`: the time limit of every call that waits;
+    None: no limit.
+    """
 
     def __init__(self, key: SessionKey, call_seconds: float | None = None) -> None:
         self.key = key
@@ -53,8 +57,8 @@ class Sessions:
         return list(_finished([self._start(call) for call in calls]))
 
     async def close(self) -> None:
-        for closing in self._closing():
-            await _value(closing)
+        """Each session has `CLOSE_SECONDS`; they close side by side."""
+        await asyncio.gather(*(_value(closing) for closing in self._closing()))
 
     def close_now(self) -> None:
         """`close`, without an event loop."""
@@ -71,7 +75,7 @@ class Sessions:
         deadline = None if seconds is None else time.monotonic() + seconds
         try:
             result = self.of(tool).call(function, text, deadline)
-        except Exception as error:  # a tool must not take the answer down with it
+        except RAISED as error:  # a tool must not take the answer down with it
             return _failure(tool, error)
         return result if isinstance(result, ToolResult) else self._waited(tool, result)
 
@@ -79,14 +83,14 @@ class Sessions:
         try:
             async with asyncio.timeout(self.call_seconds) as limit:
                 return await result
-        except Exception as error:
+        except RAISED as error:
             if limit.expired():
                 text = f"error: the tool did not answer within {self.call_seconds:g} seconds"
                 return ToolResult(text, failed=True)
             return _failure(tool, error)
 
 
-def _failure(tool: Tool, error: Exception) -> ToolResult:
+def _failure(tool: Tool, error: BaseException) -> ToolResult:
     """What the model is told: of a `ToolError` its text, of anything else that the tool failed."""
     if isinstance(error, ToolError):
         return ToolResult(f"error: {error}", failed=True)
@@ -98,7 +102,7 @@ def _closed(session: ToolSession) -> MaybeAwaitable[None]:
     """What cannot be closed is logged: neither the answer nor the other sessions suffer from it."""
     try:
         closing = session.close()
-    except Exception:
+    except RAISED:
         log.exception("a tool's session did not close")
         return None
     return None if closing is None else _logged(closing)
@@ -106,8 +110,9 @@ def _closed(session: ToolSession) -> MaybeAwaitable[None]:
 
 async def _logged(closing: Awaitable[None]) -> None:
     try:
-        await closing
-    except Exception:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await closing
+    except RAISED:
         log.exception("a tool's session did not close")
 
 

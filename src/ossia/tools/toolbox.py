@@ -31,7 +31,8 @@ from ossia.harmony import (
 )
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tokenizer import Tokenizer
-from ossia.tools.protocol import Tool
+from ossia.tools.kinds import ToolKind
+from ossia.tools.protocol import SessionKey, Tool, ToolSession
 
 log = logging.getLogger("ossia.tools")
 TEXT_INPUT = {"type": "string"}  # the parameters that a custom tool is declared with
@@ -51,6 +52,25 @@ class DeclaredCustom:
             case RegexFormat(pattern=text) | LarkFormat(grammar=text):
                 parts.append(f"Its input must follow this grammar:\n{text}")
         return FunctionTool(self.name, "\n\n".join(part for part in parts if part), TEXT_INPUT)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some functions of a tool, or all of one without functions, as a tool of its own."""
+
+    whole: Tool
+    functions: tuple[FunctionTool, ...]
+
+    @property
+    def kind(self) -> ToolKind:
+        return self.whole.kind
+
+    @property
+    def namespace(self) -> ToolNamespace:
+        return replace(self.whole.namespace, tools=self.functions)
+
+    def session(self, key: SessionKey) -> ToolSession:
+        return self.whole.session(key)
 
 
 @dataclass(frozen=True)
@@ -248,14 +268,15 @@ class Toolbox:
             return tuple(tool for tool in tools if f"{space}.{tool.name}" in wanted)
 
         spaces = [replace(s, tools=keep(s.name, s.tools)) for s in self.namespaces]
-        targets = [target for target in self._targets() if target.recipient in wanted]
-        builtin = [tool for tool in self.builtin if any(t.tool is tool for t in targets)]
+        builtin = [
+            Part(tool, keep(tool.namespace.name, tool.namespace.tools)) for tool in self.builtin
+        ]
         return replace(
             self,
             functions=keep(FUNCTIONS, self.functions),
             custom=tuple(tool for tool in self.custom if f"{FUNCTIONS}.{tool.name}" in wanted),
             namespaces=tuple(s for s in spaces if s.tools or s.name in wanted),
-            builtin=tuple(builtin),
+            builtin=tuple(t for t in builtin if t.functions or t.namespace.name in wanted),
         )
 
     def _full_name(self, name: str) -> str:

@@ -132,7 +132,9 @@ class ItemDelta:
 
 @dataclass(frozen=True)
 class CallStart:
-    """One of our tools begins to work: what the model wants of it is complete in `item`."""
+    """A call of one of our tools, complete in `item`. Its end has the result, or says why the call
+    was not run.
+    """
 
     index: int
     item: BuiltinCallItem

@@ -23,8 +23,9 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 - **Arguments are mended** only as `harmony/calls.py` says, and only in calls that the model closed.
   History, events and tools see the mended call; a repair is noted.
 - **Budgets**: `max_tokens` counts all samples of the turn. A sample with calls of our tools takes a
-  round; with no rounds left, its calls are not run and the turn ends. With `max_calls` used up, a
-  call is answered by an error, and the turn goes on.
+  round; with no rounds left, its calls are not run and the turn ends. The same holds where no
+  tokens are left to read a result with, or the sample was cut. With `max_calls` used up, a call is
+  answered by an error, and the turn goes on. A call that is not run is shown as one that failed.
 - **Stop strings** end the final answer only, and are left out of it.
 - **Log-probabilities** are those of the tokens of messages to the user; `samples` has every token.
 - What follows **`<|end|>` of a final message** is someone else's turn: the answer is over. What
@@ -55,6 +56,7 @@ from ossia.turn.sample import BuiltinCall, Outcome, Rules, Sample
 
 Generate = Callable[[list[int]], Iterable[Sampled]]
 NO_CALLS_LEFT = "error: no more calls are allowed in this answer; answer with what is known"
+NO_TOKENS_LEFT = "error: the call was not run, because the tokens of this answer ran out"
 RESULT_CHANNELS = ("analysis", "commentary")  # a result stands on its call's channel
 
 
@@ -134,6 +136,11 @@ class Turn:
         return None if most is None else most - self._completion
 
     @property
+    def _has_no_tokens(self) -> bool:
+        left = self.tokens_left
+        return left is not None and left <= 0
+
+    @property
     def sample_is_over(self) -> bool:
         """Whether nothing more of this sample is wanted."""
         return self._sample is not None and self._sample.is_over
@@ -195,14 +202,15 @@ class Turn:
         self.has_called |= bool(outcome.calls or outcome.builtin)
         self.calls = []
         for call in outcome.builtin:
-            if self._may_run():
+            refusal = self._refusal(outcome)
+            if refusal is None:
                 self.calls.append(call)
             else:
-                events.append(self.end_call(call, ToolResult(NO_CALLS_LEFT, failed=True)))
+                events += [self.start_call(call), self.end_call(call, refusal)]
         return events
 
     def start_call(self, call: BuiltinCall) -> TurnEvent:
-        """The call is about to be run."""
+        """The call is complete, and its result comes next."""
         return CallStart(call.index, call.item)
 
     def end_call(self, call: BuiltinCall, result: ToolResult) -> TurnEvent:
@@ -213,14 +221,17 @@ class Turn:
 
     # How it goes on
 
-    def _may_run(self) -> bool:
-        """Whether one more call may be run; counts it."""
-        if self._rounds <= 0:
-            return False
-        if self._calls_left is None:
-            return True
-        self._calls_left -= 1
-        return self._calls_left >= 0
+    def _refusal(self, outcome: Outcome) -> ToolResult | None:
+        """The result of a call that may not be run. None: it may, and is counted."""
+        # a caller that has calls to carry out, too, goes on with a new turn, which reads the result
+        if not self._stopped or (self._has_no_tokens and not outcome.calls):
+            return ToolResult(NO_TOKENS_LEFT, failed=True)
+        if self._rounds > 0 and self._calls_left is None:
+            return None
+        if self._rounds > 0 and self._calls_left:
+            self._calls_left -= 1
+            return None
+        return ToolResult(NO_CALLS_LEFT, failed=True)
 
     def _over(self) -> Reason | None:
         """How the turn has ended; None if a sample has to follow."""
@@ -233,7 +244,7 @@ class Turn:
             return "calls"
         if not (outcome.builtin or outcome.mistakes):
             return "stop"
-        if self.tokens_left is not None and self.tokens_left <= 0:
+        if self._has_no_tokens:
             return "length"
         if outcome.builtin:
             self._rounds -= 1

@@ -369,6 +369,21 @@ def test_bounds_on_the_wire_are_those_of_the_engine(name: str) -> None:
         assert taken == fine, (name, value)
 
 
+@pytest.mark.anyio
+async def test_bounds_are_told_as_people_write_them(client_for: Callable[..., Any]) -> None:
+    """Whole bounds of a float without a fraction, whichever API."""
+    async with client_for(FINAL) as client:
+        for path, body in APIS.values():
+            for field, value, said in (
+                ("temperature", -1, "temperature must be at least 0, found -1"),
+                ("min_p", 1.5, "min_p must be at most 1, found 1.5"),
+                ("repetition_penalty", 0, "repetition_penalty must be at least 0.001, found 0"),
+                ("seed", 1 << 64, f"seed must be at most {(1 << 64) - 1}, found {1 << 64}"),
+            ):
+                response = await client.post(path, json=body | {field: value})
+                assert said in response.json()["error"]["message"]
+
+
 def test_what_an_api_honours_it_does_not_refuse() -> None:
     """A declared field is never asked for in `UNSUPPORTED`."""
     request = SamplingFields.model_validate({"temperature": 1, "suffix": "x"})

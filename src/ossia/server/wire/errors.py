@@ -98,7 +98,7 @@ class ApiError(Exception):
             case HTTPException():
                 return cls(error.status_code, str(error.detail), headers=error.headers)
             case OssiaError():
-                return cls(500, str(error))
+                return cls(500, str(error), param=error.field, code=error.code)
         return cls(500, FAILED)
 
     @property
@@ -142,13 +142,18 @@ def _invalid(first: Mapping[str, Any]) -> ApiError:
     loc = first["loc"]
     field = path_of(loc[1:] if loc[0] in PLACES else loc)
     if kind in PYDANTIC:
-        what = PYDANTIC[kind].format(**facts)
+        what = PYDANTIC[kind].format(**{name: _plain(fact) for name, fact in facts.items()})
         if isinstance(first.get("input"), str | int | float):
             what += f", found {first['input']!r:.60}"
         return bad(f"{field or 'the body'} {what}", field)
     if kind in ("wrong", "value_error"):  # raised by a validator of ours, in its own words
         return bad(f"{field or 'the body'} {facts.get('why') or facts.get('error')}", field)
     return bad(f"{field or 'the body'}: {first['msg']}", field)
+
+
+def _plain(fact: Any) -> Any:
+    """pydantic makes floats of the bounds of a float: 0.0 as 0."""
+    return int(fact) if isinstance(fact, float) and fact.is_integer() else fact
 
 
 def path_of(parts: Sequence[str | int]) -> str | None:
