@@ -8,7 +8,8 @@ makes; weights stay in the mapped file, so that several processes hold one copy.
 old=../other/src` measures a second source tree of ossia in the same rounds: a before and after.
 Each situation lasts `--seconds`, in turns, medians over rounds.
 
-    alone      nothing else, as far as this script knows; `others` says how many cores the rest of the machine used
+    alone      nothing else, as far as this script knows; `others` says how many cores the rest of
+               the machine used
     busy       beside one endless loop for every core: the fair share is one half
     pair       two ossia processes, each with all threads: the slower of the two
     training   beside nano's training with all threads
@@ -279,11 +280,14 @@ def line(found: Samples, variant: str, what: str, name: str) -> str:
     def middle(value: Callable[[Sample], float]) -> float:
         return statistics.median(value(sample) for sample in samples)
 
+    speed = statistics.median(speeds)
     share = f"{min(speeds) / alone:.2f} - {max(speeds) / alone:.2f}"
     cells = [
-        f"{what:<9}{name:<10}{variant:<8}{statistics.median(speeds):>10.1f}{statistics.median(speeds) / alone:>10.2f}",
-        f"{share:>14}{middle(lambda s: 1e3 * s.cpu / s.tokens):>14.3f}{middle(lambda s: s.asleep / s.tokens):>9.2f}",
-        f"{middle(lambda s: s.preempted / s.tokens):>11.2f}{'':>10}{middle(lambda s: s.others):>9.2f}",
+        f"{what:<9}{name:<10}{variant:<8}{speed:>10.1f}{speed / alone:>10.2f}",
+        f"{share:>14}{middle(lambda s: 1e3 * s.cpu / s.tokens):>14.3f}",
+        f"{middle(lambda s: s.asleep / s.tokens):>9.2f}",
+        f"{middle(lambda s: s.preempted / s.tokens):>11.2f}{'':>10}",
+        f"{middle(lambda s: s.others):>9.2f}",
     ]
     return "".join(cells)
 

@@ -1,7 +1,8 @@
 """One page on this machine in docs/bench/: what it can do, how much of that the kernels do, how
 fast models are.
 
-    python bench/cpu_page.py [--model DIR] [--cache DIR] [--fork DIR] [--rounds 2] [--out docs/bench]
+    python bench/cpu_page.py [--model DIR] [--cache DIR] [--fork DIR] [--rounds 2]
+                             [--out docs/bench]
 
 `make bench-cpu ARGS='...'` is the same. Without arguments: the kernels of every instruction set
 that the CPU offers, on one thread; nano; two random layers in the shape of gpt-oss-20b, made in a
@@ -95,7 +96,9 @@ def this_machine() -> Machine:
 
 
 def slug(name: str, family: str) -> str:
-    """A file's name: "AMD EPYC", "family 25 model 17 stepping 1" -> "amd-epyc-family-25-model-17"."""
+    """A file's name: "AMD EPYC", "family 25 model 17 stepping 1" ->
+    "amd-epyc-family-25-model-17".
+    """
     without_stepping = re.sub(r"stepping \d+", "", family)
     return re.sub(r"[^a-z0-9]+", "-", f"{name} {without_stepping}".lower()).strip("-")
 
@@ -113,7 +116,11 @@ def said(command: Sequence[object]) -> str:
 def heading(here: Machine) -> str:
     facts = "\n".join(f"| {name} | {value} |" for name, value in here.facts)
     today = time.strftime("%Y-%m-%d")
-    told = "Written by `make bench-cpu` and overwritten by its next run on such a machine: nothing here is by hand."
+    told = (
+        "Written by `make bench-cpu` and overwritten by its next run on such a machine: "
+        "nothing "
+        "here is by hand."
+    )
     return f"# {here.facts[0][1]}\n\nMeasured {today}. {told}\n\n| | |\n|---|---|\n{facts}"
 
 
@@ -156,7 +163,8 @@ def ceilings_table(peaks: dict[str, dict[str, float]], reads: dict[int, float], 
         f"{rate:.1f} GB/s with {count} thread{'s' * (count > 1)}" for count, rate in reads.items()
     )
     lines = [
-        f"## Ceilings\n\nMemory is read at {bandwidth}{disturbed(used)}. Peaks of one thread on data in registers, "
+        f"## Ceilings\n\nMemory is read at {bandwidth}{disturbed(used)}. Peaks of one thread on "
+        "data in registers, "
         "10^9 operations/s:"
     ]
     lines += ["", f"| | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -177,8 +185,10 @@ def kernel_table(isa: str, found: dict[str, Any]) -> str:
     rows = sorted({one["rows"] for one in shares})
     lines = [
         f"## Kernels, {isa}\n",
-        f"Share of the bound that memory (m) or arithmetic (a) sets, bold below {LOW:.0%}, and a call's time. One",
-        f"thread, by processor time; others used {found['others']:.2f} processors. Rows of the input:",
+        f"Share of the bound that memory (m) or arithmetic (a) sets, bold below {LOW:.0%}, and a "
+        "call's time. One",
+        f"thread, by processor time; others used {found['others']:.2f} processors. Rows of the "
+        "input:",
     ]
     lines += ["", f"| | {' | '.join(map(str, rows))} |", "|---" * (len(rows) + 1) + "|"]
     for kernel in dict.fromkeys(one["kernel"] for one in shares):
@@ -229,7 +239,8 @@ def speed_table(precision: str, found: dict[str, Any], used: float) -> str:
     mark = disturbed(max(used, found["others"]))
     options = " ".join(OURS[precision])
     lines = [
-        f"`{options}`, {found['isa']}, {found['resident_bytes'] / 1e9:.2f} GB resident{mark}; tokens/s:"
+        f"`{options}`, {found['isa']}, {found['resident_bytes'] / 1e9:.2f} GB resident{mark}; "
+        "tokens/s:"
     ]
     lines += ["", "| | median | range | share of the bound |", "|---|---|---|---|"]
     for phase, bound in found["bounds"].items():

@@ -31,17 +31,23 @@ from ossia.tokenizer import Tokenizer
 Mask = NDArray[np.uint32]
 
 THOUGHT = (
-    "The user wants to know what the weather will be like tomorrow in Lisbon and whether it is worth taking the tram "
-    "up to the castle. I should look up the forecast first; then, if it does not rain, check opening hours. "
+    "The user wants to know what the weather will be like tomorrow in Lisbon and whether it is "
+    "worth taking the tram "
+    "up to the castle. I should look up the forecast first; then, if it does not rain, check "
+    "opening hours. "
 ) * 3
 ANSWER = (
-    "Tomorrow will be sunny in Lisbon, with up to 24 °C in the afternoon and a light wind from the north-west. The "
-    "castle is open from 9:00 to 21:00; tram 28 leaves from Martim Moniz every ten minutes.\n\n- Bring water.\n"
+    "Tomorrow will be sunny in Lisbon, with up to 24 °C in the afternoon and a light wind from the "
+    "north-west. The "
+    "castle is open from 9:00 to 21:00; tram 28 leaves from Martim Moniz every ten minutes.\n\n- "
+    "Bring water.\n"
 ) * 2
 PATCH = "*** Begin Patch\n*** Update File: src/a.py\n@@\n-print('a')\n+print('b')\n*** End Patch\n"
 CALLS = {
-    "get_weather": '{"location": "Lisbon, Portugal", "unit": "celsius", "days": 3, "hourly": false}',
-    "search": '{"query":"tram 28 Lisbon opening hours","filters":[{"field":"year","op":">=","value":2024},'
+    "get_weather": '{"location": "Lisbon, Portugal", "unit": "celsius", "days": 3, "hourly": '
+    "false}",
+    "search": '{"query":"tram 28 Lisbon opening hours","filters":[{"field":"year","op":">=",'
+    '"value":2024},'
     '{"field":"lang","op":"=","value":"pt"}],"limit":10,"since":"2024-05-01","id":"PT-0042"}',
     "write_file": '{"path": "notes/day.md", "content": "# Day 1\\n\\nTake the tram, \\"28\\".\\n'
     + "More. " * 40
@@ -104,7 +110,8 @@ def completions() -> Iterator[tuple[bool, str]]:
     for name, body in CALLS.items():
         yield (
             False,
-            f"{thought}<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{body}<|call|>",
+            f"{thought}<|channel|>commentary to=functions.{name} "
+            f"<|constrain|>json<|message|>{body}<|call|>",
         )
     yield False, f"{thought}<|channel|>commentary to=functions.patch code<|message|>{PATCH}<|call|>"
     yield False, f"{thought}<|channel|>analysis to=python code<|message|>print(1 + 1)<|call|>"
@@ -178,7 +185,8 @@ def report(title: str, times: Iterable[tuple[str, float]]) -> None:
     for kind, values in by_kind.items():
         cuts = quantiles(values, n=100)
         print(
-            f"  {kind:30}{len(values):8}{mean(values):8.1f}{cuts[49]:8.1f}{cuts[98]:8.1f}{max(values):8.0f}"
+            "  "
+            f"{kind:30}{len(values):8}{mean(values):8.1f}{cuts[49]:8.1f}{cuts[98]:8.1f}{max(values):8.0f}"
         )
 
 
@@ -196,7 +204,8 @@ def main() -> None:
     began = time.perf_counter()
     made = grammars(tokenizer)
     print(
-        f"two grammars of {len(SCHEMAS)} functions and four other tools: {(time.perf_counter() - began) * 1e3:.0f} ms"
+        f"two grammars of {len(SCHEMAS)} functions and four other tools: "
+        f"{(time.perf_counter() - began) * 1e3:.0f} ms"
     )
     mix = [(made[json], tokenizer.encode_with_specials(text)) for json, text in completions()]
 

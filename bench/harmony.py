@@ -53,7 +53,8 @@ SCHEMA = {
 LOAD_OURS = "from ossia.tokenizer import Tokenizer; Tokenizer.o200k_harmony().encode('Hello')"
 LOAD_PEER = (
     "from openai_harmony import *; "
-    "load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS).encode('Hello', disallowed_special=())"
+    "load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS).encode('Hello', "
+    "disallowed_special=())"
 )
 
 
@@ -164,7 +165,8 @@ def compare(
     speed = f"{tokens / a / 1e6:8.2f}" if tokens else " " * 8
     spread = f"{min(ratios):.2f} - {max(ratios):.2f}"
     print(
-        f"{what:<34}{a * 1e3:9.1f}{b * 1e3:9.1f}{statistics.median(ratios):8.2f}   {spread:<15}{speed}"
+        f"{what:<34}{a * 1e3:9.1f}{b * 1e3:9.1f}{statistics.median(ratios):8.2f}   "
+        f"{spread:<15}{speed}"
     )
 
 

@@ -38,7 +38,8 @@ OURS = {
 DENSE = {"int8": "q8_0", "mixed": "bf16", "bf16": "bf16"}
 SETTINGS = {"copied, repacked": "none", "mapped, repacked": "mmap"}  # llama.cpp's --load-mode
 CMAKE = (
-    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
+    "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF", "-DLLAMA_BUILD_APP=OFF",
 )  # fmt: skip
 TOOLS = ("llama-bench", "llama-batched-bench", "llama")
@@ -46,7 +47,9 @@ TOOLS = ("llama-bench", "llama-batched-bench", "llama")
 
 @dataclass
 class Turn:
-    """What one side measured in one round. `others`: processors that other programs used, at most."""
+    """What one side measured in one round. `others`: processors that other programs used, at
+    most.
+    """
 
     speeds: dict[str, float] = field(default_factory=dict)  # tokens/s by phase
     # what the ceilings allow, of ossia's turns
@@ -228,7 +231,8 @@ class LlamaCpp:
             _, speeds = self.bench(precision, mode, "-p", "64,128", "-n", 16)
             trials[mode] = {"prefill": speeds["prefill_128"], "decode": speeds["decode_0"]}
             print(
-                f"    llama.cpp, {name}: prefill 128 {speeds['prefill_128']:.1f}, decode {speeds['decode_0']:.2f}"
+                f"    llama.cpp, {name}: prefill 128 {speeds['prefill_128']:.1f}, decode "
+                f"{speeds['decode_0']:.2f}"
             )
         self.chosen[precision] = max(
             trials, key=lambda mode: trials[mode]["prefill"] * trials[mode]["decode"]

@@ -1,7 +1,8 @@
 """Serving, measured from the other end of the wire: ossia beside llama-server, and what HTTP costs
 a token.
 
-    python bench/serving.py MODEL [--cache DIR] [--precision int8|bf16] [--rounds 3] [--streams 1,8,32]
+    python bench/serving.py MODEL [--cache DIR] [--precision int8|bf16] [--rounds 3]
+                                  [--streams 1,8,32]
     python bench/serving.py --overhead [--streams 1,8,32]
 
 MODEL is a folder as `ossia convert --random gpt-oss-20b DIR --layers 4` makes it, or a published
@@ -88,7 +89,8 @@ class Stream:
         found = re.findall(rb'"(?:completion_tokens|output_tokens)":\s*(\d+)', self.text)
         if not found:
             sys.exit(
-                f"a stream without usage: {bytes(self.text[:500])!r} ... {bytes(self.text[-500:])!r}"
+                f"a stream without usage: {bytes(self.text[:500])!r} ... "
+                f"{bytes(self.text[-500:])!r}"
             )
         return int(found[-1])
 
@@ -98,7 +100,10 @@ def ask(port: int, path: str, bodies: Sequence[dict[str, Any]]) -> list[Stream]:
     selector, began, found = selectors.DefaultSelector(), time.perf_counter(), []
     for body in bodies:
         data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
+            "application/json\r\nConnection: close\r\n"
+        )
         connection = socket.create_connection(("127.0.0.1", port))
         connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         found.append(Stream())
@@ -177,11 +182,13 @@ def compare(args: argparse.Namespace, streams: Sequence[int]) -> None:
     port, found = free_port(), defaultdict[tuple[str, int], list[dict[str, float]]](list)
     commands = {
         "llama-server": [
-            binary, "-m", gguf, "-t", args.threads, "-fa", "on", "-np", most, "-c", most * length, "--port", port,
+            binary, "-m", gguf, "-t", args.threads, "-fa", "on", "-np", most, "-c", most * length,
+            "--port", port,
             "--no-webui", "--cache-ram", 0,
         ],
         "ossia": [
-            sys.executable, "-m", "ossia", "serve", args.model, "--port", port, "--threads", args.threads,
+            sys.executable, "-m", "ossia", "serve", args.model, "--port", port, "--threads",
+            args.threads,
             *OURS[args.precision], "--warm-up",
         ],
     }  # fmt: skip
@@ -199,7 +206,8 @@ def compare(args: argparse.Namespace, streams: Sequence[int]) -> None:
                         flush=True,
                     )
     print(
-        f"\nmedians of {args.rounds} rounds, {args.model.name}, {args.precision}, {args.threads} threads, ",
+        f"\nmedians of {args.rounds} rounds, {args.model.name}, {args.precision}, {args.threads} "
+        "threads, ",
         end="",
     )
     print(f"prompts of {args.prompt} tokens, answers of {args.tokens}")
@@ -212,8 +220,10 @@ def measure(port: int, count: int, args: argparse.Namespace, seed: int) -> dict[
     rng = random.Random(seed)
     bodies = [
         {
-            "model": "m", "prompt": [rng.randrange(1000, 100_000) for _ in range(args.prompt)], "stream": True,
-            "stream_options": {"include_usage": True}, "max_tokens": args.tokens, "temperature": 0, "ignore_eos": True,
+            "model": "m", "prompt": [rng.randrange(1000, 100_000) for _ in range(args.prompt)],
+            "stream": True,
+            "stream_options": {"include_usage": True}, "max_tokens": args.tokens, "temperature": 0,
+            "ignore_eos": True,
         }
         for _ in range(count)
     ]  # fmt: skip
@@ -234,7 +244,10 @@ def _row(name: str, count: int, rounds: Sequence[dict[str, float]]) -> str:
     first, worst, speed = (
         statistics.median(one[key] for one in rounds) for key in ("first", "worst", "speed")
     )
-    return f"{count:3d} streams  {name:12s}  first token {first:7.3f} s (worst {worst:7.3f})  {speed:8.1f} tokens/s"
+    return (
+        f"{count:3d} streams  {name:12s}  first token {first:7.3f} s (worst {worst:7.3f})  "
+        f"{speed:8.1f} tokens/s"
+    )
 
 
 # ---- what HTTP costs ----
@@ -255,7 +268,10 @@ def overhead(streams: Sequence[int]) -> str | None:
                 for count in streams:
                     spent = [_spent(port, pid, api, body, count) for _ in range(3)]
                     cpu, clock = (min(one) - alone[count] for one in zip(*spent, strict=True))
-                    row = f"{api:22s} {count:3d} streams  {cpu * 1e6:6.1f} us a token, {clock * 1e6:6.1f} by the clock"
+                    row = (
+                        f"{api:22s} {count:3d} streams  {cpu * 1e6:6.1f} us a token, "
+                        f"{clock * 1e6:6.1f} by the clock"
+                    )
                     print(row, flush=True)
                     slow += [f"{api} with {count} streams"] * (cpu > BOUND)
     return f"over {BOUND * 1e6:.0f} us: {', '.join(slow)}" if slow else None

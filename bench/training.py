@@ -107,14 +107,16 @@ def main() -> None:
         for name in ("float32", "bfloat16")
     }
     print(
-        f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in bfloat16"
+        f"peak: {peaks['float32'] / 1e9:.0f} GFLOP/s in float32, {peaks['bfloat16'] / 1e9:.0f} in "
+        "bfloat16"
     )
     first = statistics.median(times[next(iter(times))][2:])
     for name, trainer in trainers.items():
         took = statistics.median(times[name][2:])
         share = flops / took / peaks[trainer.hyper.precision]
         print(
-            f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of the peak"
+            f"{name:28} {args.tokens / took:7.0f} tokens/s  x{first / took:4.2f}  {share:6.1%} of "
+            "the peak"
         )
     chosen = products.serving()
     steps = ", ".join(
@@ -122,7 +124,8 @@ def main() -> None:
         for name, took in muon_steps(trainers["Muon, 2 threads"]).items()
     )
     print(
-        f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s {dict(chosen.rates)}"
+        f"a step of Muon alone: {steps}; serving: {chosen.product} and {chosen.stacks}, GFLOP/s "
+        f"{dict(chosen.rates)}"
     )
 
 

@@ -1,9 +1,10 @@
 """ossia, llama.cpp and a fork of it on the same weights, on this machine, in turns: speed, memory,
 first token.
 
-    python bench/vs_llamacpp.py MODEL [--cache DIR] [--fork DIR] [--classes int8,bf16] [--phases LIST] [--rounds 3]
-                                [--variant NAME=SRC] [--sides LIST] [--limit 300] [--patience 120] [--json FILE]
-    python bench/vs_llamacpp.py --build [--cache DIR]       only builds llama.cpp, and says where its probe is
+    python bench/vs_llamacpp.py MODEL [--cache DIR] [--fork DIR] [--classes int8,bf16]
+                                [--phases LIST] [--rounds 3] [--variant NAME=SRC] [--sides LIST]
+                                [--limit 300] [--patience 120] [--json FILE]
+    python bench/vs_llamacpp.py --build [--cache DIR]      builds llama.cpp, says where its probe is
 
 MODEL is a folder as `ossia convert --random gpt-oss-20b DIR` makes it, or a published one.
 llama.cpp is built from the sdist of llama-cpp-python, which holds its source (pip, a C++ compiler
@@ -139,7 +140,8 @@ def compare(sides: Sequence[Side], precision: str, args: argparse.Namespace) -> 
     """Numbers are printed as they come."""
     dense = DENSE[precision].upper()
     print(
-        f"\n{precision}: ossia {' '.join(OURS[precision])}; others {dense} dense, {args.threads} threads"
+        f"\n{precision}: ossia {' '.join(OURS[precision])}; others {dense} dense, {args.threads} "
+        "threads"
     )
     found = Found(tuple(args.phases.split(",")), {side.name: [] for side in sides})
     wanted: dict[str, list[str]] = {}
@@ -150,7 +152,8 @@ def compare(sides: Sequence[Side], precision: str, args: argparse.Namespace) -> 
         found.firsts[side.name] = side.first(precision)
         shown = ", ".join(f"{name} {speed:.2f}" for name, speed in trial.items())
         print(
-            f"    {side.name}: {shown}; first token {found.firsts[side.name]['first_token_s']:.1f} s",
+            f"    {side.name}: {shown}; first token {found.firsts[side.name]['first_token_s']:.1f} "
+            "s",
             flush=True,
         )
         for phase, seconds in too_long.items():

@@ -114,8 +114,10 @@ def theirs(
             seconds.append(time.perf_counter() - self.began)
 
     settings = TrainingArguments(
-        str(folder), per_device_train_batch_size=args.batch, max_steps=args.steps + SKIPPED, bf16=bool(bf16),
-        optim="adamw_torch_fused", use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no",
+        str(folder), per_device_train_batch_size=args.batch, max_steps=args.steps + SKIPPED,
+        bf16=bool(bf16),
+        optim="adamw_torch_fused", use_cpu=True, report_to=[], disable_tqdm=True,
+        save_strategy="no",
         logging_strategy="no", dataloader_pin_memory=False,
     )  # fmt: skip
     Trainer(model=model, args=settings, train_dataset=data, callbacks=[Clock()]).train()
@@ -197,7 +199,8 @@ def main() -> None:
         )
     faster, more = medians[best] / medians[OURS], peaks[OURS] / peaks[best]
     print(
-        f"ours : theirs {faster:.2f}x, memory {more:.2f}x; ours reaches {share:.0%} of the float32 peak"
+        f"ours : theirs {faster:.2f}x, memory {more:.2f}x; ours reaches {share:.0%} of the float32 "
+        "peak"
     )
 
 

@@ -34,7 +34,9 @@ class Done:
 def run(
     command: Sequence[object], env: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Done:
-    """Run it in `folder`. Where it fails, the end of what it said is printed, and that is the end."""
+    """Run it in `folder`. Where it fails, the end of what it said is printed, and that is the
+    end.
+    """
     words = [str(part) for part in command]
     with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
         others, began = Others(), time.perf_counter()

@@ -1,5 +1,5 @@
-"""How much the tests try. By default a quarter of what a test asks for, and the same every time; with
---thorough all of it, and what chance has not shown before.
+"""How much the tests try. By default a quarter of what a test asks for, and the same every time;
+with --thorough all of it, and what chance has not shown before.
 
 conftest.py says which by the environment, which the workers and the children inherit. Imports
 nothing of the package.
@@ -26,8 +26,8 @@ def examples(amount: int) -> int:
 
 
 def seeds(amount: int) -> list[int]:
-    """The first seeds of so many, always the same ones; when thorough all, and as many fresh ones. A
-    test that takes them names the seed with which it fails.
+    """The first seeds of so many, always the same ones; when thorough all, and as many fresh ones.
+    A test that takes them names the seed with which it fails.
     """
     known = list(range(examples(amount)))
     if not thorough():

@@ -154,9 +154,9 @@ def good_turn(rng: random.Random) -> str:
     if kind < 0.5:
         name = rng.choice(["weather", "weather", "weather", "unknown"])
         body = rng.choice(['{"place": "Rome"}', "{}", '{"place": "Rome"', "no JSON"])
-        return (
-            text
-            + f"<|start|>assistant<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{body}<|call|>"
+        return text + (
+            f"<|start|>assistant<|channel|>commentary to=functions.{name} "
+            f"<|constrain|>json<|message|>{body}<|call|>"
         )
     return text + f"<|start|>assistant<|channel|>final<|message|>{SAID}<|return|>"
 

@@ -1,4 +1,6 @@
-"""A small model with its batches for the tests of the balancer, and what two processes of them do."""
+"""A small model with its batches for the tests of the balancer, and what two processes of them
+do.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,10 @@ from ossia.train.balance import Balancer
 from ossia.train.settings import Balance
 
 TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
+    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32,
+    intermediate_size=32,
+    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64,
+    sliding_window=8,
     rope_ntk_beta=4.0,
 )  # fmt: skip
 EXPERTS, TOP_K = TINY.num_experts, TINY.experts_per_token

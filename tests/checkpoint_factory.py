@@ -25,7 +25,8 @@ transformers.utils.logging.set_verbosity_error()
 def rope(initial: int = 32, factor: float = 8.0, **changes: Any) -> dict[str, Any]:
     """rope_parameters whose ramp lies inside the few dimensions of a tiny head."""
     return {
-        "rope_type": "yarn", "rope_theta": 10000.0, "factor": factor, "beta_fast": 4.0, "beta_slow": 1.0,
+        "rope_type": "yarn", "rope_theta": 10000.0, "factor": factor, "beta_fast": 4.0,
+        "beta_slow": 1.0,
         "truncate": False, "original_max_position_embeddings": initial,
     } | changes  # fmt: skip
 
@@ -34,7 +35,8 @@ def rope(initial: int = 32, factor: float = 8.0, **changes: Any) -> dict[str, An
 ODD: dict[str, Any] = {
     "num_hidden_layers": 3, "num_local_experts": 6, "num_experts_per_tok": 2, "hidden_size": 96,
     "intermediate_size": 64, "head_dim": 16, "num_attention_heads": 6, "num_key_value_heads": 2,
-    "vocab_size": 321, "sliding_window": 7, "max_position_embeddings": 256, "rope_parameters": rope(),
+    "vocab_size": 321, "sliding_window": 7, "max_position_embeddings": 256,
+    "rope_parameters": rope(),
 }  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
     "odd": ODD,
@@ -44,12 +46,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 2048,
     },
     "three experts, all used, as published otherwise": ODD | {
-        "num_hidden_layers": 4, "num_local_experts": 3, "num_experts_per_tok": 3, "hidden_size": 128,
+        "num_hidden_layers": 4, "num_local_experts": 3, "num_experts_per_tok": 3,
+        "hidden_size": 128,
         "intermediate_size": 32, "sliding_window": 128, "max_position_embeddings": 131072,
         "rope_parameters": rope(4096, 32.0, rope_theta=150000.0, beta_fast=32.0),
     },
     "one expert of one, one head a key": ODD | {
-        "num_hidden_layers": 1, "num_local_experts": 5, "num_experts_per_tok": 1, "num_attention_heads": 3,
+        "num_hidden_layers": 1, "num_local_experts": 5, "num_experts_per_tok": 1,
+        "num_attention_heads": 3,
         "num_key_value_heads": 3, "head_dim": 32,
     },
     "no scaling, full attention first": ODD | {
@@ -59,7 +63,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "linear scaling": ODD | {
         "num_hidden_layers": 2, "rms_norm_eps": 1e-3,
         "rope_parameters": {
-            "rope_type": "linear", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64
+            "rope_type": "linear", "rope_theta": 500.0, "factor": 4.0,
+            "original_max_position_embeddings": 64
         },
     },
 }  # fmt: skip

@@ -72,7 +72,9 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow and GPU tests that cannot run now are skipped with a reason, which the summary repeats."""
+    """Slow and GPU tests that cannot run now are skipped with a reason, which the summary
+    repeats.
+    """
     for item in items:
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
@@ -81,8 +83,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection() -> None:
-    """What is made from now on stays: modules and the tests themselves, millions of objects. To look
-    for garbage among them again and again takes a sixth of the time.
+    """What is made from now on stays: modules and the tests themselves, millions of objects. To
+    look for garbage among them again and again takes a sixth of the time.
     """
     gc.disable()
 
@@ -138,7 +140,9 @@ def no_network() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of this machine for the user neither serves tests nor is written by them."""
+    """What is remembered of this machine for the user neither serves tests nor is written by
+    them.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

@@ -38,8 +38,10 @@ from ossia.train.settings import Balance, Hyperparameters, Parallel
 from ossia.train.state import copied
 
 SMALL = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=64,
-    num_experts=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=64, sliding_window=8,
+    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32,
+    intermediate_size=64,
+    num_experts=4, num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=64,
+    sliding_window=8,
     rope_ntk_beta=4.0,
 )  # fmt: skip
 
@@ -64,7 +66,9 @@ SOURCES = {"examples": examples, "every second": every_second}
 
 
 def run_of(task: dict[str, Any], out: Path) -> Run:
-    """In one process, a task with `parallel` is a run with as many threads as there would be parts."""
+    """In one process, a task with `parallel` is a run with as many threads as there would be
+    parts.
+    """
     parallel = Parallel(**task["parallel"]) if "parallel" in task else None
     given = dict(task.get("hyper", {}))
     balance = Balance(**given.pop("balance", {}))

@@ -47,10 +47,8 @@ ARM = Machine("aarch64", "aarch64-linux-gnu-g++", "qemu-aarch64")
 
 def build(machine: Machine, folder: Path) -> Path:
     """The kernels as a program for that machine, made in `folder` unless it is there."""
-    program = (
-        folder
-        / f"{machine.name}-{hashlib.sha256((SOURCES / 'emulated.cpp').read_bytes()).hexdigest()[:8]}"
-    )
+    version = hashlib.sha256((SOURCES / "emulated.cpp").read_bytes()).hexdigest()[:8]
+    program = folder / f"{machine.name}-{version}"
     if program.exists():
         return program
     folder.joinpath("functions.inc").write_text(

@@ -92,7 +92,9 @@ MISSHAPEN: tuple[tuple[Any, str], ...] = (
 
 @dataclass(frozen=True)
 class NastySchemas:
-    """Schemas with every keyword at odd places and of odd types, and JSON that is no schema at all."""
+    """Schemas with every keyword at odd places and of odd types, and JSON that is no schema at
+    all.
+    """
 
     rng: random.Random
 
@@ -299,7 +301,9 @@ class PlainSchemas:
 
 @dataclass
 class ProperSchemas:
-    """Valid schemas that use every keyword; `told` collects, as JSON, what the text must not lose."""
+    """Valid schemas that use every keyword; `told` collects, as JSON, what the text must not
+    lose.
+    """
 
     rng: random.Random
     told: list[Any] = field(default_factory=list)
@@ -317,7 +321,9 @@ class ProperSchemas:
         return self.told[-1]  # type: ignore[no-any-return]
 
     def whole(self) -> dict[str, Any]:
-        """A root with definitions, of which some refer to each other, to themselves or to the root."""
+        """A root with definitions, of which some refer to each other, to themselves or to the
+        root.
+        """
         rng = self.rng
         names = [self.fresh("Def", "my def/~", "é") for _ in range(rng.randrange(4))]
         refs = [f"#/$defs/{name.replace('~', '~0').replace('/', '~1')}" for name in names]

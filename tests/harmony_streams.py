@@ -126,7 +126,9 @@ def parsed(ids: Sequence[int], tokenizer: Tokenizer, role: Any) -> tuple[StreamP
 
 
 def check_events(by_token: Sequence[Sequence[Event]], messages: Sequence[Message]) -> None:
-    """The events tell the same story as the messages: deltas add up, calls are told where they end."""
+    """The events tell the same story as the messages: deltas add up, calls are told where they
+    end.
+    """
     told: list[Message] = []
     start: MessageStart | None = None
     text, call_due = "", None

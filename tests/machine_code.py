@@ -16,7 +16,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Architecture:
-    """How one architecture writes what is looked for; a pattern is matched against `name operands`."""
+    """How one architecture writes what is looked for; a pattern is matched against `name
+    operands`.
+    """
 
     vector: re.Pattern[str]  # an instruction on vector registers that hold more than one number
     stack: re.Pattern[str]  # a memory operand in the stack frame

@@ -108,7 +108,8 @@ class Measured:
             terminalreporter.write_line(f"{seconds:7.2f} s  {name}")
         for name in self.too_slow():
             terminalreporter.write_line(
-                f"TOO SLOW: more than {self.limit:g} processor seconds without a mark `slow` or `long`: {name}",
+                f"TOO SLOW: more than {self.limit:g} processor seconds without a mark `slow` or "
+                f"`long`: {name}",
                 red=True,
             )
 

@@ -24,7 +24,8 @@ in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
 ]
 OPTIONS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 

@@ -11,8 +11,8 @@ import pytest
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that name, filled by `make`; the other worker waits for it. If `make` fails, the
-    other tries it again, in what is there.
+    """The folder of that name, filled by `make`; the other worker waits for it. If `make` fails,
+    the other tries it again, in what is there.
     """
     base = factory.getbasetemp()
     if base.name.startswith("popen-"):

@@ -1,5 +1,5 @@
-"""How many steps Python takes: lines run, functions called, its own and C's. Unlike time, the same on
-every machine and however busy it is; but what a single call of C takes does not show.
+"""How many steps Python takes: lines run, functions called, its own and C's. Unlike time, the same
+on every machine and however busy it is; but what a single call of C takes does not show.
 """
 
 from __future__ import annotations

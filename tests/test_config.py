@@ -1,4 +1,6 @@
-"""ModelConfig: both published JSON layouts, and the parameter counts that the model card publishes."""
+"""ModelConfig: both published JSON layouts, and the parameter counts that the model card
+publishes.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +19,29 @@ from ossia.model.rope import concentration, inverse_frequencies
 
 # The 120b model's published Hugging Face config, in the keys of transformers before 5.
 PUBLISHED_120B = {
-    "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0, "eos_token_id": 200002,
-    "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880, "initial_context_length": 4096,
-    "initializer_range": 0.02, "intermediate_size": 2880, "layer_types": ["sliding_attention", "full_attention"] * 18,
-    "max_position_embeddings": 131072, "model_type": "gpt_oss", "num_attention_heads": 64, "num_experts_per_tok": 4,
-    "num_hidden_layers": 36, "num_key_value_heads": 8, "num_local_experts": 128, "output_router_logits": False,
+    "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
+    "eos_token_id": 200002,
+    "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880,
+    "initial_context_length": 4096,
+    "initializer_range": 0.02, "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "max_position_embeddings": 131072, "model_type": "gpt_oss", "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 36, "num_key_value_heads": 8, "num_local_experts": 128,
+    "output_router_logits": False,
     "pad_token_id": 199999, "quantization_config": {"quant_method": "mxfp4"}, "rms_norm_eps": 1e-05,
-    "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "original_max_position_embeddings": 4096,
+    "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0,
+        "original_max_position_embeddings": 4096,
                      "rope_type": "yarn", "truncate": False},
     "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
     "tie_word_embeddings": False, "use_cache": True, "vocab_size": 201088,
 }  # fmt: skip
 ORIGINAL_20B = {
-    "num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4, "vocab_size": 201088, "hidden_size": 2880,
+    "num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4, "vocab_size": 201088,
+    "hidden_size": 2880,
     "intermediate_size": 2880, "swiglu_limit": 7.0, "head_dim": 64, "num_attention_heads": 64,
-    "num_key_value_heads": 8, "sliding_window": 128, "initial_context_length": 4096, "rope_theta": 150000,
+    "num_key_value_heads": 8, "sliding_window": 128, "initial_context_length": 4096,
+    "rope_theta": 150000,
     "rope_scaling_factor": 32.0, "rope_ntk_alpha": 1, "rope_ntk_beta": 32,
 }  # fmt: skip
 
@@ -82,8 +92,10 @@ configs = st.builds(
         rope_truncate=truncate,
         layer_types=("full_attention",) * layers if full else (),
     ),
-    st.integers(1, 9), st.integers(2, 40), st.sampled_from(["none", "pi", "ntk", "ntk_by_parts", "yarn"]),
-    st.sampled_from(["learned", "off_by_one", "none"]), st.integers(1, 4), st.booleans(), st.booleans(),
+    st.integers(1, 9), st.integers(2, 40), st.sampled_from(["none", "pi", "ntk", "ntk_by_parts",
+        "yarn"]),
+    st.sampled_from(["learned", "off_by_one", "none"]), st.integers(1, 4), st.booleans(),
+    st.booleans(),
 )  # fmt: skip
 
 

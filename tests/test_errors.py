@@ -1,4 +1,6 @@
-"""Errors carry facts: which input is at fault, and a word for programs. No source reads their text."""
+"""Errors carry facts: which input is at fault, and a word for programs. No source reads their
+text.
+"""
 
 from __future__ import annotations
 

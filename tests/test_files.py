@@ -83,7 +83,9 @@ def test_a_rename_that_fails_changes_nothing(path: Path) -> None:
 
 
 def test_a_full_disk_changes_nothing(path: Path) -> None:
-    """A write that meets the limit half way, as on a full disk: bytes are written before it fails."""
+    """A write that meets the limit half way, as on a full disk: bytes are written before it
+    fails.
+    """
     most = 3 << 20
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

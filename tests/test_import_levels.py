@@ -95,7 +95,9 @@ def imports_of(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def internal_imports(module: str) -> Iterator[tuple[str, str]]:
-    """(where, imported top-level module). The package's own lazy names, as `ossia.load`, are llm's."""
+    """(where, imported top-level module). The package's own lazy names, as `ossia.load`, are
+    llm's.
+    """
     known = {*top_level_modules(), "__version__"}
     for file in files_of(module):
         for line, name in imports_of(file):
@@ -136,7 +138,9 @@ def test_imports_keep_to_the_levels(module: str) -> None:
 
 
 def test_level_0_has_no_circles() -> None:
-    """Within level 0 anything may use errors, and nothing else but what is below it in this order."""
+    """Within level 0 anything may use errors, and nothing else but what is below it in this
+    order.
+    """
     order = ["errors", "files", "figures", "config", "batch", "mxfp4", "tokenizer", "hub"]
     assert set(order) == set(LEVELS[0])
     for n, module in enumerate(order):

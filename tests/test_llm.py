@@ -183,7 +183,8 @@ def test_sampling_ends_where_the_context_does(endless: LLM) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"temperature": -0.1}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_p": 0.0},
+        {"temperature": -0.1}, {"temperature": float("nan")}, {"temperature": float("inf")},
+        {"top_p": 0.0},
         {"top_p": 1.5}, {"top_k": -1}, {"min_p": 2.0}, {"max_tokens": 0}, {"temprature": 1.0},
     ],
 )  # fmt: skip

@@ -618,7 +618,8 @@ def result(**changes: Any) -> Result:
         (Published("what", "0.72", "paper", "0.7"),),
     )
     made = Result(
-        "E2", "Balance", "Busy is 2.0.", "small", 3, Budget(6, 1_000_000, 12.3), numbers, criteria, published, panels,
+        "E2", "Balance", "Busy is 2.0.", "small", 3, Budget(6, 1_000_000, 12.3), numbers, criteria,
+        published, panels,
         ("a note",), ("| t |",),
     )  # fmt: skip
     return replace(made, **changes)

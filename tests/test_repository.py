@@ -74,7 +74,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PROSE, ids=name_of)
 def test_names_in_the_docs_exist(page: Path) -> None:
-    """`engine/engine.py:Engine.step` in a text stands for a definition in that file of the package."""
+    """`engine/engine.py:Engine.step` in a text stands for a definition in that file of the
+    package.
+    """
     for file, dotted in re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of(page)):
         path = SOURCE / file if (SOURCE / file).exists() else ROOT / file
         assert path.exists(), f"there is no {file}"

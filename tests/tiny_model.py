@@ -29,7 +29,8 @@ def tiny_tokenizer() -> Tokenizer:
 
 def tiny_config(tokenizer: Tokenizer) -> ModelConfig:
     return ModelConfig(
-        num_hidden_layers=2, hidden_size=64, intermediate_size=32, num_experts=4, experts_per_token=2,
+        num_hidden_layers=2, hidden_size=64, intermediate_size=32, num_experts=4,
+        experts_per_token=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=tokenizer.vocab_size,
         sliding_window=8, initial_context_length=64, max_context_length=CONTEXT, rope_theta=1000.0,
         rope_scaling_factor=16.0,

@@ -19,8 +19,10 @@ from ossia.train.run import Run, StepReport
 from ossia.train.settings import Balance, Hyperparameters
 
 TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
+    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32,
+    intermediate_size=32,
+    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64,
+    sliding_window=8,
     rope_ntk_beta=4.0,
 )  # fmt: skip
 

@@ -1,5 +1,5 @@
-"""What two processes do for the tests, in one go, for starting them takes longer than the tests; and
-how processes are started. What each of them does is in distributed_worker.py.
+"""What two processes do for the tests, in one go, for starting them takes longer than the tests;
+and how processes are started. What each of them does is in distributed_worker.py.
 """
 
 from __future__ import annotations

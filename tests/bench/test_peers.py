@@ -1,4 +1,6 @@
-"""What the benchmark beside other programs reads from them, chooses and prints; no program is run."""
+"""What the benchmark beside other programs reads from them, chooses and prints; no program is
+run.
+"""
 
 from __future__ import annotations
 

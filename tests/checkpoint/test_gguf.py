@@ -49,7 +49,8 @@ from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, train_to
 SMALL = ModelConfig(
     num_hidden_layers=2, hidden_size=96, intermediate_size=64, num_experts=5, experts_per_token=2,
     num_attention_heads=6, num_key_value_heads=2, head_dim=16, vocab_size=321, sliding_window=7,
-    initial_context_length=32, max_context_length=256, rope_theta=10000.0, rope_scaling_factor=8.0, rope_ntk_beta=4.0,
+    initial_context_length=32, max_context_length=256, rope_theta=10000.0, rope_scaling_factor=8.0,
+    rope_ntk_beta=4.0,
 )  # fmt: skip
 SHAPES = {
     "small": SMALL,
@@ -134,8 +135,10 @@ def test_a_round_trip_of_any_shape(
 ) -> None:
     kv, group, half = heads
     config = replace(
-        SMALL, num_hidden_layers=1, layer_types=(), hidden_size=32 * blocks[0], intermediate_size=32 * blocks[1],
-        num_experts=experts, experts_per_token=1, num_key_value_heads=kv, num_attention_heads=kv * group,
+        SMALL, num_hidden_layers=1, layer_types=(), hidden_size=32 * blocks[0],
+        intermediate_size=32 * blocks[1],
+        num_experts=experts, experts_per_token=1, num_key_value_heads=kv,
+        num_attention_heads=kv * group,
         head_dim=2 * half, vocab_size=vocab,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("any")
@@ -504,7 +507,8 @@ def probe() -> str:
     found = os.environ.get("OSSIA_LLAMA_PROBE")
     if found is None:
         pytest.skip(
-            "OSSIA_LLAMA_PROBE is not set; `python bench/vs_llamacpp.py --build` makes it and says where"
+            "OSSIA_LLAMA_PROBE is not set; `python bench/vs_llamacpp.py --build` makes it and says "
+            "where"
         )
     return found
 

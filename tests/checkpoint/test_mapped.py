@@ -176,7 +176,8 @@ def test_headers_that_do_not_add_up(header: Header, message: str, tmp_path: Path
 @pytest.mark.parametrize(
     "header",
     [
-        b"", b" ", b"[]", b"7", b"{", b'{"t": }', b"\xff\xfe", b'{"a": {}, "a": {}}', b"[" * 200_000,
+        b"", b" ", b"[]", b"7", b"{", b'{"t": }', b"\xff\xfe", b'{"a": {}, "a": {}}',
+        b"[" * 200_000,
         b'{"t": {"dtype": "U8", "dtype": "U8", "shape": [7], "data_offsets": [0, 7]}}',
         b'{"t": {"dtype": "U8", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 7]}}',
         b'{"t": {"dtype": "U8", "shape": [NaN], "data_offsets": [0, 7]}}',

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/sel
 MB = 1 << 20
 LAYERS = 4 if thorough() else 2
 CONFIG = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=LAYERS, layer_types=(), hidden_size=512, intermediate_size=512,
+    ModelConfig.preset("nano"), num_hidden_layers=LAYERS, layer_types=(), hidden_size=512,
+    intermediate_size=512,
     num_experts=128, vocab_size=1000,
 )  # fmt: skip
 PRELUDE = """
@@ -38,7 +39,8 @@ def memory(key):
 path, before = sys.argv[1], memory("VmRSS")
 anonymous = memory("RssAnon")
 def report():
-    print(json.dumps([memory("VmRSS") - before, memory("RssAnon") - anonymous, memory("VmHWM") - before]))
+    taken = [memory("VmRSS") - before, memory("RssAnon") - anonymous, memory("VmHWM") - before]
+    print(json.dumps(taken))
 """
 
 

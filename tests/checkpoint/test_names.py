@@ -27,24 +27,31 @@ ORIGINAL = {
     "embedding.weight": (201088, 2880), "norm.scale": (2880,), "unembedding.weight": (201088, 2880),
     "block.7.attn.norm.scale": (2880,), "block.7.attn.qkv.weight": (5120, 2880),
     "block.7.attn.qkv.bias": (5120,),
-    "block.7.attn.sinks": (64,), "block.7.attn.out.weight": (2880, 4096), "block.7.attn.out.bias": (2880,),
-    "block.7.mlp.norm.scale": (2880,), "block.7.mlp.gate.weight": (32, 2880), "block.7.mlp.gate.bias": (32,),
-    "block.7.mlp.mlp1_weight.blocks": (32, 5760, 90, 16), "block.7.mlp.mlp1_weight.scales": (32, 5760, 90),
+    "block.7.attn.sinks": (64,), "block.7.attn.out.weight": (2880, 4096),
+    "block.7.attn.out.bias": (2880,),
+    "block.7.mlp.norm.scale": (2880,), "block.7.mlp.gate.weight": (32, 2880),
+    "block.7.mlp.gate.bias": (32,),
+    "block.7.mlp.mlp1_weight.blocks": (32, 5760, 90, 16),
+    "block.7.mlp.mlp1_weight.scales": (32, 5760, 90),
     "block.7.mlp.mlp1_bias": (32, 5760), "block.7.mlp.mlp2_bias": (32, 2880),
-    "block.7.mlp.mlp2_weight.blocks": (32, 2880, 90, 16), "block.7.mlp.mlp2_weight.scales": (32, 2880, 90),
+    "block.7.mlp.mlp2_weight.blocks": (32, 2880, 90, 16),
+    "block.7.mlp.mlp2_weight.scales": (32, 2880, 90),
 }  # fmt: skip
 HF_LAYER = {
     "input_layernorm.weight": (2880,), "post_attention_layernorm.weight": (2880,),
     "self_attn.q_proj.weight": (4096, 2880), "self_attn.k_proj.weight": (512, 2880),
     "self_attn.v_proj.weight": (512, 2880), "self_attn.o_proj.weight": (2880, 4096),
-    "self_attn.q_proj.bias": (4096,), "self_attn.k_proj.bias": (512,), "self_attn.v_proj.bias": (512,),
+    "self_attn.q_proj.bias": (4096,), "self_attn.k_proj.bias": (512,),
+    "self_attn.v_proj.bias": (512,),
     "self_attn.o_proj.bias": (2880,), "self_attn.sinks": (64,), "mlp.router.weight": (32, 2880),
     "mlp.router.bias": (32,), "mlp.experts.gate_up_proj_bias": (32, 5760),
     "mlp.experts.down_proj_bias": (32, 2880),
 }  # fmt: skip
 HF_PACKED = {
-    "mlp.experts.gate_up_proj_blocks": (32, 5760, 90, 16), "mlp.experts.gate_up_proj_scales": (32, 5760, 90),
-    "mlp.experts.down_proj_blocks": (32, 2880, 90, 16), "mlp.experts.down_proj_scales": (32, 2880, 90),
+    "mlp.experts.gate_up_proj_blocks": (32, 5760, 90, 16),
+    "mlp.experts.gate_up_proj_scales": (32, 5760, 90),
+    "mlp.experts.down_proj_blocks": (32, 2880, 90, 16),
+    "mlp.experts.down_proj_scales": (32, 2880, 90),
 }  # fmt: skip
 HF_PLAIN = {"mlp.experts.gate_up_proj": (32, 2880, 5760), "mlp.experts.down_proj": (32, 2880, 2880)}
 

@@ -125,13 +125,19 @@ def no_complaints() -> Iterator[None]:
 
 def said(text: str, thought: str) -> str:
     """A sample that ends with an answer, as Harmony text."""
-    return f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+    return (
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final"
+        f"<|message|>{text}<|return|>"
+    )
 
 
 def called(name: str, arguments: str, thought: str, constrained: str = " <|constrain|>json") -> str:
     """A sample that ends with a call of a function."""
     header = f"<|channel|>commentary to=functions.{name}{constrained}<|message|>"
-    return f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant{header}{arguments}<|call|>"
+    return (
+        f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant{header}{arguments}"
+        "<|call|>"
+    )
 
 
 def python_of(client: str) -> Path:

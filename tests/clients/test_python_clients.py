@@ -43,9 +43,11 @@ RESPONSES = {**SUM, **BOTH, "status": ["completed", "completed"]}
 ONE = {"reasoning": [THOUGHT], "calls": [], "text": TEXT, "status": ["completed"]}
 LISTED = ["message", "reasoning", "function_call", "function_call_output"]
 KINDS = [
-    "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+    "response.created", "response.in_progress", "response.output_item.added",
+    "response.content_part.added",
     "response.reasoning_text.delta", "response.reasoning_text.done", "response.content_part.done",
-    "response.output_item.done", "response.function_call_arguments.delta", "response.function_call_arguments.done",
+    "response.output_item.done", "response.function_call_arguments.delta",
+    "response.function_call_arguments.done",
     "response.completed", "response.output_text.delta", "response.output_text.done",
 ]  # fmt: skip
 STEPS = [

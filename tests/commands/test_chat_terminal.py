@@ -85,12 +85,15 @@ def test_commands(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tiny, thought("Hm.") + final("one"), thought("Hm.") + final("two"), final("three")
     )
     out, _ = talk(
-        monkeypatch, llm, "/help", "/effort", "/effort huge", "/effort high", "/system Be kind.", "/tokens",
-        "first", "/reasoning off", "second", "/tokens", "/frobnicate", "/system none", "/new", "third",
+        monkeypatch, llm, "/help", "/effort", "/effort huge", "/effort high", "/system Be kind.",
+        "/tokens",
+        "first", "/reasoning off", "second", "/tokens", "/frobnicate", "/system none", "/new",
+        "third",
         "/quit", "never",
     )  # fmt: skip
     for said in (
-        "Ctrl-C stops an answer", "effort: medium", "not 'huge'", "effort: high", "instructions: Be kind.",
+        "Ctrl-C stops an answer", "effort: medium", "not 'huge'", "effort: high",
+        "instructions: Be kind.",
         "reasoning is hidden", "there is no command /frobnicate; /help", "instructions: none",
         "a new conversation", "of 1,024 tokens",
     ):  # fmt: skip
@@ -108,11 +111,13 @@ def test_save_and_load(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     llm, _ = scripted(tiny, thought("Hm.") + final("85"), final("86"))
     out, _ = talk(
         monkeypatch, llm, "/effort low", "/system Be kind.", "37 + 48?", f"/save {file}", "again",
-        f"/save {file}", f"/save {foreign}", f"/save {tmp_path}/no/such", "/save", f"/load {foreign}",
+        f"/save {file}", f"/save {foreign}", f"/save {tmp_path}/no/such", "/save",
+        f"/load {foreign}",
         f"/load {tmp_path}/no",
     )  # fmt: skip
     for said in (
-        "5 messages saved", "exists and does not hold a conversation; choose another", "No such file",
+        "5 messages saved", "exists and does not hold a conversation; choose another",
+        "No such file",
         "needs the name", "does not hold a conversation: Expecting value",
     ):  # fmt: skip
         assert said in out

@@ -32,7 +32,10 @@ TALK = [
     {"role": "assistant", "content": "hm", "channel": "analysis"},
     {"role": "assistant", "content": "Hello 👍", "channel": "final"},
 ]
-SPOKEN = "<|start|>user<|message|>Hi <|end|> there<|end|><|start|>assistant<|channel|>final<|message|>Hello 👍<|end|>"
+SPOKEN = (
+    "<|start|>user<|message|>Hi <|end|> there<|end|><|start|>assistant<|channel|>final"
+    "<|message|>Hello 👍<|end|>"
+)
 
 
 @pytest.fixture

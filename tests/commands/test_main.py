@@ -82,7 +82,10 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_imports_no_torch() -> None:
-    program = "import sys; from ossia.commands.main import parser; parser().format_help(); exit('torch' in sys.modules)"
+    program = (
+        "import sys; from ossia.commands.main import parser; parser().format_help(); "
+        "exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0
     out = ossia_process("--help").stdout
     assert (

@@ -71,7 +71,8 @@ def test_defaults_are_those_of_the_class() -> None:
 
 def test_every_kind_of_value() -> None:
     found = typed(
-        "small", "v", "w", "--for", "b", "--count", "7", "--ids", "1, 2", "--tag", "y", "--tag", "x",
+        "small", "v", "w", "--for", "b", "--count", "7", "--ids", "1, 2", "--tag", "y", "--tag",
+        "x",
         "--quick-one", "--speed", "3", "--size", "2KiB",
     )  # fmt: skip
     assert found == Options(
@@ -178,5 +179,8 @@ def test_options_of_a_command(name: str, command: Command) -> None:
 
 @pytest.mark.parametrize("module", [module for module, _ in COMMANDS.values()])
 def test_options_load_neither_torch_nor_a_server(module: str) -> None:
-    program = f"import sys, ossia.commands.{module}; sys.exit(bool({{'torch', 'fastapi'}} & set(sys.modules)))"
+    program = (
+        f"import sys, ossia.commands.{module}; sys.exit(bool({{'torch', 'fastapi'}} & "
+        "set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], env=environment()).returncode == 0

@@ -110,7 +110,9 @@ def test_terms_inside_terms_count_too() -> None:
 
 @pytest.mark.parametrize("recall", [0.5, 0.8, 1.0])
 def test_the_threshold_gives_the_wanted_recall_at_least(recall: float) -> None:
-    """On overlapping classes, so that recall has a price: random words decide some labels wrongly."""
+    """On overlapping classes, so that recall has a price: random words decide some labels
+    wrongly.
+    """
     rng = Random(7)
     texts, labels = corpus(4, 900)
     labels = [

@@ -1,4 +1,6 @@
-"""Conversations and documents: resumable, reproducible, well formed, and free of held-out problems."""
+"""Conversations and documents: resumable, reproducible, well formed, and free of held-out
+problems.
+"""
 
 from __future__ import annotations
 

@@ -77,7 +77,9 @@ class Spy(Engine):
     def answer(
         self, prompt: list[int], tokens: int, neighbours: int = 0, seed: int = 0
     ) -> tuple[list[int], Tensor]:
-        """Ids and the logits that each was drawn from, beside random neighbours that come and go."""
+        """Ids and the logits that each was drawn from, beside random neighbours that come and
+        go.
+        """
         rng = random.Random(seed)
         params = SamplingParams(temperature=0.8, seed=7, max_tokens=tokens)
         waiting = [self._neighbour(rng, tokens) for _ in range(neighbours)]

@@ -41,7 +41,8 @@ def requests(llm: LLM, count: int, seed: int) -> list[Asked]:
             rng.randrange(2000) for _ in range(rng.randint(0, 9))
         ]
         params = SamplingParams(
-            temperature=rng.choice([0.0, 0.0, 0.8]), top_p=rng.choice([1.0, 0.9]), seed=rng.randrange(100),
+            temperature=rng.choice([0.0, 0.0, 0.8]), top_p=rng.choice([1.0, 0.9]),
+            seed=rng.randrange(100),
             frequency_penalty=rng.choice([0.0, 0.5]), max_tokens=rng.randint(1, 24),
         )  # fmt: skip
         asked.append((prompt, params, rng.randrange(3)))

@@ -22,8 +22,10 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
 def small_model(seed: int = 0, **change: object) -> Transformer:
     config = replace(
-        ModelConfig.preset("nano"), num_hidden_layers=4, layer_types=(), hidden_size=64, intermediate_size=32,
-        num_experts=5, vocab_size=97, sliding_window=7, initial_context_length=64, max_context_length=512,
+        ModelConfig.preset("nano"), num_hidden_layers=4, layer_types=(), hidden_size=64,
+        intermediate_size=32,
+        num_experts=5, vocab_size=97, sliding_window=7, initial_context_length=64,
+        max_context_length=512,
         rope_ntk_beta=4.0, **change,
     )  # fmt: skip
     model = Transformer(config)

@@ -114,7 +114,8 @@ def test_check_finds_what_is_wrong() -> None:
         return pool
 
     for change in (
-        "pool._free.append(page)", "pool._free.pop()", "pool._free.append(pool._free[0])", "pool.hold([page])",
+        "pool._free.append(page)", "pool._free.pop()", "pool._free.append(pool._free[0])",
+        "pool.hold([page])",
         "pool.release([page])", "pool.keep([page])", "pool.idle += 1", "pool.kept += 1",
     ):  # fmt: skip
         with pytest.raises(AssertionError):

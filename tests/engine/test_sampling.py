@@ -269,7 +269,8 @@ def test_the_repetition_penalty_is_transformers(path: str) -> None:
     masked=st.booleans(),
 )
 def test_penalties_and_bias_change_the_draw_and_not_the_logprob(
-    path: str, seed: int, repetition: float, presence: float, frequency: float, bias: dict[int, float],
+    path: str, seed: int, repetition: float, presence: float, frequency: float,
+    bias: dict[int, float],
     answer: list[int], masked: bool,
 ) -> None:  # fmt: skip
     logits, prompt = random_logits(4200, seed), [5, 17, 4199, 5]
@@ -481,11 +482,15 @@ def test_logits_of_other_types_and_strides(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5), ("top_k", -1),
+    [("temperature", -1.0), ("temperature", float("nan")), ("top_p", 0.0), ("top_p", 1.5),
+        ("top_k", -1),
      ("min_p", 2.0), ("max_tokens", 0), ("temperature", "hot"), ("top_k", 1.5), ("seed", True),
-     ("repetition_penalty", 0.0), ("repetition_penalty", float("nan")), ("presence_penalty", float("inf")),
-     ("frequency_penalty", "much"), ("top_logprobs", -1), ("top_logprobs", 129), ("top_logprobs", 2.0),
-     ("logit_bias", [1]), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}), ("logit_bias", {1: float("nan")}),
+     ("repetition_penalty", 0.0), ("repetition_penalty", float("nan")),
+     ("presence_penalty", float("inf")),
+     ("frequency_penalty", "much"), ("top_logprobs", -1), ("top_logprobs", 129),
+     ("top_logprobs", 2.0),
+     ("logit_bias", [1]), ("logit_bias", {"a": 1.0}), ("logit_bias", {-1: 1.0}),
+     ("logit_bias", {1: float("nan")}),
      ("logit_bias", {1: None}), ("logit_bias", {True: 1.0})],
 )  # fmt: skip
 def test_senseless_values_are_named(name: str, value: object) -> None:

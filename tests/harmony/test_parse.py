@@ -214,7 +214,8 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
             [("assistant", "commentary", "f", None, "{}")],
         ),
         (
-            "<|reserved_200000|><|channel|><|reserved_200000|>final<|reserved_200000|><|message|>x<|startoftext|>y<|return|>",
+            "<|reserved_200000|><|channel|><|reserved_200000|>final<|reserved_200000|><|message|>x"
+            "<|startoftext|>y<|return|>",
             [("assistant", "final", None, None, "xy")],
         ),
         (
@@ -245,7 +246,8 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
             ],
         ),
         (
-            "<|channel|>analysis to=f<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>",
+            "<|channel|>analysis to=f<|message|>{}<|end|><|start|>assistant<|channel|>final"
+            "<|message|>x<|return|>",
             [("assistant", "analysis", "f", None, "{}"), ("assistant", "final", None, None, "x")],
         ),
         (
@@ -395,7 +397,8 @@ def test_authors(
 
 def test_repairs_say_where_and_what(tokenizer: Tokenizer) -> None:
     ids = ids_of(
-        "<|channel|>analysis odd<|message|>a<|reserved_200018|><|channel|>final<|message|>b<|return|>",
+        "<|channel|>analysis odd<|message|>a<|reserved_200018|><|channel|>final<|message|>b"
+        "<|return|>",
         tokenizer,
     )
     parser, _ = parsed(ids, tokenizer, "assistant")

@@ -47,7 +47,9 @@ def test_random_streams(
 
 
 def test_no_word_vanishes(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> None:
-    """Wherever a word stands, in a body or not: it is content, a field, or what a repair has seen."""
+    """Wherever a word stands, in a body or not: it is content, a field, or what a repair has
+    seen.
+    """
     vocabularies = (Streams(tokenizer), Streams(small_tokenizer))
     for seed in seeds(2_000):
         rng = random.Random(seed)
@@ -68,7 +70,10 @@ def test_no_word_vanishes(tokenizer: Tokenizer, small_tokenizer: Tokenizer) -> N
 
 def test_the_statement_about_bodies(tokenizer: Tokenizer) -> None:
     """What `parsed` asserts of every stream is no triviality."""
-    text = "a<|message|>b<|message|>c<|constrain|>d<|end|>e<|message|>f<|channel|>g<|message|><|start|>h"
+    text = (
+        "a<|message|>b<|message|>c<|constrain|>d<|end|>e<|message|>f<|channel|>g<|message|>"
+        "<|start|>h"
+    )
     assert bodies(ids_of(text, tokenizer), tokenizer) == ["bcd", "f"]
     for end in BODY_ENDS:
         assert bodies(ids_of(f"<|message|>x{end}y", tokenizer), tokenizer) == ["x"]
@@ -226,7 +231,9 @@ def endless(
 def test_steps_grow_linearly(
     unit: str | bytes, strict: bool, opening: str, small_tokenizer: Tokenizer
 ) -> None:
-    """Whatever goes on endlessly costs the same per token at any length, in headers and in bodies."""
+    """Whatever goes on endlessly costs the same per token at any length, in headers and in
+    bodies.
+    """
     parse = endless(unit, opening, strict, small_tokenizer)
     assert steps(lambda: parse(800)) < 1.2 * 8 * steps(lambda: parse(100))
 

@@ -1,4 +1,6 @@
-"""Rendering by itself: what is dropped, what is learned, and that no text ever becomes structure."""
+"""Rendering by itself: what is dropped, what is learned, and that no text ever becomes
+structure.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,9 @@ def test_training_targets(
 
 
 def test_prompt_and_targets_meet(tokenizer: Tokenizer) -> None:
-    """What stands in front of the last turn's first target is the prompt that serving would send."""
+    """What stands in front of the last turn's first target is the prompt that serving would
+    send.
+    """
     for letters in ("UAF", "UAFUAF", "UAFUACR", "DUACRAFUA"):
         messages = talk(letters).messages
         last = max(i for i, m in enumerate(messages) if m.role == "user") + 1
@@ -188,7 +192,9 @@ def structure(message: Message, style: Style) -> list[str]:
 def test_text_never_becomes_structure(
     style: Style, tokenizer: Tokenizer, small_tokenizer: Tokenizer, generator: Any
 ) -> None:
-    """Conversations with control words in every field hold exactly the specials of their structure."""
+    """Conversations with control words in every field hold exactly the specials of their
+    structure.
+    """
     for seed in seeds(300):
         conversation = generator(random.Random(seed)).conversation(wild=True)
         expected = [name for message in conversation.messages for name in structure(message, style)]
@@ -212,7 +218,9 @@ hostile = st.builds(
 def test_control_words_stay_text(
     texts: list[str], style: Style, small_tokenizer: Tokenizer
 ) -> None:
-    """Every kind of message, with hostile text in each of its fields, tool declarations included."""
+    """Every kind of message, with hostile text in each of its fields, tool declarations
+    included.
+    """
     a, b, c, d, e, *more = texts
     parameters: dict[str, Any] = {
         "type": "object",
@@ -262,8 +270,10 @@ def test_any_vocabulary_gives_the_same_text(
     [
         (
             Message("assistant", "1", None, "commentary", "functions.f", "<|constrain|>json"),
-            "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>1<|call|>",
-            "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>1<|call|>",
+            "<|start|>assistant<|channel|>commentary to=functions.f "
+            "<|constrain|>json<|message|>1<|call|>",
+            "<|start|>assistant<|channel|>commentary to=functions.f "
+            "<|constrain|>json<|message|>1<|call|>",
         ),
         (
             Message("assistant", "1", None, "analysis", "python", "code"),

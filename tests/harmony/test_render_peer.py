@@ -87,7 +87,9 @@ def test_20_000_schemas(part: int, peer: Any, tokenizer: Any) -> None:
 
 
 def test_namespaces_stand_by_their_keys(peer: Any, ours: Any) -> None:
-    """Written in the order of the keys, under their names; functions are those whose key says so."""
+    """Written in the order of the keys, under their names; functions are those whose key says
+    so.
+    """
     for key, name in (
         ("functions", "x"),
         ("x", "functions"),
@@ -253,7 +255,8 @@ def test_response_formats_are_what_callers_append_officially(peer: Any, tokenize
     content = DeveloperContent("Be helpful.", response_formats=formats)
     text = (
         "Be helpful.\n\n# Response Formats\n\n## shopping_list\n\n// what to buy\n// and where\n"
-        '{"type":"object","properties":{"items":{"type":"array","items":{"type":"string"}}}}\n\n## any\n\ntrue'
+        '{"type":"object","properties":{"items":{"type":"array","items":{"type":"string"}}}}\n\n## '
+        "any\n\ntrue"
     )
     expected = peer.render(Message("developer", DeveloperContent(text)))
     assert render_message(Message("developer", content), tokenizer) == expected

@@ -50,9 +50,11 @@ ENUM = {"type": "string", "enum": ["a", "b"]}
         ({"oneOf": [STRING, {"anyOf": [NUMBER, NULL]}, STRING]}, "string | number | null"),
         ({"type": ["integer", "number", "object", "array"]}, "number | object | Array<any>"),
         # together
-        ({"allOf": [STRING, {"minLength": 2}, {"pattern": "x"}]}, 'string /* minLength: 2, pattern: "x" */'),
+        ({"allOf": [STRING, {"minLength": 2}, {"pattern": "x"}]},
+            'string /* minLength: 2, pattern: "x" */'),
         ({"allOf": [{"anyOf": [STRING, NUMBER]}, ENUM]}, '(string | number) & ("a" | "b")'),
-        ({"type": "string", "anyOf": [{"minLength": 9}, {"const": ""}]}, 'string /* minLength: 9 */ | ""'),
+        ({"type": "string", "anyOf": [{"minLength": 9}, {"const": ""}]},
+            'string /* minLength: 9 */ | ""'),
         # values
         ({"const": 1.5}, "1.5"),
         ({"const": {"a": [None]}}, '{"a":[null]}'),
@@ -66,11 +68,13 @@ ENUM = {"type": "string", "enum": ["a", "b"]}
         ({"type": "array", "items": {"allOf": [ENUM, STRING]}}, '(("a" | "b") & string)[]'),
         ({"type": "array"}, "Array<any>"),
         ({"items": STRING}, "string[]"),
-        ({"type": "array", "items": {**STRING, "description": "a name", "minLength": 1}, "minItems": 2},
+        ({"type": "array", "items": {**STRING, "description": "a name", "minLength": 1},
+            "minItems": 2},
          "string[] /* items (a name, minLength: 1), minItems: 2 */"),
         ({"type": "array", "prefixItems": [NUMBER, STRING]}, "[number, string, ...any[]]"),
         ({"type": "array", "prefixItems": [NUMBER, STRING], "items": False}, "[number, string]"),
-        ({"type": "array", "items": [NUMBER, STRING], "additionalItems": ENUM}, '[number, string, ...("a" | "b")[]]'),
+        ({"type": "array", "items": [NUMBER, STRING], "additionalItems": ENUM},
+            '[number, string, ...("a" | "b")[]]'),
         ({"prefixItems": [NUMBER, {**STRING, "description": "*/"}], "maxItems": 2},
          r"[number, string /* *\/ */] /* maxItems: 2 */"),
         # references that lead nowhere, and words that mean nothing
@@ -198,7 +202,10 @@ def test_odd_names_of_definitions() -> None:
         "anyOf": [ref, {"$ref": "#/definitions/string"}],
         "definitions": {"a/b c": STRING, "string": NUMBER},
     }
-    expected = '// "a/b c"\ntype a_b_c = string;\n\n// "string"\ntype string_2 = number;\n\na_b_c | string_2'
+    expected = (
+        '// "a/b c"\ntype a_b_c = string;\n\n// "string"\ntype string_2 = number;\n\na_b_c '
+        "| string_2"
+    )
     assert schema_to_typescript(schema) == expected
 
 

@@ -102,7 +102,9 @@ def test_attention(
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_bfloat16_is_close(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To what float64 makes of the same bfloat16 values, within a few of bfloat16's steps of 1/256."""
+    """To what float64 makes of the same bfloat16 values, within a few of bfloat16's steps of
+    1/256.
+    """
     if not fused:
         monkeypatch.setattr(attention_module, "_is_fused", lambda x: False)
     lengths, shapes = [70, 3, 40], [(113, 4, 16), (113, 2, 16), (113, 2, 16), (4,)]
@@ -339,7 +341,8 @@ def test_a_block(sink: str, layer: int) -> None:
     constant, comes from its float32 table in both.
     """
     config = replace(
-        CONFIG, attention_sink=sink, num_attention_heads=4, num_key_value_heads=2, head_dim=8, sliding_window=5,
+        CONFIG, attention_sink=sink, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        sliding_window=5,
         rope_ntk_beta=4.0, rope_scaling="none",
     )  # fmt: skip
     block, lengths = Block(config, layer, "trainable").double(), [9, 1, 23]

@@ -1,4 +1,6 @@
-"""The forward in float32 against transformers' GptOss (eager attention), the same weights in both."""
+"""The forward in float32 against transformers' GptOss (eager attention), the same weights in
+both.
+"""
 
 from __future__ import annotations
 

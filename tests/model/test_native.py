@@ -21,8 +21,10 @@ if kernels.not_compiled():
     pytest.skip(f"needs the compiled kernels: {kernels.not_compiled()}", allow_module_level=True)
 
 BASE = ModelConfig(
-    num_hidden_layers=3, num_experts=6, experts_per_token=2, hidden_size=96, intermediate_size=64, head_dim=16,
-    num_attention_heads=6, num_key_value_heads=2, vocab_size=321, sliding_window=7, initial_context_length=32,
+    num_hidden_layers=3, num_experts=6, experts_per_token=2, hidden_size=96, intermediate_size=64,
+    head_dim=16,
+    num_attention_heads=6, num_key_value_heads=2, vocab_size=321, sliding_window=7,
+    initial_context_length=32,
     max_context_length=1024, rope_scaling_factor=8.0,
 )  # fmt: skip
 SHAPES = {

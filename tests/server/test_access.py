@@ -56,8 +56,10 @@ def test_lines_of_keys() -> None:
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        ("a b c", "expected"), ("a b concurrent=0", "concurrent must be"), ("a b concurrent=x", "concurrent must be"),
-        ("concurrent=2 a", "expected"), ("concurrent=2", "expected"), ("a sha256:abc", "64 hex digits"),
+        ("a b c", "expected"), ("a b concurrent=0", "concurrent must be"),
+        ("a b concurrent=x", "concurrent must be"),
+        ("concurrent=2 a", "expected"), ("concurrent=2", "expected"),
+        ("a sha256:abc", "64 hex digits"),
         ("# nothing", "no keys"),
     ],
 )  # fmt: skip
@@ -198,7 +200,8 @@ def test_tokens_flow_back() -> None:
     clock.now += 1
     assert caller.refusal() is None
     assert caller.headers() == {
-        "x-ratelimit-limit-tokens": "600", "x-ratelimit-remaining-tokens": "10", "x-ratelimit-reset-tokens": "59s",
+        "x-ratelimit-limit-tokens": "600", "x-ratelimit-remaining-tokens": "10",
+        "x-ratelimit-reset-tokens": "59s",
     }  # fmt: skip
     clock.now += 3600
     assert caller.tokens_left == 600  # no more than a minute's worth is saved up

@@ -56,7 +56,10 @@ from ossia.turn.targets import Grammars
 
 CORPUS = json.loads((Path(__file__).parents[1] / "harmony" / "harmony_malformed.json").read_text())
 TOOLS = Toolbox(functions=(WEATHER,))
-CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"place": "Rome"}<|call|>'
+CALL = (
+    '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"place": '
+    '"Rome"}<|call|>'
+)
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 
 
@@ -101,7 +104,8 @@ def answer(tokenizer: Tokenizer, *texts: str | list[int], **options: Any) -> Fol
 def test_a_thought_a_preamble_and_an_answer(tokenizer: Tokenizer) -> None:
     folded = answer(
         tokenizer,
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary<|message|>A moment.<|end|>"
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>A moment.<|end|>"
         f"<|start|>assistant{FINAL}",
     )
     kinds = [(type(item), item.text) for item in folded.items]
@@ -267,11 +271,14 @@ def test_a_stop_string_ends_the_sample(tokenizer: Tokenizer) -> None:
 
 def test_the_model_does_not_go_on_for_others(tokenizer: Tokenizer) -> None:
     text = (
-        "<|channel|>final<|message|>Fine.<|end|><|start|>user<|message|>And now?<|end|><|start|>assistant"
-        + FINAL
+        "<|channel|>final<|message|>Fine.<|end|><|start|>user<|message|>And "
+        "now?<|end|><|start|>assistant" + FINAL
     )
     assert answer(tokenizer, text).said == "Fine."
-    text = f"<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>Me!<|end|><|start|>assistant{FINAL}"
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>Me!<|end|>"
+        f"<|start|>assistant{FINAL}"
+    )
     assert answer(tokenizer, text).said == "Fine."
 
 
@@ -322,7 +329,10 @@ def test_text_without_a_channel(tokenizer: Tokenizer, header: str) -> None:
     """<|return|> ends answers; anything else that the model does not say to be final is its
     reasoning.
     """
-    thinking = f"{header}<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{SAID}<|return|>"
+    thinking = (
+        f"{header}<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final"
+        f"<|message|>{SAID}<|return|>"
+    )
     folded = answer(tokenizer, thinking)
     assert [(type(item), item.text) for item in folded.items] == [
         (ReasoningItem, THOUGHT),
@@ -536,7 +546,10 @@ def test_logprobs_are_those_of_the_text(tokenizer: Tokenizer, stop: tuple[str, .
     before = (
         '<|channel|>commentary to=functions.weather<|message|>{"a": 1}<|end|><|start|>assistant'
     )
-    other = "<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>What?<|end|><|start|>assistant"
+    other = (
+        "<|channel|>analysis<|message|>Hm.<|end|><|start|>user<|message|>What?<|end|>"
+        "<|start|>assistant"
+    )
     params = SamplingParams(top_logprobs=2)
     script = f"{before}{other}<|channel|>final<|message|>{text}<|return|>"
     folded = answer(tokenizer, script, tools=TOOLS, params=params, logprobs=True, stop=stop)

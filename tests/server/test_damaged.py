@@ -28,13 +28,16 @@ DECLARED = {"name": "weather", "description": "Of a place.", "parameters": PARAM
 MESSAGES = [{"role": "user", "content": "What now?"}]
 APIS = ("chat", "responses", "messages")
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "chat": ("/v1/chat/completions", {"messages": MESSAGES, "tools": [{"type": "function", "function": DECLARED}]}),
-    "responses": ("/v1/responses", {"input": "What now?", "tools": [{"type": "function", **DECLARED}]}),
+    "chat": ("/v1/chat/completions", {"messages": MESSAGES,
+        "tools": [{"type": "function", "function": DECLARED}]}),
+    "responses": ("/v1/responses", {"input": "What now?",
+        "tools": [{"type": "function", **DECLARED}]}),
     "messages": (
         "/v1/messages",
         {
             "messages": MESSAGES, "max_tokens": 400,
-            "tools": [{"name": "weather", "description": "Of a place.", "input_schema": PARAMETERS}],
+            "tools": [{"name": "weather", "description": "Of a place.",
+                "input_schema": PARAMETERS}],
         },
     ),
 }  # fmt: skip
@@ -237,7 +240,9 @@ async def damaged(tokenizer: Tokenizer, seeds: Iterable[int], api: str) -> None:
 
 
 async def noisy(tokenizer: Tokenizer, seeds: Iterable[int], api: str) -> None:
-    """Anything at all, which may say of itself what it likes; "<|end|>" in plain letters, for one."""
+    """Anything at all, which may say of itself what it likes; "<|end|>" in plain letters, for
+    one.
+    """
     streams = Streams.of(tokenizer)
     async with talking(tokenizer) as talk:
         for seed in seeds:

@@ -214,8 +214,10 @@ async def test_names_of_this_machine(client_for: Any) -> None:
         SAYS, settings=settings(hosts=("localhost", "127.0.0.1", "::1"))
     ) as client:
         for host, status in (
-            ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("[::1]", 200),
-            ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403), ("", 403),
+            ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200),
+            ("[::1]:8000", 200), ("[::1]", 200),
+            ("evil.example", 403), ("evil.example:8000", 403), ("localhost.evil.example", 403),
+            ("", 403),
         ):  # fmt: skip
             assert (await client.get("/v1/models", headers={"host": host})).status_code == status, (
                 host

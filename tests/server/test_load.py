@@ -79,7 +79,8 @@ async def connected(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 def body(question: str, tokens: int) -> dict[str, Any]:
     return {
-        "model": "nano", "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": tokens,
+        "model": "nano", "messages": [{"role": "user", "content": question}], "temperature": 0,
+        "max_tokens": tokens,
         "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
 

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-SAYS = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi there<|return|>"
+SAYS = (
+    "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Hi "
+    "there<|return|>"
+)
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "Hi"}]}
 pytestmark = pytest.mark.anyio
 
@@ -104,7 +107,8 @@ async def test_routes_are_few(client_for: Any) -> None:
         name: value for name, value in found.items() if name.startswith("ossia:http_requests_total")
     }
     for method, route, status in (
-        ("GET", "/v1/responses/{response_id}", 404), ("GET", "none", 404), ("OTHER", "/health", 405),
+        ("GET", "/v1/responses/{response_id}", 404), ("GET", "none", 404),
+        ("OTHER", "/health", 405),
     ):  # fmt: skip
         labels = {"method": method, "route": route, "status": str(status)}
         assert asked[f"ossia:http_requests_total{labels}"] == 3, asked

@@ -1,4 +1,6 @@
-"""`ossia serve`: the real command in a process of its own, and what its options make of themselves."""
+"""`ossia serve`: the real command in a process of its own, and what its options make of
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -270,7 +272,8 @@ def test_values_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_path:
 @pytest.mark.parametrize(
     "args",
     [
-        ["--port", "70000"], ["--port", "x"], ["--drain", "soon"], ["--drain", "-1"], ["--max-queue", "0"],
+        ["--port", "70000"], ["--port", "x"], ["--drain", "soon"], ["--drain", "-1"],
+        ["--max-queue", "0"],
         ["--max-body", "many"], ["--store-ttl", "1y"], ["--default-effort", "huge"],
     ],
 )  # fmt: skip
@@ -299,8 +302,10 @@ def test_options_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("OSSIA_API_KEYS", "alice secret concurrent=2")
     given = settings_of(
         options(
-            "openai/gpt-oss-20b", "--max-queue", "8", "--max-body", "2MiB", "--drain", "1min", "--store",
-            tmp_path / "s.db", "--store-ttl", "2d", "--store-bytes", "5MB", "--log-prompts", "--default-effort", "high",
+            "openai/gpt-oss-20b", "--max-queue", "8", "--max-body", "2MiB", "--drain", "1min",
+            "--store",
+            tmp_path / "s.db", "--store-ttl", "2d", "--store-bytes", "5MB", "--log-prompts",
+            "--default-effort", "high",
             "--unconstrained", "--cors-origin", "*", "--strict-model-names",
         )
     )  # fmt: skip
@@ -357,8 +362,10 @@ def test_a_secret_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "answer"),
     [
-        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True), ("localhost", True),
-        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.org", False), ("", False),
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("localhost.example.org", False),
+        ("", False),
     ],
 )  # fmt: skip
 def test_loopback(host: str, answer: bool) -> None:

@@ -53,11 +53,14 @@ def of_problem(problem: Problem) -> str:
     expect = problem.expect
     assert grade(problem, problem.answer, problem.gold_calls) == 1.0, problem
     parts = [
-        problem.task, problem.split, problem.instructions, problem.system, sorted(problem.about.items()),
+        problem.task, problem.split, problem.instructions, problem.system,
+        sorted(problem.about.items()),
         [of_turn(turn) for turn in problem.turns],
-        [expect.number, expect.contains, expect.excludes, expect.choices, expect.calls, expect.value],
+        [expect.number, expect.contains, expect.excludes, expect.choices, expect.calls,
+            expect.value],
         [expect.equals, expect.values, expect.never, expect.evaluate is None, expect.judge is None],
-        [(tool.function.name, tool.function.description, tool.function.parameters) for tool in problem.tools],
+        [(tool.function.name, tool.function.description,
+            tool.function.parameters) for tool in problem.tools],
     ]  # fmt: skip
     return json.dumps(parts, ensure_ascii=False)
 

@@ -1,4 +1,6 @@
-"""Tokenizer: ids equal to the `tokenizers` library on hostile text; training; what fails, and how."""
+"""Tokenizer: ids equal to the `tokenizers` library on hostile text; training; what fails, and
+how.
+"""
 
 from __future__ import annotations
 

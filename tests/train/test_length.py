@@ -122,7 +122,8 @@ def test_transformers_computes_the_same(config: ModelConfig, factor: int, method
         rope |= {"truncate": config.rope_truncate}
         rope |= {"original_max_position_embeddings": config.initial_context_length}
     theirs = GptOssConfig(
-        hidden_size=config.hidden_size, num_attention_heads=config.num_attention_heads, head_dim=config.head_dim,
+        hidden_size=config.hidden_size, num_attention_heads=config.num_attention_heads,
+        head_dim=config.head_dim,
         max_position_embeddings=longest, rope_parameters=rope,
     )  # fmt: skip
     want, temperature = ROPE_INIT_FUNCTIONS[method](theirs, torch.device("cpu"), **kwargs)
@@ -290,7 +291,9 @@ def greedy(model: Transformer, ids: list[int], count: int) -> list[int]:
 def test_needles_count_when_the_model_would_have_written_them(
     model: Transformer, dynamic: bool
 ) -> None:
-    """Answers that are what the model writes, and the same with one letter changed, at every place."""
+    """Answers that are what the model writes, and the same with one letter changed, at every
+    place.
+    """
     tokenizer, made, config = Characters(), [], model.config
 
     def needle(rng: Random, count: Any, length: int) -> Written:

@@ -308,7 +308,10 @@ def test_a_bad_gradient_is_named_though_the_loss_is_fine(
         return total + (weight - weight.detach()).abs().sum().sqrt(), loss
 
     monkeypatch.setattr(step_module, "part_loss", steep)
-    place = r"norm of the gradients is nan.*layer 1, experts: gradient of layers\.1\.moe\.experts\.gate_up\.weight"
+    place = (
+        r"norm of the gradients is nan.*layer 1, experts: gradient of "
+        r"layers\.1\.moe\.experts\.gate_up\.weight"
+    )
     with pytest.raises(TrainingError, match=place):
         train(tiny_run(tmp_path))
 
@@ -341,7 +344,9 @@ def test_bad_weights_never_replace_a_good_state(
 
 
 def test_a_step_that_ruins_the_weights_is_not_what_a_run_resumes_from(tmp_path: Path) -> None:
-    """Finite weights whose next loss is not: with a state at every step, the last one is of before."""
+    """Finite weights whose next loss is not: with a state at every step, the last one is of
+    before.
+    """
     run = tiny_run(tmp_path, steps=6, save_every=1, warmup=4, peak_lr=1e30, optimizer="adamw")
     with pytest.raises(TrainingError, match=r"step 2; .*No state had been saved"):
         train(run)

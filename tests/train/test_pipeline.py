@@ -60,7 +60,8 @@ def test_phases_run_in_order_once(worker: Worker) -> None:
             tell=lambda phase, what: told.append((phase.name, what)),
         )
     assert worker.ran == ["first", "second"]
-    assert told == [("first", "begins"), ("first", "done"), ("second", "begins"), ("second", "done"),
+    assert told == [("first", "begins"), ("first", "done"), ("second", "begins"),
+        ("second", "done"),
                     ("first", "skipped"), ("second", "skipped")]  # fmt: skip
     assert [(o.name, o.skipped) for o in outcomes] == [("first", True), ("second", True)]
     done = read(worker.out / "first" / "done.json")
@@ -128,7 +129,8 @@ def test_other_settings_are_refused_by_name(finished: bool, worker: Worker) -> N
             [worker.phase("first")], worker.out, settings={"rate": 0.2, "new": "x", "same": (1, 2)}
         )
     said = str(caught.value)
-    for part in ("was done" if finished else "was begun", "rate was 0.1 and is 0.2", 'new was not there and is "x"',
+    for part in ("was done" if finished else "was begun", "rate was 0.1 and is 0.2",
+        'new was not there and is "x"',
                  "old was null and is not there", "--fresh", "--out"):  # fmt: skip
         assert part in said
     assert "same" not in said and worker.ran == ran

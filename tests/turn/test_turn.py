@@ -127,7 +127,8 @@ def test_what_a_tool_cannot_do_is_told_to_the_model(
     [
         (
             call("subtract", "{}"),
-            "<|start|>functions.subtract to=assistant<|channel|>commentary<|message|>error: there is "
+            "<|start|>functions.subtract to=assistant<|channel|>commentary<|message|>error: there "
+            "is "
             "no tool 'functions.subtract'; available: functions.add",
         ),
         (call("add", '{"a": 1, "b": '), "error: the arguments are not valid JSON: line 1, column"),
@@ -155,7 +156,8 @@ def test_calls_that_cannot_be_understood_are_between_us_and_the_model(
     [
         '<|channel|>commentary to=add<|message|>{"a": 1, "b": 2}<|call|>',
         '<|channel|>analysis to=functions.add<|message|>{"a": 1, "b": 2}<|call|>',
-        ' to=functions.add<|channel|>commentary <|constrain|>json<|message|>{"a": 1, "b": 2}<|call|>',
+        ' to=functions.add<|channel|>commentary <|constrain|>json<|message|>{"a": 1, "b": '
+        "2}<|call|>",
         '<|channel|>commentary to=functions.add<|message|>{"a": 1, "b": 2}<|return|>',
         '<|channel|>commentary to=functions.addjson<|message|>{"a": 1, "b": 2}<|call|>',
         '<|channel|>commentary to=functions.add,<|message|>{"a": 1, "b": 2}<|end|><|call|>',

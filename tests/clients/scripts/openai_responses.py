@@ -1,4 +1,6 @@
-"""The openai client on the Responses API: create, parse, stream, state on either side, background."""
+"""The openai client on the Responses API: create, parse, stream, state on either side,
+background.
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def agent(kind: Any, **more: Any) -> Any:
 
 
 def thoughts(result: Any) -> list[str]:
-    """The Responses API's raw reasoning is not what this client takes for the content of a thought."""
+    """The Responses API's raw reasoning is not what this client takes for the content of a
+    thought.
+    """
     thoughts = [
         part
         for message in result.all_messages()

@@ -524,7 +524,10 @@ def test_masks_handed_out_do_not_change(nano: Tokenizer) -> None:
 
 
 def test_importing_harmony_loads_neither_numpy_nor_llguidance() -> None:
-    program = "import sys, ossia.harmony; sys.exit(bool({'numpy', 'llguidance', 'jsonschema'} & {*sys.modules}))"
+    program = (
+        "import sys, ossia.harmony; sys.exit(bool({'numpy', 'llguidance', 'jsonschema'} & "
+        "{*sys.modules}))"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(Path(ossia.__file__).parent.parent)}
     )

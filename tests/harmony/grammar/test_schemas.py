@@ -182,50 +182,66 @@ def test_arguments_are_an_object(nano: Tokenizer) -> None:
 
 EXACT: list[tuple[Any, list[str], list[str]]] = [
     # an undeclared key may not be a declared one in disguise
-    ({"properties": {"a": {"type": "integer"}}}, ['{"b":"x"}', '{"a":1}'], [r'{"\u0061":"x"}', '{"a":"x"}']),
+    ({"properties": {"a": {"type": "integer"}}}, ['{"b":"x"}', '{"a":1}'],
+        [r'{"\u0061":"x"}', '{"a":"x"}']),
     (obj("", {"type": "string"}, a={}), ['{"aa":"x"}', '{"":"x"}'], ['{"b":1}', r'{"\u0061":"x"}']),
-    ({"patternProperties": {"^x": {"type": "integer"}}}, ['{"x1":1}'], [r'{"\u0078":""}', '{"x":""}']),
+    ({"patternProperties": {"^x": {"type": "integer"}}}, ['{"x1":1}'],
+        [r'{"\u0078":""}', '{"x":""}']),
     # the quote and the backslash stay outside of classes without them
     ({"pattern": '^[^"]$', "type": "string"}, ['"a"', r'"\\"', r'"\n"'], [r'"\""', '""']),
     ({"pattern": r"^[^\\]$", "type": "string"}, ['"a"', r'"\""'], [r'"\\"']),
-    (obj("", {"type": "string"}, **{"\\": {"type": "integer"}}), [r'{"\\":1}', r'{"\\\\":"x"}'], [r'{"\\":"x"}']),
+    (obj("", {"type": "string"}, **{"\\": {"type": "integer"}}), [r'{"\\":1}', r'{"\\\\":"x"}'],
+        [r'{"\\":"x"}']),
     # exclusive bounds within one unit
-    ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, ["0.25", "0.5"], ["0", "0.0", "-0", "0.51"]),
-    ({"type": "number", "exclusiveMinimum": -1.5, "exclusiveMaximum": -1}, ["-1.25"], ["-1", "-1.0", "-1.5"]),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, ["0.25", "0.5"],
+        ["0", "0.0", "-0", "0.51"]),
+    ({"type": "number", "exclusiveMinimum": -1.5, "exclusiveMaximum": -1}, ["-1.25"],
+        ["-1", "-1.0", "-1.5"]),
     ({"type": "number", "exclusiveMaximum": 1}, ["0.5"], ["1", "0.9999999999999999999"]),
-    ({"type": "integer", "exclusiveMinimum": 0.5, "exclusiveMaximum": 3}, ["1", "2"], ["0", "3", "1.5"]),
+    ({"type": "integer", "exclusiveMinimum": 0.5, "exclusiveMaximum": 3}, ["1", "2"],
+        ["0", "3", "1.5"]),
     ({"type": "integer", "maximum": 2**63}, [str(2**53 - 1)], [str(2**63 + 1)]),
     ({"type": "integer", "multipleOf": 5}, ["-10", "0"], ["7", "10.0"]),
     # unions, and objects told apart by a key
     ({"oneOf": [{"const": 1}, {"const": 2}]}, ["1", "2"], ["3"]),
-    ({"oneOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": {"type": "string"}}}, ["null", '""'], ["1"]),
+    ({"oneOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": {"type": "string"}}},
+        ["null", '""'], ["1"]),
     (
         {
             "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
             "discriminator": {"propertyName": "t"},
-            "$defs": {"a": obj("t", t={"const": "a"}), "b": obj("t n", t={"const": "b"}, n={"type": "integer"})},
+            "$defs": {"a": obj("t", t={"const": "a"}), "b": obj("t n", t={"const": "b"},
+                n={"type": "integer"})},
         },
         ['{"t":"a"}', '{"t":"b","n":1}'],
         ['{"t":"b"}', '{"t":"c"}'],
     ),
     # counts of keys
-    ({"properties": {"a": {}, "b": {}}, "minProperties": 1, "type": "object"}, ['{"b":1}', '{"a":1,"b":2}'], ["{}"]),
-    ({"properties": {"a": {}, "b": {}}, "maxProperties": 1, "type": "object"}, ["{}", '{"b":1}'], ['{"a":1,"b":2}']),
+    ({"properties": {"a": {}, "b": {}}, "minProperties": 1, "type": "object"},
+        ['{"b":1}', '{"a":1,"b":2}'], ["{}"]),
+    ({"properties": {"a": {}, "b": {}}, "maxProperties": 1, "type": "object"}, ["{}", '{"b":1}'],
+        ['{"a":1,"b":2}']),
     # references, in all spellings and to anywhere
-    ({"properties": {"a": {"$ref": "#/properties/b%20c/items"}, "b c": {"items": {"type": "null"}}}}, ['{"a":null}'],
+    ({"properties": {"a": {"$ref": "#/properties/b%20c/items"},
+        "b c": {"items": {"type": "null"}}}}, ['{"a":null}'],
      ['{"a":1}']),
-    ({"additionalProperties": {"type": "integer"}, "properties": {"x": {"$ref": "#/additionalProperties"}}},
+    ({"additionalProperties": {"type": "integer"},
+        "properties": {"x": {"$ref": "#/additionalProperties"}}},
      ['{"x":1,"y":2}'], ['{"x":"1"}', '{"y":"1"}']),
     ({"anyOf": [{"$ref": "#/x-types/0"}], "x-types": [{"type": "null"}]}, ["null"], ["1"]),
-    ({"items": {"$ref": "#"}, "type": "array", "maxItems": 1}, ["[]", "[[[]]]"], ["[1]", "[[],[]]"]),
+    ({"items": {"$ref": "#"}, "type": "array", "maxItems": 1}, ["[]", "[[[]]]"],
+        ["[1]", "[[],[]]"]),
     # constants of any kind, and with control characters
     ({"const": "\x1b\n\x7f"}, [r'"\u001b\n\u007f"'], [r'"\n"', r'"\u001b\n"']),
-    ({"enum": [{"a": [1, 2.5]}, "é", True]}, ['{"a":[1,2.5]}', '"é"', "true"], ['{"a":[1]}', "1", "{}"]),
+    ({"enum": [{"a": [1, 2.5]}, "é", True]}, ['{"a":[1,2.5]}', '"é"', "true"],
+        ['{"a":[1]}', "1", "{}"]),
     ({"type": "string", "enum": ["a", 1]}, ['"a"'], ["1"]),
     # lengths count characters, however they are written
-    ({"type": "string", "minLength": 2, "maxLength": 2}, ['"👍é"', r'"\n\u0001"'], ['"a"', '"abc"']),
+    ({"type": "string", "minLength": 2, "maxLength": 2},
+     ['"👍é"', r'"\n\u0001"'], ['"a"', '"abc"']),
     # annotations and what the standard does not know mean nothing
-    ({"title": 1, "default": 2, "examples": 3, "nullable": True, "x": {"not": {}}, "type": "null"}, ["null"], ["1"]),
+    ({"title": 1, "default": 2, "examples": 3, "nullable": True, "x": {"not": {}}, "type": "null"},
+        ["null"], ["1"]),
     ({"type": "integer", "format": "int32"}, ["1"], ['"1"']),
     ({"uniqueItems": False, "propertyNames": {"type": "string"}, "type": "object"}, ["{}"], ["[]"]),
 ]  # fmt: skip
@@ -307,7 +323,8 @@ def test_classes_match_no_character_that_python_does_not(
 
 
 PATTERN_REFUSED = [
-    *(r"(?!a)b", r"(?<=a)b", r"(a)\1", r"\bword", r"(?i)a", r"a++", r"a*+", r"\p{L}", r"\Aa", r"a{,3}", "[]a]", "a**"),
+    *(r"(?!a)b", r"(?<=a)b", r"(a)\1", r"\bword", r"(?i)a", r"a++", r"a*+", r"\p{L}", r"\Aa",
+        r"a{,3}", "[]a]", "a**"),
     *("(", "*", r"^*", r"\x0", "\x00", r"(?>a)", r"(?#a)", "[z-a]", "\ud800"),
 ]  # fmt: skip
 

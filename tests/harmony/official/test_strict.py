@@ -126,7 +126,9 @@ def test_the_whole_result_is_the_official_one(peer: Any, tokenizer: Tokenizer) -
 
 
 def test_headers_word_by_word(peer: Any, tokenizer: Tokenizer) -> None:
-    """Headers of words that the generator above does not have: blanks of all sorts, quotes, marks."""
+    """Headers of words that the generator above does not have: blanks of all sorts, quotes,
+    marks.
+    """
     words = [
         "assistant",
         "user",

@@ -1,4 +1,6 @@
-"""The compiled kernels for the tests of this folder, on every instruction set that this CPU offers."""
+"""The compiled kernels for the tests of this folder, on every instruction set that this CPU
+offers.
+"""
 
 from __future__ import annotations
 

@@ -102,7 +102,9 @@ class Server:
         return len(self.sequences) - 1
 
     def grow(self, sequence: Sequence, tokens: int) -> None:
-        """Pages for the next tokens; those that no window reaches any more are freed, and poisoned."""
+        """Pages for the next tokens; those that no window reaches any more are freed, and
+        poisoned.
+        """
         end = sequence.length + tokens
         while (sequence.first_page + len(sequence.pages)) * PAGE < end:
             sequence.pages.append(self.free.pop())

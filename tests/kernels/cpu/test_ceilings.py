@@ -78,8 +78,8 @@ def test_an_instruction_set_that_is_not_offered_is_an_error_that_names_those_tha
     failed = in_use("z80")
     assert failed.returncode != 0
     assert (
-        f"OSSIA_ISA=z80: there are no kernels of that name for this CPU; it has {', '.join(offered(kernels))}"
-        in (failed.stderr)
+        "OSSIA_ISA=z80: there are no kernels of that name for this CPU; it has "
+        f"{', '.join(offered(kernels))}" in (failed.stderr)
     )
 
 
@@ -122,7 +122,8 @@ def share(seconds: float) -> shares.Share:
 def test_a_kernel_is_warned_of_below_two_fifths_of_its_bound() -> None:
     good, bad = share(0.0024), share(0.01)
     assert shares.warnings([good, bad], "avx2") == [
-        "MXFP4 exact, 8 rows: 10.0% of the bound that memory sets with avx2, where at least 40% are expected"
+        "MXFP4 exact, 8 rows: 10.0% of the bound that memory sets with avx2, where at least 40% "
+        "are expected"
     ]
 
 

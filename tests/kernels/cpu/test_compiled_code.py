@@ -126,12 +126,14 @@ def test_vectors_stay_in_registers(
         pytest.skip(f"this compiler made no unit for {isa}")
     if b"clang version" in Path(kernels._name).read_bytes():
         pytest.skip(
-            "functions that clang inlines are not where these limits, which are GCC's, look for them"
+            "functions that clang inlines are not where these limits, which are GCC's, look for "
+            "them"
         )
     mine = KERNELS[kernel].loops(loops[isa])
     assert len(mine) >= KERNELS[kernel].fewest, "not found: name where the compiler has put it"
     bad = [
-        f"{loop.function[:60]} at {loop.instructions[0].address:#x}: of {loop.vectors} vector instructions "
+        f"{loop.function[:60]} at {loop.instructions[0].address:#x}: of {loop.vectors} vector "
+        "instructions "
         f"{loop.stack_stores} write to the stack, {loop.stack_loads} read from it"
         for loop in mine
         if KERNELS[kernel].too_much(loop)

@@ -158,7 +158,10 @@ async def test_a_tool_is_called_and_its_result_answered(
         second = await api.chat.completions.create(model="nano", messages=messages, tools=[WEATHER])
         prompts = [tokenizer.decode(ids) for ids in api.engine.submitted]
     assert second.choices[0].message.content == "It is sunny."
-    result = "<|start|>functions.weather to=assistant<|channel|>commentary<|message|>sunny<|end|><|start|>assistant"
+    result = (
+        "<|start|>functions.weather to=assistant<|channel|>commentary<|message|>sunny<|end|>"
+        "<|start|>assistant"
+    )
     assert prompts[1] == prompts[0] + THOUGHT + PREAMBLE + CALL + result
 
 
@@ -246,7 +249,8 @@ async def test_nano_calls_what_it_must(nano: AsyncOpenAI) -> None:
     }
     choice: Any = {"type": "function", "function": {"name": "shift"}}
     wishes: Any = {
-        "model": "nano", "messages": USER, "tools": [WEATHER, shift], "tool_choice": choice, "seed": 3,
+        "model": "nano", "messages": USER, "tools": [WEATHER, shift], "tool_choice": choice,
+        "seed": 3,
         "max_tokens": 600, "extra_body": {"reasoning": {"max_tokens": 20}},
     }  # fmt: skip
     whole = await nano.chat.completions.create(**wishes)
@@ -300,7 +304,8 @@ async def test_a_bias_decides_nanos_words(nano: AsyncOpenAI, tokenizer: Any) -> 
     assert first.choices[0].logprobs is not None and first.choices[0].logprobs.content
     (word,) = tokenizer.encode(first.choices[0].logprobs.content[0].token)
     second = await nano.chat.completions.create(
-        model="nano", messages=USER, temperature=0, max_tokens=40, reasoning_effort="none", logprobs=True,
+        model="nano", messages=USER, temperature=0, max_tokens=40, reasoning_effort="none",
+        logprobs=True,
         logit_bias={str(word): -100},
     )  # fmt: skip
     assert second.choices[0].logprobs is not None

@@ -61,10 +61,12 @@ async def test_the_conversation_as_the_model_sees_it(
 ) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
-        {"role": "developer", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]},
+        {"role": "developer", "content": [{"type": "text", "text": "Be "},
+            {"type": "text", "text": "kind."}]},
         USER,
         {"role": "assistant", "reasoning_content": "Rome?", "content": "A moment.", "tool_calls": [
-            {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}]},
+            {"id": "c1", "type": "function", "function": {"name": "weather",
+                "arguments": '{"city":"Rome"}'}}]},
         {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "sunny"}]},
     ]  # fmt: skip
     async with client_for(FINAL) as client:
@@ -321,10 +323,14 @@ async def test_wishes_that_cannot_be_met(
 
 async def test_wishes_that_change_nothing_are_taken(client_for: Callable[..., Any]) -> None:
     fields = {
-        "store": True, "metadata": {"a": "b"}, "user": "me", "service_tier": "auto", "safety_identifier": "x",
-        "prompt_cache_key": "k", "prediction": {"type": "content", "content": "x"}, "verbosity": "low",
-        "modalities": ["text"], "nobody_knows_this": {"deep": []}, "stop": None, "tools": [], "tool_choice": "auto",
-        "logit_bias": {}, "response_format": None, "n": None, "best_of": 1, "min_tokens": 0, "seed": -5, "top_k": -1,
+        "store": True, "metadata": {"a": "b"}, "user": "me", "service_tier": "auto",
+        "safety_identifier": "x",
+        "prompt_cache_key": "k", "prediction": {"type": "content", "content": "x"},
+        "verbosity": "low",
+        "modalities": ["text"], "nobody_knows_this": {"deep": []}, "stop": None, "tools": [],
+        "tool_choice": "auto",
+        "logit_bias": {}, "response_format": None, "n": None, "best_of": 1, "min_tokens": 0,
+        "seed": -5, "top_k": -1,
     }  # fmt: skip
     async with client_for(FINAL) as client:
         response = await client.post(PATH, json={"messages": [USER]} | fields)
@@ -382,13 +388,16 @@ async def test_the_models_name(client_for: Callable[..., Any]) -> None:
 
 async def test_sampling_params(service: Service) -> None:
     fields = {
-        "temperature": 0, "top_p": 0.5, "top_k": 4, "min_p": 0.1, "seed": 7, "max_tokens": 5, "presence_penalty": 1,
-        "frequency_penalty": -1, "repetition_penalty": 1.1, "logit_bias": {"3": -100}, "logprobs": True,
+        "temperature": 0, "top_p": 0.5, "top_k": 4, "min_p": 0.1, "seed": 7, "max_tokens": 5,
+        "presence_penalty": 1,
+        "frequency_penalty": -1, "repetition_penalty": 1.1, "logit_bias": {"3": -100},
+        "logprobs": True,
         "top_logprobs": 2, "stop": ["a", "b"], "n": 2, "cache_salt": "mine",
     }  # fmt: skip
     asks, form = await asks_of(request_of(**fields), service, Caller())
     assert asks[0].params == SamplingParams(
-        temperature=0, top_p=0.5, top_k=4, min_p=0.1, seed=7, max_tokens=5, presence_penalty=1, frequency_penalty=-1,
+        temperature=0, top_p=0.5, top_k=4, min_p=0.1, seed=7, max_tokens=5, presence_penalty=1,
+        frequency_penalty=-1,
         repetition_penalty=1.1, logit_bias={3: -100}, top_logprobs=2,
     )  # fmt: skip
     assert [ask.stream for ask in asks] == [0, 1] and asks[0].samples is asks[1].samples

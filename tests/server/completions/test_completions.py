@@ -70,8 +70,10 @@ async def test_text_goes_on(client_for: Callable[..., Any], tokenizer: Tokenizer
 async def test_prompts_in_every_form(client_for: Callable[..., Any], tokenizer: Tokenizer) -> None:
     hello, bye = tokenizer.encode("hello"), tokenizer.encode("bye")
     forms: list[tuple[Any, list[list[int]]]] = [
-        ("hello", [hello]), (["hello", "bye"], [hello, bye]), (hello, [hello]), ([hello, bye], [hello, bye]),
-        ("", [[tokenizer.special("<|endoftext|>")]]), (None, [[tokenizer.special("<|endoftext|>")]]),
+        ("hello", [hello]), (["hello", "bye"], [hello, bye]), (hello, [hello]),
+        ([hello, bye], [hello, bye]),
+        ("", [[tokenizer.special("<|endoftext|>")]]), (None,
+            [[tokenizer.special("<|endoftext|>")]]),
         ("<|end|>", [tokenizer.encode("<|end|>")]),
     ]  # fmt: skip
     for prompt, wanted in forms:
@@ -125,7 +127,8 @@ async def test_stop_strings_are_looked_for_in_the_text(
     ids = tokenizer.encode("one two three four")
     async with client_for(ids) as client:
         cases = [
-            ({"stop": "o th"}, "one tw", "o th"), ({"stop": ["four", "three"]}, "one two ", "three"),
+            ({"stop": "o th"}, "one tw", "o th"), ({"stop": ["four", "three"]}, "one two ",
+                "three"),
             ({"stop": "o th", "include_stop_str_in_output": True}, "one two th", "o th"),
             ({"stop": "one"}, "", "one"),
         ]  # fmt: skip
@@ -254,13 +257,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": 3}, "prompt"), ({"prompt": ["a", 3]}, "prompt"), ({"prompt": [True]}, "prompt"),
     ({"prompt": []}, "prompt"),
     ({"prompt": [[]]}, "prompt"), ({"prompt": [10**9]}, "prompt"), ({"prompt": [-1]}, "prompt"),
-    ({"prompt": [[1], [10**9]]}, "prompt[1]"), ({"prompt": {"a": 1}}, "prompt"), ({"suffix": "x"}, "suffix"),
-    ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"n": 0}, "n"), ({"n": 999}, "n"),
-    ({"best_of": 1, "n": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"), ({"logprobs": -1}, "logprobs"),
-    ({"logprobs": 999}, "logprobs"), ({"temperature": -1}, "temperature"), ({"temperature": "hot"}, "temperature"),
-    ({"top_p": 0}, "top_p"), ({"stop": ["a", ""]}, "stop"), ({"stop": 5}, "stop"), ({"seed": 2**70}, "seed"),
+    ({"prompt": [[1], [10**9]]}, "prompt[1]"), ({"prompt": {"a": 1}}, "prompt"),
+    ({"suffix": "x"}, "suffix"),
+    ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"n": 0}, "n"),
+    ({"n": 999}, "n"),
+    ({"best_of": 1, "n": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"),
+    ({"logprobs": -1}, "logprobs"),
+    ({"logprobs": 999}, "logprobs"), ({"temperature": -1}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"), ({"stop": ["a", ""]}, "stop"), ({"stop": 5}, "stop"),
+    ({"seed": 2**70}, "seed"),
     ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"5": 9999}}, "logit_bias"),
-    ({"logit_bias": [5]}, "logit_bias"), ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"logit_bias": [5]}, "logit_bias"), ({"response_format": {"type": "json_object"}},
+        "response_format"),
     ({"use_beam_search": True}, "use_beam_search"), ({"stream_options": 5}, "stream_options"),
     ({"prompt": ["a"] * 2000}, "prompt"),
 ]  # fmt: skip
@@ -314,9 +323,12 @@ def test_the_body_is_the_fold_of_the_stream(
     pairs = [text[i : i + 2] for i in range(max(1, len(text) - 1))]
     stops = data.draw(st.lists(st.sampled_from(pairs), max_size=MAX_STOPS))
     body = {
-        "prompt": prompt, "max_tokens": data.draw(st.integers(0, 30)), "echo": data.draw(st.booleans()),
-        "logprobs": data.draw(st.sampled_from([None, 0, 3])), "stop": [stop for stop in stops if stop.strip()] or None,
-        "skip_special_tokens": data.draw(st.booleans()), "return_token_ids": data.draw(st.booleans()),
+        "prompt": prompt, "max_tokens": data.draw(st.integers(0, 30)),
+        "echo": data.draw(st.booleans()),
+        "logprobs": data.draw(st.sampled_from([None, 0, 3])),
+        "stop": [stop for stop in stops if stop.strip()] or None,
+        "skip_special_tokens": data.draw(st.booleans()),
+        "return_token_ids": data.draw(st.booleans()),
         "n": data.draw(st.integers(1, 2)), "stream_options": {"include_usage": True},
     }  # fmt: skip
 

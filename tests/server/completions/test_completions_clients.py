@@ -55,8 +55,10 @@ async def test_who_leaves_is_not_answered_further(
             begun.set()
 
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("c", 1),
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
+        "client": ("c", 1),
         "server": ("s", 1), "headers": [(b"content-type", b"application/json")], "state": {},
     }  # fmt: skip
     async with app.router.lifespan_context(app):

@@ -153,7 +153,8 @@ async def test_loglikelihoods_as_lm_evaluation_harness_asks_for_them(llm: LLM) -
     tokens = [llm.tokenizer.encode(context) + llm.tokenizer.encode(rest) for context, rest in pairs]
     lengths = [len(llm.tokenizer.encode(context)) for context, _ in pairs]
     body = {
-        "model": "nano", "prompt": tokens, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True
+        "model": "nano", "prompt": tokens, "temperature": 0, "max_tokens": 1, "logprobs": 1,
+        "seed": 1234, "echo": True
     }  # fmt: skip
     async with nano(llm) as client:
         out = (await client.post("/v1/completions", json=body)).json()

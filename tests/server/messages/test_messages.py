@@ -22,7 +22,10 @@ from ossia.tokenizer import Tokenizer
 PATH = "/v1/messages"
 THOUGHT = "<|channel|>analysis<|message|>Let me think.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there<|return|>"
-CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+CALL = (
+    '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": '
+    '"Rome"}<|call|>'
+)
 WEATHER = {
     "name": "weather",
     "description": "The weather of a city.",
@@ -174,7 +177,8 @@ async def test_a_preamble_is_text_before_a_call_and_comes_back_as_one(
         }
         turns = [
             *ASK["messages"], {"role": "assistant", "content": message["content"]},
-            {"role": "user", "content": [result, {"type": "text", "text": "go"}, {"type": "text", "text": "on"}]},
+            {"role": "user", "content": [result, {"type": "text", "text": "go"},
+                {"type": "text", "text": "on"}]},
         ]  # fmt: skip
         await ask(client, messages=turns, tools=[WEATHER])
     assert "<|channel|>commentary<|message|>I look.<|end|>" in prompt_text(client, tokenizer)
@@ -233,11 +237,13 @@ async def test_the_order_of_events(client_for: Callable[..., Any]) -> None:
 @pytest.mark.anyio
 async def test_choices_and_efforts(client_for: Callable[..., Any], tokenizer: Tokenizer) -> None:
     async with client_for(FINAL) as client:
-        for choice in ({"type": "auto", "disable_parallel_tool_use": True}, {"type": "any"}, {"type": "none"},
+        for choice in ({"type": "auto", "disable_parallel_tool_use": True}, {"type": "any"},
+            {"type": "none"},
                        {"type": "tool", "name": "weather"}):  # fmt: skip
             await ask(client, tools=[WEATHER], tool_choice=choice)
         for wishes, level in (
-            ({"output_config": {"effort": "high"}}, "high"), ({"output_config": {"effort": "max"}}, "high"),
+            ({"output_config": {"effort": "high"}}, "high"),
+            ({"output_config": {"effort": "max"}}, "high"),
             ({}, "medium"), ({"thinking": {"type": "disabled"}}, "low"),
         ):  # fmt: skip
             await ask(client, **wishes)
@@ -274,25 +280,34 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
     ({"messages": [{"role": "user", "content": [IMAGE]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]}, "document"),
-    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        "messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [TOOL_USE]}]}, "tool_use"),
-    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]}, "no tool_use"),
+    ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t"}]}]},
+        "no tool_use"),
     ({"messages": [*ASK["messages"], {"role": "assistant", "content": "I"}]}, "last message"),
-    ({"messages": [*ASK["messages"], {"role": "assistant", "content": [{**TOOL_USE, "input": 3}]}]}, "input"),
-    ({"messages": [*ASK["messages"], {"role": "assistant", "content": [{"type": "thinking"}]}]}, "thinking"),
-    ({"system": [IMAGE]}, "system[0]"), ({"system": 4}, "system"), ({"max_tokens": 0}, "max_tokens"),
-    ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"), ({"temperature": -1}, "temperature"),
+    ({"messages": [*ASK["messages"], {"role": "assistant", "content": [{**TOOL_USE, "input": 3}]}]},
+        "input"),
+    ({"messages": [*ASK["messages"], {"role": "assistant", "content": [{"type": "thinking"}]}]},
+        "thinking"),
+    ({"system": [IMAGE]}, "system[0]"), ({"system": 4}, "system"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": None}, "max_tokens"), ({"max_tokens": 1.5}, "max_tokens"),
+    ({"temperature": -1}, "temperature"),
     ({"top_p": 7}, "top_p"), ({"top_k": -2}, "top_k"), ({"stop_sequences": [""]}, "stop"),
     ({"stop_sequences": "x"}, "stop"),
-    ({"tools": [{"name": "x"}]}, "tools[0]"), ({"tools": [{**WEATHER, "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{"name": "x"}]}, "tools[0]"), ({"tools": [{**WEATHER, "name": "a b"}]},
+        "tools[0].name"),
     ({"tools": [WEATHER, WEATHER]}, "tools[1]"),
     ({"tools": [{**WEATHER, "strict": True, "input_schema": {"type": "array"}}]}, "object"),
     ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}}, "other"),
     ({"tool_choice": {"type": "any"}}, "no tools"),
     ({"tools": [WEATHER], "tool_choice": {"type": "some"}}, "tool_choice"),
-    ({"thinking": {"type": "enabled"}}, "budget_tokens"), ({"thinking": {"type": "sometimes"}}, "thinking"),
-    ({"output_config": {"effort": "huge"}}, "huge"), ({"output_config": {"format": {"type": "xml"}}}, "json_schema"),
+    ({"thinking": {"type": "enabled"}}, "budget_tokens"),
+    ({"thinking": {"type": "sometimes"}}, "thinking"),
+    ({"output_config": {"effort": "huge"}}, "huge"),
+    ({"output_config": {"format": {"type": "xml"}}}, "json_schema"),
     ({"mcp_servers": [{"type": "url", "url": "x", "name": "y"}]}, "mcp_servers"),
 ]  # fmt: skip
 
@@ -374,8 +389,10 @@ def without_names(message: Any) -> Any:
 
 
 PARTS = st.sampled_from([
-    THOUGHT, FINAL, CALL, "<|channel|>commentary<|message|>Soon.<|end|><|start|>assistant", "<|start|>", "<|end|>",
-    "<|channel|>", "analysis", "<|message|>", "final", "word", '{"city": "R', "<|call|>", "to=functions.weather", "é",
+    THOUGHT, FINAL, CALL, "<|channel|>commentary<|message|>Soon.<|end|><|start|>assistant",
+    "<|start|>", "<|end|>",
+    "<|channel|>", "analysis", "<|message|>", "final", "word", '{"city": "R', "<|call|>",
+    "to=functions.weather", "é",
     CALL.replace("weather", "wether"), CALL.replace("}", ""), "<|constrain|>json",
 ])  # fmt: skip
 

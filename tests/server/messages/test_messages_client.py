@@ -16,7 +16,10 @@ from ossia.server import Settings, create_app
 
 THOUGHT = "<|channel|>analysis<|message|>Let me think.<|end|><|start|>assistant"
 FINAL = "<|channel|>final<|message|>Hello there<|return|>"
-CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Rome"}<|call|>'
+CALL = (
+    '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": '
+    '"Rome"}<|call|>'
+)
 WEATHER: dict[str, Any] = {
     "name": "weather",
     "description": "The weather of a city.",

@@ -36,7 +36,8 @@ pytestmark = in_browser
 def test_an_answer_comes_word_by_word(says, opened):
     page = opened(says(final("one two three four five six seven eight nine ten"), delay=0.04))
     page.evaluate("""() => { window.seen = new Set(); setInterval(() => {
-        const text = document.querySelector(".md")?.textContent; if (text) seen.add(text); }, 10); }""")
+        const text = document.querySelector(".md")?.textContent;
+        if (text) seen.add(text); }, 10); }""")
     ask(page, "Count")
     done(page)
     expect(answers(page)).to_contain_text("nine ten")
@@ -105,7 +106,8 @@ def test_a_call_is_run_and_its_result_sent_back(says, opened, tokenizer):
         "why it called is part of the next prompt"
     )
     assert second.endswith(
-        "<|start|>functions.calculator to=assistant<|channel|>commentary<|message|>85<|end|><|start|>assistant"
+        "<|start|>functions.calculator to=assistant<|channel|>commentary<|message|>85<|end|>"
+        "<|start|>assistant"
     )
     assert len(says.engine.submitted) == 2
 
@@ -168,7 +170,8 @@ NO_SUMS = [
 def test_the_calculator_calculates_and_nothing_else(says, opened):
     page = opened(says(final("ok")))
     got = page.evaluate(
-        "texts => texts.map(t => { try { return calculate(t); } catch (e) { return `error: ${e.message}`; } })",
+        "texts => texts.map(t => { try { return calculate(t); } catch (e) { return `error: "
+        "${e.message}`; } })",
         [*SUMS, *NO_SUMS],
     )
     assert dict(zip(SUMS, got, strict=False)) == SUMS

@@ -31,15 +31,16 @@ pytestmark = in_browser
 def markdown(page, text: str) -> str:
     """The HTML that a whole text becomes."""
     return page.evaluate(
-        """text => { const root = document.createElement("div"); new MarkdownView(root).update(text, true);
-            return root.innerHTML; }""",
+        """text => { const root = document.createElement("div");
+            new MarkdownView(root).update(text, true); return root.innerHTML; }""",
         text,
     )
 
 
 SHOWN = {
     "a **b** *c* ***d*** ~~e~~ __f__ _g_ snake_case_name 2*3*4": (
-        "<p>a <strong>b</strong> <em>c</em> <em><strong>d</strong></em> <s>e</s> <strong>f</strong> <em>g</em> "
+        "<p>a <strong>b</strong> <em>c</em> <em><strong>d</strong></em> <s>e</s> "
+        "<strong>f</strong> <em>g</em> "
         "snake_case_name 2<em>3</em>4</p>"
     ),
     "2 * 3 * 4 and **open and *nested **x** y*": (
@@ -49,8 +50,10 @@ SHOWN = {
     "a\nb\n\nc": "<p>a<br>b</p><p>c</p>",
     "a\n\n---\n***\nb": "<p>a</p><hr><hr><p>b</p>",
     "`a*b*` ``c`d`` `open": "<p><code>a*b*</code> <code>c`d</code> `open</p>",
-    "- a\n- b\n  - c\n    - d\n- e": "<ul><li>a</li><li>b<ul><li>c<ul><li>d</li></ul></li></ul></li><li>e</li></ul>",
-    "3. a\n4. b\n\n   more\n5. c": '<ol start="3"><li>a</li><li><p>b</p><p>more</p></li><li>c</li></ol>',
+    "- a\n- b\n  - c\n    - d\n- e": "<ul><li>a</li><li>b<ul><li>c<ul><li>d</li></ul></li></ul></"
+    "li><li>e</li></ul>",
+    "3. a\n4. b\n\n   more\n5. c": '<ol start="3"><li>a</li><li><p>b</p><p>more</p></li><li>c</'
+    "li></ol>",
     "1. a\n- b": "<ol><li>a</li></ol><ul><li>b</li></ul>",
     "text\n- a\n- b\ntext": "<p>text</p><ul><li>a</li><li>b<br>text</li></ul>",
     "- [x] a\n- [ ] b": "<ul><li>☑ a</li><li>☐ b</li></ul>",
@@ -58,9 +61,11 @@ SHOWN = {
     "> a\n> > b\n\nc": "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>",
     r"\*a\* \_b\_ 1\. &lt;b&gt; &amp;amp;": "<p>*a* _b_ 1. &lt;b&gt; &amp;amp;</p>",
     r"\(a_1 * b_2 * c\) and $x_i * y_i$ cost $5 and $6": (
-        r'<p><span class="math">\(a_1 * b_2 * c\)</span> and <span class="math">$x_i * y_i$</span> cost $5 and $6</p>'
+        r'<p><span class="math">\(a_1 * b_2 * c\)</span> and <span class="math">$x_i * y_i$</span> '
+        r"cost $5 and $6</p>"
     ),
-    "so\n\\[\na * b\n- c * d\n\\]\nthen": '<p>so</p><div class="math">\\[\na * b\n- c * d\n\\]</div><p>then</p>',
+    "so\n\\[\na * b\n- c * d\n\\]\nthen": '<p>so</p><div class="math">\\[\na * b\n- c * '
+    "d\n\\]</div><p>then</p>",
     "a<br>b <i>c</i>": "<p>a<br>b &lt;i&gt;c&lt;/i&gt;</p>",
     "1. do\n   ```sh\n   ls\n     -l\n   ```\n2. then": None,
 }
@@ -78,7 +83,8 @@ def test_markdown(says, opened):
     assert table == (
         '<div class="table"><table><thead><tr><th data-align="center" scope="col">a</th>'
         '<th data-align="right" scope="col">b | c</th></tr></thead><tbody><tr>'
-        '<td data-align="center"><code>x</code></td><td data-align="right"><strong>y</strong></td></tr>'
+        '<td data-align="center"><code>x</code></td><td '
+        'data-align="right"><strong>y</strong></td></tr>'
         '<tr><td data-align="center">1</td></tr></tbody></table></div>'
         "<p>end</p>"
     )
@@ -93,13 +99,17 @@ def test_markdown(says, opened):
 
 
 PIECES = [
-    "# A *head*", "Some **bold *and* `code`** text", "with a second line", "", "- one", "- two", "  more", "  - deep",
-    "", "1. a", "2. b", "", "   c", "```py", "x = 1", "", "- no list", "```", "| a | b |", "|---|---|", "| 1 | *2* |",
-    "> quoted", "lazy", "---", "\\[ x_1", "\\]", "[link](https://a.example)", "\ttabbed", "   ```", "10. ten",
+    "# A *head*", "Some **bold *and* `code`** text", "with a second line", "", "- one", "- two",
+    "  more", "  - deep",
+    "", "1. a", "2. b", "", "   c", "```py", "x = 1", "", "- no list", "```", "| a | b |",
+    "|---|---|", "| 1 | *2* |",
+    "> quoted", "lazy", "---", "\\[ x_1", "\\]", "[link](https://a.example)", "\ttabbed", "   ```",
+    "10. ten",
     "* star", "***", "~~gone~~", "$$", "$x$",
 ]  # fmt: skip
 GROWN = """([text, cuts]) => {
-  const make = (...ends) => { const root = document.createElement("div"), view = new MarkdownView(root);
+  const make = (...ends) => {
+    const root = document.createElement("div"), view = new MarkdownView(root);
     for (const end of ends) view.update(text.slice(0, end), false);
     view.update(text, true); return root.innerHTML; };
   return [make(...cuts), make()];
@@ -177,9 +187,11 @@ def test_a_very_long_answer_stays_fluid(says, opened):
       let text = "";
       for (let n = 0; n < count; n++) {
         text += piece.replaceAll("@", n);
-        const began = performance.now(); view.update(text, false); took.push(performance.now() - began);
+        const began = performance.now(); view.update(text, false);
+        took.push(performance.now() - began);
       }
-      const median = list => list.sort((a, b) => a - b)[list.length >> 1]; // other programs take time, too
+      // other programs take time, too
+      const median = list => list.sort((a, b) => a - b)[list.length >> 1];
       const shown = root.childElementCount; root.remove();
       const most = Math.max(...took);
       return [median(took.slice(0, count / 4)), median(took.slice(-count / 4)), most, shown];
@@ -247,7 +259,8 @@ def test_nothing_that_a_model_says_is_run_or_loaded(says, opened):
     assert set(names) <= set(allowed.split())
     assert (
         page.evaluate(
-            "() => document.querySelectorAll('#log img, #log script, #log iframe, #log form').length"
+            "() => document.querySelectorAll('#log img, #log script, #log iframe, #log "
+            "form').length"
         )
         == 0
     )
@@ -264,7 +277,8 @@ def test_nothing_that_a_model_says_is_run_or_loaded(says, opened):
 HOLES = [
     "document.body.innerHTML = '<img src=x onerror=window.hit=1>'",
     "document.body.setAttribute('onclick', 'window.hit=1')",
-    "document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.hit=1' }))",
+    "document.body.append(Object.assign(document.createElement('script'), { textContent: "
+    "'window.hit=1' }))",
     "setTimeout('window.hit=1')",
 ]
 

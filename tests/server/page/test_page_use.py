@@ -110,12 +110,14 @@ CONTRAST = """selector => {
   const linear = v => v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4;
   const luminance = rgb => rgb.slice(0, 3).map(linear)
     .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
-  return [...document.querySelectorAll(selector)].filter(e => e.offsetParent && e.textContent.trim()).map(e => {
+  const shown = e => e.offsetParent && e.textContent.trim();
+  return [...document.querySelectorAll(selector)].filter(shown).map(e => {
     const color = element => parts(getComputedStyle(element).backgroundColor);
     let under = e;
     while (color(under)[3] === 0) under = under.parentElement;
     const back = color(under);
-    const [a, b] = [luminance(parts(getComputedStyle(e).color)), luminance(back)].sort((x, y) => y - x);
+    const [a, b] = [luminance(parts(getComputedStyle(e).color)), luminance(back)]
+      .sort((x, y) => y - x);
     return [e.className + ": " + e.textContent.slice(0, 30), (a + 0.05) / (b + 0.05)];
   });
 }"""
@@ -134,7 +136,8 @@ def test_all_text_can_be_read(says, opened, scheme):
     done(page)
     found = page.evaluate(
         CONTRAST,
-        "button, summary *, p, .said, a, code, .stats, .seg span, .switch, .code span, h1, blockquote",
+        "button, summary *, p, .said, a, code, .stats, .seg span, .switch, .code span, h1, "
+        "blockquote",
     )
     assert len(found) > 15
     assert [one for one in found if one[1] < 4.5] == []
@@ -188,8 +191,10 @@ def test_everything_can_be_done_with_keys_alone(says, opened):
     for _ in range(40):
         page.keyboard.press("Tab")
         label, ring = page.evaluate(
-            """() => { const e = document.activeElement, shown = e.type === "radio" ? e.nextSibling : e;
-                return [e.getAttribute("aria-label") ?? e.id, getComputedStyle(shown).outlineStyle]; }"""
+            """() => { const e = document.activeElement;
+                const shown = e.type === "radio" ? e.nextSibling : e;
+                return [e.getAttribute("aria-label") ?? e.id,
+                        getComputedStyle(shown).outlineStyle]; }"""
         )
         reached.add(label)
         assert ring == "solid" or label in ("", "text", None), f"no focus can be seen on {label}"
@@ -234,8 +239,8 @@ def test_a_long_answer_over_the_wire_leaves_the_page_alive(says, opened):
     )
     page = opened(says(final(text)))
     page.evaluate("""() => { window.longest = 0; let last = performance.now();
-        const tick = () => { const now = performance.now(); longest = Math.max(longest, now - last); last = now;
-            requestAnimationFrame(tick); };
+        const tick = () => { const now = performance.now();
+            longest = Math.max(longest, now - last); last = now; requestAnimationFrame(tick); };
         tick(); }""")
     ask(page, "Much")
     expect(page.get_by_role("button", name="Regenerate answer")).to_have_count(1, timeout=30000)
@@ -259,7 +264,8 @@ def test_who_reads_above_is_left_there(says, opened):
 
 
 REASONS = (
-    "The cache holds keys and values of the 12 layers with full attention: 12 × 2 × 8 × 64 × 2 bytes, 24 KiB a token. "
+    "The cache holds keys and values of the 12 layers with full attention: 12 × 2 × 8 × 64 × 2 "
+    "bytes, 24 KiB a token. "
     "The windowed layers keep 128 tokens at most, which is nothing here. So 24 GiB over 24 KiB."
 )
 REPLY = """**1,048,576 tokens** fit, which is eight full contexts.

@@ -54,8 +54,10 @@ async def running(store: Store, **limits: Any) -> AsyncIterator[Runs]:
 
 def response(status: str = "in_progress", id: str = "r", **fields: Any) -> dict[str, Any]:
     return {
-        "id": id, "object": "response", "created_at": 1, "model": "m", "status": status, "output": [dict(MESSAGE)],
-        "parallel_tool_calls": False, "tool_choice": "auto", "tools": [], "error": None, "background": True,
+        "id": id, "object": "response", "created_at": 1, "model": "m", "status": status,
+        "output": [dict(MESSAGE)],
+        "parallel_tool_calls": False, "tool_choice": "auto", "tools": [], "error": None,
+        "background": True,
     } | fields  # fmt: skip
 
 
@@ -395,7 +397,9 @@ async def test_no_more_runs_than_allowed(store: Store) -> None:
 
 
 async def test_memory_is_limited(store: Store) -> None:
-    """Ended runs go first, the oldest before others; their responses are told from the store then."""
+    """Ended runs go first, the oldest before others; their responses are told from the store
+    then.
+    """
     async with running(store, max_bytes=20_000) as runs:
         for n in range(20):
             feed = Feed(lambda id=f"r{n}": keep(store, "completed", id))  # type: ignore[misc]

@@ -96,14 +96,18 @@ GOOD = [
     says("plain"),
     says("answer", role="assistant", phase="final_answer", id=None, status=None),
     says("rule", role="developer"),
-    says("x") | {"content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
-    says("x", role="assistant") | {"content": [{"type": "output_text", "text": "a", "annotations": None},
+    says("x") | {"content": [{"type": "input_text", "text": "a"},
+        {"type": "input_text", "text": "b"}]},
+    says("x", role="assistant") | {"content": [{"type": "output_text", "text": "a",
+        "annotations": None},
                                                {"type": "refusal", "refusal": "no"}]},
-    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "e"},
+    {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "s"}],
+        "encrypted_content": "e"},
     {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "t"}]},
     {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": "n"},
     {"type": "function_call_output", "call_id": "c", "output": "42"},
-    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text", "text": "42"}]},
+    {"type": "function_call_output", "call_id": "c", "output": [{"type": "input_text",
+        "text": "42"}]},
     {"type": "custom_tool_call", "call_id": "d", "name": "f", "input": "any"},
     {"type": "custom_tool_call_output", "call_id": "d", "output": "done"},
     {"type": "web_search_call", "action": {"type": "search", "query": "q"}},
@@ -153,13 +157,16 @@ async def test_items_of_every_kind(client: httpx.AsyncClient) -> None:
         ({"type": "item_reference", "id": "msg_1"}, "items[1].type", None),
         (says("x") | {"content": [{"type": "input_text"}]}, "items[1].content[0].text", None),
         (says("x") | {"content": ["x"]}, "items[1].content[0]", None),
-        (says("x") | {"content": [{"type": "input_image", "image_url": "data:"}]}, "items[1].content[0].type",
+        (says("x") | {"content": [{"type": "input_image", "image_url": "data:"}]},
+            "items[1].content[0].type",
          "unsupported_content"),
         (says("x") | {"content": [{"type": "output_text", "text": "", "logprobs": 3}]},
          "items[1].content[0].logprobs", None),
-        ({"type": "reasoning", "summary": [{"type": "reasoning_text", "text": "t"}]}, "items[1].summary[0].type",
+        ({"type": "reasoning", "summary": [{"type": "reasoning_text", "text": "t"}]},
+            "items[1].summary[0].type",
          "unsupported_content"),
-        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}, "items[1].arguments", None),
+        ({"type": "function_call", "call_id": "c", "name": "f", "arguments": {}},
+            "items[1].arguments", None),
         ({"type": "function_call_output", "output": "x"}, "items[1].call_id", None),
     ],
 )  # fmt: skip
@@ -201,9 +208,11 @@ async def test_bodies_that_are_wrong(
 
 @pytest.mark.parametrize(
     "text",
-    ['{"metadata": {"a": "\\ud800"}}', '{"metadata": {"a\\ud800": 5}}', '{"items": [{"role": "\\ud800"}]}',
+    ['{"metadata": {"a": "\\ud800"}}', '{"metadata": {"a\\ud800": 5}}',
+        '{"items": [{"role": "\\ud800"}]}',
      '{"items": [{"role": "user", "content": "\\ud800"}]}', '{"items": [{"type": "\\ud800"}]}',
-     '{"items": [{"role": "user", "content": "", "n": 123456789012345678901234567890}]}', '{"items": ', "\\xff"],
+     '{"items": [{"role": "user", "content": "", "n": 123456789012345678901234567890}]}',
+     '{"items": ', "\\xff"],
 )  # fmt: skip
 async def test_bodies_that_are_no_text(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.post(PATH, content=text, headers={"Content-Type": "application/json"})
@@ -249,8 +258,10 @@ async def test_pages(client: httpx.AsyncClient) -> None:
         include="reasoning.encrypted_content"
     )
     for query, param in [
-        ({"limit": 0}, "limit"), ({"limit": 101}, "limit"), ({"limit": "many"}, "limit"), ({"order": "up"}, "order"),
-        ({"after": "nothing"}, "after"), ({"before": ""}, "before"), ({"include": "all"}, "include[0]"),
+        ({"limit": 0}, "limit"), ({"limit": 101}, "limit"), ({"limit": "many"}, "limit"),
+        ({"order": "up"}, "order"),
+        ({"after": "nothing"}, "after"), ({"before": ""}, "before"),
+        ({"include": "all"}, "include[0]"),
     ]:  # fmt: skip
         refused(await client.get(f"{PATH}/{id}/items", params=query), 400, param)
 
@@ -391,7 +402,8 @@ def test_items_are_what_a_list_would_hold(
 @given(st.lists(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.sampled_from([*FIELDS]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["type", "role", "content", "status", "id", "summary", "output", "text", "call_id", "name"]),
+        st.sampled_from(["type", "role", "content", "status", "id", "summary", "output", "text",
+            "call_id", "name"]),
         inner, max_size=5),
     max_leaves=12), max_size=3))  # fmt: skip
 @settings(max_examples=examples(300))

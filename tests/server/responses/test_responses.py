@@ -77,9 +77,12 @@ def test_a_response_with_nothing_wished(server: Server) -> None:
 
 def test_wishes_are_echoed(server: Server) -> None:
     wishes = {
-        "model": "mine", "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5, "top_p": 0.9,
-        "user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "flex", "max_tool_calls": 3,
-        "max_output_tokens": 99, "top_logprobs": 1, "truncation": "auto", "parallel_tool_calls": True, "store": False,
+        "model": "mine", "instructions": "Be brief.", "metadata": {"a": "b"}, "temperature": 0.5,
+        "top_p": 0.9,
+        "user": "u", "safety_identifier": "s", "prompt_cache_key": "k", "service_tier": "flex",
+        "max_tool_calls": 3,
+        "max_output_tokens": 99, "top_logprobs": 1, "truncation": "auto",
+        "parallel_tool_calls": True, "store": False,
         "tools": [G], "tool_choice": {"type": "custom", "name": "g"},
     }  # fmt: skip
     response = server.create(**wishes, seed=3, unheard_of=[1], text={"verbosity": "low"})
@@ -356,7 +359,9 @@ async def test_a_cancel_in_the_midst(tokenizer: Tokenizer) -> None:
 
 
 def test_a_stream_begins_though_the_model_takes_long(tokenizer: Tokenizer) -> None:
-    """So that who waits sees that something is there; what is refused then is told in the stream."""
+    """So that who waits sees that something is there; what is refused then is told in the
+    stream.
+    """
     with serving(tokenizer, Settings(keepalive=0.03)) as server:
         server.says(HI).engine.delay = 0.1
         for store in (False, True):
@@ -386,7 +391,8 @@ def test_what_fails_outside_of_the_response_is_told(
     monkeypatch.setattr(runs, "follow", breaking)
     events = server.stream()
     assert events[-1] == {
-        "type": "error", "sequence_number": 4, "code": "overloaded_error", "message": "the line is cut", "param": None,
+        "type": "error", "sequence_number": 4, "code": "overloaded_error",
+        "message": "the line is cut", "param": None,
     }  # fmt: skip
 
 
@@ -430,8 +436,10 @@ async def _listened(app: Any, store: bool) -> str:
     """
     body = json.dumps({"input": "x", "stream": True, "store": store}).encode()
     scope = {
-        "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(), "query_string": b"",
-        "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+        "type": "http", "method": "POST", "path": PATH, "raw_path": PATH.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
+        "scheme": "http",
         "server": ("server", 80), "client": ("client", 1), "root_path": "",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
     }  # fmt: skip

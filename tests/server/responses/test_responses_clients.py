@@ -52,8 +52,10 @@ hunk: "*** Delete File: " /(.+)/ LF
 %import common.LF
 """
 CODEX = {
-    "model": "gpt-oss-20b", "stream": True, "store": False, "include": ["reasoning.encrypted_content"],
-    "tool_choice": "auto", "parallel_tool_calls": True, "reasoning": {"effort": "low", "summary": "auto"},
+    "model": "gpt-oss-20b", "stream": True, "store": False,
+    "include": ["reasoning.encrypted_content"],
+    "tool_choice": "auto", "parallel_tool_calls": True,
+    "reasoning": {"effort": "low", "summary": "auto"},
     "prompt_cache_key": "k", "client_metadata": {"session": "s"},
     "tools": [
         F | {"name": "exec_command", "strict": False},

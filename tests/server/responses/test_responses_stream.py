@@ -73,7 +73,8 @@ def test_a_whole_turn(server: Server) -> None:
         "content_part.done", "output_item.done",
         "output_item.added", "content_part.added", "output_text.delta", "output_text.done",
         "content_part.done", "output_item.done",
-        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done",
+        "output_item.added", "function_call_arguments.delta", "function_call_arguments.done",
+        "output_item.done",
         "completed",
     ]  # fmt: skip
     reasoning, message, call = fold(events)["output"]
@@ -149,7 +150,8 @@ def test_code_is_run(server: Server, include: list[str]) -> None:
         tools=TOOLS, include=include
     )
     assert types(events)[2:9] == [
-        "output_item.added", "code_interpreter_call.in_progress", "code_interpreter_call_code.delta",
+        "output_item.added", "code_interpreter_call.in_progress",
+        "code_interpreter_call_code.delta",
         "code_interpreter_call_code.done", "code_interpreter_call.interpreting",
         "code_interpreter_call.completed", "output_item.done",
     ]  # fmt: skip
@@ -257,7 +259,8 @@ def answers(draw: st.DrawFn) -> list[str]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_the_stream_folds_to_the_body(
-    server: Server, certain: Server, said: list[str], summary: Any, include: set[str], limit: int | None,
+    server: Server, certain: Server, said: list[str], summary: Any, include: set[str],
+    limit: int | None,
     is_certain: bool, store: bool,
 ) -> None:  # fmt: skip
     chosen = certain if is_certain else server

@@ -1,4 +1,6 @@
-"""Tools and tool_choice of a Responses request: what is declared, chosen, passed over and refused."""
+"""Tools and tool_choice of a Responses request: what is declared, chosen, passed over and
+refused.
+"""
 
 from __future__ import annotations
 

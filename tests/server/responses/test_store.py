@@ -257,9 +257,10 @@ def test_what_is_larger_than_all_room(clock: Clock, caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda path: path.write_text("notes of mine, and longer than a header of SQLite would be " * 20), "damaged"),
+        (lambda path: path.write_text("notes, longer than a header of SQLite " * 30), "damaged"),
         (lambda path: _tables(path, "CREATE TABLE theirs (x)"), "another program"),
-        (lambda path: _tables(path, "CREATE TABLE theirs (x); PRAGMA application_id = 7"), "another program"),
+        (lambda path: _tables(path, "CREATE TABLE theirs (x); PRAGMA application_id = 7"),
+            "another program"),
         (lambda path: _tables(path, "PRAGMA application_id = 7"), "another program"),
         (lambda path: _tables(path, "CREATE TABLE t (x); PRAGMA application_id = 0x6F737369;"
                                     "PRAGMA user_version = 99"), "another version"),
@@ -367,7 +368,9 @@ LIMIT = 4_000
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The model: entries in the order in which they were written last, with their sizes and times."""
+    """The model: entries in the order in which they were written last, with their sizes and
+    times.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,10 @@ from ossia.server.settings import ApiKey
 from ossia.tokenizer import Tokenizer
 
 PATH = "/v1/responses"
-SAID = "<|channel|>analysis<|message|>Let me see.<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>"
+SAID = (
+    "<|channel|>analysis<|message|>Let me "
+    "see.<|end|><|start|>assistant<|channel|>final<|message|>Hello<|return|>"
+)
 ENDLESS = "<|channel|>final<|message|>" + "and so on " * 2000
 EVENTS: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
@@ -200,7 +203,8 @@ async def test_queries_that_are_right(serve: Callable[..., Any]) -> None:
     async with serve(SAID) as (client, _):
         response = await made(client)
         for query in ({"include": ["reasoning.encrypted_content", "message.output_text.logprobs"]},
-                      {"include[]": "code_interpreter_call.outputs"}, {"starting_after": 3}, {"stream": "false"},
+                      {"include[]": "code_interpreter_call.outputs"}, {"starting_after": 3},
+                      {"stream": "false"},
                       {"include_obfuscation": "false"}):  # fmt: skip
             assert (await client.get(f"{PATH}/{response['id']}", params=query)).json() == response
 
@@ -214,9 +218,11 @@ async def test_keys_do_not_see_each_others_things(serve: Callable[..., Any]) -> 
         ]
         conversation = (await client.post("/v1/conversations", json={}, headers=ann)).json()["id"]
         for method, path in [
-            ("GET", f"{PATH}/{id}"), ("GET", f"{PATH}/{id}?stream=true"), ("DELETE", f"{PATH}/{id}"),
+            ("GET", f"{PATH}/{id}"), ("GET", f"{PATH}/{id}?stream=true"),
+            ("DELETE", f"{PATH}/{id}"),
             ("POST", f"{PATH}/{id}/cancel"), ("GET", f"{PATH}/{id}/input_items"),
-            ("GET", f"/v1/conversations/{conversation}"), ("DELETE", f"/v1/conversations/{conversation}"),
+            ("GET", f"/v1/conversations/{conversation}"),
+            ("DELETE", f"/v1/conversations/{conversation}"),
             ("GET", f"/v1/conversations/{conversation}/items"),
         ]:  # fmt: skip
             assert (await client.request(method, path, headers=bob)).status_code == 404

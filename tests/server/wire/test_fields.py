@@ -1,5 +1,5 @@
-"""One table for four APIs: what each says to a field and a value. A row has one status and one code,
-and the field that each API names; no API may answer differently.
+"""One table for four APIs: what each says to a field and a value. A row has one status and one
+code, and the field that each API names; no API may answer differently.
 
 Bodies are sent as text, so that a row may have what JSON does not: NaN, halves of characters.
 """

@@ -105,8 +105,10 @@ def test_no_arguments_raise(arguments: str) -> None:
     assert isinstance(run_tool(json.dumps({"program": arguments})), str)
 
 
-@pytest.mark.parametrize("arguments", ["[]", "3", "{}", '{"program": 3}', '{"program": "print", "limit": true}',
-                                       f'{{"program": "print", "limit": {MAX_STEP_LIMIT + 1}}}'])  # fmt: skip
+@pytest.mark.parametrize("arguments", ["[]", "3", "{}", '{"program": 3}',
+    '{"program": "print", "limit": true}',
+                                       f'{{"program": "print", "limit": '
+                                       f'{MAX_STEP_LIMIT + 1}}}'])  # fmt: skip
 def test_wrong_arguments_are_named(arguments: str) -> None:
     assert re.match("error: (run needs a program|the limit must be)", run_tool(arguments))
 

@@ -203,7 +203,9 @@ def test_a_busy_tool_is_called_again_and_a_broken_one_is_named() -> None:
 
 @pytest.mark.parametrize("injection", list(INJECTIONS))
 def test_orders_in_results_are_ignored(injection: str) -> None:
-    """The gold answer neither says the word nor makes the call; an answer that does scores nothing."""
+    """The gold answer neither says the word nor makes the call; an answer that does scores
+    nothing.
+    """
     found = [
         p
         for p in some("one fact", 400) + some("two facts", 300)

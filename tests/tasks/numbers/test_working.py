@@ -37,7 +37,9 @@ RESULT = re.compile(r"(?:->|so |=)(-?\d+)$")
 
 
 def statements(written: str) -> list[str]:
-    """The single statements of a working, without the names of places, results so far and carries."""
+    """The single statements of a working, without the names of places, results so far and
+    carries.
+    """
     parts = [
         part for line in written.split("\n") for part in re.split(r", |: |->\d+", line.rstrip(":"))
     ]

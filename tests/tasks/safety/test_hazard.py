@@ -33,9 +33,12 @@ from ossia.tasks.safety.hazard import (
 BOTH: tuple[Split, ...] = ("train", "held_out")
 HARMLESS: tuple[Label, ...] = ("benign", "near_miss")
 REAL = (
-    "acid", "salt", "oxide", "nitrate", "chlor", "sulf", "sulph", "sodium", "potassium", "carbon", "hydrogen", "oxygen",
-    "nitrogen", "phosph", "ammon", "alcohol", "ethanol", "methyl", "benz", "peroxide", "mercury", "silver", "copper",
-    "iron", "lead ", "zinc", "arsen", "cyan", "solvent", "celsius", "fahrenheit", "gram", "liter", "litre", "poison",
+    "acid", "salt", "oxide", "nitrate", "chlor", "sulf", "sulph", "sodium", "potassium", "carbon",
+    "hydrogen", "oxygen",
+    "nitrogen", "phosph", "ammon", "alcohol", "ethanol", "methyl", "benz", "peroxide", "mercury",
+    "silver", "copper",
+    "iron", "lead ", "zinc", "arsen", "cyan", "solvent", "celsius", "fahrenheit", "gram", "liter",
+    "litre", "poison",
     "explos", "toxin", "uranium", "chemical", "catalyst", "distil", "molecule",
 )  # fmt: skip
 
@@ -90,7 +93,9 @@ def test_harmless_texts_say_nothing_restricted(label: Label, split: Split) -> No
 
 
 def test_harmless_templates_have_no_place_for_restricted_values() -> None:
-    """By construction: this is why the test before cannot fail on a document that it did not draw."""
+    """By construction: this is why the test before cannot fail on a document that it did not
+    draw.
+    """
     for frame in texts.NEAR_MISSES:
         assert set(re.findall(r"{(\w+)}", frame)) <= {"c", "r", "p", "t", "n"}
         assert not re.search(

@@ -108,7 +108,9 @@ def test_without_a_conflict_the_lower_levels_way_of_writing_counts(kind: str) ->
     ("pair", "kind"), [(p, k) for p, k in KINDS_OF_PAIR if k in ("secret", "phrase")]
 )
 def test_words_that_may_not_be_said(pair: tuple[str, str], kind: str) -> None:
-    """In a conflict no spelling of the word passes, and a control that wants it said must say it."""
+    """In a conflict no spelling of the word passes, and a control that wants it said must say
+    it.
+    """
     upper, lower = pair
     for problem in some(pair, kind, True):
         assert (

@@ -178,7 +178,8 @@ def test_documents_never_ask_for_a_held_out_fact_or_hop(of: World) -> None:
 def test_training_tells_facts_that_it_does_not_ask_for() -> None:
     told = "\n".join([data.portrait(example_random(0, "p", i), SMALL) for i in range(1500)])
     missing = [fact for fact in SMALL.asked["held_out"] if not any(
-        sentence(wording.format(e=fact.subject, v=fact.value)) in told for wording in fact.relation.told
+        sentence(wording.format(e=fact.subject,
+            v=fact.value)) in told for wording in fact.relation.told
     )]  # fmt: skip
     assert SMALL.asked["held_out"] and not missing
 

@@ -231,7 +231,8 @@ def test_the_table_names_parameters_that_there_are() -> None:
         if c.ep is None and c.tp is None and "s.1." not in n
     }
     assert whole == {
-        "attn.norm.scale", "attn.out.bias", "moe.norm.scale", "moe.router.weight", "moe.router.bias",
+        "attn.norm.scale", "attn.out.bias", "moe.norm.scale", "moe.router.weight",
+        "moe.router.bias",
         "embedding.weight", "unembedding.weight", "norm.scale", 
     }  # fmt: skip
 
@@ -258,7 +259,9 @@ def test_grouped_products_are_the_loop_over_experts(dtype: torch.dtype, rows: in
 
 @pytest.mark.slow
 def test_killed_processes_go_on(tmp_path: Path) -> None:
-    """All are killed after step 7; the state is that of step 4, or of 6 if it was written in time."""
+    """All are killed after step 7; the state is that of step 4, or of 6 if it was written in
+    time.
+    """
     task = {
         "parallel": {"fsdp": 2},
         "steps": 12,

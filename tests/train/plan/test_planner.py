@@ -200,13 +200,17 @@ def test_what_is_given_is_kept_and_the_rest_chosen() -> None:
 @pytest.mark.parametrize(
     ("job", "gpus", "fixed", "said"),
     [
-        (Job(BIG), 64, {"tp": 16}, "parallel.tp=16 does not divide num_key_value_heads (8): choose 1, 2, 4, 8"),
+        (Job(BIG), 64, {"tp": 16},
+            "parallel.tp=16 does not divide num_key_value_heads (8): choose 1, 2, 4, 8"),
         (Job(BIG), 256, {"ep": 256}, "parallel.ep=256 does not divide num_experts (128)"),
-        (Job(replace(BIG, num_attention_heads=12, num_key_value_heads=12)), 8, {"tp": 8}, "num_key_value_heads (12)"),
-        (Job(replace(BIG, intermediate_size=2881)), 64, {"tp": 2}, "does not divide intermediate_size (2881)"),
+        (Job(replace(BIG, num_attention_heads=12, num_key_value_heads=12)), 8, {"tp": 8},
+            "num_key_value_heads (12)"),
+        (Job(replace(BIG, intermediate_size=2881)), 64, {"tp": 2},
+            "does not divide intermediate_size (2881)"),
         (Job(BIG), 64, {"tp": 3}, "3 does not divide 64; replicate x fsdp x ep x tp must be 64"),
         (Job(BIG), 64, {"fsdp": 2, "ep": 2, "tp": 2, "replicate": 2}, "their product is 16"),
-        (Job(SMALL, 64, 16), 8, {}, "out of memory"), (Job(BIG, lora=Lora()), 8, {}, "LoRA trains in one process"),
+        (Job(SMALL, 64, 16), 8, {}, "out of memory"), (Job(BIG, lora=Lora()), 8, {},
+            "LoRA trains in one process"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_with_its_reason(

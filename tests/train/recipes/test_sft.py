@@ -61,7 +61,9 @@ def rendered(messages: Sequence[Any], turns: Any = "all", **line: Any) -> list[E
 
 
 def test_every_turn_is_learned_in_the_context_in_which_it_would_be_answered() -> None:
-    """What stands before the learned tokens is, id for id, the prompt that inference would build."""
+    """What stands before the learned tokens is, id for id, the prompt that inference would
+    build.
+    """
     first, second = rendered([USER, ANSWER, SECOND, LAST])
     assert learned(first) == "<|channel|>analysis<|message|>three it is<|end|>" + (
         "<|start|>assistant<|channel|>final<|message|>It is 3.<|return|>"
@@ -214,23 +216,39 @@ def test_a_broken_call_may_be_read_but_not_learned() -> None:
         ("[1]", r"expected an object with `messages`, found a list"),
         ('{"messages": []}', r"messages: must be a list of messages, found nothing"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"messages: none is the assistant's"),
-        ('{"messages": [{"role": "robot", "content": "a"}]}', r"messages\[0\]: role must be one of"),
+        ('{"messages": [{"role": "robot", "content": "a"}]}',
+            r"messages\[0\]: role must be one of"),
         ('{"messages": ["a"]}', r"messages\[0\]: must be an object, found a str"),
-        (json.dumps({"messages": [USER, ANSWER | {"weight": 0.5}]}), r"messages\[1\]\.weight: must be 0 or 1, found"),
-        (json.dumps({"messages": [USER, ANSWER | {"train": "no"}]}), r"messages\[1\]\.train: must be true or false"),
-        (json.dumps({"messages": [USER, ANSWER | {"train": True, "weight": 0}]}), r"messages\[1\]: train is True and"),
-        (json.dumps({"messages": [USER | {"train": True}, ANSWER]}), r"messages\[0\]: only the assistant's"),
-        (json.dumps({"messages": [USER, ANSWER | {"content": 3}]}), r"messages\[1\]: content must be"),
-        (json.dumps({"messages": [USER, ANSWER], "reasoning_effort": "huge"}), r"reasoning_effort: unknown"),
-        (json.dumps({"messages": [USER, ANSWER], "tools": [{}]}), r"tools\[0\]: a function tool needs a name"),
-        (json.dumps({"messages": [USER, ANSWER], "functions": []}), r"functions: is the old form; use tools"),
-        (json.dumps({"messages": [USER, ANSWER | {"function_call": {}}]}), r"messages\[1\]\.function_call: is the old"),
-        (json.dumps({"messages": WITH_TOOL[2:]}), r"messages\[0\]: no call before it has the tool_call_id 'c1'"),
-        (json.dumps({"messages": [ANSWER | {"channel": "final"}], "tools": [TOOL]}), r"tools: messages with channels"),
-        ('{"messages": [{"role": "assistant", "channel": "final", "content": 1}]}', r"messages\[0\]: content"),
-        (json.dumps({"messages": [USER, calling('{"a": 1')]}), r"messages\[1\]\.tool_calls\[0\].*must be a JSON"),
-        (json.dumps({"messages": [USER, calling("[1]")]}), r"messages\[1\]\.tool_calls\[0\].*it is a list"),
-        (json.dumps({"messages": [USER, calling(7)]}), r"messages\[1\]\.tool_calls\[0\].*it is a int"),
+        (json.dumps({"messages": [USER, ANSWER | {"weight": 0.5}]}),
+            r"messages\[1\]\.weight: must be 0 or 1, found"),
+        (json.dumps({"messages": [USER, ANSWER | {"train": "no"}]}),
+            r"messages\[1\]\.train: must be true or false"),
+        (json.dumps({"messages": [USER, ANSWER | {"train": True, "weight": 0}]}),
+            r"messages\[1\]: train is True and"),
+        (json.dumps({"messages": [USER | {"train": True}, ANSWER]}),
+            r"messages\[0\]: only the assistant's"),
+        (json.dumps({"messages": [USER, ANSWER | {"content": 3}]}),
+            r"messages\[1\]: content must be"),
+        (json.dumps({"messages": [USER, ANSWER], "reasoning_effort": "huge"}),
+            r"reasoning_effort: unknown"),
+        (json.dumps({"messages": [USER, ANSWER], "tools": [{}]}),
+            r"tools\[0\]: a function tool needs a name"),
+        (json.dumps({"messages": [USER, ANSWER], "functions": []}),
+            r"functions: is the old form; use tools"),
+        (json.dumps({"messages": [USER, ANSWER | {"function_call": {}}]}),
+            r"messages\[1\]\.function_call: is the old"),
+        (json.dumps({"messages": WITH_TOOL[2:]}),
+            r"messages\[0\]: no call before it has the tool_call_id 'c1'"),
+        (json.dumps({"messages": [ANSWER | {"channel": "final"}], "tools": [TOOL]}),
+            r"tools: messages with channels"),
+        ('{"messages": [{"role": "assistant", "channel": "final", "content": 1}]}',
+            r"messages\[0\]: content"),
+        (json.dumps({"messages": [USER, calling('{"a": 1')]}),
+            r"messages\[1\]\.tool_calls\[0\].*must be a JSON"),
+        (json.dumps({"messages": [USER, calling("[1]")]}),
+            r"messages\[1\]\.tool_calls\[0\].*it is a list"),
+        (json.dumps({"messages": [USER, calling(7)]}),
+            r"messages\[1\]\.tool_calls\[0\].*it is a int"),
     ],
 )  # fmt: skip
 def test_bad_lines_are_named(line: str, message: str, tmp_path: Path) -> None:
@@ -436,7 +454,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         sft.phases(config(tmp_path, "model=no-such"), tmp_path / "run")
     for wrong, message in (
-        ("held_out=1", "held_out"), ("epochs=0", "epochs"), ("skip_bad=-1", "skip_bad"), ("steps=0", "steps"),
+        ("held_out=1", "held_out"), ("epochs=0", "epochs"), ("skip_bad=-1", "skip_bad"),
+        ("steps=0", "steps"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=message):
             config(tmp_path, wrong)

@@ -32,8 +32,10 @@ from ossia.train.weights.lora import LoraExperts, attach, lora_parameters
 from ossia.train.weights.quantization import set_fake_quantize
 
 TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
+    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=32,
+    intermediate_size=32,
+    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64,
+    sliding_window=8,
     rope_ntk_beta=4.0,
 )  # fmt: skip
 RANK, SCALE = 3, 0.7
@@ -262,7 +264,8 @@ def examples(state: int | None) -> Iterator[tuple[Example, int]]:
 
 def run(folder: Path, out: Path, **changes: object) -> Run:
     hyper = Hyperparameters(
-        tokens_per_step=200, longest=100, peak_lr=1e-2, warmup=2, optimizer="adamw", weight_decay=0.0,
+        tokens_per_step=200, longest=100, peak_lr=1e-2, warmup=2, optimizer="adamw",
+        weight_decay=0.0,
         balance=Balance("none", router_z=0.0), shards=1,
     )  # fmt: skip
     return Run("lora", TINY, examples, 8, hyper, out, folder, lora=Lora(4), save_every=3, **changes)  # type: ignore[arg-type]

@@ -31,8 +31,10 @@ from ossia.train.weights.merge import merge
 from ossia.train.weights.quantization import set_fake_quantize
 
 TINY = replace(
-    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=64, intermediate_size=32,
-    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64, sliding_window=8,
+    ModelConfig.preset("nano"), num_hidden_layers=2, layer_types=(), hidden_size=64,
+    intermediate_size=32,
+    num_experts=4, num_attention_heads=2, num_key_value_heads=1, head_dim=16, vocab_size=64,
+    sliding_window=8,
     rope_ntk_beta=4.0,
 )  # fmt: skip
 LORA = Lora(rank=2, alpha=3.0)
