@@ -167,7 +167,10 @@ def test_a_choice_in_a_namespace_and_of_the_servers_tools(tokenizer: Tokenizer) 
         (F,), builtin=(Python(), Browser()), choice=ToolChoice("auto", ("browser.search",))
     )
     assert [tool.namespace.name for tool in kept.chosen().builtin] == ["browser"]
-    search, other = (call(f"browser.{name}", "{}") for name in ("search", "open"))
+    search, other = (
+        f"<|channel|>analysis to=browser.{name} code<|message|>{{}}<|call|>"
+        for name in ("search", "open")
+    )
     assert starts(tokenizer, kept, CALL_F, search, other) == [False, True, False]
     assert kept.resolve("browser.open") != kept.chosen().resolve("browser.open")
     whole = replace(kept, choice=ToolChoice("auto", ("python", "browser.search", "browser.open")))

@@ -273,13 +273,9 @@ def test_a_call_of_a_sample_that_was_cut_is_not_run(
     cut = call("add", '{"a": 2, "b": 2}').removesuffix("<|call|>")
     events, end = turn(Script(tokenizer, one + cut), add, limits=Limits(max_calls=1))
     assert end.reason == "length" and not calls
-    called, other = calls_of(events)
-    assert (called.failed, called.result) == (True, NO_TOKENS_LEFT)
-    assert other.result == "" and [m.role for m in end.messages] == [
-        "assistant",
-        "assistant",
-        "tool",
-    ]
+    other, called = calls_of(events)
+    assert (called.failed, called.result) == (True, NO_TOKENS_LEFT) and other.result == ""
+    assert [m.role for m in end.messages] == ["assistant", "assistant", "tool"]
 
 
 def test_the_last_token_may_end_a_call_whose_result_the_caller_reads(
