@@ -92,21 +92,12 @@ def load(
     model = checkpoint.load(folder, dtype, device, progress)
     serving = prepare(model, options or Options(), progress)
     return LLM(
-        model, find_tokenizer(folder, model.config), sampling_defaults(folder), serving, kv_memory
+        model,
+        checkpoint.find_tokenizer(folder, model.config),
+        sampling_defaults(folder),
+        serving,
+        kv_memory,
     )
-
-
-def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
-    """The folder's tokenizer.json, or the parent's for `original/`; what a GGUF file has inside,
-    unless its vocabulary has the size of o200k's, which is then taken.
-    """
-    for place in (folder, folder.parent) if folder.resolve().name == "original" else (folder,):
-        if (place / "tokenizer.json").exists():
-            return Tokenizer.from_pretrained(place)
-    if config.vocab_size == 201088:
-        return Tokenizer.o200k_harmony()
-    file = checkpoint.gguf_file(folder)
-    return None if file is None else checkpoint.gguf_tokenizer(file)
 
 
 def sampling_defaults(folder: Path) -> SamplingParams:

@@ -33,7 +33,7 @@ from ossia.batch import Batch
 from ossia.checkpoint import (
     computed_otherwise,
     convert,
-    gguf_tokenizer,
+    find_tokenizer,
     load,
     open_checkpoint,
     write_gguf,
@@ -289,13 +289,15 @@ def with_tokenizer(folder: Path, pattern: str) -> tuple[Path, Tokenizer]:
 )
 def test_the_tokenizer_comes_back(pattern: str, tmp_path: Path) -> None:
     path, tokenizer = with_tokenizer(tmp_path, pattern)
-    found = gguf_tokenizer(path)
-    assert found is not None
-    assert (found.vocabulary, found.specials, found.pattern) == (
-        tokenizer.vocabulary,
-        tokenizer.specials,
-        pattern,
-    )
+    write_gguf(path, tmp_path / "again.gguf")
+    for file in (path, tmp_path / "again.gguf"):
+        found = find_tokenizer(file, open_checkpoint(file).config)
+        assert found is not None
+        assert (found.vocabulary, found.specials, found.pattern) == (
+            tokenizer.vocabulary,
+            tokenizer.specials,
+            pattern,
+        )
     reader = peer.GGUFReader(path)
     wanted = {"tokenizer.chat_template": "{{ messages }}", "tokenizer.ggml.pre": "gpt-4o"}
     for key, value in wanted.items():
@@ -305,7 +307,7 @@ def test_the_tokenizer_comes_back(pattern: str, tmp_path: Path) -> None:
 
 
 def test_without_a_tokenizer_there_is_none(folder: Path) -> None:
-    assert gguf_tokenizer(folder / "bf16.gguf") is None
+    assert find_tokenizer(folder / "bf16.gguf", SMALL) is None
 
 
 def test_a_tokenizer_that_llama_cpp_would_misread_is_refused(tmp_path: Path) -> None:

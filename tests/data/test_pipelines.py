@@ -31,9 +31,9 @@ from ossia.data.shards import Shards
 from ossia.data.sources import files_in, texts_in
 from ossia.errors import ConfigError, DataError
 from ossia.tokenizer import Tokenizer, train_tokenizer
-from ossia.train.chats.prepare import Config, phases
 from ossia.train.overrides import apply, flat
 from ossia.train.pipeline import run_pipeline
+from ossia.train.recipes.data import Config, phases
 
 ALONE = Executor(tasks=2, workers=1)  # in this process: quick
 SYLLABLES = [a + b + c for a in "bdfklmnprst" for b in "aeiou" for c in ("", "n", "r", "st")]

@@ -8,11 +8,11 @@ that loading copies.)
 from ossia.checkpoint.export import convert, export
 from ossia.checkpoint.gguf.format import computed_otherwise
 from ossia.checkpoint.gguf.read import find as gguf_file
-from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.gguf.write import write_gguf
 from ossia.checkpoint.load import Checkpoint, load, open_checkpoint
 from ossia.checkpoint.names import LAYOUTS, Layout
 from ossia.checkpoint.random_weights import write_random
+from ossia.checkpoint.tokenizer import find_tokenizer
 
 __all__ = [
     "LAYOUTS",
@@ -21,8 +21,8 @@ __all__ = [
     "computed_otherwise",
     "convert",
     "export",
+    "find_tokenizer",
     "gguf_file",
-    "gguf_tokenizer",
     "load",
     "open_checkpoint",
     "write_gguf",

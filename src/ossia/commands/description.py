@@ -16,7 +16,7 @@ from ossia import checkpoint, hub, kernels
 from ossia.checkpoint.names import is_packed
 from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
 from ossia.figures import human_bytes
-from ossia.llm import find_tokenizer, sampling_defaults
+from ossia.llm import sampling_defaults
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
 
 BF16 = 2  # bytes
@@ -44,7 +44,7 @@ def describe(name: str) -> dict[str, Any]:
         )
     folder = hub.find(name)
     opened = checkpoint.open_checkpoint(folder)
-    tokenizer = find_tokenizer(folder, opened.config)
+    tokenizer = checkpoint.find_tokenizer(folder, opened.config)
     files = {
         path.name: path.stat().st_size
         for path in sorted(opened.directory.iterdir())

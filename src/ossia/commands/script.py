@@ -60,9 +60,8 @@ def tokenizer_of(model: str) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
         return Tokenizer.from_pretrained(folder)
     from ossia import checkpoint
-    from ossia.llm import find_tokenizer
 
-    found = find_tokenizer(folder, checkpoint.open_checkpoint(folder).config)
+    found = checkpoint.find_tokenizer(folder, checkpoint.open_checkpoint(folder).config)
     if found is None:
         raise RequestError(f"{model} has no tokenizer")
     return found

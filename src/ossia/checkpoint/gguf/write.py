@@ -26,6 +26,7 @@ from ossia.checkpoint.gguf.format import Slot
 from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED
 from ossia.checkpoint.load import Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import read_json
+from ossia.checkpoint.tokenizer import find_tokenizer
 from ossia.checkpoint.writer import Progress
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError
@@ -62,13 +63,14 @@ def write_gguf(
     _check_choice(dense, get_args(Dense))
     _check_choice(rule, get_args(mxfp4.ScaleRule))
     checkpoint = open_checkpoint(src)
+    tokenizer = find_tokenizer(Path(src), checkpoint.config)
     path = Path(dst).absolute()
     slots = gguf.slots(checkpoint.config)
     _refuse(path, overwrite, _sizes(slots, dense))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as temporary:
-            _write_header(temporary, checkpoint, slots, dense)
+            _write_header(temporary, checkpoint, tokenizer, slots, dense)
             _append_data(temporary, checkpoint.state(), slots, dense, rule, progress)
             _refuse(path, overwrite, 0)
             temporary.replace(path)
@@ -116,7 +118,11 @@ def _sizes(slots: tuple[Slot, ...], dense: Dense) -> int:
 
 
 def _write_header(
-    path: Path, checkpoint: Checkpoint, slots: tuple[Slot, ...], dense: Dense
+    path: Path,
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer | None,
+    slots: tuple[Slot, ...],
+    dense: Dense,
 ) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
 
@@ -134,7 +140,7 @@ def _write_header(
     for key, value in described.items():
         _add(writer, key, value)
     template = _chat_template(checkpoint.directory)
-    _add_tokenizer(writer, config, _find_tokenizer(checkpoint), template)
+    _add_tokenizer(writer, config, tokenizer, template)
     dtype: Any = np.dtype(np.uint8)
     for slot in slots:
         stored = _stored_as(slot, dense)
@@ -161,20 +167,6 @@ def _add(writer: GGUFWriter, key: str, value: gguf.Value) -> None:
             writer.add_float32(key, value)
         case int():
             writer.add_uint32(key, value)
-
-
-def _find_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """The folder's own, or the parent's for `original/`; o200k's for a vocabulary of its size."""
-    folder = checkpoint.directory
-    places = [folder]
-    if folder.resolve().name == "original":
-        places.append(folder.parent)
-    for place in places:
-        if (place / "tokenizer.json").exists():
-            return Tokenizer.from_pretrained(place)
-    if checkpoint.config.vocab_size == ModelConfig().vocab_size:
-        return Tokenizer.o200k_harmony()
-    return None
 
 
 def _chat_template(folder: Path) -> str | None:

@@ -23,7 +23,7 @@ from ossia.train.pipeline import Phase
 
 # name -> module
 RECIPES = {
-    "data": "ossia.train.chats.prepare",
+    "data": "ossia.train.recipes.data",
     "sft": "ossia.train.recipes.sft",
     "merge": "ossia.train.recipes.merge",
 }

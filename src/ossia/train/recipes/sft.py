@@ -25,7 +25,7 @@ import torch
 
 from ossia import hub
 from ossia.batch import Batch
-from ossia.checkpoint import export, gguf_file, load, open_checkpoint
+from ossia.checkpoint import export, find_tokenizer, gguf_file, load, open_checkpoint
 from ossia.config import PRESETS, ModelConfig, account
 from ossia.data.packing import Example, pack
 from ossia.errors import ConfigError, TokenizerError
@@ -357,18 +357,11 @@ def base_folder(name: str) -> Path:
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:
-    """The folder's own, or for `original/` the one beside it; o200k_harmony for the published size
-    of vocabulary.
-    """
-    places = [folder]
-    if folder.resolve().name == "original":
-        places.append(folder.parent)
-    for place in places:
-        if (place / "tokenizer.json").exists():
-            return Tokenizer.from_pretrained(place)
-    if open_checkpoint(folder).config.vocab_size == ModelConfig().vocab_size:
-        return Tokenizer.o200k_harmony()
-    raise TokenizerError(f"{folder}: has no tokenizer.json; put the model's there")
+    """The checkpoint's. Raises `TokenizerError` if it has none."""
+    found = find_tokenizer(folder, open_checkpoint(folder).config)
+    if found is None:
+        raise TokenizerError(f"{folder}: has no tokenizer.json; put the model's there")
+    return found
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -1,0 +1,23 @@
+"""Which tokenizer belongs to a checkpoint. Knows where published folders keep it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ossia.checkpoint.gguf import read as gguf
+from ossia.config import ModelConfig
+from ossia.tokenizer import Tokenizer
+
+
+def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
+    """The tokenizer.json of a checkpoint, which for `original/` may stand beside that folder; what
+    a GGUF file has inside, unless its vocabulary has the size of o200k's, which is then taken.
+    """
+    other = folder.parent if folder.resolve().name == "original" else folder / "original"
+    for place in (folder, other):
+        if (place / "tokenizer.json").exists():
+            return Tokenizer.from_pretrained(place)
+    if config.vocab_size == ModelConfig().vocab_size:
+        return Tokenizer.o200k_harmony()
+    file = gguf.find(folder)
+    return None if file is None else gguf.tokenizer(file)
