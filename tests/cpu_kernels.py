@@ -179,7 +179,7 @@ class Moe:
             arena.output(tokens, self.k),
         )
         at = (arena.copy(x_TD), tokens, choice.data_ptr(), weight.data_ptr())
-        library.ossia_route(ctypes.byref(half), *at)
+        library.ossia_moe_route(ctypes.byref(half), *at)
         return choice, weight
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_void_p
 from functools import cache
@@ -118,42 +120,32 @@ class SampleRow(Structure):
     ]
 
 
-# name -> (result, arguments)
-SIGNATURES: dict[str, tuple[object, list[object]]] = {
+Signature = tuple[object, list[object]]  # result, arguments
+# a row of kernel_list.inc: result, name, parameters
+ROW = re.compile(r"^KERNEL\(\w+, (\w+), (\w+),\s*\(([^)]*)\)", re.M)
+TYPES: dict[str, object] = {"void": None, "int": N, "int64_t": c_int64, "float": F}
+
+
+def _kernel_signatures() -> Iterator[tuple[str, Signature]]:
+    """Those of kernel_list.inc, under the names in the library."""
+    for result, name, text in ROW.findall((HERE / "kernel_list.inc").read_text(encoding="utf-8")):
+        parameters = [parameter.split() for parameter in text.split(",")]
+        arguments = [P if "*" in last else TYPES[kind] for kind, *_, last in parameters]
+        yield f"ossia_{name}", (TYPES[result], arguments)
+
+
+SIGNATURES: dict[str, Signature] = {
     "ossia_offered": (c_char_p, [N]),
     "ossia_isa": (c_char_p, []),
     "ossia_choose": (N, [c_char_p]),
     "ossia_threads": (N, []),
     "ossia_set_threads": (None, [N]),
-    "ossia_rms_norm": (None, [P, P, F, N, N, P]),
-    "ossia_dense": (None, [P, P, N, P, c_int64, N]),
-    "ossia_expert_linear": (None, [P, N, N, P, N, P]),
-    "ossia_route": (None, [P, P, N, P, P]),
-    "ossia_moe_half": (None, [P, P, N]),
     "ossia_fence": (None, []),
-    "ossia_dense_bytes": (c_int64, [P]),
-    "ossia_pack_dense": (None, [P, P]),
-    "ossia_expert_bytes": (c_int64, [P]),
-    "ossia_pack_experts": (None, [P, N, N, P]),
     "ossia_ceiling_isa": (c_char_p, [N]),
     "ossia_ceiling_operations": (c_double, [c_char_p, N, N, c_double]),
     "ossia_ceiling_read": (c_double, [P, c_int64, N, c_double]),
-    "ossia_rope_kv": (None, [P, P, N, N, P, P]),
-    "ossia_copy_page": (None, [P, N, N]),
-    "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
-    "ossia_attention_half": (None, [P, P, P, P]),
     "ossia_layers": (None, [P, P, N, P, P]),
-    "ossia_sample": (None, [P, N, N]),
-    "ossia_swiglu_forward": (None, [P, F, c_int64, N, P]),
-    "ossia_swiglu_backward": (None, [P, P, P, F, c_int64, N, P, P, P]),
-    "ossia_add_rows": (None, [P, P, P, c_int64, N, P]),
-    "ossia_cross_entropy": (None, [P, P, c_int64, N, P]),
-    "ossia_norm_forward": (None, [P, P, F, c_int64, N, P, P]),
-    "ossia_norm_backward": (None, [P, P, P, P, c_int64, N, P, P]),
-    "ossia_rotate_heads": (None, [P, P, P, F, c_int64, N, N, P]),
-    "ossia_attention_training_room": (c_int64, [P, N]),
-    "ossia_attention_training_forward": (None, [P] * 4),
-    "ossia_attention_training_backward": (None, [P] * 9),
+    **dict(_kernel_signatures()),
 }
 
 
