@@ -227,7 +227,7 @@ async function findModel() {
 function drawHello() {
   const isNano = modelName === "nano";
   $("about").hidden = !isNano;
-  const ideas = ["What is 37 + 48?", "What day is it today?", isNano ? "Ada lives in Rome. Where does Ada live?" : "Explain attention sinks in a few words."];
+  const ideas = ["What is 37 + 48?", "What day is it today?", isNano ? "Mia lives in Rome. Tom lives in Oslo. Where does Tom live?" : "Explain attention sinks in a few words."];
   $("ideas").replaceChildren(...ideas.map(idea => h("button", { class: "button", type: "button", click: () => { send(idea); $("text").focus(); } }, idea)));
 }
 
