@@ -1,6 +1,6 @@
 """Formulas and the colours of code, in headless Chromium."""
 
-# ruff: noqa: F401, F811  (fixtures are imported by their names)
+# ruff: noqa: F401, F811, RUF001  (fixtures are imported by their names; formulas have such signs)
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ def test_any_text_is_a_formula_or_none(says, opened):
 
 
 def test_a_formula_is_shown_when_it_is_whole(says, opened):
-    page = opened(says(final(r"So \(a_1\) and $b^2$ cost $5: " + "\n\n$$\n\\sum_i x_i\n$$\n\nDone")))
+    page = opened(
+        says(final(r"So \(a_1\) and $b^2$ cost $5: " + "\n\n$$\n\\sum_i x_i\n$$\n\nDone"))
+    )
     ask(page, "Go")
     done(page)
     maths = page.locator(".md math")
@@ -162,7 +164,7 @@ def test_a_formula_is_shown_when_it_is_whole(says, opened):
 
 CODE = {
     "python": (
-        'def f(x):  # a "note"\n    return f"{x}" + \'\'\'a\nb\'\'\' + 0x1F',
+        "def f(x):  # a \"note\"\n    return f\"{x}\" + '''a\nb''' + 0x1F",
         {"c-word": ["def", "return"], "c-note": ['# a "note"'], "c-number": ["0x1F"]},
     ),
     "js": (
@@ -200,7 +202,15 @@ def test_code_has_colours_and_stays_whole(says, opened):
             assert classes == {}
 
 
-HOSTILE = ['"' * 30000, "'''" * 10000, "/*" * 15000, "\\" * 30000, "a" * 39000, "1_" * 15000, "<" * 30000]
+HOSTILE = [
+    '"' * 30000,
+    "'''" * 10000,
+    "/*" * 15000,
+    "\\" * 30000,
+    "a" * 39000,
+    "1_" * 15000,
+    "<" * 30000,
+]
 HOSTILE += ["<!--" * 9000, '="' * 15000, "b'" * 15000, "-" * 30000, "\n" * 30000, "x.1" * 10000]
 
 
