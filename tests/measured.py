@@ -3,7 +3,7 @@ seconds that bears no mark `slow` or `long` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their
+their names, with what they take to end, and may take longer. Knows pytest and, of xdist, only that reports travel with their
 attributes.
 """
 
@@ -40,14 +40,26 @@ class Measured:
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         if fixturedef.scope == "function":
             return (yield)
+        name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
+        ending = 0.0
+
+        def begin() -> None:
+            nonlocal ending
+            ending = spent() - self.shared
+
+        def count(before: float) -> None:
+            own = spent() - self.shared - before  # without the shared ones that it asked for
+            self.shared += own
+            self.fixtures[name] = self.fixtures.get(name, 0.0) + own
+
+        # Finalizers run the last one first: these two run around the fixture's own.
+        fixturedef.addfinalizer(lambda: count(ending))
         before = spent() - self.shared
         try:
             return (yield)
         finally:
-            own = spent() - self.shared - before  # without the shared ones that it asked for
-            self.shared += own
-            name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
-            self.fixtures[name] = self.fixtures.get(name, 0.0) + own
+            count(before)
+            fixturedef.addfinalizer(begin)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:

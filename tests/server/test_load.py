@@ -6,68 +6,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
 from typing import Any
 
 import httpx
 import pytest
+from nano_server import QUESTIONS, Process, body, serving
 
 CLIENTS = 64
-QUESTIONS = tuple(
-    text.format(a, b)
-    for text in (
-        "What is {} + {}?",
-        "Tom has {} apples and buys {} more. How many has he?",
-        "Tell me of {} and {}.",
-    )
-    for a, b in ((3, 4), (608, 311))
-)
 LENGTHS = (5, 40, 120)  # at most, of an answer
 GROWTH = 32 << 20  # bytes that a process may grow by while it serves the same again and again
-
-
-@dataclass
-class Process:
-    url: str
-    process: subprocess.Popen[str]
-
-    def resident(self) -> int:
-        with open(f"/proc/{self.process.pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@contextmanager
-def serving(*options: str) -> Iterator[Process]:
-    """`ossia serve nano` as a process of its own, which logs no failure."""
-    command = [sys.executable, "-m", "ossia", "serve", "nano", "--port", "0", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (
-        TemporaryFile("w+") as log,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            line = process.stdout.readline()
-            found = re.search(r"http://\S+", line)
-            assert found is not None, line
-            yield Process(found[0], process)
-        finally:
-            process.kill()
-            log.seek(0)
-            said = log.read()
-        assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
 
 
 @asynccontextmanager
@@ -75,14 +29,6 @@ async def connected(url: str) -> AsyncIterator[httpx.AsyncClient]:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         yield client
-
-
-def body(question: str, tokens: int) -> dict[str, Any]:
-    return {
-        "model": "nano", "messages": [{"role": "user", "content": question}], "temperature": 0,
-        "max_tokens": tokens,
-        "stream": True, "stream_options": {"include_usage": True},
-    }  # fmt: skip
 
 
 @dataclass

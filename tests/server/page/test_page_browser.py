@@ -44,7 +44,9 @@ def test_an_answer_comes_word_by_word(says, opened):
     seen = page.evaluate("() => [...seen]")
     assert len(seen) >= 5 and all(seen[-1].startswith(text) for text in seen)
     expect(page.locator(".stats")).to_have_text(
-        re.compile(r"^\d+ tokens · [\d.]+ tokens/s · first after \d\.\d\d s · prompt \d+$")
+        re.compile(
+            r"^\d+ tokens · [\d.]+ tokens/s · first token after \d\.\d\d s · prompt of \d+ tokens$"
+        )
     )
     expect(page.locator("#status")).to_have_text("The answer is complete.")
 

@@ -60,12 +60,13 @@ SHOWN = {
     "In 1986. What\n2. b": "<p>In 1986. What<br>2. b</p>",
     "> a\n> > b\n\nc": "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>",
     r"\*a\* \_b\_ 1\. &lt;b&gt; &amp;amp;": "<p>*a* _b_ 1. &lt;b&gt; &amp;amp;</p>",
-    r"\(a_1 * b_2 * c\) and $x_i * y_i$ cost $5 and $6": (
-        r'<p><span class="math">\(a_1 * b_2 * c\)</span> and <span class="math">$x_i * y_i$</span> '
-        r"cost $5 and $6</p>"
+    r"\(\a_1 * b_2 * c\) and $\x_i * y_i$ cost $5 and $6": (
+        r'<p><span class="math source">\(\a_1 * b_2 * c\)</span> and '
+        r'<span class="math source">$\x_i * y_i$</span> cost $5 and $6</p>'
     ),
-    "so\n\\[\na * b\n- c * d\n\\]\nthen": '<p>so</p><div class="math">\\[\na * b\n- c * '
-    "d\n\\]</div><p>then</p>",
+    "so\n\\[\n\\a * b\n- c * d\n\\]\nthen": (
+        '<p>so</p><div class="math source">\\[\n\\a * b\n- c * d\n\\]</div><p>then</p>'
+    ),
     "a<br>b <i>c</i>": "<p>a<br>b &lt;i&gt;c&lt;/i&gt;</p>",
     "1. do\n   ```sh\n   ls\n     -l\n   ```\n2. then": None,
 }
@@ -252,7 +253,7 @@ def test_nothing_that_a_model_says_is_run_or_loaded(says, opened):
     page.mouse.move(500, 400)
     assert page.evaluate("() => window.hit") is None
     allowed = "p br hr h1 h2 h3 h4 h5 h6 em strong s code pre a span div button ul ol li blockquote"
-    allowed += " table thead tbody tr th td"
+    allowed += " table thead tbody tr th td math semantics annotation mrow mi mn mo"
     names = page.evaluate(
         "() => [...new Set([...document.querySelectorAll('.md *')].map(e => e.localName))]"
     )

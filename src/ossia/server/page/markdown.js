@@ -4,7 +4,7 @@
 //
 // Lines to blocks, blocks to elements. While an answer grows, blocks that no later line can change are never looked at
 // again; the open end is parsed anew and compared with what is shown, so that only what differs is touched.
-// Left out on purpose: HTML (it is text), indented code, underlined headings, images (they become links).
+// Formulas are math.js, colours of code colours.js. Left out on purpose: HTML (it is text), indented code, underlined headings, images (they become links).
 
 const DEEPEST = 12; // lists and quotes in each other
 const RULE = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/;
@@ -74,11 +74,11 @@ function takeFence(lines, i) {
   const language = info.trim().split(/\s/)[0].slice(0, 40);
   const node = h("div", { class: "code" },
     h("div", {}, h("span", {}, language || "text"), h("button", { type: "button", "data-copy": "code" }, "Copy")),
-    h("pre", { tabindex: "0", role: "group", "aria-label": `Code, ${language || "text"}` }, h("code", {}, code.join("\n"))));
+    h("pre", { tabindex: "0", role: "group", "aria-label": `Code, ${language || "text"}` }, h("code", {}, ...coloured(code.join("\n"), language))));
   return [{ node }, i + 1];
 }
 
-/** Formulas stay text: nothing in them is Markdown. They end at a blank line, too. */
+/** A formula: nothing in it is Markdown. Until it ends, and where it is not understood, its source is shown. It ends at a blank line, too. */
 function takeMath(lines, i) {
   const open = MATH.exec(lines[i])[1], close = open === "$$" ? "$$" : "\\]";
   const taken = [];
@@ -94,7 +94,15 @@ function takeMath(lines, i) {
       break;
     }
   }
-  return [{ node: h("div", { class: "math" }, taken.join("\n")) }, i];
+  return [{ node: formulaIn("div", taken.join("\n").trim(), true) }, i];
+}
+
+/** An element with a formula, whose text is given with the marks around it. */
+function formulaIn(tag, text, isBlock) {
+  const marks = text.startsWith("$") && !text.startsWith("$$") ? 1 : 2;
+  const isWhole = text.length >= 2 * marks && text.endsWith({ "\\[": "\\]", "\\(": "\\)", $$: "$$" }[text.slice(0, 2)] ?? "$");
+  const math = isWhole ? mathOf(text.slice(marks, -marks), isBlock) : null;
+  return h(tag, { class: math ? "math" : "math source" }, math ?? text);
 }
 
 function takeHeading(lines, i) {
@@ -216,7 +224,7 @@ function inline(text, parent) {
       at++;
     } else if (c === "\\" || c === "$") {
       const end = mathEnd(text, at);
-      if (end > 0) { put(h("span", { class: "math" }, text.slice(at, end))); at = end; }
+      if (end > 0) { put(formulaIn("span", text.slice(at, end), text.startsWith("$$", at) || text.startsWith("\\[", at))); at = end; }
       else if (c === "\\" && ESCAPABLE.test(next) && !"()".includes(next)) { plain += next; at += 2; }
       else { plain += c; at++; }
     } else if (c === "`") {

@@ -19,7 +19,18 @@ from starlette.responses import Response
 from ossia.server.service import Service
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("markdown.js", "tools.js", "app.js")  # one script, in this order
+SCRIPTS = (  # one script, in this order
+    "dom.js",
+    "math.js",
+    "colours.js",
+    "markdown.js",
+    "tools.js",
+    "kept.js",
+    "files.js",
+    "server.js",
+    "turns.js",
+    "app.js",
+)
 HEADERS = {
     "Cache-Control": "no-cache",  # ask whether it is still the same
     "X-Content-Type-Options": "nosniff",

@@ -1,0 +1,101 @@
+"use strict";
+
+// Attached files: what kinds are taken, and where their contents lie (IndexedDB; a conversation has their names and ids).
+// A file: {id, name, type, size, added, text} or, for a PDF, {..., data}: a data URL, which the server takes text out of.
+
+const MOST_TEXT = 2 << 20; // bytes
+const MOST_PDF = 20 << 20;
+const DAY = 86400000; // milliseconds
+const unkept = new Map(); // where the browser has no storage: until the page is left
+
+/** Reads what the user chose. Throws an Error that says what is wrong. */
+async function fileOf(chosen) {
+  const head = new Uint8Array(await chosen.slice(0, 5).arrayBuffer());
+  const isPdf = String.fromCharCode(...head) === "%PDF-", most = isPdf ? MOST_PDF : MOST_TEXT;
+  if (chosen.size > most) throw new Error(`“${chosen.name}” is larger than ${most >> 20} MB.`);
+  const file = { id: newId(), name: chosen.name, type: isPdf ? "application/pdf" : "text/plain", size: chosen.size, added: Date.now() };
+  if (isPdf) return { ...file, data: await dataUrl(chosen) };
+  return { ...file, text: decoded(await chosen.arrayBuffer(), chosen.name) };
+}
+
+function decoded(buffer, name) {
+  const [first, second] = new Uint8Array(buffer, 0, Math.min(2, buffer.byteLength));
+  const big = first === 0xfe && second === 0xff, little = first === 0xff && second === 0xfe; // marks of UTF-16
+  const encoding = big ? "utf-16be" : little ? "utf-16le" : "utf-8";
+  let text;
+  try { text = new TextDecoder(encoding, { fatal: true }).decode(buffer); } catch { text = "\0"; }
+  if (text.includes("\0")) throw new Error(`“${name}” is neither text nor a PDF.`);
+  if (!text.trim()) throw new Error(`“${name}” is empty.`);
+  return text;
+}
+
+const dataUrl = blob => new Promise((take, fail) => {
+  const reader = new FileReader();
+  reader.onload = () => take(reader.result.replace(/^data:[^;,]*/, "data:application/pdf"));
+  reader.onerror = () => fail(new Error(`“${blob.name}” cannot be read.`));
+  reader.readAsDataURL(blob);
+});
+
+/** What the API is sent of a file. */
+function wirePart(file) {
+  if (file.data) return { type: "file", file: { filename: file.name, file_data: file.data } };
+  return { type: "text", text: `File “${file.name}”:\n\n${file.text}\n\nEnd of file “${file.name}”.\n\n` };
+}
+
+// ---- where they lie
+
+let opening = null;
+
+function database() {
+  opening ??= new Promise((take, fail) => {
+    const request = indexedDB.open("ossia", 1);
+    request.onupgradeneeded = () => request.result.createObjectStore("files", { keyPath: "id" });
+    request.onsuccess = () => take(request.result);
+    request.onerror = () => fail(request.error);
+  });
+  return opening;
+}
+
+/** One request to the store of files. */
+async function inStore(mode, act) {
+  const db = await database();
+  return new Promise((take, fail) => {
+    const transaction = db.transaction("files", mode), request = act(transaction.objectStore("files"));
+    transaction.oncomplete = () => take(request.result);
+    transaction.onabort = () => fail(transaction.error);
+    transaction.onerror = () => fail(transaction.error);
+  });
+}
+
+async function keepFile(file) {
+  try {
+    await inStore("readwrite", files => files.put(file));
+  } catch {
+    unkept.set(file.id, file);
+    toast(`This browser does not keep “${file.name}”: it is there until the page is left.`);
+  }
+}
+
+/** The file, or null if this browser has it no more. */
+async function readFile(id) {
+  try {
+    return unkept.get(id) ?? await inStore("readonly", files => files.get(id)) ?? null;
+  } catch {
+    return null;
+  }
+}
+
+function fileIds(conversations) {
+  const ids = new Set();
+  for (const chat of conversations) for (const turn of allTurns(chat.turns)) for (const file of turn.files ?? []) ids.add(file.id);
+  return ids;
+}
+
+/** Deletes files that no conversation names. Those of today stay: another tab may be about to send them. */
+async function forgetFiles(before = Date.now() - DAY) {
+  const named = fileIds(index.map(({ id }) => loadChat(id)).filter(Boolean));
+  try {
+    for (const file of await inStore("readonly", files => files.getAll()))
+      if (!named.has(file.id) && file.added < before) await inStore("readwrite", files => files.delete(file.id));
+  } catch { /* no storage, no files */ }
+}
