@@ -3,8 +3,8 @@ seconds that bears no mark `slow` or `long` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names, with what they take to end, and may take longer. Knows pytest and, of xdist, only that reports travel with their
-attributes.
+their names, with what they take to end, and may take longer. Knows pytest and, of xdist, only that
+reports travel with their attributes.
 """
 
 from __future__ import annotations
