@@ -131,7 +131,8 @@ def test_any_text_is_a_formula_or_none(says, opened):
             const pieces = ["{", "}", "\\frac", "\\sqrt", "[", "]", "^", "_", "&", "\\\\", "x",
                 "12", "'", " ", "\\left", "\\right", "(", ")", ".", "\\begin{cases}",
                 "\\end{cases}", "\\text{a b}", "\\sum", "\\limits", "\\mathbf", "\\alpha",
-                "\\middle", "|", "\\big", "\\not", "<", "\\hat", "\\substack", "\\operatorname", "é", "😀"];
+                "\\middle", "|", "\\big", "\\not", "<", "\\hat", "\\substack",
+                "\\operatorname", "é", "😀"];
             let state = 1;
             const random = n => (state = (state * 48271) % 2147483647) % n;
             const wrong = [];
