@@ -40,14 +40,26 @@ class Measured:
     def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
         if fixturedef.scope == "function":
             return (yield)
+        name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
+        ending = 0.0  # when its own end began
+
+        def begin_to_end() -> None:
+            nonlocal ending
+            ending = spent()
+
+        # finalizers run in reverse, so its own end is between these two
+        fixturedef.addfinalizer(lambda: self._note(name, spent() - ending))
         before = spent() - self.shared
         try:
             return (yield)
         finally:
-            own = spent() - self.shared - before  # without the shared ones that it asked for
-            self.shared += own
-            name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
-            self.fixtures[name] = self.fixtures.get(name, 0.0) + own
+            # without the shared ones that it asked for
+            self._note(name, spent() - self.shared - before)
+            fixturedef.addfinalizer(begin_to_end)
+
+    def _note(self, fixture: str, seconds: float) -> None:
+        self.shared += seconds
+        self.fixtures[fixture] = self.fixtures.get(fixture, 0.0) + seconds
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:

@@ -27,7 +27,7 @@ RUNS: dict[str, Task] = {
         "parallel": {"ep": 2},
         "source": "every second",
         "hyper": {"tokens_per_step": 60},
-        "steps": 20 if thorough() else 8,
+        "steps": 20,
     },
     "muon": {"parallel": {"fsdp": 2}, "hyper": {"optimizer": "muon", "clip": 0.0}, "steps": 6},
 }
