@@ -3,8 +3,8 @@ seconds that bears no mark `slow` or `long` fails the run.
 
 Processor time, of this process and of the children it has waited for, because the clock of a busy
 machine says little of a test. Fixtures that several tests share are counted on their own, under
-their names, with what they take to end, and may take longer. Knows pytest and, of xdist, only that
-reports travel with their attributes.
+their names, and may take longer. Knows pytest and, of xdist, only that reports travel with their
+attributes.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ class Measured:
         if fixturedef.scope == "function":
             return (yield)
         name = f"{fixturedef.baseid}{FIXTURE}{fixturedef.argname}"
-        ending = 0.0
+        ending = 0.0  # when its own end began
 
-        def begin() -> None:
+        def begin_to_end() -> None:
             nonlocal ending
-            ending = spent() - self.shared
+            ending = spent()
 
-        def count(before: float) -> None:
-            own = spent() - self.shared - before  # without the shared ones that it asked for
-            self.shared += own
-            self.fixtures[name] = self.fixtures.get(name, 0.0) + own
-
-        # Finalizers run the last one first: these two run around the fixture's own.
-        fixturedef.addfinalizer(lambda: count(ending))
+        # finalizers run in reverse, so its own end is between these two
+        fixturedef.addfinalizer(lambda: self._note(name, spent() - ending))
         before = spent() - self.shared
         try:
             return (yield)
         finally:
-            count(before)
-            fixturedef.addfinalizer(begin)
+            # without the shared ones that it asked for
+            self._note(name, spent() - self.shared - before)
+            fixturedef.addfinalizer(begin_to_end)
+
+    def _note(self, fixture: str, seconds: float) -> None:
+        self.shared += seconds
+        self.fixtures[fixture] = self.fixtures.get(fixture, 0.0) + seconds
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:

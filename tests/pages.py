@@ -82,12 +82,9 @@ def says(tokenizer, script) -> Iterator:
         yield start
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield running
-        running.close()
+@pytest.fixture(scope="session")
+def browser(chromium):
+    return chromium
 
 
 @pytest.fixture

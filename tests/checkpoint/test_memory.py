@@ -17,7 +17,7 @@ from ossia.config import ModelConfig, account
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 
 MB = 1 << 20
-LAYERS = 4 if thorough() else 2
+LAYERS = 4 if thorough() else 1
 CONFIG = replace(
     ModelConfig.preset("nano"), num_hidden_layers=LAYERS, layer_types=(), hidden_size=512,
     intermediate_size=512,

@@ -426,7 +426,11 @@ def test_a_process_with_pipes(endless: Path) -> None:
     run = ossia_process("chat", endless, "--max-tokens", "4", input="Hi\n")
     assert run.returncode == 0 and "\x1b" not in run.stdout + run.stderr
     assert run.stderr.startswith("ossia: the tokens ran out")
-    assert ossia_process("chat", endless, input="").returncode == 0
+
+
+def test_nothing_comes_through_the_pipe(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_in(monkeypatch, "")
+    assert main(["chat", str(tiny)]) == 0
 
 
 def test_nobody_reads_the_output(endless: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from amounts import thorough
 from tiny_model import tiny_config, tiny_tokenizer
 
 from ossia.engine import Engine, SamplingParams
@@ -278,7 +279,7 @@ def test_a_random_model_speaks_harmony_under_its_grammar(model: Transformer) -> 
     engine = Engine(model)
     prompt = tokenizer.encode_with_specials("<|start|>user<|message|>hi<|end|><|start|>assistant")
     called = 0
-    for seed in range(6):
+    for seed in range(12 if thorough() else 3):
         params = SamplingParams(seed=seed, max_tokens=500)
         tokens = list(engine.generate(prompt, params, grammar.start()))
         parser = StreamParser(tokenizer, strict=True)

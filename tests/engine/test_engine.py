@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from amounts import thorough
 
 from ossia.batch import Batch
 from ossia.config import ModelConfig
@@ -17,6 +18,7 @@ from ossia.engine.runner import hidden_in_chunks
 from ossia.errors import RequestError
 from ossia.model import Transformer
 
+ONES = 120 if thorough() else 20  # tokens that come one by one
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
 
 
@@ -53,8 +55,8 @@ def model() -> Iterator[Transformer]:
     [
         [150],
         [7] * 20 + [10],
-        [1] * 150,
-        [100, *[1] * 50],
+        [*[1] * ONES, 150 - ONES],
+        [150 - ONES, *[1] * ONES],
         [6, 7, 8, 1, 128],
         [16, 16, 16, 16, 16, 70],
     ],
@@ -77,6 +79,15 @@ def greedy_by_forward(model: Transformer, prompt: list[int], count: int) -> list
     return ids[len(prompt) :]
 
 
+PROMPTS = [random_ids(n, n) for n in (3, 40, 17, 60, 1, 25, 33, 8)]
+
+
+@pytest.fixture(scope="module")
+def alone(model: Transformer) -> list[list[int]]:
+    """The answers to `PROMPTS`, of one forward pass for each token."""
+    return [greedy_by_forward(model, prompt, 12) for prompt in PROMPTS]
+
+
 def run(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> list[list[int]]:
     ids = [engine.submit(p, params) for p in prompts]
     out: dict[int, list[int]] = {i: [] for i in ids}
@@ -93,11 +104,12 @@ def run(engine: Engine, prompts: list[list[int]], params: SamplingParams) -> lis
     [{}, {"max_batch_tokens": 16}, {"max_running": 2}, {"capacity": 96, "max_batch_tokens": 8}],
     ids=["roomy", "chunked prefill", "two at a time", "preempting"],
 )
-def test_many_requests_answer_as_if_alone(model: Transformer, limits: dict[str, int]) -> None:
-    prompts = [random_ids(n, n) for n in (3, 40, 17, 60, 1, 25, 33, 8)]
+def test_many_requests_answer_as_if_alone(
+    model: Transformer, alone: list[list[int]], limits: dict[str, int]
+) -> None:
     engine = Engine(model, **limits)
     free = [pool.available for pool in engine._scheduler.tables.pools.values()]
-    assert run(engine, prompts, GREEDY) == [greedy_by_forward(model, p, 12) for p in prompts]
+    assert run(engine, PROMPTS, GREEDY) == alone
     assert free == [pool.available for pool in engine._scheduler.tables.pools.values()], (
         "pages leaked"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from amounts import thorough
 
 import ossia
 from ossia import checkpoint, kernels
@@ -101,12 +102,9 @@ def test_eight_bits_cost_little(tmp_path: Path, dense: str) -> None:
 
 
 def test_reference_kernels_choose_the_same_tokens_on_nano(monkeypatch: pytest.MonkeyPatch) -> None:
-    questions = [
-        "What is 37 + 48?",
-        "What is 1234 - 77?",
-        "Tom lives in Rome. Where does Tom live?",
-        "Who are you?",
-    ]
+    questions = ["What is 37 + 48?", "Tom lives in Rome. Where does Tom live?"]
+    if thorough():
+        questions += ["What is 1234 - 77?", "Who are you?"]
     answers = []
     for switch in ("", "reference"):
         monkeypatch.setenv("OSSIA_KERNELS", switch)

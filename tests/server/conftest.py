@@ -36,7 +36,7 @@ def script(tokenizer: Tokenizer) -> Script:
     return lambda text: tokenizer.encode_with_specials(text)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client_for(
     tokenizer: Tokenizer, script: Script
 ) -> Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]:

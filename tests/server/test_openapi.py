@@ -97,7 +97,7 @@ def shown(case: Any) -> str:
 
 def test_what_is_described_is_what_happens(tokenizer: Tokenizer) -> None:
     with served(tokenizer) as url:
-        assert "\n\n".join(failures(url, 5, coverage=False)) == ""
+        assert "\n\n".join(failures(url, 3, coverage=False)) == ""
 
 
 @pytest.mark.slow

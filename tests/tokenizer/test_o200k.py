@@ -12,6 +12,7 @@ import openai_harmony  # type: ignore[import-untyped]
 import pytest
 import tokenizers
 from hypothesis import given
+from shared_folders import kept
 from tokenizer_texts import ANY_TEXT, HOSTILE, TEXTS, fast, without_specials
 
 from ossia.errors import TokenizerError
@@ -25,10 +26,25 @@ def o200k() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def o200k_path(o200k: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("o200k") / "tokenizer.json"
-    o200k.save(path)
-    return path
+def o200k_path(
+    o200k: Tokenizer, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Path:
+    """As `save` writes it; kept from run to run for as long as the code and the words are the
+    same.
+    """
+    here = Path(o200k_module.__file__).parent
+    digest = hashlib.sha256()
+    for file in (*sorted(here.glob("*.py")), here.parent / "assets" / "o200k.vocabulary"):
+        digest.update(file.read_bytes())
+    folder = kept(pytestconfig, "o200k", digest.hexdigest()[:16], save_o200k)
+    if folder is None:
+        folder = tmp_path_factory.mktemp("o200k")
+        save_o200k(folder)
+    return folder / "tokenizer.json"
+
+
+def save_o200k(folder: Path) -> None:
+    Tokenizer.o200k_harmony().save(folder / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")

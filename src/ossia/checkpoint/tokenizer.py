@@ -13,11 +13,15 @@ def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer.json of a checkpoint, which for `original/` may stand beside that folder; what
     a GGUF file has inside, unless its vocabulary has the size of o200k's, which is then taken.
     """
-    other = folder.parent if folder.resolve().name == "original" else folder / "original"
+    other = folder / "original"
+    if folder.resolve().name == "original":
+        other = folder.parent
     for place in (folder, other):
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
     if config.vocab_size == ModelConfig().vocab_size:
         return Tokenizer.o200k_harmony()
     file = gguf.find(folder)
-    return None if file is None else gguf.tokenizer(file)
+    if file is None:
+        return None
+    return gguf.tokenizer(file)

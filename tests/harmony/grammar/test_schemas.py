@@ -16,6 +16,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from amounts import examples
 from grammar_cases import NoEnd, Sampler, obj
 from grammar_schemas import Misses, Schemas
 from llguidance import LLMatcher
@@ -263,7 +264,7 @@ def test_blanks_are_allowed_but_end(nano: Tokenizer) -> None:
     assert not accepted(schema, ' {"a":[]}', nano) and not accepted(schema, '{"a":[]} ', nano)
 
 
-@pytest.mark.parametrize("count", [800, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [examples(800), pytest.param(20_000, marks=pytest.mark.slow)])
 def test_random_schemas(count: int, nano: Tokenizer, tokens: Vocabulary) -> None:
     """Samples validate, and so does every near miss that is accepted. Most schemas have to be
     enforceable.

@@ -4,12 +4,14 @@ of them, forks.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from shared_folders import kept
 
 from ossia.kernels.cpu.build import COMMON, HERE, compiler
 
@@ -26,16 +28,26 @@ BUILDS = {
 @pytest.mark.parametrize(
     "build", ["plain", "thread sanitizer", pytest.param("without futex", marks=pytest.mark.slow)]
 )
-def test_every_task_is_done_once(build: str, tmp_path: Path) -> None:
+def test_every_task_is_done_once(build: str, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     cxx = compiler()
     if cxx is None:
         pytest.skip("no C++ compiler")
-    flags = [*COMMON, "-O1", *BUILDS[build], f"-I{HERE}"]
-    program = str(tmp_path / "stress")
-    made = run(cxx, *flags, str(HERE / "pool.cpp"), str(STRESS), "-o", program)
-    if made.returncode and build != "plain":
-        pytest.skip(f"no build with ThreadSanitizer here: {made.stderr[-200:]}")
-    assert made.returncode == 0, made.stderr[-3000:]
+
+    def make(folder: Path) -> None:
+        """Kept from run to run for as long as the sources are the same."""
+        flags = [*COMMON, "-O1", *BUILDS[build], f"-I{HERE}"]
+        made = run(cxx, *flags, str(HERE / "pool.cpp"), str(STRESS), "-o", str(folder / "stress"))
+        if made.returncode and build != "plain":
+            pytest.skip(f"no build with ThreadSanitizer here: {made.stderr[-200:]}")
+        assert made.returncode == 0, made.stderr[-3000:]
+
+    sources = (HERE / "pool.cpp", HERE / "pool.h", STRESS, Path(__file__))
+    version = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    folder = kept(pytestconfig, f"pool-{build.replace(' ', '-')}", version, make)
+    if folder is None:
+        folder = tmp_path
+        make(folder)
+    program = str(folder / "stress")
     # a fork of a process with threads that starts threads is beyond ThreadSanitizer
     done = run(program, CALLS, *(["fork"] if build == "plain" else []))
     assert done.returncode == 0, done.stderr[-6000:]

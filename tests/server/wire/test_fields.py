@@ -7,7 +7,7 @@ Bodies are sent as text, so that a row may have what JSON does not: NaN, halves 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -316,19 +316,24 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="module")
+async def client(client_for: Callable[..., Any], anyio_backend: str) -> AsyncIterator[Any]:
+    async with client_for(FINAL) as client:
+        yield client
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("row", ROWS, ids=label)
-async def test_the_four_apis_say_the_same(client_for: Callable[..., Any], row: Row) -> None:
-    async with client_for(FINAL) as client:
-        for api, (path, _) in APIS.items():
-            if row.place(api) is None:
-                continue
-            response = await client.post(
-                path, content=row.body(api), headers={"Content-Type": "application/json"}
-            )
-            assert response.status_code == row.status, f"{api}: {response.text}"
-            if row.status == 400:
-                check_error(row, api, response.json())
+async def test_the_four_apis_say_the_same(client: Any, row: Row) -> None:
+    for api, (path, _) in APIS.items():
+        if row.place(api) is None:
+            continue
+        response = await client.post(
+            path, content=row.body(api), headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code == row.status, f"{api}: {response.text}"
+        if row.status == 400:
+            check_error(row, api, response.json())
 
 
 def check_error(row: Row, api: str, told: dict[str, Any]) -> None:
@@ -370,18 +375,17 @@ def test_bounds_on_the_wire_are_those_of_the_engine(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_bounds_are_told_as_people_write_them(client_for: Callable[..., Any]) -> None:
+async def test_bounds_are_told_as_people_write_them(client: Any) -> None:
     """Whole bounds of a float without a fraction, whichever API."""
-    async with client_for(FINAL) as client:
-        for path, body in APIS.values():
-            for field, value, said in (
-                ("temperature", -1, "temperature must be at least 0, found -1"),
-                ("min_p", 1.5, "min_p must be at most 1, found 1.5"),
-                ("repetition_penalty", 0, "repetition_penalty must be at least 0.001, found 0"),
-                ("seed", 1 << 64, f"seed must be at most {(1 << 64) - 1}, found {1 << 64}"),
-            ):
-                response = await client.post(path, json=body | {field: value})
-                assert said in response.json()["error"]["message"]
+    for path, body in APIS.values():
+        for field, value, said in (
+            ("temperature", -1, "temperature must be at least 0, found -1"),
+            ("min_p", 1.5, "min_p must be at most 1, found 1.5"),
+            ("repetition_penalty", 0, "repetition_penalty must be at least 0.001, found 0"),
+            ("seed", 1 << 64, f"seed must be at most {(1 << 64) - 1}, found {1 << 64}"),
+        ):
+            response = await client.post(path, json=body | {field: value})
+            assert said in response.json()["error"]["message"]
 
 
 def test_what_an_api_honours_it_does_not_refuse() -> None:
