@@ -40,6 +40,7 @@ class EngineLike(Protocol):
         cache_salt: str = "",
         sample_of: int | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> int: ...
     def abort(self, request_id: int) -> None: ...
     def has_work(self) -> bool: ...
@@ -114,6 +115,7 @@ class EngineWorker:
         cache_salt: str = "",
         samples: Samples | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> AsyncGenerator[SampledToken, None]:
         """The tokens as they come. Closing the iterator aborts the request. Raises the errors of
         `submit` and of the constraint, and `EngineStopped`.
@@ -136,6 +138,7 @@ class EngineWorker:
                     cache_salt=cache_salt,
                     sample_of=first,
                     stream=stream,
+                    caller=caller,
                 )
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
