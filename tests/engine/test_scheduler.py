@@ -85,9 +85,7 @@ def churn(
 
 @pytest.mark.parametrize("callers", ["a", "aaaab", "abcdefghijkl"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_churn(
-    config: dict[str, object], callers: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_churn(config: dict[str, object], callers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 3 * PAGE)
     engine = churn(examples(500), 1, callers=callers, **config)
     # whoever asks for more than others waits longer for the last of it

@@ -81,6 +81,12 @@ class Access:
     port: Port = option(8000, "0: any free one", "N")
     api_key_file: str | None = option(None, "keys and their limits, see below", "FILE")
     insecure: bool = option(False, "let other machines, and pages by other names, in without a key")
+    trusted_proxy: tuple[str, ...] = option(
+        (),
+        "address or network of a proxy whose X-Forwarded-For is believed; repeatable",
+        "ADDRESS",
+        shown="none",
+    )
     cors_origin: tuple[str, ...] = option(
         (),
         "pages that may ask from a browser, such as https://example.org; repeatable",
@@ -117,9 +123,16 @@ class Limits:
         "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d."
     )
 
-    max_queue: Positive = option(256, "requests answered or waiting; one more gets a 429", "N")
+    max_queue: Positive = option(512, "samples answered or waiting; one more gets a 429", "N")
+    max_connections: int = option(
+        512, "of one address; 0: any number, as with --trusted-proxy", "N"
+    )
     max_body: Size = option(
         32 << 20, "of a request; a larger one gets a 413", "SIZE", shown="32MiB"
+    )
+    header_timeout: Seconds = option(15.0, "for a request's headers", "TIME", shown="15s")
+    body_timeout: Seconds = option(
+        60.0, "for a request's body; a slower one gets a 408", "TIME", shown="60s"
     )
     drain: Seconds = option(
         30.0, "that running answers have when the server is stopped", "TIME", shown="30s"
@@ -248,6 +261,10 @@ def settings_of(options: Options) -> Settings:
         keys=keys,
         max_queue=limits.max_queue,
         max_body=limits.max_body,
+        max_connections=limits.max_connections,
+        header_timeout=limits.header_timeout,
+        body_timeout=limits.body_timeout,
+        trusted_proxies=access.trusted_proxy,
         drain=limits.drain,
         store_path=None if kept.store is None else Path(kept.store),
         store_ttl=kept.store_ttl,

@@ -317,11 +317,9 @@ class Scheduler:
             return self.max_batch_tokens
         return max(FEWEST_PROMPT_TOKENS, tokens)
 
-    def _shares(
-        self, order: Sequence[Request], decoding: set[int], budget: int
-    ) -> dict[str, int]:
-        """Of the prompt tokens, by caller; empty if there is only one. Those that cannot run in this
-        step, because there are enough before them, have none.
+    def _shares(self, order: Sequence[Request], decoding: set[int], budget: int) -> dict[str, int]:
+        """Of the prompt tokens, by caller; empty if there is only one. Those that cannot run in
+        this step, because there are enough before them, have none.
         """
         if not self._turns.are_several:
             return {}

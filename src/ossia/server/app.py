@@ -57,7 +57,7 @@ def create_app(
     """
     settings = settings or Settings()
     service = Service(engine, tokenizer, settings, builtin)
-    access = Access(settings.keys, settings.limits)
+    access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

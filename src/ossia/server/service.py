@@ -19,7 +19,7 @@ from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Caller
+from ossia.server.access import Caller, whose_turn
 from ossia.server.answer import Answerer, AnswerRequest
 from ossia.server.metrics import Metrics
 from ossia.server.responses.background import Runs
@@ -158,6 +158,7 @@ class Service:
                 asked = replace(
                     ask,
                     cache_salt=caller.salted(ask.cache_salt),
+                    turn_of=whose_turn(),
                     session=SessionKey(caller.name, conversation),
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:

@@ -20,6 +20,7 @@ from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
 log = logging.getLogger("ossia.server")
+READING = 2  # callers whose prompts are read at a time: each takes memory beside the engine's
 
 
 class EngineLike(Protocol):
@@ -72,6 +73,9 @@ class _Stream:
         self.closed = False
 
 
+_Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
+
+
 class EngineWorker:
     """`start` it, `generate` from any event loop, `stop` it."""
 
@@ -80,8 +84,8 @@ class EngineWorker:
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        # the first one is being read
-        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()
+        self._scoring: dict[str, deque[_Scoring]] = {}  # by caller; the first of each is next
+        self._reading: deque[str] = deque()  # callers with a prompt that is being read
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -165,9 +169,12 @@ class EngineWorker:
             mine.closed = True
             self._commands.put(lambda: self._forget(mine))
 
-    async def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> list[PromptToken]:
-        """As the engine's, all of them. Prompts are read one after the other, in turns with the
-        engine's steps. Raises what the engine does, and `EngineStopped`.
+    async def prompt_logprobs(
+        self, prompt: Sequence[int], top: int = 0, caller: str = ""
+    ) -> list[PromptToken]:
+        """As the engine's, all of them. Prompts are read in turns with the engine's steps, one
+        after the other of a caller, and two callers' in turns. Raises what the engine does, and
+        `EngineStopped`.
         """
         mine = _Stream()
 
@@ -176,7 +183,8 @@ class EngineWorker:
                 self._tell([(mine, EngineStopped("the engine is stopping"))])
                 return
             try:
-                self._scoring.append((mine, self.engine.prompt_logprobs(prompt, top)))
+                chunks = self.engine.prompt_logprobs(prompt, top)
+                self._scoring.setdefault(caller, deque()).append((mine, chunks))
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
 
@@ -209,12 +217,8 @@ class EngineWorker:
         gone = EngineStopped(
             "the engine stopped" if self.error is None else f"the engine failed: {self.error}"
         )
-        self._tell(
-            [
-                (stream, gone)
-                for stream in (*self._streams.values(), *(stream for stream, _ in self._scoring))
-            ]
-        )
+        scoring = [stream for line in self._scoring.values() for stream, _ in line]
+        self._tell([(stream, gone) for stream in (*self._streams.values(), *scoring)])
         self._streams.clear()
         self._scoring.clear()
         with suppress(queue.Empty):  # who came in meanwhile is told too
@@ -230,15 +234,25 @@ class EngineWorker:
                 self._commands.get_nowait()()
 
     def _score(self) -> None:
-        """One chunk of the first prompt that waits for its log-probabilities."""
-        stream, chunks = self._scoring[0]
+        """One chunk of the prompt whose caller's turn it is."""
+        for caller in self._scoring:
+            if len(self._reading) < READING and caller not in self._reading:
+                self._reading.append(caller)
+        caller = self._reading.popleft()
+        line = self._scoring[caller]
+        stream, chunks = line[0]
         scored: list[PromptToken] | Exception | None
         try:
             scored = None if stream.closed else next(chunks, None)
         except Exception as error:  # of this prompt, so only its coroutine is told
             scored = error
-        if not isinstance(scored, list):
-            self._scoring.popleft()
+        if isinstance(scored, list):
+            self._reading.append(caller)
+        else:
+            line.popleft()
+            del self._scoring[caller]
+            if line:
+                self._scoring[caller] = line  # after the other callers
         self._tell([(stream, scored)])
 
     def _step(self) -> None:
