@@ -218,11 +218,13 @@ def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
 
 
 def _app(llm: LLM, settings: Settings) -> FastAPI:
+    from ossia.checkpoint.mapped import changed_file
     from ossia.engine.request import SamplingParams
     from ossia.server import create_app
 
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
-    return create_app(llm.engine, llm.tokenizer, replace(settings, sampling=sampling))
+    settings = replace(settings, sampling=sampling)
+    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file)
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:

@@ -5,7 +5,7 @@ end, and errors as each API has them.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -50,13 +50,14 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
+    changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
-    `builtin`: tools that the server runs itself. `app.state.service` is its `Service`,
-    `app.state.access` its `Access`.
+    `builtin`: tools that the server runs itself. `changed`: see `EngineWorker`. `app.state.service`
+    is its `Service`, `app.state.access` its `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin)
+    service = Service(engine, tokenizer, settings, builtin, changed)
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager

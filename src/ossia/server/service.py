@@ -72,11 +72,12 @@ class Service:
         tokenizer: Tokenizer,
         settings: Settings,
         builtin: Sequence[Tool] = (),
+        changed: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
-        self.worker = EngineWorker(engine)
+        self.worker = EngineWorker(engine, changed)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.metrics = Metrics(self.worker, settings.model_name)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
 log = logging.getLogger("ossia.server")
+WATCH = 2.0  # seconds between two looks at the files of the weights
 READING = 2  # callers whose prompts are read at a time: each takes memory beside the engine's
 
 
@@ -63,6 +65,10 @@ class EngineStopped(Exception):
     """The engine failed, or the server is stopping: no more tokens will come."""
 
 
+class WeightsChanged(Exception):
+    """What the engine computes with is not what was loaded."""
+
+
 class _Stream:
     """A request's way back to the coroutine that made it."""
 
@@ -77,10 +83,17 @@ _Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
 
 
 class EngineWorker:
-    """`start` it, `generate` from any event loop, `stop` it."""
+    """`start` it, `generate` from any event loop, `stop` it. `changed`: what has changed about the
+    files that weights are read from, if anything has; then the engine stops before another answer
+    is complete.
+    """
 
-    def __init__(self, engine: EngineLike) -> None:
+    def __init__(
+        self, engine: EngineLike, changed: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.engine = engine
+        self._changed = changed
+        self._next_look = 0.0  # on the clock of time.monotonic
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
@@ -207,10 +220,15 @@ class EngineWorker:
         try:
             while not self._stopping:
                 self._take_commands()
+                if time.monotonic() >= self._next_look:
+                    self._look()
                 if self._scoring and not self._stopping:
                     self._score()
                 if self.engine.has_work() and not self._stopping:
                     self._step()
+        except WeightsChanged as error:
+            log.error("%s; no more requests are answered: start the server again", error)
+            self.error = error
         except BaseException as error:
             log.exception("the engine failed; no more requests are answered")
             self.error = error
@@ -226,12 +244,18 @@ class EngineWorker:
                 self._commands.get_nowait()()
 
     def _take_commands(self) -> None:
-        """All that wait; waits for one if there is nothing to compute."""
-        if not (self.engine.has_work() or self._scoring):
-            self._commands.get()()
+        """All that wait; waits for one, or the next look, if there is nothing to compute."""
         with suppress(queue.Empty):
+            if not (self.engine.has_work() or self._scoring):
+                self._commands.get(timeout=WATCH)()
             while not self._stopping:
                 self._commands.get_nowait()()
+
+    def _look(self) -> None:
+        self._next_look = time.monotonic() + WATCH
+        change = self._changed()
+        if change is not None:
+            raise WeightsChanged(f"the weights file {change}")
 
     def _score(self) -> None:
         """One chunk of the prompt whose caller's turn it is."""
@@ -257,7 +281,10 @@ class EngineWorker:
 
     def _step(self) -> None:
         news: list[tuple[_Stream, Any]] = []
-        for token in self.engine.step():
+        tokens = self.engine.step()
+        if any(token.finish_reason is not None for token in tokens):
+            self._look()
+        for token in tokens:
             if (stream := self._streams.get(token.request_id)) is not None:
                 news.append((stream, token))
                 if token.finish_reason is not None:

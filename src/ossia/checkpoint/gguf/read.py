@@ -283,7 +283,7 @@ def _map(path: Path) -> mmap.mmap:
             size = os.fstat(number).st_size
             if size < 24:
                 raise CheckpointError(f"{path}: too short for a GGUF file")
-            return map_privately(number, size)
+            return map_privately(path, number, size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 

@@ -138,6 +138,8 @@ SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ossia_ceiling_isa": (c_char_p, [N]),
     "ossia_ceiling_operations": (c_double, [c_char_p, N, N, c_double]),
     "ossia_ceiling_read": (c_double, [P, c_int64, N, c_double]),
+    "ossia_watch_map": (None, [P, c_int64, c_char_p]),
+    "ossia_forget_map": (None, [P]),
     "ossia_rope_kv": (None, [P, P, N, N, P, P]),
     "ossia_copy_page": (None, [P, N, N]),
     "ossia_attention": (None, [P, P, P, P, F, N, N, N, P]),
