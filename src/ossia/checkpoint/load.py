@@ -20,7 +20,16 @@ from torch import Tensor
 
 from ossia.checkpoint.gguf import read as gguf_read
 from ossia.checkpoint.mapped import INDEX, Source, inside, read_json
-from ossia.checkpoint.names import Layout, Row, as_saved, check, detect, is_packed, table
+from ossia.checkpoint.names import (
+    Layout,
+    Row,
+    as_saved,
+    check,
+    check_layers,
+    detect,
+    is_packed,
+    table,
+)
 from ossia.checkpoint.writer import Progress
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
@@ -73,6 +82,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise ConfigError(f"{directory / CONFIG}: {error}") from error
     source = Source(directory)
     layout = detect(source)
+    check_layers(directory / CONFIG, config.num_hidden_layers, len([*source.names()]))
     _check_quantization(directory / CONFIG, json)
     rows = as_saved(table(config, layout), source)
     check(source, rows)
