@@ -122,9 +122,9 @@ def _leave_file(module: nn.Module) -> None:
         for name, weight in part.named_parameters(recurse=False):
             if is_mapped(weight):
                 setattr(part, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
-        for name, weight in part.named_buffers(recurse=False):
-            if is_mapped(weight):  # not its `data`: a view would keep what it is a view of
-                setattr(part, name, weight.clone())
+        for name, buffer in part.named_buffers(recurse=False):
+            if is_mapped(buffer):  # not its `data`: a view would keep what it is a view of
+                setattr(part, name, buffer.clone())
 
 
 def _why_not(model: Transformer) -> str | None:

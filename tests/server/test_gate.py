@@ -17,6 +17,7 @@ from ossia.llm import LLM
 from ossia.server import Settings, create_app, logs
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
+from ossia.tokenizer import Tokenizer
 
 SAYS = "<|channel|>final<|message|>Hi there<|return|>"
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "a very private question"}]}
@@ -500,3 +501,62 @@ async def test_so_may_the_pages_that_were_named(client_for: Any, allowed: str) -
     async with client_for(SAYS, settings=settings(cors_origins=(allowed,))) as client:
         headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
         assert (await client.post("/v1/conversations", headers=headers)).status_code == 200
+
+
+# What one key was given is of no use to another
+
+
+def reasoning_of(api: str, body: dict[str, Any]) -> dict[str, Any]:
+    if api == "/v1/responses":
+        (item,) = [item for item in body["output"] if item["type"] == "reasoning"]
+        return {key: item[key] for key in ("id", "type", "summary", "encrypted_content")}
+    (block,) = [block for block in body["content"] if block["type"] == "thinking"]
+    return block | {"thinking": ""}
+
+
+def calling(api: str, thought: dict[str, Any]) -> dict[str, Any]:
+    """A conversation in which the thought led to a call, so that the model sees it again."""
+    user = {"role": "user", "content": "Hi"}
+    schema = {"type": "object"}
+    if api == "/v1/responses":
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+        tools = [{"type": "function", "name": "f", "parameters": schema}]
+        return {"input": [user, thought, call, result], "tools": tools}
+    used = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    told = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "1"}
+    said = {"role": "assistant", "content": [thought, used]}
+    turns = [user, said, {"role": "user", "content": [told]}]
+    return {"messages": turns, "tools": [{"name": "f", "input_schema": schema}]}
+
+
+SEALED: dict[str, dict[str, Any]] = {
+    "/v1/responses": {
+        "input": "Hi",
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+    },
+    "/v1/messages": CHAT
+    | {
+        "max_tokens": 50,
+        "thinking": {"type": "adaptive"},
+    },
+}
+
+
+@pytest.mark.parametrize("api", SEALED)
+async def test_sealed_reasoning_is_for_the_key_that_it_was_given_to(
+    client_for: Any, tokenizer: Tokenizer, api: str
+) -> None:
+    says = "<|channel|>analysis<|message|>a private thought<|end|><|start|>assistant" + SAYS
+    keys = tuple(replace(key, limits=Limits()) for key in KEYS)
+    async with client_for(says, settings=settings(keys=keys, secret=b"s" * 16)) as client:
+        made = await client.post(api, json=SEALED[api], headers=ALICE)
+        thought = reasoning_of(api, made.json())
+        assert "private" not in json.dumps(thought)
+        again = SEALED[api] | calling(api, thought)
+        for headers, is_read in ((ALICE, True), (BOB, False)):
+            before = len(client.engine.submitted)
+            await client.post(api, json=again, headers=headers)
+            prompts = [tokenizer.decode(ids) for ids in client.engine.submitted[before:]]
+            assert any("a private thought" in prompt for prompt in prompts) == is_read

@@ -310,12 +310,22 @@ def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
     return given
 
 
+def _make_secret(path: Path) -> None:
+    """A whole one, or none. Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+    except OSError:
+        path.unlink()
+        raise
+
+
 def read_secret(path: Path) -> bytes:
     """Of a file, which is made with a new secret if it is not there. Raises `RequestError`."""
     try:
         if not path.exists():
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_hex(32).encode() + b"\n")
+            _make_secret(path)
         secret = path.read_bytes().strip()
     except OSError as error:
         raise RequestError(f"--secret-file {path}: {error.strerror}") from error

@@ -37,6 +37,7 @@ EXPOSED = (
 ERRORS = (
     ApiError,
     OssiaError,
+    OSError,
     EngineStopped,
     ClientGone,
     RequestValidationError,
@@ -125,4 +126,6 @@ async def error_response(request: Request, error: Exception) -> Response:
     told = ApiError.of(error)
     if told.status == 500:
         log.error("%s failed", request.method, exc_info=error)
+    if told.status == 507:
+        log.error("%s %s is refused: %s", request.method, request.url.path, told)
     return respond_error(request.url.path, told)
