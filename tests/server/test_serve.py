@@ -316,6 +316,10 @@ def test_values_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "line 2" in refused(capsys, "--script", script)
     assert "at least 16 bytes" in refused(capsys, "--secret-file", short)
     assert "https://example.org" in refused(capsys, "--cors-origin", "example")
+    assert "10.0.0.0/8" in refused(capsys, "--trusted-proxy", "proxy.example")
+    assert "0 or more" in refused(capsys, "--max-connections", "-1")
+    assert "more than 0" in refused(capsys, "--header-timeout", "0s")
+    assert "more than 0" in refused(capsys, "--body-timeout", "0s")
     assert "neither a folder" in refused(capsys, "nowhere", "--script", script)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

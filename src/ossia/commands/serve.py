@@ -255,6 +255,7 @@ def settings_of(options: Options) -> Settings:
             f"--host {access.host} lets other machines in, and there is no API key: give "
             f"--api-key-file or {KEYS}, or --insecure if whoever can connect may ask"
         )
+    _check_limits(limits)
     return Settings(
         model_name=answers.model_name or _name(options.model),
         strict_model_names=answers.strict_model_names,
@@ -266,7 +267,7 @@ def settings_of(options: Options) -> Settings:
         max_connections=limits.max_connections,
         header_timeout=limits.header_timeout,
         body_timeout=limits.body_timeout,
-        trusted_proxies=access.trusted_proxy,
+        trusted_proxies=_proxies(access.trusted_proxy),
         drain=limits.drain,
         store_path=None if kept.store is None else Path(kept.store),
         store_ttl=kept.store_ttl,
@@ -276,6 +277,27 @@ def settings_of(options: Options) -> Settings:
         cors_origins=_origins(access.cors_origin),
         hosts=() if keys or access.insecure else _own_names(access.host),
     )
+
+
+def _check_limits(limits: Limits) -> None:
+    if limits.max_connections < 0:
+        raise RequestError(f"--max-connections must be 0 or more, found {limits.max_connections}")
+    for name in ("header_timeout", "body_timeout"):
+        if not getattr(limits, name):
+            raise RequestError(f"--{name.replace('_', '-')} must be more than 0")
+
+
+def _proxies(given: tuple[str, ...]) -> tuple[str, ...]:
+    for address in given:
+        try:
+            ipaddress.ip_network(address)
+        except ValueError as error:
+            if address != "*":
+                raise RequestError(
+                    f"--trusted-proxy {address}: expected *, an address or a network such as "
+                    "10.0.0.0/8"
+                ) from error
+    return given
 
 
 def _own_names(host: str) -> tuple[str, ...]:

@@ -187,7 +187,8 @@ def _read_config(source: GgufSource) -> ModelConfig:
     if "token_embd.weight" not in source:
         raise TensorMismatchError(f"{path}: lacks token_embd.weight")
     layers = metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
-    check_layers(path, layers, len([*source.names()]))
+    tensors = len([*source.names()])
+    check_layers(path, layers, tensors)
     vocab_size = source.entry("token_embd.weight").shape[0]
     try:
         return gguf.config_from(metadata, vocab_size)

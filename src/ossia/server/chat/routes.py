@@ -50,7 +50,8 @@ def router(service: Service) -> APIRouter:
         being `[DONE]`.
         """
         caller = caller_of(request)
-        count_samples(wanted.n or 1, "n")
+        samples = wanted.n or 1
+        count_samples(samples, "n")
         answer = await _Answer.to(wanted, service, caller, fingerprint)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
