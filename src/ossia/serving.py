@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ossia import kernels
-from ossia.checkpoint.mapped import is_mapped, name_files
+from ossia.checkpoint.mapped import is_mapped
 from ossia.config import account
 from ossia.engine.engine import Progress
 from ossia.errors import RequestError
@@ -85,7 +85,6 @@ def prepare(
     this model.
     """
     why_not = _why_not(model)
-    name_files()
     memory = None
     if model.device.type == "cpu":  # before weights move: afterwards they would count twice
         memory = default_kv_memory(account(model.config).checkpoint_bytes)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ossia.checkpoint.gguf import read as gguf_read
-from ossia.checkpoint.mapped import INDEX, Source, inside, read_json
+from ossia.checkpoint.mapped import INDEX, Source, inside, name_files, read_json
 from ossia.checkpoint.names import (
     Layout,
     Row,
@@ -107,6 +107,7 @@ def load(
     if dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
     checkpoint = open_checkpoint(path)
+    name_files()  # before weights are read
     experts: Literal["packed", "trainable"] = "trainable"
     if is_packed(checkpoint.layout):
         experts = "packed"

@@ -82,7 +82,7 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         None, description="Adds `prompt_token_ids` and `token_ids` to the choices."
     )
     priority: Annotated[int, Ge(-(1 << 31)), Le(1 << 31)] | None = Field(
-        None, description="Requests of smaller numbers are served first."
+        None, description="Of a caller's requests, those of smaller numbers are served first."
     )
     cache_salt: str | None = Field(
         None, description="Computed beginnings are shared among requests with the same."
