@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,6 +161,42 @@ async def test_a_body_that_nobody_reads_has_one_too(
         assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+CHUNKED = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
+
+
+async def test_a_body_in_a_million_chunks_is_not_read_to_its_end(
+    client_for: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    parse = Connection.data_received
+
+    def counted(self: Connection, data: bytes) -> None:
+        read.append(len(data))
+        parse(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", counted)
+    async with listening(client_for) as (dial, client):
+        flood = await dial()
+        await flood.send(CHUNKED)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                await flood.send(b"1\r\nx\r\n" * 1000)
+        await flood.rest()
+        assert 100_000 < sum(read) < 400_000 and max(read) <= connections.PIECE
+        assert client.app.state.access.receiving == 0 and client.engine.submitted == []
+
+
+async def test_chunks_that_clients_send_are_read(client_for: Any) -> None:
+    async with listening(client_for) as (dial, _):
+        for size in (7, 1000, 100_000):
+            body = BODY + b" " * max(3000, 5 * size)
+            pieces = [body[n : n + size] for n in range(0, len(body), size)]
+            chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+            asking = await dial()
+            await asking.send(CHUNKED + chunks + b"0\r\n\r\n")
+            assert (await asking.answer()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_an_answer_may_take_longer_than_a_request(client_for: Any) -> None:

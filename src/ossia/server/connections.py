@@ -16,6 +16,8 @@ from ossia.server.access import address_of
 from ossia.server.settings import Settings
 
 GRACE = 5.0  # seconds after the deadline of a body that the answer, a 408, has to get out
+PIECE = 16 << 10  # bytes that are parsed at a time: the event loop does nothing else meanwhile
+FRAMING = 128 << 10  # bytes of a request that may be headers and the sizes of chunks
 ANSWER = (
     "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
     "content-length: {size}\r\n\r\n{text}"
@@ -58,6 +60,7 @@ class Connection(H11Protocol):
     doors: Doors
     address = ""
 
+    _framing = 0  # bytes of the request that are not body, less those that are
     _timer: asyncio.TimerHandle | None = None
     _timed: tuple[bool, Any] | None = None  # what the timer is for: headers or body after a cycle
 
@@ -72,6 +75,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if hasattr(transport, "max_size"):  # of asyncio's own; 256 KiB otherwise
+            transport.max_size = PIECE
         self.address = address_of(self.client[0]) if self.client else ""
         if self.doors.enter(self):
             self._watch()
@@ -85,9 +90,19 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            super().data_received(data)
-            self._watch()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        before = 0 if cycle is None else len(cycle.body)
+        super().data_received(data)
+        if self.cycle is not cycle:
+            self._framing = 0
+            before = 0
+        elif cycle is not None:
+            self._framing += len(data) - 2 * (len(cycle.body) - before)
+        if self._framing > FRAMING:  # chunks of a byte: each is parsed at the price of a large one
+            self._say("400 Bad Request", "the body comes in too many small chunks")
+        self._watch()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
