@@ -178,3 +178,63 @@ def test_unknown_layout_and_preset() -> None:
         ModelConfig.from_json({"n_layer": 12})
     with pytest.raises(ConfigError, match="nano"):
         ModelConfig.preset("gpt-oss-7b")
+
+
+HUGE = 10**400  # float() of it overflows
+WRONG: tuple[object, ...] = (
+    None, True, 0, -1, 1, 2.5, 1e308, float("inf"), float("nan"), 2**31, 2**63, HUGE, -HUGE, 10**5000,
+    "", "x", "yarn", [], [1], [[]], [{}], [HUGE], ["full_attention", []], {}, {"a": 1}, {"rope_type": []},
+)  # fmt: skip
+
+
+def _changed() -> list[tuple[dict[str, object], str, str]]:
+    """Every layout, every field of it, and every field of the objects inside it."""
+    nano = ModelConfig.preset("nano")
+    layouts: list[dict[str, object]] = [
+        nano.to_hf_json(), nano.to_hf_json(rope_key="rope_scaling"), nano.to_original_json()
+    ]  # fmt: skip
+    inside = (
+        "attention_factor",
+        "mscale",
+        "type",
+        "rope_theta",
+        "num_hidden_layers",
+        "layer_types",
+    )
+    found = []
+    for layout in layouts:
+        for key in (*layout, "ossia", "swiglu_alpha", "layer_types", "rope_scaling"):
+            found.append((layout, key, ""))
+        for key in ("rope_parameters", "rope_scaling", "ossia"):
+            part = layout.get(key)
+            names = part if isinstance(part, dict) else {}
+            found += [(layout, key, name) for name in (*names, *inside)]
+    return found
+
+
+def test_any_value_in_any_place_is_read_or_a_config_error() -> None:
+    tried = refused = 0
+    for layout, key, inner in _changed():
+        for value in WRONG:
+            part = layout.get(key)
+            old = part if isinstance(part, dict) else {}
+            new: object = old | {inner: value} if inner else value
+            tried += 1
+            try:
+                account(ModelConfig.from_json(layout | {key: new}))
+            except ConfigError as error:
+                refused += 1
+                assert 10 < len(str(error)) < 300
+    for value in WRONG:
+        with pytest.raises(ConfigError):
+            ModelConfig.from_json(value)  # type: ignore[arg-type]
+    assert tried > 2000 and refused > tried / 2
+
+
+@pytest.mark.parametrize("layers", [100_000, 10**9, 10**20])
+def test_a_number_of_layers_makes_nothing_before_it_is_looked_at(layers: int) -> None:
+    for layout in (ModelConfig().to_hf_json(), ModelConfig().to_original_json()):
+        data = layout | {"num_hidden_layers": layers}
+        data.pop("layer_types", None)
+        with pytest.raises(ConfigError, match="num_hidden_layers must be at most 10000"):
+            ModelConfig.from_json(data)

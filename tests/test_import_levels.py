@@ -48,7 +48,7 @@ LEVELS: dict[int, dict[str, tuple[str, ...] | None]] = {
 LEVEL_OF = {module: level for level, modules in LEVELS.items() for module in modules}
 
 NO_TORCH = ("harmony", "tools", "tasks", "turn", "server", "tokenizer", "hub", "config", "errors")
-PLAIN = ("request", "pages", "prefix", "scheduler", "budget", "speculate")
+PLAIN = ("request", "pages", "prefix", "turns", "scheduler", "budget", "speculate")
 NO_TORCH_FILES = tuple(f"engine/{name}.py" for name in PLAIN)
 # What must not even lead to torch.
 NEVER_LOADS_TORCH = (

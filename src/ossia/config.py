@@ -22,6 +22,8 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 MX_BLOCK = 32  # values that share one MXFP4 scale; 16 bytes of codes + 1 byte of scale
 PAGE = 16  # positions whose keys and values lie together in a cache
 SWIGLU_ALPHA = 1.702  # not configurable in either layout's reference code
+MOST = 2**31 - 1  # of any whole number: kernels count in 32 bits
+MOST_LAYERS = 10_000
 
 
 def kv_page_bytes(head_dim: int, kind: str) -> int:
@@ -121,28 +123,16 @@ class ModelConfig:
     layer_types: tuple[str, ...] = ()  # empty: alternating, sliding first
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         if not self.layer_types:
             alternating = tuple(FULL if n % 2 else SLIDING for n in range(self.num_hidden_layers))
             object.__setattr__(self, "layer_types", alternating)
-        self._check_numbers()
         self._check_choices()
 
     def _check_numbers(self) -> None:
-        may_be_zero = {"rms_norm_eps"}
         for field in fields(self):
-            value = getattr(self, field.name)
             if field.type in ("int", "float"):
-                kind = int if field.type == "int" else (int, float)
-                if isinstance(value, bool) or not isinstance(value, kind):
-                    raise ConfigError(
-                        f"{field.name} must be a number of type {field.type}, found {value!r}"
-                    )
-                if (
-                    not math.isfinite(value)
-                    or value < 0
-                    or (value == 0 and field.name not in may_be_zero)
-                ):
-                    raise ConfigError(f"{field.name} must be positive and finite, found {value!r}")
+                self._check_number(field.name, field.type == "int")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
@@ -167,22 +157,37 @@ class ModelConfig:
                 f"rope_scaling_factor must be at least 1, found {self.rope_scaling_factor}"
             )
 
+    def _check_number(self, name: str, is_whole: bool) -> None:
+        value = getattr(self, name)
+        kind = int if is_whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ConfigError(
+                f"{name} must be a number of type {'int' if is_whole else 'float'}, "
+                f"found {shown(value)}"
+            )
+        may_be_zero = name == "rms_norm_eps"
+        if not 0 <= value < math.inf or (value == 0 and not may_be_zero):
+            raise ConfigError(f"{name} must be positive and finite, found {shown(value)}")
+        most = MOST_LAYERS if name == "num_hidden_layers" else MOST
+        if value > most:
+            raise ConfigError(f"{name} must be at most {most}, found {shown(value)}")
+
     def _check_choices(self) -> None:
         choices = {"rope_scaling": get_args(RopeScaling), "attention_sink": get_args(AttentionSink)}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
+            value = getattr(self, name)
+            if value not in allowed:
                 raise ConfigError(
-                    f"{name} must be one of {', '.join(allowed)}; found {getattr(self, name)!r}"
+                    f"{name} must be one of {', '.join(allowed)}; found {shown(value)}"
                 )
         if len(self.layer_types) != self.num_hidden_layers:
             raise ConfigError(
                 f"layer_types names {len(self.layer_types)} layers, num_hidden_layers is "
                 f"{self.num_hidden_layers}"
             )
-        if unknown := set(self.layer_types) - {SLIDING, FULL}:
-            raise ConfigError(
-                f"layer_types may hold {SLIDING} and {FULL}; found {sorted(map(str, unknown))}"
-            )
+        for kind in self.layer_types:
+            if kind not in (SLIDING, FULL):
+                raise ConfigError(f"layer_types may hold {SLIDING} and {FULL}; found {shown(kind)}")
 
     # ---- derived ---------------------------------------------------------------------------------
 
@@ -259,6 +264,17 @@ class ModelConfig:
         return data | ({"ossia": rest} if rest else {})
 
 
+def shown(value: Any) -> str:
+    """For a message: short, whatever a file holds."""
+    if isinstance(value, int) and abs(value) >= 10**60:
+        return "a number of more than 60 digits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # of numbers of thousands of digits inside it
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _differences(read_back: ModelConfig, config: ModelConfig) -> dict[str, Any]:
     """The fields of `config` that a layout did not carry: JSON values by field name."""
     pairs = (
@@ -270,12 +286,14 @@ def _differences(read_back: ModelConfig, config: ModelConfig) -> dict[str, Any]:
 def _apply_extra(values: dict[str, Any], extra: Any) -> ModelConfig:
     """Build the config, with the `ossia` object of either layout on top."""
     if not isinstance(extra, Mapping):
-        raise ConfigError(f"`ossia` in config.json must be an object, found {extra!r}")
+        raise ConfigError(f"`ossia` in config.json must be an object, found {shown(extra)}")
     if unknown := set(extra) - {f.name for f in fields(ModelConfig)}:
-        raise ConfigError(f"config.json has unknown keys under `ossia`: {sorted(unknown)}")
+        raise ConfigError(
+            f"config.json has unknown keys under `ossia`: {shown(sorted(map(str, unknown)))}"
+        )
     values = values | dict(extra)
     if not isinstance(values.get("layer_types", ()), list | tuple):
-        raise ConfigError(f"layer_types must be a list, found {values['layer_types']!r}")
+        raise ConfigError(f"layer_types must be a list, found {shown(values['layer_types'])}")
     values["layer_types"] = tuple(values.get("layer_types") or ())
     return ModelConfig(**values)
 
@@ -293,26 +311,33 @@ def _from_original(data: Mapping[str, Any]) -> ModelConfig:
     factor = known["rope_scaling_factor"]
     known["rope_scaling"] = "yarn" if factor > 1.0 else "none"  # as the reference code does
     initial = _number(data["initial_context_length"], "initial_context_length")
-    known["max_context_length"] = round(initial * factor)
+    longest = initial * factor
+    if not longest <= MOST:
+        raise ConfigError(f"initial_context_length times rope_scaling_factor is {longest}")
+    known["max_context_length"] = round(longest)
     return _apply_extra(known, data.get("ossia", {}))
 
 
 def _number(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{key} must be a number, found {value!r}")
+        raise ConfigError(f"{key} must be a number, found {shown(value)}")
+    if not abs(value) < 1e300:  # float() would overflow
+        raise ConfigError(f"{key} must be finite, found {shown(value)}")
     return float(value)
 
 
 def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
     if data.get("model_type", "gpt_oss") != "gpt_oss":
-        raise ConfigError(f"model_type is {data['model_type']!r}; ossia runs gpt_oss models only")
+        raise ConfigError(
+            f"model_type is {shown(data['model_type'])}; ossia runs gpt_oss models only"
+        )
     unsupported = {"attention_bias": True, "tie_word_embeddings": False, "hidden_act": "silu"}
     for key, only in unsupported.items():
         if data.get(key, only) != only:
-            raise ConfigError(f"{key} is {data[key]!r}; gpt-oss models have {only!r}")
+            raise ConfigError(f"{key} is {shown(data[key])}; gpt-oss models have {only!r}")
     if data.get("swiglu_alpha", SWIGLU_ALPHA) != SWIGLU_ALPHA:
         raise ConfigError(
-            f"swiglu_alpha is {data['swiglu_alpha']!r}; gpt-oss models have {SWIGLU_ALPHA}"
+            f"swiglu_alpha is {shown(data['swiglu_alpha'])}; gpt-oss models have {SWIGLU_ALPHA}"
         )
     optional = {"rms_norm_eps", "swiglu_limit", "sliding_window"}
     _require(
@@ -323,7 +348,10 @@ def _from_hf(data: Mapping[str, Any]) -> ModelConfig:
     for key in ("rms_norm_eps", "swiglu_limit"):
         if key in values:
             values[key] = _number(values[key], key)
-    values["layer_types"] = data.get("layer_types") or ()
+    kinds = data.get("layer_types")
+    if not isinstance(kinds, list | tuple | None):
+        raise ConfigError(f"layer_types must be a list, found {shown(kinds)}")
+    values["layer_types"] = kinds or ()
     if values.get("sliding_window") is None and SLIDING in (values["layer_types"] or (SLIDING,)):
         raise ConfigError(
             "the Hugging Face config.json lacks sliding_window, but has sliding layers"
@@ -337,11 +365,11 @@ def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     """
     rope = data.get("rope_parameters") or data.get("rope_scaling") or _HF_ROPE_DEFAULT
     if not isinstance(rope, Mapping):
-        raise ConfigError(f"rope_parameters must be an object, found {rope!r}")
+        raise ConfigError(f"rope_parameters must be an object, found {shown(rope)}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in _HF_ROPE_TYPES:
+    if not isinstance(kind, str) or kind not in _HF_ROPE_TYPES:
         raise ConfigError(
-            f"rope_type {kind!r} is not supported; there are {', '.join(_HF_ROPE_TYPES)}"
+            f"rope_type {shown(kind)} is not supported; there are {', '.join(_HF_ROPE_TYPES)}"
         )
     theta = rope.get("rope_theta", data.get("rope_theta", 150000.0))
     longest = data["max_position_embeddings"]
@@ -360,7 +388,7 @@ def _rope_from_hf(data: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("mscale", "mscale_all_dim"):
         if rope.get(key) is not None:
             raise ConfigError(
-                f"rope_parameters.{key} is set to {rope[key]!r}; gpt-oss models have none"
+                f"rope_parameters.{key} is set to {shown(rope[key])}; gpt-oss models have none"
             )
     return {
         "rope_theta": _number(theta, "rope_theta"),

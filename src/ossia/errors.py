@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CONTEXT_EXCEEDED = "context_length_exceeded"  # the code of a prompt that does not fit
+DISK_FULL = "disk_full"  # the code of what could not be written
 
 
 class OssiaError(Exception):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import nn
 
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
@@ -41,8 +42,8 @@ PROMOTE_AT_ONCE = 64 << 20  # bytes: a model this small is packed before anybody
 class Options:
     """`dense`, `activations` and `kv`: see `Precision`. `loading`: "map" leaves weights in the
     mapped file; "promote" begins there and packs them into memory in the background, while answers
-    flow; "copy" packs all of them first. None of the three changes an answer. `threads` None: as
-    before; at first, as many as there are cores.
+    flow; "copy" reads all of them first, and the file is not needed any more. None of the three
+    changes an answer. `threads` None: as before; at first, as many as there are cores.
     """
 
     dense: Dense = "bf16"
@@ -95,10 +96,14 @@ def prepare(
             )
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if options.loading == "copy":
+            _leave_file(model)
         return Serving(Precision(), why_not, memory)
     if options.threads is not None:
         cpu.set_threads(options.threads)
     precision = Precision(options.dense, options.activations, options.kv)
+    if options.loading == "copy":
+        _leave_file(model.embedding)  # all else is packed, or copied by its leaf
     weights = make_native(model, precision, is_mapped)
     if options.loading == "map":
         return Serving(precision, kv_memory=memory)
@@ -108,6 +113,17 @@ def prepare(
     else:
         promotion.start(after=first_logits(model))
     return Serving(precision, kv_memory=memory, promotion=promotion)
+
+
+def _leave_file(module: nn.Module) -> None:
+    """Its weights become memory of the process."""
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            if is_mapped(weight):
+                setattr(part, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+        for name, buffer in part.named_buffers(recurse=False):
+            if is_mapped(buffer):  # not its `data`: a view would keep what it is a view of
+                setattr(part, name, buffer.clone())
 
 
 def _why_not(model: Transformer) -> str | None:

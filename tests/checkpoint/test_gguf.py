@@ -359,7 +359,7 @@ CHANGES: dict[str, tuple[dict[str, Any], type[OssiaError], str]] = {
     "far too many layers": (
         {"gpt-oss.block_count": 1 << 30},
         TensorMismatchError,
-        "holds fewer tensors",
+        "1073741824 layers, but only",
     ),
     "fewer layers": ({"gpt-oss.block_count": 1}, TensorMismatchError, "does not imply"),
     "another width": ({"gpt-oss.embedding_length": 128}, TensorMismatchError, "expected"),

@@ -5,6 +5,7 @@ refused.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +396,23 @@ def json_names(directory: Path) -> list[str]:
         for name in json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         if name != "__metadata__"
     ]
+
+
+@pytest.mark.parametrize("layout", ["packed", "original"])
+def test_a_config_that_claims_more_layers_than_there_can_be_makes_nothing_for_each(
+    layout: str, copy_of: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = copy_of(request.getfixturevalue(layout))
+
+    def never(*args: object) -> None:
+        raise AssertionError("the table has a row for every tensor of every layer")
+
+    monkeypatch.setattr(sys.modules["ossia.checkpoint.load"], "table", never)
+
+    def claim(config: Any) -> None:
+        config["num_hidden_layers"] = 9_999
+        config.pop("layer_types", None)
+
+    edit_json(directory / "config.json", claim)
+    with pytest.raises(TensorMismatchError, match=r"config.json: says .* 9999 layers, but only"):
+        open_checkpoint(directory)

@@ -145,10 +145,12 @@ class FakeEngine:
         priority: int = 0,
         salt: str = "",
         parent: Request | None = None,
+        caller: str = "",
     ) -> Request:
         request = Request(
             self._next, tuple(prompt), SamplingParams(), limit, priority=priority, cache_salt=salt
         )
+        request.caller = caller
         request.parent = parent
         self._next += 1
         self.live[request.id], self.served[request.id] = request, self.steps

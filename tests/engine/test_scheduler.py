@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ossia.config import PAGE
 from ossia.engine import scheduler as module
 from ossia.engine.request import Request, SamplingParams
+from ossia.engine.turns import AGEING, shares
 
 CONFIGS: list[dict[str, object]] = [
     {"pages": {None: 40, 24: 30}},
@@ -30,11 +31,13 @@ CONFIGS: list[dict[str, object]] = [
 
 class Arrivals:
     """Random requests: known beginnings, answers gone on from, the same prompt several times,
-    priorities, salts.
+    priorities, salts, callers.
     """
 
-    def __init__(self, engine: FakeEngine, rng: random.Random, longest: int = 300) -> None:
-        self.engine, self.rng = engine, rng
+    def __init__(
+        self, engine: FakeEngine, rng: random.Random, longest: int = 300, callers: str = "a"
+    ) -> None:
+        self.engine, self.rng, self.callers = engine, rng, callers
         self.longest = min(longest, engine.scheduler.most_tokens - 30)
         self.heads = [self.some(rng.randint(20, 150)) for _ in range(4)]
         self.ended: list[Request] = []
@@ -58,14 +61,18 @@ class Arrivals:
         limit = rng.randint(1, min(50, self.engine.scheduler.max_tokens_of(len(prompt))))
         priority, salt = rng.choice([0, 0, 0, 1, 2, -1]), rng.choice(["", "", "other"])
         parent = None
+        caller = rng.choice(self.callers)
         for _ in range(rng.choice([1, 1, 1, 2, 4])):
-            request = self.engine.submit(prompt, rng.randint(1, limit), priority, salt, parent)
+            tokens = rng.randint(1, limit)
+            request = self.engine.submit(prompt, tokens, priority, salt, parent, caller)
             parent = parent or request
 
 
-def churn(steps: int, seed: int, most_live: int = 20, **config: object) -> FakeEngine:
+def churn(
+    steps: int, seed: int, most_live: int = 20, callers: str = "a", **config: object
+) -> FakeEngine:
     engine = FakeEngine(make_scheduler(**config), seed, drafts=0.3, aborts=0.01, stop=0)  # type: ignore[arg-type]
-    arrivals = Arrivals(engine, random.Random(seed))
+    arrivals = Arrivals(engine, random.Random(seed), callers=callers)
     for _ in range(steps):
         while len(engine.live) < most_live and arrivals.rng.random() < 0.4:
             arrivals.arrive()
@@ -76,11 +83,13 @@ def churn(steps: int, seed: int, most_live: int = 20, **config: object) -> FakeE
     return engine
 
 
+@pytest.mark.parametrize("callers", ["a", "aaaab", "abcdefghijkl"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_churn(config: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_churn(config: dict[str, object], callers: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SNAPSHOT_EVERY", 3 * PAGE)
-    engine = churn(500, 1, **config)
-    assert engine.longest_wait < 3 * module.AGEING + 500
+    engine = churn(examples(500), 1, callers=callers, **config)
+    # whoever asks for more than others waits longer for the last of it
+    assert engine.longest_wait < (3 * AGEING + 500) * min(2, len(callers))
 
 
 @settings(deadline=None, max_examples=examples(25))
@@ -92,6 +101,7 @@ def test_churn(config: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> No
     st.integers(1, 10),
     st.sampled_from([None, 0, 3, 30]),
     st.booleans(),
+    st.sampled_from(["a", "ab", "abcdef"]),
 )
 def test_churn_in_any_shape(
     seed: int,
@@ -101,12 +111,14 @@ def test_churn_in_any_shape(
     running: int,
     budget: int | None,
     cached: bool,
+    callers: str,
 ) -> None:
     pages: dict[int | None, int] = {None: full, **windows}
     churn(
         60,
         seed,
         12,
+        callers,
         pages=pages,
         max_batch_tokens=tokens,
         max_running=running,
@@ -125,7 +137,7 @@ def test_ten_thousand_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         and scheduler.cache is not None
         and scheduler.cache.hits > steps / 20
     )
-    assert engine.longest_wait < 4 * module.AGEING
+    assert engine.longest_wait < 4 * AGEING
     assert len(engine.done) > steps / 10
 
 
@@ -142,7 +154,7 @@ def test_nothing_starves_under_a_flood_of_better_priority() -> None:
     while low.id not in engine.done:
         flood()
         engine.step()
-    assert module.AGEING < engine.steps < 2 * module.AGEING + 150
+    assert AGEING < engine.steps < 2 * AGEING + 150
 
 
 def test_better_priority_goes_first_and_takes_the_place_of_what_runs() -> None:
@@ -439,3 +451,125 @@ def test_the_same_answers_with_and_without_a_cache() -> None:
         return {id: request.generated for id, request in engine.done.items()}
 
     assert answers(True) == answers(False)
+
+
+# Callers take turns
+
+
+def first_token(engine: FakeEngine, size: int, caller: str) -> int:
+    """Steps until a prompt of that many tokens that nobody has sent before is answered with one."""
+    began = engine.steps
+    prompt = [engine.rng.randrange(VOCAB) for _ in range(size)]
+    request = engine.submit(prompt, 1, caller=caller)
+    while request.id not in engine.done:
+        engine.step()
+    return engine.steps - began
+
+
+LOADS = {  # prompt, tokens, requests
+    "many long answers": (20, 400, 60),
+    "long prompts": (900, 3, 40),
+    "one long prompt, and the memory holds both": (700, 3, 1),
+    "more than the memory holds": (400, 300, 60),
+}
+
+
+@pytest.mark.parametrize("size", [5, 200, 600])
+@pytest.mark.parametrize("head_start", [0, 1, 200])
+@pytest.mark.parametrize("load", LOADS)
+def test_a_light_caller_waits_at_most_three_times_as_long(
+    load: str, head_start: int, size: int
+) -> None:
+    def made() -> FakeEngine:
+        return FakeEngine(make_scheduler({None: 100, 24: 90}, max_batch_tokens=64, max_running=8))
+
+    alone = first_token(made(), size, "light")
+    engine = made()
+    length, tokens, requests = LOADS[load]
+    for n in range(requests):
+        engine.submit([n % VOCAB] * length, min(tokens, 1600 - length), caller="heavy")
+    for _ in range(head_start):
+        engine.step()
+    assert any(r.caller == "heavy" for r in engine.live.values()) or load != "many long answers"
+    for _ in range(3):
+        assert first_token(engine, size, "light") <= 3 * alone
+
+
+def test_samples_of_one_prompt_are_as_many_requests() -> None:
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_running=8))
+    first = engine.submit([1] * 30, 300, caller="heavy")
+    for _ in range(127):
+        engine.submit(first.prompt, 300, parent=first, caller="heavy")
+    for _ in range(50):
+        engine.step()
+    assert first_token(engine, 5, "light") == 1
+
+
+def test_more_callers_than_places_each_get_a_turn() -> None:
+    """Every caller has more to ask than can run; a new one comes after one turn of each."""
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_running=4))
+    for n in range(20):
+        for _ in range(20):
+            engine.submit([n % VOCAB] * 5, 10, caller=f"heavy {n}")
+    for _ in range(100):
+        engine.step()
+    assert first_token(engine, 5, "light") <= 20 / 4 * 11 + 10
+
+
+def test_two_callers_have_the_same_share_of_the_places() -> None:
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_running=8))
+    for _ in range(100):
+        engine.submit([1] * 5, engine.rng.randint(20, 60), caller="early")
+    for _ in range(5):
+        engine.step()
+    for _ in range(100):
+        engine.submit([2] * 5, engine.rng.randint(20, 60), caller="late")
+    engine.step()
+    before = engine.scheduler.preemptions
+    for _ in range(100):
+        running = [work.request.caller for work in engine.step().scheduled]
+        assert (running.count("early"), running.count("late")) == (4, 4)
+    assert engine.scheduler.preemptions == before, "nobody starts again for another's turn"
+
+
+def test_no_caller_overtakes_another_by_naming_a_number() -> None:
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_running=1))
+    mine = engine.submit([1] * 5, 5, caller="mine")
+    other = engine.submit([2] * 5, 5, priority=-(2**31), caller="other")
+    assert engine.step().scheduled[0].request is mine
+    engine.run()
+    assert [*engine.done] == [mine.id, other.id]
+
+
+def test_prompts_of_several_callers_share_a_step() -> None:
+    engine = FakeEngine(make_scheduler({None: 400, 24: 300}, max_batch_tokens=60, max_running=8))
+    long = engine.submit([1] * 500, 5, caller="a")
+    also = engine.submit([2] * 500, 5, caller="b")
+    short = engine.submit([3] * 10, 5, caller="c")
+    engine.step()
+    assert (long.computed, also.computed, short.computed) == (25, 25, 10)
+
+
+def test_equal_shares() -> None:
+    assert shares({"a": 100, "b": 100, "c": 10}, 60) == {"a": 25, "b": 25, "c": 10}
+    assert shares({"a": 5, "b": 5}, 60) == {"a": 5, "b": 5}
+    assert shares({"a": 5, "b": 5}, 1) == {"a": 1, "b": 0}
+
+
+def test_a_prompt_has_half_of_the_time_of_a_step_however_many_answers_of_others_there_are() -> None:
+    scheduler = make_scheduler(
+        {None: 2000, 24: 300}, max_batch_tokens=1024, latency_target=0.25, cached=False
+    )
+    engine = FakeEngine(scheduler)
+
+    def step() -> None:
+        made = engine.step()
+        prompt = sum(work.count for work in made.scheduled if work.count > 1)
+        scheduler.observe(made.tokens, 0.3 + 0.001 * prompt)
+
+    engine.submit([1] * 300, 900, caller="heavy")
+    for _ in range(10):
+        step()
+    light = engine.submit([2] * 900, 1, caller="light")
+    step()
+    assert light.computed > 3 * module.FEWEST_PROMPT_TOKENS

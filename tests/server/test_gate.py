@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ import pytest
 
 from ossia.errors import CheckpointError, OssiaError, RequestError
 from ossia.llm import LLM
-from ossia.server import Settings, create_app, gate, logs
+from ossia.server import Settings, create_app, logs
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
+from ossia.tokenizer import Tokenizer
 
 SAYS = "<|channel|>final<|message|>Hi there<|return|>"
 CHAT = {"model": "nano", "messages": [{"role": "user", "content": "a very private question"}]}
@@ -228,7 +229,7 @@ async def test_pages_from_elsewhere(client_for: Any) -> None:
     asking = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
     async with client_for(SAYS) as client:
         answer = await client.post("/v1/chat/completions", json=CHAT, headers=asking)
-        assert answer.status_code == 200 and "access-control-allow-origin" not in answer.headers
+        assert answer.status_code == 403 and "access-control-allow-origin" not in answer.headers
     mine = settings(cors_origins=("https://page.example",), keys=KEYS)
     async with client_for(SAYS, settings=mine) as client:
         assert (await client.options("/v1/chat/completions", headers=asking)).status_code == 200
@@ -383,33 +384,206 @@ async def test_nobody_can_write_lines_of_the_log(client_for: Any) -> None:
     assert text.endswith("it failed\nValueError: why\n"), "what failed is told in lines of its own"
 
 
-async def test_a_body_that_stops_coming_gives_its_place_back(
-    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+# Samples are what is counted
+
+
+MANY = {
+    "n": ("/v1/chat/completions", CHAT | {"n": 4}),
+    "n, streamed": ("/v1/chat/completions", CHAT | {"n": 4, "stream": True}),
+    "n of a completion": ("/v1/completions", {"prompt": "Hi", "n": 4}),
+    "best_of": ("/v1/completions", {"prompt": "Hi", "best_of": 4}),
+    "a batch": ("/v1/completions", {"prompt": ["Hi"] * 4}),
+    "a batch of ids": ("/v1/completions", {"prompt": [[1]] * 4}),
+    "both": ("/v1/completions", {"prompt": ["Hi"] * 2, "best_of": 2}),
+    "prompts without samples": ("/v1/completions", {"prompt": ["Hi"] * 4, "max_tokens": 0}),
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+async def test_a_limit_counts_samples(client_for: Any, what: str) -> None:
+    path, body = MANY[what]
+    limited = settings(limits=Limits(concurrent=3))
+    async with client_for(SAYS, settings=limited) as client:
+        refused = await client.post(path, json=body)
+        assert refused.status_code == 400, "it could never be taken"
+        assert refused.json()["error"]["code"] == "concurrency_limit_exceeded"
+        assert refused.json()["error"]["param"] in ("n", "prompt")
+        assert client.engine.submitted == []
+    async with client_for(SAYS, settings=settings(limits=Limits(concurrent=5))) as client:
+        client.engine.delay = 0.05
+        other = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"n": 2}))
+        await until(lambda: client.app.state.access.running == 2)
+        assert (await client.post(path, json=body)).status_code == 429
+        assert (await other).status_code == 200
+        assert (await client.post(path, json=body)).status_code == 200
+        assert client.app.state.access.running == 0
+
+
+async def test_the_queue_counts_samples(client_for: Any) -> None:
+    async with client_for(SAYS, settings=settings(max_queue=10)) as client:
+        client.engine.delay = 0.05
+        running = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT | {"n": 8}))
+        await until(lambda: client.app.state.access.running == 8)
+        refused = await client.post("/v1/chat/completions", json=CHAT | {"n": 3})
+        assert refused.status_code == 429 and refused.json()["error"]["code"] == "queue_full"
+        assert (await client.post("/v1/chat/completions", json=CHAT | {"n": 2})).status_code == 200
+        assert (await running).status_code == 200
+        never = await client.post("/v1/chat/completions", json=CHAT | {"n": 21})
+        assert never.status_code == 400 and client.app.state.access.running == 0
+
+
+async def test_a_full_queue_does_not_shut_out_who_has_nothing_in_it(client_for: Any) -> None:
+    keys = (KEYS[1], ApiKey("carol", secret_digest("key-c")))
+    async with client_for(SAYS, settings=settings(max_queue=4, keys=keys)) as client:
+        client.engine.delay = 0.05
+        carol = {"Authorization": "Bearer key-c"}
+        heavy = asyncio.create_task(
+            client.post("/v1/chat/completions", json=CHAT | {"n": 4}, headers=carol)
+        )
+        await until(lambda: client.app.state.access.running == 4)
+        refused = await client.post("/v1/chat/completions", json=CHAT, headers=carol)
+        assert refused.json()["error"]["code"] == "queue_full"
+        light = await client.post("/v1/chat/completions", json=CHAT, headers=BOB)
+        assert light.status_code == 200 and not heavy.done()
+        assert (await heavy).status_code == 200
+
+
+async def test_callers_are_keys_or_else_addresses(client_for: Any) -> None:
+    """The engine is told whose turn it is, by every API."""
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": CHAT,
+        "/v1/messages": CHAT | {"max_tokens": 5},
+        "/v1/responses": {"input": "Hi"},
+        "/v1/completions": {"prompt": "Hi"},
+    }
+    bob = replace(KEYS[1], limits=Limits())
+    for keys, headers, expected in (((), {}, "127.0.0.1"), ((bob,), BOB, "bob")):
+        async with client_for(SAYS, settings=settings(keys=keys)) as client:
+            told: list[str] = []
+            submit = client.engine.submit
+
+            def noted(
+                *args: Any, caller: str, told: Any = told, submit: Any = submit, **k: Any
+            ) -> int:
+                told.append(caller)
+                return int(submit(*args, caller=caller, **k))
+
+            client.engine.submit = noted
+            for path, body in bodies.items():
+                assert (await client.post(path, json=body, headers=headers)).status_code == 200
+            assert told == [expected] * len(bodies)
+
+
+# Pages from elsewhere change nothing
+
+FOREIGN: list[dict[str, str]] = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://server:9999"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://server"},
+]
+OWN: list[dict[str, str]] = [
+    {},
+    {"Origin": "http://server"},
+    {"Origin": "https://SERVER"},
+    {"Sec-Fetch-Site": "same-origin", "Origin": "https://behind.a.proxy"},
+    {"Sec-Fetch-Site": "none"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+async def test_a_page_from_elsewhere_changes_nothing(
+    client_for: Any, headers: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(gate, "BODY_WAIT", 0.05)
-    sent: list[Any] = []
+    async with client_for(SAYS) as client:
+        made = (await client.post("/v1/conversations", headers={"host": "server"})).json()
+        before = client.app.state.service.store.used
+        place = f"/v1/conversations/{made['id']}"
+        for method, path in (
+            ("POST", "/v1/conversations"),
+            ("POST", place),
+            ("DELETE", place),
+            ("POST", "/v1/chat/completions"),
+            ("POST", "/v1/responses/resp_x/cancel"),
+        ):
+            refused = await client.request(method, path, headers=headers | {"host": "server"})
+            assert refused.status_code == 403, (method, path)
+            assert refused.json()["error"]["code"] == "origin_not_allowed"
+        assert client.app.state.service.store.used == before and client.engine.submitted == []
+        looking = await client.get(place, headers=headers | {"host": "server"})
+        assert looking.status_code == 200  # a browser does not show it to the page
 
-    async def receive() -> Any:
-        await asyncio.Event().wait()
 
-    async def send(message: Any) -> None:
-        sent.append(message)
+@pytest.mark.parametrize("headers", OWN, ids=str)
+async def test_programs_and_our_own_page_may(client_for: Any, headers: dict[str, str]) -> None:
+    async with client_for(SAYS) as client:
+        made = await client.post("/v1/conversations", headers=headers | {"host": "server"})
+        assert made.status_code == 200
 
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"10")]
-    path = "/v1/chat/completions"
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": path,
-        "raw_path": path.encode(),
-        "headers": headers,
-    }
-    scope |= {
-        "query_string": b"",
-        "http_version": "1.1",
-        "scheme": "http",
-        "server": ("server", 80),
-    }
-    async with client_for("<|channel|>final<|message|>Hi<|return|>") as client:
-        await client.app(scope, receive, send)
-    assert sent[0]["status"] == 400 and b"stopped coming" in sent[1]["body"]
+
+@pytest.mark.parametrize("allowed", ["*", "https://evil.example"])
+async def test_so_may_the_pages_that_were_named(client_for: Any, allowed: str) -> None:
+    async with client_for(SAYS, settings=settings(cors_origins=(allowed,))) as client:
+        headers = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+        assert (await client.post("/v1/conversations", headers=headers)).status_code == 200
+
+
+# What one key was given is of no use to another
+
+
+def reasoning_of(api: str, body: dict[str, Any]) -> dict[str, Any]:
+    if api == "/v1/responses":
+        (item,) = [item for item in body["output"] if item["type"] == "reasoning"]
+        return {key: item[key] for key in ("id", "type", "summary", "encrypted_content")}
+    (block,) = [block for block in body["content"] if block["type"] == "thinking"]
+    return block | {"thinking": ""}
+
+
+def calling(api: str, thought: dict[str, Any]) -> dict[str, Any]:
+    """A conversation in which the thought led to a call, so that the model sees it again."""
+    user = {"role": "user", "content": "Hi"}
+    schema = {"type": "object"}
+    if api == "/v1/responses":
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+        tools = [{"type": "function", "name": "f", "parameters": schema}]
+        return {"input": [user, thought, call, result], "tools": tools}
+    used = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
+    told = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "1"}
+    said = {"role": "assistant", "content": [thought, used]}
+    turns = [user, said, {"role": "user", "content": [told]}]
+    return {"messages": turns, "tools": [{"name": "f", "input_schema": schema}]}
+
+
+SEALED: dict[str, dict[str, Any]] = {
+    "/v1/responses": {
+        "input": "Hi",
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+    },
+    "/v1/messages": CHAT
+    | {
+        "max_tokens": 50,
+        "thinking": {"type": "adaptive"},
+    },
+}
+
+
+@pytest.mark.parametrize("api", SEALED)
+async def test_sealed_reasoning_is_for_the_key_that_it_was_given_to(
+    client_for: Any, tokenizer: Tokenizer, api: str
+) -> None:
+    says = "<|channel|>analysis<|message|>a private thought<|end|><|start|>assistant" + SAYS
+    keys = tuple(replace(key, limits=Limits()) for key in KEYS)
+    async with client_for(says, settings=settings(keys=keys, secret=b"s" * 16)) as client:
+        made = await client.post(api, json=SEALED[api], headers=ALICE)
+        thought = reasoning_of(api, made.json())
+        assert "private" not in json.dumps(thought)
+        again = SEALED[api] | calling(api, thought)
+        for headers, is_read in ((ALICE, True), (BOB, False)):
+            before = len(client.engine.submitted)
+            await client.post(api, json=again, headers=headers)
+            prompts = [tokenizer.decode(ids) for ids in client.engine.submitted[before:]]
+            assert any("a private thought" in prompt for prompt in prompts) == is_read

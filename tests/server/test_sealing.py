@@ -61,3 +61,16 @@ def test_a_small_blob_cannot_unpack_to_something_huge(monkeypatch: pytest.Monkey
     assert sealer.open(sealer.seal("x" * 1000)) == "x" * 1000
     with pytest.raises(SealError, match="too long"):
         sealer.open(sealer.seal("x" * 1001))
+
+
+@given(st.text(), st.text(), st.text())
+def test_what_one_caller_was_given_opens_for_no_other(text: str, one: str, other: str) -> None:
+    sealed = Sealer(SECRET).of(one).seal(text)
+    assert Sealer(SECRET).of(one).open(sealed) == text, "after a restart too"
+    if one != other:
+        with pytest.raises(SealError, match="for another key"):
+            Sealer(SECRET).of(other).open(sealed)
+
+
+def test_without_keys_there_is_one_owner() -> None:
+    assert Sealer(SECRET).of("").open(SEALED) == Sealer(SECRET).open(SEALED)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -22,6 +23,7 @@ import httpx
 import pytest
 from tiny_model import environment
 
+from ossia import hub
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
@@ -189,6 +191,60 @@ def test_a_second_signal_ends_at_once(slow: tuple[str, ...]) -> None:
         assert server.ended()[0] == 130
 
 
+def truncated(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def overwritten(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [truncated, overwritten])
+@pytest.mark.parametrize("mode", ["map", "promote", "copy"])
+def test_weights_that_change_never_change_an_answer(
+    tmp_path: Path, mode: str, change: Callable[[Path], None]
+) -> None:
+    """Copied, they do not matter. Otherwise the server says that it is not ready, or ends; either
+    names the file.
+    """
+    folder = tmp_path / "nano"
+    shutil.copytree(hub.find("nano"), folder)
+    weights = folder / "model.safetensors"
+
+    def ask(url: str, question: str) -> Any:
+        body = {"messages": [{"role": "user", "content": question}], "temperature": 0}
+        return httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30)
+
+    def text(answer: Any) -> str:
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    questions = [f"What is {n} + {2 * n}?" for n in range(11, 19)]
+    with served(folder, "--load", mode) as server:
+        right = {question: text(ask(server.url, question)) for question in questions}
+        change(weights)
+        refused = 0
+        for question in questions * 4:
+            try:
+                answer = ask(server.url, question)
+            except httpx.TransportError:  # the process has ended
+                break
+            refused += answer.status_code == 503
+            assert answer.status_code == 503 or text(answer) == right[question]
+        if mode == "copy":
+            assert not refused and httpx.get(f"{server.url}/ready").status_code == 200
+            return
+        if server.process.poll() is None and refused:
+            for path in ("/health", "/ready"):
+                state = httpx.get(f"{server.url}{path}")
+                assert state.status_code == 503 and str(weights) in state.json()["error"]
+            server.process.terminate()
+        status, log = server.ended()
+        assert status == (0 if refused else -signal.SIGBUS), log
+        assert str(weights) in log
+
+
 def test_ctrl_c_drains_too(slow: tuple[str, ...]) -> None:
     with served(*slow) as server:
         lines: list[str] = []
@@ -262,6 +318,10 @@ def test_values_that_make_no_sense(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "line 2" in refused(capsys, "--script", script)
     assert "at least 16 bytes" in refused(capsys, "--secret-file", short)
     assert "https://example.org" in refused(capsys, "--cors-origin", "example")
+    assert "10.0.0.0/8" in refused(capsys, "--trusted-proxy", "proxy.example")
+    assert "0 or more" in refused(capsys, "--max-connections", "-1")
+    assert "more than 0" in refused(capsys, "--header-timeout", "0s")
+    assert "more than 0" in refused(capsys, "--body-timeout", "0s")
     assert "neither a folder" in refused(capsys, "nowhere", "--script", script)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -18,6 +18,7 @@ from ossia.engine.request import SampledToken, SamplingParams
 from ossia.errors import RequestError
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine
+from ossia.server import worker as module
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 
 STOP = 9999
@@ -270,3 +271,46 @@ def no_threads_left() -> Iterator[None]:
     while any(thread.name == "ossia-engine" for thread in threading.enumerate()):
         assert time.monotonic() < deadline, "an engine's thread goes on"
         time.sleep(0.01)
+
+
+# Weights that change
+
+
+@pytest.mark.anyio
+async def test_no_answer_is_completed_with_weights_that_have_changed() -> None:
+    """Nor begun; and who asks how the engine is learns why."""
+    told: list[str] = []
+    engine = ScriptedEngine([[7] * 20], delay=0.001)
+    worker = EngineWorker(engine, lambda: told[0] if told else None)
+    worker.start()
+    try:
+        assert len(await ids(worker, [1])) == 20
+        tokens = []
+        with pytest.raises(EngineStopped, match="the weights file w has changed"):
+            async for token in worker.generate([1], PARAMS):
+                tokens.append(token)
+                told[:] = ["w has changed"]
+        assert len(tokens) < 20 and not worker.is_alive
+        with pytest.raises(EngineStopped):
+            await ids(worker, [1])
+    finally:
+        worker.stop()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_has_nothing_to_do_looks_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "WATCH", 0.01)
+    told: list[str] = []
+    worker = EngineWorker(ScriptedEngine([[7]]), lambda: told[0] if told else None)
+    worker.start()
+    await asyncio.sleep(0.03)
+    assert worker.is_alive
+    told.append("w has changed")
+    async with asyncio.timeout(5):
+        while worker.is_alive:
+            await asyncio.sleep(0.01)
+    (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "the weights file w has changed" in line.getMessage() and line.exc_info is None
+    worker.stop()

@@ -19,8 +19,17 @@ import torch
 from torch import Tensor
 
 from ossia.checkpoint.gguf import read as gguf_read
-from ossia.checkpoint.mapped import INDEX, Source, inside, read_json
-from ossia.checkpoint.names import Layout, Row, as_saved, check, detect, is_packed, table
+from ossia.checkpoint.mapped import INDEX, Source, inside, name_files, read_json
+from ossia.checkpoint.names import (
+    Layout,
+    Row,
+    as_saved,
+    check,
+    check_layers,
+    detect,
+    is_packed,
+    table,
+)
 from ossia.checkpoint.writer import Progress
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
@@ -73,6 +82,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise ConfigError(f"{directory / CONFIG}: {error}") from error
     source = Source(directory)
     layout = detect(source)
+    check_layers(directory / CONFIG, config.num_hidden_layers, len([*source.names()]))
     _check_quantization(directory / CONFIG, json)
     rows = as_saved(table(config, layout), source)
     check(source, rows)
@@ -97,6 +107,7 @@ def load(
     if dtype not in COMPUTE_DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
     checkpoint = open_checkpoint(path)
+    name_files()  # before weights are read
     experts: Literal["packed", "trainable"] = "trainable"
     if is_packed(checkpoint.layout):
         experts = "packed"

@@ -20,12 +20,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
 
 from ossia.errors import CheckpointError
+from ossia.kernels import cpu
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -49,8 +50,35 @@ DTYPES: dict[str, torch.dtype] = {
 # A private mapping that may be written to counts in full against memory unless told not to: the
 # kernel would refuse to map a file larger than memory. Python names the flag only since 3.13.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+@dataclass
+class _Mapped:
+    """A file, and what it was like when it was mapped. A change of any of the numbers can mean that
+    pages that have not been read yet are others than they were.
+    """
+
+    path: Path
+    numbers: tuple[int, int, int]  # of bytes, of the last write, of the inode
+    is_named: bool = False  # to the handler of `name_files`
+
+    def change(self) -> str | None:
+        try:
+            found = _numbers(self.path.stat())
+        except OSError as error:
+            return f"{self.path} is gone: {error.strerror or error}"
+        names = ("size", "time of the last write", "inode")
+        pairs = zip(names, self.numbers, found, strict=True)
+        changes = [f"its {name} was {old} and is {new}" for name, old, new in pairs if old != new]
+        return f"{self.path} has changed: {', '.join(changes)}" if changes else None
+
+
+def _numbers(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 # kept while a tensor is a view of them, or their file is open
-_maps: WeakSet[mmap.mmap] = WeakSet()
+_maps: WeakKeyDictionary[mmap.mmap, _Mapped] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -99,13 +127,36 @@ def is_mapped(tensor: Tensor) -> bool:
     """Whether a tensor is a view of a mapped file, rather than memory of its own."""
     begin = tensor.data_ptr()
     end = begin + tensor.numel() * tensor.element_size()
-    starts = (
-        (torch.frombuffer(data, dtype=torch.uint8, count=1).data_ptr(), len(data)) for data in _maps
-    )
+    starts = ((_address(data), len(data)) for data in list(_maps))
     return any(start <= begin and end <= start + size for start, size in starts)
 
 
-def map_privately(descriptor: int, size: int) -> mmap.mmap:
+def _address(data: mmap.mmap) -> int:
+    return torch.frombuffer(data, dtype=torch.uint8, count=1).data_ptr()
+
+
+def changed_file() -> str | None:
+    """What has changed about a file that tensors are still views of; None if nothing has."""
+    changes = (mapped.change() for mapped in list(_maps.values()))
+    return next((change for change in changes if change is not None), None)
+
+
+def name_files() -> None:
+    """From now on, if a file that tensors are views of becomes shorter than they need, the process
+    ends with the file's name, and not only with a signal. Without compiled kernels: the signal.
+    """
+    library = cpu.compiled()
+    if isinstance(library, str):
+        return
+    for data, mapped in list(_maps.items()):
+        if not mapped.is_named:
+            mapped.is_named = True
+            begin = _address(data)
+            library.ossia_watch_map(begin, len(data), os.fsencode(mapped.path))
+            finalize(data, library.ossia_forget_map, begin).atexit = False
+
+
+def map_privately(path: Path, descriptor: int, size: int) -> mmap.mmap:
     """A file's bytes, to be read when used; writing changes this process's copy of a page. Raises
     OSError.
     """
@@ -114,7 +165,7 @@ def map_privately(descriptor: int, size: int) -> mmap.mmap:
         made = mmap.mmap(descriptor, size, flags=flags, prot=access)
     else:
         made = mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY)
-    _maps.add(made)
+    _maps[made] = _Mapped(path.absolute(), _numbers(os.fstat(descriptor)))
     return made
 
 
@@ -128,7 +179,7 @@ def _map(path: Path) -> mmap.mmap:
                 raise CheckpointError(
                     f"{path}: {status.st_size} bytes, too short for a safetensors file"
                 )
-            return map_privately(file.fileno(), status.st_size)
+            return map_privately(path, file.fileno(), status.st_size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 

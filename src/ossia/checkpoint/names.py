@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from ossia.checkpoint.mapped import Source
-from ossia.config import MX_BLOCK, ModelConfig
+from ossia.config import MX_BLOCK, ModelConfig, shown
 from ossia.errors import CheckpointError, TensorMismatchError
 
 Layout = Literal["hf", "hf-bf16", "original"]
@@ -184,6 +184,17 @@ def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
         return replace(row, stored=name) if misnamed and source.entry(name).dtype in FLOATS else row
 
     return tuple(renamed(row) for row in rows)
+
+
+def check_layers(where: object, layers: Any, tensors: int) -> None:
+    """To be asked before anything is made for each layer: a config of a few bytes can claim any
+    number. Raises `TensorMismatchError`.
+    """
+    if not isinstance(layers, int) or layers > tensors:
+        raise TensorMismatchError(
+            f"{where}: says that there are {shown(layers)} layers, but only {tensors} tensors are "
+            "there"
+        )
 
 
 def check(source: Source, rows: tuple[Row, ...]) -> None:

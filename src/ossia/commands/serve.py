@@ -81,6 +81,12 @@ class Access:
     port: Port = option(8000, "0: any free one", "N")
     api_key_file: str | None = option(None, "keys and their limits, see below", "FILE")
     insecure: bool = option(False, "let other machines, and pages by other names, in without a key")
+    trusted_proxy: tuple[str, ...] = option(
+        (),
+        "address or network of a proxy whose X-Forwarded-For is believed; repeatable",
+        "ADDRESS",
+        shown="none",
+    )
     cors_origin: tuple[str, ...] = option(
         (),
         "pages that may ask from a browser, such as https://example.org; repeatable",
@@ -117,9 +123,16 @@ class Limits:
         "SIZE: such as 32MB or 1GiB. TIME: such as 500ms, 30s, 12h or 30d."
     )
 
-    max_queue: Positive = option(256, "requests answered or waiting; one more gets a 429", "N")
+    max_queue: Positive = option(512, "samples answered or waiting; one more gets a 429", "N")
+    max_connections: int = option(
+        512, "of one address; 0: any number, as with --trusted-proxy", "N"
+    )
     max_body: Size = option(
         32 << 20, "of a request; a larger one gets a 413", "SIZE", shown="32MiB"
+    )
+    header_timeout: Seconds = option(15.0, "for a request's headers", "TIME", shown="15s")
+    body_timeout: Seconds = option(
+        60.0, "for a request's body; a slower one gets a 408", "TIME", shown="60s"
     )
     drain: Seconds = option(
         30.0, "that running answers have when the server is stopped", "TIME", shown="30s"
@@ -205,11 +218,13 @@ def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
 
 
 def _app(llm: LLM, settings: Settings) -> FastAPI:
+    from ossia.checkpoint.mapped import changed_file
     from ossia.engine.request import SamplingParams
     from ossia.server import create_app
 
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
-    return create_app(llm.engine, llm.tokenizer, replace(settings, sampling=sampling))
+    settings = replace(settings, sampling=sampling)
+    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file)
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
@@ -240,6 +255,7 @@ def settings_of(options: Options) -> Settings:
             f"--host {access.host} lets other machines in, and there is no API key: give "
             f"--api-key-file or {KEYS}, or --insecure if whoever can connect may ask"
         )
+    _check_limits(limits)
     return Settings(
         model_name=answers.model_name or _name(options.model),
         strict_model_names=answers.strict_model_names,
@@ -248,6 +264,10 @@ def settings_of(options: Options) -> Settings:
         keys=keys,
         max_queue=limits.max_queue,
         max_body=limits.max_body,
+        max_connections=limits.max_connections,
+        header_timeout=limits.header_timeout,
+        body_timeout=limits.body_timeout,
+        trusted_proxies=_proxies(access.trusted_proxy),
         drain=limits.drain,
         store_path=None if kept.store is None else Path(kept.store),
         store_ttl=kept.store_ttl,
@@ -257,6 +277,27 @@ def settings_of(options: Options) -> Settings:
         cors_origins=_origins(access.cors_origin),
         hosts=() if keys or access.insecure else _own_names(access.host),
     )
+
+
+def _check_limits(limits: Limits) -> None:
+    if limits.max_connections < 0:
+        raise RequestError(f"--max-connections must be 0 or more, found {limits.max_connections}")
+    for name in ("header_timeout", "body_timeout"):
+        if not getattr(limits, name):
+            raise RequestError(f"--{name.replace('_', '-')} must be more than 0")
+
+
+def _proxies(given: tuple[str, ...]) -> tuple[str, ...]:
+    for address in given:
+        try:
+            ipaddress.ip_network(address)
+        except ValueError as error:
+            if address != "*":
+                raise RequestError(
+                    f"--trusted-proxy {address}: expected *, an address or a network such as "
+                    "10.0.0.0/8"
+                ) from error
+    return given
 
 
 def _own_names(host: str) -> tuple[str, ...]:
@@ -291,12 +332,22 @@ def _origins(given: tuple[str, ...]) -> tuple[str, ...]:
     return given
 
 
+def _make_secret(path: Path) -> None:
+    """A whole one, or none. Raises `OSError`."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode() + b"\n")
+    except OSError:
+        path.unlink()
+        raise
+
+
 def read_secret(path: Path) -> bytes:
     """Of a file, which is made with a new secret if it is not there. Raises `RequestError`."""
     try:
         if not path.exists():
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(secrets.token_hex(32).encode() + b"\n")
+            _make_secret(path)
         secret = path.read_bytes().strip()
     except OSError as error:
         raise RequestError(f"--secret-file {path}: {error.strerror}") from error

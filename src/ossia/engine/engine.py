@@ -117,11 +117,13 @@ class Engine:
         cache_salt: str = "",
         sample_of: int | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> int:
         """Queue a request; returns its id. Raises `RequestError` if it can never run.
 
         `constraint`: a fresh one, which decides which tokens may be drawn, and may end the request.
-        `priority`: smaller ones are served first.
+        `caller`: whom it is for; callers take turns. `priority`: of one caller's requests, smaller
+        ones are served first.
         `cache_salt`: cached prefixes are shared only among requests with the same one.
         `sample_of`: for further samples of one prompt, the id of the first, whose pages they share
         at once. Each has a `stream` of its own, so that it draws other numbers from the same seed.
@@ -137,6 +139,7 @@ class Engine:
         request = Request(next(self._ids), tuple(prompt), params, limit, constraint)
         request.priority = priority
         request.cache_salt = cache_salt
+        request.caller = caller
         if parent is not None:
             if (parent.prompt, parent.cache_salt) != (request.prompt, cache_salt):
                 raise RequestError(

@@ -244,7 +244,8 @@ class Request:
     limit: int  # tokens that may be generated
     constraint: Constraint | None = None
     mask: Future[Mask] | None = None  # of the constraint, for the token to be sampled next
-    priority: int = 0  # smaller is served first
+    priority: int = 0  # smaller is served first, among those of one caller
+    caller: str = ""  # whom it is for: callers take turns
     generated: list[int] = field(default_factory=list)
     computed: int = 0
     cached: int = 0  # of the prompt: found in the cache, or a parent's, when it first ran

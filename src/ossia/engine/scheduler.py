@@ -1,16 +1,18 @@
 """Decides on the next batch. Plain Python: decisions only, no tensors and no clock.
 
-Requests are ranked once, when they arrive: by the step of their arrival plus AGEING steps for every
-unit of priority. So a request of priority 1 is served as if it had arrived AGEING steps later; a
-rank never changes, so nothing can overtake for ever, and the request that is first in rank always
-moves: there is no deadlock and no starvation.
+Callers take turns. A caller's own requests stand in a line, by the step of their arrival plus
+AGEING steps for every unit of priority: one of priority 1 is served as if it had arrived AGEING
+steps later. The first of every line come before the second of any, and so on (`turns.py`); whoever
+sends a thousand requests at once waits behind themselves only. With one caller, rank is the place
+in the line. The request that is first in rank always moves, and no rank gets worse for what other
+callers do: there is no deadlock and no starvation.
 
 A step goes through the requests by rank. Decoding ones take one token each and their drafts; the
 rest of the token budget goes to prompts in chunks, small enough that the step keeps to its latency
-target. When pages run out, the prefix cache gives way first, then forks that have not begun, then
-the running request of the last rank, which starts again later, often from pages of its own that are
-still in the cache. A request is admitted when there is room for everything it has to compute, or
-when nothing else runs.
+target, and in equal shares for the callers that have prompts. When pages run out, the prefix cache
+gives way first, then forks that have not begun, then the running request of the last rank, which
+starts again later, often from pages of its own that are still in the cache. A request is admitted
+when there is room for everything it has to compute, or when nothing else runs.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 
 from ossia.config import PAGE
 from ossia.engine.pages import PageCopy, PageTables, fewest_pages
 from ossia.engine.prefix import PrefixCache
 from ossia.engine.request import Request
+from ossia.engine.turns import Turns, shares
 
-AGEING = 256  # steps
 SNAPSHOT_EVERY = 256  # tokens of a prompt; a multiple of PAGE
 FEWEST_PROMPT_TOKENS = 32  # in a step, whatever the latency target: prompts always progress
 
@@ -68,17 +70,17 @@ class StepTimes:
     """
 
     def __init__(self) -> None:
-        self._base = 0.0  # seconds of a step without prompts
+        self.base = 0.0  # seconds of a step without prompts
         self._per_token: float | None = None  # seconds
 
     def observe(self, prompt_tokens: int, seconds: float) -> None:
         if prompt_tokens == 0:
-            if self._base == 0:
-                self._base = seconds
+            if self.base == 0:
+                self.base = seconds
             else:
-                self._base += 0.2 * (seconds - self._base)
+                self.base += 0.2 * (seconds - self.base)
             return
-        cost = max(seconds - self._base, 0.1 * seconds) / prompt_tokens
+        cost = max(seconds - self.base, 0.1 * seconds) / prompt_tokens
         if self._per_token is None:
             self._per_token = cost
         # the last few tokens of a prompt tell little
@@ -91,7 +93,7 @@ class StepTimes:
         """
         if not self._per_token:
             return None
-        return int((seconds - self._base) / self._per_token)
+        return int((seconds - self.base) / self._per_token)
 
 
 @dataclass
@@ -102,6 +104,7 @@ class _Plan:
     prompt_left: int
     decoding: set[int]  # ids of the running requests that decode and have not had their turn
     has_prompts: bool
+    shares: dict[str, int]  # prompt tokens by caller, if there are several
     admits: bool = True
     decodes: list[Work] = field(default_factory=list)
     prompts: list[Work] = field(default_factory=list)
@@ -114,14 +117,22 @@ class _Plan:
             reserved += FEWEST_PROMPT_TOKENS
         return self.tokens_left - reserved
 
-    def prompt_room(self) -> int:
+    def prompt_room(self, caller: str) -> int:
         """Prompt tokens that the request whose turn it is may have. The first in rank always has
         one.
         """
         is_first = not self.decodes and not self.prompts
         least = 1 if is_first else 0
         unreserved = self.tokens_left - len(self.decoding)
-        return min(self.prompt_left, max(unreserved, least))
+        share = self.shares.get(caller, self.prompt_left)
+        return min(self.prompt_left, max(min(unreserved, share), least))
+
+    def take_prompt(self, request: Request, tokens: int) -> None:
+        self.prompts.append(Work(request, tokens))
+        self.tokens_left -= tokens
+        self.prompt_left -= tokens
+        if request.caller in self.shares:
+            self.shares[request.caller] -= tokens
 
 
 class Scheduler:
@@ -151,12 +162,12 @@ class Scheduler:
         self.running: list[Request] = []
         self.preemptions = 0
         # All by the id of a request:
-        self._ranks: dict[int, tuple[int, int]] = {}
         self._cached_prefix_lengths: dict[int, int] = {}  # in tokens, when it was admitted
         self._parents: set[int] = set()  # others wait for its prompt
         self._in_flight: set[int] = set()  # in the last step, and `advance` has not been called
         self._ended: dict[int, Request] = {}  # in flight, but ended; its pages are still written
-        self._arrivals = count()
+        self._turns = Turns()
+        self._rank = self._turns.rank
         self._steps = 0
         self._times = StepTimes()
         self._decode_tokens = 0  # of the last step
@@ -185,12 +196,11 @@ class Scheduler:
         parent = request.parent
         if parent is not None:
             assert (parent.prompt, parent.cache_salt) == (request.prompt, request.cache_salt)
-            if parent.id not in self._ranks or parent.computed >= len(parent.prompt):
+            if parent not in self._turns or parent.computed >= len(parent.prompt):
                 request.parent = None  # too late to fork; the prefix cache may have its prompt
             else:
                 self._parents.add(parent.id)
-        step = self._steps + AGEING * request.priority
-        self._ranks[request.id] = (step, next(self._arrivals))
+        self._turns.enter(request, self._steps)
         insort(self.waiting, request, key=self._rank)
 
     def has_work(self) -> bool:
@@ -200,14 +210,19 @@ class Scheduler:
         """The next step, with its pages allocated. Never empty while there is work."""
         self._land()
         self._steps += 1
+        if self._turns.settle(self._steps):
+            for requests in (self.waiting, self.running):
+                requests.sort(key=self._rank)
         ready = islice((r for r in self.waiting if r.parent is None), self.max_running)
         order = sorted([*self.running, *ready], key=self._rank)
         decoding = {r.id for r in self.running if r.waiting_tokens == 1}
+        budget = self._prompt_budget(bool(decoding))
         plan = _Plan(
             tokens_left=self.max_batch_tokens,
-            prompt_left=self._prompt_budget(bool(decoding)),
+            prompt_left=budget,
             decoding=set(decoding),
             has_prompts=len(decoding) < len(order),
+            shares=self._shares(order, decoding, budget),
         )
         for request in order:
             plan.decoding.discard(request.id)
@@ -215,7 +230,7 @@ class Scheduler:
                 break
             if request.id in decoding:
                 self._decode(request, plan)
-            elif plan.prompt_room() > 0:
+            elif plan.prompt_room(request.caller) > 0:
                 self._prefill(request, plan)
         step = Step((*plan.decodes, *plan.prompts), tuple(plan.copies))
         assert step.scheduled or not self.has_work(), "nothing can run although there is work"
@@ -258,7 +273,7 @@ class Scheduler:
             self._ended[request.id] = request
         else:
             self._give_back(request)
-        del self._ranks[request.id]
+        self._turns.leave(request)
         self._cached_prefix_lengths.pop(request.id, None)
 
     def _replace_parent(self, parent: Request) -> None:
@@ -280,7 +295,8 @@ class Scheduler:
         for requests in (self.running, self.waiting):
             ranks = [self._rank(r) for r in requests]
             assert ranks == sorted(set(ranks))
-        assert {r.id for r in [*self.running, *self.waiting]} == self._ranks.keys()
+        assert all(r in self._turns for r in [*self.running, *self.waiting])
+        assert len(self.running) + len(self.waiting) == len(self._turns)
         assert len(self.running) <= self.max_running
         running = {r.id for r in self.running}
         forks = {r.id for r in self.waiting if r.computed}
@@ -293,10 +309,26 @@ class Scheduler:
     def _prompt_budget(self, decoding: bool) -> int:
         if not decoding or self.latency_target is None:
             return self.max_batch_tokens
-        tokens = self._times.prompt_tokens_within(self.latency_target)
+        target = self.latency_target
+        if self._turns.are_several:  # no caller's answers keep another's prompt from half of a step
+            target = max(target, 2 * self._times.base)
+        tokens = self._times.prompt_tokens_within(target)
         if tokens is None:
             return self.max_batch_tokens
         return max(FEWEST_PROMPT_TOKENS, tokens)
+
+    def _shares(self, order: Sequence[Request], decoding: set[int], budget: int) -> dict[str, int]:
+        """Of the prompt tokens, by caller; empty if there is only one. Those that cannot run in
+        this step, because there are enough before them, have none.
+        """
+        if not self._turns.are_several:
+            return {}
+        wanted: dict[str, int] = {}
+        for request in order[: self.max_running]:
+            if request.id not in decoding:
+                before = wanted.get(request.caller, 0)
+                wanted[request.caller] = before + request.waiting_tokens
+        return shares(wanted, min(budget, self.max_batch_tokens - len(decoding)))
 
     def _decode(self, request: Request, plan: _Plan) -> None:
         if not self._runs(request):  # it was preempted in this step
@@ -316,14 +348,13 @@ class Scheduler:
             plan.admits = plan.admits and self._admit(request)
             if not plan.admits:
                 return
-        tokens = min(request.waiting_tokens, plan.prompt_room(), self._room(request))
+        most = plan.prompt_room(request.caller)
+        tokens = min(request.waiting_tokens, most, self._room(request))
         if tokens == 0:
             return
         request.draft = []
         self._grow(request, tokens, plan)
-        plan.prompts.append(Work(request, tokens))
-        plan.tokens_left -= tokens
-        plan.prompt_left -= tokens
+        plan.take_prompt(request, tokens)
 
     def _room(self, request: Request) -> int:
         """Tokens that there are pages for; takes pages from others if there are none. 0: it had to
@@ -478,9 +509,6 @@ class Scheduler:
                 # all but the last token, whose logits the fork needs
                 self.tables.adopt(child.id, self.tables.needed(request.id, size - 1))
                 child.computed = size - 1
-
-    def _rank(self, request: Request) -> tuple[int, int]:
-        return self._ranks[request.id]
 
     def _runs(self, request: Request) -> bool:
         return self._index(self.running, request) is not None

@@ -122,7 +122,7 @@ class NativeNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
-        self.scale = nn.Parameter(norm.scale.float(), requires_grad=False)
+        self.scale = nn.Parameter(cpu.own(norm.scale), requires_grad=False)
         self.eps = norm.eps
 
     def forward(self, x_TD: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Callers and what they may do: API keys, and how much one caller may have at a time and in a
-minute.
+minute. What is counted are samples: each choice of `n`, each prompt of a batch, each of `best_of`.
 
 Knows secrets (as digests) and headers; nothing of routes. `gate.py` asks it about every request.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import math
 import re
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ class Caller:
 
     name: str = ""
     limits: Limits = field(default_factory=Limits)
-    running: int = 0  # requests being answered
+    running: int = 0  # samples being answered
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
@@ -63,12 +65,12 @@ class Caller:
         self._at = now
         return self._left
 
-    def refusal(self) -> ApiError | None:
-        """Why one more request cannot be taken now."""
+    def refusal(self, more: int = 1) -> ApiError | None:
+        """Why so many more samples cannot be taken now."""
         most = self.limits.concurrent
         rate = self.limits.tokens_per_minute
-        if most is not None and self.running >= most:
-            text = f"{self.running} of your requests are being answered; the limit is {most}"
+        if most is not None and self.running + more > most:
+            text = f"{self.running} of your samples are being answered; the limit is {most}"
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
         if rate is not None and self.tokens_left < 1:
             text = f"the limit of {rate} tokens per minute is used up"
@@ -112,16 +114,22 @@ def caller_of(request: Request) -> Caller:
 
 
 class Access:
-    """Every caller, and how many requests are being answered for all of them."""
+    """Every caller, and how many samples are being answered or waiting for all of them, at most
+    `max_queue`. A full queue does not shut out who has nothing in it: they have as much again.
+    """
 
     def __init__(
         self,
         keys: Sequence[ApiKey] = (),
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        max_queue: int = 512,
     ) -> None:
         """`limits`: shared by everybody, if there are no keys. Keys of one name are one caller."""
         self.running = 0
+        self.running_of: Counter[str] = Counter()  # by whose turn it is
+        self.receiving = 0  # bytes of bodies that are not whole yet
+        self.max_queue = max_queue
         self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
         self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
         self._keys = [(key.digest.encode(), self._callers[key.name]) for key in keys]
@@ -147,6 +155,35 @@ class Access:
             headers={"WWW-Authenticate": 'Bearer realm="ossia"'},
         )
 
+    def count(self, caller: Caller, turn: str, samples: int) -> None:
+        self.running += samples
+        caller.running += samples
+        self.running_of[turn] += samples
+        if not self.running_of[turn]:
+            del self.running_of[turn]
+
+    def refusal(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
+        """Why so many more samples cannot be taken now; `own`: those that the request has."""
+        has_others = self.running_of[turn] > own
+        most = self.max_queue if has_others else 2 * self.max_queue
+        if self.running + more > most:
+            text = f"{self.running} samples are being answered or waiting already"
+            return _too_many(text, "queue_full", RETRY)
+        return caller.refusal(more)
+
+
+def address_of(host: str) -> str:
+    """Whom an address stands for: an IPv6 network of 64 bits, which is what one customer has."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:  # a Unix socket, or a test's client
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
 
 def presented(headers: Mapping[str, str]) -> list[str]:
     """The secrets in a request's headers, wherever clients put them."""
@@ -158,32 +195,64 @@ def presented(headers: Mapping[str, str]) -> list[str]:
 class Lease:
     """A request's place among those that are being answered. It lasts until everybody who holds it
     has let go: the gate at the end of the body, and every answer that was begun for the request,
-    which may outlive the body (`background`).
+    which may outlive the body (`background`). `turn`: whose turn it is, a key's name or an address.
     """
 
-    def __init__(self, access: Access, caller: Caller) -> None:
+    def __init__(self, access: Access, caller: Caller, turn: str = "") -> None:
         self.access = access
         self.caller = caller
+        self.turn = turn
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
+        self._samples = 1
         self._holders = 0
 
     def hold(self) -> None:
         self._holders += 1
         if self._holders == 1:
-            self.access.running += 1
-            self.caller.running += 1
+            self.access.count(self.caller, self.turn, self._samples)
 
     def release(self) -> None:
         assert self._holders > 0
         self._holders -= 1
         if self._holders == 0:
-            self.access.running -= 1
-            self.caller.running -= 1
+            self.access.count(self.caller, self.turn, -self._samples)
+
+    def grow(self, samples: int, field: str) -> None:
+        """The request turned out to ask for so many samples. Raises `ApiError`, a 400 if they could
+        never be taken.
+        """
+        if samples == self._samples:
+            return
+        most = 2 * self.access.max_queue
+        if self.caller.limits.concurrent is not None:
+            most = min(most, self.caller.limits.concurrent)
+        if samples > most:
+            text = f"{samples} samples are asked for at once; the limit is {most}"
+            raise ApiError(400, text, param=field, code="concurrency_limit_exceeded")
+        more = samples - self._samples
+        refusal = self.access.refusal(self.caller, self.turn, more, self._samples)
+        if refusal is not None:
+            raise refusal
+        self.access.count(self.caller, self.turn, more)
+        self._samples = samples
 
 
 LEASE: ContextVar[Lease | None] = ContextVar("ossia_lease", default=None)
+
+
+def count_samples(samples: int, field: str) -> None:
+    """To be called before the work of a request that asks for several. Raises `ApiError`."""
+    lease = LEASE.get()
+    if lease is not None:
+        lease.grow(samples, field)
+
+
+def whose_turn() -> str:
+    """Of the request that is being answered here."""
+    lease = LEASE.get()
+    return "" if lease is None else lease.turn
 
 
 # ---- keys in files -------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class AnswerRequest:
     `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
     of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
     name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
-    `session`: whose state our tools see.
+    `session`: whose state our tools see. `turn_of`: who waits for it; callers take turns.
     """
 
     conversation: Conversation
@@ -54,6 +54,7 @@ class AnswerRequest:
     prompt_param: str = "messages"
     max_calls: int | None = None
     session: SessionKey = field(default_factory=SessionKey)
+    turn_of: str = ""
 
 
 class Answerer:
@@ -132,6 +133,7 @@ class Answerer:
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
             stream=request.stream,
+            caller=request.turn_of,
         )
         try:
             async for token in tokens:

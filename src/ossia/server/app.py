@@ -5,7 +5,7 @@ end, and errors as each API has them.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -37,6 +37,7 @@ EXPOSED = (
 ERRORS = (
     ApiError,
     OssiaError,
+    OSError,
     EngineStopped,
     ClientGone,
     RequestValidationError,
@@ -50,14 +51,15 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
+    changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
-    `builtin`: tools that the server runs itself. `app.state.service` is its `Service`,
-    `app.state.access` its `Access`.
+    `builtin`: tools that the server runs itself. `changed`: see `EngineWorker`. `app.state.service`
+    is its `Service`, `app.state.access` its `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin)
-    access = Access(settings.keys, settings.limits)
+    service = Service(engine, tokenizer, settings, builtin, changed)
+    access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -124,4 +126,6 @@ async def error_response(request: Request, error: Exception) -> Response:
     told = ApiError.of(error)
     if told.status == 500:
         log.error("%s failed", request.method, exc_info=error)
+    if told.status == 507:
+        log.error("%s %s is refused: %s", request.method, request.url.path, told)
     return respond_error(request.url.path, told)

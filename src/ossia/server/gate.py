@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import orjson
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,9 +20,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ossia.server import logs, tracing
-from ossia.server.access import LEASE, RETRY, Access, Caller, Lease
+from ossia.server.access import LEASE, RETRY, Access, Caller, Lease, address_of
 from ossia.server.service import Service
-from ossia.server.wire.errors import CLIENT_GONE, ApiError
+from ossia.server.settings import Settings
+from ossia.server.wire.errors import CLIENT_GONE, ApiError, ClientGone
 from ossia.turn.events import new_id
 
 # answered without a key: they show nothing of anybody
@@ -36,7 +37,8 @@ OPEN = {
 # a client's own id, if it can be written to a log and a header
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-BODY_WAIT = 60.0  # seconds for the next piece of a body
+SAFE = {"GET", "HEAD", "OPTIONS"}  # these change nothing
+BODIES = 8  # times the largest one: how much of all that are not whole yet is held
 
 
 class AccessMiddleware:
@@ -51,9 +53,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = _Exchange(
-            scope, receive, send, self.service.settings.max_body, self.service.settings.log_prompts
-        )
+        visit = _Exchange(scope, receive, send, self.service.settings, self.access)
         path = visit.path
         with tracing.request_span(scope["method"], path, visit.headers) as span:
             try:
@@ -67,7 +67,7 @@ class AccessMiddleware:
     async def _admit(self, visit: _Exchange) -> None:
         scope = visit.scope
         try:
-            self._check(visit)
+            await self._check(visit)
             token = LEASE.set(visit.lease)
             try:
                 await self.app(scope, visit.receive, visit.send)
@@ -79,9 +79,8 @@ class AccessMiddleware:
                 visit.crashed(error)
             await visit.fail(told)
 
-    def _check(self, visit: _Exchange) -> None:
+    async def _check(self, visit: _Exchange) -> None:
         """Raises `ApiError` for a request that is turned away."""
-        service = self.service
         settings = self.service.settings
         if visit.scope["path"] in OPEN:
             return
@@ -89,6 +88,10 @@ class AccessMiddleware:
             text = f"this server is {settings.hosts[0]}, not {visit.host[:80]!r}"
             help = "see `ossia serve --help`, --insecure"
             raise ApiError(403, f"{text}; {help}", code="host_not_allowed")
+        if is_foreign(visit.scope["method"], visit.headers, settings.cors_origins):
+            text = f"pages of {visit.headers.get('origin', 'another site')[:80]!r} may not ask here"
+            help = "see `ossia serve --help`, --cors-origin"
+            raise ApiError(403, f"{text}; {help}", code="origin_not_allowed")
         caller = self.access.caller(visit.headers)
         visit.set_caller(caller)
         if visit.declared_size > settings.max_body:
@@ -96,14 +99,30 @@ class AccessMiddleware:
         if not is_work(visit.scope["method"], visit.scope["path"]):
             return
         visit.limited = caller
-        if service.is_draining:
+        lease = Lease(self.access, caller, caller.name or visit.address)
+        self._check_room(lease)
+        await visit.read_body()  # whoever is still sending holds no place
+        self._check_room(lease)
+        visit.begin(lease)
+
+    def _check_room(self, lease: Lease) -> None:
+        if self.service.is_draining:
             raise ApiError(503, "the server is about to stop", headers={"Retry-After": "5"})
-        if self.access.running >= settings.max_queue:
-            text = f"{self.access.running} requests are being answered or waiting already"
-            raise ApiError(429, text, code="queue_full", headers={"Retry-After": str(RETRY)})
-        if (refusal := caller.refusal()) is not None:
+        if (refusal := self.access.refusal(lease.caller, lease.turn, 1)) is not None:
             raise refusal
-        visit.begin(Lease(self.access, caller))
+
+
+def is_foreign(method: str, headers: Mapping[str, str], allowed: Sequence[str]) -> bool:
+    """Whether a browser sends this, and could change something, for a page that is not ours and not
+    `allowed`. Programs send neither header. (The rule of Go's net/http.CrossOriginProtection.)
+    """
+    origin = headers.get("origin", "")
+    if method in SAFE or "*" in allowed or (origin and origin in allowed):
+        return False
+    site = headers.get("sec-fetch-site", "")
+    if site:
+        return site not in ("same-origin", "none")
+    return bool(origin) and urlsplit(origin).netloc.lower() != headers.get("host", "").lower()
 
 
 def is_work(method: str, path: str) -> bool:
@@ -121,7 +140,7 @@ class _Exchange:
     """One request on its way in and out."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, max_body: int, keeps_body: bool
+        self, scope: Scope, receive: Receive, send: Send, settings: Settings, access: Access
     ) -> None:
         self.scope = scope
         self._receive = receive
@@ -133,9 +152,12 @@ class _Exchange:
         self._begun = time.monotonic()
         self._answered = 0  # the status that has been sent
         self._size = 0
-        self._max_body = max_body
+        self._held = 0  # bytes that count as being received
+        self._settings = settings
+        self._access = access
         self._complete = False  # whether the body has come
-        self._body: list[bytes] | None = [] if keeps_body else None
+        self._whole: bytes | None = None  # the body, if it has come and nobody has it yet
+        self._body: list[bytes] | None = [] if settings.log_prompts else None
         self.limited: Caller | None = None  # whose limits the response tells
         given = self.headers.get("x-request-id", "")
         self.id = given if REQUEST_ID.fullmatch(given) else new_id("req")
@@ -175,32 +197,68 @@ class _Exchange:
             else host.partition(":")[0]
         )
 
+    @property
+    def address(self) -> str:
+        client = self.scope.get("client")
+        return address_of(client[0]) if client else ""
+
+    async def read_body(self) -> None:
+        """Raises `ApiError` for a body that is too large or comes too slowly."""
+        pieces: list[bytes] = []
+        while not self._complete:
+            try:
+                message = await self.receive()
+            except HTTPException as error:
+                raise ApiError.of(error) from error
+            if message["type"] != "http.request":
+                raise ApiError.of(ClientGone())
+            pieces.append(message.get("body", b""))
+        self._whole = b"".join(pieces)
+
     async def receive(self) -> Message:
+        """Errors are of the kind that FastAPI does not make a 400 of."""
+        if self._whole is not None:
+            body = self._whole
+            self._whole = None
+            return {"type": "http.request", "body": body, "more_body": False}
         message = await self._next()
         if message["type"] == "http.request":
+            self._take(message.get("body", b""))
             self._complete = not message.get("more_body", False)
-            body = message.get("body", b"")
-            self._size += len(body)
-            if (
-                self._size > self._max_body
-            ):  # of this kind, because FastAPI makes a 400 of any other
-                raise HTTPException(413, too_large(self._max_body).message)
-            if self._body is not None:
-                self._body.append(body)
+            if self._complete:
+                self._let_go()
         return message
 
+    def _take(self, body: bytes) -> None:
+        self._size += len(body)
+        self._held += len(body)
+        self._access.receiving += len(body)
+        most = self._settings.max_body
+        if self._size > most:
+            raise HTTPException(413, too_large(most).message)
+        if self._access.receiving > BODIES * most:
+            text = "too many large requests are being received"
+            raise HTTPException(429, text, {"Retry-After": str(RETRY)})
+        if self._body is not None:
+            self._body.append(body)
+
+    def _let_go(self) -> None:
+        self._access.receiving -= self._held
+        self._held = 0
+
     async def _next(self) -> Message:
-        """A body that stops coming must not hold its place for ever. After the whole body, only the
+        """The whole body has `body_timeout` from the request's beginning on. After it, only the
         client's leaving is left to wait for, and that may take any time.
         """
         if self._complete:
             return await self._receive()
+        seconds = self._settings.body_timeout
         try:
-            return await asyncio.wait_for(self._receive(), BODY_WAIT)
+            async with asyncio.timeout(self._begun + seconds - time.monotonic()):
+                return await self._receive()
         except TimeoutError as error:
-            raise HTTPException(
-                400, f"the body stopped coming {BODY_WAIT:.0f} seconds ago"
-            ) from error
+            text = f"the body was not complete after {seconds:g} seconds"
+            raise HTTPException(408, text, {"Connection": "close"}) from error
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -234,6 +292,7 @@ class _Exchange:
     def close(self, service: Service) -> None:
         seconds = time.monotonic() - self._begun
         tokens = (0, 0)
+        self._let_go()
         if self.lease is not None:
             tokens = (self.lease.prompt_tokens, self.lease.completion_tokens)
             self.lease.release()

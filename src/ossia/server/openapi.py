@@ -14,13 +14,15 @@ from fastapi.openapi.utils import get_openapi
 REFUSALS = {
     "400": "A field of the request is wrong; the error names it.",
     "401": "No API key, or an unknown one.",
-    "403": "The server does not answer to this host name.",
+    "403": "The server does not answer to this host name, or to a page of another site.",
     "404": "There is no such thing, or it belongs to somebody else.",
     "405": "The path has no such method.",
+    "408": "The body was not complete in time.",
     "413": "The request is too large.",
     "429": "Too many requests or tokens; Retry-After says when to try again.",
     "500": "The server failed; its log says more.",
     "503": "The server is about to stop, or its engine has failed.",
+    "507": "The server's disk is full.",
 }
 OPENAI_ERROR = {
     "type": "object",

@@ -67,6 +67,10 @@ def router(service: Service) -> APIRouter:
 def _states(service: Service) -> APIRouter:
     routes = APIRouter(tags=["operations"])
 
+    def failed() -> Response:
+        why = str(service.worker.error or "not running")
+        return reply({"status": "failed", "error": why}, 503)
+
     @routes.get(
         "/health",
         summary="Whether the engine lives",
@@ -75,9 +79,7 @@ def _states(service: Service) -> APIRouter:
     )
     async def health() -> Response:
         if not service.worker.is_alive:
-            return reply(
-                {"status": "failed", "error": str(service.worker.error or "not running")}, 503
-            )
+            return failed()
         return reply({"status": "ok"})
 
     @routes.get(
@@ -88,7 +90,7 @@ def _states(service: Service) -> APIRouter:
     )
     async def ready() -> Response:
         if not service.worker.is_alive:
-            return reply({"status": "failed"}, 503)
+            return failed()
         return (
             reply({"status": "draining"}, 503, SOON)
             if service.is_draining

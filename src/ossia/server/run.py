@@ -22,6 +22,7 @@ from fastapi import FastAPI
 
 from ossia.errors import RequestError
 from ossia.server.access import Access
+from ossia.server.connections import protocol
 from ossia.server.service import Service
 
 log = logging.getLogger("ossia.server")
@@ -57,10 +58,15 @@ def serve(
     """Runs until a signal comes, and returns it. `app` is made by `create_app`. `started` is called
     when requests are answered.
     """
+    settings = app.state.service.settings
+    proxies = settings.trusted_proxies
     server = _Server(
         uvicorn.Config(
             app, log_config=None, access_log=False, lifespan="on", server_header=False,
             timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(LAST_WORDS),
+            http=protocol(settings), ws="none",
+            # by default uvicorn believes whoever connects from this machine
+            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
         ),
         started,
     )  # fmt: skip

@@ -66,6 +66,7 @@ class ScriptedEngine:
         cache_salt: str = "",
         sample_of: int | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> int:
         self._check(prompt, self.config.max_context_length - 1)
         id = next(self._ids)

@@ -2,11 +2,11 @@
 short texts.
 
 Stateless: whoever has the secret can open what was sealed with it, on any machine and after any
-restart. Knows bytes and keys; nothing of items or HTTP.
+restart, for the caller whom it was given to. Knows bytes and keys; nothing of items or HTTP.
 
 A sealed text is base64url of: one byte of version, 12 of nonce, the compressed text under
-AES-256-GCM with its tag. The version is authenticated too, so that a text of one version cannot
-pass for another's.
+AES-256-GCM with its tag. The version and the owner are authenticated too, so that a text of one
+version cannot pass for another's, and what one caller was given opens for no other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import binascii
 import hashlib
 import os
 import zlib
+from copy import copy
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -31,10 +32,11 @@ class SealError(Exception):
 
 class Sealer:
     """`secret`: bytes of any length that are hard to guess; None: random ones, good as long as this
-    object lives.
+    object lives. `of` gives the sealer of a caller; this one is that of who has no name.
     """
 
     def __init__(self, secret: bytes | None = None) -> None:
+        self._owner = b""
         key = (
             hashlib.sha256(b"ossia reasoning\x00" + secret).digest()
             if secret is not None
@@ -42,11 +44,17 @@ class Sealer:
         )
         self._cipher = AESGCM(key)
 
+    def of(self, owner: str) -> Sealer:
+        """For the caller of that name: a key may be changed, its name stays."""
+        made = copy(self)
+        made._owner = owner.encode("utf-8", "surrogatepass")
+        return made
+
     def seal(self, text: str) -> str:
         nonce = os.urandom(NONCE)
         data = zlib.compress(text.encode("utf-8", "surrogatepass"))
         return base64.urlsafe_b64encode(
-            VERSION + nonce + self._cipher.encrypt(nonce, data, VERSION)
+            VERSION + nonce + self._cipher.encrypt(nonce, data, VERSION + self._owner)
         ).decode()
 
     def open(self, sealed: str) -> str:
@@ -61,9 +69,11 @@ class Sealer:
         if version != VERSION:
             raise SealError("it was not made by this version of the server")
         try:
-            data = self._cipher.decrypt(nonce, rest, version)
+            data = self._cipher.decrypt(nonce, rest, version + self._owner)
         except (InvalidTag, ValueError) as error:  # ValueError: too short to be anything
-            raise SealError("it was made with another secret, or changed since") from error
+            raise SealError(
+                "it was made with another secret or for another key, or changed since"
+            ) from error
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(data, LONGEST)
         if unpacker.unconsumed_tail:

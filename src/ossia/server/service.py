@@ -19,7 +19,7 @@ from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError
 from ossia.harmony import HarmonyGrammar, Message
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Caller
+from ossia.server.access import Caller, whose_turn
 from ossia.server.answer import Answerer, AnswerRequest
 from ossia.server.metrics import Metrics
 from ossia.server.responses.background import Runs
@@ -72,11 +72,12 @@ class Service:
         tokenizer: Tokenizer,
         settings: Settings,
         builtin: Sequence[Tool] = (),
+        changed: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
-        self.worker = EngineWorker(engine)
+        self.worker = EngineWorker(engine, changed)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.metrics = Metrics(self.worker, settings.model_name)
@@ -158,6 +159,7 @@ class Service:
                 asked = replace(
                     ask,
                     cache_salt=caller.salted(ask.cache_salt),
+                    turn_of=whose_turn(),
                     session=SessionKey(caller.name, conversation),
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:

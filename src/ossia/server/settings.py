@@ -13,7 +13,7 @@ from ossia.harmony.messages import EffortName
 class Limits:
     """Of one API key, or of everybody together if there are no keys. None: no limit."""
 
-    concurrent: int | None = None  # requests being answered
+    concurrent: int | None = None  # samples being answered: n counts as n
     tokens_per_minute: int | None = None  # prompt and answer
 
 
@@ -41,8 +41,13 @@ class Settings:
     tool_rounds: int = 16  # samples of one answer that call tools of the server's own
     keys: tuple[ApiKey, ...] = ()
     limits: Limits = field(default_factory=Limits)  # for requests without a key
-    max_queue: int = 256  # requests being answered or waiting; one more is told to come back (429)
+    max_queue: int = 512  # samples being answered or waiting; one more is told to come back (429)
     max_body: int = 32 << 20  # bytes of a request
+    header_timeout: float = 15.0  # seconds that a request's headers may take
+    body_timeout: float = 60.0  # seconds that a request's body may take
+    max_connections: int = 512  # of one address; 0: any number
+    # addresses of proxies, whose word for a client's address is taken; "*": everybody's
+    trusted_proxies: tuple[str, ...] = ()
     keepalive: float = 15.0  # seconds without an event after which a stream says that it is alive
     drain: float = 30.0  # seconds that running answers have when the server is asked to stop
     store_path: Path | None = None

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
 log = logging.getLogger("ossia.server")
+WATCH = 2.0  # seconds between two looks at the files of the weights
+READING = 2  # callers whose prompts are read at a time: each takes memory beside the engine's
 
 
 class EngineLike(Protocol):
@@ -40,6 +43,7 @@ class EngineLike(Protocol):
         cache_salt: str = "",
         sample_of: int | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> int: ...
     def abort(self, request_id: int) -> None: ...
     def has_work(self) -> bool: ...
@@ -61,6 +65,10 @@ class EngineStopped(Exception):
     """The engine failed, or the server is stopping: no more tokens will come."""
 
 
+class WeightsChanged(Exception):
+    """What the engine computes with is not what was loaded."""
+
+
 class _Stream:
     """A request's way back to the coroutine that made it."""
 
@@ -71,16 +79,26 @@ class _Stream:
         self.closed = False
 
 
-class EngineWorker:
-    """`start` it, `generate` from any event loop, `stop` it."""
+_Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
 
-    def __init__(self, engine: EngineLike) -> None:
+
+class EngineWorker:
+    """`start` it, `generate` from any event loop, `stop` it. `changed`: what has changed about the
+    files that weights are read from, if anything has; then the engine stops before another answer
+    is complete.
+    """
+
+    def __init__(
+        self, engine: EngineLike, changed: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.engine = engine
+        self._changed = changed
+        self._next_look = 0.0  # on the clock of time.monotonic
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._streams: dict[int, _Stream] = {}
-        # the first one is being read
-        self._scoring: deque[tuple[_Stream, Iterator[list[PromptToken]]]] = deque()
+        self._scoring: dict[str, deque[_Scoring]] = {}  # by caller; the first of each is next
+        self._reading: deque[str] = deque()  # callers with a prompt that is being read
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -114,6 +132,7 @@ class EngineWorker:
         cache_salt: str = "",
         samples: Samples | None = None,
         stream: int = 0,
+        caller: str = "",
     ) -> AsyncGenerator[SampledToken, None]:
         """The tokens as they come. Closing the iterator aborts the request. Raises the errors of
         `submit` and of the constraint, and `EngineStopped`.
@@ -136,6 +155,7 @@ class EngineWorker:
                     cache_salt=cache_salt,
                     sample_of=first,
                     stream=stream,
+                    caller=caller,
                 )
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
@@ -162,9 +182,12 @@ class EngineWorker:
             mine.closed = True
             self._commands.put(lambda: self._forget(mine))
 
-    async def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> list[PromptToken]:
-        """As the engine's, all of them. Prompts are read one after the other, in turns with the
-        engine's steps. Raises what the engine does, and `EngineStopped`.
+    async def prompt_logprobs(
+        self, prompt: Sequence[int], top: int = 0, caller: str = ""
+    ) -> list[PromptToken]:
+        """As the engine's, all of them. Prompts are read in turns with the engine's steps, one
+        after the other of a caller, and two callers' in turns. Raises what the engine does, and
+        `EngineStopped`.
         """
         mine = _Stream()
 
@@ -173,7 +196,8 @@ class EngineWorker:
                 self._tell([(mine, EngineStopped("the engine is stopping"))])
                 return
             try:
-                self._scoring.append((mine, self.engine.prompt_logprobs(prompt, top)))
+                chunks = self.engine.prompt_logprobs(prompt, top)
+                self._scoring.setdefault(caller, deque()).append((mine, chunks))
             except Exception as error:  # the coroutine's to handle
                 self._tell([(mine, error)])
 
@@ -196,22 +220,23 @@ class EngineWorker:
         try:
             while not self._stopping:
                 self._take_commands()
+                if time.monotonic() >= self._next_look:
+                    self._look()
                 if self._scoring and not self._stopping:
                     self._score()
                 if self.engine.has_work() and not self._stopping:
                     self._step()
+        except WeightsChanged as error:
+            log.error("%s; no more requests are answered: start the server again", error)
+            self.error = error
         except BaseException as error:
             log.exception("the engine failed; no more requests are answered")
             self.error = error
         gone = EngineStopped(
             "the engine stopped" if self.error is None else f"the engine failed: {self.error}"
         )
-        self._tell(
-            [
-                (stream, gone)
-                for stream in (*self._streams.values(), *(stream for stream, _ in self._scoring))
-            ]
-        )
+        scoring = [stream for line in self._scoring.values() for stream, _ in line]
+        self._tell([(stream, gone) for stream in (*self._streams.values(), *scoring)])
         self._streams.clear()
         self._scoring.clear()
         with suppress(queue.Empty):  # who came in meanwhile is told too
@@ -219,28 +244,47 @@ class EngineWorker:
                 self._commands.get_nowait()()
 
     def _take_commands(self) -> None:
-        """All that wait; waits for one if there is nothing to compute."""
-        if not (self.engine.has_work() or self._scoring):
-            self._commands.get()()
+        """All that wait; waits for one, or the next look, if there is nothing to compute."""
         with suppress(queue.Empty):
+            if not (self.engine.has_work() or self._scoring):
+                self._commands.get(timeout=WATCH)()
             while not self._stopping:
                 self._commands.get_nowait()()
 
+    def _look(self) -> None:
+        self._next_look = time.monotonic() + WATCH
+        change = self._changed()
+        if change is not None:
+            raise WeightsChanged(f"the weights file {change}")
+
     def _score(self) -> None:
-        """One chunk of the first prompt that waits for its log-probabilities."""
-        stream, chunks = self._scoring[0]
+        """One chunk of the prompt whose caller's turn it is."""
+        for caller in self._scoring:
+            if len(self._reading) < READING and caller not in self._reading:
+                self._reading.append(caller)
+        caller = self._reading.popleft()
+        line = self._scoring[caller]
+        stream, chunks = line[0]
         scored: list[PromptToken] | Exception | None
         try:
             scored = None if stream.closed else next(chunks, None)
         except Exception as error:  # of this prompt, so only its coroutine is told
             scored = error
-        if not isinstance(scored, list):
-            self._scoring.popleft()
+        if isinstance(scored, list):
+            self._reading.append(caller)
+        else:
+            line.popleft()
+            del self._scoring[caller]
+            if line:
+                self._scoring[caller] = line  # after the other callers
         self._tell([(stream, scored)])
 
     def _step(self) -> None:
         news: list[tuple[_Stream, Any]] = []
-        for token in self.engine.step():
+        tokens = self.engine.step()
+        if any(token.finish_reason is not None for token in tokens):
+            self._look()
+        for token in tokens:
             if (stream := self._streams.get(token.request_id)) is not None:
                 news.append((stream, token))
                 if token.finish_reason is not None:

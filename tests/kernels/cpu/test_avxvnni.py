@@ -40,7 +40,10 @@ def recode(cxx: str, folder: Path) -> None:
     text, count = re.subn(r"\{vex3?\}(\s+vpdpbusd\b)", r"{evex}\1", assembly.read_text())
     assert count > 50, "the unit has none of the instructions that make the row"
     assembly.write_text(text)
-    units = (*(str(HERE / name) for name in ("api.cpp", "pool.cpp", "ceilings.cpp")), str(assembly))
+    units = (
+        *(str(HERE / name) for name in ("api.cpp", "pool.cpp", "maps.cpp", "ceilings.cpp")),
+        str(assembly),
+    )
     run(cxx, *COMMON, "-w", "-shared", *units, "-o", str(library))
 
 

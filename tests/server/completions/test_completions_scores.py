@@ -5,6 +5,7 @@ and as evaluation harnesses ask for them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -118,6 +119,33 @@ async def test_scoring_takes_turns_with_steps() -> None:
         worker.stop()
     with pytest.raises(EngineStopped):
         await worker.prompt_logprobs([1, 2])
+
+
+@pytest.mark.anyio
+async def test_callers_take_turns_at_having_prompts_read() -> None:
+    engine = ScriptedEngine([[1]])
+    inner, read = engine.prompt_logprobs, []
+
+    def slow(prompt: Any, top: int = 0) -> Any:
+        for chunk in range(10):
+            read.append(prompt[0])
+            yield from inner(prompt, top) if chunk == 0 else [[]]
+
+    engine.prompt_logprobs = slow  # type: ignore[method-assign]
+    worker = EngineWorker(engine)
+    prompts = [(1, "heavy"), (2, "heavy"), (3, "heavy"), (4, "light"), (5, "third")]
+    scores = [asyncio.ensure_future(worker.prompt_logprobs([n, 2], 0, who)) for n, who in prompts]
+    worker._thread = threading.current_thread()  # it counts as alive before its first step
+    await asyncio.sleep(0)
+    worker.start()
+    try:
+        for score in scores:
+            await score
+    finally:
+        worker.stop()
+    assert read[:20].count(4) >= 8, "one chunk of each in turns"
+    assert read.index(5) < read.index(2), "no second prompt before another's first"
+    assert sorted(read) == [n for n, _ in prompts for _ in range(10)]
 
 
 @pytest.mark.anyio

@@ -26,7 +26,7 @@ from torch import Tensor
 from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.format import Slot
 from ossia.checkpoint.mapped import DTYPES, Entry, map_privately
-from ossia.checkpoint.names import Row
+from ossia.checkpoint.names import Row, check_layers
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, TensorMismatchError, TokenizerError
 from ossia.tokenizer import O200K_PATTERN, Tokenizer
@@ -187,9 +187,8 @@ def _read_config(source: GgufSource) -> ModelConfig:
     if "token_embd.weight" not in source:
         raise TensorMismatchError(f"{path}: lacks token_embd.weight")
     layers = metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
-    tensors = sum(1 for _ in source.names())
-    if not isinstance(layers, int) or layers > tensors:  # before anything is made for each layer
-        raise TensorMismatchError(f"{path}: says it has {layers!r} layers, but holds fewer tensors")
+    tensors = len([*source.names()])
+    check_layers(path, layers, tensors)
     vocab_size = source.entry("token_embd.weight").shape[0]
     try:
         return gguf.config_from(metadata, vocab_size)
@@ -283,7 +282,7 @@ def _map(path: Path) -> mmap.mmap:
             size = os.fstat(number).st_size
             if size < 24:
                 raise CheckpointError(f"{path}: too short for a GGUF file")
-            return map_privately(number, size)
+            return map_privately(path, number, size)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be mapped: {error.strerror or error}") from error
 

@@ -15,6 +15,7 @@ from ossia.kernels.cpu.leaves import (
     Moe,
     Packable,
     Step,
+    own,
     rms_norm,
 )
 from ossia.kernels.cpu.library import (
@@ -46,6 +47,7 @@ __all__ = [
     "isa",
     "loaded",
     "offered",
+    "own",
     "peaks",
     "read_bandwidth",
     "rms_norm",

@@ -122,6 +122,7 @@ def _compile(cxx: str, work: Path, extra: Sequence[str]) -> list[str]:
     needed: dict[str, tuple[str, ...]] = {
         "pool.cpp": (),
         "api.cpp": (),
+        "maps.cpp": (),
         "ceilings.cpp": (),
         "isa_generic.cpp": (),
     }

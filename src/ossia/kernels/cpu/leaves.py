@@ -50,6 +50,11 @@ class Packable(Protocol):
         ...
 
 
+def own(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy, also of what has that dtype: what is small is read from no file after loading."""
+    return tensor.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
 def rms_norm(x_TD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
     """bfloat16 [T, D] from float32."""
     assert x_TD.dtype == scale_D.dtype == torch.float32 and x_TD.is_contiguous()
@@ -69,7 +74,7 @@ class Dense:
         rows, cols = weight_NK.shape
         # weights of another dtype are rounded, as they would be at each use
         weight_NK = weight_NK.detach().to(torch.bfloat16).contiguous()
-        self.bias = None if bias_N is None else bias_N.detach().float().contiguous()
+        self.bias = None if bias_N is None else own(bias_N)
         bias = None if self.bias is None else self.bias.data_ptr()
         self.c = c.DenseWeight(weight_NK.data_ptr(), None, bias, rows, cols, KINDS[kind])
         self.published = [weight_NK]
@@ -120,7 +125,7 @@ class Experts:
         experts, rows, groups = scales.shape
         blocks = blocks.contiguous()
         scales = scales.contiguous()
-        self.bias = bias_EN.detach().float().contiguous()
+        self.bias = own(bias_EN)
         pointers = (blocks.data_ptr(), scales.data_ptr(), None, self.bias.data_ptr())
         self.c = c.ExpertWeight(*pointers, experts, rows, groups * 32, interleaved)
         self.published = [blocks, scales]
@@ -219,8 +224,8 @@ class Attention:
         window: int | None,
     ) -> None:
         self.parts = tuple(dense)  # alive as long as this
-        self.norm = norm_D.detach().float().contiguous()
-        self.sinks = None if sinks_H is None else sinks_H.detach().float().contiguous()
+        self.norm = own(norm_D)
+        self.sinks = None if sinks_H is None else own(sinks_H)
         sinks = None if self.sinks is None else self.sinks.data_ptr()
         heads = dense[0].c.rows // head_dim
         rest = (sinks, eps, score_scale, heads, window or 0)
@@ -245,13 +250,13 @@ class Moe:
         activations: str,
     ) -> None:
         self.parts = tuple(parts)
-        self.norm = norm_D.detach().float().contiguous()
+        self.norm = own(norm_D)
         dtypes = (torch.bfloat16, torch.float32)
         self.router: list[Tensor] = []  # alive as long as this
         pointers: list[int | None] = [None, None]
         if router is not None:
             parts_and_dtypes = zip(router, dtypes, strict=True)
-            self.router = [part.detach().to(d).contiguous() for part, d in parts_and_dtypes]
+            self.router = [own(part, dtype) for part, dtype in parts_and_dtypes]
             pointers = [part.data_ptr() for part in self.router]
         numbers = (eps, limit, top_k, KINDS[activations])
         self.c = c.MoeHalf(self.norm.data_ptr(), *pointers, *(part.c for part in parts), *numbers)

@@ -144,6 +144,8 @@ SIGNATURES: dict[str, Signature] = {
     "ossia_ceiling_isa": (c_char_p, [N]),
     "ossia_ceiling_operations": (c_double, [c_char_p, N, N, c_double]),
     "ossia_ceiling_read": (c_double, [P, c_int64, N, c_double]),
+    "ossia_watch_map": (None, [P, c_int64, c_char_p]),
+    "ossia_forget_map": (None, [P]),
     "ossia_layers": (None, [P, P, N, P, P]),
     **dict(_kernel_signatures()),
 }

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from ossia import __version__
 from ossia.harmony import Message, Role
-from ossia.server.access import Caller, caller_of
+from ossia.server.access import Caller, caller_of, count_samples
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
 from ossia.server.chat.request import asks_of
@@ -50,6 +50,8 @@ def router(service: Service) -> APIRouter:
         being `[DONE]`.
         """
         caller = caller_of(request)
+        samples = wanted.n or 1
+        count_samples(samples, "n")
         answer = await _Answer.to(wanted, service, caller, fingerprint)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from ossia.engine.request import PromptToken
 from ossia.errors import OssiaError
-from ossia.server.access import Caller, caller_of
+from ossia.server.access import Caller, caller_of, count_samples, whose_turn
 from ossia.server.completions.chunks import Writer, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
@@ -45,6 +45,7 @@ def router(service: Service) -> APIRouter:
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Text that continues a prompt, or each of several."""
         body.check()
+        count_samples(body.all_samples, "prompt")
         model = service.check_model(body.model)
         with_ids = body.return_token_ids is True
         writer = Writer(model, service.tokenizer, logprobs=body.logprobs, token_ids=with_ids)
@@ -212,6 +213,7 @@ class _Job:
             cache_salt=self.caller.salted(wish.cache_salt or ""),
             samples=self.shared[head.at],
             stream=head.sample,
+            caller=whose_turn(),
         )
         with self.service.metrics.answering() as book:
             async with aclosing(tokens):
@@ -238,7 +240,7 @@ class _Job:
         """Those of a prompt are computed once for all its samples."""
         if at not in self.scores:
             top = self.wish.logprobs or 0
-            asked = self.service.worker.prompt_logprobs(self.prompts[at], top)
+            asked = self.service.worker.prompt_logprobs(self.prompts[at], top, whose_turn())
             self.scores[at] = asyncio.ensure_future(asked)
         return await asyncio.shield(self.scores[at])
 

@@ -82,7 +82,7 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         None, description="Adds `prompt_token_ids` and `token_ids` to the choices."
     )
     priority: Annotated[int, Ge(-(1 << 31)), Le(1 << 31)] | None = Field(
-        None, description="Requests of smaller numbers are served first."
+        None, description="Of a caller's requests, those of smaller numbers are served first."
     )
     cache_salt: str | None = Field(
         None, description="Computed beginnings are shared among requests with the same."
@@ -92,6 +92,20 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
     def samples(self) -> int:
         """To be drawn for each prompt."""
         return self.best_of or self.n or 1
+
+    @property
+    def all_samples(self) -> int:
+        """Of all prompts. Raises `ApiError` if there are too many."""
+        count = len(_listed(self.prompt)) * self.samples
+        if count == 0:
+            raise bad("prompt is an empty list", "prompt")
+        if count > MAX_SAMPLES:
+            raise bad(
+                f"{count // self.samples} prompts, {self.samples} samples each; "
+                f"at most {MAX_SAMPLES} in all",
+                "prompt",
+            )
+        return count
 
     @property
     def limit(self) -> int:
@@ -125,13 +139,6 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
     async def prompts(self, service: Service) -> list[list[int]]:
         """Each prompt's ids. Raises `ApiError`."""
         given = _listed(self.prompt)
-        if not given:
-            raise bad("prompt is an empty list", "prompt")
-        if len(given) * self.samples > MAX_SAMPLES:
-            raise bad(
-                f"{len(given)} prompts, {self.samples} samples each; at most {MAX_SAMPLES} in all",
-                "prompt",
-            )
         texts = [text for text in given if isinstance(text, str)]
         if sum(map(len, texts)) > LONG:
             prompts = await asyncio.to_thread(self._encoded, given, service.tokenizer)

@@ -68,7 +68,7 @@ def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conve
     def remembered(id: str) -> Sequence[Message]:
         return service.thoughts_before(caller, id)
 
-    messages = read_messages(body, service.sealer, remembered)
+    messages = read_messages(body, service.sealer.of(caller.name), remembered)
     return conversation_of(
         messages,
         effort=body.effort(service).level,
@@ -93,7 +93,7 @@ async def _asked(
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(
         model,
-        service.sealer,
+        service.sealer.of(caller.name),
         thinking=body.shows_thinking,
         omitted=body.omits_thinking,
         limit=body.max_tokens,

@@ -66,7 +66,7 @@ class ResponseService:
         self.service.check_model(body.model)
         return await read_prompt(
             self.service,
-            self.service.sealer,
+            self.service.sealer.of(caller.name),
             lambda id: self._item(caller.name, id),
             body,
             caller,
@@ -81,6 +81,8 @@ class ResponseService:
                 "a response in the background must be stored: nobody could get it otherwise",
                 "store",
             )
+        if body.is_stored or body.conversation_id is not None:
+            self.service.store.check_writable()
         prompt = await self.read(body, caller, max_output=body.max_output_tokens)
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self.service.sampling(
@@ -99,7 +101,7 @@ class ResponseService:
         )
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
-            seal=self.service.sealer.seal
+            seal=self.service.sealer.of(caller.name).seal
             if "reasoning.encrypted_content" in body.includes
             else None,
             logprobs=wants_logprobs,
@@ -173,6 +175,8 @@ class ResponseService:
             async with aclosing(_patient(answers, patience)) as steps:
                 async for step in steps:
                     if book.sequence == 0:
+                        if pending.body.background:  # nobody could get it otherwise
+                            self.service.store.put(self._stored(pending), must=True)
                         for event in book.begin():
                             yield event
                         if pending.body.background:
@@ -218,9 +222,7 @@ class ResponseService:
             thoughts = thoughts_before_calls(pending.ask, book.end.messages)
             self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
         if body.is_stored:
-            self.service.store.put(
-                StoredResponse(pending.id, owner, book.response, prompt.history, prompt.input)
-            )
+            self.service.store.put(self._stored(pending))
             self._know(pending)
         if body.conversation_id is not None and book.end is not None:
             try:
@@ -232,6 +234,12 @@ class ResponseService:
                 OssiaError,
             ) as error:  # gone meanwhile, or full: the answer is there all the same
                 log.warning("conversation %s does not grow: %r", body.conversation_id, error)
+
+    def _stored(self, pending: PendingResponse) -> StoredResponse:
+        prompt = pending.prompt
+        return StoredResponse(
+            pending.id, pending.caller.name, pending.book.response, prompt.history, prompt.input
+        )
 
     # Items that a reference means without naming the response that they are from
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import orjson
 
-from ossia.errors import OssiaError
+from ossia.errors import DISK_FULL, OssiaError
 from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
@@ -86,6 +86,12 @@ class StoreError(OssiaError):
     """The file cannot be used, or the disk failed."""
 
 
+class DiskFull(StoreError):
+    """There is no room on the disk: nothing can be kept, nor deleted, until there is some."""
+
+    code = DISK_FULL
+
+
 class StoreFull(StoreError):
     """The entry is larger than the whole store may be."""
 
@@ -136,9 +142,15 @@ class Store:
 
     # Responses
 
-    def put(self, stored: StoredResponse) -> None:
+    def check_writable(self) -> None:
+        """To be asked before an answer that is to be kept is begun. Raises `StoreError`."""
+        with self._writing() as db:
+            db.execute("UPDATE used SET bytes = bytes")
+
+    def put(self, stored: StoredResponse, *, must: bool = False) -> None:
         """Inserts or replaces. An answer must not be lost because it cannot be kept: if there is no
-        room, or the disk fails, that is logged, and the response is not found later.
+        room, or the disk fails, that is logged, and the response is not found later. If it `must`
+        be kept, raises `StoreError`.
         """
         try:
             body, history, given = (
@@ -159,8 +171,10 @@ class Store:
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
             with self._writing() as db:
                 db.execute(PUT_RESPONSE, row)
-        except StoreError:
-            log.exception("response %s is not kept", stored.id)
+        except StoreError as error:
+            if must:
+                raise
+            log.error("response %s is not kept: %s", stored.id, error)
 
     def get(self, owner: str, id: str) -> StoredResponse | None:
         found = self._responses("owner = ? AND id = ?", owner, id)
@@ -337,6 +351,11 @@ class Store:
             try:
                 yield self._db
             except sqlite3.Error as error:
+                if _kind(error) == sqlite3.SQLITE_FULL:
+                    raise DiskFull(
+                        "the disk that responses are kept on is full: ask again when there is room "
+                        "on it, or with store: false"
+                    ) from error
                 raise StoreError(
                     f"the store of responses ({self.path or 'in memory'}) failed: {error}"
                 ) from error
@@ -395,12 +414,15 @@ def _opened(path: Path | None) -> sqlite3.Connection:
     return db
 
 
+def _kind(error: BaseException) -> int | None:
+    """SQLite's extended codes keep the kind in their lowest byte."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
 def _is_busy(error: BaseException) -> bool:
-    """Whether another process holds the file. SQLite's extended codes keep the kind in their lowest
-    byte.
-    """
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    """Whether another process holds the file."""
+    return _kind(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _connected(name: str) -> sqlite3.Connection:

@@ -7,12 +7,14 @@ reads a message: field and code come with the error.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from ossia import errors
 from ossia.errors import HarmonyError, OssiaError, RequestError
 from ossia.server.worker import EngineStopped
 
@@ -21,6 +23,7 @@ TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "invalid_request_error",
     409: "conflict_error",
     413: "request_too_large",
     422: "invalid_request_error",
@@ -28,6 +31,7 @@ TYPES = {
     503: "overloaded_error",
 }
 FAILED = "the server failed; its log says more"
+NO_SPACE = "the server's disk is full: ask again when there is room on it"
 CLIENT_GONE = 499  # the status in the log of a request whose client did not wait for the response
 PLACES = ("body", "query", "path", "header")  # FastAPI puts these before the name of a field
 # pydantic's words for what is wrong, in the words of `SamplingParams` and of our own readers
@@ -97,6 +101,10 @@ class ApiError(Exception):
                 return cls(CLIENT_GONE, "the client went away")
             case HTTPException():
                 return cls(error.status_code, str(error.detail), headers=error.headers)
+            case OssiaError(code=errors.DISK_FULL):
+                return cls(507, str(error), code=error.code)
+            case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+                return cls(507, NO_SPACE, code=errors.DISK_FULL)
             case OssiaError():
                 return cls(500, str(error), param=error.field, code=error.code)
         return cls(500, FAILED)
