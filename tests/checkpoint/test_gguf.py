@@ -39,6 +39,7 @@ from ossia.checkpoint import (
     write_gguf,
     write_random,
 )
+from ossia.checkpoint.gguf import blocks as blocks_of_ggml
 from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.write import Dense
 from ossia.commands.main import main
@@ -93,7 +94,7 @@ def logits(path: Path, length: int = 40) -> Tensor:
 
 def assert_same(first: Path, second: Path) -> None:
     """Every native tensor has the same values; packed experts the same bytes."""
-    a, b = open_checkpoint(first).state(), open_checkpoint(second).state()
+    a, b = open_checkpoint(first).tensors, open_checkpoint(second).tensors
     assert set(a) == set(b)
     for name in a:
         assert a[name].shape == b[name].shape, name
@@ -177,17 +178,17 @@ def test_blocks_are_those_of_the_gguf_package() -> None:
     rng = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 256, (5, 7, 3, 16), dtype=torch.uint8, generator=rng)
     scales = torch.randint(60, 200, (5, 7, 3), dtype=torch.uint8, generator=rng)
-    raw = gguf.to_ggml(blocks, scales)
+    raw = blocks_of_ggml.to_ggml(blocks, scales)
     theirs = peer.quants.dequantize(raw.flatten(-2).numpy(), peer.GGMLQuantizationType.MXFP4)
     assert np.array_equal(theirs, mxfp4.decode(blocks, scales, torch.float32).numpy())
-    assert torch.equal(gguf.blocks_from_ggml(raw), blocks)
+    assert torch.equal(blocks_of_ggml.blocks_from_ggml(raw), blocks)
 
 
 def test_every_byte_of_a_block_survives() -> None:
     blocks = torch.arange(256, dtype=torch.uint8).repeat(16).view(16, 256).T.contiguous()
     blocks = blocks + torch.arange(16, dtype=torch.uint8) * 17
-    raw = gguf.to_ggml(blocks, torch.arange(256).to(torch.uint8))
-    assert torch.equal(gguf.blocks_from_ggml(raw), blocks)
+    raw = blocks_of_ggml.to_ggml(blocks, torch.arange(256).to(torch.uint8))
+    assert torch.equal(blocks_of_ggml.blocks_from_ggml(raw), blocks)
     assert torch.equal(raw[:, 0], torch.arange(256).to(torch.uint8))
 
 
@@ -198,17 +199,17 @@ WEIGHTS = st.floats(-3e4, 3e4, width=32).map(lambda value: value if abs(value) >
 @settings(deadline=None)
 @given(arrays(np.float32, (3, 64), elements=WEIGHTS))
 def test_q8_is_that_of_the_gguf_package(values: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-    ours = gguf.to_q8(torch.from_numpy(values))
+    ours = blocks_of_ggml.to_q8(torch.from_numpy(values))
     assert np.array_equal(
         ours.numpy(), peer.quants.quantize(values, peer.GGMLQuantizationType.Q8_0)
     )
     exact = torch.from_numpy(peer.quants.dequantize(ours.numpy(), peer.GGMLQuantizationType.Q8_0))
-    found = gguf.from_q8(ours).float()
+    found = blocks_of_ggml.decoded(ours, "Q8_0").float()
     assert bool(((found - exact).abs() <= exact.abs() * 2.0**-11 + 2.0**-25).all())
     scales, codes = blocks_of(ours)
     normal = scales > 2.0**-13  # for smaller ones float16 has fewer bits
     # int8 weights made of it are the same
-    assert torch.equal(blocks_of(gguf.to_q8(found))[1][normal], codes[normal])
+    assert torch.equal(blocks_of(blocks_of_ggml.to_q8(found))[1][normal], codes[normal])
 
 
 def blocks_of(raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,7 +234,7 @@ def test_the_gguf_package_reads_what_is_written(folder: Path) -> None:
     assert reader.get_field("general.architecture").contents() == "gpt-oss"  # type: ignore[union-attr]
     assert {t.tensor_type.name for t in reader.tensors} == {"F32", "Q8_0", "MXFP4"}
     assert list(found["blk.0.ffn_up_exps.weight"].shape) == [96, 64, 5]
-    state = open_checkpoint(folder / "hf").state()
+    state = open_checkpoint(folder / "hf").tensors
     stem = "layers.0.moe.experts.gate_up"
     exact = mxfp4.decode(state[f"{stem}.blocks"], state[f"{stem}.scales"], torch.float32)
     for row, name in enumerate(("gate", "up")):
@@ -422,7 +423,7 @@ def test_a_damaged_header_is_refused_or_harmless(
         checkpoint = open_checkpoint(path)
     except (CheckpointError, ConfigError):
         return
-    for tensor in checkpoint.state().values():
+    for tensor in checkpoint.tensors.values():
         assert tensor.numel() > 0
 
 
@@ -517,7 +518,7 @@ def as_llama_cpp_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     linear = kernels.linear
 
     def q8(x: Tensor) -> Tensor:
-        raw = gguf.to_q8(x).unflatten(-1, (-1, 34))
+        raw = blocks_of_ggml.to_q8(x).unflatten(-1, (-1, 34))
         return (
             raw[..., 2:].view(torch.int8) * raw[..., :2].contiguous().view(torch.float16).float()
         ).flatten(-2)

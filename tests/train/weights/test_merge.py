@@ -66,7 +66,7 @@ def logits(model: Transformer) -> Tensor:
 
 
 def state(folder: Path) -> dict[str, Tensor]:
-    return dict(open_checkpoint(folder).state())
+    return dict(open_checkpoint(folder).tensors)
 
 
 def by_hand(
