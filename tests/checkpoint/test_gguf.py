@@ -23,6 +23,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from amounts import examples
+from gguf_files import SMALL, assert_same, logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -47,11 +48,6 @@ from ossia.config import FULL, SLIDING, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, OssiaError, TensorMismatchError
 from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, train_tokenizer
 
-SMALL = ModelConfig(
-    num_hidden_layers=2, hidden_size=96, intermediate_size=64, num_experts=5, experts_per_token=2,
-    num_attention_heads=6, num_key_value_heads=2, head_dim=16, vocab_size=321, sliding_window=7,
-    initial_context_length=32, max_context_length=256, rope_theta=10000.0, rope_scaling_factor=8.0, rope_ntk_beta=4.0,
-)  # fmt: skip
 SHAPES = {
     "small": SMALL,
     "three experts, wide": replace(
@@ -80,25 +76,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dense in kinds:
         write_gguf(folder / "hf", folder / f"{dense}.gguf", dense)
     return folder
-
-
-def logits(path: Path, length: int = 40) -> Tensor:
-    model = load(path)
-    tokens = torch.randint(
-        0, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(1)
-    )
-    with torch.no_grad():
-        found: Tensor = model(tokens, Batch.packed([length]))
-    return found
-
-
-def assert_same(first: Path, second: Path) -> None:
-    """Every native tensor has the same values; packed experts the same bytes."""
-    a, b = open_checkpoint(first).tensors, open_checkpoint(second).tensors
-    assert set(a) == set(b)
-    for name in a:
-        assert a[name].shape == b[name].shape, name
-        assert torch.equal(a[name].float(), b[name].float()), name
 
 
 # ---- round trips ---------------------------------------------------------------------------------
@@ -373,18 +350,6 @@ def test_metadata_that_does_not_fit(what: str, folder: Path, tmp_path: Path) -> 
     )
     with pytest.raises(error, match=message):
         open_checkpoint(path)
-
-
-@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.ffn_down_exps.weight"])
-def test_other_quantizations_are_named(name: str, folder: Path, tmp_path: Path) -> None:
-    shape = {"blk.0.attn_q.weight": (96, 96), "blk.1.ffn_down_exps.weight": (5, 96, 64)}[name]
-    data = peer.quants.quantize(np.zeros(shape, np.float32), peer.GGMLQuantizationType.Q4_0)
-    change = {"formats": {name: (peer.GGMLQuantizationType.Q4_0, data)}}
-    path = rewritten(
-        folder / "bf16.gguf", tmp_path / "x.gguf", lambda values: values.update(change)
-    )
-    with pytest.raises(TensorMismatchError, match=f"{name}.*Q4_0.*Take a file"):
-        load(path)
 
 
 def test_every_truncation_is_an_error(folder: Path, tmp_path: Path) -> None:

@@ -101,9 +101,11 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     rank = settings.get("rank")
     alpha = settings.get("alpha")
     parts = {".attn.": "attention", ".experts.": "experts"}
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+    unknown = sorted(settings.keys() - {"ossia", "rank", "alpha", *parts.values()})
+    if unknown or type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
         raise CheckpointError(
-            f"{folder / SETTINGS}: not the settings of an adapter: rank {rank!r}, alpha {alpha!r}"
+            f"{folder / SETTINGS}: not the settings of an adapter: rank {rank!r}, alpha {alpha!r}, "
+            f"unknown {unknown}; give the folder of a run as it was left"
         )
     wanted = [
         s for s in rows if any(part in s and settings.get(key) for part, key in parts.items())
