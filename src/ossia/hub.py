@@ -101,7 +101,7 @@ def _is_called(model: str, files: list[str], wanted: str) -> bool:
     text, path = wanted.lower(), PurePosixPath(model.lower())
     names = [*map(str.lower, files), *(PurePosixPath(name).name.lower() for name in files)]
     names += [str(path), path.name, path.parent.name]
-    ends = (f"-{text}", f".{text}", f"_{text}")
+    ends = (f"-{text}", f".{text}")
     return not text or text in names or path.name.endswith(ends)
 
 

@@ -340,13 +340,15 @@ def test_the_tokenizer_inside_goes_along(tmp_path: Path) -> None:
     tokenizer = train_tokenizer(texts, 300, pattern=O200K_PATTERN)
     write_random(SMALL, tmp_path / "hf", seed=0)
     tokenizer.save(tmp_path / "hf" / "tokenizer.json")
+    (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
     write_gguf(tmp_path / "hf", tmp_path / "m.gguf")
     convert(tmp_path / "m.gguf", tmp_path / "again")
+    assert (tmp_path / "again" / "chat_template.jinja").read_text() == "{{ messages }}"
     again = Tokenizer.from_pretrained(tmp_path / "again")
     assert again.vocabulary == tokenizer.vocabulary and again.specials == tokenizer.specials
     write_gguf(tmp_path / "m.gguf", tmp_path / "second.gguf")
     fields = peer.GGUFReader(tmp_path / "second.gguf").fields
-    assert "tokenizer.ggml.tokens" in fields
+    assert "tokenizer.ggml.tokens" in fields and "tokenizer.chat_template" in fields
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint.fitted import Tally, pieces
+from ossia.checkpoint.gguf.format import CHAT_TEMPLATE
 from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.load import CONFIG, Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import Source, inside
@@ -109,7 +110,10 @@ def finish(sink: Sink, checkpoint: Checkpoint) -> None:
 
 
 def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
-    """That inside a GGUF, as a file of its own."""
+    """That inside a GGUF, and its chat template, as files of their own."""
+    template = checkpoint.source.metadata.get(CHAT_TEMPLATE)
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     found = gguf_tokenizer(checkpoint.file)
     if found is not None:
         data = to_json(found.vocabulary, found.specials, found.pattern)

@@ -22,6 +22,7 @@ from ossia.errors import CheckpointError, ConfigError
 ARCHITECTURE = "gpt-oss"
 ALIGNMENT = 32  # bytes: where each tensor's data begins, unless the file says otherwise
 EXTRA = "ossia.config"  # JSON: fields of our config that GGUF has no key for; others ignore it
+CHAT_TEMPLATE = "tokenizer.chat_template"
 PATTERN = "ossia.tokenizer.pattern"  # the pattern that cuts text, if llama.cpp has no name for it
 
 Kind = Literal["matrix", "vector", "experts"]

@@ -137,7 +137,8 @@ def _write_header(
     writer.add_quantization_version(2)
     for key, value in described.items():
         _add(writer, key, value)
-    template = _chat_template(checkpoint.directory)
+    template = checkpoint.source.metadata.get(gguf.CHAT_TEMPLATE)
+    template = template or _chat_template(checkpoint.directory)
     _add_tokenizer(writer, config, _find_tokenizer(checkpoint), template)
     dtype: Any = np.dtype(np.uint8)
     for slot in slots:
