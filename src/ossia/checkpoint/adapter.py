@@ -41,10 +41,15 @@ class Change:
 
     def delta(self, expert: int | None = None, rows: slice = slice(None)) -> Tensor:
         """What is added to these rows of the matrix, or of that of one expert, in float32."""
-        a = self.a if expert is None else self.a[expert]
-        b = self.b if expert is None else self.b[expert]
+        a = self.a
+        b = self.b
+        if expert is not None:
+            a = a[expert]
+            b = b[expert]
         # copied off the file: products depend on alignment
-        product = b[rows].float().clone() @ a.float().clone()
+        own_a = a.float().clone()
+        own_b = b[rows].float().clone()
+        product = own_b @ own_a
         return product.mul_(self.scale)
 
 
@@ -98,18 +103,18 @@ def read_adapter(folder: Path, config: ModelConfig) -> Adapter:
 
 def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     settings = read_json(folder / SETTINGS)
-    rank = settings.get("rank")
-    alpha = settings.get("alpha")
-    parts = {".attn.": "attention", ".experts.": "experts"}
-    unknown = sorted(settings.keys() - {"ossia", "rank", "alpha", *parts.values()})
-    if unknown or type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
+    rank = settings.pop("rank", None)
+    alpha = settings.pop("alpha", None)
+    attention = settings.pop("attention", True)
+    experts = settings.pop("experts", True)
+    settings.pop("ossia", None)
+    if type(rank) is not int or type(alpha) not in (int, float) or rank < 1 or settings:
         raise CheckpointError(
             f"{folder / SETTINGS}: not the settings of an adapter: rank {rank!r}, alpha {alpha!r}, "
-            f"unknown {unknown}; give the folder of a run as it was left"
+            f"unknown {sorted(settings)}; give the folder of a run as it was left"
         )
-    wanted = [
-        s for s in rows if any(part in s and settings.get(key) for part, key in parts.items())
-    ]
+    wanted = [stem for stem in rows if attention and ".attn." in stem]
+    wanted += [stem for stem in rows if experts and ".experts." in stem]
     file = MappedFile(inside(folder, WEIGHTS))
     names = {f"{stem}.{letter}" for stem in wanted for letter in (A, B)}
     if differing := sorted(names ^ set(file.entries)):
@@ -126,6 +131,7 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
                 f"{file.path}: {stem}.{A} is {list(a.shape)}, expected rank {rank} as {SETTINGS} "
                 "says"
             )
+        assert alpha is not None
         found[stem] = Change(a, b, alpha / rank)
     return found
 

@@ -45,12 +45,15 @@ class Tally:
             blocks, scales = mxfp4.encode(values.contiguous(), self.rule)
         except ValueError as error:
             raise CheckpointError(f"{where}: {error}") from error
-        self.note(values, mxfp4.decode(blocks, scales, torch.float32))
+        stored = mxfp4.decode(blocks, scales, torch.float32)
+        self.note(values, stored)
         return blocks, scales
 
     def note(self, values: Tensor, rounded: Tensor) -> None:
         cost = error_of(values, self.rule, "experts", rounded)
-        self.error = cost if self.error is None else self.error + cost
+        if self.error is not None:
+            cost = self.error + cost
+        self.error = cost
 
 
 @dataclass
@@ -75,16 +78,15 @@ def fit(
     for number, (name, tensor) in enumerate(state.items(), 1):
         stem, _, kind = name.rpartition(".")
         change = changes.get(stem)
-        if kind == "weight" and ".experts." in name and tally is not None:
+        if kind == "blocks" and change is not None:
+            _fit_packed(done, stem, tensor, state[f"{stem}.scales"], change, tally)
+        elif kind == "weight" and ".experts." in name and tally is not None:
             _encode(done, stem, tensor, change, tally)
         elif kind == "weight" and change is not None:
-            done.tensors[name] = _sum(tensor, change, torch.float32 if exact else tensor.dtype)
-        elif kind == "blocks" and change is not None and tally is not None:
-            _requantize(done, stem, tensor, state[f"{stem}.scales"], change, tally)
+            dtype = torch.float32 if exact else tensor.dtype
+            done.tensors[name] = _sum(tensor, change, dtype)
         elif name not in done.tensors:  # scales come with their blocks where these are made anew
             done.tensors[name] = tensor
-        if kind == "blocks" and change is not None and tally is None:
-            done.beside[stem] = change
         if progress is not None:
             progress(number, len(state))
     return done
@@ -93,44 +95,53 @@ def fit(
 def _sum(tensor: Tensor, change: Change, dtype: torch.dtype) -> Tensor:
     out = torch.empty(tensor.shape, dtype=dtype)
     if tensor.dim() == 3:
-        for expert in range(len(tensor)):
-            out[expert] = added(tensor[expert], change.delta(expert), dtype)
+        for expert, weight in enumerate(tensor):
+            delta = change.delta(expert)
+            out[expert] = added(weight, delta, dtype)
         return out
     for start, piece in pieces(tensor):
         rows = slice(start, start + len(piece))
-        out[rows] = added(piece, change.delta(rows=rows), dtype)
+        delta = change.delta(rows=rows)
+        out[rows] = added(piece, delta, dtype)
     return out
 
 
 def _encode(done: Fitted, stem: str, weight: Tensor, change: Change | None, tally: Tally) -> None:
     """Experts in a floating type, with their change."""
-    held = []
-    for expert in range(len(weight)):
-        values = weight[expert].float()
+    blocks = []
+    scales = []
+    for expert, matrix in enumerate(weight):
+        values = matrix.float()
         if change is not None:
             values = values + change.delta(expert)
-        held.append(tally.encode(f"{stem}, expert {expert}", values))
-    for kind, parts in zip(("blocks", "scales"), zip(*held, strict=True), strict=True):
-        done.tensors[f"{stem}.{kind}"] = torch.stack(parts)
+        made = tally.encode(f"{stem}, expert {expert}", values)
+        blocks.append(made[0])
+        scales.append(made[1])
+    done.tensors[f"{stem}.blocks"] = torch.stack(blocks)
+    done.tensors[f"{stem}.scales"] = torch.stack(scales)
 
 
-def _requantize(
-    done: Fitted, stem: str, blocks: Tensor, scales: Tensor, change: Change, tally: Tally
+def _fit_packed(
+    done: Fitted, stem: str, blocks: Tensor, scales: Tensor, change: Change, tally: Tally | None
 ) -> None:
-    """Experts in MXFP4, with their change."""
+    """Experts in MXFP4, with their change in it or beside it."""
+    if tally is None:
+        done.tensors[f"{stem}.blocks"] = blocks
+        done.beside[stem] = change
+        return
     new_blocks = torch.empty_like(blocks)
     new_scales = torch.empty_like(scales)
-    for expert in range(len(blocks)):
+    for expert, held in enumerate(zip(blocks, scales, strict=True)):
         delta = change.delta(expert)
-        wanted = mxfp4.decode(blocks[expert], scales[expert], torch.float32) + delta
         try:
-            made = requantized(blocks[expert], scales[expert], delta, tally.rule)
+            made = requantized(*held, delta, tally.rule)
         except ValueError as error:
-            raise CheckpointError(
-                f"{stem}, expert {expert}, with the change added: {error}"
-            ) from error
+            where = f"{stem}, expert {expert}, with the change added"
+            raise CheckpointError(f"{where}: {error}") from error
         new_blocks[expert] = made.blocks
         new_scales[expert] = made.scales
-        tally.note(wanted, mxfp4.decode(made.blocks, made.scales, torch.float32))
+        wanted = mxfp4.decode(*held, torch.float32) + delta
+        stored = mxfp4.decode(made.blocks, made.scales, torch.float32)
+        tally.note(wanted, stored)
     done.tensors[f"{stem}.blocks"] = new_blocks
     done.tensors[f"{stem}.scales"] = new_scales

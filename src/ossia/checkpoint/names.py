@@ -233,9 +233,9 @@ def _renamed(row: Row, source: Source) -> list[Row]:
         return [replace(row, stored=blocks)]
     stem, is_bias, _ = row.stored.partition("_bias")
     part = "bias" if is_bias else "weight"
-    names = [f"{stem}s.{expert}.{part}" for expert in range(row.shape[0])]
-    if ".experts." not in stem or names[0] not in source:
+    if ".experts." not in stem or f"{stem}s.0.{part}" not in source:
         return [row]
+    names = [f"{stem}s.{expert}.{part}" for expert in range(row.shape[0])]
     shape = row.native_shape[1:]
     return [Row(row.native, name, shape, row.dtypes, expert=True) for name in names]
 
@@ -254,12 +254,14 @@ _METHODS = {
     "torchao": "torchao",
 }
 _MARKS = {
-    ".absmax": "bitsandbytes",
-    ".qweight": "GPTQ or AWQ",
-    ".weight_packed": "compressed-tensors (llm-compressor)",
-    ".weight_scale_2": "ModelOpt (NVFP4 or FP8)",
-    ".weight_scale": "FP8",
-    ".weight_scale_inv": "FP8",
+    "absmax": "bitsandbytes",
+    "qweight": "GPTQ or AWQ",
+    "weight_packed": "compressed-tensors (llm-compressor)",
+    "weight_scale_2": "ModelOpt (NVFP4 or FP8)",
+    "weight_scale": "FP8",
+    "weight_scale_inv": "FP8",
+    "biases": "MLX",
+    ".scales": "MLX",
 }
 
 
@@ -270,15 +272,15 @@ def foreign(config: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
     about = config.get("quantization_config")
     said = about if isinstance(about, Mapping) else {}
     method = said.get("quant_method")
-    if "quantization" in config or (about and method is None and "bits" in said):
+    is_unsigned = method is None and "bits" in said
+    if config.get("quantization") or is_unsigned:
         return "MLX"
     if about is not None and method != "mxfp4":
         return _METHODS.get(str(method), repr(method))
     for name in names:
-        if name.endswith((".scales", ".biases")) and name.startswith("model."):
-            return "MLX"
+        is_ours = name.startswith("block.")  # the original layout has scales, too
         for mark, whose in _MARKS.items():
-            if name.endswith(mark):
+            if name.endswith(mark) and not is_ours:
                 return whose
     return None
 

@@ -53,6 +53,7 @@ _REFUSED = (
 # Beginnings that leave the base as it is. Others (pissa, olora, corda, loftq) change it first: what
 # they leave in the file does not stand alone.
 _BEGINNINGS = ("True", "False", "None", "gaussian", "eva", "orthogonal")
+_ELSEWHERE = "give the model that the adapter was trained on"
 # Settings that look like a variant and are none: they are about how it was trained.
 _HARMLESS = ("use_rslora", "megatron_config", "eva_config", "runtime_config", "corda_config")
 
@@ -78,7 +79,8 @@ def read(folder: Path, rows: Mapping[str, Row]) -> dict[str, Factors]:
                 f"{file.path}: tensor {name!r} is no factor of a low-rank change; ossia reads LoRA "
                 "adapters alone: merge this one with peft (merge_and_unload) and take the result"
             )
-        module, letter = match["module"], match["letter"]
+        module = match["module"]
+        letter = match["letter"]
         tensor = file.tensor(name)
         if match["kind"] == "lora_embedding":  # its B [D, r] A [r, V] is the table's transpose
             letter = "B" if letter == "A" else "A"
@@ -103,23 +105,29 @@ class _Settings:
                 f"{path}: {name} is {data[name]!r:.80}, which ossia does not add at run time nor "
                 "merges; merge it with peft (merge_and_unload) and take the result"
             )
-        ranks, alphas = data.get("rank_pattern") or {}, data.get("alpha_pattern") or {}
-        numbers = [data.get("r"), data.get("lora_alpha"), *ranks.values(), *alphas.values()]
+        rank = data.get("r")
+        alpha = data.get("lora_alpha")
+        ranks = data.get("rank_pattern") or {}
+        alphas = data.get("alpha_pattern") or {}
+        numbers = [rank, alpha, *ranks.values(), *alphas.values()]
         if not all(type(n) in (int, float) and n > 0 for n in numbers):
             raise CheckpointError(
                 f"{path}: r, lora_alpha, rank_pattern and alpha_pattern must be numbers above 0"
             )
         by_root = bool(data.get("use_rslora"))
-        return cls(data["r"], float(data["lora_alpha"]), ranks, alphas, by_root)
+        return cls(data["r"], data["lora_alpha"], ranks, alphas, by_root)
 
     def scale(self, where: str, module: str, rank: int) -> float:
         """What multiplies B A of a module. Raises `CheckpointError` for another rank than is
         said.
         """
-        if (said := _matching(self.ranks, module, self.rank)) != rank:
+        said = _matching(self.ranks, module, self.rank)
+        if said != rank:
             raise CheckpointError(f"{where}: has rank {rank}, {SETTINGS} says {said}")
         alpha: float = _matching(self.alphas, module, self.alpha)
-        return alpha / (math.sqrt(rank) if self.by_root else rank)
+        if self.by_root:
+            return alpha / math.sqrt(rank)
+        return alpha / rank
 
 
 def _refused(data: Mapping[str, Any]) -> str | None:
@@ -130,8 +138,9 @@ def _refused(data: Mapping[str, Any]) -> str | None:
     if str(data.get("init_lora_weights")) not in _BEGINNINGS:
         return "init_lora_weights"
     for name, value in data.items():
-        is_variant = name.startswith("use_") or name.endswith("_config")
-        if value and (name in _REFUSED or (is_variant and name not in (*_HARMLESS, *_PLAIN))):
+        looks_so = name.startswith("use_") or name.endswith("_config")
+        is_variant = looks_so and name not in (*_HARMLESS, *_PLAIN)
+        if value and (is_variant or name in _REFUSED):
             return name
     return None
 
@@ -157,20 +166,24 @@ class _Reader:
         together: defaultdict[str, list[Pair]] = defaultdict(list)
         for module, pair in pairs.items():
             a, b = self._pair(module, pair)
-            plain = module.replace(".router.linear", ".router").removesuffix(".base_layer")
-            if (match := _LAYER.fullmatch(module)) is not None:
-                together[match["experts"]].append((a, b))
+            plain = module.replace(".router.linear", ".router")
+            if match := _LAYER.fullmatch(module):
+                layer = match["experts"]
+                together[layer].append((a, b))
             elif (match := _ONE_EXPERT.fullmatch(module)) and match["stem"] in by_module:
-                apart[match["stem"]][int(match["expert"])] = self._factors(module, a, b)
+                expert = int(match["expert"])
+                apart[match["stem"]][expert] = self._factors(module, a, b)
             elif plain in by_module:
-                found[by_module[plain]] = self._factors(plain, a, b)
+                stem = by_module[plain]
+                found[stem] = self._factors(plain, a, b)
             else:
                 raise CheckpointError(
-                    f"{self.path}: changes {module!r}, which the base model does not have; give "
-                    "the model that the adapter was trained on"
+                    f"{self.path}: changes {module!r}, which the base model does not have; "
+                    f"{_ELSEWHERE}"
                 )
         for module, experts in apart.items():
-            found[by_module[module]] = self._stacked(module, experts, self.rows[by_module[module]])
+            stem = by_module[module]
+            found[stem] = self._stacked(module, experts, self.rows[stem])
         for module, its in together.items():
             found |= self._of_experts(module, its, by_module)
         return found
@@ -187,19 +200,20 @@ class _Reader:
     def _stacked(self, module: str, experts: Mapping[int, Factors], row: Row) -> Factors:
         """Of experts that are changed one by one; one without a change gets zeros."""
         count, outputs, inputs = row.native_shape
-        rank = max(len(a) for a, _, _ in experts.values())
-        a_ErK = torch.zeros(count, rank, inputs)
-        b_ERr = torch.zeros(count, outputs, rank)
+        ranks = [len(a) for a, _, _ in experts.values()]
+        a_ErK = torch.zeros(count, max(ranks), inputs)
+        b_ERr = torch.zeros(count, outputs, max(ranks))
         for expert, (a, b, scale) in experts.items():
-            fits = expert < count and a.shape[1:] == (inputs,) and b.shape[:1] == (outputs,)
-            if not fits or len(a) != b.shape[1]:
+            rank = len(a)
+            fits = a.shape == (rank, inputs) and b.shape == (outputs, rank)
+            if not fits or expert >= count:
                 raise CheckpointError(
                     f"{self.path}: the change of {module}, expert {expert}, does not fit the base: "
                     f"A {list(a.shape)}, B {list(b.shape)} for {count} matrices "
-                    f"{[outputs, inputs]}; give the model that the adapter was trained on"
+                    f"{[outputs, inputs]}; {_ELSEWHERE}"
                 )
-            a_ErK[expert, : len(a)] = a
-            b_ERr[expert, :, : len(a)] = b.float() * scale
+            a_ErK[expert, :rank] = a
+            b_ERr[expert, :, :rank] = b.float() * scale
         return a_ErK, b_ERr, 1.0
 
     def _of_experts(
@@ -211,28 +225,31 @@ class _Reader:
         with releases of transformers that do not tell it so, for the outputs; then A and B have
         changed places in both parameters. Where F = D only gate_up shows which it is.
         """
-        stems = {name: by_module.get(f"{module}.{name}_proj") for name in ("gate_up", "down")}
-        sizes: dict[tuple[int, int], list[tuple[str, bool]]] = defaultdict(list)
-        for known in filter(None, stems.values()):
-            _, outputs, inputs = self.rows[known].native_shape
-            sizes[inputs, outputs].append((known, False))
-            sizes[outputs, inputs].append((known, True))
-        fitting = [sizes.get((a.shape[1], b.shape[0]), []) for a, b in pairs]
-        swapped = any(kinds == [(stems["gate_up"], True)] for kinds in fitting)
+        gate_up = by_module.get(f"{module}.gate_up_proj", "")
+        down = by_module.get(f"{module}.down_proj", "")
+        known = [stem for stem in (gate_up, down) if stem]
+        straight = {self._inputs_outputs(stem): stem for stem in known}
+        crossed = {self._inputs_outputs(stem)[::-1]: stem for stem in known}
+        sizes = [(a.shape[1], b.shape[0]) for a, b in pairs]
+        swapped = any(size in crossed and size not in straight for size in sizes)
         found: dict[str, Factors] = {}
-        for (a, b), kinds in zip(pairs, fitting, strict=True):
-            stem = next((stem for stem, is_swapped in kinds if is_swapped == swapped), None)
+        for size, (a, b) in zip(sizes, pairs, strict=True):
+            stem = (crossed if swapped else straight).get(size)
             experts = self.rows[stem].shape[0] if stem else 1
-            if stem is None or stem in found or len(a) % experts or len(a) != b.shape[1]:
+            is_whole = len(a) % experts == 0 and len(a) == b.shape[1]
+            if stem is None or stem in found or not is_whole:
                 raise CheckpointError(
                     f"{self.path}: the change of {module}, A {list(a.shape)}, B {list(b.shape)}, "
-                    "fits neither of the base's two matrices; give the model that the adapter was "
-                    "trained on"
+                    f"fits neither of the base's two matrices; {_ELSEWHERE}"
                 )
             a_ErK = a.unflatten(0, (experts, -1))
-            b_ERr = b.unflatten(1, (-1, experts)).permute(2, 0, 1)
+            b_RrE = b.unflatten(1, (-1, experts))
+            b_ERr = b_RrE.permute(2, 0, 1)
             if swapped:
                 a_ErK, b_ERr = b_ERr.transpose(1, 2), a_ErK.transpose(1, 2)
-            full_name = self.rows[stem].stored
-            found[stem] = self._factors(full_name, a_ErK, b_ERr)
+            found[stem] = self._factors(self.rows[stem].stored, a_ErK, b_ERr)
         return found
+
+    def _inputs_outputs(self, stem: str) -> tuple[int, int]:
+        _, outputs, inputs = self.rows[stem].native_shape
+        return inputs, outputs

@@ -27,27 +27,71 @@ from ossia import mxfp4
 from ossia.config import MX_BLOCK
 
 MXFP4_BYTES = 1 + MX_BLOCK // 2
-Q8_BYTES = 2 + MX_BLOCK
 CHUNK = 1 << 20  # values decoded at a time: in between they are float32
 # Of IQ4_NL and IQ4_XS: what the sixteen codes stand for.
-_UNEVEN = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_UNEVEN = (
+    -127,
+    -104,
+    -83,
+    -65,
+    -49,
+    -35,
+    -22,
+    -10,
+    1,
+    13,
+    25,
+    38,
+    53,
+    69,
+    89,
+    113,
+)
 
 
 def _bits(raw_NB: Tensor, width: int, run: int) -> Tensor:
     """Fields of `width` bits: of each run of bytes first all lowest fields, then the next ones."""
-    shifts = torch.arange(0, 8, width, dtype=torch.uint8).unsqueeze(-1)
+    shifts = torch.arange(0, 8, width, dtype=torch.uint8)
     runs = raw_NB.unflatten(-1, (-1, 1, run))
-    fields: Tensor = (runs >> shifts) & ((1 << width) - 1)
+    shifted = runs >> shifts.unsqueeze(-1)
+    mask = (1 << width) - 1
+    fields: Tensor = shifted & mask
     return fields.flatten(1)
 
 
+def _fields(raw_NB: Tensor, *sizes: int) -> tuple[Tensor, ...]:
+    """What stands in a block one after the other, by bytes."""
+    fields: tuple[Tensor, ...] = raw_NB.split(sizes, dim=-1)
+    return fields
+
+
 def _half(raw_N2: Tensor) -> Tensor:
-    return raw_N2.contiguous().view(torch.float16).float()
+    aligned = raw_N2.contiguous()
+    return aligned.view(torch.float16).float()
+
+
+def _joined(low: Tensor, high: Tensor, bits: int = 4) -> Tensor:
+    """Codes whose upper bits stand apart."""
+    upper = high << bits
+    return low | upper
+
+
+def _signed(codes: Tensor, offset: int) -> Tensor:
+    signed = codes.to(torch.int8)
+    return signed - offset
+
+
+def _uneven(codes: Tensor) -> Tensor:
+    meant = torch.tensor(_UNEVEN)
+    values: Tensor = meant[codes.int()]
+    return values
 
 
 def _scaled(codes_NV: Tensor, scale_NS: Tensor, minimum_NS: Tensor | None = None) -> Tensor:
     """scale * code - minimum, where S scales share the block's values evenly."""
-    shared = codes_NV.float().unflatten(-1, (scale_NS.shape[-1], -1))
+    scales = scale_NS.shape[-1]
+    codes = codes_NV.float()
+    shared = codes.unflatten(-1, (scales, -1))
     values = shared * scale_NS.unsqueeze(-1)
     if minimum_NS is not None:
         values -= minimum_NS.unsqueeze(-1)
@@ -55,123 +99,208 @@ def _scaled(codes_NV: Tensor, scale_NS: Tensor, minimum_NS: Tensor | None = None
     return flat
 
 
-def _signed(codes: Tensor, offset: int) -> Tensor:
-    return codes.to(torch.int8) - offset
-
-
-def _uneven(codes: Tensor) -> Tensor:
-    values: Tensor = torch.tensor(_UNEVEN)[codes.int()]
-    return values
+# Of every format: d the scale of the block, m or dmin its minimum, qs the lower bits of the codes,
+# qh the upper ones, as GGML's structures call them.
 
 
 def _q8_0(raw: Tensor) -> Tensor:
-    return _scaled(raw[:, 2:].view(torch.int8), _half(raw[:, :2]))
+    d, qs = _fields(raw, 2, 32)
+    codes = qs.view(torch.int8)
+    scale = _half(d)
+    return _scaled(codes, scale)
 
 
 def _q4_0(raw: Tensor) -> Tensor:
-    return _scaled(_signed(_bits(raw[:, 2:], 4, 16), 8), _half(raw[:, :2]))
+    d, qs = _fields(raw, 2, 16)
+    low = _bits(qs, 4, 16)
+    codes = _signed(low, 8)
+    scale = _half(d)
+    return _scaled(codes, scale)
 
 
 def _q4_1(raw: Tensor) -> Tensor:
-    return _scaled(_bits(raw[:, 4:], 4, 16), _half(raw[:, :2]), -_half(raw[:, 2:4]))
+    d, m, qs = _fields(raw, 2, 2, 16)
+    codes = _bits(qs, 4, 16)
+    minimum = -_half(m)
+    scale = _half(d)
+    return _scaled(codes, scale, minimum)
 
 
 def _q5_0(raw: Tensor) -> Tensor:
-    high = _bits(raw[:, 2:6], 1, 1) << 4
-    return _scaled(_signed(_bits(raw[:, 6:], 4, 16) | high, 16), _half(raw[:, :2]))
+    d, qh, qs = _fields(raw, 2, 4, 16)
+    high = _bits(qh, 1, 1)
+    low = _bits(qs, 4, 16)
+    joined = _joined(low, high)
+    codes = _signed(joined, 16)
+    scale = _half(d)
+    return _scaled(codes, scale)
 
 
 def _q5_1(raw: Tensor) -> Tensor:
-    high = _bits(raw[:, 4:8], 1, 1) << 4
-    codes = _bits(raw[:, 8:], 4, 16) | high
-    return _scaled(codes, _half(raw[:, :2]), -_half(raw[:, 2:4]))
+    d, m, qh, qs = _fields(raw, 2, 2, 4, 16)
+    high = _bits(qh, 1, 1)
+    low = _bits(qs, 4, 16)
+    codes = _joined(low, high)
+    minimum = -_half(m)
+    scale = _half(d)
+    return _scaled(codes, scale, minimum)
 
 
 def _iq4_nl(raw: Tensor) -> Tensor:
-    return _scaled(_uneven(_bits(raw[:, 2:], 4, 16)), _half(raw[:, :2]))
+    d, qs = _fields(raw, 2, 16)
+    codes = _bits(qs, 4, 16)
+    values = _uneven(codes)
+    scale = _half(d)
+    return _scaled(values, scale)
 
 
 def _iq4_xs(raw: Tensor) -> Tensor:
-    low = _bits(raw[:, 4:8], 4, 1)
-    high = _bits(raw[:, 2:4], 2, 1) << 4
-    scale = _half(raw[:, :2]) * _signed(low | high, 32)
-    return _scaled(_uneven(_bits(raw[:, 8:], 4, 16)), scale)
+    d, scales_h, scales_l, qs = _fields(raw, 2, 2, 4, 128)
+    high = _bits(scales_h, 2, 1)
+    low = _bits(scales_l, 4, 1)
+    joined = _joined(low, high)
+    whole = _half(d)
+    share = _signed(joined, 32)
+    scale = whole * share
+    codes = _bits(qs, 4, 16)
+    values = _uneven(codes)
+    return _scaled(values, scale)
 
 
 def _q2_k(raw: Tensor) -> Tensor:
-    scale = _half(raw[:, 80:82]) * (raw[:, :16] & 15)
-    minimum = _half(raw[:, 82:]) * (raw[:, :16] >> 4)
-    return _scaled(_bits(raw[:, 16:80], 2, 32), scale, minimum)
+    scales, qs, d, dmin = _fields(raw, 16, 64, 2, 2)
+    codes = _bits(qs, 2, 32)
+    share = scales & 15
+    rest = scales >> 4
+    scale = _half(d) * share
+    minimum = _half(dmin) * rest
+    return _scaled(codes, scale, minimum)
 
 
 def _q3_k(raw: Tensor) -> Tensor:
-    high = _bits(raw[:, :32], 1, 32) << 2
-    codes = _signed(_bits(raw[:, 32:96], 2, 32) | high, 4)
-    low = _bits(raw[:, 96:104], 4, 8)
-    scale = _signed(low | (_bits(raw[:, 104:108], 2, 4) << 4), 32)
-    return _scaled(codes, _half(raw[:, 108:]) * scale)
+    qh, qs, scales_l, scales_h, d = _fields(raw, 32, 64, 8, 4, 2)
+    high = _bits(qh, 1, 32)
+    low = _bits(qs, 2, 32)
+    joined = _joined(low, high, 2)
+    codes = _signed(joined, 4)
+    high = _bits(scales_h, 2, 4)
+    low = _bits(scales_l, 4, 8)
+    joined = _joined(low, high)
+    whole = _half(d)
+    share = _signed(joined, 32)
+    scale = whole * share
+    return _scaled(codes, scale)
 
 
-def _scales_of_8(raw: Tensor) -> tuple[Tensor, Tensor]:
+def _scales_of_8(d: Tensor, dmin: Tensor, packed: Tensor) -> tuple[Tensor, Tensor]:
     """The eight scales and minima that Q4_K and Q5_K pack into 12 bytes, 6 bits each."""
-    first, second, third = raw[:, 4:8], raw[:, 8:12], raw[:, 12:16]
-    scale = torch.cat((first & 63, (third & 15) | ((first >> 2) & 48)), -1)
-    minimum = torch.cat((second & 63, (third >> 4) | ((second >> 2) & 48)), -1)
-    return _half(raw[:, :2]) * scale, _half(raw[:, 2:4]) * minimum
+    first, second, third = _fields(packed, 4, 4, 4)
+    # of the last four of each the upper two bits stand above the first four
+    above_scales = (first >> 2) & 48
+    above_minima = (second >> 2) & 48
+    late_scales = above_scales | (third & 15)
+    late_minima = above_minima | (third >> 4)
+    early_scales = first & 63
+    early_minima = second & 63
+    scales = torch.cat((early_scales, late_scales), -1)
+    minima = torch.cat((early_minima, late_minima), -1)
+    scale = _half(d) * scales
+    minimum = _half(dmin) * minima
+    return scale, minimum
 
 
 def _q4_k(raw: Tensor) -> Tensor:
-    return _scaled(_bits(raw[:, 16:], 4, 32), *_scales_of_8(raw))
+    d, dmin, packed, qs = _fields(raw, 2, 2, 12, 128)
+    scale, minimum = _scales_of_8(d, dmin, packed)
+    codes = _bits(qs, 4, 32)
+    return _scaled(codes, scale, minimum)
 
 
 def _q5_k(raw: Tensor) -> Tensor:
-    high = _bits(raw[:, 16:48], 1, 32) << 4
-    return _scaled(_bits(raw[:, 48:], 4, 32) | high, *_scales_of_8(raw))
+    d, dmin, packed, qh, qs = _fields(raw, 2, 2, 12, 32, 128)
+    scale, minimum = _scales_of_8(d, dmin, packed)
+    high = _bits(qh, 1, 32)
+    low = _bits(qs, 4, 32)
+    codes = _joined(low, high)
+    return _scaled(codes, scale, minimum)
 
 
 def _q6_k(raw: Tensor) -> Tensor:
-    high = _bits(raw[:, 128:192], 2, 32) << 4
-    codes = _signed(_bits(raw[:, :128], 4, 64) | high, 32)
-    return _scaled(codes, _half(raw[:, 208:]) * raw[:, 192:208].view(torch.int8))
+    qs, qh, scales, d = _fields(raw, 128, 64, 16, 2)
+    high = _bits(qh, 2, 32)
+    low = _bits(qs, 4, 64)
+    joined = _joined(low, high)
+    codes = _signed(joined, 32)
+    whole = _half(d)
+    share = scales.view(torch.int8)
+    scale = whole * share
+    return _scaled(codes, scale)
 
 
 def _mxfp4(raw: Tensor) -> Tensor:
-    return mxfp4.decode(blocks_from_ggml(raw.unsqueeze(1)), raw[:, :1].contiguous(), torch.float32)
+    blocks = blocks_from_ggml(raw.unsqueeze(1))
+    scales = raw[:, :1].contiguous()
+    return mxfp4.decode(blocks, scales, torch.float32)
 
 
 @dataclass(frozen=True)
 class Format:
     """GGUF's `number` for it; a block has `values` in `nbytes`. Without `decode` it is torch's own.
 
-    `dtype` is what values are kept in: float16 is off by at most 2^-11 of each, and exact for none
-    of these formats but MXFP4, which bfloat16 holds exactly.
+    `dtype` is what values are kept in: float16 is off by at most 2^-11 of each, bfloat16 holds
+    MXFP4's exactly.
     """
 
     number: int
     values: int
     nbytes: int
-    decode: Callable[[Tensor], Tensor] | None = None
-    dtype: torch.dtype = torch.float16
+    dtype: torch.dtype
+    decode: Callable[[Tensor], Tensor] | None
 
 
-FORMATS = {
-    "F32": Format(0, 1, 4, dtype=torch.float32),
-    "F16": Format(1, 1, 2),
-    "Q4_0": Format(2, 32, 18, _q4_0),
-    "Q4_1": Format(3, 32, 20, _q4_1),
-    "Q5_0": Format(6, 32, 22, _q5_0),
-    "Q5_1": Format(7, 32, 24, _q5_1),
-    "Q8_0": Format(8, 32, Q8_BYTES, _q8_0),
-    "Q2_K": Format(10, 256, 84, _q2_k),
-    "Q3_K": Format(11, 256, 110, _q3_k),
-    "Q4_K": Format(12, 256, 144, _q4_k),
-    "Q5_K": Format(13, 256, 176, _q5_k),
-    "Q6_K": Format(14, 256, 210, _q6_k),
-    "IQ4_NL": Format(20, 32, 18, _iq4_nl),
-    "IQ4_XS": Format(23, 256, 136, _iq4_xs),
-    "BF16": Format(30, 1, 2, dtype=torch.bfloat16),
-    "MXFP4": Format(39, 32, MXFP4_BYTES, _mxfp4, torch.bfloat16),
+_SIZES = {
+    "F32": (0, 1, 4),
+    "F16": (1, 1, 2),
+    "Q4_0": (2, 32, 18),
+    "Q4_1": (3, 32, 20),
+    "Q5_0": (6, 32, 22),
+    "Q5_1": (7, 32, 24),
+    "Q8_0": (8, 32, 34),
+    "Q2_K": (10, 256, 84),
+    "Q3_K": (11, 256, 110),
+    "Q4_K": (12, 256, 144),
+    "Q5_K": (13, 256, 176),
+    "Q6_K": (14, 256, 210),
+    "IQ4_NL": (20, 32, 18),
+    "IQ4_XS": (23, 256, 136),
+    "BF16": (30, 1, 2),
+    "MXFP4": (39, 32, 17),
 }
+_DECODERS = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+    "IQ4_NL": _iq4_nl,
+    "IQ4_XS": _iq4_xs,
+    "MXFP4": _mxfp4,
+}
+_DTYPES = {
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "MXFP4": torch.bfloat16,
+}
+FORMATS: dict[str, Format] = {}
+for _name, _sizes in _SIZES.items():
+    _dtype = _DTYPES.get(_name, torch.float16)
+    _decode = _DECODERS.get(_name)
+    FORMATS[_name] = Format(*_sizes, _dtype, _decode)
 
 
 def decoded(raw: Tensor, name: str) -> Tensor:
@@ -182,12 +311,13 @@ def decoded(raw: Tensor, name: str) -> Tensor:
     form = FORMATS[name]
     if form.decode is None:
         return raw.view(form.dtype)
-    blocks = raw.unflatten(-1, (-1, form.nbytes))
-    flat_NB = blocks.reshape(-1, form.nbytes)
+    flat_NB = raw.reshape(-1, form.nbytes)
     values = _converted(flat_NB, form, form.dtype)
-    if form.dtype == torch.float16 and not bool(torch.isfinite(values).all()):
+    is_finite = torch.isfinite(values).all()
+    if form.dtype == torch.float16 and not is_finite:
         values = _converted(flat_NB, form, torch.bfloat16)
-    return values.view(*raw.shape[:-1], -1)
+    rows = raw.shape[:-1]
+    return values.view(*rows, -1)
 
 
 def _converted(flat_NB: Tensor, form: Format, dtype: torch.dtype) -> Tensor:
@@ -195,7 +325,8 @@ def _converted(flat_NB: Tensor, form: Format, dtype: torch.dtype) -> Tensor:
     out_NV = torch.empty(len(flat_NB), form.values, dtype=dtype)
     step = CHUNK // form.values
     for start in range(0, len(flat_NB), step):
-        out_NV[start : start + step] = form.decode(flat_NB[start : start + step])
+        part = slice(start, start + step)
+        out_NV[part] = form.decode(flat_NB[part])
     return out_NV
 
 

@@ -144,8 +144,11 @@ class GgufSource:
         count = entry.end - entry.begin
         data = self._home[name].data
         flat = torch.frombuffer(data, dtype=torch.uint8, count=count, offset=entry.begin)
-        whole = flat.view(*entry.shape[:-1], -1)
-        return whole if half is None else whole.chunk(2, dim=1)[half]
+        *rows, _ = entry.shape
+        whole = flat.view(*rows, -1)
+        if half is None:
+            return whole
+        return whole.chunk(2, dim=1)[half]
 
     def tensor(self, name: str, half: int | None = None) -> Tensor:
         """The values: a view where they are floating, else made of the blocks."""
@@ -206,8 +209,9 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ten
     config = _read_config(source)
     slots = []
     for slot in gguf.slots(config):
-        fused = slot.fused()
-        slots.append(fused if slot.name not in source and fused.name in source else slot)
+        if slot.name not in source and slot.fused().name in source:
+            slot = slot.fused()
+        slots.append(slot)
     _check(source, slots)
     parts: defaultdict[str, list[Slot]] = defaultdict(list)
     rows = []
@@ -231,7 +235,10 @@ def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Ten
 def _values(source: GgufSource, slots: list[Slot]) -> Tensor:
     """A native tensor; of gate and up the rows alternate."""
     held = [source.tensor(slot.name, slot.half) for slot in slots]
-    return held[0] if len(held) == 1 else torch.stack(held, dim=2).flatten(1, 2)
+    if len(held) == 1:
+        return held[0]
+    pairs = torch.stack(held, dim=2)
+    return pairs.flatten(1, 2)
 
 
 def _packed(source: GgufSource, slots: list[Slot], kind: str) -> Tensor:

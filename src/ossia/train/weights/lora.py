@@ -58,7 +58,9 @@ class LoraLinear(Linear):
 
     def delta(self) -> Tensor:
         """What is added to the weight, in float32."""
-        return Change(self.lora_a.detach(), self.lora_b.detach(), self.scale).delta()
+        a = self.lora_a.detach()
+        b = self.lora_b.detach()
+        return Change(a, b, self.scale).delta()
 
 
 class LoraExperts(Experts):

@@ -201,10 +201,11 @@ class _Merge:
 
     def _requantized(self, expert: Expert, change: Tensor) -> Expert:
         blocks, scales = expert
-        made = requantized(blocks, scales, change, self.done.rule)
-        self.done.blocks += made.moved.numel()
-        self.done.blocks_moved += int(made.moved.sum())
-        self.done.blocks_changed += int(made.changed.sum())
+        done = self.done
+        made = requantized(blocks, scales, change, done.rule)
+        done.blocks += made.moved.numel()
+        done.blocks_moved += int(made.moved.sum())
+        done.blocks_changed += int(made.changed.sum())
         return [made.blocks, made.scales]
 
     def _put(self, native: str, start: int, piece: Tensor) -> None:
