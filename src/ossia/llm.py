@@ -71,16 +71,20 @@ def load(
     options: Options | None = None,
     kv_memory: int | None = None,
     progress: Progress = lambda done, total: None,
+    adapter: str | os.PathLike[str] | None = None,
+    experts: checkpoint.ExpertsAs = "stored",
 ) -> LLM:
     """Load a model: "nano" (part of the package), a folder, a GGUF file, "gpt-oss-20b", or a
-    Hugging Face id.
+    Hugging Face id, with `:file` or `:Q4_K_M` after it for a GGUF.
 
     Weights are mapped, not read: loading takes a moment. `dtype` is what the model computes in;
     "float32" computes everything in float32 from the exact stored values, with torch's kernels.
     `options` say how the compiled kernels compute and where they read weights, `kv_memory` how many
     bytes keys and values may take (None: by what the machine has). `progress` hears of what has to
-    be copied. Raises `ModelNotFoundError`, `CheckpointError`, `ConfigError`, `TokenizerError` or
-    `RequestError`, which say what is wrong and what to do.
+    be copied. `adapter` is a folder (or hub id) of low-rank changes, of a run or of peft, that are
+    added to the model; `experts` "mxfp4" rounds experts that are stored otherwise, or changed, to
+    MXFP4, which the compiled kernels need. Raises `ModelNotFoundError`, `CheckpointError`,
+    `ConfigError`, `TokenizerError` or `RequestError`, which say what is wrong and what to do.
     """
     folder = hub.find(name)
     try:
@@ -89,7 +93,8 @@ def load(
         raise RequestError(f"{device!r} is no device; use cpu, cuda or cuda:1") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelNotFoundError("device 'cuda': torch sees no CUDA device; use device='cpu'")
-    model = checkpoint.load(folder, dtype, device, progress)
+    changes = None if adapter is None else hub.find(adapter)
+    model = checkpoint.load(folder, dtype, device, progress, adapter=changes, experts=experts)
     serving = prepare(model, options or Options(), progress)
     return LLM(
         model,

@@ -11,6 +11,8 @@ sections 5.3.3 and 5.4.1.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -155,3 +157,80 @@ def _codes(grouped: Tensor, exponents: Tensor) -> Tensor:
 def _on_grid(grouped: Tensor, exponents: Tensor) -> Tensor:
     """The values that the codes stand for, in float32."""
     return _times_power(_rounded(_times_power(grouped, -exponents)), exponents)
+
+
+# ---- what rounding costs ----
+
+
+@dataclass(frozen=True)
+class RoundingError:
+    """What one rule does to one tensor (or to several, added up): sums over its values."""
+
+    tensor: str
+    rule: ScaleRule
+    values: int = 0
+    power: float = 0.0  # sum of squares
+    noise: float = 0.0  # sum of squared errors
+    largest: float = 0.0  # error of a single value
+    saturated: int = 0  # values beyond the largest that their block's scale can hold
+
+    @property
+    def relative_rmse(self) -> float:
+        """Root of noise over power; 0 for a tensor of zeros."""
+        if not self.power:
+            return 0.0
+        return math.sqrt(self.noise / self.power)
+
+    @property
+    def sqnr(self) -> float:
+        """Signal to quantization noise, in dB."""
+        if not self.noise:
+            return math.inf
+        return 10 * math.log10(self.power / self.noise)
+
+    @property
+    def saturated_share(self) -> float:
+        return self.saturated / self.values if self.values else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.values:,} values rounded to MXFP4 under {self.rule}: relative RMSE "
+            f"{self.relative_rmse:.2%}, largest error {self.largest:.3g}, "
+            f"{self.saturated_share:.3%} saturated"
+        )
+
+    def __add__(self, other: RoundingError) -> RoundingError:
+        return replace(
+            self,
+            values=self.values + other.values,
+            power=self.power + other.power,
+            noise=self.noise + other.noise,
+            largest=max(self.largest, other.largest),
+            saturated=self.saturated + other.saturated,
+        )
+
+
+def error_of(
+    values: Tensor, rule: ScaleRule, name: str = "", rounded: Tensor | None = None
+) -> RoundingError:
+    """The rounding error of one tensor [..., a multiple of 32]; `rounded`: what it becomes, if that
+    is known.
+    """
+    values = values.detach().float()
+    if rounded is None:
+        rounded = fake_quantize(values, rule)
+    error = (rounded - values).double()
+    grouped = values.unflatten(-1, (-1, BLOCK))
+    exponents = block_exponents(grouped, rule)
+    largest = torch.full_like(exponents, LARGEST, dtype=torch.float64)
+    limit = torch.ldexp(largest, exponents)
+    exact = values.double()
+    return RoundingError(
+        tensor=name,
+        rule=rule,
+        values=values.numel(),
+        power=float(exact.square().sum()),
+        noise=float(error.square().sum()),
+        largest=float(error.abs().max()),
+        saturated=int((grouped.abs() > limit).sum()),
+    )

@@ -22,7 +22,7 @@ from ossia.engine.engine import Progress
 from ossia.errors import RequestError
 from ossia.kernels import cpu
 from ossia.model import Transformer
-from ossia.model.moe import Moe, PackedExperts
+from ossia.model.moe import ChangedExperts, Moe, PackedExperts
 from ossia.model.native import (
     Activations,
     Dense,
@@ -131,9 +131,13 @@ def _why_not(model: Transformer) -> str | None:
         return f"device {model.device.type}"
     if model.compute_dtype != torch.bfloat16:
         return "dtype float32"
-    moe = next(module for module in model.modules() if isinstance(module, Moe))
-    if not isinstance(moe.experts.gate_up, PackedExperts):
-        return "its experts are not in MXFP4 (layouts hf and original have them so)"
+    experts = [module.experts for module in model.modules() if isinstance(module, Moe)]
+    leaves = [leaf for its in experts for leaf in (its.gate_up, its.down)]
+    if not all(isinstance(leaf, PackedExperts) for leaf in leaves):
+        which = "have an adapter's changes beside them"
+        if not any(isinstance(leaf, ChangedExperts) for leaf in leaves):
+            which = "are not in MXFP4 (layouts hf and original have them so)"
+        return f"its experts {which}; --experts mxfp4 rounds them, for the compiled kernels"
     return unsupported(model.config) or kernels.not_compiled()
 
 

@@ -139,7 +139,7 @@ def test_experts_are_quantized_along_their_inputs(
 def test_experts_are_handled_in_pieces(
     full: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("ossia.checkpoint.export"), "CHUNK", 500)
+    monkeypatch.setattr(import_module("ossia.checkpoint.fitted"), "CHUNK", 500)
     convert(full, tmp_path / "p", "hf")
     assert (tmp_path / "p" / SINGLE).read_bytes() == (packed / SINGLE).read_bytes()
 

@@ -162,7 +162,7 @@ def test_every_tensor_is_a_view_of_its_file(layout: str, request: pytest.Fixture
     """
     directory = request.getfixturevalue(layout)
     checkpoint, model = open_checkpoint(directory), load(directory)
-    state = checkpoint.state()
+    state = checkpoint.tensors
     assert {name: (t.dtype, t.shape) for name, t in state.items()} == {
         name: (t.dtype, t.shape) for name, t in model.state_dict().items()
     }

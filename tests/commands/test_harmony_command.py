@@ -214,7 +214,7 @@ def test_tokenizers_are_never_downloaded(
     def no_network(*_: Any) -> Path:
         raise AssertionError("asked for a download")
 
-    monkeypatch.setattr(hub, "_download", no_network)
+    monkeypatch.setattr(hub, "_snapshot", no_network)
     monkeypatch.chdir(tmp_path)
     outputs = []
     for name in ("o200k_harmony", "gpt-oss-20b", "gpt-oss-120b", "openai/gpt-oss-20b"):

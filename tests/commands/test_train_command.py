@@ -298,13 +298,15 @@ def test_errors_are_one_line(
     assert said in refused(capsys, *args)
 
 
-@pytest.mark.parametrize(
-    "words", [["--frob"], [TOY, "--out", "r", "word"], [TOY, "--resume", "--fresh"]]
-)
+@pytest.mark.parametrize("words", [["--frob"], [TOY, "--resume", "--fresh"]])
 def test_words_that_are_no_overrides(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["train", *words])
     assert end.value.code == 2 and "usage: ossia" in capsys.readouterr().err
+
+
+def test_a_stray_word_is_no_override(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'word' is not key=value" in refused(capsys, TOY, "--out", "r", "word")
 
 
 def test_overrides_behind_options_are_for_train_only(capsys: pytest.CaptureFixture[str]) -> None:

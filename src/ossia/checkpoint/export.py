@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from ossia import mxfp4
+from ossia.checkpoint.fitted import Tally, pieces
+from ossia.checkpoint.gguf.format import CHAT_TEMPLATE
+from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.load import CONFIG, Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import Source, inside
 from ossia.checkpoint.names import LAYOUTS, PACKED, Layout, is_packed, table
@@ -28,14 +31,15 @@ from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError
 from ossia.files import write_json
 from ossia.model import TrainableExperts, Transformer
-from ossia.model.moe import Router
+from ossia.model.moe import ChangedExperts, Router
+from ossia.tokenizer.file import to_json
 
 FloatDtype = Literal["bfloat16", "float32"]
 _FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
-CHUNK = 1 << 22  # elements handled at once, unless one expert has more
 # Files that go with the weights, if they exist.
+TOKENIZER = "tokenizer.json"
 COMPANIONS = (
-    "tokenizer.json",
+    TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -63,25 +67,28 @@ def convert(
     floats: FloatDtype = "bfloat16",
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
-) -> None:
+) -> mxfp4.RoundingError | None:
     """Rewrite the checkpoint in `src` as `dst` in another layout (or the same), tokenizer files
     included.
 
     MXFP4 blocks stay as they are, byte for byte; full-precision experts are quantized under `rule`
-    for an MXFP4 layout, which the files' metadata then names. Everything else is stored as
-    `floats`. Raises `CheckpointError` for a source that does not check out, for experts whose
-    values `layout` cannot hold, for a destination that is occupied; nothing is left behind then.
+    for an MXFP4 layout, which the files' metadata then names; what that cost is returned.
+    Everything else is stored as `floats`. Raises `CheckpointError` for a source that does not check
+    out, for experts whose values `layout` cannot hold, for a destination that is occupied; nothing
+    is left behind then.
     """
     checkpoint = open_checkpoint(src)
     refuse_replacing(checkpoint, dst)
     _check_rule(rule)
-    kept = scale_rule_of(checkpoint) if is_packed(checkpoint.layout) else rule
+    kept = scale_rule_of(checkpoint) if checkpoint.packed else rule
     notes = {SCALE_RULE: kept} if kept is not None and is_packed(layout) else {}
     with destination(
         dst, checkpoint.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        _fill(sink, checkpoint.state(), rule)
+        tally = Tally(rule)
+        _fill(sink, checkpoint.tensors, tally)
         finish(sink, checkpoint)
+    return tally.error
 
 
 def refuse_replacing(checkpoint: Checkpoint, dst: str | os.PathLike[str]) -> None:
@@ -98,6 +105,19 @@ def finish(sink: Sink, checkpoint: Checkpoint) -> None:
     if checkpoint.directory.resolve().name == "original":
         homes.append(checkpoint.directory.parent)
     copy_companions(homes, sink.directory)
+    if checkpoint.layout == "gguf" and not (sink.directory / TOKENIZER).exists():
+        _write_tokenizer(checkpoint, sink.directory)
+
+
+def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
+    """That inside a GGUF, and its chat template, as files of their own."""
+    template = checkpoint.source.metadata.get(CHAT_TEMPLATE)
+    if template is not None:
+        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+    found = gguf_tokenizer(checkpoint.file)
+    if found is not None:
+        data = to_json(found.vocabulary, found.specials, found.pattern)
+        write_json(directory / TOKENIZER, data)
 
 
 def scale_rule_of(checkpoint: Checkpoint) -> str | None:
@@ -142,7 +162,8 @@ def export(
     with destination(
         dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        _fill(sink, {name: tensor.detach() for name, tensor in model.state_dict().items()}, rule)
+        state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        _fill(sink, state, Tally(rule))
         sink.describe({})
         copy_companions([Path(companions)] if companions is not None else [], sink.directory)
 
@@ -156,6 +177,10 @@ def _check_rule(rule: mxfp4.ScaleRule) -> None:
 
 def _check_selection(model: Transformer) -> None:
     for name, module in model.named_modules():
+        if isinstance(module, ChangedExperts):
+            raise CheckpointError(
+                f"{name}: has an adapter's changes beside it; merge the adapter into a checkpoint"
+            )
         bias = module.selection_bias if isinstance(module, Router) else None
         if bias is not None and bool(bias.any()):
             raise CheckpointError(
@@ -239,7 +264,7 @@ def destination(
         sink.flush()
 
 
-def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> None:
+def _fill(sink: Sink, state: Mapping[str, Tensor], tally: Tally) -> None:
     """Write every native tensor of the destination from `state`, whichever form its experts have
     there.
     """
@@ -253,16 +278,9 @@ def _fill(sink: Sink, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule) -> Non
         elif kind == "weight":
             _fill_decoded(sink, native, state[f"{stem}.blocks"], state[f"{stem}.scales"])
         elif kind == "blocks":
-            _fill_encoded(sink, stem, state[f"{stem}.weight"], rule)
+            _fill_encoded(sink, stem, state[f"{stem}.weight"], tally)
         else:
             assert kind == "scales", native  # written with the blocks
-
-
-def pieces(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows) of at most CHUNK elements, or one row."""
-    step = max(1, CHUNK // math.prod(tensor.shape[1:]))
-    for start in range(0, tensor.shape[0], step):
-        yield start, tensor[start : start + step]
 
 
 def _fill_decoded(sink: Sink, native: str, blocks: Tensor, scales: Tensor) -> None:
@@ -276,16 +294,12 @@ def _fill_decoded(sink: Sink, native: str, blocks: Tensor, scales: Tensor) -> No
         sink.put(native, expert, values.unsqueeze(0))
 
 
-def _fill_encoded(sink: Sink, stem: str, weight: Tensor, rule: mxfp4.ScaleRule) -> None:
+def _fill_encoded(sink: Sink, stem: str, weight: Tensor, tally: Tally) -> None:
     experts, rows, columns = weight.shape
     groups = columns // MX_BLOCK
-    step = max(1, CHUNK // columns)
     for expert in range(experts):
-        for row in range(0, rows, step):
-            try:
-                blocks, scales = mxfp4.encode(weight[expert, row : row + step].contiguous(), rule)
-            except ValueError as error:
-                raise CheckpointError(f"{stem}.weight, expert {expert}: {error}") from error
+        for row, piece in pieces(weight[expert]):
+            blocks, scales = tally.encode(f"{stem}.weight, expert {expert}", piece)
             at = (expert * rows + row) * groups
             sink.put_flat(f"{stem}.blocks", at * (MX_BLOCK // 2), blocks)
             sink.put_flat(f"{stem}.scales", at, scales)

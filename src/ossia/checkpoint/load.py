@@ -3,8 +3,9 @@ the files.
 
 Knows which files a directory may hold; the names inside are `names.py`, the file format is
 `mapped.py`. Converts nothing: weights keep the dtype they are stored in, experts stay packed, and
-the model's first use reads the disk. The exception is a GGUF file (`gguf/read.py`): its experts are
-laid out otherwise, so they are read, re-laid and held in memory.
+the model's first use reads the disk. The exceptions are held in memory: what a GGUF file lays out
+otherwise (`gguf/read.py`), experts stored one by one, and what is changed or rounded while it is
+loaded (`fitted.py`).
 """
 
 from __future__ import annotations
@@ -13,29 +14,36 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
+from ossia.checkpoint.adapter import Change, is_adapter, read_adapter
+from ossia.checkpoint.fitted import Tally, fit
 from ossia.checkpoint.gguf import read as gguf_read
 from ossia.checkpoint.mapped import INDEX, Source, inside, name_files, read_json
 from ossia.checkpoint.names import (
     Layout,
     Row,
-    as_saved,
+    Tensors,
+    as_found,
     check,
     check_layers,
     detect,
-    is_packed,
+    foreign,
     table,
+    tensors,
 )
+from ossia.checkpoint.peft import SETTINGS as PEFT_SETTINGS
 from ossia.checkpoint.writer import Progress
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError, ConfigError
 from ossia.model import Transformer
+from ossia.model.moe import ChangedExperts
 
 CONFIG = "config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth")
+ExpertsAs = Literal["stored", "mxfp4"]
 COMPUTE_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -51,22 +59,25 @@ class Checkpoint:
     json: Mapping[str, Any]  # config.json as it was read; of a GGUF file, nothing
     source: Source | gguf_read.GgufSource
     rows: tuple[Row, ...]
-    relaid: gguf_read.GgufState | None = None  # of a GGUF file: its tensors in native form
+    # Under their native names: views of the files, or made anew each time they are asked for where
+    # a file holds them in another form.
+    tensors: Tensors
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Every tensor under its native name, as a view of its file.
+    @property
+    def packed(self) -> bool:
+        """Whether the experts are in MXFP4."""
+        return any(name.endswith(".blocks") for name in self.tensors)
 
-        Tensors that a GGUF file holds in another form are re-laid each time they are asked for.
-        """
-        if self.relaid is not None:
-            return self.relaid
-        stored = {row.stored: self.source.tensor(row.stored) for row in self.rows}
-        return {row.native: row.view(stored[row.stored]) for row in self.rows}
+    @property
+    def file(self) -> Path:
+        """The GGUF file, of one in parts the first; else the directory."""
+        return self.source.path if self.layout == "gguf" else self.directory  # type: ignore[union-attr]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open and check the checkpoint in a directory, or in its `original/` if that is the only one;
-    or a GGUF file, by its path or that of a folder with one and no safetensors.
+    or a GGUF file, by its path (of one in parts, any) or that of a folder with one and no
+    safetensors.
 
     Raises `CheckpointError` (`TensorMismatchError` for a tensor) or `ConfigError`; reads headers
     only.
@@ -76,17 +87,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return Checkpoint(file.parent, "gguf", config, {}, opened, rows, state)
     directory = _weights_directory(Path(path))
     json = read_json(inside(directory, CONFIG))
+    _refuse_foreign(directory, foreign(json))
     try:
         config = ModelConfig.from_json(json)
     except ConfigError as error:
         raise ConfigError(f"{directory / CONFIG}: {error}") from error
     source = Source(directory)
+    _refuse_foreign(directory, foreign({}, source.names()))
     layout = detect(source)
     check_layers(directory / CONFIG, config.num_hidden_layers, len([*source.names()]))
-    _check_quantization(directory / CONFIG, json)
-    rows = as_saved(table(config, layout), source)
+    rows = as_found(table(config, layout), source)
     check(source, rows)
-    return Checkpoint(directory, layout, config, json, source, rows)
+    return Checkpoint(directory, layout, config, json, source, rows, tensors(source, rows))
 
 
 def load(
@@ -94,62 +106,83 @@ def load(
     dtype: Literal["bfloat16", "float32"] = "bfloat16",
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
+    *,
+    adapter: str | os.PathLike[str] | None = None,
+    experts: ExpertsAs = "stored",
 ) -> Transformer:
     """The model in a directory or GGUF file, ready for inference: mapped on the CPU, or copied to
     `device`.
 
-    A GGUF's experts, and matrices in Q8_0 (which become float16: off by at most 2^-11 of each
-    value), are copied into memory; `progress` hears of tensors done and in all. `dtype` is what it
-    computes in; stored weights are converted at each use. MXFP4 layouts get packed experts,
-    `hf-bf16` trainable ones (though no parameter asks for a gradient yet). Raises as
-    `open_checkpoint`.
+    A GGUF's experts, and what it stores in blocks (which becomes float16: off by at most 2^-11 of
+    each value), are copied into memory; `progress` hears of tensors done and in all. `dtype` is
+    what it computes in; stored weights are converted at each use. MXFP4 layouts get packed experts,
+    others trainable ones (though no parameter asks for a gradient yet). With `experts` "mxfp4" all
+    are packed: those in floating types are rounded, and `rounding` of the model says what that
+    cost. `adapter` is a folder of low-rank changes (`adapter.py`): dense matrices take them up, so
+    do experts that are not packed, or are rounded; packed ones have them beside. Raises as
+    `open_checkpoint` and `read_adapter`.
     """
-    if dtype not in COMPUTE_DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(COMPUTE_DTYPES)}, found {dtype!r}")
+    for value, allowed in ((dtype, COMPUTE_DTYPES), (experts, get_args(ExpertsAs))):
+        if value not in allowed:
+            raise ConfigError(f"expected one of {', '.join(allowed)}, found {value!r}")
     checkpoint = open_checkpoint(path)
     name_files()  # before weights are read
-    experts: Literal["packed", "trainable"] = "trainable"
-    if is_packed(checkpoint.layout):
-        experts = "packed"
+    changes: Mapping[str, Change] = {}
+    if adapter is not None:
+        changes = read_adapter(Path(adapter), checkpoint.config).changes
+    tally = Tally("rceil") if experts == "mxfp4" else None
+    if tally is not None:
+        table(checkpoint.config, "hf")  # raises if MXFP4 cannot hold its shapes
+    fitted = fit(checkpoint.tensors, changes, tally, dtype == "float32", progress)
+    is_packed = checkpoint.packed or tally is not None
     with torch.device("meta"):
-        model = Transformer(checkpoint.config, experts=experts)
-    model.load_state_dict(_gathered(checkpoint.state(), progress), strict=True, assign=True)
+        model = Transformer(checkpoint.config, experts="packed" if is_packed else "trainable")
+    model.load_state_dict(fitted.tensors, strict=True, assign=True)
+    for stem, change in fitted.beside.items():
+        home, _, leaf = stem.rpartition(".")
+        base = model.get_submodule(stem)
+        changed = ChangedExperts(base, change.a, change.b, change.scale)
+        setattr(model.get_submodule(home), leaf, changed)
+    model.rounding = tally.error if tally is not None else None
     model.compute_dtype = COMPUTE_DTYPES[dtype]
     model.kv_kind = "bf16" if dtype == "bfloat16" else "float32"
     return model.requires_grad_(False).eval().to(device)
-
-
-def _gathered(state: Mapping[str, Tensor], progress: Progress | None) -> dict[str, Tensor]:
-    """All tensors at once; those that have to be re-laid are, here."""
-    found = {}
-    for name, tensor in state.items():
-        found[name] = tensor
-        if progress is not None:
-            progress(len(found), len(state))
-    return found
 
 
 def _weights_directory(path: Path) -> Path:
     if not path.exists():
         raise CheckpointError(f"{path}: no such directory")
     if not path.is_dir():
-        raise CheckpointError(f"{path}: is a file, not a GGUF; give the directory that holds it")
+        raise CheckpointError(
+            f"{path}: is a file, not a GGUF; give a GGUF file, or the directory that holds "
+            f"{CONFIG} and *.safetensors"
+        )
+    if is_adapter(path):
+        raise CheckpointError(
+            f"{path}: is an adapter, changes to a model and no model{_base_of(path)}. Give the "
+            f"base and the changes: --adapter {path}, or merge them: ossia train merge model=BASE "
+            f"adapter={path} --out DIR"
+        )
     for directory in (path, path / "original"):
         if (directory / INDEX).exists() or any(directory.glob("*.safetensors")):
             return directory
+    pickles = [file.name for pattern in PICKLES for file in path.glob(pattern)]
     raise CheckpointError(
         f"{path}: no *.safetensors files here nor in original/, and no GGUF; other formats are not "
-        "read"
+        + (f"read: save {pickles[0]} again, with safe_serialization=True" if pickles else "read")
     )
 
 
-def _check_quantization(path: Path, json: Mapping[str, Any]) -> None:
-    """The tensors decide whether experts are packed, but a third way of packing would be read
-    wrongly.
-    """
-    quantization = json.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
-    if quantization is not None and method != "mxfp4":
+def _base_of(adapter: Path) -> str:
+    path = adapter / PEFT_SETTINGS
+    base = read_json(path).get("base_model_name_or_path") if path.exists() else None
+    return f" (of {base!r:.200})" if base else ""
+
+
+def _refuse_foreign(directory: Path, whose: str | None) -> None:
+    if whose is not None:
         raise CheckpointError(
-            f"{path}: quantized as {method!r}; only mxfp4 (or no quantization) can be loaded"
+            f"{directory}: quantized as {whose}, which ossia does not read. Take the model that it "
+            "was made from: in MXFP4 as published (openai/gpt-oss-20b), in bfloat16, or a GGUF; or "
+            "let the program that made it write bfloat16"
         )

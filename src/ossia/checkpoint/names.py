@@ -7,17 +7,22 @@ Three layouts, all read and written through this table:
               transposed
     original  OpenAI's own: experts in MXFP4, q, k and v as rows of one matrix
 
-Does not know files; the content of a directory comes in as a `Source`.
+`as_found` gives the rows the other names that common exporters use, experts one by one among them;
+`foreign` knows by its marks what other programs have quantized. Does not know files; the content of
+a directory comes in as a `Source`.
 
 V vocabulary, D hidden, E experts, F intermediate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from ossia.checkpoint.mapped import Source
@@ -35,7 +40,7 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True)
 class Row:
     """The native tensor `native` is rows [first, first + rows) of the stored one, transposed if so
-    marked.
+    marked. Of an `expert`, it is one of those that make up the native tensor, in order.
     """
 
     native: str
@@ -45,6 +50,7 @@ class Row:
     first: int = 0
     rows: int = 0  # 0: all of them
     transposed: bool = False
+    expert: bool = False
 
     @property
     def native_shape(self) -> Shape:
@@ -59,8 +65,40 @@ class Row:
         return stored[self.first : self.first + self.rows] if self.rows else stored
 
 
-def is_packed(layout: Layout | Literal["gguf"]) -> bool:
-    """Whether a layout, or a GGUF file, holds the experts in MXFP4."""
+@dataclass(frozen=True)
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by native name, each made when it is asked for."""
+
+    made: Mapping[str, Callable[[], Tensor]]
+
+    def __getitem__(self, native: str) -> Tensor:
+        return self.made[native]()
+
+    def __contains__(self, native: object) -> bool:
+        return native in self.made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.made)
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+
+def tensors(source: Source, rows: Iterable[Row]) -> Tensors:
+    """Every native tensor: a view of its file, but of experts that are stored one by one a copy."""
+    parts: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        parts[row.native].append(row)
+    return Tensors({native: partial(_gathered, source, its) for native, its in parts.items()})
+
+
+def _gathered(source: Source, rows: list[Row]) -> Tensor:
+    views = [row.view(source.tensor(row.stored)) for row in rows]
+    return torch.stack(views) if rows[0].expert else views[0]
+
+
+def is_packed(layout: Layout) -> bool:
+    """Whether a layout holds the experts in MXFP4."""
     return layout != "hf-bf16"
 
 
@@ -170,20 +208,81 @@ def detect(source: Source) -> Layout:
     )
 
 
-def as_saved(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
-    """The rows under the names that transformers (5.23) gives to experts that it dequantized when
-    reading.
+def as_found(rows: tuple[Row, ...], source: Source) -> tuple[Row, ...]:
+    """The rows under the names that the source has, where other exporters use others:
 
-    It saves those matrices, [E, in, out] in a floating type, as gate_up_proj_blocks and
-    down_proj_blocks without scales, and cannot read them back itself.
+        mlp.router.linear.weight       unsloth, which trains a router in a module of its own
+        experts.gate_up_projs.3.weight  unsloth: one matrix [out, in] and one bias an expert
+        experts.gate_up_proj_blocks     transformers 5.23, for experts that it dequantized when
+                                       reading: [E, in, out] in a floating type, without scales
+
+    What no name of a row is found for keeps its own, and `check` says that it is missing.
     """
+    found: list[Row] = []
+    for row in rows:
+        found += [row] if row.stored in source else _renamed(row, source)
+    return tuple(found)
 
-    def renamed(row: Row) -> Row:
-        name = row.stored + "_blocks"
-        misnamed = row.transposed and row.stored not in source and name in source
-        return replace(row, stored=name) if misnamed and source.entry(name).dtype in FLOATS else row
 
-    return tuple(renamed(row) for row in rows)
+def _renamed(row: Row, source: Source) -> list[Row]:
+    router = row.stored.replace(".mlp.router.", ".mlp.router.linear.")
+    if router in source:
+        return [replace(row, stored=router)]
+    blocks = row.stored + "_blocks"
+    if row.transposed and blocks in source and source.entry(blocks).dtype in FLOATS:
+        return [replace(row, stored=blocks)]
+    stem, is_bias, _ = row.stored.partition("_bias")
+    part = "bias" if is_bias else "weight"
+    if ".experts." not in stem or f"{stem}s.0.{part}" not in source:
+        return [row]
+    names = [f"{stem}s.{expert}.{part}" for expert in range(row.shape[0])]
+    shape = row.native_shape[1:]
+    return [Row(row.native, name, shape, row.dtypes, expert=True) for name in names]
+
+
+# How folders give away what has quantized them: in their config, or in their tensors' names.
+_METHODS = {
+    "bitsandbytes": "bitsandbytes",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8",
+    "compressed-tensors": "compressed-tensors (llm-compressor)",
+    "modelopt": "ModelOpt (NVFP4 or FP8)",
+    "hqq": "HQQ",
+    "quark": "Quark",
+    "torchao": "torchao",
+}
+_MARKS = {
+    "absmax": "bitsandbytes",
+    "qweight": "GPTQ or AWQ",
+    "weight_packed": "compressed-tensors (llm-compressor)",
+    "weight_scale_2": "ModelOpt (NVFP4 or FP8)",
+    "weight_scale": "FP8",
+    "weight_scale_inv": "FP8",
+    "biases": "MLX",
+    ".scales": "MLX",
+}
+
+
+def foreign(config: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
+    """Which program or format has quantized a folder in a way that is not read; None for MXFP4 as
+    published or no quantization.
+    """
+    about = config.get("quantization_config")
+    said = about if isinstance(about, Mapping) else {}
+    method = said.get("quant_method")
+    is_unsigned = method is None and "bits" in said
+    if config.get("quantization") or is_unsigned:
+        return "MLX"
+    if about is not None and method != "mxfp4":
+        return _METHODS.get(str(method), repr(method))
+    for name in names:
+        is_ours = name.startswith("block.")  # the original layout has scales, too
+        for mark, whose in _MARKS.items():
+            if name.endswith(mark) and not is_ours:
+                return whose
+    return None
 
 
 def check_layers(where: object, layers: Any, tensors: int) -> None:

@@ -12,6 +12,7 @@ from ossia.errors import RequestError
 
 if TYPE_CHECKING:
     from ossia.checkpoint.writer import Progress
+    from ossia.mxfp4 import RoundingError
 
 EPILOG = """\
 layouts:
@@ -23,7 +24,7 @@ layouts:
 examples:
   ossia convert gpt-oss-20b gpt-oss-20b-bf16 --to hf-bf16
   ossia convert my-trained-model my-model --to hf --rule best
-  ossia convert gpt-oss-20b 20b.gguf --to gguf --dense q8_0
+  ossia convert gpt-oss-20b --to gguf --dense q8_0 20b.gguf
   ossia convert --random gpt-oss-120b big --layers 4   random weights: to measure speed, no download
 
 rules for the scale of a block of 32 weights, where experts are quantized:
@@ -32,9 +33,10 @@ rules for the scale of a block of 32 weights, where experts are quantized:
   even       floor, after rounding the block's largest value: clips less
   best       of floor's and the next larger, the one with the smaller squared error, block by block
 
-MXFP4 blocks go between hf, original and gguf without loss; SRC may be a .gguf file too. DST appears
-only when it is complete; the disk's free space is checked before anything is written. Tokenizer
-files go along.
+MXFP4 blocks go between hf, original and gguf without loss; SRC may be a GGUF file too, of one in
+parts any part. Experts in other formats are rounded to MXFP4, and what that cost is printed;
+hf-bf16 keeps them. DST appears only when it is complete; the disk's free space is checked before
+anything is written. Tokenizer files go along.
 """
 
 
@@ -70,13 +72,16 @@ def run(options: Options) -> None:
     from ossia.commands.display import progress
 
     with progress(f"writing {options.dst}", "bytes") as tell:
-        _write(options, tell)
+        cost = _write(options, tell)
     _print_sizes(options)
+    if cost is not None:
+        print(f"note: {cost}", file=sys.stderr)
     if options.to == "gguf":
         _print_note(options.dst)
 
 
-def _write(options: Options, tell: Progress) -> None:
+def _write(options: Options, tell: Progress) -> RoundingError | None:
+    """What rounding experts to MXFP4 cost, where they were not in it."""
     from ossia import checkpoint, hub
 
     replaced: dict[str, Any] = {"overwrite": options.overwrite}
@@ -84,13 +89,12 @@ def _write(options: Options, tell: Progress) -> None:
         config = _random_config(options)
         to: Any = options.to
         checkpoint.write_random(config, options.dst, options.seed, to, tell, **replaced)
-        return
+        return None
     source = hub.find(options.src)
     if options.to == "gguf":
         dense = options.dense or "bf16"
-        checkpoint.write_gguf(source, options.dst, dense, tell, options.rule, **replaced)
-    else:
-        checkpoint.convert(source, options.dst, options.to, tell, options.rule, **replaced)
+        return checkpoint.write_gguf(source, options.dst, dense, tell, options.rule, **replaced)
+    return checkpoint.convert(source, options.dst, options.to, tell, options.rule, **replaced)
 
 
 def _random_config(options: Options) -> Any:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from ossia import checkpoint, hub, kernels
-from ossia.checkpoint.names import is_packed
 from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
 from ossia.figures import human_bytes
 from ossia.llm import sampling_defaults
@@ -39,7 +38,7 @@ def describe(name: str) -> dict[str, Any]:
     here = name == "nano" and hub.embedded("nano").exists()
     if preset in PRESETS and not here and not Path(name).exists():
         config = ModelConfig.preset(preset)
-        return {"name": preset, "source": "preset", "layout": "hf"} | _numbers(
+        return {"name": preset, "source": "preset", "layout": "hf", "packed": True} | _numbers(
             config, _published_bytes(config)
         )
     folder = hub.find(name)
@@ -51,7 +50,8 @@ def describe(name: str) -> dict[str, Any]:
         if path.is_file()
     }
     return (
-        {"name": name, "source": str(opened.directory), "layout": opened.layout}
+        {"name": name, "source": str(opened.file), "layout": opened.layout}
+        | {"packed": opened.packed}
         | _numbers(opened.config, _stored_bytes(opened))
         | {"files": files, "tokenizer": None if tokenizer is None else _about_tokenizer(tokenizer)}
         | {"generation_defaults": _about_sampling(folder)}
@@ -188,7 +188,7 @@ def _size_lines(info: dict[str, Any]) -> Iterator[str]:
         ("on disk", disk),
         ("in memory", f"{human_bytes(sizes['total'])}, mapped: read as it is used"),
     ]
-    if is_packed(info["layout"]):
+    if info["packed"]:
         rows.append(("in MXFP4", f"{human_bytes(sizes['mxfp4'])} at 4.25 bits a weight: {share}"))
         rows.append(("all in bf16", f"{human_bytes(sizes['total_if_bf16'])} (layout hf-bf16)"))
     else:

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ossia.llm import LLM
 
 T = TypeVar("T")
-ASSIGNMENT = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def option(
@@ -62,14 +61,11 @@ def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command takes and does. `assignments` names the field for words such as key=value that
-    stand after options.
-    """
+    """What a command takes and does."""
 
     options: type[Any]
     run: Callable[[Any], None]
     epilog: str
-    assignments: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,17 +87,28 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Declares its options when it is asked to parse: no other command's module is imported."""
+    """Declares its options when it is asked to parse: no other command's module is imported.
+
+    Words without a name may stand before, between and after options.
+    """
 
     def __init__(self, prog: str | None = None, **given: Any) -> None:
         super().__init__(prog, formatter_class=Help, **given)
         self.fill: Callable[[], Command | Group] | None = None
+        self._mixes = False
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         fill, self.fill = self.fill, None
         if fill is not None:
             declare(self, fill())
-        return super().parse_known_args(args, namespace)
+        is_group = self._subparsers is not None
+        if is_group or self._mixes:
+            return super().parse_known_args(args, namespace)
+        self._mixes = True  # argparse calls back for the options alone
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixes = False
 
 
 def declare(parser: argparse.ArgumentParser, command: Command | Group) -> None:
@@ -211,13 +218,8 @@ def parsed(whole: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[
     """The command that was typed and its options. Ends the program, as argparse does, if they make
     no sense.
     """
-    namespace, rest = whole.parse_known_args(argv)
-    given = vars(namespace)
+    given = vars(whole.parse_args(argv))
     command: Command = given["command"]
-    if command.assignments is not None and all(map(ASSIGNMENT.match, rest)):
-        given[command.assignments] = [*given[command.assignments], *rest]
-    elif rest:
-        whole.error(f"unrecognized arguments: {' '.join(rest)}")
     return command, build(command.options, given)
 
 
@@ -297,7 +299,10 @@ Day = Annotated[str | None, day]
 # ---- groups --------------------------------------------------------------------------------------
 
 EffortWord = Literal["low", "medium", "high"]
-MODEL_HELP = "nano, a folder, gpt-oss-20b, gpt-oss-120b or a Hugging Face id"
+MODEL_HELP = (
+    "nano, a folder, a GGUF file, gpt-oss-20b, gpt-oss-120b or a Hugging Face id; id:Q4_K_M or "
+    "id:FILE for one of its GGUFs"
+)
 
 
 def model() -> Any:
@@ -328,6 +333,14 @@ class Computing:
         "map: weights stay in the file; promote: they move to memory while answers flow; copy: "
         "before the first answer (default: promote). No answer depends on it",
     )
+    experts: Literal["stored", "mxfp4"] = option(
+        "stored",
+        "mxfp4: round experts that are stored otherwise, or that an adapter changes, to MXFP4, for "
+        "the compiled kernels; says what that cost",
+    )
+    adapter: str | None = option(
+        None, "low-rank changes to add: the folder of a run with LoRA, or of peft", "DIR"
+    )
     threads: Positive | None = option(None, "of the CPU", "N", shown="as many as there are cores")
     kv_memory: Size | None = option(
         None,
@@ -348,14 +361,19 @@ class Computing:
 
             options = Options(self.dense, self.activations, self.kv, self.load, self.threads)
             with progress(f"loading {model}") as tell:
-                return load(
+                llm = load(
                     model,
                     dtype=self.dtype,
                     device=self.device,
                     options=options,
                     kv_memory=self.kv_memory,
                     progress=tell,
+                    adapter=self.adapter,
+                    experts=self.experts,
                 )
+            if llm.model.rounding is not None:
+                print(f"note: {llm.model.rounding}", file=sys.stderr)
+            return llm
         finally:
             if not quiet:
                 print(" " * (12 + len(model)), end="\r", file=sys.stderr, flush=True)

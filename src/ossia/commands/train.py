@@ -359,4 +359,4 @@ def _keys(recipe: Recipe, config: Any, as_json: bool) -> None:
         print(f"  {words:<{width}}  {key.type}{comment}")
 
 
-COMMAND = Command(Options, run, EPILOG, assignments="overrides")
+COMMAND = Command(Options, run, EPILOG)

@@ -2,7 +2,7 @@
 
 `PackedExperts` hold MXFP4 as published and are decoded one expert at a time; `TrainableExperts`
 hold ordinary matrices, and can be trained as if they were MXFP4 already. The model cannot tell them
-apart.
+apart, nor from `ChangedExperts`, either kind with an adapter's changes.
 
 T tokens, D hidden, E experts, k chosen per token, F intermediate.
 """
@@ -63,6 +63,28 @@ class TrainableExperts(nn.Module):
         if not self.fake_quantize:
             return weight
         return mxfp4.fake_quantize(weight, mxfp4.rule_of(self.fake_quantize))
+
+
+class ChangedExperts(nn.Module):
+    """Experts of either kind with a low-rank change of each that is added at every use: scale *
+    b[e] @ a[e], a [E, r, columns], b [E, rows, r]. Not trainable.
+    """
+
+    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = scale
+        self.register_buffer("a", a.float())
+        self.register_buffer("b", b.float())
+
+    @property
+    def bias(self) -> nn.Parameter:
+        return self.base.bias  # type: ignore[return-value]
+
+    def matrix(self, expert: int, dtype: torch.dtype) -> Tensor:
+        change = self.b[expert] @ self.a[expert]  # type: ignore[index]
+        whole = self.base.matrix(expert, torch.float32)  # type: ignore[operator]
+        return whole.add(change, alpha=self.scale).to(dtype)  # type: ignore[no-any-return]
 
 
 class Experts(nn.Module):

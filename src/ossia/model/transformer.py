@@ -23,6 +23,7 @@ from ossia.config import ModelConfig
 from ossia.model.common import Linear, RMSNorm
 from ossia.model.moe import ExpertKind, Moe
 from ossia.model.rope import cos_sin
+from ossia.mxfp4 import RoundingError
 
 
 class Attention(nn.Module):
@@ -98,6 +99,8 @@ class Transformer(nn.Module):
         self.residual_dtype = torch.float32
         # Whether native.py has swapped the leaves; a cache then has to be in pages.
         self.compiled = False
+        # What rounding the experts to MXFP4 cost, where loading did that.
+        self.rounding: RoundingError | None = None
         self.kv_kind = "float32"  # the values of a cache for this model: "float32", "bf16", "int8"
         # The embedding is given its weight, so that torch does not draw one first.
         table = torch.empty(config.vocab_size, config.hidden_size)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ossia import checkpoint, mxfp4
 from ossia.batch import Batch
+from ossia.checkpoint.adapter import A, B, read_adapter
 from ossia.config import ModelConfig
 from ossia.data.packing import Example
 from ossia.errors import CheckpointError, ConfigError
@@ -26,7 +27,7 @@ from ossia.model import PackedExperts, Transformer
 from ossia.train.loop import train
 from ossia.train.run import Run
 from ossia.train.settings import Balance, Hyperparameters, Lora
-from ossia.train.weights.adapter import check_base, load_adapter, read_adapter, save_peft
+from ossia.train.weights.adapter import load_adapter, save_peft
 from ossia.train.weights.export import save_weights
 from ossia.train.weights.lora import LoraExperts, attach, lora_parameters
 from ossia.train.weights.quantization import set_fake_quantize
@@ -286,8 +287,8 @@ def test_a_run_trains_changes_resumes_and_stores_them_alone(tmp_path: Path) -> N
         json.loads(line)["loss"] for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()
     ]
     assert losses[-1] < losses[0] - 0.1
-    adapter = read_adapter(tmp_path / "a")
-    assert adapter.lora == Lora(4) and set(adapter.tensors) == set(lora_parameters(whole))
+    changes = read_adapter(tmp_path / "a", TINY).changes
+    assert {f"{stem}.{x}" for stem in changes for x in (A, B)} == set(lora_parameters(whole))
     again = load_adapter(checkpoint.load(tmp_path / "m", "float32"), tmp_path / "a")
     assert logits(again).equal(logits(whole))
 
@@ -310,25 +311,25 @@ def test_a_run_as_a_large_model_needs_it(tmp_path: Path) -> None:
 def test_files_that_are_no_adapter_are_refused(tmp_path: Path) -> None:
     model = attach(tiny(tmp_path / "m"), Lora(4))
     save_weights(model, tmp_path / "a")
-    with pytest.raises(CheckpointError, match=r"no adapter\.json"):
-        read_adapter(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"no adapter: neither adapter\.json"):
+        read_adapter(tmp_path / "m", TINY)
     settings = json.loads((tmp_path / "a" / "adapter.json").read_text())
     for wrong, message in (
         ({"rank": 5}, "expected"),
-        ({"rank": 0}, "lora.rank"),
+        ({"rank": 0}, "rank 0"),
         ({"dropout": 1}, "dropout"),
     ):
         (tmp_path / "a" / "adapter.json").write_text(json.dumps(settings | wrong))
         with pytest.raises(CheckpointError, match=message):
-            read_adapter(tmp_path / "a")
+            load_adapter(tiny(tmp_path / "m"), tmp_path / "a")
     (tmp_path / "a" / "adapter.json").write_text(json.dumps(settings))
     with pytest.raises(CheckpointError, match="other shapes"):
-        check_base(read_adapter(tmp_path / "a"), replace(TINY, num_experts=8))
+        read_adapter(tmp_path / "a", replace(TINY, num_experts=8))
     with torch.no_grad():
         model.get_parameter("layers.0.attn.q.lora_a")[0, 0] = torch.nan
     save_weights(model, tmp_path / "a")
     with pytest.raises(CheckpointError, match="not a number"):
-        read_adapter(tmp_path / "a")
+        read_adapter(tmp_path / "a", TINY)
 
 
 @pytest.mark.slow
@@ -338,7 +339,7 @@ def test_an_attention_adapter_means_the_same_to_peft(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     model = moved(attach(tiny(tmp_path / "m", "trainable"), Lora(4, experts=False)))
     save_weights(model, tmp_path / "a")
-    save_peft(read_adapter(tmp_path / "a"), tmp_path / "peft", "base")
+    save_peft(read_adapter(tmp_path / "a", TINY), tmp_path / "peft", "base")
     options = {"dtype": torch.float32, "attn_implementation": "eager"}
     base = transformers.GptOssForCausalLM.from_pretrained(tmp_path / "m", **options)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
@@ -347,4 +348,5 @@ def test_an_attention_adapter_means_the_same_to_peft(tmp_path: Path) -> None:
         want, got = theirs(tokens.unsqueeze(0)).logits[0], model(tokens, Batch.packed([30]))
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="experts"):
-        save_peft(replace(read_adapter(tmp_path / "a"), lora=Lora(4)), tmp_path / "p", "base")
+        save_weights(attach(tiny(tmp_path / "e"), Lora(4)), tmp_path / "b")
+        save_peft(read_adapter(tmp_path / "b", TINY), tmp_path / "p", "base")

@@ -68,7 +68,7 @@ def logits(model: Transformer) -> Tensor:
 
 
 def state(folder: Path) -> dict[str, Tensor]:
-    return dict(open_checkpoint(folder).state())
+    return dict(open_checkpoint(folder).tensors)
 
 
 def by_hand(
@@ -256,7 +256,7 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path) -> None:
         merge(tmp_path / "other", tmp_path / "a", tmp_path / "o")
     with pytest.raises(CheckpointError, match="being read"):
         merge(source, tmp_path / "a", source, overwrite=True)
-    with pytest.raises(CheckpointError, match=r"no adapter\.json"):
+    with pytest.raises(CheckpointError, match=r"no adapter: neither adapter\.json"):
         merge(source, source, tmp_path / "o")
     model = adapter(tmp_path / "huge", source)
     with torch.no_grad():

@@ -1,17 +1,11 @@
-"""The contents of a gpt-oss GGUF: its tensors' names, its metadata, its two block formats. Reading
-and writing share it.
+"""The contents of a gpt-oss GGUF: its tensors' names and its metadata. Reading and writing share
+it.
 
-Knows names, configs and numbers; does not know files: those are `read.py` and `write.py`.
+Knows names and configs; does not know files: those are `read.py` and `write.py`. The formats of
+numbers are `blocks.py`.
 
-GGUF separates gate and up where the published files interleave their rows, and lays out the 16
-bytes of an MXFP4 block differently: here byte j holds values 2j and 2j+1, there values j and j+16,
-and the scale's byte comes before them instead of in a tensor of its own. The scale is the same e8m0
-byte: GGML doubles the sixteen values and halves the scale (`kvalues_fp4`,
-`ggml_e8m0_to_fp32_half`). So re-laying moves bits and loses none.
-
-Q8_0: 32 values share a float16 scale d in front of 32 int8 codes q, value = d * q (`block_q8_0`).
-
-E experts, R rows of an expert's matrix, G blocks in a row.
+GGUF separates gate and up where the published files interleave their rows. Some files have the two
+in one tensor, gate's rows before up's.
 """
 
 from __future__ import annotations
@@ -22,25 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from ossia.config import FULL, MX_BLOCK, SLIDING, ModelConfig, as_dict
+from ossia.config import FULL, SLIDING, ModelConfig, as_dict
 from ossia.errors import CheckpointError, ConfigError
 
 ARCHITECTURE = "gpt-oss"
 ALIGNMENT = 32  # bytes: where each tensor's data begins, unless the file says otherwise
-MXFP4_BYTES = 1 + MX_BLOCK // 2
-Q8_BYTES = 2 + MX_BLOCK
-# The formats that are read: GGUF's number for each, values in a block, bytes of a block.
-TYPES = {
-    "F32": (0, 1, 4),
-    "F16": (1, 1, 2),
-    "Q8_0": (8, MX_BLOCK, Q8_BYTES),
-    "BF16": (30, 1, 2),
-    "MXFP4": (39, MX_BLOCK, MXFP4_BYTES),
-}
 EXTRA = "ossia.config"  # JSON: fields of our config that GGUF has no key for; others ignore it
+CHAT_TEMPLATE = "tokenizer.chat_template"
 PATTERN = "ossia.tokenizer.pattern"  # the pattern that cuts text, if llama.cpp has no name for it
 
 Kind = Literal["matrix", "vector", "experts"]
@@ -61,6 +43,21 @@ class Slot:
     kind: Kind
     first: int = 0
     step: int = 1
+    half: int | None = None  # 0 or 1: of a tensor of two, gate and up, this one's rows
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        if self.half is None:
+            return self.shape
+        experts, rows, *columns = self.shape
+        return (experts, 2 * rows, *columns)
+
+    def fused(self) -> Slot:
+        """The same rows, where gate and up are one tensor."""
+        for half, one in enumerate(("ffn_gate_exps", "ffn_up_exps")):
+            if one in self.name:
+                return replace(self, name=self.name.replace(one, "ffn_gate_up_exps"), half=half)
+        return self
 
 
 def slots(config: ModelConfig) -> tuple[Slot, ...]:
@@ -290,95 +287,3 @@ def _with_extra(config: ModelConfig, text: Any) -> ModelConfig:
         raise
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the metadata's {EXTRA} cannot be used: {error}") from error
-
-
-# ---- block formats -------------------------------------------------------------------------------
-
-# Eight bytes at a time, as words; shifted bits never leave their byte, so the byte order does not
-# matter.
-_LOW = 0x0F0F0F0F0F0F0F0F
-_HIGH = -0x0F0F0F0F0F0F0F10
-
-
-def to_ggml(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Published blocks [..., G, 16] and scales [..., G] as GGML's [..., G, 17]; all uint8."""
-    words = blocks.contiguous().view(torch.int64)
-    first, second = words.unbind(-1)  # values 0..15 and 16..31
-    even = _low_of_both(first, second)
-    odd = _high_of_both(first, second)
-    out = torch.empty(*scales.shape, MXFP4_BYTES, dtype=torch.uint8)
-    out[..., 0] = scales
-    out[..., 1::2] = _as_bytes(even)
-    out[..., 2::2] = _as_bytes(odd)
-    return out
-
-
-def blocks_from_ggml(raw: Tensor) -> Tensor:
-    """GGML's [..., G, 17] as published blocks [..., G, 16]; the scales are raw[..., 0]."""
-    even = _as_words(raw[..., 1::2])
-    odd = _as_words(raw[..., 2::2])
-    first = _low_of_both(even, odd)
-    second = _high_of_both(even, odd)
-    blocks = torch.stack((first, second), dim=-1)
-    return blocks.view(torch.uint8)
-
-
-def _low_of_both(a: Tensor, b: Tensor) -> Tensor:
-    """Bytes of the low halves of a's and b's bytes, b's above a's."""
-    lower = a & _LOW
-    upper = (b & _LOW) << 4
-    return lower | upper
-
-
-def _high_of_both(a: Tensor, b: Tensor) -> Tensor:
-    """Bytes of the high halves of a's and b's bytes, b's above a's."""
-    lower = (a >> 4) & _LOW
-    upper = b & _HIGH
-    return lower | upper
-
-
-def _as_words(raw: Tensor) -> Tensor:
-    words = raw.contiguous().view(torch.int64)
-    return words.squeeze(-1)
-
-
-def _as_bytes(words: Tensor) -> Tensor:
-    return words.unsqueeze(-1).view(torch.uint8)
-
-
-def to_q8(values: Tensor) -> Tensor:
-    """Q8_0 [..., K/32 * 34] uint8 of `values` [..., K], rounded as llama.cpp's reference does."""
-    grouped = values.float().unflatten(-1, (-1, MX_BLOCK))
-    largest = grouped.abs().amax(-1, keepdim=True)
-    scale = largest / 127
-    inverse = torch.where(scale == 0, 0.0, 1 / scale)
-    scaled = grouped * inverse
-    size = scaled.abs()
-    whole = size.floor()
-    rest = size - whole
-    nearest = whole + (rest >= 0.5)  # halves away from zero
-    codes = torch.copysign(nearest, scaled).to(torch.int8)
-    scale_bytes = scale.half().view(torch.uint8)
-    code_bytes = codes.view(torch.uint8)
-    return torch.cat((scale_bytes, code_bytes), dim=-1).flatten(-2)
-
-
-def from_q8(raw: Tensor) -> Tensor:
-    """float16 [rows, K] of Q8_0 [rows, K/32 * 34]; bfloat16 if its scales are too large for that.
-
-    float16 is off by at most 2^-11 of each value; bfloat16, which takes as much memory, by 2^-8,
-    half a step of Q8_0 itself.
-    """
-    grouped = raw.unflatten(-1, (-1, Q8_BYTES))
-    codes = grouped[..., 2:].view(torch.int8)
-    halves = grouped[..., :2].contiguous().view(torch.float16)
-    scales = halves.float()
-    limit = torch.finfo(torch.float16).max
-    fits = bool((scales.abs() * 127 < limit).all())
-    dtype = torch.float16 if fits else torch.bfloat16
-    out = torch.empty(*grouped.shape[:-1], MX_BLOCK, dtype=dtype)
-    step = max(1, (1 << 20) // grouped[0].numel())
-    for row in range(0, len(out), step):  # not all at once: the products are float32
-        part = slice(row, row + step)
-        out[part] = codes[part] * scales[part]
-    return out.flatten(-2)

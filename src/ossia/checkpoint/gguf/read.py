@@ -1,8 +1,9 @@
 """GGUF files of gpt-oss, read: header, config, tensors under native names, tokenizer.
 
-Knows the file format as llama.cpp's converter writes it; names and numbers are `format.py`. Every
-claim of a header is checked against the file before a tensor is made. Floating tensors are views of
-the file; experts and tensors in Q8_0 are re-laid when asked for, which copies them.
+Knows the file format as llama.cpp's tools write it, in one file or in parts; names are `format.py`,
+numbers `blocks.py`. Every claim of a header is checked against the file before a tensor is made.
+Floating tensors are views of the file; experts and tensors in blocks are made when asked for, which
+copies them.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +27,16 @@ import torch
 from torch import Tensor
 
 from ossia.checkpoint.gguf import format as gguf
+from ossia.checkpoint.gguf.blocks import FORMATS, MXFP4_BYTES, blocks_from_ggml, decoded
 from ossia.checkpoint.gguf.format import Slot
-from ossia.checkpoint.mapped import DTYPES, Entry, map_privately
-from ossia.checkpoint.names import Row, check_layers
+from ossia.checkpoint.mapped import Entry, map_privately
+from ossia.checkpoint.names import Row, Tensors, check_layers
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, TensorMismatchError, TokenizerError
 from ossia.tokenizer import O200K_PATTERN, Tokenizer
 from ossia.tokenizer.file import GPT2_PATTERN, parse
 
+MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_RANK = 4
 # token types; all others are specials to us
@@ -42,133 +47,217 @@ PATTERNS = {"gpt-4o": O200K_PATTERN, "gpt-2": GPT2_PATTERN}  # llama.cpp's names
 _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 _STRING = 8
 _ARRAY = 9
-_FLOATS = ("F32", "F16", "BF16")
-_ACCEPTED = {"matrix": (*_FLOATS, "Q8_0"), "vector": _FLOATS, "experts": ("MXFP4",)}
-_TYPE_NAMES = {number: name for name, (number, _, _) in gguf.TYPES.items()}
+_FORMAT_NAMES = {form.number: name for name, form in FORMATS.items()}
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 def find(path: Path) -> Path | None:
-    """The GGUF file of a path: the path itself, or the only one in a folder without safetensors.
+    """The GGUF file of a path, of one in parts the first: the path itself, whatever its name, if it
+    begins as a GGUF does, or the only one in a folder without safetensors.
 
     Raises `CheckpointError` for a folder of several.
     """
-    if path.suffix == ".gguf" and path.is_file():
-        return path
+    if path.is_file():
+        return parts_of(path)[0] if _is_gguf(path) else None
     if not path.is_dir():
         return None
     for published in (path, path / "original"):
         if any(published.glob("*.safetensors")):
             return None
-    files = sorted(path.glob("*.gguf"))
+    files = sorted({parts_of(file)[0] for file in path.iterdir() if _is_gguf(file)})
     if len(files) > 1:
+        names = ", ".join(file.name for file in files[:20])
         raise CheckpointError(
-            f"{path}: holds {len(files)} GGUF files; give the path of one, such as {files[0]}"
+            f"{path}: holds {len(files)} GGUF files ({names}); give the path of one, such as "
+            f"{files[0]}"
         )
     return files[0] if files else None
 
 
-class GgufSource:
-    """The tensors of one GGUF file, by their names in it.
+def _is_gguf(path: Path) -> bool:
+    """By its name or, as downloads and caches often drop the suffix, its first bytes."""
+    if path.suffix == ".gguf":
+        return path.is_file()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
 
-    Raises `CheckpointError` if the file is damaged.
+
+def parts_of(path: Path) -> list[Path]:
+    """The files of the model of which `path` is one: itself, or by its name all parts in order."""
+    match = _PART.fullmatch(path.name)
+    if match is None:
+        return [path]
+    stem, _, count = match.groups()
+    return [path.with_name(f"{stem}-{n:05}-of-{count}.gguf") for n in range(1, int(count) + 1)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file: its bytes, and where its tensors lie."""
+
+    path: Path
+    data: mmap.mmap
+    metadata: dict[str, Any]
+    entries: dict[str, Entry]
+
+
+class GgufSource:
+    """The tensors of one GGUF file, or of all its parts, by their names in it.
+
+    Raises `CheckpointError` if a file is damaged or missing.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _map(path)
-        self.metadata, self._entries = _read_header(path, self._map, texts=False)
+        parts = _opened(path)
+        self.metadata = parts[0].metadata
+        self._home: dict[str, _Part] = {}
+        for part in parts:
+            for name in part.entries:
+                if name in self._home:
+                    raise CheckpointError(
+                        f"tensor {name!r} is in both {self._home[name].path} and {part.path}"
+                    )
+                self._home[name] = part
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._home
 
     def names(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._home)
 
     def entry(self, name: str) -> Entry:
-        return self._entries[name]
+        return self._home[name].entries[name]
 
     def where(self, name: str) -> str:
         """The file and the tensor, for messages."""
-        return f"{self.path}: tensor {name!r}"
+        return f"{self._home[name].path}: tensor {name!r}"
 
-    def raw(self, name: str) -> Tensor:
-        """The bytes of a tensor, uint8 [rows..., bytes of a row]: a view of the file."""
-        entry = self._entries[name]
+    def raw(self, name: str, half: int | None = None) -> Tensor:
+        """The bytes of a tensor, uint8 [rows..., bytes of a row], or of a half of each expert's
+        rows: a view of the file.
+        """
+        entry = self.entry(name)
         count = entry.end - entry.begin
-        flat = torch.frombuffer(self._map, dtype=torch.uint8, count=count, offset=entry.begin)
-        return flat.view(*entry.shape[:-1], -1)
+        data = self._home[name].data
+        flat = torch.frombuffer(data, dtype=torch.uint8, count=count, offset=entry.begin)
+        *rows, _ = entry.shape
+        whole = flat.view(*rows, -1)
+        if half is None:
+            return whole
+        return whole.chunk(2, dim=1)[half]
 
-    def tensor(self, name: str) -> Tensor:
-        """The values: a view where they are floating, float16 of its own where they are Q8_0."""
-        raw = self.raw(name)
-        dtype = self._entries[name].dtype
-        if dtype == "Q8_0":
-            return gguf.from_q8(raw)
-        return raw.view(DTYPES[dtype])
-
-
-@dataclass(frozen=True)
-class GgufState(Mapping[str, Tensor]):
-    """Every tensor under its native name, made when asked for."""
-
-    source: GgufSource
-    parts: Mapping[str, tuple[Slot, ...]]  # by native name, of experts the stem
-
-    def __iter__(self) -> Iterator[str]:
-        for native, slots in self.parts.items():
-            if slots[0].kind == "experts":
-                yield from (f"{native}.blocks", f"{native}.scales")
-            else:
-                yield native
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __getitem__(self, native: str) -> Tensor:
-        stem, _, kind = native.rpartition(".")
-        if kind in ("blocks", "scales") and stem in self.parts:
-            return self._packed(self.parts[stem], kind)
-        slots = self.parts[native]
-        if len(slots) == 1:
-            return self.source.tensor(slots[0].name)
-        gate_and_up = [self.source.tensor(slot.name) for slot in slots]
-        return torch.stack(gate_and_up, dim=-1).flatten(-2)
-
-    def _packed(self, slots: tuple[Slot, ...], kind: str) -> Tensor:
-        experts, rows, columns = slots[0].shape
-        shape = [experts, rows * len(slots), columns // MX_BLOCK]
-        if kind == "blocks":
-            shape.append(MX_BLOCK // 2)
-        out = torch.empty(shape, dtype=torch.uint8)
-        for slot in slots:
-            stored = self.source.raw(slot.name)
-            raw = stored.unflatten(-1, (-1, gguf.MXFP4_BYTES))
-            for expert in range(experts):  # one at a time, which stays in the caches
-                if kind == "blocks":
-                    piece = gguf.blocks_from_ggml(raw[expert])
-                else:
-                    piece = raw[expert, ..., 0]
-                out[expert, slot.first :: slot.step] = piece
-        return out
+    def tensor(self, name: str, half: int | None = None) -> Tensor:
+        """The values: a view where they are floating, else made of the blocks."""
+        entry = self.entry(name)
+        if half is not None and len(entry.shape) == 2:  # biases: the rows are what a row holds
+            whole = self.tensor(name)
+            return whole.chunk(2, dim=1)[half]
+        return decoded(self.raw(name, half), entry.dtype)
 
 
-def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], GgufState]:
-    """Open and check a gpt-oss GGUF; reads its header only.
+def _opened(path: Path) -> list[_Part]:
+    """All parts, the first with the metadata of all."""
+    paths = parts_of(path)
+    if missing := [part.name for part in paths if not part.exists()]:
+        raise CheckpointError(
+            f"{path.parent}: lacks {', '.join(missing[:5])} of a GGUF in {len(paths)} parts; put "
+            "all parts into one folder"
+        )
+    parts = []
+    for number, one in enumerate(paths):
+        data = _map(one)
+        metadata, entries = _read_header(one, data, texts=False)
+        _check_part(one, metadata, number, len(paths))
+        parts.append(_Part(one, data, metadata, entries))
+    wanted = parts[0].metadata.get("split.tensors.count")
+    found = sum(len(part.entries) for part in parts)
+    if len(parts) > 1 and wanted not in (None, found):
+        raise CheckpointError(
+            f"{paths[0]}: its parts hold {found} tensors, the first says {wanted}; are they all of "
+            "one model?"
+        )
+    return parts
+
+
+def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -> None:
+    """Raises `CheckpointError` unless a file is the part that its name says it is."""
+    is_count = metadata.get("split.count", 0)
+    is_number = metadata.get("split.no", 0)
+    if count == 1 and is_count not in (0, 1):
+        raise CheckpointError(
+            f"{path}: one of {is_count} parts, under a name that does not say which; name them "
+            f"NAME-00001-of-{is_count:05}.gguf and so on, or join them: llama-gguf-split --merge "
+            "FIRST OUT"
+        )
+    if count > 1 and (is_number, is_count) != (number, count):
+        raise CheckpointError(
+            f"{path}: by its name part {number + 1} of {count}, by its content part "
+            f"{is_number + 1} of {is_count or 1}; give the parts the names they had"
+        )
+
+
+def open_gguf(path: Path) -> tuple[ModelConfig, GgufSource, tuple[Row, ...], Tensors]:
+    """Open and check a gpt-oss GGUF; reads headers only.
 
     Raises `CheckpointError` (`TensorMismatchError` for a tensor) or `ConfigError`.
     """
     source = GgufSource(path)
     config = _read_config(source)
-    slots = gguf.slots(config)
+    slots = []
+    for slot in gguf.slots(config):
+        if slot.name not in source and slot.fused().name in source:
+            slot = slot.fused()
+        slots.append(slot)
     _check(source, slots)
     parts: defaultdict[str, list[Slot]] = defaultdict(list)
     rows = []
     for slot in slots:
         parts[slot.native].append(slot)
-        rows.append(Row(slot.native, slot.name, slot.shape, _ACCEPTED[slot.kind]))
-    by_name = {native: tuple(its) for native, its in parts.items()}
-    state = GgufState(source, by_name)
-    return config, source, tuple(rows), state
+        rows.append(Row(slot.native, slot.name, slot.stored_shape, tuple(FORMATS)))
+    matrices = [slot.name for slot in slots if slot.kind == "experts"]
+    is_packed = all(source.entry(name).dtype == "MXFP4" for name in matrices)
+    made: dict[str, Callable[[], Tensor]] = {}
+    for native, its in parts.items():
+        if its[0].kind != "experts":
+            made[native] = partial(_values, source, its)
+        elif is_packed:
+            for kind in ("blocks", "scales"):
+                made[f"{native}.{kind}"] = partial(_packed, source, its, kind)
+        else:
+            made[f"{native}.weight"] = partial(_values, source, its)
+    return config, source, tuple(rows), Tensors(made)
+
+
+def _values(source: GgufSource, slots: list[Slot]) -> Tensor:
+    """A native tensor; of gate and up the rows alternate."""
+    held = [source.tensor(slot.name, slot.half) for slot in slots]
+    if len(held) == 1:
+        return held[0]
+    pairs = torch.stack(held, dim=2)
+    return pairs.flatten(1, 2)
+
+
+def _packed(source: GgufSource, slots: list[Slot], kind: str) -> Tensor:
+    """Blocks or scales of all experts, of one kind of matrix."""
+    experts, rows, columns = slots[0].shape
+    shape = [experts, rows * len(slots), columns // MX_BLOCK]
+    if kind == "blocks":
+        shape.append(MX_BLOCK // 2)
+    out = torch.empty(shape, dtype=torch.uint8)
+    for slot in slots:
+        stored = source.raw(slot.name, slot.half)
+        raw = stored.unflatten(-1, (-1, MXFP4_BYTES))
+        for expert in range(experts):  # one at a time, which stays in the caches
+            if kind == "blocks":
+                piece = blocks_from_ggml(raw[expert])
+            else:
+                piece = raw[expert, ..., 0]
+            out[expert, slot.first :: slot.step] = piece
+    return out
 
 
 def _read_config(source: GgufSource) -> ModelConfig:
@@ -180,12 +269,8 @@ def _read_config(source: GgufSource) -> ModelConfig:
             f"{path}: its architecture is {architecture!r}; only {gguf.ARCHITECTURE!r}, as "
             "llama.cpp's converter writes it, can be loaded"
         )
-    if metadata.get("split.count", 0) not in (0, 1):
-        raise CheckpointError(
-            f"{path}: one part of several; join them first: llama-gguf-split --merge FIRST OUT"
-        )
     if "token_embd.weight" not in source:
-        raise TensorMismatchError(f"{path}: lacks token_embd.weight")
+        raise TensorMismatchError(f"{path}: lacks token_embd.weight; download the file again")
     layers = metadata.get(f"{gguf.ARCHITECTURE}.block_count", 0)
     tensors = len([*source.names()])
     check_layers(path, layers, tensors)
@@ -196,25 +281,25 @@ def _read_config(source: GgufSource) -> ModelConfig:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _check(source: GgufSource, slots: tuple[Slot, ...]) -> None:
+def _check(source: GgufSource, slots: list[Slot]) -> None:
     """Raises `TensorMismatchError` unless the file holds just these tensors, in known formats."""
-    expected = {slot.name: slot for slot in slots}
-    for name, slot in expected.items():
+    for slot in slots:
+        name = slot.name
         if name not in source:
             raise TensorMismatchError(f"{source.path}: lacks the tensor {name!r}")
         entry = source.entry(name)
-        accepted = _ACCEPTED[slot.kind]
-        if entry.dtype not in accepted:
+        if entry.dtype not in FORMATS:
             raise TensorMismatchError(
-                f"{source.where(name)}: stored as {entry.dtype}; ossia reads {', '.join(accepted)} "
-                "here. Take a file that keeps the experts in MXFP4 and the rest in BF16, F16 or "
-                "Q8_0 (often named mxfp4 or bf16), or the published safetensors files"
+                f"{source.where(name)}: stored as {entry.dtype}; ossia reads {', '.join(FORMATS)}. "
+                "Take a file in one of these (their names end in Q4_K_M, Q8_0, F16, MXFP4 and so "
+                "on), or the published safetensors files"
             )
-        if entry.shape != slot.shape:
+        if entry.shape != slot.stored_shape:
             raise TensorMismatchError(
-                f"{source.where(name)}: expected {list(slot.shape)}, found {list(entry.shape)}"
+                f"{source.where(name)}: expected {list(slot.stored_shape)}, found "
+                f"{list(entry.shape)}"
             )
-    known = {*expected, "rope_freqs.weight"}
+    known = {"rope_freqs.weight", *(slot.name for slot in slots)}
     unknown = [name for name in source.names() if name not in known]
     if unknown:
         raise TensorMismatchError(
@@ -354,8 +439,10 @@ def _read_header(
     """(metadata, tensors); arrays of strings only if `texts` are wanted, else None."""
     cursor = _Cursor(path, data)
     begin = cursor.skip(4)
-    if data[begin:4] != b"GGUF":
-        raise CheckpointError(f"{path}: is not a GGUF file")
+    if data[begin:4] != MAGIC:
+        raise CheckpointError(
+            f"{path}: is not a GGUF file, although its name says so; download it again"
+        )
     version = cursor.number("I")
     if version not in VERSIONS:
         raise CheckpointError(
@@ -401,15 +488,15 @@ def _entry(
     where: str, name: str, shape: tuple[int, ...], kind: int, begin: int, size: int, alignment: int
 ) -> Entry:
     """Tensors of other formats than ours have no size to check: `_check` refuses them by name."""
-    if kind not in _TYPE_NAMES:
+    if kind not in _FORMAT_NAMES:
         return Entry(name, _foreign(kind), shape, begin, begin)
-    dtype = _TYPE_NAMES[kind]
-    _, values, nbytes = gguf.TYPES[dtype]
-    if shape[-1] % values:
+    dtype = _FORMAT_NAMES[kind]
+    form = FORMATS[dtype]
+    if shape[-1] % form.values:
         raise CheckpointError(
-            f"{where}: {dtype} needs a multiple of {values} values in a row, found {shape[-1]}"
+            f"{where}: {dtype} needs a multiple of {form.values} values in a row, found {shape[-1]}"
         )
-    end = begin + math.prod(shape) // values * nbytes
+    end = begin + math.prod(shape) // form.values * form.nbytes
     if begin % alignment or end > size:
         what = "the file is truncated" if end > size else f"not aligned to {alignment}"
         raise CheckpointError(f"{where}: {what}: it takes bytes {begin} to {end} of {size}")

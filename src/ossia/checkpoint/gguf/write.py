@@ -2,9 +2,9 @@
 until whole.
 
 The gguf package writes the header; we write the data after it, because that is never in memory at
-once. Names, metadata and numbers are `format.py`. Experts go into GGML's MXFP4 blocks bit for bit,
-matrices into BF16 or Q8_0, everything else (norms, biases, sinks, router) into F32, as llama.cpp's
-own converter does.
+once. Names and metadata are `format.py`, numbers `blocks.py`. Experts go into GGML's MXFP4 blocks
+bit for bit, matrices into BF16 or Q8_0, everything else (norms, biases, sinks, router) into F32, as
+llama.cpp's own converter does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import torch
 from torch import Tensor
 
 from ossia import mxfp4
+from ossia.checkpoint.fitted import Tally, pieces
 from ossia.checkpoint.gguf import format as gguf
+from ossia.checkpoint.gguf.blocks import FORMATS, to_ggml, to_q8
 from ossia.checkpoint.gguf.format import Slot
 from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED
+from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.load import Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import read_json
 from ossia.checkpoint.tokenizer import find_tokenizer
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 Dense = Literal["bf16", "q8_0"]
-CHUNK = 1 << 22  # elements handled at once, unless one expert has more
 _MOSTLY_MXFP4 = 38  # llama.cpp's number for a file of this kind (LLAMA_FTYPE_MOSTLY_MXFP4_MOE)
 _CONTROL = 3  # the token type of specials
 
@@ -51,14 +53,14 @@ def write_gguf(
     rule: mxfp4.ScaleRule = "rceil",
     *,
     overwrite: bool = False,
-) -> None:
+) -> mxfp4.RoundingError | None:
     """Write the checkpoint in `src` as the GGUF file `dst`, with its tokenizer and chat template.
 
-    MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`. `dense` is the
-    format of the embedding, the unembedding and the attention's matrices; one whose rows Q8_0
-    cannot hold (not a multiple of 32) stays in BF16. Raises `CheckpointError` for a source that is
-    not valid or that GGUF cannot describe, for a destination that exists, for a disk too small; it
-    then leaves no file.
+    MXFP4 blocks keep every bit; full-precision experts are quantized under `rule`, and what that
+    cost is returned. `dense` is the format of the embedding, the unembedding and the attention's
+    matrices; one whose rows Q8_0 cannot hold (not a multiple of 32) stays in BF16. Raises
+    `CheckpointError` for a source that is not valid or that GGUF cannot describe, for a destination
+    that exists, for a disk too small; it then leaves no file.
     """
     _check_choice(dense, get_args(Dense))
     _check_choice(rule, get_args(mxfp4.ScaleRule))
@@ -71,9 +73,11 @@ def write_gguf(
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as temporary:
             _write_header(temporary, checkpoint, tokenizer, slots, dense)
-            _append_data(temporary, checkpoint.state(), slots, dense, rule, progress)
+            tally = Tally(rule)
+            _append_data(temporary, checkpoint.tensors, slots, dense, tally, progress)
             _refuse(path, overwrite, 0)
             temporary.replace(path)
+            return tally.error
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -106,8 +110,8 @@ def _stored_as(slot: Slot, dense: Dense) -> str:
 
 def _nbytes(slot: Slot, dense: Dense) -> int:
     stored = _stored_as(slot, dense)
-    _, values, nbytes = gguf.TYPES[stored]
-    return math.prod(slot.shape) // values * nbytes
+    form = FORMATS[stored]
+    return math.prod(slot.shape) // form.values * form.nbytes
 
 
 def _sizes(slots: tuple[Slot, ...], dense: Dense) -> int:
@@ -139,15 +143,16 @@ def _write_header(
     writer.add_quantization_version(2)
     for key, value in described.items():
         _add(writer, key, value)
-    template = _chat_template(checkpoint.directory)
+    template = checkpoint.source.metadata.get(gguf.CHAT_TEMPLATE)
+    template = template or _chat_template(checkpoint.directory)
     _add_tokenizer(writer, config, tokenizer, template)
     dtype: Any = np.dtype(np.uint8)
     for slot in slots:
         stored = _stored_as(slot, dense)
-        number, values, nbytes = gguf.TYPES[stored]
+        form = FORMATS[stored]
         *rows, columns = slot.shape
-        bytes_shape = (*rows, columns // values * nbytes)
-        kind = GGMLQuantizationType(number)
+        bytes_shape = (*rows, columns // form.values * form.nbytes)
+        kind = GGMLQuantizationType(form.number)
         writer.add_tensor_info(slot.name, bytes_shape, dtype, _nbytes(slot, dense), raw_dtype=kind)
     try:
         writer.write_header_to_file()
@@ -240,7 +245,7 @@ def _append_data(
     state: Mapping[str, Tensor],
     slots: tuple[Slot, ...],
     dense: Dense,
-    rule: mxfp4.ScaleRule,
+    tally: Tally,
     progress: Progress | None,
 ) -> None:
     done = 0
@@ -249,7 +254,7 @@ def _append_data(
         for slot in slots:
             file.write(b"\0" * (-file.tell() % gguf.ALIGNMENT))
             written = 0
-            for piece in _pieces(slot, state, _stored_as(slot, dense), rule):
+            for piece in _pieces(slot, state, _stored_as(slot, dense), tally):
                 written += file.write(piece.contiguous().numpy().data)
                 if progress is not None:
                     progress(done + written, total)
@@ -260,43 +265,33 @@ def _append_data(
         os.fsync(file.fileno())
 
 
-def _pieces(
-    slot: Slot, state: Mapping[str, Tensor], stored: str, rule: mxfp4.ScaleRule
-) -> Iterator[Tensor]:
+def _pieces(slot: Slot, state: Mapping[str, Tensor], stored: str, tally: Tally) -> Iterator[Tensor]:
     """The bytes of a tensor in order, a few MB at a time."""
     if stored == "MXFP4":
-        yield from _expert_pieces(slot, state, rule)
+        yield from _expert_pieces(slot, state, tally)
         return
     tensor = state[slot.native]
     if slot.step > 1:
         tensor = tensor[:, slot.first :: slot.step]
     assert tensor.shape == slot.shape, (slot, tensor.shape)
-    step = max(1, CHUNK // math.prod(slot.shape[1:]))
-    for start in range(0, slot.shape[0], step):
-        piece = tensor[start : start + step]
+    for _, piece in pieces(tensor):
         if stored == "Q8_0":
-            yield gguf.to_q8(piece)
+            yield to_q8(piece)
             continue
         dtype = torch.bfloat16 if stored == "BF16" else torch.float32
         converted = piece.to(dtype).contiguous()
         yield converted.view(torch.uint8)
 
 
-def _expert_pieces(
-    slot: Slot, state: Mapping[str, Tensor], rule: mxfp4.ScaleRule
-) -> Iterator[Tensor]:
+def _expert_pieces(slot: Slot, state: Mapping[str, Tensor], tally: Tally) -> Iterator[Tensor]:
     rows = slice(slot.first, None, slot.step)
     if f"{slot.native}.blocks" in state:
         blocks = state[f"{slot.native}.blocks"]
         scales = state[f"{slot.native}.scales"]
         for expert in range(slot.shape[0]):
-            yield gguf.to_ggml(blocks[expert, rows], scales[expert, rows])
+            yield to_ggml(blocks[expert, rows], scales[expert, rows])
         return
     weight = state[f"{slot.native}.weight"]
     for expert in range(slot.shape[0]):
-        values = weight[expert, rows].contiguous()
-        try:
-            encoded = mxfp4.encode(values, rule)
-        except ValueError as error:
-            raise CheckpointError(f"{slot.native}, expert {expert}: {error}") from error
-        yield gguf.to_ggml(*encoded)
+        encoded = tally.encode(f"{slot.native}, expert {expert}", weight[expert, rows])
+        yield to_ggml(*encoded)

@@ -1,5 +1,5 @@
-"""Put the low-rank changes of a run into the model it started from, and write a checkpoint in
-MXFP4.
+"""Put the low-rank changes of a run, or of a peft adapter, into the model they are for, and write a
+checkpoint in MXFP4.
 
     ossia train merge model=gpt-oss-20b adapter=runs/mine/train --out runs/merged
     ossia chat runs/merged/model
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ossia.checkpoint import peft
+from ossia.checkpoint.adapter import SETTINGS
 from ossia.errors import ConfigError
 from ossia.mxfp4 import ScaleRule
 from ossia.train.pipeline import Phase
 from ossia.train.recipes.sft import base_folder, config_of, fingerprint, stored_bytes
-from ossia.train.weights.lora import ADAPTER
 from ossia.train.weights.merge import merge
 
 
@@ -27,7 +28,7 @@ class Config:
 
     # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
     model: str = "nano"
-    adapter: Path | None = None  # folder of the run with LoRA
+    adapter: Path | None = None  # folder of the run with LoRA, or of peft
     rule: ScaleRule = "rceil"  # for the scales of the MXFP4 blocks that change
     layout: Literal["same", "hf", "original", "hf-bf16"] = "same"  # of what is written
 
@@ -37,7 +38,7 @@ def phases(config: Config, out: Path) -> list[Phase]:
     there is no such model.
     """
     if config.adapter is None:
-        raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA")
+        raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA or of peft")
     adapter = config.adapter
     settings = asdict(config)
     settings["adapter"] = str(adapter)
@@ -51,5 +52,5 @@ def phases(config: Config, out: Path) -> list[Phase]:
 
     disk = stored_bytes(config_of(config.model), config.layout)
     does = "Add the changes and write the model."
-    needs = (adapter / ADAPTER,)
+    needs = (adapter / (peft.SETTINGS if (adapter / peft.SETTINGS).exists() else SETTINGS),)
     return [Phase("merge", does, run, settings=settings, needs=needs, disk=disk)]

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint import load, open_checkpoint
+from ossia.checkpoint.adapter import SETTINGS
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
 from ossia.model import Transformer
 from ossia.train.optim import trained
 from ossia.train.run import Run
 from ossia.train.state import write_whole
-from ossia.train.weights.lora import ADAPTER, attach, describe_adapter
+from ossia.train.weights.lora import attach, describe_adapter
 from ossia.train.weights.quantization import set_fake_quantize
 
 WEIGHTS = "weights.safetensors"
@@ -116,7 +117,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _of_checkpoint(folder: Path) -> dict[str, Tensor]:
     """Every tensor in float32, packed experts as matrices."""
-    state = open_checkpoint(folder).state()
+    state = open_checkpoint(folder).tensors
     out = {}
     for name, tensor in state.items():
         stem = name.removesuffix("blocks")
@@ -165,7 +166,7 @@ def save_weights(model: Transformer, folder: Path) -> None:
     write_whole(folder / CONFIG, config.encode())
     settings = describe_adapter(model)
     if settings is not None:
-        write_whole(folder / ADAPTER, settings)
+        write_whole(folder / SETTINGS, settings)
     data = safetensors.torch.save(tensors, {"format": "pt"})
     write_whole(folder / WEIGHTS, data)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ossia import kernels, mxfp4
+from ossia.checkpoint.adapter import A, B, Change
 from ossia.errors import ConfigError
 from ossia.kernels.experts_lora import FrozenMatrices, LowRank, experts_lora
 from ossia.model import PackedExperts, TrainableExperts, Transformer
@@ -29,8 +30,6 @@ from ossia.model.moe import Experts
 from ossia.model.transformer import Block
 from ossia.train.settings import Lora
 
-ADAPTER = "adapter.json"  # the settings, beside the weights and the config of a run
-A, B = "lora_a", "lora_b"
 ATTENTION = ("q", "k", "v", "out")
 EXPERTS = ("gate_up", "down")
 Leaf = PackedExperts | TrainableExperts
@@ -61,7 +60,7 @@ class LoraLinear(Linear):
         """What is added to the weight, in float32."""
         a = self.lora_a.detach()
         b = self.lora_b.detach()
-        return low_rank_product(a, b, self.scale)
+        return Change(a, b, self.scale).delta()
 
 
 class LoraExperts(Experts):
@@ -133,12 +132,6 @@ class LoraExperts(Experts):
 
 def _zeros(place: torch.device, *shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(shape, device=place))
-
-
-def low_rank_product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """scale * b @ a: [rows, r] by [r, columns], added up in float32."""
-    product = b.float() @ a.float()
-    return product.mul_(scale)
 
 
 def shape_of(leaf: Leaf) -> tuple[int, int, int]:

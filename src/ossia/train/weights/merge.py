@@ -3,11 +3,11 @@ that need not be.
 
     merge("gpt-oss-20b-folder", "runs/mine/train", "gpt-oss-20b-mine")
 
-Attention matrices become W + s B A, added up in float32 and rounded once to the dtype they are
+Dense matrices become W + s B A, added up in float32 and rounded once to the dtype they are
 stored in. Of the experts' MXFP4 blocks only those are written anew whose quantized values change:
 the others, and everything that has no change, keep their bytes. What was written is read back
 through the loader and compared, so that a merge that returns is one that loads. Knows the
-checkpoint through `checkpoint`, the changes through `adapter.py`.
+checkpoint through `checkpoint`, and the changes through `checkpoint/adapter.py`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,20 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint import Checkpoint, open_checkpoint
+from ossia.checkpoint.adapter import Adapter, added, read_adapter, requantized
 from ossia.checkpoint.export import (
     SCALE_RULE,
     FloatDtype,
     Sink,
     destination,
     finish,
-    pieces,
     refuse_replacing,
     scale_rule_of,
 )
+from ossia.checkpoint.fitted import pieces
 from ossia.checkpoint.names import PACKED, Layout, is_packed
 from ossia.checkpoint.writer import SHARD_BYTES, Progress
 from ossia.errors import CheckpointError
-from ossia.train.weights.adapter import Adapter, check_base, read_adapter
-from ossia.train.weights.lora import low_rank_product
 
 Expert = list[Tensor]  # a matrix, or blocks and scales
 Place = tuple[str, int]
@@ -50,7 +49,7 @@ class Merged:
     """
 
     rule: mxfp4.ScaleRule
-    matrices: int = 0  # of attention, changed
+    matrices: int = 0  # dense ones, changed
     blocks: int = 0  # MXFP4 blocks of matrices that have a change
     blocks_changed: int = 0  # of those: written anew, because their values change
     # of those: with a change that is not 0 everywhere, whether or not it survived rounding
@@ -58,7 +57,7 @@ class Merged:
     expected: dict[Place, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
-        text = f"{self.matrices} attention matrices changed"
+        text = f"{self.matrices} dense matrices changed"
         if not self.blocks:
             return text
         share = self.blocks_changed / self.blocks
@@ -80,8 +79,8 @@ def merge(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Merged:
-    """Write `checkpoint` with the changes of `adapter` (a run's folder) to `out`, tokenizer files
-    included.
+    """Write `checkpoint` with the changes of `adapter` (a run's folder, or peft's) to `out`,
+    tokenizer files included.
 
     `layout` is that of the checkpoint unless given. Blocks whose values change are encoded under
     `rule`; full-precision experts are encoded as a whole for an MXFP4 layout, and stay as they are,
@@ -90,8 +89,7 @@ def merge(
     behind then, and what was at `out` stays.
     """
     source = open_checkpoint(checkpoint)
-    changes = read_adapter(Path(adapter))
-    check_base(changes, source.config)
+    changes = read_adapter(Path(adapter), source.config)
     refuse_replacing(source, out)
     if layout is None:
         layout = "hf" if source.layout == "gguf" else source.layout
@@ -101,7 +99,7 @@ def merge(
         out, source.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
         done = Merged(mxfp4.rule_of(rule))
-        _Merge(sink, source.state(), changes, done).run()
+        _Merge(sink, source.tensors, changes, done).run()
         finish(sink, source)
         sink.flush()
         verify(sink.directory, done)
@@ -126,11 +124,11 @@ def _notes(
     """The metadata that says under which rules the experts were quantized."""
     if not is_packed(target):
         return {}
-    if not is_packed(source.layout):
+    if not source.packed:
         return {SCALE_RULE: rule}
     before = scale_rule_of(source)
     rules = before.split("+") if before else []
-    if changes.lora.experts and rule not in rules:
+    if changes.experts and rule not in rules:
         return {SCALE_RULE: f"{before or 'unknown'}+{rule}"}
     if not before:
         return {}
@@ -155,35 +153,27 @@ class _Merge:
                 self._tensor(native, stem, kind)
 
     def _tensor(self, native: str, stem: str, kind: str) -> None:
-        factors = self.adapter.factors(stem) if kind == "weight" else None
-        change = None
+        change = self.adapter.changes.get(stem) if kind == "weight" else None
+        delta = None
         for start, piece in pieces(self.state[native]):
-            if factors is not None:
-                a, b = factors
-                rows = b[start : start + len(piece)]
-                change = low_rank_product(a, rows, self.adapter.scale)
-            self._put(native, start, added(piece, change, self.sink.dtype))
-        if factors is not None:
+            if change is not None:
+                delta = change.delta(rows=slice(start, start + len(piece)))
+            self._put(native, start, added(piece, delta, self.sink.dtype))
+        if change is not None:
             self.done.matrices += 1
 
     def _experts(self, stem: str, kind: str) -> None:
         """All experts of one kind of matrix, one at a time, from either form to either form."""
-        factors = self.adapter.factors(stem)
+        change = self.adapter.changes.get(stem)
         parts = ["weight"]
         if f"{stem}.blocks" in self.state:
             parts = ["blocks", "scales"]
         held = [self.state[f"{stem}.{part}"] for part in parts]
         for e in range(len(held[0])):
             expert = [tensor[e] for tensor in held]
-            change = None
-            if factors is not None:
-                a, b = factors
-                # copied off the file: products depend on alignment
-                own_a = a[e].clone()
-                own_b = b[e].clone()
-                change = low_rank_product(own_a, own_b, self.adapter.scale)
+            delta = None if change is None else change.delta(e)
             try:
-                made = self._expert(kind, expert, change)
+                made = self._expert(kind, expert, delta)
             except ValueError as error:
                 raise CheckpointError(
                     f"{stem}, expert {e}, with the change added: {error}"
@@ -210,20 +200,13 @@ class _Merge:
         return {"blocks": blocks, "scales": scales}
 
     def _requantized(self, expert: Expert, change: Tensor) -> Expert:
-        """Blocks whose values stay the same keep their bytes."""
         blocks, scales = expert
-        moved = _any_in_block(change.ne(0))
-        self.done.blocks += moved.numel()
-        if not moved.any():
-            return expert
-        before = _decoded(expert)
-        new_blocks, new_scales = mxfp4.encode(before + change, self.done.rule)
-        after = _decoded([new_blocks, new_scales])
-        changed = moved & _any_in_block(after.ne(before))
-        self.done.blocks_moved += int(moved.sum())
-        self.done.blocks_changed += int(changed.sum())
-        blocks = torch.where(changed.unsqueeze(-1), new_blocks, blocks)
-        return [blocks, torch.where(changed, new_scales, scales)]
+        done = self.done
+        made = requantized(blocks, scales, change, done.rule)
+        done.blocks += made.moved.numel()
+        done.blocks_moved += int(made.moved.sum())
+        done.blocks_changed += int(made.changed.sum())
+        return [made.blocks, made.scales]
 
     def _put(self, native: str, start: int, piece: Tensor) -> None:
         self.sink.put(native, start, piece)
@@ -235,22 +218,6 @@ def _decoded(expert: Expert) -> Tensor:
         return expert[0]
     blocks, scales = expert
     return mxfp4.decode(blocks, scales, torch.float32)
-
-
-def _any_in_block(which: Tensor) -> Tensor:
-    blocks: Tensor = which.unflatten(-1, (-1, mxfp4.BLOCK))
-    return blocks.any(-1)
-
-
-def added(weight: Tensor, delta: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """weight + delta, added up in float32 and rounded once; where delta is 0 the weight keeps its
-    bits.
-    """
-    if delta is None:
-        return weight.to(dtype)
-    total = weight.float() + delta
-    same = delta == 0
-    return torch.where(same, weight.to(dtype), total.to(dtype))
 
 
 # ---- reading back ----
@@ -266,7 +233,7 @@ def verify(directory: Path, done: Merged) -> None:
     """Read a merged checkpoint through the loader. Raises `CheckpointError` unless every tensor is
     what was merged.
     """
-    state = open_checkpoint(directory).state()
+    state = open_checkpoint(directory).tensors
     rows: dict[str, int] = {}
     for (native, start), (count, expected) in done.expected.items():
         rows[native] = rows.get(native, 0) + count

@@ -13,10 +13,9 @@ in every step. Experts only: nothing else is stored in MXFP4.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -29,52 +28,11 @@ from ossia.checkpoint.mapped import MappedFile
 from ossia.errors import ConfigError
 from ossia.figures import markdown_table
 from ossia.model import TrainableExperts, Transformer
-from ossia.mxfp4 import ScaleRule
+from ossia.mxfp4 import RoundingError, ScaleRule, error_of
 from ossia.train.weights.lora import LoraExperts
 
 RULES: tuple[ScaleRule, ...] = get_args(ScaleRule)
 RUN_WEIGHTS = "weights.safetensors"
-
-
-@dataclass(frozen=True)
-class RoundingError:
-    """What one rule does to one tensor (or to several, added up): sums over its values."""
-
-    tensor: str
-    rule: ScaleRule
-    values: int = 0
-    power: float = 0.0  # sum of squares
-    noise: float = 0.0  # sum of squared errors
-    largest: float = 0.0  # error of a single value
-    saturated: int = 0  # values beyond the largest that their block's scale can hold
-
-    @property
-    def relative_rmse(self) -> float:
-        """Root of noise over power; 0 for a tensor of zeros."""
-        if not self.power:
-            return 0.0
-        return math.sqrt(self.noise / self.power)
-
-    @property
-    def sqnr(self) -> float:
-        """Signal to quantization noise, in dB."""
-        if not self.noise:
-            return math.inf
-        return 10 * math.log10(self.power / self.noise)
-
-    @property
-    def saturated_share(self) -> float:
-        return self.saturated / self.values if self.values else 0.0
-
-    def __add__(self, other: RoundingError) -> RoundingError:
-        return replace(
-            self,
-            values=self.values + other.values,
-            power=self.power + other.power,
-            noise=self.noise + other.noise,
-            largest=max(self.largest, other.largest),
-            saturated=self.saturated + other.saturated,
-        )
 
 
 @dataclass(frozen=True)
@@ -145,27 +103,6 @@ def report(
     return RoundingReport(tuple(rows.values()))
 
 
-def error_of(values: Tensor, rule: ScaleRule, name: str = "") -> RoundingError:
-    """The rounding error of one tensor [..., a multiple of 32]."""
-    values = values.detach().float()
-    rounded = mxfp4.fake_quantize(values, rule)
-    error = (rounded - values).double()
-    grouped = values.unflatten(-1, (-1, mxfp4.BLOCK))
-    exponents = mxfp4.block_exponents(grouped, rule)
-    largest = torch.full_like(exponents, mxfp4.LARGEST, dtype=torch.float64)
-    limit = torch.ldexp(largest, exponents)
-    exact = values.double()
-    return RoundingError(
-        tensor=name,
-        rule=rule,
-        values=values.numel(),
-        power=float(exact.square().sum()),
-        noise=float(error.square().sum()),
-        largest=float(error.abs().max()),
-        saturated=int((grouped.abs() > limit).sum()),
-    )
-
-
 def _state(model: Transformer | str | os.PathLike[str]) -> Mapping[str, Tensor]:
     if isinstance(model, nn.Module):
         return model.state_dict()
@@ -173,7 +110,7 @@ def _state(model: Transformer | str | os.PathLike[str]) -> Mapping[str, Tensor]:
     if (path / RUN_WEIGHTS).exists():
         file = MappedFile(path / RUN_WEIGHTS)
         return {name: file.tensor(name) for name in file.entries}
-    return open_checkpoint(path).state()
+    return open_checkpoint(path).tensors
 
 
 def _expert_matrices(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
