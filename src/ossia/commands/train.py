@@ -249,16 +249,23 @@ def _summary(done: Sequence[Outcome], out: Path) -> Iterator[str]:
 def _dry_run(
     phases: Sequence[Phase], out: Path, settings: dict[str, Any], options: RunOptions
 ) -> None:
-    """Prints the plan, then raises what would stop the run."""
+    """Reads what phases would read, prints the plan, then raises what would stop the run."""
     from ossia.train.pipeline import check_needs, check_settings
     from ossia.train.plan.estimate import estimate
 
     found = estimate(phases, out)
-    if options.json:
-        print(json.dumps(found.as_json(), indent=2))
-    else:
-        print("\n".join(_estimate_lines(found, out)))
-    check_needs(phases)
+    seen: dict[str, str] = {}
+    try:
+        check_needs(phases)
+        for phase, cost in zip(phases, found.phases, strict=True):
+            if phase.look is not None and cost.state != "done":
+                seen[phase.name] = str(phase.look())
+    finally:
+        if options.json:
+            print(json.dumps(found.as_json() | {"found": seen}, indent=2))
+        else:
+            print("\n".join(_estimate_lines(found, out)))
+            print("".join(f"\n{name}: {text}\n" for name, text in seen.items()), end="")
     for phase in phases if not options.fresh else ():
         check_settings(phase, out, settings)
     if problems := found.problems():
