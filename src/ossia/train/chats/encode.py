@@ -223,10 +223,8 @@ def _form(data: Mapping[str, Any], reading: Reading) -> Form:
 def _chat(form: Form, reading: Reading) -> Chat:
     try:
         wanted = [
-            _is_learned(message, f"messages[{index}]") and may_learn and form.learned
-            for index, (message, may_learn) in enumerate(
-                zip(form.messages, form.may_learn, strict=True)
-            )
+            _is_learned(one.message, f"messages[{index}]") and one.may_learn and form.learned
+            for index, one in enumerate(form.said)
         ]
         is_harmony = any(map(_is_harmony, form.messages))
         make = _from_harmony if is_harmony else _from_chat
@@ -237,7 +235,7 @@ def _chat(form: Form, reading: Reading) -> Chat:
             )
     except HarmonyError as error:
         # in the words of the line
-        text = PLACE.sub(lambda found: form.places[int(found[1])], str(error))
+        text = PLACE.sub(lambda found: form.said[int(found[1])].place, str(error))
         raise HarmonyError(text) from error
     return chat
 

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from ossia.errors import HarmonyError
 from ossia.harmony import Message, Role, parse_completion
 from ossia.harmony.chat_messages import REASONING_KEYS
 from ossia.tokenizer import Tokenizer
-from ossia.train.chats.shapes import Form
+from ossia.train.chats.shapes import Form, Said
 
 Markup = Literal["stop", "convert", "keep"]
 START = "<|start|>"
 WORD = re.compile(r"<\|[a-z][a-z0-9_]*\|>|</?think(?:ing)?>|</?tool_(?:call|response)>")
 CONTROL = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
-# the first tag is in the prompt of models that always think
-THOUGHT = re.compile(r"\s*(?:<think(?:ing)?>)?(.*?)</think(?:ing)?>\s*", re.DOTALL)
+# <think> itself is in the prompt of models that always think
+THOUGHT_BEGINS = re.compile(r"^<think(?:ing)?>")
+THOUGHT_ENDS = re.compile(r"</think(?:ing)?>")
+END = re.compile(r"<\|(?:end|call|return)\|>")
 BETWEEN = re.compile(r"(<\|(?:end|call|return)\|>)\s+(?=<\|start\|>)")
 
 
@@ -32,15 +35,15 @@ def read_markup(form: Form, markup: Markup) -> None:
     Raises HarmonyError naming the text that holds markup, or cannot be converted.
     """
     if form.document is not None and form.document.lstrip().startswith(START):
-        _replace(form, "text", form.document, learn_from=0)
+        form.said = _from_text("text", form.document)
         form.document = None
     elif markup == "convert":
-        _convert(form)
+        form.said = _converted(form.said)
     if markup == "keep":
         return
-    for place, text, role in _texts(form):
+    for place, text, assistants in _texts(form):
         found = WORD.search(text)
-        if found is not None and (markup == "stop" or role != Role.USER):
+        if found is not None and (markup == "stop" or assistants):
             raise HarmonyError(
                 f"{place}: holds {found[0]!r}, which would be learned as text: take it out, or let "
                 "markup=convert make reasoning, channels and calls of what the assistant's texts "
@@ -48,15 +51,17 @@ def read_markup(form: Form, markup: Markup) -> None:
             )
 
 
-def _texts(form: Form) -> Iterator[tuple[str, str, str]]:
-    """(place, text, whose: the assistant's, or anybody else's as the user's)."""
+def _texts(form: Form) -> Iterator[tuple[str, str, bool]]:
+    """(place, text, whether it is the assistant's)."""
     if form.document is not None:
-        yield "text", form.document, Role.ASSISTANT
-    for place, message in zip(form.places, form.messages, strict=True):
-        role = Role.ASSISTANT if message.get("role") == Role.ASSISTANT else Role.USER
-        for key in ("content", *REASONING_KEYS):
-            for text in _parts(message.get(key)):
-                yield place if key == "content" else f"{place}.{key}", text, role
+        yield "text", form.document, True
+    for one in form.said:
+        assistants = one.message.get("role") == Role.ASSISTANT
+        for text in _parts(one.message.get("content")):
+            yield one.place, text, assistants
+        for key in REASONING_KEYS:
+            for text in _parts(one.message.get(key)):
+                yield f"{one.place}.{key}", text, assistants
 
 
 def _parts(content: Any) -> Iterator[str]:
@@ -71,45 +76,41 @@ def _parts(content: Any) -> Iterator[str]:
 # ---- what it stands for --------------------------------------------------------------------------
 
 
-def _convert(form: Form) -> None:
-    if form.places == ["prompt", "completion"]:
-        prompt = form.messages[0]["content"]
+def _converted(said: list[Said]) -> list[Said]:
+    if [one.place for one in said] == ["prompt", "completion"]:
+        prompt, completion = (one.message["content"] for one in said)
         if prompt.lstrip().startswith(START):
-            whole = prompt + form.messages[1]["content"]
-            _replace(form, "prompt", whole, learn_from=len(_parsed(prompt, unfinished=True)))
-            return
-    before = list(zip(form.places, form.messages, form.may_learn, strict=True))
-    form.places, form.messages, form.may_learn = [], [], []
-    for place, message, may_learn in before:
-        parts = [message]
-        if message.get("role") == Role.ASSISTANT:
+            return _from_text("prompt", prompt + completion, learn_from=len(END.findall(prompt)))
+    out = []
+    for one in said:
+        parts = [one.message]
+        if one.message.get("role") == Role.ASSISTANT:
             try:
-                parts = _meant(message)
+                parts = _meant(one.message)
             except HarmonyError as error:
-                raise HarmonyError(f"{place}: its markup cannot be converted: {error}") from error
-        form.add([(place, part) for part in parts], may_learn)
+                why = f"its markup cannot be converted: {error}"
+                raise HarmonyError(f"{one.place}: {why}") from error
+        out += [replace(one, message=part) for part in parts]
+    return out
 
 
-def _replace(form: Form, place: str, text: str, learn_from: int) -> None:
-    """Put the messages that Harmony's text stands for in place of all."""
+def _from_text(place: str, text: str, learn_from: int = 0) -> list[Said]:
+    """The messages that Harmony's text stands for; those from number `learn_from` on may be
+    learned.
+    """
     try:
         messages = _parsed(text)
     except HarmonyError as error:
         raise HarmonyError(f"{place}: begins as Harmony, and is not: {error}") from error
-    form.places, form.messages, form.may_learn = [], [], []
-    for index, message in enumerate(messages):
-        form.add([(place, message.to_dict())], index >= learn_from)
+    return [
+        Said(place, message.to_dict(), may_learn=index >= learn_from)
+        for index, message in enumerate(messages)
+    ]
 
 
-def _parsed(text: str, role: Role | None = None, *, unfinished: bool = False) -> list[Message]:
-    """The messages of a text in which the names of special tokens are those tokens.
-
-    `unfinished`: without the message that the text breaks off in.
-    """
+def _parsed(text: str, role: Role | None = None) -> list[Message]:
+    """The messages of a text in which the names of special tokens are those tokens."""
     text = BETWEEN.sub(r"\1", text.strip())
-    if unfinished:
-        ends = [found.end() for found in re.finditer(r"<\|(?:end|call|return)\|>", text)]
-        text = text[: ends[-1]] if ends else ""
     tokenizer = Tokenizer.o200k_harmony()  # any would do: the tokens are read again at once
     ids = tokenizer.encode_with_specials(text)
     return list(parse_completion(ids, tokenizer, role, strict=True))
@@ -120,50 +121,45 @@ def _meant(message: dict[str, Any]) -> list[dict[str, Any]]:
     content = "".join(_parts(message.get("content")))
     if CONTROL.search(content) is not None:
         return _from_harmony(message, content)
-    found = THOUGHT.match(content)
+    found = THOUGHT_ENDS.search(content)
     if found is None:
         return [message]
     if any(message.get(key) for key in REASONING_KEYS):
         raise HarmonyError("it has reasoning of its own besides that of its content")
-    return [message | {"reasoning": found[1].strip(), "content": content[found.end() :]}]
+    thought = THOUGHT_BEGINS.sub("", content[: found.start()].strip()).strip()
+    return [message | {"reasoning": thought, "content": content[found.end() :].lstrip()}]
 
 
 def _from_harmony(message: dict[str, Any], content: str) -> list[dict[str, Any]]:
-    own = {key: message[key] for key in (*REASONING_KEYS, "tool_calls") if message.get(key)}
-    base = {key: value for key, value in message.items() if key not in own} | {"content": None}
+    parts = []
+    for key in (*REASONING_KEYS, "tool_calls"):  # what stands beside the content
+        if value := message.get(key):
+            parts.append({key: value})
+    calls = [part for part in parts if "tool_calls" in part]
+    thoughts = [part for part in parts if part not in calls]
     begins = content.lstrip().startswith(START)
-    parts = [{key: value} for key, value in own.items() if key != "tool_calls"]
-    for part in _parsed(content, None if begins else Role.ASSISTANT):
-        if part.role is not Role.ASSISTANT:
-            raise HarmonyError(f"it holds a message of role {part.role}")
-        parts.append(_as_chat(part))
-    if "tool_calls" in own:
-        parts.append({"tool_calls": own["tool_calls"]})
-    return [base | part for part in _with_preambles(parts)]
+    meant = _as_chat(_parsed(content, None if begins else Role.ASSISTANT))
+    base = {key: value for key, value in message.items() if {key: value} not in parts}
+    return [base | {"content": None} | part for part in (*thoughts, *meant, *calls)]
 
 
-def _as_chat(message: Message) -> dict[str, Any]:
-    recipient = message.recipient or ""
-    if recipient.startswith("functions."):
-        name = recipient.removeprefix("functions.")
-        call = {"type": "function", "function": {"name": name, "arguments": message.text}}
-        return {"tool_calls": [call]}
-    if recipient or message.channel is None:
-        raise HarmonyError("only messages on a channel and calls of functions can be converted")
-    return {"reasoning" if message.channel == "analysis" else message.channel: message.text}
-
-
-def _with_preambles(parts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """`final` as content; `commentary` as the content of the call that follows it."""
+def _as_chat(messages: list[Message]) -> Iterator[dict[str, Any]]:
+    """What each message is in chat completions; a preamble is the content of its call."""
     preamble: dict[str, Any] = {}
-    for part in parts:
-        if preamble and "tool_calls" not in part:
-            break
-        if "commentary" in part:
-            preamble = {"content": part["commentary"]}
-            continue
-        final = {"content": part.pop("final")} if "final" in part else {}
-        yield part | final | preamble
-        preamble = {}
+    for message in messages:
+        recipient = message.recipient or ""
+        name = recipient.removeprefix("functions.")
+        if name != recipient:
+            call = {"type": "function", "function": {"name": name, "arguments": message.text}}
+            yield preamble | {"tool_calls": [call]}
+            preamble = {}
+        elif message.role is not Role.ASSISTANT or recipient or preamble:
+            raise HarmonyError(f"a message of {message.role} to {recipient or 'nobody'}")
+        elif message.channel == "analysis":
+            yield {"reasoning": message.text}
+        elif message.channel == "final":
+            yield {"content": message.text}
+        else:
+            preamble = {"content": message.text}
     if preamble:
-        raise HarmonyError("a preamble on commentary is followed by no call")
+        raise HarmonyError("a message that is neither reasoning, nor an answer, nor before a call")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ossia.errors import HarmonyError
@@ -19,7 +19,6 @@ from ossia.harmony.chat_messages import REASONING_KEYS
 from ossia.train.chats.lines import from_json
 
 Object = Mapping[str, Any]
-Said = list[tuple[str, Any]]  # (place, message) of each message of a line
 
 # How trainers say whether a message, or a whole line, is learned, and the values that they write.
 # A bool and a number are read in either.
@@ -42,7 +41,7 @@ REFUSED = {
 USED = ("tools", "reasoning_effort", "system", *LEARN)
 MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id", "refusal", *LEARN)
 HARMONY_KEYS = ("channel", "recipient", "content_type")
-CALL_KEYS = ("id", "type", "index", "function")
+CALL_KEYS = {"id", "type", "index", "function"}
 ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -56,15 +55,22 @@ CALLS = "function_call"  # of a ShareGPT message: its value is a call, or a list
 MAY_BE_NULL = ("default", "const")  # of a schema
 
 
-@dataclass
-class Form:
-    """A line in the one form. `places` names each message as the line does; `may_learn`: whether
-    its place allows it. `document`: a text that is no conversation, in place of messages.
+@dataclass(frozen=True)
+class Said:
+    """A message of chat completions, and what the line calls it. `may_learn`: whether its place
+    allows it.
     """
 
-    messages: list[Any] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    may_learn: list[bool] = field(default_factory=list)
+    place: str
+    message: dict[str, Any]
+    may_learn: bool = True
+
+
+@dataclass
+class Form:
+    """A line in the one form. `document`: a text that is no conversation, in place of messages."""
+
+    said: list[Said] = field(default_factory=list)
     tools: Any = None
     effort: Any = None
     document: str | None = None
@@ -72,11 +78,9 @@ class Form:
     learned: bool = True  # whether the line may be learned at all
     unknown: Counter[str] = field(default_factory=Counter)  # keys that mean nothing here
 
-    def add(self, said: Said, may_learn: bool = True) -> None:
-        for place, message in said:
-            self.places.append(place)
-            self.messages.append(message)
-            self.may_learn.append(may_learn)
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        return [one.message for one in self.said]
 
     @property
     def content(self) -> list[Any]:
@@ -95,17 +99,18 @@ class Shape:
 
 
 def _messages(line: Object, form: Form) -> None:
-    form.add(_list_of_messages(line["messages"], "messages"))
+    form.said += _list_of_messages(line["messages"], "messages")
 
 
 def _share_gpt(line: Object, form: Form) -> None:
-    form.add(_list_of_messages(line["conversations"], "conversations"))
+    form.said += _list_of_messages(line["conversations"], "conversations")
 
 
 def _prompt(line: Object, form: Form) -> None:
     """Of what the prompt holds nothing is learned."""
-    form.add(_either(line["prompt"], "prompt", "user"), may_learn=False)
-    form.add(_either(line["completion"], "completion", "assistant"))
+    for one in _either(line["prompt"], "prompt", "user"):
+        form.said.append(replace(one, may_learn=False))
+    form.said += _either(line["completion"], "completion", "assistant")
 
 
 def _instruction(line: Object, form: Form) -> None:
@@ -113,10 +118,12 @@ def _instruction(line: Object, form: Form) -> None:
         place = f"history[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
             raise HarmonyError(f"{place}: must be [question, answer], found {kind_of(pair)}")
-        form.add([(place, _user(pair[0])), (place, _assistant(pair[1]))])
+        form.said.append(_spoken("user", pair[0], place))
+        form.said.append(_spoken("assistant", pair[1], place))
     asked = [_text(line, "instruction"), _text(line, "input")]
-    form.add([("instruction", _user("\n\n".join(filter(str.strip, asked))))])
-    form.add([("output", _assistant(_text(line, "output")))])
+    question = "\n\n".join(filter(str.strip, asked))
+    form.said.append(_spoken("user", question, "instruction"))
+    form.said.append(_spoken("assistant", _text(line, "output"), "output"))
 
 
 def _document(line: Object, form: Form) -> None:
@@ -140,18 +147,16 @@ def form_of(line: Object) -> Form:
     form = Form(
         shape=shape.needs[0], tools=_tools(line.get("tools")), effort=line.get("reasoning_effort")
     )
-    if instructions := _text(line, "system"):
-        form.add([("system", {"role": "system", "content": instructions})])
     shape.read(line, form)
-    if len(form.messages) > 1 and instructions == _instructions(form.messages[1]):
-        del form.messages[0], form.places[0], form.may_learn[0]  # it stands among the messages too
+    if instructions := _text(line, "system"):
+        first = _spoken("system", instructions, "system")
+        if first.message not in form.messages[:1]:
+            form.said.insert(0, first)
     form.learned = is_learned(line, "") is not False
     known = {*shape.needs, *shape.more, *USED}
-    form.unknown.update(
-        key
-        for key, value in line.items()
-        if key not in known or (key in LEARN and value not in (True, False))
-    )
+    for key, value in line.items():
+        if key not in known or (key in LEARN and not _is_yes_or_no(value)):
+            form.unknown[key] += 1
     for message in form.messages:
         form.unknown.update(_unknown_keys(message))
     _fill_arguments(form)
@@ -170,7 +175,7 @@ def _shape_of(line: Object) -> Shape:
 # ---- messages ------------------------------------------------------------------------------------
 
 
-def _list_of_messages(value: Any, where: str) -> Said:
+def _list_of_messages(value: Any, where: str) -> list[Said]:
     value = _unpacked(value, where)
     if not isinstance(value, list) or not value:
         raise HarmonyError(f"{where}: must be a list of messages, found {kind_of(value)}")
@@ -182,14 +187,14 @@ def _list_of_messages(value: Any, where: str) -> Said:
             raise HarmonyError(f"{place}: must be an object, found {kind_of(message)}")
         message = without_nulls(message)
         _refuse(message, f"{place}.")
-        said.append((place, _message(message, place, waiting)))
+        said.append(Said(place, _message(message, place, waiting)))
     return said
 
 
-def _either(value: Any, where: str, role: str) -> Said:
+def _either(value: Any, where: str, role: str) -> list[Said]:
     """A text, or messages."""
     if isinstance(value, str):
-        return [(where, {"role": role, "content": value})]
+        return [_spoken(role, value, where)]
     return _list_of_messages(value, where)
 
 
@@ -235,36 +240,30 @@ def _call(call: Any) -> Any:
     return call
 
 
-def _user(text: Any) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def _assistant(text: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-def _instructions(message: Object) -> Any:
-    return message.get("content") if message.get("role") == "system" else None
+def _spoken(role: str, text: Any, place: str) -> Said:
+    return Said(place, {"role": role, "content": text})
 
 
 def is_learned(item: Object, where: str) -> bool | None:
     """What the keys of a message, or of a line ("" is where), say; None if they say nothing."""
-    said: dict[str, bool] = {}
+    yes = None
+    no = None
     for key, words in LEARN.items():
         value = item.get(key)
-        if value in (True, False):  # 1, 0 and 1.0 too
-            said[key] = bool(value)
+        if _is_yes_or_no(value):
+            yes = key if value else yes
+            no = no if value else key
         elif value is not None and where:
             raise HarmonyError(f"{where}.{key}: must be {words}, found {value!r}")
-    wishes = sorted(said, key=lambda key: not said[key])
-    if len(set(said.values())) > 1:
-        first = wishes[0]
-        last = wishes[-1]
+    if yes and no:
         raise HarmonyError(
-            f"{where or 'the line'}: {first} is {item[first]} and {last} is {item[last]}; "
-            "give one of them"
+            f"{where or 'the line'}: {yes} is {item[yes]} and {no} is {item[no]}; give one of them"
         )
-    return said[wishes[0]] if said else None
+    return bool(yes) if yes or no else None
+
+
+def _is_yes_or_no(value: Any) -> bool:
+    return value in (True, False)  # 1, 0 and 1.0 too
 
 
 # ---- what any shape may have ---------------------------------------------------------------------
@@ -287,33 +286,40 @@ def _tools(value: Any) -> list[Any] | None:
         for part in _functions(tool):
             part["parameters"] = _unpacked(part.get("parameters"), "tools: parameters")
     # a null default means something, unless nulls stand where none can
-    filled = any(key not in MAY_BE_NULL for key in _null_keys(tools) if key != "parameters")
-    return [_cleaned(tool, () if filled else MAY_BE_NULL) for tool in tools]
+    filled = set(_null_keys(tools)) - {"parameters", *MAY_BE_NULL}
+    keep = () if filled else MAY_BE_NULL
+    return [_cleaned(tool, keep) for tool in tools]
 
 
 def _functions(tool: Any) -> Iterator[dict[str, Any]]:
     """The objects of a tool that may have `parameters`."""
-    for part in (tool, tool.get("function") if isinstance(tool, dict) else None):
-        if isinstance(part, dict) and "parameters" in part:
-            yield part
+    if isinstance(tool, dict):
+        for part in (tool, tool.get("function")):
+            if isinstance(part, dict) and "parameters" in part:
+                yield part
 
 
 def _null_keys(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        yield from (key for key, inner in value.items() if inner is None)
-    for inner in value.values() if isinstance(value, Mapping) else value:
-        if isinstance(inner, Mapping | list):
+        for key, inner in value.items():
+            if inner is None:
+                yield key
+            yield from _null_keys(inner)
+    elif isinstance(value, list):
+        for inner in value:
             yield from _null_keys(inner)
 
 
 def _cleaned(value: Any, keep: Sequence[str]) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            key: _cleaned(inner, keep)
-            for key, inner in value.items()
-            if inner is not None or key in keep
-        }
-    return [_cleaned(inner, keep) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_cleaned(inner, keep) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _cleaned(inner, keep)
+        for key, inner in value.items()
+        if inner is not None or key in keep
+    }
 
 
 def _fill_arguments(form: Form) -> None:
@@ -327,9 +333,9 @@ def _fill_arguments(form: Form) -> None:
     for message in form.messages:
         for call in message.get("tool_calls") or ():
             function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict) and isinstance(function.get("arguments"), Mapping):
-                schema = schemas.get(str(function.get("name")), {})
-                function["arguments"] = _given(function["arguments"], schema)
+            if isinstance(function, dict):
+                schema = schemas.get(str(function.get("name")))
+                function["arguments"] = _given(function.get("arguments"), schema)
 
 
 def _given(value: Any, schema: Any) -> Any:
@@ -374,11 +380,13 @@ def _refuse(item: Object, where: str) -> None:
 
 def _unknown_keys(message: Object) -> Iterator[str]:
     known = {*MESSAGE_KEYS, *REASONING_KEYS, *HARMONY_KEYS}
-    yield from (f"messages[].{key}" for key in message if key not in known)
+    for key in message:
+        if key not in known:
+            yield f"messages[].{key}"
     for call in message.get("tool_calls") or ():
         if isinstance(call, Mapping):
-            keys = (key for key in call if key not in CALL_KEYS)
-            yield from (f"messages[].tool_calls[].{key}" for key in keys)
+            for key in call.keys() - CALL_KEYS:
+                yield f"messages[].tool_calls[].{key}"
 
 
 def kind_of(value: Any) -> str:
