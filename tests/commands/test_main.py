@@ -95,7 +95,7 @@ def test_help_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        [], ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
+        ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
         ["chat", "--hide-reasoning", "--show-reasoning"], ["generate", "--ids", "1,x"],
         ["generate", "--ids", "1", "--prompt", "x"], ["eval", "--samples", "0"], ["convert"],
         ["convert", "a", "b", "--to", "ggml"],
