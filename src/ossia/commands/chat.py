@@ -136,7 +136,7 @@ def _remote(options: Options, url: str) -> Session:
         tools=(),
         sampling=options.sampling.given(),
         name=server.model,
-        load=lambda name: Server(server.url, server.key, name),
+        load=server.with_model,
     )
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ossia import __version__
-from ossia.commands.display import visible
+from ossia.commands.display import did_you_mean, visible
 from ossia.commands.terminal.screen import Interrupt
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 from ossia.harmony import Conversation, DeveloperContent, Message, Role, SystemContent, is_call
@@ -36,6 +36,7 @@ from ossia.turn.events import (
 
 PATIENCE = 600.0  # seconds without a byte: the server may be reading a long prompt
 REASONING = ("reasoning", "reasoning_content")  # what servers call it; some send both
+LISTED = 10  # models that an error names
 SHOWN = 300  # characters of an error that is not in the API's form
 BROKEN = (OSError, HTTPException, ValueError)  # what a connection, or the name of a host, can raise
 Fields = Mapping[str, Any]
@@ -84,6 +85,19 @@ class Server:
         if not isinstance(entries, list):
             raise RequestError(f"{self.url}/models: holds no list of models; is the URL right?")
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+
+    def with_model(self, name: str) -> Server:
+        """Another of its models. Raises `RequestError` for one that it does not announce, if it
+        announces any.
+        """
+        try:
+            models = self.models()
+        except RequestError:
+            models = []
+        if models and name not in models:
+            near = did_you_mean(name, models) or f"; there are {', '.join(models[:LISTED])}"
+            raise RequestError(f"{self.url}: has no model {name!r}{near}")
+        return Server(self.url, self.key, name)
 
     def chat(
         self, conversation: Conversation, *, stop: Interrupt | None = None, **options: Any

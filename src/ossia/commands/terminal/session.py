@@ -158,13 +158,15 @@ class Session:
     def taken(self) -> str:
         """How much of the context the conversation takes, and how fast answers were."""
         if isinstance(self.llm, Server):
-            usage = f"the last answer: {self.usage.prompt:,} tokens read, "
-            usage += f"{self.usage.completion:,} written, as the server counts"
+            usage = "the server has counted no tokens of the last answer"
+            if self.usage.total:
+                usage = f"the last answer: {self.usage.prompt:,} tokens read, "
+                usage += f"{self.usage.completion:,} written, as the server counts"
         else:
             taken = len(render_for_completion(self.conversation(), self.llm.tokenizer))
             context = self.llm.config.max_context_length
             usage = f"the conversation takes {taken:,} of {context:,} tokens"
-        if self.seconds:
+        if self.answered_tokens:
             rate = self.answered_tokens / self.seconds
             usage += f"; {self.answered_tokens:,} were sampled in {self.seconds:.1f} s, "
             usage += f"{rate:.1f} tokens/s"

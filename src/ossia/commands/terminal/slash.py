@@ -49,7 +49,7 @@ def run(line: str, session: Session, screen: Screen) -> None:
         return
     near = did_you_mean(name, [*COMMANDS, *SAME])
     screen.note(
-        f"there is no command {name}{near}; /help lists them (to say this, begin with a blank)"
+        f"there is no command {name}; /help lists them (to say this, begin with a blank){near}"
     )
 
 
@@ -104,7 +104,7 @@ def _model(session: Session, screen: Screen, name: str) -> str:
         if name:
             session.switch(name)
     except OssiaError as error:
-        return f"{error}; {session.name} stays"
+        return f"{session.name} stays: {error}"
     return f"model: {session.name}, {session.about()}"
 
 
