@@ -38,8 +38,11 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def in_columns(rows: Sequence[Sequence[str]], indent: int = 2, right: int = 0) -> Iterator[str]:
-    """Rows as lines of aligned columns, the last `right` of them aligned right.
+def in_columns(
+    rows: Sequence[Sequence[str]], indent: int = 2, right: int = 0, least: int = 0
+) -> Iterator[str]:
+    """Rows as lines of aligned columns, the last `right` of them aligned right; the first is at
+    least `least` wide.
 
     Where a person looks, a last column of words is folded to the width of the window; elsewhere a
     row is a line.
@@ -54,7 +57,11 @@ def in_columns(rows: Sequence[Sequence[str]], indent: int = 2, right: int = 0) -
     for number in range(count):
         is_number = number >= count - right
         folds = number == count - 1 and not is_number
-        table.add_column(justify="right" if is_number else "left", no_wrap=not folds)
+        table.add_column(
+            justify="right" if is_number else "left",
+            no_wrap=not folds,
+            min_width=0 if number else least,
+        )
     for row in rows:
         table.add_row(*map(Text, row))
     width = 1 << 16
