@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ossia.commands.terminal import slash
 from ossia.commands.terminal.screen import Interrupt, Screen
 from ossia.commands.terminal.session import Session
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
@@ -43,6 +42,9 @@ def answer_lines(session: Session, lines: Iterable[str], screen: Screen) -> None
 
 def interact(session: Session, screen: Screen, name: str, *, keep_history: bool) -> None:
     """Read, answer, and again, until /quit or Ctrl-D."""
+    # late: prompt_toolkit is not needed to answer a pipe
+    from ossia.commands.terminal import slash
+
     session.name = name
     effort = f"effort {session.effort}; " if session.effort else ""
     screen.note(f"{name}: {session.about()}; {effort}/help lists the commands, Ctrl-D leaves")
