@@ -17,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
 from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
 
 import ossia
 from ossia.commands.terminal import Screen, Session, _history_file, interact
+from ossia.commands.terminal.slash import COMMANDS, Completions
+from ossia.errors import ModelNotFoundError
 from ossia.harmony import Effort
 from ossia.llm import LLM
+from ossia.tasks import CALCULATOR, calculate
+from ossia.tasks import Tool as TaskTool
 from ossia.tools.kinds import FUNCTION
 from ossia.turn.events import BuiltinCallItem, CallStart
 
@@ -191,6 +197,112 @@ def test_a_full_context_does_not_end_the_session(
     assert "the context holds 1024; /new begins a new conversation" in out and session.history == []
 
 
+def test_retry_takes_the_last_answer_back_and_asks_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, script = scripted(
+        tiny, final("one"), final("two"), thought("Hm") + final("three"), thought("cut"), final("x")
+    )
+    lines = ("/retry", "first", "second", "/retry")
+    out, session = talk(monkeypatch, llm, *lines, styled=False)
+    assert "there is no question yet that could be asked again" in out
+    said = [m.text for m in session.history if m.channel != "analysis"]
+    assert said == ["first", "one", "second", "three"] and "two" in out
+    assert "second" in script.prompts[2] and "two" not in script.prompts[2]
+    # without a new answer the old one stays; a question that was forgotten can be asked again
+    sample = script.generate
+
+    def cut(*args: Any) -> Iterator[Any]:
+        for token in sample(*args):
+            if len(script.prompts) == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield token
+
+    for history, left in (([*session.history], said), ([], ["first", "x"])):
+        llm, script = scripted(tiny, thought("cut"), final("x"))
+        sample = script.generate
+        monkeypatch.setattr(script, "generate", cut)
+        other = Session(llm, Effort.MEDIUM, None, None, (), {}, history=history)
+        screen = Screen(io.StringIO(), styled=False)
+        typed = ("/retry",) if history else ("first", "/retry")
+        monkeypatch.setattr(
+            "ossia.commands.terminal._prompt_session", lambda _, typed=typed: Typed(*typed)
+        )
+        interact(other, screen, "tiny", keep_history=False)
+        assert [m.text for m in other.history if m.channel != "analysis"] == left
+
+
+def test_tools_are_switched_on_and_off(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, script = scripted(tiny, final("a"), final("b"))
+    tool = TaskTool(CALCULATOR, calculate)
+    session = Session(llm, Effort.MEDIUM, None, None, (), {}, available={"calculator": tool})
+    out = io.StringIO()
+    lines = (
+        "/tools",
+        "/tools calculator on",
+        "q",
+        "/tools calculator off",
+        "q",
+        "/tools hammer on",
+    )
+    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed(*lines))
+    interact(session, Screen(out, styled=False), "tiny", keep_history=False)
+    assert out.getvalue().count("tools: calculator off; /tools NAME on or off") == 2
+    assert "tools: calculator on" in out.getvalue()
+    assert "/tools takes a tool (calculator) and on or off, not 'hammer on'" in out.getvalue()
+    assert "calculator" in script.prompts[0] and "calculator" not in script.prompts[1]
+
+
+def test_another_model_goes_on_with_the_conversation(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, _), (second, script) = scripted(tiny, final("one")), scripted(tiny, final("two"))
+
+    def load(name: str) -> LLM:
+        if name != "other":
+            raise ModelNotFoundError(f"there is no {name}")
+        return second
+
+    session = Session(first, Effort.MEDIUM, None, None, (), {}, load=load)
+    out = io.StringIO()
+    lines = ("a", "/model", "/model none", "/model other", "b")
+    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed(*lines))
+    interact(session, Screen(out, styled=False), "tiny", keep_history=False)
+    for said in ("model: tiny, 0.", "tiny stays: there is no none", "model: other, 0.", "two"):
+        assert said in out.getvalue()
+    assert "one" in script.prompts[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("/", [*COMMANDS]),
+        ("/re", ["/reasoning", "/retry"]),
+        ("/effort ", ["low", "medium", "high"]),
+        ("/effort h", ["high"]),
+        ("/tools c", ["calculator on", "calculator off"]),
+        ("/model na", ["nano"]),
+        ("/load FOLDER/ta", ["lk.json"]),
+        ("/save FOLDER/", ["talk.json"]),
+        ("/frob x", []),
+        ("hello /re", []),
+        (" /re", []),
+        ("", []),
+    ],
+)
+def test_tab_completes_commands_and_what_they_take(
+    typed: str, offered: list[str], tiny: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "talk.json").write_text("")
+    tool = TaskTool(CALCULATOR, calculate)
+    session = Session(
+        scripted(tiny)[0], Effort.MEDIUM, None, None, (), {}, available={"calculator": tool}
+    )
+    document = Document(typed.replace("FOLDER", str(tmp_path)))
+    found = Completions(session).get_completions(document, CompleteEvent())
+    assert [completion.text.strip() for completion in found] == offered
+
+
 def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
     out = io.StringIO()
     screen = Screen(out, styled=True)
@@ -280,6 +392,24 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
     terminal.type("\x04")
     assert terminal.end() == 0
     assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
+
+
+def test_tab_at_a_terminal(tiny: Path, tmp_path: Path, terminals: list[Terminal]) -> None:
+    terminal = Terminal("chat", tiny, XDG_STATE_HOME=str(tmp_path))
+    terminals.append(terminal)
+    terminal.wait_for("/help lists the commands")
+    terminal.wait_for(">")
+    terminal.type("/eff\thi\t\r")
+    terminal.wait_for("effort: high")
+    terminal.wait_for(">")
+    terminal.type("/re\t")
+    terminal.wait_for("/reasoning")
+    terminal.wait_for("/retry")
+    terminal.wait_for("> /re")
+    terminal.type("\x03")
+    terminal.wait_for(">")
+    terminal.type("\x04")
+    assert terminal.end() == 0
 
 
 def test_ctrl_c_while_loading_leaves(terminals: list[Terminal]) -> None:

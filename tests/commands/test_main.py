@@ -98,7 +98,7 @@ def test_help_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        [], ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
+        ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
         ["chat", "--hide-reasoning", "--show-reasoning"], ["generate", "--ids", "1,x"],
         ["generate", "--ids", "1", "--prompt", "x"], ["eval", "--samples", "0"], ["convert"],
         ["convert", "a", "b", "--to", "ggml"],
@@ -109,6 +109,32 @@ def test_arguments_that_make_no_sense(args: list[str], capsys: pytest.CaptureFix
         main(args)
     assert end.value.code == 2
     assert "usage: ossia" in capsys.readouterr().err
+
+
+def test_ossia_alone_says_what_to_do_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert "ossia chat " in out and "ossia serve " in out and "ossia --help" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        *[([name[0] + name[2] + name[1] + name[3:]], name) for name in ("chat", "serve", "train", "eval", "bench")],
+        (["harmony", "rendr"], "render"), (["chat", "--efort", "high"], "--effort"),
+        (["chat", "--effort", "hgih"], "high"), (["serve", "--prot=1"], "--port"),
+        (["train", "sft", "--dryrun"], "--dry-run"), (["convert", "a", "b", "--too", "hf"], "--to"),
+        (["harmony", "parse", "--strikt"], "--strict"), (["--verison"], "--version"),
+    ],
+)  # fmt: skip
+def test_what_was_meant_is_suggested(
+    args: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert end.value.code == 2
+    assert f"did you mean {meant}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

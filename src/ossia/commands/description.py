@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ossia import checkpoint, hub, kernels
+from ossia.commands.display import in_columns
 from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
 from ossia.figures import human_bytes
 from ossia.llm import sampling_defaults
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
 
 BF16 = 2  # bytes
+LABEL = 14  # columns of a name, at least
 COMPONENTS = {
     "embedding": "embedding",
     "unembedding": "unembedding",
@@ -159,22 +161,25 @@ def _parameter_table(info: dict[str, Any], config: ModelConfig) -> Iterator[str]
     counts, sizes = info["parameters"], info["bytes"]
     unit = (1e9, "B") if counts["total"] >= 1e9 else (1e6, "M")
 
-    def row(label: str, count: int, size: int | None = None, note: str = "") -> str:
+    def row(label: str, count: int, stored: str) -> tuple[str, ...]:
         short = f"{count / unit[0]:.2f}{unit[1]}"
-        share = f"{count / counts['total']:7.2%}"
-        stored = "" if size is None else human_bytes(size)
-        return f"  {label:<26}{short:>9}{count:>18,}{share:>10}{stored:>12}{note}".rstrip()
+        return f"  {label}", short, f"{count:,}", f"{count / counts['total']:.2%}", stored
 
-    yield f"{'parameters':<28}{'':>9}{'exactly':>18}{'share':>10}{'stored in':>12}"
     both = ("embedding", "unembedding")
-    yield row("embedding + unembedding", sum(counts[k] for k in both), sum(sizes[k] for k in both))
-    for key in both:
-        yield row("  " + COMPONENTS[key], counts[key], sizes[key])
-    for key in ("attention", "mlp", "norms"):
-        yield row(COMPONENTS[key], counts[key], sizes[key])
-    yield row("total", counts["total"], sizes["total"])
-    chosen = f"  {config.experts_per_token} of {config.num_experts} experts, no input embedding"
-    yield row("active for one token", counts["active"], note=chosen)
+    ends = human_bytes(sum(sizes[key] for key in both))
+    rows = [
+        ("parameters", "", "exactly", "share", "stored in"),
+        row("embedding + unembedding", sum(counts[key] for key in both), ends),
+    ]
+    for key in COMPONENTS:
+        label = "  " * (key in both) + COMPONENTS[key]
+        rows.append(row(label, counts[key], human_bytes(sizes[key])))
+    rows.append(row("total", counts["total"], human_bytes(sizes["total"])))
+    rows.append(row("active for one token", counts["active"], ""))
+    *lines, active = in_columns(rows, indent=0, right=4)
+    chosen = f"{config.experts_per_token} of {config.num_experts} experts, no input embedding"
+    yield from lines
+    yield f"{active:<{len(lines[0])}}  {chosen}"
 
 
 def _size_lines(info: dict[str, Any]) -> Iterator[str]:
@@ -198,7 +203,7 @@ def _size_lines(info: dict[str, Any]) -> Iterator[str]:
     whole, all_full = cache["full_context"], cache["full_context_without_windows"]
     rows.append(("", f"{whole} for a full context; without windows it would be {all_full}"))
     yield "bytes"
-    yield from _columns(rows)
+    yield from in_columns(rows, least=LABEL)
 
 
 def _config_lines(config: ModelConfig) -> Iterator[str]:
@@ -219,12 +224,13 @@ def _config_lines(config: ModelConfig) -> Iterator[str]:
     yield "configuration"
     rows = [("layers", layers), ("hidden size", f"{c.hidden_size:,}"), ("attention heads", heads)]
     rows += [("experts", experts), ("context", f"{c.max_context_length:,} tokens"), ("rope", rope)]
-    yield from _columns([*rows, ("vocabulary", f"{c.vocab_size:,}")])
+    yield from in_columns([*rows, ("vocabulary", f"{c.vocab_size:,}")], least=LABEL)
 
 
 def _file_lines(info: dict[str, Any]) -> Iterator[str]:
     yield "files"
-    yield from _columns([(name, human_bytes(size)) for name, size in info["files"].items()])
+    files = [(name, human_bytes(size)) for name, size in info["files"].items()]
+    yield from in_columns(files, least=LABEL)
 
 
 def _text_lines(info: dict[str, Any]) -> Iterator[str]:
@@ -236,7 +242,7 @@ def _text_lines(info: dict[str, Any]) -> Iterator[str]:
         about = f"{t['ordinary_tokens']:,} ordinary tokens, {t['special_tokens']:,} specials, "
         about += f"without {missing}: no chat" if missing else "all that Harmony needs"
     defaults = ", ".join(f"{key} {value:g}" for key, value in info["generation_defaults"].items())
-    yield from _columns([("tokenizer", about), ("sampling", defaults)])
+    yield from in_columns([("tokenizer", about), ("sampling", defaults)], least=LABEL)
 
 
 def _kernel_lines(info: dict[str, Any]) -> Iterator[str]:
@@ -245,10 +251,5 @@ def _kernel_lines(info: dict[str, Any]) -> Iterator[str]:
     reasons = {kernel["why"] for kernel in used}
     yield f"kernels: {reasons.pop()}" if len(reasons) == 1 else "kernels"
     said = "{served_by} ({why})" if reasons else "{served_by}"
-    yield from _columns([(kernel["operation"], said.format(**kernel)) for kernel in used])
-
-
-def _columns(rows: list[tuple[str, str]]) -> Iterator[str]:
-    width = max(16, *(len(left) + 2 for left, _ in rows))
-    for left, right in rows:
-        yield f"  {left:<{width}}{right}"
+    serving = [(kernel["operation"], said.format(**kernel)) for kernel in used]
+    yield from in_columns(serving, least=LABEL)

@@ -7,8 +7,10 @@ Knows terminals; nothing of models or chats, and loads no torch.
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -26,6 +28,49 @@ def is_styled(stream: TextIO) -> bool:
 
 def visible(text: str) -> str:
     return text.translate(_CONTROLS)
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """The end of a sentence about a word that is none of these: the likeliest of them, or ""."""
+    import difflib  # late: it takes a while to load
+
+    near = difflib.get_close_matches(word, list(words), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def in_columns(
+    rows: Sequence[Sequence[str]], indent: int = 2, right: int = 0, least: int = 0
+) -> Iterator[str]:
+    """Rows as lines of aligned columns, the last `right` of them aligned right; the first is at
+    least `least` wide.
+
+    Where a person looks, a last column of words is folded to the width of the window; elsewhere a
+    row is a line.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    count = max(map(len, rows), default=0)
+    for number in range(count):
+        is_number = number >= count - right
+        folds = number == count - 1 and not is_number
+        table.add_column(
+            justify="right" if is_number else "left",
+            no_wrap=not folds,
+            min_width=0 if number else least,
+        )
+    for row in rows:
+        table.add_row(*map(Text, row))
+    width = 1 << 16
+    if sys.stdout.isatty() and not right:
+        width = shutil.get_terminal_size().columns
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(Padding.indent(table, indent))
+    yield from map(str.rstrip, captured.get().splitlines())
 
 
 @contextmanager

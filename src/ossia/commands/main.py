@@ -43,6 +43,16 @@ exit codes:
   130  stopped by Ctrl-C
   141  whoever read the output went away
 """
+FIRST = f"""\
+ossia {__version__}: gpt-oss in one readable package. To begin with:
+
+  ossia chat               talk to nano, a 4 MB demonstration inside ossia that knows arithmetic
+                           and the facts that you give it
+  ossia chat gpt-oss-20b   download the published model, 13 GB, and talk to it
+  ossia serve gpt-oss-20b  a page to chat on, and an API for the clients that you have
+  ossia train --list       fine-tune a model on chats of your own, or make one
+  ossia --help             all commands; ossia COMMAND --help has examples of each
+"""
 ABOUT = (
     "gpt-oss in one readable package: chat with a model, complete text, train, inspect, convert "
     "and measure."
@@ -73,7 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that cannot be shown stops nothing
-    command, options = parsed(parser(), argv)
+    found = parsed(parser(), argv)
+    if found is None:
+        print(FIRST, end="")
+        return 0
+    command, options = found
     try:
         command.run(options)
         sys.stdout.flush()
@@ -105,7 +119,7 @@ def parser() -> Parser:
     """The whole command line; a command's options are declared when it is parsed."""
     top = Parser("ossia", description=ABOUT, epilog=EPILOG)
     top.add_argument("--version", action="version", version=f"ossia {__version__}")
-    added = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    added = top.add_subparsers(title="commands", metavar="COMMAND", required=False)
     for name, (module, about) in COMMANDS.items():
         made = added.add_parser(name, help=about, description=about)
         made.fill = partial(_command, module)

@@ -28,12 +28,15 @@ from typing import (
     Any,
     ClassVar,
     Literal,
+    NoReturn,
     TypeVar,
     Union,
     get_args,
     get_origin,
     get_type_hints,
 )
+
+from ossia.commands.display import did_you_mean
 
 if TYPE_CHECKING:
     from ossia.llm import LLM
@@ -96,6 +99,21 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog, formatter_class=Help, **given)
         self.fill: Callable[[], Command | Group] | None = None
         self._mixes = False
+        self.set_defaults(parser=self)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """As argparse does, and which choice was probably meant."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = did_you_mean(str(value), map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, error.message + near) from None
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """End the program because of words that mean nothing, with the option that was meant."""
+        options = [word.partition("=")[0] for word in words if word.startswith("-")]
+        near = did_you_mean(options[0], self._option_string_actions) if options else ""
+        self.error(f"unrecognized arguments: {' '.join(words)}{near}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         fill, self.fill = self.fill, None
@@ -214,12 +232,18 @@ def build(options: type[T], given: Mapping[str, Any]) -> T:
     return options(**values)
 
 
-def parsed(whole: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Command, Any]:
-    """The command that was typed and its options. Ends the program, as argparse does, if they make
-    no sense.
+def parsed(whole: Parser, argv: Sequence[str] | None) -> tuple[Command, Any] | None:
+    """The command that was typed and its options; None if nothing was typed. Ends the program, as
+    argparse does, if they make no sense.
     """
-    given = vars(whole.parse_args(argv))
-    command: Command = given["command"]
+    namespace, rest = whole.parse_known_args(argv)
+    given = vars(namespace)
+    command: Command | None = given.get("command")
+    if command is None and not rest:
+        return None
+    if rest:
+        given["parser"].refuse(rest)
+    assert command is not None
     return command, build(command.options, given)
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ossia.commands.display import in_columns
 from ossia.commands.machine import Others
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
@@ -294,8 +295,10 @@ def _machine_lines(found: dict[str, Any]) -> Iterator[str]:
     others = f"other programs used {found['others']:.2f} processors meanwhile"
     yield f"instruction set {found['isa']}; {others}"
     after = found["ceilings"]["after"]
+    rows = [("", "before", "after")]
     for name, before in found["ceilings"]["before"].items():
-        yield f"{name:<18}{before:>10.1f} before {after[name]:>10.1f} after"
+        rows.append((name, f"{before:.1f}", f"{after[name]:.1f}"))
+    yield from in_columns(rows, indent=0, right=2)
 
 
 def _kernel_lines(found: dict[str, Any]) -> Iterator[str]:
@@ -309,10 +312,11 @@ def _kernel_lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _speed_lines(found: dict[str, Any]) -> Iterator[str]:
-    yield ""
-    yield f"{'':<14}{'median':>10}{'min':>10}{'max':>10}{'bound':>10}{'share':>8}   tokens/s"
+    rows = [("tokens/s", "median", "min", "max", "bound", "share")]
     for phase, limit in found["bounds"].items():
         speeds = found[phase]
         median = statistics.median(speeds)
-        measured = f"{median:>10.2f}{min(speeds):>10.2f}{max(speeds):>10.2f}"
-        yield f"{phase:<14}{measured}{limit:>10.1f}{median / limit:>8.0%}"
+        measured = [f"{speed:.2f}" for speed in (median, min(speeds), max(speeds))]
+        rows.append((phase, *measured, f"{limit:.1f}", f"{median / limit:.0%}"))
+    yield ""
+    yield from in_columns(rows, indent=0, right=5)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ossia.commands import plan
+from ossia.commands.display import in_columns
 from ossia.commands.options import Command, argument, option
 from ossia.errors import ConfigError, TrainingError
 
@@ -249,16 +250,23 @@ def _summary(done: Sequence[Outcome], out: Path) -> Iterator[str]:
 def _dry_run(
     phases: Sequence[Phase], out: Path, settings: dict[str, Any], options: RunOptions
 ) -> None:
-    """Prints the plan, then raises what would stop the run."""
+    """Reads what phases would read, prints the plan, then raises what would stop the run."""
     from ossia.train.pipeline import check_needs, check_settings
     from ossia.train.plan.estimate import estimate
 
     found = estimate(phases, out)
-    if options.json:
-        print(json.dumps(found.as_json(), indent=2))
-    else:
-        print("\n".join(_estimate_lines(found, out)))
-    check_needs(phases)
+    seen: dict[str, str] = {}
+    try:
+        check_needs(phases)
+        for phase, cost in zip(phases, found.phases, strict=True):
+            if phase.look is not None and cost.state != "done":
+                seen[phase.name] = str(phase.look())
+    finally:
+        if options.json:
+            print(json.dumps(found.as_json() | {"found": seen}, indent=2))
+        else:
+            print("\n".join(_estimate_lines(found, out)))
+            print("".join(f"\n{name}: {text}\n" for name, text in seen.items()), end="")
     for phase in phases if not options.fresh else ():
         check_settings(phase, out, settings)
     if problems := found.problems():
@@ -266,20 +274,17 @@ def _dry_run(
 
 
 def _estimate_lines(found: Estimate, out: Path) -> Iterator[str]:
-    width = max(5, *(len(phase.name) for phase in found.phases))
-    heads = f"{'tokens':>13}{'parameters':>18}{'FLOPs':>10}{'memory':>11}{'time':>10}{'disk':>11}"
-    yield f"{'phase':<{width}}  {'state':<10}{heads}"
-    for phase in found.phases:
-        yield f"{phase.name:<{width}}  {_phase_line(phase)}"
+    heads = ("phase", "state", "tokens", "parameters", "FLOPs", "memory", "time", "disk")
+    yield from in_columns([heads, *map(_phase_row, found.phases)], indent=0, right=6)
     yield ""
-    yield from (f"{phase.name:<{width}}  {phase.does}" for phase in found.phases)
+    yield from in_columns([(phase.name, phase.does) for phase in found.phases], indent=0)
     yield ""
     yield from _total_lines(found, out)
     yield "parameters are all / active for one token; nothing was run"
 
 
-def _phase_line(phase: PhaseCost) -> str:
-    """The columns after the name; what is not known is "-"."""
+def _phase_row(phase: PhaseCost) -> tuple[str, ...]:
+    """What is not known is "-"."""
     from ossia.figures import human_bytes, human_count
     from ossia.train.progress import clock_time
 
@@ -293,8 +298,7 @@ def _phase_line(phase: PhaseCost) -> str:
         seconds = "~" + clock_time(phase.seconds)
     memory = human_bytes(phase.total_memory) if phase.memory else "-"
     disk = human_bytes(phase.disk) if phase.disk else "-"
-    costs = f"{tokens:>13}{size:>18}{flops:>10}{memory:>11}{seconds:>10}{disk:>11}"
-    return f"{phase.state:<10}{costs}"
+    return phase.name, phase.state, tokens, size, flops, memory, seconds, disk
 
 
 def _total_lines(found: Estimate, out: Path) -> Iterator[str]:
@@ -335,9 +339,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    width = max((len(name) for name in found), default=0)
-    for name, does in found.items():
-        print(f"  {name:<{width}}  {does}")
+    print("\n".join(in_columns(list(found.items()))))
     print(
         "\nossia train RECIPE --keys shows what can be set. "
         "Any Python file with Config and phases is a recipe."

@@ -62,6 +62,8 @@ class Phase:
     needs: tuple[Path, ...] = ()  # files that must be there before the first phase begins
     disk: int | None = None  # bytes that it writes; None: what training this config keeps
     parallel: Parallel | None = None  # processes that it is spread over
+    # for a dry run: reads what `run` would read, and writes nothing; what it returns is printed
+    look: Callable[[], object] | None = None
     together: bool = False  # work of all processes; else of the first, and the others wait
 
     def __post_init__(self) -> None:

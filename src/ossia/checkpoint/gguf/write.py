@@ -26,7 +26,6 @@ from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.blocks import FORMATS, to_ggml, to_q8
 from ossia.checkpoint.gguf.format import Slot
 from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED
-from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.load import Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import read_json
 from ossia.checkpoint.tokenizer import find_tokenizer

@@ -1,18 +1,17 @@
 """A user's chats, one JSON object a line, as examples to learn from: Harmony ids and which of them
 count.
 
-A line is what chat-completions clients send, with the answers in it: `messages`, and perhaps
-`tools` and `reasoning_effort`. Assistant messages may carry `reasoning` (or `reasoning_content`,
-`thinking`), `tool_calls`, and `"train": false` or `"weight": 0` if they are not to be learned. Or
-it is Harmony's own JSON, with channels.
+`shapes.py` makes what chat-completions clients send of every shape of line, with the answers in it:
+messages, and perhaps tools and a reasoning effort. Or they are Harmony's own JSON, with channels.
 
-Knows the file's form and the chat format; no tensors and no model. How training reads the examples
-is `store.py`.
+Knows the one form of a line and the chat format; no tensors and no model. How training reads the
+examples is `store.py`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -32,11 +31,12 @@ from ossia.harmony import (
 )
 from ossia.harmony.messages import EffortName
 from ossia.tokenizer import Tokenizer
+from ossia.train.chats.lines import lines_of, object_of
+from ossia.train.chats.markup import Markup, read_markup
+from ossia.train.chats.shapes import Form, form_of, is_learned, kind_of
 
 Turns = Literal["all", "last"]
-KEYS = ("messages", "tools", "reasoning_effort")
-# what OpenAI's first form had, and has no more
-OLD_KEYS = {"functions": "tools", "function_call": "tool_calls"}
+PLACE = re.compile(r"^messages\[(\d+)\]")
 CONTENT_KINDS = ("system_content", "developer_content")
 SHOWN = 5  # bad lines that an error lists
 
@@ -55,6 +55,8 @@ class Reading:
     date: str | None = None  # that the system message names; None for none
     longest: int = 1024  # tokens of an example; longer ones are left out
     held_out: float = 0.0  # share of the conversations that are kept for evaluation
+    markup: Markup = "stop"  # what is done with markup inside texts
+    documents: bool = False  # whether texts that are no conversations are learned whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class Chat:
 
     conversation: Conversation
     learned: frozenset[int]
+
+
+@dataclass
+class Unused:
+    """How often a key occurs that means nothing here, and in which line first."""
+
+    first: str
+    count: int = 0
 
 
 @dataclass
@@ -78,7 +88,7 @@ class Found:
     too_long: int = 0  # examples
     longest: int = 0  # tokens of the longest example, left out or not
     unlearned: int = 0  # conversations with nothing to learn, because their messages say so
-    ignored: dict[str, int] = field(default_factory=dict)  # keys of lines that mean nothing here
+    ignored: dict[str, Unused] = field(default_factory=dict)  # keys that mean nothing here
     bad: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -97,8 +107,11 @@ class Found:
                 f"left out: {self.unlearned:,} conversations in which no message is to be learned"
             )
         if self.ignored:
-            keys = ", ".join(f"{key} ({count:,})" for key, count in sorted(self.ignored.items()))
-            lines.append(f"not used: the keys {keys}")
+            lines.append("not used, because they mean nothing here:")
+            lines += [
+                f"  {key} ({unused.count:,}), first in {unused.first}"
+                for key, unused in sorted(self.ignored.items())
+            ]
         if self.bad:
             lines += [
                 f"left out: {len(self.bad):,} lines that could not be read:",
@@ -118,25 +131,32 @@ def examples_in(
     lines are bad, or if none is left.
     """
     seen: set[bytes] = set()
-    for where, text in _lines(paths):
+    for where, text in lines_of(paths):
         try:
-            data = _object(text)
-            chat = chat_of(data, reading)
-            examples = examples_of(chat, tokenizer, reading.turns)
-        except HarmonyError as error:
-            found.bad.append(f"{where}: {error}")
+            form = _form(object_of(text), reading)
+            content = json.dumps(form.content, sort_keys=True)
+            examples = _examples(form, tokenizer, reading)
+        except (HarmonyError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            found.bad.append(f"{where}: {why}")
             if len(found.bad) > skip_bad + SHOWN:
                 break
             continue
-        digest = blake2b(json.dumps(data, sort_keys=True).encode(), digest_size=16).digest()
+        digest = blake2b(content.encode(), digest_size=16).digest()
         found.conversations += 1
         found.duplicates += digest in seen
         seen.add(digest)
-        for key in data.keys() - KEYS:
-            found.ignored[key] = found.ignored.get(key, 0) + 1
+        for key, count in form.unknown.items():
+            found.ignored.setdefault(key, Unused(where)).count += count
         found.unlearned += not examples
         yield from _fitting(examples, is_held_out(digest, reading.held_out), reading.longest, found)
     _check(found, paths, reading, skip_bad)
+
+
+def _examples(form: Form, tokenizer: Tokenizer, reading: Reading) -> list[Example]:
+    if form.document is not None:
+        return [document_of(form.document, tokenizer)] if form.learned else []
+    return examples_of(_chat(form, reading), tokenizer, reading.turns)
 
 
 def _fitting(
@@ -182,77 +202,51 @@ def is_held_out(digest: bytes, share: float) -> bool:
     return int.from_bytes(digest[:8], "little") < share * 2**64
 
 
-# ---- lines ----
-
-
-def _lines(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """(place, text) of every line that is not blank."""
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield f"{path}:{number}", line
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _object(text: bytes) -> Mapping[str, Any]:
-    try:
-        data = json.loads(text.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise HarmonyError(f"byte {error.start} of the line is not UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        # ValueError: bad JSON, or a number of thousands of digits
-        hint = ""
-        if text.strip()[:1] in (b"[", b"{"):
-            hint = "; the file must hold one JSON object a line"
-        raise HarmonyError(f"not JSON: {error}{hint}") from error
-    if not isinstance(data, Mapping):
-        raise HarmonyError(f"expected an object with `messages`, found a {type(data).__name__}")
-    return data
-
-
 def chat_of(data: Mapping[str, Any], reading: Reading) -> Chat:
-    """The conversation of one line. Raises HarmonyError naming the field that does not fit."""
-    for old, new in OLD_KEYS.items():
-        if old in data:
-            raise HarmonyError(f"{old}: is the old form; use {new}")
-    messages = data.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise HarmonyError(f"messages: must be a list of messages, found {_kind(messages)}")
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise HarmonyError(f"messages[{index}]: must be an object, found {_kind(message)}")
-        for old, new in OLD_KEYS.items():
-            if old in message:
-                raise HarmonyError(f"messages[{index}].{old}: is the old form; use {new}")
-    wanted = [_is_learned(message, index) for index, message in enumerate(messages)]
-    if any(map(_is_harmony, messages)):
-        chat = _from_harmony(data, wanted)
-    else:
-        chat = _from_chat(data, wanted, reading)
-    if not any(message.role is Role.ASSISTANT for message in chat.conversation.messages):
-        raise HarmonyError("messages: none is the assistant's, so there is nothing to learn")
+    """The conversation of one line, of whatever shape. Raises HarmonyError naming the field that
+    does not fit, or for a line that is no conversation.
+    """
+    return _chat(_form(data, reading), reading)
+
+
+def _form(data: Mapping[str, Any], reading: Reading) -> Form:
+    form = form_of(data)
+    read_markup(form, reading.markup)
+    if form.document is not None and not reading.documents:
+        raise HarmonyError(
+            "text: is neither a conversation nor Harmony's text; documents=true learns such lines "
+            "whole"
+        )
+    return form
+
+
+def _chat(form: Form, reading: Reading) -> Chat:
+    try:
+        wanted = [
+            _is_learned(one.message, f"messages[{index}]") and one.may_learn and form.learned
+            for index, one in enumerate(form.said)
+        ]
+        is_harmony = any(map(_is_harmony, form.messages))
+        make = _from_harmony if is_harmony else _from_chat
+        chat = make(form, wanted, reading)
+        if not any(message.role is Role.ASSISTANT for message in chat.conversation.messages):
+            raise HarmonyError(
+                f"{form.shape}: none is the assistant's, so there is nothing to learn"
+            )
+    except HarmonyError as error:
+        # in the words of the line
+        text = PLACE.sub(lambda found: form.said[int(found[1])].place, str(error))
+        raise HarmonyError(text) from error
     return chat
 
 
-def _is_learned(message: Mapping[str, Any], index: int) -> bool:
-    """What `train` and `weight` say; without them, whether it is the assistant's."""
+def _is_learned(message: Mapping[str, Any], where: str) -> bool:
+    """What the message itself says; else, whether it is the assistant's."""
     assistant = message.get("role") == "assistant"
-    train = message.get("train")
-    weight = message.get("weight")
-    if train is not None and not isinstance(train, bool):
-        raise HarmonyError(f"messages[{index}].train: must be true or false, found {train!r}")
-    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
-        raise HarmonyError(f"messages[{index}].weight: must be 0 or 1, found {weight!r}")
-    if train is not None and weight is not None and train != bool(weight):
-        raise HarmonyError(
-            f"messages[{index}]: train is {train} and weight is {weight}; give one of them"
-        )
-    if not assistant and (train or weight):
-        raise HarmonyError(f"messages[{index}]: only the assistant's messages are learned")
-    return assistant and train is not False and weight != 0
+    said = is_learned(message, where)
+    if said and not assistant:
+        raise HarmonyError(f"{where}: only the assistant's messages are learned")
+    return assistant if said is None else said
 
 
 def _is_harmony(message: Mapping[str, Any]) -> bool:
@@ -265,25 +259,25 @@ def _is_harmony(message: Mapping[str, Any]) -> bool:
     return tagged or "channel" in message or "recipient" in message
 
 
-def _from_harmony(data: Mapping[str, Any], wanted: Sequence[bool]) -> Chat:
-    for key in ("tools", "reasoning_effort"):
-        if data.get(key):
+def _from_harmony(form: Form, wanted: Sequence[bool], reading: Reading) -> Chat:
+    for key, value in (("tools", form.tools), ("reasoning_effort", form.effort)):
+        if value:
             raise HarmonyError(
                 f"{key}: messages with channels are Harmony's own form, which says it in their "
                 "contents"
             )
-    conversation = Conversation.from_dict(data)
+    conversation = Conversation.from_dict({"messages": form.messages})
     return Chat(conversation, frozenset(index for index, learned in enumerate(wanted) if learned))
 
 
-def _from_chat(data: Mapping[str, Any], wanted: Sequence[bool], reading: Reading) -> Chat:
-    effort = reading.effort if data.get("reasoning_effort") is None else data["reasoning_effort"]
+def _from_chat(form: Form, wanted: Sequence[bool], reading: Reading) -> Chat:
+    effort = reading.effort if form.effort is None else form.effort
     try:
         system = SystemContent(current_date=reading.date, effort=effort)
     except HarmonyError as error:
         raise HarmonyError(f"reasoning_effort: {error}") from error
-    messages = data["messages"]
-    conversation = Conversation.from_chat(messages, system=system, tools=data.get("tools") or ())
+    messages = form.messages
+    conversation = Conversation.from_chat(messages, system=system, tools=form.tools)
     # an assistant's chat message becomes one Harmony message or several, always the same by itself
     # as among others
     learned = [
@@ -316,7 +310,7 @@ def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
         else:
             read = Arguments({} if given is None else given, "")
         if not isinstance(read.value, Mapping):
-            why = read.diagnosis or f"it is {_kind(read.value)}"
+            why = read.diagnosis or f"it is {kind_of(read.value)}"
             where = f"messages[{index}].tool_calls[{number}].function.arguments"
             raise HarmonyError(
                 f'{where}: must be a JSON object, {why}; a message with "train": false is read and '
@@ -324,11 +318,14 @@ def _check_calls(calls: Sequence[Mapping[str, Any]], index: int) -> None:
             )
 
 
-def _kind(value: Any) -> str:
-    return "nothing" if value in (None, [], {}) else f"a {type(value).__name__}"
-
-
 # ---- examples ----
+
+
+def document_of(text: str, tokenizer: Tokenizer) -> Example:
+    """All of a text is learned, and that it ends."""
+    begin = tokenizer.special("<|startoftext|>")
+    ids = [begin, *tokenizer.encode(text), tokenizer.special("<|endoftext|>")]
+    return Example(ids, [False] + [True] * (len(ids) - 1))
 
 
 def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]:

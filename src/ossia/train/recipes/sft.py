@@ -7,7 +7,7 @@ ones, compare.
 Four phases: `data` reads every line and says what is in it, `train` learns from it (low-rank
 changes, or all weights), `export` writes `OUT/model` with the experts in MXFP4, `check` compares
 its loss with that of the model before. Knows the order of things; the form of the file is
-`chats.py`, the numbers are `settings.py`.
+`chats/`, the numbers are `settings.py`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from ossia.model import Transformer
 from ossia.mxfp4 import ScaleRule
 from ossia.tokenizer import Tokenizer
 from ossia.train.chats.encode import Found, Reading, Turns, examples_in
+from ossia.train.chats.markup import Markup
 from ossia.train.chats.store import ChatExamples, Collector
 from ossia.train.loop import train
 from ossia.train.losses import cross_entropy
@@ -50,6 +51,8 @@ Settings = dict[str, Any]
 TRAIN = "train.safetensors"
 HELD_OUT = "held_out.safetensors"
 ROUNDING = 0.1  # share of what was gained; if more is lost by rounding to MXFP4, the user is told
+# settings that runs of earlier versions do not name, and what these did
+SINCE = {"markup": "stop", "documents": False}
 JUDGED = 200  # examples that losses are compared on where none are held out
 HYPER = Hyperparameters(
     tokens_per_step=4096,
@@ -72,6 +75,8 @@ class Config:
     # low-rank changes, or every weight (which takes 16 bytes of memory each)
     method: Literal["lora", "full"] = "lora"
     lora: Lora = Lora()  # noqa: RUF009 - frozen
+    markup: Markup = "stop"  # in texts, such as <think> and <|end|>: what it means, or as text
+    documents: bool = False  # learn lines {"text": ...} that are no conversation whole
     turns: Turns = "all"  # learn every turn, or the last of each conversation
     effort: Effort = Effort.MEDIUM  # reasoning effort of chats that do not say
     date: str | None = None  # that system messages name
@@ -103,8 +108,15 @@ class Config:
 
     @property
     def reading(self) -> Reading:
-        longest = self.hyper.longest
-        return Reading(self.turns, self.effort, self.date, longest, self.held_out)
+        return Reading(
+            turns=self.turns,
+            effort=self.effort,
+            date=self.date,
+            longest=self.hyper.longest,
+            held_out=self.held_out,
+            markup=self.markup,
+            documents=self.documents,
+        )
 
     @property
     def changes(self) -> Lora | None:
@@ -137,6 +149,7 @@ def phases(config: Config, out: Path) -> list[Phase]:
             run=partial(prepare, config, out / "data"),
             settings=read,
             needs=config.data,
+            look=partial(read_chats, config, Collector(), Collector()),
         ),
         Phase(
             name="train",
@@ -169,7 +182,8 @@ def _settings(config: Config) -> tuple[Settings, Settings, Settings]:
     """What decides the results of reading, of training, and of what follows."""
     read: Settings = {"model": config.model, "data": fingerprint(config.data)}
     for key, value in asdict(config.reading).items():
-        read[key] = str(value)
+        if key not in SINCE or value != SINCE[key]:
+            read[key] = str(value)
     read["skip_bad"] = config.skip_bad
     trained = {
         **read,
@@ -190,20 +204,25 @@ def _settings(config: Config) -> tuple[Settings, Settings, Settings]:
 
 def prepare(config: Config, folder: Path) -> Found:
     """Every chat as token ids and masks in `folder`, and `found.json` with what there was."""
-    base = base_folder(config.model)
-    tokenizer = tokenizer_of(base)
-    found = Found()
     train_on = Collector()
     held_out = Collector()
-    read = examples_in(config.data, tokenizer, config.reading, found, config.skip_bad)
-    for example, is_held_out in read:
-        side = held_out if is_held_out else train_on
-        side.add(example)
+    found = read_chats(config, train_on, held_out)
     train_on.write(folder / TRAIN)
     held_out.write(folder / HELD_OUT)
     text = json.dumps(asdict(found), indent=2, ensure_ascii=False)
     (folder / "found.json").write_text(text + "\n", encoding="utf-8")
     print(found)
+    return found
+
+
+def read_chats(config: Config, train_on: Collector, held_out: Collector) -> Found:
+    """Every chat into one of the two. Raises `DataError` naming the lines that cannot be read."""
+    found = Found()
+    tokenizer = tokenizer_for(config.model)
+    read = examples_in(config.data, tokenizer, config.reading, found, config.skip_bad)
+    for example, is_held_out in read:
+        side = held_out if is_held_out else train_on
+        side.add(example)
     return found
 
 
@@ -334,9 +353,19 @@ def _flushed(examples: Iterable[Example], tokens: int) -> Iterator[tuple[Example
 
 def config_of(name: str) -> ModelConfig:
     """The architecture, without a download where the name says it."""
-    if name in PRESETS and name != "nano" and not Path(name).exists():
+    if is_preset(name):
         return ModelConfig.preset(name)
     return open_checkpoint(base_folder(name)).config
+
+
+def is_preset(name: str) -> bool:
+    """Whether the name says all that a plan needs, without a download."""
+    return name in PRESETS and name != "nano" and not Path(name).exists()
+
+
+def tokenizer_for(name: str) -> Tokenizer:
+    """The model's, without a download where the name says which it is."""
+    return Tokenizer.o200k_harmony() if is_preset(name) else tokenizer_of(base_folder(name))
 
 
 def stored_bytes(config: ModelConfig, layout: str) -> int:

@@ -1,0 +1,143 @@
+"""How events of a turn are written to a stream, and what Ctrl-C does meanwhile.
+
+Knows escape codes and signals; nothing of models, conversations or /commands.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from ossia.commands.display import CYAN, DIM, RED, RESET, visible
+from ossia.turn.events import (
+    BuiltinCallItem,
+    CallStart,
+    Item,
+    ItemDelta,
+    ItemEnd,
+    ItemStart,
+    MessageItem,
+    ReasoningItem,
+    ToolCallItem,
+    TurnEnd,
+    TurnEvent,
+)
+
+ERASE_LINE = "\r\x1b[K"
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
+
+
+class Screen:
+    """Writes events to a stream. Styled: reasoning dim, tools coloured. Else: a prefix on their
+    lines.
+    """
+
+    def __init__(self, out: TextIO, *, styled: bool, reasoning: bool = True) -> None:
+        self.out, self.styled, self.reasoning = out, styled, reasoning
+        self._fresh = True  # whether the cursor is at the beginning of a line
+        self._waiting = False  # whether that line says that reasoning goes on, which is not shown
+        self._items: dict[int, Item] = {}  # of the turn that is shown
+
+    def show(self, event: TurnEvent) -> None:
+        match event:
+            case ItemStart():
+                self.end_line()
+                self._items[event.index] = event.item
+            case ItemDelta():
+                self._text(self._items[event.index], event.text)
+            case CallStart(item=call):
+                self._block("call", f"{call.name} {call.text}", CYAN)
+            case ItemEnd(item=BuiltinCallItem(failed=True) as call) if event.complete:
+                self._block("failed", call.result, RED)
+            case ItemEnd(item=BuiltinCallItem() as call) if event.complete:
+                self._block("result", call.result, CYAN)
+            case ItemEnd(item=ToolCallItem() as call):
+                self._block("call", f"{call.name} {call.text}", CYAN)
+            case TurnEnd():
+                self.end_line()
+        self.out.flush()
+
+    def _text(self, item: Item, text: str) -> None:
+        match item:
+            case ReasoningItem():
+                self._think(text)
+            case MessageItem():
+                self._write(text)
+
+    def note(self, text: str) -> None:
+        """A line of our own, not the model's."""
+        self.end_line()
+        self._write(text, DIM)
+        self.end_line()
+        self.out.flush()
+
+    def end_line(self) -> None:
+        if self._waiting:
+            self.out.write(ERASE_LINE)
+            self._waiting = False
+            self._fresh = True
+        if not self._fresh:
+            self.out.write("\n")
+            self._fresh = True
+
+    def _think(self, text: str) -> None:
+        if self.reasoning:
+            self._write(text, DIM, "" if self.styled else "thinking: ")
+        elif self.styled and not self._waiting:
+            self._write("thinking ...", DIM)
+            self._waiting = True
+
+    def _block(self, prefix: str, text: str, style: str) -> None:
+        self.end_line()
+        self._write(text or "\n", style, f"{prefix}: ")
+        self.end_line()
+
+    def _write(self, text: str, style: str = "", prefix: str = "") -> None:
+        for line in _LINE.findall(visible(text)):
+            if self._fresh:
+                line = prefix + line
+            self._fresh = line.endswith("\n")
+            if style and self.styled:
+                line = f"{style}{line}{RESET}"
+            self.out.write(line)
+
+
+class Interrupt:
+    """While it is entered, the first Ctrl-C sets `asked`, which a call returns; one more, during a
+    long step, raises, and so does the first while `waiting`.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._raises = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For what can be broken off, and cannot look at `asked`: reading from a socket."""
+        self._raises = True
+        try:
+            if self.asked:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._raises = False
+
+    def __enter__(self) -> Interrupt:
+        self.asked = False
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, number: int, frame: object) -> None:
+        again = self.asked
+        self.asked = True
+        if again or self._raises:
+            raise KeyboardInterrupt
