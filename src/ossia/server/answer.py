@@ -106,10 +106,11 @@ class Answerer:
 
     def _turn(self, request: AnswerRequest) -> Turn:
         is_enforced = request.grammar is not None and self.worker.engine.enforces_constraints
+        checked = (request.grammar or FREE).checked
         return Turn(
             request.conversation,
             self.tokenizer,
-            Rules(request.tools, request.stop, request.logprobs, is_enforced),
+            Rules(request.tools, request.stop, request.logprobs, is_enforced, checked),
             Limits(request.params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session),
         )

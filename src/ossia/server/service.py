@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError
-from ossia.harmony import HarmonyGrammar, Message
+from ossia.harmony import HarmonyGrammar, JsonFormat, Message, body_format
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, AnswerRequest
@@ -121,20 +121,20 @@ class Service:
         budget: int | None = None,
     ) -> Grammars | None:
         """The grammar of the samples; None if the settings enforce nothing and the request needs
-        nothing enforced. A format that cannot be enforced and is not strict becomes "any JSON
-        object". Raises `ApiError`.
+        nothing enforced. What cannot be enforced of a schema that is not strict is relaxed, and the
+        log says so once. Raises `ApiError`.
         """
         must_hold = format.wanted is not None or budget is not None
         is_free = tools.choice.mode == "auto" and tools.choice.names is None
         if is_free and not (self.settings.constrained or must_hold):
             return None
         try:
-            return await self._grammar(tools, format.wanted, budget)
+            wanted = body_format(format.wanted)
+            if isinstance(wanted, JsonFormat):
+                wanted = replace(wanted, is_strict=format.is_strict)
+            return await self._grammar(tools, wanted, budget)
         except GrammarError as error:
-            if error.field != "response_format" or format.is_strict:
-                raise ApiError.of(error, response_format=format.field) from error
-            log.warning("%s is not enforced: %s", format.field, error)
-        return await self._grammar(tools, {"type": "json_object"}, budget)
+            raise ApiError.of(error, response_format=format.field) from error
 
     async def _grammar(self, tools: Toolbox, format: Any, budget: int | None) -> Grammars:
         key = repr((tools.declaration, format, budget))

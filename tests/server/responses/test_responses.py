@@ -183,15 +183,23 @@ def test_what_is_refused_is_named(
 
 
 def test_a_schema_that_cannot_be_enforced(server: Server) -> None:
-    """Is refused if it has to be, else any object is taken, and the model is told all the same."""
+    """Is refused if it has to be, else enforced as far as it can be, and the model is told all."""
     schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
     form = {"type": "json_schema", "name": "odd", "schema": schema}
     error = server.create(400, text={"format": form | {"strict": True}})
     assert error["param"] == "text.format" and error["code"] == "invalid_schema"
-    assert server.create(text={"format": form})["status"] == "completed"
-    assert "## odd" in server.prompt
-    array = form | {"schema": {"type": "array", "not": {}}}
-    assert server.create(400, text={"format": array})["param"] == "text.format"
+    relaxed = server.create(text={"format": form})
+    assert relaxed["status"] == "completed" and "## odd" in server.prompt
+    keyword = "#/properties/a/not"
+    note = {"schema": "response format", "keyword": keyword, "reason": "cannot be enforced"}
+    assert relaxed["x-ossia"] == {"relaxed": [note]}
+    array = form | {"schema": {"type": "array", "uniqueItems": True}}
+    assert (
+        server.create(text={"format": array})["x-ossia"]["relaxed"][0]["keyword"] == "#/uniqueItems"
+    )
+    assert "x-ossia" not in server.create(text={"format": form | {"schema": {"type": "array"}}})
+    unknown = form | {"schema": {"type": "list"}}
+    assert server.create(400, text={"format": unknown})["param"] == "text.format"
 
 
 def test_a_conversation_that_is_gone(server: Server) -> None:

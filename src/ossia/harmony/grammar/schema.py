@@ -6,7 +6,16 @@ accepts but does not enforce to the letter, and plain mistakes. Every value samp
 rewritten schema validates under the original by the `jsonschema` package, formats included. Nothing
 here knows tokens or messages. compiling.py calls the compiler, proofs.py has the two proofs.
 
-The rewriting may only narrow a schema. It
+Where a schema must hold whole, what cannot be enforced is refused, and the rewriting only narrows:
+every sampled value validates. Where it need not, the keyword that cannot be enforced is *relaxed*:
+it alone is left out, and noted. Then the rewriting only widens, but for formats and patterns, which
+keep the common core of their readings: what validates can be sampled.
+
+Old spellings are read in their sense: a keyword that is null is absent, `nullable: true` also
+allows null, `exclusiveMinimum: true` goes with `minimum`. A list of `items` is refused, or read as
+`prefixItems`.
+
+The rewriting
 - replaces formats by exact patterns, and translates patterns (see patterns.py);
 - makes exclusive bounds inclusive and rounds bounds inwards, as numbers are compared after
   rounding;
@@ -18,12 +27,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 from functools import reduce
 from itertools import combinations
 from operator import getitem
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
@@ -63,6 +73,27 @@ _HINTS = {
     "oneOf": ": its options may overlap; use `anyOf`, "
     "or give each a required property with another `const`",
 }
+# What is taken out of a rewritten schema that the compiler refuses, one after the other, until it
+# compiles. Keys that only make sense together go together.
+_WEAKER: tuple[tuple[str, ...], ...] = (
+    ("pattern",),
+    ("allOf",),
+    ("minLength", "maxLength"),
+    ("minimum", "maximum", "multipleOf"),
+    ("minItems", "maxItems"),
+    ("minProperties", "maxProperties"),
+    ("patternProperties", "additionalProperties"),
+    ("anyOf",),
+    ("type",),
+    ("enum",),
+    ("const",),
+    ("$ref",),
+    ("required",),
+    ("properties", "required", "patternProperties", "additionalProperties"),
+)
+# Patterns that every key matches, and every key of one line: how TypeBox and others write a map.
+_ANY_TEXT = ("", ".*")
+_ANY_LINE = ("^.*$", "^(.*)$")
 _HARMLESS: dict[str, list[Any]] = {  # values with which a refused keyword restricts nothing
     "uniqueItems": [False],
     "propertyNames": [True, {}, {"type": "string"}],
@@ -71,16 +102,44 @@ _FREE_FORMATS = ("password", "path", "file-path", "directory-path")  # any text 
 
 Path = tuple[str | int, ...]
 Schema = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def json_grammar(schema: Any, what: str) -> str:
+@dataclass(frozen=True)
+class Relaxed:
+    """A keyword that sampling is not held to. `schema`: whose it is, as errors call it; `keyword`:
+    its place in it, a JSON pointer.
+    """
+
+    schema: str
+    keyword: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}: {self.keyword} {self.reason}"
+
+    @property
+    def is_annotation(self) -> bool:
+        """Whether a value cannot fail it: by JSON schema's default, formats only describe."""
+        return self.keyword.endswith("/format")
+
+
+class _Refusal(GrammarError):
+    def __init__(self, found: Relaxed) -> None:
+        super().__init__(str(found))
+        self.found = found
+
+
+def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -> str:
     """A grammar for llguidance, of the JSON texts whose values validate.
 
-    `what` names the schema in errors, such as "tool 'f': parameters". Raises GrammarError with the
-    keyword and place that cannot be enforced.
+    `what` names the schema in errors, such as "tool 'f': parameters". `relaxed` None: the schema
+    must hold whole; a list: keywords that cannot be enforced are left out and added to it. Raises
+    GrammarError with the keyword and place that cannot be enforced, or relaxed.
     """
     try:
-        return _Rewriting(_plain(schema), what).run()
+        return _Rewriting(_plain(schema), what, relaxed).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
@@ -109,13 +168,15 @@ def _plain(value: Any) -> Any:
 class _Rewriting:
     """One document. The target of every `$ref` becomes a fresh definition, wherever it was."""
 
-    def __init__(self, root: Any, what: str) -> None:
+    def __init__(self, root: Any, what: str, relaxed: list[Relaxed] | None) -> None:
         self._root = root
         self._what = what
+        self._relaxed = relaxed
         self._names: dict[Path, str] = {}  # of the fresh definitions
         self._definitions: Schema = {}
         # Every rewritten schema, inner ones first.
         self._made: list[tuple[Path, Schema]] = []
+        self._searched = 0  # characters
 
     def run(self) -> str:
         """The grammar."""
@@ -129,12 +190,45 @@ class _Rewriting:
                 self._definitions[self._names[where]] = self._schema(self._at(where), where)
         self._prove_one_of()
         self._refuse_endless()
-        grammar, error = self._compile(root)
-        if error:
-            where, error = next(self._culprits(error), ((), error))
+        while True:
+            grammar, error = self._compile(root)
+            if error is None:
+                return grammar
+            where, schema, error = next(self._culprits(error), ((), root, error))
             hint = _HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
-            raise self._refused(where, f"cannot be enforced{hint}")
-        return grammar
+            refusal = self._refused(where, f"cannot be enforced{hint}")
+            if self._relaxed is None or not schema:
+                raise refusal
+            self._weaken(schema, where, refusal)
+
+    def _weaken(self, schema: Schema, where: Path, refusal: _Refusal) -> None:
+        """Takes out of a rewritten schema what keeps it from compiling; at worst, everything."""
+        for keys in _WEAKER:
+            weaker = {key: value for key, value in schema.items() if key not in keys}
+            if len(weaker) == len(schema) or self._compile(weaker)[1] is not None:
+                continue
+            taken = next(key for key in keys if key in schema)
+            self._note(self._refused((*where, taken), refusal.found.reason))
+            break
+        else:
+            weaker = {}
+            self._note(refusal)
+        schema.clear()
+        schema.update(weaker)
+
+    def _note(self, refusal: _Refusal) -> None:
+        """Relaxes what was refused, or raises."""
+        if self._relaxed is None:
+            raise refusal
+        self._relaxed.append(refusal.found)
+
+    def _try(self, instead: T, make: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """What `make` makes. If that is refused, and may be relaxed: `instead`, and a note."""
+        try:
+            return make(*args, **more)
+        except _Refusal as refusal:
+            self._note(refusal)
+            return instead
 
     def _places_to_define(self) -> list[Path]:
         return [place for place, name in self._names.items() if name not in self._definitions]
@@ -142,42 +236,51 @@ class _Rewriting:
     def _compile(self, schema: Schema) -> tuple[str, Complaint | None]:
         return compiled({**schema, "$defs": self._definitions})
 
-    def _culprits(self, error: Complaint) -> Iterator[tuple[Path, Complaint]]:
+    def _culprits(self, error: Complaint) -> Iterator[tuple[Path, Schema, Complaint]]:
         """The innermost schemas that do not compile by themselves. A part without any value is to
         blame only if the whole has none. In a large document only a few are tried, each with all
         definitions.
         """
         size = len(json.dumps(self._definitions))
-        for where, schema in self._made[: SEARCHED // size]:
+        for where, schema in self._made[: max(0, SEARCHED - self._searched) // size]:
+            self._searched += size
             _, its_error = self._compile(schema)
             if its_error is not None and (its_error.kind != "empty" or error.kind == "empty"):
-                yield where, its_error
+                yield where, schema, its_error
 
     def _at(self, where: Path) -> Any:
         return reduce(getitem, where, self._root)
 
-    def _refused(self, where: Path, why: str) -> GrammarError:
+    def _refused(self, where: Path, why: str) -> _Refusal:
         parts = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
         pointer = "".join(f"/{part}" for part in parts)
-        return GrammarError(f"{self._what}: #{pointer} {why}")
+        return _Refusal(Relaxed(self._what, f"#{pointer}", why))
 
     # -- one schema
 
     def _schema(self, node: Any, where: Path) -> Any:
+        return self._try({}, self._rewritten, node, where)
+
+    def _rewritten(self, node: Any, where: Path) -> Any:
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
             raise self._refused(where, f"should be a schema, found {node!r:.60}")
+        node = _respelt(node)
+        if self._relaxed is not None:
+            node = _without_tuples(node)
         out: dict[str, Any] = {}
         for key in node:
-            self._refuse_keyword(key, node[key], (*where, key))
+            self._try(None, self._refuse_keyword, key, node[key], (*where, key))
         self._copy_types(node, out, where)
         self._rewrite_string(node, out, where)
         self._rewrite_numbers(node, out, where)
         self._rewrite_array(node, out, where)
-        self._rewrite_object(node, out, where)
+        self._try(None, self._rewrite_object, node, out, where)
         self._rewrite_applicators(node, out, where)
         self._made.append((where, out))
+        if node.get("nullable") is True and "null" not in out.get("type", ()):
+            return {"anyOf": [out, {"type": ["null"]}]}
         return out
 
     def _schemas(self, nodes: Any, where: Path) -> dict[str, Any]:
@@ -204,8 +307,12 @@ class _Rewriting:
             )
 
     def _copy_types(self, node: Schema, out: Schema, where: Path) -> None:
-        if "type" not in node:
-            return
+        if "type" in node:
+            kept = self._try([], self._types, node, where)
+            if kept:
+                out["type"] = kept
+
+    def _types(self, node: Schema, where: Path) -> list[str]:
         types = node["type"] if isinstance(node["type"], list) else [node["type"]]
         if not types or any(name not in TYPES for name in types):
             known = ", ".join(TYPES)
@@ -214,7 +321,7 @@ class _Rewriting:
         if "number" in kept and "integer" in kept:
             # a number may be whole, and the compiler fails over unions that name a type twice
             kept.remove("integer")
-        out["type"] = kept
+        return kept
 
     def _count(self, node: Schema, key: str, where: Path) -> int | None:
         if key not in node:
@@ -228,18 +335,19 @@ class _Rewriting:
 
     def _copy_counts(self, node: Schema, out: Schema, where: Path, *keys: str) -> None:
         for key in keys:
-            count = self._count(node, key, where)
+            count = self._try(None, self._count, node, key, where)
             if count is not None:
                 out[key] = count
 
     def _rewrite_string(self, node: Schema, out: Schema, where: Path) -> None:
         self._copy_counts(node, out, where, "minLength", "maxLength")
-        patterns = []
+        found = []
         if "pattern" in node:
-            patterns.append(self._pattern(node["pattern"], (*where, "pattern")))
+            found.append(self._try("", self._pattern, node["pattern"], (*where, "pattern")))
         may_be_string = "string" in out.get("type", TYPES)
         if "format" in node and may_be_string and node["format"] not in _FREE_FORMATS:
-            patterns.append(self._format(node["format"], (*where, "format")))
+            found.append(self._try("", self._format, node["format"], (*where, "format")))
+        patterns = [pattern for pattern in found if pattern]
         if patterns:
             out["pattern"] = patterns[0]
         if len(patterns) > 1:
@@ -263,14 +371,16 @@ class _Rewriting:
 
     def _rewrite_numbers(self, node: Schema, out: Schema, where: Path) -> None:
         is_whole = "type" in out and "number" not in out["type"]
-        minimum = self._bound(node, "minimum", 1, is_whole, where)
-        maximum = self._bound(node, "maximum", -1, is_whole, where)
+        minimum = self._try(None, self._bound, node, "minimum", 1, is_whole, where)
+        maximum = self._try(None, self._bound, node, "maximum", -1, is_whole, where)
         if minimum is not None:
             out["minimum"] = minimum
         if maximum is not None:
             out["maximum"] = maximum
         if "multipleOf" in node:
-            out["multipleOf"] = self._step(node["multipleOf"], (*where, "multipleOf"))
+            step = self._try(0, self._step, node["multipleOf"], (*where, "multipleOf"))
+            if step:
+                out["multipleOf"] = step
 
     def _bound(
         self, node: Schema, key: str, side: Literal[1, -1], is_whole: bool, where: Path
@@ -289,6 +399,8 @@ class _Rewriting:
         lower = max(lower_bounds)
         if lower > SAFE:
             raise self._refused((*where, key), "leaves only numbers that are not exact in JSON")
+        if lower < -SAFE and self._relaxed is not None:
+            raise self._refused((*where, key), "is beyond the numbers that are exact in JSON")
         return side * max(lower, -SAFE)
 
     def _number(self, value: Any, where: Path) -> Decimal:
@@ -315,7 +427,10 @@ class _Rewriting:
     def _rewrite_array(self, node: Schema, out: Schema, where: Path) -> None:
         self._copy_counts(node, out, where, "minItems", "maxItems")
         if "prefixItems" in node:
-            out["prefixItems"] = self._options(node["prefixItems"], (*where, "prefixItems"))
+            place = (*where, "prefixItems")
+            items = self._try([], self._options, node["prefixItems"], place)
+            if items:
+                out["prefixItems"] = items
         if "items" in node:
             if isinstance(node["items"], list):
                 raise self._refused(
@@ -324,34 +439,66 @@ class _Rewriting:
             out["items"] = self._schema(node["items"], (*where, "items"))
 
     def _rewrite_object(self, node: Schema, out: Schema, where: Path) -> None:
-        properties = self._schemas(node.get("properties", {}), (*where, "properties"))
-        required = self._required(node, where)
+        properties = self._try(
+            {}, self._schemas, node.get("properties", {}), (*where, "properties")
+        )
+        required = self._try([], self._required, node, where)
         named = dict.fromkeys([*properties, *required])
         self._refuse_controls(named, "declares", where)
-        others_at = (*where, "additionalProperties")
-        others = self._schema(node.get("additionalProperties", True), others_at)
-        patterns = self._pattern_properties(node, named, where)
-        self._count_properties(node, out, required, where)
+        patterns, others = self._other_keys(node, named, where)
+        self._try(None, self._count_properties, node, out, required, where)
         has_optional = not named.keys() <= set(required)
         if has_optional and ("minProperties" in out or "maxProperties" in out):
             # the compiler counts keys that may be left out only where there are no others
-            others = False
-            if not patterns and out.get("maxProperties", 0) >= len(named):
-                del out["maxProperties"]
+            if others is not False and self._relaxed is not None:
+                self._drop_counts(out, where)
+            else:
+                others = False
+                if not patterns and out.get("maxProperties", 0) >= len(named):
+                    del out["maxProperties"]
         if named and not patterns and others is not False:
             # `properties` must say of every required key what the pattern says of the others
             for name in required:
                 properties.setdefault(name, others)
             patterns = {_key_pattern(named, others): others}
-        elif patterns and others not in (True, {}, False):
-            raise self._refused(
-                others_at, "is a schema next to `patternProperties`, which cannot be enforced"
-            )
         if properties:
             out["properties"] = properties
         if required:
             out["required"] = required
         _put_other_keys(out, patterns, others)
+
+    def _drop_counts(self, out: Schema, where: Path) -> None:
+        for key in ("minProperties", "maxProperties"):
+            if out.pop(key, None) is not None:
+                why = "cannot be enforced where keys may be left out and others added"
+                self._note(self._refused((*where, key), why))
+
+    def _other_keys(
+        self, node: Schema, named: Mapping[str, None], where: Path
+    ) -> tuple[Schema, Any]:
+        """The rewritten `patternProperties`, and what holds of the keys that match none of them."""
+        at = (*where, "additionalProperties")
+        others = self._schema(node.get("additionalProperties", True), at)
+        given = node.get("patternProperties", {})
+        if isinstance(given, dict) and len(given) == 1:
+            (key,) = given
+            is_map = self._relaxed is not None and others is not False and key in _ANY_LINE
+            if key in _ANY_TEXT or is_map:
+                return {}, self._schema(given[key], (*where, "patternProperties", key))
+        nothing: Schema | None = None
+        patterns = self._try(nothing, self._pattern_properties, node, named, where)
+        if patterns is None:
+            return {}, True
+        if not patterns or others is False:
+            return patterns, others
+        if self._relaxed is not None:
+            why = "cannot be enforced where other keys are allowed"
+            self._note(self._refused((*where, "patternProperties"), why))
+            return {}, True
+        if others not in (True, {}):
+            why = "is a schema next to `patternProperties`, which cannot be enforced"
+            raise self._refused(at, why)
+        return patterns, others
 
     def _required(self, node: Schema, where: Path) -> list[str]:
         required = self._list(node.get("required", []), (*where, "required"), 0)
@@ -368,7 +515,7 @@ class _Rewriting:
 
     def _pattern_properties(
         self, node: Schema, named: Mapping[str, None], where: Path
-    ) -> dict[str, Any]:
+    ) -> Schema | None:
         here = (*where, "patternProperties")
         schemas = self._schemas(node.get("patternProperties", {}), here)
         patterns = {name: self._pattern(name, (*here, name)) for name in schemas}
@@ -391,6 +538,7 @@ class _Rewriting:
         if missing <= 0:
             out.pop("minProperties", None)
         elif missing > 1:
+            del out["minProperties"]
             raise self._refused(
                 (*where, "minProperties"),
                 "can be enforced up to one more than the number of keys in `required`",
@@ -400,20 +548,26 @@ class _Rewriting:
 
     def _rewrite_applicators(self, node: Schema, out: Schema, where: Path) -> None:
         if "const" in node:
-            out["const"] = self._value(node["const"], (*where, "const"))
+            self._try(None, self._copy_constant, node, out, where)
         if "enum" in node:
-            values = self._list(node["enum"], (*where, "enum"))
-            out["enum"] = [
-                self._value(value, (*where, "enum", n)) for n, value in enumerate(values)
-            ]
+            self._try(None, self._copy_enum, node, out, where)
         if "$ref" in node:
-            target = self._target(node["$ref"], (*where, "$ref"))
-            out["$ref"] = DEFINITIONS + self._names.setdefault(target, str(len(self._names)))
+            target = self._try(None, self._target, node["$ref"], (*where, "$ref"))
+            if target is not None:
+                out["$ref"] = DEFINITIONS + self._names.setdefault(target, str(len(self._names)))
         for key in ("allOf", "anyOf", "oneOf"):
             if key in node:
-                options = self._options(node[key], (*where, key))
+                options = self._try([], self._options, node[key], (*where, key))
                 already = out.get(key, [])  # `allOf` may hold a format
-                out[key] = already + options
+                if options:
+                    out[key] = already + options
+
+    def _copy_constant(self, node: Schema, out: Schema, where: Path) -> None:
+        out["const"] = self._value(node["const"], (*where, "const"))
+
+    def _copy_enum(self, node: Schema, out: Schema, where: Path) -> None:
+        values = self._list(node["enum"], (*where, "enum"))
+        out["enum"] = [self._value(value, (*where, "enum", n)) for n, value in enumerate(values)]
 
     def _value(self, value: Any, where: Path) -> Any:
         """A constant; its numbers must be numbers that the compiler writes as it read them."""
@@ -428,7 +582,7 @@ class _Rewriting:
             return [self._value(item, (*where, n)) for n, item in enumerate(value)]
         return value
 
-    def _target(self, reference: Any, where: Path) -> Path:
+    def _target(self, reference: Any, where: Path) -> Path | None:
         """The place that a `$ref` names. It is found by walking there: a pointer does not tell
         indices from names.
         """
@@ -452,14 +606,16 @@ class _Rewriting:
 
     def _prove_one_of(self) -> None:
         """Where no value satisfies two options, `oneOf` is `anyOf`. The compiler proves that in
-        fewer cases than we do.
+        fewer cases than we do. Where it is not proved, `anyOf` is the weaker one.
         """
-        for _, schema in self._made:
+        for where, schema in self._made:
             options = schema.get("oneOf", ())
-            if not options or not all(
-                disjoint(a, b, self._definitions) for a, b in combinations(options, 2)
-            ):
+            is_proved = all(disjoint(a, b, self._definitions) for a, b in combinations(options, 2))
+            if not options or not (is_proved or self._relaxed is not None):
                 continue
+            if not is_proved:
+                why = f"cannot be enforced{_HINTS['oneOf']}"
+                self._note(self._refused((*where, "oneOf"), why))
             del schema["oneOf"]
             if "anyOf" in schema:
                 schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": schema.pop("anyOf")}]
@@ -468,17 +624,41 @@ class _Rewriting:
     def _refuse_endless(self) -> None:
         """Every definition must have a value of finite size: the least fixed point."""
         ending: set[str] = set()
-        while fresh := self._newly_ending(ending):
-            ending |= fresh
         for where, name in self._names.items():
+            while fresh := self._newly_ending(ending):
+                ending |= fresh
             if name not in ending:
-                raise self._refused(
-                    where, "contains itself without an end, so that it has no finite value"
-                )
+                why = "contains itself without an end, so that it has no finite value"
+                self._note(self._refused(where, why))
+                self._definitions[name].clear()
 
     def _newly_ending(self, ending: set[str]) -> set[str]:
         candidates = self._definitions.keys() - ending
         return {name for name in candidates if ends(self._definitions[name], ending)}
+
+
+def _respelt(node: Schema) -> Schema:
+    """One schema, without those in it, in the keywords of today."""
+    out = {key: value for key, value in node.items() if value is not None or key == "const"}
+    for key in ("minimum", "maximum"):
+        exclusive = f"exclusive{key.capitalize()}"
+        if out.get(exclusive) is False:
+            del out[exclusive]
+        elif out.get(exclusive) is True and key in out:
+            out[exclusive] = out.pop(key)
+    return out
+
+
+def _without_tuples(node: Schema) -> Schema:
+    """One schema, its tuple in the keywords of today."""
+    out = dict(node)
+    rest = out.pop("additionalItems", True)  # it says nothing without a list
+    if isinstance(out.get("items"), list):
+        first = out["items"]
+        out["items"] = rest
+        if first:
+            out["prefixItems"] = first
+    return out
 
 
 def _is_finite(value: Any) -> bool:
