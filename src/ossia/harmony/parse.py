@@ -402,19 +402,15 @@ class StreamParser:
         self._note_reading(reading)
         self._note(RepairKind.MISSING_MESSAGE, body)
         if closed_by is None:
-            start = self._cut(start, at_end)
+            start = self._cut(start)
         self._expect_body(start)
         return body
 
-    def _cut(self, start: MessageStart, at_end: bool) -> MessageStart:
-        """The fields of a header that was cut: not a call, and at the end not an answer either."""
-        channel = start.channel
-        if at_end and channel == "final":
-            self._note(RepairKind.CUT_HEADER, channel)
-            channel = None
+    def _cut(self, start: MessageStart) -> MessageStart:
+        """The fields of a header that was cut: not a call."""
         if start.recipient:
             self._note(RepairKind.CUT_HEADER, start.recipient)
-        return replace(start, channel=channel, recipient=None)
+        return replace(start, recipient=None)
 
     def _texts(self) -> list[tuple[str | None, str]]:
         for _, data in self._segments:

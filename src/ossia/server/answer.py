@@ -124,6 +124,7 @@ class Answerer:
         """
         is_first = len(turn.samples) == 1
         params = replace(request.params, max_tokens=turn.tokens_left, stop_ids=self.stop_ids)
+        params = self.worker.within(params, prompt)
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
         tokens = self.worker.generate(
             prompt,

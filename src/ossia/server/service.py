@@ -26,6 +26,7 @@ from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
+from ossia.server.wire.conversation import effort_in
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
@@ -90,8 +91,8 @@ class Service:
 
     @property
     def context(self) -> int:
-        """Tokens."""
-        return self.worker.engine.config.max_context_length
+        """Tokens that one request can have, prompt and answer."""
+        return self.worker.engine.longest
 
     def check_model(self, name: str | None) -> str:
         """The model's name for the answer: the one that was asked for, or ours. Raises `ApiError`
@@ -111,8 +112,12 @@ class Service:
         """The server's defaults with the request's values; see `SamplingFields.params`."""
         return fields.params(self.settings.sampling, self.tokenizer.vocab_size, **own)
 
-    def effort(self, word: EffortWord | None) -> Effort:
-        return Effort(self.settings.effort) if word is None else EFFORTS[word]
+    def effort(self, word: EffortWord | None, instructions: str | None = None) -> Effort:
+        """That of the request's field, else of its system message, else the server's."""
+        if word is not None:
+            return EFFORTS[word]
+        said = effort_in(instructions) if self.settings.effort_in_system else None
+        return Effort(said or self.settings.effort)
 
     async def grammar(
         self,
