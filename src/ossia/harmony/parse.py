@@ -402,12 +402,14 @@ class StreamParser:
         self._note_reading(reading)
         self._note(RepairKind.MISSING_MESSAGE, body)
         if closed_by is None:
-            start = self._cut(start)
+            start = self._cut(start, at_end)
         self._expect_body(start)
         return body
 
-    def _cut(self, start: MessageStart) -> MessageStart:
-        """The fields of a header that was cut: not a call."""
+    def _cut(self, start: MessageStart, at_end: bool) -> MessageStart:
+        """The fields of a header that was cut: not a call. The answer stays one."""
+        if at_end and start.channel == "final":
+            self._note(RepairKind.CUT_HEADER, start.channel)
         if start.recipient:
             self._note(RepairKind.CUT_HEADER, start.recipient)
         return replace(start, recipient=None)
