@@ -2,7 +2,8 @@
 text out.
 
 Knows the header grammar and the ways in which models get it wrong; does not know tokens or streams.
-Raises nothing.
+Raises nothing. Here is also which words of a header read back as they are written, and how another
+one is quoted: as a JSON string with its blanks and brackets escaped.
 
 A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None
 for the first segment and only for it) and the text after it. A header is *finished* if a MESSAGE
@@ -13,11 +14,14 @@ structure.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
+from typing import Literal
 
 from ossia.harmony.events import MessageStart, RepairKind
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, DEFAULT_CHANNELS, Role
@@ -35,6 +39,8 @@ _PIECE = "|".join((*CHANNELS, *TYPES))
 _HEADER_WORD = re.compile(rf"(?:{_PIECE})*(?:{TO}.*)?", re.DOTALL)
 _PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
 _LETTERS = re.compile(r"[^\W_]+")
+_MIME = re.compile(r"[a-zA-Z][\w.+-]*/[\w.+-]+")  # a content type that is written bare
+_UNREADABLE = re.compile(r"[\s<{\[(\x7f-\x9f]")  # inside a quoted word
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of
 # a word.
@@ -105,6 +111,48 @@ def read_unfinished(
         fields.note(RepairKind.DROPPED_TEXT, body)
         body = ""
     return fields.reading(body)
+
+
+Field = Literal["name", "author", "channel", "recipient", "content_type", "constrained"]
+
+
+@lru_cache(maxsize=4096)
+def written(field: Field, text: str) -> str:
+    """A word of a header: `text`, in quotes unless it reads back without. `name` follows a role and
+    a colon, `author` is a tool's, `constrained` a content type after CONSTRAIN.
+    """
+    if not text or (text[0] != '"' and text.split() == [text] and _is_plain(field, text)):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
+def _is_plain(field: Field, text: str) -> bool:
+    match field:
+        case "name":
+            return True
+        case "author":
+            roles = _ROLES.match(text)
+            rest = text[roles.end() :] if roles else text
+            is_role = text.strip(":").lower() in list(Role) or rest[:1] == ":"
+            return text[0].isalnum() and not is_role and not _is_header_word(rest)
+        case "recipient":
+            return _NAME_END.search(text) is None
+        case "channel":
+            return _known_channel(text) in (None, text) and _PIECES.findall(text) in ([], [text])
+        case "constrained":
+            return not text.startswith(TO) and _PIECES.findall(text) in ([], [text])
+    return text in TYPES or _MIME.fullmatch(text) is not None
+
+
+def _unquoted(word: str) -> str:
+    """The text of a quoted word; any other word as it is."""
+    if len(word) < 2 or not word[0] == word[-1] == '"':
+        return word
+    try:
+        return str(json.loads(word))
+    except ValueError:
+        return word
 
 
 def is_only_punctuation(text: str) -> bool:
@@ -212,6 +260,10 @@ class _Fields:
         if not words or _is_header_word(first):
             self.note(RepairKind.MISSING_ROLE, first)
             return words
+        if _unquoted(first) != first:
+            self.role = Role.TOOL
+            self.name = _unquoted(first)
+            return words[1:]
         bare = re.sub(r"^\W+|\W+$", "", first).lower()
         if bare in list(Role):
             self.note(RepairKind.ODD_ROLE, first)
@@ -229,7 +281,7 @@ class _Fields:
         rest = word[roles.end() :]
         if not rest.startswith(":"):
             return rest
-        self.name = rest[1:] or None
+        self.name = _unquoted(rest[1:]) or None
         if self.name is None:
             self.note(RepairKind.ODD_ROLE, word)
         return ""
@@ -240,8 +292,8 @@ class _Fields:
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CHANNEL, "")
             return words
-        word = words[0]
-        known = _known_channel(word)
+        word = _unquoted(words[0])
+        known = _known_channel(word) if word == words[0] else None
         if self.channel is None or (known and self.channel not in CHANNELS):
             if self.channel is not None or known not in (None, word):
                 self.note(RepairKind.CHANNEL_NAME, self.channel or word)
@@ -256,7 +308,7 @@ class _Fields:
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CONTENT_TYPE, "")
             return words
-        self.take_type(CONSTRAIN + words[0])
+        self.take_type(CONSTRAIN + _unquoted(words[0]))
         return words[1:]
 
     def take_type(self, value: str) -> None:
@@ -280,8 +332,8 @@ class _Fields:
     def _take_word(self, word: str) -> None:
         if word.startswith(TO):
             self.take_recipient(word.removeprefix(TO))
-        elif word in TYPES:
-            self.take_type(word)
+        elif word in TYPES or _MIME.fullmatch(word) or _unquoted(word) != word:
+            self.take_type(_unquoted(word))
         elif word in CHANNELS and self.channel not in CHANNELS:
             if self.channel is not None:
                 self.note(RepairKind.CHANNEL_NAME, self.channel)
@@ -296,6 +348,7 @@ class _Fields:
         if end:
             self.note(RepairKind.JUNK, name[end.start() :])
             name = name[: end.start()]
+        name = _unquoted(name)
         if not name:
             self.note(RepairKind.EMPTY_RECIPIENT, "")
         elif self.recipient is None:
