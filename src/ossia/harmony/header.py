@@ -70,14 +70,16 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
     header, so its first word must be the author. Words without a meaning here are left out.
     """
     fields = _Fields(role)
-    for marker, text in segments:
+    for n, (marker, text) in enumerate(segments):
         words = text.split()
         if marker == CHANNEL:
             words = fields.take_channel(words)
         elif marker == CONSTRAIN:
             words = fields.take_constrained(words)
         else:
-            words = fields.take_author(words, named)
+            if segments[n + 1 : n + 2] and segments[n + 1][0] == CONSTRAIN:
+                text = text.removesuffix(" ")
+            words = fields.take_author(text, named)
         fields.take_words(words)
     return fields.reading("")
 
@@ -121,16 +123,18 @@ def written(field: Field, text: str) -> str:
     """A word of a header: `text`, in quotes unless it reads back without. `name` follows a role and
     a colon, `author` is a tool's, `constrained` a content type after CONSTRAIN.
     """
-    if not text or (text[0] != '"' and text.split() == [text] and _is_plain(field, text)):
+    if not text or (_unquoted(text) == text and _is_plain(field, text)):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
 
 
 def _is_plain(field: Field, text: str) -> bool:
+    if field == "name":
+        return _split_name(text) == (text, "")
+    if text.split() != [text] or text[0] == '"':
+        return False
     match field:
-        case "name":
-            return True
         case "author":
             roles = _ROLES.match(text)
             rest = text[roles.end() :] if roles else text
@@ -138,11 +142,26 @@ def _is_plain(field: Field, text: str) -> bool:
             return text[0].isalnum() and not is_role and not _is_header_word(rest)
         case "recipient":
             return _NAME_END.search(text) is None
-        case "channel":
-            return _known_channel(text) in (None, text) and _PIECES.findall(text) in ([], [text])
-        case "constrained":
-            return not text.startswith(TO) and _PIECES.findall(text) in ([], [text])
-    return text in TYPES or _MIME.fullmatch(text) is not None
+        case "channel" | "constrained":
+            is_one = not text.startswith(TO) and _PIECES.findall(text) in ([], [text])
+            return is_one and (field == "constrained" or _known_channel(text) in (None, text))
+    return _is_type(text)
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    """The name after a role and a colon, blanks in it included, and the words that follow it."""
+    name, to, rest = text.partition(f" {TO}")
+    if to:
+        return name, TO + rest
+    before, blank, last = text.rpartition(" ")
+    if blank and _is_type(last):
+        return before, last
+    return text, ""
+
+
+def _is_type(word: str) -> bool:
+    """Whether a bare word is a content type wherever it stands."""
+    return word in TYPES or _MIME.fullmatch(word) is not None or _unquoted(word) != word
 
 
 def _unquoted(word: str) -> str:
@@ -243,16 +262,21 @@ class _Fields:
     # -- finished headers: word by word
     # --------------------------------------------------------------------
 
-    def take_author(self, words: list[str], named: bool) -> list[str]:
-        """Reads the author from the first word and returns the words that are left. Without a START
-        there need not be one; only a role is recognised then, and only the one known, if one is
-        known.
+    def take_author(self, text: str, named: bool) -> list[str]:
+        """Reads the author from the first word, or from more if a name has blanks in it, and
+        returns the words that are left. Without a START there need not be one; only a role is
+        recognised then, and only the one known, if one is known.
         """
+        words = text.split()
         first = words[0] if words else ""
         roles = _ROLES.match(first)
         if roles and self.role in (None, roles["role"]):
             rest = first[roles.end() :]
-            if rest[:1] == ":" or _is_header_word(rest):
+            if rest[:1] == ":":
+                name, left = _split_name(text[text.index(":") + 1 :])
+                self._take_role(f"{roles[0]}:{name}", roles)
+                return left.split()
+            if _is_header_word(rest):
                 rest = self._take_role(first, roles)
                 return [rest, *words[1:]] if rest else words[1:]
         if not named:
@@ -332,7 +356,7 @@ class _Fields:
     def _take_word(self, word: str) -> None:
         if word.startswith(TO):
             self.take_recipient(word.removeprefix(TO))
-        elif word in TYPES or _MIME.fullmatch(word) or _unquoted(word) != word:
+        elif _is_type(word):
             self.take_type(_unquoted(word))
         elif word in CHANNELS and self.channel not in CHANNELS:
             if self.channel is not None:

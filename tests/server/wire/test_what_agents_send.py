@@ -282,6 +282,25 @@ async def test_a_limit_is_no_reservation(client_for: Callable[..., Any]) -> None
         assert response["max_output_tokens"] is None
 
 
+async def test_an_answer_cut_before_its_text_began_is_content(
+    client_for: Callable[..., Any],
+) -> None:
+    """The header of the answer has no <|message|>, and the tokens run out."""
+    cut = (
+        "<|channel|>analysis<|message|>Why.<|end|><|start|>assistant<|channel|>final The answer is"
+    )
+    async with client_for(cut) as client:
+        answer = await post(client, APIS["chat"], APIS["chat"].body([USER]))
+        choice = answer["choices"][0]
+        assert choice["finish_reason"] == "length"
+        assert choice["message"]["content"] == "The answer is"
+        assert choice["message"]["reasoning"] == "Why."
+        answer = await post(client, APIS["responses"], APIS["responses"].body([USER]))
+        assert answer["output"][-1]["content"][0]["text"] == "The answer is"
+        answer = await post(client, APIS["messages"], APIS["messages"].body([USER]))
+        assert answer["content"] == [{"type": "text", "text": "The answer is"}]
+
+
 # ---- half a character, foreign seals ----
 
 
