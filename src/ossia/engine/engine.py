@@ -208,8 +208,11 @@ class Engine:
         """Tokens that one request can have, prompt and answer: the context, or as much of it as the
         memory for keys and values holds.
         """
-        held = min(self.capacity, self._scheduler.max_tokens_of(0))
-        return min(self.config.max_context_length, held)
+        return min(
+            self.config.max_context_length,
+            self.capacity,
+            self._scheduler.max_tokens_of(0),
+        )
 
     def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
         """Log-probabilities of the prompt's tokens from the second one on, in chunks of at most

@@ -51,7 +51,8 @@ def messages_from_chat(
     that cannot be converted.
     """
     messages = as_list(messages, "messages")
-    declared = tuple(_declared(tool, index) for index, tool in enumerate(as_list(tools, "tools")))
+    listed = as_list(tools, "tools")
+    declared = tuple(_declared(tool, index) for index, tool in enumerate(listed))
     out = []
     if system is not None:
         out.append(Message(Role.SYSTEM, system))
@@ -64,7 +65,8 @@ def messages_from_chat(
         out.append(Message(Role.DEVELOPER, DeveloperContent(joined, declared)))
     calls = _Calls()
     for index in range(lead, len(messages)):
-        out += _CONVERT[_role(messages[index], index)](messages[index], index, calls)
+        role = _role(messages[index], index)
+        out += _CONVERT[role](messages[index], index, calls)
     return tuple(out)
 
 
@@ -82,11 +84,14 @@ class _Calls:
 
     def answered(self, id: str | None, name: str | None) -> str | None:
         """The name of the call that a result belongs to, as far as it is known."""
-        if not (id or name) and len(self.open) == 1:
+        is_nameless = not (id or name)
+        if is_nameless and len(self.open) == 1:
             return self.open.pop()[1]
         found = self.names.get(id) if id is not None else None
         for call in self.open:
-            if (found and call[0] == id) or (not found and call[1] == name):
+            call_id, call_name = call
+            is_it = call_id == id if found else call_name == name
+            if is_it:
                 self.open.remove(call)
                 break
         return found or name
@@ -109,7 +114,8 @@ def _developer(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Me
 
 
 def _user(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
-    return [Message(Role.USER, _text(message, index), name=_optional(message, "name", index))]
+    name = _optional(message, "name", index)
+    return [Message(Role.USER, _text(message, index), name=name)]
 
 
 def _assistant(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
@@ -137,7 +143,9 @@ def _call(request: Any, index: int, calls: _Calls) -> Message:
         raise _error(index, "a tool call must look like {'id', 'function': {'name', 'arguments'}}")
     arguments = _arguments(function.get("arguments"), name, index)
     id = request.get("id")
-    calls.add(id if isinstance(id, str) else None, name)
+    if not isinstance(id, str):
+        id = None
+    calls.add(id, name)
     return Message(
         Role.ASSISTANT,
         arguments,

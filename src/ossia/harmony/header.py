@@ -77,7 +77,8 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
         elif marker == CONSTRAIN:
             words = fields.take_constrained(words)
         else:
-            if segments[n + 1 : n + 2] and segments[n + 1][0] == CONSTRAIN:
+            following = segments[n + 1 : n + 2]
+            if following and following[0][0] == CONSTRAIN:
                 text = text.removesuffix(" ")
             words = fields.take_author(text, named)
         fields.take_words(words)
@@ -123,7 +124,8 @@ def written(field: Field, text: str) -> str:
     """A word of a header: `text`, in quotes unless it reads back without. `name` follows a role and
     a colon, `author` is a tool's, `constrained` a content type after CONSTRAIN.
     """
-    if not text or (_unquoted(text) == text and _is_plain(field, text)):
+    is_quoted = _unquoted(text) != text
+    if not text or (not is_quoted and _is_plain(field, text)):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
@@ -138,13 +140,19 @@ def _is_plain(field: Field, text: str) -> bool:
         case "author":
             roles = _ROLES.match(text)
             rest = text[roles.end() :] if roles else text
-            is_role = text.strip(":").lower() in list(Role) or rest[:1] == ":"
-            return text[0].isalnum() and not is_role and not _is_header_word(rest)
+            word = text.strip(":").lower()
+            if word in list(Role) or rest[:1] == ":":
+                return False
+            return text[0].isalnum() and not _is_header_word(rest)
         case "recipient":
             return _NAME_END.search(text) is None
         case "channel" | "constrained":
-            is_one = not text.startswith(TO) and _PIECES.findall(text) in ([], [text])
-            return is_one and (field == "constrained" or _known_channel(text) in (None, text))
+            if text.startswith(TO):
+                return False
+            if _PIECES.findall(text) not in ([], [text]):
+                return False
+            meant = None if field == "constrained" else _known_channel(text)
+            return meant in (None, text)
     return _is_type(text)
 
 
@@ -161,7 +169,9 @@ def _split_name(text: str) -> tuple[str, str]:
 
 def _is_type(word: str) -> bool:
     """Whether a bare word is a content type wherever it stands."""
-    return word in TYPES or _MIME.fullmatch(word) is not None or _unquoted(word) != word
+    if word in TYPES or _MIME.fullmatch(word):
+        return True
+    return _unquoted(word) != word
 
 
 def _unquoted(word: str) -> str:
@@ -179,7 +189,8 @@ def is_only_punctuation(text: str) -> bool:
     without brackets (`{}` may be a call's arguments).
     """
     kinds = {unicodedata.category(char) for char in text}
-    return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
+    brackets = {"Ps", "Pe"}
+    return not kinds & brackets and all(kind[0] in "PZC" for kind in kinds)
 
 
 def is_speech(text: str, *, in_header: bool = False) -> bool:
@@ -198,7 +209,8 @@ def is_speech(text: str, *, in_header: bool = False) -> bool:
 
 def is_cut_header_word(text: str) -> bool:
     """Whether text at the end of a stream is the beginning of a header word."""
-    return any(word.startswith(text.strip()) for word in (*Role, *CHANNELS, *TYPES, TO))
+    words = (*Role, *CHANNELS, *TYPES, TO)
+    return any(word.startswith(text.strip()) for word in words)
 
 
 def _is_header_word(word: str) -> bool:
@@ -273,7 +285,8 @@ class _Fields:
         if roles and self.role in (None, roles["role"]):
             rest = first[roles.end() :]
             if rest[:1] == ":":
-                name, left = _split_name(text[text.index(":") + 1 :])
+                after = text.partition(":")[2]
+                name, left = _split_name(after)
                 self._take_role(f"{roles[0]}:{name}", roles)
                 return left.split()
             if _is_header_word(rest):

@@ -46,8 +46,10 @@ class _Budget:
         import regex  # type: ignore[import-untyped]  # it has a clock, and reads ECMAScript's \p{..}
 
         begun = time.monotonic()
+        left = max(self.seconds, 1e-3)
         try:
-            return regex.search(pattern, text, timeout=max(self.seconds, 1e-3)) is not None
+            found = regex.search(pattern, text, timeout=left)
+            return found is not None
         except TimeoutError as error:
             raise Undecided("a pattern takes too long") from error
         finally:
@@ -67,7 +69,8 @@ def problems(value: Any, schema: Mapping[str, Any] | bool, *, certain: bool = Fa
     token = _budget.set(budget)
     try:
         # With a registry of our own no reference is fetched from the network.
-        validator = _validator()(schema, registry=referencing.Registry())
+        nothing = referencing.Registry()
+        validator = _validator()(schema, registry=nothing)
         found = islice(validator.iter_errors(value), MOST_PROBLEMS)
         told = [f"{error.json_path}: {error.message:.{LONGEST}}" for error in found]
     except RecursionError as error:
@@ -84,19 +87,22 @@ def _validator() -> Any:
     # slow to import, and rarely needed
     import jsonschema  # type: ignore[import-untyped, unused-ignore]
 
-    known = {**jsonschema.Draft7Validator.VALIDATORS, **jsonschema.Draft202012Validator.VALIDATORS}
+    old = jsonschema.Draft7Validator.VALIDATORS
+    known = {**old, **jsonschema.Draft202012Validator.VALIDATORS}
     known |= {
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
-        "items": _items(known["items"], jsonschema.Draft7Validator.VALIDATORS["items"]),
+        "items": _items(known["items"], old["items"]),
         "exclusiveMinimum": _exclusive(known["exclusiveMinimum"], "minimum"),
         "exclusiveMaximum": _exclusive(known["exclusiveMaximum"], "maximum"),
     }
     for name in ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef"):
         known[name] = _without_patterns(known[name])
-    checks = {name: _guarded(name, check) for name, check in known.items()}
+    checks = {}
+    for name, check in known.items():
+        checks[name] = _guarded(name, check)
     return jsonschema.validators.extend(jsonschema.Draft202012Validator, validators=checks)
 
 
@@ -135,7 +141,9 @@ def _without_patterns(check: Check) -> Check:
 
 
 def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
-    if isinstance(value, str) and not _budget.get().found(pattern, value):
+    if not isinstance(value, str):
+        return
+    if not _budget.get().found(pattern, value):
         yield from _wrong(f"{value!r} does not match {pattern!r}")
 
 
@@ -153,8 +161,9 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
         return
     patterns = schema.get("patternProperties") or ()
     for key, item in value.items():
-        is_declared = key in (schema.get("properties") or ())
-        if is_declared or any(_budget.get().found(pattern, key) for pattern in patterns):
+        if key in (schema.get("properties") or ()):
+            continue
+        if any(_budget.get().found(pattern, key) for pattern in patterns):
             continue
         if wanted is False:
             yield from _wrong(f"the key {key!r} is not allowed")
@@ -163,10 +172,13 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
 
 
 def _unique_items(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
-    if wanted is True and isinstance(value, list):
-        texts = {json.dumps(_whole(item), sort_keys=True) for item in value}
-        if len(texts) < len(value):
-            yield from _wrong("there are equal items in it")
+    if wanted is not True or not isinstance(value, list):
+        return
+    texts = set()
+    for item in value:
+        texts.add(json.dumps(_whole(item), sort_keys=True))
+    if len(texts) < len(value):
+        yield from _wrong("there are equal items in it")
 
 
 def _whole(value: Any) -> Any:
@@ -175,7 +187,9 @@ def _whole(value: Any) -> Any:
         return [_whole(item) for item in value]
     if isinstance(value, dict):
         return {key: _whole(item) for key, item in value.items()}
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
 
 
 def _items(of_today: Check, of_old: Check) -> Check:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.harmony import HarmonyGrammar, Message, MessageEnd, UnknownTool, read_arguments
-from ossia.harmony.grammar.schema import Relaxed
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.validation import Undecided, problems
 from ossia.tools import Toolbox, ToolTarget
 

@@ -23,7 +23,7 @@ from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool
 from ossia.harmony.grammar.bodies import JsonFormat, compile_body, vocabulary
 from ossia.harmony.grammar.completion import harmony_grammar
-from ossia.harmony.grammar.schema import Relaxed
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.validation import Undecided, problems
 from ossia.tokenizer import Tokenizer
 

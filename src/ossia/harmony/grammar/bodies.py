@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar.compiling import panics_as_errors
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.grammar.patterns import translate_whole
-from ossia.harmony.grammar.schema import Relaxed, json_grammar
+from ossia.harmony.grammar.schema import json_grammar
 from ossia.harmony.messages import ResponseFormat
 from ossia.tokenizer import Tokenizer
 

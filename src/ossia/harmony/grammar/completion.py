@@ -38,7 +38,7 @@ from ossia.harmony.grammar.bodies import (
     vocabulary,
 )
 from ossia.harmony.grammar.constraint import Body, HarmonyGrammar, Place
-from ossia.harmony.grammar.schema import Relaxed
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.messages import (
     CONSTRAIN,
     FUNCTIONS,
@@ -116,7 +116,8 @@ def harmony_grammar(
     """
     _check_budget(reasoning_budget)
     with blaming("tools"):
-        callees = list(_callees([_function(tool) for tool in tools], custom, namespaces, strict))
+        functions = [_function(tool) for tool in tools]
+        callees = list(_callees(functions, custom, namespaces, strict))
         _check_names(callees)
     with blaming("tool_choice"):
         chosen, must_call = _choose(callees, tool_choice)
@@ -199,7 +200,8 @@ class _Messages:
         except GrammarError as error:
             if not isinstance(wanted, JsonFormat) or wanted.is_strict:
                 raise
-            relaxed = [Relaxed(what, "#", str(error).removeprefix(f"{what}: "))]
+            reason = str(error).removeprefix(f"{what}: ")
+            relaxed = [Relaxed(what, "#", reason)]
             matcher = compile_body(_type_alone(wanted), self.tokens, what)
         if relaxed:
             self.relaxed[recipient] = tuple(dict.fromkeys(relaxed))
@@ -207,7 +209,9 @@ class _Messages:
 
 
 def _type_alone(format: JsonFormat) -> JsonFormat:
-    types = format.schema.get("type", "object") if isinstance(format.schema, Mapping) else "object"
+    types = "object"
+    if isinstance(format.schema, Mapping):
+        types = format.schema.get("type", types)
     return JsonFormat({"type": types})
 
 
@@ -283,10 +287,13 @@ def _arguments(tool: FunctionTool, what: str, *, is_strict: bool) -> JsonFormat:
     if not isinstance(tool.parameters, Mapping):
         raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
     types = tool.parameters.get("type")
-    is_object = types in (None, "object") or (isinstance(types, list) and "object" in types)
+    is_object = types in (None, "object")
+    if isinstance(types, list):
+        is_object = "object" in types
     if is_strict and not is_object:
         raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
-    return JsonFormat({**tool.parameters, "type": "object", "nullable": None}, is_strict)
+    schema = {**tool.parameters, "type": "object", "nullable": None}
+    return JsonFormat(schema, is_strict)
 
 
 def _check_names(callees: list[_Callee]) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from ossia.harmony.grammar.bodies import Mask
-    from ossia.harmony.grammar.schema import Relaxed
+    from ossia.harmony.grammar.keywords import Relaxed
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,10 +26,8 @@ The rewriting
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from functools import reduce
 from itertools import combinations
 from operator import getitem
@@ -38,97 +36,32 @@ from urllib.parse import unquote
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar.compiling import Complaint, compiled
+from ossia.harmony.grammar.keywords import (
+    ANY_LINE,
+    ANY_TEXT,
+    FREE_FORMATS,
+    HARMLESS,
+    HINTS,
+    REFUSED,
+    WEAKER,
+    Refusal,
+    Relaxed,
+    Schema,
+    inwards,
+    is_finite,
+    plain,
+    respelt,
+    without_tuples,
+)
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
 from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, disjoint, ends
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
 
-# Keywords of JSON schema, of this or an older draft, that restrict values but are not enforced.
-_REFUSED = {
-    "not",
-    "if",
-    "then",
-    "else",
-    "contains",
-    "minContains",
-    "maxContains",
-    "uniqueItems",
-    "propertyNames",
-    "dependentRequired",
-    "dependentSchemas",
-    "dependencies",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "additionalItems",
-    "$dynamicRef",
-    "$recursiveRef",
-    "extends",
-    "disallow",
-    "divisibleBy",
-}
-_HINTS = {
-    "additionalItems": ": write `prefixItems` and `items`",
-    "uniqueItems": ": say so in the description and check the call",
-    "oneOf": ": its options may overlap; use `anyOf`, "
-    "or give each a required property with another `const`",
-}
-# What is taken out of a rewritten schema that the compiler refuses, one after the other, until it
-# compiles. Keys that only make sense together go together.
-_WEAKER: tuple[tuple[str, ...], ...] = (
-    ("pattern",),
-    ("allOf",),
-    ("minLength", "maxLength"),
-    ("minimum", "maximum", "multipleOf"),
-    ("minItems", "maxItems"),
-    ("minProperties", "maxProperties"),
-    ("patternProperties", "additionalProperties"),
-    ("anyOf",),
-    ("type",),
-    ("enum",),
-    ("const",),
-    ("$ref",),
-    ("required",),
-    ("properties", "required", "patternProperties", "additionalProperties"),
-)
-# Patterns that every key matches, and every key of one line: how TypeBox and others write a map.
-_ANY_TEXT = ("", ".*")
-_ANY_LINE = ("^.*$", "^(.*)$")
-_HARMLESS: dict[str, list[Any]] = {  # values with which a refused keyword restricts nothing
-    "uniqueItems": [False],
-    "propertyNames": [True, {}, {"type": "string"}],
-}
-_FREE_FORMATS = ("password", "path", "file-path", "directory-path")  # any text has them
-
 Path = tuple[str | int, ...]
-Schema = dict[str, Any]
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Relaxed:
-    """A keyword that sampling is not held to. `schema`: whose it is, as errors call it; `keyword`:
-    its place in it, a JSON pointer.
-    """
-
-    schema: str
-    keyword: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.schema}: {self.keyword} {self.reason}"
-
-    @property
-    def is_annotation(self) -> bool:
-        """Whether a value cannot fail it: by JSON schema's default, formats only describe."""
-        return self.keyword.endswith("/format")
-
-
-class _Refusal(GrammarError):
-    def __init__(self, found: Relaxed) -> None:
-        super().__init__(str(found))
-        self.found = found
 
 
 def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -> str:
@@ -139,30 +72,11 @@ def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -
     GrammarError with the keyword and place that cannot be enforced, or relaxed.
     """
     try:
-        return _Rewriting(_plain(schema), what, relaxed).run()
+        return _Rewriting(plain(schema), what, relaxed).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    """Any mapping as a dict and any sequence as a list, with string keys. Raises TypeError for a
-    value that is not JSON.
-    """
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is not a string")
-            key.encode()  # a lone surrogate cannot be
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str):
-        value.encode()
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"{value!r:.60} is not a JSON value")
 
 
 class _Rewriting:
@@ -195,17 +109,20 @@ class _Rewriting:
             if error is None:
                 return grammar
             where, schema, error = next(self._culprits(error), ((), root, error))
-            hint = _HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
+            hint = HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
             refusal = self._refused(where, f"cannot be enforced{hint}")
             if self._relaxed is None or not schema:
                 raise refusal
             self._weaken(schema, where, refusal)
 
-    def _weaken(self, schema: Schema, where: Path, refusal: _Refusal) -> None:
+    def _weaken(self, schema: Schema, where: Path, refusal: Refusal) -> None:
         """Takes out of a rewritten schema what keeps it from compiling; at worst, everything."""
-        for keys in _WEAKER:
+        for keys in WEAKER:
             weaker = {key: value for key, value in schema.items() if key not in keys}
-            if len(weaker) == len(schema) or self._compile(weaker)[1] is not None:
+            if len(weaker) == len(schema):
+                continue
+            _, error = self._compile(weaker)
+            if error is not None:
                 continue
             taken = next(key for key in keys if key in schema)
             self._note(self._refused((*where, taken), refusal.found.reason))
@@ -216,7 +133,7 @@ class _Rewriting:
         schema.clear()
         schema.update(weaker)
 
-    def _note(self, refusal: _Refusal) -> None:
+    def _note(self, refusal: Refusal) -> None:
         """Relaxes what was refused, or raises."""
         if self._relaxed is None:
             raise refusal
@@ -226,7 +143,7 @@ class _Rewriting:
         """What `make` makes. If that is refused, and may be relaxed: `instead`, and a note."""
         try:
             return make(*args, **more)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             self._note(refusal)
             return instead
 
@@ -242,7 +159,8 @@ class _Rewriting:
         definitions.
         """
         size = len(json.dumps(self._definitions))
-        for where, schema in self._made[: max(0, SEARCHED - self._searched) // size]:
+        left = max(0, SEARCHED - self._searched)
+        for where, schema in self._made[: left // size]:
             self._searched += size
             _, its_error = self._compile(schema)
             if its_error is not None and (its_error.kind != "empty" or error.kind == "empty"):
@@ -251,10 +169,10 @@ class _Rewriting:
     def _at(self, where: Path) -> Any:
         return reduce(getitem, where, self._root)
 
-    def _refused(self, where: Path, why: str) -> _Refusal:
+    def _refused(self, where: Path, why: str) -> Refusal:
         parts = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
         pointer = "".join(f"/{part}" for part in parts)
-        return _Refusal(Relaxed(self._what, f"#{pointer}", why))
+        return Refusal(Relaxed(self._what, f"#{pointer}", why))
 
     # -- one schema
 
@@ -266,9 +184,9 @@ class _Rewriting:
             return node
         if not isinstance(node, dict):
             raise self._refused(where, f"should be a schema, found {node!r:.60}")
-        node = _respelt(node)
+        node = respelt(node)
         if self._relaxed is not None:
-            node = _without_tuples(node)
+            node = without_tuples(node)
         out: dict[str, Any] = {}
         for key in node:
             self._try(None, self._refuse_keyword, key, node[key], (*where, key))
@@ -299,8 +217,8 @@ class _Rewriting:
         return value
 
     def _refuse_keyword(self, key: str, value: Any, where: Path) -> None:
-        if key in _REFUSED and value not in _HARMLESS.get(key, []):
-            raise self._refused(where, f"cannot be enforced{_HINTS.get(key, '')}")
+        if key in REFUSED and value not in HARMLESS.get(key, []):
+            raise self._refused(where, f"cannot be enforced{HINTS.get(key, '')}")
         if key == "$id" and len(where) > 1:
             raise self._refused(
                 where, "starts a document within the document, which is not supported"
@@ -327,7 +245,7 @@ class _Rewriting:
         if key not in node:
             return None
         value = node[key]
-        if not _is_finite(value) or value != int(value) or value < 0:
+        if not is_finite(value) or value != int(value) or value < 0:
             raise self._refused(
                 (*where, key), f"should be a whole number, 0 or more, found {value!r:.60}"
             )
@@ -343,10 +261,12 @@ class _Rewriting:
         self._copy_counts(node, out, where, "minLength", "maxLength")
         found = []
         if "pattern" in node:
-            found.append(self._try("", self._pattern, node["pattern"], (*where, "pattern")))
+            at = (*where, "pattern")
+            found.append(self._try("", self._pattern, node["pattern"], at))
         may_be_string = "string" in out.get("type", TYPES)
-        if "format" in node and may_be_string and node["format"] not in _FREE_FORMATS:
-            found.append(self._try("", self._format, node["format"], (*where, "format")))
+        if "format" in node and may_be_string and node["format"] not in FREE_FORMATS:
+            at = (*where, "format")
+            found.append(self._try("", self._format, node["format"], at))
         patterns = [pattern for pattern in found if pattern]
         if patterns:
             out["pattern"] = patterns[0]
@@ -378,7 +298,8 @@ class _Rewriting:
         if maximum is not None:
             out["maximum"] = maximum
         if "multipleOf" in node:
-            step = self._try(0, self._step, node["multipleOf"], (*where, "multipleOf"))
+            at = (*where, "multipleOf")
+            step = self._try(0, self._step, node["multipleOf"], at)
             if step:
                 out["multipleOf"] = step
 
@@ -393,7 +314,7 @@ class _Rewriting:
         for name in (key, exclusive_key):
             if name in node:
                 value = self._number(node[name], (*where, name))
-                lower_bounds.append(_inwards(side * value, is_whole, name == exclusive_key))
+                lower_bounds.append(inwards(side * value, is_whole, name == exclusive_key))
         if not lower_bounds:
             return None
         lower = max(lower_bounds)
@@ -404,7 +325,7 @@ class _Rewriting:
         return side * max(lower, -SAFE)
 
     def _number(self, value: Any, where: Path) -> Decimal:
-        if not _is_finite(value):
+        if not is_finite(value):
             raise self._refused(where, f"should be a number, found {value!r:.60}")
         return Decimal(repr(value))
 
@@ -482,8 +403,8 @@ class _Rewriting:
         given = node.get("patternProperties", {})
         if isinstance(given, dict) and len(given) == 1:
             (key,) = given
-            is_map = self._relaxed is not None and others is not False and key in _ANY_LINE
-            if key in _ANY_TEXT or is_map:
+            is_map = self._relaxed is not None and others is not False and key in ANY_LINE
+            if key in ANY_TEXT or is_map:
                 return {}, self._schema(given[key], (*where, "patternProperties", key))
         nothing: Schema | None = None
         patterns = self._try(nothing, self._pattern_properties, node, named, where)
@@ -552,12 +473,15 @@ class _Rewriting:
         if "enum" in node:
             self._try(None, self._copy_enum, node, out, where)
         if "$ref" in node:
-            target = self._try(None, self._target, node["$ref"], (*where, "$ref"))
+            at = (*where, "$ref")
+            target = self._try(None, self._target, node["$ref"], at)
             if target is not None:
-                out["$ref"] = DEFINITIONS + self._names.setdefault(target, str(len(self._names)))
+                name = self._names.setdefault(target, str(len(self._names)))
+                out["$ref"] = DEFINITIONS + name
         for key in ("allOf", "anyOf", "oneOf"):
             if key in node:
-                options = self._try([], self._options, node[key], (*where, key))
+                at = (*where, key)
+                options = self._try([], self._options, node[key], at)
                 already = out.get(key, [])  # `allOf` may hold a format
                 if options:
                     out[key] = already + options
@@ -566,8 +490,11 @@ class _Rewriting:
         out["const"] = self._value(node["const"], (*where, "const"))
 
     def _copy_enum(self, node: Schema, out: Schema, where: Path) -> None:
-        values = self._list(node["enum"], (*where, "enum"))
-        out["enum"] = [self._value(value, (*where, "enum", n)) for n, value in enumerate(values)]
+        at = (*where, "enum")
+        kept = []
+        for n, value in enumerate(self._list(node["enum"], at)):
+            kept.append(self._value(value, (*at, n)))
+        out["enum"] = kept
 
     def _value(self, value: Any, where: Path) -> Any:
         """A constant; its numbers must be numbers that the compiler writes as it read them."""
@@ -610,11 +537,12 @@ class _Rewriting:
         """
         for where, schema in self._made:
             options = schema.get("oneOf", ())
-            is_proved = all(disjoint(a, b, self._definitions) for a, b in combinations(options, 2))
+            pairs = combinations(options, 2)
+            is_proved = all(disjoint(a, b, self._definitions) for a, b in pairs)
             if not options or not (is_proved or self._relaxed is not None):
                 continue
             if not is_proved:
-                why = f"cannot be enforced{_HINTS['oneOf']}"
+                why = f"cannot be enforced{HINTS['oneOf']}"
                 self._note(self._refused((*where, "oneOf"), why))
             del schema["oneOf"]
             if "anyOf" in schema:
@@ -637,37 +565,6 @@ class _Rewriting:
         return {name for name in candidates if ends(self._definitions[name], ending)}
 
 
-def _respelt(node: Schema) -> Schema:
-    """One schema, without those in it, in the keywords of today."""
-    out = {key: value for key, value in node.items() if value is not None or key == "const"}
-    for key in ("minimum", "maximum"):
-        exclusive = f"exclusive{key.capitalize()}"
-        if out.get(exclusive) is False:
-            del out[exclusive]
-        elif out.get(exclusive) is True and key in out:
-            out[exclusive] = out.pop(key)
-    return out
-
-
-def _without_tuples(node: Schema) -> Schema:
-    """One schema, its tuple in the keywords of today."""
-    out = dict(node)
-    rest = out.pop("additionalItems", True)  # it says nothing without a list
-    if isinstance(out.get("items"), list):
-        first = out["items"]
-        out["items"] = rest
-        if first:
-            out["prefixItems"] = first
-    return out
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether it is a finite number. Booleans are ints to Python, but not to JSON."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
-
-
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:
     """What `out` says of the keys that are not in `properties`."""
     if patterns:
@@ -684,17 +581,3 @@ def _key_pattern(named: Iterable[str], others: Any) -> str:
 
 def _has_controls(name: str) -> bool:
     return any(char < " " or char == "\x7f" for char in name)
-
-
-def _inwards(lower: Decimal, whole: bool, exclusive: bool) -> int | float:
-    """A lower bound as an inclusive one of at most 15 digits, never below the given.
-
-    That many digits survive a double, so that a number which is at least the bound as text is so
-    as a number too.
-    """
-    digits = max(1, lower.adjusted() + 1) if lower else 1
-    unit = Decimal(1) if whole else Decimal(1).scaleb(min(0, digits - 15))
-    bound = (lower / unit).to_integral_value(ROUND_CEILING) * unit
-    if exclusive and bound == lower:
-        bound += unit
-    return int(bound) if bound == bound.to_integral_value() else float(bound)
