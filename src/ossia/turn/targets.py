@@ -6,7 +6,7 @@ Knows a toolbox and how arguments are read and mended; nothing of tokens, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +60,9 @@ def read_call(
 
 
 def _misfit(value: Any, schema: Any) -> str | None:
+    """Arguments are an object, whatever the schema says."""
+    if isinstance(schema, Mapping):
+        schema = {**schema, "type": "object"}
     try:
         found = problems(value, schema)
     except Undecided:

@@ -170,3 +170,19 @@ def test_a_check_ends() -> None:
 def test_a_keyword_of_the_wrong_form_says_nothing(odd: Any) -> None:
     assert problems({"a": [1]}, {"properties": {"a": odd}}) is None
     assert "'x' is not one of" in str(problems("x", odd | {"enum": ["y"]}))
+
+
+def test_arguments_are_an_object_whatever_the_schema_says(nano: Tokenizer) -> None:
+    odd = {"type": "string", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    grammar = harmony_grammar(nano, tools=[FunctionTool("f", "", odd)], strict=())
+    assert [note.keyword for note in grammar.relaxed["functions.f"]] == ["#/type"]
+
+
+def test_a_schema_that_cannot_be_relaxed_keeps_its_type(nano: Tokenizer) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"type": "array", "items": deep}
+    tool = FunctionTool("f", "", {"type": "object", "properties": {"a": deep}})
+    grammar = harmony_grammar(nano, tools=[tool], strict=())
+    (note,) = grammar.relaxed["functions.f"]
+    assert note.keyword == "#" and "too deeply" in note.reason

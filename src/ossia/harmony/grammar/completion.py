@@ -124,7 +124,12 @@ def harmony_grammar(
     make = _Messages(tokenizer)
     call_ends = (CALL, END) if parallel_calls else (CALL,)
     with blaming("tools"):
-        calls = [make.message(each.header, call_ends, each.body, each.what) for each in chosen]
+        calls = []
+        for each in chosen:
+            calls.append(make.message(each.header, call_ends, each.body, each.what))
+            if not each.is_object:
+                note = Relaxed(each.what, "#/type", "is not object, which arguments are")
+                make.relaxed[each.name] = (note, *make.relaxed.get(each.name, ()))
     answers = []
     if not must_call:
         with blaming("response_format"):
@@ -249,6 +254,7 @@ class _Callee:
     header: Message
     body: BodyFormat | None
     what: str
+    is_object: bool = True  # whether the schema allows objects, which arguments are
 
     @property
     def name(self) -> str:
@@ -268,7 +274,8 @@ def _callees(
             name = f"{namespace.name}.{tool.name}"
             what = f"tool {tool.name if namespace.name == FUNCTIONS else name!r}: parameters"
             body = _arguments(tool, what, is_strict=strict is None or name in strict)
-            yield _Callee(_header_of(channel, name, content_type), body, what)
+            header = _header_of(channel, name, content_type)
+            yield _Callee(header, body, what, _may_be_object(tool.parameters))
         if not namespace.tools and namespace.name != FUNCTIONS:
             yield _Callee(
                 _header_of(channel, namespace.name, CODE), None, f"tool {namespace.name!r}"
@@ -286,14 +293,16 @@ def _arguments(tool: FunctionTool, what: str, *, is_strict: bool) -> JsonFormat:
         return JsonFormat({"type": "object"})
     if not isinstance(tool.parameters, Mapping):
         raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
-    types = tool.parameters.get("type")
-    is_object = types in (None, "object")
-    if isinstance(types, list):
-        is_object = "object" in types
-    if is_strict and not is_object:
-        raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
+    if is_strict and not _may_be_object(tool.parameters):
+        found = tool.parameters["type"]
+        raise GrammarError(f"{what}: #/type must be 'object', found {found!r:.60}")
     schema = {**tool.parameters, "type": "object", "nullable": None}
     return JsonFormat(schema, is_strict)
+
+
+def _may_be_object(schema: Any) -> bool:
+    types = schema.get("type") if isinstance(schema, Mapping) else None
+    return types is None or "object" in (types if isinstance(types, list) else [types])
 
 
 def _check_names(callees: list[_Callee]) -> None:
