@@ -10,7 +10,8 @@
     │   ├── ParseError            tokens that are not well-formed Harmony (strict parsing only)
     │   └── GrammarError          a schema or pattern that sampling cannot be held to
     │       └── ToolChoiceError     a choice of tools that the declared ones do not allow
-    ├── RequestError            a request that cannot be run: too long, a bad sampling value
+    ├── RequestError            a request that cannot be run: a bad sampling value
+    │   └── PromptTooLong         a prompt that leaves no room for an answer
     ├── ToolError               a tool that was declared or called wrongly
     ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
     ├── DataError               training data that is damaged, missing or of another vocabulary
@@ -100,6 +101,18 @@ class ToolChoiceError(GrammarError):
 
 class RequestError(OssiaError, ValueError):
     """A generation request that cannot be run."""
+
+
+class PromptTooLong(RequestError):
+    """A prompt that leaves no room for an answer. `tokens`: it has; `most`: prompt and answer may
+    have together.
+    """
+
+    def __init__(self, tokens: int, most: int, field: str = "prompt") -> None:
+        message = f"the prompt has {tokens} tokens; the context holds {most}"
+        super().__init__(message, field, CONTEXT_EXCEEDED)
+        self.tokens = tokens
+        self.most = most
 
 
 class ToolError(OssiaError):

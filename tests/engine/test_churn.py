@@ -13,7 +13,7 @@ import ossia
 from ossia.config import ModelConfig
 from ossia.engine import Engine, SamplingParams
 from ossia.engine.budget import make_tables, page_bytes, streams_within, tokens_within
-from ossia.errors import RequestError
+from ossia.errors import PromptTooLong, RequestError
 from ossia.llm import LLM
 
 Asked = tuple[list[int], SamplingParams, int]
@@ -132,6 +132,19 @@ def test_more_tokens_than_memory_holds_are_refused_with_the_numbers(llm: LLM) ->
     with pytest.raises(RequestError, match=r"40 tokens and 500 are asked for; .* holds 64"):
         engine.submit([1] * 40, SamplingParams(max_tokens=500))
     assert len(list(engine.generate([1] * 40, SamplingParams(temperature=0, seed=1)))) == 24
+
+
+def test_one_request_can_have_what_the_memory_holds(llm: LLM) -> None:
+    context = llm.model.config.max_context_length
+    assert Engine(llm.model).longest == context
+    engine = Engine(llm.model, capacity=64)
+    assert engine.longest == 64
+    with pytest.raises(PromptTooLong) as caught:
+        engine.submit([1] * 64, SamplingParams())
+    assert (caught.value.tokens, caught.value.most, caught.value.field) == (64, 64, "prompt")
+    small = Engine(llm.model, kv_memory=1 << 20)
+    assert 1 < small.longest < context
+    assert len(list(small.generate([1] * (small.longest - 1), SamplingParams()))) == 1
 
 
 def test_little_memory_is_for_few_requests() -> None:

@@ -21,6 +21,7 @@ from ossia.harmony import (
     SystemContent,
     ToolNamespace,
 )
+from ossia.harmony.chat_messages import messages_from_chat
 
 WEATHER = {
     "type": "function",
@@ -289,3 +290,38 @@ def test_bad_chat_messages_are_named(message: Any, said: str) -> None:
 def test_misshapen_chats_are_named(messages: Any, tools: Any, said: str) -> None:
     with pytest.raises(HarmonyError, match=re.escape(said)):
         Conversation.from_chat(messages, tools=tools)
+
+
+def test_a_result_belongs_to_the_one_open_call() -> None:
+    def called(*calls: tuple[str | None, str]) -> dict[str, Any]:
+        made = [{"id": id, "function": {"name": name, "arguments": "{}"}} for id, name in calls]
+        return {"role": "assistant", "content": None, "tool_calls": made}
+
+    def names(*messages: dict[str, Any]) -> list[str | None]:
+        found = messages_from_chat(messages, system=None)
+        return [message.name for message in found if message.role is Role.TOOL]
+
+    result = {"role": "tool", "content": "r"}
+    one = called(("c1", "f"))
+    other = called((None, "g"))
+    assert names(one, result) == ["functions.f"]
+    assert names(one, result | {"tool_call_id": "c1"}, other, result) == [
+        "functions.f",
+        "functions.g",
+    ]
+    assert names(one, result | {"tool_call_id": ""}) == ["functions.f"]
+    two = called(("c1", "f"), ("c2", "g"))
+    assert names(two, result | {"tool_call_id": "c2"}, result) == ["functions.g", "functions.f"]
+    assert names(two, result | {"name": "f"}, result) == ["functions.f", "functions.g"]
+    for messages in ([two, result], [one, result, result], [one, result | {"tool_call_id": "x"}]):
+        with pytest.raises(HarmonyError, match="no call before it has the tool_call_id"):
+            names(*messages)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_json_are_named(number: float) -> None:
+    arguments = {"a": [1.5, {"b": number}]}
+    call = {"id": "c", "function": {"name": "f", "arguments": arguments}}
+    with pytest.raises(HarmonyError, match="arguments of the call to 'f' are not JSON") as caught:
+        messages_from_chat([{"role": "assistant", "content": None, "tool_calls": [call]}])
+    assert caught.value.field == "messages[0]"

@@ -98,7 +98,8 @@ def test_malformed_corpus(entry: dict[str, Any], tokenizer: Tokenizer) -> None:
         ("assistant here<|end|>", [("assistant", None, None, None, "assistant here")]),
         ("<|channel|>finalizing it<|end|>", [("assistant", None, None, None, "finalizing it")]),
         ("<|channel|>final{}<|return|>", [("assistant", "final", None, None, "{}")]),
-        ("<|channel|>final {}", [("assistant", None, None, None, "{}")]),
+        ("<|channel|>final {}", [("assistant", "final", None, None, "{}")]),
+        ("<|channel|>final The answer", [("assistant", "final", None, None, "The answer")]),
         ("<|channel|>final<|message|>42", [("assistant", "final", None, None, "42")]),
         # a channel glued to its text: only what cannot be one word, and never the final answer
         (

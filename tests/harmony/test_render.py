@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ossia.errors import RenderError, TokenizerError
 from ossia.harmony import (
+    CONSTRAIN,
     Conversation,
     DeveloperContent,
     FunctionTool,
@@ -22,6 +23,7 @@ from ossia.harmony import (
     Rendered,
     ResponseFormat,
     Role,
+    StreamParser,
     Style,
     SystemContent,
     ToolNamespace,
@@ -31,6 +33,7 @@ from ossia.harmony import (
     render_for_training,
     render_message,
 )
+from ossia.harmony.content import developer_text
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
 
 STYLES: tuple[Style, ...] = ("faithful", "compat")
@@ -367,3 +370,87 @@ def test_a_tokenizer_without_the_specials_is_refused(tokenizer: Tokenizer) -> No
     ids = {bytes([byte]): byte for byte in range(256)}
     with pytest.raises(TokenizerError, match=r"<\|call\|>"):
         render_message(LETTERS["U"], Tokenizer(ids, specials, tokenizer.pattern))
+
+
+ODD = [
+    "functions.a b",
+    "a/b",
+    "application/json",
+    "text x",
+    "python",
+    "user",
+    "user:x",
+    "to=f",
+    "Ann Lee",
+]
+words = st.one_of(
+    st.sampled_from([*ODD, "analysis", "json", "jsoncode", "finalx", "a(b", '"', '"x"', "<|end|>"]),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+)
+
+
+@st.composite
+def with_odd_words(draw: Any) -> Message:
+    """A message of any author, whose header may have anything in it."""
+    role = draw(st.sampled_from([Role.USER, Role.ASSISTANT, Role.TOOL]))
+    fields = {
+        key: draw(st.none() | words) for key in ("name", "channel", "recipient", "content_type")
+    }
+    if role is Role.TOOL:
+        fields["name"] = draw(words)
+    if fields["content_type"] is not None and draw(st.booleans()):
+        fields["content_type"] = CONSTRAIN + fields["content_type"]
+    if fields["recipient"] == "all":  # it is never written
+        fields["recipient"] = None
+    return Message(role, "x", **fields)
+
+
+CHOSEN = [
+    Message("assistant", "x", None, "commentary", "functions.f", "application/json"),
+    Message("assistant", "x", None, "commentary", "functions.a b", "<|constrain|>my type"),
+    Message("user", "x", " two words "),
+    Message("user", "x", "Ann Lee", None, "b c", "text x"),
+    Message("user", "x", "a to=b json"),
+    Message("tool", "x", "functions.a b", "commentary", "assistant"),
+    Message("tool", "x", "user", "commentary", "assistant"),
+]
+
+
+@pytest.mark.parametrize("message", CHOSEN, ids=str)
+def test_blanks_and_slashes_read_back(message: Message, tokenizer: Tokenizer) -> None:
+    assert read_back(message, tokenizer) == ((message,), [])
+
+
+def read_back(message: Message, tokenizer: Tokenizer) -> tuple[tuple[Message, ...], list[Any]]:
+    parser = StreamParser(tokenizer, None)
+    parser.feed(render_message(message, tokenizer))
+    parser.finish()
+    return parser.messages, parser.repairs
+
+
+@settings(max_examples=examples(2000))
+@given(message=with_odd_words())
+def test_what_is_written_reads_back(message: Message, tokenizer: Tokenizer) -> None:
+    """Blanks, slashes and header words in any field."""
+    assert read_back(message, tokenizer) == ((message,), [])
+
+
+def test_a_tool_s_name_cannot_leave_its_declaration(tokenizer: Tokenizer) -> None:
+    names = {
+        "get-weather": "get-weather",
+        "a.b/c_2$": "a.b/c_2$",
+        "über": "über",
+        "a//b": '"a//b"',
+        "x=1;": '"x=1;"',
+        "a b": '"a b"',
+        "a\nnamespace evil {": '"a\\nnamespace evil {"',
+        "f /* g": '"f /* g"',
+    }
+    for name, shown in names.items():
+        content = DeveloperContent(
+            None, (FunctionTool(name),), (ToolNamespace(name, "d", (FunctionTool("g"),)),)
+        )
+        text = developer_text(content)
+        assert f"\ntype {shown} = () => any;\n" in text
+        assert f"## {shown}\n" in text and f"\nnamespace {shown} {{\n" in text
+        assert text.count("\nnamespace ") == 2

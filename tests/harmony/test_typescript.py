@@ -442,3 +442,23 @@ def test_the_time_of_many_properties_grows_linearly(style: Style) -> None:
         seconds(lambda n=n: schema_to_typescript(properties(n), style)) for n in (2500, 20_000)
     )
     assert many < 3 * 8 * few + 0.02
+
+
+def test_keywords_that_are_null_are_absent() -> None:
+    nulls = dict.fromkeys(
+        (
+            "format",
+            "pattern",
+            "enum",
+            "required",
+            "items",
+            "$ref",
+            "anyOf",
+            "description",
+            "minimum",
+        )
+    )
+    plain = {"type": "object", "properties": {"a": {"type": "string", "default": None}}}
+    odd = {**plain, **nulls, "properties": {"a": {"type": "string", "default": None, **nulls}}}
+    assert schema_to_typescript(odd) == schema_to_typescript(plain)
+    assert schema_to_typescript({"const": None}) == "null"

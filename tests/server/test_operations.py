@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import pytest
 
 from ossia import __version__
-from ossia.server import Settings
+from ossia.engine import Engine
+from ossia.llm import LLM
+from ossia.server import Settings, create_app
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey
 from ossia.tokenizer import Tokenizer
@@ -61,6 +64,24 @@ async def test_models(client_for: Any) -> None:
         assert (await client.get("/v1/models/openai/gpt-oss-20b")).json() == model
         missing = await client.get("/v1/models/gpt-9")
         assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+
+
+async def test_models_have_what_one_request_can_have(llm: LLM) -> None:
+    """The memory for keys and values may hold less than the model's context."""
+    engine = Engine(llm.model, kv_memory=1 << 20)
+    app = create_app(engine, llm.tokenizer, Settings())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            (model,) = (await client.get("/v1/models")).json()["data"]
+            most = model["max_model_len"]
+            assert most == engine.longest < llm.model.config.max_context_length
+            ids = [1] * (most - 1)
+            body = {"prompt": ids, "max_tokens": 50, "temperature": 0}
+            answer = (await client.post("/v1/completions", json=body)).json()
+            assert answer["usage"]["total_tokens"] == most
+            refused = await client.post("/v1/completions", json={"prompt": [*ids, 1]})
+            assert f"maximum context length is {most} tokens" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,9 @@ class Answers:
     model_name: str | None = option(None, "what clients call it", "NAME", shown="after MODEL")
     strict_model_names: bool = option(False, "refuse requests that name another model")
     default_effort: EffortWord = option("medium", "how much to reason where a request says nothing")
+    no_effort_in_system: bool = option(
+        False, "a line 'Reasoning: high' in a system message does not set the effort"
+    )
     unconstrained: bool = option(
         False,
         "do not hold answers to the grammar of Harmony and of their tools; schemas of a request "
@@ -260,6 +263,7 @@ def settings_of(options: Options) -> Settings:
         model_name=answers.model_name or _name(options.model),
         strict_model_names=answers.strict_model_names,
         effort=answers.default_effort,
+        effort_in_system=not answers.no_effort_in_system,
         constrained=not answers.unconstrained,
         keys=keys,
         max_queue=limits.max_queue,

@@ -39,7 +39,7 @@ from ossia.engine.sampling import RowState, Sampled, mask_ahead, sample_rows
 from ossia.engine.scheduler import Scheduler, Work
 from ossia.engine.scoring import prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
-from ossia.errors import CONTEXT_EXCEEDED, RequestError
+from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
@@ -206,6 +206,17 @@ class Engine:
             preemptions=scheduler.preemptions,
         )
 
+    @property
+    def longest(self) -> int:
+        """Tokens that one request can have, prompt and answer: the context, or as much of it as the
+        memory for keys and values holds.
+        """
+        return min(
+            self.config.max_context_length,
+            self.capacity,
+            self._scheduler.max_tokens_of(0),
+        )
+
     def prompt_logprobs(self, prompt: Sequence[int], top: int = 0) -> Iterator[list[PromptToken]]:
         """Log-probabilities of the prompt's tokens from the second one on, in chunks of at most
         `max_batch_tokens`, with the `top` (at most 128) likeliest tokens of each place. Steps may
@@ -221,12 +232,7 @@ class Engine:
             )
         self._check_ids(prompt)
         if len(prompt) > self.config.max_context_length:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens; "
-                f"the context holds {self.config.max_context_length}",
-                "prompt",
-                CONTEXT_EXCEEDED,
-            )
+            raise PromptTooLong(len(prompt), self.config.max_context_length)
         return prompt_logprobs(self._runner.model, prompt, top, self.max_batch_tokens)
 
     def generate(
@@ -286,15 +292,10 @@ class Engine:
     def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
         """How many tokens may be generated."""
         self._check_ids(prompt)
+        held = self.longest - len(prompt)
+        if held < 1:
+            raise PromptTooLong(len(prompt), self.longest)
         room = self.config.max_context_length - len(prompt)
-        if room < 1:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens; "
-                f"the context holds {self.config.max_context_length}",
-                "prompt",
-                CONTEXT_EXCEEDED,
-            )
-        held = min(self.capacity - len(prompt), self._scheduler.max_tokens_of(len(prompt)))
         wanted = 1 if params.max_tokens is None else min(room, params.max_tokens)
         if held < wanted:
             raise RequestError(
@@ -304,7 +305,7 @@ class Engine:
                 "prompt",
                 CONTEXT_EXCEEDED,
             )
-        return min(room, held) if params.max_tokens is None else wanted
+        return held if params.max_tokens is None else wanted
 
     # One step
 

@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from ossia.harmony.messages import FUNCTIONS, Message, Role
+from ossia.harmony.validation import problems
 
 Mend = Literal["code-fence", "extra-bracket", "missing-bracket", "trailing-comma", "raw-control"]
 
@@ -261,18 +262,14 @@ class _Brackets:
 
 
 def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
+    """Whether it is certain. A schema that is itself wrong validates nothing."""
     # slow to import, and rarely needed
     import jsonschema  # type: ignore[import-untyped, unused-ignore]
-    import referencing
 
-    validator = jsonschema.Draft202012Validator
     try:
         plain = schema if isinstance(schema, bool) else dict(schema)
-        validator.check_schema(plain)
-        if _has_regex(plain):
-            return False
-        # With a registry of our own no reference is fetched from the network.
-        return bool(validator(plain, registry=referencing.Registry()).is_valid(value))
+        jsonschema.Draft202012Validator.check_schema(plain)
+        return not _has_regex(plain) and problems(value, plain, certain=True) is None
     except Exception:  # a schema can be wrong in every way: types, references, endless recursion
         return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ossia.errors import HarmonyError
@@ -44,12 +45,14 @@ def messages_from_chat(
       content, on `final`, or on `commentary` if tool calls follow; then each tool call, to
       `functions.<name>`.
     - `tool`: a result from `functions.<name>` to the assistant, the name found by `tool_call_id`
-      among the calls before it, or given as `name`.
+      among the calls before it, or given as `name`; without both it is that of the one call that
+      has no result yet.
     Content is a string or a list of text parts. Raises HarmonyError, naming the message or tool
     that cannot be converted.
     """
     messages = as_list(messages, "messages")
-    declared = tuple(_declared(tool, index) for index, tool in enumerate(as_list(tools, "tools")))
+    listed = as_list(tools, "tools")
+    declared = tuple(_declared(tool, index) for index, tool in enumerate(listed))
     out = []
     if system is not None:
         out.append(Message(Role.SYSTEM, system))
@@ -60,10 +63,38 @@ def messages_from_chat(
     if instructions or declared:
         joined = "\n\n".join(instructions) if instructions else None
         out.append(Message(Role.DEVELOPER, DeveloperContent(joined, declared)))
-    calls: dict[str, str] = {}  # tool_call_id -> function name
+    calls = _Calls()
     for index in range(lead, len(messages)):
-        out += _CONVERT[_role(messages[index], index)](messages[index], index, calls)
+        role = _role(messages[index], index)
+        out += _CONVERT[role](messages[index], index, calls)
     return tuple(out)
+
+
+@dataclass
+class _Calls:
+    """The calls so far: names by id, and those without a result, as id and name."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    open: list[tuple[str | None, str]] = field(default_factory=list)
+
+    def add(self, id: str | None, name: str) -> None:
+        if id is not None:
+            self.names[id] = name
+        self.open.append((id, name))
+
+    def answered(self, id: str | None, name: str | None) -> str | None:
+        """The name of the call that a result belongs to, as far as it is known."""
+        is_nameless = not (id or name)
+        if is_nameless and len(self.open) == 1:
+            return self.open.pop()[1]
+        found = self.names.get(id) if id is not None else None
+        for call in self.open:
+            call_id, call_name = call
+            is_it = call_id == id if found else call_name == name
+            if is_it:
+                self.open.remove(call)
+                break
+        return found or name
 
 
 def _declared(tool: FunctionTool | Mapping[str, Any], index: int) -> FunctionTool:
@@ -78,15 +109,16 @@ def _declared(tool: FunctionTool | Mapping[str, Any], index: int) -> FunctionToo
     return declared
 
 
-def _developer(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+def _developer(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
     return [Message(Role.DEVELOPER, DeveloperContent(_text(message, index)))]
 
 
-def _user(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
-    return [Message(Role.USER, _text(message, index), name=_optional(message, "name", index))]
+def _user(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
+    name = _optional(message, "name", index)
+    return [Message(Role.USER, _text(message, index), name=name)]
 
 
-def _assistant(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+def _assistant(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
     out = []
     # Clients that send two of the names send the same text twice.
     thoughts = [_optional(message, key, index) for key in REASONING_KEYS]
@@ -104,14 +136,16 @@ def _assistant(message: Mapping[str, Any], index: int, calls: dict[str, str]) ->
     return out + [_call(request, index, calls) for request in requested]
 
 
-def _call(request: Any, index: int, calls: dict[str, str]) -> Message:
+def _call(request: Any, index: int, calls: _Calls) -> Message:
     function = request.get("function") if isinstance(request, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
         raise _error(index, "a tool call must look like {'id', 'function': {'name', 'arguments'}}")
     arguments = _arguments(function.get("arguments"), name, index)
-    if isinstance(request.get("id"), str):
-        calls[request["id"]] = name
+    id = request.get("id")
+    if not isinstance(id, str):
+        id = None
+    calls.add(id, name)
     return Message(
         Role.ASSISTANT,
         arguments,
@@ -128,18 +162,17 @@ def _arguments(arguments: Any, name: str, index: int) -> str:
     if arguments is None:
         return "{}"
     try:
-        return json.dumps(arguments, ensure_ascii=False)
+        return json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         what = f"the arguments of the call to {name!r} are not JSON: {error}"
         raise _error(index, what) from error
 
 
-def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list[Message]:
+def _tool(message: Mapping[str, Any], index: int, calls: _Calls) -> list[Message]:
     call_id = _optional(message, "tool_call_id", index)
-    name = calls.get(call_id) if call_id is not None else None
-    name = name or _optional(message, "name", index)
+    name = calls.answered(call_id, _optional(message, "name", index))
     if not name:
-        known = ", ".join(map(repr, calls)) or "none"
+        known = ", ".join(map(repr, calls.names)) or "none"
         what = f"no call before it has the tool_call_id {call_id!r}; known are: {known}"
         raise _error(index, what)
     if not name.startswith(f"{FUNCTIONS}."):
@@ -154,7 +187,7 @@ def _tool(message: Mapping[str, Any], index: int, calls: dict[str, str]) -> list
     return [result]
 
 
-_CONVERT: dict[Role, Callable[[Mapping[str, Any], int, dict[str, str]], list[Message]]] = {
+_CONVERT: dict[Role, Callable[[Mapping[str, Any], int, _Calls], list[Message]]] = {
     Role.SYSTEM: _developer,
     Role.DEVELOPER: _developer,
     Role.USER: _user,

@@ -126,15 +126,16 @@ def _tools_text(namespaces: Iterable[ToolNamespace], rules: Rules) -> str:
 def _namespace_text(namespace: ToolNamespace, rules: Rules) -> str:
     """One namespace. Its description is a comment only if a block of functions follows."""
     prefix = "// " if namespace.tools else ""
-    rows = [f"## {namespace.name}", ""]
+    name = rules.type_name(namespace.name)
+    rows = [f"## {name}", ""]
     rows += [prefix + line for line in rules.lines(namespace.description or "")]
     if namespace.tools:
-        rows += [f"namespace {namespace.name} {{", ""]
+        rows += [f"namespace {name} {{", ""]
         names = frozenset(tool.name for tool in namespace.tools)
         declared: dict[str, str] = {}
         for tool in namespace.tools:
             rows += _tool_rows(tool, rules, names, declared)
-        rows.append(f"}} // namespace {namespace.name}")
+        rows.append(f"}} // namespace {name}")
     return "\n".join(rows)
 
 
@@ -161,7 +162,7 @@ def _tool_rows(
         declared.update(types.declarations)
         arguments = f"_: {types.text}"
     described = [f"// {line}" for line in rules.lines(tool.description)]
-    return [*rows, *described, f"type {tool.name} = ({arguments}) => any;", ""]
+    return [*rows, *described, f"type {rules.type_name(tool.name)} = ({arguments}) => any;", ""]
 
 
 # ---- a function's parameters ----

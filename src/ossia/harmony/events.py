@@ -13,7 +13,7 @@ are made by header.py (headers), parse.py (streams) and the callers of calls.py 
 | missing-end | a body ended by `<|start|>` or `<|channel|>` | nothing |
 | empty-message | a header with `<|message|>`, then the next header: left out | its fields |
 | dropped-header | a header that nothing followed: left out | its text |
-| cut-header | an unfinished header is no call, and no answer at the end | the field left out |
+| cut-header | an unfinished header is no call; on final it is the answer | the field |
 | dropped-text | mere punctuation where a header or nothing belongs: left out | the text |
 | text-after-return | text after the turn's end, up to the next special: left out | the text |
 | stray-stop | a stop token between messages | the token |

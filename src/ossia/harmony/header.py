@@ -2,7 +2,8 @@
 text out.
 
 Knows the header grammar and the ways in which models get it wrong; does not know tokens or streams.
-Raises nothing.
+Raises nothing. Here is also which words of a header read back as they are written, and how another
+one is quoted: as a JSON string with its blanks and brackets escaped.
 
 A header is a list of segments `(marker, text)`: a special token's name (CHANNEL or CONSTRAIN, None
 for the first segment and only for it) and the text after it. A header is *finished* if a MESSAGE
@@ -13,11 +14,14 @@ structure.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
+from typing import Literal
 
 from ossia.harmony.events import MessageStart, RepairKind
 from ossia.harmony.messages import CHANNEL, CONSTRAIN, DEFAULT_CHANNELS, Role
@@ -35,6 +39,8 @@ _PIECE = "|".join((*CHANNELS, *TYPES))
 _HEADER_WORD = re.compile(rf"(?:{_PIECE})*(?:{TO}.*)?", re.DOTALL)
 _PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
 _LETTERS = re.compile(r"[^\W_]+")
+_MIME = re.compile(r"[a-zA-Z][\w.+-]*/[\w.+-]+")  # a content type that is written bare
+_UNREADABLE = re.compile(r"[\s<{\[(\x7f-\x9f]")  # inside a quoted word
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of
 # a word.
@@ -64,14 +70,17 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
     header, so its first word must be the author. Words without a meaning here are left out.
     """
     fields = _Fields(role)
-    for marker, text in segments:
+    for n, (marker, text) in enumerate(segments):
         words = text.split()
         if marker == CHANNEL:
             words = fields.take_channel(words)
         elif marker == CONSTRAIN:
             words = fields.take_constrained(words)
         else:
-            words = fields.take_author(words, named)
+            following = segments[n + 1 : n + 2]
+            if following and following[0][0] == CONSTRAIN:
+                text = text.removesuffix(" ")
+            words = fields.take_author(text, named)
         fields.take_words(words)
     return fields.reading("")
 
@@ -107,12 +116,81 @@ def read_unfinished(
     return fields.reading(body)
 
 
+Field = Literal["name", "author", "channel", "recipient", "content_type", "constrained"]
+
+
+@lru_cache(maxsize=4096)
+def written(field: Field, text: str) -> str:
+    """A word of a header: `text`, in quotes unless it reads back without. `name` follows a role and
+    a colon, `author` is a tool's, `constrained` a content type after CONSTRAIN.
+    """
+    is_quoted = _unquoted(text) != text
+    if not text or (not is_quoted and _is_plain(field, text)):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return _UNREADABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", quoted)
+
+
+def _is_plain(field: Field, text: str) -> bool:
+    if field == "name":
+        return _split_name(text) == (text, "")
+    if text.split() != [text] or text[0] == '"':
+        return False
+    match field:
+        case "author":
+            roles = _ROLES.match(text)
+            rest = text[roles.end() :] if roles else text
+            word = text.strip(":").lower()
+            if word in list(Role) or rest[:1] == ":":
+                return False
+            return text[0].isalnum() and not _is_header_word(rest)
+        case "recipient":
+            return _NAME_END.search(text) is None
+        case "channel" | "constrained":
+            if text.startswith(TO):
+                return False
+            if _PIECES.findall(text) not in ([], [text]):
+                return False
+            meant = None if field == "constrained" else _known_channel(text)
+            return meant in (None, text)
+    return _is_type(text)
+
+
+def _split_name(text: str) -> tuple[str, str]:
+    """The name after a role and a colon, blanks in it included, and the words that follow it."""
+    name, to, rest = text.partition(f" {TO}")
+    if to:
+        return name, TO + rest
+    before, blank, last = text.rpartition(" ")
+    if blank and _is_type(last):
+        return before, last
+    return text, ""
+
+
+def _is_type(word: str) -> bool:
+    """Whether a bare word is a content type wherever it stands."""
+    if word in TYPES or _MIME.fullmatch(word):
+        return True
+    return _unquoted(word) != word
+
+
+def _unquoted(word: str) -> str:
+    """The text of a quoted word; any other word as it is."""
+    if len(word) < 2 or not word[0] == word[-1] == '"':
+        return word
+    try:
+        return str(json.loads(word))
+    except ValueError:
+        return word
+
+
 def is_only_punctuation(text: str) -> bool:
     """Whether the text is not worth keeping: only blanks, control characters and punctuation
     without brackets (`{}` may be a call's arguments).
     """
     kinds = {unicodedata.category(char) for char in text}
-    return all(kind[0] in "PZC" and kind not in ("Ps", "Pe") for kind in kinds)
+    brackets = {"Ps", "Pe"}
+    return not kinds & brackets and all(kind[0] in "PZC" for kind in kinds)
 
 
 def is_speech(text: str, *, in_header: bool = False) -> bool:
@@ -131,7 +209,8 @@ def is_speech(text: str, *, in_header: bool = False) -> bool:
 
 def is_cut_header_word(text: str) -> bool:
     """Whether text at the end of a stream is the beginning of a header word."""
-    return any(word.startswith(text.strip()) for word in (*Role, *CHANNELS, *TYPES, TO))
+    words = (*Role, *CHANNELS, *TYPES, TO)
+    return any(word.startswith(text.strip()) for word in words)
 
 
 def _is_header_word(word: str) -> bool:
@@ -195,16 +274,22 @@ class _Fields:
     # -- finished headers: word by word
     # --------------------------------------------------------------------
 
-    def take_author(self, words: list[str], named: bool) -> list[str]:
-        """Reads the author from the first word and returns the words that are left. Without a START
-        there need not be one; only a role is recognised then, and only the one known, if one is
-        known.
+    def take_author(self, text: str, named: bool) -> list[str]:
+        """Reads the author from the first word, or from more if a name has blanks in it, and
+        returns the words that are left. Without a START there need not be one; only a role is
+        recognised then, and only the one known, if one is known.
         """
+        words = text.split()
         first = words[0] if words else ""
         roles = _ROLES.match(first)
         if roles and self.role in (None, roles["role"]):
             rest = first[roles.end() :]
-            if rest[:1] == ":" or _is_header_word(rest):
+            if rest[:1] == ":":
+                after = text.partition(":")[2]
+                name, left = _split_name(after)
+                self._take_role(f"{roles[0]}:{name}", roles)
+                return left.split()
+            if _is_header_word(rest):
                 rest = self._take_role(first, roles)
                 return [rest, *words[1:]] if rest else words[1:]
         if not named:
@@ -212,6 +297,10 @@ class _Fields:
         if not words or _is_header_word(first):
             self.note(RepairKind.MISSING_ROLE, first)
             return words
+        if _unquoted(first) != first:
+            self.role = Role.TOOL
+            self.name = _unquoted(first)
+            return words[1:]
         bare = re.sub(r"^\W+|\W+$", "", first).lower()
         if bare in list(Role):
             self.note(RepairKind.ODD_ROLE, first)
@@ -229,7 +318,7 @@ class _Fields:
         rest = word[roles.end() :]
         if not rest.startswith(":"):
             return rest
-        self.name = rest[1:] or None
+        self.name = _unquoted(rest[1:]) or None
         if self.name is None:
             self.note(RepairKind.ODD_ROLE, word)
         return ""
@@ -240,8 +329,8 @@ class _Fields:
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CHANNEL, "")
             return words
-        word = words[0]
-        known = _known_channel(word)
+        word = _unquoted(words[0])
+        known = _known_channel(word) if word == words[0] else None
         if self.channel is None or (known and self.channel not in CHANNELS):
             if self.channel is not None or known not in (None, word):
                 self.note(RepairKind.CHANNEL_NAME, self.channel or word)
@@ -256,7 +345,7 @@ class _Fields:
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CONTENT_TYPE, "")
             return words
-        self.take_type(CONSTRAIN + words[0])
+        self.take_type(CONSTRAIN + _unquoted(words[0]))
         return words[1:]
 
     def take_type(self, value: str) -> None:
@@ -280,8 +369,8 @@ class _Fields:
     def _take_word(self, word: str) -> None:
         if word.startswith(TO):
             self.take_recipient(word.removeprefix(TO))
-        elif word in TYPES:
-            self.take_type(word)
+        elif _is_type(word):
+            self.take_type(_unquoted(word))
         elif word in CHANNELS and self.channel not in CHANNELS:
             if self.channel is not None:
                 self.note(RepairKind.CHANNEL_NAME, self.channel)
@@ -296,6 +385,7 @@ class _Fields:
         if end:
             self.note(RepairKind.JUNK, name[end.start() :])
             name = name[: end.start()]
+        name = _unquoted(name)
         if not name:
             self.note(RepairKind.EMPTY_RECIPIENT, "")
         elif self.recipient is None:

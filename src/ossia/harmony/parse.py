@@ -407,14 +407,12 @@ class StreamParser:
         return body
 
     def _cut(self, start: MessageStart, at_end: bool) -> MessageStart:
-        """The fields of a header that was cut: not a call, and at the end not an answer either."""
-        channel = start.channel
-        if at_end and channel == "final":
-            self._note(RepairKind.CUT_HEADER, channel)
-            channel = None
+        """The fields of a header that was cut: not a call. The answer stays one."""
+        if at_end and start.channel == "final":
+            self._note(RepairKind.CUT_HEADER, start.channel)
         if start.recipient:
             self._note(RepairKind.CUT_HEADER, start.recipient)
-        return replace(start, channel=channel, recipient=None)
+        return replace(start, recipient=None)
 
     def _texts(self) -> list[tuple[str | None, str]]:
         for _, data in self._segments:

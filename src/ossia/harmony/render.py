@@ -18,7 +18,8 @@ A message is, in this order:
   MESSAGE
   content
   CALL if an assistant addresses a recipient, else END
-A recipient "all" is not written, but still closes with CALL. The choices that this leaves are made
+A recipient "all" is not written, but still closes with CALL. A word that would not read back, such
+as one with a blank, is quoted (header.py). The choices that this leaves are made
 in rules.py, or, in style "compat", as the official package makes them (official/rules.py). So is
 the choice of the reasoning that is dropped, and how tools are shown.
 """
@@ -31,6 +32,7 @@ from dataclasses import dataclass
 from ossia.errors import RenderError
 from ossia.harmony.content import developer_text, system_text
 from ossia.harmony.conversation import Conversation, kept_messages, last_turn_start
+from ossia.harmony.header import Field
 from ossia.harmony.messages import (
     CONSTRAIN,
     DeveloperContent,
@@ -248,15 +250,15 @@ class Writer:
         """Appends a message and returns the position after its author."""
         ids = self.ids
         ids.append(self.start)
-        ids += self.word(_author(message))
+        ids += self.word(_author(message, self._rules))
         after_author = len(ids)
         to = self._recipient(message)
         if message.channel is None:
             ids += to
         elif self._rules.recipient_follows_channel(message):
-            ids += [self._channel, *self.word(message.channel), *to]
+            ids += [self._channel, *self._field("channel", message.channel), *to]
         else:
-            ids += [*to, self._channel, *self.word(message.channel)]
+            ids += [*to, self._channel, *self._field("channel", message.channel)]
         if message.content_type is not None:
             self._write_content_type(message.content_type)
         ids.append(self._message)
@@ -268,18 +270,21 @@ class Writer:
         ids.append(self._call if is_call else self.end)
         return after_author
 
+    def _field(self, field: Field, text: str) -> list[int]:
+        return self.word(self._rules.word(field, text))
+
     def _recipient(self, message: Message) -> list[int]:
         if message.recipient is None or message.recipient == "all":
             return []
-        return self.word(f" to={message.recipient}")
+        return self.word(f" to={self._rules.word('recipient', message.recipient)}")
 
     def _write_content_type(self, content_type: str) -> None:
         if not self._rules.is_constrained(content_type):
-            self.ids += self.word(f" {content_type}")
+            self.ids += self.word(f" {self._rules.word('content_type', content_type)}")
             return
         self.ids += self.word(" ")
         self.ids.append(self._constrain)
-        self.ids += self.word(content_type.removeprefix(CONSTRAIN))
+        self.ids += self._field("constrained", content_type.removeprefix(CONSTRAIN))
 
     def _write_parts(self, message: Message) -> None:
         texts = [self._text(part, message.role) for part in message.parts]
@@ -306,11 +311,13 @@ class Writer:
         )
 
 
-def _author(message: Message) -> str:
+def _author(message: Message, rules: Rules) -> str:
     if message.role is Role.TOOL:
         if message.name is None:
             raise RenderError(
                 "a tool message needs the tool's name, such as name='functions.get_weather'"
             )
-        return message.name
-    return str(message.role) if message.name is None else f"{message.role}:{message.name}"
+        return rules.word("author", message.name)
+    if message.name is None:
+        return str(message.role)
+    return f"{message.role}:{rules.word('name', message.name)}"

@@ -6,11 +6,16 @@ the official package does. Callers choose by one word, `style`; only official/ru
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
+from ossia.harmony.header import Field, written
+from ossia.harmony.json_text import literal
 from ossia.harmony.messages import CONSTRAIN, Message, Role
 from ossia.harmony.reasoning import AnalysisCut
 from ossia.harmony.typescript import TypeScript, faithful_type
+
+_TYPE_NAME = re.compile(r"[\w$.-]+(?:/[\w$.-]+)*")
 
 
 class Rules:
@@ -23,6 +28,16 @@ class Rules:
         `assistant<|channel|>commentary to=functions.f`, `functions.f to=assistant<|channel|>...`.
         """
         return message.role is Role.ASSISTANT
+
+    def word(self, field: Field, text: str) -> str:
+        """A word of a header, so that it reads back."""
+        return written(field, text)
+
+    def type_name(self, name: str) -> str:
+        """A tool's name, or a namespace's, where its type is declared: in quotes if it could be
+        taken for something else there.
+        """
+        return name if _TYPE_NAME.fullmatch(name) else literal(name)
 
     def is_constrained(self, content_type: str) -> bool:
         """Whether the CONSTRAIN token comes before the content type, rather than a blank."""

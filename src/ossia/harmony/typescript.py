@@ -157,6 +157,7 @@ class _Writer:
             return NEVER
         if not isinstance(schema, dict):
             return ANY
+        schema = _without_nulls(schema)
         parts = self._parts(schema, indent)
         whole = replace(_intersection(parts), described=False)
         is_only_object = _base_kinds(schema) == ["object"] and len(parts) == 1
@@ -254,7 +255,7 @@ class _Writer:
 
     def _property(self, name: str, value: Any, indent: str, note: str | None = None) -> str:
         """The lines of one property: comments above, then name, type and notes."""
-        schema = value if isinstance(value, dict) else {}
+        schema = _without_nulls(value) if isinstance(value, dict) else {}
         extra = [note] if note else []
         key = _only_union(schema)
         if key is None:
@@ -371,6 +372,17 @@ class _Writer:
 
 
 # ---- keywords ----
+
+
+def _without_nulls(schema: dict[str, Any]) -> dict[str, Any]:
+    """A keyword that is null is absent. A value may be null."""
+    if None not in schema.values():
+        return schema
+    return {
+        key: value
+        for key, value in schema.items()
+        if value is not None or key in ("const", "default")
+    }
 
 
 def _base_kinds(schema: Mapping[str, Any]) -> list[str] | None:

@@ -108,10 +108,11 @@ class Answerer:
 
     def _turn(self, request: AnswerRequest) -> Turn:
         is_enforced = request.grammar is not None and self.worker.engine.enforces_constraints
+        checked = (request.grammar or FREE).checked
         return Turn(
             request.conversation,
             self.tokenizer,
-            Rules(request.tools, request.stop, request.logprobs, is_enforced),
+            Rules(request.tools, request.stop, request.logprobs, is_enforced, checked),
             Limits(request.params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session, CALL_SECONDS),
         )
@@ -125,6 +126,7 @@ class Answerer:
         """
         is_first = len(turn.samples) == 1
         params = replace(request.params, max_tokens=turn.tokens_left, stop_ids=self.stop_ids)
+        params = self.worker.within(params, prompt)
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
         tokens = self.worker.generate(
             prompt,

@@ -26,7 +26,7 @@ from ossia.server.chat.request import asks_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.fields import Part
+from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.replies import documented, reply
 
 LONG = 20_000  # characters or tokens
@@ -164,7 +164,7 @@ def _models(service: Service) -> APIRouter:
 
 
 def _tokens(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["tokens"])
+    routes = api_router("tokens")
     tokenizer = service.tokenizer
 
     @routes.post(

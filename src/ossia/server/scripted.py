@@ -24,7 +24,7 @@ from ossia.engine.request import (
     SampledToken,
     SamplingParams,
 )
-from ossia.errors import CONTEXT_EXCEEDED, RequestError
+from ossia.errors import PromptTooLong, RequestError
 
 Script = Sequence[int]
 
@@ -79,6 +79,10 @@ class ScriptedEngine:
         self._running[id] = _Running(len(ids), list(script), params)
         return id
 
+    @property
+    def longest(self) -> int:
+        return self.config.max_context_length
+
     def abort(self, request_id: int) -> None:
         self._running.pop(request_id, None)
 
@@ -100,12 +104,7 @@ class ScriptedEngine:
 
     def _check(self, prompt: Sequence[int], most: int) -> None:
         if not 0 < len(prompt) <= most:
-            raise RequestError(
-                f"the prompt has {len(prompt)} tokens; "
-                f"the context holds {self.config.max_context_length}",
-                "prompt",
-                CONTEXT_EXCEEDED,
-            )
+            raise PromptTooLong(len(prompt), self.config.max_context_length)
 
     def _next(self, id: int) -> SampledToken | None:
         one = self._running[id]

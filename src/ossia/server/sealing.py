@@ -14,8 +14,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 import os
 import zlib
+from collections.abc import Sequence
 from copy import copy
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +26,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 VERSION = b"\x01"
 NONCE = 12  # bytes
 LONGEST = 16 << 20  # bytes of an opened text: a small blob must not unpack to something huge
+
+
+log = logging.getLogger("ossia.server")
 
 
 class SealError(Exception):
@@ -79,3 +84,10 @@ class Sealer:
         if unpacker.unconsumed_tail:
             raise SealError("it is too long")
         return text.decode("utf-8", "surrogatepass")
+
+
+def log_unopened(errors: Sequence[SealError]) -> None:
+    """One line for a request whose sealed reasoning is left out."""
+    if errors:
+        count = len(errors)
+        log.warning("sealed reasoning is left out, %d of the request's: %s", count, errors[0])

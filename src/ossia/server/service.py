@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError
-from ossia.harmony import HarmonyGrammar, Message
+from ossia.harmony import HarmonyGrammar, JsonFormat, Message, body_format
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, whose_turn
 from ossia.server.answer import Answerer, AnswerRequest
@@ -26,6 +26,7 @@ from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
+from ossia.server.wire.conversation import effort_in
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
@@ -91,8 +92,8 @@ class Service:
 
     @property
     def context(self) -> int:
-        """Tokens."""
-        return self.worker.engine.config.max_context_length
+        """Tokens that one request can have, prompt and answer."""
+        return self.worker.engine.longest
 
     def check_model(self, name: str | None) -> str:
         """The model's name for the answer: the one that was asked for, or ours. Raises `ApiError`
@@ -112,8 +113,12 @@ class Service:
         """The server's defaults with the request's values; see `SamplingFields.params`."""
         return fields.params(self.settings.sampling, self.tokenizer.vocab_size, **own)
 
-    def effort(self, word: EffortWord | None) -> Effort:
-        return Effort(self.settings.effort) if word is None else EFFORTS[word]
+    def effort(self, word: EffortWord | None, instructions: str | None = None) -> Effort:
+        """That of the request's field, else of its system message, else the server's."""
+        if word is not None:
+            return EFFORTS[word]
+        said = effort_in(instructions) if self.settings.effort_in_system else None
+        return Effort(said or self.settings.effort)
 
     async def grammar(
         self,
@@ -122,20 +127,20 @@ class Service:
         budget: int | None = None,
     ) -> Grammars | None:
         """The grammar of the samples; None if the settings enforce nothing and the request needs
-        nothing enforced. A format that cannot be enforced and is not strict becomes "any JSON
-        object". Raises `ApiError`.
+        nothing enforced. What cannot be enforced of a schema that is not strict is relaxed, and the
+        log says so once. Raises `ApiError`.
         """
         must_hold = format.wanted is not None or budget is not None
         is_free = tools.choice.mode == "auto" and tools.choice.names is None
         if is_free and not (self.settings.constrained or must_hold):
             return None
         try:
-            return await self._grammar(tools, format.wanted, budget)
+            wanted = body_format(format.wanted)
+            if isinstance(wanted, JsonFormat):
+                wanted = replace(wanted, is_strict=format.is_strict)
+            return await self._grammar(tools, wanted, budget)
         except GrammarError as error:
-            if error.field != "response_format" or format.is_strict:
-                raise ApiError.of(error, response_format=format.field) from error
-            log.warning("%s is not enforced: %s", format.field, error)
-        return await self._grammar(tools, {"type": "json_object"}, budget)
+            raise ApiError.of(error, response_format=format.field) from error
 
     async def _grammar(self, tools: Toolbox, format: Any, budget: int | None) -> Grammars:
         key = repr((tools.declaration, format, budget))

@@ -34,6 +34,7 @@ class Settings:
     strict_model_names: bool = False  # refuse requests that name another model
     sampling: SamplingParams = field(default_factory=SamplingParams)  # where a request says nothing
     effort: EffortName = "medium"
+    effort_in_system: bool = True  # a line `Reasoning: high` in a system message sets it
     # hold every sample to the grammar of Harmony, of the tools and of the format
     constrained: bool = True
     # samples after one that called an unknown tool, or with arguments that are not JSON

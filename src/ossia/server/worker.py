@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ossia.config import ModelConfig
@@ -33,6 +33,8 @@ class EngineLike(Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
+    @property
+    def longest(self) -> int: ...
     def submit(
         self,
         prompt: Sequence[int],
@@ -121,6 +123,13 @@ class EngineWorker:
         with suppress(RuntimeError):  # a dictionary changed while it was read
             return self.engine.stats()
         return EngineStats()
+
+    def within(self, params: SamplingParams, prompt: Sequence[int]) -> SamplingParams:
+        """`max_tokens` is a bound and reserves nothing: no more than there is room for."""
+        room = self.engine.longest - len(prompt)
+        if params.max_tokens is None or room < 1:
+            return params
+        return replace(params, max_tokens=min(params.max_tokens, room))
 
     async def generate(
         self,

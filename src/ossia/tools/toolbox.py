@@ -8,12 +8,12 @@ read it. Knows Harmony and the protocol of tools; nothing of requests or of samp
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from ossia.errors import GrammarError, ToolChoiceError
+from ossia.errors import ToolChoiceError
 from ossia.harmony import (
     Conversation,
     CustomTool,
@@ -92,6 +92,11 @@ class ToolTarget:
         return f"{space}.{self.name}" if self.name else space
 
     @property
+    def short_name(self) -> str:
+        """As callers name it: without the namespace of all functions."""
+        return self.name if self.namespace is None else self.recipient
+
+    @property
     def takes_text(self) -> bool:
         """Whether the body of a call is text, rather than JSON arguments."""
         return self.kind == "custom" or not self.name
@@ -121,9 +126,9 @@ class ToolChoice:
 class Toolbox:
     """`functions`, `custom` and `namespaces` are carried out by the caller, `builtin` by us.
 
-    `strict`: names of functions whose schema must be enforced, or the request is refused; another
-    schema that cannot be enforced is ignored, and the arguments are any JSON object. `parallel`:
-    whether one sample may make several calls.
+    `strict`: names of functions whose schema must be enforced whole, or the request is refused;
+    what cannot be enforced of another schema is relaxed. `parallel`: whether one sample may make
+    several calls.
     """
 
     functions: tuple[FunctionTool, ...] = ()
@@ -229,8 +234,8 @@ class Toolbox:
     def grammar(
         self, tokenizer: Tokenizer, response_format: Any, reasoning_budget: int | None
     ) -> HarmonyGrammar:
-        """What a sample is held to. Raises `GrammarError`; `ToolChoiceError` for a choice of no
-        declared tool.
+        """What a sample is held to. The log says once what is relaxed of a schema. Raises
+        `GrammarError`; `ToolChoiceError` for a choice of no declared tool.
         """
         chosen = self.chosen()
         mode: Any = self.choice.mode
@@ -240,14 +245,16 @@ class Toolbox:
             )
         wishes = {"response_format": response_format, "reasoning_budget": reasoning_budget}
         if not chosen:
-            return harmony_grammar(tokenizer, tool_choice="none", **wishes)
-        wishes |= {"tool_choice": mode, "parallel_calls": self.parallel}
-        try:
-            return chosen._grammar(tokenizer, **wishes)
-        except GrammarError:
-            return chosen._enforceable(tokenizer)._grammar(tokenizer, **wishes)
+            made = harmony_grammar(tokenizer, tool_choice="none", **wishes)
+        else:
+            wishes |= {"tool_choice": mode, "parallel_calls": self.parallel}
+            made = chosen._grammar(tokenizer, **wishes)
+        for notes in made.relaxed.values():
+            _log_once("; ".join(map(str, notes)))
+        return made
 
     def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
+        strict = {t.recipient for t in self._targets() if t.tool or t.short_name in self.strict}
         custom = [CustomTool(tool.name, tool.format) for tool in self.custom]
         spaces = (
             *self.namespaces,
@@ -255,7 +262,12 @@ class Toolbox:
             *self._namespaces(in_system=True),
         )
         return harmony_grammar(
-            tokenizer, tools=self.json_functions, custom=custom, namespaces=spaces, **wishes
+            tokenizer,
+            tools=self.json_functions,
+            custom=custom,
+            namespaces=spaces,
+            strict=strict,
+            **wishes,
         )
 
     def chosen(self) -> Toolbox:
@@ -289,26 +301,7 @@ class Toolbox:
             "tool_choice",
         )
 
-    def _enforceable(self, tokenizer: Tokenizer) -> Toolbox:
-        """The tools, with any object taken for a schema that cannot be enforced and need not be."""
 
-        def checked(tool: FunctionTool, name: str) -> FunctionTool:
-            try:
-                harmony_grammar(tokenizer, tools=[tool])
-            except GrammarError as error:
-                if name in self.strict:
-                    raise GrammarError(str(error), "tools") from error
-                log.warning("the schema of tool %r is not enforced: %s", name, error)
-                return replace(tool, parameters={"type": "object"})
-            return tool
-
-        functions = tuple(checked(tool, tool.name) for tool in self.functions)
-        spaces = tuple(_each(space, checked) for space in self.namespaces)
-        return replace(self, functions=functions, namespaces=spaces)
-
-
-def _each(
-    space: ToolNamespace, change: Callable[[FunctionTool, str], FunctionTool]
-) -> ToolNamespace:
-    tools = tuple(change(tool, f"{space.name}.{tool.name}") for tool in space.tools)
-    return replace(space, tools=tools)
+@lru_cache(maxsize=4096)
+def _log_once(relaxed: str) -> None:
+    log.warning("relaxed: %s", relaxed)

@@ -56,13 +56,15 @@ class Rules:
     `stop`: strings that end the final answer, and are left out of it. `logprobs`: whether messages
     carry those of their tokens. `is_enforced`: whether sampling is held to the toolbox's grammar:
     then the caller's calls are right as they come, and are shown so; otherwise a call is shown when
-    it is complete and understood.
+    it is complete and understood. `checked`: recipients whose schema the grammar enforces in part
+    only. Their calls are shown when they are complete, and fit the whole schema.
     """
 
     toolbox: Toolbox = field(default_factory=Toolbox)
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     is_enforced: bool = False
+    checked: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,9 @@ class Sample:
         if not self._rules.is_enforced:
             return
         target = self._rules.toolbox.resolve(header.recipient)
-        if not isinstance(target, UnknownTool) and target.tool is None:
+        if isinstance(target, UnknownTool) or target.recipient in self._rules.checked:
+            return
+        if target.tool is None:
             self._start(_call_item(target))
 
     def _start(self, item: Item, stop: tuple[str, ...] = ()) -> OpenItem:
@@ -259,7 +263,7 @@ class Sample:
             self.outcome.calls += is_ready
             self._close(self._open, is_complete=is_ready)
             return
-        call = read_call(self._rules.toolbox, end, is_ready=is_ready)
+        call = read_call(self._rules.toolbox, end, is_ready=is_ready, checked=self._rules.checked)
         if call.repaired:
             seen = Repair(self._parser.position, RepairKind.ARGUMENTS, end.message.text)
             self.outcome.repairs.append(seen)
@@ -274,9 +278,12 @@ class Sample:
 
     def _is_hidden(self, call: ReadCall) -> bool:
         """Whether a call that cannot be understood stays between us and the model. Only a caller
-        whose tool is meant gets to see it, when the model may not try again.
+        whose tool is meant gets to see it, when the model may not try again. One that only does not
+        fit its schema goes to the tool then, whoever carries it out.
         """
-        return self._retries or call.target is None or call.target.tool is not None
+        if self._retries or call.target is None:
+            return True
+        return call.target.tool is not None and not call.is_misfit
 
     def _show_call(self, target: ToolTarget, message: Message, is_ready: bool) -> None:
         if target.tool is None:

@@ -6,10 +6,13 @@ Knows a toolbox and how arguments are read and mended; nothing of tokens, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ossia.harmony import HarmonyGrammar, Message, MessageEnd, UnknownTool, read_arguments
+from ossia.harmony.grammar.keywords import Relaxed
+from ossia.harmony.validation import Undecided, problems
 from ossia.tools import Toolbox, ToolTarget
 
 
@@ -18,19 +21,23 @@ class ReadCall:
     """`message`: the call, addressed by the tool's full name, with arguments that can be read.
 
     `target`: None if there is no such tool. `wrong`: what the model is told of a call that cannot
-    be understood; then `message` is as the model wrote it. `repaired`: whether the arguments had to
-    be mended.
+    be understood; then `message` is as the model wrote it. `is_misfit`: it can be understood, but
+    does not fit the tool's schema. `repaired`: whether the arguments had to be mended.
     """
 
     message: Message
     target: ToolTarget | None
     wrong: str | None = None
     repaired: bool = False
+    is_misfit: bool = False
 
 
-def read_call(toolbox: Toolbox, end: MessageEnd, *, is_ready: bool) -> ReadCall:
+def read_call(
+    toolbox: Toolbox, end: MessageEnd, *, is_ready: bool, checked: Collection[str] = ()
+) -> ReadCall:
     """`is_ready`: the parser says that the call is complete. Arguments are read only then, and
     mended only if the model itself closed the call: what was cut may have been meant to go on.
+    `checked`: recipients whose calls must fit their tool's schema.
     """
     message = end.message
     target = toolbox.resolve(message.recipient)
@@ -45,7 +52,22 @@ def read_call(toolbox: Toolbox, end: MessageEnd, *, is_ready: bool) -> ReadCall:
         wrong = f"the arguments are not valid JSON: {read.diagnosis or 'found null'}"
         return ReadCall(addressed, target, wrong)
     arguments = read.text if read.text.strip() else "{}"
-    return ReadCall(replace(addressed, content=arguments), target, None, read.repaired)
+    misfit = None
+    if target.recipient in checked:
+        misfit = _misfit(read.value, target.parameters)
+    made = replace(addressed, content=arguments)
+    return ReadCall(made, target, misfit, read.repaired, misfit is not None)
+
+
+def _misfit(value: Any, schema: Any) -> str | None:
+    """Arguments are an object, whatever the schema says."""
+    if isinstance(schema, Mapping):
+        schema = {**schema, "type": "object"}
+    try:
+        found = problems(value, schema)
+    except Undecided:
+        return None
+    return f"the arguments do not fit the tool's schema: {found}" if found else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +89,21 @@ class Grammars:
         if later == toolbox.choice or not toolbox.builtin:
             return cls(first, first)
         return cls(first, make(replace(toolbox, choice=later)))
+
+    @property
+    def relaxed(self) -> dict[str | None, tuple[Relaxed, ...]]:
+        """What sampling is not held to, by recipient; None: of the response format."""
+        made = [grammar.relaxed for grammar in (self.first, self.after_call) if grammar]
+        return {name: notes for each in made for name, notes in each.items()}
+
+    @property
+    def checked(self) -> frozenset[str]:
+        """The recipients whose finished calls may fail what was relaxed."""
+        return frozenset(
+            name
+            for name, notes in self.relaxed.items()
+            if name is not None and not all(note.is_annotation for note in notes)
+        )
 
     def of_sample(self, *, has_called: bool) -> HarmonyGrammar | None:
         return self.after_call if has_called else self.first

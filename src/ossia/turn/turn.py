@@ -20,6 +20,8 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
   The model is told what is wrong, by a tool message whose author is the recipient that it wrote
   (or `functions`), and may try again while `retries` last; no event shows it. Without retries left
   the turn ends; but the caller is given what the model wrote to a tool of the caller's.
+- A call that **does not fit its schema**, where the grammar could enforce only a part of it, is
+  told the model too, and shown only when it is complete; without retries left it is passed on.
 - **Arguments are mended** only as `harmony/calls.py` says, and only in calls that the model closed.
   History, events and tools see the mended call; a repair is noted.
 - **Budgets**: `max_tokens` counts all samples of the turn. A sample with calls of our tools takes a

@@ -360,9 +360,9 @@ FORMATS = {
         ["2024-01-01", "2024-13-01T00:00:00Z"],
     ),
     "duration": (["P1DT12H", "PT5M", "P2W", "P3Y6M4DT12H30M5S"], ["P", "PT", "P1H", "1D", "P1YT"]),
-    "email": (["a.b+c@example.co.uk"], ["a", "@b", "a@", "a b@c"]),
+    "email": (["a.b+c@example.co.uk", "x" * 64 + "@a.b", "a.b.c.d@e"], ["a", "@b", "a@", "a b@c"]),
     "hostname": (
-        ["example.com", "localhost", "3com.com"],
+        ["example.com", "localhost", "3com.com", "a" * 63 + ".com"],
         ["-a.b", "a..b", "a-", "1.2.3.4", "a_b"],
     ),
     "ipv4": (["127.0.0.1", "255.255.255.255"], ["256.1.1.1", "1.2.3", "01.2.3.4"]),
@@ -372,7 +372,16 @@ FORMATS = {
     ),
     "uuid": (["123e4567-e89b-12d3-a456-426614174000"], ["123e4567e89b12d3a456426614174000"]),
     "uri": (
-        ["https://example.com/a?x=1#f", "mailto:a@b.de", "http://localhost:8080"],
+        [
+            "https://example.com/a?x=1#f",
+            "mailto:a@b.de",
+            "http://localhost:8080",
+            "postgres://me:p%40ss@db.example.com:5432/x",
+            "file:///etc/hosts",
+            "http://[::1]:80/a",
+            "https://" + "a" * 60 + ".s3.amazonaws.com/",
+            "git+ssh://git@github.com/a/b.git",
+        ],
         ["a", "/a", "http://a b", ":x"],
     ),
 }

@@ -259,7 +259,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [[]]}, "prompt"), ({"prompt": [10**9]}, "prompt"), ({"prompt": [-1]}, "prompt"),
     ({"prompt": [[1], [10**9]]}, "prompt[1]"), ({"prompt": {"a": 1}}, "prompt"),
     ({"suffix": "x"}, "suffix"),
-    ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"n": 0}, "n"),
+    ({"max_tokens": -2}, "max_tokens"), ({"max_tokens": "5"}, "max_tokens"), ({"n": 0}, "n"),
     ({"n": 999}, "n"),
     ({"best_of": 1, "n": 2}, "best_of"), ({"best_of": 2, "stream": True}, "best_of"),
     ({"logprobs": -1}, "logprobs"),

@@ -208,15 +208,24 @@ async def test_bodies_that_are_wrong(
 
 @pytest.mark.parametrize(
     "text",
-    ['{"metadata": {"a": "\\ud800"}}', '{"metadata": {"a\\ud800": 5}}',
-        '{"items": [{"role": "\\ud800"}]}',
-     '{"items": [{"role": "user", "content": "\\ud800"}]}', '{"items": [{"type": "\\ud800"}]}',
+    ['{"metadata": {"a\\ud800": 5}}', '{"items": [{"role": "\\ud800"}]}',
+     '{"items": [{"type": "\\ud800"}]}',
      '{"items": [{"role": "user", "content": "", "n": 123456789012345678901234567890}]}',
      '{"items": ', "\\xff"],
 )  # fmt: skip
 async def test_bodies_that_are_no_text(client: httpx.AsyncClient, text: str) -> None:
     answer = await client.post(PATH, content=text, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
+
+
+async def test_half_a_character_is_replaced(client: httpx.AsyncClient) -> None:
+    text = (
+        '{"metadata": {"a\\ud800": "\\udfff"}, "items": [{"role": "user", "content": "\\ud800b"}]}'
+    )
+    answer = await client.post(PATH, content=text, headers={"Content-Type": "application/json"})
+    assert answer.json()["metadata"] == {"a\ufffd": "\ufffd"}
+    items = (await client.get(f"{PATH}/{answer.json()['id']}/items")).json()["data"]
+    assert items[0]["content"][0]["text"] == "\ufffdb"
 
 
 async def test_limits_of_metadata_are_inclusive(client: httpx.AsyncClient) -> None:

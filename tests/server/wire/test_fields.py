@@ -136,6 +136,7 @@ def said(content: Any) -> list[dict[str, Any]]:
 
 
 HALF = "\ud83c"
+WHOLE = {"chat": "messages", "responses": "input", "messages": ""}  # it has words of its own
 NOT_JSON = ""  # the body as a whole is refused, so no field is named
 ROWS = [
     # The eleven that differed.
@@ -182,7 +183,9 @@ ROWS = [
     Row("repetition_penalty", 1.1, 200),
     Row("max", 0.5),
     Row("max", "many"),
-    Row("max", -1),
+    Row("max", -1, 200),
+    Row("max", -2),
+    Row("max", -1.0),
     Row("max", True),
     Row("max", 1, 200),
     Row("max", 10**9, 200),
@@ -239,7 +242,13 @@ ROWS = [
     Row("tools", tool(strict=None), 200),
     Row("tools", tool(parameters={"type": "string"}, strict=True), code="invalid_schema"),
     Row("tools", tool(parameters={"type": "string"}), 200),
-    Row("tools", tool(parameters={"type": "object", "title": HALF}), named=NOT_JSON),
+    Row("tools", tool(parameters={"type": "object", "title": HALF}), 200),
+    Row("tools", tool(name=f"f{HALF}"), 200),
+    Row("tools", tool(description=HALF), 200),
+    Row("tools", tool(parameters={"type": "object", "required": None, HALF: HALF}), 200),
+    Row("tools", tool(parameters={"type": "object", "not": {}}), 200),
+    Row("tools", tool(parameters={"type": "object", "not": {}}, strict=True), code="invalid_schema"),
+    Row("tools", tool(name="a//b=c;"), 200),
     Row("tool_choice", 3),
     Row("tool_choice", {"type": "dance"}, named={api: "tool_choice" for api in APIS}),
     Row("tool_choice", chosen("g")),
@@ -263,7 +272,8 @@ ROWS = [
             "messages": "output_config.format.schema",
         },
     ),
-    Row("format", schema({"type": "object", "title": HALF}), named=NOT_JSON),
+    Row("format", schema({"type": "object", "title": HALF}), 200),
+    Row("format", schema({"not": {}}, strict=True), code="invalid_schema"),
     Row("format", schema({"type": "nonsense"}), code="invalid_schema"),
     Row(
         "format",
@@ -281,7 +291,9 @@ ROWS = [
           code="unsupported_content", named="{field}[0].content[1]")
       for part in ({"type": "image", "source": {}}, {"type": "image_url", "image_url": "http://x"},
                    {"type": "input_audio"}, {"type": "file"}, {"type": "hologram"})),
-    Row("content", said([{"type": "text", "text": HALF}]), named=NOT_JSON),
+    Row("content", said([{"type": "text", "text": HALF}]), 200),
+    Row("content", said(HALF), 200),
+    Row("content", said("x" * 600_000), code="context_length_exceeded", named=WHOLE),
     Row("content", [{"role": "wizard", "content": "Hi"}], named="{field}[0].role"),
     # The rest
     Row("metadata", {"a": "b"}, 200),
@@ -293,7 +305,10 @@ ROWS = [
     Row("service_tier", 5),
     Row("user", 5),
     Row("model", 5),
-    Row("model", HALF, named=NOT_JSON),
+    Row("model", HALF, 200),
+    Row("user", HALF, 200),
+    Row("metadata", {HALF: HALF}, 200),
+    Row("stop", [HALF], 200),
     Row("stream", "yes"),
     Row("stream_options", {"include_usage": True}),
     Row("nobody_knows_this", {"deep": [HALF + "\udf0d"]}, 200),

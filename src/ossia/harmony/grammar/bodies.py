@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar.compiling import panics_as_errors
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.grammar.patterns import translate_whole
 from ossia.harmony.grammar.schema import json_grammar
 from ossia.harmony.messages import ResponseFormat
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JsonFormat:
-    """JSON whose value validates under a JSON schema (2020-12)."""
+    """JSON whose value validates under a JSON schema (2020-12). `is_strict`: a keyword that cannot
+    be enforced is an error; else it is relaxed.
+    """
 
     schema: Mapping[str, Any] | bool
+    is_strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,11 @@ class _Tokens:
         return self._encode(text)
 
 
-def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
+def compile_body(
+    body: BodyFormat, tokens: Vocabulary, what: str, relaxed: list[Relaxed] | None = None
+) -> LLMatcher:
     """A matcher at its beginning, to be copied for each use. `what` names the format in errors.
+    `relaxed`: the keywords that are relaxed are added to it.
 
     Raises GrammarError for a format that cannot be enforced or that no text has.
     """
@@ -192,7 +199,7 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> LLMatcher:
     limits = LLParserLimits(
         initial_lexer_fuel=10_000_000, step_lexer_fuel=10_000_000, step_max_items=500_000
     )
-    matcher = LLMatcher(tokens.ll, _grammar(body, what), log_level=0, limits=limits)
+    matcher = LLMatcher(tokens.ll, _grammar(body, what, relaxed), log_level=0, limits=limits)
     if matcher.is_error():
         raise GrammarError(f"{what}: {_reason(matcher.get_error())}")
     try:
@@ -226,11 +233,12 @@ def _reason(error: str) -> str:
     return re.split(r"\s*<(?:state|backtrace)>", error)[0][:600]
 
 
-def _grammar(body: BodyFormat, what: str) -> str:
+def _grammar(body: BodyFormat, what: str, relaxed: list[Relaxed] | None) -> str:
     from llguidance import LLMatcher
 
     if isinstance(body, JsonFormat):
-        return json_grammar(body.schema, what)
+        noted = [] if relaxed is None else relaxed
+        return json_grammar(body.schema, what, None if body.is_strict else noted)
     try:
         if isinstance(body, RegexFormat):
             return LLMatcher.grammar_from_regex(translate_whole(body.pattern))

@@ -22,7 +22,7 @@ they are rendered, so that a completion put back into the prompt is the same tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from ossia.harmony.grammar.bodies import (
     vocabulary,
 )
 from ossia.harmony.grammar.constraint import Body, HarmonyGrammar, Place
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.messages import (
     CONSTRAIN,
     FUNCTIONS,
@@ -51,6 +52,8 @@ from ossia.harmony.render import render_message
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
     from ossia.harmony.grammar.bodies import Mask
 
 JSON = f"{CONSTRAIN}json"  # the content type of JSON with a schema
@@ -91,6 +94,7 @@ def harmony_grammar(
     response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None = None,
     reasoning_budget: int | None = None,
     parallel_calls: bool = False,
+    strict: Collection[str] | None = None,
 ) -> HarmonyGrammar:
     """The grammar of one completion, made once and started for each sample.
 
@@ -103,6 +107,8 @@ def harmony_grammar(
     such messages.
     `parallel_calls`: a call may also end with `<|end|>`. Then another call has to follow; the last
     one ends with `<|call|>`, which always ends the completion.
+    `strict`: the tools, by their full names, whose schema must be enforced whole; None: all. What
+    cannot be enforced of another's is relaxed.
 
     Raises GrammarError, its `field` the parameter's name, for schemas and grammars that cannot be
     enforced, naming tool, keyword and place; for names that a header cannot hold; and for choices
@@ -110,14 +116,20 @@ def harmony_grammar(
     """
     _check_budget(reasoning_budget)
     with blaming("tools"):
-        callees = list(_callees([_function(tool) for tool in tools], custom, namespaces))
+        functions = [_function(tool) for tool in tools]
+        callees = list(_callees(functions, custom, namespaces, strict))
         _check_names(callees)
     with blaming("tool_choice"):
         chosen, must_call = _choose(callees, tool_choice)
     make = _Messages(tokenizer)
     call_ends = (CALL, END) if parallel_calls else (CALL,)
     with blaming("tools"):
-        calls = [make.message(each.header, call_ends, each.body, each.what) for each in chosen]
+        calls = []
+        for each in chosen:
+            calls.append(make.message(each.header, call_ends, each.body, each.what))
+            if not each.is_object:
+                note = Relaxed(each.what, "#/type", "is not object, which arguments are")
+                make.relaxed[each.name] = (note, *make.relaxed.get(each.name, ()))
     answers = []
     if not must_call:
         with blaming("response_format"):
@@ -134,7 +146,7 @@ def harmony_grammar(
     }
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
-    return HarmonyGrammar(make.tokens, headers, again, last, reasoning_budget)
+    return HarmonyGrammar(make.tokens, headers, again, last, reasoning_budget, make.relaxed)
 
 
 def _check_budget(budget: int | None) -> None:
@@ -156,6 +168,8 @@ class _Messages:
         self.tokens = vocabulary(tokenizer)
         self._tokenizer = tokenizer
         self._masks: dict[tuple[int, ...], tuple[Mask, Mask]] = {}  # open and closed, by the ends
+        # by recipient; None: of the response format
+        self.relaxed: dict[str | None, tuple[Relaxed, ...]] = {}
 
     def message(
         self,
@@ -169,16 +183,41 @@ class _Messages:
         if ids not in self._masks:
             self._masks[ids] = (self.tokens.mask(ids, text=True), self.tokens.mask(ids))
         any_text, end_only = self._masks[ids]
+        matcher = None
+        if wanted is not None:
+            matcher = self._matcher(wanted, what, header.recipient)
         body = Body(
             ids,
             any_text,
             end_only,
-            matcher=None if wanted is None else compile_body(wanted, self.tokens, what),
+            matcher=matcher,
             is_thought=header.channel == "analysis" and header.recipient is None,
             is_call=header.recipient is not None,
             is_json=isinstance(wanted, JsonFormat),
         )
         return _header(self._tokenizer, header), body
+
+    def _matcher(self, wanted: BodyFormat, what: str, recipient: str | None) -> LLMatcher:
+        """Of a format. If a schema that need not hold cannot even be relaxed, its type holds."""
+        relaxed: list[Relaxed] = []
+        try:
+            matcher = compile_body(wanted, self.tokens, what, relaxed)
+        except GrammarError as error:
+            if not isinstance(wanted, JsonFormat) or wanted.is_strict:
+                raise
+            reason = str(error).removeprefix(f"{what}: ")
+            relaxed = [Relaxed(what, "#", reason)]
+            matcher = compile_body(_type_alone(wanted), self.tokens, what)
+        if relaxed:
+            self.relaxed[recipient] = tuple(dict.fromkeys(relaxed))
+        return matcher
+
+
+def _type_alone(format: JsonFormat) -> JsonFormat:
+    types = "object"
+    if isinstance(format.schema, Mapping):
+        types = format.schema.get("type", types)
+    return JsonFormat({"type": types})
 
 
 def _tree(messages: Sequence[tuple[list[int], Body]]) -> Place:
@@ -215,6 +254,7 @@ class _Callee:
     header: Message
     body: BodyFormat | None
     what: str
+    is_object: bool = True  # whether the schema allows objects, which arguments are
 
     @property
     def name(self) -> str:
@@ -222,7 +262,10 @@ class _Callee:
 
 
 def _callees(
-    tools: Sequence[FunctionTool], custom: Sequence[CustomTool], namespaces: Sequence[ToolNamespace]
+    tools: Sequence[FunctionTool],
+    custom: Sequence[CustomTool],
+    namespaces: Sequence[ToolNamespace],
+    strict: Collection[str] | None,
 ) -> Iterator[_Callee]:
     for namespace in (ToolNamespace(FUNCTIONS, None, tuple(tools)), *namespaces):
         built_in = namespace.name in BUILTIN_TOOLS
@@ -230,7 +273,9 @@ def _callees(
         for tool in namespace.tools:
             name = f"{namespace.name}.{tool.name}"
             what = f"tool {tool.name if namespace.name == FUNCTIONS else name!r}: parameters"
-            yield _Callee(_header_of(channel, name, content_type), _arguments(tool, what), what)
+            body = _arguments(tool, what, is_strict=strict is None or name in strict)
+            header = _header_of(channel, name, content_type)
+            yield _Callee(header, body, what, _may_be_object(tool.parameters))
         if not namespace.tools and namespace.name != FUNCTIONS:
             yield _Callee(
                 _header_of(channel, namespace.name, CODE), None, f"tool {namespace.name!r}"
@@ -240,7 +285,7 @@ def _callees(
         yield _Callee(header, each.format, f"custom tool {each.name!r}")
 
 
-def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
+def _arguments(tool: FunctionTool, what: str, *, is_strict: bool) -> JsonFormat:
     """A call's arguments are an object, whether or not the schema says so."""
     if tool.parameters is None:
         return JsonFormat({"type": "object", "additionalProperties": False})
@@ -248,10 +293,16 @@ def _arguments(tool: FunctionTool, what: str) -> JsonFormat:
         return JsonFormat({"type": "object"})
     if not isinstance(tool.parameters, Mapping):
         raise GrammarError(f"{what}: must be a JSON schema, found {tool.parameters!r:.60}")
-    types = tool.parameters.get("type", "object")
-    if "object" not in ([types] if isinstance(types, str) else types):
-        raise GrammarError(f"{what}: #/type must be 'object', found {types!r:.60}")
-    return JsonFormat({**tool.parameters, "type": "object"})
+    if is_strict and not _may_be_object(tool.parameters):
+        found = tool.parameters["type"]
+        raise GrammarError(f"{what}: #/type must be 'object', found {found!r:.60}")
+    schema = {**tool.parameters, "type": "object", "nullable": None}
+    return JsonFormat(schema, is_strict)
+
+
+def _may_be_object(schema: Any) -> bool:
+    types = schema.get("type") if isinstance(schema, Mapping) else None
+    return types is None or "object" in (types if isinstance(types, list) else [types])
 
 
 def _check_names(callees: list[_Callee]) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from ossia.harmony.grammar.bodies import Mask
+    from ossia.harmony.grammar.keywords import Relaxed
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,8 @@ class HarmonyGrammar:
 
     `headers` are the messages that may begin, by whether analysis is still allowed and whether a
     call has been made; a completion begins in them. `again` comes before the header of every
-    message but the first. `last` are the tokens that end the completion.
+    message but the first. `last` are the tokens that end the completion. `relaxed`: what sampling
+    is not held to, by the recipient whose schema it is of; None: of the response format.
     """
 
     tokens: Vocabulary
@@ -66,6 +68,7 @@ class HarmonyGrammar:
     again: tuple[int, ...]
     last: frozenset[int]
     reasoning_budget: int | None
+    relaxed: Mapping[str | None, tuple[Relaxed, ...]] = field(default_factory=dict)
 
     def start(self) -> HarmonyConstraint:
         """A walk that begins after `<|start|>assistant`, at the end of a completion prompt."""

@@ -297,20 +297,30 @@ def _durations() -> str:
 
 
 def _uri() -> str:
-    """With an authority (no user, no IP literal), or with a path alone, as in mailto: and urn:."""
-    char = "(?:[a-zA-Z0-9._~!$&'()*+,;=:@-]|%[0-9a-fA-F]{2})"
-    authority = rf"//(?:{_LABEL}\.){{0,6}}{_LABEL}(?::[0-9]{{1,5}})?(?:/{char}*)*"
+    """With an authority, or with a path alone, as in mailto: and urn:."""
+    free = "-a-zA-Z0-9._~!$&'()*+,;="  # unreserved characters and sub-delimiters
+    escaped = "%[0-9a-fA-F]{2}"
+    char = f"(?:[{free}:@]|{escaped})"
+    user = f"(?:(?:[{free}:]|{escaped})+@)?"
+    host = f"(?:(?:[{free}]|{escaped})*|\\[(?:{'|'.join(_ipv6())})\\])"
+    authority = f"//{user}{host}(?::[0-9]{{1,5}})?(?:/{char}*)*"
     tail = f"(?:{char}|[/?])*"
     path = f"(?:{authority}|{char}+(?:/{char}*)*)"
     return f"[a-zA-Z][a-zA-Z0-9+.-]{{0,15}}:{path}(?:\\?{tail})?(?:#{tail})?"
 
 
+def _names(labels: int, longest: int) -> str:
+    """Names of hosts: labels with points between them, the last one not a number."""
+    rest = f"(?:[a-zA-Z0-9-]{{0,{longest - 2}}}[a-zA-Z0-9])?"
+    return f"(?:[a-zA-Z0-9]{rest}\\.){{0,{labels - 1}}}[a-zA-Z]{rest}"
+
+
 _DATE = "|".join(_dates())
 _HOURS_MINUTES = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _CLOCK = rf"{_HOURS_MINUTES}:[0-5][0-9](?:\.[0-9]{{1,9}})?(?:Z|[+-]{_HOURS_MINUTES})"
-_LABEL = "[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?"
-_HOST = rf"(?:{_LABEL}\.){{0,6}}[a-zA-Z](?:[a-zA-Z0-9-]{{0,30}}[a-zA-Z0-9])?"
-_ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]{1,20}"
+_HOST = f"(?:{_names(7, 32)}|{_names(3, 63)})"  # at most 253 characters
+_ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]"
+_LOCAL = rf"(?:{_ATOM}{{1,12}}(?:\.{_ATOM}{{1,12}}){{0,4}}|{_ATOM}{{1,64}})"  # at most 64
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
 _FORMATS = {
@@ -318,7 +328,7 @@ _FORMATS = {
     "time": _CLOCK,
     "date-time": f"(?:{_DATE})T{_CLOCK}",
     "duration": _durations(),
-    "email": rf"{_ATOM}(?:\.{_ATOM}){{0,2}}@{_HOST}",
+    "email": f"{_LOCAL}@{_HOST}",
     "hostname": _HOST,
     "ipv4": rf"(?:{_BYTE}\.){{3}}{_BYTE}",
     "ipv6": "|".join(_ipv6()),

@@ -6,7 +6,16 @@ accepts but does not enforce to the letter, and plain mistakes. Every value samp
 rewritten schema validates under the original by the `jsonschema` package, formats included. Nothing
 here knows tokens or messages. compiling.py calls the compiler, proofs.py has the two proofs.
 
-The rewriting may only narrow a schema. It
+Where a schema must hold whole, what cannot be enforced is refused, and the rewriting only narrows:
+every sampled value validates. Where it need not, the keyword that cannot be enforced is *relaxed*:
+it alone is left out, and noted. Then the rewriting only widens, but for formats and patterns, which
+keep the common core of their readings: what validates can be sampled.
+
+Old spellings are read in their sense: a keyword that is null is absent, `nullable: true` also
+allows null, `exclusiveMinimum: true` goes with `minimum`. A list of `items` is refused, or read as
+`prefixItems`.
+
+The rewriting
 - replaces formats by exact patterns, and translates patterns (see patterns.py);
 - makes exclusive bounds inclusive and rounds bounds inwards, as numbers are compared after
   rounding;
@@ -17,105 +26,71 @@ The rewriting may only narrow a schema. It
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from decimal import ROUND_CEILING, Decimal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from functools import reduce
 from itertools import combinations
 from operator import getitem
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar.compiling import Complaint, compiled
+from ossia.harmony.grammar.keywords import (
+    ANY_LINE,
+    ANY_TEXT,
+    FREE_FORMATS,
+    HARMLESS,
+    HINTS,
+    REFUSED,
+    WEAKER,
+    Refusal,
+    Relaxed,
+    Schema,
+    inwards,
+    is_finite,
+    plain,
+    respelt,
+    without_tuples,
+)
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
 from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, disjoint, ends
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
 
-# Keywords of JSON schema, of this or an older draft, that restrict values but are not enforced.
-_REFUSED = {
-    "not",
-    "if",
-    "then",
-    "else",
-    "contains",
-    "minContains",
-    "maxContains",
-    "uniqueItems",
-    "propertyNames",
-    "dependentRequired",
-    "dependentSchemas",
-    "dependencies",
-    "unevaluatedItems",
-    "unevaluatedProperties",
-    "additionalItems",
-    "$dynamicRef",
-    "$recursiveRef",
-    "extends",
-    "disallow",
-    "divisibleBy",
-}
-_HINTS = {
-    "additionalItems": ": write `prefixItems` and `items`",
-    "uniqueItems": ": say so in the description and check the call",
-    "oneOf": ": its options may overlap; use `anyOf`, "
-    "or give each a required property with another `const`",
-}
-_HARMLESS: dict[str, list[Any]] = {  # values with which a refused keyword restricts nothing
-    "uniqueItems": [False],
-    "propertyNames": [True, {}, {"type": "string"}],
-}
-_FREE_FORMATS = ("password", "path", "file-path", "directory-path")  # any text has them
-
 Path = tuple[str | int, ...]
-Schema = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def json_grammar(schema: Any, what: str) -> str:
+def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -> str:
     """A grammar for llguidance, of the JSON texts whose values validate.
 
-    `what` names the schema in errors, such as "tool 'f': parameters". Raises GrammarError with the
-    keyword and place that cannot be enforced.
+    `what` names the schema in errors, such as "tool 'f': parameters". `relaxed` None: the schema
+    must hold whole; a list: keywords that cannot be enforced are left out and added to it. Raises
+    GrammarError with the keyword and place that cannot be enforced, or relaxed.
     """
     try:
-        return _Rewriting(_plain(schema), what).run()
+        return _Rewriting(plain(schema), what, relaxed).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
 
 
-def _plain(value: Any) -> Any:
-    """Any mapping as a dict and any sequence as a list, with string keys. Raises TypeError for a
-    value that is not JSON.
-    """
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is not a string")
-            key.encode()  # a lone surrogate cannot be
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str):
-        value.encode()
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise TypeError(f"{value!r:.60} is not a JSON value")
-
-
 class _Rewriting:
     """One document. The target of every `$ref` becomes a fresh definition, wherever it was."""
 
-    def __init__(self, root: Any, what: str) -> None:
+    def __init__(self, root: Any, what: str, relaxed: list[Relaxed] | None) -> None:
         self._root = root
         self._what = what
+        self._relaxed = relaxed
         self._names: dict[Path, str] = {}  # of the fresh definitions
         self._definitions: Schema = {}
         # Every rewritten schema, inner ones first.
         self._made: list[tuple[Path, Schema]] = []
+        self._searched = 0  # characters
 
     def run(self) -> str:
         """The grammar."""
@@ -129,12 +104,48 @@ class _Rewriting:
                 self._definitions[self._names[where]] = self._schema(self._at(where), where)
         self._prove_one_of()
         self._refuse_endless()
-        grammar, error = self._compile(root)
-        if error:
-            where, error = next(self._culprits(error), ((), error))
-            hint = _HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
-            raise self._refused(where, f"cannot be enforced{hint}")
-        return grammar
+        while True:
+            grammar, error = self._compile(root)
+            if error is None:
+                return grammar
+            where, schema, error = next(self._culprits(error), ((), root, error))
+            hint = HINTS["oneOf"] if error.kind == "overlap" else f": {error}"
+            refusal = self._refused(where, f"cannot be enforced{hint}")
+            if self._relaxed is None or not schema:
+                raise refusal
+            self._weaken(schema, where, refusal)
+
+    def _weaken(self, schema: Schema, where: Path, refusal: Refusal) -> None:
+        """Takes out of a rewritten schema what keeps it from compiling; at worst, everything."""
+        for keys in WEAKER:
+            weaker = {key: value for key, value in schema.items() if key not in keys}
+            if len(weaker) == len(schema):
+                continue
+            _, error = self._compile(weaker)
+            if error is not None:
+                continue
+            taken = next(key for key in keys if key in schema)
+            self._note(self._refused((*where, taken), refusal.found.reason))
+            break
+        else:
+            weaker = {}
+            self._note(refusal)
+        schema.clear()
+        schema.update(weaker)
+
+    def _note(self, refusal: Refusal) -> None:
+        """Relaxes what was refused, or raises."""
+        if self._relaxed is None:
+            raise refusal
+        self._relaxed.append(refusal.found)
+
+    def _try(self, instead: T, make: Callable[P, T], *args: P.args, **more: P.kwargs) -> T:
+        """What `make` makes. If that is refused, and may be relaxed: `instead`, and a note."""
+        try:
+            return make(*args, **more)
+        except Refusal as refusal:
+            self._note(refusal)
+            return instead
 
     def _places_to_define(self) -> list[Path]:
         return [place for place, name in self._names.items() if name not in self._definitions]
@@ -142,42 +153,52 @@ class _Rewriting:
     def _compile(self, schema: Schema) -> tuple[str, Complaint | None]:
         return compiled({**schema, "$defs": self._definitions})
 
-    def _culprits(self, error: Complaint) -> Iterator[tuple[Path, Complaint]]:
+    def _culprits(self, error: Complaint) -> Iterator[tuple[Path, Schema, Complaint]]:
         """The innermost schemas that do not compile by themselves. A part without any value is to
         blame only if the whole has none. In a large document only a few are tried, each with all
         definitions.
         """
         size = len(json.dumps(self._definitions))
-        for where, schema in self._made[: SEARCHED // size]:
+        left = max(0, SEARCHED - self._searched)
+        for where, schema in self._made[: left // size]:
+            self._searched += size
             _, its_error = self._compile(schema)
             if its_error is not None and (its_error.kind != "empty" or error.kind == "empty"):
-                yield where, its_error
+                yield where, schema, its_error
 
     def _at(self, where: Path) -> Any:
         return reduce(getitem, where, self._root)
 
-    def _refused(self, where: Path, why: str) -> GrammarError:
+    def _refused(self, where: Path, why: str) -> Refusal:
         parts = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
         pointer = "".join(f"/{part}" for part in parts)
-        return GrammarError(f"{self._what}: #{pointer} {why}")
+        return Refusal(Relaxed(self._what, f"#{pointer}", why))
 
     # -- one schema
 
     def _schema(self, node: Any, where: Path) -> Any:
+        return self._try({}, self._rewritten, node, where)
+
+    def _rewritten(self, node: Any, where: Path) -> Any:
         if isinstance(node, bool):
             return node
         if not isinstance(node, dict):
             raise self._refused(where, f"should be a schema, found {node!r:.60}")
+        node = respelt(node)
+        if self._relaxed is not None:
+            node = without_tuples(node)
         out: dict[str, Any] = {}
         for key in node:
-            self._refuse_keyword(key, node[key], (*where, key))
+            self._try(None, self._refuse_keyword, key, node[key], (*where, key))
         self._copy_types(node, out, where)
         self._rewrite_string(node, out, where)
         self._rewrite_numbers(node, out, where)
         self._rewrite_array(node, out, where)
-        self._rewrite_object(node, out, where)
+        self._try(None, self._rewrite_object, node, out, where)
         self._rewrite_applicators(node, out, where)
         self._made.append((where, out))
+        if node.get("nullable") is True and "null" not in out.get("type", ()):
+            return {"anyOf": [out, {"type": ["null"]}]}
         return out
 
     def _schemas(self, nodes: Any, where: Path) -> dict[str, Any]:
@@ -196,16 +217,20 @@ class _Rewriting:
         return value
 
     def _refuse_keyword(self, key: str, value: Any, where: Path) -> None:
-        if key in _REFUSED and value not in _HARMLESS.get(key, []):
-            raise self._refused(where, f"cannot be enforced{_HINTS.get(key, '')}")
+        if key in REFUSED and value not in HARMLESS.get(key, []):
+            raise self._refused(where, f"cannot be enforced{HINTS.get(key, '')}")
         if key == "$id" and len(where) > 1:
             raise self._refused(
                 where, "starts a document within the document, which is not supported"
             )
 
     def _copy_types(self, node: Schema, out: Schema, where: Path) -> None:
-        if "type" not in node:
-            return
+        if "type" in node:
+            kept = self._try([], self._types, node, where)
+            if kept:
+                out["type"] = kept
+
+    def _types(self, node: Schema, where: Path) -> list[str]:
         types = node["type"] if isinstance(node["type"], list) else [node["type"]]
         if not types or any(name not in TYPES for name in types):
             known = ", ".join(TYPES)
@@ -214,13 +239,13 @@ class _Rewriting:
         if "number" in kept and "integer" in kept:
             # a number may be whole, and the compiler fails over unions that name a type twice
             kept.remove("integer")
-        out["type"] = kept
+        return kept
 
     def _count(self, node: Schema, key: str, where: Path) -> int | None:
         if key not in node:
             return None
         value = node[key]
-        if not _is_finite(value) or value != int(value) or value < 0:
+        if not is_finite(value) or value != int(value) or value < 0:
             raise self._refused(
                 (*where, key), f"should be a whole number, 0 or more, found {value!r:.60}"
             )
@@ -228,18 +253,21 @@ class _Rewriting:
 
     def _copy_counts(self, node: Schema, out: Schema, where: Path, *keys: str) -> None:
         for key in keys:
-            count = self._count(node, key, where)
+            count = self._try(None, self._count, node, key, where)
             if count is not None:
                 out[key] = count
 
     def _rewrite_string(self, node: Schema, out: Schema, where: Path) -> None:
         self._copy_counts(node, out, where, "minLength", "maxLength")
-        patterns = []
+        found = []
         if "pattern" in node:
-            patterns.append(self._pattern(node["pattern"], (*where, "pattern")))
+            at = (*where, "pattern")
+            found.append(self._try("", self._pattern, node["pattern"], at))
         may_be_string = "string" in out.get("type", TYPES)
-        if "format" in node and may_be_string and node["format"] not in _FREE_FORMATS:
-            patterns.append(self._format(node["format"], (*where, "format")))
+        if "format" in node and may_be_string and node["format"] not in FREE_FORMATS:
+            at = (*where, "format")
+            found.append(self._try("", self._format, node["format"], at))
+        patterns = [pattern for pattern in found if pattern]
         if patterns:
             out["pattern"] = patterns[0]
         if len(patterns) > 1:
@@ -263,14 +291,17 @@ class _Rewriting:
 
     def _rewrite_numbers(self, node: Schema, out: Schema, where: Path) -> None:
         is_whole = "type" in out and "number" not in out["type"]
-        minimum = self._bound(node, "minimum", 1, is_whole, where)
-        maximum = self._bound(node, "maximum", -1, is_whole, where)
+        minimum = self._try(None, self._bound, node, "minimum", 1, is_whole, where)
+        maximum = self._try(None, self._bound, node, "maximum", -1, is_whole, where)
         if minimum is not None:
             out["minimum"] = minimum
         if maximum is not None:
             out["maximum"] = maximum
         if "multipleOf" in node:
-            out["multipleOf"] = self._step(node["multipleOf"], (*where, "multipleOf"))
+            at = (*where, "multipleOf")
+            step = self._try(0, self._step, node["multipleOf"], at)
+            if step:
+                out["multipleOf"] = step
 
     def _bound(
         self, node: Schema, key: str, side: Literal[1, -1], is_whole: bool, where: Path
@@ -283,16 +314,18 @@ class _Rewriting:
         for name in (key, exclusive_key):
             if name in node:
                 value = self._number(node[name], (*where, name))
-                lower_bounds.append(_inwards(side * value, is_whole, name == exclusive_key))
+                lower_bounds.append(inwards(side * value, is_whole, name == exclusive_key))
         if not lower_bounds:
             return None
         lower = max(lower_bounds)
         if lower > SAFE:
             raise self._refused((*where, key), "leaves only numbers that are not exact in JSON")
+        if lower < -SAFE and self._relaxed is not None:
+            raise self._refused((*where, key), "is beyond the numbers that are exact in JSON")
         return side * max(lower, -SAFE)
 
     def _number(self, value: Any, where: Path) -> Decimal:
-        if not _is_finite(value):
+        if not is_finite(value):
             raise self._refused(where, f"should be a number, found {value!r:.60}")
         return Decimal(repr(value))
 
@@ -315,7 +348,10 @@ class _Rewriting:
     def _rewrite_array(self, node: Schema, out: Schema, where: Path) -> None:
         self._copy_counts(node, out, where, "minItems", "maxItems")
         if "prefixItems" in node:
-            out["prefixItems"] = self._options(node["prefixItems"], (*where, "prefixItems"))
+            place = (*where, "prefixItems")
+            items = self._try([], self._options, node["prefixItems"], place)
+            if items:
+                out["prefixItems"] = items
         if "items" in node:
             if isinstance(node["items"], list):
                 raise self._refused(
@@ -324,34 +360,66 @@ class _Rewriting:
             out["items"] = self._schema(node["items"], (*where, "items"))
 
     def _rewrite_object(self, node: Schema, out: Schema, where: Path) -> None:
-        properties = self._schemas(node.get("properties", {}), (*where, "properties"))
-        required = self._required(node, where)
+        properties = self._try(
+            {}, self._schemas, node.get("properties", {}), (*where, "properties")
+        )
+        required = self._try([], self._required, node, where)
         named = dict.fromkeys([*properties, *required])
         self._refuse_controls(named, "declares", where)
-        others_at = (*where, "additionalProperties")
-        others = self._schema(node.get("additionalProperties", True), others_at)
-        patterns = self._pattern_properties(node, named, where)
-        self._count_properties(node, out, required, where)
+        patterns, others = self._other_keys(node, named, where)
+        self._try(None, self._count_properties, node, out, required, where)
         has_optional = not named.keys() <= set(required)
         if has_optional and ("minProperties" in out or "maxProperties" in out):
             # the compiler counts keys that may be left out only where there are no others
-            others = False
-            if not patterns and out.get("maxProperties", 0) >= len(named):
-                del out["maxProperties"]
+            if others is not False and self._relaxed is not None:
+                self._drop_counts(out, where)
+            else:
+                others = False
+                if not patterns and out.get("maxProperties", 0) >= len(named):
+                    del out["maxProperties"]
         if named and not patterns and others is not False:
             # `properties` must say of every required key what the pattern says of the others
             for name in required:
                 properties.setdefault(name, others)
             patterns = {_key_pattern(named, others): others}
-        elif patterns and others not in (True, {}, False):
-            raise self._refused(
-                others_at, "is a schema next to `patternProperties`, which cannot be enforced"
-            )
         if properties:
             out["properties"] = properties
         if required:
             out["required"] = required
         _put_other_keys(out, patterns, others)
+
+    def _drop_counts(self, out: Schema, where: Path) -> None:
+        for key in ("minProperties", "maxProperties"):
+            if out.pop(key, None) is not None:
+                why = "cannot be enforced where keys may be left out and others added"
+                self._note(self._refused((*where, key), why))
+
+    def _other_keys(
+        self, node: Schema, named: Mapping[str, None], where: Path
+    ) -> tuple[Schema, Any]:
+        """The rewritten `patternProperties`, and what holds of the keys that match none of them."""
+        at = (*where, "additionalProperties")
+        others = self._schema(node.get("additionalProperties", True), at)
+        given = node.get("patternProperties", {})
+        if isinstance(given, dict) and len(given) == 1:
+            (key,) = given
+            is_map = self._relaxed is not None and others is not False and key in ANY_LINE
+            if key in ANY_TEXT or is_map:
+                return {}, self._schema(given[key], (*where, "patternProperties", key))
+        nothing: Schema | None = None
+        patterns = self._try(nothing, self._pattern_properties, node, named, where)
+        if patterns is None:
+            return {}, True
+        if not patterns or others is False:
+            return patterns, others
+        if self._relaxed is not None:
+            why = "cannot be enforced where other keys are allowed"
+            self._note(self._refused((*where, "patternProperties"), why))
+            return {}, True
+        if others not in (True, {}):
+            why = "is a schema next to `patternProperties`, which cannot be enforced"
+            raise self._refused(at, why)
+        return patterns, others
 
     def _required(self, node: Schema, where: Path) -> list[str]:
         required = self._list(node.get("required", []), (*where, "required"), 0)
@@ -368,7 +436,7 @@ class _Rewriting:
 
     def _pattern_properties(
         self, node: Schema, named: Mapping[str, None], where: Path
-    ) -> dict[str, Any]:
+    ) -> Schema | None:
         here = (*where, "patternProperties")
         schemas = self._schemas(node.get("patternProperties", {}), here)
         patterns = {name: self._pattern(name, (*here, name)) for name in schemas}
@@ -391,6 +459,7 @@ class _Rewriting:
         if missing <= 0:
             out.pop("minProperties", None)
         elif missing > 1:
+            del out["minProperties"]
             raise self._refused(
                 (*where, "minProperties"),
                 "can be enforced up to one more than the number of keys in `required`",
@@ -400,20 +469,32 @@ class _Rewriting:
 
     def _rewrite_applicators(self, node: Schema, out: Schema, where: Path) -> None:
         if "const" in node:
-            out["const"] = self._value(node["const"], (*where, "const"))
+            self._try(None, self._copy_constant, node, out, where)
         if "enum" in node:
-            values = self._list(node["enum"], (*where, "enum"))
-            out["enum"] = [
-                self._value(value, (*where, "enum", n)) for n, value in enumerate(values)
-            ]
+            self._try(None, self._copy_enum, node, out, where)
         if "$ref" in node:
-            target = self._target(node["$ref"], (*where, "$ref"))
-            out["$ref"] = DEFINITIONS + self._names.setdefault(target, str(len(self._names)))
+            at = (*where, "$ref")
+            target = self._try(None, self._target, node["$ref"], at)
+            if target is not None:
+                name = self._names.setdefault(target, str(len(self._names)))
+                out["$ref"] = DEFINITIONS + name
         for key in ("allOf", "anyOf", "oneOf"):
             if key in node:
-                options = self._options(node[key], (*where, key))
+                at = (*where, key)
+                options = self._try([], self._options, node[key], at)
                 already = out.get(key, [])  # `allOf` may hold a format
-                out[key] = already + options
+                if options:
+                    out[key] = already + options
+
+    def _copy_constant(self, node: Schema, out: Schema, where: Path) -> None:
+        out["const"] = self._value(node["const"], (*where, "const"))
+
+    def _copy_enum(self, node: Schema, out: Schema, where: Path) -> None:
+        at = (*where, "enum")
+        kept = []
+        for n, value in enumerate(self._list(node["enum"], at)):
+            kept.append(self._value(value, (*at, n)))
+        out["enum"] = kept
 
     def _value(self, value: Any, where: Path) -> Any:
         """A constant; its numbers must be numbers that the compiler writes as it read them."""
@@ -428,7 +509,7 @@ class _Rewriting:
             return [self._value(item, (*where, n)) for n, item in enumerate(value)]
         return value
 
-    def _target(self, reference: Any, where: Path) -> Path:
+    def _target(self, reference: Any, where: Path) -> Path | None:
         """The place that a `$ref` names. It is found by walking there: a pointer does not tell
         indices from names.
         """
@@ -452,14 +533,17 @@ class _Rewriting:
 
     def _prove_one_of(self) -> None:
         """Where no value satisfies two options, `oneOf` is `anyOf`. The compiler proves that in
-        fewer cases than we do.
+        fewer cases than we do. Where it is not proved, `anyOf` is the weaker one.
         """
-        for _, schema in self._made:
+        for where, schema in self._made:
             options = schema.get("oneOf", ())
-            if not options or not all(
-                disjoint(a, b, self._definitions) for a, b in combinations(options, 2)
-            ):
+            pairs = combinations(options, 2)
+            is_proved = all(disjoint(a, b, self._definitions) for a, b in pairs)
+            if not options or not (is_proved or self._relaxed is not None):
                 continue
+            if not is_proved:
+                why = f"cannot be enforced{HINTS['oneOf']}"
+                self._note(self._refused((*where, "oneOf"), why))
             del schema["oneOf"]
             if "anyOf" in schema:
                 schema["allOf"] = [*schema.get("allOf", ()), {"anyOf": schema.pop("anyOf")}]
@@ -468,24 +552,17 @@ class _Rewriting:
     def _refuse_endless(self) -> None:
         """Every definition must have a value of finite size: the least fixed point."""
         ending: set[str] = set()
-        while fresh := self._newly_ending(ending):
-            ending |= fresh
         for where, name in self._names.items():
+            while fresh := self._newly_ending(ending):
+                ending |= fresh
             if name not in ending:
-                raise self._refused(
-                    where, "contains itself without an end, so that it has no finite value"
-                )
+                why = "contains itself without an end, so that it has no finite value"
+                self._note(self._refused(where, why))
+                self._definitions[name].clear()
 
     def _newly_ending(self, ending: set[str]) -> set[str]:
         candidates = self._definitions.keys() - ending
         return {name for name in candidates if ends(self._definitions[name], ending)}
-
-
-def _is_finite(value: Any) -> bool:
-    """Whether it is a finite number. Booleans are ints to Python, but not to JSON."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:
@@ -504,17 +581,3 @@ def _key_pattern(named: Iterable[str], others: Any) -> str:
 
 def _has_controls(name: str) -> bool:
     return any(char < " " or char == "\x7f" for char in name)
-
-
-def _inwards(lower: Decimal, whole: bool, exclusive: bool) -> int | float:
-    """A lower bound as an inclusive one of at most 15 digits, never below the given.
-
-    That many digits survive a double, so that a number which is at least the bound as text is so
-    as a number too.
-    """
-    digits = max(1, lower.adjusted() + 1) if lower else 1
-    unit = Decimal(1) if whole else Decimal(1).scaleb(min(0, digits - 15))
-    bound = (lower / unit).to_integral_value(ROUND_CEILING) * unit
-    if exclusive and bound == lower:
-        bound += unit
-    return int(bound) if bound == bound.to_integral_value() else float(bound)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ossia.errors import RenderError
+from ossia.harmony.header import Field
 from ossia.harmony.messages import Message, Role, Style
 from ossia.harmony.official.schema import compat_type
 from ossia.harmony.reasoning import AnalysisCut
@@ -61,6 +62,12 @@ class OfficialRules(Rules):
 
     def recipient_follows_channel(self, message: Message) -> bool:
         return message.channel == "commentary"
+
+    def word(self, field: Field, text: str) -> str:
+        return text
+
+    def type_name(self, name: str) -> str:
+        return name
 
     def is_constrained(self, content_type: str) -> bool:
         return True

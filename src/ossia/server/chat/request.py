@@ -57,13 +57,19 @@ async def asks_of(
     request.check_supported()
     tools = tools_of(request, service.builtin)
     wanted = wanted_format(request)
-    effort = effort_of(request, service)
     instructions, messages = harmony_messages(
         [message.model_dump() for message in request.messages],
         lambda call: service.thoughts_before(caller, call),
     )
+    template = request.chat_template_kwargs or TemplateWishes()
+    effort = effort_of(request, service, instructions)
     conversation = conversation_of(
-        messages, effort=effort.level, instructions=instructions, tools=tools, format=wanted
+        messages,
+        effort=effort.level,
+        instructions=instructions,
+        tools=tools,
+        format=wanted,
+        identity=template.model_identity,
     )
     params = sampling_of(request, service)
     grammar = await service.grammar(tools, wanted, effort.budget)
@@ -90,7 +96,7 @@ async def asks_of(
     return [replace(ask, stream=n) for n in range(choices)], form
 
 
-def effort_of(request: ChatRequest, service: Service) -> Effort:
+def effort_of(request: ChatRequest, service: Service, instructions: str | None) -> Effort:
     """The first that is given, of the places where clients put it."""
     nested = request.reasoning or Reasoning()
     template = request.chat_template_kwargs or TemplateWishes()
@@ -98,7 +104,7 @@ def effort_of(request: ChatRequest, service: Service) -> Effort:
     is_off = nested.enabled is False or template.enable_thinking is False
     if word is None and is_off:
         word = "none"
-    effort = service.effort(word)
+    effort = service.effort(word, instructions)
     budget = request.thinking_token_budget
     if budget is None:
         budget = nested.max_tokens

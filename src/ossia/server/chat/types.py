@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, MinLen
 from pydantic import Field
 
-from ossia.engine.request import Count, TopLogprobs
+from ossia.engine.request import TopLogprobs
 from ossia.server.wire.fields import (
     ApiRequest,
     EffortWord,
@@ -21,7 +21,7 @@ from ossia.server.wire.fields import (
     StringOrObject,
     StringOrObjects,
 )
-from ossia.server.wire.sampling import SamplingFields, StopStrings
+from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopStrings
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
 Object = dict[str, Any]
@@ -48,8 +48,11 @@ class Reasoning(Part):
 
 
 class TemplateWishes(Part):
-    """What clients of other servers send as variables of a chat template."""
+    """What clients of other servers send as variables of a chat template. `model_identity`: the
+    first line of the system message.
+    """
 
+    model_identity: str | None = None
     reasoning_effort: EffortWord | None = None
     enable_thinking: bool | None = None
 
@@ -68,8 +71,8 @@ class ChatRequest(ApiRequest, StreamFields, SamplingFields):
     # The answer
     response_format: Object | None = None
     n: Annotated[int, Ge(1), Le(128)] | None = None
-    max_completion_tokens: Count | None = None
-    max_tokens: Count | None = None
+    max_completion_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens | None = None
     stop: StopStrings = ()
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None

@@ -208,7 +208,7 @@ class _Job:
         reason: Literal["stop", "length"] = "stop"
         tokens = self.service.worker.generate(
             prompt,
-            self.params,
+            self.service.worker.within(self.params, prompt),
             priority=wish.priority or 0,
             cache_salt=self.caller.salted(wish.cache_salt or ""),
             samples=self.shared[head.at],

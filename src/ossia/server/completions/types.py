@@ -12,10 +12,11 @@ from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field
 
 from ossia.engine.request import SamplingParams, TopLogprobs
+from ossia.errors import PromptTooLong
 from ossia.server.service import Service
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, StreamFields, wrong
-from ossia.server.wire.sampling import SamplingFields, StopStrings
+from ossia.server.wire.sampling import SamplingFields, StopStrings, without_limit
 from ossia.tokenizer import Tokenizer
 
 MAX_SAMPLES = 1024  # of one request: prompts times best_of
@@ -63,8 +64,8 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
     skip_special_tokens: bool | None = Field(
         None, description="False: control tokens are shown in the text, by name."
     )
-    max_tokens: Annotated[int, Ge(0)] | None = Field(
-        None, description="16 if it is not given; 0 for the prompt alone."
+    max_tokens: Annotated[int, BeforeValidator(without_limit), Ge(0)] | None = Field(
+        None, description="16 if it is not given; 0 for the prompt alone, -1 for no limit."
     )
     best_of: Annotated[int, Ge(1), Le(128)] | None = None
     n: Annotated[int, Ge(1), Le(128)] | None = None
@@ -181,8 +182,4 @@ def _check_ids(ids: list[int], service: Service, param: str, limit: int) -> None
     if wrong is not None:
         raise bad(f"token id {wrong} is outside the vocabulary of {vocabulary}", param)
     if len(ids) > service.context - (limit > 0):
-        raise bad(
-            f"the prompt has {len(ids)} tokens; the context holds {service.context}",
-            param,
-            "context_length_exceeded",
-        )
+        raise PromptTooLong(len(ids), service.context, param)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.messages.types import CountRequest, WireMessage
-from ossia.server.sealing import Sealer, SealError
+from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.wire.content import part_text, text_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
@@ -30,6 +29,7 @@ def read_messages(body: CountRequest, sealer: Sealer, remembered: Thoughts) -> l
     messages: list[Message] = []
     for n, message in enumerate(body.messages):
         messages += reader.read(message, At(message.content, f"messages[{n}].content"))
+    log_unopened(reader.unopened)
     if body.messages[-1].role == "assistant":
         why = "the last message is the assistant's: this model cannot continue an answer"
         raise bad(why, "messages")
@@ -41,6 +41,8 @@ class _Reader:
         self.sealer = sealer
         self.remembered = remembered
         self.calls: dict[str, str] = {}  # id -> the tool's name
+        self.open_calls: list[str] = []  # ids of those without a result yet
+        self.unopened: list[SealError] = []
 
     def read(self, message: WireMessage, content: At) -> Iterator[Message]:
         match message.role:
@@ -68,7 +70,11 @@ class _Reader:
             yield Message(Role.USER, "\n\n".join(texts))
 
     def _result(self, block: At) -> Message:
-        id = block["tool_use_id"].text()
+        id = block["tool_use_id"].text("")
+        if not id and len(self.open_calls) == 1:
+            id = self.open_calls[0]  # it can be no other's
+        if id in self.open_calls:
+            self.open_calls.remove(id)
         if id not in self.calls:
             raise block["tool_use_id"].wrong(f"is {id!r:.80}: no tool_use before it has this id")
         content = block["content"]
@@ -105,8 +111,10 @@ class _Reader:
         text = "" if is_redacted else block["thinking"].text()
         if not text:
             sealed = block["data" if is_redacted else "signature"].text()
-            with suppress(SealError):
+            try:
                 text = self.sealer.open(sealed)
+            except SealError as error:
+                self.unopened.append(error)
         return text
 
     def _call(self, block: At, has_thought: bool) -> Iterator[Message]:
@@ -120,6 +128,7 @@ class _Reader:
                 if message.channel == "analysis":
                     yield message
         self.calls[id] = name
+        self.open_calls.append(id)
         text = json.dumps(given, ensure_ascii=False)
         recipient = f"{FUNCTIONS}.{name}"
         yield Message(Role.ASSISTANT, text, None, "commentary", recipient, CONSTRAIN + "json")

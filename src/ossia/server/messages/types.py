@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
-from ossia.engine.request import Count
 from ossia.server.service import Effort, Service
 from ossia.server.wire.content import text_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrObjects
 from ossia.server.wire.format import AnswerFormat, answer_format
-from ossia.server.wire.sampling import SamplingFields, StopList
+from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopList
 from ossia.server.wire.tools import ToolReader
 from ossia.tools.toolbox import Toolbox, ToolChoice
 
@@ -87,7 +86,7 @@ class CountRequest(ApiRequest):
         """Raises `ApiError`."""
         config = self.output_config or OutputConfig()
         word = config.effort
-        effort = service.effort(word)
+        effort = service.effort(word, self.instructions)
         if self.thinking is None or self.thinking.type == "adaptive":
             return effort
         if self.thinking.type == "disabled":
@@ -147,7 +146,7 @@ def _functions(tools: list[dict[str, Any]]) -> Iterator[At]:
 class MessagesRequest(CountRequest, SamplingFields):
     """The body of a request that wants an answer."""
 
-    max_tokens: Count
+    max_tokens: MaxTokens
     stop_sequences: StopList = ()
     stream: bool | None = None
     metadata: dict[str, Any] | None = None

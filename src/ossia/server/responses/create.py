@@ -18,7 +18,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
-from ossia.errors import OssiaError
+from ossia.errors import CONTEXT_EXCEEDED, OssiaError
 from ossia.harmony import Message
 from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.access import Caller
@@ -31,6 +31,8 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.output import relaxed
+from ossia.server.wire.sampling import NO_LIMIT
 from ossia.tools import SessionKey
 from ossia.turn.events import TurnEvent, new_id
 
@@ -108,9 +110,8 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        return PendingResponse(
-            body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), include)
-        )
+        response = self._response(body, prompt, params) | relaxed(ask.grammar)
+        return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
 
     def _response(
         self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
@@ -118,6 +119,7 @@ class ResponseService:
         """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
+        most = body.max_output_tokens
         return {
             "id": new_id("resp"),
             "object": "response",
@@ -128,7 +130,7 @@ class ResponseService:
             "error": None,
             "incomplete_details": None,
             "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
+            "max_output_tokens": None if most == NO_LIMIT else most,
             "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata or {},
             "model": self.service.check_model(body.model),
@@ -165,8 +167,9 @@ class ResponseService:
     async def events(
         self, pending: PendingResponse, patience: float
     ) -> AsyncGenerator[Event, None]:
-        """The wire events. An error before the first event is raised. After `patience` seconds
-        without an event of the model the stream begins all the same, and later errors are a
+        """The wire events. An error before the first event is raised, except that a stream tells a
+        prompt that is too long as a `response.failed`, which agents wait for. After `patience`
+        seconds without an event of the model the stream begins all the same, and later errors are a
         `response.failed`. If this is closed or cancelled, the response is kept as cancelled.
         """
         book = pending.book
@@ -186,9 +189,14 @@ class ResponseService:
                             self._keep(pending)
                         yield event
         except Exception as error:
-            if book.sequence == 0 or book.has_ended:
+            told = ApiError.of(error)
+            is_told = pending.body.stream and told.code == CONTEXT_EXCEEDED
+            if book.has_ended or (book.sequence == 0 and not is_told):
                 raise
-            pending.error = ApiError.of(error)
+            if book.sequence == 0:
+                for event in book.begin():
+                    yield event
+            pending.error = told
             if pending.error.status == 500:
                 log.error("an answer failed", exc_info=error)
             for event in book.fail(pending.error):

@@ -16,7 +16,7 @@ import orjson
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.store import PREFIXES
-from ossia.server.sealing import Sealer, SealError
+from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.wire.content import TEXT_PARTS, part_text, text_of
 from ossia.server.wire.fields import At
 from ossia.turn.events import new_id
@@ -110,9 +110,11 @@ class Reader:
     leading: list[str] = field(default_factory=list)  # instructions before anything else is said
     messages: list[Message] = field(default_factory=list)
     _callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
+    _open_calls: list[str] = field(default_factory=list)  # call_ids of those without a result yet
     _begin: int = 0  # of the messages that the model wrote last, without a break
     # whether calls of the server's tools, whose results items do not tell, belong to them
     _hosted: bool = False
+    _unopened: list[SealError] = field(default_factory=list)
 
     def read(self, items: Sequence[Item]) -> None:
         """Raises `ApiError` naming the item that cannot be read."""
@@ -133,6 +135,7 @@ class Reader:
                     self._code(item)
                 case _:
                     self._hosted = True
+        log_unopened(self._unopened)
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
@@ -156,7 +159,9 @@ class Reader:
                 self._add(Message(Role.DEVELOPER, DeveloperContent(text)))
 
     def _reasoning(self, item: At) -> None:
-        """The plain text, else the sealed one. A summary alone is not shown to the model."""
+        """The plain text, else the sealed one. A summary alone is not shown to the model. What
+        another server sealed, or an older secret, is left out: it would end the conversation.
+        """
         content = item["content"]
         sealed = item["encrypted_content"]
         text = text_of(content, "\n\n") if content.value else ""
@@ -164,8 +169,7 @@ class Reader:
             try:
                 text = self.sealer.open(sealed.value)
             except SealError as error:
-                what = f"cannot be read: {error}"
-                raise sealed.wrong(what, "invalid_encrypted_content") from error
+                self._unopened.append(error)
         if text:
             self._add(Message(Role.ASSISTANT, text, channel="analysis"))
 
@@ -176,6 +180,7 @@ class Reader:
         body = item["arguments" if is_function else "input"].text()
         recipient = f"{_namespace(item)}.{name}"
         self._callees[call_id] = recipient
+        self._open_calls.append(call_id)
         self._remember(call_id)
         content_type = f"{CONSTRAIN}json" if is_function else "code"
         self._add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
@@ -194,9 +199,14 @@ class Reader:
     def _output(self, item: At) -> None:
         call_id = item["call_id"]
         name = item["name"].value
+        id = call_id.value
+        if not (id or name) and len(self._open_calls) == 1:
+            id = self._open_calls[0]  # it can be no other's
         recipient = None
-        if isinstance(call_id.value, str):
-            recipient = self._callees.get(call_id.value)
+        if isinstance(id, str):
+            recipient = self._callees.get(id)
+        if id in self._open_calls:
+            self._open_calls.remove(id)
         if recipient is None and isinstance(name, str) and name:
             recipient = f"{_namespace(item)}.{name}"
         if recipient is None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ossia.errors import CONTEXT_EXCEEDED
 from ossia.server.responses.items import Include, Wire, Writer, writer_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.output import responses_usage
@@ -98,8 +99,11 @@ class ResponseBook:
     def fail(self, error: ApiError) -> Iterator[Event]:
         """The answer broke off because of an error here."""
         self._close_items()
+        code = FAILURES.get(error.status, "server_error")
+        if error.code == CONTEXT_EXCEEDED:  # by which agents know that they must shorten
+            code = error.code
         self.response["error"] = {
-            "code": FAILURES.get(error.status, "server_error"),
+            "code": code,
             "message": error.message,
         }
         self.response["usage"] = responses_usage(self._usage)

@@ -7,9 +7,9 @@ Knows wire types, the store's interface and Harmony's conversation; nothing of e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ossia.harmony import Conversation
+from ossia.harmony import Conversation, SystemContent
 from ossia.server.access import Caller
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tools import WireTools, wire_tools
@@ -59,7 +59,7 @@ async def read_prompt(
     )
     wanted = None if body.text is None else body.text.format
     format = answer_format(At(wanted, "text.format"))
-    effort = service.effort(body.reasoning.effort if body.reasoning is not None else None)
+    word = body.reasoning.effort if body.reasoning is not None else None
 
     def conversation(items: Sequence[Item], first: int) -> Conversation:
         before = "conversation" if body.conversation_id else "previous_response_id"
@@ -67,11 +67,11 @@ async def read_prompt(
             sealer, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
-        said = [text for text in (body.instructions, *reader.leading) if text]
+        instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         return conversation_of(
             reader.messages,
-            effort=effort.level,
-            instructions="\n\n".join(said) or None,
+            effort=service.effort(word, instructions).level,
+            instructions=instructions or None,
             tools=tools.tools,
             format=format,
         )
@@ -84,6 +84,9 @@ async def read_prompt(
         whole = await _shortened(
             service, whole, items, lambda left: conversation(left, len(left)), max_output
         )
+    (system,) = whole.contents(SystemContent)
+    assert system.effort is not None
+    effort = replace(service.effort(word), level=system.effort)
     return Prompt(whole, tools, format, effort, history, given)
 
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from ossia.engine.request import Count, TopLogprobs
+from ossia.engine.request import TopLogprobs
 from ossia.server.wire.fields import (
     OBJECT,
     STRING,
@@ -31,7 +31,7 @@ from ossia.server.wire.fields import (
     StringOrObject,
     wrong,
 )
-from ossia.server.wire.sampling import SamplingFields, StopStrings
+from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopStrings
 
 Input = Annotated[Any, WithJsonSchema({"anyOf": [STRING, {"type": "array", "items": OBJECT}]})]
 
@@ -105,7 +105,7 @@ class ResponseRequest(PromptRequest, SamplingFields):
     background: bool | None = None
     include: list[str] | None = None
     metadata: Metadata | None = None
-    max_output_tokens: Count | None = None
+    max_output_tokens: MaxTokens | None = None
     max_tool_calls: Annotated[int, Ge(0)] | None = None
     top_logprobs: TopLogprobs | None = None
     safety_identifier: str | None = None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import date
 
 from ossia.harmony import Conversation, Message, Role, SystemContent
-from ossia.harmony.messages import EffortName
+from ossia.harmony.messages import DEFAULT_IDENTITY, Effort, EffortName
 from ossia.server.wire.format import AnswerFormat
 from ossia.tools.toolbox import Toolbox
+
+EFFORT_LINE = re.compile(r"^Reasoning: ?(low|medium|high)\r?$", re.IGNORECASE | re.MULTILINE)
+
+
+def effort_in(instructions: str | None) -> EffortName | None:
+    """The effort that a system message sets by a line of its own, `Reasoning: high`, as the model
+    cards of gpt-oss tell people to.
+    """
+    found = EFFORT_LINE.search(instructions or "")
+    return None if found is None else Effort(found[1].lower())
 
 
 def conversation_of(
@@ -18,9 +29,11 @@ def conversation_of(
     instructions: str | None,
     tools: Toolbox,
     format: AnswerFormat,
+    identity: str | None = None,
 ) -> Conversation:
     """The system message, the developer message if it has something to say, and `messages`."""
     system = SystemContent(
+        identity=DEFAULT_IDENTITY if identity is None else identity,
         current_date=date.today().isoformat(),
         effort=effort,
         namespaces=tools.system_namespaces,

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from ossia import errors
-from ossia.errors import HarmonyError, OssiaError, RequestError
+from ossia.errors import HarmonyError, OssiaError, PromptTooLong, RequestError
 from ossia.server.worker import EngineStopped
 
 TYPES = {
@@ -81,6 +81,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.anthropic_message: str | None = None  # where it has to be another
 
     @classmethod
     def of(cls, error: Exception, **names: str) -> ApiError:
@@ -90,6 +91,8 @@ class ApiError(Exception):
         match error:
             case ApiError():
                 return error
+            case PromptTooLong():
+                return cls._too_long(error, names.get("prompt"))
             case RequestError() | HarmonyError():
                 field = error.field and names.get(error.field, error.field)
                 return cls(400, str(error), param=field, code=error.code)
@@ -109,6 +112,19 @@ class ApiError(Exception):
                 return cls(500, str(error), param=error.field, code=error.code)
         return cls(500, FAILED)
 
+    @classmethod
+    def _too_long(cls, error: PromptTooLong, field: str | None) -> ApiError:
+        """In the words by which clients know that they must shorten the conversation."""
+        most = error.most
+        message = (
+            f"this model's maximum context length is {most} tokens, but the prompt has "
+            f"{error.tokens}: reduce the length of the messages"
+        )
+        made = cls(400, message, param=field or error.field, code=error.code)
+        limit = min(most, error.tokens - 1)  # a prompt as long as the context is too long
+        made.anthropic_message = f"prompt is too long: {error.tokens} tokens > {limit} maximum"
+        return made
+
     @property
     def type(self) -> str:
         return TYPES.get(self.status, "server_error")
@@ -126,8 +142,10 @@ class ApiError(Exception):
     def anthropic(self) -> dict[str, Any]:
         is_failure = self.status >= 500 and self.status != 503
         kind = "api_error" if is_failure else self.type
-        message = self.message
-        if self.param is not None and self.param not in message:  # there is no field for it
+        message = self.anthropic_message or self.message
+        if (
+            self.anthropic_message is None and self.param is not None and self.param not in message
+        ):  # there is no field for it
             message = f"{self.param}: {message}"
         return {"type": "error", "error": {"type": kind, "message": message}}
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NoReturn
 
-import orjson
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
@@ -27,6 +27,7 @@ PAIRS = 16  # of metadata, at most
 KEY = 64  # characters of a key in it
 VALUE = 512  # characters of a value in it
 
+HALF = re.compile("[\ud800-\udfff]")
 STRING: dict[str, Any] = {"type": "string"}
 OBJECT: dict[str, Any] = {"type": "object"}
 NULL: dict[str, Any] = {"type": "null"}
@@ -74,18 +75,31 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 def plain_json(raw: bytes) -> Any:
-    """The value of a body. Raises `json.JSONDecodeError` also for what Python's reader accepts and
-    other programs do not: NaN, infinite numbers, text that is not Unicode.
+    """The value of a body. Half a surrogate pair, left by a client that cut a text in the middle of
+    a character, is U+FFFD: in a history it would come again with every request. Raises
+    `json.JSONDecodeError` also for what Python's reader accepts and other programs do not: NaN and
+    infinite numbers.
     """
     try:
-        text = raw.decode(json.detect_encoding(raw))
+        text = raw.decode(json.detect_encoding(raw), "surrogatepass")
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-        if "\\ud" in text or "\\uD" in text:
-            orjson.loads(text)  # it refuses lone surrogates
+        if "\\ud" in text or "\\uD" in text or HALF.search(text):
+            value = _whole(value)
     except json.JSONDecodeError:
         raise
     except (ValueError, RecursionError) as error:
         raise json.JSONDecodeError(str(error) or "nested too deeply", "", 0) from error
+    return value
+
+
+def _whole(value: Any) -> Any:
+    """The value, its halves of characters replaced, in keys too."""
+    if isinstance(value, str):
+        return HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
     return value
 
 

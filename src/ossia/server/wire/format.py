@@ -12,6 +12,7 @@ from typing import Any
 
 from ossia.errors import GrammarError
 from ossia.harmony import ResponseFormat, body_format
+from ossia.harmony.grammar.proofs import TYPES
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 
@@ -74,10 +75,11 @@ def _of_schema(at: At, inner: At, always_strict: bool) -> AnswerFormat:
         "description": about,
         "strict": strict,
     }
-    is_of_objects = isinstance(schema, Mapping) and schema.get("type", "object") == "object"
+    types = schema.get("type", "object") if isinstance(schema, Mapping) else "object"
+    is_typed = all(word in TYPES for word in (types if isinstance(types, list) else [types]))
     return AnswerFormat(
         at.path,
         wanted,
         (ResponseFormat(name, schema, about),),
-        is_strict=strict or always_strict or not is_of_objects,
+        is_strict=strict or always_strict or not is_typed,
     )

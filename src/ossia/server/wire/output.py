@@ -1,11 +1,21 @@
-"""Usage and log-probabilities as each API writes them. Plain dicts."""
+"""Usage, log-probabilities and what was relaxed as each API writes them. Plain dicts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ossia.turn.events import TokenLogprob, Usage
+from ossia.turn.targets import FREE, Grammars
+
+
+def relaxed(grammar: Grammars | None) -> dict[str, Any]:
+    """The field of a response that says which keywords of schemas sampling was not held to; no
+    field if there are none.
+    """
+    notes = [note for each in (grammar or FREE).relaxed.values() for note in each]
+    return {"x-ossia": {"relaxed": [asdict(note) for note in notes]}} if notes else {}
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ossia.engine.request import MinP, Penalty, Repetition, SamplingParams, Temp
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import STRING, Part, either, wrong
 
+NO_LIMIT = (1 << 31) - 1  # tokens
 MAX_STOPS = 16  # stop strings: they are looked for with every token. OpenAI takes 4
 
 
@@ -40,6 +41,16 @@ STRINGS: dict[str, Any] = {"type": "array", "items": STRING, "maxItems": MAX_STO
 StopStrings = Annotated[Any, BeforeValidator(_stops), either(STRING, STRINGS)]
 StopList = Annotated[
     Any, BeforeValidator(_stop_list), WithJsonSchema({"anyOf": [STRINGS, {"type": "null"}]})
+]
+
+
+def without_limit(value: Any) -> Any:
+    """-1, which other servers' clients write for no limit, as a number that no answer reaches."""
+    return NO_LIMIT if type(value) is int and value == -1 else value
+
+
+MaxTokens = Annotated[
+    int, BeforeValidator(without_limit), Ge(1), Field(description="-1: no limit.")
 ]
 
 
