@@ -53,6 +53,10 @@ class Constraint(Protocol):
         """Whether the token accepted last was the end; the request stops with it."""
         ...
 
+    def within(self, tokens: int) -> None:
+        """How many tokens the request may have; told once, before all else."""
+        ...
+
     def mask(self) -> Mask:
         """The tokens that may come next, at least one: bit i of word w stands for id 32 w + i; ids
         beyond the words may not. Called in a worker thread, once a token, while the model runs;
