@@ -219,6 +219,10 @@ async def test_unknown_paths_and_methods(client_for: Any) -> None:
         missing, wrong = await client.get("/v1/nowhere"), await client.get("/v1/chat/completions")
         assert missing.status_code == 404 and missing.json()["error"]["type"] == "not_found_error"
         assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
+        assert wrong.json()["error"]["type"] == "invalid_request_error"
+        anthropic = (await client.get("/v1/messages")).json()
+        assert anthropic["type"] == "error" and anthropic["error"]["type"] == "invalid_request_error"
+        assert (await client.get("/api/chat")).json() == {"error": "Method Not Allowed"}
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/tokenize/")).status_code == 404  # and no redirect
 

@@ -76,6 +76,19 @@ def render_message(
     return writer.ids
 
 
+def opened(message: Message, tokenizer: Tokenizer) -> list[int]:
+    """A message of the assistant that may go on: what the renderer writes after the author, without
+    the end. Raises as `render_message`.
+    """
+    author = 1 + len(tokenizer.encode(Role.ASSISTANT))
+    return render_message(message, tokenizer)[author:-1]
+
+
+def header_of(opened: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    """The part of an opened message before its text."""
+    return opened[: opened.index(tokenizer.special("<|message|>")) + 1] if opened else ()
+
+
 def render_conversation(
     conversation: Conversation,
     tokenizer: Tokenizer,

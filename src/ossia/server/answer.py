@@ -16,8 +16,16 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ossia.engine.request import SampledToken, SamplingParams
-from ossia.errors import CONTEXT_EXCEEDED, OssiaError, blaming
-from ossia.harmony import Conversation, DeveloperContent, Message, RenderedHistory
+from ossia.errors import CONTEXT_EXCEEDED, GrammarError, OssiaError, blaming
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    HarmonyConstraint,
+    HarmonyGrammar,
+    Message,
+    RenderedHistory,
+)
+from ossia.harmony.render import opened
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
@@ -33,9 +41,10 @@ LONG = 20_000
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A request for one answer. `params` has no stop ids; its `max_tokens` is for the whole answer.
-    `conversation` declares the `tools`; `max_calls`: how many calls of our own tools may be run.
-    `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
+    """A request for one answer. `params` has the stop ids that the client names; its `max_tokens`
+    and `min_tokens` are for the whole answer. `opening`: the beginning of a message, after the
+    conversation, that the answer goes on with. `conversation` declares the `tools`; `max_calls`:
+    how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
     of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
     name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
     `session`: whose state our tools see.
@@ -53,6 +62,7 @@ class AnswerRequest:
     prompt_param: str = "messages"
     max_calls: int | None = None
     session: SessionKey = field(default_factory=SessionKey)
+    opening: Message | None = None
 
 
 class Answerer:
@@ -80,7 +90,8 @@ class Answerer:
                     async for token in tokens:
                         first_token = first_token or time.monotonic()
                         events = turn.feed(token)
-                        yield Progress(turn.usage)
+                        is_first = turn.usage.completion == 1
+                        yield Progress(turn.usage, token.token_id, (*prompt,) if is_first else ())
                         for event in events:
                             yield event
                         if turn.sample_is_over:
@@ -94,7 +105,9 @@ class Answerer:
         assert turn.end is not None
         yield _ended(turn.end, Timing(arrived, first_token, time.monotonic()))
 
-    async def prompt_ids(self, conversation: Conversation) -> list[int]:
+    async def prompt_ids(
+        self, conversation: Conversation, opening: Message | None = None
+    ) -> list[int]:
         """What a sample of the conversation's answer starts from."""
         history = RenderedHistory(self.tokenizer)
         with blaming("messages"):
@@ -102,16 +115,26 @@ class Answerer:
                 await asyncio.to_thread(history.append, conversation.messages)
             else:
                 history.append(conversation.messages)
-        return history.ids_for_completion()
+        begun = [] if opening is None else opened(opening, self.tokenizer)
+        return history.ids_for_completion() + begun
 
     def _turn(self, request: AnswerRequest) -> Turn:
-        is_enforced = request.grammar is not None and self.worker.engine.enforces_constraints
+        params = request.params
+        rules = Rules(
+            request.tools,
+            request.stop,
+            request.logprobs,
+            is_enforced=request.grammar is not None and self.worker.engine.enforces_constraints,
+            stop_ids=params.stop_ids,
+            min_tokens=params.min_tokens,
+        )
         return Turn(
             request.conversation,
             self.tokenizer,
-            Rules(request.tools, request.stop, request.logprobs, is_enforced),
-            Limits(request.params.max_tokens, self.rounds, self.retries, request.max_calls),
+            rules,
+            Limits(params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session),
+            request.opening,
         )
 
     async def _tokens(
@@ -122,12 +145,18 @@ class Answerer:
         full now.
         """
         is_first = len(turn.samples) == 1
-        params = replace(request.params, max_tokens=turn.tokens_left, stop_ids=self.stop_ids)
+        params = replace(
+            request.params,
+            max_tokens=turn.tokens_left,
+            min_tokens=max(0, request.params.min_tokens - turn.usage.completion),
+            stop_ids=self.stop_ids | request.params.stop_ids,
+        )
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
+        constraint = None if grammar is None else _begun(grammar, turn.opening_ids)
         tokens = self.worker.generate(
             prompt,
             params,
-            None if grammar is None else grammar.start(),
+            constraint,
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
             stream=request.stream,
@@ -142,6 +171,18 @@ class Answerer:
             raise ApiError.of(error) from error
         finally:
             await tokens.aclose()
+
+
+def _begun(grammar: HarmonyGrammar, opening: Sequence[int]) -> HarmonyConstraint:
+    """A walk along the grammar, behind a message that has begun. Raises `ApiError`."""
+    constraint = grammar.start()
+    try:
+        for token in opening:
+            constraint.advance(token)
+    except GrammarError as error:
+        why = "the last message cannot be gone on with: response_format or tool_choice forbids it"
+        raise ApiError(400, why, param="continue_final_message") from error
+    return constraint
 
 
 async def _begin(turn: Turn) -> list[int] | None:

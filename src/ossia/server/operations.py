@@ -227,9 +227,9 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
     # a chat completion would refuse to do without
-    chat = body.model_copy(update={"add_generation_prompt": True})
+    chat = body.model_copy(update={"add_generation_prompt": None})
     asks, _ = await asks_of(chat, service, caller_of(request))
-    ids = await service.answerer.prompt_ids(asks[0].conversation)
-    if body.add_generation_prompt:
+    ids = await service.answerer.prompt_ids(asks[0].conversation, asks[0].opening)
+    if body.add_generation_prompt or body.continue_final_message:
         return ids
     return ids[: -len(RenderedHistory(service.tokenizer).ids_for_completion())]

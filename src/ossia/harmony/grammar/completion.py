@@ -49,7 +49,7 @@ from ossia.harmony.messages import (
     Role,
     ToolNamespace,
 )
-from ossia.harmony.render import render_message
+from ossia.harmony.render import opened
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class _Messages:
             is_call=header.recipient is not None,
             is_json=isinstance(wanted, JsonFormat),
         )
-        return _header(self._tokenizer, header), body
+        return opened(header, self._tokenizer), body
 
 
 def _tree(messages: Sequence[tuple[list[int], Body]]) -> Place:
@@ -195,12 +195,6 @@ def _header_of(
     return Message(
         Role.ASSISTANT, "", channel=channel, recipient=recipient, content_type=content_type
     )
-
-
-def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
-    """The tokens that the renderer writes between the author and the body."""
-    author = 1 + len(tokenizer.encode(Role.ASSISTANT))
-    return render_message(message, tokenizer)[author:-1]
 
 
 # ---- what can be called ----

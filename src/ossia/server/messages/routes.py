@@ -88,7 +88,7 @@ async def _asked(
     conversation = _conversation(service, body, caller)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
-    grammar = await service.grammar(tools, format, effort.budget)
+    grammar = await service.grammar(tools, format, effort.budget, holds_on=body.holds_on)
     ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(

@@ -86,11 +86,14 @@ class ResponseService:
         params = self.service.sampling(
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
         )
+        tools = prompt.tools.tools
         ask = AnswerRequest(
             prompt.conversation,
             params,
-            prompt.tools.tools,
-            await self.service.grammar(prompt.tools.tools, prompt.format, prompt.effort.budget),
+            tools,
+            await self.service.grammar(
+                tools, prompt.format, prompt.effort.budget, holds_on=body.holds_on
+            ),
             stop=body.stop,
             logprobs=wants_logprobs,
             prompt_param="input",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ossia.engine.request import PromptToken
+from ossia.tokenizer import Tokenizer
 from ossia.turn.events import TokenLogprob, Usage
+from ossia.turn.sample import token_logprob
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
@@ -54,6 +57,29 @@ def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         {**_candidate(token), "top_logprobs": [_candidate(other) for other in token.top]}
         for token in tokens
     ]
+
+
+def prompt_logprobs(
+    tokens: Sequence[PromptToken], tokenizer: Tokenizer
+) -> list[dict[str, Any] | None]:
+    """Of Chat Completions and Completions, as vLLM writes them: for each token of the prompt what
+    is likeliest in its place, by id, and itself. Nothing is known of the first.
+    """
+    return [None, *(_place(token, tokenizer) for token in tokens)]
+
+
+def _place(token: PromptToken, tokenizer: Tokenizer) -> dict[str, Any]:
+    found = {token.token_id: (token.logprob, token.rank)}
+    for rank, (id, logprob) in enumerate(token.top_logprobs, 1):
+        found.setdefault(id, (logprob, rank))
+    return {
+        str(id): {
+            "logprob": logprob,
+            "rank": rank,
+            "decoded_token": token_logprob(tokenizer, id, logprob).text,
+        }
+        for id, (logprob, rank) in found.items()
+    }
 
 
 def _candidate(token: TokenLogprob) -> dict[str, Any]:
