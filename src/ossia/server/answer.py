@@ -44,10 +44,10 @@ class AnswerRequest:
     """A request for one answer. `params` has the stop ids that the client names; its `max_tokens`
     and `min_tokens` are for the whole answer. `opening`: the beginning of a message, after the
     conversation, that the answer goes on with. `conversation` declares the `tools`; `max_calls`:
-    how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
-    of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
-    name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
-    `session`: whose state our tools see.
+    how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings
+    that end the final answer, and are left out of it. `logprobs`: whether those of the text's
+    tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
+    `stream`: of several answers to one prompt. `session`: whose state our tools see.
     """
 
     conversation: Conversation

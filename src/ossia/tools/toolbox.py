@@ -103,7 +103,8 @@ class Toolbox:
 
     `strict`: names of functions whose schema must be enforced, or the request is refused; another
     schema that cannot be enforced is ignored, and the arguments are any JSON object. `parallel`:
-    whether one sample may make several calls.
+    whether one sample may make several calls. `unavailable`: the types of tools that were asked for
+    as well, and that nobody carries out.
     """
 
     functions: tuple[FunctionTool, ...] = ()
@@ -113,6 +114,7 @@ class Toolbox:
     strict: frozenset[str] = frozenset()
     choice: ToolChoice = field(default_factory=ToolChoice)
     parallel: bool = False
+    unavailable: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, conversation: Conversation, tools: Sequence[Tool]) -> Toolbox:
@@ -174,7 +176,7 @@ class Toolbox:
     def declaration(self) -> str:
         """Equal for toolboxes with the same grammar: what may be kept for one serves the other."""
         spaces = [tool.namespace for tool in self.builtin]
-        return repr(replace(self, builtin=())) + repr(spaces)
+        return repr(replace(self, builtin=(), unavailable=())) + repr(spaces)
 
     # What a recipient means
 

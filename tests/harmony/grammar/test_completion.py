@@ -468,9 +468,7 @@ def test_a_free_choice_has_no_share(nano: Tokenizer) -> None:
     assert walk_on(constraint, THOUGHT.format("a long thought about nothing much"), nano)
 
 
-def walk_on(
-    constraint: HarmonyConstraint, text: str, tokenizer: Tokenizer, skip: str = ""
-) -> bool:
+def walk_on(constraint: HarmonyConstraint, text: str, tokenizer: Tokenizer, skip: str = "") -> bool:
     """Whether `text`, without its beginning `skip`, is allowed next; `commentary` with no recipient
     is not.
     """

@@ -46,12 +46,20 @@ class ChunkOptions:
 
 
 class Chunks:
-    """Give `feed` the events of each choice, then call `last`. `extra`: fields that every chunk and
-    the body have.
+    """Give `feed` the events of each choice, then call `last`. `opening`: fields that the first
+    chunk and the body have, `extra`: that every chunk has.
     """
 
-    def __init__(self, form: ChatForm, choices: int, options: ChunkOptions, **extra: Any) -> None:
+    def __init__(
+        self,
+        form: ChatForm,
+        choices: int,
+        options: ChunkOptions,
+        opening: dict[str, Any],
+        **extra: Any,
+    ) -> None:
         self.options = options
+        self.opening = opening
         self.head = {
             "id": f"chatcmpl-{secrets.token_hex(16)}",
             "object": "chat.completion.chunk",
@@ -92,7 +100,8 @@ class Chunks:
         return chat_usage(whole)
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
-        chunk = {**self.head, "choices": choices}
+        chunk = {**self.head, **self.opening, "choices": choices}
+        self.opening = {}
         if self.options.usage or self.options.continuous:
             chunk["usage"] = usage
         if self.options.obfuscation:

@@ -28,7 +28,7 @@ from ossia.server.chat.types import ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
-from ossia.server.wire.output import prompt_logprobs
+from ossia.server.wire.output import prompt_logprobs, unavailable
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
@@ -109,7 +109,7 @@ class _Answer:
             extra["service_tier"] = "default"
         if wanted.metadata is not None and not wanted.stream:
             extra["metadata"] = wanted.metadata
-        writer = Chunks(form, len(asks), chunk_options, **extra)
+        writer = Chunks(form, len(asks), chunk_options, unavailable(asks[0].tools), **extra)
         return cls(asks, writer, service, caller, wanted.prompt_logprobs)
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:

@@ -40,13 +40,22 @@ def tool_use_id(call: ToolCallItem) -> str:
 class Writer:
     """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without
     their text. `whole`: a call's input is sent in one piece at its end, for when no grammar ensures
-    that it is JSON. `limit`: max_tokens.
+    that it is JSON. `limit`: max_tokens. `extra`: more fields of the message.
     """
 
     def __init__(
-        self, model: str, sealer: Sealer, *, thinking: bool, omitted: bool, whole: bool, limit: int
+        self,
+        model: str,
+        sealer: Sealer,
+        *,
+        thinking: bool,
+        omitted: bool,
+        whole: bool,
+        limit: int,
+        extra: dict[str, Any],
     ) -> None:
         self.model = model
+        self.extra = extra
         self.sealer = sealer
         self.limit = limit
         self.thinking = thinking
@@ -88,6 +97,7 @@ class Writer:
             "stop_reason": None,
             "stop_sequence": None,
             "usage": messages_usage(usage),
+            **self.extra,
         }
         return {"type": "message_start", "message": message}
 

@@ -23,6 +23,7 @@ from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
+from ossia.server.wire.output import unavailable
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
@@ -98,6 +99,7 @@ async def _asked(
         omitted=body.omits_thinking,
         limit=body.max_tokens,
         whole=not is_enforced,
+        extra=unavailable(tools),
     )
     return ask, writer
 

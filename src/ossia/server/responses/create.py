@@ -31,6 +31,7 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.output import unavailable
 from ossia.tools import SessionKey
 from ossia.turn.events import TurnEvent, new_id
 
@@ -109,9 +110,8 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        return PendingResponse(
-            body, caller, prompt, ask, ResponseBook(self._response(body, prompt, params), include)
-        )
+        response = self._response(body, prompt, params) | unavailable(tools)
+        return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
 
     def _response(
         self, body: ResponseRequest, prompt: Prompt, params: SamplingParams

@@ -1,4 +1,4 @@
-"""Usage and log-probabilities as each API writes them. Plain dicts."""
+"""Usage, log-probabilities and what was left out, as each API writes them. Plain dicts."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import Any
 
 from ossia.engine.request import PromptToken
 from ossia.tokenizer import Tokenizer
+from ossia.tools import Toolbox
 from ossia.turn.events import TokenLogprob, Usage
 from ossia.turn.sample import token_logprob
+
+
+def unavailable(tools: Toolbox) -> dict[str, Any]:
+    """The field of a response that names the hosted tools which the request declares and nobody
+    here carries out; no field if there are none.
+    """
+    return {"x-ossia": {"unavailable_tools": tools.unavailable}} if tools.unavailable else {}
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
