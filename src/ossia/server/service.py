@@ -26,6 +26,7 @@ from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
+from ossia.server.wire.documents import Documents
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
@@ -83,6 +84,7 @@ class Service:
         self.metrics = Metrics(self.worker, settings.model_name)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
+        self.documents = Documents()
         self.is_draining = False
         self._grammars: LRUCache[str, Grammars] = LRUCache(GRAMMARS)
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(

@@ -44,7 +44,7 @@ async def test_a_chat_is_streamed_unless_told_otherwise(client_for: Callable[...
         assert whole["message"][field] == text
     for last in (said[-1], whole):
         assert last["done"] is True and last["done_reason"] == "stop"
-        assert COUNTS | DURATIONS <= set(last) and last["model"] == "nano"
+        assert set(last) >= COUNTS | DURATIONS and last["model"] == "nano"
         assert all(type(last[key]) is int and last[key] >= 0 for key in COUNTS | DURATIONS)
         assert last["total_duration"] >= last["prompt_eval_duration"] + last["eval_duration"] - 2
     assert all(line["created_at"].endswith("Z") for line in said)

@@ -63,8 +63,9 @@ async def asks_of(
     tools = tools_of(request, service.builtin)
     wanted = wanted_format(request)
     effort = effort_of(request, service)
+    given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(
-        [message.model_dump() for message in request.messages],
+        await service.documents.read(given, "messages"),
         lambda call: service.thoughts_before(caller, call),
     )
     opening = None

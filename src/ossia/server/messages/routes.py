@@ -18,7 +18,7 @@ from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
 from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
-from ossia.server.messages.types import CountRequest, MessagesRequest
+from ossia.server.messages.types import CountRequest, MessagesRequest, WireMessage
 from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
@@ -58,18 +58,22 @@ def router(service: Service) -> APIRouter:
         """How many tokens the request's prompt has, tools and system prompt included."""
         body.check_supported()
         service.check_model(body.model)
-        conversation = _conversation(service, body, caller_of(request))
+        conversation = await _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
         return reply({"input_tokens": len(ids)})
 
     return routes
 
 
-def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
+async def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
     def remembered(id: str) -> Sequence[Message]:
         return service.thoughts_before(caller, id)
 
-    messages = read_messages(body, service.sealer, remembered)
+    given = [message.model_dump() for message in body.messages]
+    told = await service.documents.read(given, "messages")
+    read = [WireMessage.model_validate(message) for message in told]
+    whole = body.model_copy(update={"messages": read})
+    messages = read_messages(whole, service.sealer, remembered)
     return conversation_of(
         messages,
         effort=body.effort(service).level,
@@ -86,7 +90,7 @@ async def _asked(
     model = service.check_model(body.model)
     tools = body.declared()
     effort = body.effort(service)
-    conversation = _conversation(service, body, caller)
+    conversation = await _conversation(service, body, caller)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
     grammar = await service.grammar(tools, format, effort.budget, holds_on=body.holds_on)
