@@ -81,12 +81,16 @@ def opened(message: Message, tokenizer: Tokenizer) -> list[int]:
     the end. Raises as `render_message`.
     """
     author = 1 + len(tokenizer.encode(Role.ASSISTANT))
-    return render_message(message, tokenizer)[author:-1]
+    ids = render_message(message, tokenizer)
+    return ids[author:-1]
 
 
 def header_of(opened: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
     """The part of an opened message before its text."""
-    return opened[: opened.index(tokenizer.special("<|message|>")) + 1] if opened else ()
+    if not opened:
+        return ()
+    body = opened.index(tokenizer.special("<|message|>")) + 1
+    return opened[:body]
 
 
 def render_conversation(

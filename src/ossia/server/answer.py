@@ -21,7 +21,6 @@ from ossia.harmony import (
     Conversation,
     DeveloperContent,
     HarmonyConstraint,
-    HarmonyGrammar,
     Message,
     RenderedHistory,
 )
@@ -152,7 +151,9 @@ class Answerer:
             stop_ids=self.stop_ids | request.params.stop_ids,
         )
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
-        constraint = None if grammar is None else _begun(grammar, turn.opening_ids)
+        constraint = None if grammar is None else grammar.start()
+        if constraint is not None and turn.opening_ids:  # a long one takes a while
+            await asyncio.to_thread(_go_on, constraint, turn.opening_ids)
         tokens = self.worker.generate(
             prompt,
             params,
@@ -173,16 +174,14 @@ class Answerer:
             await tokens.aclose()
 
 
-def _begun(grammar: HarmonyGrammar, opening: Sequence[int]) -> HarmonyConstraint:
-    """A walk along the grammar, behind a message that has begun. Raises `ApiError`."""
-    constraint = grammar.start()
+def _go_on(constraint: HarmonyConstraint, opening: Sequence[int]) -> None:
+    """Walks over a message that has begun. Raises `ApiError`."""
     try:
         for token in opening:
             constraint.advance(token)
     except GrammarError as error:
         why = "the last message cannot be gone on with: response_format or tool_choice forbids it"
         raise ApiError(400, why, param="continue_final_message") from error
-    return constraint
 
 
 async def _begin(turn: Turn) -> list[int] | None:

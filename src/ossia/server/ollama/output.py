@@ -22,6 +22,13 @@ from ossia.turn.events import (
 Line = dict[str, Any]
 BREAK = "\n\n"  # between the texts of several items
 INVALID = "INVALID_JSON"  # the key of arguments that are not a JSON object
+GROWING = (
+    "content",
+    "thinking",
+    "response",
+    "tool_calls",
+    "logprobs",
+)
 REASONS = {"stop": "stop", "length": "length", "calls": "stop"}
 
 
@@ -128,7 +135,7 @@ def fold(lines: Iterable[Line]) -> Line:
 def _joined(before: Any, more: Any) -> Any:
     """Texts and lists grow, objects are joined; anything else is as it was said last."""
     out = {**before, **more}
-    for key in ("content", "thinking", "response", "tool_calls", "logprobs"):
+    for key in GROWING:
         if key in before and key in more:
             out[key] = before[key] + more[key]
     if "message" in before:
