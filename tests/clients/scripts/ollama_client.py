@@ -13,7 +13,7 @@ FUNCTION = {"name": "calculator", "description": DESCRIPTION, "parameters": SCHE
 TOOLS: Any = [{"type": "function", "function": FUNCTION}]
 TYPED: Any = {
     "type": "object",
-    "properties": {"result": {"type": "integer"}},
+    "properties": {"result": {"type": "integer", "minimum": 0, "maximum": 999}},
     "required": ["result"],
     "additionalProperties": False,
 }
