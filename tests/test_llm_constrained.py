@@ -96,6 +96,26 @@ def test_a_call_can_be_required_and_is_valid(llm: LLM) -> None:
     assert called
 
 
+@pytest.mark.parametrize("tokens", [70, 130, 400])
+def test_a_required_call_comes_whenever_there_are_tokens_for_one(llm: LLM, tokens: int) -> None:
+    """A model that has learnt nothing would go on thinking for ever."""
+    lamp = {"on": {"type": "boolean"}, "room": {"enum": ["hall", "loft"]}}
+    schema = {
+        "type": "object",
+        "properties": lamp,
+        "required": ["on", "room"],
+        "additionalProperties": False,
+    }
+    declared = DeveloperContent(tools=(FunctionTool("lamp", "", schema),))
+    talk = Conversation((Message("developer", declared), Message("user", "Hi")))
+    for seed in SEEDS:
+        for choice in ("required", "lamp"):
+            chat = llm.chat(talk, tool_choice=choice, seed=seed, max_tokens=tokens)
+            end = chat.result()
+            assert end.reason == "calls", end
+            assert json.loads(end.messages[-1].text).keys() == lamp.keys()
+
+
 def test_what_follows_a_required_call_is_free(llm: LLM) -> None:
     """Or the turn could never end."""
     answered = 0

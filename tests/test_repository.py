@@ -111,13 +111,16 @@ def test_files_have_a_docstring_and_a_size_to_hold(file: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION, node.name
 
 
+EXTRAS = ("train", "tools", "otel")
+
+
 def test_dependencies_are_those_imported() -> None:
-    """Nothing undeclared, nothing unused; what the extras `train` and `otel` bring may be imported
-    too, late, and by the recipes, which are run with them.
+    """Nothing undeclared, nothing unused; what the extras bring may be imported too, late, and by
+    the recipes, which are run with them.
     """
     required = {distribution(line) for line in PROJECT["dependencies"]}
     extras = PROJECT["optional-dependencies"]
-    optional = {distribution(line) for extra in ("train", "otel") for line in extras[extra]}
+    optional = {distribution(line) for extra in EXTRAS for line in extras[extra]}
     imported = set()
     for file in sorted([*SOURCE.rglob("*.py"), *(ROOT / "recipes").rglob("*.py")]):
         for node in ast.walk(ast.parse(text_of(file))):

@@ -326,9 +326,8 @@ class LLM:
                 toolbox, lambda box: box.grammar(tokenizer, response_format, reasoning_budget)
             )
         limits = Limits(params.max_tokens, rounds=max_tool_rounds)
-        turn = Turn(
-            conversation, self.tokenizer, Rules(toolbox, is_enforced=grammars is not FREE), limits
-        )
+        rules = Rules(toolbox, is_enforced=grammars is not FREE, min_tokens=params.min_tokens)
+        turn = Turn(conversation, self.tokenizer, rules, limits)
         sample = partial(self._sample, turn, params, grammars, stop, progress)
         return Chat(run_turn(turn, sample), conversation)
 
@@ -346,7 +345,8 @@ class LLM:
         """
         grammar = grammars.of_sample(has_called=turn.has_called)
         constraint = None if grammar is None else grammar.start()
-        params = replace(params, max_tokens=turn.tokens_left)
+        least = max(0, params.min_tokens - turn.usage.completion)
+        params = replace(params, max_tokens=turn.tokens_left, min_tokens=least)
         try:
             for token in self.engine.generate(prompt, params, constraint, progress):
                 yield token

@@ -20,18 +20,22 @@ from pathlib import Path
 # What is installed; the first is the client. openai is named where a client brings it, so that it
 # stays the same.
 PYTHON = {
-    "openai": ("openai==3.52.0",),
-    "openai-agents": ("openai-agents==0.24.0", "openai==3.52.0"),
-    "langchain": ("langchain-openai==1.7.3", "openai==3.52.0"),
+    "openai": ("openai==3.57.0",),
+    "openai-agents": ("openai-agents==0.24.0", "openai==3.57.0"),
+    "langchain": ("langchain-openai==1.7.4", "openai==3.57.0"),
     "litellm": (
-        "litellm==1.106.0",
+        "litellm==1.110.2",
         "openai==2.54.0",
         "mcp==2.3.0",
     ),  # mcp: imported as soon as there are tools
-    "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.52.0"),
-    "anthropic": ("anthropic==2.11.0",),
+    "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.57.0"),
+    "anthropic": ("anthropic==2.14.0",),
+    "ollama": ("ollama==0.6.3",),
 }
-CODEX = "@openai/codex@0.169.0"
+NODE = {
+    "codex": "@openai/codex@0.171.0",
+    "anthropic-js": "@anthropic-ai/sdk@1.14.0",
+}
 
 
 class Missing(Exception):
@@ -48,16 +52,17 @@ def python(client: str) -> Path:
     return _folder(client, pins) / "bin/python"
 
 
-def codex() -> Path:
-    """The Codex CLI. Raises `Missing`."""
+def node(client: str) -> Path:
+    """The folder of packages that has the client. Raises `Missing`."""
     npm = shutil.which("npm")
     if npm is None:
-        raise Missing("there is no npm to install the Codex CLI with")
-    with _made("codex", (CODEX,)) as folder:
+        raise Missing("there is no npm to install it with")
+    pins = (NODE[client],)
+    with _made(client, pins) as folder:
         if folder is not None:
             folder.mkdir(parents=True)
-            _run([npm, "install", "--no-fund", "--no-audit", "--prefix", str(folder), CODEX])
-    return _folder("codex", (CODEX,)) / "node_modules/.bin/codex"
+            _run([npm, "install", "--no-fund", "--no-audit", "--prefix", str(folder), *pins])
+    return _folder(client, pins) / "node_modules"
 
 
 def _folder(client: str, pins: Sequence[str]) -> Path:

@@ -24,7 +24,7 @@ PATCH = "*** Begin Patch\n*** Add File: sum.txt\n+85\n*** End Patch\n"
 def run(served: Served, folder: Path, task: str, catalog: bool) -> list[dict[str, Any]]:
     """The events of `codex exec`."""
     try:
-        codex = environments.codex()
+        codex = environments.node("codex") / ".bin/codex"
     except environments.Missing as missing:
         pytest.skip(f"Codex CLI: {missing}")
     home, work = folder / "home", folder / "work"

@@ -61,6 +61,7 @@ AGENT = {**RAN, "items": STEPS}
 LANGCHAIN = {**READ_SUM, "invalid": [], "counted": True}
 LITELLM = {**SUM, **BOTH, **FINISH}
 ANTHROPIC = {**READ_SUM, **BOTH, "stop": ["tool_use", "end_turn"], "counted": True}
+OLLAMA = {**READ_SUM, **BOTH, "counted": True}
 
 Told = tuple[tuple[str, ...], dict[str, Any]]
 CASES: dict[tuple[str, str], dict[str, Told]] = {
@@ -125,6 +126,15 @@ CASES: dict[tuple[str, str], dict[str, Told]] = {
         "create": (TOOL, ANTHROPIC),
         "stream": (TOOL, ANTHROPIC),
         "count": (PLAIN, {"same": True}),
+        "runner": (TOOL, RAN),
+        "runner_streamed": (TOOL, RAN),
+    },
+    ("ollama", "ollama_client"): {
+        "chat": (TOOL, OLLAMA),
+        "chat_streamed": (TOOL, OLLAMA),
+        "generate": (PLAIN, {"text": TEXT, "reasoning": [THOUGHT]}),
+        "typed": (JSON, TYPED_RESULT),
+        "listed": (PLAIN, {"model": "nano", "can": ["completion", "tools", "thinking"]}),
     },
 }
 

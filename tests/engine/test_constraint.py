@@ -50,6 +50,9 @@ class Choices:
     def is_done(self) -> bool:
         return len(self.taken) == len(self.steps)
 
+    def within(self, tokens: int) -> None:
+        self.tokens = tokens
+
     def mask(self) -> Any:
         self.asked.append((len(self.taken), threading.current_thread().name))
         self.on_mask()

@@ -244,6 +244,12 @@ async def test_unknown_paths_and_methods(client_for: Any) -> None:
         missing, wrong = await client.get("/v1/nowhere"), await client.get("/v1/chat/completions")
         assert missing.status_code == 404 and missing.json()["error"]["type"] == "not_found_error"
         assert wrong.status_code == 405 and wrong.headers["allow"] == "POST"
+        assert wrong.json()["error"]["type"] == "invalid_request_error"
+        anthropic = (await client.get("/v1/messages")).json()
+        assert (
+            anthropic["type"] == "error" and anthropic["error"]["type"] == "invalid_request_error"
+        )
+        assert (await client.get("/api/chat")).json() == {"error": "Method Not Allowed"}
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/tokenize/")).status_code == 404  # and no redirect
 
@@ -274,3 +280,29 @@ async def test_half_a_character_is_no_500(client_for: Any) -> None:
                 body,
                 answer.text[-400:],
             )
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/embeddings", "/v1/rerank", "/v2/rerank", "/rerank", "/api/embed", "/api/embeddings"],
+)
+async def test_vectors_are_refused_in_words(client_for: Any, path: str) -> None:
+    async with client_for(SAYS) as client:
+        answer = await client.post(path, json={"model": "nano", "input": "a"})
+    error = answer.json()["error"]
+    text = error if path.startswith("/api/") else error["message"]
+    assert answer.status_code == 404 and "neither embeddings nor rankings" in text and path in text
+    assert path.startswith("/api/") or (error["type"], error["code"]) == (
+        "not_found_error", "not_supported",
+    )  # fmt: skip
+
+
+async def test_what_clients_ask_of_a_tokenizer(client_for: Any, tokenizer: Tokenizer) -> None:
+    async with client_for(SAYS) as client:
+        info = (await client.get("/tokenizer_info")).json()
+        named = info["eos_token"]
+        wish = {"prompt": named, "parse_special": True}
+        ids = (await client.post("/tokenize", json=wish)).json()["tokens"]
+    assert ids == [tokenizer.special("<|return|>")] and info["chat_template"] is None
+    assert (info["bos_token"], info["vocab_size"]) == (None, tokenizer.vocab_size)
+    assert info["added_tokens_decoder"][str(ids[0])]["content"] == named

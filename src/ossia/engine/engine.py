@@ -147,6 +147,7 @@ class Engine:
                 )
             request.parent = parent
         if constraint is not None:
+            constraint.within(limit)
             request.mask = mask_ahead(constraint)
         self._requests[request.id] = request
         self._states[request.id] = state

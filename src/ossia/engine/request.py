@@ -40,6 +40,7 @@ MinP = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(1)]
 Repetition = Annotated[float, Ge(0.001), Le(1000), "1 is off"]
 Penalty = Annotated[float, Ge(-1000), Le(1000), "0 is off"]
+MinTokens = Annotated[int, Ge(0)]
 TopLogprobs = Annotated[int, Ge(0), Le(MAX_TOP_LOGPROBS)]
 
 
@@ -51,6 +52,10 @@ class Constraint(Protocol):
     @property
     def is_done(self) -> bool:
         """Whether the token accepted last was the end; the request stops with it."""
+        ...
+
+    def within(self, tokens: int) -> None:
+        """How many tokens the request may have; told once, before all else."""
         ...
 
     def mask(self) -> Mask:
@@ -72,7 +77,8 @@ class SamplingParams:
 
     temperature 0 takes the likeliest token; top_k 0, top_p 1 and min_p 0 filter nothing; the same
     seed on the same prompt gives the same tokens, whatever else is being served; `max_tokens` None:
-    until the context is full; a token in `stop_ids` ends the answer and is its last token.
+    until the context is full; a token in `stop_ids` ends the answer and is its last token, and none
+    of them comes before `min_tokens`, unless the constraint allows nothing else.
 
     `repetition_penalty` divides positive and multiplies negative logits of every token seen, prompt
     included (Keskar et al., arXiv 1909.05858; 1 is off). `presence_penalty` and `frequency_penalty`
@@ -88,6 +94,7 @@ class SamplingParams:
     min_p: MinP = 0.0
     seed: int | None = None
     max_tokens: Count | None = None
+    min_tokens: MinTokens = 0
     stop_ids: frozenset[int] = frozenset()
     repetition_penalty: Repetition = 1.0
     presence_penalty: Penalty = 0.0
@@ -98,6 +105,12 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for name, bounds in _bounds().items():
             bounds.check(name, getattr(self, name))
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens must be at most max_tokens, which is {self.max_tokens}, "
+                f"found {self.min_tokens}",
+                "min_tokens",
+            )
         try:
             object.__setattr__(self, "stop_ids", frozenset(self.stop_ids))
         except TypeError as error:
@@ -208,13 +221,14 @@ class SampledToken:
 
 @dataclass(frozen=True)
 class PromptToken:
-    """One token of a prompt, its log-probability after the tokens before it, and the likeliest
-    tokens in its place.
+    """One token of a prompt, its log-probability after the tokens before it, the likeliest tokens
+    in its place, and its own rank among all, from 1.
     """
 
     token_id: int
     logprob: float
     top_logprobs: tuple[tuple[int, float], ...] = ()
+    rank: int = 1
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +89,21 @@ class RowState:
         self.drawn += 1
         if self._penalized:
             self.edits.count(token_id)
+
+    def allowed(self, mask: Mask | None) -> Mask | None:
+        """`mask` without the tokens that would end the answer too early, if it leaves any other."""
+        if self.drawn >= self.params.min_tokens:
+            return mask
+        going_on = self._going_on if mask is None else mask & self._going_on[: len(mask)]
+        return going_on if going_on.any() else mask
+
+    @cached_property
+    def _going_on(self) -> Mask:
+        """Every token but those that end the answer."""
+        bits = np.zeros(-(-self.vocab_size // 32) * 32, np.uint8)
+        bits[: self.vocab_size] = 1
+        bits[[id for id in self.params.stop_ids if 0 <= id < self.vocab_size]] = 0
+        return np.packbits(bits, bitorder="little").view(np.uint32)
 
     def uniform(self) -> float:
         """In [0, 1), for the token to be drawn next."""
@@ -194,6 +209,7 @@ def sample_rows(
         return []
     logits_RV = logits_RV.detach().to("cpu", torch.float32).contiguous()
     masks = [None] * len(states) if masks is None else masks
+    masks = [state.allowed(mask) for state, mask in zip(states, masks, strict=True)]
     kernels = None if os.environ.get("OSSIA_KERNELS") == "reference" else library()
     if isinstance(kernels, ctypes.CDLL):
         return _sample_native(kernels, logits_RV, states, masks)

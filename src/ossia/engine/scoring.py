@@ -44,11 +44,13 @@ def _scored(
         ids = following[r : r + rows]
         logits_RV = model.unembed(hidden_TD[r : r + len(ids)])
         logprobs_RV = logits_RV.float().cpu().log_softmax(-1)
-        logprobs = logprobs_RV[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+        own_R1 = logprobs_RV[torch.arange(len(ids)), torch.tensor(ids)].unsqueeze(1)
+        logprobs = own_R1.squeeze(1).tolist()
+        ranks = (1 + (logprobs_RV > own_R1).sum(1)).tolist()
         best = logprobs_RV.topk(min(top, vocabulary))
         best_ids = best.indices.tolist()
         best_logprobs = best.values.tolist()
         for n, id in enumerate(ids):
             likeliest = tuple(zip(best_ids[n], best_logprobs[n], strict=True))
-            scored.append(PromptToken(id, logprobs[n], likeliest))
+            scored.append(PromptToken(id, logprobs[n], likeliest, ranks[n]))
     return scored

@@ -78,6 +78,23 @@ def render_message(
     return writer.ids
 
 
+def opened(message: Message, tokenizer: Tokenizer) -> list[int]:
+    """A message of the assistant that may go on: what the renderer writes after the author, without
+    the end. Raises as `render_message`.
+    """
+    author = 1 + len(tokenizer.encode(Role.ASSISTANT))
+    ids = render_message(message, tokenizer)
+    return ids[author:-1]
+
+
+def header_of(opened: Sequence[int], tokenizer: Tokenizer) -> Sequence[int]:
+    """The part of an opened message before its text."""
+    if not opened:
+        return ()
+    body = opened.index(tokenizer.special("<|message|>")) + 1
+    return opened[:body]
+
+
 def render_conversation(
     conversation: Conversation,
     tokenizer: Tokenizer,

@@ -1,5 +1,5 @@
-"""The HTTP server: OpenAI's Responses and Chat Completions, Anthropic's Messages, and a page, over
-one engine.
+"""The HTTP server: OpenAI's Responses and Chat Completions, Anthropic's Messages, Ollama's API, and
+a page, over one engine.
 
     app = create_app(engine, tokenizer, Settings(model_name="nano"))  # an ASGI application
 

@@ -16,8 +16,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from ossia.engine.request import SampledToken, SamplingParams
-from ossia.errors import CONTEXT_EXCEEDED, OssiaError, blaming
-from ossia.harmony import Conversation, DeveloperContent, Message, RenderedHistory
+from ossia.errors import CONTEXT_EXCEEDED, GrammarError, OssiaError, blaming
+from ossia.harmony import (
+    Conversation,
+    DeveloperContent,
+    HarmonyConstraint,
+    Message,
+    RenderedHistory,
+)
+from ossia.harmony.render import opened
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
@@ -34,12 +41,14 @@ CALL_SECONDS = 300.0  # that a tool may wait; tools have shorter limits of their
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A request for one answer. `params` has no stop ids; its `max_tokens` is for the whole answer.
-    `conversation` declares the `tools`; `max_calls`: how many calls of our own tools may be run.
-    `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
-    of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
-    name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
-    `session`: whose state our tools see. `turn_of`: who waits for it; callers take turns.
+    """A request for one answer. `params` has the stop ids that the client names; its `max_tokens`
+    and `min_tokens` are for the whole answer. `opening`: the beginning of a message, after the
+    conversation, that the answer goes on with. `conversation` declares the `tools`; `max_calls`:
+    how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings
+    that end the final answer, and are left out of it. `logprobs`: whether those of the text's
+    tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
+    `stream`: of several answers to one prompt. `session`: whose state our tools see. `turn_of`: who
+    waits for it; callers take turns.
     """
 
     conversation: Conversation
@@ -55,6 +64,7 @@ class AnswerRequest:
     max_calls: int | None = None
     session: SessionKey = field(default_factory=SessionKey)
     turn_of: str = ""
+    opening: Message | None = None
 
 
 class Answerer:
@@ -82,7 +92,8 @@ class Answerer:
                     async for token in tokens:
                         first_token = first_token or time.monotonic()
                         events = turn.feed(token)
-                        yield Progress(turn.usage)
+                        is_first = turn.usage.completion == 1
+                        yield Progress(turn.usage, token.token_id, (*prompt,) if is_first else ())
                         for event in events:
                             yield event
                         if turn.sample_is_over:
@@ -96,7 +107,9 @@ class Answerer:
         assert turn.end is not None
         yield _ended(turn.end, Timing(arrived, first_token, time.monotonic()))
 
-    async def prompt_ids(self, conversation: Conversation) -> list[int]:
+    async def prompt_ids(
+        self, conversation: Conversation, opening: Message | None = None
+    ) -> list[int]:
         """What a sample of the conversation's answer starts from."""
         history = RenderedHistory(self.tokenizer)
         with blaming("messages"):
@@ -104,17 +117,27 @@ class Answerer:
                 await asyncio.to_thread(history.append, conversation.messages)
             else:
                 history.append(conversation.messages)
-        return history.ids_for_completion()
+        begun = [] if opening is None else opened(opening, self.tokenizer)
+        return history.ids_for_completion() + begun
 
     def _turn(self, request: AnswerRequest) -> Turn:
-        is_enforced = request.grammar is not None and self.worker.engine.enforces_constraints
-        checked = (request.grammar or FREE).checked
+        params = request.params
+        rules = Rules(
+            request.tools,
+            request.stop,
+            request.logprobs,
+            is_enforced=request.grammar is not None and self.worker.engine.enforces_constraints,
+            checked=(request.grammar or FREE).checked,
+            stop_ids=params.stop_ids,
+            min_tokens=params.min_tokens,
+        )
         return Turn(
             request.conversation,
             self.tokenizer,
-            Rules(request.tools, request.stop, request.logprobs, is_enforced, checked),
-            Limits(request.params.max_tokens, self.rounds, self.retries, request.max_calls),
+            rules,
+            Limits(params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session, CALL_SECONDS),
+            request.opening,
         )
 
     async def _tokens(
@@ -125,13 +148,21 @@ class Answerer:
         full now.
         """
         is_first = len(turn.samples) == 1
-        params = replace(request.params, max_tokens=turn.tokens_left, stop_ids=self.stop_ids)
+        params = replace(
+            request.params,
+            max_tokens=turn.tokens_left,
+            min_tokens=max(0, request.params.min_tokens - turn.usage.completion),
+            stop_ids=self.stop_ids | request.params.stop_ids,
+        )
         params = self.worker.within(params, prompt)
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
+        constraint = None if grammar is None else grammar.start()
+        if constraint is not None and turn.opening_ids:  # a long one takes a while
+            await asyncio.to_thread(_go_on, constraint, turn.opening_ids)
         tokens = self.worker.generate(
             prompt,
             params,
-            None if grammar is None else grammar.start(),
+            constraint,
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
             stream=request.stream,
@@ -147,6 +178,16 @@ class Answerer:
             raise ApiError.of(error) from error
         finally:
             await tokens.aclose()
+
+
+def _go_on(constraint: HarmonyConstraint, opening: Sequence[int]) -> None:
+    """Walks over a message that has begun. Raises `ApiError`."""
+    try:
+        for token in opening:
+            constraint.advance(token)
+    except GrammarError as error:
+        why = "the last message cannot be gone on with: response_format or tool_choice forbids it"
+        raise ApiError(400, why, param="continue_final_message") from error
 
 
 async def _begin(turn: Turn) -> list[int] | None:

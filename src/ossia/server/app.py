@@ -105,6 +105,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server.chat import routes as chat
     from ossia.server.completions import routes as completions
     from ossia.server.messages import routes as anthropic
+    from ossia.server.ollama import routes as ollama
     from ossia.server.page import page
     from ossia.server.responses import conversations, stored
     from ossia.server.responses import routes as responses
@@ -116,6 +117,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         stored,
         conversations,
         anthropic,
+        ollama,
         operations,
         page,
     ):

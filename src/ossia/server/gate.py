@@ -305,5 +305,10 @@ class _Exchange:
 
 def respond_error(path: str, error: ApiError) -> Response:
     """The error in the form of the API that the path belongs to."""
-    body = error.anthropic() if path.startswith("/v1/messages") else error.openai()
+    if path.startswith("/v1/messages"):
+        body = error.anthropic()
+    elif path.startswith("/api/"):
+        body = error.ollama()
+    else:
+        body = error.openai()
     return Response(orjson.dumps(body), error.status, error.headers, "application/json")

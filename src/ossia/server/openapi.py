@@ -52,6 +52,11 @@ ANTHROPIC_ERROR = {
         },
     },
 }
+OLLAMA_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
 SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -74,13 +79,17 @@ def complete(app: FastAPI, *, has_keys: bool) -> None:
 def _completed(made: dict[str, Any], has_keys: bool) -> dict[str, Any]:
     components = made.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    schemas |= {"OpenAIError": OPENAI_ERROR, "AnthropicError": ANTHROPIC_ERROR}
+    schemas |= {
+        "OpenAIError": OPENAI_ERROR,
+        "AnthropicError": ANTHROPIC_ERROR,
+        "OllamaError": OLLAMA_ERROR,
+    }
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     if has_keys:
         components["securitySchemes"] = SCHEMES
     for path, operations in made["paths"].items():
-        name = "AnthropicError" if path.startswith("/v1/messages") else "OpenAIError"
+        name = _error_of(path)
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
         for operation in operations.values():
             responses = operation["responses"]
@@ -90,3 +99,9 @@ def _completed(made: dict[str, Any], has_keys: bool) -> dict[str, Any]:
             if has_keys and path not in OPEN:
                 operation["security"] = [{"bearer": []}, {"x-api-key": []}]
     return made
+
+
+def _error_of(path: str) -> str:
+    if path.startswith("/v1/messages"):
+        return "AnthropicError"
+    return "OllamaError" if path.startswith("/api/") else "OpenAIError"

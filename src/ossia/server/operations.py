@@ -1,8 +1,9 @@
 """How the server is: /health, /ready, /metrics, /version; which model it has; and text to tokens
 and back.
 
-/tokenize and /detokenize are in vLLM's shapes, and tokenize a conversation to what an answer to it
-starts from.
+/tokenize, /detokenize and /tokenizer_info are in vLLM's shapes; a conversation is tokenized to what
+an answer to it starts from. What other servers have, and a model that writes text cannot do, is
+refused in words.
 """
 
 from __future__ import annotations
@@ -29,8 +30,18 @@ from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.replies import documented, reply
 
+NO_VECTORS = (
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/rerank",
+    "/api/embed",
+    "/api/embeddings",
+)
 LONG = 20_000  # characters or tokens
 SOON = {"Retry-After": "5"}
+# what a configuration calls the tokens that end an answer, and that fill rows up
+ROLES = {"eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
 T = TypeVar("T")
 
 
@@ -61,6 +72,24 @@ def router(service: Service) -> APIRouter:
     routes.include_router(_states(service))
     routes.include_router(_models(service))
     routes.include_router(_tokens(service))
+    routes.include_router(_others())
+    return routes
+
+
+def _others() -> APIRouter:
+    """Routes that this server does not have, and why."""
+    routes = APIRouter(include_in_schema=False)
+
+    async def no_vectors(request: Request) -> Response:
+        raise ApiError(
+            404,
+            f"{request.url.path} is not here: this model writes text, and makes neither embeddings "
+            "nor rankings; ask a server that has a model for those",
+            code="not_supported",
+        )
+
+    for path in NO_VECTORS:
+        routes.add_api_route(path, no_vectors, methods=["POST"], response_class=Response)
     return routes
 
 
@@ -193,6 +222,32 @@ def _tokens(service: Service) -> APIRouter:
             }
         )
 
+    @routes.get(
+        "/tokenizer_info",
+        summary="The vocabulary",
+        response_class=Response,
+        responses=documented(about="What clients ask a tokenizer's configuration for."),
+    )
+    async def info() -> Response:
+        """In the words of a Hugging Face tokenizer's configuration. There is no template: ask
+        /tokenize for what a conversation becomes.
+        """
+        special = tokenizer.specials
+        tokens = {role: name for role, name in ROLES.items() if name in special}
+        return reply(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": service.context,
+                "vocab_size": tokenizer.vocab_size,
+                "bos_token": None,
+                "chat_template": None,
+                "added_tokens_decoder": {
+                    str(id): {"content": name, "special": True} for name, id in special.items()
+                },
+                **tokens,
+            }
+        )
+
     @routes.post(
         "/detokenize",
         summary="Tokens to text",
@@ -229,9 +284,9 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
     # a chat completion would refuse to do without
-    chat = body.model_copy(update={"add_generation_prompt": True})
+    chat = body.model_copy(update={"add_generation_prompt": None})
     asks, _ = await asks_of(chat, service, caller_of(request))
-    ids = await service.answerer.prompt_ids(asks[0].conversation)
-    if body.add_generation_prompt:
+    ids = await service.answerer.prompt_ids(asks[0].conversation, asks[0].opening)
+    if body.add_generation_prompt or body.continue_final_message:
         return ids
     return ids[: -len(RenderedHistory(service.tokenizer).ids_for_completion())]

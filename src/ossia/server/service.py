@@ -27,6 +27,7 @@ from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
 from ossia.server.settings import Settings
 from ossia.server.wire.conversation import effort_in
+from ossia.server.wire.documents import Documents
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
@@ -40,6 +41,7 @@ from ossia.turn.targets import Grammars
 log = logging.getLogger("ossia.server")
 GRAMMARS = 256  # kept in the cache
 REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
+OUT_OF_REACH = -1000.0  # a bias
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
 
 
@@ -84,6 +86,7 @@ class Service:
         self.metrics = Metrics(self.worker, settings.model_name)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
+        self.documents = Documents()
         self.is_draining = False
         self._grammars: LRUCache[str, Grammars] = LRUCache(GRAMMARS)
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
@@ -110,8 +113,17 @@ class Service:
         return name or ours
 
     def sampling(self, fields: SamplingFields, **own: Any) -> SamplingParams:
-        """The server's defaults with the request's values; see `SamplingFields.params`."""
-        return fields.params(self.settings.sampling, self.tokenizer.vocab_size, **own)
+        """The server's defaults with the request's values; see `SamplingFields.params`. `stop_ids`
+        are those that the request names. With `ignore_eos` the model's own are out of reach, unless
+        the grammar allows nothing else.
+        """
+        named = frozenset(fields.stop_token_ids or ())
+        wishes = {"stop_ids": named, **own}
+        params = fields.params(self.settings.sampling, self.tokenizer.vocab_size, **wishes)
+        if not fields.ignore_eos:
+            return params
+        never = dict.fromkeys(self.answerer.stop_ids - named, OUT_OF_REACH)
+        return replace(params, logit_bias={**params.logit_bias, **never})
 
     def effort(self, word: EffortWord | None, instructions: str | None = None) -> Effort:
         """That of the request's field, else of its system message, else the server's."""
@@ -125,12 +137,15 @@ class Service:
         tools: Toolbox,
         format: AnswerFormat = FREE_TEXT,
         budget: int | None = None,
+        *,
+        holds_on: bool = False,
     ) -> Grammars | None:
         """The grammar of the samples; None if the settings enforce nothing and the request needs
-        nothing enforced. What cannot be enforced of a schema that is not strict is relaxed, and the
-        log says so once. Raises `ApiError`.
+        nothing enforced. `holds_on`: the model may not end its answer in ways of its own. What
+        cannot be enforced of a schema that is not strict is relaxed, and the log says so once.
+        Raises `ApiError`.
         """
-        must_hold = format.wanted is not None or budget is not None
+        must_hold = format.wanted is not None or budget is not None or holds_on
         is_free = tools.choice.mode == "auto" and tools.choice.names is None
         if is_free and not (self.settings.constrained or must_hold):
             return None

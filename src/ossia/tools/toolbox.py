@@ -128,7 +128,8 @@ class Toolbox:
 
     `strict`: names of functions whose schema must be enforced whole, or the request is refused;
     what cannot be enforced of another schema is relaxed. `parallel`: whether one sample may make
-    several calls.
+    several calls. `unavailable`: the types of tools that were asked for as well, and that nobody
+    carries out.
     """
 
     functions: tuple[FunctionTool, ...] = ()
@@ -138,6 +139,7 @@ class Toolbox:
     strict: frozenset[str] = frozenset()
     choice: ToolChoice = field(default_factory=ToolChoice)
     parallel: bool = False
+    unavailable: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, conversation: Conversation, tools: Sequence[Tool]) -> Toolbox:
@@ -199,7 +201,7 @@ class Toolbox:
     def declaration(self) -> str:
         """Equal for toolboxes with the same grammar: what may be kept for one serves the other."""
         spaces = [tool.namespace for tool in self.builtin]
-        return repr(replace(self, builtin=())) + repr(spaces)
+        return repr(replace(self, builtin=(), unavailable=())) + repr(spaces)
 
     # What a recipient means
 

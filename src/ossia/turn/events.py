@@ -167,11 +167,14 @@ class Usage:
 
 @dataclass(frozen=True)
 class Progress:
-    """How many tokens there are so far. Drivers that count tokens send it with every token, before
-    what the token gives; the turn itself does not.
+    """How many tokens there are so far, and the last one. Drivers that count tokens send it with
+    every token, before what the token gives; the turn itself does not. `prompt`: that of the turn,
+    with its first token.
     """
 
     usage: Usage
+    token_id: int | None = None
+    prompt: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,14 +194,14 @@ class TurnEnd:
     reason: `stop`, the model finished (or kept making calls that cannot be understood); `length`,
     the tokens ran out, and the last message may be cut; `calls`, the caller has calls to carry out;
     `tool_rounds`, the model kept calling our tools. `stopped_by`: the stop string that ended the
-    turn. `timing`: set by drivers that have a clock.
+    turn, or the token that was named as one. `timing`: set by drivers that have a clock.
     """
 
     reason: Reason
     usage: Usage
     messages: tuple[Message, ...]
     timing: Timing | None = field(default=None, compare=False)
-    stopped_by: str | None = None
+    stopped_by: str | int | None = None
     repairs: tuple[Repair, ...] = ()
 
     @property

@@ -38,14 +38,20 @@ class OpenItem:
             return replace(self.item, text=self.text, logprobs=tuple(self._shown))
         return replace(self.item, text=self.text)
 
-    def add(self, text: str, logprobs: Sequence[TokenLogprob] = ()) -> Piece:
-        """What can be shown now. `logprobs`: of the tokens that `text` comes from."""
+    def add(
+        self, text: str, logprobs: Sequence[TokenLogprob] = (), *, search: bool = True
+    ) -> Piece:
+        """What can be shown now. `logprobs`: of the tokens that `text` comes from. `search`:
+        whether a stop string may be in it.
+        """
         if isinstance(self.item, MessageItem):
             self._pending += logprobs
         if not self.stop and not self._pending:  # the common case, kept short
             self._said.append(text)
             return text, ()
         self._held += text
+        if not search:
+            return self.rest()
         found = first_stop(self._held, self.stop)
         if found is not None:
             at, self.found = found
@@ -53,7 +59,7 @@ class OpenItem:
         return self._release(len(self._held) - partial_stop_length(self._held, self.stop))
 
     def rest(self) -> Piece:
-        """The message is over: nothing is held back any more."""
+        """All that is held back."""
         return self._release(len(self._held))
 
     def _release(self, count: int) -> Piece:

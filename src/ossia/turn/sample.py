@@ -53,11 +53,12 @@ log = logging.getLogger("ossia.turn")
 class Rules:
     """What holds of every sample of a turn.
 
-    `stop`: strings that end the final answer, and are left out of it. `logprobs`: whether messages
-    carry those of their tokens. `is_enforced`: whether sampling is held to the toolbox's grammar:
-    then the caller's calls are right as they come, and are shown so; otherwise a call is shown when
-    it is complete and understood. `checked`: recipients whose schema the grammar enforces in part
-    only. Their calls are shown when they are complete, and fit the whole schema.
+    `stop`: strings that end the final answer, and are left out of it; the turn's first `min_tokens`
+    are not searched for them. `stop_ids`: tokens that end the turn, wherever they come. `logprobs`:
+    whether messages carry those of their tokens. `is_enforced`: whether sampling is held to the
+    toolbox's grammar: then the caller's calls are right as they come, and are shown so; otherwise a
+    call is shown when it is complete and understood. `checked`: recipients whose schema the grammar
+    enforces in part only. Their calls are shown when they are complete, and fit the whole schema.
     """
 
     toolbox: Toolbox = field(default_factory=Toolbox)
@@ -65,6 +66,8 @@ class Rules:
     logprobs: bool = False
     is_enforced: bool = False
     checked: frozenset[str] = frozenset()
+    stop_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,18 +102,27 @@ class Outcome:
     calls: int = 0
     builtin: list[BuiltinCall] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
-    stopped_by: str | None = None
+    stopped_by: str | int | None = None
 
 
 class Sample:
     """`feed` every token, then `finish`. `is_over`: nothing that could follow is wanted.
 
-    `index`: of the next item. `retries`: whether another sample may follow a call that cannot be
-    understood.
+    `index`: of the next item. `before`: tokens of the turn's other samples. `retries`: whether
+    another sample may follow a call that cannot be understood. `header`: of the message that the
+    prompt has begun.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, rules: Rules, sessions: Sessions, index: int, *, retries: bool
+        self,
+        tokenizer: Tokenizer,
+        rules: Rules,
+        sessions: Sessions,
+        index: int,
+        *,
+        before: int,
+        retries: bool,
+        header: Sequence[int] = (),
     ) -> None:
         self.index = index
         self.is_over = False
@@ -120,19 +132,29 @@ class Sample:
         self._rules = rules
         self._sessions = sessions
         self._retries = retries
+        self._count = before  # of tokens of the turn
         self._parser = StreamParser(tokenizer)
+        self._parser.feed(header)
         self._open: OpenItem | None = None
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._finishing = False
         self._events: list[TurnEvent] = []
 
     def feed(self, token: Sampled) -> list[TurnEvent]:
+        self._count += 1
         header = self._parser.current
         self.is_reasoning = header is not None and header.channel == "analysis"
-        parsed = self._parser.feed(token.token_id)
-        if self._rules.logprobs:
-            self._note_logprob(token, header)
+        is_named = token.token_id in self._rules.stop_ids
+        if is_named and not self._tokenizer.is_special(token.token_id):  # no part of the text
+            parsed = self._parser.finish()
+        else:
+            parsed = self._parser.feed(token.token_id)
+            if self._rules.logprobs:
+                self._note_logprob(token, header)
         self._read(parsed)
+        if is_named and self.outcome.stopped_by is None:
+            self.is_over = True
+            self.outcome.stopped_by = token.token_id
         return self._taken()
 
     def finish(self) -> list[TurnEvent]:
@@ -206,7 +228,8 @@ class Sample:
         logprobs = self._logprobs
         if logprobs:
             self._logprobs = []
-        self._show(self._open, self._open.add(text, logprobs))
+        search = self._count > self._rules.min_tokens
+        self._show(self._open, self._open.add(text, logprobs, search=search))
 
     def _show(self, item: OpenItem, piece: Piece) -> None:
         text, logprobs = piece

@@ -43,6 +43,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, Message, RenderedHistory, Repair, Role
+from ossia.harmony.render import header_of, opened
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, ToolResult
 from ossia.turn.events import (
@@ -97,8 +98,11 @@ class Turn:
         rules: Rules | None = None,
         limits: Limits | None = None,
         sessions: Sessions | None = None,
+        opening: Message | None = None,
     ) -> None:
-        """`sessions`: in which our tools are called; None: in new ones."""
+        """`sessions`: in which our tools are called; None: in new ones. `opening`: the beginning of
+        a message of the assistant, after the conversation, that the first sample goes on with.
+        """
         self.limits = limits or Limits()
         self.sessions = sessions or Sessions(SessionKey())
         self.samples: list[SampledTokens] = []
@@ -107,7 +111,8 @@ class Turn:
         self.end: TurnEnd | None = None
         self._tokenizer = tokenizer
         self._rules = rules or Rules()
-        self._stop_ids = stop_ids(tokenizer)
+        self._stop_ids = stop_ids(tokenizer) | self._rules.stop_ids
+        self._opening = opening
         self._history = RenderedHistory(tokenizer)
         self._unrendered: list[Message] = list(conversation.messages)
         self._messages: list[Message] = []  # that the turn adds
@@ -143,6 +148,11 @@ class Turn:
         return left is not None and left <= 0
 
     @property
+    def opening_ids(self) -> list[int]:
+        """Those that the next sample's prompt has after `<|start|>assistant`."""
+        return [] if self._opening is None else opened(self._opening, self._tokenizer)
+
+    @property
     def sample_is_over(self) -> bool:
         """Whether nothing more of this sample is wanted."""
         return self._sample is not None and self._sample.is_over
@@ -166,10 +176,18 @@ class Turn:
         self._history.append(self._unrendered)
         self._unrendered = []
         prompt = self._history.ids_for_completion()
+        opening = self.opening_ids
+        prompt += opening
         self._prompt += len(prompt)
         self.samples.append(SampledTokens(prompt))
         self._sample = Sample(
-            self._tokenizer, self._rules, self.sessions, self._index, retries=self._retries > 0
+            self._tokenizer,
+            self._rules,
+            self.sessions,
+            self._index,
+            before=self._completion,
+            retries=self._retries > 0,
+            header=header_of(opening, self._tokenizer),
         )
         self._outcome = None
         self._stopped = False
@@ -199,6 +217,7 @@ class Turn:
         self._sample = None
         self._index = sample.index
         self._outcome = outcome = sample.outcome
+        self._complete_opening(outcome.messages)
         self._add(outcome.messages)
         self._repairs += outcome.repairs
         self.has_called |= bool(outcome.calls or outcome.builtin)
@@ -263,6 +282,16 @@ class Turn:
             stopped_by=stopped_by,
             repairs=tuple(self._repairs),
         )
+
+    def _complete_opening(self, messages: list[Message]) -> None:
+        """Puts the beginning that was given before what the model went on with."""
+        opening = self._opening
+        self._opening = None
+        if opening is None:
+            return
+        if messages:
+            opening = replace(messages[0], content=opening.text + messages[0].text)
+        messages[:1] = [opening]
 
     def _add(self, messages: Iterable[Message]) -> None:
         added = list(messages)

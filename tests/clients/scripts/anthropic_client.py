@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anthropic import Anthropic
+from anthropic import Anthropic, beta_tool
 from common import DESCRIPTION, MODEL, QUESTION, SCHEMA, URL, calculate, main
 
 client = Anthropic(
@@ -74,5 +74,38 @@ def count() -> Any:
     }
 
 
+# ---- tool runners: they ask for a thread first, and go on without one ----
+
+
+def runner() -> Any:
+    called: list[str] = []
+    run = client.beta.messages.tool_runner(**_running(called))
+    last = run.until_done()
+    return {"called": called, "text": "".join(b.text for b in last.content if b.type == "text")}
+
+
+def runner_streamed() -> Any:
+    called: list[str] = []
+    text = ""
+    for stream in client.beta.messages.tool_runner(**_running(called), stream=True):
+        text = "".join(event.text for event in stream if event.type == "text")
+    return {"called": called, "text": text}
+
+
+def _running(called: list[str]) -> Any:
+    @beta_tool
+    def calculator(expression: str) -> str:
+        """Evaluates an arithmetic expression.
+
+        Args:
+            expression: for example 12*7
+        """
+        called.append(expression)
+        return calculate({"expression": expression})
+
+    messages = [{"role": "user", "content": QUESTION}]
+    return {"model": MODEL, "max_tokens": 2000, "tools": [calculator], "messages": messages}
+
+
 if __name__ == "__main__":
-    main(create, stream, count)
+    main(create, stream, count, runner, runner_streamed)

@@ -416,6 +416,69 @@ def test_calls_of_built_in_tools_are_no_reasoning(nano: Tokenizer) -> None:
     assert refuses(grammar, "<|channel|>analysis<|message|>", nano)
 
 
+# ---- calls that have to come ----
+
+MUST = dict(tools=[F, G], tool_choice="required")
+
+
+def test_before_a_call_that_has_to_come_are_one_thought_and_one_preamble(nano: Tokenizer) -> None:
+    thought, preamble = THOUGHT.format("so"), PREAMBLE.format("now")
+    call = CALL_F.format('{"a":1}')
+    grammar = harmony_grammar(nano, **MUST)
+    for before in ([], [thought], [preamble], [thought, preamble], [preamble, thought]):
+        assert walk(grammar, AGAIN.join([*before, call]), nano).is_done
+    for twice in ([thought, thought], [thought, preamble, thought], [preamble, thought, preamble]):
+        assert refuses(grammar, AGAIN.join(twice), nano)
+    free = harmony_grammar(nano, tools=[F, G])
+    assert walk(free, AGAIN.join([thought, thought, preamble, preamble, call]), nano).is_done
+
+
+def test_a_call_that_another_has_to_follow_is_bound_as_well(nano: Tokenizer) -> None:
+    grammar = harmony_grammar(nano, tools=[F, G], parallel_calls=True)
+    thought, call = THOUGHT.format("so"), CALL_F.format('{"a":1}')
+    more = call.replace("<|call|>", "<|end|>")
+    for text in ([thought, thought, more, thought, more, thought, call], [more, call]):
+        assert walk(grammar, AGAIN.join(text), nano).is_done
+    assert refuses(grammar, AGAIN.join([more, thought, thought]), nano)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 65, 100, 400])
+def test_what_comes_before_a_call_gets_its_share_of_the_tokens(
+    tokens: int, nano: Tokenizer
+) -> None:
+    share = max(0, tokens - max(64, tokens // 2))
+    a = nano.encode("a")[0]
+    for kind in (THOUGHT, PREAMBLE):
+        head = nano.encode_with_specials(kind.split("{}")[0])
+        constraint = harmony_grammar(nano, **MUST).start()
+        constraint.within(tokens)
+        if share == 0:
+            assert walk_on(constraint, AGAIN + "<|channel|>commentary to", nano, skip=AGAIN)
+            continue
+        for token in [*head, *[a] * (share - len(head))]:
+            constraint.advance(token)
+        assert allowed(constraint) == {nano.special("<|end|>")}
+        text = "<|end|>" + AGAIN + CALL_F.format('{"a":1}')
+        assert walk_on(constraint, text, nano) and constraint.is_done
+
+
+def test_a_free_choice_has_no_share(nano: Tokenizer) -> None:
+    constraint = harmony_grammar(nano, tools=[F]).start()
+    constraint.within(10)
+    assert walk_on(constraint, THOUGHT.format("a long thought about nothing much"), nano)
+
+
+def walk_on(constraint: HarmonyConstraint, text: str, tokenizer: Tokenizer, skip: str = "") -> bool:
+    """Whether `text`, without its beginning `skip`, is allowed next; `commentary` with no recipient
+    is not.
+    """
+    for token in tokenizer.encode_with_specials(text.removeprefix(skip)):
+        if token not in allowed(constraint):
+            return False
+        constraint.advance(token)
+    return True
+
+
 # ---- bodies ----
 
 

@@ -160,7 +160,7 @@ def events_of(items: list[tuple[str, list[str]]], reason: Any) -> list[Any]:
 )
 def test_the_body_is_the_fold_of_the_chunks(choices: Any, form: ChatForm, order: Any) -> None:
     writer, body = (
-        Chunks(form, len(choices), ChunkOptions(usage=True)),
+        Chunks(form, len(choices), ChunkOptions(usage=True), {}),
         Body(len(choices), form.logprobs),
     )
     streams = [iter(events_of(*choice)) for choice in choices]

@@ -306,8 +306,6 @@ async def test_the_model_is_told_of_a_schema(
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"moderation": {"model": "x"}}, "moderation"),
-        ({"continue_final_message": True}, "continue_final_message"),
-        ({"ignore_eos": True}, "ignore_eos"),
         ({"messages": []}, "messages"),
         ({"messages": None}, "messages"),
         ({"messages": "Hello"}, "messages"),

@@ -16,7 +16,7 @@ import pytest
 from ossia.engine.request import MAX_TOP_LOGPROBS, SamplingParams
 from ossia.errors import RequestError
 from ossia.server.wire.fields import UNSUPPORTED
-from ossia.server.wire.sampling import MAX_STOPS, SamplingFields
+from ossia.server.wire.sampling import MAX_STOPS, SHARED, SamplingFields
 
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 USER = [{"role": "user", "content": "Hello"}]
@@ -54,6 +54,11 @@ PLACES: dict[str, dict[str, str]] = {
     "n": {"chat": "", "completions": ""},
     "stream_options": {"chat": "", "completions": ""},
     "logit_bias": ALL,
+    "thread": {"messages": ""},
+    # elsewhere they are honoured
+    "continue_final_message": {"responses": "", "messages": "", "completions": ""},
+    "prompt_logprobs": {"responses": "", "messages": ""},
+    "return_token_ids": {"responses": "", "messages": ""},
     "content": {"chat": "messages", "responses": "input", "messages": "messages"},
 }
 
@@ -197,6 +202,19 @@ ROWS = [
     Row("top_logprobs", MAX_TOP_LOGPROBS, 200),
     Row("top_logprobs", MAX_TOP_LOGPROBS + 1),
     Row("top_logprobs", 2.5),
+    # What ends an answer
+    Row("min_tokens", 0, 200),
+    Row("min_tokens", -1),
+    Row("min_tokens", 1.5),
+    Row("min_tokens", "3"),
+    Row("ignore_eos", True, 200),
+    Row("ignore_eos", False, 200),
+    Row("ignore_eos", "yes"),
+    Row("stop_token_ids", [], 200),
+    Row("stop_token_ids", [7, 10**7], 200),
+    Row("stop_token_ids", 7),
+    Row("stop_token_ids", ["7"], named="{field}[0]"),
+    Row("stop_token_ids", [True], named="{field}[0]"),
     # Biases
     Row("logit_bias", {"7": 1, "8": -100}, 200),
     Row("logit_bias", {}, 200),
@@ -249,6 +267,14 @@ ROWS = [
     Row("tools", tool(parameters={"type": "object", "not": {}}), 200),
     Row("tools", tool(parameters={"type": "object", "not": {}}, strict=True), code="invalid_schema"),
     Row("tools", tool(name="a//b=c;"), 200),
+    Row("thread", {"type": "continue", "previous_message_id": "msg_1"},
+        code="thread_unsupported_request"),
+    Row("thread", {"type": "create"}, code="thread_unsupported_request"),
+    Row("thread", None, 200),
+    Row("thread", "create"),
+    Row("continue_final_message", True, code="unsupported_parameter"),
+    Row("prompt_logprobs", 3, code="unsupported_parameter"),
+    Row("return_token_ids", True, code="unsupported_parameter"),
     Row("tool_choice", 3),
     Row("tool_choice", {"type": "dance"}, named={api: "tool_choice" for api in APIS}),
     Row("tool_choice", chosen("g")),
@@ -354,7 +380,9 @@ async def test_the_four_apis_say_the_same(client: Any, row: Row) -> None:
 def check_error(row: Row, api: str, told: dict[str, Any]) -> None:
     error, param = told["error"], row.param(api)
     if api == "messages":  # Anthropic's errors have a text only
+        details = error.pop("details", {})
         assert set(told) == {"type", "error"} and set(error) == {"type", "message"}
+        assert details == ({"error_code": row.code} if row.field == "thread" and row.code else {})
         assert param in error["message"], error
     else:
         assert (error["param"], error["code"]) == (param or None, row.code), f"{api}: {error}"
@@ -369,7 +397,7 @@ def test_the_table_is_large_enough() -> None:
 BOUNDS = [-1001, -1, -0.5, 0, 0.0005, 0.001, 0.5, 1, 1.5, 2, 1000, 1001, "1", True, None]
 
 
-@pytest.mark.parametrize("name", sorted(set(SamplingFields.model_fields) - {"logit_bias"}))
+@pytest.mark.parametrize("name", sorted(set(SHARED) - {"logit_bias"}))
 def test_bounds_on_the_wire_are_those_of_the_engine(name: str) -> None:
     """They are written twice, for OpenAPI's sake. -1 is the wire's word for a top_k of 0."""
     for value in BOUNDS:

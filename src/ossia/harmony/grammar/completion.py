@@ -6,7 +6,8 @@ walk along a sampled completion is constraint.py's. Imports neither numpy nor ll
 grammar is made.
 
 A completion is any number of analysis messages and, where tools may be called, preambles; then a
-call or the final answer:
+call or the final answer. Where a call has to come, it is one of each at most, and a share of the
+tokens:
 
     <|channel|>analysis<|message|>...<|end|>
     <|channel|>commentary<|message|>...<|end|>
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError, blaming
@@ -48,7 +50,7 @@ from ossia.harmony.messages import (
     Role,
     ToolNamespace,
 )
-from ossia.harmony.render import render_message
+from ossia.harmony.render import opened
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -138,15 +140,15 @@ def harmony_grammar(
             answers.append(make.message(header, (RETURN,), wanted, "response format"))
     thoughts = [make.message(_header_of("analysis"), (END,))]
     preambles = [make.message(_header_of("commentary"), (END,))] if calls else []
-    headers = {
-        (True, False): _tree(thoughts + preambles + calls + answers),
-        (True, True): _tree(thoughts + preambles + calls),
-        (False, False): _tree(preambles + calls + answers),
-        (False, True): _tree(preambles + calls),
-    }
+    headers = {}
+    for thinking, preamble, called in product((False, True), repeat=3):
+        before = thoughts * thinking + preambles * preamble
+        headers[thinking, preamble, called] = _tree(before + calls + answers * (not called))
     again = (tokenizer.special("<|start|>"), *tokenizer.encode(Role.ASSISTANT))
     last = frozenset(map(tokenizer.special, (CALL, RETURN)))
-    return HarmonyGrammar(make.tokens, headers, again, last, reasoning_budget, make.relaxed)
+    return HarmonyGrammar(
+        make.tokens, headers, again, last, reasoning_budget, must_call, make.relaxed
+    )
 
 
 def _check_budget(budget: int | None) -> None:
@@ -195,7 +197,7 @@ class _Messages:
             is_call=header.recipient is not None,
             is_json=isinstance(wanted, JsonFormat),
         )
-        return _header(self._tokenizer, header), body
+        return opened(header, self._tokenizer), body
 
     def _matcher(self, wanted: BodyFormat, what: str, recipient: str | None) -> LLMatcher:
         """Of a format. If a schema that need not hold cannot even be relaxed, its type holds."""
@@ -234,12 +236,6 @@ def _header_of(
     return Message(
         Role.ASSISTANT, "", channel=channel, recipient=recipient, content_type=content_type
     )
-
-
-def _header(tokenizer: Tokenizer, message: Message) -> list[int]:
-    """The tokens that the renderer writes between the author and the body."""
-    author = 1 + len(tokenizer.encode(Role.ASSISTANT))
-    return render_message(message, tokenizer)[author:-1]
 
 
 # ---- what can be called ----

@@ -67,6 +67,7 @@ class Chunks:
             "model": form.model,
             **extra,
         }
+        self.token_ids = form.token_ids
         self.choices = [_Choice(n, form) for n in range(choices)]
 
     def feed(self, index: int, event: TurnEvent) -> Iterator[dict[str, Any]]:
@@ -74,7 +75,10 @@ class Chunks:
             usage = None
             if self.options.continuous:
                 usage = self.usage
-            yield self._chunk([choice], usage)
+            chunk = self._chunk([choice], usage)
+            if self.token_ids and isinstance(event, Progress) and event.prompt:
+                chunk["prompt_token_ids"] = list(event.prompt)
+            yield chunk
 
     def last(self) -> Iterator[dict[str, Any]]:
         """After the choices: their usage, if it is wanted."""
@@ -126,6 +130,7 @@ class _Choice:
         self.calls: dict[int, tuple[int, ToolCallItem]] = {}  # by the item: the call's number
         self.kinds: dict[int, str] = {}  # by the item: the field that its text goes to
         self.filled: dict[str, int] = {}  # by field: the item whose text it ends with
+        self.token_ids: list[int] = []  # that no chunk has told yet
 
     def feed(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
         if isinstance(event, Progress | TurnEnd):
@@ -133,6 +138,8 @@ class _Choice:
         if not self.begun:
             self.begun = True
             yield self._part({"role": "assistant", "content": ""})
+        if isinstance(event, Progress) and event.token_id is not None:
+            self.token_ids.append(event.token_id)
         match event:
             case ItemStart():
                 yield from self._start(event)
@@ -215,12 +222,16 @@ class _Choice:
     def _part(
         self, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None
     ) -> dict[str, Any]:
-        return {
+        part = {
             "index": self.index,
             "delta": delta,
             "logprobs": logprobs,
             "finish_reason": finish,
         }
+        if self.form.token_ids:
+            part["token_ids"] = self.token_ids
+            self.token_ids = []
+        return part
 
 
 @dataclass
@@ -231,8 +242,9 @@ class _Message:
     calls: list[dict[str, Any]] = field(default_factory=list)
     function_call: dict[str, str] | None = None
     logprobs: list[Any] = field(default_factory=list)
+    token_ids: list[int] | None = None
     finish: str | None = None
-    stop_reason: str | None = None
+    stop_reason: str | int | None = None
 
     def add(self, choice: dict[str, Any]) -> None:
         for key, value in choice["delta"].items():
@@ -250,6 +262,8 @@ class _Message:
                     self.fields.setdefault(key, []).append(value)
         if choice["logprobs"] is not None:
             self.logprobs += choice["logprobs"]["content"]
+        if "token_ids" in choice:
+            self.token_ids = [*(self.token_ids or ()), *choice["token_ids"]]
         if choice["finish_reason"] is not None:
             self.finish = choice["finish_reason"]
             self.stop_reason = choice["stop_reason"]
@@ -272,13 +286,16 @@ class _Message:
         scores = None
         if with_logprobs:
             scores = {"content": self.logprobs, "refusal": None}
-        return {
+        choice = {
             "index": index,
             "message": self._message(),
             "logprobs": scores,
             "finish_reason": self.finish,
             "stop_reason": self.stop_reason,
         }
+        if self.token_ids is not None:
+            choice["token_ids"] = self.token_ids
+        return choice
 
     def _message(self) -> dict[str, Any]:
         content: str | None = self._text("content")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.engine.request import SamplingParams
+from ossia.harmony import Message, Role
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.messages import harmony_messages
@@ -23,6 +24,7 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat, answer_format
+from ossia.server.wire.sampling import check_prompt_logprobs
 from ossia.server.wire.tools import ToolReader, with_choice
 from ossia.server.worker import Samples
 from ossia.tools import Tool
@@ -39,7 +41,8 @@ class ChatForm:
 
     `shows_reasoning`: whether reasoning is sent at all. `preambles_are_content`: messages on the
     commentary channel are part of the content; false if the content has to be JSON, which they
-    would break. `is_legacy`: a call is a `function_call`.
+    would break. `is_legacy`: a call is a `function_call`. `token_ids`: whether those of prompt and
+    answer are told.
     """
 
     model: str
@@ -47,6 +50,7 @@ class ChatForm:
     shows_reasoning: bool = True
     preambles_are_content: bool = True
     is_legacy: bool = False
+    token_ids: bool = False
 
 
 async def asks_of(
@@ -55,12 +59,20 @@ async def asks_of(
     """Raises `ApiError` naming the field that is wrong."""
     model = service.check_model(request.model)
     request.check_supported()
+    check_prompt_logprobs(request.prompt_logprobs, request.stream)
     tools = tools_of(request, service.builtin)
     wanted = wanted_format(request)
+    given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(
-        [message.model_dump() for message in request.messages],
+        await service.documents.read(given, "messages"),
         lambda call: service.thoughts_before(caller, call),
     )
+    opening = None
+    if request.continue_final_message:
+        messages, opening = _continued(messages, request)
+    elif request.add_generation_prompt is False:
+        why = "must be true, or the model would not know that it is to answer"
+        raise bad(f"add_generation_prompt {why}", "add_generation_prompt", "unsupported_parameter")
     template = request.chat_template_kwargs or TemplateWishes()
     effort = effort_of(request, service, instructions)
     conversation = conversation_of(
@@ -72,7 +84,7 @@ async def asks_of(
         identity=template.model_identity,
     )
     params = sampling_of(request, service)
-    grammar = await service.grammar(tools, wanted, effort.budget)
+    grammar = await service.grammar(tools, wanted, effort.budget, holds_on=request.holds_on)
     ask = AnswerRequest(
         conversation,
         params,
@@ -82,6 +94,7 @@ async def asks_of(
         logprobs=request.logprobs is True,
         cache_salt=request.cache_salt or "",
         samples=Samples(),
+        opening=opening,
     )
     nested = request.reasoning or Reasoning()
     hides_reasoning = nested.exclude is True or request.include_reasoning is False
@@ -91,9 +104,24 @@ async def asks_of(
         shows_reasoning=not hides_reasoning,
         preambles_are_content=wanted.wanted is None,
         is_legacy=is_legacy(request),
+        token_ids=request.return_token_ids is True,
     )
     choices = request.n or 1
     return [replace(ask, stream=n) for n in range(choices)], form
+
+
+def _continued(
+    messages: tuple[Message, ...], request: ChatRequest
+) -> tuple[tuple[Message, ...], Message]:
+    """The messages before the last one, and the last, which the answer goes on with."""
+    if request.add_generation_prompt:
+        why = "cannot be true with add_generation_prompt, which begins a message"
+        raise bad(f"continue_final_message {why}", "continue_final_message")
+    last = messages[-1] if messages else None
+    if last is None or last.role is not Role.ASSISTANT or last.recipient is not None:
+        why = "needs a text of the assistant as the last message"
+        raise bad(f"continue_final_message {why}", "continue_final_message")
+    return messages[:-1], last
 
 
 def effort_of(request: ChatRequest, service: Service, instructions: str | None) -> Effort:
@@ -105,10 +133,14 @@ def effort_of(request: ChatRequest, service: Service, instructions: str | None) 
     if word is None and is_off:
         word = "none"
     effort = service.effort(word, instructions)
-    budget = request.thinking_token_budget
-    if budget is None:
-        budget = nested.max_tokens
-    if budget is None or effort.budget == 0:
+    budgets = (
+        request.thinking_token_budget,
+        request.reasoning_budget,
+        request.thinking_budget_tokens,
+        nested.max_tokens,
+    )
+    budget = next((given for given in budgets if given is not None), -1)
+    if budget < 0 or effort.budget == 0:
         return effort
     return replace(effort, budget=budget)
 

@@ -18,6 +18,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from ossia import __version__
+from ossia.errors import OssiaError
 from ossia.harmony import Message, Role
 from ossia.server.access import Caller, caller_of, count_samples
 from ossia.server.answer import AnswerRequest
@@ -27,7 +28,7 @@ from ossia.server.chat.types import ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
-from ossia.server.wire.output import relaxed
+from ossia.server.wire.output import extension, prompt_logprobs
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
@@ -90,6 +91,7 @@ class _Answer:
     writer: Chunks
     service: Service
     caller: Caller
+    prompt_logprobs: int | None = None
 
     @classmethod
     async def to(
@@ -109,8 +111,9 @@ class _Answer:
             extra["service_tier"] = "default"
         if wanted.metadata is not None and not wanted.stream:
             extra["metadata"] = wanted.metadata
-        writer = Chunks(form, len(asks), chunk_options, relaxed(asks[0].grammar), **extra)
-        return cls(asks, writer, service, caller)
+        opening = extension(asks[0].tools, asks[0].grammar)
+        writer = Chunks(form, len(asks), chunk_options, opening, **extra)
+        return cls(asks, writer, service, caller, wanted.prompt_logprobs)
 
     async def chunks(self) -> AsyncGenerator[dict[str, Any], None]:
         choices = [self._events(ask) for ask in self.asks]
@@ -129,7 +132,19 @@ class _Answer:
         async with aclosing(self.chunks()) as chunks:
             async for chunk in chunks:
                 body.add(chunk)
-        return body.result()
+        return body.result() | await self._of_prompt()
+
+    async def _of_prompt(self) -> dict[str, Any]:
+        """The prompt's log-probabilities, if they are wanted."""
+        if self.prompt_logprobs is None:
+            return {}
+        ask = self.asks[0]
+        ids = await self.service.answerer.prompt_ids(ask.conversation, ask.opening)
+        try:
+            tokens = await self.service.worker.prompt_logprobs(ids, self.prompt_logprobs)
+        except (OssiaError, EngineStopped) as error:
+            raise ApiError.of(error, prompt="messages") from error
+        return {"prompt_logprobs": prompt_logprobs(tokens, self.service.tokenizer)}
 
     async def _events(self, ask: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
         """A choice's events. The messages that led to its calls are remembered, for clients that do

@@ -29,6 +29,10 @@ Object = dict[str, Any]
 OLD = Field(json_schema_extra={"deprecated": True})
 
 
+# tokens of reasoning; -1: no limit
+Budget = Annotated[int, Ge(-1)] | None
+
+
 class ChatMessage(Part):
     """`content`: a string, or a list of parts {"type": "text", "text"}; null for an assistant that
     only calls tools.
@@ -81,8 +85,16 @@ class ChatRequest(ApiRequest, StreamFields, SamplingFields):
     reasoning_effort: EffortWord | None = None
     reasoning: Reasoning | None = None
     include_reasoning: bool | None = None
-    thinking_token_budget: Annotated[int, Ge(0)] | None = None
+    thinking_token_budget: Budget = None
+    reasoning_budget: Budget = None  # the same in other servers' words
+    thinking_budget_tokens: Budget = None
     chat_template_kwargs: TemplateWishes | None = None
+
+    # What benchmarks ask for, in vLLM's words
+    prompt_logprobs: TopLogprobs | None = None
+    return_token_ids: bool | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     # Formats under the names that vLLM has for them
     guided_json: StringOrObject = None

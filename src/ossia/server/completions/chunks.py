@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ossia.engine.request import PromptToken
 from ossia.server.completions.text import Piece, Scored, bytes_of
-from ossia.server.wire.output import chat_usage
+from ossia.server.wire.output import chat_usage, prompt_logprobs
 from ossia.tokenizer import Tokenizer
 from ossia.turn.events import Usage, new_id
 
@@ -104,6 +105,17 @@ def fold(chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 choices[index] = dict(choice)
     body["choices"] = [choices[index] for index in sorted(choices)]
     return body
+
+
+def add_prompt_logprobs(
+    body: dict[str, Any], of_prompts: Sequence[Sequence[PromptToken]], tokenizer: Tokenizer
+) -> None:
+    """Adds them to the choices, which come prompt by prompt."""
+    written = [prompt_logprobs(tokens, tokenizer) for tokens in of_prompts]
+    choices = body["choices"]
+    each = len(choices) // len(written)
+    for place, choice in enumerate(choices):
+        choice["prompt_logprobs"] = written[place // each]
 
 
 def _joined(sofar: dict[str, Any], choice: dict[str, Any]) -> dict[str, Any]:

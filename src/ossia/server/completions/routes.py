@@ -22,7 +22,7 @@ from starlette.responses import Response
 from ossia.engine.request import PromptToken
 from ossia.errors import OssiaError
 from ossia.server.access import Caller, caller_of, count_samples, whose_turn
-from ossia.server.completions.chunks import Writer, fold
+from ossia.server.completions.chunks import Writer, add_prompt_logprobs, fold
 from ossia.server.completions.text import Piece, TextStream
 from ossia.server.completions.types import CompletionRequest
 from ossia.server.service import Service
@@ -131,7 +131,13 @@ class _Job:
             for place, parts in enumerate(samples):
                 index = at * wanted + place
                 chunks += [writer.chunk(index, said.piece, said.prompt) for said in parts]
-        return fold([*chunks, writer.last(self.usage)])
+        body = fold([*chunks, writer.last(self.usage)])
+        if self.wish.prompt_logprobs is not None:
+            scores = [await self._prompt_scores(at) for at in range(len(self.prompts))]
+            top = self.wish.prompt_logprobs
+            cut = [[replace(t, top_logprobs=t.top_logprobs[:top]) for t in one] for one in scores]
+            add_prompt_logprobs(body, cut, self.service.tokenizer)
+        return body
 
     async def _said(self) -> AsyncGenerator[_Said, None]:
         """The pieces of all samples, as they come."""
@@ -176,6 +182,7 @@ class _Job:
             stop_ids=frozenset(wish.stop_token_ids or ()),
             show_special=wish.skip_special_tokens is False,
             keep_stop=wish.include_stop_str_in_output is True,
+            min_tokens=wish.min_tokens or 0,
         )
         try:
             scores = None
@@ -239,7 +246,7 @@ class _Job:
     async def _prompt_scores(self, at: int) -> list[PromptToken]:
         """Those of a prompt are computed once for all its samples."""
         if at not in self.scores:
-            top = self.wish.logprobs or 0
+            top = max(self.wish.logprobs or 0, self.wish.prompt_logprobs or 0)
             asked = self.service.worker.prompt_logprobs(self.prompts[at], top, whose_turn())
             self.scores[at] = asyncio.ensure_future(asked)
         return await asyncio.shield(self.scores[at])

@@ -46,7 +46,7 @@ class TextStream:
 
     `stop`: strings that end it. `show_special`: whether control tokens are written by name.
     `keep_stop`: whether the stop string is part of the text. `stop_ids`: tokens that end the text
-    and are not part of it.
+    and are not part of it. `min_tokens`: in so many no stop string is looked for.
     """
 
     def __init__(
@@ -57,12 +57,14 @@ class TextStream:
         stop_ids: frozenset[int] = frozenset(),
         show_special: bool = False,
         keep_stop: bool = False,
+        min_tokens: int = 0,
     ) -> None:
         self.tokenizer = tokenizer
         self.stop = tuple(stop)
         self.stop_ids = stop_ids
         self.show_special = show_special
         self.keep_stop = keep_stop
+        self._unsearched = min_tokens  # tokens that may still come before a stop string counts
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._said = 0  # characters given out
         self._held = ""  # whole characters that could be the beginning of a stop string
@@ -104,10 +106,12 @@ class TextStream:
         self._add(token.token_id, token.logprob, token.top_logprobs, hidden=named)
         if token.finish_reason is not None:
             self._held += self._decoder.decode(b"", True)
-        found = self._stopped()
+        is_searched = self._unsearched <= 0
+        self._unsearched -= 1
+        found = self._stopped() if is_searched else None
         if found is not None:
             return found
-        if token.finish_reason is None:
+        if token.finish_reason is None and is_searched:
             waiting = partial_stop_length(self._held, self.stop)
             return self._say(len(self._held) - waiting)
         last = self._say(len(self._held))

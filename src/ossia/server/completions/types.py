@@ -16,7 +16,12 @@ from ossia.errors import PromptTooLong
 from ossia.server.service import Service
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import ApiRequest, StreamFields, wrong
-from ossia.server.wire.sampling import SamplingFields, StopStrings, without_limit
+from ossia.server.wire.sampling import (
+    SamplingFields,
+    StopStrings,
+    check_prompt_logprobs,
+    without_limit,
+)
 from ossia.tokenizer import Tokenizer
 
 MAX_SAMPLES = 1024  # of one request: prompts times best_of
@@ -76,9 +81,10 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         None, description="Log-probabilities, with so many of the likeliest tokens."
     )
     stop: StopStrings = ()
-    stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
+    prompt_logprobs: TopLogprobs | None = Field(
+        None, description="Adds those of the prompt, with so many of the likeliest tokens."
+    )
     return_token_ids: bool | None = Field(
         None, description="Adds `prompt_token_ids` and `token_ids` to the choices."
     )
@@ -116,6 +122,7 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         """Raises `ApiError` for what contradicts itself or cannot be done."""
         self.check_supported()
         self.check_stream()
+        check_prompt_logprobs(self.prompt_logprobs, self.stream)
         wanted = self.n or 1
         if self.best_of is not None and self.best_of < wanted:
             raise bad(
@@ -130,8 +137,9 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         stop_ids = frozenset(self.stop_token_ids or ())
         if not self.ignore_eos:
             stop_ids |= service.answerer.stop_ids
-        return service.sampling(
-            self,
+        return self.params(
+            service.settings.sampling,
+            service.tokenizer.vocab_size,
             top_logprobs=self.logprobs,
             max_tokens=max(1, self.limit),
             stop_ids=stop_ids,

@@ -136,11 +136,12 @@ class Writer:
 
     def _over(self, end: TurnEnd) -> Iterator[Event]:
         reason = STOP_REASONS[end.reason]
-        if end.stopped_by is not None:
+        sequence = end.stopped_by if isinstance(end.stopped_by, str) else None
+        if sequence is not None:
             reason = "stop_sequence"
         elif end.reason == "length" and end.usage.completion < self.limit:
             reason = "model_context_window_exceeded"
-        delta = {"stop_reason": reason, "stop_sequence": end.stopped_by}
+        delta = {"stop_reason": reason, "stop_sequence": sequence}
         yield {"type": "message_delta", "delta": delta, "usage": messages_usage(end.usage)}
         yield {"type": "message_stop"}
 

@@ -18,12 +18,12 @@ from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
 from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
-from ossia.server.messages.types import CountRequest, MessagesRequest
+from ossia.server.messages.types import CountRequest, MessagesRequest, WireMessage
 from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
-from ossia.server.wire.output import relaxed
+from ossia.server.wire.output import extension
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
@@ -58,18 +58,22 @@ def router(service: Service) -> APIRouter:
         """How many tokens the request's prompt has, tools and system prompt included."""
         body.check_supported()
         service.check_model(body.model)
-        conversation = _conversation(service, body, caller_of(request))
+        conversation = await _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
         return reply({"input_tokens": len(ids)})
 
     return routes
 
 
-def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
+async def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
     def remembered(id: str) -> Sequence[Message]:
         return service.thoughts_before(caller, id)
 
-    messages = read_messages(body, service.sealer.of(caller.name), remembered)
+    given = [message.model_dump() for message in body.messages]
+    told = await service.documents.read(given, "messages")
+    read = [WireMessage.model_validate(message) for message in told]
+    whole = body.model_copy(update={"messages": read})
+    messages = read_messages(whole, service.sealer.of(caller.name), remembered)
     return conversation_of(
         messages,
         effort=body.effort(service).level,
@@ -86,10 +90,10 @@ async def _asked(
     model = service.check_model(body.model)
     tools = body.declared()
     effort = body.effort(service)
-    conversation = _conversation(service, body, caller)
+    conversation = await _conversation(service, body, caller)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
-    grammar = await service.grammar(tools, format, effort.budget)
+    grammar = await service.grammar(tools, format, effort.budget, holds_on=body.holds_on)
     ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(
@@ -99,7 +103,7 @@ async def _asked(
         omitted=body.omits_thinking,
         limit=body.max_tokens,
         whole=not is_enforced,
-        extra=relaxed(grammar),
+        extra=extension(tools, grammar),
     )
     return ask, writer
 

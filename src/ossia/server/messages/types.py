@@ -13,7 +13,7 @@ from annotated_types import MinLen
 
 from ossia.server.service import Effort, Service
 from ossia.server.wire.content import text_of
-from ossia.server.wire.errors import bad
+from ossia.server.wire.errors import NO_THREADS, bad
 from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrObjects
 from ossia.server.wire.format import AnswerFormat, answer_format
 from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopList
@@ -67,6 +67,13 @@ class CountRequest(ApiRequest):
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    thread: dict[str, Any] | None = None
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.thread is not None:
+            why = "this server keeps no threads: send the whole conversation, without thread"
+            raise bad(why, "thread", NO_THREADS)
 
     @property
     def instructions(self) -> str | None:

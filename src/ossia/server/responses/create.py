@@ -31,7 +31,7 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.output import relaxed
+from ossia.server.wire.output import extension
 from ossia.server.wire.sampling import NO_LIMIT
 from ossia.tools import SessionKey
 from ossia.turn.events import TurnEvent, new_id
@@ -90,11 +90,14 @@ class ResponseService:
         params = self.service.sampling(
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
         )
+        tools = prompt.tools.tools
         ask = AnswerRequest(
             prompt.conversation,
             params,
-            prompt.tools.tools,
-            await self.service.grammar(prompt.tools.tools, prompt.format, prompt.effort.budget),
+            tools,
+            await self.service.grammar(
+                tools, prompt.format, prompt.effort.budget, holds_on=body.holds_on
+            ),
             stop=body.stop,
             logprobs=wants_logprobs,
             prompt_param="input",
@@ -110,7 +113,7 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        response = self._response(body, prompt, params) | relaxed(ask.grammar)
+        response = self._response(body, prompt, params) | extension(tools, ask.grammar)
         return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
 
     def _response(

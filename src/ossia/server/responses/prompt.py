@@ -76,7 +76,10 @@ async def read_prompt(
             format=format,
         )
 
-    items = [*history, *given]
+    items = [
+        *await service.documents.read(history, "previous_response_id"),
+        *await service.documents.read(given, "input"),
+    ]
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
     whole = conversation(items, len(history))

@@ -1,1 +1,1 @@
-"""What all four APIs say in the same words. Knows no API."""
+"""What all APIs say in the same words. Knows no API."""

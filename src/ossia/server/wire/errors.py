@@ -1,8 +1,8 @@
 """Errors on the wire: one exception with a status, one map from every other error to it, and its
 form in each API.
 
-Knows status codes, the packages' error types and OpenAI's and Anthropic's error objects. It never
-reads a message: field and code come with the error.
+Knows status codes, the packages' error types and the error objects of OpenAI, Anthropic and Ollama.
+It never reads a message: field and code come with the error.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ TYPES = {
     408: "invalid_request_error",
     409: "conflict_error",
     413: "request_too_large",
-    422: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+NO_THREADS = "thread_unsupported_request"  # Anthropic's code
 FAILED = "the server failed; its log says more"
 NO_SPACE = "the server's disk is full: ask again when there is room on it"
 CLIENT_GONE = 499  # the status in the log of a request whose client did not wait for the response
@@ -127,7 +127,8 @@ class ApiError(Exception):
 
     @property
     def type(self) -> str:
-        return TYPES.get(self.status, "server_error")
+        kind = "invalid_request_error" if 400 <= self.status < 500 else "server_error"
+        return TYPES.get(self.status, kind)
 
     def openai(self) -> dict[str, Any]:
         return {
@@ -147,7 +148,13 @@ class ApiError(Exception):
             self.anthropic_message is None and self.param is not None and self.param not in message
         ):  # there is no field for it
             message = f"{self.param}: {message}"
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        error: dict[str, Any] = {"type": kind, "message": message}
+        if self.code == NO_THREADS:  # the SDKs look for it, and go on without
+            error["details"] = {"error_code": self.code}
+        return {"type": "error", "error": error}
+
+    def ollama(self) -> dict[str, Any]:
+        return {"error": self.message}
 
 
 class ClientGone(Exception):

@@ -1,4 +1,4 @@
-"""Usage, log-probabilities and what was relaxed as each API writes them. Plain dicts."""
+"""Usage, log-probabilities, what was relaxed or left out, as each API writes it. Plain dicts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ossia.engine.request import PromptToken
+from ossia.tokenizer import Tokenizer
+from ossia.tools import Toolbox
 from ossia.turn.events import TokenLogprob, Usage
+from ossia.turn.sample import token_logprob
 from ossia.turn.targets import FREE, Grammars
 
 
-def relaxed(grammar: Grammars | None) -> dict[str, Any]:
-    """The field of a response that says which keywords of schemas sampling was not held to; no
-    field if there are none.
+def extension(tools: Toolbox, grammar: Grammars | None) -> dict[str, Any]:
+    """Our own field of a response, if there is anything to say: `relaxed`, the keywords of schemas
+    that sampling was not held to, and `unavailable_tools`, the hosted tools which the request
+    declares and nobody here carries out.
     """
+    said: dict[str, Any] = {}
     notes = [note for each in (grammar or FREE).relaxed.values() for note in each]
-    return {"x-ossia": {"relaxed": [asdict(note) for note in notes]}} if notes else {}
+    if notes:
+        said["relaxed"] = [asdict(note) for note in notes]
+    if tools.unavailable:
+        said["unavailable_tools"] = tools.unavailable
+    return {"x-ossia": said} if said else {}
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
@@ -64,6 +74,29 @@ def logprobs(tokens: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
         {**_candidate(token), "top_logprobs": [_candidate(other) for other in token.top]}
         for token in tokens
     ]
+
+
+def prompt_logprobs(
+    tokens: Sequence[PromptToken], tokenizer: Tokenizer
+) -> list[dict[str, Any] | None]:
+    """Of Chat Completions and Completions, as vLLM writes them: for each token of the prompt what
+    is likeliest in its place, by id, and itself. Nothing is known of the first.
+    """
+    return [None, *(_place(token, tokenizer) for token in tokens)]
+
+
+def _place(token: PromptToken, tokenizer: Tokenizer) -> dict[str, Any]:
+    found = {token.token_id: (token.logprob, token.rank)}
+    for rank, (id, logprob) in enumerate(token.top_logprobs, 1):
+        found.setdefault(id, (logprob, rank))
+    return {
+        str(id): {
+            "logprob": logprob,
+            "rank": rank,
+            "decoded_token": token_logprob(tokenizer, id, logprob).text,
+        }
+        for id, (logprob, rank) in found.items()
+    }
 
 
 def _candidate(token: TokenLogprob) -> dict[str, Any]:

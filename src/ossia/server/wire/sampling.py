@@ -12,7 +12,15 @@ from typing import Annotated, Any
 from annotated_types import Ge, Le
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from ossia.engine.request import MinP, Penalty, Repetition, SamplingParams, Temperature, TopP
+from ossia.engine.request import (
+    MinP,
+    MinTokens,
+    Penalty,
+    Repetition,
+    SamplingParams,
+    Temperature,
+    TopP,
+)
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import STRING, Part, either, wrong
 
@@ -67,17 +75,32 @@ class SamplingFields(Part):
     frequency_penalty: Penalty | None = None
     repetition_penalty: Repetition | None = None
     logit_bias: dict[str, float] | None = Field(None, description="By token id.")
+    # The end, in vLLM's words
+    min_tokens: MinTokens | None = Field(None, description="Nothing ends the answer before.")
+    ignore_eos: bool | None = Field(None, description="The model itself cannot end the answer.")
+    stop_token_ids: list[int] | None = Field(None, description="Tokens that end the answer.")
+
+    @property
+    def holds_on(self) -> bool:
+        """Whether the model may have to go on where it would end."""
+        return self.ignore_eos is True or bool(self.min_tokens)
 
     def params(self, defaults: SamplingParams, vocabulary: int, **own: Any) -> SamplingParams:
         """`defaults` with what is given here, and with `own`: what an API has under other names, or
         decides by itself. Raises `ApiError` for a token id that the vocabulary does not have.
         """
-        wishes = {name: getattr(self, name) for name in SamplingFields.model_fields} | own
+        wishes = {name: getattr(self, name) for name in SHARED} | own
         if self.top_k == -1:
             wishes["top_k"] = 0
         if self.logit_bias is not None:
             wishes["logit_bias"] = token_ids(self.logit_bias, vocabulary)
         return replace(defaults, **{k: value for k, value in wishes.items() if value is not None})
+
+
+# the fields that the engine has under the same names
+SHARED = tuple(
+    name for name in SamplingFields.model_fields if name in SamplingParams.__match_args__
+)
 
 
 def token_ids(bias: Mapping[str, float], vocabulary: int) -> dict[int, float]:
@@ -88,3 +111,9 @@ def token_ids(bias: Mapping[str, float], vocabulary: int) -> dict[int, float]:
                 f"logit_bias: {key[:80]!r} is not a token id; there are {vocabulary}", "logit_bias"
             )
     return {int(key): value for key, value in bias.items()}
+
+
+def check_prompt_logprobs(count: int | None, stream: bool | None) -> None:
+    """Raises `ApiError`: they are of a prompt, so no part of a stream of answers has them."""
+    if count and stream:
+        raise bad("prompt_logprobs are not streamed; leave out stream", "prompt_logprobs")

@@ -24,6 +24,7 @@ T = TypeVar("T")
 # They end lines for Unicode, so for clients that split text with `str.splitlines`. In JSON they are
 # in strings only.
 LINE_ENDS = tuple((end.encode(), f"\\u{ord(end):04x}".encode()) for end in "\x85\u2028\u2029")
+ALIVE = b": still here\n\n"  # a comment
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -56,12 +57,17 @@ async def first_of(events: AsyncGenerator[T, None]) -> tuple[T | None, AsyncGene
 
 
 def streaming(
-    parts: AsyncGenerator[bytes, None], *, keepalive: float, on_error: Callable[[ApiError], bytes]
+    parts: AsyncGenerator[bytes, None],
+    *,
+    keepalive: float,
+    on_error: Callable[[ApiError], bytes],
+    media_type: str = "text/event-stream",
+    alive: bytes = ALIVE,
 ) -> StreamingResponse:
-    """`parts` as the body. After `keepalive` seconds without one, a comment is sent. An error in
-    the middle becomes a last part, made by `on_error`. When the client goes away `parts` is closed.
+    """`parts` as the body. After `keepalive` seconds without one, `alive` is sent. An error in the
+    middle becomes a last part, made by `on_error`. When the client goes away `parts` is closed.
     """
-    return _Streaming(with_keepalive(parts, keepalive, on_error))
+    return _Streaming(with_keepalive(parts, keepalive, on_error, alive), media_type)
 
 
 class _Streaming(StreamingResponse):
@@ -70,8 +76,8 @@ class _Streaming(StreamingResponse):
     garbage collector finds it.
     """
 
-    def __init__(self, parts: AsyncGenerator[bytes, None]) -> None:
-        super().__init__(self._noted(parts), media_type="text/event-stream", headers=HEADERS)
+    def __init__(self, parts: AsyncGenerator[bytes, None], media_type: str) -> None:
+        super().__init__(self._noted(parts), media_type=media_type, headers=HEADERS)
         self.parts = parts
         self.has_begun = False
 
@@ -90,7 +96,10 @@ class _Streaming(StreamingResponse):
 
 
 async def with_keepalive(
-    parts: AsyncGenerator[bytes, None], keepalive: float, on_error: Callable[[ApiError], bytes]
+    parts: AsyncGenerator[bytes, None],
+    keepalive: float,
+    on_error: Callable[[ApiError], bytes],
+    alive: bytes = ALIVE,
 ) -> AsyncGenerator[bytes, None]:
     async with aclosing(parts):
         waiting: asyncio.Task[bytes] | None = None
@@ -99,7 +108,7 @@ async def with_keepalive(
                 waiting = waiting or asyncio.ensure_future(anext(parts))
                 done, _ = await asyncio.wait((waiting,), timeout=keepalive)
                 if not done:
-                    yield b": still here\n\n"
+                    yield alive
                     continue
                 task = waiting
                 waiting = None

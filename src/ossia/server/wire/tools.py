@@ -3,7 +3,7 @@
 What describes a tool may stand beside its type (Responses, Messages) or under it (Chat
 Completions). Types of tools that this server does not have are passed over in every API: agents
 declare whatever they know of (Codex sends `web_search` to everybody), and the model is told of
-those that count. Knows nothing of messages and answers.
+those that count; the response names the others. Knows nothing of messages and answers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RESERVED = ("functions", "browser", "python", "assistant", "user", "all")
 class ToolReader:
     """Reads declarations, one after the other, into one `Toolbox`. `builtin`: the server's own
     tools by namespace. `default_kind`: of a declaration without a type; None: it must have one.
-    `echo`: the declarations as a response shows them.
+    `echo`: the declarations as a response shows them. `unavailable`: types that were passed over.
     """
 
     builtin: Mapping[str, Tool]
@@ -44,6 +44,7 @@ class ToolReader:
     strict: set[str] = field(default_factory=set)
     echo: list[dict[str, Any]] = field(default_factory=list)
     names: set[str] = field(default_factory=set)
+    unavailable: list[str] = field(default_factory=list)
 
     def read(self, tools: Iterable[At]) -> ToolReader:
         """Raises `ApiError` naming the tool that is wrong."""
@@ -66,6 +67,7 @@ class ToolReader:
                     self.echo.append(dict(tool.value))
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
+                    self.unavailable.append(kind[:LONGEST_NAME])
         return self
 
     def tools(self, *, parallel: bool) -> Toolbox:
@@ -77,6 +79,7 @@ class ToolReader:
             tuple(self.hosted.values()),
             frozenset(self.strict),
             parallel=parallel,
+            unavailable=tuple(dict.fromkeys(self.unavailable)),
         )
 
     def _function(self, tool: At) -> None:

@@ -1,0 +1,232 @@
+"""Ollama's API: /api/chat, /api/generate, /api/tags, /api/show and /api/version, for the many
+editors that speak nothing else.
+
+Thin: input.py makes a conversation of the request, output.py the lines of the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ossia.config import account
+from ossia.harmony import Message
+from ossia.server.access import Caller, caller_of
+from ossia.server.answer import AnswerRequest
+from ossia.server.ollama.input import of_chat, of_prompt
+from ossia.server.ollama.output import Line, Lines, fold, now
+from ossia.server.ollama.types import ChatRequest, GenerateRequest, OllamaRequest, ShowRequest
+from ossia.server.service import Service
+from ossia.server.wire.conversation import conversation_of
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import At, api_router
+from ossia.server.wire.output import extension
+from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.sse import first_of, streaming, until_disconnected
+from ossia.server.wire.tools import ToolReader
+from ossia.tools.toolbox import Toolbox
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
+
+SPOKEN = "0.12.6"  # the version of Ollama whose API this is: editors compare it
+STREAMED = "The answer, a line of JSON for each piece; with `stream: false` one object."
+FAMILY = "gptoss"
+Asked = tuple[str | None, tuple[Message, ...]]
+
+
+def router(service: Service) -> APIRouter:
+    routes = api_router("ollama")
+    routes.include_router(_answers(service))
+    routes.include_router(_models(service))
+    return routes
+
+
+def _answers(service: Service) -> APIRouter:
+    routes = api_router()
+
+    @routes.post("/api/chat", response_model=None, responses=documented(about=STREAMED))
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """The assistant's next message."""
+        caller = caller_of(request)
+        lines = Lines(
+            service.check_model(_untagged(body.model)),
+            "chat",
+            preambles_are_content=body.format in (None, ""),
+        )
+        if not body.messages:
+            return reply(lines.done("load"))
+        reader = ToolReader(service.builtin).read(At(body.tools or [], "tools").items())
+        tools = reader.tools(parallel=False)
+        asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
+        ask = await _asked(service, body, asked, tools)
+        lines.extra = extension(tools, ask.grammar)
+        return await _answered(service, request, body, ask, lines)
+
+    @routes.post("/api/generate", response_model=None, responses=documented(about=STREAMED))
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        """The answer to one prompt."""
+        lines = Lines(
+            service.check_model(_untagged(body.model)),
+            "generate",
+            preambles_are_content=body.format in (None, ""),
+        )
+        if not body.prompt:
+            body.check_supported()
+            return reply(lines.done("load"))
+        ask = await _asked(service, body, of_prompt(body), Toolbox())
+        lines.extra = extension(ask.tools, ask.grammar)
+        return await _answered(service, request, body, ask, lines)
+
+    return routes
+
+
+def _untagged(name: str | None) -> str | None:
+    """A tag that Ollama adds to every name."""
+    return None if name is None else name.removesuffix(":latest")
+
+
+async def _asked(
+    service: Service, body: OllamaRequest, asked: Asked, tools: Toolbox
+) -> AnswerRequest:
+    """Raises `ApiError`."""
+    params = body.sampling(service)
+    format = body.wanted_format()
+    effort = body.effort(service)
+    instructions, messages = asked
+    conversation = conversation_of(
+        messages, effort=effort.level, instructions=instructions, tools=tools, format=format
+    )
+    wishes = body.wishes
+    grammar = await service.grammar(tools, format, effort.budget, holds_on=wishes.holds_on)
+    is_wanted = body.logprobs is True
+    return AnswerRequest(conversation, params, tools, grammar, wishes.stop, logprobs=is_wanted)
+
+
+async def _answered(
+    service: Service, request: Request, body: OllamaRequest, ask: AnswerRequest, lines: Lines
+) -> Response:
+    made = _lines(service, ask, lines, caller_of(request))
+    if not body.is_streamed:
+        return reply(await until_disconnected(request, _folded(made)))
+    _, checked = await until_disconnected(request, first_of(made))
+    return streaming(
+        _encoded(checked),
+        keepalive=service.settings.keepalive,
+        on_error=_error,
+        media_type="application/x-ndjson",
+        alive=_line(lines.alive()),
+    )
+
+
+async def _lines(
+    service: Service, ask: AnswerRequest, lines: Lines, caller: Caller
+) -> AsyncGenerator[Line, None]:
+    first_call = ""
+    async with aclosing(service.answer(ask, caller)) as events:
+        async for event in events:
+            match event:
+                case ItemEnd(item=ToolCallItem() as call):
+                    first_call = first_call or call.call_id
+                case TurnEnd(messages=messages) if first_call:
+                    service.remember_thoughts(caller, [first_call], _before_calls(messages))
+            for line in lines.write(event):
+                yield line
+
+
+def _before_calls(messages: Sequence[Message]) -> list[Message]:
+    return [message for message in messages if message.channel == "analysis"]
+
+
+async def _folded(lines: AsyncGenerator[Line, None]) -> Line:
+    async with aclosing(lines):
+        return fold([line async for line in lines])
+
+
+async def _encoded(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(lines):
+        async for line in lines:
+            yield _line(line)
+
+
+def _line(line: Line) -> bytes:
+    return orjson.dumps(line) + b"\n"
+
+
+def _error(error: ApiError) -> bytes:
+    return _line(error.ollama())
+
+
+# ---- the model ----
+
+
+def _models(service: Service) -> APIRouter:
+    routes = api_router()
+    name = service.settings.model_name
+    config = service.worker.engine.config
+    size = account(config)
+    started = now()
+    details = {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": FAMILY,
+        "families": [FAMILY],
+        "parameter_size": _size(size.total),
+        "quantization_level": "MXFP4",
+    }
+
+    @routes.get("/api/tags", response_model=None, responses=documented(about="The model."))
+    async def tags() -> Response:
+        """The one model that is served."""
+        model = {
+            "name": name,
+            "model": name,
+            "modified_at": started,
+            "size": size.checkpoint_bytes,
+            "digest": hashlib.sha256(f"{name} {config!r}".encode()).hexdigest(),
+            "details": details,
+        }
+        return reply({"models": [model]})
+
+    @routes.post("/api/show", response_model=None, responses=documented(about="The model."))
+    async def show(body: ShowRequest) -> Response:
+        """What the model is and can do."""
+        service.check_model(_untagged(body.model or body.name))
+        info: dict[str, Any] = {
+            "general.architecture": FAMILY,
+            "general.basename": name,
+            "general.parameter_count": size.total,
+            f"{FAMILY}.block_count": config.num_hidden_layers,
+            f"{FAMILY}.context_length": service.context,
+            f"{FAMILY}.embedding_length": config.hidden_size,
+            f"{FAMILY}.vocab_size": config.vocab_size,
+        }
+        shown = {
+            "modelfile": f"FROM {name}\n",
+            "parameters": "",
+            "template": "",
+            "details": details,
+            "model_info": info,
+            "capabilities": ["completion", "tools", "thinking"],
+            "modified_at": started,
+        }
+        return reply(shown)
+
+    @routes.get("/api/version", response_model=None, responses=documented(about="A version."))
+    async def version() -> Response:
+        """Of Ollama's API; /version tells this server's."""
+        return reply({"version": SPOKEN})
+
+    return routes
+
+
+def _size(count: int) -> str:
+    for unit, letter in ((1e9, "B"), (1e6, "M")):
+        if count >= unit:
+            return f"{count / unit:.1f}{letter}"
+    return f"{count / 1e3:.1f}K"

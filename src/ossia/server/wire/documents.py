@@ -1,0 +1,168 @@
+"""Documents in messages: what is text becomes text, and of a PDF its text, before messages are
+read.
+
+Knows the parts that hold files in every API; nothing of what messages mean. A PDF is read by a
+process of its own (pdf.py), two at a time, each with limits of time and memory; a request has so
+many seconds for all of its own. A text that was read lately is kept: every turn sends it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cachetools import LRUCache
+
+from ossia.server.wire.content import UNSUPPORTED, text_of
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import At
+
+READER = Path(__file__).with_name("pdf.py")
+SECONDS = 20.0  # for the PDFs of a request, waiting for others not counted
+AT_ONCE = 2
+KEPT = 16 << 20  # characters
+HAS_DATA = "send the file itself, as base64: this server fetches nothing"
+NO_READER = "is a PDF, which needs pypdf to be read: pip install 'ossia[tools]'"
+
+
+class Documents:
+    """One per application."""
+
+    def __init__(self) -> None:
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._texts: LRUCache[bytes, str] = LRUCache(KEPT, getsizeof=len)
+
+    async def read(self, messages: Sequence[Mapping[str, Any]], path: str) -> list[dict[str, Any]]:
+        """The messages, or items, with texts for documents. Raises `ApiError` naming the part that
+        cannot be read; in a tool's output such a part stays: it is no mistake of the client's.
+        """
+        visit = _Visit(self._room, self._texts)
+        return [await visit.holder(At(m, f"{path}[{n}]")) for n, m in enumerate(messages)]
+
+
+class _Visit:
+    """One request. `left`: seconds for its PDFs."""
+
+    def __init__(self, room: asyncio.Semaphore, texts: LRUCache[bytes, str]) -> None:
+        self.room = room
+        self.texts = texts
+        self.left = SECONDS
+
+    async def holder(self, holder: At) -> dict[str, Any]:
+        """A message, an item, or a result in a message."""
+        out = dict(holder.value)
+        for key in ("content", "output"):
+            if isinstance(out.get(key), list):
+                parts = holder[key].items()
+                out[key] = [await self._part(part, lenient=key == "output") for part in parts]
+        return out
+
+    async def _part(self, part: At, *, lenient: bool) -> Any:
+        if not isinstance(part.value, Mapping):
+            return part.value
+        match part["type"].value:
+            case "tool_result":
+                return await self.holder(part)
+            case "document" | "input_file" | "file":
+                try:
+                    return {"type": "text", "text": await self._document(part)}
+                except ApiError:
+                    if not lenient:
+                        raise
+        return part.value
+
+    async def _document(self, part: At) -> str:
+        """Between tags, so that the model sees where it begins and ends."""
+        match part["type"].value:
+            case "document":
+                text = await self._source(part)
+                name = part["title"].text("")
+                text = "\n\n".join(each for each in (part["context"].text(""), text) if each)
+            case "input_file":
+                text = await self._file(part, part)
+                name = part["filename"].text("")
+            case _:
+                inner = part["file"]
+                if not isinstance(inner.value, Mapping):
+                    raise part.wrong(f"has no file; {HAS_DATA}", UNSUPPORTED)
+                text = await self._file(part, inner)
+                name = inner["filename"].text("")
+        named = f" name={json.dumps(name, ensure_ascii=False)}" if name else ""
+        return f"<document{named}>\n{text}\n</document>"
+
+    async def _source(self, part: At) -> str:
+        source = part["source"].object()
+        match source["type"].value:
+            case "text":
+                return source["data"].text()
+            case "content":
+                return text_of(source["content"], "\n\n")
+            case "base64":
+                return await self._decoded(part, source["data"])
+        raise part.wrong(f"has no data; {HAS_DATA}", UNSUPPORTED)
+
+    async def _file(self, part: At, file: At) -> str:
+        data = file["file_data"]
+        if data.value is None:
+            raise part.wrong(f"has no file_data; {HAS_DATA}", UNSUPPORTED)
+        return await self._decoded(part, data)
+
+    async def _decoded(self, part: At, data: At) -> str:
+        """The text of base64, alone or in a `data:` URL. What it is shows in the bytes."""
+        text = data.text()
+        encoded = text.partition(",")[2] if text.startswith("data:") else text
+        try:
+            raw = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise data.wrong("is not base64") from error
+        if raw.startswith(b"%PDF-"):
+            return await self._pdf(part, raw)
+        try:
+            decoded = raw.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            decoded = "\0"
+        if "\0" in decoded:
+            raise part.wrong("is no text in UTF-8, and no PDF: nothing else is read", UNSUPPORTED)
+        return decoded
+
+    async def _pdf(self, part: At, raw: bytes) -> str:
+        digest = hashlib.sha256(raw).digest()
+        known = self.texts.get(digest)
+        if known is not None:
+            return known
+        if importlib.util.find_spec("pypdf") is None:
+            raise part.wrong(NO_READER, UNSUPPORTED)
+        async with self.room:
+            begun = time.monotonic()
+            text, why = await asyncio.to_thread(_run, raw, self.left)
+            self.left = max(0.0, self.left - (time.monotonic() - begun))
+        if why:
+            raise part.wrong(f"is a PDF that is not read: {why}", UNSUPPORTED)
+        if len(text) <= KEPT:
+            self.texts[digest] = text
+        return text
+
+
+def _run(raw: bytes, seconds: float) -> tuple[str, str]:
+    """The text, and what is wrong."""
+    command = [sys.executable, "-P", str(READER)]
+    try:
+        ended = subprocess.run(command, input=raw, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return "", "it takes too long"
+    if ended.returncode < 0:  # by the limit of its processor time
+        return "", "it takes too long"
+    if ended.returncode:
+        lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+        return "", lines[-1][:200] if lines else "it cannot be read"
+    return ended.stdout.decode("utf-8", "replace"), ""

@@ -1,0 +1,258 @@
+"""Documents that requests carry: texts, and the text of PDFs, on every API that has messages."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ossia.server.wire import documents
+from ossia.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.anyio
+FINAL = "<|channel|>final<|message|>Fine.<|return|>"
+needs_pypdf = pytest.mark.skipif(importlib.util.find_spec("pypdf") is None, reason="needs pypdf")
+QUESTION = "What does it say?"
+
+
+def pdf(*pages: str, content: bytes | None = None) -> bytes:
+    """A small file with a line of text on each page, or with the `content` of its only one."""
+    streams = [content] if content is not None else [
+        f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode() for text in pages
+    ]  # fmt: skip
+    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(streams)))
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>".encode(),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    for n, stream in enumerate(streams):
+        packed = zlib.compress(stream)
+        objects += [
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents {5 + 2 * n} 0 R "
+            "/Resources << /Font << /F1 3 0 R >> >> >>".encode(),
+            f"<< /Length {len(packed)} /Filter /FlateDecode >>\nstream\n".encode()
+            + packed + b"\nendstream",
+        ]  # fmt: skip
+    out = b"%PDF-1.4\n"
+    places = []
+    for n, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += f"{n} 0 obj\n".encode() + body + b"\nendobj\n"
+    table = "".join(f"{place:010} 00000 n \n" for place in places)
+    end = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
+    end += f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n"
+    return out + end.encode()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def url(data: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{b64(data)}"
+
+
+def chat(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    parts = [part, {"type": "text", "text": QUESTION}]
+    return "/v1/chat/completions", {"messages": [{"role": "user", "content": parts}]}
+
+
+def responses(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    parts = [part, {"type": "input_text", "text": QUESTION}]
+    return "/v1/responses", {"input": [{"role": "user", "content": parts}]}
+
+
+def messages(part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "/v1/messages", {**chat(part)[1], "max_tokens": 50}
+
+
+def chat_file(data: bytes, kind: str, name: str = "a.txt") -> dict[str, Any]:
+    return {"type": "file", "file": {"filename": name, "file_data": url(data, kind)}}
+
+
+def input_file(data: bytes, kind: str, name: str = "a.txt") -> dict[str, Any]:
+    return {"type": "input_file", "filename": name, "file_data": url(data, kind)}
+
+
+def document(data: bytes, kind: str, name: str = "a.txt") -> dict[str, Any]:
+    source = {"type": "base64", "media_type": kind, "data": b64(data)}
+    return {"type": "document", "title": name, "source": source}
+
+
+APIS = [(chat, chat_file), (responses, input_file), (messages, document)]
+
+
+async def asked(client: Any, tokenizer: Tokenizer, path: str, body: dict[str, Any]) -> str:
+    """The prompt that the model gets."""
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return tokenizer.decode(client.engine.submitted[-1])
+
+
+@pytest.mark.parametrize(("api", "part"), APIS)
+async def test_texts(
+    client_for: Callable[..., Any], tokenizer: Tokenizer, api: Any, part: Any
+) -> None:
+    async with client_for(FINAL) as client:
+        for kind in ("text/plain", "text/csv", "application/json"):
+            path, body = api(part("Größe: 5\n".encode(), kind))
+            prompt = await asked(client, tokenizer, path, body)
+            assert '<document name="a.txt">\nGröße: 5\n\n</document>' in prompt
+            assert QUESTION in prompt
+
+
+@needs_pypdf
+@pytest.mark.parametrize(("api", "part"), APIS)
+async def test_the_text_of_a_pdf(
+    client_for: Callable[..., Any], tokenizer: Tokenizer, api: Any, part: Any
+) -> None:
+    made = pdf("The first page", "The second page")
+    async with client_for(FINAL) as client:
+        path, body = api(part(made, "application/pdf", "b.pdf"))
+        prompt = await asked(client, tokenizer, path, body)
+        text = "The first page\n\nThe second page"
+        assert f'<document name="b.pdf">\n{text}\n</document>' in prompt
+
+
+async def test_the_sources_that_anthropics_documents_have(
+    client_for: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    block = {"type": "content", "content": [{"type": "text", "text": "One."}]}
+    plain = {"type": "text", "media_type": "text/plain", "data": "One."}
+    async with client_for(FINAL) as client:
+        for source in (block, plain, {"type": "content", "content": "One."}):
+            part = {"type": "document", "source": source, "context": "From a letter."}
+            prompt = await asked(client, tokenizer, *messages(part))
+            assert "<document>\nFrom a letter.\n\nOne.\n</document>" in prompt
+
+
+async def test_documents_in_the_results_of_tools(
+    client_for: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    call = {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {}}
+    part = document(b"Inside.", "text/plain")
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [part]}
+    said = [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [result]},
+    ]
+    async with client_for(FINAL) as client:
+        body = {"messages": said, "max_tokens": 50}
+        prompt = await asked(client, tokenizer, "/v1/messages", body)
+        assert "<|start|>functions.read" in prompt and "\nInside.\n</document>" in prompt
+        called = {"type": "function_call", "call_id": "1", "name": "read", "arguments": "{}"}
+        for part, seen in (
+            (input_file(b"Inside.", "text/plain"), "\nInside.\n</document>"),
+            (input_file(b"\x89PNG\0", "image/png"), "the model reads text only"),
+        ):
+            output = {"type": "function_call_output", "call_id": "1", "output": [part]}
+            prompt = await asked(client, tokenizer, "/v1/responses", {"input": [called, output]})
+            assert seen in prompt
+
+
+async def test_a_later_turn_has_the_document_and_the_store_the_file(
+    client_for: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    part = input_file(b"Kept.", "text/plain")
+    async with client_for(FINAL) as client:
+        made = (await client.post("/v1/responses", json=responses(part)[1])).json()
+        more = {"input": "And?", "previous_response_id": made["id"]}
+        prompt = await asked(client, tokenizer, "/v1/responses", more)
+        assert "\nKept.\n</document>" in prompt
+        items = (await client.get(f"/v1/responses/{made['id']}/input_items")).json()["data"]
+        assert part in items[0]["content"]
+
+
+@pytest.mark.parametrize(("api", "part"), APIS)
+@pytest.mark.parametrize(
+    ("data", "kind", "why"),
+    [
+        (b"\x89PNG\r\n\0\xff", "image/png", "is no text in UTF-8, and no PDF"),
+        (b"\xff\xfea\0", "text/plain", "is no text in UTF-8"),
+        (b"PK\x03\x04\0\0", "application/zip", "is no text in UTF-8"),
+    ],
+)
+async def test_what_is_neither_is_refused(
+    client_for: Callable[..., Any], api: Any, part: Any, data: bytes, kind: str, why: str
+) -> None:
+    async with client_for(FINAL) as client:
+        path, body = api(part(data, kind))
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 400 and why in answer.text
+    assert "[0].content[0]" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("api", "part", "why"),
+    [
+        (chat, {"type": "file", "file": {"file_id": "file-1"}}, "fetches nothing"),
+        (responses, {"type": "input_file", "file_url": "https://example.org/a"}, "fetches nothing"),
+        (messages, {"type": "document", "source": {"type": "url", "url": "x"}}, "fetches nothing"),
+        (messages, {"type": "document"}, "source must be an object"),
+        (responses, {"type": "input_file", "file_data": "not base64!"}, "is not base64"),
+    ],
+)
+async def test_files_have_to_be_in_the_request(
+    client_for: Callable[..., Any], api: Any, part: Any, why: str
+) -> None:
+    async with client_for(FINAL) as client:
+        path, body = api(part)
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 400 and why in answer.text
+
+
+async def test_without_pypdf_the_error_names_the_extra(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents.importlib.util, "find_spec", lambda name: None)
+    async with client_for(FINAL) as client:
+        path, body = chat(chat_file(pdf("a"), "application/pdf"))
+        error = (await client.post(path, json=body)).json()["error"]
+    assert "ossia[tools]" in error["message"] and error["code"] == "unsupported_content"
+
+
+# ---- hostile files ----
+
+# half a million lines of text, and a gigabyte of nothing
+SLOW = b"BT /F1 12 Tf " + b"1 0 0 1 5 5 Tm (abc) Tj " * 500_000 + b"ET"
+LARGE = b" " * (1 << 28)
+
+
+@needs_pypdf
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param(lambda: pdf(content=SLOW), id="slow"),
+        pytest.param(lambda: pdf(content=LARGE), id="large"),
+        pytest.param(lambda: pdf("a")[:200], id="cut"),
+        pytest.param(lambda: b"%PDF-1.7\n" + b"<<" * 100_000, id="nested"),
+        pytest.param(lambda: pdf("a").replace(b"/Kids [4 0 R]", b"/Kids [2 0 R]"), id="loop"),
+        pytest.param(lambda: pdf(""), id="empty"),
+    ],
+)
+async def test_a_hostile_pdf_is_refused_and_holds_up_nobody(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, made: Callable[[], bytes]
+) -> None:
+    monkeypatch.setattr(documents, "SECONDS", 1.0)
+    path, body = chat(chat_file(made(), "application/pdf"))
+    async with client_for(FINAL) as client:
+        answer = await client.post(path, json=body)
+        assert answer.status_code == 400, answer.text
+        assert "is a PDF that is not read: it " in answer.json()["error"]["message"]
+
+
+@needs_pypdf
+async def test_a_text_is_read_once(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, body = chat(chat_file(pdf("Once"), "application/pdf"))
+    async with client_for(FINAL) as client:
+        assert (await client.post(path, json=body)).status_code == 200
+        monkeypatch.setattr(documents, "_run", None)
+        assert (await client.post(path, json=body)).status_code == 200
