@@ -55,11 +55,7 @@ def build(machine: Machine, folder: Path) -> Path:
         "".join(f"FUNCTION({name})\n" for name in SIGNATURES)
     )
     units = {HERE / f"isa_{isa}.cpp": flags for isa, flags in isa_flags(machine.name).items()}
-    units |= {
-        HERE / "pool.cpp": (),
-        HERE / "maps.cpp": (),
-        SOURCES / "emulated.cpp": (f"-I{HERE}", f"-I{folder}"),
-    }
+    units |= {HERE / "pool.cpp": (), SOURCES / "emulated.cpp": (f"-I{HERE}", f"-I{folder}")}
     objects = [folder / unit.with_suffix(".o").name for unit in units]
     running = [
         subprocess.Popen(

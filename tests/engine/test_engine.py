@@ -181,3 +181,33 @@ def test_requests_that_cannot_run_are_refused(
 ) -> None:
     with pytest.raises(RequestError, match=said):
         Engine(model).submit(prompt, GREEDY)
+
+
+def steps_to_first_token(engine: Engine, size: int, seed: int) -> int:
+    """Of a prompt that nobody has sent before, for a caller who sends nothing else."""
+    params = replace(GREEDY, max_tokens=1)
+    request = engine.submit(random_ids(size, seed), params, caller="light")
+    for steps in range(1, 10_000):
+        if any(token.request_id == request for token in engine.step()):
+            return steps
+    raise AssertionError("no token")
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_a_light_caller_beside_two_hundred_samples_of_another(
+    model: Transformer, size: int
+) -> None:
+    limits = {"max_batch_tokens": 32, "max_running": 8}
+    alone = steps_to_first_token(Engine(model, **limits), size, 1)
+    engine = Engine(model, **limits)
+    for n in range(2):
+        prompt = random_ids(30, 10 + n)
+        first = engine.submit(prompt, replace(GREEDY, max_tokens=100), caller="heavy")
+        for stream in range(1, 100):
+            params = replace(GREEDY, max_tokens=100)
+            engine.submit(prompt, params, sample_of=first, stream=stream, caller="heavy")
+    for _ in range(10):
+        engine.step()
+    assert engine.stats().waiting > 100
+    for seed in (2, 3):
+        assert steps_to_first_token(engine, size, seed) <= 3 * alone

@@ -3,6 +3,7 @@
 // Made for another architecture and run by an emulator, it lets Python test kernels which that machine cannot load.
 #include "api.cpp"
 #include "ceilings.cpp"
+#include "maps.cpp"
 
 #include "shared_memory.h"
 
