@@ -269,7 +269,9 @@ def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
     try:
         plain = schema if isinstance(schema, bool) else dict(schema)
         jsonschema.Draft202012Validator.check_schema(plain)
-        return not _has_regex(plain) and problems(value, plain, certain=True) is None
+        if _has_regex(plain):
+            return False
+        return problems(value, plain, certain=True) is None
     except Exception:  # a schema can be wrong in every way: types, references, endless recursion
         return False
 

@@ -57,7 +57,10 @@ def messages_from_chat(
     if system is not None:
         out.append(Message(Role.SYSTEM, system))
     lead = 0
-    while lead < len(messages) and _role(messages[lead], lead) in (Role.SYSTEM, Role.DEVELOPER):
+    for message in messages:
+        role = _role(message, lead)
+        if role not in (Role.SYSTEM, Role.DEVELOPER):
+            break
         lead += 1
     instructions = [_text(message, index) for index, message in enumerate(messages[:lead])]
     if instructions or declared:

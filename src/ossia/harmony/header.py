@@ -71,18 +71,21 @@ def read_finished(segments: Sequence[Segment], role: Role | None, *, named: bool
     """
     fields = _Fields(role)
     for n, (marker, text) in enumerate(segments):
-        words = text.split()
         if marker == CHANNEL:
-            words = fields.take_channel(words)
+            words = fields.take_channel(text.split())
         elif marker == CONSTRAIN:
-            words = fields.take_constrained(words)
+            words = fields.take_constrained(text.split())
         else:
-            following = segments[n + 1 : n + 2]
-            if following and following[0][0] == CONSTRAIN:
-                text = text.removesuffix(" ")
+            if text[-1:] == " " and segments[n + 1 :]:
+                text = _before(segments[n + 1], text)
             words = fields.take_author(text, named)
         fields.take_words(words)
     return fields.reading("")
+
+
+def _before(following: Segment, text: str) -> str:
+    """The text without the blank that is written before CONSTRAIN: it is no part of a name."""
+    return text[:-1] if following[0] == CONSTRAIN else text
 
 
 def read_unfinished(
@@ -229,7 +232,9 @@ def _known_channel(word: str) -> str | None:
     recognised.
     """
     letters = _LETTERS.search(word)
-    core = letters[0].lower() if letters else ""
+    core = ""
+    if letters:
+        core = letters[0].lower()
     for name in CHANNELS:
         if core.startswith(name) or (len(core) >= 4 and name.startswith(core)):
             return name
@@ -297,7 +302,7 @@ class _Fields:
         if not words or _is_header_word(first):
             self.note(RepairKind.MISSING_ROLE, first)
             return words
-        if _unquoted(first) != first:
+        if first[0] == '"' and _unquoted(first) != first:
             self.role = Role.TOOL
             self.name = _unquoted(first)
             return words[1:]
@@ -329,8 +334,11 @@ class _Fields:
         if not words or words[0].startswith(TO):
             self.note(RepairKind.EMPTY_CHANNEL, "")
             return words
-        word = _unquoted(words[0])
-        known = _known_channel(word) if word == words[0] else None
+        word = words[0]
+        known = _known_channel(word)
+        if word[0] == '"':
+            word = _unquoted(word)
+            known = None
         if self.channel is None or (known and self.channel not in CHANNELS):
             if self.channel is not None or known not in (None, word):
                 self.note(RepairKind.CHANNEL_NAME, self.channel or word)
@@ -369,6 +377,8 @@ class _Fields:
     def _take_word(self, word: str) -> None:
         if word.startswith(TO):
             self.take_recipient(word.removeprefix(TO))
+        elif word in TYPES:
+            self.take_type(word)
         elif _is_type(word):
             self.take_type(_unquoted(word))
         elif word in CHANNELS and self.channel not in CHANNELS:
@@ -385,7 +395,8 @@ class _Fields:
         if end:
             self.note(RepairKind.JUNK, name[end.start() :])
             name = name[: end.start()]
-        name = _unquoted(name)
+        if name[:1] == '"':
+            name = _unquoted(name)
         if not name:
             self.note(RepairKind.EMPTY_RECIPIENT, "")
         elif self.recipient is None:

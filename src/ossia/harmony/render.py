@@ -249,6 +249,7 @@ class Writer:
         self._call = tokenizer.special("<|call|>")
         self._encode = tokenizer.encode
         self._words: dict[str, list[int]] = {}
+        self._fields: dict[tuple[Field, str, str], list[int]] = {}
         self._rules = rules
 
     def invitation(self, role: RoleName) -> list[int]:
@@ -267,7 +268,7 @@ class Writer:
         """Appends a message and returns the position after its author."""
         ids = self.ids
         ids.append(self.start)
-        ids += self.word(_author(message, self._rules))
+        ids += self._author(message)
         after_author = len(ids)
         to = self._recipient(message)
         if message.channel is None:
@@ -287,17 +288,34 @@ class Writer:
         ids.append(self._call if is_call else self.end)
         return after_author
 
-    def _field(self, field: Field, text: str) -> list[int]:
-        return self.word(self._rules.word(field, text))
+    def _field(self, field: Field, text: str, before: str = "") -> list[int]:
+        """The ids of a word of a header, and of what stands before it."""
+        key = (field, before, text)
+        ids = self._fields.get(key)
+        if ids is None:
+            ids = self._encode(before + self._rules.word(field, text))
+            self._fields[key] = ids
+        return ids
+
+    def _author(self, message: Message) -> list[int]:
+        if message.role is Role.TOOL:
+            if message.name is None:
+                raise RenderError(
+                    "a tool message needs the tool's name, such as name='functions.get_weather'"
+                )
+            return self._field("author", message.name)
+        if message.name is None:
+            return self.word(str(message.role))
+        return self._field("name", message.name, f"{message.role}:")
 
     def _recipient(self, message: Message) -> list[int]:
         if message.recipient is None or message.recipient == "all":
             return []
-        return self.word(f" to={self._rules.word('recipient', message.recipient)}")
+        return self._field("recipient", message.recipient, " to=")
 
     def _write_content_type(self, content_type: str) -> None:
         if not self._rules.is_constrained(content_type):
-            self.ids += self.word(f" {self._rules.word('content_type', content_type)}")
+            self.ids += self._field("content_type", content_type, " ")
             return
         self.ids += self.word(" ")
         self.ids.append(self._constrain)
@@ -326,15 +344,3 @@ class Writer:
         raise RenderError(
             f"content must be text, SystemContent or DeveloperContent, not {type(part)}"
         )
-
-
-def _author(message: Message, rules: Rules) -> str:
-    if message.role is Role.TOOL:
-        if message.name is None:
-            raise RenderError(
-                "a tool message needs the tool's name, such as name='functions.get_weather'"
-            )
-        return rules.word("author", message.name)
-    if message.name is None:
-        return str(message.role)
-    return f"{message.role}:{rules.word('name', message.name)}"

@@ -297,12 +297,12 @@ def _durations() -> str:
 
 
 def _uri() -> str:
-    """With an authority, or with a path alone, as in mailto: and urn:."""
+    """With an authority (no IPv6 literal), or with a path alone, as in mailto: and urn:."""
     free = "-a-zA-Z0-9._~!$&'()*+,;="  # unreserved characters and sub-delimiters
     escaped = "%[0-9a-fA-F]{2}"
     char = f"(?:[{free}:@]|{escaped})"
     user = f"(?:(?:[{free}:]|{escaped})+@)?"
-    host = f"(?:(?:[{free}]|{escaped})*|\\[(?:{'|'.join(_ipv6())})\\])"
+    host = f"(?:[{free}]|{escaped})*"
     authority = f"//{user}{host}(?::[0-9]{{1,5}})?(?:/{char}*)*"
     tail = f"(?:{char}|[/?])*"
     path = f"(?:{authority}|{char}+(?:/{char}*)*)"
@@ -320,7 +320,7 @@ _HOURS_MINUTES = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _CLOCK = rf"{_HOURS_MINUTES}:[0-5][0-9](?:\.[0-9]{{1,9}})?(?:Z|[+-]{_HOURS_MINUTES})"
 _HOST = f"(?:{_names(7, 32)}|{_names(3, 63)})"  # at most 253 characters
 _ATOM = "[a-zA-Z0-9!#$%&'*+/=?^_`{|}~-]"
-_LOCAL = rf"(?:{_ATOM}{{1,12}}(?:\.{_ATOM}{{1,12}}){{0,4}}|{_ATOM}{{1,64}})"  # at most 64
+_LOCAL = rf"(?:{_ATOM}{{1,20}}\.){{0,2}}{_ATOM}{{1,22}}"  # at most 64
 _BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 
 _FORMATS = {
