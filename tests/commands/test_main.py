@@ -23,7 +23,7 @@ from tiny_model import (
 
 import ossia
 import ossia.llm
-from ossia.commands.display import progress
+from ossia.commands.display import in_columns, progress
 from ossia.commands.main import main
 from ossia.engine import Engine
 
@@ -515,3 +515,23 @@ def test_eval_prints_a_table(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert (
         len(report["accuracy"]) == 6 and report["accuracy"][0]["asked"] == 2 and report["cut"] >= 0
     )
+
+
+def test_columns_fold_only_where_a_person_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("name", "word " * 20), ("[b]longer[/b]", "1")]
+    piped = list(in_columns(rows))
+    assert piped == ["  name           " + ("word " * 20).rstrip(), "  [b]longer[/b]  1"]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = list(in_columns(rows))
+    assert max(map(len, narrow)) <= 40 and " ".join(narrow).count("word") == 20
+    numbers = [("", "median"), ("prefill_512", "1.25")]
+    assert list(in_columns(numbers, indent=0, right=1)) == [
+        "             median",
+        "prefill_512    1.25",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

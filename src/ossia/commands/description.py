@@ -176,7 +176,7 @@ def _parameter_table(info: dict[str, Any], config: ModelConfig) -> Iterator[str]
         rows.append(row(label, counts[key], human_bytes(sizes[key])))
     rows.append(row("total", counts["total"], human_bytes(sizes["total"])))
     rows.append(row("active for one token", counts["active"], ""))
-    *lines, active = in_columns(rows, indent=0, right=4)
+    *lines, active = in_columns(rows, indent=0, right=4, least=26)
     chosen = f"{config.experts_per_token} of {config.num_experts} experts, no input embedding"
     yield from lines
     yield f"{active:<{len(lines[0])}}  {chosen}"
