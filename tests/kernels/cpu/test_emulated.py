@@ -42,7 +42,8 @@ def program(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
     for cpu, expected in {
         "cortex-a53": ["neon", "generic"],
-        "max": ["neon_dot", "neon", "generic"],
+        "neoverse-n1": ["neon_dot", "neon", "generic"],
+        "max": ["neon_mmla", "neon_dot", "neon", "generic"],
     }.items():
         with Emulated([ARM.emulator, "-cpu", cpu, str(program)]) as kernels:
             offered = [kernels.ossia_offered(n) for n in range(len(expected) + 1)]
@@ -51,12 +52,13 @@ def test_each_cpu_is_offered_what_it_has(program: Path) -> None:
 
 @pytest.mark.long
 def test_kernel_tests_pass(program: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    run_kernel_tests(program, "neoverse-n1", "neon_dot", tmp_path, pytestconfig, PRODUCTS)
+    run_kernel_tests(program, "max", "neon_mmla", tmp_path, pytestconfig, PRODUCTS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("cpu", "selected"), [("neoverse-n1", "neon_dot"), ("cortex-a53", "neon or generic")]
+    ("cpu", "selected"),
+    [("max", "neon_mmla"), ("neoverse-n1", "neon_dot"), ("cortex-a53", "neon or generic")],
 )
 def test_all_kernel_tests_pass(
     program: Path, cpu: str, selected: str, tmp_path: Path, pytestconfig: pytest.Config

@@ -22,6 +22,7 @@ OSSIA_ROW(avx512)
 #elif defined(__aarch64__)
 OSSIA_ROW(neon)
 OSSIA_ROW(neon_dot)
+OSSIA_ROW(neon_mmla)
 #endif
 
 namespace {
@@ -31,7 +32,7 @@ const ossia::Table *const ROWS[] = {
 #if defined(__x86_64__)
     &avx512::table, &avx512_vnni::table, &avx512_bw::table, &avxvnni::table, &avx2::table,
 #elif defined(__aarch64__)
-    &neon_dot::table, &neon::table,
+    &neon_mmla::table, &neon_dot::table, &neon::table,
 #endif
     &generic::table,
 };
