@@ -21,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 
 import nano

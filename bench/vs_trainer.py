@@ -26,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+# as ossia does, which is imported after torch here, and not at all on the other side
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,9 +24,6 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Literal
-
-# spinning threads starve each other on a shared machine
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from ossia.checkpoint import export
 from ossia.commands.respond import evaluate

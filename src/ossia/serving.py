@@ -7,9 +7,7 @@ machine has.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +19,7 @@ from ossia.config import account
 from ossia.engine.engine import Progress
 from ossia.errors import RequestError
 from ossia.kernels import cpu
+from ossia.kernels.cpu.memory import available_memory
 from ossia.model import Transformer
 from ossia.model.moe import ChangedExperts, Moe, PackedExperts
 from ossia.model.native import (
@@ -139,25 +138,6 @@ def _why_not(model: Transformer) -> str | None:
             which = "are not in MXFP4 (layouts hf and original have them so)"
         return f"its experts {which}; --experts mxfp4 rounds them, for the compiled kernels"
     return unsupported(model.config) or kernels.not_compiled()
-
-
-def available_memory() -> int:
-    """Bytes that can be had without swapping, as the operating system estimates them, within the
-    control group.
-    """
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        system = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        system = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    group = Path("/sys/fs/cgroup")
-    try:
-        most = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        return min(system, most - used)
-    except (OSError, ValueError):  # none, or "max"
-        return system
 
 
 def default_kv_memory(weight_bytes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import ossia
 from ossia import checkpoint, kernels
 from ossia.checkpoint.mapped import is_mapped
 from ossia.config import ModelConfig
+from ossia.kernels.cpu import memory
 from ossia.kernels.cpu.leaves import PIECE_ROWS, Dense
 from ossia.kernels.cpu.library import loaded
-from ossia.kernels.cpu.memory import huge
+from ossia.kernels.cpu.memory import SCARCE, huge
 from ossia.model.native import Precision, make_native
 from ossia.model.promotion import Promotion
 from ossia.serving import Options
@@ -133,6 +135,40 @@ def test_what_is_packed_of_a_weight_is_given_back_before_the_next_piece(tmp_path
     near = 32  # pages: a fault brings its neighbours along; the system may take others away
     assert len(left) == 4
     assert all(found <= (4 - n) * quarter + near for n, found in enumerate(left))
+
+
+@pytest.mark.parametrize(("spare", "goes"), [(1 << 20, False), (-(1 << 20), True)])
+def test_the_file_leaves_the_cache_only_where_memory_is_scarce(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: int, goes: bool
+) -> None:
+    """Available is what counts: on a machine that has run for a while next to nothing is free."""
+    weights = make_native(checkpoint.load(small), Precision())
+    promotion = Promotion(weights, is_mapped)
+    available = (SCARCE + 2 * promotion.bytes_total + spare) // 1024
+    info = tmp_path / "meminfo"
+    info.write_text(f"MemFree: 100 kB\nMemAvailable: {available} kB\n")
+    advised: set[int] = set()
+    monkeypatch.setattr(memory, "MEMORY_INFO", info)
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(memory, "_advise", lambda view, advice: advised.add(advice))
+    weight, mapped = promotion._weights[0]
+    assert mapped
+    with ThreadPoolExecutor(1) as workers:
+        promotion._move(weight, mapped, workers)
+    assert (memory._PAGEOUT in advised) == goes
+    assert memory._DONTNEED in advised
+
+
+def test_what_is_available_ends_with_the_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "meminfo").write_text("MemFree: 100 kB\nMemAvailable: 5000 kB\n")
+    monkeypatch.setattr(memory, "MEMORY_INFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    assert memory.available_memory() == 5000 * 1024
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert memory.available_memory() == 2_000_000
 
 
 def resident_pages(view: torch.Tensor) -> int:

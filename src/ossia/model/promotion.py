@@ -88,19 +88,26 @@ class Promotion:
         list(workers.map(lambda piece: self._pack(weight, piece, memory), range(weight.pieces)))
         weight.use(memory)
         for tensor in mapped:
-            forget_file_pages(tensor)
+            forget_file_pages(tensor, self._is_scarce())
         self._weights.pop(0)
         self._rest = self._rest[_room(weight) :]
         self.bytes_done += weight.packed_bytes
 
     def _pack(self, weight: Packable, piece: int, memory: Tensor) -> None:
         weight.pack(piece, memory)
+        scarce = self._is_scarce()
         # an answer in progress would read them from disk again
-        if self._thread is not None and is_scarce():
+        if self._thread is not None and scarce:
             return
         for tensor in weight.sources(piece):
             if self._mapped(tensor):
-                forget_file_pages(tensor)
+                forget_file_pages(tensor, scarce)
+
+    def _is_scarce(self) -> bool:
+        """Whether there is too little for what is still to be packed, and for its pages in the
+        file, which the system should keep until then.
+        """
+        return is_scarce(2 * (self.bytes_total - self.bytes_done))
 
 
 def _room(weight: Packable) -> int:

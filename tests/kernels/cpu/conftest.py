@@ -38,7 +38,8 @@ def kernels(pytestconfig: pytest.Config) -> Iterator[ctypes.CDLL]:
     yield found
 
 
-ISAS = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2", "neon_dot", "neon", "generic")
+X86_64 = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2")
+ISAS = (*X86_64, "neon_mmla", "neon_dot", "neon", "generic")
 
 
 @pytest.fixture(params=ISAS)

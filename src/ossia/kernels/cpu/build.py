@@ -46,6 +46,7 @@ ISA_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
     "aarch64": {
         "neon": ("-march=armv8-a", *ARM),
         "neon_dot": ("-march=armv8.2-a+dotprod", *ARM),
+        "neon_mmla": ("-march=armv8.2-a+dotprod+i8mm+bf16", *ARM),
     },
 }
 

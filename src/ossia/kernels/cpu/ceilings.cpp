@@ -167,6 +167,11 @@ ARM_LOOP(neon_bfdot, ONE_PAIR, SIXTEEN(ARM_BFDOT))
 ARM_LOOP(neon_bfmmla, ONE_PAIR, SIXTEEN(ARM_BFMMLA))
 
 constexpr Loop LOOPS[] = {
+    {"neon_mmla", FLOAT32, 16 * 8, neon_float},
+    {"neon_mmla", BFLOAT16, 16 * 16, neon_bfdot},
+    {"neon_mmla", BFLOAT16, 16 * 32, neon_bfmmla},
+    {"neon_mmla", INT8, 16 * 32, neon_sdot},
+    {"neon_mmla", INT8, 16 * 64, neon_smmla},
     {"neon_dot", FLOAT32, 16 * 8, neon_float},
     {"neon_dot", INT8, 16 * 32, neon_sdot},
     {"neon", FLOAT32, 16 * 8, neon_float},

@@ -35,7 +35,8 @@ inline bool cpu_has(const char *isa) {
 
 #elif defined(__aarch64__)
 
-// `apple` as sysctl calls it; `word` and `bit` as Linux's auxiliary vector has it: 16 is AT_HWCAP.
+// `apple` as sysctl calls it; `word` and `bit` as Linux's auxiliary vector has it: 16 is AT_HWCAP, 26
+// AT_HWCAP2.
 inline bool arm_has(const char *apple, unsigned long word, int bit) {
 #if defined(__APPLE__)
   int value = 0;
@@ -53,7 +54,10 @@ inline bool arm_has(const char *apple, unsigned long word, int bit) {
 
 inline bool cpu_has(const char *isa) {
   if (!strcmp(isa, "generic") || !strcmp(isa, "neon")) return true;
-  return !strcmp(isa, "neon_dot") && arm_has("hw.optional.arm.FEAT_DotProd", 16, 20);
+  if (!arm_has("hw.optional.arm.FEAT_DotProd", 16, 20)) return false;
+  if (!strcmp(isa, "neon_dot")) return true;
+  return !strcmp(isa, "neon_mmla") && arm_has("hw.optional.arm.FEAT_I8MM", 26, 13) &&
+         arm_has("hw.optional.arm.FEAT_BF16", 26, 14);
 }
 
 #else

@@ -13,6 +13,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define METHOD inline __attribute__((always_inline))
+#define ALSO_INLINE __attribute__((always_inline)) // a function of no name, whose code belongs into a loop
 #define APART static __attribute__((noinline)) // where a caller's variables would cost registers
 #define UNROLL _Pragma("GCC unroll 16")
 #define STAY_A_LOOP asm volatile("") // for the compiler, which would unroll it or mix it with the one around it

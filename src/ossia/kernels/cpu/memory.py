@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +21,9 @@ HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED = 4
 _PAGEOUT = 21
 _POPULATE_READ = 22
-# Bytes free. With less, the system drops cached pages of files, and may drop the wrong ones.
-SCARCE = 2 << 30
+SCARCE = 2 << 30  # bytes: what others should find available
+MEMORY_INFO = Path("/proc/meminfo")
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -36,20 +39,39 @@ def huge(size: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.uint8)[:size]
 
 
-def forget_file_pages(view: Tensor) -> None:
+def forget_file_pages(view: Tensor, scarce: bool) -> None:
     """Give back the resident pages of a view of a mapped file; reading it again fetches them again.
 
     Only for views that have not been written to. The file stays in the system's cache, which makes
-    the next start quick, except if free memory is scarce.
+    the next start quick, except if memory is scarce.
     """
-    if is_scarce():
+    if scarce:
         _advise(view, _PAGEOUT)
     drop_resident(view)
 
 
-def is_scarce() -> bool:
-    """Whether so little memory is free that pages of files go out of the system's cache."""
-    return _free_memory() < SCARCE
+def is_scarce(wanted: int) -> bool:
+    """Whether the system cannot provide `wanted` bytes more, be it by dropping cached pages of
+    files: which it drops it decides, and it may be the wrong ones.
+    """
+    return available_memory() < wanted + SCARCE
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, as the operating system estimates them, within the
+    control group. What files have in the system's cache is among them.
+    """
+    try:
+        fields = dict(line.split(":", 1) for line in MEMORY_INFO.read_text().splitlines())
+        system = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        system = os.sysconf("SC_PAGESIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    try:
+        most = int((CONTROL_GROUP / "memory.max").read_text())
+        used = int((CONTROL_GROUP / "memory.current").read_text())
+    except (OSError, ValueError):  # none, or "max"
+        return system
+    return min(system, most - used)
 
 
 def drop_resident(view: Tensor) -> None:
@@ -77,13 +99,3 @@ def _advise(view: Tensor, advice: int) -> None:
     end = (view.data_ptr() + view.numel() * view.element_size()) // page * page
     if end > begin:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), advice)
-
-
-def _free_memory() -> int:
-    """Bytes that hold nothing, not even cached files."""
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
-        return int(fields["MemFree"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return SCARCE

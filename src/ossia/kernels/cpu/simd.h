@@ -28,6 +28,14 @@
 #if defined(OSSIA_DOT4) || defined(OSSIA_NEON)
 #define OSSIA_BYTES 1
 #endif
+// MATRIX: instructions that multiply two rows with two tokens, of int8 (tiles_neon.inc) and of bfloat16
+// (tiles_matrix.inc). DOT2: a dot product of bfloat16.
+#if defined(OSSIA_NEON) && defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define OSSIA_MATRIX 1
+#endif
+#if defined(OSSIA_DIRECT) || defined(OSSIA_MATRIX)
+#define OSSIA_DOT2 1
+#endif
 
 namespace OSSIA_ISA {
 
@@ -311,10 +319,14 @@ INLINE f32x16 odd_bf16(u16x32 v) { return as_float((u32x16)v & 0xffff0000u); }
 // The bits of one instruction set are its own; within it, they are a function of the operands alone.
 #if OSSIA_PART == 16
 INLINE F32 dot2(F32 acc, U16 w, U16 x) { // part by part: the floats of all parts would want registers at once
+#if defined(OSSIA_MATRIX)
+  return (F32)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)w, (bfloat16x8_t)x);
+#else
   acc = fma((F32)((U32)w & 0xffff0000u), (F32)((U32)x & 0xffff0000u), acc);
   acc = fma((F32)((U32)w << 16), (F32)((U32)x << 16), acc);
   pin(acc);
   return acc;
+#endif
 }
 OSSIA_PAIRWISE_3(dot2)
 #else
