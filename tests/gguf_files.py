@@ -20,10 +20,22 @@ Stored = tuple[str, Array, peer.GGMLQuantizationType]
 Change = Callable[[Any], list[Stored]]
 
 SMALL = ModelConfig(
-    num_hidden_layers=2, hidden_size=96, intermediate_size=64, num_experts=5, experts_per_token=2,
-    num_attention_heads=6, num_key_value_heads=2, head_dim=16, vocab_size=321, sliding_window=7,
-    initial_context_length=32, max_context_length=256, rope_theta=10000.0, rope_scaling_factor=8.0, rope_ntk_beta=4.0,
-)  # fmt: skip
+    num_hidden_layers=2,
+    hidden_size=96,
+    intermediate_size=64,
+    num_experts=5,
+    experts_per_token=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=321,
+    sliding_window=7,
+    initial_context_length=32,
+    max_context_length=256,
+    rope_theta=10000.0,
+    rope_scaling_factor=8.0,
+    rope_ntk_beta=4.0,
+)
 
 
 def logits(path: Path, length: int = 40) -> Tensor:

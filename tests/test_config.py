@@ -19,31 +19,63 @@ from ossia.model.rope import concentration, inverse_frequencies
 
 # The 120b model's published Hugging Face config, in the keys of transformers before 5.
 PUBLISHED_120B = {
-    "architectures": ["GptOssForCausalLM"], "attention_bias": True, "attention_dropout": 0.0,
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "attention_dropout": 0.0,
     "eos_token_id": 200002,
-    "experts_per_token": 4, "head_dim": 64, "hidden_act": "silu", "hidden_size": 2880,
-    "initial_context_length": 4096,
-    "initializer_range": 0.02, "intermediate_size": 2880,
-    "layer_types": ["sliding_attention", "full_attention"] * 18,
-    "max_position_embeddings": 131072, "model_type": "gpt_oss", "num_attention_heads": 64,
-    "num_experts_per_tok": 4,
-    "num_hidden_layers": 36, "num_key_value_heads": 8, "num_local_experts": 128,
-    "output_router_logits": False,
-    "pad_token_id": 199999, "quantization_config": {"quant_method": "mxfp4"}, "rms_norm_eps": 1e-05,
-    "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0,
-        "original_max_position_embeddings": 4096,
-                     "rope_type": "yarn", "truncate": False},
-    "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
-    "tie_word_embeddings": False, "use_cache": True, "vocab_size": 201088,
-}  # fmt: skip
-ORIGINAL_20B = {
-    "num_hidden_layers": 24, "num_experts": 32, "experts_per_token": 4, "vocab_size": 201088,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_act": "silu",
     "hidden_size": 2880,
-    "intermediate_size": 2880, "swiglu_limit": 7.0, "head_dim": 64, "num_attention_heads": 64,
-    "num_key_value_heads": 8, "sliding_window": 128, "initial_context_length": 4096,
+    "initial_context_length": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 2880,
+    "layer_types": ["sliding_attention", "full_attention"] * 18,
+    "max_position_embeddings": 131072,
+    "model_type": "gpt_oss",
+    "num_attention_heads": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 36,
+    "num_key_value_heads": 8,
+    "num_local_experts": 128,
+    "output_router_logits": False,
+    "pad_token_id": 199999,
+    "quantization_config": {"quant_method": "mxfp4"},
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
     "rope_theta": 150000,
-    "rope_scaling_factor": 32.0, "rope_ntk_alpha": 1, "rope_ntk_beta": 32,
-}  # fmt: skip
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 128,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "vocab_size": 201088,
+}
+ORIGINAL_20B = {
+    "num_hidden_layers": 24,
+    "num_experts": 32,
+    "experts_per_token": 4,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "swiglu_limit": 7.0,
+    "head_dim": 64,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "sliding_window": 128,
+    "initial_context_length": 4096,
+    "rope_theta": 150000,
+    "rope_scaling_factor": 32.0,
+    "rope_ntk_alpha": 1,
+    "rope_ntk_beta": 32,
+}
 
 
 def test_published_configs_are_the_presets() -> None:
@@ -92,11 +124,14 @@ configs = st.builds(
         rope_truncate=truncate,
         layer_types=("full_attention",) * layers if full else (),
     ),
-    st.integers(1, 9), st.integers(2, 40), st.sampled_from(["none", "pi", "ntk", "ntk_by_parts",
-        "yarn"]),
-    st.sampled_from(["learned", "off_by_one", "none"]), st.integers(1, 4), st.booleans(),
+    st.integers(1, 9),
+    st.integers(2, 40),
+    st.sampled_from(["none", "pi", "ntk", "ntk_by_parts", "yarn"]),
+    st.sampled_from(["learned", "off_by_one", "none"]),
+    st.integers(1, 4),
     st.booleans(),
-)  # fmt: skip
+    st.booleans(),
+)
 
 
 @given(configs)
@@ -182,17 +217,43 @@ def test_unknown_layout_and_preset() -> None:
 
 HUGE = 10**400  # float() of it overflows
 WRONG: tuple[object, ...] = (
-    None, True, 0, -1, 1, 2.5, 1e308, float("inf"), float("nan"), 2**31, 2**63, HUGE, -HUGE, 10**5000,
-    "", "x", "yarn", [], [1], [[]], [{}], [HUGE], ["full_attention", []], {}, {"a": 1}, {"rope_type": []},
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    1,
+    2.5,
+    1e308,
+    float("inf"),
+    float("nan"),
+    2**31,
+    2**63,
+    HUGE,
+    -HUGE,
+    10**5000,
+    "",
+    "x",
+    "yarn",
+    [],
+    [1],
+    [[]],
+    [{}],
+    [HUGE],
+    ["full_attention", []],
+    {},
+    {"a": 1},
+    {"rope_type": []},
+)
 
 
 def _changed() -> list[tuple[dict[str, object], str, str]]:
     """Every layout, every field of it, and every field of the objects inside it."""
     nano = ModelConfig.preset("nano")
     layouts: list[dict[str, object]] = [
-        nano.to_hf_json(), nano.to_hf_json(rope_key="rope_scaling"), nano.to_original_json()
-    ]  # fmt: skip
+        nano.to_hf_json(),
+        nano.to_hf_json(rope_key="rope_scaling"),
+        nano.to_original_json(),
+    ]
     inside = (
         "attention_factor",
         "mscale",

@@ -32,19 +32,49 @@ from ossia.train.weights.lora import attach, lora_parameters
 from ossia.train.weights.merge import merge
 
 SMALL = ModelConfig(
-    num_hidden_layers=2, hidden_size=64, intermediate_size=64, num_experts=4, experts_per_token=2,
-    num_attention_heads=4, num_key_value_heads=2, head_dim=16, vocab_size=97, sliding_window=7,
-    initial_context_length=32, max_context_length=256, rope_theta=10000.0, rope_scaling_factor=8.0, rope_ntk_beta=4.0,
-)  # fmt: skip
+    num_hidden_layers=2,
+    hidden_size=64,
+    intermediate_size=64,
+    num_experts=4,
+    experts_per_token=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=97,
+    sliding_window=7,
+    initial_context_length=32,
+    max_context_length=256,
+    rope_theta=10000.0,
+    rope_scaling_factor=8.0,
+    rope_ntk_beta=4.0,
+)
 E, D, F, V, R = 4, 64, 64, 97, 3
 PREFIX = "base_model.model."
 SETTINGS = {
-    "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "openai/gpt-oss-20b", "r": R,
-    "lora_alpha": 6, "lora_dropout": 0.05, "bias": "none", "target_modules": "all-linear", "inference_mode": True,
-    "fan_in_fan_out": False, "use_rslora": False, "use_dora": False, "modules_to_save": None, "rank_pattern": {},
-    "alpha_pattern": {}, "init_lora_weights": True, "loftq_config": {}, "layer_replication": None, "eva_config": None,
-    "qalora_group_size": 16, "peft_version": "0.21.2", "megatron_config": None, "trainable_token_indices": None,
-}  # fmt: skip
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": "openai/gpt-oss-20b",
+    "r": R,
+    "lora_alpha": 6,
+    "lora_dropout": 0.05,
+    "bias": "none",
+    "target_modules": "all-linear",
+    "inference_mode": True,
+    "fan_in_fan_out": False,
+    "use_rslora": False,
+    "use_dora": False,
+    "modules_to_save": None,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "init_lora_weights": True,
+    "loftq_config": {},
+    "layer_replication": None,
+    "eva_config": None,
+    "qalora_group_size": 16,
+    "peft_version": "0.21.2",
+    "megatron_config": None,
+    "trainable_token_indices": None,
+}
 Tensors = dict[str, Tensor]
 RNG = torch.Generator().manual_seed(7)
 
@@ -202,9 +232,16 @@ def router_apart() -> Made:
 KINDS: dict[str, Callable[[], Made]] = {
     made.__name__: made
     for made in (
-        attention, rslora, parameters, swapped, only_down, experts_apart, the_rest, router_apart,
+        attention,
+        rslora,
+        parameters,
+        swapped,
+        only_down,
+        experts_apart,
+        the_rest,
+        router_apart,
     )
-}  # fmt: skip
+}
 
 
 def logits(model: Transformer) -> Tensor:
@@ -350,13 +387,23 @@ def test_an_adapter_is_no_model(
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("peft_type", "IA3"), ("use_dora", True), ("modules_to_save", ["lm_head"]), ("bias", "lora_only"),
-        ("fan_in_fan_out", True), ("lora_bias", True), ("layer_replication", [[0, 2]]), ("use_qalora", True),
-        ("trainable_token_indices", [5]), ("init_lora_weights", "pissa_niter_4"), ("init_lora_weights", "olora"),
-        ("kasa_config", {"a": 1}), ("use_something_new", True), ("alora_invocation_tokens", [1]),
+        ("peft_type", "IA3"),
+        ("use_dora", True),
+        ("modules_to_save", ["lm_head"]),
+        ("bias", "lora_only"),
+        ("fan_in_fan_out", True),
+        ("lora_bias", True),
+        ("layer_replication", [[0, 2]]),
+        ("use_qalora", True),
+        ("trainable_token_indices", [5]),
+        ("init_lora_weights", "pissa_niter_4"),
+        ("init_lora_weights", "olora"),
+        ("kasa_config", {"a": 1}),
+        ("use_something_new", True),
+        ("alora_invocation_tokens", [1]),
         ("loftq_config", {"loftq_bits": 4}),
     ],
-)  # fmt: skip
+)
 def test_variants_are_refused_by_name(
     setting: str, value: Any, folder: Path, tmp_path: Path
 ) -> None:
@@ -377,7 +424,11 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
     elsewhere = pair("model.layers.7.self_attn.q_proj", D, 64)
     lone = {key: value for key, value in tensors.items() if key != name}
     return {
-        "another tensor": (tensors | {whole: noise(V, D)}, {}, "'base_model.model.lm_head.weight' is no fac"),
+        "another tensor": (
+            tensors | {whole: noise(V, D)},
+            {},
+            "'base_model.model.lm_head.weight' is no fac",
+        ),
         "DoRA's": (tensors | {magnitude: noise(D)}, {}, "lora_magnitude_vector' is no factor"),
         "no such layer": (elsewhere, {}, "which the base model does not have; give the model"),
         "no such module": (pair("model.layers.0.mlp.gate", D, E), {}, "does not have"),
@@ -386,11 +437,19 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
         "another width": (pair(q_of(1), 32, 64), {}, "for a model of other shapes.*give the model"),
         "another height": (pair(q_of(1), D, 48), {}, "for a model of other shapes"),
         "not a number": (tensors | {name: noise(R, D) * torch.nan}, {}, "infinite or not a number"),
-        "experts of others": (pair(experts_of(0), 96, D, R * E), {}, "neither of the base's two matrices"),
+        "experts of others": (
+            pair(experts_of(0), 96, D, R * E),
+            {},
+            "neither of the base's two matrices",
+        ),
         "too few experts": (pair(experts_of(0), D, 2 * F, 7), {}, "neither of the base's two"),
-        "an expert too many": (pair(f"{experts_of(0)}.down_projs.9", F, D), {}, "expert 9, does not fit"),
+        "an expert too many": (
+            pair(f"{experts_of(0)}.down_projs.9", F, D),
+            {},
+            "expert 9, does not fit",
+        ),
         "no scale": (tensors, {"lora_alpha": None}, "must be numbers above 0"),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("what", damaged({}))

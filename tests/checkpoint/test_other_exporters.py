@@ -90,19 +90,48 @@ def test_an_expert_that_is_missing_or_misshapen_is_named(fused: Path, tmp_path: 
 
 # Of each: what its config.json says, a tensor that it leaves, and what it is called.
 FOREIGN = {
-    "mlx": ({"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}, "model.layers.0.mlp.x.scales", "MLX"),
-    "mlx twice": ({"quantization_config": {"group_size": 32, "bits": 4}}, "model.layers.0.mlp.x.biases", "MLX"),
-    "bnb": ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
-            "model.layers.0.self_attn.q_proj.weight.absmax", "bitsandbytes"),
-    "gptq": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "model.layers.0.x.qweight", "GPTQ"),
-    "awq": ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "model.layers.0.x.qweight", "AWQ"),
-    "fp8": ({"quantization_config": {"quant_method": "fp8"}}, "model.layers.0.x.weight_scale_inv", "FP8"),
-    "llm-compressor": ({"quantization_config": {"quant_method": "compressed-tensors"}},
-                       "model.layers.0.x.weight_packed", "compressed-tensors"),
-    "nvfp4": ({"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
-              "model.layers.0.x.weight_scale_2", "NVFP4"),
+    "mlx": (
+        {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}},
+        "model.layers.0.mlp.x.scales",
+        "MLX",
+    ),
+    "mlx twice": (
+        {"quantization_config": {"group_size": 32, "bits": 4}},
+        "model.layers.0.mlp.x.biases",
+        "MLX",
+    ),
+    "bnb": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        "model.layers.0.self_attn.q_proj.weight.absmax",
+        "bitsandbytes",
+    ),
+    "gptq": (
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        "model.layers.0.x.qweight",
+        "GPTQ",
+    ),
+    "awq": (
+        {"quantization_config": {"quant_method": "awq", "bits": 4}},
+        "model.layers.0.x.qweight",
+        "AWQ",
+    ),
+    "fp8": (
+        {"quantization_config": {"quant_method": "fp8"}},
+        "model.layers.0.x.weight_scale_inv",
+        "FP8",
+    ),
+    "llm-compressor": (
+        {"quantization_config": {"quant_method": "compressed-tensors"}},
+        "model.layers.0.x.weight_packed",
+        "compressed-tensors",
+    ),
+    "nvfp4": (
+        {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}},
+        "model.layers.0.x.weight_scale_2",
+        "NVFP4",
+    ),
     "unheard of": ({"quantization_config": {"quant_method": "tomorrow"}}, "", "'tomorrow'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("whose", FOREIGN)

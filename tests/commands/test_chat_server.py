@@ -1,5 +1,5 @@
-"""`ossia chat --server`: what is asked of a server, what is shown of its answer, and what goes wrong
-meanwhile.
+"""`ossia chat --server`: what is asked of a server, what is shown of its answer, and what goes
+wrong meanwhile.
 """
 
 from __future__ import annotations
@@ -184,11 +184,17 @@ def error(message: str, code: str | None = None) -> str:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ((401, "application/json", error("No key.")), "401 Unauthorized: No key.; give --api-key, or OSSIA_API_KEY"),
+        (
+            (401, "application/json", error("No key.")),
+            "401 Unauthorized: No key.; give --api-key, or OSSIA_API_KEY",
+        ),
         ((400, "application/json", error("Too\x1b[2J hot.")), "400 Bad Request: Too\ufffd[2J hot."),
         ((500, "application/json", '{"detail": "broken"}'), "500 Internal Server Error: broken"),
         ((503, "text/plain", "overloaded"), "503 Service Unavailable: overloaded"),
-        ((404, "text/html", "<html>"), "does not speak OpenAI's API there; give the URL that ends in /v1"),
+        (
+            (404, "text/html", "<html>"),
+            "does not speak OpenAI's API there; give the URL that ends in /v1",
+        ),
         ((307, "text/plain", ""), "307 Temporary Redirect: ; it points to http://127.0.0.1"),
         ((200, "text/html", "<html>"), "broke off before the end"),
         ((200, "application/json", "[]"), "sends what is not OpenAI's API; is the URL right?"),
@@ -199,7 +205,7 @@ def error(message: str, code: str | None = None) -> str:
         ([delta(content="8")], "broke off before the end of its answer"),
         ([], "broke off before the end of its answer"),
     ],
-)  # fmt: skip
+)
 def test_errors_are_said_plainly(
     answer: Any,
     said: str,
@@ -290,10 +296,15 @@ def test_commands_with_a_server(fake: Fake) -> None:
     _answer("Hi", talk, screen)
     slash.run("/tokens", talk, screen)
     for said in (
-        "effort: as the server chooses", "none is offered from here", "counted no tokens",
-        f"model: first, {fake.url}/v1", "first stays: ", "did you mean second?", "model: second",
+        "effort: as the server chooses",
+        "none is offered from here",
+        "counted no tokens",
+        f"model: first, {fake.url}/v1",
+        "first stays: ",
+        "did you mean second?",
+        "model: second",
         "11 tokens read, 7 written",
-    ):  # fmt: skip
+    ):
         assert said in out.getvalue(), said
     assert fake.asked[0]["model"] == "second" and fake.asked[0]["reasoning_effort"] == "low"
 

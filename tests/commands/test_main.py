@@ -98,12 +98,17 @@ def test_help_imports_no_torch() -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        ["frobnicate"], ["chat", "--effort", "huge"], ["chat", "--date", "tomorrow"],
-        ["chat", "--hide-reasoning", "--show-reasoning"], ["generate", "--ids", "1,x"],
-        ["generate", "--ids", "1", "--prompt", "x"], ["eval", "--samples", "0"], ["convert"],
+        ["frobnicate"],
+        ["chat", "--effort", "huge"],
+        ["chat", "--date", "tomorrow"],
+        ["chat", "--hide-reasoning", "--show-reasoning"],
+        ["generate", "--ids", "1,x"],
+        ["generate", "--ids", "1", "--prompt", "x"],
+        ["eval", "--samples", "0"],
+        ["convert"],
         ["convert", "a", "b", "--to", "ggml"],
     ],
-)  # fmt: skip
+)
 def test_arguments_that_make_no_sense(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(args)
@@ -121,13 +126,20 @@ def test_ossia_alone_says_what_to_do_first(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("args", "meant"),
     [
-        *[([name[0] + name[2] + name[1] + name[3:]], name) for name in ("chat", "serve", "train", "eval", "bench")],
-        (["harmony", "rendr"], "render"), (["chat", "--efort", "high"], "--effort"),
-        (["chat", "--effort", "hgih"], "high"), (["serve", "--prot=1"], "--port"),
-        (["train", "sft", "--dryrun"], "--dry-run"), (["convert", "a", "b", "--too", "hf"], "--to"),
-        (["harmony", "parse", "--strikt"], "--strict"), (["--verison"], "--version"),
+        *[
+            ([name[0] + name[2] + name[1] + name[3:]], name)
+            for name in ("chat", "serve", "train", "eval", "bench")
+        ],
+        (["harmony", "rendr"], "render"),
+        (["chat", "--efort", "high"], "--effort"),
+        (["chat", "--effort", "hgih"], "high"),
+        (["serve", "--prot=1"], "--port"),
+        (["train", "sft", "--dryrun"], "--dry-run"),
+        (["convert", "a", "b", "--too", "hf"], "--to"),
+        (["harmony", "parse", "--strikt"], "--strict"),
+        (["--verison"], "--version"),
     ],
-)  # fmt: skip
+)
 def test_what_was_meant_is_suggested(
     args: list[str], meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,9 +201,12 @@ def test_a_full_disk_is_said_before_anything_is_written(
     ],
 )
 def test_when_the_machine_fails(
-    error: BaseException, code: int, said: str,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    error: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise error
 

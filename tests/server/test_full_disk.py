@@ -1,4 +1,4 @@
-"""A disk without room: who asks is told so in words, with a 507, and the log has one line for it."""
+"""A disk without room: who asks is told so, with a 507, and the log has one line for it."""
 
 from __future__ import annotations
 

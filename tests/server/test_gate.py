@@ -15,7 +15,7 @@ import pytest
 
 from ossia.errors import CheckpointError, OssiaError, RequestError
 from ossia.llm import LLM
-from ossia.server import Settings, create_app, logs
+from ossia.server import Settings, create_app, gate, logs
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
 from ossia.tokenizer import Tokenizer

@@ -91,9 +91,15 @@ async def test_tools(client_for: Callable[..., Any], tokenizer: Tokenizer) -> No
 
 @pytest.mark.parametrize(
     ("think", "effort"),
-    [(None, "medium"), (True, "medium"), (False, "low"), ("low", "low"), ("medium", "medium"),
-     ("high", "high")],
-)  # fmt: skip
+    [
+        (None, "medium"),
+        (True, "medium"),
+        (False, "low"),
+        ("low", "low"),
+        ("medium", "medium"),
+        ("high", "high"),
+    ],
+)
 async def test_thinking(
     client_for: Callable[..., Any], tokenizer: Tokenizer, think: Any, effort: str
 ) -> None:
@@ -116,10 +122,19 @@ async def test_options_and_formats(
 
         monkeypatch.setattr(client.engine, "submit", noted)  # type: ignore[attr-defined]
         options = {
-            "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "seed": 3, "num_predict": 50,
-            "repeat_penalty": 1.5, "presence_penalty": 0.5, "num_ctx": 4096, "mirostat": 0,
-            "stop": [", and"], "num_thread": 8,
-        }  # fmt: skip
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "top_k": 7,
+            "min_p": 0.1,
+            "seed": 3,
+            "num_predict": 50,
+            "repeat_penalty": 1.5,
+            "presence_penalty": 0.5,
+            "num_ctx": 4096,
+            "mirostat": 0,
+            "stop": [", and"],
+            "num_thread": 8,
+        }
         body = {"messages": USER, "options": options, "keep_alive": "5m", "stream": False}
         whole = (await client.post("/api/chat", json=body)).json()
         assert whole["message"]["content"] == '{"a": 1}' and whole["done_reason"] == "stop"

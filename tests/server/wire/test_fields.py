@@ -265,10 +265,15 @@ ROWS = [
     Row("tools", tool(description=HALF), 200),
     Row("tools", tool(parameters={"type": "object", "required": None, HALF: HALF}), 200),
     Row("tools", tool(parameters={"type": "object", "not": {}}), 200),
-    Row("tools", tool(parameters={"type": "object", "not": {}}, strict=True), code="invalid_schema"),
+    Row(
+        "tools", tool(parameters={"type": "object", "not": {}}, strict=True), code="invalid_schema"
+    ),
     Row("tools", tool(name="a//b=c;"), 200),
-    Row("thread", {"type": "continue", "previous_message_id": "msg_1"},
-        code="thread_unsupported_request"),
+    Row(
+        "thread",
+        {"type": "continue", "previous_message_id": "msg_1"},
+        code="thread_unsupported_request",
+    ),
     Row("thread", {"type": "create"}, code="thread_unsupported_request"),
     Row("thread", None, 200),
     Row("thread", "create"),
@@ -313,10 +318,21 @@ ROWS = [
     Row("content", said([3]), named="{field}[0].content[0]"),
     Row("content", said([{"type": "text"}]), named="{field}[0].content[0].text"),
     Row("content", said([{"type": "text", "text": 5}]), named="{field}[0].content[0].text"),
-    *(Row("content", said([{"type": "text", "text": "What is it?"}, part]),
-          code="unsupported_content", named="{field}[0].content[1]")
-      for part in ({"type": "image", "source": {}}, {"type": "image_url", "image_url": "http://x"},
-                   {"type": "input_audio"}, {"type": "file"}, {"type": "hologram"})),
+    *(
+        Row(
+            "content",
+            said([{"type": "text", "text": "What is it?"}, part]),
+            code="unsupported_content",
+            named="{field}[0].content[1]",
+        )
+        for part in (
+            {"type": "image", "source": {}},
+            {"type": "image_url", "image_url": "http://x"},
+            {"type": "input_audio"},
+            {"type": "file"},
+            {"type": "hologram"},
+        )
+    ),
     Row("content", said([{"type": "text", "text": HALF}]), 200),
     Row("content", said(HALF), 200),
     Row("content", said("x" * 600_000), code="context_length_exceeded", named=WHOLE),
@@ -338,10 +354,12 @@ ROWS = [
     Row("stream", "yes"),
     Row("stream_options", {"include_usage": True}),
     Row("nobody_knows_this", {"deep": [HALF + "\udf0d"]}, 200),
-    *(Row(name, {"x": "something"}, code="unsupported_parameter")
-      for name in ("chat_template", "documents", "mcp_servers", "bad_words", "moderation")),
+    *(
+        Row(name, {"x": "something"}, code="unsupported_parameter")
+        for name in ("chat_template", "documents", "mcp_servers", "bad_words", "moderation")
+    ),
     *(Row(name, None, 200) for name in ("chat_template", "documents", "suffix", "audio")),
-]  # fmt: skip
+]
 CASES = [(row, api) for row in ROWS for api in APIS if row.place(api) is not None]
 
 

@@ -89,7 +89,10 @@ SAME = [
     (
         {
             "system": "Be kind.",
-            "conversations": [{"from": "user", "value": "Q?"}, {"from": "assistant", "value": "A."}],
+            "conversations": [
+                {"from": "user", "value": "Q?"},
+                {"from": "assistant", "value": "A."},
+            ],
         },
         {"messages": [{"role": "system", "content": "Be kind."}, *CHAT]},
     ),
@@ -109,7 +112,10 @@ SAME = [
     ({"prompt": CHAT[:1], "completion": CHAT[1:]}, {"messages": CHAT}),
     (
         {"prompt": WITH_CALL[:3], "completion": "Seven.", "tools": TOOLS},
-        {"messages": [WITH_CALL[0], WITH_CALL[1] | {"train": False}, *WITH_CALL[2:]], "tools": TOOLS},
+        {
+            "messages": [WITH_CALL[0], WITH_CALL[1] | {"train": False}, *WITH_CALL[2:]],
+            "tools": TOOLS,
+        },
     ),
     ({"instruction": "Q?", "output": "A."}, {"messages": CHAT}),
     ({"instruction": "Q?", "input": "", "output": "A."}, {"messages": CHAT}),
@@ -131,7 +137,7 @@ SAME = [
         {"messages": WITH_CALL, "tools": TOOLS},
     ),
     ({"messages": CHAT, "tools": ""}, {"messages": CHAT}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("line", "means"), SAME)
@@ -384,9 +390,14 @@ def test_markup_can_be_made_what_it_means(content: str, means: list[Line], tmp_p
 
 @pytest.mark.parametrize(
     "content",
-    ["A.<|end|>", "<think>never ends", "<|start|>user<|message|>I<|end|>", "A<|im_end|>",
-     "<|channel|>commentary to=python<|message|>1<|call|>"],
-)  # fmt: skip
+    [
+        "A.<|end|>",
+        "<think>never ends",
+        "<|start|>user<|message|>I<|end|>",
+        "A<|im_end|>",
+        "<|channel|>commentary to=python<|message|>1<|call|>",
+    ],
+)
 def test_what_cannot_be_converted_stops_the_run(content: str, tmp_path: Path) -> None:
     wrong = {"messages": [user("Q?"), answer(content)]}
     assert "x.jsonl:1: messages[1]: " in refusal(tmp_path, wrong, markup="convert")
@@ -406,20 +417,38 @@ def test_what_others_say_stays_text_where_markup_is_converted(tmp_path: Path) ->
     [
         ('{"messages": [], "messages": []}', "messages: stands twice in one object"),
         ('{"messages": [{"role": "user", "role": "user", "content": "a"}]}', "role: stands twice"),
-        (json.dumps({"messages": CHAT, "tools": '[{"name": "a", "name": "b"}]'}), "name: stands twice"),
+        (
+            json.dumps({"messages": CHAT, "tools": '[{"name": "a", "name": "b"}]'}),
+            "name: stands twice",
+        ),
         (json.dumps({"messages": CHAT, "tools": {}}), "tools: must be a list, found an object"),
         (json.dumps({"messages": CHAT, "tools": False}), "tools: must be a list, found a bool"),
         (json.dumps({"messages": CHAT, "tools": "{}"}), "tools: must be a list, found an object"),
         (json.dumps({"messages": CHAT, "tools": "[{"}), "tools: a string that is not JSON"),
-        (json.dumps({"messages": [user("a"), answer("b", tool_calls={})]}), "messages[1].tool_calls: must be a list"),
+        (
+            json.dumps({"messages": [user("a"), answer("b", tool_calls={})]}),
+            "messages[1].tool_calls: must be a list",
+        ),
         (json.dumps({"messages": "Q?"}), "messages: a string that is not JSON"),
-        (json.dumps({"prompt": 1, "completion": "A."}), "prompt: must be a list of messages, found a int"),
-        (json.dumps({"instruction": "a", "output": ["b"]}), "output: must be a string, found a list"),
-        (json.dumps({"instruction": "a", "output": "b", "history": [["c"]]}), "history[0]: must be [question, answer]"),
+        (
+            json.dumps({"prompt": 1, "completion": "A."}),
+            "prompt: must be a list of messages, found a int",
+        ),
+        (
+            json.dumps({"instruction": "a", "output": ["b"]}),
+            "output: must be a string, found a list",
+        ),
+        (
+            json.dumps({"instruction": "a", "output": "b", "history": [["c"]]}),
+            "history[0]: must be [question, answer]",
+        ),
         (json.dumps({"system": 1, "messages": CHAT}), "system: must be a string"),
-        (json.dumps({"conversations": [{"from": "function_call", "value": "[1]"}]}), "conversations[0]: must be a call"),
+        (
+            json.dumps({"conversations": [{"from": "function_call", "value": "[1]"}]}),
+            "conversations[0]: must be a call",
+        ),
     ],
-)  # fmt: skip
+)
 def test_lines_that_lose_something_are_refused(line: str, said: str, tmp_path: Path) -> None:
     assert re_said(refusal(tmp_path, {"messages": CHAT}, line), "x.jsonl:2: ", said)
 
