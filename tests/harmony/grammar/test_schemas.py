@@ -18,7 +18,6 @@ import jsonschema
 import pytest
 from grammar_cases import NoEnd, Sampler, obj
 from grammar_schemas import Misses, Schemas
-from llguidance import LLMatcher
 
 import ossia
 from ossia.errors import GrammarError
@@ -31,6 +30,7 @@ from ossia.harmony.grammar.bodies import (
     compile_body,
     vocabulary,
 )
+from ossia.harmony.grammar.cache import CompiledFormat
 from ossia.harmony.grammar.compiling import compiled
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
@@ -50,8 +50,8 @@ def tokens(nano: Tokenizer) -> Vocabulary:
     return vocabulary(nano)
 
 
-def accepts(matcher: LLMatcher, text: str, tokenizer: Tokenizer) -> bool:
-    ids, walk = tokenizer.encode(text), matcher.deep_copy()
+def accepts(format: CompiledFormat, text: str, tokenizer: Tokenizer) -> bool:
+    ids, walk = tokenizer.encode(text), format.start()
     return walk.try_consume_tokens(ids) == len(ids) and walk.is_accepting()
 
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError, blaming
 from ossia.harmony.content import BUILTIN_TOOLS
+from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.bodies import (
     BodyFormat,
     JsonFormat,
@@ -111,6 +112,7 @@ def harmony_grammar(
     _check_budget(reasoning_budget)
     with blaming("tools"):
         callees = list(_callees([_function(tool) for tool in tools], custom, namespaces))
+        bounds.check_number(len(callees))
         _check_names(callees)
     with blaming("tool_choice"):
         chosen, must_call = _choose(callees, tool_choice)
@@ -155,6 +157,7 @@ class _Messages:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokens = vocabulary(tokenizer)
         self._tokenizer = tokenizer
+        self._characters = 0  # of the formats
         self._masks: dict[tuple[int, ...], tuple[Mask, Mask]] = {}  # open and closed, by the ends
 
     def message(
@@ -169,11 +172,14 @@ class _Messages:
         if ids not in self._masks:
             self._masks[ids] = (self.tokens.mask(ids, text=True), self.tokens.mask(ids))
         any_text, end_only = self._masks[ids]
+        format = None if wanted is None else compile_body(wanted, self.tokens, what)
+        self._characters += format.characters if format is not None else 0
+        bounds.check_total(self._characters)
         body = Body(
             ids,
             any_text,
             end_only,
-            matcher=None if wanted is None else compile_body(wanted, self.tokens, what),
+            format,
             is_thought=header.channel == "analysis" and header.recipient is None,
             is_call=header.recipient is not None,
             is_json=isinstance(wanted, JsonFormat),

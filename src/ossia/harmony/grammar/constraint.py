@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from ossia.harmony.grammar.bodies import Mask
+    from ossia.harmony.grammar.cache import CompiledFormat
 
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The text of a message and the tokens that may close it. Without a matcher, any text."""
+    """The text of a message and the tokens that may close it. Without a format, any text."""
 
     ends: tuple[int, ...]
     open: Mask  # any text, or the end
     closed: Mask  # the end only
-    matcher: LLMatcher | None = None
+    format: CompiledFormat | None = None
     is_thought: bool = False  # counts against the reasoning budget
     is_call: bool = False
     is_json: bool = False
@@ -133,12 +134,14 @@ class HarmonyConstraint:
 
     def _open(self, body: Body) -> None:
         self._body = body
-        self._matcher = None if body.matcher is None else body.matcher.deep_copy()
+        self._matcher = None if body.format is None else body.format.start()
         self._numbers = _Numbers() if body.is_json else None
 
     def _close(self, token: int) -> None:
         assert self._body is not None
         self._called = self._called or self._body.is_call
+        if self._body.format is not None and self._matcher is not None:
+            self._body.format.ended(self._matcher)
         self._body = None
         self._matcher = None
         self._done = token in self._grammar.last

@@ -80,14 +80,14 @@ def json_grammar(schema: Any, what: str) -> str:
     keyword and place that cannot be enforced.
     """
     try:
-        return _Rewriting(_plain(schema), what).run()
+        return _Rewriting(plain(schema), what).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Any mapping as a dict and any sequence as a list, with string keys. Raises TypeError for a
     value that is not JSON.
     """
@@ -96,9 +96,9 @@ def _plain(value: Any) -> Any:
             if not isinstance(key, str):
                 raise TypeError(f"the key {key!r} is not a string")
             key.encode()  # a lone surrogate cannot be
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, str):
         value.encode()
     if value is None or isinstance(value, str | bool | int | float):
