@@ -35,6 +35,7 @@ _PIECE = "|".join((*CHANNELS, *TYPES))
 _HEADER_WORD = re.compile(rf"(?:{_PIECE})*(?:{TO}.*)?", re.DOTALL)
 _PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
 _LETTERS = re.compile(r"[^\W_]+")
+_CORE = re.compile(r"\w(?:.*\w)?", re.DOTALL)  # without the punctuation around it
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of
 # a word.
@@ -212,7 +213,8 @@ class _Fields:
         if not words or _is_header_word(first):
             self.note(RepairKind.MISSING_ROLE, first)
             return words
-        bare = re.sub(r"^\W+|\W+$", "", first).lower()
+        core = _CORE.search(first)
+        bare = core[0].lower() if core else ""
         if bare in list(Role):
             self.note(RepairKind.ODD_ROLE, first)
             self.role = Role(bare)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
-from ossia.errors import GrammarError
-from ossia.harmony import HarmonyGrammar, Message
+from ossia.errors import GrammarError, GrammarSizeError, RequestError
+from ossia.harmony import Conversation, HarmonyGrammar, Message
+from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller
 from ossia.server.answer import Answerer, AnswerRequest
@@ -37,7 +40,7 @@ from ossia.turn.events import TurnEvent, new_id
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
-GRAMMARS = 256  # kept in the cache
+COMPILERS = 2  # requests whose grammars are compiled at the same time; others wait
 REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
 
@@ -83,7 +86,7 @@ class Service:
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.is_draining = False
-        self._grammars: LRUCache[str, Grammars] = LRUCache(GRAMMARS)
+        self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
             REASONING_KEPT, getsizeof=_size
         )
@@ -119,34 +122,64 @@ class Service:
         tools: Toolbox,
         format: AnswerFormat = FREE_TEXT,
         budget: int | None = None,
+        check: Callable[[], Awaitable[object]] | None = None,
     ) -> Grammars | None:
         """The grammar of the samples; None if the settings enforce nothing and the request needs
         nothing enforced. A format that cannot be enforced and is not strict becomes "any JSON
-        object". Raises `ApiError`.
+        object". `check`, what is wrong otherwise and cheaper to find, is awaited before anything is
+        compiled. Raises `ApiError`.
         """
         must_hold = format.wanted is not None or budget is not None
         is_free = tools.choice.mode == "auto" and tools.choice.names is None
         if is_free and not (self.settings.constrained or must_hold):
             return None
         try:
-            return await self._grammar(tools, format.wanted, budget)
+            return await self._grammar(tools, format.wanted, budget, check)
         except GrammarError as error:
-            if error.field != "response_format" or format.is_strict:
+            is_lenient = error.field == "response_format" and not format.is_strict
+            if isinstance(error, GrammarSizeError) or not is_lenient:
                 raise ApiError.of(error, response_format=format.field) from error
             log.warning("%s is not enforced: %s", format.field, error)
-        return await self._grammar(tools, {"type": "json_object"}, budget)
+        return await self._grammar(tools, {"type": "json_object"}, budget, check)
 
-    async def _grammar(self, tools: Toolbox, format: Any, budget: int | None) -> Grammars:
-        key = repr((tools.declaration, format, budget))
+    async def _grammar(
+        self,
+        tools: Toolbox,
+        format: Any,
+        budget: int | None,
+        check: Callable[[], Awaitable[object]] | None,
+    ) -> Grammars:
+        """Puts together what has been compiled before, or else compiles in a thread, which stops
+        when this is cancelled.
+        """
 
         def make(box: Toolbox) -> HarmonyGrammar:
             return box.grammar(self.tokenizer, format, budget)
 
-        found = self._grammars.get(key)
-        if found is None:
-            found = await asyncio.to_thread(Grammars.of, tools, make)
-            self._grammars[key] = found
-        return found
+        with suppress(GivenUp), giving_up(lambda: True):
+            return Grammars.of(tools, make)
+        if check is not None:
+            await check()
+        is_over = threading.Event()
+
+        def compiled() -> Grammars:
+            with giving_up(is_over.is_set):
+                return Grammars.of(tools, make)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._compilers, compiled)
+        finally:
+            is_over.set()
+
+    async def check_prompt(
+        self, conversation: Conversation, params: SamplingParams, param: str = "messages"
+    ) -> None:
+        """Raises `ApiError` for a conversation that the engine would refuse."""
+        ids = await self.answerer.prompt_ids(conversation)
+        try:
+            self.worker.engine.check(ids, params)
+        except RequestError as error:
+            raise ApiError.of(error, prompt=param) from error
 
     async def answer(
         self, ask: AnswerRequest, caller: Caller, started: Callable[[], object] = lambda: None

@@ -30,6 +30,7 @@ class EngineLike(Protocol):
 
     @property
     def config(self) -> ModelConfig: ...
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> int: ...
     def submit(
         self,
         prompt: Sequence[int],

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
-from ossia.errors import GrammarError, ToolChoiceError
+from ossia.errors import GrammarError, GrammarSizeError, ToolChoiceError
 from ossia.harmony import (
     Conversation,
     CustomTool,
@@ -224,6 +224,8 @@ class Toolbox:
         wishes |= {"tool_choice": mode, "parallel_calls": self.parallel}
         try:
             return chosen._grammar(tokenizer, **wishes)
+        except GrammarSizeError:
+            raise
         except GrammarError:
             return chosen._enforceable(tokenizer)._grammar(tokenizer, **wishes)
 
@@ -274,16 +276,24 @@ class Toolbox:
         def checked(tool: FunctionTool, name: str) -> FunctionTool:
             try:
                 harmony_grammar(tokenizer, tools=[tool])
+            except GrammarSizeError:
+                raise
             except GrammarError as error:
                 if name in self.strict:
                     raise GrammarError(str(error), "tools") from error
-                log.warning("the schema of tool %r is not enforced: %s", name, error)
+                _warn(f"the schema of tool {name!r} is not enforced: {error}")
                 return replace(tool, parameters={"type": "object"})
             return tool
 
         functions = tuple(checked(tool, tool.name) for tool in self.functions)
         spaces = tuple(_each(space, checked) for space in self.namespaces)
         return replace(self, functions=functions, namespaces=spaces)
+
+
+@lru_cache(1000)
+def _warn(text: str) -> None:
+    """Once: agents declare the same tools with every request."""
+    log.warning("%s", text)
 
 
 def _each(

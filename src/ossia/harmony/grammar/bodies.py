@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ossia.errors import GrammarError
 from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.cache import CompiledFormat, FormatCache
-from ossia.harmony.grammar.compiling import panics_as_errors, reason
+from ossia.harmony.grammar.compiling import check_wanted, panics_as_errors, reason
 from ossia.harmony.grammar.patterns import translate_whole
 from ossia.harmony.grammar.schema import json_grammar, plain
 from ossia.harmony.messages import ResponseFormat
@@ -241,6 +241,7 @@ def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Ma
 
 
 def _compiled(body: BodyFormat, text: str, tokens: Vocabulary) -> CompiledFormat:
+    check_wanted()
     grammar = _grammar(body, text)
     try:
         made = CompiledFormat(grammar, tokens.ll, len(text))

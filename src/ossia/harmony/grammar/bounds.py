@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 from urllib.parse import unquote
 
@@ -25,6 +27,9 @@ TOTAL = 4 << 20  # characters of all formats of one request
 SCHEMA = 1 << 20  # characters of a schema's JSON
 GRAMMAR = 128 << 10  # characters of a Lark grammar
 PATTERN = 16 << 10  # characters of a regular expression
+# What memory grows with the square of: parts of a text that may be missing, as in `a?b?c?`.
+PIECES = 2000
+ALL_PIECES = 10_000
 DEPTH = 400  # levels of JSON along references, by the shortest way; an object's property is two
 DEFINITIONS = 1000  # that `$ref`s lead to
 OBJECTS = 20_000  # JSON objects in a schema, and so schemas
@@ -42,6 +47,7 @@ LARK_LITERAL = re.compile(
     r"""//[^\n]*+|\#[^\n]*+|"(?:\\.|[^"\\\n])*+"?|/(?:\\.|[^/\\])++/?""", re.DOTALL
 )
 _LARK_DEFINITION = re.compile(r"^[ \t]*+[?!]?([A-Za-z_]\w*+)[^:\n]*+:", re.MULTILINE)
+_PIECE = re.compile(r"[?*+{(~\[]")
 _NAME = re.compile(r"\w++")
 _JSON_IN_LARK = re.compile(r"%json\s*+")
 
@@ -60,30 +66,42 @@ def check_schema(schema: Any, text: str, what: str) -> None:
     _check(what, "characters", len(text), SCHEMA)
     at = partial(_check, what)
     objects = 0
+    pieces = 0
     for node, depth in _walk(schema, at):
         at("levels along references", depth, DEPTH)
         if isinstance(node, dict):
             objects += 1
             at("objects", objects, OBJECTS)
             _check_keywords(node, at)
+            pieces += sum(check_pattern(each, what) for each in _patterns(node))
+            at("groups, classes and repetitions in all patterns", pieces, ALL_PIECES)
 
 
-def check_pattern(pattern: str, what: str) -> None:
+def check_pattern(pattern: str, what: str) -> int:
+    """The number of its pieces."""
     _check(what, "characters in a pattern", len(pattern), PATTERN)
+    pieces = len(_PIECE.findall(pattern))
+    _check(what, "groups, classes and repetitions in a pattern", pieces, PIECES)
+    return pieces
 
 
 def check_lark(grammar: str, what: str) -> None:
     _check(what, "characters", len(grammar), GRAMMAR)
     _check_lark_schemas(grammar, what)
-    bare = LARK_LITERAL.sub(" ", grammar)
+    bare = LARK_LITERAL.sub(lambda found: " " * len(found[0]), grammar)
     definitions = list(_LARK_DEFINITION.finditer(bare))
     _check(what, "rules and terminals", len(definitions), RULES)
-    ends = [each.start() for each in definitions[1:]] + [len(bare)]
-    uses = {
-        each[1]: set(_NAME.findall(bare, each.end(), end))
-        for each, end in zip(definitions, ends, strict=True)
-    }
+    ends = [each.start() for each in definitions] + [len(bare)]
+    uses: dict[str, Counter[str]] = {}
+    pieces = {"": len(_PIECE.findall(grammar, 0, ends.pop(0)))}  # of what is ignored
+    for each, end in zip(definitions, ends, strict=True):
+        name = each[1]
+        uses[name] = Counter(_NAME.findall(bare, each.end(), end))
+        pieces[name] = max(1, len(_PIECE.findall(grammar, each.end(), end)))
     _check(what, "rules from the start to a terminal", _rules_deep(uses), RULES_DEEP)
+    most, total = _expanded(uses, pieces)
+    _check(what, "groups, classes and repetitions in a rule or terminal", most, PIECES)
+    _check(what, "groups, classes and repetitions in all", total, ALL_PIECES)
 
 
 def _check(what: str, unit: str, found: int, most: int) -> None:
@@ -102,12 +120,14 @@ def _check_keywords(node: dict[str, Any], at: Callable[[str, int, int], None]) -
     for key in ("properties", "patternProperties"):
         if isinstance(node.get(key), dict):
             at(f"keys in one {key}", len(node[key]), PROPERTIES)
-            for name in node[key] if key == "patternProperties" else ():
-                at("characters in a pattern", len(name), PATTERN)
     if isinstance(node.get("required"), list):
         at("keys in one required", len(node["required"]), PROPERTIES)
-    if isinstance(node.get("pattern"), str):
-        at("characters in a pattern", len(node["pattern"]), PATTERN)
+
+
+def _patterns(node: dict[str, Any]) -> list[str]:
+    named = node.get("patternProperties")
+    patterns = [node.get("pattern"), *(named if isinstance(named, dict) else ())]
+    return [each for each in patterns if isinstance(each, str)]
 
 
 def _walk(root: Any, at: Callable[[str, int, int], None]) -> Iterator[tuple[Any, int]]:
@@ -166,12 +186,28 @@ def _check_lark_schemas(grammar: str, what: str) -> None:
         check_schema(schema, grammar[found.end() : end], what)
 
 
-def _rules_deep(uses: Mapping[str, set[str]]) -> int:
+def _expanded(uses: Mapping[str, Counter[str]], pieces: Mapping[str, int]) -> tuple[int, int]:
+    """Of the largest rule or terminal, and of all. The compiler puts a terminal wherever it is
+    named in another.
+    """
+    terminals = {
+        name: [each for each in used if each in uses] if name.isupper() else []
+        for name, used in uses.items()
+    }
+    whole = dict(pieces)
+    with suppress(CycleError):  # which the compiler refuses
+        for name in TopologicalSorter(terminals).static_order():
+            inner = sum(uses[name][each] * whole[each] for each in terminals[name])
+            whole[name] = pieces[name] + inner
+    return max(whole.values()), sum(whole.values())
+
+
+def _rules_deep(uses: Mapping[str, Counter[str]]) -> int:
     """How many rules lie on the shortest way to the one that is farthest from where one begins: the
     rules that no other uses.
     """
     seen: set[str] = set()
-    used = set().union(*uses.values())
+    used: set[str] = set().union(*uses.values())
     level = {name for name in uses if name == "start" or name not in used}
     depth = 0
     while level:

@@ -66,7 +66,9 @@ async def asks_of(
         messages, effort=effort.level, instructions=instructions, tools=tools, format=wanted
     )
     params = sampling_of(request, service)
-    grammar = await service.grammar(tools, wanted, effort.budget)
+    grammar = await service.grammar(
+        tools, wanted, effort.budget, lambda: service.check_prompt(conversation, params)
+    )
     ask = AnswerRequest(
         conversation,
         params,

@@ -50,7 +50,8 @@ def router(service: Service) -> APIRouter:
         being `[DONE]`.
         """
         caller = caller_of(request)
-        answer = await _Answer.to(wanted, service, caller, fingerprint)
+        asked = _Answer.to(wanted, service, caller, fingerprint)
+        answer = await until_disconnected(request, asked)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
             return reply(body)

@@ -86,11 +86,17 @@ class ResponseService:
         params = self.service.sampling(
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
         )
+        grammar = await self.service.grammar(
+            prompt.tools.tools,
+            prompt.format,
+            prompt.effort.budget,
+            lambda: self.service.check_prompt(prompt.conversation, params, "input"),
+        )
         ask = AnswerRequest(
             prompt.conversation,
             params,
             prompt.tools.tools,
-            await self.service.grammar(prompt.tools.tools, prompt.format, prompt.effort.budget),
+            grammar,
             stop=body.stop,
             logprobs=wants_logprobs,
             prompt_param="input",
