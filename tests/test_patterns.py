@@ -114,12 +114,14 @@ def hostile(pattern: Pattern) -> Iterator[tuple[str, str, str]]:
     source = source if isinstance(source, str) else source.decode("latin1")
     words = re.findall(r"\w{2,}", source)[:12]
     own = list(dict.fromkeys(char for char in source if char.isprintable()))
-    few = own[: 12 if thorough() else 5]
+    few = own[: 12 if thorough() else 3]
     pairs = (
         "".join(pair) for pair in product(["a", "0", " ", '"', "\\", ".", "/", *few], repeat=2)
     )
     rounds = dict.fromkeys([*ALWAYS, *own, *words, *pairs, *(f"{word} " for word in words)])
-    starts = ["", '"', "/", "a", "1", "<", *words[: 12 if thorough() else 3]]
+    starts = ["", "a", *words[: 12 if thorough() else 1]]
+    if thorough():
+        starts += ['"', "/", "1", "<"]
     return product(starts, rounds, ("", "!"))
 
 
