@@ -314,12 +314,12 @@ def outcome(body: Any, vocabulary: Any, rng: random.Random) -> str:
 
 def main(kind: str, first: int, number: int) -> None:
     import ossia
-    from ossia.harmony.grammar import bodies, cache, compiling
+    from ossia.harmony.grammar import bodies, compiling, kept
 
     nano = Path(ossia.__file__).parent / "assets/nano/tokenizer.json"
     vocabulary = bodies.vocabulary(bodies.Tokenizer.from_file(nano))
     compiling.STACK //= SMALLER
-    bodies._CACHE = cache.FormatCache(16 << 20)
+    bodies._CACHE = kept.FormatCache(16 << 20)
     counts: dict[str, int] = {}
     slowest = (0.0, -1)
     for seed in range(first, first + number):

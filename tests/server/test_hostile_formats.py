@@ -14,8 +14,8 @@ import pytest
 
 from ossia.errors import GrammarSizeError
 from ossia.harmony import FunctionTool
-from ossia.harmony.grammar import bodies, cache, compiling
-from ossia.harmony.grammar.cache import FormatCache
+from ossia.harmony.grammar import bodies, compiling, kept
+from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine, Settings
 from ossia.server.service import Service
@@ -119,7 +119,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(grammar)
         return compile_it(grammar, ll)
 
-    monkeypatch.setattr(cache, "matcher_of", matcher_of)
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
     return made
 
 
@@ -201,7 +201,7 @@ async def test_compiling_ends_with_its_client(
         assert go_on.wait(30)
         return compile_it(grammar, ll)
 
-    monkeypatch.setattr(cache, "matcher_of", matcher_of)
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
     service = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
 
     def asking(first: int) -> asyncio.Task[Any]:

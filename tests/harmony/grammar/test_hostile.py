@@ -19,7 +19,7 @@ from grammar_cases import obj
 import ossia
 from ossia.errors import GrammarError, GrammarSizeError
 from ossia.harmony import FunctionTool
-from ossia.harmony.grammar import bodies, bounds, cache, compiling
+from ossia.harmony.grammar import bodies, bounds, compiling, kept
 from ossia.harmony.grammar.bodies import (
     BodyFormat,
     JsonFormat,
@@ -30,9 +30,9 @@ from ossia.harmony.grammar.bodies import (
     next_mask,
     vocabulary,
 )
-from ossia.harmony.grammar.cache import CompiledFormat, FormatCache
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.kept import CompiledFormat, FormatCache
 from ossia.tokenizer import Tokenizer
 
 NANO = Path(ossia.__file__).parent / "assets/nano/tokenizer.json"
@@ -287,7 +287,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         made.append(grammar)
         return compile_it(grammar, ll)
 
-    monkeypatch.setattr(cache, "matcher_of", matcher_of)
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
     return made
 
 
@@ -310,17 +310,17 @@ def test_failures_are_kept_and_name_who_asks(tokens: Vocabulary, fresh: FormatCa
             compile_body(wrong, tokens, name)
     with giving_up(lambda: True), pytest.raises(GrammarError, match=r"^tool 'c'"):
         compile_body(wrong, tokens, "tool 'c'")
-    assert fresh.bytes == cache.FAILURE_BYTES
+    assert fresh.bytes == kept.FAILURE_BYTES
 
 
 def test_the_cache_is_bounded_in_bytes(tokens: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = FormatCache(3 << 20)
-    monkeypatch.setattr(bodies, "_CACHE", kept)
+    small = FormatCache(3 << 20)
+    monkeypatch.setattr(bodies, "_CACHE", small)
     made = counted(monkeypatch)
     values = [[f"{n} {m}" for m in range(500)] for n in range(20)]
     for each in values:
         compile_body(JsonFormat({"enum": each}), tokens, "it")
-        assert kept.bytes <= 3 << 20
+        assert small.bytes <= 3 << 20
     before = len(made)
     compile_body(JsonFormat({"enum": values[-1]}), tokens, "it")
     assert len(made) == before
@@ -354,7 +354,7 @@ def test_what_a_lexer_grows_by_is_counted_and_ends(
         walk(matcher, tokens, 20, n)
         format.ended(matcher)
     assert len(made) > 1
-    assert fresh.bytes < 4 * (small + compiling.FUEL_BYTES * cache.FUEL_OF_A_LEXER)
+    assert fresh.bytes < 4 * (small + compiling.FUEL_BYTES * kept.FUEL_OF_A_LEXER)
 
 
 # ---- who has gone ----

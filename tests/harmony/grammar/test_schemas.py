@@ -30,9 +30,9 @@ from ossia.harmony.grammar.bodies import (
     compile_body,
     vocabulary,
 )
-from ossia.harmony.grammar.cache import CompiledFormat
 from ossia.harmony.grammar.compiling import compiled
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.kept import CompiledFormat
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
 from ossia.tokenizer import Tokenizer
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
 from ossia.harmony.grammar import bounds
-from ossia.harmony.grammar.cache import CompiledFormat, FormatCache
 from ossia.harmony.grammar.compiling import check_wanted, panics_as_errors, reason
+from ossia.harmony.grammar.kept import CompiledFormat, FormatCache
 from ossia.harmony.grammar.patterns import translate_whole
 from ossia.harmony.grammar.schema import json_grammar, plain
 from ossia.harmony.messages import ResponseFormat
@@ -241,7 +241,6 @@ def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Ma
 
 
 def _compiled(body: BodyFormat, text: str, tokens: Vocabulary) -> CompiledFormat:
-    check_wanted()
     grammar = _grammar(body, text)
     try:
         made = CompiledFormat(grammar, tokens.ll, len(text))
@@ -255,20 +254,23 @@ def _compiled(body: BodyFormat, text: str, tokens: Vocabulary) -> CompiledFormat
 
 
 def _grammar(body: BodyFormat, text: str) -> str:
-    """For llguidance. Here all that it is given is held to the bounds."""
+    """For llguidance. Here all that it is given is held to the bounds, before anything costly."""
     from llguidance import LLMatcher
 
     match body:
         case JsonFormat():
             schema = plain(body.schema)
             bounds.check_schema(schema, text, _NAME)
+            check_wanted()
             return json_grammar(schema, _NAME)
         case RegexFormat():
             bounds.check_pattern(text, _NAME)
+            check_wanted()
             with _named():
                 return LLMatcher.grammar_from_regex(translate_whole(text))
         case LarkFormat():
             bounds.check_lark(text, _NAME)
+            check_wanted()
             with _named():
                 text.encode()
                 _check_lark(text)

@@ -91,9 +91,9 @@ def check_lark(grammar: str, what: str) -> None:
     bare = LARK_LITERAL.sub(lambda found: " " * len(found[0]), grammar)
     definitions = list(_LARK_DEFINITION.finditer(bare))
     _check(what, "rules and terminals", len(definitions), RULES)
-    ends = [each.start() for each in definitions] + [len(bare)]
+    first, *ends = [*(each.start() for each in definitions), len(bare)]
     uses: dict[str, Counter[str]] = {}
-    pieces = {"": len(_PIECE.findall(grammar, 0, ends.pop(0)))}  # of what is ignored
+    pieces = {"": len(_PIECE.findall(grammar, 0, first))}  # of what is ignored
     for each, end in zip(definitions, ends, strict=True):
         name = each[1]
         uses[name] = Counter(_NAME.findall(bare, each.end(), end))
@@ -139,7 +139,9 @@ def _walk(root: Any, at: Callable[[str, int, int], None]) -> Iterator[tuple[Any,
     waiting = deque([(root, 0)])
     tables: list[Any] = []
     while waiting or tables:
-        node, depth = waiting.popleft() if waiting else (tables.pop(), 0)
+        if not waiting:
+            waiting.append((tables.pop(), 0))
+        node, depth = waiting.popleft()
         if id(node) in seen or not isinstance(node, dict | list):
             continue
         seen.add(id(node))
@@ -191,14 +193,15 @@ def _expanded(uses: Mapping[str, Counter[str]], pieces: Mapping[str, int]) -> tu
     named in another.
     """
     terminals = {
-        name: [each for each in used if each in uses] if name.isupper() else []
+        name: [each for each in used if each in uses]
         for name, used in uses.items()
+        if name.isupper()
     }
     whole = dict(pieces)
     with suppress(CycleError):  # which the compiler refuses
         for name in TopologicalSorter(terminals).static_order():
-            inner = sum(uses[name][each] * whole[each] for each in terminals[name])
-            whole[name] = pieces[name] + inner
+            for each in terminals.get(name, ()):
+                whole[name] += uses[name][each] * whole[each]
     return max(whole.values()), sum(whole.values())
 
 

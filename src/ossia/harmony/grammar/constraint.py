@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from ossia.harmony.grammar.bodies import Mask
-    from ossia.harmony.grammar.cache import CompiledFormat
+    from ossia.harmony.grammar.kept import CompiledFormat
 
 
 @dataclass(frozen=True, eq=False)
