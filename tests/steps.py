@@ -35,10 +35,10 @@ def steps(work: Callable[[], object]) -> int:
     return count
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object], times: int = 3) -> float:
     """Of this thread's processor time, at best: for slow tests of what steps do not show."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(times):
         began = time.thread_time()
         work()
         best = min(best, time.thread_time() - began)

@@ -9,6 +9,7 @@
     │   ├── RenderError           messages that cannot be written as Harmony
     │   ├── ParseError            tokens that are not well-formed Harmony (strict parsing only)
     │   └── GrammarError          a schema or pattern that sampling cannot be held to
+    │       ├── GrammarSizeError    one that is too large to be compiled safely
     │       └── ToolChoiceError     a choice of tools that the declared ones do not allow
     ├── RequestError            a request that cannot be run: a bad sampling value
     │   └── PromptTooLong         a prompt that leaves no room for an answer
@@ -91,6 +92,12 @@ class GrammarError(HarmonyError):
     """What the sampling should be held to cannot be enforced, or contradicts itself."""
 
     code: str | None = "invalid_schema"
+
+
+class GrammarSizeError(GrammarError):
+    """A schema, pattern or grammar over a bound; never one that may be left out instead."""
+
+    code = "grammar_too_large"
 
 
 class ToolChoiceError(GrammarError):

@@ -33,8 +33,8 @@ FLAGS = (
 def cpu_name(text: str | None = None) -> str:
     """The processor's name, from the text of /proc/cpuinfo."""
     text = _read("/proc/cpuinfo") if text is None else text
-    found = re.search(r"^model name\s*:\s*(\S.*?)\s*$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*+:\s*+(\S.*)$", text, re.MULTILINE)
+    return found[1].rstrip() if found else platform.processor() or platform.machine()
 
 
 def cpu_family(text: str | None = None) -> str:
@@ -44,7 +44,7 @@ def cpu_family(text: str | None = None) -> str:
     text = _read("/proc/cpuinfo") if text is None else text
     parts = []
     for key, name in (("cpu family", "family"), ("model", "model"), ("stepping", "stepping")):
-        if found := re.search(rf"^{key}\s*:\s*(\d+)\s*$", text, re.MULTILINE):
+        if found := re.search(rf"^{key}\s*+:\s*+(\d++)[ \t]*+$", text, re.MULTILINE):
             parts.append(f"{name} {found[1]}")
     return " ".join(parts)
 
@@ -52,7 +52,7 @@ def cpu_family(text: str | None = None) -> str:
 def cpu_flags(text: str | None = None) -> list[str]:
     """Those of FLAGS that the processor has."""
     text = _read("/proc/cpuinfo") if text is None else text
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*+:[ \t]*+(.*)$", text, re.MULTILINE)
     has = set(found[1].split()) if found else set()
     return [flag for flag in FLAGS if flag in has]
 

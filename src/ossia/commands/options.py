@@ -272,7 +272,7 @@ def positive_number(text: str) -> float:
 
 def byte_count(text: str) -> int:
     """ "4GiB", "512M", "1.5 GB" or a number of bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*+(\d++(?:\.\d++)?)\s*+([kmgt]?)(i?)b?\s*+", text, re.IGNORECASE)
     if match is None or float(match[1]) == 0:
         raise _expected("a size such as 4GiB or 512MB", text)
     base = 1024 if match[3] else 1000
@@ -289,7 +289,7 @@ def port(text: str) -> int:
 def seconds(text: str) -> float:
     """ "500ms", "30s", "15min", "12h", "30d" or a number of seconds."""
     units = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d+)?)\s*([a-z]*)\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*+(\d{1,12}+(?:\.\d++)?)\s*+([a-z]*+)\s*+", text, re.IGNORECASE)
     if match is None or match[2].lower() not in units:
         raise _expected("a time such as 30s, 15min, 12h or 30d", text)
     return float(match[1]) * units[match[2].lower()]

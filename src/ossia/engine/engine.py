@@ -128,7 +128,7 @@ class Engine:
         `sample_of`: for further samples of one prompt, the id of the first, whose pages they share
         at once. Each has a `stream` of its own, so that it draws other numbers from the same seed.
         """
-        limit = self._check(prompt, params)
+        limit = self.check(prompt, params)
         if constraint is not None and constraint.is_done:
             raise RequestError(
                 "the constraint has already ended; start a fresh one for every request",
@@ -290,8 +290,10 @@ class Engine:
                     "prompt",
                 )
 
-    def _check(self, prompt: Sequence[int], params: SamplingParams) -> int:
-        """How many tokens may be generated."""
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        """How many tokens may be generated. Raises RequestError for a request that can never run.
+        Any thread may ask.
+        """
         self._check_ids(prompt)
         held = self.longest - len(prompt)
         if held < 1:

@@ -47,9 +47,8 @@ _NAME = re.compile(r"\w(?:[\w.-]*\w)?")
 # Header words without a blank before them.
 _GLUED = re.compile(r"(?<=\w)(?:json|code|analysis|commentary|final)$")
 _SHOWN = 100  # characters of the model's text that a message to it repeats
-# JSON in pieces: strings, brackets, commas, a quote that opens an endless string, and everything
-# between them.
-_PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|[][{},"]|[^][{},"]++', re.DOTALL)
+# JSON in pieces: strings, one without an end, brackets, commas, and everything between them.
+_PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|(?P<endless>".*+)|[][{},]|[^][{},"]++', re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LANGUAGE = re.compile(r"^\w*")
 _CLOSERS = {"{": "}", "[": "]"}
@@ -211,10 +210,10 @@ def _mended(text: str) -> tuple[str | None, list[Mend]]:
     if is_fenced:
         text = _LANGUAGE.sub("", text[3:-3])
     brackets = _Brackets()
-    for piece in _PIECE.findall(text):
-        if piece == '"':
+    for found in _PIECE.finditer(text):
+        if found["endless"]:
             return None, []
-        brackets.feed(piece)
+        brackets.feed(found[0])
     whole = "".join(brackets.out)
     if brackets.due and not whole.rstrip().endswith(('"', *_CLOSERS, *_CLOSERS.values())):
         return None, []

@@ -41,6 +41,7 @@ _PIECES = re.compile(rf"{TO}.*|{_PIECE}", re.DOTALL)
 _LETTERS = re.compile(r"[^\W_]+")
 _MIME = re.compile(r"[a-zA-Z][\w.+-]*/[\w.+-]+")  # a content type that is written bare
 _UNREADABLE = re.compile(r"[\s<{\[(\x7f-\x9f]")  # inside a quoted word
+_CORE = re.compile(r"\w(?:.*\w)?", re.DOTALL)  # without the punctuation around it
 _NAME_END = re.compile(r"[{\[(]")  # in a recipient: where arguments begin
 # At the head of body text: a channel, perhaps repeated or with stray punctuation, not the start of
 # a word.
@@ -306,7 +307,8 @@ class _Fields:
             self.role = Role.TOOL
             self.name = _unquoted(first)
             return words[1:]
-        bare = re.sub(r"^\W+|\W+$", "", first).lower()
+        core = _CORE.search(first)
+        bare = core[0].lower() if core else ""
         if bare in list(Role):
             self.note(RepairKind.ODD_ROLE, first)
             self.role = Role(bare)

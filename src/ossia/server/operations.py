@@ -232,21 +232,7 @@ def _tokens(service: Service) -> APIRouter:
         """In the words of a Hugging Face tokenizer's configuration. There is no template: ask
         /tokenize for what a conversation becomes.
         """
-        special = tokenizer.specials
-        tokens = {role: name for role, name in ROLES.items() if name in special}
-        return reply(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": service.context,
-                "vocab_size": tokenizer.vocab_size,
-                "bos_token": None,
-                "chat_template": None,
-                "added_tokens_decoder": {
-                    str(id): {"content": name, "special": True} for name, id in special.items()
-                },
-                **tokens,
-            }
-        )
+        return reply(_configuration(service))
 
     @routes.post(
         "/detokenize",
@@ -264,6 +250,23 @@ def _tokens(service: Service) -> APIRouter:
             raise bad(str(error), "tokens", error.code) from error
 
     return routes
+
+
+def _configuration(service: Service) -> dict[str, Any]:
+    """Of the tokenizer."""
+    tokenizer = service.tokenizer
+    special = tokenizer.specials
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": service.context,
+        "vocab_size": tokenizer.vocab_size,
+        "bos_token": None,
+        "chat_template": None,
+        "added_tokens_decoder": {
+            str(id): {"content": name, "special": True} for name, id in special.items()
+        },
+        **{role: name for role, name in ROLES.items() if name in special},
+    }
 
 
 async def _aside(length: int, work: Callable[[], T]) -> T:

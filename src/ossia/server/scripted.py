@@ -68,7 +68,7 @@ class ScriptedEngine:
         stream: int = 0,
         caller: str = "",
     ) -> int:
-        self._check(prompt, self.config.max_context_length - 1)
+        self.check(prompt, params)
         id = next(self._ids)
         ids = list(prompt)
         if callable(self._scripts):
@@ -101,6 +101,11 @@ class ScriptedEngine:
         """-0.25 for every token; the likeliest are it and those of the ids below, each 1 less."""
         self._check(prompt, self.config.max_context_length)
         return iter([[PromptToken(id, -0.25, _likeliest(id, -0.25, top)) for id in prompt[1:]]])
+
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> int:
+        most = self.config.max_context_length - 1
+        self._check(prompt, most)
+        return most
 
     def _check(self, prompt: Sequence[int], most: int) -> None:
         if not 0 < len(prompt) <= most:

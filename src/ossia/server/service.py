@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +18,9 @@ from typing import Any
 from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
-from ossia.errors import GrammarError
-from ossia.harmony import HarmonyGrammar, JsonFormat, Message, body_format
+from ossia.errors import GrammarError, RequestError
+from ossia.harmony import Conversation, HarmonyGrammar, JsonFormat, Message, body_format
+from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, whose_turn
 from ossia.server.answer import Answerer, AnswerRequest
@@ -39,7 +42,7 @@ from ossia.turn.events import TurnEvent, new_id
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
-GRAMMARS = 256  # kept in the cache
+COMPILERS = 2  # requests whose grammars are compiled at the same time; others wait
 REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
@@ -88,7 +91,7 @@ class Service:
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()
         self.is_draining = False
-        self._grammars: LRUCache[str, Grammars] = LRUCache(GRAMMARS)
+        self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
             REASONING_KEPT, getsizeof=_size
         )
@@ -137,13 +140,15 @@ class Service:
         tools: Toolbox,
         format: AnswerFormat = FREE_TEXT,
         budget: int | None = None,
+        check: Callable[[], Awaitable[object]] | None = None,
         *,
         holds_on: bool = False,
     ) -> Grammars | None:
         """The grammar of the samples; None if the settings enforce nothing and the request needs
         nothing enforced. `holds_on`: the model may not end its answer in ways of its own. What
         cannot be enforced of a schema that is not strict is relaxed, and the log says so once.
-        Raises `ApiError`.
+        `check`, what is wrong otherwise and cheaper to find, is awaited before anything is
+        compiled. Raises `ApiError`.
         """
         must_hold = format.wanted is not None or budget is not None or holds_on
         is_free = tools.choice.mode == "auto" and tools.choice.names is None
@@ -153,21 +158,52 @@ class Service:
             wanted = body_format(format.wanted)
             if isinstance(wanted, JsonFormat):
                 wanted = replace(wanted, is_strict=format.is_strict)
-            return await self._grammar(tools, wanted, budget)
+            return await self._grammar(tools, wanted, budget, check)
         except GrammarError as error:
             raise ApiError.of(error, response_format=format.field) from error
 
-    async def _grammar(self, tools: Toolbox, format: Any, budget: int | None) -> Grammars:
-        key = repr((tools.declaration, format, budget))
+    async def _grammar(
+        self,
+        tools: Toolbox,
+        format: Any,
+        budget: int | None,
+        check: Callable[[], Awaitable[object]] | None,
+    ) -> Grammars:
+        """Puts together what has been compiled before, or else compiles in a thread, which stops
+        when this is cancelled.
+        """
 
         def make(box: Toolbox) -> HarmonyGrammar:
             return box.grammar(self.tokenizer, format, budget)
 
-        found = self._grammars.get(key)
-        if found is None:
-            found = await asyncio.to_thread(Grammars.of, tools, make)
-            self._grammars[key] = found
-        return found
+        with suppress(GivenUp), giving_up(lambda: True):
+            return Grammars.of(tools, make)
+        if check is not None:
+            await check()
+        is_over = threading.Event()
+
+        def compiled() -> Grammars:
+            with giving_up(is_over.is_set):
+                return Grammars.of(tools, make)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._compilers, compiled)
+        finally:
+            is_over.set()
+
+    async def check_prompt(
+        self,
+        conversation: Conversation,
+        params: SamplingParams,
+        param: str = "messages",
+        opening: Message | None = None,
+    ) -> None:
+        """Raises `ApiError` for a conversation that the engine would refuse."""
+        ids = await self.answerer.prompt_ids(conversation, opening)
+        try:
+            self.worker.engine.check(ids, self.worker.within(params, ids))
+        except RequestError as error:
+            raise ApiError.of(error, prompt=param) from error
 
     async def answer(
         self, ask: AnswerRequest, caller: Caller, started: Callable[[], object] = lambda: None

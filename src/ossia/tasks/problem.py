@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -32,10 +33,10 @@ Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
 _NUMBER = re.compile(r"(?<![\w)])-?\d[\d,]*(?:\.\d+)?")
 _SPACES = re.compile(r"\s+")
-_ANSWER = re.compile(r".*(?:[:=]|\bis)\s", re.DOTALL)
+_BEFORE_ANSWER = re.compile(r"(?:[:=]|\bis)\s")
 # not the article at the beginning of a sentence
 _LETTER = re.compile(r"(?<![\w])([A-H])(?=[).:,*]|\W*$)")
-_MARKS = re.compile(r"'s(?=\s|$)|[.,;:!?]+(?=\s|$)")
+_MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,8 @@ def last_integer(text: str) -> int | None:
 
 def last_answer(text: str) -> str:
     """The text after the last `:`, `=` or `is`, or the whole text: `Sorted: 2, 5` -> `2, 5`."""
-    return _ANSWER.sub("", text)
+    last = deque(_BEFORE_ANSWER.finditer(text), 1)
+    return text[last[0].end() :] if last else text
 
 
 def _final_is_right(expect: Expect, final_text: str) -> bool:

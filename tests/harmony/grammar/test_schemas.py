@@ -19,7 +19,6 @@ import pytest
 from amounts import examples
 from grammar_cases import NoEnd, Sampler, obj
 from grammar_schemas import Misses, Schemas
-from llguidance import LLMatcher
 
 import ossia
 from ossia.errors import GrammarError
@@ -34,6 +33,7 @@ from ossia.harmony.grammar.bodies import (
 )
 from ossia.harmony.grammar.compiling import compiled
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
+from ossia.harmony.grammar.kept import CompiledFormat
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
 from ossia.tokenizer import Tokenizer
 
@@ -51,8 +51,8 @@ def tokens(nano: Tokenizer) -> Vocabulary:
     return vocabulary(nano)
 
 
-def accepts(matcher: LLMatcher, text: str, tokenizer: Tokenizer) -> bool:
-    ids, walk = tokenizer.encode(text), matcher.deep_copy()
+def accepts(format: CompiledFormat, text: str, tokenizer: Tokenizer) -> bool:
+    ids, walk = tokenizer.encode(text), format.start()
     return walk.try_consume_tokens(ids) == len(ids) and walk.is_accepting()
 
 

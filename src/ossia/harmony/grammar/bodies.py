@@ -7,15 +7,20 @@ order of messages.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from ossia.errors import GrammarError
-from ossia.harmony.grammar.compiling import panics_as_errors
-from ossia.harmony.grammar.keywords import Relaxed
+from ossia.harmony.grammar import bounds
+from ossia.harmony.grammar.compiling import check_wanted, panics_as_errors, reason
+from ossia.harmony.grammar.kept import CompiledFormat, FormatCache
+from ossia.harmony.grammar.keywords import Relaxed, plain
 from ossia.harmony.grammar.patterns import translate_whole
 from ossia.harmony.grammar.schema import json_grammar
 from ossia.harmony.messages import ResponseFormat
@@ -185,28 +190,45 @@ class _Tokens:
         return self._encode(text)
 
 
-def compile_body(
-    body: BodyFormat, tokens: Vocabulary, what: str, relaxed: list[Relaxed] | None = None
-) -> LLMatcher:
-    """A matcher at its beginning, to be copied for each use. `what` names the format in errors.
-    `relaxed`: the keywords that are relaxed are added to it.
+_CACHE = FormatCache()
+_NAME = "\0"  # stands for the format's name where an error is kept for others who have the format
 
-    Raises GrammarError for a format that cannot be enforced or that no text has.
+
+def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> CompiledFormat:
+    """The format, to be started for each use. `what` names it in errors. Kept: who asks again is
+    given the same. What of a schema that need not hold is relaxed says `relaxed_in`.
+
+    Raises GrammarError for a format that cannot be enforced or that no text has, GrammarSizeError
+    for one that is over a bound.
     """
-    from llguidance import LLMatcher, LLParserLimits
-
-    # Giving up in the middle of a text costs more than a slow step; ordinary steps never come near.
-    limits = LLParserLimits(
-        initial_lexer_fuel=10_000_000, step_lexer_fuel=10_000_000, step_max_items=500_000
-    )
-    matcher = LLMatcher(tokens.ll, _grammar(body, what, relaxed), log_level=0, limits=limits)
-    if matcher.is_error():
-        raise GrammarError(f"{what}: {_reason(matcher.get_error())}")
+    text = _text(body, what)
+    data = text.encode("utf-8", "surrogatepass")
+    is_strict = not isinstance(body, JsonFormat) or body.is_strict
+    key = (tokens, type(body), is_strict, blake2b(data, digest_size=16).digest())
     try:
-        next_mask(matcher.deep_copy(), tokens, [tokens.end])
+        return _CACHE.get(key, lambda: _compiled(body, text, tokens))
     except GrammarError as error:
-        raise GrammarError(f"{what}: no text has this format ({error})") from None
-    return matcher
+        said = str(error).replace(_NAME, what)
+        raise type(error)(said, error.field, error.code) from None
+
+
+def relaxed_in(format: CompiledFormat, what: str) -> tuple[Relaxed, ...]:
+    """The keywords that are not enforced, of a schema that is called `what`."""
+    return tuple(replace(note, schema=what) for note in format.relaxed)
+
+
+def _text(body: BodyFormat, what: str) -> str:
+    """What there is to compile; equal for formats that are. Raises GrammarError."""
+    try:
+        match body:
+            case JsonFormat(schema):
+                return json.dumps(plain(schema))
+            case RegexFormat(pattern=text) | LarkFormat(grammar=text):
+                return text
+    except RecursionError:
+        raise GrammarError(f"{what}: the schema is nested too deeply") from None
+    except (TypeError, ValueError) as error:  # a lone surrogate, a number of thousands of digits
+        raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
 
 
 def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Mask:
@@ -218,7 +240,7 @@ def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Ma
         # outside of the interpreter's lock
         matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
     if matcher.is_error():
-        raise GrammarError(f"the grammar cannot continue: {_reason(matcher.get_error())}")
+        raise GrammarError(f"the grammar cannot continue: {reason(matcher.get_error())}")
     may_end = has(mask, tokens.end)
     mask &= tokens.text  # a negation in a grammar would let special tokens in
     if may_end:
@@ -228,31 +250,55 @@ def next_mask(matcher: LLMatcher, tokens: Vocabulary, ends: Iterable[int]) -> Ma
     return mask
 
 
-def _reason(error: str) -> str:
-    """Without the state that llguidance appends for its own developers."""
-    return re.split(r"\s*<(?:state|backtrace)>", error)[0][:600]
+def _compiled(body: BodyFormat, text: str, tokens: Vocabulary) -> CompiledFormat:
+    relaxed: list[Relaxed] = []
+    grammar = _grammar(body, text, relaxed)
+    try:
+        made = CompiledFormat(grammar, tokens.ll, len(text), tuple(relaxed))
+    except GrammarError as error:
+        raise GrammarError(f"{_NAME}: {error}") from None
+    try:
+        next_mask(made.start(), tokens, [tokens.end])
+    except GrammarError as error:
+        raise GrammarError(f"{_NAME}: no text has this format ({error})") from None
+    return made
 
 
-def _grammar(body: BodyFormat, what: str, relaxed: list[Relaxed] | None) -> str:
+def _grammar(body: BodyFormat, text: str, relaxed: list[Relaxed]) -> str:
+    """For llguidance. Here all that it is given is held to the bounds, before anything costly. What
+    is not enforced of a schema is added to `relaxed`.
+    """
     from llguidance import LLMatcher
 
-    if isinstance(body, JsonFormat):
-        noted = [] if relaxed is None else relaxed
-        return json_grammar(body.schema, what, None if body.is_strict else noted)
+    match body:
+        case JsonFormat():
+            schema = plain(body.schema)
+            bounds.check_schema(schema, text, _NAME)
+            check_wanted()
+            return json_grammar(schema, _NAME, None if body.is_strict else relaxed)
+        case RegexFormat():
+            bounds.check_pattern(text, _NAME)
+            check_wanted()
+            with _named():
+                return LLMatcher.grammar_from_regex(translate_whole(text))
+        case LarkFormat():
+            bounds.check_lark(text, _NAME)
+            check_wanted()
+            with _named():
+                text.encode()
+                _check_lark(text)
+            # not `grammar_from_lark`, whose result is read as JSON if it looks like it
+            return json.dumps({"grammars": [{"name": "lark", "lark_grammar": text}]})
+
+
+@contextmanager
+def _named() -> Iterator[None]:
     try:
-        if isinstance(body, RegexFormat):
-            return LLMatcher.grammar_from_regex(translate_whole(body.pattern))
-        body.grammar.encode()
-        _check_lark(body.grammar)
+        yield
     except (GrammarError, UnicodeEncodeError) as error:
-        raise GrammarError(f"{what}: {error}") from None
-    return LLMatcher.grammar_from_lark(body.grammar)
+        raise GrammarError(f"{_NAME}: {error}") from None
 
 
-# Comments, strings and regexes: in them `<` and attributes are not syntax.
-_LARK_LITERAL = re.compile(
-    r"""//[^\n]*|\#[^\n]*|"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\])+/""", re.DOTALL
-)
 _LARK_SPECIAL = re.compile(r"<[^<>\s]*>?")
 _LARK_ATTRIBUTE = re.compile(r"\b(max_tokens|temperature|stop)\s*=")
 
@@ -261,7 +307,7 @@ def _check_lark(grammar: str) -> None:
     """Refuses grammars with control tokens, and attributes that say more than which texts belong to
     the grammar.
     """
-    bare = _LARK_LITERAL.sub(" ", grammar)
+    bare = bounds.LARK_LITERAL.sub(" ", grammar)
     if found := _LARK_SPECIAL.search(bare):
         raise GrammarError(
             f"the grammar names the token {found.group()}; a body is text without special tokens"

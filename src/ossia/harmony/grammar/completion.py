@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from ossia.errors import GrammarError, blaming
+from ossia.errors import GrammarError, GrammarSizeError, blaming
 from ossia.harmony.content import BUILTIN_TOOLS
+from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.bodies import (
     BodyFormat,
     JsonFormat,
@@ -37,9 +38,11 @@ from ossia.harmony.grammar.bodies import (
     RegexFormat,
     body_format,
     compile_body,
+    relaxed_in,
     vocabulary,
 )
 from ossia.harmony.grammar.constraint import Body, HarmonyGrammar, Place
+from ossia.harmony.grammar.kept import CompiledFormat
 from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.messages import (
     CONSTRAIN,
@@ -54,8 +57,6 @@ from ossia.harmony.render import opened
 from ossia.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
     from ossia.harmony.grammar.bodies import Mask
 
 JSON = f"{CONSTRAIN}json"  # the content type of JSON with a schema
@@ -120,18 +121,14 @@ def harmony_grammar(
     with blaming("tools"):
         functions = [_function(tool) for tool in tools]
         callees = list(_callees(functions, custom, namespaces, strict))
+        bounds.check_number(len(callees))
         _check_names(callees)
     with blaming("tool_choice"):
         chosen, must_call = _choose(callees, tool_choice)
     make = _Messages(tokenizer)
     call_ends = (CALL, END) if parallel_calls else (CALL,)
     with blaming("tools"):
-        calls = []
-        for each in chosen:
-            calls.append(make.message(each.header, call_ends, each.body, each.what))
-            if not each.is_object:
-                note = Relaxed(each.what, "#/type", "is not object, which arguments are")
-                make.relaxed[each.name] = (note, *make.relaxed.get(each.name, ()))
+        calls = [make.call(each, call_ends) for each in chosen]
     answers = []
     if not must_call:
         with blaming("response_format"):
@@ -169,9 +166,18 @@ class _Messages:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokens = vocabulary(tokenizer)
         self._tokenizer = tokenizer
+        self._characters = 0  # of the formats
         self._masks: dict[tuple[int, ...], tuple[Mask, Mask]] = {}  # open and closed, by the ends
         # by recipient; None: of the response format
         self.relaxed: dict[str | None, tuple[Relaxed, ...]] = {}
+
+    def call(self, callee: _Callee, ends: Sequence[str]) -> tuple[list[int], Body]:
+        """As `message`."""
+        made = self.message(callee.header, ends, callee.body, callee.what)
+        if not callee.is_object:
+            note = Relaxed(callee.what, "#/type", "is not object, which arguments are")
+            self.relaxed[callee.name] = (note, *self.relaxed.get(callee.name, ()))
+        return made
 
     def message(
         self,
@@ -185,34 +191,38 @@ class _Messages:
         if ids not in self._masks:
             self._masks[ids] = (self.tokens.mask(ids, text=True), self.tokens.mask(ids))
         any_text, end_only = self._masks[ids]
-        matcher = None
+        format = None
         if wanted is not None:
-            matcher = self._matcher(wanted, what, header.recipient)
+            format = self._format(wanted, what, header.recipient)
+            self._characters += format.characters
+            bounds.check_total(self._characters)
         body = Body(
             ids,
             any_text,
             end_only,
-            matcher=matcher,
+            format,
             is_thought=header.channel == "analysis" and header.recipient is None,
             is_call=header.recipient is not None,
             is_json=isinstance(wanted, JsonFormat),
         )
         return opened(header, self._tokenizer), body
 
-    def _matcher(self, wanted: BodyFormat, what: str, recipient: str | None) -> LLMatcher:
-        """Of a format. If a schema that need not hold cannot even be relaxed, its type holds."""
-        relaxed: list[Relaxed] = []
+    def _format(self, wanted: BodyFormat, what: str, recipient: str | None) -> CompiledFormat:
+        """If a schema that need not hold cannot even be relaxed, its type holds."""
         try:
-            matcher = compile_body(wanted, self.tokens, what, relaxed)
+            made = compile_body(wanted, self.tokens, what)
+            relaxed = relaxed_in(made, what)
+        except GrammarSizeError:
+            raise
         except GrammarError as error:
             if not isinstance(wanted, JsonFormat) or wanted.is_strict:
                 raise
             reason = str(error).removeprefix(f"{what}: ")
-            relaxed = [Relaxed(what, "#", reason)]
-            matcher = compile_body(_type_alone(wanted), self.tokens, what)
+            relaxed = (Relaxed(what, "#", reason),)
+            made = compile_body(_type_alone(wanted), self.tokens, what)
         if relaxed:
             self.relaxed[recipient] = tuple(dict.fromkeys(relaxed))
-        return matcher
+        return made
 
 
 def _type_alone(format: JsonFormat) -> JsonFormat:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
     from ossia.harmony.grammar.bodies import Mask
+    from ossia.harmony.grammar.kept import CompiledFormat
     from ossia.harmony.grammar.keywords import Relaxed
 
 
@@ -30,12 +31,12 @@ CALL_TOKENS = 64
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The text of a message and the tokens that may close it. Without a matcher, any text."""
+    """The text of a message and the tokens that may close it. Without a format, any text."""
 
     ends: tuple[int, ...]
     open: Mask  # any text, or the end
     closed: Mask  # the end only
-    matcher: LLMatcher | None = None
+    format: CompiledFormat | None = None
     is_thought: bool = False  # counts against the reasoning budget
     is_call: bool = False
     is_json: bool = False
@@ -164,7 +165,7 @@ class HarmonyConstraint:
 
     def _open(self, body: Body) -> None:
         self._body = body
-        self._matcher = None if body.matcher is None else body.matcher.deep_copy()
+        self._matcher = None if body.format is None else body.format.start()
         self._numbers = _Numbers() if body.is_json else None
 
     def _close(self, token: int) -> None:
@@ -173,6 +174,8 @@ class HarmonyConstraint:
         self._called |= body.is_call
         self._thought = not body.is_call and (self._thought or body.is_thought)
         self._preamble = not body.is_call and (self._preamble or body.is_preamble)
+        if body.format is not None and self._matcher is not None:
+            body.format.ended(self._matcher)
         self._body = None
         self._matcher = None
         self._done = token in self._grammar.last

@@ -105,7 +105,7 @@ class _Translation:
         return "".join(parts)
 
     def _refused(self, why: str) -> GrammarError:
-        return GrammarError(f"the pattern {self._text!r} {why}")
+        return GrammarError(f"the pattern {self._text!r:.300} {why}")
 
     def _take(self) -> str:
         self._at += 1

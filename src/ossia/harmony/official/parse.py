@@ -20,7 +20,7 @@ from ossia.harmony.messages import CHANNEL, CONSTRAIN, Role
 # Unicode's White_Space, to which Python's \s and strip() add the separators 1C-1F.
 _BLANKS = "\t\n\v\f\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _CHANNEL_VALUE = re.compile(rf"{re.escape(CHANNEL)}([^<{_BLANKS}]*)")
-_OUTER_BLANKS = re.compile(rf"^[{_BLANKS}]+|[{_BLANKS}]+$")
+_OUTER_BLANKS = re.compile(rf"^[{_BLANKS}]+|(?<![{_BLANKS}])[{_BLANKS}]++$")
 _ASCII_BLANKS = re.compile(r"[ \t\n\f\r]+")
 # Spacing marks that extend a character (Unicode's Other_Grapheme_Extend and viramas), besides all
 # of Mn and Me.

@@ -84,7 +84,13 @@ async def asks_of(
         identity=template.model_identity,
     )
     params = sampling_of(request, service)
-    grammar = await service.grammar(tools, wanted, effort.budget, holds_on=request.holds_on)
+    grammar = await service.grammar(
+        tools,
+        wanted,
+        effort.budget,
+        lambda: service.check_prompt(conversation, params, opening=opening),
+        holds_on=request.holds_on,
+    )
     ask = AnswerRequest(
         conversation,
         params,

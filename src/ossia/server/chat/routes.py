@@ -54,7 +54,8 @@ def router(service: Service) -> APIRouter:
         caller = caller_of(request)
         samples = wanted.n or 1
         count_samples(samples, "n")
-        answer = await _Answer.to(wanted, service, caller, fingerprint)
+        asked = _Answer.to(wanted, service, caller, fingerprint)
+        answer = await until_disconnected(request, asked)
         if not wanted.stream:
             body = await until_disconnected(request, answer.body())
             return reply(body)

@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
         """The assistant's next message. Thoughts are shown if `thinking` is enabled or adaptive."""
         body.check_supported()
         caller = caller_of(request)
-        ask, writer = await _asked(service, body, caller)
+        ask, writer = await until_disconnected(request, _asked(service, body, caller))
         events = _events(service, ask, writer, caller)
         if not body.stream:
             message = await until_disconnected(request, _folded(events))
@@ -93,7 +93,13 @@ async def _asked(
     conversation = await _conversation(service, body, caller)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
-    grammar = await service.grammar(tools, format, effort.budget, holds_on=body.holds_on)
+    grammar = await service.grammar(
+        tools,
+        format,
+        effort.budget,
+        lambda: service.check_prompt(conversation, params),
+        holds_on=body.holds_on,
+    )
     ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(

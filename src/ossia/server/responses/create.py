@@ -91,13 +91,23 @@ class ResponseService:
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
         )
         tools = prompt.tools.tools
+        try:
+            grammar = await self.service.grammar(
+                tools,
+                prompt.format,
+                prompt.effort.budget,
+                lambda: self.service.check_prompt(prompt.conversation, params, "input"),
+                holds_on=body.holds_on,
+            )
+        except ApiError as error:
+            if not (body.stream and error.code == CONTEXT_EXCEEDED):
+                raise
+            grammar = None  # nothing will be sampled: the stream itself says so
         ask = AnswerRequest(
             prompt.conversation,
             params,
             tools,
-            await self.service.grammar(
-                tools, prompt.format, prompt.effort.budget, holds_on=body.holds_on
-            ),
+            grammar,
             stop=body.stop,
             logprobs=wants_logprobs,
             prompt_param="input",

@@ -25,7 +25,7 @@ from ossia.turn.events import (
 
 Wire = tuple[str, dict[str, Any]]
 # as the model was taught to cite what the browser showed: 【cursor†L1-L2】
-CITATION = re.compile(r"【(\d+)†[^】]*】")
+CITATION = re.compile(r"【(\d+)†[^【】]*+】")
 SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 LONGEST = 300  # characters of a summary's sentence

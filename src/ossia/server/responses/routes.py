@@ -38,7 +38,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, streams=True))
     async def create(body: ResponseRequest, request: Request) -> Response:
         """Answer items, or a string, as one Response or as its stream of events."""
-        pending = await creator.prepare(body, caller_of(request))
+        prepared = creator.prepare(body, caller_of(request))
+        pending = await until_disconnected(request, prepared)
         if not (body.stream or body.background):
             return reply(await until_disconnected(request, creator.whole(pending)))
         made = creator.events(pending, 0.0 if body.background else keepalive)

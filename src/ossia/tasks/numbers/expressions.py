@@ -18,7 +18,7 @@ from ossia.tasks.problem import Split, split_of
 
 Sign = Literal["+", "-", "*", "/"]
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
-_EQUATION = re.compile(r"(-?\d+) ?([+*/-]) ?(\d+) ?=")
+_EQUATION = re.compile(r"(-?(?<!\d)\d++) ?([+*/-]) ?(\d++) ?=")
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ def object_of(text: bytes) -> Mapping[str, Any]:
         raise HarmonyError(f"byte {error.start} of the line is not UTF-8") from error
     except HarmonyError as error:
         hint = ""
-        if text.strip()[:1] in (b"[", b"{") and str(error).startswith(NOT_JSON):
+        if text.strip()[:1] in (b"[", b"{") and error.code == NOT_JSON:
             hint = "; the file must hold one JSON object a line (jq -c '.[]' FILE makes it so)"
         raise HarmonyError(f"{error}{hint}") from error
     if not isinstance(data, Mapping):
@@ -49,7 +49,7 @@ def object_of(text: bytes) -> Mapping[str, Any]:
     return data
 
 
-NOT_JSON = "not JSON"
+NOT_JSON = "not_json"  # the code of a text that is no value at all
 
 
 def from_json(text: str) -> Any:
@@ -62,7 +62,7 @@ def from_json(text: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         # ValueError: bad JSON, or a number of thousands of digits
-        raise HarmonyError(f"{NOT_JSON}: {error}") from error
+        raise HarmonyError(f"not JSON: {error}", code=NOT_JSON) from error
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

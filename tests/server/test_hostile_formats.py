@@ -1,0 +1,219 @@
+"""Formats and tools that would overturn the grammar compiler, on every door: refused by name,
+before anything costly; and what is compiled ends with its client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from ossia.errors import GrammarSizeError
+from ossia.harmony import FunctionTool
+from ossia.harmony.grammar import bodies, compiling, kept
+from ossia.harmony.grammar.kept import FormatCache
+from ossia.llm import LLM
+from ossia.server import ScriptedEngine, Settings
+from ossia.server.service import Service
+from ossia.tools import Toolbox
+
+pytestmark = pytest.mark.anyio
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+USER = [{"role": "user", "content": "1"}]
+LINKS = {
+    f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}}
+    for n in range(1000)
+}
+CHAIN = {
+    "$defs": {**LINKS, "d1000": {"type": "integer"}},
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/d0"}},
+}
+LARK = "start: A0\n" + "".join(f'A{n}: A{n + 1} "x"\n' for n in range(4000)) + 'A4000: "y"'
+TOOL = {"name": "f", "parameters": CHAIN}
+GRAMMAR = {"type": "grammar", "syntax": "lark", "definition": LARK}
+JSON = {"type": "json_schema", "json_schema": {"name": "x", "schema": CHAIN, "strict": False}}
+DOORS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "response_format": (CHAT, {"response_format": JSON}, "response_format"),
+    "tool": (CHAT, {"tools": [{"type": "function", "function": TOOL}]}, "tools"),
+    "strict tool": (
+        CHAT,
+        {"tools": [{"type": "function", "function": TOOL | {"strict": True}}]},
+        "tools",
+    ),
+    "custom tool": (
+        CHAT,
+        {"tools": [{"type": "custom", "custom": {"name": "c", "format": GRAMMAR}}]},
+        "tools",
+    ),
+    "guided_json": (CHAT, {"guided_json": CHAIN}, "guided_json"),
+    "guided_grammar": (CHAT, {"guided_grammar": LARK}, "guided_grammar"),
+    "guided_regex": (CHAT, {"guided_regex": "a?" * 3000}, "guided_regex"),
+    "structured_outputs": (
+        CHAT,
+        {"structured_outputs": {"json": CHAIN}},
+        "structured_outputs.json",
+    ),
+    "text.format": (
+        RESPONSES,
+        {"text": {"format": {"type": "json_schema", "name": "x", "schema": CHAIN}}},
+        "text.format",
+    ),
+    "responses tool": (RESPONSES, {"tools": [{"type": "function", **TOOL}]}, "tools"),
+    "streamed": (RESPONSES, {"tools": [{"type": "function", **TOOL}], "stream": True}, "tools"),
+    "responses custom": (
+        RESPONSES,
+        {"tools": [{"type": "custom", "name": "c", "format": GRAMMAR}]},
+        "tools",
+    ),
+    "anthropic": (MESSAGES, {"tools": [{"name": "f", "input_schema": CHAIN}]}, "tools"),
+}
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> FormatCache:
+    made = FormatCache()
+    monkeypatch.setattr(bodies, "_CACHE", made)
+    return made
+
+
+def asked(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    if path == RESPONSES:
+        return {"input": "1", **body}
+    return {"messages": USER, "max_tokens": 5, **body}
+
+
+@pytest.mark.parametrize(("path", "body", "field"), DOORS.values(), ids=DOORS)
+async def test_every_door_refuses_by_name(
+    path: str, body: dict[str, Any], field: str, client_for: Callable[..., Any]
+) -> None:
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        response = await client.post(path, json=asked(path, body))
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert "allowed" in error["message"] and " has " in error["message"], error
+        if path != MESSAGES:
+            assert (error["code"], error["param"]) == ("grammar_too_large", field)
+
+
+def test_the_python_door(llm: LLM) -> None:
+    with pytest.raises(GrammarSizeError) as refused:
+        llm.chat("1", response_format={"type": "json_schema", "schema": CHAIN})
+    assert (refused.value.field, refused.value.code) == ("response_format", "grammar_too_large")
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    made: list[str] = []
+    compile_it = compiling.matcher_of
+
+    def matcher_of(grammar: str, ll: Any) -> Any:
+        made.append(grammar)
+        return compile_it(grammar, ll)
+
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
+    return made
+
+
+def tools(number: int) -> list[dict[str, Any]]:
+    return [
+        {"type": "function", "function": {"name": f"f{n}", "parameters": one_of_its_own(n)}}
+        for n in range(number)
+    ]
+
+
+def one_of_its_own(n: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"k{n}": {"type": "string"}}}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+async def test_a_prompt_that_is_too_long_is_found_before_anything_is_compiled(
+    path: str,
+    client_for: Callable[..., Any],
+    fresh: FormatCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = counted(monkeypatch)
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        long = "one two three " * 50_000
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": long}], "max_tokens": 5}
+        functions = tools(3)
+        match path:
+            case "/v1/responses":
+                body = {
+                    "input": long,
+                    "tools": [{**each["function"], "type": "function"} for each in functions],
+                }
+            case "/v1/messages":
+                body["tools"] = [
+                    {
+                        "name": each["function"]["name"],
+                        "input_schema": each["function"]["parameters"],
+                    }
+                    for each in functions
+                ]
+            case _:
+                body["tools"] = functions
+        response = await client.post(path, json=body)
+        assert response.status_code == 400 and "tokens" in response.text, response.text
+        assert made == []
+
+
+async def test_a_bad_tool_is_compiled_once(
+    client_for: Callable[..., Any], fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = counted(monkeypatch)
+    final = "<|channel|>final<|message|>Fine.<|return|>"
+    async with client_for(final, final) as client:
+        bad = {
+            "type": "object",
+            "properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}},
+        }
+        same = [
+            {"type": "function", "function": {"name": f"f{n}", "parameters": bad}}
+            for n in range(300)
+        ]
+        for _ in range(2):
+            response = await client.post(CHAT, json={"messages": USER, "tools": same})
+            assert response.status_code == 200, response.text
+        assert len(made) <= 2
+
+
+async def test_compiling_ends_with_its_client(
+    tokenizer: Any, fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those who wait for a place are not held up by who has gone."""
+    began, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+    compile_it = compiling.matcher_of
+
+    def matcher_of(grammar: str, ll: Any) -> Any:
+        made.append(grammar)
+        began.set()
+        assert go_on.wait(30)
+        return compile_it(grammar, ll)
+
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
+    service = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+
+    def asking(first: int) -> asyncio.Task[Any]:
+        many = tuple(FunctionTool(f"f{n}", "", one_of_its_own(first + n)) for n in range(20))
+        return asyncio.ensure_future(service.grammar(Toolbox(functions=many)))
+
+    gone = [asking(100 * n) for n in range(4)]  # two at work, two waiting
+    await asyncio.to_thread(began.wait, 30)
+    for each in gone:
+        each.cancel()
+        with suppress(asyncio.CancelledError):
+            await each
+    go_on.set()
+    assert await asking(1000) is not None
+    assert len(made) <= 2 * 2 + 20

@@ -1,0 +1,169 @@
+"""No regular expression of the package takes more than linear time, whatever text it is given:
+while one runs, nothing else in the process does.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import pytest
+from amounts import thorough
+from steps import seconds
+
+import ossia
+
+ROOT = Path(ossia.__file__).parent
+SIZE = 10_000
+# Processor seconds for 20 kB: a quadratic pattern takes hundreds of milliseconds, a linear one 5.
+SUSPICIOUS = 0.02
+METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
+AT_ONE_PLACE = {"match", "fullmatch"}  # the others begin anew at every character
+Pattern = re.Pattern[str] | re.Pattern[bytes]
+
+
+@dataclass(frozen=True)
+class Found:
+    where: str
+    pattern: Pattern
+    methods: frozenset[str]  # with which the package uses it
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    return {
+        str(path.relative_to(ROOT)): ast.parse(path.read_text())
+        for path in sorted(ROOT.rglob("*.py"))
+    }
+
+
+@cache
+def uses() -> dict[str, frozenset[str]]:
+    """By the name of what holds a pattern, the methods of it that are mentioned anywhere."""
+    found: dict[str, set[str]] = {}
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in METHODS:
+                holder = node.value.value if isinstance(node.value, ast.Subscript) else node.value
+                name = ast.unparse(holder).rpartition(".")[2]
+                found.setdefault(name, set()).add(node.attr)
+    return {name: frozenset(methods) for name, methods in found.items()}
+
+
+def written() -> Iterator[Found]:
+    """Every pattern that stands in the source whole, with its flags."""
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call) or not node.args:
+                continue
+            owner, _, method = ast.unparse(node.func).rpartition(".")
+            is_held = method == "compile"
+            if owner != "re" or is_held or method not in METHODS:
+                continue
+            if isinstance(node.args[0], ast.Constant):
+                names = re.findall(r"re\.([A-Z]+)", ast.unparse(node))
+                flags = sum(getattr(re, name) for name in names)
+                pattern = re.compile(node.args[0].value, flags)
+                yield Found(f"{path}:{node.lineno}", pattern, frozenset({method}))
+
+
+def compiled() -> Iterator[Found]:
+    """Every pattern that modules and classes hold, put together from parts or not."""
+    for module in pkgutil.walk_packages([str(ROOT)], "ossia."):
+        if module.name.endswith("__main__"):
+            continue
+        try:
+            loaded = importlib.import_module(module.name)
+        except ImportError:  # an extra that is not installed
+            continue
+        for name, value in vars(loaded).items():
+            if isinstance(value, type) and value.__module__ == module.name:
+                yield from _held(f"{module.name}.{name}", dict(vars(value)))
+        yield from _held(module.name, vars(loaded))
+
+
+def _held(where: str, names: dict[str, object]) -> Iterator[Found]:
+    for name, value in names.items():
+        for each in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(each, re.Pattern):
+                methods = uses().get(name, frozenset()) or frozenset({"finditer"})
+                yield Found(f"{where}.{name}", each, methods)
+
+
+@cache
+def patterns() -> tuple[Found, ...]:
+    found: dict[object, Found] = {}
+    for each in [*written(), *compiled()]:
+        found.setdefault((each.pattern.pattern, each.methods), each)
+    return tuple(found.values())
+
+
+ALWAYS = "a 0\n\t\"'\\/<>(){}[].,:;=-_#|*!é"
+
+
+def hostile(pattern: Pattern) -> Iterator[tuple[str, str, str]]:
+    """Texts that go on for ever: a beginning, what repeats, and an end that spoils it."""
+    source = pattern.pattern
+    source = source if isinstance(source, str) else source.decode("latin1")
+    words = re.findall(r"\w{2,}", source)[:12]
+    own = list(dict.fromkeys(char for char in source if char.isprintable()))
+    few = own[: 12 if thorough() else 3]
+    pairs = (
+        "".join(pair) for pair in product(["a", "0", " ", '"', "\\", ".", "/", *few], repeat=2)
+    )
+    rounds = dict.fromkeys([*ALWAYS, *own, *words, *pairs, *(f"{word} " for word in words)])
+    starts = ["", "a", *words[: 12 if thorough() else 1]]
+    if thorough():
+        starts += ['"', "/", "1", "<"]
+    return product(starts, rounds, ("", "!"))
+
+
+def made(parts: tuple[str, str, str], size: int, like: Pattern) -> str | bytes:
+    start, again, end = parts
+    text = start + again * (size // len(again)) + end
+    return text if isinstance(like.pattern, str) else text.encode()
+
+
+def run(found: Found, text: str | bytes) -> None:
+    if found.methods & AT_ONE_PLACE:
+        found.pattern.match(text)
+        found.pattern.fullmatch(text)
+    if found.methods - AT_ONE_PLACE:
+        for _ in found.pattern.finditer(text):
+            pass
+
+
+def grows(found: Found, parts: tuple[str, str, str]) -> bool:
+    """Whether twice the text takes about four times the time, and it is long."""
+    twice = made(parts, 2 * SIZE, found.pattern)
+    if seconds(lambda: run(found, twice), 1) < SUSPICIOUS:
+        return False
+    once = made(parts, SIZE, found.pattern)
+    return seconds(lambda: run(found, twice)) > 2.8 * seconds(lambda: run(found, once))
+
+
+def worst(found: Found) -> tuple[str, str, str] | None:
+    return next((parts for parts in hostile(found.pattern) if grows(found, parts)), None)
+
+
+def test_there_are_patterns_and_their_uses_are_known() -> None:
+    places = {found.where for found in patterns()}
+    assert "ossia.harmony.calls._PIECE" in places and len(places) > 50
+    assert any(place.startswith("server/access.py:") for place in places)
+
+
+@pytest.mark.parametrize("found", patterns(), ids=lambda found: found.where)
+def test_takes_linear_time(found: Found) -> None:
+    assert worst(found) is None
+
+
+@pytest.mark.parametrize("bad", [r"x+$", r'"(?:[^"\\]|\\.)*"', r"\s*\d", r"(?:a|b)*?c", r"<.*>"])
+def test_quadratic_ones_are_found(bad: str) -> None:
+    assert worst(Found("", re.compile(bad, re.DOTALL), frozenset({"search"}))) is not None
