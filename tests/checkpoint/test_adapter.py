@@ -319,6 +319,12 @@ def test_a_gguf_can_be_the_base(folder: Path, tmp_path: Path) -> None:
         load(path, "float32", adapter=home) for path in (folder / "hf", tmp_path / "base.gguf")
     ]
     assert torch.equal(*map(logits, models))
+    words = [f"model={tmp_path / 'base.gguf'}", f"adapter={home}"]
+    assert main(["train", "merge", *words, "--out", str(tmp_path / "m"), "--quiet"]) == 0
+    merge(folder / "hf", home, tmp_path / "want")
+    wanted = open_checkpoint(tmp_path / "want").tensors
+    for name, tensor in open_checkpoint(tmp_path / "m" / "model").tensors.items():
+        assert torch.equal(tensor.float(), wanted[name].float()), name
 
 
 def test_what_a_run_left_is_an_adapter_too(folder: Path, tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from ossia import hub
 from ossia.checkpoint import peft
 from ossia.checkpoint.adapter import SETTINGS
 from ossia.errors import ConfigError
 from ossia.mxfp4 import ScaleRule
 from ossia.train.pipeline import Phase
-from ossia.train.recipes.sft import base_folder, config_of, fingerprint, stored_bytes
+from ossia.train.recipes.sft import config_of, fingerprint, stored_bytes
 from ossia.train.weights.merge import merge
 
 
@@ -26,7 +27,7 @@ from ossia.train.weights.merge import merge
 class Config:
     """What `key=value` can set. `adapter` must be given."""
 
-    # that the run started from: nano, gpt-oss-20b, a folder, or a Hugging Face id
+    # that the changes are for: nano, gpt-oss-20b, a folder, a GGUF, or a Hugging Face id
     model: str = "nano"
     adapter: Path | None = None  # folder of the run with LoRA, or of peft
     rule: ScaleRule = "rceil"  # for the scales of the MXFP4 blocks that change
@@ -45,12 +46,12 @@ def phases(config: Config, out: Path) -> list[Phase]:
     settings["changes"] = fingerprint(adapter.glob("*.safetensors"))
 
     def run() -> None:
-        base = base_folder(config.model)
+        base = hub.find(config.model)
         layout = None if config.layout == "same" else config.layout
         print(merge(base, adapter, out / "model", config.rule, layout=layout, overwrite=True))
         print(f"try it: ossia chat {out / 'model'}")
 
-    disk = stored_bytes(config_of(config.model), config.layout)
+    disk = stored_bytes(config_of(config.model, hub.find), config.layout)
     does = "Add the changes and write the model."
     needs = (adapter / (peft.SETTINGS if (adapter / peft.SETTINGS).exists() else SETTINGS),)
     return [Phase("merge", does, run, settings=settings, needs=needs, disk=disk)]

@@ -351,11 +351,12 @@ def _flushed(examples: Iterable[Example], tokens: int) -> Iterator[tuple[Example
 # ---- the model to start from ----
 
 
-def config_of(name: str) -> ModelConfig:
-    """The architecture, without a download where the name says it."""
+def config_of(name: str, find: Callable[[str], Path] | None = None) -> ModelConfig:
+    """The architecture, without a download where the name says it; `find`: for `base_folder`."""
     if is_preset(name):
         return ModelConfig.preset(name)
-    return open_checkpoint(base_folder(name)).config
+    found = (find or base_folder)(name)
+    return open_checkpoint(found).config
 
 
 def is_preset(name: str) -> bool:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ossia import mxfp4
 from ossia.checkpoint import load, open_checkpoint
 from ossia.checkpoint.adapter import SETTINGS
+from ossia.checkpoint.gguf.read import parts_of
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
 from ossia.model import Transformer
@@ -194,9 +195,9 @@ def fingerprint(folder: Path | None) -> str | None:
 
 
 def _weight_files(place: Path) -> list[Path]:
-    """The file, those of a run, or those of a checkpoint, in `original/` too; else none."""
+    """The file and its other parts, those of a run, or those of a checkpoint; else none."""
     if place.is_file():
-        return [place]
+        return parts_of(place)
     if (place / WEIGHTS).is_file():
         return [place / WEIGHTS]
     for folder in (place, place / "original"):

@@ -92,7 +92,7 @@ def merge(
     changes = read_adapter(Path(adapter), source.config)
     refuse_replacing(source, out)
     if layout is None:
-        layout = "hf" if source.layout == "gguf" else source.layout
+        layout = _same_layout(source)
     floats = stored_floats(source)
     notes = _notes(source, layout, changes, rule)
     with destination(
@@ -104,6 +104,13 @@ def merge(
         sink.flush()
         verify(sink.directory, done)
     return done
+
+
+def _same_layout(source: Checkpoint) -> Layout:
+    """That of the checkpoint; of a GGUF the one that holds its experts as they are."""
+    if source.layout != "gguf":
+        return source.layout
+    return "hf" if source.packed else "hf-bf16"
 
 
 def stored_floats(checkpoint: Checkpoint) -> FloatDtype:
