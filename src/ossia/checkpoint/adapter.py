@@ -108,7 +108,8 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     attention = settings.pop("attention", True)
     experts = settings.pop("experts", True)
     settings.pop("ossia", None)
-    if type(rank) is not int or type(alpha) not in (int, float) or rank < 1 or settings:
+    is_rank = type(rank) is int and rank >= 1
+    if not is_rank or type(alpha) not in (int, float) or settings:
         raise CheckpointError(
             f"{folder / SETTINGS}: not the settings of an adapter: rank {rank!r}, alpha {alpha!r}, "
             f"unknown {sorted(settings)}; give the folder of a run as it was left"

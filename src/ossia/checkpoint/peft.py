@@ -189,7 +189,8 @@ class _Reader:
         return found
 
     def _pair(self, module: str, pair: Mapping[str, Tensor]) -> Pair:
-        if set(pair) != {"A", "B"} or any(tensor.dim() != 2 for tensor in pair.values()):
+        are_matrices = all(tensor.dim() == 2 for tensor in pair.values())
+        if set(pair) != {"A", "B"} or not are_matrices:
             raise CheckpointError(f"{self.path}: {module!r} lacks lora_A or lora_B, two matrices")
         return pair["A"], pair["B"]
 

@@ -194,7 +194,8 @@ class Engine:
         scheduler = self._scheduler
         shares = []
         for pool in scheduler.tables.pools.values():
-            shares.append(((pool.total - pool.available) / pool.total, pool.idle / pool.total))
+            used = pool.total - pool.available
+            shares.append((used / pool.total, pool.idle / pool.total))
         kv_used, kv_cached = max(shares)
         cache = self.prefix_cache
         return EngineStats(

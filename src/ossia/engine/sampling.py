@@ -274,7 +274,9 @@ def _likeliest(
     top = row.top
     if not top:
         return ()
-    return tuple(zip(ids[:top].tolist(), logprobs[:top].tolist(), strict=True))
+    best_ids = ids[:top].tolist()
+    best = logprobs[:top].tolist()
+    return tuple(zip(best_ids, best, strict=True))
 
 
 def _error(status: int) -> RequestError:
@@ -338,7 +340,8 @@ def edited(logits_V: Tensor, state: RowState) -> Tensor:
     x_n = torch.where(seen_n > 0, penalized_n, x_n)
     penalty_n = params.frequency_penalty * counts_n + params.presence_penalty * (counts_n > 0)
     x_n = x_n - penalty_n + bias_n
-    return logits_V.index_put((ids_n,), x_n.clamp(max=torch.finfo(torch.float32).max))
+    largest = torch.finfo(torch.float32).max
+    return logits_V.index_put((ids_n,), x_n.clamp(max=largest))
 
 
 def filtered(logits_V: Tensor, params: SamplingParams) -> Tensor:

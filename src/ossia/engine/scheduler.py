@@ -337,7 +337,8 @@ class Scheduler:
         if room == 0:
             return
         last = request.limit - len(request.generated) - 1  # one token comes from the model itself
-        drafts = max(0, min(len(request.draft), last, plan.draft_room(), room - 1))
+        most = min(last, plan.draft_room(), room - 1)
+        drafts = max(0, min(len(request.draft), most))
         del request.draft[drafts:]
         self._grow(request, 1 + drafts, plan)
         plan.decodes.append(Work(request, 1 + drafts, drafts))
@@ -433,7 +434,8 @@ class Scheduler:
         if len(stay) >= self.max_running:
             return False
         for window, pool in self.tables.pools.items():
-            freed = sum(len(self.tables.run(r.id, window).pages) for r in gone)
+            runs = [self.tables.run(r.id, window) for r in gone]
+            freed = sum(len(run.pages) for run in runs)
             owed = sum(self._owed(r, window) for r in [*stay, request])
             if owed > pool.available + freed:
                 return False

@@ -155,5 +155,7 @@ def kept_messages(
 
 def last_turn_start(messages: Sequence[Message]) -> int:
     """Index of the first message after the last user message; 0 if no user speaks."""
-    users = (index for index in reversed(range(len(messages))) if messages[index].role is Role.USER)
-    return next(users, -1) + 1
+    for index in reversed(range(len(messages))):
+        if messages[index].role is Role.USER:
+            return index + 1
+    return 0

@@ -491,7 +491,8 @@ def _path(ref: Any) -> tuple[str, ...] | None:
     """
     if not isinstance(ref, str) or ref[:1] != "#" or ref[1:2] not in ("", "/"):
         return None
-    return tuple(unquote(key).replace("~1", "/").replace("~0", "~") for key in ref.split("/")[1:])
+    keys = [unquote(key) for key in ref.split("/")[1:]]
+    return tuple(key.replace("~1", "/").replace("~0", "~") for key in keys)
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:

@@ -235,8 +235,10 @@ def _chat(form: Form, reading: Reading) -> Chat:
             )
     except HarmonyError as error:
         # in the words of the line
-        text = PLACE.sub(lambda found: form.said[int(found[1])].place, str(error))
-        raise HarmonyError(text) from error
+        def place_of(found: re.Match[str]) -> str:
+            return form.said[int(found[1])].place
+
+        raise HarmonyError(PLACE.sub(place_of, str(error))) from error
     return chat
 
 
@@ -255,7 +257,8 @@ def _is_harmony(message: Mapping[str, Any]) -> bool:
     """
     content = message.get("content")
     parts = content if isinstance(content, list) else ()
-    tagged = any(isinstance(part, Mapping) and part.get("type") in CONTENT_KINDS for part in parts)
+    kinds = [part.get("type") for part in parts if isinstance(part, Mapping)]
+    tagged = any(kind in CONTENT_KINDS for kind in kinds)
     return tagged or "channel" in message or "recipient" in message
 
 
@@ -337,7 +340,10 @@ def examples_of(chat: Chat, tokenizer: Tokenizer, turns: Turns) -> list[Example]
     messages = chat.conversation.messages
     learned = {id(messages[index]) for index in chat.learned}
     out = []
-    for begin, end in _turns(messages) if turns == "all" else _turns(messages)[-1:]:
+    wanted = _turns(messages)
+    if turns == "last":
+        wanted = wanted[-1:]
+    for begin, end in wanted:
         if not any(id(message) in learned for message in messages[begin:end]):
             continue
         rendered = render_for_training(

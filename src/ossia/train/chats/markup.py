@@ -126,8 +126,10 @@ def _meant(message: dict[str, Any]) -> list[dict[str, Any]]:
         return [message]
     if any(message.get(key) for key in REASONING_KEYS):
         raise HarmonyError("it has reasoning of its own besides that of its content")
-    thought = THOUGHT_BEGINS.sub("", content[: found.start()].strip()).strip()
-    return [message | {"reasoning": thought, "content": content[found.end() :].lstrip()}]
+    before = content[: found.start()].strip()
+    thought = THOUGHT_BEGINS.sub("", before).strip()
+    answer = content[found.end() :].lstrip()
+    return [message | {"reasoning": thought, "content": answer}]
 
 
 def _from_harmony(message: dict[str, Any], content: str) -> list[dict[str, Any]]:
@@ -140,7 +142,8 @@ def _from_harmony(message: dict[str, Any], content: str) -> list[dict[str, Any]]
     begins = content.lstrip().startswith(START)
     meant = _as_chat(_parsed(content, None if begins else Role.ASSISTANT))
     base = {key: value for key, value in message.items() if {key: value} not in parts}
-    return [base | {"content": None} | part for part in (*thoughts, *meant, *calls)]
+    said = (*thoughts, *meant, *calls)
+    return [base | {"content": None} | part for part in said]
 
 
 def _as_chat(messages: list[Message]) -> Iterator[dict[str, Any]]:

@@ -144,9 +144,9 @@ def form_of(line: Object) -> Form:
     line = without_nulls(line)
     _refuse(line, "")
     shape = _shape_of(line)
-    form = Form(
-        shape=shape.needs[0], tools=_tools(line.get("tools")), effort=line.get("reasoning_effort")
-    )
+    tools = _tools(line.get("tools"))
+    effort = line.get("reasoning_effort")
+    form = Form(shape=shape.needs[0], tools=tools, effort=effort)
     shape.read(line, form)
     if instructions := _text(line, "system"):
         first = _spoken("system", instructions, "system")
@@ -215,7 +215,8 @@ def _message(message: dict[str, Any], place: str, waiting: list[str]) -> dict[st
         if not isinstance(calls, list):
             raise HarmonyError(f"{place}.tool_calls: must be a list, found {kind_of(calls)}")
         message["tool_calls"] = [_call(_unpacked(call, place)) for call in calls]
-    if message["role"] == "tool" and waiting and not message.keys() & {"tool_call_id", "name"}:
+    is_named = "tool_call_id" in message or "name" in message
+    if message["role"] == "tool" and waiting and not is_named:
         message["tool_call_id"] = waiting.pop(0)
     return message
 
@@ -226,8 +227,10 @@ def _made(calls: Any, place: str, waiting: list[str]) -> dict[str, Any]:
     for number, call in enumerate(calls if isinstance(calls, list) else [calls]):
         if not isinstance(call, Mapping):
             raise HarmonyError(f"{place}: must be a call, found {kind_of(call)}")
-        waiting.append(f"{place}.{number}")
-        made.append({"id": waiting[-1], "type": "function", "function": without_nulls(call)})
+        id = f"{place}.{number}"
+        waiting.append(id)
+        function = without_nulls(call)
+        made.append({"id": id, "type": "function", "function": function})
     return {"tool_calls": made}
 
 
