@@ -141,7 +141,10 @@ def _from_harmony(message: dict[str, Any], content: str) -> list[dict[str, Any]]
     thoughts = [part for part in parts if part not in calls]
     begins = content.lstrip().startswith(START)
     meant = _as_chat(_parsed(content, None if begins else Role.ASSISTANT))
-    base = {key: value for key, value in message.items() if {key: value} not in parts}
+    base = dict(message)
+    for part in parts:
+        for key in part:
+            del base[key]
     said = (*thoughts, *meant, *calls)
     return [base | {"content": None} | part for part in said]
 
