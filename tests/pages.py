@@ -82,11 +82,6 @@ def says(tokenizer, script) -> Iterator:
         yield start
 
 
-@pytest.fixture(scope="session")
-def browser(chromium):
-    return chromium
-
-
 @pytest.fixture
 def opened(browser) -> Iterator:
     """`page = opened(url, ...)`: a page in a profile of its own. Whatever goes wrong in it fails
@@ -108,6 +103,7 @@ def opened(browser) -> Iterator:
             ),
         )
         page.goto(url)
+        page.bring_to_front()  # or it has no focus where another one has been opened
         return page
 
     start.wrong = wrong

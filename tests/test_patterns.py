@@ -119,10 +119,9 @@ def hostile(pattern: Pattern) -> Iterator[tuple[str, str, str]]:
         "".join(pair) for pair in product(["a", "0", " ", '"', "\\", ".", "/", *few], repeat=2)
     )
     rounds = dict.fromkeys([*ALWAYS, *own, *words, *pairs, *(f"{word} " for word in words)])
-    starts = ["", "a", *words[: 12 if thorough() else 1]]
-    if thorough():
-        starts += ['"', "/", "1", "<"]
-    return product(starts, rounds, ("", "!"))
+    if not thorough():
+        return product(["", "a"], rounds, ["!"])
+    return product(["", "a", *words, '"', "/", "1", "<"], rounds, ["", "!"])
 
 
 def made(parts: tuple[str, str, str], size: int, like: Pattern) -> str | bytes:
@@ -164,6 +163,9 @@ def test_takes_linear_time(found: Found) -> None:
     assert worst(found) is None
 
 
-@pytest.mark.parametrize("bad", [r"x+$", r'"(?:[^"\\]|\\.)*"', r"\s*\d", r"(?:a|b)*?c", r"<.*>"])
+BAD = (r"x+$", r"<.*>", r'"(?:[^"\\]|\\.)*"', r"\s*\d", r"(?:a|b)*?c")
+
+
+@pytest.mark.parametrize("bad", BAD if thorough() else BAD[:2])
 def test_quadratic_ones_are_found(bad: str) -> None:
     assert worst(Found("", re.compile(bad, re.DOTALL), frozenset({"search"}))) is not None

@@ -21,9 +21,8 @@ from llguidance import LLMatcher
 import ossia
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool
-from ossia.harmony.grammar.bodies import JsonFormat, compile_body, vocabulary
+from ossia.harmony.grammar.bodies import JsonFormat, compile_body, relaxed_in, vocabulary
 from ossia.harmony.grammar.completion import harmony_grammar
-from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.validation import Undecided, problems
 from ossia.tokenizer import Tokenizer
 
@@ -108,9 +107,9 @@ def test_there_are_enough_schemas() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_one_odd_keyword_costs_that_keyword(case: Case, nano: Tokenizer) -> None:
-    relaxed: list[Relaxed] = []
-    matcher = compile_body(JsonFormat(case.schema, False), vocabulary(nano), "it", relaxed)
-    assert {note.keyword for note in relaxed} == case.relaxed
+    format = compile_body(JsonFormat(case.schema, False), vocabulary(nano), "it")
+    assert {note.keyword for note in relaxed_in(format, "it")} == case.relaxed
+    matcher = format.start()
     whole = judge(case.judge or case.schema)
     rest = judge(kept(case))
     for value in case.values:

@@ -1,17 +1,50 @@
-"""One Chromium for all tests of the page: each opens a profile of its own in it."""
+"""One Chromium for all tests of the page: each opens a profile of its own in it.
+
+Playwright's own loop runs as long as it is connected, and no other test could run one: so the
+browser is a process of the session, and each module connects to it.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
 
 import pytest
 from pages import CHROMIUM, OPTIONS, playwright
 
+PORT = "DevToolsActivePort"  # the file in which Chromium says where it listens
+
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address to connect to."""
+    assert CHROMIUM is not None
+    profile = tmp_path_factory.mktemp("chromium")
+    own = ["--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+    command = [CHROMIUM, *own, *OPTIONS]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:
+        try:
+            yield f"http://127.0.0.1:{port_of(profile, process)}"
+        finally:
+            process.terminate()
+
+
+def port_of(profile: Path, process: subprocess.Popen[bytes]) -> int:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        assert process.poll() is None, "Chromium did not start"
+        if (profile / PORT).exists() and (text := (profile / PORT).read_text()):
+            return int(text.splitlines()[0])
+        time.sleep(0.02)
+    raise AssertionError("Chromium does not say where it listens")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[object]:
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        running = driver.chromium.connect_over_cdp(chromium)
         yield running
-        running.close()
+        running.close()  # the connection; what was opened through it goes, too

@@ -11,7 +11,6 @@ import pytest
 from pages import (
     answers,
     ask,
-    browser,
     call,
     done,
     expect,

@@ -8,7 +8,7 @@ import re
 
 import pytest
 from amounts import seeds
-from pages import ask, browser, done, expect, final, in_browser, opened, says
+from pages import ask, done, expect, final, in_browser, opened, says
 
 pytestmark = in_browser
 

@@ -13,7 +13,6 @@ import pytest
 from pages import (
     answers,
     ask,
-    browser,
     call,
     done,
     expect,

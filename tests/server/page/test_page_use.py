@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from pages import (
     ask,
-    browser,
     call,
     clipboard,
     done,

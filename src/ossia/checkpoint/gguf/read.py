@@ -48,7 +48,7 @@ _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 _STRING = 8
 _ARRAY = 9
 _FORMAT_NAMES = {form.number: name for name, form in FORMATS.items()}
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_NAME_OF_A_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 def find(path: Path) -> Path | None:
@@ -87,7 +87,7 @@ def _is_gguf(path: Path) -> bool:
 
 def parts_of(path: Path) -> list[Path]:
     """The files of the model of which `path` is one: itself, or by its name all parts in order."""
-    match = _PART.fullmatch(path.name)
+    match = _NAME_OF_A_PART.fullmatch(path.name)
     if match is None:
         return [path]
     stem, _, count = match.groups()
