@@ -57,9 +57,9 @@ def serving(*options: str) -> Iterator[Process]:
         assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
 
 
-def body(question: str, tokens: int) -> dict[str, Any]:
+def body(question: str, tokens: int, **more: Any) -> dict[str, Any]:
     return {
         "model": "nano", "messages": [{"role": "user", "content": question}], "temperature": 0,
         "max_tokens": tokens,
-        "stream": True, "stream_options": {"include_usage": True},
+        "stream": True, "stream_options": {"include_usage": True}, **more,
     }  # fmt: skip

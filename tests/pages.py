@@ -103,7 +103,6 @@ def opened(browser) -> Iterator:
             ),
         )
         page.goto(url)
-        page.bring_to_front()  # or it has no focus where another one has been opened
         return page
 
     start.wrong = wrong

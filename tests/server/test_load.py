@@ -54,12 +54,16 @@ class Heard:
 
 
 async def ask(
-    client: httpx.AsyncClient, question: str, tokens: int, leave_after: int | None = None
+    client: httpx.AsyncClient,
+    question: str,
+    tokens: int,
+    leave_after: int | None = None,
+    **more: Any,
 ) -> Heard:
     """`leave_after`: events."""
     heard, events = Heard(), 0
     async with client.stream(
-        "POST", "/v1/chat/completions", json=body(question, tokens)
+        "POST", "/v1/chat/completions", json=body(question, tokens, **more)
     ) as response:
         if response.status_code != 200:
             await response.aread()
@@ -223,7 +227,8 @@ def test_stopping_does_not_wait_for_ever() -> None:
 
     async def run(server: Process) -> None:
         async with connected(server.url) as client:
-            answer = asyncio.ensure_future(ask(client, "Count to a thousand.", 1900))
+            asked = ask(client, "Count to a thousand.", 1900, ignore_eos=True)
+            answer = asyncio.ensure_future(asked)
             async with asyncio.timeout(10):
                 while not (await metrics(client))["num_requests_running"]:
                     await asyncio.sleep(0.01)

@@ -14,6 +14,11 @@ from pathlib import Path
 import pytest
 from pages import CHROMIUM, OPTIONS, playwright
 
+# As playwright has it: without a screen Chromium would have no mouse.
+MOUSE = (
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
+    "primaryPointerType=4,availablePointerTypes=4"
+)
 PORT = "DevToolsActivePort"  # the file in which Chromium says where it listens
 
 
@@ -22,7 +27,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address to connect to."""
     assert CHROMIUM is not None
     profile = tmp_path_factory.mktemp("chromium")
-    own = ["--headless", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
+    own = ["--headless", MOUSE, "--remote-debugging-port=0", f"--user-data-dir={profile}"]
     command = [CHROMIUM, *own, *OPTIONS]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, stdout=quiet, stderr=quiet) as process:

@@ -260,7 +260,7 @@ def test_reasoning_round_trips_sealed(
         assert "a secret thought" not in other.prompt and "functions.f" in other.prompt
         assert [line for line in caplog.messages if "sealed" in line] == [
             "sealed reasoning is left out, 2 of the request's: "
-            "it was made with another secret, or changed since"
+            "it was made with another secret or for another key, or changed since"
         ]
         given[1] = reasoning
         other.create(input=given, tools=TOOLS)
