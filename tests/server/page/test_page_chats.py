@@ -106,8 +106,10 @@ def test_another_version_waits_for_the_end_of_the_answer(says, opened):
 # Going on
 
 
-def test_an_answer_that_was_cut_off_goes_on(says, opened):
-    page = opened(says(thought("Hm.") + final("one two three four five six seven")))
+def test_an_answer_that_was_cut_off_goes_on(says, opened, tokenizer):
+    page = opened(
+        says(thought("Hm.") + final("one two three four five six"), " and more<|return|>")
+    )
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Most tokens").fill("14")
     page.keyboard.press("Escape")
@@ -118,6 +120,11 @@ def test_an_answer_that_was_cut_off_goes_on(says, opened):
     body = asked_by(page, page.get_by_role("button", name="Continue").click)
     assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
     assert body["messages"][-1] == {"role": "assistant", "content": said, "reasoning": "Hm."}
+    expect(page.locator(".md")).to_have_text(f"{said} and more")
+    prompt = prompt_of(says.engine, tokenizer)
+    assert prompt.endswith(f"<|channel|>final<|message|>{said}") and "Hm." in prompt
+    done(page)
+    expect(page.get_by_role("button", name="Continue")).to_have_count(0)
 
 
 def test_what_is_whole_does_not_go_on(says, opened):
