@@ -20,7 +20,7 @@ from torch import Tensor
 
 import ossia
 from ossia.batch import Batch
-from ossia.checkpoint import convert, export, load, open_checkpoint, write_gguf, write_random
+from ossia.checkpoint import convert, export, load, open_checkpoint, peft, write_gguf, write_random
 from ossia.commands.main import main
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
@@ -429,6 +429,7 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
     magnitude = f"{PREFIX}{q_of(1)}.lora_magnitude_vector"
     elsewhere = pair("model.layers.7.self_attn.q_proj", D, 64)
     lone = {key: value for key, value in tensors.items() if key != name}
+    large = {key: tensor * 1e3 for key, tensor in tensors.items()}
     return {
         "another tensor": (
             tensors | {whole: noise(V, D)},
@@ -454,16 +455,37 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
             {},
             "expert 9, does not fit",
         ),
-        "no scale": (tensors, {"lora_alpha": None}, "must be numbers above 0"),
+        "no scale": (tensors, {"lora_alpha": None}, "must be finite numbers above 0"),
+        "no end": (tensors, {"lora_alpha": math.inf}, "finite numbers above 0.*put right"),
+        "digits": (tensors, {"lora_alpha": 10**400}, "finite numbers above 0"),
+        "a huge scale": (tensors, {"lora_alpha": 1e200}, "a scale .* float32 cannot hold"),
+        "huge sums": (large, {"lora_alpha": 1e38}, "with the change added: holds values"),
+        "a list": (tensors, {"rank_pattern": [1]}, "rank_pattern must be an object"),
+        "a bracket": (
+            tensors,
+            {"rank_pattern": {"(": 2}},
+            "pattern '\\(' of rank_pattern .* write",
+        ),
+        "no patience": (
+            tensors,
+            {"alpha_pattern": {r"(a|.|.)+\d": 2}},
+            "timed out; write the modules'",
+        ),
     }
 
 
 @pytest.mark.parametrize("what", damaged({}))
-def test_what_does_not_fit_is_named(what: str, folder: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(
+    what: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peft, "PATIENCE", 0.1)
     tensors, settings, message = damaged(rslora()[0])[what]
     home = adapter(tmp_path / "a", tensors, **settings)
     with pytest.raises(CheckpointError, match=message):
         load(folder / "hf", adapter=home)
+    with pytest.raises(CheckpointError, match=message):
+        merge(folder / "hf", home, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_pickle_is_not_read(folder: Path, tmp_path: Path) -> None:

@@ -84,7 +84,10 @@ def fit(
             _encode(done, stem, tensor, change, tally)
         elif kind == "weight" and change is not None:
             dtype = torch.float32 if exact else tensor.dtype
-            done.tensors[name] = _sum(tensor, change, dtype)
+            try:
+                done.tensors[name] = _sum(tensor, change, dtype)
+            except ValueError as error:
+                raise CheckpointError(f"{name}, with the change added: {error}") from error
         elif name not in done.tensors:  # scales come with their blocks where these are made anew
             done.tensors[name] = tensor
         if progress is not None:

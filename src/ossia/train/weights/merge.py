@@ -165,7 +165,11 @@ class _Merge:
         for start, piece in pieces(self.state[native]):
             if change is not None:
                 delta = change.delta(rows=slice(start, start + len(piece)))
-            self._put(native, start, added(piece, delta, self.sink.dtype))
+            try:
+                whole = added(piece, delta, self.sink.dtype)
+            except ValueError as error:
+                raise CheckpointError(f"{native}, with the change added: {error}") from error
+            self._put(native, start, whole)
         if change is not None:
             self.done.matrices += 1
 
