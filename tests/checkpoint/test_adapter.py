@@ -20,10 +20,22 @@ from torch import Tensor
 
 import ossia
 from ossia.batch import Batch
-from ossia.checkpoint import convert, export, load, open_checkpoint, peft, write_gguf, write_random
+from ossia.checkpoint import (
+    convert,
+    export,
+    load,
+    mapped,
+    open_checkpoint,
+    peft,
+    write_gguf,
+    write_random,
+)
+from ossia.checkpoint.adapter import read_adapter
+from ossia.checkpoint.mapped import is_mapped
 from ossia.commands.main import main
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
+from ossia.kernels import cpu
 from ossia.model import PackedExperts, Transformer
 from ossia.model.moe import ChangedExperts
 from ossia.train.settings import Lora
@@ -309,6 +321,18 @@ def test_rounded_while_loading_is_what_merging_writes(folder: Path, tmp_path: Pa
     with pytest.raises(CheckpointError, match="merge the adapter into a checkpoint"):
         export(beside, tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+def test_files_of_changes_are_named_before_they_are_read(folder: Path, tmp_path: Path) -> None:
+    """So that the process can say which one was truncated."""
+    peft_home = adapter(tmp_path / "a", rslora()[0])
+    save_weights(attach(load(folder / "hf"), Lora(R)), tmp_path / "run")
+    for home in (peft_home, tmp_path / "run"):
+        changes = read_adapter(home, SMALL).changes
+        assert any(is_mapped(change.a) for change in changes.values())
+        held = [its for its in mapped._maps.values() if its.path.parent == home]
+        is_compiled = not isinstance(cpu.compiled(), str)
+        assert [its.is_named for its in held] == [is_compiled]
 
 
 def test_a_gguf_can_be_the_base(folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint import peft
-from ossia.checkpoint.mapped import MappedFile, inside, read_json
+from ossia.checkpoint.mapped import MappedFile, inside, name_files, read_json
 from ossia.checkpoint.names import Row, table
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
@@ -119,6 +119,7 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     wanted = [stem for stem in rows if attention and ".attn." in stem]
     wanted += [stem for stem in rows if experts and ".experts." in stem]
     file = MappedFile(inside(folder, WEIGHTS))
+    name_files()
     names = {f"{stem}.{letter}" for stem in wanted for letter in (A, B)}
     if differing := sorted(names ^ set(file.entries)):
         raise CheckpointError(

@@ -159,9 +159,9 @@ def export(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     companions: str | os.PathLike[str] | None = None,
-) -> None:
+) -> mxfp4.RoundingError | None:
     """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under
-    `rule`.
+    `rule`, and what that cost is returned.
 
     Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files.
     Raises `CheckpointError` as `convert` does, and for a model whose routers choose with a bias
@@ -177,9 +177,11 @@ def export(
         dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        _fill(sink, state, Tally(rule))
+        tally = Tally(rule)
+        _fill(sink, state, tally)
         sink.describe({})
         copy_companions([Path(companions)] if companions is not None else [], sink.directory)
+    return tally.error
 
 
 def _check_rule(rule: mxfp4.ScaleRule) -> None:

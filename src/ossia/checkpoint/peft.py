@@ -26,7 +26,7 @@ import regex  # type: ignore[import-untyped]  # it has a clock
 import torch
 from torch import Tensor
 
-from ossia.checkpoint.mapped import MappedFile, inside, read_json
+from ossia.checkpoint.mapped import MappedFile, inside, name_files, read_json
 from ossia.checkpoint.names import Row
 from ossia.errors import CheckpointError
 
@@ -74,6 +74,7 @@ def read(folder: Path, rows: Mapping[str, Row]) -> dict[str, Factors]:
         )
     settings = _Settings.read(folder / SETTINGS)
     file = MappedFile(inside(folder, WEIGHTS))
+    name_files()
     pairs: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name in file.entries:
         match = _TENSOR.fullmatch(name)
