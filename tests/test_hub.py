@@ -124,6 +124,8 @@ def test_what_can_be_chosen_is_listed(name: str, said: str, serve: Any) -> None:
     with pytest.raises(ModelNotFoundError) as error:
         hub.find(name)
     assert said in str(error.value) and not made.fetched
+    example = str(error.value).partition("as in ")[2].partition(". There")[0]
+    assert hub.find(example).exists(), "what is proposed can be had"
     assert all(one in str(error.value) for one in MANY[1:6])
 
 

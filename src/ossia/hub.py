@@ -85,7 +85,7 @@ def _gguf(repo: str, wanted: str) -> Path:
         listed = ", ".join(files[0] for files in models.values())
         raise ModelNotFoundError(
             f"{repo} has {len(fitting) or 'no'} GGUFs{named}; name one after a colon, by its file "
-            f"or its quantization, as in {repo}:Q4_K_M. There are: {listed}"
+            f"or its quantization, as in {repo}:{listed.partition(', ')[0]}. There are: {listed}"
         )
     (files,) = fitting
     return _snapshot(repo, files) / files[0]

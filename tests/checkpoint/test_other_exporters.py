@@ -130,6 +130,7 @@ FOREIGN = {
         "model.layers.0.x.weight_scale_2",
         "NVFP4",
     ),
+    "unnamed": ({"quantization_config": {"a": 1}}, "", "without a quant_method"),
     "unheard of": ({"quantization_config": {"quant_method": "tomorrow"}}, "", "'tomorrow'"),
 }
 
@@ -158,8 +159,11 @@ def test_what_others_have_quantized_is_named(
 
 def test_no_quantization_and_mxfp4_are_none_of_others(fused: Path, tmp_path: Path) -> None:
     tensors = load_file(fused / "model.safetensors")
-    about: dict[str, Any] = {"quantization_config": None}
-    assert not open_checkpoint(rewritten(fused, tmp_path / "m", tensors, **about)).packed
+    about: dict[str, Any]
+    for number, nothing in enumerate((None, {})):
+        about = {"quantization_config": nothing}
+        home = rewritten(fused, tmp_path / f"m{number}", tensors, **about)
+        assert not open_checkpoint(home).packed
     about = {
         "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     }

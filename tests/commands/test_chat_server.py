@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import pytest
 from tiny_model import environment
 
 from ossia.commands.main import main
-from ossia.commands.terminal import Screen, Session, _answer, slash
+from ossia.commands.terminal import Screen, Session, _answer, remote, slash
 from ossia.commands.terminal.remote import Server
 from ossia.errors import RequestError
 from ossia.harmony import Conversation, Effort
@@ -77,7 +78,7 @@ class Fake:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(text)))
-                if 300 <= status < 400:
+                if status == 307:
                     self.send_header("Location", fake.url + "/stolen")
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -196,6 +197,7 @@ def error(message: str, code: str | None = None) -> str:
             "does not speak OpenAI's API there; give the URL that ends in /v1",
         ),
         ((307, "text/plain", ""), "307 Temporary Redirect: ; it points to http://127.0.0.1"),
+        ((302, "text/plain", "moved"), "302 Found: moved\n"),
         ((200, "text/html", "<html>"), "broke off before the end"),
         ((200, "application/json", "[]"), "sends what is not OpenAI's API; is the URL right?"),
         ((200, "application/json", error("Overloaded.")), "Overloaded."),
@@ -326,6 +328,47 @@ def test_calls_of_a_loaded_conversation_are_sent(fake: Fake) -> None:
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "assistant", "user"]
     (call,) = sent[1]["tool_calls"]
     assert call["function"] == calls[0]["function"] and call["id"] == sent[2]["tool_call_id"]
+
+
+def test_results_go_to_their_calls(fake: Fake) -> None:
+    """Of two calls at once, in whatever order the results come; and of one after the other."""
+    ids = {"a": "add", "b": "multiply", "c": "add"}
+    calls = {
+        id: {"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}}
+        for id, name in ids.items()
+    }
+    chat_form = [
+        {"role": "user", "content": "Q?"},
+        {"role": "assistant", "content": None, "tool_calls": [calls["a"], calls["b"]]},
+        {"role": "tool", "tool_call_id": "b", "content": "of b"},
+        {"role": "tool", "tool_call_id": "a", "content": "of a"},
+        {"role": "assistant", "content": None, "tool_calls": [calls["c"]]},
+        {"role": "tool", "tool_call_id": "c", "content": "of c"},
+    ]
+    talk, screen, _ = session(fake)
+    talk.history = list(Conversation.from_chat(chat_form, system=None).messages)
+    fake.answers = [ANSWER]
+    _answer("and?", talk, screen)
+    sent = fake.asked[0]["messages"]
+    called = [call for m in sent for call in m.get("tool_calls", ())]
+    names = {call["id"]: call["function"]["name"] for call in called}
+    assert len(names) == 3 and [len(m.get("tool_calls", ())) for m in sent[1:5]] == [2, 0, 0, 1]
+    results = [(names[m["tool_call_id"]], m["content"]) for m in sent if m["role"] == "tool"]
+    assert results == [("multiply", "of b"), ("add", "of a"), ("add", "of c")]
+    assert len({m["tool_call_id"] for m in sent if m["role"] == "tool"}) == 3
+
+
+def test_a_server_that_is_gone_or_silent_is_said_to_be(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Server("http://127.0.0.1:9/v1", None, "m")
+    with pytest.raises(RequestError, match="cannot be reached: Connection refused"):
+        gone.with_model("other")
+    monkeypatch.setattr(remote, "LIST_PATIENCE", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RequestError, match=r"cannot be reached: .*timed out"):
+            Server.at(address, None, None)
 
 
 def test_a_chat_with_a_server_loads_no_torch(fake: Fake) -> None:

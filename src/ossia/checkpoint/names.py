@@ -275,8 +275,9 @@ def foreign(config: Mapping[str, Any], names: Iterable[str] = ()) -> str | None:
     is_unsigned = method is None and "bits" in said
     if config.get("quantization") or is_unsigned:
         return "MLX"
-    if about is not None and method != "mxfp4":
-        return _METHODS.get(str(method), repr(method))
+    if about and method != "mxfp4":
+        unnamed = f"{about!r:.80}, without a quant_method,"
+        return _METHODS.get(str(method), unnamed if method is None else repr(method))
     for name in names:
         is_ours = name.startswith("block.")  # the original layout has scales, too
         for mark, whose in _MARKS.items():

@@ -66,8 +66,9 @@ class TrainableExperts(nn.Module):
 
 
 class ChangedExperts(nn.Module):
-    """Experts of either kind with a low-rank change of each that is added at every use: scale *
-    b[e] @ a[e], a [E, r, columns], b [E, rows, r]. Not trainable.
+    """One of the experts' two matrices, packed as in its file, with a low-rank change of each that
+    is added at every use: scale * b[e] @ a[e], in float32; a [E, r, columns], b [E, rows, r]. Not
+    trainable.
     """
 
     def __init__(self, base: nn.Module, a: Tensor, b: Tensor, scale: float) -> None:

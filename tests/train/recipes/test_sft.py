@@ -446,6 +446,14 @@ def test_other_data_is_another_run(tmp_path: Path) -> None:
         run_pipeline(sft.phases(chosen, out)[:2], out)
 
 
+def test_runs_that_name_no_markup_kept_it(tmp_path: Path) -> None:
+    """So did those of versions that had no such setting."""
+    named = {
+        word: sft._settings(config(tmp_path, f"markup={word}"))[0] for word in ("stop", "keep")
+    }
+    assert named["stop"]["markup"] == "stop" and "markup" not in named["keep"]
+
+
 def test_what_cannot_be_done_is_said_before_anything_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data=FILE"):
         sft.phases(sft.Config(), tmp_path)

@@ -35,6 +35,8 @@ from ossia.turn.events import (
 )
 
 PATIENCE = 600.0  # seconds without a byte: the server may be reading a long prompt
+LIST_PATIENCE = 10.0  # the same for the list of models, which needs no thought
+UNREACHABLE = "unreachable"  # the code of an error where no server answers
 REASONING = ("reasoning", "reasoning_content")  # what servers call it; some send both
 LISTED = 10  # models that an error names
 SHOWN = 300  # characters of an error that is not in the API's form
@@ -79,8 +81,12 @@ class Server:
 
     def models(self) -> list[str]:
         """The names that the server announces."""
-        with closing(self._open("models")) as response:
-            found = self._read(response.read())
+        with closing(self._open("models", patience=LIST_PATIENCE)) as response:
+            try:
+                text = response.read()
+            except BROKEN as error:
+                raise self._unreachable(error) from error
+        found = self._read(text)
         entries = found.get("data")
         if not isinstance(entries, list):
             raise RequestError(f"{self.url}/models: holds no list of models; is the URL right?")
@@ -88,11 +94,13 @@ class Server:
 
     def with_model(self, name: str) -> Server:
         """Another of its models. Raises `RequestError` for one that it does not announce, if it
-        announces any.
+        announces any, and if it does not answer.
         """
         try:
             models = self.models()
-        except RequestError:
+        except RequestError as error:
+            if error.code == UNREACHABLE:
+                raise
             models = []
         if models and name not in models:
             near = did_you_mean(name, models) or f"; there are {', '.join(models[:LISTED])}"
@@ -140,7 +148,7 @@ class Server:
                 body["reasoning_effort"] = str(system.effort)
         return body
 
-    def _open(self, path: str, body: Fields | None = None) -> Any:
+    def _open(self, path: str, body: Fields | None = None, patience: float = PATIENCE) -> Any:
         """The response. Raises `RequestError` for one that is an error, or where none comes."""
         headers = {"User-Agent": f"ossia/{__version__}", "Content-Type": "application/json"}
         if self.key is not None:
@@ -148,14 +156,17 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = Request(f"{self.url}/{path}", data, headers)
-            return build_opener(_NoRedirects).open(request, timeout=PATIENCE)
+            return build_opener(_NoRedirects).open(request, timeout=patience)
         except HTTPError as error:
             with closing(error):
                 raise self._refused(error) from error
         except BROKEN as error:
-            reason = error.reason if isinstance(error, URLError) else error
-            why = reason.strerror if isinstance(reason, OSError) else None
-            raise RequestError(f"{self.url}: cannot be reached: {why or reason}") from error
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> RequestError:
+        reason = error.reason if isinstance(error, URLError) else error
+        why = reason.strerror if isinstance(reason, OSError) else None
+        return RequestError(f"{self.url}: cannot be reached: {why or reason}", code=UNREACHABLE)
 
     def _refused(self, error: HTTPError) -> RequestError:
         try:
@@ -164,8 +175,8 @@ class Server:
             text = ""
         about = _about_error(text)
         message = about.get("message") or text[:SHOWN].strip()
-        where = {"Location": error.headers.get("Location")} if 300 <= error.code < 400 else {}
-        hint = "".join(f"; it points to {place}" for place in where.values())
+        place = error.headers.get("Location") if 300 <= error.code < 400 else None
+        hint = f"; it points to {place}" if place else ""
         if error.code == 404 and not about:
             message = "does not speak OpenAI's API there; give the URL that ends in /v1"
         if error.code == 401:
@@ -284,22 +295,32 @@ class _Answer:
 
 
 def chat_messages(conversation: Conversation) -> Iterator[dict[str, Any]]:
-    """As chat completions write them. Reasoning is left out, as models leave out that of finished
-    turns.
+    """As chat completions write them: calls without a result between them in one message.
+    Reasoning is left out, as models leave out that of finished turns.
     """
-    calls = 0
+    count = 0
+    waiting: list[tuple[str, str | None]] = []  # (id, tool) of calls that have no result yet
+    calls: list[dict[str, Any]] = []
     for message in conversation.messages:
         if message.role is Role.DEVELOPER:
             for content in message.parts:
                 if isinstance(content, DeveloperContent) and content.instructions is not None:
                     yield {"role": "system", "content": content.instructions}
         elif message.role is Role.TOOL:
-            yield {"role": "tool", "tool_call_id": f"call_{calls}", "content": message.text}
+            of_its_tool = [one for one in waiting if one[1] == message.name]
+            answered = (of_its_tool or waiting or [(f"call_{count}", None)])[0]
+            waiting = [one for one in waiting if one != answered]
+            calls = []
+            yield {"role": "tool", "tool_call_id": answered[0], "content": message.text}
         elif is_call(message):
-            calls += 1
+            count += 1
             name = (message.recipient or "").removeprefix("functions.")
             function = {"name": name, "arguments": message.text}
-            call = {"id": f"call_{calls}", "type": "function", "function": function}
-            yield {"role": "assistant", "content": None, "tool_calls": [call]}
+            call = {"id": f"call_{count}", "type": "function", "function": function}
+            waiting.append((f"call_{count}", message.recipient))
+            if not calls:
+                yield {"role": "assistant", "content": None, "tool_calls": calls}
+            calls.append(call)
         elif message.role is not Role.SYSTEM and message.channel != "analysis":
+            calls = []
             yield {"role": str(message.role), "content": message.text}

@@ -52,7 +52,7 @@ TRAIN = "train.safetensors"
 HELD_OUT = "held_out.safetensors"
 ROUNDING = 0.1  # share of what was gained; if more is lost by rounding to MXFP4, the user is told
 # settings that runs of earlier versions do not name, and what these did
-SINCE = {"markup": "stop", "documents": False}
+SINCE = {"markup": "keep", "documents": False}
 JUDGED = 200  # examples that losses are compared on where none are held out
 HYPER = Hyperparameters(
     tokens_per_step=4096,

@@ -30,7 +30,7 @@ def load_adapter(model: Transformer, folder: Path) -> Transformer:
     """
     adapter = read_adapter(folder, model.config)
     settings = read_json(folder / SETTINGS)
-    del settings["ossia"]
+    settings.pop("ossia", None)
     try:
         attach(model, Lora(**settings))
     except (TypeError, ConfigError) as error:

@@ -31,7 +31,6 @@ from ossia.model.transformer import Block
 from ossia.train.settings import Lora
 
 ATTENTION = ("q", "k", "v", "out")
-EXPERTS = ("gate_up", "down")
 Leaf = PackedExperts | TrainableExperts
 Matrix = Callable[[int, torch.dtype], Tensor]
 

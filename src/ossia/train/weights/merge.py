@@ -65,7 +65,10 @@ class Merged:
                 f"; {self.blocks_changed:,} of {self.blocks:,} MXFP4 blocks written anew "
                 f"({share:.1%}), {lost:,} had changes too small for MXFP4"
             )
-        return f"{text}; {self.tally.error}" if self.tally.error is not None else text
+        cost = self.tally.error
+        if cost is not None:
+            text += f"; {cost}"
+        return text
 
 
 def merge(
@@ -98,7 +101,8 @@ def merge(
     with destination(
         out, source.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        done = Merged(Tally(mxfp4.rule_of(rule)))
+        tally = Tally(mxfp4.rule_of(rule))
+        done = Merged(tally)
         _Merge(sink, source.tensors, changes, done).run()
         finish(sink, source)
         sink.flush()
@@ -165,7 +169,8 @@ class _Merge:
         for start, piece in pieces(self.state[native]):
             if change is not None:
                 delta = change.delta(rows=slice(start, start + len(piece)))
-            whole = self._added(f"{native}, with the change added", piece, delta)
+            where = f"{native}, with the change added"
+            whole = self._added(where, piece, delta)
             self._put(native, start, whole)
         if change is not None:
             self.done.matrices += 1
@@ -180,7 +185,8 @@ class _Merge:
         for e in range(len(held[0])):
             expert = [tensor[e] for tensor in held]
             delta = None if change is None else change.delta(e)
-            made = self._expert(f"{stem}, expert {e}, with the change added", kind, expert, delta)
+            where = f"{stem}, expert {e}, with the change added"
+            made = self._expert(where, kind, expert, delta)
             for part, tensor in made.items():
                 self._put(f"{stem}.{part}", e, tensor.unsqueeze(0))
 
