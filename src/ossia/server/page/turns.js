@@ -65,6 +65,7 @@ class UserView {
     running.get(this.chat.id)?.stop();
     const { chat, turn } = this;
     whenIdle(chat, () => {
+      if (!chat.turns.includes(turn)) return; // sent already
       const asked = { role: "user", text };
       if (turn.files) asked.files = turn.files;
       if (turn === chat.turns[0] && !chat.named) chat.title = titleOf(text);
