@@ -165,10 +165,6 @@ class StepView {
 
   update(live) {
     const { step } = this;
-    if (live && this.live === false && this.text) { // it goes on: its last block was not the last
-      this.text.root.replaceChildren();
-      this.text = new MarkdownView(this.text.root);
-    }
     const thinking = live && !step.text && !step.calls.length;
     this.wait(thinking && !step.thought);
     if (step.thought) this.updateThought(thinking);
