@@ -395,7 +395,7 @@ class MarkdownView {
   }
 
   update(text, whole) {
-    if (this.isWhole && text !== this.text) this.begin(); // it goes on after all: its last block was not the last
+    if (this.isWhole && (!whole || text !== this.text)) this.begin(); // it goes on: its last block was not the last
     this.text = text;
     this.isWhole = whole;
     const lines = text.slice(this.done).split("\n");
