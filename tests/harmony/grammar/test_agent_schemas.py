@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -20,7 +21,7 @@ from llguidance import LLMatcher
 
 import ossia
 from ossia.errors import GrammarError
-from ossia.harmony import FunctionTool
+from ossia.harmony import FunctionTool, validation
 from ossia.harmony.grammar.bodies import JsonFormat, compile_body, relaxed_in, vocabulary
 from ossia.harmony.grammar.completion import harmony_grammar
 from ossia.harmony.validation import Undecided, problems
@@ -161,6 +162,30 @@ def test_a_check_ends() -> None:
     with pytest.raises(Undecided):
         problems([], {"$ref": "#"})
     assert problems([{"a": 1}, {"a": 1.0}], {"uniqueItems": True}) is not None
+
+
+def test_a_keyword_costs_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MOST_SECONDS", 1e9)
+    names = [f"name {n}" for n in range(20_000)]
+    schema = {"items": {"enum": names}}
+    assert problems(names[:2], schema) is None
+    with pytest.raises(Undecided):
+        problems(names[:100], schema)
+
+
+def test_one_clock_runs_over_the_whole_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    clock = SimpleNamespace(thread_time=lambda: next(ticks) / 1000)
+    monkeypatch.setattr(validation, "time", clock)
+    assert problems(["x"] * 50, {"items": {"type": "string"}}) is None
+    begun = next(ticks)
+    with pytest.raises(Undecided):
+        problems(["x"] * 500, {"items": {"type": "string"}})
+    assert next(ticks) - begun < 105  # of a millisecond each
+    begun = next(ticks)
+    with pytest.raises(Undecided):
+        problems({f"key {n}": 0 for n in range(500)}, {"patternProperties": {"x": True}})
+    assert next(ticks) - begun < 105
 
 
 @pytest.mark.parametrize(
