@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 DEFINITIONS = "#/$defs/"
+MOST_STEPS = 500_000  # pairs of schemas, keys and constants that are compared: half a second
 TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # The type of a value, by the first character of its JSON; all others are numbers.
 _TYPE_OF = {
@@ -64,41 +65,81 @@ def _required_items(schema: dict[str, Any]) -> list[Any]:
     return items[: schema.get("minItems", 0)]
 
 
-def disjoint(a: Any, b: Any, definitions: Mapping[str, Any], depth: int = 8) -> bool:
-    """Whether it is certain that no value validates under both: because of their types, their
-    constants, or a key of objects that one of them requires and whose schemas are disjoint.
+class Disjointness:
+    """Whether it is certain that no value validates under two schemas: because of their types,
+    their constants, or a key of objects that one of them requires and whose schemas are disjoint.
 
-    `depth`: how deep to look, in schemas within schemas.
+    Of one document, whose proofs may take `steps` together: what is asked later is not proved.
     """
-    if a is False or b is False:
-        return True
-    if a is True or b is True or depth == 0:
+
+    def __init__(self, definitions: Mapping[str, Any], steps: int = MOST_STEPS) -> None:
+        self.steps = steps  # that are left
+        self._definitions = definitions
+        self._known: dict[int, tuple[set[str], set[str] | None]] = {}  # by the schema's id
+
+    def __call__(self, a: Any, b: Any, depth: int = 8) -> bool:
+        """`depth`: how deep to look, in schemas within schemas."""
+        if a is False or b is False:
+            return True
+        if a is True or b is True or depth == 0:
+            return False
+        self.steps -= 1
+        if self.steps < 0:
+            return False
+
+        def apart(x: Any, y: Any) -> bool:
+            return self(x, y, depth - 1)
+
+        return (
+            self._values_apart(a, b)
+            or self._some_part_apart(a, b, apart)
+            or self._some_part_apart(b, a, apart)
+            or self._properties_apart(a, b, apart)
+        )
+
+    def _some_part_apart(
+        self, one: dict[str, Any], other: dict[str, Any], apart: Callable[[Any, Any], bool]
+    ) -> bool:
+        """Whether a schema that `one` includes is disjoint from `other`, or all its options are."""
+        if any(apart(part, other) for part in _parts(one, self._definitions)):
+            return True
+        for key in ("anyOf", "oneOf"):
+            if key in one and all(apart(option, other) for option in one[key]):
+                return True
         return False
 
-    def apart(x: Any, y: Any) -> bool:
-        return disjoint(x, y, definitions, depth - 1)
-
-    return (
-        _some_part_apart(a, b, definitions, apart)
-        or _some_part_apart(b, a, definitions, apart)
-        or _values_apart(a, b)
-        or _properties_apart(a, b, apart)
-    )
-
-
-def _some_part_apart(
-    one: dict[str, Any],
-    other: dict[str, Any],
-    definitions: Mapping[str, Any],
-    apart: Callable[[Any, Any], bool],
-) -> bool:
-    """Whether a schema that `one` includes, or all of its options, are disjoint from `other`."""
-    if any(apart(part, other) for part in _parts(one, definitions)):
-        return True
-    for key in ("anyOf", "oneOf"):
-        if key in one and all(apart(option, other) for option in one[key]):
+    def _values_apart(self, a: dict[str, Any], b: dict[str, Any]) -> bool:
+        """Whether the types, or the constants, have nothing in common."""
+        types, ours = self._values(a)
+        other_types, theirs = self._values(b)
+        if not types & other_types:
             return True
-    return False
+        if ours is None or theirs is None:
+            return False
+        self.steps -= min(len(ours), len(theirs))
+        return ours.isdisjoint(theirs)
+
+    def _properties_apart(
+        self, a: dict[str, Any], b: dict[str, Any], apart: Callable[[Any, Any], bool]
+    ) -> bool:
+        """Whether both are objects only, and differ in a key that one of them requires."""
+        if self._values(a)[0] & self._values(b)[0] != {"object"}:
+            return False
+        required = dict.fromkeys([*a.get("required", ()), *b.get("required", ())])
+        self.steps -= len(required)
+        pairs = [(_property(a, name), _property(b, name)) for name in required]
+        pairs.sort(key=lambda pair: not all(map(_is_constant, pair)))  # a tag settles it soonest
+        return any(apart(x, y) for x, y in pairs)
+
+    def _values(self, schema: dict[str, Any]) -> tuple[set[str], set[str] | None]:
+        """The types that a value may have, and the constants."""
+        if id(schema) not in self._known:
+            self._known[id(schema)] = (_types(schema), _constants(schema))
+        return self._known[id(schema)]
+
+
+def _is_constant(schema: Any) -> bool:
+    return isinstance(schema, dict) and ("const" in schema or "enum" in schema)
 
 
 def _parts(schema: dict[str, Any], definitions: Mapping[str, Any]) -> Iterator[Any]:
@@ -106,25 +147,6 @@ def _parts(schema: dict[str, Any], definitions: Mapping[str, Any]) -> Iterator[A
     if "$ref" in schema:
         yield definitions[schema["$ref"].removeprefix(DEFINITIONS)]
     yield from schema.get("allOf", ())
-
-
-def _values_apart(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether the types, or the constants, have nothing in common."""
-    if not _types(a) & _types(b):
-        return True
-    ours = _constants(a)
-    theirs = _constants(b)
-    return ours is not None and theirs is not None and ours.isdisjoint(theirs)
-
-
-def _properties_apart(
-    a: dict[str, Any], b: dict[str, Any], apart: Callable[[Any, Any], bool]
-) -> bool:
-    """Whether both are objects only, and differ in a key that one of them requires."""
-    if _types(a) & _types(b) != {"object"}:
-        return False
-    required = [*a.get("required", ()), *b.get("required", ())]
-    return any(apart(_property(a, name), _property(b, name)) for name in required)
 
 
 def _types(schema: dict[str, Any]) -> set[str]:

@@ -35,7 +35,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
-from ossia.harmony.grammar.compiling import Complaint, compiled
+from ossia.harmony.grammar.compiling import Complaint, check_wanted, compiled
 from ossia.harmony.grammar.keywords import (
     ANY_LINE,
     ANY_TEXT,
@@ -54,7 +54,7 @@ from ossia.harmony.grammar.keywords import (
     without_tuples,
 )
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
-from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, disjoint, ends
+from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, ends
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
@@ -440,10 +440,16 @@ class _Rewriting:
         here = (*where, "patternProperties")
         schemas = self._schemas(node.get("patternProperties", {}), here)
         patterns = {name: self._pattern(name, (*here, name)) for name in schemas}
+        longer = {"minLength": 1 + max(map(len, named), default=-1)}
         not_named = {"pattern": anything_but(named)}
         for name, pattern in patterns.items():
-            # The compiler would write a comma and then find that no key may follow.
-            _, error = compiled({"type": "string", "allOf": [{"pattern": pattern}, not_named]})
+            # The compiler would write a comma and then find that no key may follow. That one longer
+            # than all declared keys may follow is shown sooner, and most patterns have one.
+            key: Schema = {"type": "string", "allOf": [{"pattern": pattern}]}
+            if compiled({**key, **longer})[1] is None:
+                continue
+            key["allOf"].append(not_named)
+            _, error = compiled(key)
             if error:
                 raise self._refused(
                     (*here, name), f"matches no keys but those in `properties`: {error}"
@@ -535,10 +541,15 @@ class _Rewriting:
         """Where no value satisfies two options, `oneOf` is `anyOf`. The compiler proves that in
         fewer cases than we do. Where it is not proved, `anyOf` is the weaker one.
         """
+        disjoint = Disjointness(self._definitions)
+
+        def is_apart(pair: tuple[Any, Any]) -> bool:
+            check_wanted()
+            return disjoint(*pair)
+
         for where, schema in self._made:
             options = schema.get("oneOf", ())
-            pairs = combinations(options, 2)
-            is_proved = all(disjoint(a, b, self._definitions) for a, b in pairs)
+            is_proved = all(map(is_apart, combinations(options, 2)))
             if not options or not (is_proved or self._relaxed is not None):
                 continue
             if not is_proved:
@@ -561,8 +572,12 @@ class _Rewriting:
                 self._definitions[name].clear()
 
     def _newly_ending(self, ending: set[str]) -> set[str]:
-        candidates = self._definitions.keys() - ending
-        return {name for name in candidates if ends(self._definitions[name], ending)}
+        fresh = set()
+        for name in self._definitions.keys() - ending:
+            check_wanted()
+            if ends(self._definitions[name], ending):
+                fresh.add(name)
+        return fresh
 
 
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:
