@@ -51,6 +51,7 @@ from ossia.harmony.grammar.keywords import (
     is_finite,
     plain,
     respelt,
+    shortened,
     without_tuples,
 )
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
@@ -68,15 +69,20 @@ def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -
     """A grammar for llguidance, of the JSON texts whose values validate.
 
     `what` names the schema in errors, such as "tool 'f': parameters". `relaxed` None: the schema
-    must hold whole; a list: keywords that cannot be enforced are left out and added to it. Raises
-    GrammarError with the keyword and place that cannot be enforced, or relaxed.
+    must hold whole; a list: keywords that cannot be enforced are left out and added to it, as far
+    as `shortened` tells them. Raises GrammarError with the keyword and place that cannot be
+    enforced, or relaxed.
     """
+    notes: list[Relaxed] | None = None if relaxed is None else []
     try:
-        return _Rewriting(plain(schema), what, relaxed).run()
+        grammar = _Rewriting(plain(schema), what, notes).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
+    if relaxed is not None:
+        relaxed += shortened(notes or ())
+    return grammar
 
 
 class _Rewriting:
@@ -169,10 +175,10 @@ class _Rewriting:
     def _at(self, where: Path) -> Any:
         return reduce(getitem, where, self._root)
 
-    def _refused(self, where: Path, why: str) -> Refusal:
+    def _refused(self, where: Path, why: str, *, is_annotation: bool = False) -> Refusal:
         parts = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
         pointer = "".join(f"/{part}" for part in parts)
-        return Refusal(Relaxed(self._what, f"#{pointer}", why))
+        return Refusal(Relaxed(self._what, f"#{pointer}", why, is_annotation))
 
     # -- one schema
 
@@ -276,7 +282,8 @@ class _Rewriting:
     def _format(self, name: Any, where: Path) -> str:
         pattern = format_pattern(name) if isinstance(name, str) else None
         if pattern is None:
-            raise self._refused(where, f"{name!r:.60} is a format that cannot be enforced")
+            why = f"{name!r:.60} is a format that cannot be enforced"
+            raise self._refused(where, why, is_annotation=True)
         return pattern
 
     def _pattern(self, pattern: Any, where: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ossia.engine.request import PromptToken
@@ -22,7 +21,10 @@ def extension(tools: Toolbox, grammar: Grammars | None) -> dict[str, Any]:
     said: dict[str, Any] = {}
     notes = [note for each in (grammar or FREE).relaxed.values() for note in each]
     if notes:
-        said["relaxed"] = [asdict(note) for note in notes]
+        said["relaxed"] = [
+            {"schema": note.schema, "keyword": note.keyword, "reason": note.reason}
+            for note in notes
+        ]
     if tools.unavailable:
         said["unavailable_tools"] = tools.unavailable
     return {"x-ossia": said} if said else {}
