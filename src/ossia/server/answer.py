@@ -158,7 +158,8 @@ class Answerer:
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
         constraint = None if grammar is None else grammar.start()
         if constraint is not None and turn.opening_ids:  # a long one takes a while
-            await asyncio.to_thread(_go_on, constraint, turn.opening_ids)
+            budget = grammar.reasoning_budget if grammar and _is_thought(request.opening) else None
+            await asyncio.to_thread(_go_on, constraint, turn.opening_ids, budget)
         tokens = self.worker.generate(
             prompt,
             params,
@@ -180,13 +181,23 @@ class Answerer:
             await tokens.aclose()
 
 
-def _go_on(constraint: HarmonyConstraint, opening: Sequence[int]) -> None:
-    """Walks over a message that has begun. Raises `ApiError`."""
+def _is_thought(opening: Message | None) -> bool:
+    return opening is not None and opening.channel == "analysis"
+
+
+def _go_on(constraint: HarmonyConstraint, opening: Sequence[int], budget: int | None) -> None:
+    """Walks over a message that has begun. `budget`: in tokens, if it is reasoning, which nothing
+    else forbids. Raises `ApiError`.
+    """
     try:
         for token in opening:
             constraint.advance(token)
     except GrammarError as error:
-        why = "the last message cannot be gone on with: response_format or tool_choice forbids it"
+        why = "response_format or tool_choice forbids it"
+        if budget is not None:
+            why = f"it has more reasoning than the reasoning budget of {budget} tokens allows; "
+            why += "raise the budget or shorten the message"
+        why = f"the last message cannot be gone on with: {why}"
         raise ApiError(400, why, param="continue_final_message") from error
 
 

@@ -230,6 +230,22 @@ async def test_what_was_begun_has_to_fit_the_format(nano: httpx.AsyncClient) -> 
     answer = await nano.post(CHAT, json=wish)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "continue_final_message"
+    assert "response_format or tool_choice" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("budget", [0, 2])
+async def test_what_was_begun_has_to_fit_the_reasoning_budget(
+    nano: httpx.AsyncClient, budget: int
+) -> None:
+    begun = [*USER, {"role": "assistant", "content": None, "reasoning": "It is this and that"}]
+    wish = {"messages": begun, "continue_final_message": True, "reasoning_budget": budget}
+    answer = await nano.post(CHAT, json=wish | {"max_tokens": 8})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "continue_final_message"
+    assert f"the reasoning budget of {budget} tokens" in error["message"]
+    answer = await nano.post(CHAT, json=wish | {"max_tokens": 8, "reasoning_budget": 100})
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(
