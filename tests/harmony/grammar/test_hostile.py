@@ -169,6 +169,28 @@ def test_over_a_bound(body: BodyFormat, found: str, tokens: Vocabulary) -> None:
     assert refused.value.code == "grammar_too_large"
 
 
+@pytest.mark.parametrize("name", bounds.DEFINED_IN)
+def test_a_property_called_like_a_table_of_definitions_is_a_property(name: str) -> None:
+    def depth(schema: Any) -> int:
+        return max(depth for _, depth in bounds._walk(schema, lambda *_: None))
+
+    deep: Any = {"type": "string"}
+    for _ in range(10):
+        deep = obj(**{name: deep})
+    assert depth(deep) >= 20
+    in_value = {"const": {name: {name: {name: {}}}}}
+    assert depth(in_value) == 4
+    table: Any = {"type": "string"}
+    for _ in range(10):
+        table = {name: {"a": table}}
+    assert depth(table) == 1
+    assert depth({"properties": {name: {name: {"a": {"b": {}}}}}}) == 2
+    held: Any = {"$ref": f"#/{name}/a", name: {"a": {"items": {"items": {}}}}}
+    assert depth(held) == 3
+    both = {"$ref": "#/items/properties", "items": {"properties": {name: {"items": {}}}}}
+    assert depth(both) == 4, "a reference cannot make a table of it"
+
+
 def test_over_the_bounds_of_a_request(nano: Tokenizer) -> None:
     many = [FunctionTool(f"f{n}", "", {"type": "object"}) for n in range(1025)]
     with pytest.raises(GrammarSizeError, match="1,025 tools and formats") as refused:
