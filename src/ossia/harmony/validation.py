@@ -108,7 +108,8 @@ def _validator() -> Any:
 
 def _guarded(keyword: str, check: Check) -> Check:
     def checked(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
-        _budget.get().take_step(1 + (len(wanted) if isinstance(wanted, list | dict) else 0))
+        held = len(wanted) if isinstance(wanted, list | dict) else 0
+        _budget.get().take_step(1 + held)
         if wanted is None and keyword != "const":
             return
         if value is None and schema.get("nullable") is True:
@@ -160,8 +161,9 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
     if not isinstance(value, dict):
         return
     patterns = schema.get("patternProperties") or ()
+    declared = schema.get("properties") or ()
     for key, item in value.items():
-        if key in (schema.get("properties") or ()):
+        if key in declared:
             continue
         if any(_budget.get().found(pattern, key) for pattern in patterns):
             continue
@@ -204,6 +206,8 @@ def _exclusive(of_today: Check, bound: str) -> Check:
     def exclusive(validator: Any, wanted: Any, value: Any, schema: Any) -> Any:
         if not isinstance(wanted, bool):
             return of_today(validator, wanted, value, schema)
-        return of_today(validator, schema[bound], value, schema) if wanted else ()
+        if wanted:
+            return of_today(validator, schema[bound], value, schema)
+        return ()
 
     return exclusive

@@ -147,9 +147,10 @@ def _walk(root: Any, at: Callable[[str, int, int], None]) -> Iterator[tuple[Any,
         if not waiting:
             waiting.append((tables.pop(), 0, "table"))
         node, depth, holds = waiting.popleft()
-        if (id(node), holds) in seen or not isinstance(node, dict | list):
+        place = (id(node), holds)
+        if place in seen or not isinstance(node, dict | list):
             continue
-        seen.add((id(node), holds))
+        seen.add(place)
         yield node, depth
         if isinstance(node, list):
             waiting.extend((each, depth + 1, holds) for each in node)
@@ -168,9 +169,13 @@ def _walk(root: Any, at: Callable[[str, int, int], None]) -> Iterator[tuple[Any,
 
 def _held(holder: _Holds, key: str) -> _Holds:
     """What an object has under a key. A keyword that is not known may hold schemas."""
-    if holder == "data" or (holder == "schema" and key in DATA):
+    if holder == "data":
         return "data"
-    return "table" if holder == "schema" and key in TABLES else "schema"
+    if holder == "table":
+        return "schema"
+    if key in DATA:
+        return "data"
+    return "table" if key in TABLES else "schema"
 
 
 def target(root: Any, reference: str) -> Any:

@@ -29,13 +29,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, starmap
 from operator import getitem
 from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from ossia.errors import GrammarError
-from ossia.harmony.grammar.compiling import Complaint, check_wanted, compiled
+from ossia.harmony.grammar.compiling import Complaint, compiled
 from ossia.harmony.grammar.keywords import (
     ANY_LINE,
     ANY_TEXT,
@@ -55,7 +55,7 @@ from ossia.harmony.grammar.keywords import (
     without_tuples,
 )
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
-from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, ends
+from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, newly_ending
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
@@ -549,14 +549,9 @@ class _Rewriting:
         fewer cases than we do. Where it is not proved, `anyOf` is the weaker one.
         """
         disjoint = Disjointness(self._definitions)
-
-        def is_apart(pair: tuple[Any, Any]) -> bool:
-            check_wanted()
-            return disjoint(*pair)
-
         for where, schema in self._made:
             options = schema.get("oneOf", ())
-            is_proved = all(map(is_apart, combinations(options, 2)))
+            is_proved = all(starmap(disjoint, combinations(options, 2)))
             if not options or not (is_proved or self._relaxed is not None):
                 continue
             if not is_proved:
@@ -571,20 +566,12 @@ class _Rewriting:
         """Every definition must have a value of finite size: the least fixed point."""
         ending: set[str] = set()
         for where, name in self._names.items():
-            while fresh := self._newly_ending(ending):
+            while fresh := newly_ending(self._definitions, ending):
                 ending |= fresh
             if name not in ending:
                 why = "contains itself without an end, so that it has no finite value"
                 self._note(self._refused(where, why))
                 self._definitions[name].clear()
-
-    def _newly_ending(self, ending: set[str]) -> set[str]:
-        fresh = set()
-        for name in self._definitions.keys() - ending:
-            check_wanted()
-            if ends(self._definitions[name], ending):
-                fresh.add(name)
-        return fresh
 
 
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:
