@@ -23,6 +23,7 @@ from ossia.tools import Toolbox
 
 pytestmark = pytest.mark.anyio
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+OLLAMA = "/api/chat"
 USER = [{"role": "user", "content": "1"}]
 LINKS = {
     f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}}
@@ -134,7 +135,7 @@ def one_of_its_own(n: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"k{n}": {"type": "string"}}}
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
 async def test_a_prompt_that_is_too_long_is_found_before_anything_is_compiled(
     path: str,
     client_for: Callable[..., Any],

@@ -109,6 +109,20 @@ async def test_thinking(
     assert f"Reasoning: {effort}" in prompt
 
 
+@pytest.mark.parametrize(("think", "effort"), [(None, "high"), (True, "high"), ("low", "low")])
+async def test_an_effort_in_a_system_message(
+    client_for: Callable[..., Any], tokenizer: Tokenizer, think: Any, effort: str
+) -> None:
+    """As on the other doors: what the field says counts more."""
+    line = "Be brief.\nReasoning: high"
+    chat = {"messages": [{"role": "system", "content": line}, *USER], "think": think}
+    async with client_for(SAID) as client:
+        await client.post("/api/chat", json=chat)
+        await client.post("/api/generate", json={"prompt": "a", "system": line, "think": think})
+        for prompt in client.engine.submitted:
+            assert f"\n\nReasoning: {effort}\n\n# Valid channels" in tokenizer.decode(prompt)
+
+
 async def test_options_and_formats(
     client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -280,6 +280,17 @@ async def test_a_limit_is_no_reservation(client_for: Callable[..., Any]) -> None
         assert answer["choices"][0]["finish_reason"] == "stop"
         response = await post(client, APIS["responses"], {"input": "x", "max_output_tokens": -1})
         assert response["max_output_tokens"] is None
+
+
+async def test_a_least_length_reserves_nothing_either(client_for: Callable[..., Any]) -> None:
+    """What there is room for may be less than both limits."""
+    async with client_for(FINAL) as client:
+        client.engine.config = replace(client.engine.config, max_context_length=400)
+        for name, api in APIS.items():
+            limit = "max_output_tokens" if name == "responses" else "max_tokens"
+            await post(client, api, api.body([USER]) | {limit: 5000, "min_tokens": 5000})
+        body = {"prompt": "x", "max_tokens": 5000, "min_tokens": 5000}
+        assert (await client.post("/v1/completions", json=body)).status_code == 200
 
 
 async def test_an_answer_cut_before_its_text_began_is_content(
