@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 
 from ossia.errors import GrammarSizeError
@@ -218,3 +219,38 @@ async def test_compiling_ends_with_its_client(
     go_on.set()
     assert await asking(1000) is not None
     assert len(made) <= 2 * 2 + 20
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA, "/api/generate"])
+async def test_asking_ends_with_its_client(
+    path: str, client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+    sent: list[dict[str, Any]] = []
+
+    async def endless(*given: Any, **more: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> dict[str, Any]:
+        if not began.is_set():
+            body = asked(path, {"prompt": "1"} if path == "/api/generate" else {})
+            return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(Service, "grammar", endless)
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"",
+        "client": ("c", 1), "server": ("s", 1), "scheme": "http", "http_version": "1.1",
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    async with client_for("x") as client, asyncio.timeout(30):
+        with suppress(asyncio.CancelledError):
+            await client.app(scope, receive, send)
+    assert ended.is_set(), sent

@@ -125,7 +125,7 @@ def test_a_result_that_is_no_text_is_explained_to_the_model() -> None:
     (_, told) = messages([CALLED, RESULT | {"output": parts}])
     assert (
         told.text
-        == "see:\nerror: this part of the result is input_image, and the model reads text only"
+        == "see:\nerror: this part of the result is of type input_image, and the model reads text only"
     )
 
 

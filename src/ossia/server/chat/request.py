@@ -64,7 +64,7 @@ async def asks_of(
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(
-        await service.documents.read(given, "messages"),
+        await service.documents.visit().read(given, "messages"),
         lambda call: service.thoughts_before(caller, call),
     )
     opening = None

@@ -70,7 +70,7 @@ async def _conversation(service: Service, body: CountRequest, caller: Caller) ->
         return service.thoughts_before(caller, id)
 
     given = [message.model_dump() for message in body.messages]
-    told = await service.documents.read(given, "messages")
+    told = await service.documents.visit().read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
     messages = read_messages(whole, service.sealer.of(caller.name), remembered)

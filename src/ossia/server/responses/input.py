@@ -17,7 +17,7 @@ from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.store import PREFIXES
 from ossia.server.sealing import Sealer, SealError, log_unopened
-from ossia.server.wire.content import TEXT_PARTS, part_text, text_of
+from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.turn.events import new_id
 
@@ -28,7 +28,6 @@ CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
 ROLES = ("user", "assistant", "system", "developer")
-UNREADABLE = "error: this part of the result is {}, and the model reads text only"
 
 
 # ---- how items are kept ----
@@ -243,23 +242,12 @@ def _calls_follow(items: Sequence[Item], n: int) -> bool:
 
 
 def _result(output: At) -> str:
-    """What a tool answered. If it is an image or a file, the model is told that it cannot see it:
-    the tool has run, and refusing its result would end the conversation for good.
-    """
+    """What a tool answered."""
     if output.value is None:
         raise output.wrong("is missing")
-    if isinstance(output.value, str):
-        return output.value
-    if isinstance(output.value, list):
-        return "\n".join(map(_result_part, output.items()))
+    if isinstance(output.value, str | list):
+        return text_of(output, "\n", result_part)
     return orjson.dumps(output.value).decode()
-
-
-def _result_part(part: At) -> str:
-    kind = part["type"].value
-    if isinstance(kind, str) and kind not in TEXT_PARTS:
-        return UNREADABLE.format(kind)
-    return part_text(part)
 
 
 # ---- what can be left out ----

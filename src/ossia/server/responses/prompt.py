@@ -76,9 +76,10 @@ async def read_prompt(
             format=format,
         )
 
+    visit = service.documents.visit()
     items = [
-        *await service.documents.read(history, "previous_response_id"),
-        *await service.documents.read(given, "input"),
+        *await visit.read(history, "previous_response_id"),
+        *await visit.read(given, "input"),
     ]
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
