@@ -18,7 +18,8 @@ from ossia.harmony import FunctionTool
 from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
-from ossia.server import ScriptedEngine, Settings
+from ossia.server import ScriptedEngine, Settings, service
+from ossia.server.answer import LONG
 from ossia.server.service import Service
 from ossia.tools import Toolbox
 
@@ -204,11 +205,11 @@ async def test_compiling_ends_with_its_client(
         return compile_it(grammar, ll)
 
     monkeypatch.setattr(kept, "matcher_of", matcher_of)
-    service = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
 
     def asking(first: int) -> asyncio.Task[Any]:
         many = tuple(FunctionTool(f"f{n}", "", one_of_its_own(first + n)) for n in range(20))
-        return asyncio.ensure_future(service.grammar(Toolbox(functions=many)))
+        return asyncio.ensure_future(serving.grammar(Toolbox(functions=many)))
 
     gone = [asking(100 * n) for n in range(4)]  # two at work, two waiting
     await asyncio.to_thread(began.wait, 30)
@@ -254,3 +255,34 @@ async def test_asking_ends_with_its_client(
         with suppress(asyncio.CancelledError):
             await client.app(scope, receive, send)
     assert ended.is_set(), sent
+
+
+async def test_what_a_large_request_declares_is_put_together_in_a_thread(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_together = Toolbox.grammar
+    threads: list[threading.Thread] = []
+
+    def noted(self: Toolbox, *given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return put_together(self, *given)
+
+    monkeypatch.setattr(Toolbox, "grammar", noted)
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        for size, is_large in ((10, False), (LONG, True)):
+            threads.clear()
+            function = {"name": "f", "description": "d" * size}
+            body = {"messages": USER, "tools": [{"type": "function", "function": function}]}
+            assert (await client.post(CHAT, json=body)).status_code == 200
+            assert (threads[0] is not threading.current_thread()) is is_large
+
+
+async def test_the_vocabulary_is_read_when_the_server_starts(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr(service, "vocabulary", lambda _: readers.append(threading.current_thread()))
+    async with client_for("x") as client:
+        await asyncio.to_thread(client.app.state.service.warm().result, 30)
+    (reader,) = readers
+    assert reader is not threading.current_thread()

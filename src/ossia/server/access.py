@@ -211,6 +211,7 @@ class Lease:
         self.access = access
         self.caller = caller
         self.turn = turn
+        self.size = 0  # bytes of its body
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -256,6 +257,12 @@ def count_samples(samples: int, field: str) -> None:
     lease = LEASE.get()
     if lease is not None:
         lease.grow(samples, field)
+
+
+def request_size() -> int:
+    """Bytes of the body of the request that is being answered here."""
+    lease = LEASE.get()
+    return 0 if lease is None else lease.size
 
 
 def whose_turn() -> str:

@@ -62,7 +62,7 @@ class Connection(H11Protocol):
     doors: Doors
     address = ""
 
-    # bytes of the request that are not body, less those that are, since there last were more of them
+    # bytes of the request that are not body, less those that are, but never below 0
     _framing = 0
     _timer: asyncio.TimerHandle | None = None
     _timed: tuple[bool, Any] | None = None  # what the timer is for: headers or body after a cycle

@@ -186,6 +186,7 @@ class _Exchange:
         self.caller = caller.name
 
     def begin(self, lease: Lease) -> None:
+        lease.size = self._size
         lease.hold()
         self.lease = lease
 

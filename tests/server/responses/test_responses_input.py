@@ -36,7 +36,7 @@ def result(name: str, text: str) -> Message:
 
 
 def read(given: Any, thoughts: Callable[[str], tuple[Message, ...]] = lambda id: ()) -> Reader:
-    reader = Reader(SEALER, thoughts)
+    reader = Reader(SEALER.open, thoughts)
     reader.read(wire_items(given, lambda id: None))
     return reader
 
