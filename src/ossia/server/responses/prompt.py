@@ -62,14 +62,14 @@ async def read_prompt(
     format = answer_format(At(wanted, "text.format"))
     word = body.reasoning.effort if body.reasoning is not None else None
 
-    unopened: list[SealError] = []
+    unopened: dict[str, SealError] = {}
 
     @cache  # to leave out items, a conversation is read several times
     def opened(sealed: str) -> str:
         try:
             return sealer.open(sealed)
         except SealError as error:
-            unopened.append(error)
+            unopened[sealed] = error
         return ""
 
     def conversation(items: Sequence[Item], first: int) -> Conversation:
@@ -95,7 +95,8 @@ async def read_prompt(
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
     whole = conversation(items, len(history))
-    log_unopened(unopened)
+    seals = [str(item.get("encrypted_content")) for item in items]
+    log_unopened([unopened[seal] for seal in seals if seal in unopened])
     if body.truncation == "auto":
         whole = await _shortened(
             service, whole, items, lambda left: conversation(left, len(left)), max_output
