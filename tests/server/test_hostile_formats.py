@@ -252,8 +252,7 @@ async def test_asking_ends_with_its_client(
         "headers": [(b"content-type", b"application/json")],
     }  # fmt: skip
     async with client_for("x") as client, asyncio.timeout(30):
-        with suppress(asyncio.CancelledError):
-            await client.app(scope, receive, send)
+        await client.app(scope, receive, send)
     assert ended.is_set(), sent
 
 

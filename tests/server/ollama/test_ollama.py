@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from ossia.harmony import Message
 from ossia.server import Settings
+from ossia.server.ollama.input import of_chat
+from ossia.server.ollama.types import ChatRequest
 from ossia.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -121,6 +124,19 @@ async def test_an_effort_in_a_system_message(
         await client.post("/api/generate", json={"prompt": "a", "system": line, "think": think})
         for prompt in client.engine.submitted:
             assert f"\n\nReasoning: {effort}\n\n# Valid channels" in tokenizer.decode(prompt)
+
+
+def test_code_of_a_tool_of_our_own_is_no_thought() -> None:
+    known = (
+        Message("assistant", "Hm.", channel="analysis"),
+        Message("assistant", "1 + 1", None, "analysis", "python", "code"),
+        Message("tool", "2", "python", "analysis", "assistant"),
+        Message("assistant", "Two.", channel="analysis"),
+    )
+    call = {"id": "c", "function": {"name": "add", "arguments": {}}}
+    said = [*USER, {"role": "assistant", "tool_calls": [call]}]
+    _, messages = of_chat(ChatRequest.model_validate({"messages": said}), lambda id: known)
+    assert [message.text for message in messages[1:]] == ["Hm.\n\nTwo.", "{}"]
 
 
 async def test_options_and_formats(

@@ -7,7 +7,7 @@ Thin: input.py makes a conversation of the request, output.py the lines of the a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -27,7 +27,7 @@ from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At, api_router
-from ossia.server.wire.output import extension
+from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import first_of, streaming, until_disconnected
 from ossia.server.wire.tools import ToolReader
@@ -150,13 +150,10 @@ async def _lines(
                 case ItemEnd(item=ToolCallItem() as call):
                     first_call = first_call or call.call_id
                 case TurnEnd(messages=messages) if first_call:
-                    service.remember_thoughts(caller, [first_call], _before_calls(messages))
+                    before = thoughts_before_calls(ask.tools, messages)
+                    service.remember_thoughts(caller, [first_call], before)
             for line in lines.write(event):
                 yield line
-
-
-def _before_calls(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if message.channel == "analysis"]
 
 
 async def _folded(lines: AsyncGenerator[Line, None]) -> Line:
