@@ -154,7 +154,6 @@ class Answerer:
             min_tokens=max(0, request.params.min_tokens - turn.usage.completion),
             stop_ids=self.stop_ids | request.params.stop_ids,
         )
-        params = self.worker.within(params, prompt)
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
         constraint = None if grammar is None else grammar.start()
         if constraint is not None and turn.opening_ids:  # a long one takes a while
@@ -162,7 +161,7 @@ class Answerer:
             await asyncio.to_thread(_go_on, constraint, turn.opening_ids, budget)
         tokens = self.worker.generate(
             prompt,
-            params,
+            self.worker.within(params, prompt),
             constraint,
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
@@ -170,15 +169,14 @@ class Answerer:
             caller=request.turn_of,
         )
         try:
-            async for token in tokens:
-                yield token
+            async with aclosing(tokens):
+                async for token in tokens:
+                    yield token
         except OssiaError as error:
             if is_first or error.code != CONTEXT_EXCEEDED:
                 raise ApiError.of(error, prompt=request.prompt_param) from error
         except EngineStopped as error:
             raise ApiError.of(error) from error
-        finally:
-            await tokens.aclose()
 
 
 def _is_thought(opening: Message | None) -> bool:

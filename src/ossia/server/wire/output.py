@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ossia.engine.request import PromptToken
+from ossia.harmony import Message, Role
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Toolbox
 from ossia.turn.events import TokenLogprob, Usage
@@ -28,6 +30,17 @@ def extension(tools: Toolbox, grammar: Grammars | None) -> dict[str, Any]:
     if tools.unavailable:
         said["unavailable_tools"] = tools.unavailable
     return {"x-ossia": said} if said else {}
+
+
+def thoughts_before_calls(tools: Toolbox, messages: Sequence[Message]) -> list[Message]:
+    """What an answer says before its first call to a tool of the client's."""
+    builtin = {name for name, callee in tools.by_recipient.items() if callee.kind == "builtin"}
+    before: list[Message] = []
+    for message in messages:
+        if message.role is Role.ASSISTANT and message.recipient not in (*NOT_A_CALL, *builtin):
+            break
+        before.append(message)
+    return before
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
