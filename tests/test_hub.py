@@ -158,3 +158,6 @@ def test_the_files_of_an_adapter_are_among_those_taken(serve: Any) -> None:
     files = ["README.md", "adapter_config.json", "adapter_model.safetensors", "optimizer.pt"]
     made = serve(files)
     assert hub.find("someone/adapter") == made.cache and made.fetched == files[1:3]
+    made = serve(["README.md", "adapter.json", "weights.safetensors"])
+    assert hub.find("someone/run") == made.cache
+    assert made.fetched == ["adapter.json", "weights.safetensors"]

@@ -21,7 +21,7 @@ from ossia.errors import ModelNotFoundError
 HUB_IDS = {"gpt-oss-20b": "openai/gpt-oss-20b", "gpt-oss-120b": "openai/gpt-oss-120b"}
 WANTED = ["config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json"]
 WANTED += ["*.safetensors", "model.safetensors.index.json", "chat_template.jinja"]
-WANTED += ["adapter_config.json"]
+WANTED += ["adapter_config.json", "adapter.json"]  # of peft, and of a run
 NOT_WANTED = ["original/*", "metal/*"]  # the same weights again, in other layouts
 
 

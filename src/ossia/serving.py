@@ -15,7 +15,6 @@ from torch import nn
 
 from ossia import kernels
 from ossia.checkpoint.mapped import is_mapped
-from ossia.config import account
 from ossia.engine.engine import Progress
 from ossia.errors import RequestError
 from ossia.kernels import cpu
@@ -86,7 +85,7 @@ def prepare(
     why_not = _why_not(model)
     memory = None
     if model.device.type == "cpu":  # before weights move: afterwards they would count twice
-        memory = default_kv_memory(account(model.config).checkpoint_bytes)
+        memory = default_kv_memory(_mapped_bytes(model))
     if why_not is not None:
         if (options.dense, options.activations, options.kv) != ("bf16", "bf16", "bf16"):
             raise RequestError(
@@ -112,6 +111,12 @@ def prepare(
     else:
         promotion.start(after=first_logits(model))
     return Serving(precision, kv_memory=memory, promotion=promotion)
+
+
+def _mapped_bytes(model: nn.Module) -> int:
+    """Of the weights in files: those that are the process's memory are not available any more."""
+    weights = (*model.parameters(), *model.buffers())
+    return sum(weight.nbytes for weight in weights if is_mapped(weight))
 
 
 def _leave_file(module: nn.Module) -> None:
@@ -141,7 +146,7 @@ def _why_not(model: Transformer) -> str | None:
 
 
 def default_kv_memory(weight_bytes: int) -> int:
-    """The default size of the cache, in bytes: half of what the weights leave of the available
-    memory.
+    """The default size of the cache, in bytes: half of what weights that are still to come leave of
+    the available memory.
     """
     return max(64 << 20, (available_memory() - weight_bytes) // 2)

@@ -20,10 +20,22 @@ from torch import Tensor
 
 import ossia
 from ossia.batch import Batch
-from ossia.checkpoint import convert, export, load, open_checkpoint, write_gguf, write_random
+from ossia.checkpoint import (
+    convert,
+    export,
+    load,
+    mapped,
+    open_checkpoint,
+    peft,
+    write_gguf,
+    write_random,
+)
+from ossia.checkpoint.adapter import read_adapter
+from ossia.checkpoint.mapped import is_mapped
 from ossia.commands.main import main
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
+from ossia.kernels import cpu
 from ossia.model import PackedExperts, Transformer
 from ossia.model.moe import ChangedExperts
 from ossia.train.settings import Lora
@@ -311,6 +323,18 @@ def test_rounded_while_loading_is_what_merging_writes(folder: Path, tmp_path: Pa
     assert not (tmp_path / "e").exists()
 
 
+def test_files_of_changes_are_named_before_they_are_read(folder: Path, tmp_path: Path) -> None:
+    """So that the process can say which one was truncated."""
+    peft_home = adapter(tmp_path / "a", rslora()[0])
+    save_weights(attach(load(folder / "hf"), Lora(R)), tmp_path / "run")
+    for home in (peft_home, tmp_path / "run"):
+        changes = read_adapter(home, SMALL).changes
+        assert any(is_mapped(change.a) for change in changes.values())
+        held = [its for its in mapped._maps.values() if its.path.parent == home]
+        is_compiled = not isinstance(cpu.compiled(), str)
+        assert [its.is_named for its in held] == [is_compiled]
+
+
 def test_a_gguf_can_be_the_base(folder: Path, tmp_path: Path) -> None:
     tensors, settings, _ = parameters()
     home = adapter(tmp_path / "a", tensors, **settings)
@@ -429,6 +453,7 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
     magnitude = f"{PREFIX}{q_of(1)}.lora_magnitude_vector"
     elsewhere = pair("model.layers.7.self_attn.q_proj", D, 64)
     lone = {key: value for key, value in tensors.items() if key != name}
+    large = {key: tensor * 1e3 for key, tensor in tensors.items()}
     return {
         "another tensor": (
             tensors | {whole: noise(V, D)},
@@ -454,16 +479,37 @@ def damaged(tensors: Tensors) -> dict[str, tuple[Tensors, dict[str, Any], str]]:
             {},
             "expert 9, does not fit",
         ),
-        "no scale": (tensors, {"lora_alpha": None}, "must be numbers above 0"),
+        "no scale": (tensors, {"lora_alpha": None}, "must be finite numbers above 0"),
+        "no end": (tensors, {"lora_alpha": math.inf}, "finite numbers above 0.*put right"),
+        "digits": (tensors, {"lora_alpha": 10**400}, "finite numbers above 0"),
+        "a huge scale": (tensors, {"lora_alpha": 1e200}, "a scale .* float32 cannot hold"),
+        "huge sums": (large, {"lora_alpha": 1e38}, "with the change added: holds values"),
+        "a list": (tensors, {"rank_pattern": [1]}, "rank_pattern must be an object"),
+        "a bracket": (
+            tensors,
+            {"rank_pattern": {"(": 2}},
+            "pattern '\\(' of rank_pattern .* write",
+        ),
+        "no patience": (
+            tensors,
+            {"alpha_pattern": {r"(a|.|.)+\d": 2}},
+            "timed out; write the modules'",
+        ),
     }
 
 
 @pytest.mark.parametrize("what", damaged({}))
-def test_what_does_not_fit_is_named(what: str, folder: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(
+    what: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peft, "PATIENCE", 0.1)
     tensors, settings, message = damaged(rslora()[0])[what]
     home = adapter(tmp_path / "a", tensors, **settings)
     with pytest.raises(CheckpointError, match=message):
         load(folder / "hf", adapter=home)
+    with pytest.raises(CheckpointError, match=message):
+        merge(folder / "hf", home, tmp_path / "m")
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_pickle_is_not_read(folder: Path, tmp_path: Path) -> None:

@@ -342,6 +342,7 @@ CHANGES: dict[str, tuple[dict[str, Any], type[OssiaError], str]] = {
     "another width": ({"gpt-oss.embedding_length": 128}, TensorMismatchError, "expected"),
     "two widths": ({"gpt-oss.attention.key_length": 32}, ConfigError, "value_length is 16"),
     "unknown scaling": ({"gpt-oss.rope.scaling.type": "longrope"}, ConfigError, "longrope"),
+    "a count in words": ({"split.count": "three"}, CheckpointError, "must be whole numbers"),
     "bad extra": ({"ossia.config": '{"nonsense": 1}'}, ConfigError, "ossia.config"),
 }
 

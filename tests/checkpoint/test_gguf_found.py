@@ -5,6 +5,8 @@ one tensor. What is read from such a file is what the gguf package makes of it.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ import torch
 from gguf_files import SMALL, Stored, as_it_is, assert_same, logits, values, written
 
 from ossia import mxfp4
-from ossia.checkpoint import convert, load, open_checkpoint, write_gguf, write_random
+from ossia.checkpoint import (
+    convert,
+    find_tokenizer,
+    load,
+    open_checkpoint,
+    write_gguf,
+    write_random,
+)
 from ossia.checkpoint.gguf.blocks import FORMATS, decoded
 from ossia.commands.main import main
 from ossia.errors import CheckpointError, TensorMismatchError
@@ -124,6 +133,12 @@ def test_the_content_decides_what_is_a_gguf(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "no.gguf").write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(CheckpointError, match="is not a GGUF file, although its name says so"):
         load(tmp_path / "no.gguf")
+    os.mkfifo(tmp_path / "model" / "pipe")  # to open it would wait for ever
+    assert_same(tmp_path / "model", folder / "bf16.gguf")
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load(tmp_path / "x-00001-of-00000.gguf")
+    lone = shutil.copy(folder / "bf16.gguf", tmp_path / "x-00001-of-00000.gguf")
+    assert_same(Path(lone), folder / "bf16.gguf")
     (tmp_path / "notes").write_text("GGU")
     with pytest.raises(
         CheckpointError, match="is a file, not a GGUF; give a GGUF file, or the dir"
@@ -342,7 +357,17 @@ def test_the_tokenizer_inside_goes_along(tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "hf" / "tokenizer.json")
     (tmp_path / "hf" / "chat_template.jinja").write_text("{{ messages }}")
     write_gguf(tmp_path / "hf", tmp_path / "m.gguf")
+    others = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE")
+    for name in others:
+        (tmp_path / name).write_text('{"chat_template": "of another model"}')
     convert(tmp_path / "m.gguf", tmp_path / "again")
+    assert "another" not in (tmp_path / "again" / "tokenizer.json").read_text()
+    assert not (tmp_path / "again" / "tokenizer_config.json").exists()
+    assert (tmp_path / "again" / "LICENSE").exists(), "a GGUF has none inside"
+    about = json.loads((tmp_path / "again" / "config.json").read_text())
+    for use, name in (("eos", "<|return|>"), ("pad", "<|endoftext|>")):
+        assert about[f"{use}_token_id"] == tokenizer.specials[name], use
+    assert find_tokenizer(tmp_path / "m.gguf", SMALL) is not None
     assert (tmp_path / "again" / "chat_template.jinja").read_text() == "{{ messages }}"
     again = Tokenizer.from_pretrained(tmp_path / "again")
     assert again.vocabulary == tokenizer.vocabulary and again.specials == tokenizer.specials

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import ossia
-from ossia import checkpoint, kernels
+from ossia import checkpoint, kernels, serving
 from ossia.checkpoint.mapped import is_mapped
-from ossia.config import ModelConfig
+from ossia.config import ModelConfig, account
 from ossia.kernels.cpu import memory
 from ossia.kernels.cpu.leaves import PIECE_ROWS, Dense
 from ossia.kernels.cpu.library import loaded
@@ -169,6 +169,24 @@ def test_what_is_available_ends_with_the_control_group(
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     assert memory.available_memory() == 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 300000\ninactive_file 500000\nactive_file 20000\n")
+    assert memory.available_memory() == 2_520_000, "files leave the cache where memory is wanted"
+    (tmp_path / "memory.stat").write_text("anon 300000\n")
+    assert memory.available_memory() == 2_000_000
+
+
+def test_weights_that_are_memory_already_count_once(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "available_memory", lambda: 1 << 30)
+    mapped = checkpoint.load(small)
+    taken = sum(p.nbytes for p in (*mapped.parameters(), *mapped.buffers()) if is_mapped(p))
+    assert taken > 0.9 * account(mapped.config).checkpoint_bytes
+    options = serving.Options(loading="map")
+    assert serving.prepare(mapped, options).kv_memory == ((1 << 30) - taken) // 2
+    copied = checkpoint.load(small)
+    serving._leave_file(copied)
+    assert serving.prepare(copied, options).kv_memory == (1 << 30) // 2
 
 
 def resident_pages(view: torch.Tensor) -> int:

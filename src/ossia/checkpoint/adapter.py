@@ -10,6 +10,7 @@ E experts, r rank.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint import peft
-from ossia.checkpoint.mapped import MappedFile, inside, read_json
+from ossia.checkpoint.mapped import MappedFile, inside, name_files, read_json
 from ossia.checkpoint.names import Row, table
 from ossia.config import ModelConfig
 from ossia.errors import CheckpointError
@@ -109,7 +110,8 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     experts = settings.pop("experts", True)
     settings.pop("ossia", None)
     is_rank = type(rank) is int and rank >= 1
-    if not is_rank or type(alpha) not in (int, float) or settings:
+    is_alpha = type(alpha) in (int, float) and abs(alpha) <= sys.float_info.max
+    if not is_rank or not is_alpha or settings:
         raise CheckpointError(
             f"{folder / SETTINGS}: not the settings of an adapter: rank {rank!r}, alpha {alpha!r}, "
             f"unknown {sorted(settings)}; give the folder of a run as it was left"
@@ -117,6 +119,7 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
     wanted = [stem for stem in rows if attention and ".attn." in stem]
     wanted += [stem for stem in rows if experts and ".experts." in stem]
     file = MappedFile(inside(folder, WEIGHTS))
+    name_files()
     names = {f"{stem}.{letter}" for stem in wanted for letter in (A, B)}
     if differing := sorted(names ^ set(file.entries)):
         raise CheckpointError(
@@ -132,7 +135,6 @@ def _of_a_run(folder: Path, rows: Mapping[str, Row]) -> dict[str, Change]:
                 f"{file.path}: {stem}.{A} is {list(a.shape)}, expected rank {rank} as {SETTINGS} "
                 "says"
             )
-        assert alpha is not None
         found[stem] = Change(a, b, alpha / rank)
     return found
 
@@ -147,6 +149,11 @@ def _check(folder: Path, stem: str, change: Change, shape: tuple[int, ...]) -> N
             f"{list(a)} and {list(b)}, found {list(change.a.shape)} and {list(change.b.shape)}; "
             "give the model that it was trained on"
         )
+    if not abs(change.scale) <= torch.finfo(torch.float32).max:
+        raise CheckpointError(
+            f"{folder}: the change of {stem} has a scale (alpha / rank) of {change.scale:g}, which "
+            "float32 cannot hold; put right alpha in its settings"
+        )
     for tensor in (change.a, change.b):
         if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
             raise CheckpointError(
@@ -159,13 +166,16 @@ def _check(folder: Path, stem: str, change: Change, shape: tuple[int, ...]) -> N
 
 def added(weight: Tensor, delta: Tensor | None, dtype: torch.dtype) -> Tensor:
     """weight + delta, added up in float32 and rounded once; where delta is 0 the weight keeps its
-    bits.
+    bits. Raises ValueError for sums that `dtype` cannot hold.
     """
     if delta is None:
         return weight.to(dtype)
     total = weight.float() + delta
     same = delta == 0
-    return torch.where(same, weight.to(dtype), total.to(dtype))
+    summed = torch.where(same, weight.to(dtype), total.to(dtype))
+    if not bool(torch.isfinite(summed).all()):
+        raise ValueError(f"holds values that {dtype} cannot, or not a number")
+    return summed
 
 
 @dataclass

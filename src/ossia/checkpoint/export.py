@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint.fitted import Tally, pieces
-from ossia.checkpoint.gguf.format import CHAT_TEMPLATE
+from ossia.checkpoint.gguf.read import GgufSource
 from ossia.checkpoint.gguf.read import tokenizer as gguf_tokenizer
 from ossia.checkpoint.load import CONFIG, Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import Source, inside
@@ -38,23 +38,25 @@ FloatDtype = Literal["bfloat16", "float32"]
 _FLOATS = {"bfloat16": (torch.bfloat16, "BF16"), "float32": (torch.float32, "F32")}
 # Files that go with the weights, if they exist.
 TOKENIZER = "tokenizer.json"
-COMPANIONS = (
+TOKENIZER_FILES = (
     TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "LICENSE",
-    "USAGE_POLICY",
+    "generation_config.json",  # names tokens by their ids
 )
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+COMPANIONS = (*TOKENIZER_FILES, *TEMPLATES, "LICENSE", "USAGE_POLICY")
 # In the safetensors files' own metadata: under which rule for the scale experts were quantized. No
 # config.json has a place for it that all readers leave alone.
 SCALE_RULE = "ossia.mxfp4_scale_rule"
 # Keys of a Hugging Face config.json that are about the tokenizer and not in our config; lost unless
 # handed on.
-_CARRIED = ("bos_token_id", "eos_token_id", "pad_token_id")
+_CARRIED = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",  # what a GGUF calls them
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+}
 
 
 def convert(
@@ -99,25 +101,37 @@ def refuse_replacing(checkpoint: Checkpoint, dst: str | os.PathLike[str]) -> Non
 
 
 def finish(sink: Sink, checkpoint: Checkpoint) -> None:
-    """Write the config of what `checkpoint` became, and copy what goes with the weights."""
-    sink.describe({key: checkpoint.json[key] for key in _CARRIED if key in checkpoint.json})
+    """Write the config of what `checkpoint` became, and copy what goes with the weights: of a GGUF
+    what is inside, and of what lies beside it only the rest.
+    """
+    own: set[str] = set()
+    carried = {key: checkpoint.json[key] for key in _CARRIED if key in checkpoint.json}
+    if isinstance(checkpoint.source, GgufSource):
+        own = _write_own(checkpoint.source, sink.directory)
+        for key, name in _CARRIED.items():
+            if type(number := checkpoint.source.metadata.get(name)) is int:
+                carried[key] = number
+    sink.describe(carried)
     homes = [checkpoint.directory]
     if checkpoint.directory.resolve().name == "original":
         homes.append(checkpoint.directory.parent)
-    copy_companions(homes, sink.directory)
-    if checkpoint.layout == "gguf" and not (sink.directory / TOKENIZER).exists():
-        _write_tokenizer(checkpoint, sink.directory)
+    copy_companions(homes, sink.directory, own)
 
 
-def _write_tokenizer(checkpoint: Checkpoint, directory: Path) -> None:
-    """That inside a GGUF, and its chat template, as files of their own."""
-    template = checkpoint.source.metadata.get(CHAT_TEMPLATE)
-    if template is not None:
-        (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
-    found = gguf_tokenizer(checkpoint.file)
+def _write_own(source: GgufSource, directory: Path) -> set[str]:
+    """The tokenizer inside a GGUF and its chat template as files of their own. Returns the
+    companions whose place they take.
+    """
+    own: set[str] = set()
+    if source.template is not None:
+        (directory / TEMPLATES[0]).write_text(source.template, encoding="utf-8")
+        own |= {*TEMPLATES, TOKENIZER_FILES[1]}  # older ones have the template in tokenizer_config
+    found = gguf_tokenizer(source.path)
     if found is not None:
         data = to_json(found.vocabulary, found.specials, found.pattern)
         write_json(directory / TOKENIZER, data)
+        own |= set(TOKENIZER_FILES)
+    return own
 
 
 def scale_rule_of(checkpoint: Checkpoint) -> str | None:
@@ -145,9 +159,9 @@ def export(
     max_shard_bytes: int = SHARD_BYTES,
     overwrite: bool = False,
     companions: str | os.PathLike[str] | None = None,
-) -> None:
+) -> mxfp4.RoundingError | None:
     """Write a model as a checkpoint; for an MXFP4 layout, trainable experts are quantized under
-    `rule`.
+    `rule`, and what that cost is returned.
 
     Everything else is stored as `floats`. `companions` is a directory with the tokenizer's files.
     Raises `CheckpointError` as `convert` does, and for a model whose routers choose with a bias
@@ -163,9 +177,11 @@ def export(
         dst, model.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
         state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-        _fill(sink, state, Tally(rule))
+        tally = Tally(rule)
+        _fill(sink, state, tally)
         sink.describe({})
         copy_companions([Path(companions)] if companions is not None else [], sink.directory)
+    return tally.error
 
 
 def _check_rule(rule: mxfp4.ScaleRule) -> None:
@@ -305,11 +321,13 @@ def _fill_encoded(sink: Sink, stem: str, weight: Tensor, tally: Tally) -> None:
             sink.put_flat(f"{stem}.scales", at, scales)
 
 
-def copy_companions(homes: Sequence[Path], directory: Path) -> None:
-    """Copy each file that goes with the weights from the first of `homes` that has it."""
+def copy_companions(homes: Sequence[Path], directory: Path, own: Set[str] = frozenset()) -> None:
+    """Copy each file that goes with the weights, except those in `own`, from the first of `homes`
+    that has it.
+    """
     for name in COMPANIONS:
         for home in homes:
-            if (home / name).exists():
+            if name not in own and (home / name).exists():
                 source = inside(home, name)
                 shutil.copyfile(source, directory / name)
                 break

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ossia import mxfp4
-from ossia.checkpoint.adapter import Change, added, requantized
+from ossia.checkpoint.adapter import Change, Requantized, added, requantized
 from ossia.checkpoint.writer import Progress
 from ossia.errors import CheckpointError
 from ossia.mxfp4 import RoundingError, ScaleRule, error_of
@@ -48,6 +48,17 @@ class Tally:
         stored = mxfp4.decode(blocks, scales, torch.float32)
         self.note(values, stored)
         return blocks, scales
+
+    def requantize(self, where: str, blocks: Tensor, scales: Tensor, delta: Tensor) -> Requantized:
+        """One expert with a change added. Raises `CheckpointError` as `encode` does."""
+        try:
+            made = requantized(blocks, scales, delta, self.rule)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        wanted = mxfp4.decode(blocks, scales, torch.float32) + delta
+        stored = mxfp4.decode(made.blocks, made.scales, torch.float32)
+        self.note(wanted, stored)
+        return made
 
     def note(self, values: Tensor, rounded: Tensor) -> None:
         cost = error_of(values, self.rule, "experts", rounded)
@@ -84,7 +95,10 @@ def fit(
             _encode(done, stem, tensor, change, tally)
         elif kind == "weight" and change is not None:
             dtype = torch.float32 if exact else tensor.dtype
-            done.tensors[name] = _sum(tensor, change, dtype)
+            try:
+                done.tensors[name] = _sum(tensor, change, dtype)
+            except ValueError as error:
+                raise CheckpointError(f"{name}, with the change added: {error}") from error
         elif name not in done.tensors:  # scales come with their blocks where these are made anew
             done.tensors[name] = tensor
         if progress is not None:
@@ -132,16 +146,9 @@ def _fit_packed(
     new_blocks = torch.empty_like(blocks)
     new_scales = torch.empty_like(scales)
     for expert, held in enumerate(zip(blocks, scales, strict=True)):
-        delta = change.delta(expert)
-        try:
-            made = requantized(*held, delta, tally.rule)
-        except ValueError as error:
-            where = f"{stem}, expert {expert}, with the change added"
-            raise CheckpointError(f"{where}: {error}") from error
+        where = f"{stem}, expert {expert}, with the change added"
+        made = tally.requantize(where, *held, change.delta(expert))
         new_blocks[expert] = made.blocks
         new_scales[expert] = made.scales
-        wanted = mxfp4.decode(*held, torch.float32) + delta
-        stored = mxfp4.decode(made.blocks, made.scales, torch.float32)
-        tally.note(wanted, stored)
     done.tensors[f"{stem}.blocks"] = new_blocks
     done.tensors[f"{stem}.scales"] = new_scales

@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import regex  # type: ignore[import-untyped]  # it has a clock
 import torch
 from torch import Tensor
 
-from ossia.checkpoint.mapped import MappedFile, inside, read_json
+from ossia.checkpoint.mapped import MappedFile, inside, name_files, read_json
 from ossia.checkpoint.names import Row
 from ossia.errors import CheckpointError
 
@@ -32,6 +34,7 @@ SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 Pair = tuple[Tensor, Tensor]
 Factors = tuple[Tensor, Tensor, float]  # a [.., r, inputs], b [.., outputs, r], scale
+PATIENCE = 1.0  # seconds for a pattern and a name
 
 _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<letter>[AB])"
@@ -71,6 +74,7 @@ def read(folder: Path, rows: Mapping[str, Row]) -> dict[str, Factors]:
         )
     settings = _Settings.read(folder / SETTINGS)
     file = MappedFile(inside(folder, WEIGHTS))
+    name_files()
     pairs: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for name in file.entries:
         match = _TENSOR.fullmatch(name)
@@ -107,12 +111,14 @@ class _Settings:
             )
         rank = data.get("r")
         alpha = data.get("lora_alpha")
-        ranks = data.get("rank_pattern") or {}
-        alphas = data.get("alpha_pattern") or {}
+        ranks = _patterns(path, data, "rank_pattern")
+        alphas = _patterns(path, data, "alpha_pattern")
         numbers = [rank, alpha, *ranks.values(), *alphas.values()]
-        if not all(type(n) in (int, float) and n > 0 for n in numbers):
+        if not all(type(n) in (int, float) and 0 < n <= sys.float_info.max for n in numbers):
             raise CheckpointError(
-                f"{path}: r, lora_alpha, rank_pattern and alpha_pattern must be numbers above 0"
+                f"{path}: r, lora_alpha, and the values of rank_pattern and alpha_pattern must be "
+                f"finite numbers above 0, found {numbers!r:.200}; put right those that were "
+                "trained with"
             )
         by_root = bool(data.get("use_rslora"))
         return cls(data["r"], data["lora_alpha"], ranks, alphas, by_root)
@@ -146,11 +152,30 @@ def _refused(data: Mapping[str, Any]) -> str | None:
 
 
 def _matching(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Of the first pattern that is the end of a module's path, as peft's `get_pattern_key`."""
+    """Of the first pattern that is the end of a module's path, as peft's `get_pattern_key`. Raises
+    `CheckpointError` for one that is no regular expression or takes too long.
+    """
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        try:
+            found = regex.match(rf"(.*\.)?({pattern})$", module, timeout=PATIENCE)
+        except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
+            why = str(error) or "it nests too deeply"
+            raise CheckpointError(
+                f"{SETTINGS}: the pattern {pattern!r:.200} of rank_pattern or alpha_pattern cannot "
+                f"be matched: {why}; write the modules' names instead"
+            ) from error
+        if found:
             return value
     return default
+
+
+def _patterns(path: Path, data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = data.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"{path}: {key} must be an object, a number for each pattern, found {found!r:.80}"
+        )
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ from ossia.tokenizer import Tokenizer
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer.json of a checkpoint, which for `original/` may stand beside that folder; what
-    a GGUF file has inside, unless its vocabulary has the size of o200k's, which is then taken.
+    a GGUF file has inside, before any beside it, unless its vocabulary has the size of o200k's,
+    which is then taken.
     """
+    file = gguf.find(folder)
+    is_o200k = config.vocab_size == ModelConfig().vocab_size
+    if file is not None and not is_o200k and (own := gguf.tokenizer(file)) is not None:
+        return own
     other = folder / "original"
     if folder.resolve().name == "original":
         other = folder.parent
-    for place in (folder, other):
+    places = () if file is not None and is_o200k else (folder, other)
+    for place in places:
         if (place / "tokenizer.json").exists():
             return Tokenizer.from_pretrained(place)
-    if config.vocab_size == ModelConfig().vocab_size:
-        return Tokenizer.o200k_harmony()
-    file = gguf.find(folder)
-    if file is None:
-        return None
-    return gguf.tokenizer(file)
+    return Tokenizer.o200k_harmony() if is_o200k else None

@@ -352,6 +352,14 @@ def test_markup_in_texts_stops_the_run_with_its_line(word: str, tmp_path: Path) 
         ([user(dirty), answer("A.")], "messages[0]"),
         ([{"role": "system", "content": dirty}, *CHAT], "messages[0]"),
         ([user("Q?"), answer(dirty, channel="final")], "messages[1]"),
+        (
+            [user("Q?"), answer(None, tool_calls=[call({"a": [dirty]})])],
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            [user("Q?"), answer(None, tool_calls=[call(json.dumps({"a": dirty}))])],
+            "messages[1].tool_calls[0].function.arguments",
+        ),
     ):
         said = refusal(tmp_path, {"messages": CHAT}, {"messages": messages})
         assert f"x.jsonl:2: {place}: holds {word!r}" in said and "markup=convert" in said
@@ -393,6 +401,7 @@ def test_markup_can_be_made_what_it_means(content: str, means: list[Line], tmp_p
     [
         "A.<|end|>",
         "<think>never ends",
+        "<think>One.</think><think>Two.</think>A.",
         "<|start|>user<|message|>I<|end|>",
         "A<|im_end|>",
         "<|channel|>commentary to=python<|message|>1<|call|>",
@@ -400,13 +409,47 @@ def test_markup_can_be_made_what_it_means(content: str, means: list[Line], tmp_p
 )
 def test_what_cannot_be_converted_stops_the_run(content: str, tmp_path: Path) -> None:
     wrong = {"messages": [user("Q?"), answer(content)]}
-    assert "x.jsonl:1: messages[1]: " in refusal(tmp_path, wrong, markup="convert")
+    said = refusal(tmp_path, wrong, markup="convert")
+    assert "x.jsonl:1: messages[1]: " in said and "let markup=convert" not in said
 
 
 def test_what_others_say_stays_text_where_markup_is_converted(tmp_path: Path) -> None:
     asked = [user("What does <think> mean?"), answer("<think>Hm.</think>A tag.")]
     (example,), _ = read(tmp_path, {"messages": asked}, markup="convert")
     assert "What does <think> mean?" in TOKENIZER.decode(list(example.ids))
+
+
+BEGINNING = "<|start|>user<|message|>Q?<|end|>"
+REST = "<|start|>assistant<|channel|>final<|message|>A.<|return|>"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"text": BEGINNING + REST, "system": "Be kind."}, "system: has no place"),
+        ({"text": "Once.", "system": "Be kind."}, "system: has no place beside text"),
+        ({"text": "Once.", "tools": TOOLS}, "tools: has no place beside text"),
+        (
+            {"prompt": BEGINNING, "completion": REST, "system": "Be kind."},
+            "prompt: is Harmony's text, which",
+        ),
+        ({"prompt": BEGINNING, "completion": [answer("A.")]}, "found prompt, completion[0]: write"),
+    ],
+)
+def test_what_would_be_lost_beside_a_text_is_named(line: Line, said: str, tmp_path: Path) -> None:
+    found = refusal(tmp_path, line, markup="convert", documents=True)
+    assert re_said(found, "x.jsonl:1: ", said)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"required": True}, {"properties": [1]}, {"items": [1], "required": "a"}]
+)
+def test_schemas_of_other_drafts_lose_no_line(schema: Line, tmp_path: Path) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "object", **schema}}}
+    tools = [{"type": "function", "function": FUNCTION | {"parameters": parameters}}]
+    messages = [user("Q?"), answer(None, tool_calls=[call({"a": {"b": None, "c": 1}})])]
+    (example,), _ = read(tmp_path, {"messages": messages, "tools": tools})
+    assert '{"a": {"c": 1}}' in learned([example])[0].replace('":', '": ').replace(":  ", ": ")
 
 
 # ---- lines that are refused ----------------------------------------------------------------------
@@ -430,6 +473,13 @@ def test_what_others_say_stays_text_where_markup_is_converted(tmp_path: Path) ->
             "messages[1].tool_calls: must be a list",
         ),
         (json.dumps({"messages": "Q?"}), "messages: a string that is not JSON"),
+        (json.dumps([{"messages": CHAT}]), "expected an object, found a list; the file must hold"),
+        (json.dumps({"prompt": "Q?", "response": "A."}), "rename response to completion"),
+        (
+            json.dumps({"question": "Q?", "answer": "A."}),
+            "rename question to prompt and answer to completion",
+        ),
+        (json.dumps({"instruction": "Q?", "response": "A."}), "rename response to output"),
         (
             json.dumps({"prompt": 1, "completion": "A."}),
             "prompt: must be a list of messages, found a int",

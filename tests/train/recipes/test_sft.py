@@ -213,7 +213,7 @@ def test_a_broken_call_may_be_read_but_not_learned() -> None:
     ("line", "message"),
     [
         ("{", r"not JSON.*one JSON object a line"),
-        ("[1]", r"expected an object with `messages`, found a list"),
+        ("[1]", r"expected an object, found a list; the file must"),
         ('{"messages": []}', r"messages: must be a list of messages, found nothing"),
         ('{"messages": [{"role": "user", "content": "a"}]}', r"messages: none is the assistant's"),
         ('{"messages": [{"role": "robot", "content": "a"}]}',

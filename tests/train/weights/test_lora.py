@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -317,6 +318,8 @@ def test_files_that_are_no_adapter_are_refused(tmp_path: Path) -> None:
     for wrong, message in (
         ({"rank": 5}, "expected"),
         ({"rank": 0}, "rank 0"),
+        ({"alpha": math.inf}, "alpha inf"),
+        ({"alpha": 1e300}, "scale .* float32 cannot hold"),
         ({"dropout": 1}, "dropout"),
     ):
         (tmp_path / "a" / "adapter.json").write_text(json.dumps(settings | wrong))

@@ -20,8 +20,8 @@ from ossia.batch import Batch
 from ossia.checkpoint import open_checkpoint
 from ossia.checkpoint.export import scale_rule_of
 from ossia.checkpoint.names import Layout
-from ossia.config import ModelConfig
-from ossia.errors import CheckpointError, ConfigError
+from ossia.config import ModelConfig, account
+from ossia.errors import CheckpointError, ConfigError, ModelNotFoundError
 from ossia.model import Transformer
 from ossia.train.settings import Lora
 from ossia.train.weights import merge as module
@@ -213,7 +213,7 @@ def test_full_precision_experts(tmp_path: Path) -> None:
     source = base(tmp_path / "m", "hf-bf16")
     model = adapter(tmp_path / "a", source)
     merge(source, tmp_path / "a", tmp_path / "plain")
-    merge(source, tmp_path / "a", tmp_path / "packed", "even", layout="hf")
+    done = merge(source, tmp_path / "a", tmp_path / "packed", "even", layout="hf")
     name = "layers.1.moe.experts.gate_up"
     a, b = (model.get_parameter(f"{name}.lora_{x}").detach() for x in "ab")
     before = state(source)[f"{name}.weight"]
@@ -223,6 +223,10 @@ def test_full_precision_experts(tmp_path: Path) -> None:
     blocks, scales = mxfp4.encode(sums, "even")
     assert packed[f"{name}.blocks"].equal(blocks) and packed[f"{name}.scales"].equal(scales)
     assert scale_rule_of(open_checkpoint(tmp_path / "packed")) == "even"
+    assert done.tally.error is not None and "rounded to MXFP4 under even" in str(done)
+    loaded = checkpoint.load(source, adapter=tmp_path / "a", experts="mxfp4")
+    again = merge(source, tmp_path / "a", tmp_path / "as-loaded", layout="hf")
+    assert again.tally.error == loaded.rounding, "what loading with it says"
     source = base(tmp_path / "q")
     adapter(tmp_path / "b", source)
     merge(source, tmp_path / "b", tmp_path / "decoded", layout="hf-bf16")
@@ -349,6 +353,15 @@ def test_the_command_writes_what_the_function_writes(tmp_path: Path) -> None:
     recipe, out = recipes.load("merge"), tmp_path / "run"
     with pytest.raises(ConfigError, match="adapter=FOLDER"):
         recipe.phases(recipe.config, out)
+    plain = base(tmp_path / "plain", "hf-bf16")
+    sizes = {}
+    for name in (source, plain):
+        asked = apply(recipe.config, [f"model={name}", f"adapter={tmp_path / 'a'}"])
+        (phase,) = recipe.phases(asked, out)
+        sizes[name] = phase.disk
+    assert sizes[plain] == 2 * account(TINY).total > sizes[source], "as it is stored now"
+    with pytest.raises(ModelNotFoundError, match="neither a folder here nor a model name"):
+        recipe.phases(apply(recipe.config, [f"model={source}", "adapter=./a/b/c"]), out)
     given = [f"model={source}", f"adapter={tmp_path / 'a'}", "rule=best", "layout=original"]
     chosen = apply(recipe.config, given)
     run_pipeline(recipe.phases(chosen, out), out)

@@ -76,8 +76,10 @@ def find(path: Path) -> Path | None:
 
 def _is_gguf(path: Path) -> bool:
     """By its name or, as downloads and caches often drop the suffix, its first bytes."""
+    if not path.is_file():  # to open a pipe would wait for somebody who writes to it
+        return False
     if path.suffix == ".gguf":
-        return path.is_file()
+        return True
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -88,7 +90,7 @@ def _is_gguf(path: Path) -> bool:
 def parts_of(path: Path) -> list[Path]:
     """The files of the model of which `path` is one: itself, or by its name all parts in order."""
     match = _NAME_OF_A_PART.fullmatch(path.name)
-    if match is None:
+    if match is None or int(match[3]) == 0:
         return [path]
     stem, _, count = match.groups()
     return [path.with_name(f"{stem}-{n:05}-of-{count}.gguf") for n in range(1, int(count) + 1)]
@@ -122,6 +124,12 @@ class GgufSource:
                         f"tensor {name!r} is in both {self._home[name].path} and {part.path}"
                     )
                 self._home[name] = part
+
+    @property
+    def template(self) -> str | None:
+        """The chat template, if there is one."""
+        found = self.metadata.get(gguf.CHAT_TEMPLATE)
+        return found if isinstance(found, str) else None
 
     def __contains__(self, name: object) -> bool:
         return name in self._home
@@ -187,6 +195,11 @@ def _check_part(path: Path, metadata: dict[str, Any], number: int, count: int) -
     """Raises `CheckpointError` unless a file is the part that its name says it is."""
     is_count = metadata.get("split.count", 0)
     is_number = metadata.get("split.no", 0)
+    if type(is_count) is not int or type(is_number) is not int:
+        raise CheckpointError(
+            f"{path}: split.count and split.no must be whole numbers, found {is_count!r:.60} and "
+            f"{is_number!r:.60}; download the file again"
+        )
     if count == 1 and is_count not in (0, 1):
         raise CheckpointError(
             f"{path}: one of {is_count} parts, under a name that does not say which; name them "
@@ -329,6 +342,8 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
     merges = found.get("tokenizer.ggml.merges") or []
     if not isinstance(tokens, list) or not isinstance(types, list) or len(tokens) != len(types):
         raise TokenizerError(f"{file}: tokenizer.ggml.tokens and .token_type do not match")
+    if not all(isinstance(token, str) for token in tokens):
+        raise TokenizerError(f"{file}: tokenizer.ggml.tokens must be strings")
     data = _as_tokenizer_json(tokens, types, merges, pattern)
     try:
         return Tokenizer(*parse(data))

@@ -25,7 +25,7 @@ from ossia.checkpoint.fitted import Tally, pieces
 from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.blocks import FORMATS, to_ggml, to_q8
 from ossia.checkpoint.gguf.format import Slot
-from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED
+from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED, GgufSource
 from ossia.checkpoint.load import Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import read_json
 from ossia.checkpoint.tokenizer import find_tokenizer
@@ -142,8 +142,8 @@ def _write_header(
     writer.add_quantization_version(2)
     for key, value in described.items():
         _add(writer, key, value)
-    template = checkpoint.source.metadata.get(gguf.CHAT_TEMPLATE)
-    template = template or _chat_template(checkpoint.directory)
+    own = checkpoint.source.template if isinstance(checkpoint.source, GgufSource) else None
+    template = own or _chat_template(checkpoint.directory)
     _add_tokenizer(writer, config, tokenizer, template)
     dtype: Any = np.dtype(np.uint8)
     for slot in slots:

@@ -71,7 +71,17 @@ def available_memory() -> int:
         used = int((CONTROL_GROUP / "memory.current").read_text())
     except (OSError, ValueError):  # none, or "max"
         return system
-    return min(system, most - used)
+    return min(system, most - used + _group_cache())
+
+
+def _group_cache() -> int:
+    """Bytes of the system's cache of files that count as the control group's use."""
+    try:
+        lines = (CONTROL_GROUP / "memory.stat").read_text().splitlines()
+        fields = dict(line.split(" ", 1) for line in lines)
+        return int(fields["active_file"]) + int(fields["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 0
 
 
 def drop_resident(view: Tensor) -> None:

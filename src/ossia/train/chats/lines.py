@@ -13,6 +13,7 @@ from typing import Any
 from ossia.errors import DataError, HarmonyError
 
 PARQUET = b"PAR1"  # how such a file begins
+ONE_A_LINE = "; the file must hold one JSON object a line (jq -c '.[]' FILE makes it so)"
 
 
 def lines_of(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
@@ -42,10 +43,11 @@ def object_of(text: bytes) -> Mapping[str, Any]:
     except HarmonyError as error:
         hint = ""
         if text.strip()[:1] in (b"[", b"{") and error.code == NOT_JSON:
-            hint = "; the file must hold one JSON object a line (jq -c '.[]' FILE makes it so)"
+            hint = ONE_A_LINE
         raise HarmonyError(f"{error}{hint}") from error
     if not isinstance(data, Mapping):
-        raise HarmonyError(f"expected an object with `messages`, found a {type(data).__name__}")
+        hint = ONE_A_LINE if isinstance(data, list) else ""
+        raise HarmonyError(f"expected an object, found a {type(data).__name__}{hint}")
     return data
 
 

@@ -7,6 +7,7 @@ what it stands for. Knows the one form of a line (`shapes.py`) and Harmony's par
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,6 +20,12 @@ from ossia.tokenizer import Tokenizer
 from ossia.train.chats.shapes import Form, Said
 
 Markup = Literal["stop", "convert", "keep"]
+ADVICE = {
+    "stop": "take it out, or let markup=convert make reasoning, channels and calls of what the "
+    "assistant's texts hold",
+    "convert": "it is not whole, or stands where it means nothing, so that markup=convert cannot "
+    "make reasoning, channels or calls of it; put it right or take it out",
+}
 START = "<|start|>"
 WORD = re.compile(r"<\|[a-z][a-z0-9_]*\|>|</?think(?:ing)?>|</?tool_(?:call|response)>")
 CONTROL = re.compile(r"<\|(?:start|channel|constrain|message|end|call|return)\|>")
@@ -32,8 +39,11 @@ BETWEEN = re.compile(r"(<\|(?:end|call|return)\|>)\s+(?=<\|start\|>)")
 def read_markup(form: Form, markup: Markup) -> None:
     """Do with the markup in a line what is wanted. A `text` that is Harmony is read as such.
 
-    Raises HarmonyError naming the text that holds markup, or cannot be converted.
+    Raises HarmonyError naming the text that holds markup, or cannot be converted, or the key that
+    has no place beside a text.
     """
+    if form.document is not None:
+        _refuse_beside(form)
     if form.document is not None and form.document.lstrip().startswith(START):
         form.said = _from_text("text", form.document)
         form.document = None
@@ -45,10 +55,16 @@ def read_markup(form: Form, markup: Markup) -> None:
         found = WORD.search(text)
         if found is not None and (markup == "stop" or assistants):
             raise HarmonyError(
-                f"{place}: holds {found[0]!r}, which would be learned as text: take it out, or let "
-                "markup=convert make reasoning, channels and calls of what the assistant's texts "
-                "hold, or markup=keep learn it as it is"
+                f"{place}: holds {found[0]!r}, which would be learned as text: {ADVICE[markup]}, "
+                "or let markup=keep learn it as it is"
             )
+
+
+def _refuse_beside(form: Form) -> None:
+    beside = {"system": form.said, "tools": form.tools, "reasoning_effort": form.effort}
+    for key, value in beside.items():
+        if value:
+            raise HarmonyError(f"{key}: has no place beside text: write it into the text")
 
 
 def _texts(form: Form) -> Iterator[tuple[str, str, bool]]:
@@ -62,6 +78,11 @@ def _texts(form: Form) -> Iterator[tuple[str, str, bool]]:
         for key in REASONING_KEYS:
             for text in _parts(one.message.get(key)):
                 yield f"{one.place}.{key}", text, assistants
+        for number, call in enumerate(one.message.get("tool_calls") or ()):
+            function = call.get("function") if isinstance(call, Mapping) else None
+            given = function.get("arguments") if isinstance(function, Mapping) else None
+            text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+            yield f"{one.place}.tool_calls[{number}].function.arguments", text, assistants
 
 
 def _parts(content: Any) -> Iterator[str]:
@@ -77,10 +98,16 @@ def _parts(content: Any) -> Iterator[str]:
 
 
 def _converted(said: list[Said]) -> list[Said]:
-    if [one.place for one in said] == ["prompt", "completion"]:
-        prompt, completion = (one.message["content"] for one in said)
-        if prompt.lstrip().startswith(START):
-            return _from_text("prompt", prompt + completion, learn_from=len(END.findall(prompt)))
+    texts = {one.place: one.message.get("content") for one in said}
+    prompt = texts.get("prompt")
+    if isinstance(prompt, str) and prompt.lstrip().startswith(START):
+        if [*texts] != ["prompt", "completion"]:
+            raise HarmonyError(
+                "prompt: is Harmony's text, which the text of completion must go on, and nothing "
+                f"else; found {', '.join(texts)}: write all of it into the two texts"
+            )
+        learn_from = len(END.findall(prompt))
+        return _from_text("prompt", f"{prompt}{texts['completion']}", learn_from)
     out = []
     for one in said:
         parts = [one.message]

@@ -51,6 +51,11 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }
+OTHER_NAMES = {  # that people give to keys of the shapes
+    "prompt": ("question", "query"),
+    "completion": ("response", "answer"),
+    "output": ("response", "answer"),
+}
 CALLS = "function_call"  # of a ShareGPT message: its value is a call, or a list of them
 MAY_BE_NULL = ("default", "const")  # of a schema
 
@@ -169,7 +174,20 @@ def _shape_of(line: Object) -> Shape:
             return shape
     known = "; ".join(" and ".join(shape.needs) for shape in SHAPES)
     found = ", ".join(line) or "nothing"
-    raise HarmonyError(f"expected the keys of a known shape ({known}), found {found}")
+    hint = next(filter(None, (_renaming(line, shape) for shape in SHAPES)), "")
+    raise HarmonyError(f"expected the keys of a known shape ({known}), found {found}{hint}")
+
+
+def _renaming(line: Object, shape: Shape) -> str:
+    """What to rename for a line to have a shape; "" if that does not do."""
+    words = []
+    for key in shape.needs:
+        others = [other for other in OTHER_NAMES.get(key, ()) if other in line]
+        if key not in line and not others:
+            return ""
+        if key not in line:
+            words.append(f"{others[0]} to {key}")
+    return f"; rename {' and '.join(words)}"
 
 
 # ---- messages ------------------------------------------------------------------------------------
@@ -347,8 +365,11 @@ def _given(value: Any, schema: Any) -> Any:
         return [_given(inner, known.get("items")) for inner in value]
     if not isinstance(value, Mapping):
         return value
-    required = known.get("required") or ()
-    types = known.get("properties") or {}
+    required = known.get("required")
+    if not isinstance(required, list):  # true of one property, in JSON Schema's draft 3
+        required = ()
+    types = known.get("properties")
+    types = types if isinstance(types, Mapping) else {}
     return {
         key: _given(inner, types.get(key))
         for key, inner in value.items()

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from ossia import hub
-from ossia.checkpoint import peft
+from ossia.checkpoint import open_checkpoint, peft
 from ossia.checkpoint.adapter import SETTINGS
 from ossia.errors import ConfigError
 from ossia.mxfp4 import ScaleRule
 from ossia.train.pipeline import Phase
-from ossia.train.recipes.sft import config_of, fingerprint, stored_bytes
-from ossia.train.weights.merge import merge
+from ossia.train.recipes.sft import config_of, fingerprint, is_preset, stored_bytes
+from ossia.train.weights.merge import merge, same_layout
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,19 @@ class Config:
 
     # that the changes are for: nano, gpt-oss-20b, a folder, a GGUF, or a Hugging Face id
     model: str = "nano"
-    adapter: Path | None = None  # folder of the run with LoRA, or of peft
+    # of the run with LoRA, or of peft: a folder, or a Hugging Face id
+    adapter: Path | None = None
     rule: ScaleRule = "rceil"  # for the scales of the MXFP4 blocks that change
     layout: Literal["same", "hf", "original", "hf-bf16"] = "same"  # of what is written
 
 
 def phases(config: Config, out: Path) -> list[Phase]:
     """One: read, add, write. Raises `ConfigError` if no adapter is given, `ModelNotFoundError` if
-    there is no such model.
+    there is no such model or adapter.
     """
     if config.adapter is None:
         raise ConfigError("say what to merge: adapter=FOLDER, of a run with LoRA or of peft")
-    adapter = config.adapter
+    adapter = hub.find(config.adapter)
     settings = asdict(config)
     settings["adapter"] = str(adapter)
     settings["changes"] = fingerprint(adapter.glob("*.safetensors"))
@@ -51,7 +52,14 @@ def phases(config: Config, out: Path) -> list[Phase]:
         print(merge(base, adapter, out / "model", config.rule, layout=layout, overwrite=True))
         print(f"try it: ossia chat {out / 'model'}")
 
-    disk = stored_bytes(config_of(config.model, hub.find), config.layout)
+    written = config.layout
+    if written == "same":
+        written = (
+            "hf"
+            if is_preset(config.model)
+            else same_layout(open_checkpoint(hub.find(config.model)))
+        )
+    disk = stored_bytes(config_of(config.model, hub.find), written)
     does = "Add the changes and write the model."
     needs = (adapter / (peft.SETTINGS if (adapter / peft.SETTINGS).exists() else SETTINGS),)
     return [Phase("merge", does, run, settings=settings, needs=needs, disk=disk)]

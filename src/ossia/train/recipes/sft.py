@@ -266,7 +266,9 @@ def write_model(config: Config, out: Path) -> None:
         return
     model = load_weights(open_checkpoint(base).config, trained).eval()
     home = base.parent if base.resolve().name == "original" else base
-    export(model, place, config.layout, rule=config.rule, overwrite=True, companions=home)
+    cost = export(model, place, config.layout, rule=config.rule, overwrite=True, companions=home)
+    if cost is not None:
+        print(cost)
 
 
 def compare(config: Config, out: Path) -> dict[str, Any]:

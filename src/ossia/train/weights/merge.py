@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ossia import mxfp4
 from ossia.checkpoint import Checkpoint, open_checkpoint
-from ossia.checkpoint.adapter import Adapter, added, read_adapter, requantized
+from ossia.checkpoint.adapter import Adapter, added, read_adapter
 from ossia.checkpoint.export import (
     SCALE_RULE,
     FloatDtype,
@@ -33,7 +33,7 @@ from ossia.checkpoint.export import (
     refuse_replacing,
     scale_rule_of,
 )
-from ossia.checkpoint.fitted import pieces
+from ossia.checkpoint.fitted import Tally, pieces
 from ossia.checkpoint.names import PACKED, Layout, is_packed
 from ossia.checkpoint.writer import SHARD_BYTES, Progress
 from ossia.errors import CheckpointError
@@ -48,7 +48,7 @@ class Merged:
     name and first row.
     """
 
-    rule: mxfp4.ScaleRule
+    tally: Tally = field(repr=False)  # of the experts that were rounded
     matrices: int = 0  # dense ones, changed
     blocks: int = 0  # MXFP4 blocks of matrices that have a change
     blocks_changed: int = 0  # of those: written anew, because their values change
@@ -58,14 +58,14 @@ class Merged:
 
     def __str__(self) -> str:
         text = f"{self.matrices} dense matrices changed"
-        if not self.blocks:
-            return text
-        share = self.blocks_changed / self.blocks
-        lost = self.blocks_moved - self.blocks_changed
-        return (
-            f"{text}; {self.blocks_changed:,} of {self.blocks:,} MXFP4 blocks written anew "
-            f"({share:.1%}), {lost:,} had changes too small for MXFP4"
-        )
+        if self.blocks:
+            share = self.blocks_changed / self.blocks
+            lost = self.blocks_moved - self.blocks_changed
+            text += (
+                f"; {self.blocks_changed:,} of {self.blocks:,} MXFP4 blocks written anew "
+                f"({share:.1%}), {lost:,} had changes too small for MXFP4"
+            )
+        return f"{text}; {self.tally.error}" if self.tally.error is not None else text
 
 
 def merge(
@@ -92,13 +92,13 @@ def merge(
     changes = read_adapter(Path(adapter), source.config)
     refuse_replacing(source, out)
     if layout is None:
-        layout = _same_layout(source)
+        layout = same_layout(source)
     floats = stored_floats(source)
     notes = _notes(source, layout, changes, rule)
     with destination(
         out, source.config, layout, floats, max_shard_bytes, overwrite, progress, notes
     ) as sink:
-        done = Merged(mxfp4.rule_of(rule))
+        done = Merged(Tally(mxfp4.rule_of(rule)))
         _Merge(sink, source.tensors, changes, done).run()
         finish(sink, source)
         sink.flush()
@@ -106,7 +106,7 @@ def merge(
     return done
 
 
-def _same_layout(source: Checkpoint) -> Layout:
+def same_layout(source: Checkpoint) -> Layout:
     """That of the checkpoint; of a GGUF the one that holds its experts as they are."""
     if source.layout != "gguf":
         return source.layout
@@ -165,7 +165,8 @@ class _Merge:
         for start, piece in pieces(self.state[native]):
             if change is not None:
                 delta = change.delta(rows=slice(start, start + len(piece)))
-            self._put(native, start, added(piece, delta, self.sink.dtype))
+            whole = self._added(f"{native}, with the change added", piece, delta)
+            self._put(native, start, whole)
         if change is not None:
             self.done.matrices += 1
 
@@ -179,37 +180,42 @@ class _Merge:
         for e in range(len(held[0])):
             expert = [tensor[e] for tensor in held]
             delta = None if change is None else change.delta(e)
-            try:
-                made = self._expert(kind, expert, delta)
-            except ValueError as error:
-                raise CheckpointError(
-                    f"{stem}, expert {e}, with the change added: {error}"
-                ) from error
+            made = self._expert(f"{stem}, expert {e}, with the change added", kind, expert, delta)
             for part, tensor in made.items():
                 self._put(f"{stem}.{part}", e, tensor.unsqueeze(0))
 
-    def _expert(self, kind: str, expert: Expert, change: Tensor | None) -> dict[str, Tensor]:
-        """In the form of the sink. Raises ValueError for values that it cannot hold."""
+    def _expert(
+        self, where: str, kind: str, expert: Expert, change: Tensor | None
+    ) -> dict[str, Tensor]:
+        """In the form of the sink. Raises `CheckpointError` for values that it cannot hold."""
         if kind == "weight":
-            weight = added(_decoded(expert), change, self.sink.dtype)
+            weight = self._added(where, _decoded(expert), change)
             if not torch.isfinite(weight).all():
-                raise ValueError(f"holds values that {self.sink.floats} cannot, or not a number")
+                raise CheckpointError(
+                    f"{where}: holds values that {self.sink.floats} cannot, or not a number"
+                )
             return {"weight": weight}
         if len(expert) == 2:
             if change is not None:
-                expert = self._requantized(expert, change)
+                expert = self._requantized(where, expert, change)
             blocks, scales = expert
         else:
             whole = expert[0].float()
             if change is not None:
                 whole = whole + change
-            blocks, scales = mxfp4.encode(whole, self.done.rule)
+            blocks, scales = self.done.tally.encode(where, whole)
         return {"blocks": blocks, "scales": scales}
 
-    def _requantized(self, expert: Expert, change: Tensor) -> Expert:
+    def _added(self, where: str, weight: Tensor, delta: Tensor | None) -> Tensor:
+        try:
+            return added(weight, delta, self.sink.dtype)
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+
+    def _requantized(self, where: str, expert: Expert, change: Tensor) -> Expert:
         blocks, scales = expert
         done = self.done
-        made = requantized(blocks, scales, change, done.rule)
+        made = done.tally.requantize(where, blocks, scales, change)
         done.blocks += made.moved.numel()
         done.blocks_moved += int(made.moved.sum())
         done.blocks_changed += int(made.changed.sum())
