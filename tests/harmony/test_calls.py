@@ -316,6 +316,16 @@ def test_a_schema_that_is_wrong_mends_nothing(schema: Any, monkeypatch: pytest.M
     read_arguments("", schema)
 
 
+def test_a_schema_that_is_long_mends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is a schema at all would take seconds to find out."""
+    known = {f"property {n}": {"type": "integer"} for n in range(10)}
+    assert read_arguments('{"a": 1,}', {"properties": known}).value == {"a": 1}
+    known = {f"property {n}": {"type": "integer"} for n in range(1000)}
+    check = "jsonschema.Draft202012Validator.check_schema"
+    monkeypatch.setattr(check, lambda schema: pytest.fail("it was checked"))
+    assert read_arguments('{"a": 1,}', {"properties": known}).value is None
+
+
 def test_references_within_the_schema_work() -> None:
     tree = {
         "type": "object",

@@ -58,6 +58,9 @@ async def attack(client: httpx.AsyncClient, rng: random.Random, end: float, seen
             if patience > 1:
                 seen.failures.append(f"no answer: {sent.path} {sent.body[:300]!r}")
             continue
+        except httpx.TransportError as error:
+            seen.failures.append(f"{error!r} {sent.method} {sent.path} {sent.body[:300]!r}")
+            continue
         seen.statuses[response.status_code] += 1
         if response.status_code >= 500:
             seen.failures.append(f"{response.status_code} {sent.path} {sent.body[:300]!r}")
@@ -109,7 +112,7 @@ async def idle_size(server: Process, client: httpx.AsyncClient) -> tuple[int, in
 
 
 async def attacked(server: Process, seconds: float) -> Seen:
-    """The first tenth warms the server up: caches fill, once."""
+    """The first quarter warms the server up: caches fill, once."""
     seen = Seen()
 
     async def all_at_once(seconds: float, first: int) -> None:
@@ -126,10 +129,10 @@ async def attacked(server: Process, seconds: float) -> Seen:
             ]
             await asyncio.gather(*tasks)
 
-    await all_at_once(seconds / 10, 5000)
+    await all_at_once(seconds / 4, 5000)
     async with client_of(server, KEYS[0]) as client:
         size, files = await idle_size(server, client)
-    await all_at_once(seconds * 9 / 10, 1000)
+    await all_at_once(seconds * 3 / 4, 1000)
     async with client_of(server, KEYS[0]) as client:
         size_after, files_after = await idle_size(server, client)
     waits = sorted(seen.health)
@@ -166,6 +169,7 @@ def test_a_mixed_attack(tmp_path: Path) -> None:
     keys.chmod(0o600)
     with serving("--api-key-file", str(keys), "--max-queue", "256") as server:
         seen = asyncio.run(attacked(server, MINUTES * 60))
+        assert server.process.poll() is None, f"the server has ended: {server.process.returncode}"
         assert not seen.failures, seen.failures[:5]
         assert max(seen.health) < HEALTH
         asyncio.run(stopped_under_fire(server))

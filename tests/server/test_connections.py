@@ -16,8 +16,9 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from ossia.server import Settings, connections
-from ossia.server.access import address_of
+from ossia.server.access import address_of, secret_digest
 from ossia.server.connections import Connection, protocol
+from ossia.server.settings import ApiKey
 
 SAYS = "<|channel|>final<|message|>Hi there<|return|>"
 BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
@@ -166,9 +167,11 @@ async def test_a_body_that_nobody_reads_has_one_too(
 CHUNKED = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
 
 
+@pytest.mark.parametrize("large", [0, 1_000_000])
 async def test_a_body_in_a_million_chunks_is_not_read_to_its_end(
-    client_for: Any, monkeypatch: pytest.MonkeyPatch
+    client_for: Any, monkeypatch: pytest.MonkeyPatch, large: int
 ) -> None:
+    """Whatever came before: a large chunk earns no small ones."""
     read = []
     parse = Connection.data_received
 
@@ -180,11 +183,13 @@ async def test_a_body_in_a_million_chunks_is_not_read_to_its_end(
     async with listening(client_for) as (dial, client):
         flood = await dial()
         await flood.send(CHUNKED)
+        if large:
+            await flood.send(b"%x\r\n%s\r\n" % (large, b"x" * large))
         with suppress(ConnectionError):
             for _ in range(1000):
                 await flood.send(b"1\r\nx\r\n" * 1000)
         await flood.rest()
-        assert 100_000 < sum(read) < 400_000 and max(read) <= connections.PIECE
+        assert 100_000 < sum(read) - large < 400_000 and max(read) <= connections.PIECE
         assert client.app.state.access.receiving == 0 and client.engine.submitted == []
 
 
@@ -236,6 +241,32 @@ async def test_all_open_bodies_together_are_bounded(client_for: Any) -> None:
                 await asyncio.sleep(0.01)
 
 
+async def test_who_holds_many_large_bodies_is_refused_and_not_others(client_for: Any) -> None:
+    keys = tuple(ApiKey(name, secret_digest(name)) for name in ("ann", "bob"))
+    async with listening(client_for, max_body=1000, keys=keys) as (dial, client):
+        own = b"\r\nauthorization: Bearer %s\r\n\r\n"
+        head = HEAD.removesuffix(b"\r\n\r\n")
+        large = head.replace(b"%d" % len(BODY), b"1000") + own % b"ann"
+        for _ in range(4):
+            await (await dial()).send(large + b"x" * 950)
+        access = client.app.state.access
+        async with asyncio.timeout(5):
+            while access.receiving_of["ann"] < 4 * 950:
+                await asyncio.sleep(0.01)
+        refused = await dial()
+        await refused.send(large + b"x" * 950)
+        assert (await asyncio.wait_for(refused.answer(), 5)).startswith(b"HTTP/1.1 429 ")
+        access.receive("others", 4300)  # more than all together have
+        for name, status in ((b"ann", b"429"), (b"bob", b"200")):
+            asking = await dial()
+            await asking.send(head + own % name + BODY)
+            assert (await asking.answer()).startswith(b"HTTP/1.1 %s " % status)
+        access.receive("others", 8000)  # twice as much
+        asking = await dial()
+        await asking.send(head + own % b"bob" + BODY)
+        assert (await asking.answer()).startswith(b"HTTP/1.1 429 ")
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", HEAD + BODY[:5]])
 async def test_who_holds_hundreds_open_does_not_shut_out_who_asks(
     client_for: Any, sent: bytes
@@ -250,6 +281,15 @@ async def test_who_holds_hundreds_open_does_not_shut_out_who_asks(
             await asking.send(HEALTH)
             assert (await asking.answer()).startswith(b"HTTP/1.1 200 ")
         assert await held[0].rest() == b"", "the oldest gave its place"
+
+
+async def test_one_place_is_given_up_again_and_again(client_for: Any) -> None:
+    async with listening(client_for, max_connections=1) as (dial, _):
+        held = [await dial() for _ in range(4)]
+        for client in held[:-1]:
+            assert await client.rest() == b""
+        await held[-1].send(HEALTH)
+        assert (await held[-1].answer()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_connections_that_are_answered_keep_their_place(client_for: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import orjson
 import pytest
 
 from ossia.errors import GrammarSizeError
@@ -17,12 +18,14 @@ from ossia.harmony import FunctionTool
 from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
-from ossia.server import ScriptedEngine, Settings
+from ossia.server import ScriptedEngine, Settings, service
+from ossia.server.answer import LONG
 from ossia.server.service import Service
 from ossia.tools import Toolbox
 
 pytestmark = pytest.mark.anyio
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+OLLAMA = "/api/chat"
 USER = [{"role": "user", "content": "1"}]
 LINKS = {
     f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}}
@@ -134,7 +137,7 @@ def one_of_its_own(n: int) -> dict[str, Any]:
     return {"type": "object", "properties": {f"k{n}": {"type": "string"}}}
 
 
-@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
 async def test_a_prompt_that_is_too_long_is_found_before_anything_is_compiled(
     path: str,
     client_for: Callable[..., Any],
@@ -202,11 +205,11 @@ async def test_compiling_ends_with_its_client(
         return compile_it(grammar, ll)
 
     monkeypatch.setattr(kept, "matcher_of", matcher_of)
-    service = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
 
     def asking(first: int) -> asyncio.Task[Any]:
         many = tuple(FunctionTool(f"f{n}", "", one_of_its_own(first + n)) for n in range(20))
-        return asyncio.ensure_future(service.grammar(Toolbox(functions=many)))
+        return asyncio.ensure_future(serving.grammar(Toolbox(functions=many)))
 
     gone = [asking(100 * n) for n in range(4)]  # two at work, two waiting
     await asyncio.to_thread(began.wait, 30)
@@ -217,3 +220,68 @@ async def test_compiling_ends_with_its_client(
     go_on.set()
     assert await asking(1000) is not None
     assert len(made) <= 2 * 2 + 20
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA, "/api/generate"])
+async def test_asking_ends_with_its_client(
+    path: str, client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = asyncio.Event(), asyncio.Event()
+    sent: list[dict[str, Any]] = []
+
+    async def endless(*given: Any, **more: Any) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> dict[str, Any]:
+        if not began.is_set():
+            body = asked(path, {"prompt": "1"} if path == "/api/generate" else {})
+            return {"type": "http.request", "body": orjson.dumps(body), "more_body": False}
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(Service, "grammar", endless)
+    scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"",
+        "client": ("c", 1), "server": ("s", 1), "scheme": "http", "http_version": "1.1",
+        "headers": [(b"content-type", b"application/json")],
+    }  # fmt: skip
+    async with client_for("x") as client, asyncio.timeout(30):
+        await client.app(scope, receive, send)
+    assert ended.is_set(), sent
+
+
+async def test_what_a_large_request_declares_is_put_together_in_a_thread(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_together = Toolbox.grammar
+    threads: list[threading.Thread] = []
+
+    def noted(self: Toolbox, *given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return put_together(self, *given)
+
+    monkeypatch.setattr(Toolbox, "grammar", noted)
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        for size, is_large in ((10, False), (LONG, True)):
+            threads.clear()
+            function = {"name": "f", "description": "d" * size}
+            body = {"messages": USER, "tools": [{"type": "function", "function": function}]}
+            assert (await client.post(CHAT, json=body)).status_code == 200
+            assert (threads[0] is not threading.current_thread()) is is_large
+
+
+async def test_the_vocabulary_is_read_when_the_server_starts(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr(service, "vocabulary", lambda _: readers.append(threading.current_thread()))
+    async with client_for("x") as client:
+        await asyncio.to_thread(client.app.state.service.warm().result, 30)
+    (reader,) = readers
+    assert reader is not threading.current_thread()

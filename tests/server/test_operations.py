@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from ossia.engine import Engine
 from ossia.llm import LLM
 from ossia.server import Settings, create_app
 from ossia.server.access import secret_digest
+from ossia.server.service import Service
 from ossia.server.settings import ApiKey
 from ossia.tokenizer import Tokenizer
 
@@ -306,3 +309,21 @@ async def test_what_clients_ask_of_a_tokenizer(client_for: Any, tokenizer: Token
     assert ids == [tokenizer.special("<|return|>")] and info["chat_template"] is None
     assert (info["bos_token"], info["vocab_size"]) == (None, tokenizer.vocab_size)
     assert info["added_tokens_decoder"][str(ids[0])]["content"] == named
+
+
+async def test_a_conversation_is_tokenized_without_grammars(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that no answer would fit behind: nothing is asked of the model."""
+    parameters = {"type": "object", "properties": {"only_here": {"type": "string"}}}
+    chat = {
+        "messages": [{"role": "user", "content": "word " * 500}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+    }
+    async with client_for("x") as client:
+        config = client.engine.config
+        client.engine.config = replace(config, max_context_length=100)
+        monkeypatch.setattr(Service, "grammar", None)
+        answer = await client.post("/tokenize", json=chat)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["count"] > 500 and answer.json()["max_model_len"] == 100

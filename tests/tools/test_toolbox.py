@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ossia.harmony import (
     render_for_completion,
 )
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Toolbox, ToolChoice, ToolResult
+from ossia.tools import SessionKey, Toolbox, ToolChoice, ToolResult, toolbox
 from ossia.tools.kinds import BROWSER, PYTHON, ToolKind
 from ossia.tools.toolbox import DeclaredCustom
 
@@ -218,6 +219,18 @@ def test_what_cannot_be_enforced_is_let_go_unless_it_is_strict(
     with pytest.raises(GrammarError) as refused:
         Toolbox(functions=(F, bad), strict=frozenset({"bad"})).grammar(tokenizer, None, None)
     assert (refused.value.field, refused.value.code) == ("tools", "invalid_schema")
+
+
+def test_what_was_logged_is_remembered_by_its_digest(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toolbox, "_logged", OrderedDict())
+    monkeypatch.setattr(toolbox, "MOST_LOGGED", 2)
+    long = "x" * 10_000 + "\ud800"
+    for text in (long, long, "b", "c", long):
+        toolbox._log_once(text)
+    assert [len(record.getMessage()) for record in caplog.records] == [10_010, 10, 10, 10_010]
+    assert [len(digest) for digest in toolbox._logged] == [16, 16]
 
 
 def test_a_response_format_binds_the_answer_beside_tools(tokenizer: Tokenizer) -> None:

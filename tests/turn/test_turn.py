@@ -21,6 +21,7 @@ from ossia.turn.events import (
     ItemEnd,
     ItemStart,
     MessageItem,
+    ToolCallItem,
     TurnEnd,
     TurnEvent,
 )
@@ -348,6 +349,41 @@ def test_a_call_of_the_callers_ends_the_turn(tokenizer: Tokenizer, add: PythonFu
     *_, end = run_turn(one, script)
     assert isinstance(end, TurnEnd) and end.reason == "calls"
     assert end.messages[-1].recipient == "functions.lamp"
+
+
+@pytest.mark.parametrize(
+    ("second", "shown"),
+    [
+        (call("lamp", '{"level": 300}'), ["functions.lamp", "functions.lamp"]),  # misfits
+        (call("lamp", '{"level": '), ["functions.lamp", "functions.lamp"]),  # cannot be read
+        (call("lump", "{}"), ["functions.lamp"]),  # is unknown
+        (call("add", '{"a": '), ["functions.lamp"]),  # is ours, and cannot be read
+        (call("add", '{"a": 1, "b": 300}'), ["functions.lamp", "functions.add"]),  # ours, misfits
+    ],
+)
+def test_after_a_call_of_the_callers_nothing_is_lost(
+    tokenizer: Tokenizer, add: PythonFunction, calls: list[str], second: str, shown: list[str]
+) -> None:
+    """The turn ends with the first call, so that the model cannot be told and try again."""
+    level = {"type": "object", "properties": {"level": {"type": "integer", "maximum": 100}}}
+    add.function.parameters["properties"]["b"]["maximum"] = 100
+    toolbox = Toolbox((FunctionTool("lamp", "", level),), builtin=(add,))
+    checked = frozenset({"functions.lamp", "functions.add"})
+    one = Turn(ASKED, tokenizer, Rules(toolbox, checked=checked))
+    first = call("lamp", '{"level": 1}').replace("<|call|>", "<|end|><|start|>assistant")
+    events = list(run_turn(one, Script(tokenizer, first + second)))
+    end = events[-1]
+    assert isinstance(end, TurnEnd) and end.reason == "calls" and len(one.samples) == 1
+    fold(events)
+    items = [event.item for event in events if isinstance(event, ItemEnd)]
+    names = [f"functions.{item.name}" for item in items if isinstance(item, ToolCallItem)]
+    names += [f"functions.{item.function}" for item in calls_of(events)]
+    assert names == shown
+    asked = [message for message in end.messages if message.role is Role.ASSISTANT]
+    assert len(asked) == 2, "the end has what the model wrote"
+    is_told = any(message.text.startswith("error: ") for message in end.messages)
+    assert is_told is (len(shown) == 1)
+    assert calls == (["1 + 300"] if "functions.add" in shown else [])
 
 
 def test_a_turn_that_is_over_stays_over(tokenizer: Tokenizer, add: PythonFunction) -> None:

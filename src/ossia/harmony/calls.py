@@ -46,6 +46,7 @@ _PREFIX = f"{FUNCTIONS}."
 _NAME = re.compile(r"\w(?:[\w.-]*\w)?")
 # Header words without a blank before them.
 _GLUED = re.compile(r"(?<=\w)(?:json|code|analysis|commentary|final)$")
+LONGEST_SCHEMA = 32 << 10  # characters, of those by which calls are mended
 _SHOWN = 100  # characters of the model's text that a message to it repeats
 # JSON in pieces: strings, one without an end, brackets, commas, and everything between them.
 _PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|(?P<endless>".*+)|[][{},]|[^][{},"]++', re.DOTALL)
@@ -261,12 +262,16 @@ class _Brackets:
 
 
 def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
-    """Whether it is certain. A schema that is itself wrong validates nothing."""
+    """Whether it is certain. A schema that is itself wrong validates nothing; nor does one that is
+    too long to find that out, which takes 6 us a character.
+    """
     # slow to import, and rarely needed
     import jsonschema  # type: ignore[import-untyped, unused-ignore]
 
     try:
         plain = schema if isinstance(schema, bool) else dict(schema)
+        if len(repr(plain)) > LONGEST_SCHEMA:
+            return False
         jsonschema.Draft202012Validator.check_schema(plain)
         if _has_regex(plain):
             return False

@@ -4,7 +4,7 @@ could not enforce, and for calls that were mended.
 Knows JSON schema (2020-12, with older spellings in their sense, as grammar/schema.py) and the
 `jsonschema` package; nothing of grammars. Schemas come from strangers, so the work is bounded, and
 what is wrong in a schema says nothing: keywords of the wrong form are passed over, references lead
-nowhere outside, patterns run against a clock. `format` describes only.
+nowhere outside, and all of it runs against a clock. `format` describes only.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-MOST_STEPS = 100_000  # keywords that are looked at
-MOST_SECONDS = 0.25  # of matching patterns
+MOST_STEPS = 100_000  # keywords that are looked at, and what their lists and objects hold
+MOST_SECONDS = 0.1  # of this thread's processor: a busy machine changes no answer
 MOST_PROBLEMS = 3  # that are told
 LONGEST = 200  # characters of one problem
 
@@ -32,28 +32,26 @@ class Undecided(Exception):
 
 @dataclass
 class _Budget:
-    steps: int = MOST_STEPS
-    seconds: float = MOST_SECONDS
-    has_key_patterns: bool = False
+    steps: int
+    end: float  # on `thread_time`
+    has_key_patterns: bool
     passed_over: bool = False
 
-    def take_step(self) -> None:
-        self.steps -= 1
-        if self.steps < 0:
-            raise Undecided("too many keywords")
+    def take_step(self, cost: int = 1) -> float:
+        """The seconds that are left."""
+        self.steps -= cost
+        left = self.end - time.thread_time()
+        if self.steps < 0 or left <= 0:
+            raise Undecided("the check takes too long")
+        return left
 
     def found(self, pattern: str, text: str) -> bool:
         import regex  # type: ignore[import-untyped]  # it has a clock, and reads ECMAScript's \p{..}
 
-        begun = time.monotonic()
-        left = max(self.seconds, 1e-3)
         try:
-            found = regex.search(pattern, text, timeout=left)
-            return found is not None
+            return regex.search(pattern, text, timeout=self.take_step()) is not None
         except TimeoutError as error:
             raise Undecided("a pattern takes too long") from error
-        finally:
-            self.seconds -= time.monotonic() - begun
 
 
 _budget: ContextVar[_Budget] = ContextVar("_budget")
@@ -63,14 +61,16 @@ def problems(value: Any, schema: Mapping[str, Any] | bool, *, certain: bool = Fa
     """What is wrong with a value, for the model to read; None if it fits. Raises `Undecided`;
     `certain`: also if something in the schema was passed over.
     """
-    budget = _Budget(has_key_patterns="'patternProperties'" in repr(schema))
     import referencing
 
+    make = _validator()
+    has_key_patterns = "'patternProperties'" in repr(schema)
+    budget = _Budget(MOST_STEPS, time.thread_time() + MOST_SECONDS, has_key_patterns)
     token = _budget.set(budget)
     try:
         # With a registry of our own no reference is fetched from the network.
         nothing = referencing.Registry()
-        validator = _validator()(schema, registry=nothing)
+        validator = make(schema, registry=nothing)
         found = islice(validator.iter_errors(value), MOST_PROBLEMS)
         told = [f"{error.json_path}: {error.message:.{LONGEST}}" for error in found]
     except RecursionError as error:
@@ -108,7 +108,8 @@ def _validator() -> Any:
 
 def _guarded(keyword: str, check: Check) -> Check:
     def checked(validator: Any, wanted: Any, value: Any, schema: Any) -> Iterator[Any]:
-        _budget.get().take_step()
+        held = len(wanted) if isinstance(wanted, list | dict) else 0
+        _budget.get().take_step(1 + held)
         if wanted is None and keyword != "const":
             return
         if value is None and schema.get("nullable") is True:
@@ -160,8 +161,9 @@ def _additional_properties(validator: Any, wanted: Any, value: Any, schema: Any)
     if not isinstance(value, dict):
         return
     patterns = schema.get("patternProperties") or ()
+    declared = schema.get("properties") or ()
     for key, item in value.items():
-        if key in (schema.get("properties") or ()):
+        if key in declared:
             continue
         if any(_budget.get().found(pattern, key) for pattern in patterns):
             continue
@@ -204,6 +206,8 @@ def _exclusive(of_today: Check, bound: str) -> Check:
     def exclusive(validator: Any, wanted: Any, value: Any, schema: Any) -> Any:
         if not isinstance(wanted, bool):
             return of_today(validator, wanted, value, schema)
-        return of_today(validator, schema[bound], value, schema) if wanted else ()
+        if wanted:
+            return of_today(validator, schema[bound], value, schema)
+        return ()
 
     return exclusive

@@ -129,6 +129,7 @@ class Access:
         self.running = 0
         self.running_of: Counter[str] = Counter()  # by whose turn it is
         self.receiving = 0  # bytes of bodies that are not whole yet
+        self.receiving_of: Counter[str] = Counter()
         self.max_queue = max_queue
         self.everybody = None if keys else Caller("", limits or Limits(), clock=clock)
         self._callers = {key.name: Caller(key.name, key.limits, clock=clock) for key in keys}
@@ -158,9 +159,11 @@ class Access:
     def count(self, caller: Caller, turn: str, samples: int) -> None:
         self.running += samples
         caller.running += samples
-        self.running_of[turn] += samples
-        if not self.running_of[turn]:
-            del self.running_of[turn]
+        _add(self.running_of, turn, samples)
+
+    def receive(self, turn: str, size: int) -> None:
+        self.receiving += size
+        _add(self.receiving_of, turn, size)
 
     def refusal(self, caller: Caller, turn: str, more: int, own: int = 0) -> ApiError | None:
         """Why so many more samples cannot be taken now; `own`: those that the request has."""
@@ -170,6 +173,12 @@ class Access:
             text = f"{self.running} samples are being answered or waiting already"
             return _too_many(text, "queue_full", RETRY)
         return caller.refusal(more)
+
+
+def _add(counter: Counter[str], turn: str, more: int) -> None:
+    counter[turn] += more
+    if not counter[turn]:
+        del counter[turn]
 
 
 def address_of(host: str) -> str:
@@ -202,6 +211,7 @@ class Lease:
         self.access = access
         self.caller = caller
         self.turn = turn
+        self.size = 0  # bytes of its body
         # of its answers, so far
         self.prompt_tokens = 0
         self.completion_tokens = 0
@@ -247,6 +257,12 @@ def count_samples(samples: int, field: str) -> None:
     lease = LEASE.get()
     if lease is not None:
         lease.grow(samples, field)
+
+
+def request_size() -> int:
+    """Bytes of the body of the request that is being answered here."""
+    lease = LEASE.get()
+    return 0 if lease is None else lease.size
 
 
 def whose_turn() -> str:

@@ -154,14 +154,14 @@ class Answerer:
             min_tokens=max(0, request.params.min_tokens - turn.usage.completion),
             stop_ids=self.stop_ids | request.params.stop_ids,
         )
-        params = self.worker.within(params, prompt)
         grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
         constraint = None if grammar is None else grammar.start()
         if constraint is not None and turn.opening_ids:  # a long one takes a while
-            await asyncio.to_thread(_go_on, constraint, turn.opening_ids)
+            budget = grammar.reasoning_budget if grammar and _is_thought(request.opening) else None
+            await asyncio.to_thread(_go_on, constraint, turn.opening_ids, budget)
         tokens = self.worker.generate(
             prompt,
-            params,
+            self.worker.within(params, prompt),
             constraint,
             cache_salt=request.cache_salt,
             samples=request.samples if is_first else None,  # later ones have prompts of their own
@@ -169,24 +169,33 @@ class Answerer:
             caller=request.turn_of,
         )
         try:
-            async for token in tokens:
-                yield token
+            async with aclosing(tokens):
+                async for token in tokens:
+                    yield token
         except OssiaError as error:
             if is_first or error.code != CONTEXT_EXCEEDED:
                 raise ApiError.of(error, prompt=request.prompt_param) from error
         except EngineStopped as error:
             raise ApiError.of(error) from error
-        finally:
-            await tokens.aclose()
 
 
-def _go_on(constraint: HarmonyConstraint, opening: Sequence[int]) -> None:
-    """Walks over a message that has begun. Raises `ApiError`."""
+def _is_thought(opening: Message | None) -> bool:
+    return opening is not None and opening.channel == "analysis"
+
+
+def _go_on(constraint: HarmonyConstraint, opening: Sequence[int], budget: int | None) -> None:
+    """Walks over a message that has begun. `budget`: in tokens, if it is reasoning, which nothing
+    else forbids. Raises `ApiError`.
+    """
     try:
         for token in opening:
             constraint.advance(token)
     except GrammarError as error:
-        why = "the last message cannot be gone on with: response_format or tool_choice forbids it"
+        why = "response_format or tool_choice forbids it"
+        if budget is not None:
+            why = f"it has more reasoning than the reasoning budget of {budget} tokens allows; "
+            why += "raise the budget or shorten the message"
+        why = f"the last message cannot be gone on with: {why}"
         raise ApiError(400, why, param="continue_final_message") from error
 
 

@@ -37,14 +37,16 @@ class Doors:
 
     def enter(self, connection: Connection) -> bool:
         """Whether there is room for it."""
-        mine = self._open.setdefault(connection.address, {})
+        mine = self._open.get(connection.address, {})
         if self.limit and connection.address and len(mine) >= self.limit:
             waiting = [other for other in mine if not other.is_being_answered]
             if not waiting:
                 return False
             # whose headers are not there before whose body is not
             min(waiting, key=lambda other: other.has_headers).give_up()
-        mine[connection] = None
+        self._open.setdefault(connection.address, {})[connection] = (
+            None  # it may have been the last
+        )
         return True
 
     def leave(self, connection: Connection) -> None:
@@ -60,7 +62,8 @@ class Connection(H11Protocol):
     doors: Doors
     address = ""
 
-    _framing = 0  # bytes of the request that are not body, less those that are
+    # bytes of the request that are not body, less those that are, but never below 0
+    _framing = 0
     _timer: asyncio.TimerHandle | None = None
     _timed: tuple[bool, Any] | None = None  # what the timer is for: headers or body after a cycle
 
@@ -99,7 +102,8 @@ class Connection(H11Protocol):
             self._framing = 0
             before = 0
         elif cycle is not None:
-            self._framing += len(data) - 2 * (len(cycle.body) - before)
+            grown = len(cycle.body) - before
+            self._framing = max(0, self._framing + len(data) - 2 * grown)
         if self._framing > FRAMING:  # chunks of a byte: each is parsed at the price of a large one
             self._say("400 Bad Request", "the body comes in too many small chunks")
         self._watch()

@@ -38,7 +38,9 @@ OPEN = {
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 SAFE = {"GET", "HEAD", "OPTIONS"}  # these change nothing
-BODIES = 8  # times the largest one: how much of all that are not whole yet is held
+# How much of the bodies that are not whole yet is held, in times the largest one. A caller has half
+# of it; when it is full, callers with one body have as much again.
+BODIES = 8
 
 
 class AccessMiddleware:
@@ -99,7 +101,7 @@ class AccessMiddleware:
         if not is_work(visit.scope["method"], visit.scope["path"]):
             return
         visit.limited = caller
-        lease = Lease(self.access, caller, caller.name or visit.address)
+        lease = Lease(self.access, caller, visit.turn)
         self._check_room(lease)
         await visit.read_body()  # whoever is still sending holds no place
         self._check_room(lease)
@@ -184,6 +186,7 @@ class _Exchange:
         self.caller = caller.name
 
     def begin(self, lease: Lease) -> None:
+        lease.size = self._size
         lease.hold()
         self.lease = lease
 
@@ -196,6 +199,11 @@ class _Exchange:
             if host.startswith("[")
             else host.partition(":")[0]
         )
+
+    @property
+    def turn(self) -> str:
+        """Who takes turns with others: a key's owner, or an address."""
+        return self.caller or self.address
 
     @property
     def address(self) -> str:
@@ -231,20 +239,24 @@ class _Exchange:
 
     def _take(self, body: bytes) -> None:
         self._size += len(body)
-        self._held += len(body)
-        self._access.receiving += len(body)
+        self._hold(len(body))
         most = self._settings.max_body
         if self._size > most:
             raise HTTPException(413, too_large(most).message)
-        if self._access.receiving > BODIES * most:
+        held = self._access.receiving
+        share = most if held > BODIES * most else BODIES // 2 * most
+        if self._access.receiving_of[self.turn] > share or held > 2 * BODIES * most:
             text = "too many large requests are being received"
             raise HTTPException(429, text, {"Retry-After": str(RETRY)})
         if self._body is not None:
             self._body.append(body)
 
+    def _hold(self, more: int) -> None:
+        self._held += more
+        self._access.receive(self.turn, more)
+
     def _let_go(self) -> None:
-        self._access.receiving -= self._held
-        self._held = 0
+        self._hold(-self._held)
 
     async def _next(self) -> Message:
         """The whole body has `body_timeout` from the request's beginning on. After it, only the

@@ -23,7 +23,7 @@ from ossia import __version__
 from ossia.errors import TokenizerError
 from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
-from ossia.server.chat.request import asks_of
+from ossia.server.chat.request import prompt_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
@@ -288,8 +288,8 @@ async def _of_text(body: TokenizeRequest, service: Service) -> list[int]:
 async def _of_messages(body: TokenizeRequest, request: Request, service: Service) -> list[int]:
     # a chat completion would refuse to do without
     chat = body.model_copy(update={"add_generation_prompt": None})
-    asks, _ = await asks_of(chat, service, caller_of(request))
-    ids = await service.answerer.prompt_ids(asks[0].conversation, asks[0].opening)
+    prompt = await prompt_of(chat, service, caller_of(request))
+    ids = await service.answerer.prompt_ids(prompt.conversation, prompt.opening)
     if body.add_generation_prompt or body.continue_final_message:
         return ids
     return ids[: -len(RenderedHistory(service.tokenizer).ids_for_completion())]

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,10 +20,11 @@ from cachetools import LRUCache
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError, RequestError
 from ossia.harmony import Conversation, HarmonyGrammar, JsonFormat, Message, body_format
+from ossia.harmony.grammar.bodies import Vocabulary, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.messages import EffortName
-from ossia.server.access import Caller, whose_turn
-from ossia.server.answer import Answerer, AnswerRequest
+from ossia.server.access import Caller, request_size, whose_turn
+from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.metrics import Metrics
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
@@ -92,6 +93,7 @@ class Service:
         self.documents = Documents()
         self.is_draining = False
         self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
+        self._vocabulary: Future[Vocabulary] | None = None
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
             REASONING_KEPT, getsizeof=_size
         )
@@ -135,6 +137,12 @@ class Service:
         said = effort_in(instructions) if self.settings.effort_in_system else None
         return Effort(said or self.settings.effort)
 
+    def warm(self) -> Future[Vocabulary]:
+        """Reads the vocabulary for grammars, in a thread: that takes most of a second."""
+        if self._vocabulary is None:
+            self._vocabulary = self._compilers.submit(vocabulary, self.tokenizer)
+        return self._vocabulary
+
     async def grammar(
         self,
         tools: Toolbox,
@@ -170,14 +178,23 @@ class Service:
         check: Callable[[], Awaitable[object]] | None,
     ) -> Grammars:
         """Puts together what has been compiled before, or else compiles in a thread, which stops
-        when this is cancelled.
+        when this is cancelled. To put together what a large request declares takes a thread too.
         """
 
         def make(box: Toolbox) -> HarmonyGrammar:
             return box.grammar(self.tokenizer, format, budget)
 
-        with suppress(GivenUp), giving_up(lambda: True):
-            return Grammars.of(tools, make)
+        def known() -> Grammars | None:
+            with suppress(GivenUp), giving_up(lambda: True):
+                return Grammars.of(tools, make)
+            return None
+
+        if not self.warm().done():
+            await asyncio.shield(asyncio.wrap_future(self.warm()))
+        is_large = request_size() > LONG
+        found = await asyncio.to_thread(known) if is_large else known()
+        if found is not None:
+            return found
         if check is not None:
             await check()
         is_over = threading.Event()

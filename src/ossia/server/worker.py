@@ -126,11 +126,14 @@ class EngineWorker:
         return EngineStats()
 
     def within(self, params: SamplingParams, prompt: Sequence[int]) -> SamplingParams:
-        """`max_tokens` is a bound and reserves nothing: no more than there is room for."""
+        """`max_tokens` is a bound and reserves nothing: no more than there is room for, nor
+        `min_tokens`.
+        """
         room = self.engine.longest - len(prompt)
         if params.max_tokens is None or room < 1:
             return params
-        return replace(params, max_tokens=min(params.max_tokens, room))
+        most = min(params.max_tokens, room)
+        return replace(params, max_tokens=most, min_tokens=min(params.min_tokens, most))
 
     async def generate(
         self,

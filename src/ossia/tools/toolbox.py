@@ -8,9 +8,12 @@ read it. Knows Harmony and the protocol of tools; nothing of requests or of samp
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
+from hashlib import blake2b
+from threading import Lock
 from typing import Any, Literal
 
 from ossia.errors import ToolChoiceError
@@ -35,6 +38,7 @@ from ossia.tools.kinds import ToolKind
 from ossia.tools.protocol import SessionKey, Tool, ToolSession
 
 log = logging.getLogger("ossia.tools")
+MOST_LOGGED = 4096  # of what was relaxed, is not logged a second time
 TEXT_INPUT = {"type": "string"}  # the parameters that a custom tool is declared with
 
 
@@ -304,6 +308,16 @@ class Toolbox:
         )
 
 
-@lru_cache(maxsize=4096)
+_logged: OrderedDict[bytes, None] = OrderedDict()  # digests of texts
+_logging = Lock()
+
+
 def _log_once(relaxed: str) -> None:
-    log.warning("relaxed: %s", relaxed)
+    digest = blake2b(relaxed.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    with _logging:
+        is_new = digest not in _logged
+        _logged[digest] = None
+        if len(_logged) > MOST_LOGGED:
+            _logged.popitem(last=False)
+    if is_new:
+        log.warning("relaxed: %s", relaxed)

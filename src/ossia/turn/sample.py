@@ -301,10 +301,12 @@ class Sample:
 
     def _is_hidden(self, call: ReadCall) -> bool:
         """Whether a call that cannot be understood stays between us and the model. Only a caller
-        whose tool is meant gets to see it, when the model may not try again. One that only does not
-        fit its schema goes to the tool then, whoever carries it out.
+        whose tool is meant gets to see it, when the model may not try again: no retries are left,
+        or the turn ends with the caller's calls that come before it. One that only does not fit its
+        schema goes to the tool then, whoever carries it out.
         """
-        if self._retries or call.target is None:
+        may_try_again = self._retries and not self.outcome.calls
+        if may_try_again or call.target is None:
             return True
         return call.target.tool is not None and not call.is_misfit
 

@@ -22,6 +22,9 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
   the turn ends; but the caller is given what the model wrote to a tool of the caller's.
 - A call that **does not fit its schema**, where the grammar could enforce only a part of it, is
   told the model too, and shown only when it is complete; without retries left it is passed on.
+- **After a call of the caller's** in the same sample there are no retries, because the turn ends
+  with it. Both kinds are then treated as without retries left. What no caller can be given, such as
+  a call of an unknown tool, is in the end's messages with what is wrong, and ends the sample.
 - **Arguments are mended** only as `harmony/calls.py` says, and only in calls that the model closed.
   History, events and tools see the mended call; a repair is noted.
 - **Budgets**: `max_tokens` counts all samples of the turn. A sample with calls of our tools takes a

@@ -10,6 +10,7 @@ import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -20,11 +21,13 @@ from llguidance import LLMatcher
 
 import ossia
 from ossia.errors import GrammarError
-from ossia.harmony import FunctionTool
+from ossia.harmony import FunctionTool, validation
 from ossia.harmony.grammar.bodies import JsonFormat, compile_body, relaxed_in, vocabulary
 from ossia.harmony.grammar.completion import harmony_grammar
+from ossia.harmony.grammar.keywords import Relaxed
 from ossia.harmony.validation import Undecided, problems
 from ossia.tokenizer import Tokenizer
+from ossia.turn.targets import Grammars
 
 NANO = Path(ossia.__file__).parent / "assets/nano/tokenizer.json"
 CHECKER = jsonschema.FormatChecker(["date", "email", "ipv4", "ipv6", "uuid"])
@@ -163,6 +166,30 @@ def test_a_check_ends() -> None:
     assert problems([{"a": 1}, {"a": 1.0}], {"uniqueItems": True}) is not None
 
 
+def test_a_keyword_costs_what_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "MOST_SECONDS", 1e9)
+    names = [f"name {n}" for n in range(20_000)]
+    schema = {"items": {"enum": names}}
+    assert problems(names[:2], schema) is None
+    with pytest.raises(Undecided):
+        problems(names[:100], schema)
+
+
+def test_one_clock_runs_over_the_whole_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    clock = SimpleNamespace(thread_time=lambda: next(ticks) / 1000)
+    monkeypatch.setattr(validation, "time", clock)
+    assert problems(["x"] * 50, {"items": {"type": "string"}}) is None
+    begun = next(ticks)
+    with pytest.raises(Undecided):
+        problems(["x"] * 500, {"items": {"type": "string"}})
+    assert next(ticks) - begun < 105  # of a millisecond each
+    begun = next(ticks)
+    with pytest.raises(Undecided):
+        problems({f"key {n}": 0 for n in range(500)}, {"patternProperties": {"x": True}})
+    assert next(ticks) - begun < 105
+
+
 @pytest.mark.parametrize(
     "odd", [{"required": True}, {"type": 3}, {"pattern": "("}, {"$ref": "#/no"}, {"items": 7}]
 )
@@ -185,3 +212,34 @@ def test_a_schema_that_cannot_be_relaxed_keeps_its_type(nano: Tokenizer) -> None
     grammar = harmony_grammar(nano, tools=[tool], strict=())
     (note,) = grammar.relaxed["functions.f"]
     assert note.keyword == "#" and "too deeply" in note.reason
+
+
+def test_notes_are_few_and_say_how_many_more(nano: Tokenizer) -> None:
+    def notes(last: dict[str, Any]) -> tuple[Relaxed, ...]:
+        odd = {f"key {n}": {"type": "string", "format": "odd"} for n in range(100)}
+        schema = {"type": "object", "properties": {**odd, "last": last}}
+        for _ in range(6):
+            schema = {"type": "object", "properties": {"k" * 100: schema}}
+        format = JsonFormat(schema, False)
+        return relaxed_in(compile_body(format, vocabulary(nano), "it"), "it")
+
+    found = notes({"type": "string"})
+    assert [note.is_annotation for note in found] == [True] * 21
+    assert str(found[-1]) == "it: # and 80 more keywords cannot be enforced"
+    assert max(len(str(note)) for note in found) < 1000
+    found = notes({"type": "array", "uniqueItems": True})
+    assert [note.is_annotation for note in found] == [True] * 20 + [False]
+    assert "81 more" in found[-1].reason
+
+
+def test_a_property_called_format_is_no_annotation(nano: Tokenizer) -> None:
+    properties = {"format": {"not": {}}, "when": {"type": "string", "format": "odd"}}
+    for name, is_checked in (("format", True), ("when", False)):
+        schema = {"type": "object", "properties": {name: properties[name]}}
+        tool = FunctionTool("f", "", schema)
+        grammar = harmony_grammar(nano, tools=[tool], strict=())
+        assert grammar.relaxed["functions.f"]
+        assert bool(Grammars(grammar).checked) is is_checked
+    property_alone = {"type": "object", "properties": {"format": 3}}
+    grammar = harmony_grammar(nano, tools=[FunctionTool("f", "", property_alone)], strict=())
+    assert Grammars(grammar).checked == {"functions.f"}

@@ -4,10 +4,12 @@ it busy after nobody waits; and what real servers declare still passes.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,28 @@ def test_over_a_bound(body: BodyFormat, found: str, tokens: Vocabulary) -> None:
     assert refused.value.code == "grammar_too_large"
 
 
+@pytest.mark.parametrize("name", bounds.DEFINED_IN)
+def test_a_property_called_like_a_table_of_definitions_is_a_property(name: str) -> None:
+    def depth(schema: Any) -> int:
+        return max(depth for _, depth in bounds._walk(schema, lambda *_: None))
+
+    deep: Any = {"type": "string"}
+    for _ in range(10):
+        deep = obj(**{name: deep})
+    assert depth(deep) >= 20
+    in_value = {"const": {name: {name: {name: {}}}}}
+    assert depth(in_value) == 4
+    table: Any = {"type": "string"}
+    for _ in range(10):
+        table = {name: {"a": table}}
+    assert depth(table) == 1
+    assert depth({"properties": {name: {name: {"a": {"b": {}}}}}}) == 2
+    held: Any = {"$ref": f"#/{name}/a", name: {"a": {"items": {"items": {}}}}}
+    assert depth(held) == 3
+    both = {"$ref": "#/items/properties", "items": {"properties": {name: {"items": {}}}}}
+    assert depth(both) == 4, "a reference cannot make a table of it"
+
+
 def test_over_the_bounds_of_a_request(nano: Tokenizer) -> None:
     many = [FunctionTool(f"f{n}", "", {"type": "object"}) for n in range(1025)]
     with pytest.raises(GrammarSizeError, match="1,025 tools and formats") as refused:
@@ -310,7 +334,26 @@ def test_failures_are_kept_and_name_who_asks(tokens: Vocabulary, fresh: FormatCa
             compile_body(wrong, tokens, name)
     with giving_up(lambda: True), pytest.raises(GrammarError, match=r"^tool 'c'"):
         compile_body(wrong, tokens, "tool 'c'")
-    assert fresh.bytes == kept.FAILURE_BYTES
+    with pytest.raises(GrammarError) as caught:
+        compile_body(wrong, tokens, "")
+    told = len(str(caught.value)) + len(bodies._NAME)
+    assert fresh.bytes == kept.FAILURE_BYTES + told
+
+
+def test_a_failure_that_is_kept_keeps_no_request(tokens: Vocabulary, fresh: FormatCache) -> None:
+    wrong = JsonFormat({"not": {}})
+    asked = weakref.ref(wrong)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(GrammarError) as caught:
+            compile_body(wrong, tokens, "it")
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
+    del wrong, caught, errors
+    gc.collect()
+    assert asked() is None
+    with pytest.raises(GrammarSizeError, match="keys in one required"):
+        compile_body(JsonFormat({"required": ["a"] * 3000}), tokens, "it")
 
 
 def test_the_cache_is_bounded_in_bytes(tokens: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,6 +398,42 @@ def test_what_a_lexer_grows_by_is_counted_and_ends(
         format.ended(matcher)
     assert len(made) > 1
     assert fresh.bytes < 4 * (small + compiling.FUEL_BYTES * kept.FUEL_OF_A_LEXER)
+
+
+def test_what_grows_makes_room_when_it_ends(
+    tokens: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FormatCache()
+    monkeypatch.setattr(bodies, "_CACHE", cache)
+    made = counted(monkeypatch)
+    compile_body(RegexFormat("a"), tokens, "it")
+    growing = compile_body(GROWING, tokens, "it")
+    cache._limit = cache.bytes
+    matcher = growing.start()
+    walk(matcher, tokens, 20, 0)
+    growing.ended(matcher)
+    assert cache.bytes == growing.bytes, "the other one has gone"
+    before = len(made)
+    assert compile_body(GROWING, tokens, "it") is growing
+    compile_body(RegexFormat("a"), tokens, "it")
+    assert len(made) == before + 1
+
+
+def test_only_what_was_started_is_measured_again(
+    tokens: Vocabulary, fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[CompiledFormat] = []
+
+    def measure(format: CompiledFormat) -> None:
+        assert not fresh._lock.locked()
+        measured.append(format)
+
+    monkeypatch.setattr(CompiledFormat, "measure", measure)
+    first = compile_body(RegexFormat("a"), tokens, "it")
+    first.start()
+    for n in range(10):
+        compile_body(RegexFormat(f"b{n}"), tokens, "it")
+    assert measured == [first]
 
 
 # ---- who has gone ----

@@ -31,10 +31,12 @@ from ossia.harmony.grammar.bodies import (
     compile_body,
     vocabulary,
 )
-from ossia.harmony.grammar.compiling import compiled
+from ossia.harmony.grammar.compiling import GivenUp, compiled, giving_up
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
 from ossia.harmony.grammar.kept import CompiledFormat
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
+from ossia.harmony.grammar.proofs import MOST_STEPS, Disjointness
+from ossia.harmony.grammar.schema import json_grammar
 from ossia.tokenizer import Tokenizer
 
 NANO = Path(ossia.__file__).parent / "assets/nano/tokenizer.json"
@@ -431,3 +433,72 @@ def test_the_part_that_is_wrong_is_not_looked_for_without_end(
     with pytest.raises(GrammarError, match="too large"):
         rewriting.json_grammar(large, "it")
     assert sum(sizes) < 4 * rewriting.SEARCHED
+
+
+TEXTS = {"type": ["string"]}
+
+
+def test_disjointness_has_one_budget_for_a_document() -> None:
+    deep: Any = {"type": ["string"]}
+    for _ in range(7):
+        names = [f"k{n}" for n in range(20)]
+        deep = {"type": ["object"], "properties": dict.fromkeys(names, deep), "required": names}
+    tagged = [
+        {"type": ["object"], "properties": {"t": {"const": n}}, "required": ["t"]} for n in "ab"
+    ]
+    disjoint = Disjointness({})
+    assert disjoint(*tagged)
+    assert MOST_STEPS - disjoint.steps < 10
+    assert not disjoint(deep, {**deep})
+    assert -100 < disjoint.steps < 0
+    assert not disjoint(*tagged), "what is asked later is not proved"
+
+
+def test_three_hundred_tagged_options_are_proved_within_the_budget() -> None:
+    definitions: dict[str, Any] = {}
+    for n in range(300):
+        properties = {"a": TEXTS, "b": TEXTS, "kind": {"const": f"kind {n}"}}
+        one = {"type": ["object"], "properties": properties, "required": list(properties)}
+        definitions[str(n)] = one
+    disjoint = Disjointness(definitions)
+    first, *others = [{"$ref": f"#/$defs/{n}"} for n in definitions]
+    assert all(disjoint(first, other) for other in others)
+    pairs = 300 * 299 / 2
+    assert (MOST_STEPS - disjoint.steps) / len(others) * pairs < MOST_STEPS
+
+
+@pytest.mark.parametrize("key", ["oneOf", "properties"])
+def test_proofs_end_when_nobody_waits(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [{"const": n} for n in range(50)]
+    named = {str(n): {"$ref": f"#/$defs/{n}"} for n in range(50)}
+    schema = {"oneOf": many} if key == "oneOf" else {key: named}
+    asked: list[bool] = []
+
+    def gone() -> bool:
+        asked.append(True)
+        return len(asked) >= 5
+
+    monkeypatch.setattr(rewriting, "compiled", lambda schema: pytest.fail("it was compiled"))
+    with giving_up(gone), pytest.raises(GivenUp):
+        json_grammar({**schema, "$defs": {name: {} for name in named}}, "it")
+    assert len(asked) == 5
+
+
+def test_declared_keys_are_not_compiled_once_for_every_pattern(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+
+    def counted(schema: Any) -> Any:
+        sizes.append(len(json.dumps(schema)))
+        return compiled(schema)
+
+    monkeypatch.setattr(rewriting, "compiled", counted)
+    named = {f"name {n}": True for n in range(100)}
+    others = {f"^x{n}_": True for n in range(20)} | {"^[0-9]$": True}
+    schema = {"properties": named, "patternProperties": others, "additionalProperties": False}
+    json_grammar(schema, "it")
+    *checks, _ = sizes
+    assert sum(size > 500 for size in checks) == 1, "only of the pattern without a longer key"
+    with pytest.raises(GrammarError, match="matches no keys but those"):
+        json_grammar({**schema, "patternProperties": {"^name 1$": True}}, "it")

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
+from ossia.harmony import Message
 from ossia.server import Settings
+from ossia.server.ollama.input import of_chat
+from ossia.server.ollama.types import ChatRequest
 from ossia.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +110,33 @@ async def test_thinking(
         await client.post("/api/chat", json={"messages": USER, "think": think})
         prompt = tokenizer.decode(client.engine.submitted[0])  # type: ignore[attr-defined]
     assert f"Reasoning: {effort}" in prompt
+
+
+@pytest.mark.parametrize(("think", "effort"), [(None, "high"), (True, "high"), ("low", "low")])
+async def test_an_effort_in_a_system_message(
+    client_for: Callable[..., Any], tokenizer: Tokenizer, think: Any, effort: str
+) -> None:
+    """As on the other doors: what the field says counts more."""
+    line = "Be brief.\nReasoning: high"
+    chat = {"messages": [{"role": "system", "content": line}, *USER], "think": think}
+    async with client_for(SAID) as client:
+        await client.post("/api/chat", json=chat)
+        await client.post("/api/generate", json={"prompt": "a", "system": line, "think": think})
+        for prompt in client.engine.submitted:
+            assert f"\n\nReasoning: {effort}\n\n# Valid channels" in tokenizer.decode(prompt)
+
+
+def test_code_of_a_tool_of_our_own_is_no_thought() -> None:
+    known = (
+        Message("assistant", "Hm.", channel="analysis"),
+        Message("assistant", "1 + 1", None, "analysis", "python", "code"),
+        Message("tool", "2", "python", "analysis", "assistant"),
+        Message("assistant", "Two.", channel="analysis"),
+    )
+    call = {"id": "c", "function": {"name": "add", "arguments": {}}}
+    said = [*USER, {"role": "assistant", "tool_calls": [call]}]
+    _, messages = of_chat(ChatRequest.model_validate({"messages": said}), lambda id: known)
+    assert [message.text for message in messages[1:]] == ["Hm.\n\nTwo.", "{}"]
 
 
 async def test_options_and_formats(

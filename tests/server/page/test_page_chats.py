@@ -127,6 +127,24 @@ def test_an_answer_that_was_cut_off_goes_on(says, opened, tokenizer):
     expect(page.get_by_role("button", name="Continue")).to_have_count(0)
 
 
+def test_going_on_that_fails_loses_nothing(says, opened):
+    page = opened(
+        says(thought("Hm.") + final("one two three four five six"), " and more<|return|>")
+    )
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Most tokens").fill("14")
+    page.keyboard.press("Escape")
+    ask(page, "Count")
+    done(page)
+    said = page.locator(".md").inner_text()
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429))
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("alert")).to_contain_text("busy")
+    page.unroute("**/v1/chat/completions")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".md")).to_have_text(f"{said} and more")
+
+
 def test_what_is_whole_does_not_go_on(says, opened):
     page = opened(says(final("ok")))
     ask(page, "Hi")
@@ -325,6 +343,23 @@ def test_what_cannot_be_attached_is_named(says, opened, name, contents, words):
     expect(page.locator("#attached")).to_be_hidden()
 
 
+def test_a_file_that_is_gone_is_said_to_be(says, opened, tokenizer):
+    page = opened(says(final("ok")))
+    attach(page, "notes.txt", b"Ada lives in Rome.")
+    ask(page, "Where?")
+    done(page)
+    page.evaluate("""async () => {
+        for (const file of await inStore("readonly", files => files.getAll()))
+            await inStore("readwrite", files => files.delete(file.id)); }""")
+    ask(page, "And now?")
+    done(page, 2)
+    prompt = prompt_of(says.engine, tokenizer)
+    assert "File “notes.txt” is not there any more." in prompt
+    regenerate_first = page.get_by_role("button", name="Regenerate answer").first
+    regenerate_first.click()
+    expect(page.get_by_role("alert")).to_contain_text("Attach it again")
+
+
 def test_files_that_no_conversation_names_are_forgotten(says, opened):
     page = opened(says(final("ok")))
     attach(page, "kept.txt", b"kept")
@@ -333,6 +368,8 @@ def test_files_that_no_conversation_names_are_forgotten(says, opened):
     attach(page, "left.txt", b"left")
     names = """async before => { await forgetFiles(before);
         return (await inStore("readonly", files => files.getAll())).map(file => file.name); }"""
+    assert sorted(page.evaluate(names, 4e12)) == ["kept.txt", "left.txt"]  # it is still attached
+    page.get_by_role("button", name="Take left.txt away").click()
     assert sorted(page.evaluate(names, 0)) == ["kept.txt", "left.txt"]
     assert page.evaluate(names, 4e12) == ["kept.txt"]
 

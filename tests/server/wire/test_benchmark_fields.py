@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -12,6 +14,9 @@ import pytest
 
 from ossia.llm import LLM
 from ossia.server import Settings, create_app
+from ossia.server.access import Caller, secret_digest
+from ossia.server.settings import ApiKey
+from ossia.server.wire import sampling
 from ossia.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +166,59 @@ async def test_ranks_are_counted(llm: LLM) -> None:
         assert token.rank == 1 + int((logits[n] > logits[n][token.token_id]).sum())
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+async def test_so_many_are_given_and_no_more(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(sampling, "MAX_SCORES", 500)
+    body = {"prompt": ["one", "two"], "messages": USER, "prompt_logprobs": 1}
+    del body["messages" if path != CHAT else "prompt"]
+    async with client_for(SAID.format("Hi<|return|>")) as client:
+        assert (await client.post(path, json=body)).status_code == 200
+        if path != CHAT:
+            body["prompt"] = ["one " * 100, "two " * 100]
+        answer = await client.post(path, json={**body, "prompt_logprobs": 100})
+        error = answer.json()["error"]
+        assert answer.status_code == 400 and "at most 500 are given" in error["message"]
+        assert (error["param"], error["code"]) == ("prompt_logprobs", "too_many_logprobs")
+        assert len(client.engine.submitted) == (1 if path == CHAT else 2), "nothing was begun"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
+async def test_they_are_paid_for_and_end_with_who_asked(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    spent: list[int] = []
+    monkeypatch.setattr(Caller, "spend", lambda self, tokens: spent.append(tokens))
+    body = {"prompt": "one two", "messages": USER, "prompt_logprobs": 1, "return_token_ids": True}
+    del body["messages" if path != CHAT else "prompt"]
+    keys = (ApiKey("ann", secret_digest("ann")),)
+    async with client_for(
+        SAID.format("Hi<|return|>"), settings=Settings(model_name="nano", keys=keys)
+    ) as client:
+        client.headers["Authorization"] = "Bearer ann"
+        answer = (await client.post(path, json=body)).json()
+        assert sum(spent) == answer["usage"]["total_tokens"] + answer["usage"]["prompt_tokens"]
+        began, ended = asyncio.Event(), asyncio.Event()
+
+        async def endless(prompt: Any, top: int = 0, caller: str = "") -> None:
+            assert caller == "ann"
+            began.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        monkeypatch.setattr(client.app.state.service.worker, "prompt_logprobs", endless)
+        asking = asyncio.ensure_future(client.post(path, json=body))
+        async with asyncio.timeout(30):
+            await began.wait()
+            asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await asking
+            await ended.wait()
+
+
 async def test_they_are_not_streamed(client_for: Callable[..., Any]) -> None:
     async with client_for(SAID.format("Hi<|return|>")) as client:
         for api in ("chat", "completions"):
@@ -230,6 +288,22 @@ async def test_what_was_begun_has_to_fit_the_format(nano: httpx.AsyncClient) -> 
     answer = await nano.post(CHAT, json=wish)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "continue_final_message"
+    assert "response_format or tool_choice" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("budget", [0, 2])
+async def test_what_was_begun_has_to_fit_the_reasoning_budget(
+    nano: httpx.AsyncClient, budget: int
+) -> None:
+    begun = [*USER, {"role": "assistant", "content": None, "reasoning": "It is this and that"}]
+    wish = {"messages": begun, "continue_final_message": True, "reasoning_budget": budget}
+    answer = await nano.post(CHAT, json=wish | {"max_tokens": 8})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["param"] == "continue_final_message"
+    assert f"the reasoning budget of {budget} tokens" in error["message"]
+    answer = await nano.post(CHAT, json=wish | {"max_tokens": 8, "reasoning_budget": 100})
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize(

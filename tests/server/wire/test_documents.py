@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.util
+import signal
+import subprocess
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ossia.server.wire import documents
+from ossia.server.wire.content import UNREADABLE
 from ossia.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +160,79 @@ async def test_documents_in_the_results_of_tools(
             output = {"type": "function_call_output", "call_id": "1", "output": [part]}
             prompt = await asked(client, tokenizer, "/v1/responses", {"input": [called, output]})
             assert seen in prompt
+
+
+def with_result(api: str, part: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """A conversation in which a tool gave that part."""
+    user = {"role": "user", "content": QUESTION}
+    match api:
+        case "responses":
+            call = {"type": "function_call", "call_id": "1", "name": "read", "arguments": "{}"}
+            output = {"type": "function_call_output", "call_id": "1", "output": [part]}
+            return "/v1/responses", {"input": [user, call, output]}
+        case "messages":
+            use = {"type": "tool_use", "id": "1", "name": "read", "input": {}}
+            result = {"type": "tool_result", "tool_use_id": "1", "content": [part]}
+            said = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+            return "/v1/messages", {"messages": [user, *said], "max_tokens": 50}
+    function = {"name": "read", "arguments": "{}"}
+    calling = {"role": "assistant", "tool_calls": [{"id": "1", "function": function}]}
+    calling["tool_calls"][0]["type"] = "function"
+    answered = {"role": "tool", "tool_call_id": "1", "content": [part]}
+    return "/v1/chat/completions", {"messages": [user, calling, answered]}
+
+
+@pytest.mark.parametrize(("api", "made"), [(api.__name__, part) for api, part in APIS])
+async def test_what_a_tool_gave_and_nobody_reads_ends_no_session(
+    client_for: Callable[..., Any], tokenizer: Tokenizer, api: str, made: Any
+) -> None:
+    image = {"type": "image", "source": {"type": "url", "url": "x"}}
+    for part in (made(b"%PDF-1.7\n<<", "application/pdf"), made(b"\x89P\0", "image/png"), image):
+        async with client_for(FINAL) as client:
+            prompt = await asked(client, tokenizer, *with_result(api, part))
+        assert UNREADABLE.format(part["type"]) in prompt
+
+
+@pytest.mark.parametrize(("api", "made"), APIS)
+async def test_the_documents_of_a_request_are_bounded_together(
+    client_for: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, api: Any, made: Any
+) -> None:
+    monkeypatch.setattr(documents, "ROOM", 100)
+    path, body = api(made(b"a" * 60, "text/plain"))
+    async with client_for(FINAL) as client:
+        assert (await client.post(path, json=body)).status_code == 200
+        said = body["input" if "input" in body else "messages"]
+        said.append({**said[0], "content": [made(b"b" * 41, "text/plain")]})
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 400
+    assert "[1].content[0] is too long: the documents of a request may have 100" in answer.text
+
+
+async def test_a_reader_ends_with_who_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    endless = tmp_path / "endless.py"
+    endless.write_text("import time\nwhile True: time.sleep(1)\n")
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Noted(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
+
+    monkeypatch.setattr(documents, "READER", endless)
+    monkeypatch.setattr(documents.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(documents.subprocess, "Popen", Noted)
+    part = chat_file(b"%PDF-1.7", "application/pdf")
+    visit = documents.Documents().visit()
+    reading = asyncio.ensure_future(visit.read(chat(part)[1]["messages"], "messages"))
+    while not started:
+        await asyncio.sleep(0)
+    reading.cancel()
+    with suppress(asyncio.CancelledError):
+        await reading
+    assert await asyncio.to_thread(started[0].wait, 30) == -signal.SIGKILL
+    assert visit.room._value == documents.AT_ONCE
 
 
 async def test_a_later_turn_has_the_document_and_the_store_the_file(

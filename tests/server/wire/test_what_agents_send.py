@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -282,6 +282,17 @@ async def test_a_limit_is_no_reservation(client_for: Callable[..., Any]) -> None
         assert response["max_output_tokens"] is None
 
 
+async def test_a_least_length_reserves_nothing_either(client_for: Callable[..., Any]) -> None:
+    """What there is room for may be less than both limits."""
+    async with client_for(FINAL) as client:
+        client.engine.config = replace(client.engine.config, max_context_length=400)
+        for name, api in APIS.items():
+            limit = "max_output_tokens" if name == "responses" else "max_tokens"
+            await post(client, api, api.body([USER]) | {limit: 5000, "min_tokens": 5000})
+        body = {"prompt": "x", "max_tokens": 5000, "min_tokens": 5000}
+        assert (await client.post("/v1/completions", json=body)).status_code == 200
+
+
 async def test_an_answer_cut_before_its_text_began_is_content(
     client_for: Callable[..., Any],
 ) -> None:
@@ -346,3 +357,29 @@ async def test_what_another_server_sealed_is_left_out(
             assert "An answer." in asked(client) and "thought" not in asked(client)
             lines = [line for line in caplog.messages if line.startswith("sealed reasoning")]
             assert len(lines) == 1 and "2 of the request's" in lines[0]
+
+
+async def test_what_is_sealed_is_opened_once_however_much_is_left_out(
+    client_for: Callable[..., Any], caplog: pytest.LogCaptureFixture, monkeypatch: Any
+) -> None:
+    opened: list[str] = []
+    unseal = Sealer.open
+
+    def counted(self: Sealer, sealed: str) -> str:
+        opened.append(sealed)
+        return unseal(self, sealed)
+
+    monkeypatch.setattr(Sealer, "open", counted)
+    items: list[dict[str, Any]] = []
+    for n in range(20):
+        thought = {"type": "reasoning", "summary": [], "encrypted_content": f"nonsense {n}"}
+        items += [{"role": "user", "content": "word " * 20}, thought]
+        items += [{"role": "assistant", "content": "So."}]
+    async with client_for(FINAL) as client:
+        client.engine.config = replace(client.engine.config, max_context_length=400)
+        body = {"input": [*items, USER], "truncation": "auto"}
+        await post(client, APIS["responses"], body)
+        assert len(client.engine.submitted[0]) < 400
+    assert len(opened) == 20
+    (line,) = [line for line in caplog.messages if line.startswith("sealed reasoning")]
+    assert "20 of the request's" in line

@@ -16,7 +16,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from ossia.errors import GrammarError, GrammarSizeError
+from ossia.errors import GrammarError
 from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.compiling import check_wanted, panics_as_errors, reason
 from ossia.harmony.grammar.kept import CompiledFormat, FormatCache
@@ -208,8 +208,7 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> CompiledFor
     try:
         return _CACHE.get(key, lambda: _compiled(body, text, tokens))
     except GrammarError as error:
-        kind = GrammarSizeError if isinstance(error, GrammarSizeError) else GrammarError
-        raise kind(str(error).replace(_NAME, what), error.field, error.code) from None
+        raise type(error)(str(error).replace(_NAME, what), error.field, error.code) from None
 
 
 def relaxed_in(format: CompiledFormat, what: str) -> tuple[Relaxed, ...]:

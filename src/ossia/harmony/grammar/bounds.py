@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from ossia.errors import GrammarSizeError
@@ -37,6 +37,8 @@ PROPERTIES = 2000  # of one object
 VALUES = 20_000  # of one `enum`
 OPTIONS = {"anyOf": 2000, "oneOf": 300, "allOf": 300, "prefixItems": 1000}
 DEFINED_IN = ("$defs", "definitions")
+TABLES = (*DEFINED_IN, "properties", "patternProperties", "dependentSchemas")  # name to schema
+DATA = ("enum", "const", "default", "examples", "example")
 RULES = 2000  # of a Lark grammar, its terminals included
 RULES_DEEP = 200  # by the shortest way from `start`
 SCHEMAS_IN_LARK = 16
@@ -47,6 +49,7 @@ LARK_LITERAL = re.compile(
     r"""//[^\n]*+|\#[^\n]*+|"(?:\\.|[^"\\\n])*+"?|/(?:\\.|[^/\\])++/?""", re.DOTALL
 )
 _LARK_DEFINITION = re.compile(r"^[ \t]*+[?!]?([A-Za-z_]\w*+)[^:\n]*+:", re.MULTILINE)
+_Holds = Literal["schema", "table", "data"]  # what an object or list is; keywords are in schemas
 _PIECE = re.compile(r"[?*+{(~\[]")
 _NAME = re.compile(r"\w++")
 _JSON_IN_LARK = re.compile(r"%json\s*+")
@@ -131,31 +134,48 @@ def _patterns(node: dict[str, Any]) -> list[str]:
 
 
 def _walk(root: Any, at: Callable[[str, int, int], None]) -> Iterator[tuple[Any, int]]:
-    """Every object and list of the document once, with its depth by the shortest way from the root:
-    through what it holds and through references. What only a table of definitions holds comes last.
+    """Every object and list of the document, with its depth by the shortest way from the root:
+    through what it holds and through references. What only a table of definitions holds comes last,
+    and begins again; a property or value of that name is no such table. Once, or again where a
+    reference takes a table for a schema.
     """
-    seen: set[int] = set()
+    seen: set[tuple[int, _Holds]] = set()
     targets: set[str] = set()
-    waiting = deque([(root, 0)])
+    waiting: deque[tuple[Any, int, _Holds]] = deque([(root, 0, "schema")])
     tables: list[Any] = []
     while waiting or tables:
         if not waiting:
-            waiting.append((tables.pop(), 0))
-        node, depth = waiting.popleft()
-        if id(node) in seen or not isinstance(node, dict | list):
+            waiting.append((tables.pop(), 0, "table"))
+        node, depth, holds = waiting.popleft()
+        place = (id(node), holds)
+        if place in seen or not isinstance(node, dict | list):
             continue
-        seen.add(id(node))
+        seen.add(place)
         yield node, depth
         if isinstance(node, list):
-            waiting.extend((each, depth + 1) for each in node)
+            waiting.extend((each, depth + 1, holds) for each in node)
             continue
-        tables += [node[key] for key in DEFINED_IN if key in node]
-        waiting.extend((node[key], depth + 1) for key in node if key not in DEFINED_IN)
+        for key, each in node.items():
+            if holds == "schema" and key in DEFINED_IN:
+                tables.append(each)
+            else:
+                waiting.append((each, depth + 1, _held(holds, key)))
         reference = node.get("$ref")
         if isinstance(reference, str) and reference not in targets:
             targets.add(reference)
             at("definitions", len(targets), DEFINITIONS)
-            waiting.append((target(root, reference), depth + 1))
+            waiting.append((target(root, reference), depth + 1, "schema"))
+
+
+def _held(holder: _Holds, key: str) -> _Holds:
+    """What an object has under a key. A keyword that is not known may hold schemas."""
+    if holder == "data":
+        return "data"
+    if holder == "table":
+        return "schema"
+    if key in DATA:
+        return "data"
+    return "table" if key in TABLES else "schema"
 
 
 def target(root: Any, reference: str) -> Any:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ossia.errors import GrammarError
+from ossia.errors import GrammarError, GrammarSizeError
 from ossia.harmony.grammar.compiling import (
     lexer_fuel,
     matcher_bytes,
@@ -44,24 +45,33 @@ class CompiledFormat:
     ) -> None:
         self.characters = characters
         self.relaxed = relaxed
+        self.when_started: Callable[[], None] | None = None
+        self.when_ended: Callable[[], None] | None = None
         self._grammar = grammar
         self._ll = ll
         self._first = matcher_of(grammar, ll)
         self._fresh_fuel = self._measured()
         self._fuel = self._fresh_fuel
-        self._was_started = False
+        self._noted = sum(len(note.keyword) + len(note.reason) for note in relaxed)
 
     def start(self) -> LLMatcher:
         """A matcher for one text."""
         if self._fuel > self._fresh_fuel + FUEL_OF_A_LEXER:
             self._first = with_deep_stack(lambda: matcher_of(self._grammar, self._ll))
             self._fuel = self._fresh_fuel
-        self._was_started = True
+        if self.when_started is not None:
+            self.when_started()
         return self._first.deep_copy()
 
     def ended(self, matcher: LLMatcher) -> None:
         """`matcher`, which `start` gave, is not needed any more."""
         self._fuel = max(self._fuel, lexer_fuel(matcher))
+        if self.when_ended is not None:
+            self.when_ended()
+
+    def measure(self) -> None:
+        """Finds out what `bytes` is now: a text may have been broken off, without a word."""
+        self._fuel = max(self._fuel, self._measured())
 
     def _measured(self) -> int:
         copy = self._first.deep_copy()
@@ -70,10 +80,31 @@ class CompiledFormat:
 
     @property
     def bytes(self) -> int:
-        if self._was_started:  # and its text may have been broken off, without a word
-            self._was_started = False
-            self._fuel = max(self._fuel, self._measured())
-        return matcher_bytes(self._grammar, self._fuel)
+        """As of the last text that ended, or of `measure`."""
+        return matcher_bytes(self._grammar, self._fuel) + self._noted
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Data, as the exception itself would keep alive all that it has passed through."""
+
+    kind: type[GrammarError]
+    text: str
+    field: str | None
+    code: str | None
+
+    @classmethod
+    def of(cls, error: GrammarError) -> _Failure:
+        kind = GrammarSizeError if isinstance(error, GrammarSizeError) else GrammarError
+        return cls(kind, str(error), error.field, error.code)
+
+    @property
+    def error(self) -> GrammarError:
+        return self.kind(self.text, self.field, self.code)
+
+    @property
+    def bytes(self) -> int:
+        return FAILURE_BYTES + len(self.text)
 
 
 class FormatCache:
@@ -82,37 +113,68 @@ class FormatCache:
     def __init__(self, limit: int = CACHED) -> None:
         self._limit = limit
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, CompiledFormat | GrammarError] = OrderedDict()
+        self._kept: OrderedDict[Hashable, CompiledFormat | _Failure] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}  # of what is kept, when it was last weighed
+        self._total = 0  # of the sizes
+        self._started: set[Hashable] = set()  # since they were last measured
 
     def get(self, key: Hashable, make: Callable[[], CompiledFormat]) -> CompiledFormat:
-        """What `make()` made, now or before. Raises the GrammarError that it raised."""
+        """What `make()` made, now or before. Raises a GrammarError that says what its first one
+        said.
+        """
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
             found = self._kept.get(key)
         if found is None:
-            found = self._made(make)
+            found = self._made(key, make)
             with self._lock:
                 self._kept[key] = found
-                self._shrink()
-        if isinstance(found, GrammarError):
-            raise found.with_traceback(None)
+            self._weigh(key)
+            self._measure_started()
+        if isinstance(found, _Failure):
+            raise found.error
         return found
 
-    def _made(self, make: Callable[[], CompiledFormat]) -> CompiledFormat | GrammarError:
+    def _made(self, key: Hashable, make: Callable[[], CompiledFormat]) -> CompiledFormat | _Failure:
         try:
-            return with_deep_stack(make)
+            made = with_deep_stack(make)
         except GrammarError as error:
-            return error.with_traceback(None)
+            return _Failure.of(error)
+        made.when_started = lambda: self._note_start(key)
+        made.when_ended = lambda: self._weigh(key)
+        return made
 
-    def _shrink(self) -> None:
-        while len(self._kept) > 1 and self.bytes > self._limit:
-            self._kept.popitem(last=False)
+    def _note_start(self, key: Hashable) -> None:
+        with self._lock:
+            if key in self._kept:
+                self._started.add(key)
+
+    def _measure_started(self) -> None:
+        """Measuring takes a while, so it is done outside of the lock, for those in use alone."""
+        with self._lock:
+            started = {key: self._kept.get(key) for key in self._started}
+            self._started -= started.keys()
+        for key, format in started.items():
+            if isinstance(format, CompiledFormat):
+                format.measure()
+                self._weigh(key)
+
+    def _weigh(self, key: Hashable) -> None:
+        """Counts what one takes now, and makes room for it."""
+        with self._lock:
+            if key not in self._kept:
+                return
+            size = self._kept[key].bytes
+            self._total += size - self._sizes.get(key, 0)
+            self._sizes[key] = size
+            while len(self._kept) > 1 and self._total > self._limit:
+                oldest, _ = self._kept.popitem(last=False)
+                self._total -= self._sizes.pop(oldest, 0)
+                self._started.discard(oldest)
 
     @property
     def bytes(self) -> int:
         """An estimate that errs on the large side."""
-        return sum(
-            FAILURE_BYTES if isinstance(each, GrammarError) else each.bytes
-            for each in self._kept.values()
-        )
+        self._measure_started()
+        return self._total

@@ -7,8 +7,8 @@ rewrites what is left.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
@@ -69,26 +69,43 @@ HARMLESS: dict[str, list[Any]] = {  # values with which a refused keyword restri
     "uniqueItems": [False],
     "propertyNames": [True, {}, {"type": "string"}],
 }
+NOTES = 20  # of one schema, on what was relaxed
+LONGEST = 400  # characters of a place or a reason
 FREE_FORMATS = ("password", "path", "file-path", "directory-path")  # any text has them
 
 
 @dataclass(frozen=True)
 class Relaxed:
     """A keyword that sampling is not held to. `schema`: whose it is, as errors call it; `keyword`:
-    its place in it, a JSON pointer.
+    its place in it, a JSON pointer. `is_annotation`: a value cannot fail it, as by JSON schema's
+    default formats only describe.
     """
 
     schema: str
     keyword: str
     reason: str
+    is_annotation: bool = False
 
     def __str__(self) -> str:
         return f"{self.schema}: {self.keyword} {self.reason}"
 
-    @property
-    def is_annotation(self) -> bool:
-        """Whether a value cannot fail it: by JSON schema's default, formats only describe."""
-        return self.keyword.endswith("/format")
+
+def shortened(notes: Iterable[Relaxed]) -> list[Relaxed]:
+    """The first NOTES of different ones, long texts cut, and one that counts the others."""
+    different = list(dict.fromkeys(notes))
+    told = []
+    for note in different[:NOTES]:
+        told.append(replace(note, keyword=_cut(note.keyword), reason=_cut(note.reason)))
+    others = different[NOTES:]
+    if others:
+        only_describe = all(note.is_annotation for note in others)
+        reason = f"and {len(others):,} more keywords cannot be enforced"
+        told.append(Relaxed(others[0].schema, "#", reason, only_describe))
+    return told
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text:.{LONGEST}}..."
 
 
 class Refusal(GrammarError):

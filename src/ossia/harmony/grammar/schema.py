@@ -29,7 +29,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import reduce
-from itertools import combinations
+from itertools import combinations, starmap
 from operator import getitem
 from typing import Any, Literal, ParamSpec, TypeVar
 from urllib.parse import unquote
@@ -51,10 +51,11 @@ from ossia.harmony.grammar.keywords import (
     is_finite,
     plain,
     respelt,
+    shortened,
     without_tuples,
 )
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
-from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, disjoint, ends
+from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, newly_ending
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
@@ -68,15 +69,20 @@ def json_grammar(schema: Any, what: str, relaxed: list[Relaxed] | None = None) -
     """A grammar for llguidance, of the JSON texts whose values validate.
 
     `what` names the schema in errors, such as "tool 'f': parameters". `relaxed` None: the schema
-    must hold whole; a list: keywords that cannot be enforced are left out and added to it. Raises
-    GrammarError with the keyword and place that cannot be enforced, or relaxed.
+    must hold whole; a list: keywords that cannot be enforced are left out and added to it, as far
+    as `shortened` tells them. Raises GrammarError with the keyword and place that cannot be
+    enforced, or relaxed.
     """
+    notes: list[Relaxed] | None = None if relaxed is None else []
     try:
-        return _Rewriting(plain(schema), what, relaxed).run()
+        grammar = _Rewriting(plain(schema), what, notes).run()
     except RecursionError:
         raise GrammarError(f"{what}: the schema is nested too deeply") from None
     except (TypeError, UnicodeEncodeError) as error:
         raise GrammarError(f"{what}: the schema is not JSON: {error}") from None
+    if relaxed is not None:
+        relaxed += shortened(notes or ())
+    return grammar
 
 
 class _Rewriting:
@@ -169,10 +175,10 @@ class _Rewriting:
     def _at(self, where: Path) -> Any:
         return reduce(getitem, where, self._root)
 
-    def _refused(self, where: Path, why: str) -> Refusal:
+    def _refused(self, where: Path, why: str, *, is_annotation: bool = False) -> Refusal:
         parts = [str(part).replace("~", "~0").replace("/", "~1") for part in where]
         pointer = "".join(f"/{part}" for part in parts)
-        return Refusal(Relaxed(self._what, f"#{pointer}", why))
+        return Refusal(Relaxed(self._what, f"#{pointer}", why, is_annotation))
 
     # -- one schema
 
@@ -276,7 +282,8 @@ class _Rewriting:
     def _format(self, name: Any, where: Path) -> str:
         pattern = format_pattern(name) if isinstance(name, str) else None
         if pattern is None:
-            raise self._refused(where, f"{name!r:.60} is a format that cannot be enforced")
+            why = f"{name!r:.60} is a format that cannot be enforced"
+            raise self._refused(where, why, is_annotation=True)
         return pattern
 
     def _pattern(self, pattern: Any, where: Path) -> str:
@@ -440,10 +447,16 @@ class _Rewriting:
         here = (*where, "patternProperties")
         schemas = self._schemas(node.get("patternProperties", {}), here)
         patterns = {name: self._pattern(name, (*here, name)) for name in schemas}
+        longer = {"minLength": 1 + max(map(len, named), default=-1)}
         not_named = {"pattern": anything_but(named)}
         for name, pattern in patterns.items():
-            # The compiler would write a comma and then find that no key may follow.
-            _, error = compiled({"type": "string", "allOf": [{"pattern": pattern}, not_named]})
+            # The compiler would write a comma and then find that no key may follow. That one longer
+            # than all declared keys may follow is shown sooner, and most patterns have one.
+            key: Schema = {"type": "string", "allOf": [{"pattern": pattern}]}
+            if compiled({**key, **longer})[1] is None:
+                continue
+            key["allOf"].append(not_named)
+            _, error = compiled(key)
             if error:
                 raise self._refused(
                     (*here, name), f"matches no keys but those in `properties`: {error}"
@@ -535,10 +548,10 @@ class _Rewriting:
         """Where no value satisfies two options, `oneOf` is `anyOf`. The compiler proves that in
         fewer cases than we do. Where it is not proved, `anyOf` is the weaker one.
         """
+        disjoint = Disjointness(self._definitions)
         for where, schema in self._made:
             options = schema.get("oneOf", ())
-            pairs = combinations(options, 2)
-            is_proved = all(disjoint(a, b, self._definitions) for a, b in pairs)
+            is_proved = all(starmap(disjoint, combinations(options, 2)))
             if not options or not (is_proved or self._relaxed is not None):
                 continue
             if not is_proved:
@@ -553,16 +566,12 @@ class _Rewriting:
         """Every definition must have a value of finite size: the least fixed point."""
         ending: set[str] = set()
         for where, name in self._names.items():
-            while fresh := self._newly_ending(ending):
+            while fresh := newly_ending(self._definitions, ending):
                 ending |= fresh
             if name not in ending:
                 why = "contains itself without an end, so that it has no finite value"
                 self._note(self._refused(where, why))
                 self._definitions[name].clear()
-
-    def _newly_ending(self, ending: set[str]) -> set[str]:
-        candidates = self._definitions.keys() - ending
-        return {name for name in candidates if ends(self._definitions[name], ending)}
 
 
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:

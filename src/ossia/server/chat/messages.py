@@ -15,7 +15,7 @@ from typing import Any
 from ossia.errors import HarmonyError
 from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.chat_messages import REASONING_KEYS, messages_from_chat
-from ossia.server.wire.content import UNSUPPORTED, part_text
+from ossia.server.wire.content import RESULTS, UNSUPPORTED, part_text, result_part
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 
@@ -95,13 +95,14 @@ def _content(message: At, out: Wire) -> str | list[Wire] | None:
     texts: list[str] = []
     thoughts: list[str] = []
     is_assistant = out["role"] == "assistant"
+    read = result_part if out["role"] in RESULTS else part_text
     for part in content.items("a string or a list of parts"):
         kind = part.object('an object such as {"type": "text", "text": ...}')["type"].value
         if is_assistant and kind in THOUGHT_PARTS:
             key = "thinking" if "thinking" in part else "text"
             thoughts.append(part[key].text())
         else:
-            texts.append(part_text(part))
+            texts.append(read(part))
     if thoughts and not _reasoning(out):
         out["reasoning"] = BREAK.join(thoughts)
     return [{"type": "text", "text": text} for text in texts]

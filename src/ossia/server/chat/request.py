@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.engine.request import SamplingParams
-from ossia.harmony import Message, Role
+from ossia.harmony import Conversation, Message, Role
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.messages import harmony_messages
@@ -53,18 +53,26 @@ class ChatForm:
     token_ids: bool = False
 
 
-async def asks_of(
-    request: ChatRequest, service: Service, caller: Caller
-) -> tuple[list[AnswerRequest], ChatForm]:
+@dataclass(frozen=True)
+class ChatPrompt:
+    """What the answers start from. `opening`: the message that they go on with."""
+
+    conversation: Conversation
+    tools: Toolbox
+    format: AnswerFormat
+    effort: Effort
+    opening: Message | None
+
+
+async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> ChatPrompt:
     """Raises `ApiError` naming the field that is wrong."""
-    model = service.check_model(request.model)
     request.check_supported()
     check_prompt_logprobs(request.prompt_logprobs, request.stream)
     tools = tools_of(request, service.builtin)
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(
-        await service.documents.read(given, "messages"),
+        await service.documents.visit().read(given, "messages"),
         lambda call: service.thoughts_before(caller, call),
     )
     opening = None
@@ -83,24 +91,33 @@ async def asks_of(
         format=wanted,
         identity=template.model_identity,
     )
+    return ChatPrompt(conversation, tools, wanted, effort, opening)
+
+
+async def asks_of(
+    request: ChatRequest, service: Service, caller: Caller
+) -> tuple[list[AnswerRequest], ChatForm]:
+    """Raises `ApiError` naming the field that is wrong."""
+    model = service.check_model(request.model)
+    prompt = await prompt_of(request, service, caller)
     params = sampling_of(request, service)
     grammar = await service.grammar(
-        tools,
-        wanted,
-        effort.budget,
-        lambda: service.check_prompt(conversation, params, opening=opening),
+        prompt.tools,
+        prompt.format,
+        prompt.effort.budget,
+        lambda: service.check_prompt(prompt.conversation, params, opening=prompt.opening),
         holds_on=request.holds_on,
     )
     ask = AnswerRequest(
-        conversation,
+        prompt.conversation,
         params,
-        tools,
+        prompt.tools,
         grammar,
         request.stop,
         logprobs=request.logprobs is True,
         cache_salt=request.cache_salt or "",
         samples=Samples(),
-        opening=opening,
+        opening=prompt.opening,
     )
     nested = request.reasoning or Reasoning()
     hides_reasoning = nested.exclude is True or request.include_reasoning is False
@@ -108,7 +125,7 @@ async def asks_of(
         model=model,
         logprobs=ask.logprobs,
         shows_reasoning=not hides_reasoning,
-        preambles_are_content=wanted.wanted is None,
+        preambles_are_content=prompt.format.wanted is None,
         is_legacy=is_legacy(request),
         token_ids=request.return_token_ids is True,
     )

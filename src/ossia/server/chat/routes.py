@@ -20,7 +20,7 @@ from starlette.responses import Response
 from ossia import __version__
 from ossia.errors import OssiaError
 from ossia.harmony import Message, Role
-from ossia.server.access import Caller, caller_of, count_samples
+from ossia.server.access import Caller, caller_of, count_samples, whose_turn
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.output import Body, ChunkOptions, Chunks
 from ossia.server.chat.request import asks_of
@@ -30,6 +30,7 @@ from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
 from ossia.server.wire.output import extension, prompt_logprobs
 from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.sampling import check_scores
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, TurnEvent
@@ -129,20 +130,32 @@ class _Answer:
             yield chunk
 
     async def body(self) -> dict[str, Any]:
+        scored = await self._to_score()
         body = Body(len(self.asks), self.asks[0].logprobs)
         async with aclosing(self.chunks()) as chunks:
             async for chunk in chunks:
                 body.add(chunk)
-        return body.result() | await self._of_prompt()
+        return body.result() | await self._of_prompt(scored)
 
-    async def _of_prompt(self) -> dict[str, Any]:
-        """The prompt's log-probabilities, if they are wanted."""
+    async def _to_score(self) -> list[int]:
+        """The prompt, if its log-probabilities are wanted. Raises `ApiError` if they are too many,
+        before the answer is begun.
+        """
         if self.prompt_logprobs is None:
-            return {}
+            return []
         ask = self.asks[0]
         ids = await self.service.answerer.prompt_ids(ask.conversation, ask.opening)
+        check_scores(len(ids), self.prompt_logprobs, "prompt_logprobs")
+        return ids
+
+    async def _of_prompt(self, ids: Sequence[int]) -> dict[str, Any]:
+        """The prompt's log-probabilities, if they are wanted; it is read once more for them."""
+        if self.prompt_logprobs is None:
+            return {}
+        self.caller.spend(len(ids))
+        worker = self.service.worker
         try:
-            tokens = await self.service.worker.prompt_logprobs(ids, self.prompt_logprobs)
+            tokens = await worker.prompt_logprobs(ids, self.prompt_logprobs, whose_turn())
         except (OssiaError, EngineStopped) as error:
             raise ApiError.of(error, prompt="messages") from error
         return {"prompt_logprobs": prompt_logprobs(tokens, self.service.tokenizer)}

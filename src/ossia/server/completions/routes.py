@@ -133,7 +133,10 @@ class _Job:
                 chunks += [writer.chunk(index, said.piece, said.prompt) for said in parts]
         body = fold([*chunks, writer.last(self.usage)])
         if self.wish.prompt_logprobs is not None:
-            scores = [await self._prompt_scores(at) for at in range(len(self.prompts))]
+            try:
+                scores = [await self._prompt_scores(at) for at in range(len(self.prompts))]
+            finally:
+                self._cancel_scores()
             top = self.wish.prompt_logprobs
             cut = [[replace(t, top_logprobs=t.top_logprobs[:top]) for t in one] for one in scores]
             add_prompt_logprobs(body, cut, self.service.tokenizer)
@@ -159,8 +162,7 @@ class _Job:
         finally:
             for task in tasks:
                 task.cancel()
-            for score in self.scores.values():
-                score.cancel()
+            self._cancel_scores()
             await asyncio.gather(*tasks, *self.scores.values(), return_exceptions=True)
 
     async def _read(self, at: int, sample: int, queue: _Queue) -> None:
@@ -246,10 +248,16 @@ class _Job:
     async def _prompt_scores(self, at: int) -> list[PromptToken]:
         """Those of a prompt are computed once for all its samples."""
         if at not in self.scores:
-            top = max(self.wish.logprobs or 0, self.wish.prompt_logprobs or 0)
+            top = self.wish.top_scores or 0
+            if self.wish.limit:  # it is read once more, and nobody else counts that
+                self.caller.spend(len(self.prompts[at]))
             asked = self.service.worker.prompt_logprobs(self.prompts[at], top, whose_turn())
             self.scores[at] = asyncio.ensure_future(asked)
         return await asyncio.shield(self.scores[at])
+
+    def _cancel_scores(self) -> None:
+        for score in self.scores.values():
+            score.cancel()
 
     def _count(self, more: Usage) -> Usage:
         before = self.usage

@@ -20,6 +20,7 @@ from ossia.server.wire.sampling import (
     SamplingFields,
     StopStrings,
     check_prompt_logprobs,
+    check_scores,
     without_limit,
 )
 from ossia.tokenizer import Tokenizer
@@ -115,6 +116,12 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
         return count
 
     @property
+    def top_scores(self) -> int | None:
+        """How many of the likeliest tokens in a prompt's places are wanted; None: no scores."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((count for count in wanted if count is not None), default=None)
+
+    @property
     def limit(self) -> int:
         return 16 if self.max_tokens is None else self.max_tokens
 
@@ -153,6 +160,9 @@ class CompletionRequest(ApiRequest, StreamFields, SamplingFields):
             prompts = await asyncio.to_thread(self._encoded, given, service.tokenizer)
         else:
             prompts = self._encoded(given, service.tokenizer)
+        if self.top_scores is not None:
+            field = "logprobs" if self.prompt_logprobs is None else "prompt_logprobs"
+            check_scores(sum(map(len, prompts)), self.top_scores, field)
         for n, ids in enumerate(prompts):
             _check_ids(ids, service, "prompt" if len(prompts) == 1 else f"prompt[{n}]", self.limit)
         return prompts

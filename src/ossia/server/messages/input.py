@@ -13,7 +13,7 @@ from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.messages.types import CountRequest, WireMessage
 from ossia.server.sealing import Sealer, SealError, log_unopened
-from ossia.server.wire.content import part_text, text_of
+from ossia.server.wire.content import part_text, result_part, text_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 
@@ -78,7 +78,7 @@ class _Reader:
         if id not in self.calls:
             raise block["tool_use_id"].wrong(f"is {id!r:.80}: no tool_use before it has this id")
         content = block["content"]
-        text = text_of(content, "\n") if content.value else ""
+        text = text_of(content, "\n", result_part) if content.value else ""
         if block["is_error"].value is True:
             text = f"error: {text}"
         author = f"{FUNCTIONS}.{self.calls[id]}"

@@ -23,7 +23,7 @@ from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
-from ossia.server.wire.output import extension
+from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
@@ -70,7 +70,7 @@ async def _conversation(service: Service, body: CountRequest, caller: Caller) ->
         return service.thoughts_before(caller, id)
 
     given = [message.model_dump() for message in body.messages]
-    told = await service.documents.read(given, "messages")
+    told = await service.documents.visit().read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
     messages = read_messages(whole, service.sealer.of(caller.name), remembered)
@@ -124,20 +124,10 @@ async def _events(
                 case ItemEnd(item=ToolCallItem() as call):
                     calls.append(call)
                 case TurnEnd() if calls:
-                    before = _before_calls(event.messages)
+                    before = thoughts_before_calls(ask.tools, event.messages)
                     service.remember_thoughts(caller, [tool_use_id(calls[0])], before)
             for out in writer.write(event):
                 yield out
-
-
-def _before_calls(messages: Sequence[Message]) -> list[Message]:
-    """The messages that led to the first call."""
-    before: list[Message] = []
-    for message in messages:
-        if message.recipient is not None:
-            break
-        before.append(message)
-    return before
 
 
 async def _folded(events: AsyncGenerator[Event, None]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class _Reader:
             return ""
         texts = []
         for message in self.remembered(call["id"]):
-            if message.channel == "analysis":
+            if message.channel == "analysis" and message.recipient is None:
                 texts.append(message.text)
         return "\n\n".join(texts)
 

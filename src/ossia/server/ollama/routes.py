@@ -7,7 +7,7 @@ Thin: input.py makes a conversation of the request, output.py the lines of the a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -27,7 +27,7 @@ from ossia.server.service import Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At, api_router
-from ossia.server.wire.output import extension
+from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.replies import documented, reply
 from ossia.server.wire.sse import first_of, streaming, until_disconnected
 from ossia.server.wire.tools import ToolReader
@@ -64,9 +64,7 @@ def _answers(service: Service) -> APIRouter:
         reader = ToolReader(service.builtin).read(At(body.tools or [], "tools").items())
         tools = reader.tools(parallel=False)
         asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
-        ask = await _asked(service, body, asked, tools)
-        lines.extra = extension(tools, ask.grammar)
-        return await _answered(service, request, body, ask, lines)
+        return await _answered(service, request, body, _asked(service, body, asked, tools), lines)
 
     @routes.post("/api/generate", response_model=None, responses=documented(about=STREAMED))
     async def generate(body: GenerateRequest, request: Request) -> Response:
@@ -79,9 +77,8 @@ def _answers(service: Service) -> APIRouter:
         if not body.prompt:
             body.check_supported()
             return reply(lines.done("load"))
-        ask = await _asked(service, body, of_prompt(body), Toolbox())
-        lines.extra = extension(ask.tools, ask.grammar)
-        return await _answered(service, request, body, ask, lines)
+        asking = _asked(service, body, of_prompt(body), Toolbox(), "prompt")
+        return await _answered(service, request, body, asking, lines)
 
     return routes
 
@@ -92,25 +89,44 @@ def _untagged(name: str | None) -> str | None:
 
 
 async def _asked(
-    service: Service, body: OllamaRequest, asked: Asked, tools: Toolbox
+    service: Service, body: OllamaRequest, asked: Asked, tools: Toolbox, param: str = "messages"
 ) -> AnswerRequest:
-    """Raises `ApiError`."""
+    """`param`: the field to name if the prompt is too long. Raises `ApiError`."""
     params = body.sampling(service)
     format = body.wanted_format()
-    effort = body.effort(service)
     instructions, messages = asked
+    effort = body.effort(service, instructions)
     conversation = conversation_of(
         messages, effort=effort.level, instructions=instructions, tools=tools, format=format
     )
     wishes = body.wishes
-    grammar = await service.grammar(tools, format, effort.budget, holds_on=wishes.holds_on)
-    is_wanted = body.logprobs is True
-    return AnswerRequest(conversation, params, tools, grammar, wishes.stop, logprobs=is_wanted)
+    grammar = await service.grammar(
+        tools,
+        format,
+        effort.budget,
+        lambda: service.check_prompt(conversation, params, param),
+        holds_on=wishes.holds_on,
+    )
+    return AnswerRequest(
+        conversation,
+        params,
+        tools,
+        grammar,
+        wishes.stop,
+        logprobs=body.logprobs is True,
+        prompt_param=param,
+    )
 
 
 async def _answered(
-    service: Service, request: Request, body: OllamaRequest, ask: AnswerRequest, lines: Lines
+    service: Service,
+    request: Request,
+    body: OllamaRequest,
+    asking: Coroutine[Any, Any, AnswerRequest],
+    lines: Lines,
 ) -> Response:
+    ask = await until_disconnected(request, asking)
+    lines.extra = extension(ask.tools, ask.grammar)
     made = _lines(service, ask, lines, caller_of(request))
     if not body.is_streamed:
         return reply(await until_disconnected(request, _folded(made)))
@@ -134,13 +150,10 @@ async def _lines(
                 case ItemEnd(item=ToolCallItem() as call):
                     first_call = first_call or call.call_id
                 case TurnEnd(messages=messages) if first_call:
-                    service.remember_thoughts(caller, [first_call], _before_calls(messages))
+                    before = thoughts_before_calls(ask.tools, messages)
+                    service.remember_thoughts(caller, [first_call], before)
             for line in lines.write(event):
                 yield line
-
-
-def _before_calls(messages: Sequence[Message]) -> list[Message]:
-    return [message for message in messages if message.channel == "analysis"]
 
 
 async def _folded(lines: AsyncGenerator[Line, None]) -> Line:

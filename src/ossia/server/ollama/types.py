@@ -61,10 +61,10 @@ class OllamaRequest(ApiRequest):
     def is_streamed(self) -> bool:
         return self.stream is not False
 
-    def effort(self, service: Service) -> Effort:
+    def effort(self, service: Service, instructions: str | None) -> Effort:
         match self.think:
             case None | True:
-                return service.effort(None)
+                return service.effort(None, instructions)
             case False:
                 return service.effort("none")
         word: Any = At(self.think, "think").one_of(*EFFORTS)

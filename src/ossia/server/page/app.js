@@ -7,7 +7,7 @@ let current = newChat();
 let following = true; // whether the end of the conversation is to stay in sight
 
 const isAtEnd = () => { const s = $("scroll"); return s.scrollHeight - s.scrollTop - s.clientHeight < 80; };
-const attached = []; // files that the next message takes along
+let attaching = Promise.resolve(); // until files that were chosen have been read
 const titleOf = text => { const line = text.trim().split("\n")[0]; return line.length > 60 ? line.slice(0, 58).trimEnd() + "…" : line; };
 
 function toEnd() {
@@ -120,7 +120,8 @@ function remove(id) {
   toast("Deleted.", "Undo", () => { if (chat) { saveChat(chat, false); use(chat); } });
 }
 
-function send(text) {
+async function send(text) {
+  await attaching;
   if ((!text.trim() && !attached.length) || running.has(current.id)) return;
   if (!current.turns.length && !current.named) current.title = titleOf(text || attached[0].name);
   remember(current);
@@ -132,7 +133,11 @@ function send(text) {
   ask(current);
 }
 
-async function attach(chosen) {
+function attach(chosen) {
+  attaching = attaching.then(() => attachEach(chosen));
+}
+
+async function attachEach(chosen) {
   for (const one of chosen) {
     try {
       const file = await fileOf(one);
@@ -172,9 +177,8 @@ const fileNameOf = title => title.replace(/[^\p{L}\p{N} _-]+/gu, " ").trim().sli
 async function importFrom(chosen) {
   try {
     const added = await importAll(await chosen.text());
-    chats.clear();
-    chats.set(current.id, current);
-    drawList();
+    for (const id of [...chats.keys()]) if (!running.has(id)) chats.delete(id);
+    use(chats.get(current.id) ?? loadChat(current.id) ?? current);
     toast(added === 1 ? "1 conversation was added." : `${added} conversations were added.`);
   } catch (error) { toast(error.message); }
 }
@@ -298,6 +302,7 @@ function forget() {
   if (!confirm("Delete all conversations in this browser?")) return;
   for (const { id } of [...index]) { running.get(id)?.stop(); chats.delete(id); dropChat(id); }
   use(newChat());
+  forgetFiles(Date.now() + 1);
   $("settings").close();
 }
 

@@ -6,6 +6,7 @@
 const MOST_TEXT = 2 << 20; // bytes
 const MOST_PDF = 20 << 20;
 const DAY = 86400000; // milliseconds
+const attached = []; // files that the next message takes along
 const unkept = new Map(); // where the browser has no storage: until the page is left
 
 /** Reads what the user chose. Throws an Error that says what is wrong. */
@@ -85,15 +86,18 @@ async function readFile(id) {
   }
 }
 
+const isFile = file => /^\w{1,64}$/.test(file?.id) && typeof file.name === "string" && typeof (file.data ?? file.text) === "string";
+
 function fileIds(conversations) {
   const ids = new Set();
   for (const chat of conversations) for (const turn of allTurns(chat.turns)) for (const file of turn.files ?? []) ids.add(file.id);
   return ids;
 }
 
-/** Deletes files that no conversation names. Those of today stay: another tab may be about to send them. */
+/** Deletes files that no conversation names and that are not attached. Those of today stay: another tab may send them. */
 async function forgetFiles(before = Date.now() - DAY) {
   const named = fileIds(index.map(({ id }) => loadChat(id)).filter(Boolean));
+  for (const file of attached) named.add(file.id);
   try {
     for (const file of await inStore("readonly", files => files.getAll()))
       if (!named.has(file.id) && file.added < before) await inStore("readwrite", files => files.delete(file.id));

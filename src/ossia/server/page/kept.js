@@ -125,18 +125,22 @@ async function exportAll() {
   return JSON.stringify({ format: FORMAT, version: 1, exported: new Date().toISOString(), conversations: chats, files }, null, 1);
 }
 
-/** Adds what `exportAll` wrote; what is there already stays. How many were added. Throws an Error that says what is wrong. */
+/**
+ * Adds what `exportAll` wrote. A conversation that is there already is replaced by a newer one, unless it is being
+ * answered. How many were added. Throws an Error that says what is wrong.
+ */
 async function importAll(text) {
   let given;
   try { given = JSON.parse(text); } catch { throw new Error("This file is not JSON."); }
   if (given?.format !== FORMAT || !Array.isArray(given.conversations)) throw new Error("This file holds no conversations that were exported here.");
   if (given.version !== 1) throw new Error(`This file has version ${given.version}; this page reads version 1.`);
   if (!given.conversations.every(isChat)) throw new Error("A conversation in this file is damaged; nothing was added.");
-  for (const file of given.files ?? []) await keepFile(file);
+  if (!(given.files ?? []).every(isFile)) throw new Error("A file in this export is damaged; nothing was added.");
+  for (const file of given.files ?? []) if (!await readFile(file.id)) await keepFile(file);
   let added = 0;
   for (const chat of given.conversations) {
     const here = loadChat(chat.id);
-    if (here && here.changed >= chat.changed) continue;
+    if (running.has(chat.id) || (here && here.changed >= chat.changed)) continue;
     if (!saveChat(chat, false)) throw new Error(`The browser’s storage is full: ${added} of ${given.conversations.length} conversations were added.`);
     added++;
   }

@@ -381,7 +381,13 @@ function bareUrl(text, at) {
 class MarkdownView {
   constructor(root) {
     this.root = root;
+    this.begin();
+  }
+
+  begin() {
+    this.root.replaceChildren();
     this.text = "";
+    this.isWhole = false;
     this.done = 0; // characters whose blocks no later text can change
     this.blocks = 0; // of the root's children, those that are done
     this.items = 0; // of the items of the child after those, the list that is open
@@ -389,7 +395,9 @@ class MarkdownView {
   }
 
   update(text, whole) {
+    if (this.isWhole && (!whole || text !== this.text)) this.begin(); // it goes on: its last block was not the last
     this.text = text;
+    this.isWhole = whole;
     const lines = text.slice(this.done).split("\n");
     for (let n = 0; n < lines.length; n++) if (lines[n].endsWith("\r")) lines[n] = lines[n].slice(0, -1);
     const blocks = parseBlocks(lines);

@@ -43,7 +43,11 @@ async function wireMessages(chat, turn) {
   const instructions = instructionsOf(chat);
   const messages = instructions ? [{ role: "system", content: instructions }] : [];
   for (const one of chat.turns.slice(0, chat.turns.indexOf(turn) + 1)) {
-    if (one.role === "user") { messages.push({ role: "user", content: await userContent(one) }); continue; }
+    if (one.role === "user") {
+      const isLast = one === chat.turns.findLast(other => other.role === "user");
+      messages.push({ role: "user", content: await userContent(one, isLast) });
+      continue;
+    }
     for (const step of one.steps) {
       const calls = step.calls.filter(call => call.result !== undefined);
       if (!step.text && !calls.length) continue;
@@ -56,14 +60,14 @@ async function wireMessages(chat, turn) {
   return messages;
 }
 
-/** Text, or parts if files are attached to it. */
-async function userContent(turn) {
+/** Text, or parts if files are attached to it. One that is gone is said to be; the last turn's is needed. */
+async function userContent(turn, isLast) {
   if (!turn.files?.length) return turn.text;
   const parts = [];
   for (const { id, name } of turn.files) {
     const file = await readFile(id);
-    if (!file) throw new Problem(`“${name}” is not in this browser any more. Attach it again.`);
-    parts.push(wirePart(file));
+    if (!file && isLast) throw new Problem(`“${name}” is not in this browser any more. Attach it again, in a new message.`);
+    parts.push(file ? wirePart(file) : { type: "text", text: `File “${name}” is not there any more.\n\n` });
   }
   return turn.text ? [...parts, { type: "text", text: turn.text }] : parts;
 }
@@ -207,9 +211,11 @@ async function answer(chat, turn, goesOn = false) {
   }
 }
 
-/** Again, from the last step that came to its end. */
+/** Again, from the last step that came to its end; what was being gone on with is gone on with. */
 function retry(chat, turn) {
+  if (running.has(chat.id)) return;
   const last = turn.steps.at(-1);
+  if (last?.earlier && canContinue(turn)) { goOn(chat, turn); return; }
   if (last && !(last.calls.length && last.calls.every(call => call.result !== undefined))) turn.steps.pop();
   redraw();
   answer(chat, turn);

@@ -65,6 +65,7 @@ class UserView {
     running.get(this.chat.id)?.stop();
     const { chat, turn } = this;
     whenIdle(chat, () => {
+      if (!chat.turns.includes(turn)) return; // sent already
       const asked = { role: "user", text };
       if (turn.files) asked.files = turn.files;
       if (turn === chat.turns[0] && !chat.named) chat.title = titleOf(text);
@@ -164,10 +165,6 @@ class StepView {
 
   update(live) {
     const { step } = this;
-    if (live && this.live === false && this.text) { // it goes on: its last block was not the last
-      this.text.root.replaceChildren();
-      this.text = new MarkdownView(this.text.root);
-    }
     const thinking = live && !step.text && !step.calls.length;
     this.wait(thinking && !step.thought);
     if (step.thought) this.updateThought(thinking);

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,6 @@ from cachetools import LRUCache
 
 from ossia.engine.request import SamplingParams
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
-from ossia.harmony import Message
-from ossia.harmony.calls import NOT_A_CALL
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.responses.input import Item
@@ -31,7 +29,7 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.output import extension
+from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
 from ossia.tools import SessionKey
 from ossia.turn.events import TurnEvent, new_id
@@ -240,7 +238,7 @@ class ResponseService:
         owner = pending.caller.name
         prompt = pending.prompt
         if book.end is not None:
-            thoughts = thoughts_before_calls(pending.ask, book.end.messages)
+            thoughts = thoughts_before_calls(pending.ask.tools, book.end.messages)
             self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
         if body.is_stored:
             self.service.store.put(self._stored(pending))
@@ -276,21 +274,6 @@ class ResponseService:
         return next(
             (item for item in (*stored.input, *stored.response["output"]) if item["id"] == id), None
         )
-
-
-def thoughts_before_calls(ask: AnswerRequest, messages: Sequence[Message]) -> list[Message]:
-    """What an answer says before its first call to a tool of the client's."""
-    builtin = {
-        recipient
-        for recipient, callee in ask.tools.by_recipient.items()
-        if callee.kind == "builtin"
-    }
-    before: list[Message] = []
-    for message in messages:
-        if message.role == "assistant" and message.recipient not in (*NOT_A_CALL, *builtin):
-            break
-        before.append(message)
-    return before
 
 
 async def _patient(

@@ -16,8 +16,7 @@ import orjson
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.store import PREFIXES
-from ossia.server.sealing import Sealer, SealError, log_unopened
-from ossia.server.wire.content import TEXT_PARTS, part_text, text_of
+from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.turn.events import new_id
 
@@ -28,7 +27,6 @@ CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
 HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
 ROLES = ("user", "assistant", "system", "developer")
-UNREADABLE = "error: this part of the result is {}, and the model reads text only"
 
 
 # ---- how items are kept ----
@@ -98,12 +96,13 @@ def _with_id(item: Item) -> Item:
 
 @dataclass
 class Reader:
-    """Items to messages, in order. `thoughts_before`: the remembered reasoning before a call, by
+    """Items to messages, in order. `open`: sealed reasoning, empty if it cannot be opened.
+    `thoughts_before`: the remembered reasoning before a call, by
     its id. `first`: the index of the first item of this request's `input`; the items before it,
     from the field `before`, were checked when they came.
     """
 
-    sealer: Sealer
+    open: Callable[[str], str]
     thoughts_before: Callable[[str], tuple[Message, ...]]
     first: int = 0
     before: str = "previous_response_id"
@@ -114,7 +113,6 @@ class Reader:
     _begin: int = 0  # of the messages that the model wrote last, without a break
     # whether calls of the server's tools, whose results items do not tell, belong to them
     _hosted: bool = False
-    _unopened: list[SealError] = field(default_factory=list)
 
     def read(self, items: Sequence[Item]) -> None:
         """Raises `ApiError` naming the item that cannot be read."""
@@ -135,7 +133,6 @@ class Reader:
                     self._code(item)
                 case _:
                     self._hosted = True
-        log_unopened(self._unopened)
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
@@ -166,10 +163,7 @@ class Reader:
         sealed = item["encrypted_content"]
         text = text_of(content, "\n\n") if content.value else ""
         if not text and isinstance(sealed.value, str) and sealed.value:
-            try:
-                text = self.sealer.open(sealed.value)
-            except SealError as error:
-                self._unopened.append(error)
+            text = self.open(sealed.value)
         if text:
             self._add(Message(Role.ASSISTANT, text, channel="analysis"))
 
@@ -243,23 +237,12 @@ def _calls_follow(items: Sequence[Item], n: int) -> bool:
 
 
 def _result(output: At) -> str:
-    """What a tool answered. If it is an image or a file, the model is told that it cannot see it:
-    the tool has run, and refusing its result would end the conversation for good.
-    """
+    """What a tool answered."""
     if output.value is None:
         raise output.wrong("is missing")
-    if isinstance(output.value, str):
-        return output.value
-    if isinstance(output.value, list):
-        return "\n".join(map(_result_part, output.items()))
+    if isinstance(output.value, str | list):
+        return text_of(output, "\n", result_part)
     return orjson.dumps(output.value).decode()
-
-
-def _result_part(part: At) -> str:
-    kind = part["type"].value
-    if isinstance(kind, str) and kind not in TEXT_PARTS:
-        return UNREADABLE.format(kind)
-    return part_text(part)
 
 
 # ---- what can be left out ----

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from ossia.harmony import Conversation, SystemContent
 from ossia.server.access import Caller
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.responses.types import PromptRequest
-from ossia.server.sealing import Sealer
+from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.service import Effort, Service
 from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError, bad
@@ -61,10 +62,20 @@ async def read_prompt(
     format = answer_format(At(wanted, "text.format"))
     word = body.reasoning.effort if body.reasoning is not None else None
 
+    unopened: dict[str, SealError] = {}
+
+    @cache  # to leave out items, a conversation is read several times
+    def opened(sealed: str) -> str:
+        try:
+            return sealer.open(sealed)
+        except SealError as error:
+            unopened[sealed] = error
+        return ""
+
     def conversation(items: Sequence[Item], first: int) -> Conversation:
         before = "conversation" if body.conversation_id else "previous_response_id"
         reader = Reader(
-            sealer, lambda call_id: service.thoughts_before(caller, call_id), first, before
+            opened, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
@@ -76,13 +87,16 @@ async def read_prompt(
             format=format,
         )
 
+    visit = service.documents.visit()
     items = [
-        *await service.documents.read(history, "previous_response_id"),
-        *await service.documents.read(given, "input"),
+        *await visit.read(history, "previous_response_id"),
+        *await visit.read(given, "input"),
     ]
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
     whole = conversation(items, len(history))
+    seals = [str(item.get("encrypted_content")) for item in items]
+    log_unopened([unopened[seal] for seal in seals if seal in unopened])
     if body.truncation == "auto":
         whole = await _shortened(
             service, whole, items, lambda left: conversation(left, len(left)), max_output

@@ -6,12 +6,14 @@ Knows types of parts; nothing of messages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 
 UNSUPPORTED = "unsupported_content"  # the code of content that is not text
+UNREADABLE = "error: this part of the result is of type {}, and the model reads text only"
+RESULTS = ("tool", "function")  # roles of messages that are the results of tools
 # the field that a part's text is in
 TEXT_PARTS = {
     "text": "text",
@@ -23,14 +25,6 @@ TEXT_PARTS = {
 }
 
 
-def text_of(content: At, between: str = "") -> str:
-    """The text of a message or a result. Raises `ApiError` naming a part that is not text."""
-    if isinstance(content.value, str):
-        return content.value
-    parts = content.items("a string or a list of parts")
-    return between.join(part_text(part) for part in parts)
-
-
 def part_text(part: At) -> str:
     if isinstance(part.value, str):
         return part.value
@@ -38,6 +32,24 @@ def part_text(part: At) -> str:
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
         raise not_text(part)
     return part[TEXT_PARTS[kind]].text()
+
+
+def result_part(part: At) -> str:
+    """Of a tool's result. For an image or a file it is UNREADABLE: the tool has run, and to refuse
+    what it gave would end the conversation for good.
+    """
+    kind = part["type"].value
+    if isinstance(kind, str) and kind not in TEXT_PARTS:
+        return UNREADABLE.format(kind)
+    return part_text(part)
+
+
+def text_of(content: At, between: str = "", read: Callable[[At], str] = part_text) -> str:
+    """The text of a message or a result. Raises `ApiError` naming a part that is not text."""
+    if isinstance(content.value, str):
+        return content.value
+    parts = content.items("a string or a list of parts")
+    return between.join(read(part) for part in parts)
 
 
 def not_text(part: At) -> ApiError:

@@ -3,7 +3,8 @@ read.
 
 Knows the parts that hold files in every API; nothing of what messages mean. A PDF is read by a
 process of its own (pdf.py), two at a time, each with limits of time and memory; a request has so
-many seconds for all of its own. A text that was read lately is kept: every turn sends it again.
+many seconds for all of its own, and so many characters for documents of every kind. A text that was
+read lately is kept: every turn sends it again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from ossia.server.wire.content import UNSUPPORTED, text_of
+from ossia.server.wire.content import RESULTS, UNSUPPORTED, text_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 
@@ -31,6 +32,7 @@ READER = Path(__file__).with_name("pdf.py")
 SECONDS = 20.0  # for the PDFs of a request, waiting for others not counted
 AT_ONCE = 2
 KEPT = 16 << 20  # characters
+ROOM = 4 << 20  # characters of a request's documents: several times what a context holds
 HAS_DATA = "send the file itself, as base64: this server fetches nothing"
 NO_READER = "is a PDF, which needs pypdf to be read: pip install 'ossia[tools]'"
 
@@ -42,29 +44,38 @@ class Documents:
         self._room = asyncio.Semaphore(AT_ONCE)
         self._texts: LRUCache[bytes, str] = LRUCache(KEPT, getsizeof=len)
 
-    async def read(self, messages: Sequence[Mapping[str, Any]], path: str) -> list[dict[str, Any]]:
-        """The messages, or items, with texts for documents. Raises `ApiError` naming the part that
-        cannot be read; in a tool's output such a part stays: it is no mistake of the client's.
-        """
-        visit = _Visit(self._room, self._texts)
-        return [await visit.holder(At(m, f"{path}[{n}]")) for n, m in enumerate(messages)]
+    def visit(self) -> Visit:
+        """For one request."""
+        return Visit(self._room, self._texts)
 
 
-class _Visit:
-    """One request. `left`: seconds for its PDFs."""
+class Visit:
+    """One request. `left`: seconds for its PDFs; `room_left`: characters for its documents."""
 
     def __init__(self, room: asyncio.Semaphore, texts: LRUCache[bytes, str]) -> None:
         self.room = room
         self.texts = texts
         self.left = SECONDS
+        self.room_left = ROOM
 
-    async def holder(self, holder: At) -> dict[str, Any]:
+    async def read(self, messages: Sequence[Mapping[str, Any]], path: str) -> list[dict[str, Any]]:
+        """The messages, or items, with texts for documents. Raises `ApiError` naming the part that
+        cannot be read; in a tool's result such a part stays: it is no mistake of the client's.
+        """
+        read = []
+        for n, message in enumerate(messages):
+            lenient = message.get("role") in RESULTS
+            read.append(await self._holder(At(message, f"{path}[{n}]"), lenient=lenient))
+        return read
+
+    async def _holder(self, holder: At, *, lenient: bool) -> dict[str, Any]:
         """A message, an item, or a result in a message."""
         out = dict(holder.value)
         for key in ("content", "output"):
             if isinstance(out.get(key), list):
                 parts = holder[key].items()
-                out[key] = [await self._part(part, lenient=key == "output") for part in parts]
+                is_lenient = lenient or key == "output"
+                out[key] = [await self._part(part, lenient=is_lenient) for part in parts]
         return out
 
     async def _part(self, part: At, *, lenient: bool) -> Any:
@@ -72,7 +83,7 @@ class _Visit:
             return part.value
         match part["type"].value:
             case "tool_result":
-                return await self.holder(part)
+                return await self._holder(part, lenient=True)
             case "document" | "input_file" | "file":
                 try:
                     return {"type": "text", "text": await self._document(part)}
@@ -97,6 +108,10 @@ class _Visit:
                     raise part.wrong(f"has no file; {HAS_DATA}", UNSUPPORTED)
                 text = await self._file(part, inner)
                 name = inner["filename"].text("")
+        if len(text) > self.room_left:
+            why = f"is too long: the documents of a request may have {ROOM} characters in all"
+            raise part.wrong(why, "documents_too_long")
+        self.room_left -= len(text)
         named = f" name={json.dumps(name, ensure_ascii=False)}" if name else ""
         return f"<document{named}>\n{text}\n</document>"
 
@@ -144,7 +159,7 @@ class _Visit:
             raise part.wrong(NO_READER, UNSUPPORTED)
         async with self.room:
             begun = time.monotonic()
-            text, why = await asyncio.to_thread(_run, raw, self.left)
+            text, why = await _run(raw, self.left)
             self.left = max(0.0, self.left - (time.monotonic() - begun))
         if why:
             raise part.wrong(f"is a PDF that is not read: {why}", UNSUPPORTED)
@@ -153,16 +168,27 @@ class _Visit:
         return text
 
 
-def _run(raw: bytes, seconds: float) -> tuple[str, str]:
-    """The text, and what is wrong."""
-    command = [sys.executable, "-P", str(READER)]
+async def _run(raw: bytes, seconds: float) -> tuple[str, str]:
+    """The text, and what is wrong. The process ends with this, however this ends."""
+    pipe = subprocess.PIPE
+    command = (sys.executable, "-P", str(READER))
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
     try:
-        ended = subprocess.run(command, input=raw, capture_output=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
+        return await asyncio.to_thread(_read, process, raw, seconds)
+    finally:
+        process.kill()  # nothing happens to one that has ended
+
+
+def _read(process: subprocess.Popen[bytes], raw: bytes, seconds: float) -> tuple[str, str]:
+    with process:
+        try:
+            out, errors = process.communicate(raw, seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "", "it takes too long"
+    if process.returncode < 0:  # by the limit of its processor time
         return "", "it takes too long"
-    if ended.returncode < 0:  # by the limit of its processor time
-        return "", "it takes too long"
-    if ended.returncode:
-        lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
+    if process.returncode:
+        lines = errors.decode("utf-8", "replace").strip().splitlines()
         return "", lines[-1][:200] if lines else "it cannot be read"
-    return ended.stdout.decode("utf-8", "replace"), ""
+    return out.decode("utf-8", "replace"), ""

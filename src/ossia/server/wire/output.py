@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ossia.engine.request import PromptToken
+from ossia.harmony import Message, Role
+from ossia.harmony.calls import NOT_A_CALL
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Toolbox
 from ossia.turn.events import TokenLogprob, Usage
@@ -22,10 +23,24 @@ def extension(tools: Toolbox, grammar: Grammars | None) -> dict[str, Any]:
     said: dict[str, Any] = {}
     notes = [note for each in (grammar or FREE).relaxed.values() for note in each]
     if notes:
-        said["relaxed"] = [asdict(note) for note in notes]
+        said["relaxed"] = [
+            {"schema": note.schema, "keyword": note.keyword, "reason": note.reason}
+            for note in notes
+        ]
     if tools.unavailable:
         said["unavailable_tools"] = tools.unavailable
     return {"x-ossia": said} if said else {}
+
+
+def thoughts_before_calls(tools: Toolbox, messages: Sequence[Message]) -> list[Message]:
+    """What an answer says before its first call to a tool of the client's."""
+    builtin = {name for name, callee in tools.by_recipient.items() if callee.kind == "builtin"}
+    before: list[Message] = []
+    for message in messages:
+        if message.role is Role.ASSISTANT and message.recipient not in (*NOT_A_CALL, *builtin):
+            break
+        before.append(message)
+    return before
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:

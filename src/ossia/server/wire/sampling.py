@@ -25,6 +25,7 @@ from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import STRING, Part, either, wrong
 
 NO_LIMIT = (1 << 31) - 1  # tokens
+MAX_SCORES = 4 << 20  # log-probabilities of the prompts of a request: each takes memory and text
 MAX_STOPS = 16  # stop strings: they are looked for with every token. OpenAI takes 4
 
 
@@ -111,6 +112,14 @@ def token_ids(bias: Mapping[str, float], vocabulary: int) -> dict[int, float]:
                 f"logit_bias: {key[:80]!r} is not a token id; there are {vocabulary}", "logit_bias"
             )
     return {int(key): value for key, value in bias.items()}
+
+
+def check_scores(tokens: int, top: int, field: str) -> None:
+    """Raises `ApiError` if the log-probabilities of prompts of so many tokens are too many."""
+    count = tokens * (top + 1)
+    if count > MAX_SCORES:
+        why = f"{count} log-probabilities of prompts are asked for; at most {MAX_SCORES} are given"
+        raise bad(f"{field}: {why}", field, "too_many_logprobs")
 
 
 def check_prompt_logprobs(count: int | None, stream: bool | None) -> None:

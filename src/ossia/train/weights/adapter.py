@@ -79,4 +79,5 @@ def save_peft(adapter: Adapter, folder: Path, base: str) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(tensors, folder / peft.WEIGHTS, metadata={"format": "pt"})
-    (folder / peft.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(settings, indent=2) + "\n"
+    (folder / peft.SETTINGS).write_text(text, encoding="utf-8")

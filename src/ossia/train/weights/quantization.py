@@ -60,7 +60,8 @@ class RoundingReport:
 
     def __str__(self) -> str:
         head = ["tensor", "rule", "relative RMSE", "SQNR dB", "largest error", "saturated"]
-        rows = [*self.rows, *map(self.total, self.rules)]
+        totals = map(self.total, self.rules)
+        rows = [*self.rows, *totals]
         return markdown_table(head, [_cells(row) for row in rows])
 
 
