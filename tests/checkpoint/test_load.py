@@ -276,7 +276,7 @@ def test_the_tensors_decide_whether_experts_are_packed(
 ) -> None:
     directory = copy_of(request.getfixturevalue(layout))
     expected = our_logits(load(directory), text())
-    for config in ({"quant_method": "mxfp4"}, None):
+    for config in ({"quant_method": "mxfp4"}, None, {}):
         edit_json(
             directory / "config.json",
             lambda data, config=config: data.update(quantization_config=config),
@@ -285,7 +285,8 @@ def test_the_tensors_decide_whether_experts_are_packed(
 
 
 @pytest.mark.parametrize(
-    "quantization", [{"quant_method": "bitsandbytes"}, {}, "mxfp4", {"quant_method": ["mxfp4"]}]
+    "quantization",
+    [{"quant_method": "bitsandbytes"}, {"a": 1}, "mxfp4", {"quant_method": ["mxfp4"]}],
 )
 def test_another_quantization_is_refused(quantization: Any, packed: Path, copy_of: Any) -> None:
     directory = copy_of(packed)
