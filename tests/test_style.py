@@ -22,8 +22,7 @@ FILES_IN_A_FOLDER = 20
 LINES_OF_A_FUNCTION = 60
 
 # Tokens on a code line: the goal is 8.5, or 9.5 in the folders named here. Lower a number when a
-# folder
-# has come below it; take the row out when it has reached its goal.
+# folder has come below it; take the row out when it has reached its goal.
 GOAL = 8.5
 TODAY = {
     "engine": 9.2,
@@ -109,7 +108,7 @@ def test_functions_are_short() -> None:
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > LINES_OF_A_FUNCTION:
                     long.append(f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}: {length}")
-    assert len(long) <= 1, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
+    assert not long, f"over {LINES_OF_A_FUNCTION} lines: {'; '.join(long)}"
 
 
 def is_nested_conditional(node: ast.AST) -> bool:

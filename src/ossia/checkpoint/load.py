@@ -71,7 +71,9 @@ class Checkpoint:
     @property
     def file(self) -> Path:
         """The GGUF file, of one in parts the first; else the directory."""
-        return self.source.path if self.layout == "gguf" else self.directory  # type: ignore[union-attr]
+        if self.layout != "gguf":
+            return self.directory
+        return self.source.path  # type: ignore[union-attr]
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

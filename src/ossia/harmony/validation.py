@@ -46,7 +46,8 @@ class _Budget:
         return left
 
     def found(self, pattern: str, text: str) -> bool:
-        import regex  # type: ignore[import-untyped]  # it has a clock, and reads ECMAScript's \p{..}
+        # It has a clock, and reads ECMAScript's \p{..}.
+        import regex  # type: ignore[import-untyped]
 
         try:
             return regex.search(pattern, text, timeout=self.take_step()) is not None

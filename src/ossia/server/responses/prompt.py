@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from ossia.harmony import Conversation, SystemContent
 from ossia.server.access import Caller
@@ -37,6 +36,32 @@ class Prompt:
     input: list[Item]
 
 
+class _Seals:
+    """Of one request. Each is opened once: to leave out items, a conversation is read several
+    times.
+    """
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+        self._texts: dict[str, str] = {}
+        self._errors: dict[str, SealError] = {}
+
+    def open(self, sealed: str) -> str:
+        """The text; empty if it cannot be opened."""
+        if sealed not in self._texts:
+            self._texts[sealed] = ""
+            try:
+                self._texts[sealed] = self._sealer.open(sealed)
+            except SealError as error:
+                self._errors[sealed] = error
+        return self._texts[sealed]
+
+    def log(self, items: Sequence[Item]) -> None:
+        """What of the items stays closed."""
+        given = [str(item.get("encrypted_content")) for item in items]
+        log_unopened([self._errors[seal] for seal in given if seal in self._errors])
+
+
 async def read_prompt(
     service: Service,
     sealer: Sealer,
@@ -62,20 +87,12 @@ async def read_prompt(
     format = answer_format(At(wanted, "text.format"))
     word = body.reasoning.effort if body.reasoning is not None else None
 
-    unopened: dict[str, SealError] = {}
-
-    @cache  # to leave out items, a conversation is read several times
-    def opened(sealed: str) -> str:
-        try:
-            return sealer.open(sealed)
-        except SealError as error:
-            unopened[sealed] = error
-        return ""
+    seals = _Seals(sealer)
 
     def conversation(items: Sequence[Item], first: int) -> Conversation:
         before = "conversation" if body.conversation_id else "previous_response_id"
         reader = Reader(
-            opened, lambda call_id: service.thoughts_before(caller, call_id), first, before
+            seals.open, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
@@ -95,8 +112,7 @@ async def read_prompt(
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
     whole = conversation(items, len(history))
-    seals = [str(item.get("encrypted_content")) for item in items]
-    log_unopened([unopened[seal] for seal in seals if seal in unopened])
+    seals.log(items)
     if body.truncation == "auto":
         whole = await _shortened(
             service, whole, items, lambda left: conversation(left, len(left)), max_output
