@@ -26,6 +26,8 @@ STREAMS = 64
 ATTACKERS = 4
 HEALTH = 1.0  # seconds that /health may take
 ROOM = 0.10  # of its size that the process may have kept at the end
+# What a server may keep on purpose is small here, so that it is full before it is looked at.
+SMALL = ("--max-queue", "256", "--store-bytes", "16MB", "--kv-memory", "128MiB")
 FEW = 16  # file descriptors that a pool or a log may still hold
 
 
@@ -167,7 +169,7 @@ def test_a_mixed_attack(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("".join(f"user{n} {key}\n" for n, key in enumerate(KEYS)))
     keys.chmod(0o600)
-    with serving("--api-key-file", str(keys), "--max-queue", "256") as server:
+    with serving("--api-key-file", str(keys), *SMALL) as server:
         seen = asyncio.run(attacked(server, MINUTES * 60))
         assert server.process.poll() is None, f"the server has ended: {server.process.returncode}"
         assert not seen.failures, seen.failures[:5]
