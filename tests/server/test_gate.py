@@ -434,8 +434,9 @@ async def test_the_queue_counts_samples(client_for: Any) -> None:
 
 async def test_a_full_queue_does_not_shut_out_who_has_nothing_in_it(client_for: Any) -> None:
     keys = (KEYS[1], ApiKey("carol", secret_digest("key-c")))
-    async with client_for(SAYS, settings=settings(max_queue=4, keys=keys)) as client:
-        client.engine.delay = 0.05
+    long = [SAYS.replace("Hi there", "word " * 60)] * 4  # many times as many steps as the light one
+    async with client_for(*long, SAYS, settings=settings(max_queue=4, keys=keys)) as client:
+        client.engine.delay = 0.02
         carol = {"Authorization": "Bearer key-c"}
         heavy = asyncio.create_task(
             client.post("/v1/chat/completions", json=CHAT | {"n": 4}, headers=carol)
