@@ -1,8 +1,8 @@
 """Fifty tool sets with all that a grammar can be asked for, random samples under their masks, and
 what must hold.
 
-Shared by the grammar's tests. Nothing here looks into the grammar: samples are drawn from its
-masks, and judged by the strict parser and the `jsonschema` package.
+Shared by the grammar's tests. Nothing here looks inside, but for `counted`: samples are drawn from
+the masks, and judged by the strict parser and the `jsonschema` package.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import pytest
 
 from ossia.harmony import FunctionTool, Message, StreamParser, builtin_tools
+from ossia.harmony.grammar import compiling, kept
 from ossia.harmony.grammar.bodies import LarkFormat, RegexFormat
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
 from ossia.harmony.grammar.constraint import HarmonyGrammar
@@ -378,3 +380,16 @@ def samples(case: Case, tokenizer: Tokenizer, count: int, seed: int) -> Iterator
     grammar, rng = case.grammar(tokenizer), random.Random(seed)
     draw = Sampler(tokenizer, rng)
     return islice((draw.completion(grammar) for _ in iter(int, 1)), count)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The grammars that are compiled from now on."""
+    made: list[str] = []
+    compile_it = compiling.matcher_of
+
+    def matcher_of(grammar: str, ll: Any) -> Any:
+        made.append(grammar)
+        return compile_it(grammar, ll)
+
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
+    return made

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+from grammar_cases import counted
 
 from ossia.errors import GrammarSizeError
 from ossia.harmony import FunctionTool
@@ -112,18 +113,6 @@ def test_the_python_door(llm: LLM) -> None:
     with pytest.raises(GrammarSizeError) as refused:
         llm.chat("1", response_format={"type": "json_schema", "schema": CHAIN})
     assert (refused.value.field, refused.value.code) == ("response_format", "grammar_too_large")
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    made: list[str] = []
-    compile_it = compiling.matcher_of
-
-    def matcher_of(grammar: str, ll: Any) -> Any:
-        made.append(grammar)
-        return compile_it(grammar, ll)
-
-    monkeypatch.setattr(kept, "matcher_of", matcher_of)
-    return made
 
 
 def tools(number: int) -> list[dict[str, Any]]:

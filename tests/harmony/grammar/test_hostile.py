@@ -16,7 +16,7 @@ from typing import Any
 import hostile_formats
 import pytest
 from amounts import examples
-from grammar_cases import obj
+from grammar_cases import counted, obj
 
 import ossia
 from ossia.errors import GrammarError, GrammarSizeError
@@ -301,18 +301,6 @@ def test_lark_is_not_read_as_a_list_of_grammars(tokens: Vocabulary) -> None:
 
 
 # ---- what is kept ----
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    made: list[str] = []
-    compile_it = compiling.matcher_of
-
-    def matcher_of(grammar: str, ll: Any) -> Any:
-        made.append(grammar)
-        return compile_it(grammar, ll)
-
-    monkeypatch.setattr(kept, "matcher_of", matcher_of)
-    return made
 
 
 def test_who_asks_again_is_given_the_same(
