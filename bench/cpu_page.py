@@ -229,7 +229,7 @@ def model_part(title: str, model: object, args: argparse.Namespace) -> str:
     for precision, options in OURS.items():
         print(f"{title}, {precision}", file=sys.stderr)
         used = wait_until_quiet(args.patience)
-        found = bench([model, "--phases", phases, "--load", "copy", *options])
+        found = bench([model, "--phases", phases, *options])
         lines.append(speed_table(precision, found, used))
     return "\n\n".join(lines)
 

@@ -108,16 +108,9 @@ class Ossia:
     def ask(
         self, precision: str, phases: Sequence[str], repetitions: int
     ) -> tuple[Done, dict[str, Any]]:
-        """The JSON of `ossia bench`."""
-        options = [
-            "--json",
-            "--phases",
-            ",".join(phases),
-            "--repetitions",
-            repetitions,
-            "--load",
-            "copy",
-        ]
+        """The JSON of `ossia bench`, which waits until all weights are packed."""
+        given = {"--phases": ",".join(phases), "--repetitions": repetitions}
+        options = ["--json", *(word for option in given.items() for word in option)]
         done = run([*self.command("bench", precision), *options], self.env)
         return done, json.loads(done.out)
 

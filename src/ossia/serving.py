@@ -18,7 +18,7 @@ from ossia.checkpoint.mapped import is_mapped
 from ossia.engine.engine import Progress
 from ossia.errors import RequestError
 from ossia.kernels import cpu
-from ossia.kernels.cpu.memory import available_memory
+from ossia.kernels.cpu.memory import available_memory, copy_from_file
 from ossia.model import Transformer
 from ossia.model.moe import ChangedExperts, Moe, PackedExperts
 from ossia.model.native import (
@@ -124,10 +124,11 @@ def _leave_file(module: nn.Module) -> None:
     for part in module.modules():
         for name, weight in part.named_parameters(recurse=False):
             if is_mapped(weight):
-                setattr(part, name, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+                copied = copy_from_file(weight.detach())
+                setattr(part, name, nn.Parameter(copied, weight.requires_grad))
         for name, buffer in part.named_buffers(recurse=False):
             if is_mapped(buffer):  # not its `data`: a view would keep what it is a view of
-                setattr(part, name, buffer.clone())
+                setattr(part, name, copy_from_file(buffer))
 
 
 def _why_not(model: Transformer) -> str | None:

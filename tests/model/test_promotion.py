@@ -20,7 +20,7 @@ from ossia.kernels.cpu import memory
 from ossia.kernels.cpu.leaves import PIECE_ROWS, Dense
 from ossia.kernels.cpu.library import loaded
 from ossia.kernels.cpu.memory import SCARCE, huge
-from ossia.model.native import Precision, make_native
+from ossia.model.native import MappedEmbedding, Precision, make_native
 from ossia.model.promotion import Promotion
 from ossia.serving import Options
 
@@ -187,6 +187,38 @@ def test_weights_that_are_memory_already_count_once(
     copied = checkpoint.load(small)
     serving._leave_file(copied)
     assert serving.prepare(copied, options).kv_memory == (1 << 30) // 2
+
+
+def test_a_copy_leaves_no_page_of_the_file_resident(small: Path) -> None:
+    weight = checkpoint.load(small).embedding.weight.detach()
+    expected = weight.clone()
+    assert is_mapped(weight)
+    assert resident_pages(weight) > 0
+    copied = memory.copy_from_file(weight)
+    assert not is_mapped(copied)
+    assert torch.equal(copied, expected)
+    assert resident_pages(weight) == 0
+
+
+def test_a_long_prompt_does_not_make_the_embedding_resident(tmp_path: Path) -> None:
+    """Each row brings its neighbours along."""
+    config = replace(SMALL, vocab_size=1 << 15)
+    checkpoint.write_random(config, tmp_path / "model", seed=1)
+    weight = checkpoint.load(tmp_path / "model").embedding.weight
+    looked_up: list[int] = []
+
+    class Watched(MappedEmbedding):
+        def _rows(self, tokens_T: torch.Tensor) -> torch.Tensor:
+            looked_up.append(len(tokens_T))
+            return super()._rows(tokens_T)
+
+    embedding = Watched(weight)
+    tokens = torch.arange(0, config.vocab_size, 7)
+    assert torch.equal(embedding(tokens), weight[tokens])
+    assert max(looked_up) == MappedEmbedding.EVERY, "no more rows before the pages are given back"
+    embedding(tokens[:1])
+    embedding(tokens[: MappedEmbedding.EVERY])
+    assert resident_pages(weight) == 0
 
 
 def resident_pages(view: torch.Tensor) -> int:

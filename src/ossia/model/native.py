@@ -109,6 +109,9 @@ class MappedEmbedding(nn.Module):
         self.looked_up = 0
 
     def forward(self, tokens_T: Tensor) -> Tensor:
+        return torch.cat([self._rows(part_T) for part_T in tokens_T.split(self.EVERY)])
+
+    def _rows(self, tokens_T: Tensor) -> Tensor:
         x_TD = F.embedding(tokens_T, self.weight)
         self.looked_up += len(tokens_T)
         if self.looked_up >= self.EVERY:

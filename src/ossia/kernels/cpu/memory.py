@@ -21,6 +21,7 @@ HUGE_PAGE = 2 << 20  # bytes
 _DONTNEED = 4
 _PAGEOUT = 21
 _POPULATE_READ = 22
+PIECE = 64 << 20  # bytes: of a file, that become resident before they are let go
 SCARCE = 2 << 30  # bytes: what others should find available
 MEMORY_INFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -93,11 +94,28 @@ def fetch_file_pages(view: Tensor) -> None:
     """Have a view of a mapped file read into the system's cache, a piece at a time; none of it
     stays resident.
     """
+    for piece in _pieces(view):
+        _advise(piece, _POPULATE_READ)
+        _advise(piece, _DONTNEED)
+
+
+def copy_from_file(view: Tensor) -> Tensor:
+    """The same values in memory of the process. A piece at a time: what has been copied does not
+    stay resident as a page of the file, too.
+    """
+    if not view.is_contiguous():  # its pieces are no ranges of pages
+        return view.clone()
+    made = torch.empty_like(view)
+    for piece, target in zip(_pieces(view), _pieces(made), strict=True):
+        target.copy_(piece)
+        _advise(piece, _DONTNEED)
+    return made
+
+
+def _pieces(view: Tensor) -> tuple[Tensor, ...]:
     flat = view.view(-1)
-    step = (64 << 20) // view.element_size()
-    for begin in range(0, flat.numel(), step):
-        _advise(flat[begin : begin + step], _POPULATE_READ)
-        _advise(flat[begin : begin + step], _DONTNEED)
+    step = PIECE // view.element_size()
+    return tuple(flat[begin : begin + step] for begin in range(0, flat.numel(), step))
 
 
 def _advise(view: Tensor, advice: int) -> None:
