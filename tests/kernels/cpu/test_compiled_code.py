@@ -65,6 +65,7 @@ EXACT = "exact_multiply<|exact_of_few<|exact_tile_of_few<|tile_product"
 INT8_LOOPS = (
     "int8_times<|int8_multiply<|int8_tile|int8_blocks<|int8_of_few<|int8_tile_of_few<|tile_product"
 )
+LINEARS = f"{INT8_LOOPS}|{EXACT}|exact_panel|bf16_times<"
 # A few tokens' loops go over groups, whose weights are decoded at full length inside, and fetch
 # ahead.
 KERNELS = {
@@ -151,6 +152,16 @@ def test_no_loop_of_products_lives_on_the_stack(loops: dict[str, list[Loop]], is
     hot = [loop for loop in loops[isa] if loop.count(f"{PRODUCT}|{INT8}") >= 16]
     assert len(hot) > 10
     assert not [loop.function for loop in hot if loop.stack_stores > 0.25 * loop.vectors]
+
+
+@pytest.mark.parametrize("isa", ROWS)
+def test_weights_are_fetched_into_the_second_cache(loops: dict[str, list[Loop]], isa: str) -> None:
+    """In the first they would take the place of activations and sums before their turn comes."""
+    if isa not in loops:
+        pytest.skip(f"this compiler made no unit for {isa}")
+    linears = [loop for loop in loops[isa] if re.search(LINEARS, loop.function)]
+    assert sum(loop.count("prefetcht1") > 0 for loop in linears) >= 4
+    assert not [loop.function for loop in linears if loop.count("prefetcht0")]
 
 
 @pytest.mark.parametrize(("sums", "spills"), [(4, False), (24, True)])

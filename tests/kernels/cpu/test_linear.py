@@ -111,8 +111,10 @@ def test_adds_to_what_is_there_and_touches_nothing_else(isa: ctypes.CDLL, kind: 
     assert same(out[:, 21:].contiguous(), there[:, 21:].contiguous())
 
 
-def test_more_tokens_than_a_task_takes(isa: ctypes.CDLL) -> None:
+@pytest.mark.parametrize("kind", [BF16, INT8])
+def test_more_tokens_than_a_task_takes(isa: ctypes.CDLL, kind: int) -> None:
+    """And the widths from which a kernel takes its tokens in another order."""
     weight, x, bias = case(70, 64, 900)
-    out = dense(isa, weight, x, bias)
-    assert same(out[899:], dense(isa, weight, x[899:], bias))
-    assert same(out[380:400], dense(isa, weight, x[380:400], bias))
+    out = dense(isa, weight, x, bias, kind)
+    for begin, end in ((899, 900), (380, 400), (0, 16), (3, 51), (1, 50)):
+        assert same(out[begin:end], dense(isa, weight, x[begin:end], bias, kind))

@@ -46,8 +46,9 @@ const ossia::Table *offered(int n) {
 
 // By the best instruction set of the CPU, whichever works. A core of Zen 3 (AVX2) reads 10.1 GB/s of dense weights
 // without fetching and 11.7 with; one of Zen 4 (AVX-512) 24.5 and 17.8; one of Zen 5 (AMD's, with AVX-VNNI besides) 27 and
-// 34. Nobody has measured the others. The kernels of "avx512" fetch into the second cache, which has room for more, and
-// are best with half a kilobyte on Zen 4, with two on Zen 5.
+// 34. Nobody has measured the others. The kernels of linears fetch into the second cache, which has room for more: on Zen 4
+// those of AVX2 are as good with 17 to 70 KB there, and a tenth slower with 17 KB in the first. Those of "avx512" are
+// best with half a kilobyte for a few tokens on Zen 4, with two on Zen 5.
 constexpr ossia::Fetch ZEN5 = {17408, 17408, 2112};
 constexpr struct {
   const char *isa;

@@ -165,6 +165,14 @@ INLINE f32x16 spread_largest(f32x16 v) {
 // |v| as the integers that order floats: infinity is above every number, NaN above infinity.
 INLINE i32x16 sizes(f32x16 v) { return (i32x16)v & 0x7fffffff; }
 template <class V> INLINE V imax(V a, V b) { return pick(a > b, a, b); }
+#if defined(__AVX512F__)
+INLINE I32 imax(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+#elif defined(__AVX2__) // GCC makes a comparison and a choice of it
+INLINE I32 imax(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+template <int B> INLINE Pair<int32_t, B> imax(Pair<int32_t, B> a, Pair<int32_t, B> b) {
+  return {imax(a.lo, b.lo), imax(a.hi, b.hi)};
+}
+#endif
 // The largest of such sizes as a float again; NaN where there was one.
 INLINE float largest_size(i32x16 v) {
   auto a = imax(low_half(v), high_half(v));
