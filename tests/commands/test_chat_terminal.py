@@ -425,7 +425,9 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
     assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
 
 
-def test_tab_at_a_terminal(tiny: Path, tmp_path: Path, terminals: list[Terminal]) -> None:
+def test_tab_and_commands_at_a_terminal(
+    tiny: Path, tmp_path: Path, terminals: list[Terminal]
+) -> None:
     terminal = Terminal("chat", tiny, XDG_STATE_HOME=str(tmp_path))
     terminals.append(terminal)
     terminal.wait_for("/help lists the commands")
@@ -438,6 +440,17 @@ def test_tab_at_a_terminal(tiny: Path, tmp_path: Path, terminals: list[Terminal]
     terminal.wait_for("/retry")
     terminal.wait_for("> /re")
     terminal.type("\x03")
+    kept = tmp_path / "talk.json"
+    for typed, said in {
+        "/retry": "there is no question yet",
+        "/tools": "tools: calculator off",
+        "/model": "model: ",
+        f"/save {kept}": "messages saved in",
+    }.items():
+        terminal.wait_for(">")
+        terminal.type(f"{typed}\r")
+        terminal.wait_for(said)
+    assert kept.exists()
     terminal.wait_for(">")
     terminal.type("\x04")
     assert terminal.end() == 0
