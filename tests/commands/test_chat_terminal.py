@@ -233,7 +233,7 @@ def test_retry_takes_the_last_answer_back_and_asks_again(
 
 
 def test_tools_are_switched_on_and_off(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm, script = scripted(tiny, final("a"), final("b"))
+    llm, script = scripted(tiny, *map(final, "abcd"))
     tool = TaskTool(CALCULATOR, calculate)
     session = Session(llm, Effort.MEDIUM, None, None, (), {}, available={"calculator": tool})
     out = io.StringIO()
@@ -244,13 +244,18 @@ def test_tools_are_switched_on_and_off(tiny: Path, monkeypatch: pytest.MonkeyPat
         "/tools calculator off",
         "q",
         "/tools hammer on",
+        "/tools on",
+        "q",
+        "/tools off",
+        "q",
     )
     monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed(*lines))
     interact(session, Screen(out, styled=False), "tiny", keep_history=False)
-    assert out.getvalue().count("tools: calculator off; /tools NAME on or off") == 2
+    assert out.getvalue().count("tools: calculator off; /tools NAME on or off") == 3
     assert "tools: calculator on" in out.getvalue()
     assert "/tools takes a tool (calculator) and on or off, not 'hammer on'" in out.getvalue()
-    assert "calculator" in script.prompts[0] and "calculator" not in script.prompts[1]
+    told = ["calculator" in prompt for prompt in script.prompts]
+    assert told == [True, False, True, False]
 
 
 def test_another_model_goes_on_with_the_conversation(
@@ -281,6 +286,7 @@ def test_another_model_goes_on_with_the_conversation(
         ("/effort ", ["low", "medium", "high"]),
         ("/effort h", ["high"]),
         ("/tools c", ["calculator on", "calculator off"]),
+        ("/tools o", ["on", "off"]),
         ("/model na", ["nano"]),
         ("/load FOLDER/ta", ["lk.json"]),
         ("/save FOLDER/", ["talk.json"]),
@@ -309,6 +315,31 @@ def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
     screen.show(CallStart(0, BuiltinCallItem("fc_1", FUNCTION, "functions", "f", "{}")))
     screen.note("done")
     assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
+
+
+def test_what_is_said_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "12")
+    shown = []
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        monkeypatch.setattr(out, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        Screen(out, styled=False).note("some words\n\n  and more of them")
+        shown.append(out.getvalue())
+    assert shown == [
+        "some words\n\n  and more\nof them\n",
+        "some words\n\n  and more of them\n",
+    ]
+
+
+@pytest.mark.parametrize(("name", "is_said"), [("nano", True), ("gpt-oss-20b", False)])
+def test_a_newcomer_is_told_what_nano_is(
+    name: str, is_said: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session(scripted(tiny)[0], Effort.MEDIUM, None, None, (), {})
+    out = io.StringIO()
+    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed())
+    interact(session, Screen(out, styled=False), name, keep_history=False)
+    assert ("for real work: ossia chat gpt-oss-20b" in out.getvalue()) == is_said
 
 
 class Terminal:
@@ -394,7 +425,9 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
     assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
 
 
-def test_tab_at_a_terminal(tiny: Path, tmp_path: Path, terminals: list[Terminal]) -> None:
+def test_tab_and_commands_at_a_terminal(
+    tiny: Path, tmp_path: Path, terminals: list[Terminal]
+) -> None:
     terminal = Terminal("chat", tiny, XDG_STATE_HOME=str(tmp_path))
     terminals.append(terminal)
     terminal.wait_for("/help lists the commands")
@@ -407,6 +440,17 @@ def test_tab_at_a_terminal(tiny: Path, tmp_path: Path, terminals: list[Terminal]
     terminal.wait_for("/retry")
     terminal.wait_for("> /re")
     terminal.type("\x03")
+    kept = tmp_path / "talk.json"
+    for typed, said in {
+        "/retry": "there is no question yet",
+        "/tools": "tools: calculator off",
+        "/model": "model: ",
+        f"/save {kept}": "messages saved in",
+    }.items():
+        terminal.wait_for(">")
+        terminal.type(f"{typed}\r")
+        terminal.wait_for(said)
+    assert kept.exists()
     terminal.wait_for(">")
     terminal.type("\x04")
     assert terminal.end() == 0

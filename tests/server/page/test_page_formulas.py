@@ -166,6 +166,37 @@ def test_a_formula_is_shown_when_it_is_whole(says, opened):
     assert height > 20, "it is laid out as a formula"
 
 
+def test_a_line_is_as_long_as_what_it_stands_over(says, opened):
+    """Not every font has a line that can be stretched, so it is a border."""
+    page = opened(says(final(r"\(\overline{ABCD}\) and \(\underline{ABCD}\)")))
+    ask(page, "Go")
+    done(page)
+    drawn = page.locator(".md math mrow[class]").evaluate_all(
+        """nodes => nodes.map(node => [node.className,
+            getComputedStyle(node).borderTopStyle, getComputedStyle(node).borderBottomStyle])"""
+    )
+    assert drawn == [["overline", "solid", "none"], ["underline", "none", "solid"]]
+
+
+def test_equations_need_no_marks_around_them(says, opened):
+    """Models write environments as LaTeX has them; one that does not end stays as it is."""
+    align = r"\begin{align*} a &= b \\ a + b + c &= d \end{align*}"
+    numbered = "\\begin{equation}\nx = 1\n\\end{equation}"
+    within = rf"so {align} and"
+    unfinished = r"\begin{gather} x"
+    page = opened(says(final("\n\n".join([align, numbered, within, unfinished]))))
+    ask(page, "Go")
+    done(page)
+    blocks = page.locator(".md math[display=block]")
+    expect(blocks.locator("annotation")).to_have_text([align, numbered, align])
+    expect(blocks.locator("mtable.aligned")).to_have_count(2)
+    expect(page.locator(".md .source")).to_have_text(unfinished)
+    ends = blocks.first.locator("mtd:first-child > *").evaluate_all(
+        "nodes => nodes.map(node => node.getBoundingClientRect().right)"
+    )
+    assert len(ends) == 2 and abs(ends[0] - ends[1]) < 1, "they end at the sign"
+
+
 CODE = {
     "python": (
         "def f(x):  # a \"note\"\n    return f\"{x}\" + '''a\nb''' + 0x1F",

@@ -11,6 +11,7 @@ writes the pictures that the documents show.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,16 @@ def test_on_a_phone_nothing_is_cut_off(says, opened):
             and box["x"] + box["width"] <= 360
             and min(box["width"], box["height"]) >= 32
         )
+
+
+def test_on_a_phone_the_controls_stand_in_one_row(says, opened):
+    page = opened(says(final("ok")), viewport={"width": 360, "height": 640})
+    controls = page.get_by_label("Reasoning effort low"), page.get_by_role("switch")
+    buttons = (page.get_by_role("button", name=name) for name in ("Attach files", "Send"))
+    boxes = [each.bounding_box() for each in (*controls, *buttons)]
+    middles = [box["y"] + box["height"] / 2 for box in boxes]
+    assert max(middles) - min(middles) < 4
+    assert all(left["x"] + left["width"] <= right["x"] for left, right in pairwise(boxes))
 
 
 def test_everything_can_be_done_with_keys_alone(says, opened):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -67,3 +68,33 @@ async def test_a_call_comes(llm: LLM, api: Callable[..., Any], is_streamed: bool
                 answer = await client.post(path, json=sent, timeout=60)
                 assert answer.status_code == 200, answer.text
                 assert called(api, answer.text.replace(" ", "")), answer.text
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "format uri": {"page": {"type": "string", "format": "uri", "maxLength": 20}},
+    "format unknown": {"page": {"type": "string", "format": "phone", "maxLength": 20}},
+    "lookahead": {"page": {"type": "string", "pattern": "^(?=a)", "maxLength": 20}},
+    "category": {"page": {"type": "string", "pattern": r"^\p{L}+$", "maxLength": 20}},
+    "uniqueItems": {"page": {"enum": [[1], [2]], "uniqueItems": True}},
+    "not": {"page": {"type": "boolean", "not": {"const": False}}},
+    "null keyword": {"page": {"type": "boolean", "description": None, "enum": None}},
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("odd", ODD)
+async def test_one_odd_keyword_leaves_the_others_in_force(llm: LLM, odd: str) -> None:
+    """What nano would never say by itself, so the grammar holds it to the rest of the schema."""
+    schema = SCHEMA | {"properties": {**SCHEMA["properties"], **ODD[odd]}}  # type: ignore[dict-item]
+    function = FUNCTION | {"parameters": schema}
+    body = {"messages": USER, "max_tokens": 200, "temperature": 1, "seed": 3}
+    body |= {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    app = create_app(llm.engine, llm.tokenizer, Settings(model_name="nano"))
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            answer = await client.post("/v1/chat/completions", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert arguments["city"] in ("Bonn", "Rome") and 1 <= arguments["days"] <= 9

@@ -296,7 +296,14 @@ def test_nulls_that_mean_something_stay(tmp_path: Path) -> None:
 # ---- what is not learned -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", LEARN)
+SAYS_NO = ("train", "loss", "trainable", "training", "train_on_turn", "loss_mask", "weight")
+
+
+def test_no_other_key_says_no() -> None:
+    assert sorted(LEARN) == sorted(SAYS_NO)
+
+
+@pytest.mark.parametrize("key", SAYS_NO)
 @pytest.mark.parametrize("no", [False, 0, 0.0])
 def test_every_key_that_says_no_is_honoured(key: str, no: Any, tmp_path: Path) -> None:
     messages = [user("a"), answer("BAD", **{key: no}), user("b"), answer("good", **{key: 1})]

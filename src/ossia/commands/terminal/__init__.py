@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ossia.commands.terminal.remote import Server
 from ossia.commands.terminal.screen import Interrupt, Screen
 from ossia.commands.terminal.session import Session
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 __all__ = ["Interrupt", "Screen", "Session", "answer_lines", "interact"]
+
+DEMONSTRATION = (
+    "a demonstration of 4 MB that knows arithmetic and the facts that you give it; "
+    "for real work: ossia chat gpt-oss-20b"
+)
 
 
 def answer_lines(session: Session, lines: Iterable[str], screen: Screen) -> None:
@@ -48,6 +54,8 @@ def interact(session: Session, screen: Screen, name: str, *, keep_history: bool)
     session.name = name
     effort = f"effort {session.effort}; " if session.effort else ""
     screen.note(f"{name}: {session.about()}; {effort}/help lists the commands, Ctrl-D leaves")
+    if name == "nano" and not isinstance(session.llm, Server):
+        screen.note(DEMONSTRATION)
     prompt = _prompt_session(keep_history)
     prompt.completer = slash.Completions(session)
     while True:

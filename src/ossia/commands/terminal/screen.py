@@ -6,9 +6,12 @@ Knows escape codes and signals; nothing of models, conversations or /commands.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import TextIO
 
 from ossia.commands.display import CYAN, DIM, RED, RESET, visible
@@ -68,8 +71,12 @@ class Screen:
                 self._write(text)
 
     def note(self, text: str) -> None:
-        """A line of our own, not the model's."""
+        """A line of our own, not the model's; at a terminal it is folded between words."""
         self.end_line()
+        if self.out.isatty():
+            width = shutil.get_terminal_size().columns
+            lines = (textwrap.wrap(line, width) or [""] for line in text.split("\n"))
+            text = "\n".join(chain.from_iterable(lines))
         self._write(text, DIM)
         self.end_line()
         self.out.flush()

@@ -86,17 +86,20 @@ def _reasoning(session: Session, screen: Screen, word: str) -> str:
 
 def _tools(session: Session, screen: Screen, words: str) -> str:
     name, _, wish = words.partition(" ")
-    if name and (name not in session.available or wish not in ("", "on", "off")):
+    named = {name}
+    if words in ("on", "off"):  # all of them
+        named, wish = set(session.available), words
+    if words and (not named <= session.available.keys() or wish not in ("", "on", "off")):
         known = ", ".join(session.available) or "none"
         return f"/tools takes a tool ({known}) and on or off, not {words!r}"
     offered = {name for name, tool in session.available.items() if tool in session.tools}
-    if name:
-        offered = offered | {name} if wish != "off" else offered - {name}
+    if words:
+        offered = offered | named if wish != "off" else offered - named
         session.tools = tuple(t for name, t in session.available.items() if name in offered)
     if not session.available:
         return "a server has tools of its own, if any; none is offered from here"
     states = (f"{name} {'on' if name in offered else 'off'}" for name in session.available)
-    return f"tools: {', '.join(states)}; /tools NAME on or off changes that"
+    return f"tools: {', '.join(states)}; /tools NAME on or off changes one, /tools on or off all"
 
 
 def _model(session: Session, screen: Screen, name: str) -> str:
@@ -146,7 +149,8 @@ def _nothing(session: Session, screen: Screen, rest: str) -> str:
 
 
 def _switches(session: Session) -> Iterable[str]:
-    return [f"{name} {wish}" for name in session.available for wish in ("on", "off")]
+    wishes = ("on", "off")
+    return [*wishes, *(f"{name} {wish}" for name in session.available for wish in wishes)]
 
 
 COMMANDS = {
@@ -157,7 +161,7 @@ COMMANDS = {
     "/reasoning": Command(
         "on|off", "show the reasoning, or only the answers", _reasoning, lambda _: ("on", "off")
     ),
-    "/tools": Command("NAME on|off", "the tools that the model may call", _tools, _switches),
+    "/tools": Command("[NAME] on|off", "the tools that the model may call", _tools, _switches),
     "/model": Command("NAME", "which model answers; go on with another", _model, _models),
     RETRIES: Command("", "take the last answer back, and ask again", _nothing),
     "/new": Command("", "forget the conversation (also /reset)", _new),

@@ -12,7 +12,7 @@ const ITEM = /^([ \t]*)([-*+•]|\d{1,9}[.)])([ \t]+|$)/;
 const FENCE = /^([ \t]*)(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?:[ \t]|$)/;
 const QUOTE = /^ {0,3}>/;
-const MATH = /^[ \t]*(\\\[|\$\$)/;
+const MATH = /^[ \t]*(\\\[|\$\$|\\begin\{(?:equation|align|alignat|gather|multline|eqnarray)\*?\})/;
 const DELIMITER = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?$/;
 
 function indentOf(line) {
@@ -80,7 +80,7 @@ function takeFence(lines, i) {
 
 /** A formula: nothing in it is Markdown. Until it ends, and where it is not understood, its source is shown. It ends at a blank line, too. */
 function takeMath(lines, i) {
-  const open = MATH.exec(lines[i])[1], close = open === "$$" ? "$$" : "\\]";
+  const open = MATH.exec(lines[i])[1], close = closeOf(open);
   const taken = [];
   for (let first = true; i < lines.length && !isBlank(lines[i]); first = false) {
     const line = lines[i++].trimEnd();
@@ -97,11 +97,15 @@ function takeMath(lines, i) {
   return [{ node: formulaIn("div", taken.join("\n").trim(), true) }, i];
 }
 
+const CLOSES = { "\\[": "\\]", "\\(": "\\)", $$: "$$", $: "$" };
+const closeOf = open => CLOSES[open] ?? open.replace("begin", "end"); // an environment of equations needs no marks around it
+
 /** An element with a formula, whose text is given with the marks around it. */
 function formulaIn(tag, text, isBlock) {
-  const marks = text.startsWith("$") && !text.startsWith("$$") ? 1 : 2;
-  const isWhole = text.length >= 2 * marks && text.endsWith({ "\\[": "\\]", "\\(": "\\)", $$: "$$" }[text.slice(0, 2)] ?? "$");
-  const math = isWhole ? mathOf(text.slice(marks, -marks), isBlock) : null;
+  const open = Object.keys(CLOSES).find(mark => text.startsWith(mark)) ?? MATH.exec(text)[1];
+  const marks = open in CLOSES ? open.length : 0, close = closeOf(open);
+  const isWhole = text.length >= open.length + close.length && text.endsWith(close);
+  const math = isWhole ? mathOf(text.slice(marks, text.length - marks), isBlock) : null;
   return h(tag, { class: math ? "math" : "math source" }, math ?? text);
 }
 
@@ -224,7 +228,7 @@ function inline(text, parent) {
       at++;
     } else if (c === "\\" || c === "$") {
       const end = mathEnd(text, at);
-      if (end > 0) { put(formulaIn("span", text.slice(at, end), text.startsWith("$$", at) || text.startsWith("\\[", at))); at = end; }
+      if (end > 0) { const formula = text.slice(at, end); put(formulaIn("span", formula, MATH.test(formula))); at = end; }
       else if (c === "\\" && ESCAPABLE.test(next) && !"()".includes(next)) { plain += next; at += 2; }
       else { plain += c; at++; }
     } else if (c === "`") {
@@ -297,14 +301,10 @@ function closingRun(text, from, length) {
 
 /** Where a formula that begins here ends; 0 if none does. A dollar before a blank or a price is a dollar. */
 function mathEnd(text, at) {
-  const open = text.slice(at, at + 2), rest = text.slice(at, at + LONGEST);
-  if (open === "\\(" || open === "\\[") {
-    const end = rest.indexOf(open === "\\(" ? "\\)" : "\\]", 2);
-    return end < 0 ? 0 : at + end + 2;
-  }
-  if (open === "$$") {
-    const end = rest.indexOf("$$", 2);
-    return end < 0 ? 0 : at + end + 2;
+  const rest = text.slice(at, at + LONGEST), open = rest.startsWith("\\(") ? "\\(" : MATH.exec(rest)?.[1];
+  if (open) {
+    const end = rest.indexOf(closeOf(open), open.length);
+    return end < 0 ? 0 : at + end + closeOf(open).length;
   }
   if (text[at] !== "$") return 0;
   const [whole] = /^\$(?![\s$])[^$\n]{0,300}?(?<![\s\\])\$(?!\d)/.exec(rest.slice(0, 320)) ?? [];

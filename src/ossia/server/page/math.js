@@ -49,9 +49,9 @@ const NAMED = words(`sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh
 const BELOW = words("lim limsup liminf max min sup inf argmax argmin det gcd Pr"); // what their index stands below
 const SPACES = { ",": .167, ":": .222, ">": .222, ";": .278, "!": -.167, " ": .25, quad: 1, qquad: 2, thinspace: .167,
   enspace: .5, enskip: .5, medspace: .222, thickspace: .278, negthinspace: -.167, space: .25, hfill: 1 };
-const ACCENTS = pairsOf(`hat ^ widehat ^ bar ¯ overline ‾ vec → overrightarrow → overleftarrow ← tilde ~ widetilde ~ dot ˙ ddot ¨
+const ACCENTS = pairsOf(`hat ^ widehat ^ bar ¯ vec → overrightarrow → overleftarrow ← tilde ~ widetilde ~ dot ˙ ddot ¨
   dddot ⃛ acute ´ grave \` check ˇ widecheck ˇ breve ˘ mathring ˚ overbrace ⏞`);
-const UNDERS = pairsOf("underline _ underbrace ⏟ underbar _");
+const UNDERS = pairsOf("underbrace ⏟");
 const ARROWS = pairsOf("xrightarrow → xleftarrow ← xRightarrow ⇒ xLeftarrow ⇐ xleftrightarrow ↔ xmapsto ↦ xlongequal =");
 const FENCES = { matrix: ["", ""], smallmatrix: ["", ""], pmatrix: ["(", ")"], bmatrix: ["[", "]"], Bmatrix: ["{", "}"],
   vmatrix: ["|", "|"], Vmatrix: ["‖", "‖"], cases: ["{", ""], dcases: ["{", ""], rcases: ["", "}"], array: ["", ""] };
@@ -382,7 +382,8 @@ const BUILDERS = {
     formula.take("}");
     return table;
   },
-  boxed: formula => m("mrow", { class: "boxed" }, formula.argument()), fbox: formula => m("mrow", { class: "boxed" }, formula.text("")),
+  ...Object.fromEntries(words("boxed overline underline underbar").map(name => [name, formula => m("mrow", { class: name }, formula.argument())])),
+  fbox: formula => m("mrow", { class: "boxed" }, formula.text("")),
   phantom: formula => m("mphantom", {}, formula.argument()),
   not: formula => m("mo", {}, (formula.argument().textContent || "") + "\u0338"),
   bmod: () => m("mo", {}, "mod"), mod: formula => m("mrow", {}, m("mspace", { width: ".4em" }), m("mo", {}, "mod"), formula.argument()),
