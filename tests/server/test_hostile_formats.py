@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -20,7 +21,9 @@ from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine, Settings, service
+from ossia.server.access import LEASE
 from ossia.server.answer import LONG
+from ossia.server.places import Places
 from ossia.server.service import Service
 from ossia.tools import Toolbox
 
@@ -209,6 +212,68 @@ async def test_compiling_ends_with_its_client(
     go_on.set()
     assert await asking(1000) is not None
     assert len(made) <= 2 * 2 + 20
+
+
+def lease_of(turn: str) -> Any:
+    return SimpleNamespace(turn=turn, size=0)
+
+
+async def compiled_by(turn: str, serving: Service, functions: tuple[FunctionTool, ...]) -> Any:
+    LEASE.set(lease_of(turn))  # of this task
+    return await serving.grammar(Toolbox(functions=functions))
+
+
+@pytest.mark.parametrize("requests", [20, 1])
+async def test_callers_take_turns_at_the_compiler(
+    requests: int, tokenizer: Any, fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has one small tool waits for what is being compiled, not for all that another has sent,
+    in many requests or in one.
+    """
+    monkeypatch.setattr(kept, "PART", 2 * kept.FORMAT)
+    has_begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+    compile_it = compiling.matcher_of
+
+    def matcher_of(grammar: str, ll: Any) -> Any:
+        made.append(grammar)
+        has_begun.set()
+        assert go_on.wait(30)
+        return compile_it(grammar, ll)
+
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    each = 40 // requests
+    heavy = []
+    for request in range(requests):
+        functions = tuple(
+            FunctionTool(f"f{n}", "", one_of_its_own(each * request + n)) for n in range(each)
+        )
+        heavy.append(asyncio.create_task(compiled_by("heavy", serving, functions)))
+    await asyncio.to_thread(has_begun.wait, 30)
+    light = (FunctionTool("l", "", one_of_its_own(1000)),)
+    asked = asyncio.create_task(compiled_by("light", serving, light))
+    await asyncio.sleep(0.01)
+    go_on.set()
+    await asked
+    (place,) = (n for n, grammar in enumerate(made) if "k1000" in grammar)
+    assert place <= 2 * 3, place  # of two places, what a part has
+    await asyncio.gather(*heavy)
+    assert len(made) == 41, "nothing twice"
+
+
+async def test_a_compilation_in_parts_needs_no_cache(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compiled stays with its request until it is whole."""
+    monkeypatch.setattr(bodies, "_CACHE", FormatCache(1))
+    monkeypatch.setattr(kept, "PART", 1)
+    monkeypatch.setattr(Places, "is_wanted", lambda *_: True)
+    made = counted(monkeypatch)
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    functions = tuple(FunctionTool(f"f{n}", "", one_of_its_own(n)) for n in range(9))
+    assert await compiled_by("a", serving, functions) is not None
+    assert len(made) == 9
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA, "/api/generate"])
