@@ -112,6 +112,71 @@ async def test_every_door_refuses_by_name(
             assert (error["code"], error["param"]) == ("grammar_too_large", field)
 
 
+DEEP: dict[str, Any] = {"type": "integer"}
+for _ in range(60):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
+DEEPER: dict[str, Any] = {"properties": {"a": DEEP}}
+for _ in range(150):
+    DEEPER = {"items": DEEPER}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
+async def test_a_tool_too_deep_for_the_prompt_is_named(
+    path: str, client_for: Callable[..., Any]
+) -> None:
+    function = {"name": "f", "parameters": DEEP}
+    tools: dict[str, Any] = {
+        CHAT: {"type": "function", "function": function},
+        OLLAMA: {"type": "function", "function": function},
+        RESPONSES: {"type": "function", **function},
+        MESSAGES: {"name": "f", "input_schema": DEEP},
+    }
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        response = await client.post(path, json=asked(path, {"tools": [tools[path]]}))
+        assert response.status_code == 400
+        assert "tool 'f'" in response.text and "100 levels" in response.text
+        if path in (CHAT, RESPONSES):
+            assert response.json()["error"]["param"] == "tools"
+        if path == RESPONSES:
+            deeper = {"type": "function", "name": "f", "parameters": DEEPER}
+            response = await client.post(path, json=asked(path, {"tools": [deeper]}))
+            assert response.status_code == 400 and "cannot be echoed: tools: " in response.text
+
+
+ODD = {
+    "type": "object",
+    "properties": {"a": {"const": 1}, "b": {"type": "string", "not": {"const": "x"}}},
+    "required": ["a"],
+}
+OF_SCHEMA = {"type": "json_schema", "schema": ODD}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "is_relaxed"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": OF_SCHEMA}}, True),
+        (CHAT, {"guided_json": ODD}, True),
+        (CHAT, {"structured_outputs": {"json": ODD}}, True),
+        (RESPONSES, {"text": {"format": OF_SCHEMA | {"name": "x"}}}, True),
+        (OLLAMA, {"format": ODD, "stream": False}, True),
+        (RESPONSES, {"text": {"format": OF_SCHEMA | {"name": "x", "strict": True}}}, False),
+        (MESSAGES, {"output_config": {"format": OF_SCHEMA}}, False),
+        (MESSAGES, {"output_format": OF_SCHEMA}, False),
+    ],
+)
+async def test_one_odd_keyword_of_a_format_costs_that_keyword(
+    path: str, body: dict[str, Any], is_relaxed: bool, client_for: Callable[..., Any]
+) -> None:
+    """Unless the format was promised to hold whole."""
+    async with client_for('<|channel|>final<|message|>{"a": 1}<|return|>') as client:
+        response = await client.post(path, json=asked(path, body))
+        assert "#/properties/b/not" in response.text, response.text
+        assert response.status_code == (200 if is_relaxed else 400)
+        if is_relaxed:
+            (relaxed,) = response.json()["x-ossia"]["relaxed"]
+            assert relaxed["keyword"] == "#/properties/b/not"
+
+
 def test_the_python_door(llm: LLM) -> None:
     with pytest.raises(GrammarSizeError) as refused:
         llm.chat("1", response_format={"type": "json_schema", "schema": CHAIN})
