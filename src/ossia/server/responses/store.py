@@ -70,6 +70,11 @@ PREFIXES = {  # of the ids of items
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
     "compaction": "cmp",
+    # of tools that other servers run: what they did is no part of the prompt
+    "file_search_call": "fs",
+    "image_generation_call": "ig",
+    "mcp_list_tools": "mcpl",
+    "mcp_call": "mcp",
 }
 PUT_RESPONSE = f"""
 INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)
