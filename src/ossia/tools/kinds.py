@@ -2,8 +2,8 @@
 wire.
 
 Knows names; nothing of what the tools do. A new kind is a row here, a file beside this one that
-implements `protocol.Tool`, and, if clients see its calls as an item of their own, that item's
-writer in `server/responses/items.py`.
+implements `protocol.Tool`, and, if clients see more of its calls than beginning and end, a writer
+in `server/responses/hosted.py`.
 """
 
 from __future__ import annotations
@@ -47,4 +47,5 @@ PYTHON = ToolKind(
     "python", "code_interpreter_call", "ci", frozenset({"code_interpreter", "python"})
 )
 KINDS = (FUNCTION, BROWSER, PYTHON)
+ITEMS = tuple(kind.item for kind in KINDS if kind is not FUNCTION)  # of calls that we run
 WIRE_TYPES = frozenset().union(*(kind.wire_types for kind in KINDS))
