@@ -29,7 +29,7 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
 from ossia.server.wire.output import extension, prompt_logprobs
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sampling import check_scores
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped
@@ -46,7 +46,7 @@ def router(service: Service) -> APIRouter:
         "/v1/chat/completions",
         summary="Answer a conversation",
         response_class=Response,
-        responses=documented(streams=True),
+        responses=documented(streams=EVENTS),
     )
     async def create(wanted: ChatRequest, request: Request) -> Response:
         """OpenAI's Chat Completions. With `stream` the answer comes as server-sent events, the last

@@ -29,7 +29,7 @@ from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import StreamOptions, api_router
 from ossia.server.wire.output import chat_usage
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.server.worker import EngineStopped, Samples
 from ossia.turn.events import Progress, Timing, TurnEnd, Usage
@@ -41,7 +41,7 @@ STREAMED = "The completion; with `stream`, server-sent events, the last being [D
 def router(service: Service) -> APIRouter:
     routes = api_router("completions")
 
-    @routes.post(PATH, response_model=None, responses=documented(about=STREAMED, streams=True))
+    @routes.post(PATH, response_model=None, responses=documented(about=STREAMED, streams=EVENTS))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Text that continues a prompt, or each of several."""
         body.check()

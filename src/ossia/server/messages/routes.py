@@ -24,7 +24,7 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
 from ossia.server.wire.output import extension, thoughts_before_calls
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
 from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
 
@@ -35,7 +35,7 @@ def router(service: Service) -> APIRouter:
     routes = api_router("messages")
 
     @routes.post(
-        "/v1/messages", response_model=None, responses=documented(about=STREAMED, streams=True)
+        "/v1/messages", response_model=None, responses=documented(about=STREAMED, streams=EVENTS)
     )
     async def create_message(body: MessagesRequest, request: Request) -> Response:
         """The assistant's next message. Thoughts are shown if `thinking` is enabled or adaptive."""

@@ -16,7 +16,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ossia.config import account
+from ossia.config import ModelConfig, account
 from ossia.harmony import Message
 from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
@@ -28,7 +28,7 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At, api_router
 from ossia.server.wire.output import extension, thoughts_before_calls
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import LINES, documented, reply
 from ossia.server.wire.sse import first_of, streaming, until_disconnected
 from ossia.server.wire.tools import ToolReader
 from ossia.tools.toolbox import Toolbox
@@ -51,7 +51,9 @@ def router(service: Service) -> APIRouter:
 def _answers(service: Service) -> APIRouter:
     routes = api_router()
 
-    @routes.post("/api/chat", response_model=None, responses=documented(about=STREAMED))
+    @routes.post(
+        "/api/chat", response_model=None, responses=documented(about=STREAMED, streams=LINES)
+    )
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The assistant's next message."""
         caller = caller_of(request)
@@ -67,7 +69,9 @@ def _answers(service: Service) -> APIRouter:
         asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
         return await _answered(service, request, body, _asked(service, body, asked, tools), lines)
 
-    @routes.post("/api/generate", response_model=None, responses=documented(about=STREAMED))
+    @routes.post(
+        "/api/generate", response_model=None, responses=documented(about=STREAMED, streams=LINES)
+    )
     async def generate(body: GenerateRequest, request: Request) -> Response:
         """The answer to one prompt."""
         lines = Lines(
@@ -136,7 +140,7 @@ async def _answered(
         _encoded(checked),
         keepalive=service.settings.keepalive,
         on_error=_error,
-        media_type="application/x-ndjson",
+        media_type=LINES,
         alive=_line(lines.alive()),
     )
 
@@ -183,24 +187,8 @@ def _models(service: Service) -> APIRouter:
     routes = api_router()
     name = service.settings.model_name
     config = service.worker.engine.config
-    size = account(config)
     started = now()
-    details = {
-        "parent_model": "",
-        "format": "safetensors",
-        "family": FAMILY,
-        "families": [FAMILY],
-        "parameter_size": _size(size.total),
-        "quantization_level": "MXFP4",
-    }
-
-    model = {
-        "name": name,
-        "model": name,
-        "size": size.checkpoint_bytes,
-        "digest": hashlib.sha256(f"{name} {config!r}".encode()).hexdigest(),
-        "details": details,
-    }
+    model = _listed(name, config)
 
     @routes.get("/api/tags", response_model=None, responses=documented(about="The model."))
     async def tags() -> Response:
@@ -217,21 +205,12 @@ def _models(service: Service) -> APIRouter:
     async def show(body: ShowRequest) -> Response:
         """What the model is and can do."""
         service.check_model(_untagged(body.model or body.name))
-        info: dict[str, Any] = {
-            "general.architecture": FAMILY,
-            "general.basename": name,
-            "general.parameter_count": size.total,
-            f"{FAMILY}.block_count": config.num_hidden_layers,
-            f"{FAMILY}.context_length": service.context,
-            f"{FAMILY}.embedding_length": config.hidden_size,
-            f"{FAMILY}.vocab_size": config.vocab_size,
-        }
         shown = {
             "modelfile": f"FROM {name}\n",
             "parameters": "",
             "template": "",
-            "details": details,
-            "model_info": info,
+            "details": model["details"],
+            "model_info": _info(name, config, service.context),
             "capabilities": ["completion", "tools", "thinking"],
             "modified_at": started,
         }
@@ -243,6 +222,38 @@ def _models(service: Service) -> APIRouter:
         return reply({"version": SPOKEN})
 
     return routes
+
+
+def _listed(name: str, config: ModelConfig) -> dict[str, Any]:
+    """The model as it is listed."""
+    size = account(config)
+    details = {
+        "parent_model": "",
+        "format": "safetensors",
+        "family": FAMILY,
+        "families": [FAMILY],
+        "parameter_size": _size(size.total),
+        "quantization_level": "MXFP4",
+    }
+    return {
+        "name": name,
+        "model": name,
+        "size": size.checkpoint_bytes,
+        "digest": hashlib.sha256(f"{name} {config!r}".encode()).hexdigest(),
+        "details": details,
+    }
+
+
+def _info(name: str, config: ModelConfig, context: int) -> dict[str, Any]:
+    return {
+        "general.architecture": FAMILY,
+        "general.basename": name,
+        "general.parameter_count": account(config).total,
+        f"{FAMILY}.block_count": config.num_hidden_layers,
+        f"{FAMILY}.context_length": context,
+        f"{FAMILY}.embedding_length": config.hidden_size,
+        f"{FAMILY}.vocab_size": config.vocab_size,
+    }
 
 
 def _size(count: int) -> str:

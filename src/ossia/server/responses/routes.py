@@ -26,7 +26,7 @@ from ossia.server.responses.types import (
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import api_router
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sse import first_of, until_disconnected
 
 
@@ -35,7 +35,7 @@ def router(service: Service) -> APIRouter:
     creator = ResponseService(service)
     keepalive = service.settings.keepalive
 
-    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, streams=True))
+    @routes.post("/v1/responses", responses=documented(RESPONSE_SCHEMA, streams=EVENTS))
     async def create(body: ResponseRequest, request: Request) -> Response:
         """Answer items, or a string, as one Response or as its stream of events."""
         prepared = creator.prepare(body, caller_of(request))

@@ -22,7 +22,7 @@ from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import RESPONSE_SCHEMA
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.replies import documented, reply
+from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming
 
 Item = dict[str, Any]
@@ -139,7 +139,9 @@ def router(service: Service) -> APIRouter:
             raise not_found(response_id)
         return found
 
-    @routes.get("/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, streams=True))
+    @routes.get(
+        "/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, streams=EVENTS)
+    )
     async def retrieve_response(
         request: Request,
         response_id: str,

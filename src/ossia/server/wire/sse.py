@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ossia.server.wire.errors import ApiError, ClientGone
+from ossia.server.wire.replies import EVENTS
 
 log = logging.getLogger("ossia.server")
 T = TypeVar("T")
@@ -61,7 +62,7 @@ def streaming(
     *,
     keepalive: float,
     on_error: Callable[[ApiError], bytes],
-    media_type: str = "text/event-stream",
+    media_type: str = EVENTS,
     alive: bytes = ALIVE,
 ) -> StreamingResponse:
     """`parts` as the body. After `keepalive` seconds without one, `alive` is sent. An error in the
