@@ -129,6 +129,9 @@ def not_found(response_id: str) -> ApiError:
     )
 
 
+STREAMED = documented(RESPONSE_SCHEMA, streams=EVENTS)
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter(tags=["responses"], dependencies=[Depends(including)])
     runs = service.runs
@@ -139,9 +142,7 @@ def router(service: Service) -> APIRouter:
             raise not_found(response_id)
         return found
 
-    @routes.get(
-        "/v1/responses/{response_id}", responses=documented(RESPONSE_SCHEMA, streams=EVENTS)
-    )
+    @routes.get("/v1/responses/{response_id}", responses=STREAMED)
     async def retrieve_response(
         request: Request,
         response_id: str,
