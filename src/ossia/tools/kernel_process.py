@@ -103,6 +103,7 @@ class KernelProcess:
         self.limits = limits
         self.idle_seconds = idle_seconds
         self.used = time.monotonic()
+        self.running_pid: int | None = None  # the process that all others are below
         self.waiting = 0  # cells that run or will
         self._on_end = on_end
         self._cells: queue.Queue[_Cell | None] = queue.Queue()
@@ -152,6 +153,7 @@ class KernelProcess:
         last: tuple[_Cell, Ran] | None = None
         try:
             with _Running(self) as running:
+                self.running_pid = running.process.popen.pid
                 while last is None and (cell := self._next()) is not None:
                     ran = self._run(running, cell)
                     if ran is not None and ran.ended:
@@ -382,5 +384,5 @@ def _figure(number: int, png: bytes) -> Figure:
     """Raises ValueError for anything but a PNG of bounded size."""
     if not png.startswith(PNG) or not 24 <= len(png) <= IMAGE_BYTES:
         raise ValueError("not a PNG of the expected size")
-    size = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    return Figure(int(number), *size, png=png)
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    return Figure(int(number), width, height, png)
