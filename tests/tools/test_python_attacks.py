@@ -161,6 +161,7 @@ if os.fork() == 0: count("process")
 while not (os.path.exists("thread") and os.path.exists("process")): time.sleep(0.01)
 """
     cell(code)
+    time.sleep(0.1)  # a processor takes a moment to notice that its process is stopped
     sizes = [_sizes(cell)]
     time.sleep(0.2)
     sizes.append(_sizes(cell))

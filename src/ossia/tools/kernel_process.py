@@ -86,7 +86,7 @@ class _Cell:
 
 class KernelProcess:
     """`idle_seconds`: without a cell the process ends. `on_end`: called once, in its thread,
-    when the process is gone; with whether a cell is told so.
+    when the process is gone.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class KernelProcess:
         limits: Limits,
         *,
         idle_seconds: float,
-        on_end: Callable[[bool], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.rung = rung
         self.space = space
@@ -110,6 +110,7 @@ class KernelProcess:
         self._current: _Cell | None = None
         self._thread = threading.Thread(target=self._work, name="ossia-kernel", daemon=True)
         self._lock = threading.Lock()
+        self.told = False  # a cell is answered that the process is gone
         self.over = False  # no cell is taken any more
 
     def submit(self, code: str, seconds: float) -> Future[Ran] | None:
@@ -157,6 +158,7 @@ class KernelProcess:
                 while last is None and (cell := self._next()) is not None:
                     ran = self._run(running, cell)
                     if ran is not None and ran.ended:
+                        self.told = True
                         last = (cell, ran)
                     elif ran is not None:
                         cell.future.set_result(ran)
@@ -165,7 +167,7 @@ class KernelProcess:
         finally:
             with self._lock:
                 self.over = True
-            self._on_end(last is not None)
+            self._on_end()
             if last is not None:
                 last[0].future.set_result(last[1])
             self._refuse(None)

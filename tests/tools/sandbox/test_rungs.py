@@ -37,7 +37,7 @@ cells = [
     "import os; x = os.getuid(); open('written', 'w').write('x'); print(os.listdir())",
     "import os; os.remove('written'); x > 0",
     "import os; os._exit(1)",
-    "import os; [os.fork() for _ in range(7)]; print(end='')",
+    "import os, time\\nfor _ in range(100):\\n    if os.fork() == 0: time.sleep(99)",
 ]
 for cell in cells:
     (result,) = sessions.call_all([(tool, "", cell)])
