@@ -107,7 +107,8 @@ STUBBORN = {
         "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nwhile True: pass",
     "processes without end": "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass",
     "thread that keeps the interpreter":
-        "import threading; threading.Thread(target=lambda: sum(range(10**12))).start()\nsum(range(10**12))",
+        "import threading\nthreading.Thread(target=sum, args=(range(10**12),)).start()\n"
+        "sum(range(10**12))",
 }  # fmt: skip
 
 
