@@ -13,6 +13,7 @@ from browser_pages import said
 from ossia.errors import ToolError
 from ossia.tools import SessionKey
 from ossia.tools.browser import Browser, Corpus, Exa, PlainWeb, Searx, YouCom
+from ossia.tools.browser import corpus as corpus_module
 from ossia.tools.browser.corpus import snippet, words_of
 
 httpx2 = pytest.importorskip("httpx2", reason="needs httpx2")
@@ -53,6 +54,26 @@ async def test_answers_are_the_same_every_time(folder: Path) -> None:
     assert await Corpus.open(folder).search("bees", 10, ("other.org",)) == []
     based = Corpus.open(folder, base="https://docs.org/")
     assert (await based.search("honey", 1, ("docs.org",)))[0].url == "https://docs.org/bees.html"
+
+
+async def test_an_index_is_kept_until_a_document_changes(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path_factory.mktemp("index")
+    first = await Corpus.open(folder, index=kept).search("bees queen", 10, None)
+    read: list[str] = []
+    words_in = corpus_module._words_in
+
+    def noted(entry: Any) -> list[str]:
+        read.append(entry.title)
+        return words_in(entry)
+
+    monkeypatch.setattr(corpus_module, "_words_in", noted)
+    assert await Corpus.open(folder, index=kept).search("bees queen", 10, None) == first
+    assert not read
+    (folder / "plain.txt").write_text("Wasps.")
+    assert len(await Corpus.open(folder, index=kept).search("wasp", 10, None)) == 1
+    assert len(read) == 3
 
 
 async def test_lines(tmp_path: Path) -> None:
