@@ -24,7 +24,7 @@ from ossia.tools.browser.backend import Domains, Hit, allows
 from ossia.tools.browser.book import Page
 from ossia.tools.browser.documents import text_page, trusted_page
 from ossia.tools.browser.html import host_of, one_line, read_html
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 from ossia.tools.browser.results import without_marks
 
 BASE = "https://corpus/"
@@ -75,7 +75,12 @@ class Corpus:
         self._by_url = {_plain(entry.url): entry for entry in self.entries}
 
     @classmethod
-    def open(cls, path: str | Path, base: str = BASE, index: str | Path | None = None) -> Corpus:
+    def open(
+        cls,
+        path: str | Path,
+        base: str = BASE,
+        index: str | Path | None = None,
+    ) -> Corpus:
         """`index`: a folder that keeps the index, which is made again when a document has changed.
         Raises `ToolError` for a path without documents, and for lines that are none.
         """
@@ -90,7 +95,12 @@ class Corpus:
             raise ToolError(f"the corpus {path} has no .txt, .md or .html files, or no lines")
         return cls(entries, index)
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         asked = words_of(query)
         found = []
         for number in self._ranked(asked):
@@ -101,7 +111,12 @@ class Corpus:
                 break
         return [Hit(each.title, each.url, snippet(each.text(), asked)) for each in found]
 
-    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
+    async def fetch(
+        self,
+        url: str,
+        source: bool,
+        domains: Domains,
+    ) -> Page:
         entry = self._by_url.get(_plain(url))
         if entry is None:
             raise ToolError("this page is not in the corpus; search for others")
@@ -154,12 +169,13 @@ def snippet(text: str, asked: Sequence[str]) -> str:
 
 def _indexed(entries: Sequence[Entry], folder: Path | None) -> Any:
     """The index: mapped from its folder if that is one of these documents, otherwise made."""
-    library = needed("bm25s")
+    with extra():
+        import bm25s
     stamp = _stamp(entries)
     mark = None if folder is None else folder / "documents"
     if mark is not None and mark.exists() and mark.read_text(encoding="utf-8") == stamp:
-        return library.BM25.load(str(folder), mmap=True, load_corpus=False)
-    made = library.BM25()
+        return bm25s.BM25.load(str(folder), mmap=True, load_corpus=False)
+    made = bm25s.BM25()
     made.index([_words_in(entry) for entry in entries], show_progress=False)
     if mark is not None:
         mark.unlink(missing_ok=True)
@@ -222,7 +238,13 @@ def _lines(path: Path, base: str) -> Iterator[Entry]:
             start += len(line)
 
 
-def _entry(path: Path, number: int, start: int, line: bytes, base: str) -> Entry:
+def _entry(
+    path: Path,
+    number: int,
+    start: int,
+    line: bytes,
+    base: str,
+) -> Entry:
     try:
         value = json.loads(line)
         text = value["text"]
