@@ -73,7 +73,7 @@ async def here(host: str, port: int) -> list[str]:
     return [host] if host[0].isdigit() or ":" in host else ["127.0.0.1"]
 
 
-def local(robots: bool = False, seconds: float = 20.0, **more: object) -> Fetcher:
+def local(robots: bool = False, seconds: float = 600.0, **more: object) -> Fetcher:
     is_here = Guard(lambda address: str(address) == "127.0.0.1", None, here)
     return Fetcher(is_here, robots, seconds, **more)  # type: ignore[arg-type]
 

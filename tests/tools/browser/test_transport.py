@@ -91,7 +91,7 @@ def test_open_addresses(text: str) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=examples(1000))
+@settings(max_examples=examples(1000), deadline=None)
 def test_an_address_inside_another_is_as_public_as_itself(number: int) -> None:
     plain = ip_address(number)
     for wrapped in (
