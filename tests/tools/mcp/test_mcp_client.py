@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 import ossia
 from ossia.errors import McpError
@@ -91,7 +94,7 @@ def test_schemas_are_bounded_before_they_are_compiled(
     found = {tool.name: tool.parameters for tool in server.namespace.tools}
     harmless = {name for name, schema in found.items() if schema != {"type": "object"}}
     assert "fine" in harmless
-    assert not harmless & {"deep", "chain", "wide", "large", "pattern"}
+    assert not harmless & {"deep", "chain", "wide", "large"}
     Toolbox(builtin=(server,)).grammar(tokenizer, None, None)
     assert call(server, "chain", text="hi").text == "hi"
 
@@ -263,3 +266,59 @@ def test_little_of_our_environment_is_passed_on(
     monkeypatch.setenv("SECRET_OF_OURS", "1")
     names = json.loads(call(connect("environment", env={"ITS": "own"})).text)
     assert "SECRET_OF_OURS" not in names and {"PATH", "ITS"} <= set(names)
+
+
+async def hostile_web(scope: Any, receive: Any, send: Any) -> None:
+    """An MCP server over HTTP that answers a call by 200 MB, compressed ones or not."""
+    message = json.loads((await receive()).get("body") or b"{}") if scope["type"] == "http" else {}
+    kind = {"type": "http.response.start", "status": 200}
+    headers = [(b"content-type", b"application/json")]
+    method = message.get("method", "")
+    answers: dict[str, Any] = {
+        "initialize": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "web", "version": "1"},
+        },
+        "tools/list": {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]},
+    }
+    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": message.get("id")}
+    if method == "tools/call":
+        if message["params"]["arguments"].get("text") == "zip":
+            headers.append((b"content-encoding", b"gzip"))
+        await send({**kind, "headers": headers})
+        for _ in range(200):
+            body = b"x" * (1 << 20)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+        return
+    if scope["type"] != "http" or method not in answers:
+        kind["status"] = 405 if scope.get("method") != "POST" else 202
+        if method == "server/discover":
+            kind["status"] = 200
+            reply["error"] = {"code": -32601, "message": "no"}
+    else:
+        reply["result"] = answers[method]
+    await send({**kind, "headers": headers})
+    body = json.dumps(reply).encode() if kind["status"] == 200 else b""
+    await send({"type": "http.response.body", "body": body})
+
+
+def test_a_stranger_over_http_costs_one_call() -> None:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        running = uvicorn.Server(uvicorn.Config(hostile_web, log_level="critical", lifespan="off"))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [port]})
+        thread.start()
+        try:
+            while not running.started:
+                time.sleep(0.01)
+            url = f"http://127.0.0.1:{port.getsockname()[1]}/mcp"
+            server = McpServer.connect(McpConfig("web", url=url, approval="never", timeout=10.0))
+            for text in ("plain", "zip"):
+                result = call(server, text=text)
+                assert result.failed and len(result.text) < 1000, result.text
+            server.close()
+        finally:
+            running.should_exit = True
+            thread.join()

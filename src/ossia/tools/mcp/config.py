@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -68,19 +68,19 @@ def read_config(path: Path | str) -> tuple[McpConfig, ...]:
         if not isinstance(entry, Mapping):
             raise McpError(f"{where} must be an object with a command or a url")
         if entry.get("disabled") is not True:
-            label = namespace_name(str(name), {each.label for each in made})
+            label = recipient_name(str(name), {each.label for each in made}, RESERVED)
             made.append(_server(label, entry, where))
     return tuple(made)
 
 
-def namespace_name(name: str, taken: Iterable[str]) -> str:
-    """A name that recipients can have: letters, digits and underscores, one that means nothing
-    else.
+def recipient_name(name: str, taken: Iterable[str], reserved: Collection[str] = frozenset()) -> str:
+    """A name that recipients can have, letters, digits and underscores, and that is none of
+    these.
     """
     clean = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:MOST_LABEL] or "mcp"
     if clean[0].isdigit():
         clean = f"_{clean}"
-    if clean in RESERVED:
+    if clean in reserved:
         clean = f"{clean}_mcp"
     found = clean
     number = 2

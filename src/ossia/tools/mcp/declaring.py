@@ -22,7 +22,7 @@ from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace
 from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.bodies import Vocabulary, compile_body, vocabulary
 from ossia.tokenizer import Tokenizer
-from ossia.tools.mcp.config import McpConfig, namespace_name
+from ossia.tools.mcp.config import McpConfig, recipient_name
 from ossia.tools.texts import clean
 
 log = logging.getLogger("ossia.tools")
@@ -81,7 +81,7 @@ def declared(config: McpConfig, instructions: str | None, listed: Sequence[Liste
     for each in listed:
         if config.allow is not None and each.name not in config.allow:
             continue
-        name = namespace_name(each.name, tools)
+        name = recipient_name(each.name, tools)
         function = _function(name, each)
         left -= len(function.description) + len(json.dumps(function.parameters))
         if left < 0 or len(tools) == MOST_TOOLS:
