@@ -102,14 +102,25 @@ def _server(label: str, entry: Mapping[str, Any], where: str) -> McpConfig:
     approval = entry.get("approval", "writes")
     if approval not in ("always", "writes", "never"):
         raise McpError(f"{where}: approval must be always, writes or never")
+    words: tuple[str, ...] = ()
+    if command is not None:
+        words = (_text(command, f"{where}: command"), *args)
+    if url is not None:
+        url = _url(url, where)
+    cwd = entry.get("cwd")
+    if cwd is not None:
+        cwd = _text(cwd, f"{where}: cwd")
+    allowed = None
+    if allow is not None:
+        allowed = frozenset(_strings(allow, f"{where}: allow"))
     return McpConfig(
         label,
-        command=(_text(command, f"{where}: command"), *args) if command is not None else (),
+        command=words,
         env=_texts(entry.get("env", {}), f"{where}: env"),
-        cwd=None if entry.get("cwd") is None else _text(entry["cwd"], f"{where}: cwd"),
-        url=None if url is None else _url(url, where),
+        cwd=cwd,
+        url=url,
         headers=_texts(entry.get("headers", {}), f"{where}: headers"),
-        allow=None if allow is None else frozenset(_strings(allow, f"{where}: allow")),
+        allow=allowed,
         approval=approval,
         timeout=_seconds(entry.get("timeout", SECONDS), where),
     )

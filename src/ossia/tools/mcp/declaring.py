@@ -51,7 +51,13 @@ class Listed:
     @property
     def digest(self) -> str:
         """Changes when the tool does. Of what cannot be written as JSON there is none."""
-        claims = [self.name, self.description, self.schema, self.reads, self.repeats]
+        claims = [
+            self.name,
+            self.description,
+            self.schema,
+            self.reads,
+            self.repeats,
+        ]
         text = json.dumps(claims, sort_keys=True, default=repr)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -161,7 +167,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     left = [each for each in variants if each != {"type": "null"}]
     if len(left) != 1 or not isinstance(left[0], dict):
         return schema
-    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    rest = dict(schema)
+    del rest["anyOf"], rest["default"]
     return {**left[0], **rest}
 
 

@@ -74,7 +74,15 @@ def _functions(tool: Tool) -> list[Served]:
     space = tool.namespace
     if not space.tools:
         text = TEXT.get(space.name, "input")
-        return [Served(space.name, tool, "", space.description or "", _text_schema(text), text)]
+        whole = Served(
+            space.name,
+            tool,
+            "",
+            space.description or "",
+            _text_schema(text),
+            text,
+        )
+        return [whole]
     made = []
     for function in space.tools:
         about = function.description
@@ -90,7 +98,11 @@ def _functions(tool: Tool) -> list[Served]:
 
 
 def _text_schema(name: str) -> dict[str, Any]:
-    return {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    return {
+        "type": "object",
+        "properties": {name: {"type": "string"}},
+        "required": [name],
+    }
 
 
 class Clients:
@@ -119,7 +131,9 @@ class Clients:
         others = [each for each in self._kept if each != key and each not in self._busy]
         old = [each for each in others if now - self._kept[each][1] > IDLE_SECONDS]
         full = len(self._kept) - len(old) >= MOST_CLIENTS and key not in self._kept
-        for each in dict.fromkeys([*old, *(others[:1] if full else ())]):
+        if full:
+            old += others[:1]
+        for each in dict.fromkeys(old):
             sessions, _ = self._kept.pop(each)
             await sessions.close()
 
@@ -147,8 +161,10 @@ def make_server(tools: Sequence[Tool], clients: Clients) -> Server[Any]:
         each = by_name.get(parameters.name)
         if each is None:
             return _answer(ToolResult(f"there is no tool {parameters.name!r}", failed=True))
-        arguments = parameters.arguments or {}
-        return _answer(await clients.call(_key(context.request), each, each.body(arguments)))
+        key = _key(context.request)
+        body = each.body(parameters.arguments or {})
+        result = await clients.call(key, each, body)
+        return _answer(result)
 
     return Server("ossia", instructions=about or None, on_list_tools=on_list, on_call_tool=on_call)
 
@@ -212,13 +228,15 @@ class _WithKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        kind, _, key = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        headers = dict(scope["headers"])
+        given = headers.get(b"authorization", b"")
+        kind, _, key = given.partition(b" ")
         is_bearer = scope["type"] == "http" and kind.lower() == b"bearer"
         caller = self.caller_of(key.decode("latin-1")) if is_bearer else None
         if caller is not None:
             return await self.app({**scope, CALLER: caller}, receive, send)
         from starlette.responses import PlainTextResponse
 
-        headers = {"WWW-Authenticate": "Bearer"}
-        refused = PlainTextResponse("a key is needed\n", 401, headers)
+        challenge = {"WWW-Authenticate": "Bearer"}
+        refused = PlainTextResponse("a key is needed\n", 401, challenge)
         return await refused(scope, receive, send)
