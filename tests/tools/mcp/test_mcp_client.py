@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import ossia
 from ossia.errors import McpError
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
-from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict
+from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict, transport
 from ossia.tools.mcp.results import as_result
 
 pytest.importorskip("mcp")
@@ -35,7 +36,7 @@ def connect(tmp_path: Path) -> Iterator[Connect]:
     def start(behaviour: str, **wishes: Any) -> McpServer:
         command = (sys.executable, "-S", str(STRANGER), behaviour, str(tmp_path / "starts"))
         taken = {key: wishes.pop(key) for key in ("ask", "save") if key in wishes}
-        wishes = {"timeout": 20.0, "approval": "never"} | wishes
+        wishes = {"timeout": 60.0, "approval": "never"} | wishes
         started.append(McpServer.connect(McpConfig("team", command, **wishes), **taken))
         return started[-1]
 
@@ -46,7 +47,7 @@ def connect(tmp_path: Path) -> Iterator[Connect]:
 
 def call(server: McpServer, function: str = "echo", **arguments: Any) -> ToolResult:
     text = json.dumps(arguments)
-    return Sessions(SessionKey("alice"), 60).call_all([(server, function, text)])[0]
+    return Sessions(SessionKey("alice")).call_all([(server, function, text)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +122,11 @@ def test_a_list_without_end(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["large", "endless", "garbage", "flood", "crash"])
-def test_a_stranger_costs_one_call(connect: Connect, behaviour: str) -> None:
+def test_a_stranger_costs_one_call(
+    connect: Connect, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next one connects again, and fails in the same way; there are no more."""
+    monkeypatch.setattr(transport, "MOST_MESSAGES", 300)
     server = connect(behaviour)
     for _ in range(2):
         result = call(server, "write", text="hi")
@@ -131,8 +135,9 @@ def test_a_stranger_costs_one_call(connect: Connect, behaviour: str) -> None:
 
 
 def test_a_stranger_that_hangs(connect: Connect) -> None:
-    server = connect("hang", timeout=1.0)
-    result = call(server, text="hi")
+    server = connect("hang")
+    hasty = replace(server, config=replace(server.config, timeout=0.2))
+    result = call(hasty, text="hi")
     assert result.failed and "team" in result.text and len(result.text) < 500
 
 
@@ -314,7 +319,7 @@ def test_a_stranger_over_http_costs_one_call() -> None:
             while not running.started:
                 time.sleep(0.01)
             url = f"http://127.0.0.1:{port.getsockname()[1]}/mcp"
-            server = McpServer.connect(McpConfig("web", url=url, approval="never", timeout=10.0))
+            server = McpServer.connect(McpConfig("web", url=url, approval="never", timeout=60.0))
             for text in ("plain", "zip"):
                 result = call(server, text=text)
                 assert result.failed and len(result.text) < 1000, result.text

@@ -67,7 +67,7 @@ def add(a: int, b: int) -> int:
 
 def called(server: McpServer, function: str, **arguments: Any) -> ToolResult:
     text = json.dumps(arguments)
-    return Sessions(SessionKey(), 30).call_all([(server, function, text)])[0]
+    return Sessions(SessionKey()).call_all([(server, function, text)])[0]
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def test_over_http_with_keys() -> None:
         for key in ("k1", "k2", "k1"):
             headers = {"Authorization": f"Bearer {key}"}
             server = McpServer.connect(
-                McpConfig("ours", url=url, headers=headers, approval="never", timeout=10.0)
+                McpConfig("ours", url=url, headers=headers, approval="never", timeout=60.0)
             )
             assert [tool.name for tool in server.namespace.tools] == ["add", "python"]
             assert called(server, "add", a=1, b=2) == ToolResult("3")
@@ -122,7 +122,7 @@ def test_over_http_with_keys() -> None:
             server.close()
         for headers in ({}, {"Authorization": "Bearer k3"}, {"Authorization": "Basic k1"}):
             with pytest.raises(McpError, match="no connection"):
-                McpServer.connect(McpConfig("ours", url=url, headers=headers, timeout=10.0))
+                McpServer.connect(McpConfig("ours", url=url, headers=headers, timeout=60.0))
     by_caller = {key.caller: texts for key, texts in notebook.seen.items()}
     assert by_caller.keys() == {"alice", "bob"}
     for key, texts in notebook.seen.items():
