@@ -27,4 +27,5 @@ def main() -> None:
     sys.exit(abs(box.run_interactive(sys.argv[2:])))
 
 
-main()
+if __name__ == "__main__":
+    main()
