@@ -130,9 +130,11 @@ class Kernel:
             os.dup2(self.printed, descriptor)
         # not buffered: programs that a cell starts write to the same place
         out = io.TextIOWrapper(_Unclosed(1), "utf-8", "backslashreplace", write_through=True)
-        sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
-        sys.stderr = sys.__stderr__ = out  # type: ignore[misc]
-        sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]  # noqa: SIM115
+        for name in ("stdout", "__stdout__", "stderr", "__stderr__"):
+            setattr(sys, name, out)
+        nothing = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+        for name in ("stdin", "__stdin__"):
+            setattr(sys, name, nothing)
         signal.signal(signal.SIGINT, self.interrupted)
 
     def interrupted(self, number: int, frame: Any) -> None:
