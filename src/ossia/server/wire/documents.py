@@ -9,7 +9,6 @@ every kind. A text that was read lately is kept: every turn sends it again.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
