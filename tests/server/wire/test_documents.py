@@ -314,12 +314,12 @@ async def test_callers_take_turns_at_the_readers(monkeypatch: pytest.MonkeyPatch
     read: list[bytes] = []
     go_on = asyncio.Event()
 
-    async def run(raw: bytes, seconds: float) -> tuple[str, str]:
+    async def run(program: Path, raw: bytes, seconds: float) -> tuple[bytes, str]:
         read.append(raw)
         await go_on.wait()
-        return "text", ""
+        return b"text", ""
 
-    monkeypatch.setattr(documents, "_run", run)
+    monkeypatch.setattr(documents, "run_confined", run)
     all_of_them = documents.Documents()
 
     async def ask(caller: str, name: str) -> None:
