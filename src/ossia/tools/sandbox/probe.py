@@ -160,4 +160,6 @@ ATTEMPTS = (
     forks_a_hundred,  # last: what counts processes may notice late that they are gone
 )
 
-print(json.dumps({attempt.__name__: attempt(json.loads(sys.argv[1])) for attempt in ATTEMPTS}))
+if __name__ == "__main__":
+    target = json.loads(sys.argv[1])
+    print(json.dumps({attempt.__name__: attempt(target) for attempt in ATTEMPTS}))
