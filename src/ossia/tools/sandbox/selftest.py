@@ -1,0 +1,76 @@
+"""The proof that a rung confines: everything that `probe.py` tries must fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+from ossia.errors import SandboxError
+from ossia.tools.sandbox.limits import Job
+from ossia.tools.sandbox.rung import HERE, Rung
+from ossia.tools.sandbox.run import run
+
+PROBE = HERE / "probe.py"
+ATTEMPTS = (
+    "reads_secret",
+    "writes_outside",
+    "reaches_network",
+    "forks_a_hundred",
+    "signals_parent",
+    "makes_user_namespace",
+    "is_privileged",
+    "sees_environment",
+)
+SECONDS = 60.0
+SECRET_NAME = "OSSIA_SELF_TEST"
+
+
+def broken(rung: Rung) -> str | None:
+    """What a process in it can do and must not, or that none can be started; None if all is well."""
+    try:
+        found = attempts(rung)
+    except SandboxError as error:
+        return str(error)
+    done = [name.replace("_", " ") for name in ATTEMPTS if found[name] is not False]
+    return f"confined code {', '.join(done)}" if done else None
+
+
+def attempts(rung: Rung) -> dict[str, bool]:
+    """By name, whether it succeeded. Raises `SandboxError` if the probe did not run."""
+    # in a folder that anybody may pass, so that the sandbox alone is what keeps it out
+    with tempfile.TemporaryDirectory(prefix="ossia-probe-") as folder, _listener() as listening:
+        os.chmod(folder, 0o777)
+        secret = Path(folder) / "secret"
+        secret.write_text("secret")
+        secret.chmod(0o644)
+        given = {
+            "secret": str(secret),
+            "outside": folder,
+            "parent": os.getpid(),
+            "port": listening.getsockname()[1],
+            "name": SECRET_NAME,
+        }
+        argv = (rung.python, "-I", "-S", rung.place(PROBE), json.dumps(given))
+        os.environ[SECRET_NAME] = "1"
+        try:
+            ran = run(rung, Job(argv, (PROBE,)), seconds=SECONDS)
+        finally:
+            del os.environ[SECRET_NAME]
+    try:
+        found = json.loads(ran.out)
+        return {name: bool(found[name]) for name in ATTEMPTS}
+    except (ValueError, KeyError, TypeError) as error:
+        said = " ".join((ran.err or ran.out).split())[-300:]
+        raise SandboxError(
+            f"the self-test did not run ({ran.reason or f'status {ran.status}'}): {said}"
+        ) from error
+
+
+def _listener() -> socket.socket:
+    made = socket.socket()
+    made.bind(("127.0.0.1", 0))
+    made.listen(1)
+    return made
