@@ -69,13 +69,15 @@ def assemble(steps: Sequence[Step | str]) -> bytes:
     return made
 
 
-def program(machine: str) -> bytes | None:
-    """The filter for this architecture; None where we know none."""
+def program(machine: str, *, sees_files: bool = False) -> bytes | None:
+    """The filter for this architecture; None where we know none. `sees_files`: for a sandbox that
+    shows the machine's files, where others' sockets and the modes of others' files must be kept.
+    """
     known = ARCHITECTURES.get(machine)
-    return None if known is None else assemble(steps(known))
+    return None if known is None else assemble(steps(known, sees_files=sees_files))
 
 
-def steps(of: Architecture) -> list[Step | str]:
+def steps(of: Architecture, *, sees_files: bool = False) -> list[Step | str]:
     made: list[Step | str] = [
         Step(LOAD, ARCHITECTURE),
         Step(EQUAL, of.audit, otherwise="kill"),
@@ -86,11 +88,13 @@ def steps(of: Architecture) -> list[Step | str]:
     made += [
         Step(EQUAL, of.clone3, then="absent"),
         Step(EQUAL, of.clone, then="clone"),
-        Step(EQUAL, of.socket, then="socket"),
+        Step(EQUAL, of.socket, then="deny" if sees_files else "socket"),
         Step(EQUAL, of.socketpair, then="socket"),
         Step(EQUAL, of.ioctl, then="ioctl"),
     ]
     made += [Step(EQUAL, number, then="deny") for number in of.denied]
+    if sees_files:  # programs that copy files change modes, and need not know that nothing happens
+        made += [Step(EQUAL, number, then="ignore") for number in of.changes]
     made += [
         "allow",
         Step(RETURN, ALLOW),
@@ -108,6 +112,8 @@ def steps(of: Architecture) -> list[Step | str]:
         Step(RETURN, ALLOW),
         "deny",
         Step(RETURN, ERRNO | errno.EPERM),
+        "ignore",
+        Step(RETURN, ERRNO),
         "absent",
         Step(RETURN, ERRNO | errno.ENOSYS),
         "kill",

@@ -15,9 +15,10 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ossia.tools.sandbox import bpf
 from ossia.tools.sandbox.interpreter import SETTINGS, SYSTEM, Interpreter
@@ -45,9 +46,10 @@ profile bwrap /usr/bin/bwrap flags=(unconfined) {
 @dataclass(frozen=True)
 class Bubblewrap:
     interpreter: Interpreter
-    as_root: bool
+    as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
     confines = True
     is_watched = True
+    own_scratch = True
 
     @property
     def name(self) -> str:
@@ -64,8 +66,6 @@ class Bubblewrap:
         return self.interpreter.executable
 
     def missing(self) -> str | None:
-        if self.as_root != (os.geteuid() == 0):
-            return "ossia runs as root" if not self.as_root else "ossia does not run as root"
         if self.program is None:
             return "bwrap is not installed: install the package bubblewrap"
         if self.version < OLDEST:
@@ -104,9 +104,12 @@ class Bubblewrap:
         descriptors = [_memory_file(filtered)]
         options = [*self._options(job), "--seccomp", str(descriptors[0])]
         descriptors.append(_memory_file("\0".join(options).encode()))
-        spec = {"limits": resource_limits(job.limits)}
+        spec: dict[str, Any] = {
+            "limits": resource_limits(job.limits),
+            "folder": self.home(job.area),
+        }
         if self.as_root:
-            spec["uid"] = owner_of(job.area)  # type: ignore[assignment]
+            spec["uid"] = owner_of(job.area)
         first = [self.python, "-I", "-S", self.place(INSIDE), json.dumps(spec), *job.argv]
         argv = [self.program, "--args", str(descriptors[1]), "--", *first]
         # bwrap itself is process 1 inside, where its environment can be read
@@ -120,7 +123,7 @@ class Bubblewrap:
         yield from ("--remount-ro", "/dev")
         yield from ("--perms", "1777", "--size", size, "--tmpfs", SCRATCH)
         yield from self._files(job)
-        yield from ("--remount-ro", "/", "--chdir", self.home(job.area), "--clearenv")
+        yield from ("--remount-ro", "/", "--clearenv")
         for name, value in environment(self.home(job.area)).items():
             yield from ("--setenv", name, value)
 

@@ -1,4 +1,4 @@
-"""The first program inside a sandbox: sets limits, gives up what it may do, becomes the command.
+"""The first program in a sandbox: sets limits, gives up what it may do, becomes the command.
 
     python -I -S inside.py '{"uid": 1000, "limits": {"NPROC": 64}}' command argument...
 
@@ -13,6 +13,9 @@ import os
 import resource
 import sys
 
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+INSTRUCTION = 8  # bytes of a filter's
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAPBSET_DROP = 24
 PR_SET_CHILD_SUBREAPER = 36
@@ -54,6 +57,19 @@ def call_prctl(option: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def forbid(program: bytes) -> None:
+    """System calls, for us and all that come after us."""
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    given = Program(len(program) // INSTRUCTION, program)
+    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(given), 0, 0):
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
 def main() -> None:
     spec = json.loads(sys.argv[1])
     os.closerange(3, 4096)
@@ -65,6 +81,10 @@ def main() -> None:
     if spec.get("no_new_privs"):
         call_prctl(PR_SET_NO_NEW_PRIVS)
     limit(spec["limits"])
+    if "folder" in spec:
+        os.chdir(spec["folder"])
+    if "filter" in spec:
+        forbid(bytes.fromhex(spec["filter"]))
     os.execv(sys.argv[2], sys.argv[2:])
 
 

@@ -17,17 +17,23 @@ import time
 from typing import Any
 
 CLONE_NEWUSER = 0x10000000
+CAPABILITY_VERSION = 0x20080522
 PR_GET_NO_NEW_PRIVS = 39
 FORKS = 100
 
 
+def processes() -> list[str]:
+    """Those that are seen; at least us and whoever started us."""
+    try:
+        return [entry for entry in os.listdir("/proc") if entry.isdigit()]
+    except OSError:
+        return ["1", str(os.getpid()), str(os.getppid())]
+
+
 def reads_secret(given: dict[str, Any]) -> bool:
     """Also by the way of every process that is seen."""
-    paths = [given["secret"]]
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            paths.append(f"/proc/{entry}/root{given['secret']}")
-    for path in paths:
+    paths = [f"/proc/{pid}/root{given['secret']}" for pid in processes()]
+    for path in [given["secret"], *paths]:
         try:
             with open(path) as file:
                 if file.read():
@@ -62,6 +68,26 @@ def reaches_network(given: dict[str, Any]) -> bool:
         except OSError:
             pass
     return False
+
+
+def reaches_sockets(given: dict[str, Any]) -> bool:
+    """Of others, by their names in the file system and outside of it."""
+    for address in (given["socket"], "\0" + given["abstract"]):
+        try:
+            made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            made.connect(address)
+            return True
+        except OSError:
+            pass
+    return False
+
+
+def changes_modes(given: dict[str, Any]) -> bool:
+    try:
+        os.chmod(given["secret"], 0o666)
+    except OSError:
+        return False
+    return os.stat(given["secret"]).st_mode & 0o777 == 0o666
 
 
 def forks_a_hundred(given: dict[str, Any]) -> bool:
@@ -100,25 +126,24 @@ def makes_user_namespace(given: dict[str, Any]) -> bool:
 
 def is_privileged(given: dict[str, Any]) -> bool:
     """Root outside of a namespace, capabilities, or a way to gain them."""
-    with open("/proc/self/status") as file:
-        rows = dict(line.split(":", 1) for line in file if ":" in line)
-    has = int(rows["CapEff"], 16) | int(rows["CapPrm"], 16)
-    kept = ctypes.CDLL(None).prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1
-    return bool(has) or kept
+    libc = ctypes.CDLL(None)
+    sets = (ctypes.c_uint32 * 6)()
+    libc.capget((ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0), sets)
+    may_gain = libc.prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) != 1
+    return any(sets) or may_gain
 
 
 def sees_environment(given: dict[str, Any]) -> bool:
     """The environment of whoever started us."""
     if given["name"] in os.environ:
         return True
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/environ", "rb") as file:
-                    if given["name"].encode() in file.read():
-                        return True
-            except OSError:
-                pass
+    for pid in processes():
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if given["name"].encode() in file.read():
+                    return True
+        except OSError:
+            pass
     return False
 
 
@@ -126,11 +151,13 @@ ATTEMPTS = (
     reads_secret,
     writes_outside,
     reaches_network,
-    forks_a_hundred,
+    reaches_sockets,
+    changes_modes,
     signals_parent,
     makes_user_namespace,
     is_privileged,
     sees_environment,
+    forks_a_hundred,  # last: what counts processes may notice late that they are gone
 )
 
 print(json.dumps({attempt.__name__: attempt(json.loads(sys.argv[1])) for attempt in ATTEMPTS}))

@@ -72,7 +72,7 @@ class Confined:
     def _memory(self, pids: list[int]) -> int:
         """Bytes, those of temporary files too. Infinitely many for too many files."""
         held = tree.memory(pids)
-        if self.rung.confines:
+        if self.rung.own_scratch:
             for folder in (SCRATCH, SHARED_MEMORY):
                 size, files = tree.scratch(pids[-1], folder)
                 held += size

@@ -36,7 +36,8 @@ class Launch:
 class Rung(Protocol):
     """`name` and `about` are for people. `confines`: whether strangers' code may run in it.
     `is_watched`: whether its processes are below the one we start, so that their memory can be
-    counted and they can be stopped. `python`: the interpreter, as seen from inside. `home`: what
+    counted and they can be stopped. `own_scratch`: whether `/tmp` and `/dev/shm` inside are its own,
+    in memory. `python`: the interpreter, as seen from inside. `home`: what
     the area is called inside, if there is one.
     """
 
@@ -44,6 +45,7 @@ class Rung(Protocol):
     about: str
     confines: bool
     is_watched: bool
+    own_scratch: bool
 
     @property
     def python(self) -> str: ...

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from ossia.errors import SandboxError
@@ -18,6 +19,8 @@ ATTEMPTS = (
     "reads_secret",
     "writes_outside",
     "reaches_network",
+    "reaches_sockets",
+    "changes_modes",
     "forks_a_hundred",
     "signals_parent",
     "makes_user_namespace",
@@ -41,8 +44,13 @@ def broken(rung: Rung) -> str | None:
 def attempts(rung: Rung) -> dict[str, bool]:
     """By name, whether it succeeded. Raises `SandboxError` if the probe did not run."""
     # in a folder that anybody may pass, so that the sandbox alone is what keeps it out
-    with tempfile.TemporaryDirectory(prefix="ossia-probe-") as folder, _listener() as listening:
+    with tempfile.TemporaryDirectory(prefix="ossia-probe-") as folder, ExitStack() as listeners:
         os.chmod(folder, 0o777)
+        hidden = f"ossia-probe-{os.urandom(8).hex()}"
+        port = listeners.enter_context(_listener(("127.0.0.1", 0))).getsockname()[1]
+        listeners.enter_context(_listener(f"{folder}/socket"))
+        listeners.enter_context(_listener("\0" + hidden))
+        os.chmod(f"{folder}/socket", 0o777)
         secret = Path(folder) / "secret"
         secret.write_text("secret")
         secret.chmod(0o644)
@@ -50,7 +58,9 @@ def attempts(rung: Rung) -> dict[str, bool]:
             "secret": str(secret),
             "outside": folder,
             "parent": os.getpid(),
-            "port": listening.getsockname()[1],
+            "port": port,
+            "socket": f"{folder}/socket",
+            "abstract": hidden,
             "name": SECRET_NAME,
         }
         argv = (rung.python, "-I", "-S", rung.place(PROBE), json.dumps(given))
@@ -69,8 +79,9 @@ def attempts(rung: Rung) -> dict[str, bool]:
         ) from error
 
 
-def _listener() -> socket.socket:
-    made = socket.socket()
-    made.bind(("127.0.0.1", 0))
+def _listener(address: str | tuple[str, int]) -> socket.socket:
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    made = socket.socket(family)
+    made.bind(address)
     made.listen(1)
     return made

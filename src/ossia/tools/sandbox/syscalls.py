@@ -90,6 +90,30 @@ DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
+# What changes files without opening them, which Landlock lets pass: owners, modes, times, attributes.
+CHANGES: Mapping[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "lchown": (94, None),
+    "fchown": (93, 55),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,7 @@ class Architecture:
 
     audit: int
     denied: tuple[int, ...]
+    changes: tuple[int, ...]
     clone: int
     clone3: int
     socket: int
@@ -108,12 +133,31 @@ class Architecture:
     foreign: int | None = None
 
 
-def _numbers(column: int) -> tuple[int, ...]:
-    found = (row[column] for row in DENIED.values())
+def _numbers(table: Mapping[str, tuple[int | None, int | None]], column: int) -> tuple[int, ...]:
+    found = (row[column] for row in table.values())
     return tuple(number for number in found if number is not None)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    X86_64: Architecture(0xC000003E, _numbers(0), 56, 435, 41, 53, 16, 0x40000000),
-    AARCH64: Architecture(0xC00000B7, _numbers(1), 220, 435, 198, 199, 29),
+    X86_64: Architecture(
+        audit=0xC000003E,
+        denied=_numbers(DENIED, 0),
+        changes=_numbers(CHANGES, 0),
+        clone=56,
+        clone3=435,
+        socket=41,
+        socketpair=53,
+        ioctl=16,
+        foreign=0x40000000,
+    ),
+    AARCH64: Architecture(
+        audit=0xC00000B7,
+        denied=_numbers(DENIED, 1),
+        changes=_numbers(CHANGES, 1),
+        clone=220,
+        clone3=435,
+        socket=198,
+        socketpair=199,
+        ioctl=29,
+    ),
 }
