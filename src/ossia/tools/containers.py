@@ -180,7 +180,7 @@ class Containers:
                     return each
             return self.create(caller, conversation=conversation)
 
-    def list(self, caller: str) -> list[Container]:
+    def of_caller(self, caller: str) -> list[Container]:
         """The newest first."""
         with self._lock:
             self.sweep(always=True)

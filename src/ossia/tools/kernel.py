@@ -6,7 +6,7 @@ object a line, on what were its standard input and output:
     {"id": 1, "code": "x = 1\\nx"}            run a cell
     {"interrupt": 1}                         interrupt that cell, if it still runs
     {"ready": true}                          a reply: it has started
-    {"id": 1, "figures": [...]}              a reply: the cell is over, all that it printed is written
+    {"id": 1, "figures": [...]}              a reply: the cell is over, and all of it is printed
 
 Everything that code prints goes to what was standard error: Python's streams, those of other
 programs, and tracebacks, in order. Whoever reads the replies must not trust them: a cell can write
@@ -132,7 +132,7 @@ class Kernel:
         out = io.TextIOWrapper(_Unclosed(1), "utf-8", "backslashreplace", write_through=True)
         sys.stdout = sys.__stdout__ = out  # type: ignore[misc]
         sys.stderr = sys.__stderr__ = out  # type: ignore[misc]
-        sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc]
+        sys.stdin = sys.__stdin__ = open(os.devnull, encoding="utf-8")  # type: ignore[misc]  # noqa: SIM115
         signal.signal(signal.SIGINT, self.interrupted)
 
     def interrupted(self, number: int, frame: Any) -> None:

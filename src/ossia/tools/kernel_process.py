@@ -29,8 +29,8 @@ from ossia.tools.area import Area
 from ossia.tools.kernel import FIGURES, IMAGE_BYTES
 from ossia.tools.sandbox.limits import Job, Limits
 from ossia.tools.sandbox.process import PIPE_BYTES, Confined
-from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.run import CHUNK, TICK, TIME_LIMIT
+from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.text import HeadAndTail
 
 KERNEL = Path(__file__).with_name("kernel.py")
@@ -351,7 +351,7 @@ class _Talk:
         return DISK_LIMIT
 
     def _drain(self) -> None:
-        """What was printed before the cell was over, without waiting for what others still print."""
+        """What was printed before the cell was over. What others print meanwhile has a bound."""
         left = 2 * PIPE_BYTES
         while left > 0 and (data := _read(self.process.err)):
             self.text.feed(data)

@@ -6,11 +6,11 @@ used.
     find().described                                                 for people
 """
 
-from ossia.tools.sandbox.choose import Found, choose, find, ladder
+from ossia.tools.sandbox.best import Found, choose, find, ladder
 from ossia.tools.sandbox.limits import Job, Limits
 from ossia.tools.sandbox.process import Confined
-from ossia.tools.sandbox.rung import Rung
 from ossia.tools.sandbox.run import Finished, run
+from ossia.tools.sandbox.rung import Rung
 
 __all__ = [
     "Confined",

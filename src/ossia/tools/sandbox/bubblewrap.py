@@ -98,7 +98,7 @@ class Bubblewrap:
         return inner_home(area)
 
     def launch(self, job: Job) -> Launch:
-        """Arguments go through a descriptor: a command line can be read by everybody, inside too."""
+        """Arguments go through a descriptor: everybody can read a command line, inside too."""
         filtered = bpf.program(platform.machine())
         assert filtered is not None and self.program is not None
         descriptors = [_memory_file(filtered)]

@@ -86,10 +86,9 @@ class Engine:
         made += ["--pids-limit", str(limits.processes), "--cpus", CPUS, "--user", user]
         made += ["--tmpfs", f"{SCRATCH}:mode=1777,{size}", "--shm-size", str(limits.scratch)]
         made += ["--workdir", self.home(job.area), "--log-driver", "none", "--init"]
-        for kind, value in resource_limits(limits, processes=False).items():
-            # the others are cgroups'
-            if kind in ("CORE", "FSIZE", "CPU", "NOFILE"):
-                made += ["--ulimit", f"{kind.lower()}={value}"]
+        most = resource_limits(limits, processes=False)
+        for kind in ("CORE", "FSIZE", "CPU", "NOFILE"):  # the others are cgroups'
+            made += ["--ulimit", f"{kind.lower()}={most[kind]}"]
         for key, value in environment(self.home(job.area)).items():
             if key != "PATH":  # the image's own
                 made += ["--env", f"{key}={value}"]

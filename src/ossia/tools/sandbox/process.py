@@ -74,7 +74,7 @@ class Confined:
         held = tree.memory(pids)
         if self.rung.own_scratch:
             for folder in (SCRATCH, SHARED_MEMORY):
-                size, files = tree.scratch(pids[-1], folder)
+                size, files = tree.scratch(pids[-1], folder, self.limits.scratch)
                 held += size
                 if files > self.limits.scratch_files:
                     return 1 << 62

@@ -36,16 +36,25 @@ class Launch:
 class Rung(Protocol):
     """`name` and `about` are for people. `confines`: whether strangers' code may run in it.
     `is_watched`: whether its processes are below the one we start, so that their memory can be
-    counted and they can be stopped. `own_scratch`: whether `/tmp` and `/dev/shm` inside are its own,
-    in memory. `python`: the interpreter, as seen from inside. `home`: what
-    the area is called inside, if there is one.
+    counted and they can be stopped. `own_scratch`: whether `/tmp` and `/dev/shm` inside are
+    its own, in memory. `python`: the interpreter, as seen from inside. `home`: what the area is
+    called inside, if there is one.
     """
 
-    name: str
-    about: str
-    confines: bool
-    is_watched: bool
-    own_scratch: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def about(self) -> str: ...
+
+    @property
+    def confines(self) -> bool: ...
+
+    @property
+    def is_watched(self) -> bool: ...
+
+    @property
+    def own_scratch(self) -> bool: ...
 
     @property
     def python(self) -> str: ...

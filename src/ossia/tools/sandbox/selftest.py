@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ossia.errors import SandboxError
-from ossia.tools.sandbox.limits import Job
-from ossia.tools.sandbox.rung import HERE, Rung
+from ossia.tools.sandbox.limits import Job, Limits
 from ossia.tools.sandbox.run import run
+from ossia.tools.sandbox.rung import HERE, Rung
 
 PROBE = HERE / "probe.py"
 ATTEMPTS = (
@@ -32,7 +32,9 @@ SECRET_NAME = "OSSIA_SELF_TEST"
 
 
 def broken(rung: Rung) -> str | None:
-    """What a process in it can do and must not, or that none can be started; None if all is well."""
+    """What a process in it can do and must not, or that none can be started; None if all is
+    well.
+    """
     try:
         found = attempts(rung)
     except SandboxError as error:
@@ -41,7 +43,7 @@ def broken(rung: Rung) -> str | None:
     return f"confined code {', '.join(done)}" if done else None
 
 
-def attempts(rung: Rung) -> dict[str, bool]:
+def attempts(rung: Rung, limits: Limits | None = None) -> dict[str, bool]:
     """By name, whether it succeeded. Raises `SandboxError` if the probe did not run."""
     # in a folder that anybody may pass, so that the sandbox alone is what keeps it out
     with tempfile.TemporaryDirectory(prefix="ossia-probe-") as folder, ExitStack() as listeners:
@@ -66,7 +68,8 @@ def attempts(rung: Rung) -> dict[str, bool]:
         argv = (rung.python, "-I", "-S", rung.place(PROBE), json.dumps(given))
         os.environ[SECRET_NAME] = "1"
         try:
-            ran = run(rung, Job(argv, (PROBE,)), seconds=SECONDS)
+            job = Job(argv, (PROBE,), limits=limits or Limits())
+            ran = run(rung, job, seconds=SECONDS)
         finally:
             del os.environ[SECRET_NAME]
     try:

@@ -90,7 +90,7 @@ DENIED: Mapping[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "mq_open": (240, 180),
 }
-# What changes files without opening them, which Landlock lets pass: owners, modes, times, attributes.
+# What changes files without opening them, which Landlock lets pass: owners, modes, times.
 CHANGES: Mapping[str, tuple[int | None, int | None]] = {
     "chmod": (90, None),
     "fchmod": (91, 52),

@@ -99,13 +99,16 @@ def _page_tables(pid: int) -> int:
     return 0
 
 
-def scratch(pid: int, folder: str) -> tuple[int, int]:
-    """Bytes and files in a file system in memory, as process `pid` sees it. The folder must be one
-    that nobody inside can replace.
+def scratch(pid: int, folder: str, most: int) -> tuple[int, int]:
+    """Bytes and files in a file system of `most` bytes in memory, as process `pid` sees it. The
+    folder must be one that nobody inside can replace. A larger file system is the machine's: the
+    process has not got its own yet.
     """
     try:
         found = os.statvfs(f"/proc/{pid}/root{folder}")
     except OSError:
+        return 0, 0
+    if found.f_blocks * found.f_frsize > most + PAGE:
         return 0, 0
     return (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_files - found.f_ffree
 
