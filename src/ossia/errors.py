@@ -14,6 +14,8 @@
     ├── RequestError            a request that cannot be run: a bad sampling value
     │   └── PromptTooLong         a prompt that leaves no room for an answer
     ├── ToolError               a tool that was declared or called wrongly
+    │   ├── SandboxError          code cannot be confined, or the sandbox does not start
+    │   └── ContainerError        a container that is unknown, expired, full or one too many
     ├── ModelNotFoundError      a name that is not a preset, a path or a model we can download now
     ├── DataError               training data that is damaged, missing or of another vocabulary
     └── TrainingError           a run that cannot go on: bad resume state, loss that is not a number
@@ -124,6 +126,14 @@ class PromptTooLong(RequestError):
 
 class ToolError(OssiaError):
     """A tool that was declared or called wrongly."""
+
+
+class SandboxError(ToolError):
+    """Code that cannot be confined on this machine, or a sandbox that does not start."""
+
+
+class ContainerError(ToolError):
+    """A container or a file in one that is unknown, expired, too large or one too many."""
 
 
 class ModelNotFoundError(OssiaError):

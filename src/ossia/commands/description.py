@@ -18,6 +18,7 @@ from ossia.config import MX_BLOCK, PRESETS, ModelConfig, account, as_dict
 from ossia.figures import human_bytes
 from ossia.llm import sampling_defaults
 from ossia.tokenizer import HARMONY_SPECIALS, Tokenizer
+from ossia.tools import sandbox
 
 BF16 = 2  # bytes
 LABEL = 14  # columns of a name, at least
@@ -79,7 +80,15 @@ def _numbers(config: ModelConfig, stored: dict[str, int]) -> dict[str, Any]:
             dict(zip(("operation", "served_by", "why"), row, strict=True))
             for row in kernels.in_use()
         ],
+        "sandbox": _sandbox(),
     }
+
+
+def _sandbox() -> dict[str, Any]:
+    """What the tool `python` would run code in here. It is proved now, which takes a moment."""
+    found = sandbox.find()
+    chosen = None if found.rung is None else {"name": found.rung.name, "is": found.rung.about}
+    return {"chosen": chosen, "refused": [{"name": n, "why": why} for n, why in found.refused]}
 
 
 def _published_bytes(config: ModelConfig) -> dict[str, int]:
@@ -145,7 +154,7 @@ def as_text(info: dict[str, Any]) -> str:
     parts.append(_config_lines(config))
     if "files" in info:
         parts += [_file_lines(info), _text_lines(info)]
-    parts.append(_kernel_lines(info))
+    parts += [_kernel_lines(info), _sandbox_lines(info["sandbox"])]
     return "\n\n".join("\n".join(part) for part in parts)
 
 
@@ -253,3 +262,14 @@ def _kernel_lines(info: dict[str, Any]) -> Iterator[str]:
     said = "{served_by} ({why})" if reasons else "{served_by}"
     serving = [(kernel["operation"], said.format(**kernel)) for kernel in used]
     yield from in_columns(serving, least=LABEL)
+
+
+def _sandbox_lines(found: dict[str, Any]) -> Iterator[str]:
+    """The one in use, and why none that would be better."""
+    yield "sandbox of the tool python"
+    chosen = found["chosen"] or {"name": "none", "is": "code is not run"}
+    rows = [(chosen["name"], chosen["is"])]
+    for each in found["refused"]:
+        first, *others = each["why"].splitlines()
+        rows += [(f"not {each['name']}", first), *(("", line) for line in others)]
+    yield from in_columns(rows, least=LABEL)
