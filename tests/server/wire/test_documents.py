@@ -220,9 +220,9 @@ async def test_a_reader_ends_with_who_asked(
             super().__init__(*args, **more)
             started.append(self)
 
-    monkeypatch.setattr(documents, "READER", endless)
+    monkeypatch.setattr(documents, "PDF", endless)
     monkeypatch.setattr(documents.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(documents.subprocess, "Popen", Noted)
+    monkeypatch.setattr(subprocess, "Popen", Noted)
     part = chat_file(b"%PDF-1.7", "application/pdf")
     visit = documents.Documents().visit()
     reading = asyncio.ensure_future(visit.read(chat(part)[1]["messages"], "messages"))
@@ -333,5 +333,5 @@ async def test_a_text_is_read_once(
     path, body = chat(chat_file(pdf("Once"), "application/pdf"))
     async with client_for(FINAL) as client:
         assert (await client.post(path, json=body)).status_code == 200
-        monkeypatch.setattr(documents, "_run", None)
+        monkeypatch.setattr(documents, "run_confined", None)
         assert (await client.post(path, json=body)).status_code == 200
