@@ -81,4 +81,4 @@ def _line(text: str) -> str:
 
 def _quoted(text: str) -> str:
     """What the model wrote, on one line."""
-    return " ".join(inert(text).splitlines())
+    return " ".join(text.splitlines())
