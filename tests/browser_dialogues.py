@@ -11,10 +11,30 @@ import random
 from typing import Any
 
 SITE = "https://history.example.org"
-WORDS = (
-    "river stone harbour council winter market bridge letter garden archive engine valley "
-    "copper well-known long-standing mother-in-law treaty island forest 1848 3.5 lamp"
-).split()
+WORDS = [
+    "river",
+    "stone",
+    "harbour",
+    "council",
+    "winter",
+    "market",
+    "bridge",
+    "letter",
+    "garden",
+    "archive",
+    "engine",
+    "valley",
+    "copper",
+    "well-known",
+    "long-standing",
+    "mother-in-law",
+    "treaty",
+    "island",
+    "forest",
+    "1848",
+    "3.5",
+    "lamp",
+]
 
 
 def sentences(seed: int, count: int) -> str:
@@ -52,7 +72,7 @@ print(f(2))</pre>
 <h3 id="notes">Notes</h3><p>Write to <a href="mailto:a@example.org">us</a>.</p>
 <script>var hidden = "harbour";</script>
 </body></html>"""
-LONG = f"<html><head><title>A long book</title></head><body><h1>Book</h1>{chapter(1, 60)}</body></html>"
+LONG = f"<html><head><title>A long book</title></head><h1>Book</h1>{chapter(1, 60)}</html>"
 MANY = (
     "<html><head><title>Index</title></head><body><p>"
     + " ".join(
@@ -104,7 +124,10 @@ SEARCHES = {
     ],
     "wide": [["Wide things", f"{SITE}/wide", "Lines (long)."], ["Index", f"{SITE}/index", "Links"]],
     "words: 【x】": [["Words", f"{SITE}/terms", "Terms."]],
-    "many": [[f"Title {n}", f"https://h{n}.example.com/{n}", f"Snippet {n}." + f" Or {n}." * 9] for n in range(20)],
+    "many": [
+        [f"Title {n}", f"https://h{n}.example.com/{n}", f"Snippet {n}." + f" Or {n}." * 9]
+        for n in range(20)
+    ],
 }
 Call = tuple[str, dict[str, Any]]
 
@@ -134,7 +157,11 @@ DIALOGUES: list[list[Call]] = [
     [searched("many"), scrolled(loc=3, num_lines=4), scrolled(cursor=0, loc=10)],
     [searched("unknown"), scrolled(), found("x")],
     [opened("harbour"), scrolled(id=0), scrolled(id=1, cursor=0), scrolled(id=2, cursor=0)],
-    [opened("harbour", loc=5), opened("harbour", num_lines=3), opened("harbour", loc=2, num_lines=2)],
+    [
+        opened("harbour", loc=5),
+        opened("harbour", num_lines=3),
+        opened("harbour", loc=2, num_lines=2),
+    ],
     [opened("harbour"), scrolled(id=9), scrolled(cursor=7), scrolled(loc=999), scrolled(loc=20)],
     [opened("harbour"), found("nothing like it"), scrolled(cursor=0), found("1848", cursor=0)],
     [opened("harbour"), found("harbour"), found("built"), scrolled(id=0, cursor=1, loc=3)],
@@ -156,7 +183,14 @@ DIALOGUES: list[list[Call]] = [
     [opened("a%20b/%C3%BC?q=%22x%22"), found("encoded"), found("a b/ü", cursor=0)],
     [opened("long/" * 300 + "end"), found("far"), scrolled(id=0)],
     [opened("missing"), scrolled(), opened("missing/" * 200)],
-    [scrolled(), scrolled(id=3), found("x"), scrolled(cursor=0), opened("plain"), scrolled(cursor=1)],
+    [
+        scrolled(),
+        scrolled(id=3),
+        found("x"),
+        scrolled(cursor=0),
+        opened("plain"),
+        scrolled(cursor=1),
+    ],
     [searched("harbour history"), opened("plain"), scrolled(cursor=0), scrolled(id=2, cursor=0)],
     [searched("harbour history"), searched("wide"), searched("nowhere"), scrolled(id=1)],
     [opened("harbour"), scrolled(id=0), scrolled(id=0), scrolled(id=0, cursor=0), found("chapter")],

@@ -99,7 +99,7 @@ class Fetcher:
                     return await _document(url, response)
             finally:
                 await response.aclose()
-            url = urljoin(url, where)
+            url = _joined(url, where)
         raise ToolError(f"it redirects more than {MOST_REDIRECTS} times")
 
     async def _sent(self, url: httpx2.URL) -> httpx2.Response:
@@ -138,6 +138,13 @@ class Fetcher:
             return parse("") if error.status < 500 else None
         text = document.data[:MOST_ROBOTS].decode("utf-8", "replace")
         return await asyncio.to_thread(parse, text)
+
+
+def _joined(url: str, where: str) -> str:
+    try:
+        return urljoin(url, where)
+    except ValueError as error:
+        raise ToolError("the URL is not valid") from error
 
 
 class _StatusError(ToolError):

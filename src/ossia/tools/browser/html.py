@@ -8,20 +8,20 @@ its traps; nothing of where documents come from.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ossia.tools.browser.layout import BLANKS, SCRIPTS, SMALL, Event, layout
 from ossia.tools.browser.needed import needed
 
-MOST_ELEMENTS = 300_000  # of a document; what comes after them is left out
+MOST_EVENTS = 1_000_000  # elements begun, ended, and texts; what comes after them is left out
 LEFT_OUT = "\n\n[The rest of the page is left out.]"
 LONGEST_TITLE = 1024
 LONGEST_LINK = 4096  # characters of a link's URL
 OURS = str.maketrans({"【": "〖", "】": "〗", "◼": "◾", "\u200b": None, "\0": None})
 DAGGER = str.maketrans({"†": "‡"})
+READ = frozenset({"a", "img", "base", "ol"})  # whose attributes matter
 NOT_TEXT = frozenset({"script", "style", "template"})
 # lone surrogates, and what XML has no place for
 UNPRINTABLE = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -58,47 +58,107 @@ def host_of(url: str) -> str:
 
 def read_html(html: str, url: str) -> Readable:
     """`url`: of the document, which its links are relative to. Raises nothing for any text."""
-    root = _parsed(inert(html))
-    if root is None:
-        return Readable()
-    return _Reading(root, url).result()
+    return _Reading(_parsed(inert(html)), url).result()
 
 
-def _parsed(html: str) -> Any:
-    """The tree's root; None for a document without elements."""
+class _Events:
+    """What the parser finds, in order. No tree is built: the parser gives up on deep ones."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.texts: list[str] = []  # the parts of the last event, if that is a text
+        self.cut = False
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        kept = dict(attributes) if tag in READ else {}
+        self._add(Event("start", tag, kept))
+
+    def end(self, tag: str) -> None:
+        self._add(Event("end", tag))
+
+    def data(self, text: str) -> None:
+        last = self.events[-1] if self.events else None
+        if last is not None and last.kind == "text" and not self.cut:
+            self.texts.append(text)
+        else:
+            self._add(Event("text", ""))
+            self.texts = [text]
+
+    def comment(self, text: str) -> None:
+        self._add(Event("start", ""))
+        self._add(Event("end", ""))
+
+    def pi(self, target: str, data: str | None = None) -> None:
+        self.comment("")
+
+    def _add(self, event: Event) -> None:
+        self._finish()
+        self.cut = self.cut or len(self.events) >= MOST_EVENTS
+        if not self.cut:
+            self.events.append(event)
+
+    def _finish(self) -> None:
+        """A text may come in many parts."""
+        if self.events and self.events[-1].kind == "text":
+            self.events[-1].value = "".join(self.texts)
+
+    def close(self) -> _Events:
+        self._finish()
+        return self
+
+
+def _parsed(html: str) -> _Events:
     etree = needed("lxml.etree")
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True)
+    target = _Events()
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True, target=target)
     data = html.encode("utf-8")
     try:
-        return etree.fromstring(data, parser)
+        etree.fromstring(data, parser)
     except etree.XMLSyntaxError:  # "Document is empty"
-        return None
+        return target
+    return target
 
 
 class _Reading:
-    def __init__(self, root: Any, url: str) -> None:
-        self.root = root
+    def __init__(self, found: _Events, url: str) -> None:
+        self.events = found.events
+        self.cut = found.cut
         self.host = host_of(url)
         self.base = url
+        self.title = ""
         self.numbers: dict[str, int] = {}
         self.images = 0
-        self.cut = False
-        base = root.find(".//base[@href]")
-        if base is not None:
-            self.base = _joined_url(url, base.get("href")) or url
+        self.ends, self.texts = _places(self.events)
+        self._read_head(url)
 
     def result(self) -> Readable:
         text = layout(self._merged())
         if self.cut:
             text += LEFT_OUT
-        title = self.root.find(".//title")
-        words = one_line(title.text or "").strip() if title is not None else ""
-        return Readable(words[:LONGEST_TITLE], text, list(self.numbers))
+        return Readable(self.title[:LONGEST_TITLE], text, list(self.numbers))
+
+    def _read_head(self, url: str) -> None:
+        """The first title, and the first base of links."""
+        title: int | None = None
+        base: str | None = None
+        for at, event in enumerate(self.events):
+            if event.kind != "start":
+                continue
+            if event.value == "title" and title is None:
+                title = at
+            if event.value == "base" and base is None:
+                base = event.attributes.get("href")
+        if title is not None:
+            self.title = one_line("".join(self._inside(title))).strip()
+        if base is not None:
+            self.base = _joined_url(url, base) or url
 
     def _merged(self) -> Iterator[Event]:
-        """The walk's events, with texts that follow each other as one."""
+        """The document's events with texts for links, images and small print; texts that follow
+        each other are one.
+        """
         texts: list[str] = []
-        for event in self._events():
+        for event in self._replaced():
             if event.kind == "text":
                 texts.append(event.value)
                 continue
@@ -109,81 +169,85 @@ class _Reading:
         if texts:
             yield Event("text", "".join(texts))
 
-    def _events(self) -> Iterator[Event]:
-        open_nodes: list[tuple[Any, str]] = []
-        node = self.root
-        seen = 0
-        while node is not None:
-            seen += 1
-            tag = node.tag if isinstance(node.tag, str) else ""
-            replaced = self._replaced(node, tag)
-            child = None
-            if replaced is None:
-                yield Event("start", tag, node)
-                if tag and node.text:
-                    yield Event("text", node.text)
-                child = node[0] if tag and len(node) else None
-            elif replaced:
-                yield Event("text", replaced)
-            if seen >= MOST_ELEMENTS:
-                self.cut = True
-                return
-            open_nodes.append((node, tag if replaced is None else "-"))
-            node = child
-            while node is None and open_nodes:
-                done, its = open_nodes.pop()
-                if its != "-":
-                    yield Event("end", its)
-                if done.tail and done is not self.root:
-                    yield Event("text", done.tail)
-                node = done.getnext() if open_nodes else None
+    def _replaced(self) -> Iterator[Event]:
+        at = 0
+        while at < len(self.events):
+            event = self.events[at]
+            text = self._standing_for(at, event) if event.kind == "start" else None
+            if text is None:
+                yield event
+                at += 1
+            else:
+                if text:
+                    yield Event("text", text)
+                at = self.ends[at] + 1
 
-    def _replaced(self, node: Any, tag: str) -> str | None:
-        """The text that stands for the whole element; None if it is walked into."""
-        match tag:
+    def _standing_for(self, at: int, event: Event) -> str | None:
+        """The text that stands for a whole element; None if it is read on."""
+        match event.value:
             case "a":
-                return self._link(node)
+                return self._link(at, event)
             case "img":
-                return self._image(node)
+                return self._image(event)
             case "sup" | "sub":
-                simple = node.text or ""
-                if not len(node) and SMALL.fullmatch(simple):
-                    return SCRIPTS[tag] % simple
+                inside = self.events[at + 1] if self.ends[at] == at + 2 else event
+                if inside.kind == "text" and SMALL.fullmatch(inside.value):
+                    return SCRIPTS[event.value] % inside.value
         return None
 
-    def _image(self, node: Any) -> str:
-        name = node.get("alt", node.get("title"))
+    def _image(self, event: Event) -> str:
+        name = event.attributes.get("alt", event.attributes.get("title"))
         text = f"[Image {self.images}: {name}]" if name else f"[Image {self.images}]"
         self.images += 1
         return text
 
-    def _link(self, node: Any) -> str | None:
-        href = node.get("href")
-        if href is None:
-            return None
+    def _link(self, at: int, event: Event) -> str | None:
+        href = event.attributes.get("href")
+        if href is None or self.texts[at] == self.texts[min(self.ends[at], len(self.events) - 1)]:
+            return None  # an anchor, or around an image
         is_place = href.startswith("#")
         target = "" if is_place else _joined_url(self.base, href)
         if not (is_place or target):
             return None
-        text = one_line(" ".join(_texts(node))).translate(DAGGER)
-        if not text or is_place:  # an image, or a place on this page
-            return text or None
+        text = one_line(" ".join(self._inside(at))).translate(DAGGER)
+        if is_place:
+            return text
         number = self.numbers.setdefault(target, len(self.numbers))
         host = host_of(target)
         if host == self.host:
             return f"【{number}†{text}】"
         return f"【{number}†{text}†{host}】"
 
+    def _inside(self, at: int) -> Iterator[str]:
+        """The texts in an element, without those of scripts."""
+        end = self.ends[at]
+        at += 1
+        while at < end:
+            event = self.events[at]
+            if event.kind == "text":
+                yield event.value
+            is_skipped = event.kind == "start" and event.value in NOT_TEXT
+            at = self.ends[at] if is_skipped else at + 1
 
-def _texts(node: Any) -> Iterator[str]:
-    """The texts inside an element, without those of scripts and comments."""
-    events = needed("lxml.etree").iterwalk(node, events=("start", "end", "comment", "pi"))
-    for event, each in events:
-        is_read = event == "start" and each.tag not in NOT_TEXT
-        if is_read and each.text:
-            yield each.text
-        if event != "start" and each is not node and each.tail:
-            yield each.tail
+
+def _places(events: Sequence[Event]) -> tuple[list[int], list[int]]:
+    """For every event, where its element ends, and how many texts that are read come before it."""
+    ends = [len(events)] * len(events)
+    texts = []
+    count = 0
+    scripts = 0
+    opened: list[int] = []
+    for at, event in enumerate(events):
+        texts.append(count)
+        if event.kind == "text":
+            count += not scripts
+        elif event.kind == "start":
+            opened.append(at)
+            scripts += event.value in NOT_TEXT
+        elif opened:
+            ends[opened.pop()] = at
+            scripts -= event.value in NOT_TEXT
+    return ends, texts
 
 
 def _joined_url(base: str, href: str) -> str:

@@ -14,9 +14,9 @@ tool that gpt-oss was trained with. Deep documents are walked with a stack of ou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 HEADINGS = {f"h{level}": "#" * level for level in range(1, 7)}
 # what stands apart from the text around it
@@ -34,6 +34,7 @@ UNSEEN = frozenset({"head", "style", "script", "template", "math"})
 CODE = frozenset({"code", "tt", "kbd"})
 MARKS = {"del": "~~", "s": "~~", "strike": "~~", "q": '"'}
 INDENT = "    "
+DEEPEST = 40  # of lists and quotes: those inside are shown no deeper
 BLANKS = re.compile(r"\s+")
 BLANK_LINES = re.compile(r"^\s+$", re.MULTILINE)
 NEWLINES = re.compile(r"\n(?:\s*\n)+")
@@ -48,7 +49,7 @@ class Event:
 
     kind: Literal["text", "start", "end"]
     value: str
-    node: Any = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 def layout(events: Iterator[Event]) -> str:
@@ -150,7 +151,7 @@ class _Writer:
             self.fresh = self.fresh and bool(self.lists)
         elif tag == "blockquote":
             if starts:
-                self.output("> ", quotes=">" * self.quotes)
+                self.output("> ", quotes=self.prefix.rstrip())
                 self.fresh = True
             self.quotes += step
         elif starts and tag in HEADINGS:
@@ -173,7 +174,7 @@ class _Writer:
         if tag == "dd":
             self.output(INDENT)
         elif tag == "li":
-            indent = "".join(each.indent for each in self.lists[:-1])
+            indent = "".join(each.indent for each in self.lists[:-1][:DEEPEST])
             marker = self.lists[-1].marker() if self.lists else "* "
             self.output(f"{'  ' * bool(self.lists)}{indent}{marker}")
             self.fresh = True
@@ -203,12 +204,14 @@ class _Writer:
     @property
     def prefix(self) -> str:
         """What a line in a quote begins with."""
-        return ">" * self.quotes + " " * bool(self.quotes)
+        return ">" * min(self.quotes, DEEPEST) + " " * bool(self.quotes)
 
     def output(self, text: str, quotes: str | None = None) -> None:
         prefix = self.prefix if quotes is None else quotes
         if self.typed:
-            inside = INDENT + "  " * bool(self.lists) + "".join(it.indent for it in self.lists)
+            inside = (
+                INDENT + "  " * bool(self.lists) + "".join(it.indent for it in self.lists[:DEEPEST])
+            )
             continues = self.parts and (self.fresh or not self.breaks)
             text = text.replace("\n", f"\n{prefix}{inside}")
             text = text if continues else inside + text
@@ -239,7 +242,7 @@ class _List:
         if event.value == "ul":
             return cls(None)
         try:
-            return cls(int(event.node.get("start", "1")[:9]) - 1)
+            return cls(int(event.attributes.get("start", "1")[:9]) - 1)
         except ValueError:
             return cls(0)
 

@@ -51,7 +51,7 @@ class Guard:
         if url.userinfo:
             raise ToolError("a URL with a user name is not opened")
         host = url.host
-        port = url.port or DEFAULT_PORTS[url.scheme]
+        port = DEFAULT_PORTS[url.scheme] if url.port is None else url.port
         if not host:
             raise ToolError("the URL has no host")
         if self.ports is not None and port not in self.ports:
