@@ -7,13 +7,13 @@ import base64
 import importlib.util
 import signal
 import subprocess
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pdf_files import pdf
 
 from ossia.server.wire import documents
 from ossia.server.wire.content import UNREADABLE
@@ -23,36 +23,6 @@ pytestmark = pytest.mark.anyio
 FINAL = "<|channel|>final<|message|>Fine.<|return|>"
 needs_pypdf = pytest.mark.skipif(importlib.util.find_spec("pypdf") is None, reason="needs pypdf")
 QUESTION = "What does it say?"
-
-
-def pdf(*pages: str, content: bytes | None = None) -> bytes:
-    """A small file with a line of text on each page, or with the `content` of its only one."""
-    streams = [content] if content is not None else [
-        f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode() for text in pages
-    ]  # fmt: skip
-    kids = " ".join(f"{4 + 2 * n} 0 R" for n in range(len(streams)))
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        f"<< /Type /Pages /Kids [{kids}] /Count {len(streams)} >>".encode(),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    for n, stream in enumerate(streams):
-        packed = zlib.compress(stream)
-        objects += [
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents {5 + 2 * n} 0 R "
-            "/Resources << /Font << /F1 3 0 R >> >> >>".encode(),
-            f"<< /Length {len(packed)} /Filter /FlateDecode >>\nstream\n".encode()
-            + packed + b"\nendstream",
-        ]  # fmt: skip
-    out = b"%PDF-1.4\n"
-    places = []
-    for n, body in enumerate(objects, 1):
-        places.append(len(out))
-        out += f"{n} 0 obj\n".encode() + body + b"\nendobj\n"
-    table = "".join(f"{place:010} 00000 n \n" for place in places)
-    end = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}"
-    end += f"trailer << /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n"
-    return out + end.encode()
 
 
 def b64(data: bytes) -> str:
@@ -220,9 +190,9 @@ async def test_a_reader_ends_with_who_asked(
             super().__init__(*args, **more)
             started.append(self)
 
-    monkeypatch.setattr(documents, "READER", endless)
+    monkeypatch.setattr(documents, "PDF", endless)
     monkeypatch.setattr(documents.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(documents.subprocess, "Popen", Noted)
+    monkeypatch.setattr(subprocess, "Popen", Noted)
     part = chat_file(b"%PDF-1.7", "application/pdf")
     visit = documents.Documents().visit()
     reading = asyncio.ensure_future(visit.read(chat(part)[1]["messages"], "messages"))
@@ -333,5 +303,5 @@ async def test_a_text_is_read_once(
     path, body = chat(chat_file(pdf("Once"), "application/pdf"))
     async with client_for(FINAL) as client:
         assert (await client.post(path, json=body)).status_code == 200
-        monkeypatch.setattr(documents, "_run", None)
+        monkeypatch.setattr(documents, "run_confined", None)
         assert (await client.post(path, json=body)).status_code == 200

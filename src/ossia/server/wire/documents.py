@@ -2,9 +2,9 @@
 read.
 
 Knows the parts that hold files in every API; nothing of what messages mean. A PDF is read by a
-process of its own (pdf.py), two at a time, each with limits of time and memory; a request has so
-many seconds for all of its own, and so many characters for documents of every kind. A text that was
-read lately is kept: every turn sends it again.
+process of its own (`tools/pdf.py`), two at a time, each with limits of time and memory; a request
+has so many seconds for all of its own, and so many characters for documents of every kind. A text
+that was read lately is kept: every turn sends it again.
 """
 
 from __future__ import annotations
@@ -15,11 +15,8 @@ import binascii
 import hashlib
 import importlib.util
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cachetools import LRUCache
@@ -27,8 +24,8 @@ from cachetools import LRUCache
 from ossia.server.wire.content import RESULTS, UNSUPPORTED, text_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
+from ossia.tools.confined import PDF, run_confined
 
-READER = Path(__file__).with_name("pdf.py")
 SECONDS = 20.0  # for the PDFs of a request, waiting for others not counted
 AT_ONCE = 2
 KEPT = 16 << 20  # characters
@@ -159,36 +156,11 @@ class Visit:
             raise part.wrong(NO_READER, UNSUPPORTED)
         async with self.room:
             begun = time.monotonic()
-            text, why = await _run(raw, self.left)
+            read, why = await run_confined(PDF, raw, self.left)
             self.left = max(0.0, self.left - (time.monotonic() - begun))
         if why:
             raise part.wrong(f"is a PDF that is not read: {why}", UNSUPPORTED)
+        text = read.decode("utf-8", "replace").replace("\f", "\n\n")
         if len(text) <= KEPT:
             self.texts[digest] = text
         return text
-
-
-async def _run(raw: bytes, seconds: float) -> tuple[str, str]:
-    """The text, and what is wrong. The process ends with this, however this ends."""
-    pipe = subprocess.PIPE
-    command = (sys.executable, "-P", str(READER))
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
-    try:
-        return await asyncio.to_thread(_read, process, raw, seconds)
-    finally:
-        process.kill()  # nothing happens to one that has ended
-
-
-def _read(process: subprocess.Popen[bytes], raw: bytes, seconds: float) -> tuple[str, str]:
-    with process:
-        try:
-            out, errors = process.communicate(raw, seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return "", "it takes too long"
-    if process.returncode < 0:  # by the limit of its processor time
-        return "", "it takes too long"
-    if process.returncode:
-        lines = errors.decode("utf-8", "replace").strip().splitlines()
-        return "", lines[-1][:200] if lines else "it cannot be read"
-    return out.decode("utf-8", "replace"), ""

@@ -1,8 +1,8 @@
-"""A PDF on stdin, its text on stdout: a program of its own, with limits, because a hostile file can
-keep any reader busy for ever.
+"""A PDF on stdin, its text on stdout, with a form feed between pages: a program of its own, because
+a hostile file can keep any reader busy for ever.
 
-Run by path, so that nothing but pypdf is imported. An exit status above 0 comes with the reason on
-stderr.
+`confined.py` runs it by path, so that nothing but pypdf is imported. An exit status above 0 comes
+with the reason on stderr.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ import io
 import logging
 import sys
 
-SECONDS = 10  # of processor time
-MEMORY = 1 << 30  # bytes of address space
 TEXT = 4 << 20  # characters: several times what a context holds
 
 
 def main() -> None:
-    _limit()
     logging.disable()  # what pypdf repairs on its way is nobody's concern
     try:
         text = _text(sys.stdin.buffer.read())
@@ -30,16 +27,6 @@ def main() -> None:
     sys.stdout.buffer.write(text.encode("utf-8", "replace"))
 
 
-def _limit() -> None:
-    """Where the system has limits; elsewhere only the caller's patience ends it."""
-    try:
-        import resource
-    except ImportError:
-        return
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-
-
 def _text(data: bytes) -> str:
     from pypdf import PdfReader
 
@@ -49,11 +36,11 @@ def _text(data: bytes) -> str:
     pages: list[str] = []
     length = 0
     for page in reader.pages:
-        pages.append(page.extract_text())
+        pages.append(page.extract_text().replace("\f", "\n"))
         length += len(pages[-1])
         if length > TEXT:
             sys.exit(f"it has more than {TEXT} characters of text")
-    return "\n\n".join(pages)
+    return "\f".join(pages)
 
 
 if __name__ == "__main__":
