@@ -126,6 +126,10 @@ class ToolError(OssiaError):
     """A tool that was declared or called wrongly."""
 
 
+class PatchError(ToolError):
+    """A patch that cannot be read or does not fit the files. Nothing was written."""
+
+
 class ModelNotFoundError(OssiaError):
     """A model name that is neither a preset, a path nor something that can be downloaded now."""
 

@@ -46,5 +46,10 @@ BROWSER = ToolKind(
 PYTHON = ToolKind(
     "python", "code_interpreter_call", "ci", frozenset({"code_interpreter", "python"})
 )
-KINDS = (FUNCTION, BROWSER, PYTHON)
+APPLY_PATCH = ToolKind(
+    "apply_patch", "apply_patch_call", "apc", frozenset({"apply_patch"}), in_system=False
+)
+SHELL = ToolKind("shell", "shell_call", "sh", frozenset({"shell"}), in_system=False)
+MCP = ToolKind("mcp", "mcp_call", "mcp", frozenset({"mcp"}), in_system=False)
+KINDS = (FUNCTION, BROWSER, PYTHON, APPLY_PATCH, SHELL, MCP)
 WIRE_TYPES = frozenset().union(*(kind.wire_types for kind in KINDS))
