@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ MOST_BYTES = 10 << 20  # of a file
 MOST_PATH = 4096  # characters
 MOST_NAMES = 10_000  # of a folder, among which a similar one is looked for
 FORBIDDEN = (".git",)  # its hooks and settings are programs that somebody else runs
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+OPENS_BELOW = os.open in os.supports_dir_fd  # not on Windows, which lacks the flags, too
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+_FILE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | NO_LINK
 Parts: TypeAlias = tuple[str, ...]
 
 
@@ -61,10 +63,6 @@ def _wrong_with(path: str) -> str | None:
         return f"is longer than {MOST_PATH} characters"
     if any(ord(character) < 32 or ord(character) == 127 for character in path):
         return "has control characters"
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "is no text in UTF-8"
     return None
 
 
@@ -72,12 +70,12 @@ class Jail:
     """Raises PatchError when the folder cannot be opened, and from its methods."""
 
     def __init__(self, root: Path | str) -> None:
-        if os.open not in os.supports_dir_fd or sys.platform == "win32":
+        if not OPENS_BELOW:
             raise PatchError(
                 "apply_patch needs a system that opens files below a folder: Linux, macOS"
             )
         try:
-            self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._root = os.open(root, _FOLDER)
         except OSError as error:
             raise PatchError(f"{root}: cannot be opened as a folder: {error.strerror}") from error
 
@@ -108,7 +106,7 @@ class Jail:
     def _enter(self, held: int, parts: Parts, name: str, made: list[Parts] | None) -> int:
         with _named(parts):
             try:
-                return os.open(name, _DIRECTORY, dir_fd=held)
+                return os.open(name, _FOLDER | NO_LINK, dir_fd=held)
             except FileNotFoundError:
                 if made is None:
                     raise
@@ -121,12 +119,12 @@ class Jail:
                 made.append(parts)
             except FileExistsError:
                 pass  # made by another at the same time
-            return os.open(name, _DIRECTORY, dir_fd=held)
+            return os.open(name, _FOLDER | NO_LINK, dir_fd=held)
 
     def kind(self, parts: Parts) -> str | None:
         """What stands there: "a file", "a folder", "a symbolic link", ...; None: nothing."""
         try:
-            with self.folder_of(parts) as folder:
+            with self.folder_of(parts) as folder, _named(parts):
                 return _kind(folder, parts[-1])
         except FileNotFoundError:
             return None
@@ -181,8 +179,7 @@ def _read(folder: int, parts: Parts) -> Found:
         raise FileNotFoundError
     if kind != "a file":
         raise PatchError(f"{_shown(parts)} is {kind}, not a file")
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with open(os.open(name, flags, dir_fd=folder), "rb") as file:
+    with open(os.open(name, _FILE, dir_fd=folder), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
             raise PatchError(f"{_shown(parts)} is no longer a file")

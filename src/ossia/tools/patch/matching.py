@@ -199,9 +199,9 @@ def _likely_places(lines: _Lines, old: Sequence[str], start: int) -> list[int]:
     texts = lines.at_level(loosest)
     wanted = [LEVELS[loosest](text) for text in old]
     anchors: dict[str, int] = {}
-    for index, text in enumerate(wanted):
+    for place, text in enumerate(wanted):
         if text:
-            anchors.setdefault(text, index)
+            anchors.setdefault(text, place)
     begins: dict[int, None] = {}
     for at in range(start, len(texts)):
         index = anchors.get(texts[at])

@@ -35,6 +35,7 @@ SHOWN = 200  # characters of a line in an error
 NO_NEWLINE = "\\ No newline at end of file"  # a line of git's, which says nothing here
 # `-1,3 +1,4 @@ def f():`, what follows the first @@ in a diff of git's
 _NUMBERS = re.compile(r"-\d+(,\d+)? \+\d+(,\d+)? @@.*")
+_LONE = re.compile("[\ud800-\udfff]")
 Change: TypeAlias = Literal[" ", "-", "+"]
 
 
@@ -99,6 +100,8 @@ def read_patch(text: str) -> Patch:
             f"the patch has {len(text):,} characters, and {MOST_CHARACTERS:,} are allowed: "
             "make it smaller, or several of it"
         )
+    if _LONE.search(text):
+        raise PatchError("the patch is no text in UTF-8: it has halves of characters")
     found = unwrapped(text)
     return _Reader(found.lines, found.notes, found.newline).read()
 

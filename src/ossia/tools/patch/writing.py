@@ -13,10 +13,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from ossia.errors import PatchError
-from ossia.tools.patch.jail import Jail, Parts, stamp_of
+from ossia.tools.patch.jail import NO_LINK, Jail, Parts, stamp_of
 from ossia.tools.patch.planning import Planned
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_LINK
 
 
 def write(plan: Sequence[Planned], jail: Jail) -> None:
