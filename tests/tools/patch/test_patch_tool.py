@@ -18,17 +18,17 @@ import pytest
 import ossia
 from ossia.errors import PatchError
 from ossia.harmony import Conversation, LarkFormat
-from ossia.harmony.grammar.bodies import body_format
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
 from ossia.tools.patch import ApplyPatch, jail, writing
 from ossia.tools.patch.declaration import GRAMMAR
+from ossia.tools.toolbox import TextFunction
 
 
-def apply(root: Path, sections: str) -> ToolResult:
-    sessions = Sessions(SessionKey())
+def apply(tool: ApplyPatch | Path, sections: str) -> ToolResult:
+    tool = ApplyPatch(tool) if isinstance(tool, Path) else tool
     text = f"*** Begin Patch\n{sections}*** End Patch\n"
-    (result,) = sessions.call_all([(ApplyPatch(root), "apply_patch", text)])
+    (result,) = Sessions(SessionKey()).call_all([(tool, "apply_patch", text)])
     return result
 
 
@@ -216,6 +216,7 @@ def test_what_fails_half_way_is_undone(
         root = tmp_path / f"{nth}"
         lay(root, a="one\n", b="b\n", d="one\n", e="one\n")
         before = files(root)
+        tool = ApplyPatch(root)
         count = nth
 
         def failing(*args: object, **named: object) -> object:
@@ -232,7 +233,7 @@ def test_what_fails_half_way_is_undone(
             patching.setattr(writing.os, name, failing)
             if not can_link and name != "link":
                 patching.setattr(writing.os, "link", linkless)
-            result = apply(root, PATCH_OF_ALL)
+            result = apply(tool, PATCH_OF_ALL)
         left = {path: text for path, text in files(root).items() if ".ossia-" not in path}
         if name != "unlink":  # by which temporary names go
             assert left == files(root)
@@ -326,9 +327,7 @@ def test_the_folder_is_the_one_that_was_opened(tmp_path: Path) -> None:
     tool = ApplyPatch(root)
     root.rename(tmp_path / "moved")
     lay(tmp_path / "root", a="one\n")
-    sessions = Sessions(SessionKey())
-    text = f"*** Begin Patch\n*** Update File: a\n{CHANGE}*** End Patch"
-    assert not sessions.call_all([(tool, "apply_patch", text)])[0].failed
+    assert not apply(tool, f"*** Update File: a\n{CHANGE}").failed
     assert files(tmp_path) == {"moved/a": "two\n", "root/a": "one\n"}
 
 
@@ -368,9 +367,8 @@ def test_how_it_is_declared(tmp_path: Path) -> None:
     developer = toolbox.developer(None)
     assert developer and [each.name for each in developer.tools] == ["apply_patch"]
     assert "*** Begin Patch" in developer.tools[0].description
-    assert isinstance(
-        body_format({"type": "grammar", "syntax": "lark", "definition": GRAMMAR}), LarkFormat
-    )
+    (function,) = tool.namespace.tools
+    assert isinstance(function, TextFunction) and function.format == LarkFormat(GRAMMAR)
     assert Toolbox.of(Conversation(()), (tool,)).by_recipient.keys() == {"functions.apply_patch"}
 
 
@@ -394,11 +392,13 @@ def may_say(tokenizer: Tokenizer, toolbox: Toolbox, text: str) -> bool:
         ("*** Begin Patch\n*** Add File: a\n+x\n+\n*** End Patch", True),
         ("*** Begin Patch\n*** Delete File: a b\n*** End Patch\n", True),
         (
-            "*** Begin Patch\n*** Update File: a\n*** Move to: b\n*** Delete File: c\n*** End Patch",
+            "*** Begin Patch\n*** Update File: a\n*** Move to: b\n*** Delete File: c\n"
+            "*** End Patch",
             True,
         ),
         (
-            "*** Begin Patch\n*** Update File: a\n-x\n@@ f\n@@ g\n \n+y\n*** End of File\n*** End Patch",
+            "*** Begin Patch\n*** Update File: a\n-x\n@@ f\n@@ g\n \n+y\n*** End of File\n"
+            "*** End Patch",
             True,
         ),
         ("*** Begin Patch\n*** End Patch", False),

@@ -99,8 +99,9 @@ class _Planner:
 
     def _update(self, parts: Parts, section: UpdateFile, before: Planned | None) -> None:
         old = None if before else self._old(parts)
-        source = old.data if old else before.data if before else None
-        text = updated(FileText.of(source or b""), section.hunks)
+        source = old or before
+        data = source.data if source else None
+        text = updated(FileText.of(data or b""), section.hunks)
         target = self._target(parts, section)
         if before and target:  # a new file, under its last name
             del self.planned[parts]
