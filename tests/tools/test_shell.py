@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
-from ossia.tools.shell import Ran, Shell, cut
+from ossia.tools.shell import Ran, Shell
+from ossia.tools.texts import clean, cut
 
 
 class Recorder:
@@ -70,10 +71,12 @@ def test_output_is_cut_whatever_the_runner_says() -> None:
     recorder = Recorder(Ran("o" * 1000, "e" * 1000, 0))
     result = called(recorder, {"commands": ["x"], "max_output_length": 100})
     output = result.outputs[0]
-    assert output["stdout"].count("o") - output["stdout"].count("out") == 45
+    assert output["stdout"].count("o") == 50 + 1  # and that of "out"
     assert "characters left out" in output["stderr"] and len(output["stderr"]) < 110
     assert cut("abcdef", 3) == "ab\n[... 3 characters left out ...]\nf"
     assert cut("abcdef", 0) == "\n[... 6 characters left out ...]\n"
+    assert clean(" a\x1b[2Jb\n\x00c\ud800 ", 9) == "a[2Jb\nc"
+    assert clean("abcdef", 5) == "ab..."
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tools.kinds import SHELL, ToolKind
 from ossia.tools.protocol import MaybeAwaitable, SessionKey, ToolResult
+from ossia.tools.texts import cut
 
 SECONDS = 120.0  # of a command, unless it is given another limit
 MOST_SECONDS = 600.0
@@ -81,8 +82,10 @@ class Arguments:
         if not isinstance(value, dict):
             raise ToolError('the arguments of shell are an object: {"commands": ["ls"]}')
         commands = value.get("commands")
-        is_list = isinstance(commands, list) and 0 < len(commands) <= MOST_COMMANDS
-        if not is_list or not all(isinstance(each, str) and "\0" not in each for each in commands):
+        if not isinstance(commands, list):
+            commands = []
+        are_texts = all(isinstance(each, str) and "\0" not in each for each in commands)
+        if not 0 < len(commands) <= MOST_COMMANDS or not are_texts:
             raise ToolError(f"`commands` must be a list of 1 to {MOST_COMMANDS} strings")
         seconds = _number(value, "timeout_ms", SECONDS * 1000) / 1000
         limit = _number(value, "max_output_length", CHARACTERS)
@@ -166,17 +169,9 @@ async def _value(given: MaybeAwaitable[Ran]) -> Ran:
 
 def _within(ran: Ran, limit: int) -> Ran:
     """Whatever the runner says. The error stream may take half."""
-    stderr = cut(ran.stderr, max(limit // 2, limit - len(ran.stdout)))
-    return Ran(cut(ran.stdout, limit - min(limit, len(stderr))), stderr, ran.outcome)
-
-
-def cut(text: str, limit: int) -> str:
-    """Head and tail of a text that has more than `limit` characters."""
-    if len(text) <= limit:
-        return text
-    head = (limit + 1) // 2
-    tail = text[len(text) - (limit - head) :]
-    return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{tail}"
+    of_stderr = min(len(ran.stderr), max(limit // 2, limit - len(ran.stdout)))
+    stdout = cut(ran.stdout, limit - of_stderr)
+    return Ran(stdout, cut(ran.stderr, of_stderr), ran.outcome)
 
 
 def _output(ran: Ran) -> dict[str, Any]:

@@ -281,7 +281,11 @@ class Toolbox:
         return made
 
     def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
-        strict = {t.recipient for t in self._targets() if t.tool or t.short_name in self.strict}
+        strict = {
+            target.recipient
+            for target in self._targets()
+            if (target.tool and target.tool.kind.is_strict) or target.short_name in self.strict
+        }
         custom = [CustomTool(tool.name, tool.format) for tool in self.text_functions]
         spaces = (
             *self.namespaces,
