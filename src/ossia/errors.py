@@ -136,6 +136,14 @@ class ContainerError(ToolError):
     """A container or a file in one that is unknown, expired, too large or one too many."""
 
 
+class PatchError(ToolError):
+    """A patch that cannot be read or does not fit the files. Nothing was written."""
+
+
+class McpError(ToolError):
+    """An MCP server, or what is configured of one, that cannot be used."""
+
+
 class ModelNotFoundError(OssiaError):
     """A model name that is neither a preset, a path nor something that can be downloaded now."""
 

@@ -17,7 +17,8 @@ class ToolKind:
 
     `item`: the type of the item that clients see of a call; `id_prefix`: that of the item's id.
     `wire_types`: what requests call it when they ask for it. `in_system`: whether the model reads
-    its declaration in the system message; otherwise in the developer message.
+    its declaration in the system message; otherwise in the developer message. `is_strict`: its
+    schemas are ours, and what cannot be enforced of them is an error; others' are relaxed.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ToolKind:
     id_prefix: str
     wire_types: frozenset[str] = frozenset()
     in_system: bool = True
+    is_strict: bool = True
 
 
 FUNCTION = ToolKind("function", "function_call", "fc", in_system=False)
@@ -46,5 +48,10 @@ BROWSER = ToolKind(
 PYTHON = ToolKind(
     "python", "code_interpreter_call", "ci", frozenset({"code_interpreter", "python"})
 )
-KINDS = (FUNCTION, BROWSER, PYTHON)
+APPLY_PATCH = ToolKind(
+    "apply_patch", "apply_patch_call", "apc", frozenset({"apply_patch"}), in_system=False
+)
+SHELL = ToolKind("shell", "shell_call", "sh", frozenset({"shell"}), in_system=False)
+MCP = ToolKind("mcp", "mcp_call", "mcp", frozenset({"mcp"}), in_system=False, is_strict=False)
+KINDS = (FUNCTION, BROWSER, PYTHON, APPLY_PATCH, SHELL, MCP)
 WIRE_TYPES = frozenset().union(*(kind.wire_types for kind in KINDS))

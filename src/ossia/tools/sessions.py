@@ -125,7 +125,7 @@ def _finished(given: Sequence[MaybeAwaitable[Value]]) -> Iterator[Value]:
     started: list[Value | Future[Value]] = []
     for each in given:
         if isinstance(each, Awaitable):
-            started.append(asyncio.run_coroutine_threadsafe(_value(each), _loop()))
+            started.append(asyncio.run_coroutine_threadsafe(_value(each), background_loop()))
         else:
             started.append(each)
     try:
@@ -139,7 +139,7 @@ def _finished(given: Sequence[MaybeAwaitable[Value]]) -> Iterator[Value]:
 
 
 @cache
-def _loop() -> asyncio.AbstractEventLoop:
+def background_loop() -> asyncio.AbstractEventLoop:
     """One event loop for the process, in a thread that ends with it."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="ossia-tools", daemon=True).start()

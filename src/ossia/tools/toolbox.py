@@ -43,6 +43,13 @@ TEXT_INPUT = {"type": "string"}  # the parameters that a custom tool is declared
 
 
 @dataclass(frozen=True)
+class TextFunction(FunctionTool):
+    """A function whose input is text, as the model reads it. One of ours is in its namespace."""
+
+    format: RegexFormat | LarkFormat | None = None
+
+
+@dataclass(frozen=True)
 class DeclaredCustom:
     """A custom tool: its input is text, free or following a grammar."""
 
@@ -50,12 +57,13 @@ class DeclaredCustom:
     description: str = ""
     format: RegexFormat | LarkFormat | None = None
 
-    def declared(self) -> FunctionTool:
+    def declared(self) -> TextFunction:
         parts = [self.description]
         match self.format:
             case RegexFormat(pattern=text) | LarkFormat(grammar=text):
                 parts.append(f"Its input must follow this grammar:\n{text}")
-        return FunctionTool(self.name, "\n\n".join(part for part in parts if part), TEXT_INPUT)
+        shown = "\n\n".join(part for part in parts if part)
+        return TextFunction(self.name, shown, TEXT_INPUT, self.format)
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class ToolTarget:
     namespace: str | None = None
     parameters: Any = None
     tool: Tool | None = None
+    is_text: bool = False
 
     @property
     def recipient(self) -> str:
@@ -103,7 +112,7 @@ class ToolTarget:
     @property
     def takes_text(self) -> bool:
         """Whether the body of a call is text, rather than JSON arguments."""
-        return self.kind == "custom" or not self.name
+        return self.kind == "custom" or self.is_text or not self.name
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ class Toolbox:
         self, instructions: str | None, formats: Sequence[ResponseFormat] = ()
     ) -> DeveloperContent | None:
         """The developer message's content; None if there is nothing to say."""
-        functions = (*self.json_functions, *(tool.declared() for tool in self.custom))
+        functions = (*self.json_functions, *self.text_functions)
         spaces = (*self.namespaces, *self._namespaces(in_system=False))
         if not (instructions or functions or spaces or formats):
             return None
@@ -190,9 +199,20 @@ class Toolbox:
 
     @property
     def json_functions(self) -> tuple[FunctionTool, ...]:
-        """The functions outside of namespaces, the caller's and ours."""
+        """The functions outside of namespaces that take JSON, the caller's and ours."""
+        ours = [each for each in self._our_functions if not isinstance(each, TextFunction)]
+        return (*self.functions, *ours)
+
+    @property
+    def text_functions(self) -> tuple[TextFunction, ...]:
+        """The custom tools, the caller's and ours."""
+        ours = [each for each in self._our_functions if isinstance(each, TextFunction)]
+        return (*(tool.declared() for tool in self.custom), *ours)
+
+    @property
+    def _our_functions(self) -> tuple[FunctionTool, ...]:
         ours = [tool.namespace for tool in self.builtin if tool.namespace.name == FUNCTIONS]
-        return (*self.functions, *(function for space in ours for function in space.tools))
+        return tuple(function for space in ours for function in space.tools)
 
     def _namespaces(self, *, in_system: bool) -> tuple[ToolNamespace, ...]:
         return tuple(
@@ -231,7 +251,8 @@ class Toolbox:
         for builtin in self.builtin:
             name = builtin.namespace.name
             for tool in builtin.namespace.tools:
-                yield ToolTarget("builtin", tool.name, name, tool.parameters, builtin)
+                is_text = isinstance(tool, TextFunction)
+                yield ToolTarget("builtin", tool.name, name, tool.parameters, builtin, is_text)
             if not builtin.namespace.tools:
                 yield ToolTarget("builtin", "", name, None, builtin)
 
@@ -260,8 +281,12 @@ class Toolbox:
         return made
 
     def _grammar(self, tokenizer: Tokenizer, **wishes: Any) -> HarmonyGrammar:
-        strict = {t.recipient for t in self._targets() if t.tool or t.short_name in self.strict}
-        custom = [CustomTool(tool.name, tool.format) for tool in self.custom]
+        strict = {
+            target.recipient
+            for target in self._targets()
+            if (target.tool and target.tool.kind.is_strict) or target.short_name in self.strict
+        }
+        custom = [CustomTool(tool.name, tool.format) for tool in self.text_functions]
         spaces = (
             *self.namespaces,
             *self._namespaces(in_system=False),

@@ -1,0 +1,8 @@
+"""MCP: other programs' tools for the model (`tool.McpServer`), and ours for other programs
+(`serving`). Needs `pip install 'ossia[tools]'`; the package is imported when it is used.
+"""
+
+from ossia.tools.mcp.config import McpConfig, read_config
+from ossia.tools.mcp.tool import Asked, McpServer, Verdict
+
+__all__ = ["Asked", "McpConfig", "McpServer", "Verdict", "read_config"]
