@@ -45,8 +45,16 @@ from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.write import Dense
 from ossia.commands.main import main
 from ossia.config import FULL, SLIDING, ModelConfig
-from ossia.errors import CheckpointError, ConfigError, OssiaError, TensorMismatchError
-from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, train_tokenizer
+from ossia.errors import (
+    CheckpointError,
+    ConfigError,
+    OssiaError,
+    TensorMismatchError,
+    TokenizerError,
+)
+from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, o200k, train_tokenizer
+from ossia.tokenizer.file import to_json
+from ossia.train.recipes import sft
 
 SHAPES = {
     "small": SMALL,
@@ -283,6 +291,41 @@ def test_the_tokenizer_comes_back(pattern: str, tmp_path: Path) -> None:
     assert specials == list(HARMONY_SPECIALS)
 
 
+def packed(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def header(tokens: list[str], types: list[int]) -> bytes:
+    """Of a GGUF that has a vocabulary, and no tensors."""
+    fields = [packed(f"tokenizer.ggml.{key}") for key in ("model", "pre", "tokens", "token_type")]
+    values = [
+        struct.pack("<I", 8) + packed("gpt2"),
+        struct.pack("<I", 8) + packed("gpt-4o"),
+        struct.pack("<IIQ", 9, 8, len(tokens)) + b"".join(map(packed, tokens)),
+        struct.pack(f"<IIQ{len(types)}i", 9, 5, len(types), *types),
+    ]
+    pairs = b"".join(key + value for key, value in zip(fields, values, strict=True))
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, len(fields)) + pairs
+
+
+def test_a_vocabulary_of_o200ks_size_is_looked_at(tmp_path: Path) -> None:
+    ours = Tokenizer.o200k_harmony()
+    file = tmp_path / "m.gguf"
+    config = ModelConfig()
+    tokens = list(to_json(ours.vocabulary, {}, ours.pattern)["model"]["vocab"])  # type: ignore[index,call-overload]
+    specials = {number: name for name, number in ours.specials.items()}
+    tokens += [specials[n] for n in range(len(tokens), config.vocab_size)]
+    types = [1] * o200k.SIZE + [3] * (config.vocab_size - o200k.SIZE)
+    file.write_bytes(header(tokens, types))
+    assert find_tokenizer(file, config) is ours
+    # Two words that have changed places: its own merges say what it is, and there are none.
+    cat, dog = tokens.index("Ġcat"), tokens.index("Ġdog")
+    tokens[cat], tokens[dog] = tokens[dog], tokens[cat]
+    file.write_bytes(header(tokens, types))
+    with pytest.raises(TokenizerError, match=r"m\.gguf: "):
+        find_tokenizer(file, config)
+
+
 def test_without_a_tokenizer_there_is_none(folder: Path) -> None:
     assert find_tokenizer(folder / "bf16.gguf", SMALL) is None
 
@@ -435,6 +478,25 @@ def test_a_destination_is_never_half_written(folder: Path, tmp_path: Path) -> No
         write_gguf(folder / "hf", tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_no_part_of_a_split_file_is_written(
+    number: int, overwrite: bool, folder: Path, tmp_path: Path
+) -> None:
+    """With one part replaced by a whole model, the others would be stale."""
+    for n in (1, 2):
+        (tmp_path / f"m-{n:05}-of-00002.gguf").write_text("part")
+    target = tmp_path / f"m-0000{number}-of-00002.gguf"
+    with pytest.raises(CheckpointError, match=r"a part of a file.* such as .*m\.gguf"):
+        write_gguf(folder / "hf", target, overwrite=overwrite)
+    assert {file.read_text() for file in tmp_path.iterdir()} == {"part"}
+    alone = tmp_path / "alone-00001-of-00001.gguf"
+    for _ in range(2):
+        write_gguf(folder / "hf", alone, overwrite=overwrite or not alone.exists())
+        assert open_checkpoint(alone).config == SMALL
+        overwrite = True
+
+
 def test_the_progress_ends_at_the_size(folder: Path, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     write_gguf(folder / "hf", tmp_path / "x.gguf", "q8_0", lambda *so_far: heard.append(so_far))
@@ -558,3 +620,13 @@ def test_text_is_cut_as_llama_cpp_does(probe: str, tmp_path: Path) -> None:
         [probe, "tokenize", path], input=text.encode(), capture_output=True, check=True
     )
     assert [int(n) for n in run.stdout.split()] == tokenizer.encode(text)
+
+
+def test_fine_tuning_names_the_command_that_makes_a_base(folder: Path, tmp_path: Path) -> None:
+    given = folder / "bf16.gguf"
+    with pytest.raises(ConfigError, match="fine-tuning needs safetensors") as refused:
+        sft.base_folder(str(given))
+    _, _, command = str(refused.value).partition("safetensors: ossia ")
+    made = tmp_path / "base"
+    main(command.replace("FOLDER", str(made)).split())
+    assert sft.base_folder(str(made)) == made

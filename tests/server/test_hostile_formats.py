@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -20,7 +21,9 @@ from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
 from ossia.server import ScriptedEngine, Settings, service
+from ossia.server.access import LEASE
 from ossia.server.answer import LONG
+from ossia.server.places import Places
 from ossia.server.service import Service
 from ossia.tools import Toolbox
 
@@ -107,6 +110,71 @@ async def test_every_door_refuses_by_name(
         assert "allowed" in error["message"] and " has " in error["message"], error
         if path != MESSAGES:
             assert (error["code"], error["param"]) == ("grammar_too_large", field)
+
+
+DEEP: dict[str, Any] = {"type": "integer"}
+for _ in range(60):
+    DEEP = {"type": "object", "properties": {"a": DEEP}}
+DEEPER: dict[str, Any] = {"properties": {"a": DEEP}}
+for _ in range(150):
+    DEEPER = {"items": DEEPER}
+
+
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA])
+async def test_a_tool_too_deep_for_the_prompt_is_named(
+    path: str, client_for: Callable[..., Any]
+) -> None:
+    function = {"name": "f", "parameters": DEEP}
+    tools: dict[str, Any] = {
+        CHAT: {"type": "function", "function": function},
+        OLLAMA: {"type": "function", "function": function},
+        RESPONSES: {"type": "function", **function},
+        MESSAGES: {"name": "f", "input_schema": DEEP},
+    }
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        response = await client.post(path, json=asked(path, {"tools": [tools[path]]}))
+        assert response.status_code == 400
+        assert "tool 'f'" in response.text and "100 levels" in response.text
+        if path in (CHAT, RESPONSES):
+            assert response.json()["error"]["param"] == "tools"
+        if path == RESPONSES:
+            deeper = {"type": "function", "name": "f", "parameters": DEEPER}
+            response = await client.post(path, json=asked(path, {"tools": [deeper]}))
+            assert response.status_code == 400 and "cannot be echoed: tools: " in response.text
+
+
+ODD = {
+    "type": "object",
+    "properties": {"a": {"const": 1}, "b": {"type": "string", "not": {"const": "x"}}},
+    "required": ["a"],
+}
+OF_SCHEMA = {"type": "json_schema", "schema": ODD}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "is_relaxed"),
+    [
+        (CHAT, {"response_format": {"type": "json_schema", "json_schema": OF_SCHEMA}}, True),
+        (CHAT, {"guided_json": ODD}, True),
+        (CHAT, {"structured_outputs": {"json": ODD}}, True),
+        (RESPONSES, {"text": {"format": OF_SCHEMA | {"name": "x"}}}, True),
+        (OLLAMA, {"format": ODD, "stream": False}, True),
+        (RESPONSES, {"text": {"format": OF_SCHEMA | {"name": "x", "strict": True}}}, False),
+        (MESSAGES, {"output_config": {"format": OF_SCHEMA}}, False),
+        (MESSAGES, {"output_format": OF_SCHEMA}, False),
+    ],
+)
+async def test_one_odd_keyword_of_a_format_costs_that_keyword(
+    path: str, body: dict[str, Any], is_relaxed: bool, client_for: Callable[..., Any]
+) -> None:
+    """Unless the format was promised to hold whole."""
+    async with client_for('<|channel|>final<|message|>{"a": 1}<|return|>') as client:
+        response = await client.post(path, json=asked(path, body))
+        assert "#/properties/b/not" in response.text, response.text
+        assert response.status_code == (200 if is_relaxed else 400)
+        if is_relaxed:
+            (relaxed,) = response.json()["x-ossia"]["relaxed"]
+            assert relaxed["keyword"] == "#/properties/b/not"
 
 
 def test_the_python_door(llm: LLM) -> None:
@@ -209,6 +277,68 @@ async def test_compiling_ends_with_its_client(
     go_on.set()
     assert await asking(1000) is not None
     assert len(made) <= 2 * 2 + 20
+
+
+def lease_of(turn: str) -> Any:
+    return SimpleNamespace(turn=turn, size=0)
+
+
+async def compiled_by(turn: str, serving: Service, functions: tuple[FunctionTool, ...]) -> Any:
+    LEASE.set(lease_of(turn))  # of this task
+    return await serving.grammar(Toolbox(functions=functions))
+
+
+@pytest.mark.parametrize("requests", [20, 1])
+async def test_callers_take_turns_at_the_compiler(
+    requests: int, tokenizer: Any, fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has one small tool waits for what is being compiled, not for all that another has sent,
+    in many requests or in one.
+    """
+    monkeypatch.setattr(kept, "PART", 2 * kept.FORMAT)
+    has_begun, go_on = threading.Event(), threading.Event()
+    made: list[str] = []
+    compile_it = compiling.matcher_of
+
+    def matcher_of(grammar: str, ll: Any) -> Any:
+        made.append(grammar)
+        has_begun.set()
+        assert go_on.wait(30)
+        return compile_it(grammar, ll)
+
+    monkeypatch.setattr(kept, "matcher_of", matcher_of)
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    each = 40 // requests
+    heavy = []
+    for request in range(requests):
+        functions = tuple(
+            FunctionTool(f"f{n}", "", one_of_its_own(each * request + n)) for n in range(each)
+        )
+        heavy.append(asyncio.create_task(compiled_by("heavy", serving, functions)))
+    await asyncio.to_thread(has_begun.wait, 30)
+    light = (FunctionTool("l", "", one_of_its_own(1000)),)
+    asked = asyncio.create_task(compiled_by("light", serving, light))
+    await asyncio.sleep(0.01)
+    go_on.set()
+    await asked
+    (place,) = (n for n, grammar in enumerate(made) if "k1000" in grammar)
+    assert place <= 2 * 3, place  # of two places, what a part has
+    await asyncio.gather(*heavy)
+    assert len(made) == 41, "nothing twice"
+
+
+async def test_a_compilation_in_parts_needs_no_cache(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compiled stays with its request until it is whole."""
+    monkeypatch.setattr(bodies, "_CACHE", FormatCache(1))
+    monkeypatch.setattr(kept, "PART", 1)
+    monkeypatch.setattr(Places, "is_wanted", lambda *_: True)
+    made = counted(monkeypatch)
+    serving = Service(ScriptedEngine([[0]]), tokenizer, Settings(model_name="nano"))
+    functions = tuple(FunctionTool(f"f{n}", "", one_of_its_own(n)) for n in range(9))
+    assert await compiled_by("a", serving, functions) is not None
+    assert len(made) == 9
 
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES, OLLAMA, "/api/generate"])

@@ -11,12 +11,12 @@ from ossia.tokenizer import Tokenizer
 
 def find_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer | None:
     """The tokenizer.json of a checkpoint, which for `original/` may stand beside that folder; what
-    a GGUF file has inside, before any beside it, unless its vocabulary has the size of o200k's,
-    which is then taken.
+    a GGUF file has inside, before any beside it. Without one, o200k's if the vocabulary has its
+    size.
     """
     file = gguf.find(folder)
     is_o200k = config.vocab_size == ModelConfig().vocab_size
-    if file is not None and not is_o200k and (own := gguf.tokenizer(file)) is not None:
+    if file is not None and (own := gguf.tokenizer(file)) is not None:
         return own
     other = folder / "original"
     if folder.resolve().name == "original":

@@ -1,6 +1,7 @@
 """Whose turn it is: the rank of every request among those of all callers, and equal shares.
 
-Knows who came when, and for whom; nothing of pages, of tokens or of what is scheduled.
+Knows who came when, and for whom; nothing of pages, of tokens or of what is scheduled. Answers take
+turns by it, and so does what else is costly (`server/places.py`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,21 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
-
-from ossia.engine.request import Request
+from typing import Protocol
 
 AGEING = 256  # steps
 Rank = tuple[int, int, int]  # smaller is served first; no two are equal
+
+
+class InLine(Protocol):
+    """What takes its turn: an engine's request, or other work."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def caller(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -34,7 +45,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, list[Request]] = {}
+        self._lines: dict[str, list[InLine]] = {}
         self._places: dict[int, _Place] = {}
         self._arrivals = count()
         self._are_mixed = False  # whether ranks are those of several callers
@@ -44,7 +55,7 @@ class Turns:
     def are_several(self) -> bool:
         return len(self._lines) > 1
 
-    def enter(self, request: Request, step: int) -> None:
+    def enter(self, request: InLine, step: int) -> None:
         aged = step + AGEING * request.priority
         place = _Place((aged, next(self._arrivals)), step)
         self._places[request.id] = place
@@ -53,7 +64,7 @@ class Turns:
         place.turn = len(line) - 1
         self._has_changed = True
 
-    def leave(self, request: Request) -> None:
+    def leave(self, request: InLine) -> None:
         line = self._lines[request.caller]
         del line[bisect_left(line, self._in_line(request), key=self._in_line)]
         if not line:
@@ -61,16 +72,16 @@ class Turns:
         del self._places[request.id]
         self._has_changed = True
 
-    def _in_line(self, request: Request) -> tuple[int, int]:
+    def _in_line(self, request: InLine) -> tuple[int, int]:
         return self._places[request.id].line
 
-    def __contains__(self, request: Request) -> bool:
+    def __contains__(self, request: InLine) -> bool:
         return request.id in self._places
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def rank(self, request: Request) -> Rank:
+    def rank(self, request: InLine) -> Rank:
         place = self._places[request.id]
         if self._are_mixed:
             return (place.turn, place.since, place.line[1])

@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from ossia.harmony.messages import FUNCTIONS, Message, Role
-from ossia.harmony.validation import problems
+from ossia.harmony.validation import Schema, Undecided
 
 Mend = Literal["code-fence", "extra-bracket", "missing-bracket", "trailing-comma", "raw-control"]
 
@@ -46,7 +46,6 @@ _PREFIX = f"{FUNCTIONS}."
 _NAME = re.compile(r"\w(?:[\w.-]*\w)?")
 # Header words without a blank before them.
 _GLUED = re.compile(r"(?<=\w)(?:json|code|analysis|commentary|final)$")
-LONGEST_SCHEMA = 32 << 10  # characters, of those by which calls are mended
 _SHOWN = 100  # characters of the model's text that a message to it repeats
 # JSON in pieces: strings, one without an end, brackets, commas, and everything between them.
 _PIECE = re.compile(r'"(?:[^"\\]++|\\.)*+"|(?P<endless>".*+)|[][{},]|[^][{},"]++', re.DOTALL)
@@ -144,15 +143,18 @@ class Arguments:
         return bool(self.repairs)
 
 
-def read_arguments(text: str, schema: Mapping[str, Any] | bool | None = None) -> Arguments:
+def read_arguments(text: str, schema: Schema | Mapping[str, Any] | bool | None = None) -> Arguments:
     """The arguments of a call. `schema`: the tool's parameters, None if it declares none.
 
     Empty text means `{}`, unless the schema requires a property. The schema serves to judge repairs
     only; whether JSON fits it is for the tool to say. Pass None for a call that may have been cut,
     closed by neither CALL nor END: then nothing is mended. Raises nothing.
     """
+    if schema is not None and not isinstance(schema, Schema):
+        schema = Schema(schema)
     if not text.strip():
-        required = schema.get("required") if isinstance(schema, Mapping) else None
+        given = None if schema is None else schema.given
+        required = given.get("required") if isinstance(given, dict) else None
         if not required:
             return Arguments({}, text)
         return Arguments(None, text, f"no arguments, but required are {_shortened(str(required))}")
@@ -165,7 +167,7 @@ def read_arguments(text: str, schema: Mapping[str, Any] | bool | None = None) ->
     if _parsed(mended)[1] is not None:
         repairs.append("raw-control")
     value, problem = _parsed(mended, raw_control=True)
-    if problem is not None or schema is None or not _validates(value, schema):
+    if problem is not None or schema is None or not _fits(value, schema):
         return Arguments(None, text, diagnosis)
     # Lone surrogates stay escaped: as characters they could not be encoded.
     written = _SURROGATE.sub(
@@ -261,33 +263,9 @@ class _Brackets:
         self._counts[bracket] -= 1
 
 
-def _validates(value: Any, schema: Mapping[str, Any] | bool) -> bool:
-    """Whether it is certain. A schema that is itself wrong validates nothing; nor does one that is
-    too long to find that out, which takes 6 us a character.
-    """
-    # slow to import, and rarely needed
-    import jsonschema  # type: ignore[import-untyped, unused-ignore]
-
+def _fits(value: Any, schema: Schema) -> bool:
+    """Whether it is certain. A schema that is itself wrong, or long, fits nothing."""
     try:
-        plain = schema if isinstance(schema, bool) else dict(schema)
-        if len(repr(plain)) > LONGEST_SCHEMA:
-            return False
-        jsonschema.Draft202012Validator.check_schema(plain)
-        if _has_regex(plain):
-            return False
-        return problems(value, plain, certain=True) is None
-    except Exception:  # a schema can be wrong in every way: types, references, endless recursion
+        return schema.is_sound and schema.problems(value, certain=True) is None
+    except Undecided:
         return False
-
-
-def _has_regex(schema: Any) -> bool:
-    """Whether a keyword with regular expressions occurs. A property may be called `pattern`; then
-    its value is a schema, not a string.
-    """
-    if isinstance(schema, list | tuple):
-        return any(map(_has_regex, schema))
-    if not isinstance(schema, Mapping):
-        return False
-    if isinstance(schema.get("pattern"), str) or "patternProperties" in schema:
-        return True
-    return any(map(_has_regex, schema.values()))

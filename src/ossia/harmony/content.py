@@ -150,12 +150,14 @@ def _tool_rows(
     rows = []
     arguments = ""
     if tool.parameters is not None:
-        types = _schema_types(tool.parameters, rules)
+        what = f"tool {tool.name!r}: its parameters"
+        types = _schema_types(tool.parameters, rules, what=what)
         if any(
             name in tools or declared.get(name, text) != text
             for name, text in types.declarations.items()
         ):
-            types = _schema_types(tool.parameters, rules, tools | frozenset(declared))
+            taken = tools | frozenset(declared)
+            types = _schema_types(tool.parameters, rules, taken, what)
         for name, text in types.declarations.items():
             if name not in declared:
                 rows += [text, ""]
@@ -179,12 +181,17 @@ def schema_to_typescript(schema: Any, style: Style = "faithful") -> str:
     return "\n\n".join([*types.declarations.values(), types.text])
 
 
-def _schema_types(schema: Any, rules: Rules, taken: frozenset[str] = frozenset()) -> TypeScript:
+def _schema_types(
+    schema: Any,
+    rules: Rules,
+    taken: frozenset[str] = frozenset(),
+    what: str = "a tool's parameters",
+) -> TypeScript:
     """The type and its definitions; none of these is called like one in `taken`."""
     try:
         return _types_of_json(dumped(schema), rules, taken)
     except NOT_JSON as error:
-        raise RenderError(f"a tool's parameters must be a JSON schema: {error}") from error
+        raise RenderError(f"{what} must be a JSON schema: {error}", "tools") from error
 
 
 @functools.lru_cache(maxsize=512)

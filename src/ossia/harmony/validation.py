@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -22,6 +22,7 @@ MOST_STEPS = 100_000  # keywords that are looked at, and what their lists and ob
 MOST_SECONDS = 0.1  # of this thread's processor: a busy machine changes no answer
 MOST_PROBLEMS = 3  # that are told
 LONGEST = 200  # characters of one problem
+SHORT = 32 << 10  # characters of a schema that is looked through as a whole: 6 us each
 
 Check = Callable[[Any, Any, Any, Any], Any]
 
@@ -32,9 +33,9 @@ class Undecided(Exception):
 
 @dataclass
 class _Budget:
+    schema: Schema
     steps: int
     end: float  # on `thread_time`
-    has_key_patterns: bool
     passed_over: bool = False
 
     def take_step(self, cost: int = 1) -> float:
@@ -58,29 +59,80 @@ class _Budget:
 _budget: ContextVar[_Budget] = ContextVar("_budget")
 
 
-def problems(value: Any, schema: Mapping[str, Any] | bool, *, certain: bool = False) -> str | None:
-    """What is wrong with a value, for the model to read; None if it fits. Raises `Undecided`;
-    `certain`: also if something in the schema was passed over.
-    """
-    import referencing
+class Schema:
+    """A schema, and what is found out about it as a whole: once, however many are checked."""
 
-    make = _validator()
-    has_key_patterns = "'patternProperties'" in repr(schema)
-    budget = _Budget(MOST_STEPS, time.thread_time() + MOST_SECONDS, has_key_patterns)
-    token = _budget.set(budget)
-    try:
-        # With a registry of our own no reference is fetched from the network.
-        nothing = referencing.Registry()
-        validator = make(schema, registry=nothing)
-        found = islice(validator.iter_errors(value), MOST_PROBLEMS)
-        told = [f"{error.json_path}: {error.message:.{LONGEST}}" for error in found]
-    except RecursionError as error:
-        raise Undecided("nested too deeply") from error
-    finally:
-        _budget.reset(token)
-    if certain and budget.passed_over:
-        raise Undecided("a keyword cannot be checked")
-    return "; ".join(told) or None
+    def __init__(self, given: Mapping[str, Any] | bool) -> None:
+        self.given = given if isinstance(given, bool) else dict(given)
+
+    def problems(self, value: Any, *, certain: bool = False) -> str | None:
+        """What is wrong with a value, for the model to read; None if it fits. Raises `Undecided`;
+        `certain`: also if something in the schema was passed over.
+        """
+        import referencing
+
+        make = _validator()
+        budget = _Budget(self, MOST_STEPS, time.thread_time() + MOST_SECONDS)
+        token = _budget.set(budget)
+        try:
+            # With a registry of our own no reference is fetched from the network.
+            validator = make(self.given, registry=referencing.Registry())
+            found = islice(validator.iter_errors(value), MOST_PROBLEMS)
+            told = [f"{error.json_path}: {error.message:.{LONGEST}}" for error in found]
+        except RecursionError as error:
+            raise Undecided("nested too deeply") from error
+        finally:
+            _budget.reset(token)
+        if certain and budget.passed_over:
+            raise Undecided("a keyword cannot be checked")
+        return "; ".join(told) or None
+
+    @cached_property
+    def has_key_patterns(self) -> bool:
+        return "'patternProperties'" in self._text
+
+    @property
+    def is_short(self) -> bool:
+        return len(self._text) <= SHORT
+
+    @cached_property
+    def is_sound(self) -> bool:
+        """Whether it is a schema by the letter, short, and without regular expressions."""
+        # slow to import, and rarely needed
+        import jsonschema  # type: ignore[import-untyped, unused-ignore]
+
+        if not self.is_short:
+            return False
+        try:
+            jsonschema.Draft202012Validator.check_schema(self.given)
+            return not _has_regex(self.given)
+        except Exception:  # a schema can be wrong in every way
+            return False
+
+    @cached_property
+    def _text(self) -> str:
+        try:
+            return repr(self.given)
+        except RecursionError as error:
+            raise Undecided("nested too deeply") from error
+
+
+def problems(value: Any, schema: Mapping[str, Any] | bool) -> str | None:
+    """`Schema.problems`, of a schema that is used once."""
+    return Schema(schema).problems(value)
+
+
+def _has_regex(schema: Any) -> bool:
+    """Whether a keyword with regular expressions occurs. A property may be called `pattern`; then
+    its value is a schema, not a string.
+    """
+    if isinstance(schema, list | tuple):
+        return any(map(_has_regex, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    if isinstance(schema.get("pattern"), str) or "patternProperties" in schema:
+        return True
+    return any(map(_has_regex, schema.values()))
 
 
 @lru_cache(maxsize=1)
@@ -101,6 +153,8 @@ def _validator() -> Any:
     }
     for name in ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef"):
         known[name] = _without_patterns(known[name])
+    for name in ("$ref", "$dynamicRef"):
+        known[name] = _by_pointer(known[name])
     checks = {}
     for name, check in known.items():
         checks[name] = _guarded(name, check)
@@ -135,7 +189,19 @@ def _without_patterns(check: Check) -> Check:
     """These match the patterns of keys without a clock."""
 
     def checked(validator: Any, wanted: Any, value: Any, schema: Any) -> Any:
-        if _budget.get().has_key_patterns:
+        if _budget.get().schema.has_key_patterns:
+            raise NotImplementedError
+        return check(validator, wanted, value, schema)
+
+    return checked
+
+
+def _by_pointer(check: Check) -> Check:
+    """For any other reference the whole schema is searched, each time: only of short ones."""
+
+    def checked(validator: Any, wanted: Any, value: Any, schema: Any) -> Any:
+        is_pointer = isinstance(wanted, str) and wanted[:2] in ("#", "#/")
+        if not is_pointer and not _budget.get().schema.is_short:
             raise NotImplementedError
         return check(validator, wanted, value, schema)
 

@@ -22,10 +22,12 @@ from ossia.errors import GrammarError, RequestError
 from ossia.harmony import Conversation, HarmonyGrammar, JsonFormat, Message, body_format
 from ossia.harmony.grammar.bodies import Vocabulary, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
+from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.metrics import Metrics
+from ossia.server.places import Places
 from ossia.server.responses.background import Runs
 from ossia.server.responses.store import Store
 from ossia.server.sealing import Sealer
@@ -43,7 +45,7 @@ from ossia.turn.events import TurnEvent, new_id
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
-COMPILERS = 2  # requests whose grammars are compiled at the same time; others wait
+COMPILERS = 2  # requests whose grammars are compiled at the same time; others take turns
 REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
@@ -93,6 +95,7 @@ class Service:
         self.documents = Documents()
         self.is_draining = False
         self._compilers = ThreadPoolExecutor(COMPILERS, "grammar")
+        self._compiling = Places(COMPILERS)
         self._vocabulary: Future[Vocabulary] | None = None
         self._thoughts: LRUCache[tuple[str, str], tuple[Message, ...]] = LRUCache(
             REASONING_KEPT, getsizeof=_size
@@ -177,8 +180,8 @@ class Service:
         budget: int | None,
         check: Callable[[], Awaitable[object]] | None,
     ) -> Grammars:
-        """Puts together what has been compiled before, or else compiles in a thread, which stops
-        when this is cancelled. To put together what a large request declares takes a thread too.
+        """Puts together what has been compiled before, or else compiles. To put together what a
+        large request declares takes a thread.
         """
 
         def make(box: Toolbox) -> HarmonyGrammar:
@@ -197,14 +200,26 @@ class Service:
             return found
         if check is not None:
             await check()
+        return await self._compiled(lambda: Grammars.of(tools, make))
+
+    async def _compiled(self, make: Callable[[], Grammars]) -> Grammars:
+        """In a thread, which stops when this is cancelled; callers take turns, part by part."""
+        caller = whose_turn()
+        parts = Parts(lambda: self._compiling.is_wanted(caller))
         is_over = threading.Event()
 
-        def compiled() -> Grammars:
-            with giving_up(is_over.is_set):
-                return Grammars.of(tools, make)
+        def part() -> Grammars | None:
+            with suppress(GivenUp), giving_up(is_over.is_set), parts.one():
+                return make()
+            return None
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._compilers, compiled)
+            while True:
+                async with self._compiling.place(caller):
+                    loop = asyncio.get_running_loop()
+                    found = await loop.run_in_executor(self._compilers, part)
+                if found is not None:
+                    return found
         finally:
             is_over.set()
 

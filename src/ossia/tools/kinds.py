@@ -2,8 +2,8 @@
 wire.
 
 Knows names; nothing of what the tools do. A new kind is a row here, a file beside this one that
-implements `protocol.Tool`, and, if clients see its calls as an item of their own, that item's
-writer in `server/responses/items.py`.
+implements `protocol.Tool`, and, if clients see more of its calls than beginning and end, a writer
+in `server/responses/hosted.py`.
 """
 
 from __future__ import annotations
@@ -54,4 +54,5 @@ APPLY_PATCH = ToolKind(
 SHELL = ToolKind("shell", "shell_call", "sh", frozenset({"shell"}), in_system=False)
 MCP = ToolKind("mcp", "mcp_call", "mcp", frozenset({"mcp"}), in_system=False, is_strict=False)
 KINDS = (FUNCTION, BROWSER, PYTHON, APPLY_PATCH, SHELL, MCP)
+ITEMS = tuple(kind.item for kind in KINDS if kind is not FUNCTION)  # of calls that we run
 WIRE_TYPES = frozenset().union(*(kind.wire_types for kind in KINDS))

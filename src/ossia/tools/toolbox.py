@@ -33,6 +33,7 @@ from ossia.harmony import (
     resolve_recipient,
 )
 from ossia.harmony.messages import FUNCTIONS
+from ossia.harmony.validation import Schema
 from ossia.tokenizer import Tokenizer
 from ossia.tools.kinds import ToolKind
 from ossia.tools.protocol import SessionKey, Tool, ToolSession
@@ -108,6 +109,13 @@ class ToolTarget:
     def short_name(self) -> str:
         """As callers name it: without the namespace of all functions."""
         return self.name if self.namespace is None else self.recipient
+
+    @cached_property
+    def schema(self) -> Schema | None:
+        """What arguments must fit: they are an object, whatever the tool says. None: anything."""
+        if isinstance(self.parameters, Mapping):
+            return Schema({**self.parameters, "type": "object"})
+        return Schema(self.parameters) if isinstance(self.parameters, bool) else None
 
     @property
     def takes_text(self) -> bool:

@@ -6,13 +6,13 @@ Knows a toolbox and how arguments are read and mended; nothing of tokens, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.harmony import HarmonyGrammar, Message, MessageEnd, UnknownTool, read_arguments
 from ossia.harmony.grammar.keywords import Relaxed
-from ossia.harmony.validation import Undecided, problems
+from ossia.harmony.validation import Schema, Undecided
 from ossia.tools import Toolbox, ToolTarget
 
 
@@ -47,24 +47,21 @@ def read_call(
     if target.takes_text or not is_ready:
         return ReadCall(addressed, target)
     is_closed = end.closed_by in ("<|call|>", "<|end|>")
-    read = read_arguments(message.text, target.parameters if is_closed else None)
+    read = read_arguments(message.text, target.schema if is_closed else None)
     if read.value is None:
         wrong = f"the arguments are not valid JSON: {read.diagnosis or 'found null'}"
         return ReadCall(addressed, target, wrong)
     arguments = read.text if read.text.strip() else "{}"
     misfit = None
-    if target.recipient in checked:
-        misfit = _misfit(read.value, target.parameters)
+    if target.recipient in checked and target.schema is not None:
+        misfit = _misfit(read.value, target.schema)
     made = replace(addressed, content=arguments)
     return ReadCall(made, target, misfit, read.repaired, misfit is not None)
 
 
-def _misfit(value: Any, schema: Any) -> str | None:
-    """Arguments are an object, whatever the schema says."""
-    if isinstance(schema, Mapping):
-        schema = {**schema, "type": "object"}
+def _misfit(value: Any, schema: Schema) -> str | None:
     try:
-        found = problems(value, schema)
+        found = schema.problems(value)
     except Undecided:
         return None
     return f"the arguments do not fit the tool's schema: {found}" if found else None

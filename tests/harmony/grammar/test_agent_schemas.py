@@ -190,6 +190,28 @@ def test_one_clock_runs_over_the_whole_check(monkeypatch: pytest.MonkeyPatch) ->
     assert next(ticks) - begun < 105
 
 
+def test_a_schema_is_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole, however many calls are checked; a long one that names no keys by patterns not at
+    all, and never for a reference by another name than its place.
+    """
+    texts: list[str] = []
+    monkeypatch.setattr(validation, "repr", lambda it: texts.append("") or repr(it), raising=False)
+    closed = validation.Schema({"properties": {"a": True}, "unevaluatedProperties": False})
+    for _ in range(3):
+        assert closed.problems({"a": 1}) is None
+        assert closed.problems({"b": 1}) is not None
+    assert len(texts) == 1
+    plain = validation.Schema({"properties": {"a": {"type": "string"}}})
+    assert plain.problems({"a": 1}) is not None
+    assert len(texts) == 1
+    anchored = {"$defs": {"x": {"$anchor": "x", "type": "string"}}, "$ref": "#x"}
+    assert problems(1, anchored) is not None
+    long = validation.Schema({**anchored, "description": "d" * validation.SHORT})
+    assert long.problems(1) is None
+    with pytest.raises(Undecided):
+        long.problems(1, certain=True)
+
+
 @pytest.mark.parametrize(
     "odd", [{"required": True}, {"type": 3}, {"pattern": "("}, {"$ref": "#/no"}, {"items": 7}]
 )

@@ -23,6 +23,7 @@ from grammar_schemas import Misses, Schemas
 import ossia
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool
+from ossia.harmony.grammar import proofs
 from ossia.harmony.grammar import schema as rewriting
 from ossia.harmony.grammar.bodies import (
     JsonFormat,
@@ -35,7 +36,7 @@ from ossia.harmony.grammar.compiling import GivenUp, compiled, giving_up
 from ossia.harmony.grammar.completion import CustomTool, harmony_grammar
 from ossia.harmony.grammar.kept import CompiledFormat
 from ossia.harmony.grammar.patterns import format_pattern, translate_whole
-from ossia.harmony.grammar.proofs import MOST_STEPS, Disjointness
+from ossia.harmony.grammar.proofs import DEFINITIONS, MOST_STEPS, Disjointness, Ending
 from ossia.harmony.grammar.schema import json_grammar
 from ossia.tokenizer import Tokenizer
 
@@ -465,6 +466,82 @@ def test_three_hundred_tagged_options_are_proved_within_the_budget() -> None:
     assert all(disjoint(first, other) for other in others)
     pairs = 300 * 299 / 2
     assert (MOST_STEPS - disjoint.steps) / len(others) * pairs < MOST_STEPS
+
+
+def ends_slowly(schema: Any, ending: set[str]) -> bool:
+    """Whether a schema has a finite value, by the letter; the definitions `ending` have one."""
+    if isinstance(schema, bool):
+        return True
+    parts = [ends_slowly(option, ending) for option in schema.get("allOf", ())]
+    parts += [schema["$ref"][len(DEFINITIONS) :] in ending] if "$ref" in schema else []
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            parts.append(any(ends_slowly(option, ending) for option in schema[key]))
+    types = schema.get("type", ["string"])
+    values = [schema.get("properties", {}).get(name, True) for name in schema.get("required", ())]
+    items = [*schema.get("prefixItems", ()), schema.get("items", True)][: schema.get("minItems", 0)]
+    shapes = ["string" in types or "const" in schema]
+    shapes.append("object" in types and all(ends_slowly(value, ending) for value in values))
+    shapes.append("array" in types and all(ends_slowly(item, ending) for item in items))
+    return all(parts) and any(shapes)
+
+
+def any_schema(rng: random.Random, names: list[str], depth: int = 2) -> Any:
+    def inner() -> Any:
+        return any_schema(rng, names, depth - 1)
+
+    match rng.randrange(7) if depth else 0:
+        case 0 | 1:
+            return {"$ref": DEFINITIONS + rng.choice(names)} if rng.random() < 0.8 else True
+        case 2 | 3:
+            found = {name: inner() for name in "abc"}
+            return {"type": ["object"], "properties": found, "required": rng.sample("abcd", 2)}
+        case 4:
+            shape = {"prefixItems": [inner()], "items": inner(), "minItems": rng.randrange(3)}
+            return {"type": rng.choice([["array"], ["array", "object"]]), **shape}
+        case 5:
+            return {rng.choice(["anyOf", "oneOf"]): [inner(), inner()]}
+        case _:
+            return {"allOf": [inner(), {"const": 1}]}
+
+
+def test_which_definitions_end() -> None:
+    rng = random.Random(5)
+    seen = set()
+    for _ in range(300):
+        names = [f"d{n}" for n in range(8)]
+        definitions = {name: any_schema(rng, names) for name in names}
+        expected: set[str] = set()
+        found = Ending(definitions)
+        for late in ("", rng.choice(names)):  # which has no value at first, and is then any value
+            if late:
+                found.add(late)
+                expected.add(late)
+            for _ in names:
+                expected |= {n for n in names if ends_slowly(definitions[n], expected)}
+            assert {name for name in names if name in found} == expected, definitions
+            seen.add(len(expected))
+    assert len(seen) == 9
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_chain_of_definitions_costs_what_it_is_long(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    visits: list[None] = []
+    monkeypatch.setattr(proofs, "check_wanted", lambda: visits.append(None))
+    costs = []
+    for length in (200, 400):
+        visits.clear()
+        chain: dict[str, Any] = {}
+        for n in range(length):
+            following = {"$ref": f"{DEFINITIONS}{(n + step) % length}"}
+            chain[str(n)] = {"type": ["object"], "properties": {"a": following}, "required": ["a"]}
+        assert "7" not in Ending(chain)
+        chain["0"] = {"type": ["string"]}
+        assert "7" in Ending(chain)
+        costs.append(len(visits))
+    assert costs[1] <= 2 * costs[0] + 2
 
 
 @pytest.mark.parametrize("key", ["oneOf", "properties"])

@@ -5,6 +5,7 @@ request becomes.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -367,6 +368,7 @@ async def test_a_failure_within_a_stream_is_an_error_event(client_for: Callable[
 
         def failing() -> Any:
             if next(steps, None) is None:
+                time.sleep(0.5)  # before the stream has begun it would be a plain error
                 raise RuntimeError("the device is gone")
             return step()
 

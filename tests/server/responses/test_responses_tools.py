@@ -4,15 +4,19 @@ refused.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from responses_wire import HOSTED, SPACE, Browser, F, G, Python
+from responses_wire import HOSTED, SPACE, Browser, F, G, Python, Stateless
 
-from ossia.harmony import FunctionTool, LarkFormat, RegexFormat
+from ossia.harmony import FunctionTool, LarkFormat, RegexFormat, ToolNamespace
 from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.wire.errors import ApiError
 from ossia.tokenizer import Tokenizer
+from ossia.tools.kinds import ToolKind
+from ossia.tools.protocol import ToolResult
 from ossia.tools.toolbox import ToolChoice
 
 BUILTIN: dict[str, Any] = {"browser": Browser(), "python": Python()}
@@ -157,3 +161,33 @@ def test_tools_that_are_wrong_are_named(tools: Any, param: str) -> None:
 )
 def test_choices_that_are_wrong_are_named(choice: Any, param: str) -> None:
     assert refused(ALL, choice).param == param
+
+
+CLOCK = ToolKind("clock", "clock_call", "ck", frozenset({"clock"}))
+
+
+class Clock(Stateless):
+    kind = CLOCK
+    namespace = ToolNamespace("clock", "Tells the time.")
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    async def run(self, function: str, text: str) -> ToolResult:
+        return ToolResult("noon")
+
+
+@pytest.mark.anyio
+async def test_a_kind_of_tool_is_a_row_and_its_file(client_for: Callable[..., Any]) -> None:
+    """Its calls are items of their own without a writer of their own."""
+    call = "<|channel|>analysis to=clock code<|message|>now?<|call|>"
+    final = "<|channel|>final<|message|>Noon.<|return|>"
+    async with client_for(call, final, builtin=[Clock()]) as client:
+        body = {"input": "What time is it?", "tools": [{"type": "clock"}], "stream": True}
+        lines = (await client.post("/v1/responses", json=body)).text.splitlines()
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    types = [event["type"] for event in events]
+    assert "response.clock_call.in_progress" in types and "response.clock_call.completed" in types
+    clock, said = events[-1]["response"]["output"]
+    assert clock == {"type": "clock_call", "status": "completed", "id": clock["id"]}
+    assert clock["id"].startswith("ck_") and said["content"][0]["text"] == "Noon."

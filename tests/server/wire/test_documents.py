@@ -10,11 +10,13 @@ import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pdf_files import pdf
 
+from ossia.server.access import LEASE
 from ossia.server.wire import documents
 from ossia.server.wire.content import UNREADABLE
 from ossia.tokenizer import Tokenizer
@@ -202,7 +204,7 @@ async def test_a_reader_ends_with_who_asked(
     with suppress(asyncio.CancelledError):
         await reading
     assert await asyncio.to_thread(started[0].wait, 30) == -signal.SIGKILL
-    assert visit.room._value == documents.AT_ONCE
+    assert visit.readers.free == documents.AT_ONCE
 
 
 async def test_a_later_turn_has_the_document_and_the_store_the_file(
@@ -305,3 +307,30 @@ async def test_a_text_is_read_once(
         assert (await client.post(path, json=body)).status_code == 200
         monkeypatch.setattr(documents, "run_confined", None)
         assert (await client.post(path, json=body)).status_code == 200
+
+
+@needs_pypdf
+async def test_callers_take_turns_at_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    go_on = asyncio.Event()
+
+    async def run(raw: bytes, seconds: float) -> tuple[str, str]:
+        read.append(raw)
+        await go_on.wait()
+        return "text", ""
+
+    monkeypatch.setattr(documents, "_run", run)
+    all_of_them = documents.Documents()
+
+    async def ask(caller: str, name: str) -> None:
+        LEASE.set(SimpleNamespace(turn=caller))  # type: ignore[arg-type]
+        part = chat_file(pdf(name), "application/pdf")
+        await all_of_them.visit().read([{"role": "user", "content": [part]}], "messages")
+
+    heavy = [asyncio.create_task(ask("heavy", f"h{n}")) for n in range(20)]
+    await asyncio.sleep(0.01)
+    light = asyncio.create_task(ask("light", "light"))
+    await asyncio.sleep(0.01)
+    go_on.set()
+    await asyncio.gather(light, *heavy)
+    assert read.index(pdf("light")) == documents.AT_ONCE

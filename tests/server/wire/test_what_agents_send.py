@@ -383,3 +383,43 @@ async def test_what_is_sealed_is_opened_once_however_much_is_left_out(
     assert len(opened) == 20
     (line,) = [line for line in caplog.messages if line.startswith("sealed reasoning")]
     assert "20 of the request's" in line
+
+
+ELSEWHERE = {
+    "/v1/messages": [
+        {"role": "user", "content": "Look it up."},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "server_tool_use", "id": "s1", "name": "web_search", "input": {}},
+                {"type": "web_search_tool_result", "tool_use_id": "s1", "content": []},
+                {"type": "text", "text": "It is five."},
+            ],
+        },
+        {"role": "user", "content": "And now?"},
+    ],
+    "/v1/responses": [
+        {"role": "user", "content": "Look it up."},
+        {"type": "mcp_list_tools", "server_label": "x", "tools": []},
+        {"type": "mcp_call", "id": "mcp_1", "name": "x", "arguments": "{}", "server_label": "x"},
+        {"type": "file_search_call", "id": "fs_1", "queries": [], "status": "completed"},
+        {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "x"},
+        {"role": "assistant", "content": "It is five."},
+        {"role": "user", "content": "And now?"},
+    ],
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ELSEWHERE)
+async def test_what_another_servers_tools_did_ends_no_session(
+    path: str, client_for: Callable[..., Any], tokenizer: Any
+) -> None:
+    async with client_for(FINAL) as client:
+        field = "messages" if path == "/v1/messages" else "input"
+        body = {field: ELSEWHERE[path], "max_tokens": 9, "max_output_tokens": 9}
+        response = await client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        prompt = tokenizer.decode(client.engine.submitted[-1])
+    assert "<|channel|>final<|message|>It is five.<|end|><|start|>user" in prompt
+    assert "And now?" in prompt

@@ -487,6 +487,13 @@ def test_schemas_of_other_drafts_lose_no_line(schema: Line, tmp_path: Path) -> N
             "rename question to prompt and answer to completion",
         ),
         (json.dumps({"instruction": "Q?", "response": "A."}), "rename response to output"),
+        (json.dumps({"conversation": CHAT}), "rename conversation to messages"),
+        (
+            json.dumps({"prompt": "Q?", "chosen": "A.", "rejected": "B."}),
+            "rename chosen to completion",
+        ),
+        (json.dumps({"input": "Q?", "output": "A."}), "rename input to instruction"),
+        (json.dumps({"content": "A."}), "rename content to text"),
         (
             json.dumps({"prompt": 1, "completion": "A."}),
             "prompt: must be a list of messages, found a int",

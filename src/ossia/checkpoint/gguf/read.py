@@ -33,8 +33,8 @@ from ossia.checkpoint.mapped import Entry, map_privately
 from ossia.checkpoint.names import Row, Tensors, check_layers
 from ossia.config import MX_BLOCK, ModelConfig
 from ossia.errors import CheckpointError, ConfigError, TensorMismatchError, TokenizerError
-from ossia.tokenizer import O200K_PATTERN, Tokenizer
-from ossia.tokenizer.file import GPT2_PATTERN, parse
+from ossia.tokenizer import HARMONY_SPECIALS, O200K_PATTERN, Tokenizer, o200k
+from ossia.tokenizer.file import GPT2_PATTERN, parse, token_bytes
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -94,6 +94,12 @@ def parts_of(path: Path) -> list[Path]:
         return [path]
     stem, _, count = match.groups()
     return [path.with_name(f"{stem}-{n:05}-of-{count}.gguf") for n in range(1, int(count) + 1)]
+
+
+def whole_name(path: Path) -> str:
+    """That of a file that holds what the parts hold, of which `path` is one."""
+    match = _NAME_OF_A_PART.fullmatch(path.name)
+    return path.name if match is None else f"{match[1]}.gguf"
 
 
 @dataclass(frozen=True)
@@ -321,7 +327,8 @@ def _check(source: GgufSource, slots: list[Slot]) -> None:
 
 
 def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
-    """The tokenizer in a GGUF file's metadata; None if there is none.
+    """The tokenizer in a GGUF file's metadata; None if there is none. If its tokens are o200k's,
+    that of this package, which is the same and quickly made.
 
     Raises `TokenizerError` if it is of a kind that we cannot honour, `CheckpointError` for a
     damaged file.
@@ -346,9 +353,22 @@ def tokenizer(path: str | os.PathLike[str]) -> Tokenizer | None:
         raise TokenizerError(f"{file}: tokenizer.ggml.tokens must be strings")
     data = _as_tokenizer_json(tokens, types, merges, pattern)
     try:
+        if pattern == O200K_PATTERN and _is_o200k(tokens):
+            return Tokenizer.o200k_harmony()
         return Tokenizer(*parse(data))
     except TokenizerError as error:
         raise TokenizerError(f"{file}: {error}") from error
+
+
+def _is_o200k(tokens: list[str]) -> bool:
+    """Whether the tokens are o200k's, and those that Harmony needs follow."""
+    if len(tokens) < o200k.SIZE:
+        return False
+    ours = Tokenizer.o200k_harmony().specials
+    if any(tokens[ours[name] : ours[name] + 1] != [name] for name in HARMONY_SPECIALS):
+        return False
+    plain = {token_bytes(token): n for n, token in enumerate(tokens[: o200k.SIZE])}
+    return o200k.in_merge_order(plain) is not None
 
 
 def _as_tokenizer_json(

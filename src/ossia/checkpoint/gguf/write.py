@@ -25,7 +25,7 @@ from ossia.checkpoint.fitted import Tally, pieces
 from ossia.checkpoint.gguf import format as gguf
 from ossia.checkpoint.gguf.blocks import FORMATS, to_ggml, to_q8
 from ossia.checkpoint.gguf.format import Slot
-from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED, GgufSource
+from ossia.checkpoint.gguf.read import NORMAL, PATTERNS, UNUSED, GgufSource, parts_of, whole_name
 from ossia.checkpoint.load import Checkpoint, open_checkpoint
 from ossia.checkpoint.mapped import read_json
 from ossia.checkpoint.tokenizer import find_tokenizer
@@ -59,7 +59,7 @@ def write_gguf(
     cost is returned. `dense` is the format of the embedding, the unembedding and the attention's
     matrices; one whose rows Q8_0 cannot hold (not a multiple of 32) stays in BF16. Raises
     `CheckpointError` for a source that is not valid or that GGUF cannot describe, for a destination
-    that exists, for a disk too small; it then leaves no file.
+    that exists or is named as a part of a split file, for a disk too small; it then leaves no file.
     """
     _check_choice(dense, get_args(Dense))
     _check_choice(rule, get_args(mxfp4.ScaleRule))
@@ -89,6 +89,11 @@ def _check_choice(value: str, allowed: tuple[str, ...]) -> None:
 def _refuse(path: Path, overwrite: bool, nbytes: int) -> None:
     if path.is_dir() or path.suffix != ".gguf":
         raise CheckpointError(f"{path}: give the name of a file that ends in .gguf")
+    if parts_of(path) != [path]:
+        raise CheckpointError(
+            f"{path}: is the name of a part of a file, and one whole file is written: choose "
+            f"another name, such as {path.with_name(whole_name(path))}"
+        )
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path}: exists; choose another name, or say to overwrite it")
     home = next(folder for folder in path.parents if folder.exists())

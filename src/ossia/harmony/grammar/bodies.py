@@ -206,7 +206,7 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> CompiledFor
     is_strict = not isinstance(body, JsonFormat) or body.is_strict
     key = (tokens, type(body), is_strict, blake2b(data, digest_size=16).digest())
     try:
-        return _CACHE.get(key, lambda: _compiled(body, text, tokens))
+        return _CACHE.get(key, lambda: _compiled(body, text, tokens), len(text))
     except GrammarError as error:
         raise type(error)(str(error).replace(_NAME, what), error.field, error.code) from None
 

@@ -204,7 +204,7 @@ def _check_lark_schemas(grammar: str, what: str) -> None:
         except ValueError:  # the compiler says so, too
             continue
         except RecursionError:
-            _check(what, "levels in a schema, or more,", DEPTH + 1, DEPTH)
+            _check(what, "levels in a schema, or more", DEPTH + 1, DEPTH)
         check_schema(schema, grammar[found.end() : end], what)
 
 

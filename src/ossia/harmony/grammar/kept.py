@@ -2,18 +2,22 @@
 
 Knows what a compiled grammar takes (compiling.py); nothing of schemas and messages. Bounded in
 bytes, not in number, and failures are kept as well: what could not be compiled is not tried again.
+Who has much to compile may do it in parts (`Parts`), and let others have their turn in between.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ossia.errors import GrammarError, GrammarSizeError
 from ossia.harmony.grammar.compiling import (
+    GivenUp,
     lexer_fuel,
     matcher_bytes,
     matcher_of,
@@ -29,6 +33,8 @@ FAILURE_BYTES = 2 << 10
 # All that start from a matcher share its lexer, which grows with the texts that pass. It has a
 # limit, too: without a fresh one now and then a tool that is called often could be called no more.
 FUEL_OF_A_LEXER = 500_000
+PART = 64 << 10  # characters that are compiled in one go while somebody waits
+FORMAT = 4 << 10  # as which every format counts besides its own
 
 
 class CompiledFormat:
@@ -107,6 +113,37 @@ class _Failure:
         return FAILURE_BYTES + len(self.text)
 
 
+@dataclass
+class Parts:
+    """The formats of one request, compiled in parts. `is_wanted`: whether somebody else waits.
+    What was there once is not asked for again, so that every part comes further than the last.
+    """
+
+    is_wanted: Callable[[], bool]
+    found: dict[Hashable, CompiledFormat | _Failure] = field(default_factory=dict)
+    done: int = 0  # characters in this part
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """What is compiled inside, in this context, raises `GivenUp` before the next format when
+        the part is over.
+        """
+        self.done = 0
+        token = _parts.set(self)
+        try:
+            yield
+        finally:
+            _parts.reset(token)
+
+    def begin(self, characters: int) -> None:
+        if self.done >= PART and self.is_wanted():
+            raise GivenUp
+        self.done += FORMAT + characters
+
+
+_parts: ContextVar[Parts | None] = ContextVar("parts", default=None)
+
+
 class FormatCache:
     """The least recently used go first."""
 
@@ -118,22 +155,38 @@ class FormatCache:
         self._total = 0  # of the sizes
         self._started: set[Hashable] = set()  # since they were last measured
 
-    def get(self, key: Hashable, make: Callable[[], CompiledFormat]) -> CompiledFormat:
-        """What `make()` made, now or before. Raises a GrammarError that says what its first one
-        said.
+    def get(
+        self, key: Hashable, make: Callable[[], CompiledFormat], characters: int = 0
+    ) -> CompiledFormat:
+        """What `make()` made of so many characters, now or before. Raises a GrammarError that says
+        what its first one said.
         """
+        parts = _parts.get()
+        found = None if parts is None else parts.found.get(key)
+        if found is None:
+            found = self._get(key)
+        if found is None:
+            if parts is not None:
+                parts.begin(characters)
+            found = self._add(key, make)
+        if parts is not None:
+            parts.found[key] = found
+        if isinstance(found, _Failure):
+            raise found.error
+        return found
+
+    def _get(self, key: Hashable) -> CompiledFormat | _Failure | None:
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
-            found = self._kept.get(key)
-        if found is None:
-            found = self._made(key, make)
-            with self._lock:
-                self._kept[key] = found
-            self._weigh(key)
-            self._measure_started()
-        if isinstance(found, _Failure):
-            raise found.error
+            return self._kept.get(key)
+
+    def _add(self, key: Hashable, make: Callable[[], CompiledFormat]) -> CompiledFormat | _Failure:
+        found = self._made(key, make)
+        with self._lock:
+            self._kept[key] = found
+        self._weigh(key)
+        self._measure_started()
         return found
 
     def _made(self, key: Hashable, make: Callable[[], CompiledFormat]) -> CompiledFormat | _Failure:

@@ -8,7 +8,8 @@ proof fails although the statement is true, a schema is refused that could have 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any
 
@@ -31,44 +32,82 @@ _TYPE_OF = {
 }
 
 
-def newly_ending(definitions: Schema, ending: set[str]) -> set[str]:
-    """The names of definitions that have a finite value, given that `ending` have one: new ones.
-    Raises GivenUp.
+@dataclass(eq=False)
+class _Node:
+    """What holds once `missing` of those that it waits for hold. `waiting`: who waits for it."""
+
+    missing: int = 1
+    waiting: list[_Node] = field(default_factory=list)
+    has_ended: bool = False
+
+
+class Ending:
+    """Which definitions have a finite value: the least fixed point. Every schema is looked at once,
+    and then every one that something waits for. Raises GivenUp.
     """
-    fresh = set()
-    for name in definitions.keys() - ending:
+
+    def __init__(self, definitions: Mapping[str, Any]) -> None:
+        self._names = {name: _Node() for name in definitions}
+        for name, schema in definitions.items():
+            self._wait(self._names[name], [self._ends(schema)], 1)
+
+    def __contains__(self, name: str) -> bool:
+        return self._names[name].has_ended
+
+    def add(self, name: str) -> None:
+        """Now it has one."""
+        self._settle(self._names[name])
+
+    def _wait(self, node: _Node, parts: Sequence[_Node], enough: int) -> _Node:
+        """`node`, which holds when so many of the parts do."""
+        node.missing = enough - sum(part.has_ended for part in parts)
+        if node.missing <= 0:
+            self._settle(node)
+            return node
+        for part in parts:
+            if not part.has_ended:
+                part.waiting.append(node)
+        return node
+
+    def _settle(self, node: _Node) -> None:
+        ended = [node]
+        while ended:
+            node = ended.pop()
+            if node.has_ended:
+                continue
+            node.has_ended = True
+            for waiting in node.waiting:
+                waiting.missing -= 1
+                if waiting.missing == 0:
+                    ended.append(waiting)
+
+    def _all(self, parts: Sequence[_Node]) -> _Node:
+        return self._wait(_Node(), parts, len(parts))
+
+    def _any(self, parts: Sequence[_Node]) -> _Node:
+        return self._wait(_Node(), parts, 1)
+
+    def _ends(self, schema: Any) -> _Node:
+        """Whether the schema has a finite value."""
         check_wanted()
-        if ends(definitions[name], ending):
-            fresh.add(name)
-    return fresh
-
-
-def ends(schema: Any, ending: Collection[str]) -> bool:
-    """Whether the schema has a finite value, given that the definitions `ending` have one."""
-    if isinstance(schema, bool):
-        return True
-    if not _included_end(schema, ending):
-        return False
-    types = set(schema.get("type", TYPES))
-    if types - {"object", "array"} or "const" in schema or "enum" in schema:
-        return True
-    if "object" in types and all(ends(value, ending) for value in _required_values(schema)):
-        return True
-    return "array" in types and all(ends(item, ending) for item in _required_items(schema))
-
-
-def _included_end(schema: Schema, ending: Collection[str]) -> bool:
-    """Whether the schemas that this one refers to or combines have finite values."""
-    if "$ref" in schema:
-        name = schema["$ref"].removeprefix(DEFINITIONS)
-        if name not in ending:
-            return False
-    for key, enough in (("allOf", all), ("anyOf", any), ("oneOf", any)):
-        if key in schema:
-            options_end = [ends(option, ending) for option in schema[key]]
-            if not enough(options_end):
-                return False
-    return True
+        if isinstance(schema, bool):
+            return self._all([])
+        needed = []
+        if "$ref" in schema:
+            needed.append(self._names[schema["$ref"].removeprefix(DEFINITIONS)])
+        needed += map(self._ends, schema.get("allOf", ()))
+        for key in ("anyOf", "oneOf"):
+            if key in schema:
+                needed.append(self._any([self._ends(option) for option in schema[key]]))
+        types = set(schema.get("type", TYPES))
+        if not (types - {"object", "array"} or "const" in schema or "enum" in schema):
+            shapes = []
+            if "object" in types:
+                shapes.append(self._all([self._ends(v) for v in _required_values(schema)]))
+            if "array" in types:
+                shapes.append(self._all([self._ends(v) for v in _required_items(schema)]))
+            needed.append(self._any(shapes))
+        return self._all(needed)
 
 
 def _required_values(schema: Schema) -> list[Any]:

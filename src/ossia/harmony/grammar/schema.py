@@ -55,7 +55,7 @@ from ossia.harmony.grammar.keywords import (
     without_tuples,
 )
 from ossia.harmony.grammar.patterns import anything_but, format_pattern, translate
-from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, newly_ending
+from ossia.harmony.grammar.proofs import DEFINITIONS, TYPES, Disjointness, Ending
 
 SEARCHED = 1 << 23  # characters that are compiled again to find the part that is wrong
 SAFE = 2**53 - 1  # larger numbers are not exact in the compiler, nor in most JSON readers
@@ -563,15 +563,14 @@ class _Rewriting:
             schema["anyOf"] = options
 
     def _refuse_endless(self) -> None:
-        """Every definition must have a value of finite size: the least fixed point."""
-        ending: set[str] = set()
+        """Every definition must have a value of finite size."""
+        ending = Ending(self._definitions)
         for where, name in self._names.items():
-            while fresh := newly_ending(self._definitions, ending):
-                ending |= fresh
             if name not in ending:
                 why = "contains itself without an end, so that it has no finite value"
                 self._note(self._refused(where, why))
                 self._definitions[name].clear()
+                ending.add(name)
 
 
 def _put_other_keys(out: Schema, patterns: Schema, others: Any) -> None:

@@ -274,7 +274,7 @@ def _of_vllm(name: str, at: At) -> AnswerFormat:
 
 def _of_schema(at: At, schema: Any) -> AnswerFormat:
     wanted = At({"type": "json_schema", "schema": schema}, at.path)
-    return answer_format(wanted, always_strict=True)
+    return answer_format(wanted)
 
 
 def _escaped(text: str) -> str:

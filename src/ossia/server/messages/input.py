@@ -7,6 +7,7 @@ results by the id of their call. Nothing of HTTP.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
@@ -17,8 +18,21 @@ from ossia.server.wire.content import part_text, result_part, text_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 
+log = logging.getLogger("ossia.server")
 # the messages that led to a call, by its id, as far as they are remembered
 Thoughts = Callable[[str], Sequence[Message]]
+# What other servers' own tools did: the texts around it say what came of it.
+ELSEWHERE = (
+    "server_tool_use",
+    "web_search_tool_result",
+    "web_fetch_tool_result",
+    "code_execution_tool_result",
+    "bash_code_execution_tool_result",
+    "text_editor_code_execution_tool_result",
+    "tool_search_tool_result",
+    "mcp_tool_use",
+    "mcp_tool_result",
+)
 # blocks of an assistant
 MISPLACED = ("tool_use", "thinking", "redacted_thinking")
 
@@ -30,6 +44,8 @@ def read_messages(body: CountRequest, sealer: Sealer, remembered: Thoughts) -> l
     for n, message in enumerate(body.messages):
         messages += reader.read(message, At(message.content, f"messages[{n}].content"))
     log_unopened(reader.unopened)
+    if reader.elsewhere:
+        log.info("%d blocks of tools that another server ran are left out", reader.elsewhere)
     if body.messages[-1].role == "assistant":
         why = "the last message is the assistant's: this model cannot continue an answer"
         raise bad(why, "messages")
@@ -43,6 +59,7 @@ class _Reader:
         self.calls: dict[str, str] = {}  # id -> the tool's name
         self.open_calls: list[str] = []  # ids of those without a result yet
         self.unopened: list[SealError] = []
+        self.elsewhere = 0  # blocks that are left out
 
     def read(self, message: WireMessage, content: At) -> Iterator[Message]:
         match message.role:
@@ -100,6 +117,8 @@ class _Reader:
                     has_thought = False
                 case "tool_result":
                     raise _misplaced(block, "an assistant's")
+                case kind if kind in ELSEWHERE:
+                    self.elsewhere += 1
                 case _:
                     channel = "final" if n == answer else "commentary"
                     if text := part_text(block):

@@ -67,6 +67,7 @@ class CountRequest(ApiRequest):
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None  # its place before `output_config` had one
     thread: dict[str, Any] | None = None
 
     def check_supported(self) -> None:
@@ -109,6 +110,8 @@ class CountRequest(ApiRequest):
         """Anthropic promises the format, so it is always strict. Raises `ApiError`."""
         config = self.output_config or OutputConfig()
         given = At(config.format, "output_config.format")
+        if given.value is None:
+            given = At(self.output_format, "output_format")
         if given.value is not None:
             given["type"].one_of("json_schema")
         return answer_format(given, always_strict=True)

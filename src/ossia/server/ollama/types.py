@@ -71,7 +71,7 @@ class OllamaRequest(ApiRequest):
         return service.effort(word)
 
     def wanted_format(self) -> AnswerFormat:
-        """`json`, or a schema, which is always enforced. Raises `ApiError`."""
+        """`json`, or a schema. Raises `ApiError`."""
         at = At(self.format, "format")
         if self.format in (None, ""):
             return answer_format(At(None, "format"))
@@ -79,7 +79,7 @@ class OllamaRequest(ApiRequest):
             at.one_of("json")
             return answer_format(At({"type": "json_object"}, "format"))
         wanted = {"type": "json_schema", "schema": at.object().value}
-        return answer_format(At(wanted, "format"), always_strict=True)
+        return answer_format(At(wanted, "format"))
 
     def sampling(self, service: Service) -> SamplingParams:
         """Raises `ApiError`."""

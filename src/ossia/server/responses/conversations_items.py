@@ -13,6 +13,7 @@ import orjson
 
 from ossia.server.wire.content import TEXT_PARTS
 from ossia.server.wire.errors import bad
+from ossia.tools.kinds import ITEMS
 
 Item = dict[str, Any]
 TEXT = (str,)
@@ -38,7 +39,6 @@ OPTIONAL: dict[str, tuple[type, ...]] = {  # of any item, if they are there
 ROLES = ("user", "assistant", "system", "developer")
 STATUSES = ("in_progress", "completed", "incomplete")
 CALL_STATUSES = (*STATUSES, "searching", "interpreting", "failed")  # of the server's own tools
-HOSTED = ("web_search_call", "code_interpreter_call")
 PHASES = ("commentary", "final_answer")
 NAMES: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 JSON_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object"}
@@ -54,7 +54,7 @@ def items_schema(most: int) -> dict[str, Any]:
 
 
 def _schema(kind: str) -> dict[str, Any]:
-    statuses = CALL_STATUSES if kind in HOSTED else STATUSES
+    statuses = CALL_STATUSES if kind in ITEMS else STATUSES
     properties: dict[str, Any] = {"type": {"const": kind}, "status": {"enum": list(statuses)}}
     for key, types in (OPTIONAL | FIELDS[kind]).items():
         properties[key] = {"anyOf": [{"type": JSON_TYPES[each]} for each in types]}
@@ -118,7 +118,7 @@ def _checked(given: Any, where: str) -> Item:
         if "content" in item:
             item["content"] = _parts(item["content"], ("reasoning_text",), f"{where}.content")
     if kind != "reasoning" or "status" in item:
-        statuses = CALL_STATUSES if kind in HOSTED else STATUSES
+        statuses = CALL_STATUSES if kind in ITEMS else STATUSES
         _one_of(item.setdefault("status", "completed"), statuses, f"{where}.status")
     if kind == "code_interpreter_call":
         item.setdefault("outputs", None)

@@ -18,6 +18,7 @@ from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.store import PREFIXES
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
+from ossia.tools.kinds import ITEMS
 from ossia.turn.events import new_id
 
 Item = dict[str, Any]
@@ -25,7 +26,6 @@ Item = dict[str, Any]
 READ = tuple(kind for kind in PREFIXES if kind != "compaction")
 CALLS = ("function_call", "custom_tool_call")
 OUTPUTS = ("function_call_output", "custom_tool_call_output")
-HOSTED_CALLS = ("web_search_call", "code_interpreter_call")
 ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -232,7 +232,7 @@ def _calls_follow(items: Sequence[Item], n: int) -> bool:
     """
     for at in range(n + 1, len(items)):
         if items[at]["type"] != "reasoning":
-            return items[at]["type"] in CALLS + HOSTED_CALLS
+            return items[at]["type"] in CALLS + ITEMS
     return False
 
 

@@ -1,9 +1,9 @@
 """One output item of a response: the wire events from its beginning to its end, and the item they
 add up to.
 
-Each writer is for one kind of item. It yields (type, fields); the owner of the stream adds the
-sequence number. Knows the item and how much of it the client wants to see; nothing of the response
-around it.
+Each writer is for one kind of item; those of calls that the server runs are in hosted.py. A writer
+yields (type, fields); the owner of the stream adds the sequence number. Knows the item and how much
+of it the client wants to see; nothing of the response around it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 from ossia.server.wire import output
 from ossia.turn.events import (
     BuiltinCallItem,
-    Item,
     ItemDelta,
     MessageItem,
     ReasoningItem,
@@ -271,118 +270,3 @@ class CallWriter(Writer):
 
     def partial(self) -> dict[str, Any]:
         return {**self.item, "status": "incomplete", self.key: self.text}
-
-
-class SearchWriter(Writer):
-    """A call of the browser. What it has shown goes to `pages`."""
-
-    def __init__(
-        self,
-        output_index: int,
-        called: BuiltinCallItem,
-        include: Include,
-        pages: dict[int, dict[str, Any]],
-    ) -> None:
-        item = {"id": called.id, "type": "web_search_call", "status": "in_progress"}
-        super().__init__(output_index, item, include)
-        self.pages = pages
-        self.item["action"] = self._action(called)
-
-    def start(self) -> Iterator[Wire]:
-        yield self.added()
-        yield "response.web_search_call.in_progress", dict(self.place)
-
-    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
-        self.parts.append(delta.text)
-        yield from ()
-
-    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
-        yield "response.web_search_call.searching", dict(self.place)
-
-    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
-        for page in item.outputs:
-            if isinstance(page.get("cursor"), int) and isinstance(page.get("url"), str):
-                self.pages[page["cursor"]] = page
-        if complete:
-            yield "response.web_search_call.completed", dict(self.place)
-        status = _status(item, complete)
-        yield self.done({**self.item, "status": status, "action": self._action(item)})
-
-    def _action(self, called: BuiltinCallItem) -> dict[str, Any]:
-        action = dict(called.action or {"type": "search", "query": ""})
-        urls = [page["url"] for page in called.outputs if isinstance(page.get("url"), str)]
-        if not self.include.sources:
-            action.pop("sources", None)
-        elif action.get("type") == "search":
-            action.setdefault("sources", [{"type": "url", "url": url} for url in urls])
-        return action
-
-    def partial(self) -> dict[str, Any]:
-        return {**self.item, "status": "incomplete"}
-
-
-class CodeWriter(Writer):
-    """A call of python."""
-
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, container: str
-    ) -> None:
-        item = {
-            "id": called.id,
-            "type": "code_interpreter_call",
-            "status": "in_progress",
-            "container_id": container,
-            "code": "",
-            "outputs": None,
-        }
-        super().__init__(output_index, item, include)
-
-    def start(self) -> Iterator[Wire]:
-        yield self.added()
-        yield "response.code_interpreter_call.in_progress", dict(self.place)
-
-    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
-        self.parts.append(delta.text)
-        yield "response.code_interpreter_call_code.delta", {**self.place, "delta": delta.text}
-
-    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
-        yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
-        yield "response.code_interpreter_call.interpreting", dict(self.place)
-
-    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
-        if complete:
-            yield "response.code_interpreter_call.completed", dict(self.place)
-        else:
-            yield "response.code_interpreter_call_code.done", {**self.place, "code": item.text}
-        status = _status(item, complete)
-        outputs = list(item.outputs) if self.include.code_outputs and complete else None
-        yield self.done({**self.item, "status": status, "code": item.text, "outputs": outputs})
-
-    def partial(self) -> dict[str, Any]:
-        return {**self.item, "status": "incomplete", "code": self.text}
-
-
-def _status(item: BuiltinCallItem, complete: bool) -> str:
-    if item.failed:
-        return "failed"
-    return "completed" if complete else "incomplete"
-
-
-def writer_of(
-    output_index: int,
-    item: Item,
-    include: Include,
-    pages: dict[int, dict[str, Any]],
-    container: str,
-) -> Writer:
-    match item:
-        case ReasoningItem():
-            return ReasoningWriter(output_index, item, include)
-        case MessageItem():
-            return MessageWriter(output_index, item, include, pages)
-        case ToolCallItem():
-            return CallWriter(output_index, item, include)
-        case BuiltinCallItem(tool="python"):
-            return CodeWriter(output_index, item, include, container)
-        case _:
-            return SearchWriter(output_index, item, include, pages)

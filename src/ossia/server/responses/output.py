@@ -15,15 +15,27 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ossia.errors import CONTEXT_EXCEEDED
-from ossia.server.responses.items import Include, Wire, Writer, writer_of
+from ossia.server.responses.hosted import Around, hosted_writer
+from ossia.server.responses.items import (
+    CallWriter,
+    Include,
+    MessageWriter,
+    ReasoningWriter,
+    Wire,
+    Writer,
+)
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.output import responses_usage
 from ossia.turn.events import (
+    BuiltinCallItem,
     CallStart,
+    Item,
     ItemDelta,
     ItemEnd,
     ItemStart,
+    MessageItem,
     Progress,
+    ReasoningItem,
     ToolCallItem,
     TurnEnd,
     TurnEvent,
@@ -50,7 +62,7 @@ class ResponseBook:
         self.has_ended = False
         self._open: dict[int, Writer] = {}
         self._places: dict[int, int] = {}  # of an item: its place in the output
-        self._pages: dict[int, dict[str, Any]] = {}
+        self._around = Around("cntr_" + response["id"].removeprefix("resp_"))
         self._usage = Usage()
 
     def begin(self) -> Iterator[Event]:
@@ -68,8 +80,7 @@ class ResponseBook:
             case ItemStart(index=index, item=item):
                 place = len(self.response["output"])
                 self._places[index] = place
-                container = "cntr_" + self.response["id"].removeprefix("resp_")
-                writer = writer_of(place, item, self.include, self._pages, container)
+                writer = self._writer(place, item)
                 self._open[index] = writer
                 self.response["output"].append(writer.item)
                 yield from self._events(writer.start())
@@ -85,6 +96,17 @@ class ResponseBook:
                 self._usage = usage
             case TurnEnd():
                 yield from self._finish(event)
+
+    def _writer(self, place: int, item: Item) -> Writer:
+        match item:
+            case ReasoningItem():
+                return ReasoningWriter(place, item, self.include)
+            case MessageItem():
+                return MessageWriter(place, item, self.include, self._around.pages)
+            case ToolCallItem():
+                return CallWriter(place, item, self.include)
+            case BuiltinCallItem():
+                return hosted_writer(place, item, self.include, self._around)
 
     def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end

@@ -26,6 +26,7 @@ from typing import Any
 import orjson
 
 from ossia.errors import DISK_FULL, OssiaError
+from ossia.tools.kinds import KINDS
 from ossia.turn.events import new_id
 
 log = logging.getLogger("ossia.server")
@@ -62,15 +63,18 @@ PRAGMA user_version = {VERSION};
 AWAY = "move it away, or name another file"
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 PREFIXES = {  # of the ids of items
+    **{kind.item: kind.id_prefix for kind in KINDS},
     "message": "msg",
     "reasoning": "rs",
-    "function_call": "fc",
     "function_call_output": "fco",
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
-    "web_search_call": "ws",
-    "code_interpreter_call": "ci",
     "compaction": "cmp",
+    # of tools that other servers run: what they did is no part of the prompt
+    "file_search_call": "fs",
+    "image_generation_call": "ig",
+    "mcp_list_tools": "mcpl",
+    "mcp_call": "mcp",
 }
 PUT_RESPONSE = f"""
 INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)

@@ -69,12 +69,15 @@ class PromptRequest(ApiRequest):
     @model_validator(mode="wrap")
     @classmethod
     def _can_be_echoed(cls, data: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        """Whole numbers of more than 64 bits cannot be written as JSON that all clients read."""
+        """Whole numbers of more than 64 bits cannot be written as JSON that all clients read, nor
+        can what is nested hundreds of levels deep.
+        """
         made = read(data)
-        try:
-            orjson.dumps(data)
-        except TypeError as error:
-            raise wrong(f"cannot be echoed: {error}") from error
+        for field, value in data.items():
+            try:
+                orjson.dumps(value)
+            except TypeError as error:
+                raise wrong(f"cannot be echoed: {field}: {error}") from error
         return made
 
     @property

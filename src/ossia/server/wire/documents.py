@@ -2,9 +2,9 @@
 read.
 
 Knows the parts that hold files in every API; nothing of what messages mean. A PDF is read by a
-process of its own (`tools/pdf.py`), two at a time, each with limits of time and memory; a request
-has so many seconds for all of its own, and so many characters for documents of every kind. A text
-that was read lately is kept: every turn sends it again.
+process of its own (`tools/pdf.py`), two at a time, callers in turns, each with limits of time and
+memory; a request has so many seconds for all of its own, and so many characters for documents of
+every kind. A text that was read lately is kept: every turn sends it again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from ossia.server.access import whose_turn
+from ossia.server.places import Places
 from ossia.server.wire.content import RESULTS, UNSUPPORTED, text_of
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
@@ -38,19 +40,19 @@ class Documents:
     """One per application."""
 
     def __init__(self) -> None:
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._readers = Places(AT_ONCE)
         self._texts: LRUCache[bytes, str] = LRUCache(KEPT, getsizeof=len)
 
     def visit(self) -> Visit:
         """For one request."""
-        return Visit(self._room, self._texts)
+        return Visit(self._readers, self._texts)
 
 
 class Visit:
     """One request. `left`: seconds for its PDFs; `room_left`: characters for its documents."""
 
-    def __init__(self, room: asyncio.Semaphore, texts: LRUCache[bytes, str]) -> None:
-        self.room = room
+    def __init__(self, readers: Places, texts: LRUCache[bytes, str]) -> None:
+        self.readers = readers
         self.texts = texts
         self.left = SECONDS
         self.room_left = ROOM
@@ -154,7 +156,7 @@ class Visit:
             return known
         if importlib.util.find_spec("pypdf") is None:
             raise part.wrong(NO_READER, UNSUPPORTED)
-        async with self.room:
+        async with self.readers.place(whose_turn()):
             begun = time.monotonic()
             read, why = await run_confined(PDF, raw, self.left)
             self.left = max(0.0, self.left - (time.monotonic() - begun))

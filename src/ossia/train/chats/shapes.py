@@ -52,9 +52,12 @@ ROLES = {
     "observation": "tool",
 }
 OTHER_NAMES = {  # that people give to keys of the shapes
+    "messages": ("conversation", "dialogue", "dialog", "chat"),
     "prompt": ("question", "query"),
-    "completion": ("response", "answer"),
+    "completion": ("response", "answer", "chosen"),
+    "instruction": ("input",),
     "output": ("response", "answer"),
+    "text": ("content",),
 }
 CALLS = "function_call"  # of a ShareGPT message: its value is a call, or a list of them
 MAY_BE_NULL = ("default", "const")  # of a schema

@@ -1,0 +1,69 @@
+"""Places where costly work is done: so many at the same time, and callers in turns.
+
+Knows whose a piece of work is and when it came; nothing of what is done. The order is that of
+answers (`engine/turns.py`). Work that takes long gives its place back now and then, and asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+from ossia.engine.turns import Turns
+
+_ids = count()
+
+
+@dataclass(eq=False)
+class _Guest:
+    """Work that has a place, or waits for one."""
+
+    caller: str
+    may_begin: asyncio.Future[None]
+    id: int = field(default_factory=lambda: next(_ids))
+    priority: int = 0
+
+
+class Places:
+    """Of one event loop."""
+
+    def __init__(self, number: int) -> None:
+        self.free = number
+        self._turns = Turns()
+        self._waiting: list[_Guest] = []
+        self._step = 0  # how often a place was given back
+
+    @asynccontextmanager
+    async def place(self, caller: str) -> AsyncIterator[None]:
+        """For a piece of work of this caller's, when it is its turn."""
+        guest = _Guest(caller, asyncio.get_running_loop().create_future())
+        self._turns.enter(guest, self._step)
+        self._waiting.append(guest)
+        try:
+            self._admit()
+            await guest.may_begin
+            yield
+        finally:
+            self._turns.leave(guest)
+            if guest in self._waiting:
+                self._waiting.remove(guest)
+            else:
+                self.free += 1
+            self._step += 1
+            self._admit()
+
+    def is_wanted(self, caller: str) -> bool:
+        """Whether anybody else waits for a place. Any thread may ask."""
+        return any(guest.caller != caller for guest in tuple(self._waiting))
+
+    def _admit(self) -> None:
+        self._turns.settle(self._step)
+        while self.free and self._waiting:
+            first = min(self._waiting, key=self._turns.rank)
+            self._waiting.remove(first)
+            self.free -= 1
+            if not first.may_begin.done():
+                first.may_begin.set_result(None)

@@ -1,0 +1,97 @@
+"""Places for costly work, and the turns of callers at them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from ossia.server.places import Places
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Work:
+    """Pieces of work at places, each of which ends when it is told to."""
+
+    def __init__(self, number: int) -> None:
+        self.places = Places(number)
+        self.begun: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+
+    async def ask(self, caller: str, name: str) -> None:
+        self._ends[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._do(caller, name))
+        await asyncio.sleep(0)
+
+    async def _do(self, caller: str, name: str) -> None:
+        async with self.places.place(caller):
+            self.begun.append(name)
+            await self._ends[name].wait()
+
+    async def end(self, name: str) -> None:
+        self._ends[name].set()
+        await self.tasks[name]
+
+    async def leave(self, name: str) -> None:
+        self.tasks[name].cancel()
+        with suppress(asyncio.CancelledError):
+            await self.tasks[name]
+
+
+async def test_a_light_caller_is_next() -> None:
+    work = Work(1)
+    for n in range(20):
+        await work.ask("heavy", f"h{n}")
+    assert work.begun == ["h0"] and not work.places.is_wanted("heavy")
+    await work.ask("light", "l0")
+    await work.ask("light", "l1")
+    assert work.places.is_wanted("heavy")
+    for name in ("h0", "l0", "h1", "l1", "h2"):
+        assert work.begun[-1] == name
+        await work.end(name)
+    assert work.begun[-1] == "h3"
+    for n in range(3, 20):
+        await work.end(f"h{n}")
+
+
+async def test_who_leaves_frees_a_place_and_holds_up_nobody() -> None:
+    work = Work(2)
+    for n in range(4):
+        await work.ask("a", f"a{n}")
+    await work.leave("a2")  # waits
+    await work.leave("a0")  # is at work
+    assert work.begun == ["a0", "a1", "a3"]
+    await work.ask("b", "b0")
+    await work.ask("b", "b1")
+    await work.leave("a1")
+    assert work.begun[-1] == "b0"
+    await work.end("a3")
+    assert work.begun[-1] == "b1"
+    for name in ("b0", "b1"):
+        await work.end(name)
+    await work.ask("a", "a4")
+    await work.ask("a", "a5")
+    assert work.begun[-2:] == ["a4", "a5"], "both places are free again"
+    for name in ("a4", "a5"):
+        await work.end(name)
+
+
+async def test_who_is_called_while_it_leaves_passes_the_place_on() -> None:
+    work = Work(1)
+    for name in ("a", "b", "c"):
+        await work.ask(name, name)
+    ending = asyncio.create_task(work.end("a"))
+    await asyncio.sleep(0)
+    work.tasks["b"].cancel()
+    await ending
+    await asyncio.sleep(0.01)
+    assert work.begun[-1] == "c"
+    await work.end("c")
