@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ossia.server.access import address_of
@@ -156,10 +155,15 @@ class Connection(H11Protocol):
 
     @property
     def _is_sending(self) -> bool:
-        return self.conn.their_state is h11.SEND_BODY
+        return self._client_state == "SEND_BODY"
 
     def _may_send(self) -> bool:
-        return self._is_sending or self.conn.their_state is h11.ERROR
+        return self._client_state in ("SEND_BODY", "ERROR")
+
+    @property
+    def _client_state(self) -> str:
+        """h11's name for it."""
+        return str(self.conn.their_state)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.lingering = _Lingering(transport, self.doors, self._may_send)
