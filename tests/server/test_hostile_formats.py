@@ -15,8 +15,7 @@ import pytest
 from grammar_cases import counted
 
 from ossia.errors import GrammarSizeError
-from ossia.harmony import FunctionTool
-from ossia.harmony import content
+from ossia.harmony import FunctionTool, content
 from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
