@@ -106,6 +106,7 @@ VALID: list[tuple[str, dict[str, Any]]] = [
     ("/api/chat", {"model": "nano", "messages": MESSAGES, "options": {"num_predict": 4}}),
     ("/api/generate", {"model": "nano", "prompt": "Hi", "options": {"num_predict": 4}}),
 ]
+MANY = 200  # items of a list that is made longer still: the client, too, has to be quick
 PATHS = [path for path, _ in VALID]
 OTHERS = (
     "/",
@@ -174,7 +175,7 @@ def mutate(body: dict[str, Any], rng: random.Random) -> None:
         parent[rng.choice(("temperature", "n", "tools", "stop", "logit_bias", "x", "type"))] = (
             odd_values(rng)
         )
-    elif way == 2 and isinstance(parent, list):
+    elif way == 2 and isinstance(parent, list) and len(parent) < MANY:
         parent.extend(copy.deepcopy(parent) * rng.choice((1, 40)))
     else:
         parent[path[-1]] = odd_values(rng)

@@ -6,17 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from amounts import thorough
 
+from ossia import checkpoint
 from ossia.batch import Batch
 from ossia.config import ModelConfig
-from ossia.engine import Engine, SamplingParams
+from ossia.engine import Engine, SamplingParams, kv
+from ossia.engine import engine as module
 from ossia.engine.runner import hidden_in_chunks
 from ossia.errors import RequestError
+from ossia.kernels import not_compiled
 from ossia.model import Transformer
+from ossia.model.native import Precision, make_native
 
 ONES = 120 if thorough() else 20  # tokens that come one by one
 GREEDY = SamplingParams(temperature=0, max_tokens=12)
@@ -211,3 +216,46 @@ def test_a_light_caller_beside_two_hundred_samples_of_another(
     assert engine.stats().waiting > 100
     for seed in (2, 3):
         assert steps_to_first_token(engine, size, seed) <= 3 * alone
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_engine_that_rests_gives_memory_back_and_answers_as_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compiled: bool
+) -> None:
+    model = small_model()
+    if compiled:
+        if not_compiled():
+            pytest.skip(f"needs the compiled kernels: {not_compiled()}")
+        checkpoint.write_random(model.config, tmp_path / "model", seed=1)
+        model = checkpoint.load(tmp_path / "model")
+        make_native(model, Precision())
+    engine = Engine(model, capacity=512)
+    prompts = [random_ids(100, seed) for seed in range(3)]
+
+    def answers() -> list[list[int]]:
+        said = [engine.generate(prompt, GREEDY) for prompt in prompts]
+        return [[token.token_id for token in each] for each in said]
+
+    given, trims = [], []
+    monkeypatch.setattr(kv, "drop_resident", lambda view: given.append(view.zero_()))
+    monkeypatch.setattr(module, "trim_heap", lambda: trims.append(1))
+    want = answers()
+    engine.submit(prompts[0], GREEDY)
+    engine.step()
+    engine.rest()
+    assert not given, "a request runs"
+    while engine.has_work():
+        engine.step()
+    engine.rest()
+    assert given and engine.prefix_cache is not None
+    tables = engine._scheduler.tables
+    tables.check(engine.prefix_cache.check())
+    assert engine.prefix_cache.cost > 0, "the last sequence stays"
+    assert sum(pool.kept for pool in tables.pools.values()) <= 2 * 112 // 16
+    given.clear()
+    engine.rest()
+    assert not given and len(trims) == 3
+    assert answers() == want
+    hits = engine.prefix_cache.tokens_reused
+    engine.rest()
+    assert given and answers()[2] == want[2] and engine.prefix_cache.tokens_reused > hits

@@ -129,3 +129,12 @@ def test_references_cannot_be_given_back_twice() -> None:
     for wrong in (pool.release, pool.drop, pool.hold, pool.keep):
         with pytest.raises(AssertionError):
             wrong([page])
+
+
+def test_ranges_of_free_pages() -> None:
+    pool = PagePool(8)
+    assert list(pool.free_ranges()) == [(0, 8)]
+    taken = [pool.allocate() for _ in range(8)]
+    assert list(pool.free_ranges()) == []
+    pool.release([taken[n] for n in (7, 2, 0, 3)])
+    assert list(pool.free_ranges()) == [(0, 1), (2, 4), (7, 8)]

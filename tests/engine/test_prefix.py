@@ -209,3 +209,20 @@ def test_the_same_pages_are_kept_once() -> None:
         w.tables.release(owner)
     w.check()
     assert all(pool.idle == pool.kept == pool.total - pool.free for pool in w.tables.pools.values())
+
+
+def test_a_cache_that_rests_holds_the_latest_and_the_last_line_whole() -> None:
+    w = Writer({None: 160, 24: 160})
+    for n in range(6):
+        w.written(line(50, n))
+    w.cache.shrink(1 / 16)
+    w.check()
+    assert [w.hit(line(50, n)) for n in range(6)] == [0, 0, 0, 48, 48, 48]
+    w.written(line(401, 9), every=64)
+    w.cache.shrink(1 / 16)
+    w.check()
+    assert [w.hit(line(50, n)) for n in (3, 4, 5)] == [0, 0, 0]
+    assert w.hit(line(401, 9)) == 400, "larger than that share"
+    w.written(line(50, 1))
+    w.cache.shrink(1 / 16)
+    assert w.hit(line(50, 1)) == 48 and w.hit(line(401, 9)) < 160

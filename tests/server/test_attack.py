@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hostile_bodies import hostile
+from hostile_bodies import OTHERS, VALID, hostile
 from nano_server import QUESTIONS, Process, body, serving
 
 MINUTES = float(os.environ.get("OSSIA_ATTACK_MINUTES", "1"))
@@ -26,8 +26,8 @@ STREAMS = 64
 ATTACKERS = 4
 HEALTH = 1.0  # seconds that /health may take
 ROOM = 0.10  # of its size that the process may have kept at the end
-# What a server may keep on purpose is small here, so that it is full before it is looked at.
-SMALL = ("--max-queue", "256", "--store-bytes", "16MB", "--kv-memory", "128MiB")
+IDLE = 60.0  # seconds after which it is looked at
+PATIENCE = 300.0  # seconds for an answer: some bodies ask for as much as fits the context
 FEW = 16  # file descriptors that a pool or a log may still hold
 
 
@@ -36,6 +36,7 @@ class Seen:
     statuses: Counter[int] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)  # MiB, every half minute
     left: int = 0
     ended: int = 0
 
@@ -43,7 +44,7 @@ class Seen:
 def client_of(server: Process, key: str) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
     headers = {"Authorization": f"Bearer {key}", "x-api-key": key}
-    return httpx.AsyncClient(base_url=server.url, timeout=90, limits=limits, headers=headers)
+    return httpx.AsyncClient(base_url=server.url, timeout=PATIENCE, limits=limits, headers=headers)
 
 
 async def attack(client: httpx.AsyncClient, rng: random.Random, end: float, seen: Seen) -> None:
@@ -51,7 +52,7 @@ async def attack(client: httpx.AsyncClient, rng: random.Random, end: float, seen
     while time.monotonic() < end:
         sent = hostile(rng)
         request = client.build_request(sent.method, sent.path, content=sent.body, headers=headers)
-        patience = 0.05 if rng.random() < 0.2 else 90.0
+        patience = 0.05 if rng.random() < 0.2 else PATIENCE
         try:
             async with asyncio.timeout(patience):
                 response = await client.send(request)
@@ -88,11 +89,15 @@ async def stream(client: httpx.AsyncClient, rng: random.Random, end: float, seen
             await asyncio.sleep(1)
 
 
-def watch(url: str, end: float, seen: Seen) -> None:
+def watch(server: Process, end: float, seen: Seen) -> None:
     """In a thread of its own, so that what the other clients here do is not waited for, too."""
-    with httpx.Client(base_url=url) as client:
+    next_look = time.monotonic() + 30
+    with httpx.Client(base_url=server.url) as client:
         while time.monotonic() < end:
             began = time.monotonic()
+            if began > next_look:
+                seen.sizes.append(server.resident() >> 20)
+                next_look += 30
             response = client.get("/health")
             seen.health.append(time.monotonic() - began)
             if response.status_code != 200:
@@ -100,49 +105,41 @@ def watch(url: str, end: float, seen: Seen) -> None:
             time.sleep(0.25)
 
 
-async def idle_size(server: Process, client: httpx.AsyncClient) -> tuple[int, int]:
-    """Bytes and open files, once nothing runs."""
-    async with asyncio.timeout(60):
-        while True:
-            text = (await client.get("/metrics")).text
-            lines = [line for line in text.splitlines() if line.startswith("ossia:num_requests_")]
-            if all(float(line.split()[-1]) == 0 for line in lines):
-                break
-            await asyncio.sleep(0.2)
-    await asyncio.sleep(7)  # connections that are kept alive end by themselves
+async def warmed_up(server: Process) -> None:
+    """Every door has been used once."""
+    async with client_of(server, KEYS[0]) as client:
+        for path, valid in VALID:
+            assert (await client.post(path, json=valid)).status_code == 200, path
+        for path in OTHERS:
+            await client.get(path)
+
+
+async def size_of(server: Process) -> tuple[int, int]:
+    """Bytes and open files, once connections that are closed are."""
+    await asyncio.sleep(5)
     return server.resident(), len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
 async def attacked(server: Process, seconds: float) -> Seen:
-    """The first quarter warms the server up: caches fill, once."""
     seen = Seen()
-
-    async def all_at_once(seconds: float, first: int) -> None:
-        end = time.monotonic() + seconds
-        async with client_of(server, KEYS[0]) as one, client_of(server, KEYS[1]) as two:
-            both = (one, two)
-            tasks = [asyncio.to_thread(watch, server.url, end, seen)]
-            tasks += [
-                stream(both[n % 2], random.Random(first + n), end, seen) for n in range(STREAMS)
-            ]
-            tasks += [
-                attack(both[n % 2], random.Random(first - n - 1), end, seen)
-                for n in range(ATTACKERS)
-            ]
-            await asyncio.gather(*tasks)
-
-    await all_at_once(seconds / 4, 5000)
-    async with client_of(server, KEYS[0]) as client:
-        size, files = await idle_size(server, client)
-    await all_at_once(seconds * 3 / 4, 1000)
-    async with client_of(server, KEYS[0]) as client:
-        size_after, files_after = await idle_size(server, client)
+    await warmed_up(server)
+    size, files = await size_of(server)
+    end = time.monotonic() + seconds
+    async with client_of(server, KEYS[0]) as one, client_of(server, KEYS[1]) as two:
+        both = (one, two)
+        tasks = [asyncio.to_thread(watch, server, end, seen)]
+        tasks += [stream(both[n % 2], random.Random(n), end, seen) for n in range(STREAMS)]
+        tasks += [attack(both[n % 2], random.Random(-n - 1), end, seen) for n in range(ATTACKERS)]
+        await asyncio.gather(*tasks)
+    await asyncio.sleep(IDLE)
+    size_after, files_after = await size_of(server)
     waits = sorted(seen.health)
     print(
         f"{sum(seen.statuses.values())} answers {dict(seen.statuses)}, "
         f"{seen.ended} streams to their end, {seen.left} left; "
         f"/health median {waits[len(waits) // 2]:.3f} s, worst {waits[-1]:.3f} s; "
-        f"size {size >> 20} -> {size_after >> 20} MiB, files {files} -> {files_after}"
+        f"size {size >> 20} -> {seen.sizes} -> {size_after >> 20} MiB, "
+        f"files {files} -> {files_after}"
     )
     assert size_after <= size * (1 + ROOM), (size, size_after)
     assert files_after <= files + FEW
@@ -169,7 +166,7 @@ def test_a_mixed_attack(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("".join(f"user{n} {key}\n" for n, key in enumerate(KEYS)))
     keys.chmod(0o600)
-    with serving("--api-key-file", str(keys), *SMALL) as server:
+    with serving("--api-key-file", str(keys)) as server:
         seen = asyncio.run(attacked(server, MINUTES * 60))
         assert server.process.poll() is None, f"the server has ended: {server.process.returncode}"
         assert not seen.failures, seen.failures[:5]

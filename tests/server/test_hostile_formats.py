@@ -16,7 +16,7 @@ import pytest
 from grammar_cases import counted
 
 from ossia.errors import GrammarSizeError
-from ossia.harmony import FunctionTool
+from ossia.harmony import FunctionTool, content
 from ossia.harmony.grammar import bodies, compiling, kept
 from ossia.harmony.grammar.kept import FormatCache
 from ossia.llm import LLM
@@ -404,3 +404,23 @@ async def test_the_vocabulary_is_read_when_the_server_starts(
         await asyncio.to_thread(client.app.state.service.warm().result, 30)
     (reader,) = readers
     assert reader is not threading.current_thread()
+
+
+async def test_what_saves_time_goes_when_the_server_rests(
+    client_for: Callable[..., Any], fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "RESTING", 0)
+    async with client_for("<|channel|>final<|message|>Fine.<|return|>") as client:
+        body = asked(CHAT, {"tools": tools(3)})
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        types = content._types_of_json
+        assert fresh.bytes > 0 and types.cache_info().currsize >= 3
+        client.app.state.service.worker._at_rest()
+        assert fresh.bytes == 0 and types.cache_info().currsize == 0
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        kept = types.cache_info().currsize
+        (large,) = tools(1)
+        large["function"]["parameters"]["description"] = "x" * content.LARGE
+        body = asked(CHAT, {"tools": [large]})
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        assert types.cache_info().currsize == kept

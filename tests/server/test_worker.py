@@ -314,3 +314,31 @@ async def test_a_server_that_has_nothing_to_do_looks_too(
     (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "the weights file w has changed" in line.getMessage() and line.exc_info is None
     worker.stop()
+
+
+def test_memory_is_given_back_when_nothing_has_run_for_a_while() -> None:
+    said: list[str] = []
+
+    class Resting(ScriptedEngine):
+        def rest(self) -> None:
+            said.append("engine")
+
+    now = [0.0]
+    engine = Resting([[5, STOP]])
+    worker = EngineWorker(engine, at_rest=lambda: said.append("formats"), clock=lambda: now[0])
+    now[0] = module.REST - 1
+    worker._work()
+    assert said == []
+    engine.submit([1], PARAMS)
+    worker._work()
+    now[0] += module.REST
+    worker._work()  # the last step, long as it took
+    assert not engine.has_work()
+    worker._work()
+    assert said == [], "it has just been at work"
+    for _ in range(2):  # whatever came that did not reach the engine
+        now[0] += module.REST
+        worker._work()
+        worker._work()
+        assert said == ["formats", "engine"]
+        said.clear()

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
 WARM_UP_TOKENS = 8
+FILE = 1 << 30  # bytes of responses and conversations that are kept
+MEMORY = 128 << 20  # where there is no file for them: small beside a model
 EPILOG = """\
 OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000;
 a browser finds a page to chat on. Which model a request names does not matter, unless
@@ -153,7 +155,7 @@ class Kept:
         None, "a file for responses and conversations", "FILE", shown="in memory"
     )
     store_ttl: Seconds = option(30 * 86400.0, "", "TIME", shown="30d")
-    store_bytes: Size = option(1 << 30, "", "SIZE", shown="1GiB")
+    store_bytes: Size | None = option(None, "", "SIZE", shown="1GiB in a file, 128MiB in memory")
     secret_file: str | None = option(
         None,
         "seals reasoning that clients keep; made if it is not there",
@@ -275,7 +277,7 @@ def settings_of(options: Options) -> Settings:
         drain=limits.drain,
         store_path=None if kept.store is None else Path(kept.store),
         store_ttl=kept.store_ttl,
-        store_bytes=kept.store_bytes,
+        store_bytes=kept.store_bytes or (MEMORY if kept.store is None else FILE),
         secret=None if kept.secret_file is None else read_secret(Path(kept.secret_file)),
         log_prompts=kept.log_prompts,
         cors_origins=_origins(access.cors_origin),

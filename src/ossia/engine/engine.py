@@ -40,11 +40,13 @@ from ossia.engine.scheduler import Scheduler, Work
 from ossia.engine.scoring import prompt_logprobs
 from ossia.engine.speculate import NgramProposer, Speculation, verify
 from ossia.errors import CONTEXT_EXCEEDED, PromptTooLong, RequestError
+from ossia.kernels.cpu.memory import trim_heap
 from ossia.model import Transformer
 
 if TYPE_CHECKING:
     from ossia.engine.request import Mask
 
+RESTING = 1 / 16  # of the pages: what the prefix cache holds while nothing is asked
 Progress = Callable[[int, int], object]
 
 
@@ -105,6 +107,7 @@ class Engine:
         self._unread: dict[int, deque[SampledToken]] = {}
         self.failed: dict[int, Exception] = {}
         self._prompt_tokens = 0  # of all requests
+        self._has_run = False  # since it last rested
         self._ids = count()
 
     def submit(
@@ -175,6 +178,7 @@ class Engine:
         step = self._scheduler.schedule()
         if not step.scheduled:
             return []
+        self._has_run = True
         began = time.perf_counter()
         self._runner.copy(step.copies)
         logits_RV = self._runner.run(step.scheduled)
@@ -188,6 +192,17 @@ class Engine:
             guesses = [work.drafts for work in step.scheduled]
             self._speculation.observe([*zip(guesses, held, strict=True)], seconds)
         return tokens
+
+    def rest(self) -> None:
+        """To be called when nothing has run for a while: gives memory back to the system. Of the
+        prefix cache, the last sequence stays, and what else fits a small share of the pages.
+        """
+        if self._has_run and not self.has_work():
+            self._has_run = False
+            if self.prefix_cache is not None:
+                self.prefix_cache.shrink(RESTING)
+            self._runner.cache.forget_free()
+        trim_heap()
 
     def stats(self) -> EngineStats:
         """The current state. Another thread may ask for it, too."""

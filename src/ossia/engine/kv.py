@@ -16,6 +16,7 @@ from ossia.config import PAGE, ModelConfig
 from ossia.engine.pages import PageCopy, PageTables, first_seen
 from ossia.engine.scheduler import Work
 from ossia.kernels import cpu
+from ossia.kernels.cpu.memory import drop_resident
 
 
 class TorchCache:
@@ -46,6 +47,15 @@ class TorchCache:
                 if page.window == window:
                     _copy_page(self.keys[layer], page)
                     _copy_page(self.values[layer], page)
+
+    def forget_free(self) -> None:
+        """Gives the memory of free pages back to the system."""
+        if self.device.type != "cpu":
+            return
+        for layer, window in enumerate(self.windows):
+            for begin, end in self.tables.pools[window].free_ranges():
+                drop_resident(self.keys[layer][begin * PAGE : end * PAGE])
+                drop_resident(self.values[layer][begin * PAGE : end * PAGE])
 
     def _slots(self, scheduled: Sequence[Work], window: int | None) -> KindSlots:
         write: list[int] = []
@@ -89,6 +99,14 @@ class NativeCache:
             for page in copies:
                 if page.window == window:
                     layer.copy(page.src, page.dst)
+
+    def forget_free(self) -> None:
+        """Gives the memory of free pages back to the system."""
+        for layer, window in zip(self.kv.layers, self.windows, strict=True):
+            pool = self.tables.pools[window]
+            size = layer.memory.numel() // pool.total
+            for begin, end in pool.free_ranges():
+                drop_resident(layer.memory[begin * size : end * size])
 
     def _table(self, scheduled: Sequence[Work], window: int | None) -> PageTable:
         runs = [self.tables.run(work.request.id, window) for work in scheduled]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ossia.config import PAGE
@@ -56,6 +56,18 @@ class PagePool:
     def available(self) -> int:
         """Pages that can be obtained without taking one from a sequence."""
         return len(self._free) + self.idle
+
+    def free_ranges(self) -> Iterator[tuple[int, int]]:
+        """Begin and end of each."""
+        begin = end = -1
+        for page in sorted(self._free):
+            if page != end:
+                if end > begin:
+                    yield begin, end
+                begin = page
+            end = page + 1
+        if end > begin:
+            yield begin, end
 
     def holders(self, page: int) -> int:
         return self._runs[page] + self._keeps[page]

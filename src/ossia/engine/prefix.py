@@ -63,6 +63,7 @@ class PrefixCache:
         self._roots: dict[str, Node] = {}
         # Nodes that have one, least recently used first.
         self._snapshots: OrderedDict[Node, None] = OrderedDict()
+        self._latest: Node | None = None  # the end of the sequence that was used last
 
     @property
     def cost(self) -> int:
@@ -142,6 +143,18 @@ class PrefixCache:
             useful = (node for node in self._snapshots if self._has_idle(node, window))
             self._forget(next(useful, None) or next(iter(self._snapshots)))
 
+    def shrink(self, share: float) -> None:
+        """Drop snapshots until this share of the pages of each kind is held, or only the sequence
+        that was used last.
+        """
+        pools = self.tables.pools.values()
+        latest = set() if self._latest is None else set(_path_to(self._latest))
+        for node in list(self._snapshots):
+            if all(pool.kept <= pool.total * share for pool in pools):
+                return
+            if node not in latest:
+                self._forget(node)
+
     def clear(self) -> None:
         while self._snapshots:
             self._forget(next(iter(self._snapshots)))
@@ -202,6 +215,7 @@ class PrefixCache:
         """The node has just been used, and the nodes on the path to it just after, so that they
         are dropped last.
         """
+        self._latest = node
         for one in _path_to(node):
             if one.snapshot is not None:
                 self._snapshots.move_to_end(one)

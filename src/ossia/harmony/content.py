@@ -29,6 +29,7 @@ from ossia.harmony.rules import FAITHFUL, Rules
 from ossia.harmony.typescript import TypeScript
 
 BUILTIN_TOOLS = ("browser", "python")
+LARGE = 64 << 10  # characters of a schema whose type is worked out every time, not kept
 
 
 def system_text(
@@ -189,9 +190,17 @@ def _schema_types(
 ) -> TypeScript:
     """The type and its definitions; none of these is called like one in `taken`."""
     try:
-        return _types_of_json(dumped(schema), rules, taken)
+        text = dumped(schema)
+        if len(text) > LARGE:
+            return rules.type_of(read(text), taken)
+        return _types_of_json(text, rules, taken)
     except NOT_JSON as error:
         raise RenderError(f"{what} must be a JSON schema: {error}", "tools") from error
+
+
+def forget_types() -> None:
+    """Of schemas: nothing has been asked for a while."""
+    _types_of_json.cache_clear()
 
 
 @functools.lru_cache(maxsize=512)

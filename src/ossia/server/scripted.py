@@ -56,6 +56,9 @@ class ScriptedEngine:
         self._running: dict[int, _Running] = {}
         self._ids = count()
 
+    def rest(self) -> None:
+        """It has nothing to give back."""
+
     def submit(
         self,
         prompt: Sequence[int],

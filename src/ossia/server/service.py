@@ -20,7 +20,8 @@ from cachetools import LRUCache
 from ossia.engine.request import SamplingParams
 from ossia.errors import GrammarError, RequestError
 from ossia.harmony import Conversation, HarmonyGrammar, JsonFormat, Message, body_format
-from ossia.harmony.grammar.bodies import Vocabulary, vocabulary
+from ossia.harmony.content import forget_types
+from ossia.harmony.grammar.bodies import Vocabulary, forget_formats, vocabulary
 from ossia.harmony.grammar.compiling import GivenUp, giving_up
 from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
@@ -86,7 +87,7 @@ class Service:
         self.settings = settings
         self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
-        self.worker = EngineWorker(engine, changed)
+        self.worker = EngineWorker(engine, changed, _forget_what_saves_time)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.metrics = Metrics(self.worker, settings.model_name)
@@ -273,6 +274,12 @@ class Service:
     def thoughts_before(self, caller: Caller, call_id: str) -> tuple[Message, ...]:
         """The remembered messages before an answer's first call; empty if there are none."""
         return self._thoughts.get((caller.name, call_id), ())
+
+
+def _forget_what_saves_time() -> None:
+    """And nothing else."""
+    forget_formats()
+    forget_types()
 
 
 def _size(messages: Sequence[Message]) -> int:

@@ -53,7 +53,7 @@ class Settings:
     drain: float = 30.0  # seconds that running answers have when the server is asked to stop
     store_path: Path | None = None
     store_ttl: float = 30 * 24 * 3600.0  # seconds
-    store_bytes: int = 1 << 30
+    store_bytes: int = 128 << 20
     secret: bytes | None = None  # of encrypted reasoning; None: a new one at every start
     # what is asked, besides the line that every request gets in the log
     log_prompts: bool = False

@@ -21,6 +21,9 @@ from ossia.config import ModelConfig
 from ossia.engine.request import Constraint, EngineStats, PromptToken, SampledToken, SamplingParams
 
 log = logging.getLogger("ossia.server")
+# Seconds without anything to compute after which memory is given back. Whoever compares a server's
+# size before and after a load will wait about a minute; a pause in a conversation costs little.
+REST = 30.0
 WATCH = 2.0  # seconds between two looks at the files of the weights
 READING = 2  # callers whose prompts are read at a time: each takes memory beside the engine's
 
@@ -51,6 +54,7 @@ class EngineLike(Protocol):
     def abort(self, request_id: int) -> None: ...
     def has_work(self) -> bool: ...
     def step(self) -> list[SampledToken]: ...
+    def rest(self) -> None: ...
     def stats(self) -> EngineStats: ...
     def prompt_logprobs(
         self, prompt: Sequence[int], top: int = 0
@@ -88,14 +92,21 @@ _Scoring = tuple[_Stream, Iterator[list[PromptToken]]]
 class EngineWorker:
     """`start` it, `generate` from any event loop, `stop` it. `changed`: what has changed about the
     files that weights are read from, if anything has; then the engine stops before another answer
-    is complete.
+    is complete. `at_rest` is called before the engine rests, in its thread.
     """
 
     def __init__(
-        self, engine: EngineLike, changed: Callable[[], str | None] = lambda: None
+        self,
+        engine: EngineLike,
+        changed: Callable[[], str | None] = lambda: None,
+        at_rest: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
         self._changed = changed
+        self._at_rest = at_rest
+        self._clock = clock
+        self._next_rest = clock() + REST
         self._next_look = 0.0  # on the clock of time.monotonic
         self.error: BaseException | None = None  # what the thread died of
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -235,10 +246,7 @@ class EngineWorker:
                 self._take_commands()
                 if time.monotonic() >= self._next_look:
                     self._look()
-                if self._scoring and not self._stopping:
-                    self._score()
-                if self.engine.has_work() and not self._stopping:
-                    self._step()
+                self._work()
         except WeightsChanged as error:
             log.error("%s; no more requests are answered: start the server again", error)
             self.error = error
@@ -255,6 +263,23 @@ class EngineWorker:
         with suppress(queue.Empty):  # who came in meanwhile is told too
             while True:
                 self._commands.get_nowait()()
+
+    def _work(self) -> None:
+        """Computes what there is; if there has been nothing for a while, gives memory back, now
+        and whenever as much time has passed: requests that never reach the engine take some, too.
+        """
+        if self._stopping:
+            return
+        if self._scoring or self.engine.has_work():
+            self._next_rest = self._clock() + REST
+        elif self._clock() >= self._next_rest:
+            self._next_rest = self._clock() + REST
+            self._at_rest()
+            self.engine.rest()
+        if self._scoring:
+            self._score()
+        if self.engine.has_work():
+            self._step()
 
     def _take_commands(self) -> None:
         """All that wait; waits for one, or the next look, if there is nothing to compute."""

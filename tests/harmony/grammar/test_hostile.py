@@ -359,6 +359,23 @@ def test_the_cache_is_bounded_in_bytes(tokens: Vocabulary, monkeypatch: pytest.M
     assert len(made) == before + 1
 
 
+def test_while_nothing_is_asked_only_the_latest_are_kept(
+    tokens: Vocabulary, fresh: FormatCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = counted(monkeypatch)
+    for n in range(4):
+        compile_body(RegexFormat(f"a{n}"), tokens, "it")
+    monkeypatch.setattr(bodies, "RESTING", fresh.bytes // 2)
+    bodies.forget_formats()
+    assert fresh.bytes <= bodies.RESTING
+    for n in (3, 2, 0):
+        compile_body(RegexFormat(f"a{n}"), tokens, "it")
+    assert len(made) == 5
+    monkeypatch.setattr(bodies, "RESTING", 0)
+    bodies.forget_formats()
+    assert fresh.bytes == 0
+
+
 GROWING = RegexFormat("(" + "|".join(f".*{chr(97 + n)}.{{{n + 5}}}x" for n in range(12)) + ")*")
 
 

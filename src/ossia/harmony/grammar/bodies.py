@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ossia.errors import GrammarError
 from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.compiling import check_wanted, panics_as_errors, reason
-from ossia.harmony.grammar.kept import CompiledFormat, FormatCache
+from ossia.harmony.grammar.kept import RESTING, CompiledFormat, FormatCache
 from ossia.harmony.grammar.keywords import Relaxed, plain
 from ossia.harmony.grammar.patterns import translate_whole
 from ossia.harmony.grammar.schema import json_grammar
@@ -209,6 +209,11 @@ def compile_body(body: BodyFormat, tokens: Vocabulary, what: str) -> CompiledFor
         return _CACHE.get(key, lambda: _compiled(body, text, tokens), len(text))
     except GrammarError as error:
         raise type(error)(str(error).replace(_NAME, what), error.field, error.code) from None
+
+
+def forget_formats() -> None:
+    """All but the latest: nothing has been asked for a while."""
+    _CACHE.shrink(RESTING)
 
 
 def relaxed_in(format: CompiledFormat, what: str) -> tuple[Relaxed, ...]:

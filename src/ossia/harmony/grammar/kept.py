@@ -28,7 +28,10 @@ from ossia.harmony.grammar.keywords import Relaxed
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-CACHED = 256 << 20  # bytes
+# Bytes: some hundreds of ordinary tools. The more of them come and go, the more of the heap is left
+# in pieces that the system cannot have back.
+CACHED = 64 << 20
+RESTING = 4 << 20  # bytes that stay while nothing is asked
 FAILURE_BYTES = 2 << 10
 # All that start from a matcher share its lexer, which grows with the texts that pass. It has a
 # limit, too: without a fresh one now and then a tool that is called often could be called no more.
@@ -213,6 +216,11 @@ class FormatCache:
                 format.measure()
                 self._weigh(key)
 
+    def shrink(self, limit: int) -> None:
+        """To so many bytes, for now."""
+        with self._lock:
+            self._drop_oldest(limit, 0)
+
     def _weigh(self, key: Hashable) -> None:
         """Counts what one takes now, and makes room for it."""
         with self._lock:
@@ -221,10 +229,13 @@ class FormatCache:
             size = self._kept[key].bytes
             self._total += size - self._sizes.get(key, 0)
             self._sizes[key] = size
-            while len(self._kept) > 1 and self._total > self._limit:
-                oldest, _ = self._kept.popitem(last=False)
-                self._total -= self._sizes.pop(oldest, 0)
-                self._started.discard(oldest)
+            self._drop_oldest(self._limit, 1)
+
+    def _drop_oldest(self, limit: int, fewest: int) -> None:
+        while len(self._kept) > fewest and self._total > limit:
+            oldest, _ = self._kept.popitem(last=False)
+            self._total -= self._sizes.pop(oldest, 0)
+            self._started.discard(oldest)
 
     @property
     def bytes(self) -> int:

@@ -86,8 +86,17 @@ def _group_cache() -> int:
 
 
 def drop_resident(view: Tensor) -> None:
-    """The same, and the file stays in the system's cache in any case."""
+    """The same, and the file stays in the system's cache in any case. Anonymous memory is zero
+    afterwards.
+    """
     _advise(view, _DONTNEED)
+
+
+def trim_heap() -> None:
+    """Have the C library give the system back what is free in its heap, where it can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def fetch_file_pages(view: Tensor) -> None:
