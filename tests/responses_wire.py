@@ -5,7 +5,7 @@ the server's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -16,8 +16,9 @@ from starlette.testclient import TestClient
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
+from ossia.server.wire.mcp import McpServers
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, ToolResult
+from ossia.tools import SessionKey, Tool, ToolResult
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.tools.protocol import MaybeAwaitable
 
@@ -131,16 +132,25 @@ class Server:
 
 @contextmanager
 def serving(
-    tokenizer: Tokenizer, settings: Settings | None = None, *, certain: bool = False
+    tokenizer: Tokenizer,
+    settings: Settings | None = None,
+    *,
+    certain: bool = False,
+    mcp: McpServers | None = None,
+    more: Sequence[Tool] = (),
 ) -> Iterator[Server]:
     """`certain`: the engine says that it enforces constraints, so that calls are shown as they
-    come.
+    come. `more`: tools that the server runs.
     """
     box: list[Server] = []
     engine = ScriptedEngine(lambda prompt: box[0].next())
     engine.enforces_constraints = certain  # type: ignore[misc]
     app = create_app(
-        engine, tokenizer, settings or Settings(model_name="nano"), builtin=[Browser(), Python()]
+        engine,
+        tokenizer,
+        settings or Settings(model_name="nano"),
+        builtin=[Browser(), Python(), *more],
+        mcp=mcp,
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))
@@ -198,7 +208,7 @@ def _output_item(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
         output.append(json.loads(json.dumps(event["item"])))
         return
     item = output[event["output_index"]]
-    late = ("status", "encrypted_content", "action", "outputs")  # no small event tells these
+    late = ("status", "encrypted_content", "action", "outputs", "tools", "error", "output")  # no small event tells these
     assert {k: v for k, v in item.items() if k not in late} == {
         k: v for k, v in event["item"].items() if k not in late
     }
@@ -259,6 +269,30 @@ def _body(key: str) -> Callable[[list[dict[str, Any]], dict[str, Any]], None]:
     return grow
 
 
+def _command(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    commands = _item(output, event)["action"]["commands"]
+    number = event["command_index"]
+    if event["type"].endswith("added"):
+        assert number == len(commands)
+        commands.append(event["command"])
+    elif event["type"].endswith("delta"):
+        commands[number] += event["delta"]
+    else:
+        assert commands[number] == event["command"]
+
+
+def _printed(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    """The deltas add up to the outputs, which have an outcome besides."""
+    printed = _item(output, event)["output"]
+    number = event["command_index"]
+    if event["type"].endswith("delta"):
+        assert number == len(printed)
+        printed.append({"stdout": "", "stderr": "", **event["delta"]})
+    else:
+        assert [{**printed[number], "outcome": event["output"][0]["outcome"]}] == event["output"]
+        printed[number] = event["output"][0]
+
+
 _FOLD: dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], None]] = {
     "output_item": _output_item,
     "content_part": _part,
@@ -271,6 +305,12 @@ _FOLD: dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], None]] = {
     "code_interpreter_call_code": _body("code"),
     "code_interpreter_call": _stage,
     "web_search_call": _stage,
+    "mcp_call": _stage,
+    "mcp_call_arguments": _body("arguments"),
+    "mcp_list_tools": _stage,
+    "shell_call_command": _command,
+    "shell_call_output_content": _printed,
+    "compaction": _stage,
 }
 
 NAMES = ("id", "call_id", "created_at", "completed_at", "encrypted_content", "container_id")

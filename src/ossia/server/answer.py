@@ -29,7 +29,7 @@ from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox
-from ossia.turn import Limits, Rules, Turn, stop_ids
+from ossia.turn import Approved, Limits, Rules, Turn, stop_ids
 from ossia.turn.events import Progress, Timing, TurnEnd, TurnEvent
 from ossia.turn.targets import FREE, Grammars
 
@@ -48,7 +48,8 @@ class AnswerRequest:
     that end the final answer, and are left out of it. `logprobs`: whether those of the text's
     tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
     `stream`: of several answers to one prompt. `session`: whose state our tools see. `turn_of`: who
-    waits for it; callers take turns.
+    waits for it; callers take turns. `approved`: calls in the conversation that are run before
+    anything is sampled.
     """
 
     conversation: Conversation
@@ -65,6 +66,7 @@ class AnswerRequest:
     session: SessionKey = field(default_factory=SessionKey)
     turn_of: str = ""
     opening: Message | None = None
+    approved: tuple[Approved, ...] = ()
 
 
 class Answerer:
@@ -87,6 +89,10 @@ class Answerer:
         arrived = time.monotonic()
         first_token: float | None = None
         try:
+            for event in turn.begin_calls():
+                yield event
+            async for event in _run_calls(turn):
+                yield event
             while (prompt := await _begin(turn)) is not None:
                 async with aclosing(self._tokens(request, turn, prompt)) as tokens:
                     async for token in tokens:
@@ -138,6 +144,7 @@ class Answerer:
             Limits(params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session, CALL_SECONDS),
             request.opening,
+            request.approved,
         )
 
     async def _tokens(

@@ -23,6 +23,7 @@ from ossia.server.gate import AccessMiddleware, respond_error
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import ApiError, ClientGone
+from ossia.server.wire.mcp import McpServers
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool
@@ -51,14 +52,15 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
+    mcp: McpServers | None = None,
     changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
-    `builtin`: tools that the server runs itself. `changed`: see `EngineWorker`. `app.state.service`
-    is its `Service`, `app.state.access` its `Access`.
+    `builtin`: tools that the server runs itself. `mcp`: other programs' tools. `changed`: see
+    `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin, changed)
+    service = Service(engine, tokenizer, settings, builtin, changed, mcp)
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
@@ -72,6 +74,7 @@ def create_app(
             await service.runs.close(settings.drain if service.worker.is_alive else 0)
             service.worker.stop()
             service.store.close()
+            await service.mcp.close()
 
     # No /docs: that page would load its parts from a third party.
     app = FastAPI(

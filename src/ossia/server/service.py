@@ -38,6 +38,7 @@ from ossia.server.wire.documents import Documents
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
+from ossia.server.wire.mcp import McpServers
 from ossia.server.wire.sampling import SamplingFields
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
@@ -73,7 +74,7 @@ EFFORTS: dict[EffortWord, Effort] = {
 
 class Service:
     """`builtin`: tools that the server runs itself, by the name of their namespace ("browser",
-    "python").
+    "python"). `mcp`: other programs' tools.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Service:
         settings: Settings,
         builtin: Sequence[Tool] = (),
         changed: Callable[[], str | None] = lambda: None,
+        mcp: McpServers | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
@@ -90,6 +92,7 @@ class Service:
         self.worker = EngineWorker(engine, changed, _forget_what_saves_time)
         self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
         self.builtin = {tool.namespace.name: tool for tool in builtin}
+        self.mcp = mcp or McpServers()
         self.metrics = Metrics(self.worker, settings.model_name)
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)

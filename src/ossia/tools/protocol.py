@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ossia.harmony import ToolNamespace
 from ossia.tools.kinds import ToolKind
@@ -63,6 +63,15 @@ class ToolSession(Protocol):
     def close(self) -> MaybeAwaitable[None]:
         """The answer is over. What takes longer than `sessions.CLOSE_SECONDS` is broken off."""
         ...
+
+
+@runtime_checkable
+class AskingSession(Protocol):
+    """A session that runs some calls only when somebody approves of them. Such a call ends the
+    answer; what carries it out, if it is approved, need not be this session.
+    """
+
+    def asks(self, function: str) -> bool: ...
 
 
 class Tool(Protocol):

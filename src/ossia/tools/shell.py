@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -179,6 +179,14 @@ def _output(ran: Ran) -> dict[str, Any]:
     if ran.outcome is not None:
         outcome = {"type": "exit", "exit_code": ran.outcome}
     return {"stdout": ran.stdout, "stderr": ran.stderr, "outcome": outcome}
+
+
+def shown(output: Mapping[str, Any]) -> str:
+    """What the model reads of an output in the form that clients have."""
+    outcome = output.get("outcome")
+    code = outcome.get("exit_code") if isinstance(outcome, Mapping) else 0
+    streams = [str(output.get(name) or "") for name in ("stdout", "stderr")]
+    return _shown(Ran(streams[0], streams[1], code if isinstance(code, int) else None))
 
 
 def _shown(ran: Ran) -> str:

@@ -29,7 +29,9 @@ from ossia.harmony import (
 from ossia.harmony.calls import NOT_A_CALL
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Sessions, Tool, Toolbox, ToolTarget
+from ossia.tools.protocol import AskingSession
 from ossia.turn.events import (
+    ApprovalItem,
     BuiltinCallItem,
     Item,
     ItemDelta,
@@ -100,6 +102,7 @@ class Outcome:
     messages: list[Message] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     calls: int = 0
+    approvals: int = 0  # calls that have to be approved
     builtin: list[BuiltinCall] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     stopped_by: str | int | None = None
@@ -195,7 +198,7 @@ class Sample:
     def _begin(self, header: MessageStart) -> None:
         self._open = None
         is_call = header.role is Role.ASSISTANT and header.recipient not in NOT_A_CALL
-        if self.outcome.builtin and not is_call:
+        if (self.outcome.builtin or self.outcome.approvals) and not is_call:
             self.is_over = True  # results come before whatever the model goes on to say
         elif is_call:
             self._begin_call(header)
@@ -213,6 +216,8 @@ class Sample:
             return
         target = self._rules.toolbox.resolve(header.recipient)
         if isinstance(target, UnknownTool) or target.recipient in self._rules.checked:
+            return
+        if target.check is not None:
             return
         if target.tool is None:
             self._start(_call_item(target))
@@ -318,7 +323,14 @@ class Sample:
             self.outcome.calls += is_ready
             return
         kind = target.tool.kind
-        action = self._sessions.of(target.tool).action(target.name, message.text)
+        session = self._sessions.of(target.tool)
+        action = session.action(target.name, message.text)
+        if is_ready and isinstance(session, AskingSession) and session.asks(target.name):
+            asked = self._start(ApprovalItem(new_id("mcpr"), kind, action or {}))
+            self._show(asked, asked.add(message.text))
+            self._close(asked)
+            self.outcome.approvals += 1
+            return
         called = BuiltinCallItem(
             new_id(kind.id_prefix), kind, target.namespace or "", target.name, action=action
         )

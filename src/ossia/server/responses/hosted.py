@@ -10,9 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ossia.server.responses.items import Include, Wire, Writer
-from ossia.tools.kinds import BROWSER, PYTHON
-from ossia.turn.events import BuiltinCallItem, ItemDelta
+from ossia.server.responses.called import (
+    command_events,
+    failed_output,
+    shell_action,
+    shell_output,
+)
+from ossia.server.responses.items import AtOnce, Include, Wire, Writer
+from ossia.tools.kinds import BROWSER, MCP, PYTHON, SHELL
+from ossia.turn.events import BuiltinCallItem, ItemDelta, new_id
 
 
 @dataclass(frozen=True)
@@ -112,13 +118,87 @@ class CodeWriter(HostedWriter):
         return {**self.item, "status": "incomplete", "code": self.text}
 
 
+class McpWriter(HostedWriter):
+    """A call of an MCP server's tool."""
+
+    def __init__(
+        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
+    ) -> None:
+        super().__init__(output_index, called, include, around)
+        action = called.action or {}
+        self.item |= {
+            "server_label": action.get("server_label", called.tool),
+            "name": action.get("name", called.function),
+            "arguments": "",
+            "output": None,
+            "error": None,
+            "approval_request_id": called.approval,
+        }
+
+    def delta(self, delta: ItemDelta) -> Iterator[Wire]:
+        self.parts.append(delta.text)
+        yield "response.mcp_call_arguments.delta", {**self.place, "delta": delta.text}
+
+    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
+        yield "response.mcp_call_arguments.done", {**self.place, "arguments": item.text}
+        result: dict[str, Any] = {"output": item.result if complete else None}
+        if item.failed:
+            content = [{"type": "text", "text": item.result}]
+            error = {"type": "mcp_tool_execution_error", "content": content}
+            result = {"output": None, "error": error}
+            yield self.event("failed")
+        elif complete:
+            yield self.event("completed")
+        more = {"arguments": item.text, "status": _status(item, complete)}
+        yield self.done({**self.item, **more, **result})
+
+    def partial(self) -> dict[str, Any]:
+        return {**self.item, "status": "incomplete", "arguments": self.text}
+
+
+class ShellWriter(HostedWriter):
+    """A call of our shell, and an item with what it printed."""
+
+    def __init__(
+        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
+    ) -> None:
+        super().__init__(output_index, called, include, around)
+        self.commands, action = shell_action(called.action)
+        place = {"type": "container_reference", "container_id": around.container}
+        self.item |= {"call_id": new_id("call"), "action": action, "environment": place}
+
+    def start(self) -> Iterator[Wire]:
+        yield self.added()
+
+    def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
+        for type, fields in command_events(self.commands):
+            yield type, {**self.place, **fields}
+
+    def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
+        action = {**self.item["action"], "commands": self.commands}
+        status = "completed" if complete else "incomplete"
+        yield self.done({**self.item, "action": action, "status": status})
+
+    def followed_by(self, item: BuiltinCallItem, complete: bool) -> Iterator[AtOnce]:
+        if not complete:
+            return
+        outputs = list(item.outputs) or [failed_output(item.result)]
+        call_id = self.item["call_id"]
+        yield shell_output(call_id, self.item["action"]["max_output_length"], outputs)
+
+
 def _status(item: BuiltinCallItem, complete: bool) -> str:
     if item.failed:
         return "failed"
     return "completed" if complete else "incomplete"
 
 
-WRITERS: dict[str, type[HostedWriter]] = {BROWSER.item: SearchWriter, PYTHON.item: CodeWriter}
+WRITERS: dict[str, type[HostedWriter]] = {
+    BROWSER.item: SearchWriter,
+    PYTHON.item: CodeWriter,
+    MCP.item: McpWriter,
+    SHELL.item: ShellWriter,
+}
 
 
 def hosted_writer(

@@ -16,16 +16,40 @@ import orjson
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.store import PREFIXES
+from ossia.server.responses.tool_input import READERS, Related, Wanted
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.tools.kinds import ITEMS
 from ossia.turn.events import new_id
 
 Item = dict[str, Any]
-# Compaction items are opaque: their text cannot be recovered.
-READ = tuple(kind for kind in PREFIXES if kind != "compaction")
-CALLS = ("function_call", "custom_tool_call")
-OUTPUTS = ("function_call_output", "custom_tool_call_output")
+READ = tuple(PREFIXES)
+CALLS = (
+    "function_call",
+    "custom_tool_call",
+    "apply_patch_call",
+    "shell_call",
+    "local_shell_call",
+)
+KEPT = ("user", "system", "developer")  # roles of messages before a summary that stay
+SUMMARY = "Summary of the conversation so far: "
+UNREADABLE = "(it was written for another server, and cannot be read)"
+NO_STATUS = (
+    "reasoning",
+    "compaction",
+    "compaction_trigger",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+)
+OUTPUTS = (
+    "function_call_output",
+    "custom_tool_call_output",
+    "apply_patch_call_output",
+    "shell_call_output",
+    "local_shell_call_output",
+)
+APPROVALS = ("mcp_approval_response", "mcp_call")
 ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -80,7 +104,7 @@ def _with_id(item: Item) -> Item:
     """The item as it is listed later."""
     if not (isinstance(item.get("id"), str) and item["id"]):
         item["id"] = new_id(PREFIXES[item["type"]])
-    if item["type"] != "reasoning" and item.get("status") is None:
+    if item["type"] not in NO_STATUS and item.get("status") is None:
         item["status"] = "completed"
     if item["type"] == "message" and isinstance(item.get("content"), str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
@@ -108,6 +132,10 @@ class Reader:
     before: str = "previous_response_id"
     leading: list[str] = field(default_factory=list)  # instructions before anything else is said
     messages: list[Message] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)  # labels of MCP servers whose tools are known
+    wanted: list[Wanted] = field(default_factory=list)  # approved calls
+    related: Related = field(default_factory=Related)
+    answered: set[str] = field(default_factory=set)  # call_ids
     _callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
     _open_calls: list[str] = field(default_factory=list)  # call_ids of those without a result yet
     _begin: int = 0  # of the messages that the model wrote last, without a break
@@ -116,19 +144,35 @@ class Reader:
 
     def read(self, items: Sequence[Item]) -> None:
         """Raises `ApiError` naming the item that cannot be read."""
-        answered = {str(item.get("call_id")) for item in items if item["type"] in OUTPUTS}
-        for n, item in enumerate(items):
-            at = At(item, f"input[{n - self.first}]" if n >= self.first else self.before)
+        self.answered = {str(item.get("call_id")) for item in items if item["type"] in OUTPUTS}
+        places = [
+            At(item, f"input[{n - self.first}]" if n >= self.first else self.before)
+            for n, item in enumerate(items)
+        ]
+        summaries = [n for n, item in enumerate(items) if item["type"] == "compaction"]
+        start = summaries[-1] if summaries else 0
+        self.related = Related.of(places[start:])
+        for n, at in enumerate(places):
+            item = at.value
+            if n < start and not is_kept(item):
+                continue
             match item["type"]:
                 case "message":
                     self._message(at, _calls_follow(items, n))
                 case "reasoning":
                     self._reasoning(at)
                 case "function_call" | "custom_tool_call":
-                    if item.get("status") != "incomplete" or str(item.get("call_id")) in answered:
+                    is_answered = str(item.get("call_id")) in self.answered
+                    if item.get("status") != "incomplete" or is_answered:
                         self._call(at)
                 case "function_call_output" | "custom_tool_call_output":
                     self._output(at)
+                case "compaction":
+                    sealed = at["encrypted_content"].text()
+                    text = self.open(sealed) or UNREADABLE
+                    self._add(Message(Role.USER, SUMMARY + text))
+                case kind if kind in READERS:
+                    READERS[kind](self, at)
                 case "code_interpreter_call":
                     self._code(item)
                 case _:
@@ -172,12 +216,31 @@ class Reader:
         name = item["name"].word()
         call_id = item["call_id"].word()
         body = item["arguments" if is_function else "input"].text()
-        recipient = f"{_namespace(item)}.{name}"
-        self._callees[call_id] = recipient
-        self._open_calls.append(call_id)
-        self._remember(call_id)
-        content_type = f"{CONSTRAIN}json" if is_function else "code"
+        self.called(f"{_namespace(item)}.{name}", body, call_id, is_json=is_function)
+
+    def called(
+        self, recipient: str, body: str, call_id: str | None = None, *, is_json: bool = True
+    ) -> None:
+        """A call. `call_id`: by which its result finds it."""
+        if call_id is not None:
+            self._callees[call_id] = recipient
+            self._open_calls.append(call_id)
+            self._remember(call_id)
+        content_type = f"{CONSTRAIN}json" if is_json else "code"
         self._add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
+
+    def told(self, recipient: str, text: str) -> None:
+        """A result."""
+        self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
+
+    def answer(self, call_id: At, text: str) -> None:
+        """The result of a call that came before. Raises `ApiError`."""
+        recipient = self._callees.get(str(call_id.value))
+        if recipient is None:
+            raise call_id.wrong(f"is {call_id.value!r:.80}: no call before it has this call_id")
+        if call_id.value in self._open_calls:
+            self._open_calls.remove(str(call_id.value))
+        self.told(recipient, text)
 
     def _remember(self, call_id: str) -> None:
         """The reasoning before the call, if the client did not send it back."""
@@ -205,8 +268,7 @@ class Reader:
             recipient = f"{_namespace(item)}.{name}"
         if recipient is None:
             raise call_id.wrong(f"is {call_id.value!r:.80}: no call before it has this call_id")
-        text = _result(item["output"])
-        self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
+        self.told(recipient, _result(item["output"]))
 
     def _code(self, item: Item) -> None:
         """Code that the server ran; left out if its output is missing."""
@@ -219,6 +281,11 @@ class Reader:
         text = "\n".join(log for log in logs if isinstance(log, str))
         self.messages.append(Message(Role.ASSISTANT, code, None, "analysis", "python", "code"))
         self.messages.append(Message(Role.TOOL, text, "python", "analysis", "assistant"))
+
+
+def is_kept(item: Item) -> bool:
+    """Whether an item stays when a summary takes the place of what came before it."""
+    return item["type"] == "message" and item.get("role") in KEPT
 
 
 def _namespace(item: At) -> str:
@@ -270,6 +337,11 @@ def without_first(items: Sequence[Item], count: int) -> list[Item]:
         for n, item in enumerate(items)
         if n in gone and item["type"] in CALLS
     }
+    asked = {item["id"] for item in items if item["type"] == "mcp_approval_request"}
+    asked -= {item["id"] for item in left}
     return [
-        item for item in left if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
+        item
+        for item in left
+        if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
+        and not (item["type"] in APPROVALS and item.get("approval_request_id") in asked)
     ]

@@ -9,7 +9,7 @@ those that count; the response names the others. Knows nothing of messages and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.tools import Tool
+from ossia.tools.kinds import MCP
+from ossia.tools.mcp.config import namespace_name
 from ossia.tools.protocol import by_wire_type
 from ossia.tools.toolbox import DeclaredCustom, Toolbox, ToolChoice
 
@@ -32,11 +34,13 @@ RESERVED = ("functions", "browser", "python", "assistant", "user", "all")
 class ToolReader:
     """Reads declarations, one after the other, into one `Toolbox`. `builtin`: the server's own
     tools by namespace. `default_kind`: of a declaration without a type; None: it must have one.
+    `own`: types that an API reads itself; False: there is no such tool here.
     `echo`: the declarations as a response shows them. `unavailable`: types that were passed over.
     """
 
     builtin: Mapping[str, Tool]
     default_kind: str | None = "function"
+    own: Mapping[str, Callable[[ToolReader, At], bool]] = field(default_factory=dict)
     functions: list[FunctionTool] = field(default_factory=list)
     custom: list[DeclaredCustom] = field(default_factory=list)
     namespaces: list[ToolNamespace] = field(default_factory=list)
@@ -62,13 +66,24 @@ class ToolReader:
                     self.echo.append(dict(tool.value))
                 case "namespace":
                     self._namespace(tool)
-                case _ if kind in by_type:
-                    self.hosted[by_type[kind].namespace.name] = by_type[kind]
+                case _ if kind in self.own and self.own[kind](self, tool):
+                    continue
+                case _ if kind in by_type and kind not in self.own:
+                    self.host(by_type[kind])
                     self.echo.append(dict(tool.value))
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
                     self.unavailable.append(kind[:LONGEST_NAME])
         return self
+
+    def host(self, tool: Tool) -> None:
+        """The server carries it out."""
+        self.hosted[f"{tool.kind.name} {tool.namespace.name}"] = tool
+
+    def declare(self, tool: At, name: str) -> None:
+        """A tool that the server knows, under its name."""
+        self._new_name(At(name, f"{tool.path}.type"))
+        self.echo.append(dict(tool.value))
 
     def tools(self, *, parallel: bool) -> Toolbox:
         """Without a choice."""
@@ -198,7 +213,8 @@ def _allowed(choice: At, tools: Toolbox) -> ToolChoice:
     for each in choice["tools"].items("a list of tools"):
         kind = each.object()["type"].text("function")
         # What was passed over when it was declared is passed over here.
-        if kind in ("function", "custom", "namespace") or _hosted(kind, tools):
+        is_plain = kind in ("function", "custom", "namespace")
+        if is_plain or _hosted(kind, tools) or kind in tools.checks:
             names += _names(each, tools)
     if names:
         return ToolChoice(mode, tuple(names), always=mode == "required")
@@ -221,11 +237,29 @@ def _names(choice: At, tools: Toolbox) -> tuple[str, ...]:
     if kind == "namespace":
         namespace = choice["name"].word()
         names = tuple(full for full, target in targets if target.namespace == namespace)
+    elif kind in tools.checks:  # the caller's, of a type of its own
+        names = (kind,)
+    elif kind == "mcp":
+        names = _of_server(choice, tools)
     elif hosted is not None:
         names = tuple(full for full, target in targets if target.tool is hosted)
     if not names:
         raise bad(f"{choice.path}: there is no tool of type {kind!r} here", "tool_choice")
     return names
+
+
+def _of_server(choice: At, tools: Toolbox) -> tuple[str, ...]:
+    """The tools of an MCP server, or one of them."""
+    label = choice["server_label"].word()
+    name = choice["name"].text("")
+    return tuple(
+        full
+        for full, target in tools.by_recipient.items()
+        if target.tool is not None
+        and target.tool.kind is MCP
+        and target.namespace == namespace_name(label, ())
+        and name in ("", target.name)
+    )
 
 
 def _hosted(kind: str, tools: Toolbox) -> Tool | None:

@@ -3,6 +3,16 @@
 """
 
 from ossia.tools.mcp.config import McpConfig, read_config
+from ossia.tools.mcp.request import RequestedServer, Which, Wishes
 from ossia.tools.mcp.tool import Asked, McpServer, Verdict
 
-__all__ = ["Asked", "McpConfig", "McpServer", "Verdict", "read_config"]
+__all__ = [
+    "Asked",
+    "McpConfig",
+    "McpServer",
+    "RequestedServer",
+    "Verdict",
+    "Which",
+    "Wishes",
+    "read_config",
+]

@@ -48,6 +48,12 @@ class Connection:
         self._stop = asyncio.Event()
         self._opening = asyncio.Lock()
 
+    @property
+    def listed(self) -> Mapping[str, Listed] | None:
+        """What the server listed when it was connected to last; None: it is not connected."""
+        opened = self._opened
+        return None if opened is None else opened.listed
+
     async def opened(self) -> Opened:
         """Raises McpError."""
         async with self._opening:

@@ -93,6 +93,12 @@ class McpServer:
     def session(self, key: SessionKey) -> McpSession:
         return McpSession(self, key)
 
+    def has_changed(self, function: str) -> bool:
+        """Whether the server, when it was asked last, had another tool by that name."""
+        tool = self.declared.tools[function]
+        now = self.connection.listed
+        return now is not None and now.get(tool.listed.name, tool.listed).digest != tool.digest
+
     def needs_approval(self, function: str) -> bool:
         """As configured; a tool that changed needs it whatever is configured."""
         tool = self.declared.tools.get(function)
