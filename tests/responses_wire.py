@@ -208,7 +208,15 @@ def _output_item(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
         output.append(json.loads(json.dumps(event["item"])))
         return
     item = output[event["output_index"]]
-    late = ("status", "encrypted_content", "action", "outputs", "tools", "error", "output")  # no small event tells these
+    late = (
+        "status",
+        "encrypted_content",
+        "action",
+        "outputs",
+        "tools",
+        "error",
+        "output",
+    )  # no small event tells these
     assert {k: v for k, v in item.items() if k not in late} == {
         k: v for k, v in event["item"].items() if k not in late
     }

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ossia import __version__
+from ossia.commands import mcp_servers
+from ossia.commands.mcp_servers import Programs
 from ossia.commands.options import (
     Command,
     Computing,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from ossia.llm import LLM
     from ossia.server.settings import ApiKey, Settings
+    from ossia.server.wire.mcp import McpServers
 
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
@@ -180,6 +183,7 @@ class Options:
     access: Access = Access()
     answers: Answers = Answers()
     limits: Limits = Limits()
+    programs: Programs = Programs()
     kept: Kept = Kept()
     computing: ServeComputing = ServeComputing()
 
@@ -193,17 +197,20 @@ def run(options: Options) -> None:
     settings = settings_of(options)
     logs.set_up()
     tracing.set_up()
+    programs = mcp_servers.connected(options.programs)
     host = options.access.host
     listening = listen(host, options.access.port)  # a taken port is said before loading
     with listening:
-        app, about = _made(options, settings)
+        app, about = _made(options, settings, programs)
         url = _url(host, listening.getsockname()[1])
-        stopped_by = serve_until_stopped(app, listening, lambda: _greet(settings, url, about))
+        stopped_by = serve_until_stopped(
+            app, listening, lambda: _greet(settings, url, about, programs)
+        )
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
+def _made(options: Options, settings: Settings, programs: McpServers | None) -> tuple[FastAPI, str]:
     """The app of a model or of a script, and a line about what it serves."""
     from ossia.commands.script import read_script, tokenizer_of
     from ossia.server import ScriptedEngine, create_app
@@ -214,22 +221,22 @@ def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
         samples = read_script(Path(script), tokenizer)
         engine = ScriptedEngine(samples, delay=options.answers.script_delay)
         about = f"what {script} says, token by token, with the tokenizer of {options.model}"
-        return create_app(engine, tokenizer, settings), about
+        return create_app(engine, tokenizer, settings, mcp=programs), about
     llm = options.computing.load_model(options.model)
-    app = _app(llm, settings)
+    app = _app(llm, settings, programs)
     if options.computing.warm_up:
         _warm_up(llm, app)
     return app, _about(llm)
 
 
-def _app(llm: LLM, settings: Settings) -> FastAPI:
+def _app(llm: LLM, settings: Settings, programs: McpServers | None) -> FastAPI:
     from ossia.checkpoint.mapped import changed_file
     from ossia.engine.request import SamplingParams
     from ossia.server import create_app
 
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
     settings = replace(settings, sampling=sampling)
-    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file)
+    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file, mcp=programs)
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
@@ -391,7 +398,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _greet(settings: Settings, url: str, about: str) -> None:
+def _greet(settings: Settings, url: str, about: str, programs: McpServers | None) -> None:
     """To stdout, the address in the first line, for programs that wait for it."""
     name = settings.model_name
     keys = ", ".join(sorted({key.name for key in settings.keys}))
@@ -402,6 +409,7 @@ def _greet(settings: Settings, url: str, about: str) -> None:
         f"ossia {__version__} serves {name} at {url}",
         f"  model      {about}",
         f"  keys       {keys or 'none needed: whoever can connect may ask'}",
+        *(f"  MCP        {line}" for line in mcp_servers.about(programs)),
         f"  page       {url}/",
         f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
         f"  try        curl {url}/v1/responses {request}",

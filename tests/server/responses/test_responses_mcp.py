@@ -85,7 +85,11 @@ def test_a_call_as_events_and_as_body(server: Server, calls: list[Any]) -> None:
     assert listed["error"] is None and listed["tools"][0]["annotations"] == {"readOnlyHint": True}
     facts = {"server_label": "team", "name": "read", "arguments": '{"text":"a"}'}
     assert facts.items() <= called.items()
-    assert (called["output"], called["error"], called["status"]) == ("the answer", None, "completed")
+    assert (called["output"], called["error"], called["status"]) == (
+        "the answer",
+        None,
+        "completed",
+    )
     assert "the answer" in server.prompt
 
 
@@ -101,7 +105,9 @@ def test_a_call_that_fails(server: Server, team: tuple[McpServer, Pretended]) ->
         "content": [{"type": "text", "text": "no"}],
     }
     server.says(DONE).create(input=[*output, user("And?")], tools=[TEAM])
-    assert "<|start|>team.read to=assistant<|channel|>commentary<|message|>no<|end|>" in server.prompt
+    assert (
+        "<|start|>team.read to=assistant<|channel|>commentary<|message|>no<|end|>" in server.prompt
+    )
 
 
 def user(text: str) -> dict[str, Any]:
@@ -110,9 +116,7 @@ def user(text: str) -> dict[str, Any]:
 
 def test_tools_are_listed_once_in_a_conversation(server: Server) -> None:
     first = server.says(READ, DONE).create(tools=[TEAM])
-    second = server.says(DONE).create(
-        tools=[TEAM], previous_response_id=first["id"], input="And?"
-    )
+    second = server.says(DONE).create(tools=[TEAM], previous_response_id=first["id"], input="And?")
     assert kinds(second) == ["message"]
     assert server.prompt.count("the answer") == 1
     assert server.prompt.count('to=team.read <|constrain|>json<|message|>{"text":"a"}') == 1
@@ -141,9 +145,7 @@ def test_an_approved_call_runs_before_the_first_sample(
     assert second["output"][0]["output"] == "the answer"
     assert server.prompt.count('{"text":"b"}') == 1
     assert 'json<|message|>{"text":"b"}<|call|><|start|>team.write_it to=assistant' in server.prompt
-    third = server.says(DONE).create(
-        tools=[TEAM], previous_response_id=second["id"], input="And?"
-    )
+    third = server.says(DONE).create(tools=[TEAM], previous_response_id=second["id"], input="And?")
     assert kinds(third) == ["message"] and len(calls) == 1  # it has run
     assert server.prompt.count("the answer") == 1 == server.prompt.count('{"text":"b"}')
 
