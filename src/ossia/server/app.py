@@ -29,6 +29,7 @@ from ossia.tools import Tool
 from ossia.tools.containers import Containers
 
 log = logging.getLogger("ossia.server")
+LONGEST_PATH = 200  # characters that an error repeats
 EXPOSED = (
     "x-request-id",
     "retry-after",
@@ -133,8 +134,21 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 async def error_response(request: Request, error: Exception) -> Response:
     told = ApiError.of(error)
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        told.message = _no_route(request, error)
     if told.status == 500:
         log.error("%s failed", request.method, exc_info=error)
     if told.status == 507:
         log.error("%s %s is refused: %s", request.method, request.url.path, told)
     return respond_error(request.url.path, told)
+
+
+def _no_route(request: Request, error: HTTPException) -> str:
+    """Why no route takes a request, for a developer who tries what OpenAI, Anthropic or Ollama
+    have.
+    """
+    path = request.url.path[:LONGEST_PATH]
+    if error.status_code == 405:
+        takes = (error.headers or {}).get("Allow", "another method")
+        return f"{path} takes {takes}, not {request.method}"
+    return f"{path} is not here; GET /openapi.json lists what is"
