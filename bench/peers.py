@@ -163,9 +163,10 @@ def build(cache: Path) -> Llama:
     llama = Llama(cache.resolve())
     cache.mkdir(parents=True, exist_ok=True)
     if not llama.source.exists():
-        wanted = f"llama-cpp-python=={VERSION}"
-        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:"]
-        run([*pip, "-d", cache, wanted])
+        # Only this one as source: its build requirements, for pip reads its metadata, as wheels.
+        only = ["--no-deps", "--no-binary", "llama-cpp-python"]
+        pip = [sys.executable, "-m", "pip", "download", *only]
+        run([*pip, "-d", cache, f"llama-cpp-python=={VERSION}"])
         with tarfile.open(cache / f"llama_cpp_python-{VERSION}.tar.gz") as archive:
             archive.extractall(cache, filter="data")
     if not all((llama.bin / tool).exists() for tool in TOOLS[:2]):

@@ -1,4 +1,4 @@
-"""The tool `python` in tests: a sandbox that this machine has, and cells run one after the other."""
+"""The tool `python` in tests: in a sandbox that this machine has, cells one after the other."""
 
 from __future__ import annotations
 

@@ -18,7 +18,12 @@ from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.server.wire.mcp import McpServers
 from ossia.tokenizer import Tokenizer
+<<<<<<< HEAD
 from ossia.tools import SessionKey, Tool, ToolResult
+=======
+from ossia.tools import SessionKey, ToolResult
+from ossia.tools.containers import Containers
+>>>>>>> w-wire
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.tools.protocol import MaybeAwaitable
 
@@ -70,6 +75,10 @@ class Browser(Stateless):
         self.runs = 0
         self.fail = False
 
+    def citable(self, cursor: int) -> dict[str, str] | None:
+        shown = 0 <= cursor < self.runs
+        return {"url": "https://page.example/", "title": "A page"} if shown else None
+
     def action(self, function: str, text: str) -> dict[str, Any]:
         return {"type": "search", "query": text[:20]}
 
@@ -85,8 +94,8 @@ class Python(Stateless):
     kind = PYTHON
     namespace = ToolNamespace("python", "Runs code.")
 
-    def action(self, function: str, text: str) -> None:
-        return None
+    def action(self, function: str, text: str) -> dict[str, Any]:
+        return {"container_id": "cntr_1"}
 
     async def run(self, function: str, text: str) -> ToolResult:
         return ToolResult("42", ({"type": "logs", "logs": "42"},))
@@ -136,11 +145,19 @@ def serving(
     settings: Settings | None = None,
     *,
     certain: bool = False,
+<<<<<<< HEAD
     mcp: McpServers | None = None,
     more: Sequence[Tool] = (),
 ) -> Iterator[Server]:
     """`certain`: the engine says that it enforces constraints, so that calls are shown as they
     come. `more`: tools that the server runs.
+=======
+    builtin: Sequence[Any] | None = None,
+    containers: Containers | None = None,
+) -> Iterator[Server]:
+    """`certain`: the engine says that it enforces constraints, so that calls are shown as they
+    come. `builtin`: tools of the server's; None: those below.
+>>>>>>> w-wire
     """
     box: list[Server] = []
     engine = ScriptedEngine(lambda prompt: box[0].next())
@@ -149,8 +166,13 @@ def serving(
         engine,
         tokenizer,
         settings or Settings(model_name="nano"),
+<<<<<<< HEAD
         builtin=[Browser(), Python(), *more],
         mcp=mcp,
+=======
+        builtin=[Browser(), Python()] if builtin is None else builtin,
+        containers=containers,
+>>>>>>> w-wire
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))

@@ -22,13 +22,13 @@ from pathlib import Path
 PYTHON = {
     "openai": ("openai==3.57.0",),
     "openai-agents": ("openai-agents==0.24.0", "openai==3.57.0"),
-    "langchain": ("langchain-openai==1.7.3", "openai==3.52.0"),
+    "langchain": ("langchain-openai==1.7.4", "openai==3.57.0"),
     "litellm": (
-        "litellm==1.106.0",
-        "openai==2.54.0",
+        "litellm==1.110.2",
+        "openai==3.57.0",
         "mcp==2.3.0",
     ),  # mcp: imported as soon as there are tools
-    "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.52.0"),
+    "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.57.0"),
     "anthropic": ("anthropic==2.14.0",),
     "ollama": ("ollama==0.6.3",),
 }

@@ -26,7 +26,7 @@ EXAMPLES = [
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
     """What the page's own command serves, only at another port."""
-    (command,) = blocks("sh")
+    command = blocks("sh")[0]
     name, *options = shlex.split(command)
     assert name == "ossia"
     server = subprocess.Popen(

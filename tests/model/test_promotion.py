@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-import ossia
+import ossia.model.promotion
 from ossia import checkpoint, kernels, serving
 from ossia.checkpoint.mapped import is_mapped
 from ossia.config import ModelConfig, account
@@ -100,6 +101,46 @@ def test_what_fails_is_told_and_answers_go_on(small: Path) -> None:
     assert 0 < promotion.bytes_done < promotion.bytes_total
 
 
+def test_a_process_that_ends_before_all_is_packed_says_nothing(
+    small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does it go on in a thread of which Python knows nothing any more."""
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    weights = make_native(checkpoint.load(small), Precision())
+    reached, pack = threading.Event(), weights[1].pack
+
+    def second(piece: int, memory: torch.Tensor) -> None:
+        reached.set()
+        while not promotion._is_ending:
+            pass
+        pack(piece, memory)
+
+    weights[1].pack = second  # type: ignore[method-assign]
+    promotion, begin = Promotion(weights, is_mapped), threading.Event()
+    begin.set()
+    promotion.start(after=begin)
+    (end,) = at_exit
+    assert reached.wait(30)
+    end()
+    assert promotion._thread is not None and not promotion._thread.is_alive()
+    assert 0 < promotion.bytes_done < promotion.bytes_total
+    assert (promotion.error, caplog.messages) == (None, [])
+
+
+def test_a_process_that_ends_at_once_does_not_wait_for_the_first_answer(
+    small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(ossia.model.promotion, "PATIENCE", None)  # for ever
+    weights = make_native(checkpoint.load(small), Precision())
+    promotion = Promotion(weights, is_mapped)
+    promotion.start(after=threading.Event())
+    at_exit[0]()
+    assert not promotion.bytes_done and promotion.error is None
+
+
 @pytest.mark.parametrize("kind", ["bf16", "int8"])
 def test_a_weight_packed_in_pieces_is_the_one_packed_at_once(kind: str) -> None:
     rows = 2 * PIECE_ROWS + 77
@@ -153,8 +194,7 @@ def test_the_file_leaves_the_cache_only_where_memory_is_scarce(
     monkeypatch.setattr(memory, "_advise", lambda view, advice: advised.add(advice))
     weight, mapped = promotion._weights[0]
     assert mapped
-    with ThreadPoolExecutor(1) as workers:
-        promotion._move(weight, mapped, workers)
+    promotion._move(weight, mapped, map)
     assert (memory._PAGEOUT in advised) == goes
     assert memory._DONTNEED in advised
 

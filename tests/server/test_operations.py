@@ -253,7 +253,14 @@ async def test_unknown_paths_and_methods(client_for: Any) -> None:
         assert (
             anthropic["type"] == "error" and anthropic["error"]["type"] == "invalid_request_error"
         )
-        assert (await client.get("/api/chat")).json() == {"error": "Method Not Allowed"}
+        ollama = await client.get("/api/chat")
+        assert ollama.json() == {"error": "/api/chat takes POST, not GET"}
+        pulled = (await client.post("/api/pull", json={"model": "nano"})).json()
+        assert pulled == {"error": "/api/pull is not here; GET /openapi.json lists what is"}
+        image = (await client.post("/v1/images/generations", json={})).json()["error"]
+        assert image["message"].startswith("/v1/images/generations is not here")
+        long = await client.get("/v1/" + "a" * 5000)
+        assert long.status_code == 404 and len(long.content) < 400
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/tokenize/")).status_code == 404  # and no redirect
 

@@ -14,13 +14,12 @@ from python_tools import ALICE, Notebook, python_tool
 from tiny_model import final, scripted, write_tiny
 
 from ossia.errors import SandboxError
-from ossia.tools import SessionKey, Sessions, kernel_process
+from ossia.tools import SessionKey, kernel_process
 from ossia.tools.containers import Containers, Rules
 from ossia.tools.kernel_process import Ran
 from ossia.tools.python import NOTHING_PRINTED, Python, PythonSettings, _joined
 from ossia.tools.sandbox.best import Found
 from ossia.tools.sandbox.rung import new_uid
-from ossia.turn.events import TurnEnd
 
 BOB = SessionKey("bob", "conversation")
 HASTY = PythonSettings(seconds=0.5)
@@ -90,7 +89,9 @@ def test_variables_stay(cell: Notebook) -> None:
 
 def test_a_traceback_shows_cells_and_nothing_of_ours(cell: Notebook) -> None:
     cell("def divide(a):\n    return a / 0")
-    found = cell("try:\n    divide(1)\nexcept ZeroDivisionError as e:\n    raise ValueError('no') from e")
+    found = cell(
+        "try:\n    divide(1)\nexcept ZeroDivisionError as e:\n    raise ValueError('no') from e"
+    )
     assert "    return a / 0\n" in found and "direct cause" in found
     assert found.endswith("ValueError: no\n")
     assert "kernel.py" not in found and "\x1b" not in found
@@ -190,7 +191,10 @@ def test_at_the_time_limit_the_code_is_interrupted() -> None:
     with python_tool(HASTY) as tool:
         cell = Notebook(tool)
         assert "kept" not in cell("x = 1\nprint('begun')")
-        for code in ("print('begun')\nwhile True: pass", "print('begun')\nimport time; time.sleep(99)"):
+        for code in (
+            "print('begun')\nwhile True: pass",
+            "print('begun')\nimport time; time.sleep(99)",
+        ):
             result = cell.result(code)
             assert result.text.startswith("begun\nTraceback")
             told = "[ERROR] The code was interrupted after 0.5 seconds; variables are kept."
@@ -262,7 +266,9 @@ def test_memory() -> None:
     with python_tool(limits=Limits(memory=150 << 20)) as tool:
         cell = Notebook(tool)
         told = f"[ERROR] The session was restarted (memory limit): {GONE}"
-        assert cell("print(1)\nx = bytearray(250 << 20)\nimport time; time.sleep(99)") == f"1\n{told}"
+        assert (
+            cell("print(1)\nx = bytearray(250 << 20)\nimport time; time.sleep(99)") == f"1\n{told}"
+        )
         # in files without a disk
         half = "open('{}/x', 'wb').write(bytes(60 << 20))\n"
         code = half.format("/tmp") + half.format("/dev/shm")
@@ -285,7 +291,9 @@ def test_files_have_a_quota(quick: None) -> None:
         cell = Notebook(tool)
         cell("open('first', 'w').write('1')")
         over = cell("x = 1; open('over', 'wb').write(bytes(15 << 20))")
-        assert "[ERROR] /mnt/data holds 15 MB in 2 files; at most 10 MB in 20 files may stay" in over
+        assert (
+            "[ERROR] /mnt/data holds 15 MB in 2 files; at most 10 MB in 20 files may stay" in over
+        )
         assert cell("import os; os.remove('over'); x") == "1\n"
         full = cell("open('over', 'wb').write(bytes(25 << 20))")
         assert "(disk limit)" in full and "written last were deleted" in full
@@ -406,7 +414,6 @@ def test_a_chat_runs_code(tmp_path_factory: pytest.TempPathFactory) -> None:
     llm, script = scripted(tiny, *samples)
     with python_tool() as tool:
         chat = llm.chat("What is 6 * 7?", tools=[tool])
-        assert chat.text == "It is 42."
+        assert chat.result().text == "It is 42."
     assert "<|start|>python to=assistant<|channel|>analysis<|message|>42" in script.prompts[-1]
     assert script.prompts[0].count("## python") == 1
-    assert TurnEnd is not None and Sessions is not None

@@ -1,4 +1,4 @@
-"""The command line: `ossia {chat, generate, serve, train, info, convert, eval, bench, harmony}`.
+"""The command line: `ossia {chat, generate, serve, train, info, ...}`.
 
 Knows the names of the commands and the exit codes. What a command takes and does is in its own
 file, which is imported when the command is given. Nothing here imports torch, so that
@@ -71,6 +71,7 @@ COMMANDS = {
     "convert": ("convert", "Write a checkpoint in another layout."),
     "eval": ("evaluate", "Measure a model on held-out problems of ossia's tasks."),
     "bench": ("bench", "Measure this machine, and a model's speed on it."),
+    "mcp": ("mcp", "Serve our tools to other programs, over MCP."),
     "harmony": (
         "harmony",
         "Debug prompts: render conversations to tokens, parse tokens to messages.",

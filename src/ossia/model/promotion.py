@@ -10,9 +10,10 @@ the same bits from either form, so it does not matter when this happens. Knows w
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from torch import Tensor
@@ -22,8 +23,13 @@ from ossia.kernels.cpu.memory import fetch_file_pages, forget_file_pages, huge, 
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], object]
+Spread = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # like `map`
 PATIENCE = 5.0  # seconds
 CACHE_LINE = 64  # bytes
+
+
+class _Ending(Exception):
+    """The process ends: nobody is left to answer, and nothing failed."""
 
 
 class Promotion:
@@ -48,22 +54,27 @@ class Promotion:
         self._rest = self.memory
         self.error: Exception | None = None
         self._thread: threading.Thread | None = None
+        self._after = threading.Event()
+        self._is_ending = False
 
     def start(self, after: threading.Event) -> None:
         """Pack in a thread of its own, which ends with the process, once `after` is set or PATIENCE
         is over: the first answer should not have to share the cores.
         """
-        self._thread = threading.Thread(
-            target=self._quietly, args=(after,), name="ossia-promotion", daemon=True
-        )
+        self._after = after
+        self._thread = threading.Thread(target=self._quietly, name="ossia-promotion", daemon=True)
+        atexit.register(self._end)
         self._thread.start()
 
     def run(self, threads: int = 1, progress: Progress = lambda done, total: None) -> None:
-        """Pack in this thread. `progress` is called with the bytes packed and their total."""
-        with ThreadPoolExecutor(threads) as workers:
-            while self._weights:
-                self._move(*self._weights[0], workers)
-                progress(self.bytes_done, self.bytes_total)
+        """Pack in this thread, or in `threads` others. `progress` is called with the bytes packed
+        and their total.
+        """
+        if threads == 1:
+            self._move_all(map, progress)
+        else:
+            with ThreadPoolExecutor(threads) as workers:
+                self._move_all(workers.map, progress)
         for tensor in self._others:  # packing may have pushed them out of the system's cache
             fetch_file_pages(tensor)
 
@@ -73,19 +84,34 @@ class Promotion:
             self._thread.join(timeout)
         return not self._weights or self.error is not None
 
-    def _quietly(self, after: threading.Event) -> None:
+    def _end(self) -> None:
+        """Python ends. A thread that is inside torch by then would take the process down with it;
+        this one comes out after the piece that it is at.
+        """
+        assert self._thread is not None
+        self._is_ending = True
+        self._after.set()
+        self._thread.join()
+
+    def _quietly(self) -> None:
         try:
-            after.wait(PATIENCE)
+            self._after.wait(PATIENCE)
             self.run()
+        except _Ending:
+            pass
         except Exception as error:  # answers continue from the file
             self.error = error
             log.warning("weights stay in the file, answers come more slowly: %s", error)
+        atexit.unregister(self._end)
 
-    def _move(
-        self, weight: Packable, mapped: Sequence[Tensor], workers: ThreadPoolExecutor
-    ) -> None:
+    def _move_all(self, spread: Spread, progress: Progress) -> None:
+        while self._weights:
+            self._move(*self._weights[0], spread)
+            progress(self.bytes_done, self.bytes_total)
+
+    def _move(self, weight: Packable, mapped: Sequence[Tensor], spread: Spread) -> None:
         memory = self._rest[: weight.packed_bytes]
-        list(workers.map(lambda piece: self._pack(weight, piece, memory), range(weight.pieces)))
+        list(spread(lambda piece: self._pack(weight, piece, memory), range(weight.pieces)))
         weight.use(memory)
         for tensor in mapped:
             forget_file_pages(tensor, self._is_scarce())
@@ -94,6 +120,8 @@ class Promotion:
         self.bytes_done += weight.packed_bytes
 
     def _pack(self, weight: Packable, piece: int, memory: Tensor) -> None:
+        if self._is_ending:
+            raise _Ending
         weight.pack(piece, memory)
         scarce = self._is_scarce()
         # an answer in progress would read them from disk again

@@ -27,8 +27,10 @@ from ossia.server.wire.mcp import McpServers
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool
+from ossia.tools.containers import Containers
 
 log = logging.getLogger("ossia.server")
+LONGEST_PATH = 200  # characters that an error repeats
 EXPOSED = (
     "x-request-id",
     "retry-after",
@@ -52,6 +54,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
+<<<<<<< HEAD
     mcp: McpServers | None = None,
     changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
@@ -61,6 +64,18 @@ def create_app(
     """
     settings = settings or Settings()
     service = Service(engine, tokenizer, settings, builtin, changed, mcp)
+=======
+    containers: Containers | None = None,
+    changed: Callable[[], str | None] = lambda: None,
+) -> FastAPI:
+    """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
+    `builtin`: tools that the server runs itself, and ends with it; `containers`: those of its code.
+    `changed`: see `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its
+    `Access`.
+    """
+    settings = settings or Settings()
+    service = Service(engine, tokenizer, settings, builtin, changed, containers)
+>>>>>>> w-wire
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
@@ -73,6 +88,7 @@ def create_app(
             service.is_draining = True
             await service.runs.close(settings.drain if service.worker.is_alive else 0)
             service.worker.stop()
+            await service.close_tools()
             service.store.close()
             await service.mcp.close()
 
@@ -108,6 +124,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server import operations
     from ossia.server.chat import routes as chat
     from ossia.server.completions import routes as completions
+    from ossia.server.hosted import containers
     from ossia.server.messages import routes as anthropic
     from ossia.server.ollama import routes as ollama
     from ossia.server.page import page
@@ -120,6 +137,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses,
         stored,
         conversations,
+        containers,
         anthropic,
         ollama,
         operations,
@@ -130,8 +148,21 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
 async def error_response(request: Request, error: Exception) -> Response:
     told = ApiError.of(error)
+    if isinstance(error, HTTPException) and error.status_code in (404, 405):
+        told.message = _no_route(request, error)
     if told.status == 500:
         log.error("%s failed", request.method, exc_info=error)
     if told.status == 507:
         log.error("%s %s is refused: %s", request.method, request.url.path, told)
     return respond_error(request.url.path, told)
+
+
+def _no_route(request: Request, error: HTTPException) -> str:
+    """Why no route takes a request, for a developer who tries what OpenAI, Anthropic or Ollama
+    have.
+    """
+    path = request.url.path[:LONGEST_PATH]
+    if error.status_code == 405:
+        takes = (error.headers or {}).get("Allow", "another method")
+        return f"{path} takes {takes}, not {request.method}"
+    return f"{path} is not here; GET /openapi.json lists what is"

@@ -86,7 +86,7 @@ class _Cell:
 
 class KernelProcess:
     """`idle_seconds`: without a cell the process ends. `on_end`: called once, in its thread,
-    when the process is gone; with whether a cell is told so.
+    when the process is gone.
     """
 
     def __init__(
@@ -96,19 +96,21 @@ class KernelProcess:
         limits: Limits,
         *,
         idle_seconds: float,
-        on_end: Callable[[bool], None],
+        on_end: Callable[[], None],
     ) -> None:
         self.rung = rung
         self.space = space
         self.limits = limits
         self.idle_seconds = idle_seconds
         self.used = time.monotonic()
+        self.running_pid: int | None = None  # the process that all others are below
         self.waiting = 0  # cells that run or will
         self._on_end = on_end
         self._cells: queue.Queue[_Cell | None] = queue.Queue()
         self._current: _Cell | None = None
         self._thread = threading.Thread(target=self._work, name="ossia-kernel", daemon=True)
         self._lock = threading.Lock()
+        self.told = False  # a cell is answered that the process is gone
         self.over = False  # no cell is taken any more
 
     def submit(self, code: str, seconds: float) -> Future[Ran] | None:
@@ -152,9 +154,11 @@ class KernelProcess:
         last: tuple[_Cell, Ran] | None = None
         try:
             with _Running(self) as running:
+                self.running_pid = running.process.popen.pid
                 while last is None and (cell := self._next()) is not None:
                     ran = self._run(running, cell)
                     if ran is not None and ran.ended:
+                        self.told = True
                         last = (cell, ran)
                     elif ran is not None:
                         cell.future.set_result(ran)
@@ -163,7 +167,7 @@ class KernelProcess:
         finally:
             with self._lock:
                 self.over = True
-            self._on_end(last is not None)
+            self._on_end()
             if last is not None:
                 last[0].future.set_result(last[1])
             self._refuse(None)
@@ -382,5 +386,5 @@ def _figure(number: int, png: bytes) -> Figure:
     """Raises ValueError for anything but a PNG of bounded size."""
     if not png.startswith(PNG) or not 24 <= len(png) <= IMAGE_BYTES:
         raise ValueError("not a PNG of the expected size")
-    size = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    return Figure(int(number), *size, png=png)
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    return Figure(int(number), width, height, png)

@@ -8,7 +8,7 @@ tokens, turns or clients.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -35,10 +35,15 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class SessionKey:
-    """Whose state a session sees. Sessions with different keys never share any."""
+    """Whose state a session sees. Sessions with different keys never share any.
+
+    `conversation` "": nobody can come back for the state. `container`: the one that code runs in;
+    "": the conversation's own.
+    """
 
     caller: str = ""
     conversation: str = ""
+    container: str = ""
 
 
 class ToolSession(Protocol):
@@ -66,12 +71,30 @@ class ToolSession(Protocol):
 
 
 @runtime_checkable
+<<<<<<< HEAD
 class AskingSession(Protocol):
     """A session that runs some calls only when somebody approves of them. Such a call ends the
     answer; what carries it out, if it is approved, need not be this session.
     """
 
     def asks(self, function: str) -> bool: ...
+=======
+class Citable(Protocol):
+    """A session whose results answers may cite."""
+
+    def citable(self, cursor: int) -> Mapping[str, str] | None:
+        """URL and title of what the mark 【cursor†...】 stands for; None if that is nothing."""
+        ...
+
+
+@runtime_checkable
+class Filing(Protocol):
+    """A session that keeps files which answers may link to."""
+
+    def filed(self, path: str) -> Mapping[str, str] | None:
+        """`container_id`, `file_id` and `filename` of a file in /mnt/data; None without one."""
+        ...
+>>>>>>> w-wire
 
 
 class Tool(Protocol):

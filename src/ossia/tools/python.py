@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -98,7 +99,7 @@ class Python:
         self._live: dict[str, tuple[Container, KernelProcess]] = {}
         self._lock = threading.Lock()
         self._choosing = threading.Lock()
-        atexit.register(_close, weakref.ref(self))
+        _TOOLS.add(self)
 
     @cached_property
     def namespace(self) -> ToolNamespace:
@@ -173,6 +174,8 @@ class Python:
         if found is not None and not found[1].over:
             self.containers.touch(container, SERVER)
             return None, found[1]
+        if found is not None:
+            self._forget(*found)
         self._make_room(container.caller)
         limits = self.limits
         if container.memory is not None:
@@ -183,7 +186,7 @@ class Python:
             Space(container.area, HARD * rules.quota, ENTRIES * rules.files),
             limits,
             idle_seconds=self.settings.idle_seconds,
-            on_end=lambda told: self._ended(container, made, told),
+            on_end=lambda: self._ended(container, made),
         )
         self._live[container.id] = (container, made)
         lost = container.lost
@@ -203,15 +206,18 @@ class Python:
             self.containers.touch(container, EVICTED)
             kernel.end()
 
-    def _ended(self, container: Container, kernel: KernelProcess, told: bool) -> None:
-        """In the kernel's thread. `told`: a call says that the variables are gone."""
+    def _ended(self, container: Container, kernel: KernelProcess) -> None:
+        """In the kernel's thread."""
         with self._lock:
             mine = self._live.get(container.id)
-            if mine is None or mine[1] is not kernel:
-                return
-            del self._live[container.id]
-            idle = IDLE.format(self.settings.idle_seconds / 60)
-            self.containers.touch(container, None if told else idle)
+            if mine is not None and mine[1] is kernel:
+                self._forget(container, kernel)
+
+    def _forget(self, container: Container, kernel: KernelProcess) -> None:
+        """A process that has ended: because of a cell, which says so, or without one."""
+        del self._live[container.id]
+        idle = IDLE.format(self.settings.idle_seconds / 60)
+        self.containers.touch(container, None if kernel.told else idle)
 
     def _end_in(self, id: str) -> None:
         """Before a container's files are deleted."""
@@ -246,12 +252,32 @@ class PythonSession:
         """Made when it is first asked for. Raises `ContainerError`."""
         known = self._container
         if known is None or not self.tool.containers.lives(known):
-            known = self.tool.containers.of(self.key.caller, self.key.conversation)
+            wanted = self.key.container or self.key.conversation
+            known = self.tool.containers.of(self.key.caller, wanted)
             self._container = known
         return known
 
-    def action(self, function: str, text: str) -> None:
-        return None
+    def action(self, function: str, text: str) -> dict[str, Any] | None:
+        """Where the code runs."""
+        try:
+            return {"container_id": self.container.id}
+        except (ContainerError, OSError):  # the call will say so
+            return None
+
+    def filed(self, path: str) -> Mapping[str, str] | None:
+        """See `protocol.Filing`."""
+        if self._container is None and not self.key.container:
+            return None  # no code has run
+        try:
+            container = self.container
+            container.area.open(path).close()
+        except ContainerError:
+            return None
+        return {
+            "container_id": container.id,
+            "file_id": container.file_id(path),
+            "filename": path.rpartition("/")[2],
+        }
 
     async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         seconds = self.tool.settings.seconds
@@ -300,7 +326,7 @@ class PythonSession:
         )
 
     def close(self) -> None:
-        if self._container is None or self.key.conversation:
+        if self._container is None or self.key.conversation or self.key.container:
             return
         try:
             self.tool.containers.delete(self.key.caller, self._container.id)
@@ -326,7 +352,10 @@ def _joined(before: list[str], text: str, after: list[str]) -> str:
     return "".join(f"{note}\n" for note in before) + text + "\n".join(after)
 
 
-def _close(held: weakref.ref[Python]) -> None:
-    tool = held()
-    if tool is not None:
+_TOOLS: weakref.WeakSet[Python] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for tool in list(_TOOLS):
         tool.close()

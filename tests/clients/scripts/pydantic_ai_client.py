@@ -9,7 +9,7 @@ from typing import Any
 
 from common import MODEL, QUESTION, URL, calculate, main
 from openai import AsyncOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput, Tool, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -18,7 +18,7 @@ called: list[str] = []
 
 
 class Answer(BaseModel):
-    result: int
+    result: int = Field(ge=0, le=999)  # nano would fill an unbounded number with digits
 
 
 def calculator(expression: str) -> str:

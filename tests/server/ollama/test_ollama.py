@@ -203,11 +203,16 @@ async def test_log_probabilities(client_for: Callable[..., Any]) -> None:
 async def test_what_the_model_is(client_for: Callable[..., Any]) -> None:
     async with client_for(SAID) as client:
         (listed,) = (await client.get("/api/tags")).json()["models"]
+        (loaded,) = (await client.get("/api/ps")).json()["models"]
         shown = (await client.post("/api/show", json={"model": "nano"})).json()
         version = (await client.get("/api/version")).json()["version"]
         named = (await client.post("/api/show", json={"name": "nano:latest"})).json()
     assert listed["name"] == listed["model"] == "nano" and len(listed["digest"]) == 64
     assert listed["size"] > 1e10 and listed["details"]["parameter_size"] == "20.9B"
+    assert {name: loaded[name] for name in ("name", "size", "digest", "details")} == {
+        name: listed[name] for name in ("name", "size", "digest", "details")
+    }
+    assert loaded["context_length"] == 131072 and loaded["expires_at"] > listed["modified_at"]
     assert shown["capabilities"] == ["completion", "tools", "thinking"]
     assert shown["model_info"]["gptoss.context_length"] == 131072
     assert shown == named and tuple(map(int, version.split("."))) >= (0, 9, 0)

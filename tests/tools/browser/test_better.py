@@ -162,7 +162,7 @@ def test_what_official_pages_lose_is_there() -> None:
     assert text_of("<p>a <math><mi>x</mi></math> is it</p>") == "a  is it"
     assert text_of("<table><tr><td>$5</td><td>$6</td></tr></table>") == "$5 $6"
     assert text_of("<section>One.</section><section>Two.</section>") == "One.\n\nTwo."
-    assert text_of("<pre><b>a</b><i>b</i></pre>x") == "ab\n\nx"
+    assert text_of("<pre><b>a</b><i>b</i></pre>x") == "ab \n\nx"
     assert (
         text_of("<p>x</p><ul><li>y<pre>  c\nd</pre></li></ul>").splitlines()[-2] == " " * 10 + "c"
     )

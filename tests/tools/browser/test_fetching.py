@@ -70,10 +70,10 @@ async def serving(answer: Answer, pause: float = 0) -> AsyncIterator[Server]:
 
 async def here(host: str, port: int) -> list[str]:
     """Every name of the tests is this machine; other addresses are themselves."""
-    return [host] if host[0].isdigit() else ["127.0.0.1"]
+    return [host] if host[0].isdigit() or ":" in host else ["127.0.0.1"]
 
 
-def local(robots: bool = False, seconds: float = 20.0, **more: object) -> Fetcher:
+def local(robots: bool = False, seconds: float = 600.0, **more: object) -> Fetcher:
     is_here = Guard(lambda address: str(address) == "127.0.0.1", None, here)
     return Fetcher(is_here, robots, seconds, **more)  # type: ignore[arg-type]
 
@@ -108,7 +108,7 @@ async def test_redirects_pass_the_gate_and_keep_no_cookies() -> None:
         document = await local().fetch(server.url("/1"))
         assert document.url == server.url("/3", "other.org") and document.data == b"there"
         assert not any("cookie:" in each.lower() for each in server.asked)
-        with pytest.raises(ToolError, match="only pages of site.org may be opened"):
+        with pytest.raises(ToolError, match=r"only pages of site\.org may be opened"):
             await local().fetch(server.url("/1"), ("site.org",))
 
 

@@ -15,7 +15,7 @@ from ossia.errors import ToolError
 from ossia.tools.browser import documents, html
 from ossia.tools.browser.documents import decoded, read_document
 from ossia.tools.browser.html import read_html
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import check_installed, extra
 
 pytestmark = pytest.mark.anyio
 URL = "https://a.org/x"
@@ -195,5 +195,7 @@ async def test_a_pdf_with_its_pages() -> None:
 
 
 def test_without_the_extra_the_error_says_what_to_install() -> None:
-    with pytest.raises(ToolError, match=r"pip install 'ossia\[tools\]'"):
-        needed("no_such_package_of_anybody")
+    with pytest.raises(ToolError, match=r"pip install 'ossia\[tools\]'"), extra():
+        import no_such_package_of_anybody  # noqa: F401
+    with pytest.raises(ToolError, match="needs the package no_such_package_of_anybody"):
+        check_installed("no_such_package_of_anybody")

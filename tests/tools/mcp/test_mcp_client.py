@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 import ossia
 from ossia.errors import McpError
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
-from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict
+from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict, transport
 from ossia.tools.mcp.results import as_result
 
 pytest.importorskip("mcp")
@@ -32,7 +36,7 @@ def connect(tmp_path: Path) -> Iterator[Connect]:
     def start(behaviour: str, **wishes: Any) -> McpServer:
         command = (sys.executable, "-S", str(STRANGER), behaviour, str(tmp_path / "starts"))
         taken = {key: wishes.pop(key) for key in ("ask", "save") if key in wishes}
-        wishes = {"timeout": 20.0, "approval": "never"} | wishes
+        wishes = {"timeout": 60.0, "approval": "never"} | wishes
         started.append(McpServer.connect(McpConfig("team", command, **wishes), **taken))
         return started[-1]
 
@@ -43,7 +47,7 @@ def connect(tmp_path: Path) -> Iterator[Connect]:
 
 def call(server: McpServer, function: str = "echo", **arguments: Any) -> ToolResult:
     text = json.dumps(arguments)
-    return Sessions(SessionKey("alice"), 60).call_all([(server, function, text)])[0]
+    return Sessions(SessionKey("alice")).call_all([(server, function, text)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ def test_schemas_are_bounded_before_they_are_compiled(
     found = {tool.name: tool.parameters for tool in server.namespace.tools}
     harmless = {name for name, schema in found.items() if schema != {"type": "object"}}
     assert "fine" in harmless
-    assert not harmless & {"deep", "chain", "wide", "large", "pattern"}
+    assert not harmless & {"deep", "chain", "wide", "large"}
     Toolbox(builtin=(server,)).grammar(tokenizer, None, None)
     assert call(server, "chain", text="hi").text == "hi"
 
@@ -118,8 +122,11 @@ def test_a_list_without_end(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("behaviour", ["large", "endless", "garbage", "flood", "crash"])
-def test_a_stranger_costs_one_call(connect: Connect, behaviour: str) -> None:
+def test_a_stranger_costs_one_call(
+    connect: Connect, behaviour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next one connects again, and fails in the same way; there are no more."""
+    monkeypatch.setattr(transport, "MOST_MESSAGES", 300)
     server = connect(behaviour)
     for _ in range(2):
         result = call(server, "write", text="hi")
@@ -128,8 +135,9 @@ def test_a_stranger_costs_one_call(connect: Connect, behaviour: str) -> None:
 
 
 def test_a_stranger_that_hangs(connect: Connect) -> None:
-    server = connect("hang", timeout=1.0)
-    result = call(server, text="hi")
+    server = connect("hang")
+    hasty = replace(server, config=replace(server.config, timeout=0.2))
+    result = call(hasty, text="hi")
     assert result.failed and "team" in result.text and len(result.text) < 500
 
 
@@ -263,3 +271,59 @@ def test_little_of_our_environment_is_passed_on(
     monkeypatch.setenv("SECRET_OF_OURS", "1")
     names = json.loads(call(connect("environment", env={"ITS": "own"})).text)
     assert "SECRET_OF_OURS" not in names and {"PATH", "ITS"} <= set(names)
+
+
+async def hostile_web(scope: Any, receive: Any, send: Any) -> None:
+    """An MCP server over HTTP that answers a call by 200 MB, compressed ones or not."""
+    message = json.loads((await receive()).get("body") or b"{}") if scope["type"] == "http" else {}
+    kind = {"type": "http.response.start", "status": 200}
+    headers = [(b"content-type", b"application/json")]
+    method = message.get("method", "")
+    answers: dict[str, Any] = {
+        "initialize": {
+            "protocolVersion": "2025-06-18",
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "web", "version": "1"},
+        },
+        "tools/list": {"tools": [{"name": "echo", "inputSchema": {"type": "object"}}]},
+    }
+    reply: dict[str, Any] = {"jsonrpc": "2.0", "id": message.get("id")}
+    if method == "tools/call":
+        if message["params"]["arguments"].get("text") == "zip":
+            headers.append((b"content-encoding", b"gzip"))
+        await send({**kind, "headers": headers})
+        for _ in range(200):
+            body = b"x" * (1 << 20)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+        return
+    if scope["type"] != "http" or method not in answers:
+        kind["status"] = 405 if scope.get("method") != "POST" else 202
+        if method == "server/discover":
+            kind["status"] = 200
+            reply["error"] = {"code": -32601, "message": "no"}
+    else:
+        reply["result"] = answers[method]
+    await send({**kind, "headers": headers})
+    body = json.dumps(reply).encode() if kind["status"] == 200 else b""
+    await send({"type": "http.response.body", "body": body})
+
+
+def test_a_stranger_over_http_costs_one_call() -> None:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        running = uvicorn.Server(uvicorn.Config(hostile_web, log_level="critical", lifespan="off"))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [port]})
+        thread.start()
+        try:
+            while not running.started:
+                time.sleep(0.01)
+            url = f"http://127.0.0.1:{port.getsockname()[1]}/mcp"
+            server = McpServer.connect(McpConfig("web", url=url, approval="never", timeout=60.0))
+            for text in ("plain", "zip"):
+                result = call(server, text=text)
+                assert result.failed and len(result.text) < 1000, result.text
+            server.close()
+        finally:
+            running.should_exit = True
+            thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import stat
@@ -339,13 +340,14 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 def test_descriptors_are_closed(tmp_path: Path) -> None:
     lay(tmp_path, a__b__c="one\n")
     apply(tmp_path, f"*** Update File: a/b/c\n{CHANGE}")
+    gc.collect()
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     for _ in range(5):
         apply(tmp_path, f"*** Update File: a/b/c\n{CHANGE}*** Update File: x/y\n{CHANGE}")
         apply(tmp_path, f"*** Update File: a/b/c\n@@\n-two\n+one\n*** Add File: n/{_}\n+x\n")
         apply(tmp_path, f"*** Update File: a/b/c\n{CHANGE}")
     after = len(os.listdir("/proc/self/fd")) if before else 0
-    assert after == before
+    assert after <= before  # others close theirs meanwhile
 
 
 def test_what_clients_are_shown(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The system call filter, run by an interpreter of its instructions: every architecture is tested on
-every machine.
+"""The system call filter, run by an interpreter of its instructions: every architecture is tested
+on every machine.
 """
 
 from __future__ import annotations

@@ -14,14 +14,38 @@ from unprivileged import run_python
 
 from ossia.errors import SandboxError
 from ossia.tools.sandbox import Job, Limits, choose, ladder, run, selftest
-from ossia.tools.sandbox.bubblewrap import Bubblewrap
 from ossia.tools.sandbox.best import Found, find
+from ossia.tools.sandbox.bubblewrap import Bubblewrap
 from ossia.tools.sandbox.engines import Engine
 from ossia.tools.sandbox.interpreter import interpreter
 from ossia.tools.sandbox.landlock import Sandlock
 from ossia.tools.sandbox.rung import Rung, resource_limits
 from ossia.tools.sandbox.unsafe import Unsafe
 
+# A session in such a process.
+CELLS = """
+import json, sys
+from ossia.tools import SessionKey, Sessions
+from ossia.tools.python import Python
+from ossia.tools.sandbox import ladder
+rung = {rung.name.split()[0]: rung for rung in ladder()}[sys.argv[1]]
+if (missing := rung.missing()) is not None:
+    sys.exit(print(json.dumps([missing])))
+tool = Python(rung=rung)
+sessions = Sessions(SessionKey("alice", "c"))
+cells = [
+    "import os; x = os.getuid(); open('written', 'w').write('x'); print(os.listdir())",
+    "import os; os.remove('written'); x > 0",
+    "import os; os._exit(1)",
+    "import os, time\\nfor _ in range(100):\\n    if os.fork() == 0: time.sleep(99)",
+]
+for cell in cells:
+    (result,) = sessions.call_all([(tool, "", cell)])
+    cells[cells.index(cell)] = result.text
+area = tool.session(sessions.key).container.area
+below = tool.close()
+print(json.dumps([None, *cells, [file.path for file in area.files()]]))
+"""
 NONE_SUCCEED = dict.fromkeys(selftest.ATTEMPTS, False)
 # In a process of another user, as one line of JSON.
 ELSEWHERE = """
@@ -49,6 +73,19 @@ def test_a_rung_of_another_user_holds(name: str, as_nobody: bool) -> None:
     if missing is not None:
         pytest.skip(f"{name}: {missing.splitlines()[0]}")
     assert attempts == NONE_SUCCEED
+
+
+@pytest.mark.parametrize("as_nobody", [True, False], ids=["nobody", "root"])
+@pytest.mark.parametrize("name", ["bubblewrap", "sandlock"])
+def test_a_session_in_every_rung(name: str, as_nobody: bool) -> None:
+    missing, *found = json.loads(run_python(CELLS, name, as_nobody=as_nobody))
+    if missing is not None:
+        pytest.skip(f"{name}: {missing.splitlines()[0]}")
+    listed, kept, died, forked, files = found
+    assert listed == "['written']\n" and kept == "True\n"
+    assert "(the interpreter died)" in died
+    assert "BlockingIOError" in forked
+    assert files == []
 
 
 def test_without_a_sandbox_the_attempts_succeed() -> None:

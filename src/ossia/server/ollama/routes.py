@@ -1,5 +1,5 @@
-"""Ollama's API: /api/chat, /api/generate, /api/tags, /api/show and /api/version, for the many
-editors that speak nothing else.
+"""Ollama's API: /api/chat, /api/generate, /api/tags, /api/ps, /api/show and /api/version, for
+the many editors that speak nothing else.
 
 Thin: input.py makes a conversation of the request, output.py the lines of the answer.
 """
@@ -37,6 +37,7 @@ from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
 SPOKEN = "0.12.6"  # the version of Ollama whose API this is: editors compare it
 STREAMED = "The answer, a line of JSON for each piece; with `stream: false` one object."
 FAMILY = "gptoss"
+FOREVER = "9999-12-31T00:00:00Z"  # when the model is unloaded
 Asked = tuple[str | None, tuple[Message, ...]]
 
 
@@ -61,7 +62,7 @@ def _answers(service: Service) -> APIRouter:
         )
         if not body.messages:
             return reply(lines.done("load"))
-        reader = ToolReader(service.builtin).read(At(body.tools or [], "tools").items())
+        reader = ToolReader(service.tools_for(caller)).read(At(body.tools or [], "tools").items())
         tools = reader.tools(parallel=False)
         asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
         return await _answered(service, request, body, _asked(service, body, asked, tools), lines)
@@ -193,18 +194,24 @@ def _models(service: Service) -> APIRouter:
         "quantization_level": "MXFP4",
     }
 
+    model = {
+        "name": name,
+        "model": name,
+        "size": size.checkpoint_bytes,
+        "digest": hashlib.sha256(f"{name} {config!r}".encode()).hexdigest(),
+        "details": details,
+    }
+
     @routes.get("/api/tags", response_model=None, responses=documented(about="The model."))
     async def tags() -> Response:
         """The one model that is served."""
-        model = {
-            "name": name,
-            "model": name,
-            "modified_at": started,
-            "size": size.checkpoint_bytes,
-            "digest": hashlib.sha256(f"{name} {config!r}".encode()).hexdigest(),
-            "details": details,
-        }
-        return reply({"models": [model]})
+        return reply({"models": [model | {"modified_at": started}]})
+
+    @routes.get("/api/ps", response_model=None, responses=documented(about="The model."))
+    async def running() -> Response:
+        """The same model: it is loaded as long as the server runs."""
+        loaded = {"expires_at": FOREVER, "context_length": service.context}
+        return reply({"models": [model | loaded]})
 
     @routes.post("/api/show", response_model=None, responses=documented(about="The model."))
     async def show(body: ShowRequest) -> Response:

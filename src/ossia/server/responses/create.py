@@ -26,15 +26,24 @@ from ossia.server.responses.called import tools_list
 from ossia.server.responses.input import Item, is_kept
 from ossia.server.responses.items import Begun, Done, Include
 from ossia.server.responses.output import Event, ResponseBook
+<<<<<<< HEAD
 from ossia.server.responses.prompt import Prompt, Reading, read_prompt, shortened
+=======
+from ossia.server.responses.prompt import Prompt, read_prompt
+from ossia.server.responses.scope import session_of
+>>>>>>> w-wire
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.output import extension, responses_usage, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
+<<<<<<< HEAD
 from ossia.tools import SessionKey
 from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage, new_id
+=======
+from ossia.turn.events import TurnEvent, new_id
+>>>>>>> w-wire
 
 log = logging.getLogger("ossia.server")
 Step: TypeAlias = TurnEvent | Begun | Done
@@ -110,6 +119,7 @@ class ResponseService:
             if not (body.stream and error.code == CONTEXT_EXCEEDED):
                 raise
             grammar = None  # nothing will be sampled: the stream itself says so
+        id = new_id("resp")
         ask = AnswerRequest(
             prompt.conversation,
             params,
@@ -119,8 +129,12 @@ class ResponseService:
             logprobs=wants_logprobs,
             prompt_param="input",
             max_calls=body.max_tool_calls,
+<<<<<<< HEAD
             session=SessionKey(conversation=body.conversation_id or ""),
             approved=prompt.approved,
+=======
+            session=session_of(self.service, caller, body.tools or [], prompt, id),
+>>>>>>> w-wire
         )
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
@@ -131,20 +145,25 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
+<<<<<<< HEAD
         response = self._response(body, prompt, params) | extension(tools, ask.grammar)
         first = [tools_list(each) for each in prompt.mcp.listed if each.label not in prompt.listed]
         book = ResponseBook(response, include, prompt.tools.items, first)
         return PendingResponse(body, caller, prompt, ask, book, compacts=compacts)
+=======
+        response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
+        return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
+>>>>>>> w-wire
 
     def _response(
-        self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
+        self, id: str, body: ResponseRequest, prompt: Prompt, params: SamplingParams
     ) -> dict[str, Any]:
         """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
         most = body.max_output_tokens
         return {
-            "id": new_id("resp"),
+            "id": id,
             "object": "response",
             "created_at": int(time.time()),
             "completed_at": None,
@@ -335,7 +354,12 @@ class ResponseService:
     def _stored(self, pending: PendingResponse) -> StoredResponse:
         prompt = pending.prompt
         return StoredResponse(
-            pending.id, pending.caller.name, pending.book.response, prompt.history, prompt.input
+            pending.id,
+            pending.caller.name,
+            pending.book.response,
+            prompt.history,
+            prompt.input,
+            thread=pending.ask.session.conversation,
         )
 
     # Items that a reference means without naming the response that they are from

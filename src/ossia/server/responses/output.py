@@ -15,8 +15,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ossia.errors import CONTEXT_EXCEEDED
+<<<<<<< HEAD
 from ossia.server.responses.called import at_once, is_at_once
 from ossia.server.responses.hosted import Around, hosted_writer
+=======
+from ossia.server.responses.hosted import hosted_writer
+>>>>>>> w-wire
 from ossia.server.responses.items import (
     AtOnce,
     Begun,
@@ -81,7 +85,6 @@ class ResponseBook:
         self._waiting: set[int] = set()  # items that come at once, when they end
         self._has_begun = False  # whether the last item has begun without a writer
         self._places: dict[int, int] = {}  # of an item: its place in the output
-        self._around = Around("cntr_" + response["id"].removeprefix("resp_"))
         self._usage = Usage()
 
     def begin(self) -> Iterator[Event]:
@@ -160,13 +163,17 @@ class ResponseBook:
             case ReasoningItem():
                 return ReasoningWriter(place, item, self.include)
             case MessageItem():
-                return MessageWriter(place, item, self.include, self._around.pages)
+                return MessageWriter(place, item, self.include)
             case ToolCallItem():
                 return CallWriter(place, item, self.include)
             case BuiltinCallItem():
+<<<<<<< HEAD
                 return hosted_writer(place, item, self.include, self._around)
             case ApprovalItem():
                 raise AssertionError("it comes at once")
+=======
+                return hosted_writer(place, item, self.include)
+>>>>>>> w-wire
 
     def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end

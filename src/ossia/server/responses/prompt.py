@@ -6,7 +6,11 @@ Knows wire types, the store's interface and Harmony's conversation; nothing of e
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Callable, Sequence
+=======
+from collections.abc import Callable, Mapping, Sequence
+>>>>>>> w-wire
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, Message, Role, SystemContent
@@ -30,9 +34,15 @@ UNFINISHED = ("queued", "in_progress")
 
 @dataclass(frozen=True)
 class Prompt:
+<<<<<<< HEAD
     """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
     model reads them; `read`: others in their place. `approved`, `listed`: see `Reading`. `mcp`: the
     servers that the tools need. `is_triggered`: nothing but a summary is wanted.
+=======
+    """`history`: the items before this request; `input`: its own, with ids. `thread`: what it goes
+    on with: the first response of the chain, or the conversation; "": nothing. `pages`: that the
+    browser showed before, by cursor: URL and title.
+>>>>>>> w-wire
     """
 
     conversation: Conversation
@@ -41,12 +51,17 @@ class Prompt:
     effort: Effort
     history: list[Item]
     input: list[Item]
+<<<<<<< HEAD
     approved: tuple[Approved, ...] = ()
     listed: frozenset[str] = frozenset()
     items: list[Item] = field(default_factory=list)
     read: Callable[[Sequence[Item]], Reading] | None = None
     mcp: McpVisit = field(default_factory=McpVisit)
     is_triggered: bool = False
+=======
+    thread: str = ""
+    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+>>>>>>> w-wire
 
 
 class _Seals:
@@ -98,9 +113,10 @@ async def read_prompt(
     """`find`: items that an item_reference may mean. Raises `ApiError` naming the field that is
     wrong. The prompt's `mcp` is to be closed.
     """
-    history = _history(service, body, caller)
+    history, thread = _history(service, body, caller)
     by_id = {item.get("id"): item for item in history}
     given = wire_items(body.input, lambda id: by_id.get(id) or find(id))
+<<<<<<< HEAD
     is_triggered = _is_triggered(given)
     mcp = await service.mcp.visit(body.tools)
     try:
@@ -131,6 +147,17 @@ async def read_prompt(
     except BaseException:
         await mcp.close()
         raise
+=======
+    tools = wire_tools(
+        body.tools,
+        body.tool_choice,
+        body.parallel_tool_calls is True,
+        service.tools_for(caller),
+    )
+    wanted = None if body.text is None else body.text.format
+    format = answer_format(At(wanted, "text.format"))
+    word = body.reasoning.effort if body.reasoning is not None else None
+>>>>>>> w-wire
 
 
 async def _read(
@@ -145,6 +172,7 @@ async def _read(
     history = draft.history
     word = body.reasoning.effort if body.reasoning is not None else None
     seals = _Seals(sealer)
+    pages: dict[int, tuple[str, str]] = {}
 
     def read(items: Sequence[Item], first: int) -> Reading:
         before = "conversation" if body.conversation_id else "previous_response_id"
@@ -152,6 +180,7 @@ async def _read(
             seals.open, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
+        pages.update(reader.pages)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         approved = _approved(reader, draft.tools)
         conversation = conversation_of(
@@ -179,6 +208,7 @@ async def _read(
     (system,) = reading.conversation.contents(SystemContent)
     assert system.effort is not None
     effort = replace(service.effort(word), level=system.effort)
+<<<<<<< HEAD
     return replace(
         draft,
         conversation=reading.conversation,
@@ -217,10 +247,13 @@ def _approved(reader: Reader, tools: WireTools) -> tuple[Approved, ...]:
             continue
         found.append(Approved(message, server.approved(), function, wanted.request))
     return tuple(reversed(found))
+=======
+    return Prompt(whole, tools, format, effort, history, given, thread, pages)
+>>>>>>> w-wire
 
 
-def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item]:
-    """The earlier items, from the store."""
+def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:
+    """The earlier items, from the store, and the thread that they are from."""
     id = body.previous_response_id
     conversation = body.conversation_id
     if id and conversation:
@@ -235,9 +268,9 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item
                 param="conversation",
                 code="not_found",
             )
-        return service.store.items(caller.name, conversation)
+        return service.store.items(caller.name, conversation), conversation
     if not id:
-        return []
+        return [], ""
     found = service.store.get(caller.name, id)
     if found is None:
         raise bad(
@@ -245,7 +278,7 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item
         )
     if found.response.get("status") in UNFINISHED:
         raise bad(f"response {id!r} is not finished yet", "previous_response_id")
-    return [*found.history, *found.input, *found.response["output"]]
+    return [*found.history, *found.input, *found.response["output"]], found.thread or id
 
 
 async def shortened(

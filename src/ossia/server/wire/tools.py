@@ -17,6 +17,7 @@ from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
+from ossia.server.wire.hosted import asked_for
 from ossia.tools import Tool
 from ossia.tools.kinds import MCP
 from ossia.tools.mcp.config import namespace_name
@@ -66,10 +67,16 @@ class ToolReader:
                     self.echo.append(dict(tool.value))
                 case "namespace":
                     self._namespace(tool)
+<<<<<<< HEAD
                 case _ if kind in self.own and self.own[kind](self, tool):
                     continue
                 case _ if kind in by_type and kind not in self.own:
                     self.host(by_type[kind])
+=======
+                case _ if kind in by_type:
+                    wanted = asked_for(by_type[kind], tool)
+                    self.hosted[wanted.namespace.name] = wanted
+>>>>>>> w-wire
                     self.echo.append(dict(tool.value))
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)

@@ -4,7 +4,8 @@ answers every time.
     notes/*.txt, *.md, *.html         their URLs are `base` and the path in the folder
     pages.jsonl                       {"url": ..., "title": ..., "text": ...} a line
 
-Texts stay on disk; the index is in memory. Documents are the operator's: HTML is read here.
+Texts stay on disk; the index is in memory, or mapped from a folder that keeps it. Documents are the
+operator's: HTML is read here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from ossia.tools.browser.backend import Domains, Hit, allows
 from ossia.tools.browser.book import Page
 from ossia.tools.browser.documents import text_page, trusted_page
 from ossia.tools.browser.html import host_of, one_line, read_html
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 from ossia.tools.browser.results import without_marks
 
 BASE = "https://corpus/"
@@ -68,13 +69,21 @@ class Corpus:
     source = "web (default: web)"
     is_local = True
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
+    def __init__(self, entries: Sequence[Entry], index: str | Path | None = None) -> None:
         self.entries = list(entries)
+        self._index = _indexed(self.entries, None if index is None else Path(index))
         self._by_url = {_plain(entry.url): entry for entry in self.entries}
 
     @classmethod
-    def open(cls, path: str | Path, base: str = BASE) -> Corpus:
-        """Raises `ToolError` for a path without documents, and for lines that are none."""
+    def open(
+        cls,
+        path: str | Path,
+        base: str = BASE,
+        index: str | Path | None = None,
+    ) -> Corpus:
+        """`index`: a folder that keeps the index, which is made again when a document has changed.
+        Raises `ToolError` for a path without documents, and for lines that are none.
+        """
         path = Path(path)
         if path.is_dir():
             entries = list(_folder(path, base))
@@ -84,9 +93,14 @@ class Corpus:
             raise ToolError(f"the corpus {path} does not exist")
         if not entries:
             raise ToolError(f"the corpus {path} has no .txt, .md or .html files, or no lines")
-        return cls(entries)
+        return cls(entries, index)
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         asked = words_of(query)
         found = []
         for number in self._ranked(asked):
@@ -97,7 +111,12 @@ class Corpus:
                 break
         return [Hit(each.title, each.url, snippet(each.text(), asked)) for each in found]
 
-    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
+    async def fetch(
+        self,
+        url: str,
+        source: bool,
+        domains: Domains,
+    ) -> Page:
         entry = self._by_url.get(_plain(url))
         if entry is None:
             raise ToolError("this page is not in the corpus; search for others")
@@ -118,13 +137,6 @@ class Corpus:
             if scores[number] <= 0:
                 return
             yield int(number)
-
-    @cached_property
-    def _index(self) -> Any:
-        library = needed("bm25s")
-        index = library.BM25()
-        index.index([_indexed(entry) for entry in self.entries], show_progress=False)
-        return index
 
 
 def words_of(text: str) -> list[str]:
@@ -155,7 +167,34 @@ def snippet(text: str, asked: Sequence[str]) -> str:
     return text[start : start + SNIPPET].strip()
 
 
-def _indexed(entry: Entry) -> list[str]:
+def _indexed(entries: Sequence[Entry], folder: Path | None) -> Any:
+    """The index: mapped from its folder if that is one of these documents, otherwise made."""
+    with extra():
+        import bm25s
+    stamp = _stamp(entries)
+    mark = None if folder is None else folder / "documents"
+    if mark is not None and mark.exists() and mark.read_text(encoding="utf-8") == stamp:
+        return bm25s.BM25.load(str(folder), mmap=True, load_corpus=False)
+    made = bm25s.BM25()
+    made.index([_words_in(entry) for entry in entries], show_progress=False)
+    if mark is not None:
+        mark.unlink(missing_ok=True)
+        made.save(str(folder), show_progress=False)
+        mark.write_text(stamp, encoding="utf-8")
+    return made
+
+
+def _stamp(entries: Sequence[Entry]) -> str:
+    """Another one when a document changes."""
+    digest = blake2b(f"{TITLE_WEIGHT} {WORDS.pattern}".encode(), digest_size=16)
+    paths = dict.fromkeys(entry.path for entry in entries)
+    for path in paths:
+        status = path.stat()
+        digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def _words_in(entry: Entry) -> list[str]:
     return words_of(entry.title) * TITLE_WEIGHT + words_of(entry.text())
 
 
@@ -199,7 +238,13 @@ def _lines(path: Path, base: str) -> Iterator[Entry]:
             start += len(line)
 
 
-def _entry(path: Path, number: int, start: int, line: bytes, base: str) -> Entry:
+def _entry(
+    path: Path,
+    number: int,
+    start: int,
+    line: bytes,
+    base: str,
+) -> Entry:
     try:
         value = json.loads(line)
         text = value["text"]

@@ -21,7 +21,7 @@ from ossia.tools.browser.html import (
     one_line,
     read_html,
 )
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import check_installed
 from ossia.tools.confined import PDF, run_confined
 
 HTML = Path(__file__).with_name("reader.py")
@@ -66,12 +66,22 @@ async def read_document(
     return _page(await _html(text, url), title, url, "page")
 
 
-def trusted_page(html: str, url: str, title: str = "") -> Page:
+def trusted_page(
+    html: str,
+    url: str,
+    title: str = "",
+) -> Page:
     """A document of the operator's own, read here and now."""
     return _page(read_html(html, url), title, url, "page")
 
 
-def text_page(text: str, url: str, title: str = "", *, source: bool = False) -> Page:
+def text_page(
+    text: str,
+    url: str,
+    title: str = "",
+    *,
+    source: bool = False,
+) -> Page:
     return _page(Readable(text=inert(text)), title, url, "source" if source else "page")
 
 
@@ -125,7 +135,7 @@ def _is_text(kind: str) -> bool:
 
 
 async def _html(text: str, url: str) -> Readable:
-    needed("lxml.etree")
+    check_installed("lxml")
     data = text.encode("utf-8", "replace")
     written, why = await run_confined(HTML, data, SECONDS, url)
     if why:
@@ -135,7 +145,7 @@ async def _html(text: str, url: str) -> Readable:
 
 
 async def _pdf(data: bytes) -> Readable:
-    needed("pypdf")
+    check_installed("pypdf")
     written, why = await run_confined(PDF, data, SECONDS)
     if why:
         raise ToolError(f"the PDF cannot be read: {why}")
@@ -144,7 +154,12 @@ async def _pdf(data: bytes) -> Readable:
     return Readable(text=inert("\n\n".join(part.strip("\n") for part in parts)))
 
 
-def _page(read: Readable, title: str, url: str, kind: Kind) -> Page:
+def _page(
+    read: Readable,
+    title: str,
+    url: str,
+    kind: Kind,
+) -> Page:
     text = read.text.replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + CUT

@@ -21,7 +21,7 @@ from cachetools import TTLCache
 from ossia import __version__
 from ossia.errors import ToolError
 from ossia.tools.browser.backend import Domains, check_domain
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 from ossia.tools.browser.transport import Guard, guarded_transport
 
 if TYPE_CHECKING:
@@ -68,15 +68,16 @@ class Fetcher:
 
     async def fetch(self, url: str, domains: Domains = None) -> Document:
         """Raises `ToolError`: its text is the reason for the model."""
-        library = needed("httpx2")
+        with extra():
+            import httpx2
         try:
             async with asyncio.timeout(self.seconds):
                 return await self._followed(url, domains, check_robots=self.robots)
         except TimeoutError as error:
             raise ToolError(f"it took longer than {self.seconds:g} seconds") from error
-        except library.InvalidURL as error:
+        except httpx2.InvalidURL as error:
             raise ToolError("the URL is not valid") from error
-        except (library.HTTPError, library.StreamError) as error:
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
             raise ToolError(f"the connection failed ({type(error).__name__})") from error
 
     async def close(self) -> None:
@@ -85,9 +86,10 @@ class Fetcher:
             self._transport = None
 
     async def _followed(self, url: str, domains: Domains, *, check_robots: bool) -> Document:
-        library = needed("httpx2")
+        with extra():
+            import httpx2
         for _ in range(MOST_REDIRECTS + 1):
-            parsed = library.URL(url)
+            parsed = httpx2.URL(url)
             url = str(parsed)
             check_domain(domains, parsed.host)
             if check_robots:
@@ -103,7 +105,8 @@ class Fetcher:
         raise ToolError(f"it redirects more than {MOST_REDIRECTS} times")
 
     async def _sent(self, url: httpx2.URL) -> httpx2.Response:
-        library = needed("httpx2")
+        with extra():
+            import httpx2
         if self._transport is None:
             self._transport = guarded_transport(self.guard)
         headers = {
@@ -113,7 +116,7 @@ class Fetcher:
         }
         waits = dict.fromkeys(("read", "write", "pool"), self.seconds)
         waits["connect"] = min(CONNECT_SECONDS, self.seconds)
-        request = library.Request("GET", url, headers=headers, extensions={"timeout": waits})
+        request = httpx2.Request("GET", url, headers=headers, extensions={"timeout": waits})
         response: httpx2.Response = await self._transport.handle_async_request(request)
         return response
 
@@ -121,9 +124,11 @@ class Fetcher:
 
     async def _check_robots(self, url: httpx2.URL) -> None:
         site = str(url.copy_with(path="/robots.txt", query=None, fragment=None))
-        if site not in self._rules:
-            self._rules[site] = await self._read_rules(site)
-        rules = self._rules[site]
+        try:
+            rules = self._rules[site]
+        except KeyError:
+            rules = await self._read_rules(site)
+            self._rules[site] = rules
         if rules is None:
             raise ToolError("the site's robots.txt cannot be read at the moment")
         if not rules.can_fetch(str(url), AGENT):
@@ -131,13 +136,14 @@ class Fetcher:
 
     async def _read_rules(self, site: str) -> Any:
         """The rules of a site; None if nobody can say what they are (RFC 9309, section 2.3.1)."""
-        parse = needed("protego").Protego.parse
+        with extra():
+            from protego import Protego
         try:
             document = await self._followed(site, None, check_robots=False)
         except _StatusError as error:
-            return parse("") if error.status < 500 else None
+            return Protego.parse("") if error.status < 500 else None
         text = document.data[:MOST_ROBOTS].decode("utf-8", "replace")
-        return await asyncio.to_thread(parse, text)
+        return await asyncio.to_thread(Protego.parse, text)
 
 
 def _joined(url: str, where: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 from ossia.tools.browser.layout import BLANKS, SCRIPTS, SMALL, Event, layout
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 
 MOST_EVENTS = 1_000_000  # elements begun, ended, and texts; what comes after them is left out
 LEFT_OUT = "\n\n[The rest of the page is left out.]"
@@ -108,7 +108,8 @@ class _Events:
 
 
 def _parsed(html: str) -> _Events:
-    etree = needed("lxml.etree")
+    with extra():
+        from lxml import etree
     target = _Events()
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, no_network=True, target=target)
     data = html.encode("utf-8")

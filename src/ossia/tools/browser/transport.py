@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ossia.errors import ToolError
 from ossia.tools.browser.addresses import Address, is_public, parsed
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 
 if TYPE_CHECKING:
     import httpx2
@@ -86,13 +86,14 @@ async def _resolved(host: str, port: int) -> list[str]:
 
 def guarded_transport(guard: Guard | None = None) -> httpx2.AsyncBaseTransport:
     """The transport. It raises `ToolError` for what may not be asked, httpx2's errors otherwise."""
-    library = needed("httpx2")
+    with extra():
+        import httpx2
     gate = guard or Guard()
     # a connection that is kept would serve another name at the same address
-    limits = library.Limits(max_connections=64, max_keepalive_connections=0)
-    inner = library.AsyncHTTPTransport(trust_env=False, limits=limits)
+    limits = httpx2.Limits(max_connections=64, max_keepalive_connections=0)
+    inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
 
-    class Guarded(library.AsyncBaseTransport):  # type: ignore[misc, name-defined]
+    class Guarded(httpx2.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
             url = request.url
             failure: Exception | None = None
@@ -103,7 +104,7 @@ def guarded_transport(guard: Guard | None = None) -> httpx2.AsyncBaseTransport:
                 try:
                     response: httpx2.Response = await inner.handle_async_request(request)
                     return response
-                except library.ConnectError as error:
+                except httpx2.ConnectError as error:
                     failure = error
                 finally:
                     request.url = url

@@ -21,7 +21,7 @@ from ossia.tools.browser.backend import Domains, Hit
 from ossia.tools.browser.book import Page
 from ossia.tools.browser.documents import read_document
 from ossia.tools.browser.fetching import AGENT, Fetcher
-from ossia.tools.browser.needed import needed
+from ossia.tools.browser.needed import extra
 
 if TYPE_CHECKING:
     import httpx2
@@ -41,10 +41,20 @@ class PlainWeb:
     def __init__(self, fetcher: Fetcher | None = None) -> None:
         self.fetcher = fetcher or Fetcher()
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         raise ToolError(NO_SEARCH)
 
-    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
+    async def fetch(
+        self,
+        url: str,
+        source: bool,
+        domains: Domains,
+    ) -> Page:
         found = await self.fetcher.fetch(url, domains)
         return await read_document(found.data, found.content_type, found.url, source=source)
 
@@ -60,11 +70,17 @@ class Service:
         self.transport = transport
         self._client: httpx2.AsyncClient | None = None
 
-    async def json(self, method: str, path: str, **request: Any) -> Any:
+    async def json(
+        self,
+        method: str,
+        path: str,
+        **request: Any,
+    ) -> Any:
         """What the service answers. Raises `ToolError`."""
-        library = needed("httpx2")
+        with extra():
+            import httpx2
         if self._client is None:
-            self._client = library.AsyncClient(
+            self._client = httpx2.AsyncClient(
                 transport=self.transport,
                 timeout=SECONDS,
                 headers={"user-agent": AGENT},
@@ -75,11 +91,16 @@ class Service:
                 return await self._answer(method, self.base + path, **request)
         except TimeoutError as error:
             raise ToolError(f"the search took longer than {SECONDS:g} seconds") from error
-        except (library.HTTPError, library.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             why = type(error).__name__
             raise ToolError(f"the search service cannot be reached ({why})") from error
 
-    async def _answer(self, method: str, url: str, **request: Any) -> Any:
+    async def _answer(
+        self,
+        method: str,
+        url: str,
+        **request: Any,
+    ) -> Any:
         assert self._client is not None
         async with self._client.stream(method, url, **request) as response:
             self.check(response.status_code)
@@ -129,7 +150,12 @@ class Searx(PlainWeb):
         super().__init__(fetcher)
         self.service = _SearxService(base, transport)
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         words = query
         if domains:  # several engines know this; results are filtered anyway
             words = f"{query} ({' OR '.join(f'site:{each}' for each in domains)})"
@@ -154,7 +180,12 @@ class Exa:
         self.key = _key(key, "EXA_API_KEY", "Exa")
         self.service = Service("https://api.exa.ai", transport)
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         asked: dict[str, Any] = {
             "query": query,
             "numResults": count,
@@ -165,7 +196,12 @@ class Exa:
         found = await self.service.json("POST", "/search", json=asked, headers=self._headers)
         return hits(found, ("results",), title="title", url="url", snippet="summary")
 
-    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
+    async def fetch(
+        self,
+        url: str,
+        source: bool,
+        domains: Domains,
+    ) -> Page:
         asked = {"urls": [url], "text": {"includeHtmlTags": True}}
         found = await self.service.json("POST", "/contents", json=asked, headers=self._headers)
         first = _first(_at(found, "results"))
@@ -192,14 +228,24 @@ class YouCom:
         self.key = _key(key, "YDC_API_KEY", "You.com")
         self.service = Service("https://api.ydc-index.io", transport)
 
-    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+    async def search(
+        self,
+        query: str,
+        count: int,
+        domains: Domains,
+    ) -> list[Hit]:
         asked = {"query": query, "count": count}
         found = await self.service.json("GET", "/v1/search", params=asked, headers=self._headers)
         web = hits(found, ("results", "web"), title="title", url="url", snippet="snippets")
         news = hits(found, ("results", "news"), title="title", url="url", snippet="description")
         return [*web, *news]
 
-    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
+    async def fetch(
+        self,
+        url: str,
+        source: bool,
+        domains: Domains,
+    ) -> Page:
         asked = {"urls": [url], "livecrawl_formats": "html"}
         found = await self.service.json("POST", "/v1/contents", json=asked, headers=self._headers)
         first = _first(found)
@@ -214,7 +260,12 @@ class YouCom:
         await self.service.close()
 
 
-async def _service_page(html: str, url: str, title: str, source: bool) -> Page:
+async def _service_page(
+    html: str,
+    url: str,
+    title: str,
+    source: bool,
+) -> Page:
     if not html:
         raise ToolError("the search service has no contents of it")
     data = html.encode("utf-8", "replace")
@@ -222,7 +273,14 @@ async def _service_page(html: str, url: str, title: str, source: bool) -> Page:
     return await read_document(data, kind, url, title=title, source=source)
 
 
-def hits(found: Any, path: tuple[str, ...], *, title: str, url: str, snippet: str) -> list[Hit]:
+def hits(
+    found: Any,
+    path: tuple[str, ...],
+    *,
+    title: str,
+    url: str,
+    snippet: str,
+) -> list[Hit]:
     """The results in a service's answer, under the names that it has for their parts."""
     for name in path:
         found = _at(found, name)
@@ -250,7 +308,11 @@ def _plain(value: Any) -> str:
     return unescape(TAGS.sub("", str(value or "")))
 
 
-def _key(given: str | None, variable: str, service: str) -> str:
+def _key(
+    given: str | None,
+    variable: str,
+    service: str,
+) -> str:
     key = given or os.environ.get(variable)
     if not key:
         raise ToolError(f"{service} needs a key: set {variable}, or pass key=...")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -73,19 +73,19 @@ def read_config(path: Path | str) -> tuple[McpConfig, ...]:
         if not isinstance(entry, Mapping):
             raise McpError(f"{where} must be an object with a command or a url")
         if entry.get("disabled") is not True:
-            label = namespace_name(str(name), {each.label for each in made})
+            label = recipient_name(str(name), {each.label for each in made}, RESERVED)
             made.append(_server(label, entry, where))
     return tuple(made)
 
 
-def namespace_name(name: str, taken: Iterable[str]) -> str:
-    """A name that recipients can have: letters, digits and underscores, one that means nothing
-    else.
+def recipient_name(name: str, taken: Iterable[str], reserved: Collection[str] = frozenset()) -> str:
+    """A name that recipients can have, letters, digits and underscores, and that is none of
+    these.
     """
     clean = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_")[:MOST_LABEL] or "mcp"
     if clean[0].isdigit():
         clean = f"_{clean}"
-    if clean in RESERVED:
+    if clean in reserved:
         clean = f"{clean}_mcp"
     found = clean
     number = 2
@@ -107,14 +107,25 @@ def _server(label: str, entry: Mapping[str, Any], where: str) -> McpConfig:
     approval = entry.get("approval", "writes")
     if approval not in ("always", "writes", "never"):
         raise McpError(f"{where}: approval must be always, writes or never")
+    words: tuple[str, ...] = ()
+    if command is not None:
+        words = (_text(command, f"{where}: command"), *args)
+    if url is not None:
+        url = _url(url, where)
+    cwd = entry.get("cwd")
+    if cwd is not None:
+        cwd = _text(cwd, f"{where}: cwd")
+    allowed = None
+    if allow is not None:
+        allowed = frozenset(_strings(allow, f"{where}: allow"))
     return McpConfig(
         label,
-        command=(_text(command, f"{where}: command"), *args) if command is not None else (),
+        command=words,
         env=_texts(entry.get("env", {}), f"{where}: env"),
-        cwd=None if entry.get("cwd") is None else _text(entry["cwd"], f"{where}: cwd"),
-        url=None if url is None else _url(url, where),
+        cwd=cwd,
+        url=url,
         headers=_texts(entry.get("headers", {}), f"{where}: headers"),
-        allow=None if allow is None else frozenset(_strings(allow, f"{where}: allow")),
+        allow=allowed,
         approval=approval,
         timeout=_seconds(entry.get("timeout", SECONDS), where),
     )

@@ -22,7 +22,7 @@ from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace
 from ossia.harmony.grammar import bounds
 from ossia.harmony.grammar.bodies import Vocabulary, compile_body, vocabulary
 from ossia.tokenizer import Tokenizer
-from ossia.tools.mcp.config import McpConfig, namespace_name
+from ossia.tools.mcp.config import McpConfig, recipient_name
 from ossia.tools.texts import clean
 
 log = logging.getLogger("ossia.tools")
@@ -51,7 +51,13 @@ class Listed:
     @property
     def digest(self) -> str:
         """Changes when the tool does. Of what cannot be written as JSON there is none."""
-        claims = [self.name, self.description, self.schema, self.reads, self.repeats]
+        claims = [
+            self.name,
+            self.description,
+            self.schema,
+            self.reads,
+            self.repeats,
+        ]
         text = json.dumps(claims, sort_keys=True, default=repr)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
@@ -81,7 +87,7 @@ def declared(config: McpConfig, instructions: str | None, listed: Sequence[Liste
     for each in listed:
         if config.allow is not None and each.name not in config.allow:
             continue
-        name = namespace_name(each.name, tools)
+        name = recipient_name(each.name, tools)
         function = _function(name, each)
         left -= len(function.description) + len(json.dumps(function.parameters))
         if left < 0 or len(tools) == MOST_TOOLS:
@@ -161,7 +167,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     left = [each for each in variants if each != {"type": "null"}]
     if len(left) != 1 or not isinstance(left[0], dict):
         return schema
-    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    rest = dict(schema)
+    del rest["anyOf"], rest["default"]
     return {**left[0], **rest}
 
 

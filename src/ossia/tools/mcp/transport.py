@@ -110,6 +110,9 @@ async def _process(config: McpConfig) -> AsyncIterator[Any]:
     try:
         yield incoming, outgoing
     except Exception as error:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(process.wait(), asyncio.shield(tasks[-1]))
         if errors.text and process.returncode:
             said = clean(errors.text, TAIL)
             raise McpError(f"{config.label}: its process ended, and said: {said}") from error
@@ -158,7 +161,6 @@ class _Pipes:
 
     async def read(self) -> None:
         """Ends the connection at a line that is too long, and after too many."""
-        self.is_broken = True  # unless its output ends by itself
         from mcp.shared.message import SessionMessage
         from mcp.types import jsonrpc_message_adapter
 
@@ -168,22 +170,19 @@ class _Pipes:
                 try:
                     line = await self.process.stdout.readline()
                 except ValueError:  # longer than the limit
-                    return
+                    break
                 if not line:
-                    self.is_broken = False
                     return
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
-                    if (
-                        b'"jsonrpc"' in line
-                    ):  # a message that nobody can read: somebody waits for it
-                        return
+                    if b'"jsonrpc"' in line:  # an answer that cannot be read
+                        break
                     self.garbage += 1
                     continue
                 self.messages += 1
-                with suppress(OSError):
-                    await self.to_client.send(SessionMessage(message))
+                await self.to_client.send(SessionMessage(message))
+            self.is_broken = True
 
     async def write(self) -> None:
         assert self.process.stdin

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
 
+PR_SET_PDEATHSIG = 1
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
 INSTRUCTION = 8  # bytes of a filter's
@@ -50,10 +52,10 @@ def give_up(uid: int) -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def call_prctl(option: int) -> None:
+def call_prctl(option: int, value: int = 1) -> None:
     import ctypes
 
-    if ctypes.CDLL(None, use_errno=True).prctl(option, 1, 0, 0, 0):
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
@@ -80,6 +82,8 @@ def main() -> None:
         give_up(spec["uid"])
     if spec.get("no_new_privs"):
         call_prctl(PR_SET_NO_NEW_PRIVS)
+    if spec.get("dies_with_parent"):  # after the change of user, which forgets it
+        call_prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     limit(spec["limits"])
     if "folder" in spec:
         os.chdir(spec["folder"])

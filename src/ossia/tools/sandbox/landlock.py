@@ -66,6 +66,7 @@ class Sandlock:
         as_root = os.geteuid() == 0
         home = self.home(job.area)
         outer: dict[str, Any] = {"subreaper": True, "no_new_privs": True, "limits": {"CORE": 0}}
+        outer["dies_with_parent"] = True
         if as_root:
             outer["uid"] = owner_of(job.area)
         filtered = bpf.program(platform.machine(), sees_files=True)
@@ -73,6 +74,7 @@ class Sandlock:
         inner = {
             # a user's other programs count, too
             "limits": resource_limits(job.limits, processes=as_root),
+            "dies_with_parent": True,
             "filter": filtered.hex(),
             "folder": home,
         }

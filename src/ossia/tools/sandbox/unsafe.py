@@ -40,6 +40,7 @@ class Unsafe:
         spec = {
             "limits": resource_limits(job.limits, processes=False),
             "subreaper": True,
+            "dies_with_parent": True,
             "folder": home,
         }
         argv = [self.python, "-I", "-S", str(INSIDE), json.dumps(spec), *job.argv]
