@@ -18,12 +18,8 @@ from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.server.wire.mcp import McpServers
 from ossia.tokenizer import Tokenizer
-<<<<<<< HEAD
-from ossia.tools import SessionKey, Tool, ToolResult
-=======
 from ossia.tools import SessionKey, ToolResult
 from ossia.tools.containers import Containers
->>>>>>> w-wire
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.tools.protocol import MaybeAwaitable
 
@@ -145,19 +141,12 @@ def serving(
     settings: Settings | None = None,
     *,
     certain: bool = False,
-<<<<<<< HEAD
-    mcp: McpServers | None = None,
-    more: Sequence[Tool] = (),
-) -> Iterator[Server]:
-    """`certain`: the engine says that it enforces constraints, so that calls are shown as they
-    come. `more`: tools that the server runs.
-=======
     builtin: Sequence[Any] | None = None,
     containers: Containers | None = None,
+    mcp: McpServers | None = None,
 ) -> Iterator[Server]:
     """`certain`: the engine says that it enforces constraints, so that calls are shown as they
     come. `builtin`: tools of the server's; None: those below.
->>>>>>> w-wire
     """
     box: list[Server] = []
     engine = ScriptedEngine(lambda prompt: box[0].next())
@@ -166,13 +155,9 @@ def serving(
         engine,
         tokenizer,
         settings or Settings(model_name="nano"),
-<<<<<<< HEAD
-        builtin=[Browser(), Python(), *more],
-        mcp=mcp,
-=======
         builtin=[Browser(), Python()] if builtin is None else builtin,
         containers=containers,
->>>>>>> w-wire
+        mcp=mcp,
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from ossia.tools import Tool
     from ossia.tools.containers import Containers
 
-NAMES = ("browser", "python")
+NAMES = ("browser", "python", "shell")
 OF_BROWSER = ("corpus", "searx")
 OF_PYTHON = ("containers", "python_unsafe")
+OF_SANDBOX = ("python", "shell")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Hosted:
         "What the server runs itself, when a request asks for it. Packages: ossia[tools]."
     )
 
-    tools: str = option("", "browser, python, or both between commas", "NAMES", shown="none")
+    tools: str = option("", "browser, python, shell, between commas", "NAMES", shown="none")
     corpus: str | None = option(
         None,
         "what the browser searches: a folder of texts, or a file of JSON lines",
@@ -70,13 +71,13 @@ def check(options: Hosted, *, is_loopback: bool) -> None:
     """Raises `RequestError` for options that make no sense together."""
     for name in options.names:
         if name not in NAMES:
-            known = " and ".join(NAMES)
+            known = ", ".join(NAMES)
             raise RequestError(f"--tools {name}: there is no such tool; there are {known}")
-    for tool, fields in (("browser", OF_BROWSER), ("python", OF_PYTHON)):
+    for names, fields in ((("browser",), OF_BROWSER), (OF_SANDBOX, OF_PYTHON)):
         for each in fields:
-            if getattr(options, each) and tool not in options.names:
+            if getattr(options, each) and not set(names) & set(options.names):
                 flag = each.replace("_", "-")
-                raise RequestError(f"--{flag} is of the tool {tool}: add --tools {tool}")
+                raise RequestError(f"--{flag} is of the tool {names[0]}: add --tools {names[0]}")
     if options.python_unsafe and not is_loopback:
         raise RequestError(
             "--python-unsafe lets whoever asks change this machine: it works only with a --host "
@@ -89,8 +90,8 @@ def make(options: Hosted) -> Made:
     made = Made()
     if "browser" in options.names:
         _add_browser(options, made)
-    if "python" in options.names:
-        _add_python(options, made)
+    if set(OF_SANDBOX) & set(options.names):
+        _add_code(options, made)
     return made
 
 
@@ -109,16 +110,22 @@ def _add_browser(options: Hosted, made: Made) -> None:
     made.about.append(f"browser: {source}")
 
 
-def _add_python(options: Hosted, made: Made) -> None:
+def _add_code(options: Hosted, made: Made) -> None:
     """The sandbox is proved here: it takes half a second."""
     from ossia.tools.containers import Containers
     from ossia.tools.python import Python, PythonSettings
+    from ossia.tools.shell import Shell
+    from ossia.tools.shell_place import InContainers
 
     settings = PythonSettings(unsafe=options.python_unsafe)
     kept = None if options.containers is None else Path(options.containers).expanduser()
     containers = Containers(kept, new_owner=lambda: python.new_owner())
     python = Python(settings, containers=containers)
     rung = python.prepare()
-    made.tools.append(python)
     made.containers = python.containers
-    made.about.append(f"python: in {rung.name}, {rung.about}")
+    if "python" in options.names:
+        made.tools.append(python)
+        made.about.append(f"python: in {rung.name}, {rung.about}")
+    if "shell" in options.names:
+        made.tools.append(Shell(InContainers(python)))
+        made.about.append(f"shell: in {rung.name}, {rung.about}")

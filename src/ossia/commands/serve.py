@@ -19,13 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ossia import __version__
-<<<<<<< HEAD
 from ossia.commands import mcp_servers
-from ossia.commands.mcp_servers import Programs
-=======
 from ossia.commands.hosted import Hosted, Made, make
 from ossia.commands.hosted import check as check_tools
->>>>>>> w-wire
+from ossia.commands.mcp_servers import Programs
 from ossia.commands.options import (
     Command,
     Computing,
@@ -192,11 +189,8 @@ class Options:
     access: Access = Access()
     answers: Answers = Answers()
     limits: Limits = Limits()
-<<<<<<< HEAD
-    programs: Programs = Programs()
-=======
     hosted: Hosted = Hosted()
->>>>>>> w-wire
+    programs: Programs = Programs()
     kept: Kept = Kept()
     computing: ServeComputing = ServeComputing()
 
@@ -210,35 +204,24 @@ def run(options: Options) -> None:
     settings = settings_of(options)
     logs.set_up()
     tracing.set_up()
-<<<<<<< HEAD
-    programs = mcp_servers.connected(options.programs)
-    host = options.access.host
-    listening = listen(host, options.access.port)  # a taken port is said before loading
-    with listening:
-        app, about = _made(options, settings, programs)
-        url = _url(host, listening.getsockname()[1])
-        stopped_by = serve_until_stopped(
-            app, listening, lambda: _greet(settings, url, about, programs)
-=======
     tools = make(options.hosted)
+    programs = mcp_servers.connected(options.programs)
+    tools.about += mcp_servers.about(programs)
     host = options.access.host
     listening = listen(host, options.access.port)  # a taken port is said before loading
     with listening:
-        app, about = _made(options, settings, tools)
+        app, about = _made(options, settings, tools, programs)
         url = _url(host, listening.getsockname()[1])
         stopped_by = serve_until_stopped(
             app, listening, lambda: _greet(settings, url, about, tools)
->>>>>>> w-wire
         )
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
 
 
-<<<<<<< HEAD
-def _made(options: Options, settings: Settings, programs: McpServers | None) -> tuple[FastAPI, str]:
-=======
-def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, str]:
->>>>>>> w-wire
+def _made(
+    options: Options, settings: Settings, tools: Made, programs: McpServers | None
+) -> tuple[FastAPI, str]:
     """The app of a model or of a script, and a line about what it serves."""
     from ossia.commands.script import read_script, tokenizer_of
     from ossia.server import ScriptedEngine, create_app
@@ -249,46 +232,38 @@ def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, s
         samples = read_script(Path(script), tokenizer)
         engine = ScriptedEngine(samples, delay=options.answers.script_delay)
         about = f"what {script} says, token by token, with the tokenizer of {options.model}"
-<<<<<<< HEAD
-        return create_app(engine, tokenizer, settings, mcp=programs), about
-    llm = options.computing.load_model(options.model)
-    app = _app(llm, settings, programs)
-=======
         made = create_app(
-            engine, tokenizer, settings, builtin=tools.tools, containers=tools.containers
+            engine,
+            tokenizer,
+            settings,
+            builtin=tools.tools,
+            containers=tools.containers,
+            mcp=programs,
         )
         return made, about
     llm = options.computing.load_model(options.model)
-    app = _app(llm, settings, tools)
->>>>>>> w-wire
+    app = _app(llm, settings, tools, programs)
     if options.computing.warm_up:
         _warm_up(llm, app)
     return app, _about(llm)
 
 
-<<<<<<< HEAD
-def _app(llm: LLM, settings: Settings, programs: McpServers | None) -> FastAPI:
-=======
-def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
->>>>>>> w-wire
+def _app(llm: LLM, settings: Settings, tools: Made, programs: McpServers | None) -> FastAPI:
     from ossia.checkpoint.mapped import changed_file
     from ossia.engine.request import SamplingParams
     from ossia.server import create_app
 
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
     settings = replace(settings, sampling=sampling)
-<<<<<<< HEAD
-    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file, mcp=programs)
-=======
     return create_app(
         llm.engine,
         llm.tokenizer,
         settings,
         builtin=tools.tools,
         containers=tools.containers,
+        mcp=programs,
         changed=changed_file,
     )
->>>>>>> w-wire
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
@@ -455,11 +430,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-<<<<<<< HEAD
-def _greet(settings: Settings, url: str, about: str, programs: McpServers | None) -> None:
-=======
 def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
->>>>>>> w-wire
     """To stdout, the address in the first line, for programs that wait for it."""
     name = settings.model_name
     keys = ", ".join(sorted({key.name for key in settings.keys}))
@@ -470,11 +441,7 @@ def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
         f"ossia {__version__} serves {name} at {url}",
         f"  model      {about}",
         f"  keys       {keys or 'none needed: whoever can connect may ask'}",
-<<<<<<< HEAD
-        *(f"  MCP        {line}" for line in mcp_servers.about(programs)),
-=======
         *(f"  tool       {line}" for line in tools.about),
->>>>>>> w-wire
         f"  page       {url}/",
         f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
         f"  try        curl {url}/v1/responses {request}",

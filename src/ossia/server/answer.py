@@ -30,13 +30,8 @@ from ossia.server.hosted.citing import Citing
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
-<<<<<<< HEAD
-from ossia.tools import SessionKey, Sessions, Toolbox
-from ossia.turn import Approved, Limits, Rules, Turn, stop_ids
-=======
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
-from ossia.turn import Limits, Rules, Turn, stop_ids
->>>>>>> w-wire
+from ossia.turn import Approved, Limits, Rules, Turn, stop_ids
 from ossia.turn.events import Progress, Timing, TurnEnd, TurnEvent
 from ossia.turn.sample import BuiltinCall
 from ossia.turn.targets import FREE, Grammars
@@ -59,14 +54,9 @@ class AnswerRequest:
     how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings
     that end the final answer, and are left out of it. `logprobs`: whether those of the text's
     tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
-<<<<<<< HEAD
-    `stream`: of several answers to one prompt. `session`: whose state our tools see. `turn_of`: who
-    waits for it; callers take turns. `approved`: calls in the conversation that are run before
-    anything is sampled.
-=======
     `stream`: of several answers to one prompt. `session`: whose state our tools see. `run`: carries
-    out their calls. `turn_of`: who waits for it; callers take turns.
->>>>>>> w-wire
+    out their calls. `turn_of`: who waits for it; callers take turns. `approved`: calls in the
+    conversation that are run before anything is sampled.
     """
 
     conversation: Conversation
@@ -121,7 +111,7 @@ class Answerer:
         try:
             for event in turn.begin_calls():
                 yield event
-            async for event in _run_calls(turn):
+            async for event in _run_calls(turn, request):
                 yield event
             while (prompt := await _begin(turn)) is not None:
                 async with aclosing(self._tokens(request, turn, prompt)) as tokens:

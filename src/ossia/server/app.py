@@ -54,28 +54,17 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
-<<<<<<< HEAD
     mcp: McpServers | None = None,
-    changed: Callable[[], str | None] = lambda: None,
-) -> FastAPI:
-    """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
-    `builtin`: tools that the server runs itself. `mcp`: other programs' tools. `changed`: see
-    `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its `Access`.
-    """
-    settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin, changed, mcp)
-=======
     containers: Containers | None = None,
     changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
     `builtin`: tools that the server runs itself, and ends with it; `containers`: those of its code.
-    `changed`: see `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its
-    `Access`.
+    `mcp`: other programs' tools. `changed`: see `EngineWorker`. `app.state.service` is its
+    `Service`, `app.state.access` its `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin, changed, containers)
->>>>>>> w-wire
+    service = Service(engine, tokenizer, settings, builtin, changed, containers, mcp)
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -39,12 +39,13 @@ from ossia.server.wire.documents import Documents
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import EffortWord
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat
-from ossia.server.wire.mcp import McpServers
+from ossia.server.wire.mcp import McpServers, McpVisit
 from ossia.server.wire.sampling import SamplingFields
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool, Toolbox
 from ossia.tools.containers import Containers
+from ossia.tools.kinds import MCP
 from ossia.turn.events import TurnEvent
 from ossia.turn.targets import Grammars
 
@@ -76,12 +77,8 @@ EFFORTS: dict[EffortWord, Effort] = {
 
 class Service:
     """`builtin`: tools that the server runs itself, by the name of their namespace ("browser",
-<<<<<<< HEAD
-    "python"). `mcp`: other programs' tools.
-=======
     "python"); which of them a caller may use, `tools_for` says. `containers`: those that code runs
-    in.
->>>>>>> w-wire
+    in. `mcp`: other programs' tools.
     """
 
     def __init__(
@@ -91,11 +88,8 @@ class Service:
         settings: Settings,
         builtin: Sequence[Tool] = (),
         changed: Callable[[], str | None] = lambda: None,
-<<<<<<< HEAD
-        mcp: McpServers | None = None,
-=======
         containers: Containers | None = None,
->>>>>>> w-wire
+        mcp: McpServers | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
@@ -110,11 +104,8 @@ class Service:
             keep_marks=settings.citations == "marks",
         )
         self.builtin = {tool.namespace.name: tool for tool in builtin}
-<<<<<<< HEAD
-        self.mcp = mcp or McpServers()
-=======
         self.containers = containers
->>>>>>> w-wire
+        self.mcp = mcp or McpServers()
         self.metrics = Metrics(self.worker, settings.model_name)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
@@ -290,6 +281,14 @@ class Service:
     def tools_for(self, caller: Caller) -> dict[str, Tool]:
         """The server's own tools that a caller may use, by namespace."""
         return allowed(self.builtin, caller.limits)
+
+    async def mcp_for(self, caller: Caller, tools: Sequence[Mapping[str, Any]] | None) -> McpVisit:
+        """The MCP servers that `tools` declare, of those that a caller may use. Raises
+        `ApiError`.
+        """
+        limits = caller.limits
+        strangers = limits.tools is None or MCP.name in limits.tools
+        return await self.mcp.visit(tools, allowed(self.mcp.servers, limits), strangers=strangers)
 
     async def close_tools(self) -> None:
         """Ends what the tools keep: processes, connections."""

@@ -71,14 +71,15 @@ class ToolSession(Protocol):
 
 
 @runtime_checkable
-<<<<<<< HEAD
 class AskingSession(Protocol):
     """A session that runs some calls only when somebody approves of them. Such a call ends the
     answer; what carries it out, if it is approved, need not be this session.
     """
 
     def asks(self, function: str) -> bool: ...
-=======
+
+
+@runtime_checkable
 class Citable(Protocol):
     """A session whose results answers may cite."""
 
@@ -94,7 +95,6 @@ class Filing(Protocol):
     def filed(self, path: str) -> Mapping[str, str] | None:
         """`container_id`, `file_id` and `filename` of a file in /mnt/data; None without one."""
         ...
->>>>>>> w-wire
 
 
 class Tool(Protocol):

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
@@ -64,6 +64,14 @@ class Runner(Protocol):
     def __call__(
         self, argv: Sequence[str], cwd: str, seconds: float, limit: int
     ) -> MaybeAwaitable[Ran]: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A runner in a container."""
+
+    @property
+    def id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -130,13 +138,19 @@ class ShellSession:
         self._run = runner
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
-        """`{"commands": [...], "timeout_ms", "max_output_length"}`; None if it cannot be read."""
+        """`{"commands": [...], "timeout_ms", "max_output_length"}`, and the `container_id` where
+        there is one; None if it cannot be read.
+        """
         try:
             read = Arguments.of(text)
         except ToolError:
             return None
-        limits = {"timeout_ms": round(read.seconds * 1000), "max_output_length": read.limit}
-        return {"commands": list(read.commands), **limits}
+        made = {
+            "commands": list(read.commands),
+            "timeout_ms": round(read.seconds * 1000),
+            "max_output_length": read.limit,
+        }
+        return made | ({"container_id": self._run.id} if isinstance(self._run, Placed) else {})
 
     async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         """One output for each command: `{"stdout", "stderr", "outcome"}`. Commands after one whose

@@ -38,6 +38,10 @@ class InContainer:
         self._python = python
         self._session = session
 
+    @property
+    def id(self) -> str:
+        return self._session.container.id
+
     async def __call__(self, argv: Sequence[str], cwd: str, seconds: float, limit: int) -> Ran:
         """A call that is given up ends the command."""
         if not self._python.prepared:

@@ -108,11 +108,8 @@ class ToolCallItem:
 @dataclass(frozen=True)
 class BuiltinCallItem:
     """A call that we carry out. `action` and `outputs` are for clients, in the form of the wire;
-<<<<<<< HEAD
-    `result` is what the model is told. `approval`: the id of the request in which it was approved.
-=======
     `result` is what the model is told. `message`: the complete call, as it is in the conversation.
->>>>>>> w-wire
+    `approval`: the id of the request in which it was approved.
     """
 
     id: str
@@ -124,11 +121,8 @@ class BuiltinCallItem:
     outputs: tuple[dict[str, Any], ...] = ()
     result: str = ""
     failed: bool = False
-<<<<<<< HEAD
     approval: str | None = None
-=======
     message: Message | None = field(default=None, compare=False, repr=False)
->>>>>>> w-wire
 
     @property
     def name(self) -> str:

@@ -223,7 +223,7 @@ class Sample:
             return
         if target.tool is None:
             self._start(_call_item(target))
-        elif target.tool.kind.streams:
+        elif target.tool.kind.streams and not self._asks(target.name, target.tool):
             self._target = target
             self._start(self._ours(target, target.tool, ""))
 
@@ -332,25 +332,21 @@ class Sample:
             self._close(item, is_complete=is_ready)
             self.outcome.calls += is_ready
             return
-<<<<<<< HEAD
-        kind = target.tool.kind
-        session = self._sessions.of(target.tool)
-        action = session.action(target.name, message.text)
-        if is_ready and isinstance(session, AskingSession) and session.asks(target.name):
-            asked = self._start(ApprovalItem(new_id("mcpr"), kind, action or {}))
+        if is_ready and self._asks(target.name, target.tool):
+            action = self._sessions.of(target.tool).action(target.name, message.text) or {}
+            asked = self._start(ApprovalItem(new_id("mcpr"), target.tool.kind, action))
             self._show(asked, asked.add(message.text))
             self._close(asked)
             self.outcome.approvals += 1
             return
-        called = BuiltinCallItem(
-            new_id(kind.id_prefix), kind, target.namespace or "", target.name, action=action
-        )
-        item = self._start(called)
-=======
         item = self._start(self._ours(target, target.tool, message.text))
->>>>>>> w-wire
         self._show(item, item.add(message.text))
         self._called(item, target.tool, message, is_ready)
+
+    def _asks(self, function: str, tool: Tool) -> bool:
+        """Whether a call has to be approved."""
+        session = self._sessions.of(tool)
+        return isinstance(session, AskingSession) and session.asks(function)
 
     def _ours(self, target: ToolTarget, tool: Tool, text: str) -> Item:
         """A call that we carry out, without its `text`, which says what it does."""

@@ -209,6 +209,7 @@ class Turn:
                 name,
                 given.function,
                 action=action,
+                message=given.message,
                 approval=given.request,
             )
             events += [ItemStart(self._index, item), ItemDelta(self._index, text)]

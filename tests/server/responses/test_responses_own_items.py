@@ -39,7 +39,7 @@ def run(argv: Sequence[str], cwd: str, seconds: float, limit: int) -> Ran:
 
 @pytest.fixture(scope="module")
 def server(tokenizer: Tokenizer) -> Iterator[Server]:
-    with serving(tokenizer, more=[Shell(lambda key: run)]) as made:
+    with serving(tokenizer, builtin=[Shell(lambda key: run)]) as made:
         yield made
 
 

@@ -9,14 +9,17 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ossia.server.access import Caller
 from ossia.server.metrics import Metrics
 from ossia.server.settings import Limits
 from ossia.tools import Sessions, Tool, ToolResult
 from ossia.tools.kinds import BROWSER, MCP
+from ossia.tools.mcp import McpServer, RequestedServer
 from ossia.turn.sample import BuiltinCall
 
+AnyTool = TypeVar("AnyTool", bound=Tool)
 log = logging.getLogger("ossia.server")
 USED_UP = (
     "error: the limit of {} {} a minute is used up: answer with what is known, or tell the user to "
@@ -25,12 +28,16 @@ USED_UP = (
 
 
 def tool_name(tool: Tool) -> str:
-    """What a tool is called in the key file and in metrics: MCP servers by their labels."""
-    name = tool.kind.name
-    return f"{name}:{tool.namespace.name}" if tool.kind is MCP else name
+    """What a tool is called in the key file and in metrics: the operator's MCP servers by their
+    labels, and all others alike.
+    """
+    server = tool.server if isinstance(tool, RequestedServer) else tool
+    if isinstance(server, McpServer) and server.config.guard is None:
+        return f"{MCP.name}:{server.config.label}"
+    return tool.kind.name
 
 
-def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
+def allowed(tools: Mapping[str, AnyTool], limits: Limits) -> dict[str, AnyTool]:
     """Those that a caller may use."""
     if limits.tools is None:
         return dict(tools)

@@ -22,28 +22,19 @@ from ossia.errors import CONTEXT_EXCEEDED, OssiaError
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.responses import compaction
-from ossia.server.responses.called import tools_list
 from ossia.server.responses.input import Item, is_kept
 from ossia.server.responses.items import Begun, Done, Include
 from ossia.server.responses.output import Event, ResponseBook
-<<<<<<< HEAD
+from ossia.server.responses.own.calls import tools_list
 from ossia.server.responses.prompt import Prompt, Reading, read_prompt, shortened
-=======
-from ossia.server.responses.prompt import Prompt, read_prompt
 from ossia.server.responses.scope import session_of
->>>>>>> w-wire
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.output import extension, responses_usage, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
-<<<<<<< HEAD
-from ossia.tools import SessionKey
 from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage, new_id
-=======
-from ossia.turn.events import TurnEvent, new_id
->>>>>>> w-wire
 
 log = logging.getLogger("ossia.server")
 Step: TypeAlias = TurnEvent | Begun | Done
@@ -99,6 +90,15 @@ class ResponseService:
         if body.is_stored or body.conversation_id is not None:
             self.service.store.check_writable()
         prompt = await self.read(body, caller, max_output=body.max_output_tokens)
+        try:
+            return await self._prepared(body, caller, prompt)
+        except BaseException:
+            await prompt.mcp.close()
+            raise
+
+    async def _prepared(
+        self, body: ResponseRequest, caller: Caller, prompt: Prompt
+    ) -> PendingResponse:
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self.service.sampling(
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
@@ -129,12 +129,8 @@ class ResponseService:
             logprobs=wants_logprobs,
             prompt_param="input",
             max_calls=body.max_tool_calls,
-<<<<<<< HEAD
-            session=SessionKey(conversation=body.conversation_id or ""),
-            approved=prompt.approved,
-=======
             session=session_of(self.service, caller, body.tools or [], prompt, id),
->>>>>>> w-wire
+            approved=prompt.approved,
         )
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
@@ -145,15 +141,10 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-<<<<<<< HEAD
-        response = self._response(body, prompt, params) | extension(tools, ask.grammar)
+        response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
         first = [tools_list(each) for each in prompt.mcp.listed if each.label not in prompt.listed]
         book = ResponseBook(response, include, prompt.tools.items, first)
         return PendingResponse(body, caller, prompt, ask, book, compacts=compacts)
-=======
-        response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
-        return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
->>>>>>> w-wire
 
     def _response(
         self, id: str, body: ResponseRequest, prompt: Prompt, params: SamplingParams

@@ -9,22 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-<<<<<<< HEAD
-from ossia.server.responses.called import (
+from ossia.server.responses.items import AtOnce, Include, Wire, Writer
+from ossia.server.responses.own.calls import (
     command_events,
     failed_output,
     shell_action,
     shell_output,
 )
-from ossia.server.responses.items import AtOnce, Include, Wire, Writer
+from ossia.server.responses.told import told
 from ossia.tools.kinds import BROWSER, MCP, PYTHON, SHELL
 from ossia.turn.events import BuiltinCallItem, ItemDelta, new_id
-=======
-from ossia.server.responses.items import Include, Wire, Writer
-from ossia.server.responses.told import told
-from ossia.tools.kinds import BROWSER, PYTHON
-from ossia.turn.events import BuiltinCallItem, ItemDelta
->>>>>>> w-wire
 
 
 class HostedWriter(Writer):
@@ -111,10 +105,8 @@ class CodeWriter(HostedWriter):
 class McpWriter(HostedWriter):
     """A call of an MCP server's tool."""
 
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
-    ) -> None:
-        super().__init__(output_index, called, include, around)
+    def __init__(self, output_index: int, called: BuiltinCallItem, include: Include) -> None:
+        super().__init__(output_index, called, include)
         action = called.action or {}
         self.item |= {
             "server_label": action.get("server_label", called.tool),
@@ -149,12 +141,11 @@ class McpWriter(HostedWriter):
 class ShellWriter(HostedWriter):
     """A call of our shell, and an item with what it printed."""
 
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
-    ) -> None:
-        super().__init__(output_index, called, include, around)
+    def __init__(self, output_index: int, called: BuiltinCallItem, include: Include) -> None:
+        super().__init__(output_index, called, include)
         self.commands, action = shell_action(called.action)
-        place = {"type": "container_reference", "container_id": around.container}
+        container = action.pop("container_id", "")
+        place = {"type": "container_reference", "container_id": container}
         self.item |= {"call_id": new_id("call"), "action": action, "environment": place}
 
     def start(self) -> Iterator[Wire]:

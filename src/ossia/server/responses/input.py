@@ -16,8 +16,8 @@ import orjson
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.responses.input_hosted import cited_pages, marked_part, told_by
+from ossia.server.responses.own.input import READERS, Related, Wanted
 from ossia.server.responses.store import PREFIXES
-from ossia.server.responses.tool_input import READERS, Related, Wanted
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.tools.kinds import ITEMS
@@ -170,17 +170,12 @@ class Reader:
                         self._call(at)
                 case "function_call_output" | "custom_tool_call_output":
                     self._output(at)
-<<<<<<< HEAD
                 case "compaction":
                     sealed = at["encrypted_content"].text()
                     text = self.open(sealed) or UNREADABLE
                     self._add(Message(Role.USER, SUMMARY + text))
                 case kind if kind in READERS:
                     READERS[kind](self, at)
-                case "code_interpreter_call":
-                    self._code(item)
-=======
->>>>>>> w-wire
                 case _:
                     self._hosted_call(item)
 

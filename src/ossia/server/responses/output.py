@@ -15,12 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ossia.errors import CONTEXT_EXCEEDED
-<<<<<<< HEAD
-from ossia.server.responses.called import at_once, is_at_once
-from ossia.server.responses.hosted import Around, hosted_writer
-=======
 from ossia.server.responses.hosted import hosted_writer
->>>>>>> w-wire
 from ossia.server.responses.items import (
     AtOnce,
     Begun,
@@ -32,6 +27,7 @@ from ossia.server.responses.items import (
     Wire,
     Writer,
 )
+from ossia.server.responses.own.calls import at_once, is_at_once
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.output import responses_usage
 from ossia.tools.kinds import ToolKind
@@ -167,13 +163,9 @@ class ResponseBook:
             case ToolCallItem():
                 return CallWriter(place, item, self.include)
             case BuiltinCallItem():
-<<<<<<< HEAD
-                return hosted_writer(place, item, self.include, self._around)
+                return hosted_writer(place, item, self.include)
             case ApprovalItem():
                 raise AssertionError("it comes at once")
-=======
-                return hosted_writer(place, item, self.include)
->>>>>>> w-wire
 
     def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end

@@ -6,11 +6,7 @@ Knows wire types, the store's interface and Harmony's conversation; nothing of e
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Callable, Sequence
-=======
 from collections.abc import Callable, Mapping, Sequence
->>>>>>> w-wire
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, Message, Role, SystemContent
@@ -26,7 +22,7 @@ from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
 from ossia.server.wire.mcp import McpVisit
 from ossia.tools.mcp import RequestedServer
-from ossia.tools.mcp.config import namespace_name
+from ossia.tools.mcp.config import label_of
 from ossia.turn import Approved
 
 UNFINISHED = ("queued", "in_progress")
@@ -34,15 +30,11 @@ UNFINISHED = ("queued", "in_progress")
 
 @dataclass(frozen=True)
 class Prompt:
-<<<<<<< HEAD
-    """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
-    model reads them; `read`: others in their place. `approved`, `listed`: see `Reading`. `mcp`: the
-    servers that the tools need. `is_triggered`: nothing but a summary is wanted.
-=======
     """`history`: the items before this request; `input`: its own, with ids. `thread`: what it goes
     on with: the first response of the chain, or the conversation; "": nothing. `pages`: that the
-    browser showed before, by cursor: URL and title.
->>>>>>> w-wire
+    browser showed before, by cursor: URL and title. `items`: all, as the model reads them; `read`:
+    others in their place. `approved`, `listed`: see `Reading`. `mcp`: the servers that the tools
+    need. `is_triggered`: nothing but a summary is wanted.
     """
 
     conversation: Conversation
@@ -51,17 +43,14 @@ class Prompt:
     effort: Effort
     history: list[Item]
     input: list[Item]
-<<<<<<< HEAD
+    thread: str = ""
+    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     approved: tuple[Approved, ...] = ()
     listed: frozenset[str] = frozenset()
     items: list[Item] = field(default_factory=list)
     read: Callable[[Sequence[Item]], Reading] | None = None
     mcp: McpVisit = field(default_factory=McpVisit)
     is_triggered: bool = False
-=======
-    thread: str = ""
-    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
->>>>>>> w-wire
 
 
 class _Seals:
@@ -116,15 +105,14 @@ async def read_prompt(
     history, thread = _history(service, body, caller)
     by_id = {item.get("id"): item for item in history}
     given = wire_items(body.input, lambda id: by_id.get(id) or find(id))
-<<<<<<< HEAD
     is_triggered = _is_triggered(given)
-    mcp = await service.mcp.visit(body.tools)
+    mcp = await service.mcp_for(caller, body.tools)
     try:
         tools = wire_tools(
             body.tools,
             body.tool_choice,
             body.parallel_tool_calls is True,
-            service.builtin,
+            service.tools_for(caller),
             mcp,
         )
         return await _read(
@@ -139,6 +127,7 @@ async def read_prompt(
                 service.effort(None),
                 history,
                 given[:-1] if is_triggered else given,
+                thread,
                 mcp=mcp,
                 is_triggered=is_triggered,
             ),
@@ -147,17 +136,6 @@ async def read_prompt(
     except BaseException:
         await mcp.close()
         raise
-=======
-    tools = wire_tools(
-        body.tools,
-        body.tool_choice,
-        body.parallel_tool_calls is True,
-        service.tools_for(caller),
-    )
-    wanted = None if body.text is None else body.text.format
-    format = answer_format(At(wanted, "text.format"))
-    word = body.reasoning.effort if body.reasoning is not None else None
->>>>>>> w-wire
 
 
 async def _read(
@@ -208,13 +186,13 @@ async def _read(
     (system,) = reading.conversation.contents(SystemContent)
     assert system.effort is not None
     effort = replace(service.effort(word), level=system.effort)
-<<<<<<< HEAD
     return replace(
         draft,
         conversation=reading.conversation,
         effort=effort,
         approved=reading.approved,
         listed=reading.listed,
+        pages=pages,
         items=items,
         read=lambda left: read(left, len(left)),
     )
@@ -237,7 +215,7 @@ def _approved(reader: Reader, tools: WireTools) -> tuple[Approved, ...]:
     found: list[Approved] = []
     for wanted in reversed(reader.wanted):
         message = reader.messages[wanted.place]
-        label = namespace_name(wanted.label, ())
+        label = label_of(wanted.label)
         server = next((each for each in servers if each.namespace.name == label), None)
         function = None if server is None else server.function(wanted.name)
         if server is None or function is None:
@@ -247,9 +225,6 @@ def _approved(reader: Reader, tools: WireTools) -> tuple[Approved, ...]:
             continue
         found.append(Approved(message, server.approved(), function, wanted.request))
     return tuple(reversed(found))
-=======
-    return Prompt(whole, tools, format, effort, history, given, thread, pages)
->>>>>>> w-wire
 
 
 def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:

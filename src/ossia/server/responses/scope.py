@@ -20,7 +20,7 @@ from ossia.server.wire.errors import ApiError, bad, path_of
 from ossia.server.wire.fields import At
 from ossia.tools import SessionKey
 from ossia.tools.browser import Book, Browser, Page
-from ossia.tools.kinds import BROWSER, PYTHON
+from ossia.tools.kinds import BROWSER, PYTHON, SHELL
 
 Declared = Sequence[Mapping[str, Any]]
 
@@ -34,7 +34,7 @@ def session_of(
     thread = prompt.thread or id
     kinds = {tool.kind for tool in prompt.tools.tools.builtin}
     container = ""
-    if PYTHON in kinds and service.containers is not None:
+    if kinds & {PYTHON, SHELL} and service.containers is not None:
         container = _container(service, caller, tools, prompt, thread)
     key = SessionKey(caller.name, thread, container)
     browser = service.builtin.get(BROWSER.name)
@@ -55,6 +55,8 @@ def _container(
     for tool in At(tools, "tools").items():
         if tool["type"].value in PYTHON.wire_types:
             wanted = tool["container"]
+        elif tool["environment"]["type"].value == "container_reference":
+            wanted = tool["environment"]["container_id"]
     if isinstance(wanted.value, str):
         try:
             return containers.get(caller.name, wanted.value).id
@@ -93,8 +95,9 @@ def _invalid(error: ValidationError, path: str) -> ApiError:
 def _used(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The container of the last call that ran code, if an item tells it."""
     for item in reversed(items):
-        if item.get("type") == PYTHON.item:
-            id = item.get("container_id")
+        place: Any = item if item.get("type") == PYTHON.item else item.get("environment")
+        if isinstance(place, Mapping) and item.get("type") in (PYTHON.item, SHELL.item):
+            id = place.get("container_id")
             if isinstance(id, str) and id:
                 yield id
             return

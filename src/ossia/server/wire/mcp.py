@@ -20,7 +20,7 @@ from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.tools.browser.transport import Guard
 from ossia.tools.mcp import McpConfig, McpServer, RequestedServer, Which, Wishes
-from ossia.tools.mcp.config import namespace_name
+from ossia.tools.mcp.config import label_of
 
 log = logging.getLogger("ossia.server")
 MOST_STRANGERS = 8  # of a request
@@ -64,7 +64,7 @@ class McpVisit:
         if label in self.failed:
             self.listed.append(Listed(label, error=self.failed[label]))
             return None
-        server = self.known.get(namespace_name(label, ()))
+        server = self.known.get(label_of(label))
         if server is None:
             log.info("%s is passed over: there is no MCP server %.80r", tool.path, label)
             return None
@@ -94,10 +94,18 @@ class McpServers:
             with suppress(Exception):
                 await asyncio.to_thread(server.close)
 
-    async def visit(self, tools: Sequence[Mapping[str, Any]] | None) -> McpVisit:
-        """Connects to what the declarations name. Raises `ApiError`."""
-        visit = McpVisit(dict(self.servers))
-        configs = list(self._strangers(tools or ()))
+    async def visit(
+        self,
+        tools: Sequence[Mapping[str, Any]] | None,
+        known: Mapping[str, McpServer] | None = None,
+        *,
+        strangers: bool = True,
+    ) -> McpVisit:
+        """Connects to what the declarations name. `known`: the servers that the caller may use;
+        None: all. `strangers`: whether the caller may bring others. Raises `ApiError`.
+        """
+        visit = McpVisit(dict(self.servers if known is None else known))
+        configs = list(self._strangers(tools or (), self.strangers and strangers))
         opening = [asyncio.to_thread(McpServer.connect, config) for config in configs]
         for config, made in zip(
             configs, await asyncio.gather(*opening, return_exceptions=True), strict=True
@@ -112,17 +120,17 @@ class McpServers:
                 raise made
         return visit
 
-    def _strangers(self, tools: Sequence[Mapping[str, Any]]) -> Iterable[McpConfig]:
+    def _strangers(self, tools: Sequence[Mapping[str, Any]], let_in: bool) -> Iterable[McpConfig]:
         """Raises `ApiError`."""
         labels: set[str] = set()
         for tool in At(tools, "tools").items():
             if tool["type"].value != "mcp" or "server_url" not in tool:
                 continue
             label = tool["server_label"].word()
-            ours = self.servers.get(namespace_name(label, ()))
+            ours = self.servers.get(label_of(label))
             if ours is not None:
                 _check_ours(tool, ours)
-            elif self.strangers:
+            elif let_in:
                 config = _config(tool, label, self.guard)
                 if config.label in labels:
                     raise tool["server_label"].wrong(f"is another server's, too: {label!r:.80}")
@@ -158,7 +166,7 @@ def _config(tool: At, label: str, guard: Guard) -> McpConfig:
         if not (name.isascii() and value.isascii() and value.isprintable()):
             raise tool["headers"].wrong("must be of printable ASCII characters")
     return McpConfig(
-        namespace_name(label, ()),
+        label_of(label),
         url=url,
         headers=headers,
         approval="always",

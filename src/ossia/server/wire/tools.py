@@ -20,7 +20,7 @@ from ossia.server.wire.fields import At
 from ossia.server.wire.hosted import asked_for
 from ossia.tools import Tool
 from ossia.tools.kinds import MCP
-from ossia.tools.mcp.config import namespace_name
+from ossia.tools.mcp.config import label_of
 from ossia.tools.protocol import by_wire_type
 from ossia.tools.toolbox import DeclaredCustom, Toolbox, ToolChoice
 
@@ -67,16 +67,10 @@ class ToolReader:
                     self.echo.append(dict(tool.value))
                 case "namespace":
                     self._namespace(tool)
-<<<<<<< HEAD
                 case _ if kind in self.own and self.own[kind](self, tool):
                     continue
                 case _ if kind in by_type and kind not in self.own:
-                    self.host(by_type[kind])
-=======
-                case _ if kind in by_type:
-                    wanted = asked_for(by_type[kind], tool)
-                    self.hosted[wanted.namespace.name] = wanted
->>>>>>> w-wire
+                    self.host(asked_for(by_type[kind], tool))
                     self.echo.append(dict(tool.value))
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
@@ -264,7 +258,7 @@ def _of_server(choice: At, tools: Toolbox) -> tuple[str, ...]:
         for full, target in tools.by_recipient.items()
         if target.tool is not None
         and target.tool.kind is MCP
-        and target.namespace == namespace_name(label, ())
+        and target.namespace == label_of(label)
         and name in ("", target.name)
     )
 

@@ -95,6 +95,11 @@ def recipient_name(name: str, taken: Iterable[str], reserved: Collection[str] = 
     return found
 
 
+def label_of(name: str) -> str:
+    """The namespace of the server that somebody calls so."""
+    return recipient_name(name, (), RESERVED)
+
+
 def _server(label: str, entry: Mapping[str, Any], where: str) -> McpConfig:
     command = entry.get("command")
     url = entry.get("url")

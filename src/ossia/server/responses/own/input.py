@@ -14,7 +14,7 @@ from ossia.errors import PatchError
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
-from ossia.tools.mcp.config import namespace_name
+from ossia.tools.mcp.config import label_of, recipient_name
 from ossia.tools.mcp.tool import NOT_APPROVED
 from ossia.tools.patch import patch_of
 from ossia.tools.shell import shown
@@ -95,8 +95,8 @@ def _listed(reader: Reader, item: At) -> None:
 
 
 def _recipient(item: At) -> str:
-    label = namespace_name(item["server_label"].word(), ())
-    return f"{label}.{namespace_name(item['name'].word(), ())}"
+    label = label_of(item["server_label"].word())
+    return f"{label}.{recipient_name(item['name'].word(), ())}"
 
 
 def _mcp_call(reader: Reader, item: At) -> None:
