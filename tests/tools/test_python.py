@@ -6,7 +6,6 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +23,6 @@ from ossia.tools.sandbox.rung import new_uid
 BOB = SessionKey("bob", "conversation")
 HASTY = PythonSettings(seconds=0.5)
 GONE = "variables and imports are gone, files in /mnt/data are kept."
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Python]:
-    with python_tool() as tool:
-        yield tool
-
-
-@pytest.fixture
-def cell(shared: Python) -> Notebook:
-    return Notebook(shared)
 
 
 @pytest.fixture

@@ -24,17 +24,6 @@ REPLIES = 201  # the kernel's descriptor
 HASTY = PythonSettings(seconds=1.0)
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Python]:
-    with python_tool() as tool:
-        yield tool
-
-
-@pytest.fixture
-def cell(shared: Python) -> Notebook:
-    return Notebook(shared)
-
-
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Notebook]:
     monkeypatch.setattr(kernel_process, "GRACE_SECONDS", 0.3)

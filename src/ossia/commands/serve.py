@@ -246,6 +246,12 @@ def _warm_up(llm: LLM, app: FastAPI) -> None:
 # ---- from options to settings --------------------------------------------------------------------
 
 
+def _store_bytes(kept: Kept) -> int:
+    if kept.store_bytes is not None:
+        return kept.store_bytes
+    return MEMORY if kept.store is None else FILE
+
+
 def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
     from ossia.server import Settings
@@ -277,7 +283,7 @@ def settings_of(options: Options) -> Settings:
         drain=limits.drain,
         store_path=None if kept.store is None else Path(kept.store),
         store_ttl=kept.store_ttl,
-        store_bytes=kept.store_bytes or (MEMORY if kept.store is None else FILE),
+        store_bytes=_store_bytes(kept),
         secret=None if kept.secret_file is None else read_secret(Path(kept.secret_file)),
         log_prompts=kept.log_prompts,
         cors_origins=_origins(access.cors_origin),

@@ -158,6 +158,7 @@ class PrefixCache:
     def clear(self) -> None:
         while self._snapshots:
             self._forget(next(iter(self._snapshots)))
+        self._latest = None
 
     def check(self) -> dict[int | None, Counter[int]]:
         """Asserts that the tree is sound; returns how often it holds each page, by window, for

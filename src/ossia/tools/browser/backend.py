@@ -28,23 +28,13 @@ class Backend(Protocol):
     source: str
     is_local: bool
 
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         """The best first. Results from outside of `domains` may be among them. Raises `ToolError`:
         its text is the reason that the model reads.
         """
         ...
 
-    async def fetch(
-        self,
-        url: str,
-        source: bool,
-        domains: Domains,
-    ) -> Page:
+    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
         """The page at a URL; `source`: as it was sent. Redirects out of `domains` are refused.
         Raises `ToolError`.
         """

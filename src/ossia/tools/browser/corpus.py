@@ -75,12 +75,7 @@ class Corpus:
         self._by_url = {_plain(entry.url): entry for entry in self.entries}
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        base: str = BASE,
-        index: str | Path | None = None,
-    ) -> Corpus:
+    def open(cls, path: str | Path, base: str = BASE, index: str | Path | None = None) -> Corpus:
         """`index`: a folder that keeps the index, which is made again when a document has changed.
         Raises `ToolError` for a path without documents, and for lines that are none.
         """
@@ -95,12 +90,7 @@ class Corpus:
             raise ToolError(f"the corpus {path} has no .txt, .md or .html files, or no lines")
         return cls(entries, index)
 
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         asked = words_of(query)
         found = []
         for number in self._ranked(asked):
@@ -111,12 +101,7 @@ class Corpus:
                 break
         return [Hit(each.title, each.url, snippet(each.text(), asked)) for each in found]
 
-    async def fetch(
-        self,
-        url: str,
-        source: bool,
-        domains: Domains,
-    ) -> Page:
+    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
         entry = self._by_url.get(_plain(url))
         if entry is None:
             raise ToolError("this page is not in the corpus; search for others")
@@ -238,13 +223,7 @@ def _lines(path: Path, base: str) -> Iterator[Entry]:
             start += len(line)
 
 
-def _entry(
-    path: Path,
-    number: int,
-    start: int,
-    line: bytes,
-    base: str,
-) -> Entry:
+def _entry(path: Path, number: int, start: int, line: bytes, base: str) -> Entry:
     try:
         value = json.loads(line)
         text = value["text"]

@@ -13,14 +13,7 @@ from pathlib import Path
 
 from ossia.errors import ToolError
 from ossia.tools.browser.book import Kind, Page
-from ossia.tools.browser.html import (
-    LONGEST_TITLE,
-    Readable,
-    host_of,
-    inert,
-    one_line,
-    read_html,
-)
+from ossia.tools.browser.html import LONGEST_TITLE, Readable, host_of, inert, one_line, read_html
 from ossia.tools.browser.needed import check_installed
 from ossia.tools.confined import PDF, run_confined
 
@@ -40,11 +33,7 @@ DECLARED = re.compile(
     rb"""<meta[^>]{0,200}charset\s{0,9}=\s{0,9}["']?\s{0,9}([\w:.-]{1,40})""", re.I
 )
 XML_DECLARED = re.compile(rb"""^\s{0,99}<\?xml[^>]{0,200}encoding=["']([\w:.-]{1,40})["']""")
-MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 # names of encodings that the web uses for others, and codecs that are no encodings of text
 RENAMED = {"iso-8859-1": "windows-1252", "latin1": "windows-1252", "us-ascii": "windows-1252"}
 FIRST = 4096  # bytes in which a document says what its encoding is
@@ -66,22 +55,12 @@ async def read_document(
     return _page(await _html(text, url), title, url, "page")
 
 
-def trusted_page(
-    html: str,
-    url: str,
-    title: str = "",
-) -> Page:
+def trusted_page(html: str, url: str, title: str = "") -> Page:
     """A document of the operator's own, read here and now."""
     return _page(read_html(html, url), title, url, "page")
 
 
-def text_page(
-    text: str,
-    url: str,
-    title: str = "",
-    *,
-    source: bool = False,
-) -> Page:
+def text_page(text: str, url: str, title: str = "", *, source: bool = False) -> Page:
     return _page(Readable(text=inert(text)), title, url, "source" if source else "page")
 
 
@@ -154,12 +133,7 @@ async def _pdf(data: bytes) -> Readable:
     return Readable(text=inert("\n\n".join(part.strip("\n") for part in parts)))
 
 
-def _page(
-    read: Readable,
-    title: str,
-    url: str,
-    kind: Kind,
-) -> Page:
+def _page(read: Readable, title: str, url: str, kind: Kind) -> Page:
     text = read.text.replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + CUT

@@ -53,12 +53,7 @@ class BrowserSession:
         except ToolError:
             return None
 
-    async def call(
-        self,
-        function: str,
-        text: str,
-        deadline: float | None,
-    ) -> ToolResult:
+    async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         try:
             request = read_request(function, text)
             page, start, count = await self._carried_out(request)
@@ -71,12 +66,7 @@ class BrowserSession:
 
     # Showing
 
-    async def _shown(
-        self,
-        page: Page,
-        start: int,
-        count: int,
-    ) -> ToolResult:
+    async def _shown(self, page: Page, start: int, count: int) -> ToolResult:
         lines = await _beside(page, lambda: page.lines)
         if start >= len(lines):
             raise ToolError(

@@ -41,20 +41,10 @@ class PlainWeb:
     def __init__(self, fetcher: Fetcher | None = None) -> None:
         self.fetcher = fetcher or Fetcher()
 
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         raise ToolError(NO_SEARCH)
 
-    async def fetch(
-        self,
-        url: str,
-        source: bool,
-        domains: Domains,
-    ) -> Page:
+    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
         found = await self.fetcher.fetch(url, domains)
         return await read_document(found.data, found.content_type, found.url, source=source)
 
@@ -70,12 +60,7 @@ class Service:
         self.transport = transport
         self._client: httpx2.AsyncClient | None = None
 
-    async def json(
-        self,
-        method: str,
-        path: str,
-        **request: Any,
-    ) -> Any:
+    async def json(self, method: str, path: str, **request: Any) -> Any:
         """What the service answers. Raises `ToolError`."""
         with extra():
             import httpx2
@@ -95,12 +80,7 @@ class Service:
             why = type(error).__name__
             raise ToolError(f"the search service cannot be reached ({why})") from error
 
-    async def _answer(
-        self,
-        method: str,
-        url: str,
-        **request: Any,
-    ) -> Any:
+    async def _answer(self, method: str, url: str, **request: Any) -> Any:
         assert self._client is not None
         async with self._client.stream(method, url, **request) as response:
             self.check(response.status_code)
@@ -150,12 +130,7 @@ class Searx(PlainWeb):
         super().__init__(fetcher)
         self.service = _SearxService(base, transport)
 
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         words = query
         if domains:  # several engines know this; results are filtered anyway
             words = f"{query} ({' OR '.join(f'site:{each}' for each in domains)})"
@@ -168,104 +143,70 @@ class Searx(PlainWeb):
         await self.service.close()
 
 
-class Exa:
-    """exa.ai: searches, and fetches pages itself."""
+class KeyedService(Service):
+    """One that fetches pages itself, too, for who has a key. The subclass names it."""
 
     source = "web (default: web)"
     is_local = False
+    name: str
+    base: str
+    variable: str  # of the environment, where the key may be
 
     def __init__(
         self, key: str | None = None, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
-        self.key = _key(key, "EXA_API_KEY", "Exa")
-        self.service = Service("https://api.exa.ai", transport)
+        super().__init__(self.base, transport)
+        self.key = _key(key, self.variable, self.name)
 
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
-        asked: dict[str, Any] = {
-            "query": query,
-            "numResults": count,
-            "contents": {"summary": True},
-        }
+    async def asked(self, method: str, path: str, **request: Any) -> Any:
+        return await self.json(method, path, headers={"x-api-key": self.key}, **request)
+
+
+class Exa(KeyedService):
+    """exa.ai: searches, and fetches pages itself."""
+
+    name = "Exa"
+    base = "https://api.exa.ai"
+    variable = "EXA_API_KEY"
+
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
+        asked: dict[str, Any] = {"query": query, "numResults": count, "contents": {"summary": True}}
         if domains:
             asked["includeDomains"] = list(domains)
-        found = await self.service.json("POST", "/search", json=asked, headers=self._headers)
+        found = await self.asked("POST", "/search", json=asked)
         return hits(found, ("results",), title="title", url="url", snippet="summary")
 
-    async def fetch(
-        self,
-        url: str,
-        source: bool,
-        domains: Domains,
-    ) -> Page:
+    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
         asked = {"urls": [url], "text": {"includeHtmlTags": True}}
-        found = await self.service.json("POST", "/contents", json=asked, headers=self._headers)
+        found = await self.asked("POST", "/contents", json=asked)
         first = _first(_at(found, "results"))
         html = str(first.get("text") or "")
         return await _service_page(html, url, str(first.get("title") or ""), source)
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"x-api-key": self.key}
 
-    async def close(self) -> None:
-        await self.service.close()
-
-
-class YouCom:
+class YouCom(KeyedService):
     """you.com: searches, and fetches pages itself."""
 
-    source = "web (default: web)"
-    is_local = False
+    name = "You.com"
+    base = "https://api.ydc-index.io"
+    variable = "YDC_API_KEY"
 
-    def __init__(
-        self, key: str | None = None, transport: httpx2.AsyncBaseTransport | None = None
-    ) -> None:
-        self.key = _key(key, "YDC_API_KEY", "You.com")
-        self.service = Service("https://api.ydc-index.io", transport)
-
-    async def search(
-        self,
-        query: str,
-        count: int,
-        domains: Domains,
-    ) -> list[Hit]:
+    async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         asked = {"query": query, "count": count}
-        found = await self.service.json("GET", "/v1/search", params=asked, headers=self._headers)
+        found = await self.asked("GET", "/v1/search", params=asked)
         web = hits(found, ("results", "web"), title="title", url="url", snippet="snippets")
         news = hits(found, ("results", "news"), title="title", url="url", snippet="description")
         return [*web, *news]
 
-    async def fetch(
-        self,
-        url: str,
-        source: bool,
-        domains: Domains,
-    ) -> Page:
+    async def fetch(self, url: str, source: bool, domains: Domains) -> Page:
         asked = {"urls": [url], "livecrawl_formats": "html"}
-        found = await self.service.json("POST", "/v1/contents", json=asked, headers=self._headers)
+        found = await self.asked("POST", "/v1/contents", json=asked)
         first = _first(found)
         html = str(first.get("html") or "")
         return await _service_page(html, url, str(first.get("title") or ""), source)
 
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"x-api-key": self.key}
 
-    async def close(self) -> None:
-        await self.service.close()
-
-
-async def _service_page(
-    html: str,
-    url: str,
-    title: str,
-    source: bool,
-) -> Page:
+async def _service_page(html: str, url: str, title: str, source: bool) -> Page:
     if not html:
         raise ToolError("the search service has no contents of it")
     data = html.encode("utf-8", "replace")
@@ -273,14 +214,7 @@ async def _service_page(
     return await read_document(data, kind, url, title=title, source=source)
 
 
-def hits(
-    found: Any,
-    path: tuple[str, ...],
-    *,
-    title: str,
-    url: str,
-    snippet: str,
-) -> list[Hit]:
+def hits(found: Any, path: tuple[str, ...], *, title: str, url: str, snippet: str) -> list[Hit]:
     """The results in a service's answer, under the names that it has for their parts."""
     for name in path:
         found = _at(found, name)
@@ -308,11 +242,7 @@ def _plain(value: Any) -> str:
     return unescape(TAGS.sub("", str(value or "")))
 
 
-def _key(
-    given: str | None,
-    variable: str,
-    service: str,
-) -> str:
+def _key(given: str | None, variable: str, service: str) -> str:
     key = given or os.environ.get(variable)
     if not key:
         raise ToolError(f"{service} needs a key: set {variable}, or pass key=...")

@@ -12,16 +12,16 @@ import importlib.util
 import json
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ossia.tools.sandbox import bpf
-from ossia.tools.sandbox.interpreter import SETTINGS, SYSTEM, Interpreter
+from ossia.tools.sandbox.interpreter import SETTINGS, SYSTEM
 from ossia.tools.sandbox.limits import Job
 from ossia.tools.sandbox.rung import (
     HERE,
     INSIDE,
+    Here,
     Launch,
     environment,
     owner_of,
@@ -33,18 +33,10 @@ OLDEST = (6, 12)  # signals and abstract sockets are kept in
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
 
 
-@dataclass(frozen=True)
-class Sandlock:
-    interpreter: Interpreter
+class Sandlock(Here):
     name = "sandlock"
     about = "Landlock and seccomp, without namespaces; names of files can be seen"
     confines = True
-    is_watched = True
-    own_scratch = False
-
-    @property
-    def python(self) -> str:
-        return self.interpreter.executable
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("sandlock") is None:
@@ -55,9 +47,6 @@ class Sandlock:
         if bpf.program(platform.machine()) is None:
             return f"no system call filter for {platform.machine()}: x86_64 and aarch64 have one"
         return None
-
-    def place(self, file: Path) -> str:
-        return str(file)
 
     def home(self, area: Path | None) -> str:
         return "/" if area is None else str(area)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from ossia.tools.sandbox.interpreter import Interpreter
 from ossia.tools.sandbox.limits import AREA, SCRATCH, Job, Limits
 
 HERE = Path(__file__).parent
@@ -70,6 +71,22 @@ class Rung(Protocol):
     def home(self, area: Path | None) -> str: ...
 
     def launch(self, job: Job) -> Launch: ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """What rungs have in common that show files where they are on this machine."""
+
+    interpreter: Interpreter
+    is_watched = True
+    own_scratch = False
+
+    @property
+    def python(self) -> str:
+        return self.interpreter.executable
+
+    def place(self, file: Path) -> str:
+        return str(file)
 
 
 def owner_of(area: Path | None) -> int:

@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-from ossia.tools.sandbox.interpreter import Interpreter
 from ossia.tools.sandbox.limits import SCRATCH, Job
-from ossia.tools.sandbox.rung import INSIDE, Launch, environment, resource_limits
+from ossia.tools.sandbox.rung import INSIDE, Here, Launch, environment, resource_limits
 
 
-@dataclass(frozen=True)
-class Unsafe:
-    interpreter: Interpreter
+class Unsafe(Here):
     name = "unsafe"
     about = "nothing is confined: code may do whatever you may"
     confines = False
-    is_watched = True
-    own_scratch = False
-
-    @property
-    def python(self) -> str:
-        return self.interpreter.executable
 
     def missing(self) -> str | None:
         return None
-
-    def place(self, file: Path) -> str:
-        return str(file)
 
     def home(self, area: Path | None) -> str:
         return SCRATCH if area is None else str(area)
