@@ -343,7 +343,9 @@ class LLM:
         """One sample of a turn. A later prompt that does not fit gives no tokens: what has been
         said must not be lost because the context is full now.
         """
-        grammar = grammars.of_sample(has_called=turn.has_called)
+        grammar = grammars.of_sample(
+            has_called=turn.has_called, calls_are_spent=turn.calls_are_spent
+        )
         constraint = None if grammar is None else grammar.start()
         least = max(0, params.min_tokens - turn.usage.completion)
         params = replace(params, max_tokens=turn.tokens_left, min_tokens=least)

@@ -252,3 +252,17 @@ def test_a_budget_of_no_reasoning(tokenizer: Tokenizer) -> None:
         sampled.advance(token)
     (analysis,) = tokenizer.encode("analysis")[:1]
     assert not (int(sampled.mask()[analysis // 32]) >> (analysis % 32)) & 1
+
+
+@pytest.mark.parametrize(
+    ("choice", "left"),
+    [
+        (ToolChoice(), ToolChoice()),
+        (ToolChoice("required"), ToolChoice()),
+        (ToolChoice("auto", ("f", "python")), ToolChoice("auto", ("functions.f",))),
+        (ToolChoice("required", ("python",), always=True), ToolChoice("none")),
+    ],
+)
+def test_what_is_left_when_our_own_tools_are_used_up(choice: ToolChoice, left: ToolChoice) -> None:
+    box = Toolbox((F,), builtin=(Python(), Browser()), choice=choice).without_ours()
+    assert box.choice == left and not box.builtin and box.chosen() is not None

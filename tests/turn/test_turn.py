@@ -431,6 +431,12 @@ def test_a_choice_binds_the_first_call(tokenizer: Tokenizer, add: PythonFunction
 
     *_, end = run_turn(one, sample)
     assert isinstance(end, TurnEnd) and end.text == "2"
+    spent = grammars.of_sample(has_called=True, calls_are_spent=True)
+    assert spent is not None
+    with pytest.raises(GrammarError):
+        constraint = spent.start()
+        for token in tokenizer.encode_with_specials(call("add", '{"a":1,"b":1}')):
+            constraint.advance(token)
     refused = grammars.of_sample(has_called=False)
     assert refused is not None
     with pytest.raises(GrammarError):

@@ -44,6 +44,7 @@ class Container:
     """`conversation`: the one that it was made for, without being asked for; "" otherwise.
     `expires_after`: seconds without use. `memory`: bytes that its processes may take; None: as
     configured. `lost`: why what ran in it is gone, for whoever comes back; None if nothing ran.
+    `uploaded`: paths of files that came from outside.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Container:
     conversation: str = ""
     memory: int | None = None
     lost: str | None = None
+    uploaded: list[str] = field(default_factory=list)
     root: Path = field(default=Path(), repr=False)
     owner: int | None = None
 
@@ -75,12 +77,14 @@ class Container:
 @dataclass(frozen=True)
 class Rules:
     """`quota`: bytes of a container's files; `files`: how many. `expires_after`: seconds without
-    use. `most`, `most_per_caller`: containers.
+    use. `memory`: bytes that its processes may take; a container may be given less. `most`,
+    `most_per_caller`: containers.
     """
 
     quota: int = 256 << 20
     files: int = 10_000
     expires_after: float = 1200.0
+    memory: int = 1 << 30
     most: int = 1000
     most_per_caller: int = 100
 
@@ -103,6 +107,8 @@ class Containers:
         self.new_owner = new_owner
         self.clock = clock
         self.before_removal: list[Callable[[str], None]] = []  # called with ids, in any thread
+        # how many a caller may have, where that is less than the rules say
+        self.most_of: Callable[[str], int | None] = lambda caller: None
         if root is None:
             root = Path(tempfile.mkdtemp(prefix="ossia-containers-"))
             weakref.finalize(self, _remove_all, root)
@@ -187,6 +193,12 @@ class Containers:
             own = [each for each in self._known.values() if each.caller == caller]
             return sorted(own, key=lambda each: (each.created, each.id), reverse=True)
 
+    @property
+    def count(self) -> int:
+        with self._lock:
+            self.sweep(always=True)
+            return len(self._known)
+
     def lives(self, container: Container) -> bool:
         with self._lock:
             return container.id in self._known
@@ -222,7 +234,11 @@ class Containers:
     def _make_room(self, caller: str) -> None:
         """Containers that nobody asked for give way, the least recently used first."""
         own = [each for each in self._known.values() if each.caller == caller]
-        for group, most in ((own, self.rules.most_per_caller), (self._known, self.rules.most)):
+        most_own = self.rules.most_per_caller
+        limit = self.most_of(caller)
+        if limit is not None:
+            most_own = min(most_own, limit)
+        for group, most in ((own, most_own), (self._known, self.rules.most)):
             if len(group) < most:
                 continue
             old = [each for each in own if each.automatic]
@@ -281,6 +297,13 @@ class Containers:
             raise ContainerError("the container holds too many files", "file", "too_many")
         room = max(0, self.rules.quota - used.bytes)
         written = container.area.write(path, content, room)
+        with self._lock:
+            if len(container.uploaded) >= self.rules.files:  # most of them are gone by now
+                container.uploaded.clear()
+            if written.path not in container.uploaded:
+                container.uploaded.append(written.path)
+                if container.id in self._known:
+                    self._write(container)
         self.touch(container, container.lost)
         return written
 

@@ -19,6 +19,7 @@ class ToolKind:
     `wire_types`: what requests call it when they ask for it. `in_system`: whether the model reads
     its declaration in the system message; otherwise in the developer message. `is_strict`: its
     schemas are ours, and what cannot be enforced of them is an error; others' are relaxed.
+    `streams`: what a call is asked to do is shown while it is sampled, if the call is certain.
     """
 
     name: str
@@ -27,6 +28,7 @@ class ToolKind:
     wire_types: frozenset[str] = frozenset()
     in_system: bool = True
     is_strict: bool = True
+    streams: bool = False
 
 
 FUNCTION = ToolKind("function", "function_call", "fc", in_system=False)
@@ -46,7 +48,7 @@ BROWSER = ToolKind(
     ),
 )
 PYTHON = ToolKind(
-    "python", "code_interpreter_call", "ci", frozenset({"code_interpreter", "python"})
+    "python", "code_interpreter_call", "ci", frozenset({"code_interpreter", "python"}), streams=True
 )
 APPLY_PATCH = ToolKind(
     "apply_patch", "apply_patch_call", "apc", frozenset({"apply_patch"}), in_system=False

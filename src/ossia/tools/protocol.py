@@ -8,9 +8,9 @@ tokens, turns or clients.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from ossia.harmony import ToolNamespace
 from ossia.tools.kinds import ToolKind
@@ -35,10 +35,15 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class SessionKey:
-    """Whose state a session sees. Sessions with different keys never share any."""
+    """Whose state a session sees. Sessions with different keys never share any.
+
+    `conversation` "": nobody can come back for the state. `container`: the one that code runs in;
+    "": the conversation's own.
+    """
 
     caller: str = ""
     conversation: str = ""
+    container: str = ""
 
 
 class ToolSession(Protocol):
@@ -62,6 +67,24 @@ class ToolSession(Protocol):
 
     def close(self) -> MaybeAwaitable[None]:
         """The answer is over. What takes longer than `sessions.CLOSE_SECONDS` is broken off."""
+        ...
+
+
+@runtime_checkable
+class Citable(Protocol):
+    """A session whose results answers may cite."""
+
+    def citable(self, cursor: int) -> Mapping[str, str] | None:
+        """URL and title of what the mark 【cursor†...】 stands for; None if that is nothing."""
+        ...
+
+
+@runtime_checkable
+class Filing(Protocol):
+    """A session that keeps files which answers may link to."""
+
+    def filed(self, path: str) -> Mapping[str, str] | None:
+        """`container_id`, `file_id` and `filename` of a file in /mnt/data; None without one."""
         ...
 
 

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -251,12 +252,32 @@ class PythonSession:
         """Made when it is first asked for. Raises `ContainerError`."""
         known = self._container
         if known is None or not self.tool.containers.lives(known):
-            known = self.tool.containers.of(self.key.caller, self.key.conversation)
+            wanted = self.key.container or self.key.conversation
+            known = self.tool.containers.of(self.key.caller, wanted)
             self._container = known
         return known
 
-    def action(self, function: str, text: str) -> None:
-        return None
+    def action(self, function: str, text: str) -> dict[str, Any] | None:
+        """Where the code runs."""
+        try:
+            return {"container_id": self.container.id}
+        except (ContainerError, OSError):  # the call will say so
+            return None
+
+    def filed(self, path: str) -> Mapping[str, str] | None:
+        """See `protocol.Filing`."""
+        if self._container is None and not self.key.container:
+            return None  # no code has run
+        try:
+            container = self.container
+            container.area.open(path).close()
+        except ContainerError:
+            return None
+        return {
+            "container_id": container.id,
+            "file_id": container.file_id(path),
+            "filename": path.rpartition("/")[2],
+        }
 
     async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         seconds = self.tool.settings.seconds
@@ -305,7 +326,7 @@ class PythonSession:
         )
 
     def close(self) -> None:
-        if self._container is None or self.key.conversation:
+        if self._container is None or self.key.conversation or self.key.container:
             return
         try:
             self.tool.containers.delete(self.key.caller, self._container.id)

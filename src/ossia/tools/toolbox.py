@@ -330,6 +330,17 @@ class Toolbox:
             builtin=tuple(t for t in builtin if t.functions or t.namespace.name in wanted),
         )
 
+    def without_ours(self) -> Toolbox:
+        """What is left after a first call, when our own tools are not run any more."""
+        choice = self.choice.after_call
+        names = choice.names
+        if names is not None:
+            targets = [self.by_recipient[self._full_name(name)] for name in names]
+            names = tuple(target.recipient for target in targets if target.tool is None)
+        mode: Literal["auto", "none"] = "none" if choice.mode == "none" or names == () else "auto"
+        left = None if mode == "none" else names
+        return replace(self, builtin=(), choice=ToolChoice(mode, left))
+
     def _full_name(self, name: str) -> str:
         known = self.by_recipient
         for full in (name, f"{FUNCTIONS}.{name}"):

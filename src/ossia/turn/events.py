@@ -50,6 +50,21 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
+@dataclass(frozen=True)
+class Citation:
+    """What a part of a message stands for. `start`, `end`: in the message's text. `facts`: the rest
+    of it, in the form of the wire.
+    """
+
+    start: int
+    end: int
+    facts: dict[str, Any]
+
+    def placed(self, before: int = 0) -> dict[str, Any]:
+        """All of it, where so many characters come before the message."""
+        return {**self.facts, "start_index": before + self.start, "end_index": before + self.end}
+
+
 # ---- items ----
 
 
@@ -63,12 +78,15 @@ class ReasoningItem:
 
 @dataclass(frozen=True)
 class MessageItem:
-    """Text for the user: a preamble on channel commentary, or the answer."""
+    """Text for the user: a preamble on channel commentary, or the answer. `citations`: what drivers
+    that show sources found in the text.
+    """
 
     id: str
     phase: Phase
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    citations: tuple[Citation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,7 @@ class ToolCallItem:
 @dataclass(frozen=True)
 class BuiltinCallItem:
     """A call that we carry out. `action` and `outputs` are for clients, in the form of the wire;
-    `result` is what the model is told.
+    `result` is what the model is told. `message`: the complete call, as it is in the conversation.
     """
 
     id: str
@@ -102,6 +120,7 @@ class BuiltinCallItem:
     outputs: tuple[dict[str, Any], ...] = ()
     result: str = ""
     failed: bool = False
+    message: Message | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -128,6 +147,7 @@ class ItemDelta:
     index: int
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    citations: tuple[Citation, ...] = ()  # those that are complete with this text
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,7 @@ class Sample:
         self._parser = StreamParser(tokenizer)
         self._parser.feed(header)
         self._open: OpenItem | None = None
+        self._target: ToolTarget | None = None  # of the call of ours that is open
         self._logprobs: list[TokenLogprob] = []  # of tokens whose text has not come yet
         self._finishing = False
         self._events: list[TurnEvent] = []
@@ -194,6 +195,7 @@ class Sample:
 
     def _begin(self, header: MessageStart) -> None:
         self._open = None
+        self._target = None
         is_call = header.role is Role.ASSISTANT and header.recipient not in NOT_A_CALL
         if self.outcome.builtin and not is_call:
             self.is_over = True  # results come before whatever the model goes on to say
@@ -216,6 +218,9 @@ class Sample:
             return
         if target.tool is None:
             self._start(_call_item(target))
+        elif target.tool.kind.streams:
+            self._target = target
+            self._start(self._ours(target, target.tool, ""))
 
     def _start(self, item: Item, stop: tuple[str, ...] = ()) -> OpenItem:
         self._open = OpenItem(self.index, item, stop)
@@ -281,11 +286,16 @@ class Sample:
     # Calls
 
     def _end_call(self, end: MessageEnd, *, is_ready: bool) -> None:
-        if self._open is not None:  # it has been shown as it came
+        if self._open is not None and self._target is not None:
+            self._end_ours(self._open, self._target, end, is_ready)
+        elif self._open is not None:  # it has been shown as it came
             self.outcome.messages.append(end.message)
             self.outcome.calls += is_ready
             self._close(self._open, is_complete=is_ready)
-            return
+        else:
+            self._end_unshown(end, is_ready)
+
+    def _end_unshown(self, end: MessageEnd, is_ready: bool) -> None:
         call = read_call(self._rules.toolbox, end, is_ready=is_ready, checked=self._rules.checked)
         if call.repaired:
             seen = Repair(self._parser.position, RepairKind.ARGUMENTS, end.message.text)
@@ -317,19 +327,39 @@ class Sample:
             self._close(item, is_complete=is_ready)
             self.outcome.calls += is_ready
             return
-        kind = target.tool.kind
-        action = self._sessions.of(target.tool).action(target.name, message.text)
-        called = BuiltinCallItem(
-            new_id(kind.id_prefix), kind, target.namespace or "", target.name, action=action
-        )
-        item = self._start(called)
+        item = self._start(self._ours(target, target.tool, message.text))
         self._show(item, item.add(message.text))
-        if is_ready:
-            self._open = None
-            whole = replace(called, text=message.text)
-            self.outcome.builtin.append(BuiltinCall(item.index, whole, target.tool, message))
-        else:
+        self._called(item, target.tool, message, is_ready)
+
+    def _ours(self, target: ToolTarget, tool: Tool, text: str) -> Item:
+        """A call that we carry out, without its `text`, which says what it does."""
+        action = self._sessions.of(tool).action(target.name, text)
+        return BuiltinCallItem(
+            new_id(tool.kind.id_prefix),
+            tool.kind,
+            target.namespace or "",
+            target.name,
+            action=action,
+        )
+
+    def _end_ours(
+        self, item: OpenItem, target: ToolTarget, end: MessageEnd, is_ready: bool
+    ) -> None:
+        """A call that we carry out, and that has been shown as it came."""
+        assert target.tool is not None
+        self._target = None
+        message = replace(end.message, recipient=target.recipient)
+        self.outcome.messages.append(message)
+        self._called(item, target.tool, message, is_ready)
+
+    def _called(self, item: OpenItem, tool: Tool, message: Message, is_ready: bool) -> None:
+        if not is_ready:
             self._close(item, is_complete=False)
+            return
+        self._open = None
+        assert isinstance(item.item, BuiltinCallItem)
+        whole = replace(item.item, text=message.text, message=message)
+        self.outcome.builtin.append(BuiltinCall(item.index, whole, tool, message))
 
 
 def _next(events: Sequence[Event], place: int) -> Event | None:

@@ -7,7 +7,8 @@ Knows a toolbox and how arguments are read and mended; nothing of tokens, and it
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from ossia.harmony import HarmonyGrammar, Message, MessageEnd, UnknownTool, read_arguments
@@ -70,11 +71,13 @@ def _misfit(value: Any, schema: Schema) -> str | None:
 @dataclass(frozen=True)
 class Grammars:
     """The grammars of an answer's samples: a tool choice binds up to the first call, and what
-    follows is free, or the answer could never end.
+    follows is free, or the answer could never end. `without_ours` makes the one of a sample that
+    may not call our own tools any more; it may take a while.
     """
 
     first: HarmonyGrammar | None = None
     after_call: HarmonyGrammar | None = None
+    without_ours: Callable[[], HarmonyGrammar] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, toolbox: Toolbox, make: Callable[[Toolbox], HarmonyGrammar]) -> Grammars:
@@ -82,10 +85,11 @@ class Grammars:
         sample.
         """
         first = make(toolbox)
-        later = toolbox.choice.after_call
-        if later == toolbox.choice or not toolbox.builtin:
+        if not toolbox.builtin:
             return cls(first, first)
-        return cls(first, make(replace(toolbox, choice=later)))
+        later = toolbox.choice.after_call
+        after = first if later == toolbox.choice else make(replace(toolbox, choice=later))
+        return cls(first, after, cache(lambda: make(toolbox.without_ours())))
 
     @property
     def relaxed(self) -> dict[str | None, tuple[Relaxed, ...]]:
@@ -102,7 +106,12 @@ class Grammars:
             if name is not None and not all(note.is_annotation for note in notes)
         )
 
-    def of_sample(self, *, has_called: bool) -> HarmonyGrammar | None:
+    def of_sample(
+        self, *, has_called: bool, calls_are_spent: bool = False
+    ) -> HarmonyGrammar | None:
+        """`calls_are_spent`: our own tools would not be run."""
+        if calls_are_spent and has_called and self.without_ours is not None:
+            return self.without_ours()
         return self.after_call if has_called else self.first
 
 

@@ -151,6 +151,11 @@ class Turn:
         return left is not None and left <= 0
 
     @property
+    def calls_are_spent(self) -> bool:
+        """Whether calls of our own tools would not be run any more."""
+        return self._rounds <= 0 or self._calls_left == 0
+
+    @property
     def opening_ids(self) -> list[int]:
         """Those that the next sample's prompt has after `<|start|>assistant`."""
         return [] if self._opening is None else opened(self._opening, self._tokenizer)

@@ -67,7 +67,7 @@ class Browser:
 
     def seed(self, key: SessionKey, book: Book) -> None:
         """The pages of earlier turns, for a conversation that has none here."""
-        self._inner.books.setdefault(key, book)
+        self._inner.books.setdefault(_of_conversation(key), book)
 
     def limited(
         self, allowed_domains: Iterable[str] | None = None, external_web_access: bool = True
@@ -104,5 +104,11 @@ class _Browser:
         return replace(space, description=str(space.description).replace(DECLARED, words))
 
     def session(self, key: SessionKey) -> BrowserSession:
+        key = _of_conversation(key)
         book = self.books.setdefault(key, Book()) if key.conversation else Book()
         return BrowserSession(self.backend, book, self.domains, self.external)
+
+
+def _of_conversation(key: SessionKey) -> SessionKey:
+    """Pages do not change with the container that code runs in."""
+    return replace(key, container="")
