@@ -5,7 +5,7 @@ the server's.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, ToolResult
+from ossia.tools.containers import Containers
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.tools.protocol import MaybeAwaitable
 
@@ -69,6 +70,10 @@ class Browser(Stateless):
         self.runs = 0
         self.fail = False
 
+    def citable(self, cursor: int) -> dict[str, str] | None:
+        shown = 0 <= cursor < self.runs
+        return {"url": "https://page.example/", "title": "A page"} if shown else None
+
     def action(self, function: str, text: str) -> dict[str, Any]:
         return {"type": "search", "query": text[:20]}
 
@@ -84,8 +89,8 @@ class Python(Stateless):
     kind = PYTHON
     namespace = ToolNamespace("python", "Runs code.")
 
-    def action(self, function: str, text: str) -> None:
-        return None
+    def action(self, function: str, text: str) -> dict[str, Any]:
+        return {"container_id": "cntr_1"}
 
     async def run(self, function: str, text: str) -> ToolResult:
         return ToolResult("42", ({"type": "logs", "logs": "42"},))
@@ -131,16 +136,25 @@ class Server:
 
 @contextmanager
 def serving(
-    tokenizer: Tokenizer, settings: Settings | None = None, *, certain: bool = False
+    tokenizer: Tokenizer,
+    settings: Settings | None = None,
+    *,
+    certain: bool = False,
+    builtin: Sequence[Any] | None = None,
+    containers: Containers | None = None,
 ) -> Iterator[Server]:
     """`certain`: the engine says that it enforces constraints, so that calls are shown as they
-    come.
+    come. `builtin`: tools of the server's; None: those below.
     """
     box: list[Server] = []
     engine = ScriptedEngine(lambda prompt: box[0].next())
     engine.enforces_constraints = certain  # type: ignore[misc]
     app = create_app(
-        engine, tokenizer, settings or Settings(model_name="nano"), builtin=[Browser(), Python()]
+        engine,
+        tokenizer,
+        settings or Settings(model_name="nano"),
+        builtin=[Browser(), Python()] if builtin is None else builtin,
+        containers=containers,
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))

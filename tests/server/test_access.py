@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ossia.errors import RequestError
-from ossia.server.access import (
-    Access,
-    Caller,
-    Lease,
-    merged,
-    parse_keys,
-    presented,
-    read_keys,
-    secret_digest,
-)
+from ossia.server.access import Access, Caller, Lease, presented, secret_digest
+from ossia.server.keys import merged, parse_keys, read_keys
 from ossia.server.settings import ApiKey, Limits
 from ossia.server.wire.errors import ApiError
 

@@ -10,35 +10,59 @@ import hashlib
 import hmac
 import ipaddress
 import math
-import re
 import time
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
 
-from annotated_types import Ge
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from starlette.requests import Request
 
-from ossia.errors import RequestError
 from ossia.server.settings import ApiKey, Limits
 from ossia.server.wire.errors import ApiError
 
 MINUTE = 60.0  # seconds
 RETRY = 2  # seconds until it is worth asking again where nobody can know
-OPTIONS = {"concurrent": "concurrent", "tokens-per-minute": "tokens_per_minute"}
+
+
+class Allowance:
+    """So much a minute; None: any amount. What is used is counted afterwards, so it may be
+    overdrawn; the debt is paid back at the rate of the limit, and at most a minute's worth is saved
+    up.
+    """
+
+    def __init__(self, per_minute: int | None, clock: Callable[[], float]) -> None:
+        self.per_minute = per_minute
+        self.clock = clock
+        self._left = float(per_minute or 0)
+        self._at = clock()
+
+    @property
+    def left(self) -> float:
+        """Below 0 if it was overdrawn. Meaningless without a limit."""
+        now = self.clock()
+        most = self.per_minute or 0
+        earned = (now - self._at) * most / MINUTE
+        self._left = min(most, self._left + earned)
+        self._at = now
+        return self._left
+
+    def spend(self, amount: float) -> None:
+        self._left = self.left - amount
+
+    @property
+    def is_used_up(self) -> bool:
+        return self.per_minute is not None and self.left <= 0
+
+    def seconds_until(self, amount: float) -> int:
+        """Until there is so much."""
+        rate = (self.per_minute or 0) / MINUTE
+        return max(0, math.ceil((amount - self.left) / rate))
 
 
 @dataclass(eq=False)
 class Caller:
-    """The owner of a key, or everybody together if there are no keys. Tokens are counted after they
-    have been used, so a caller may overdraw; the debt is paid back at the rate of the limit, and at
-    most a minute's worth is saved up.
-    """
+    """The owner of a key, or everybody together if there are no keys."""
 
     name: str = ""
     limits: Limits = field(default_factory=Limits)
@@ -46,24 +70,17 @@ class Caller:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._left = float(self.limits.tokens_per_minute or 0)
-        self._at = self.clock()
+        self._tokens = Allowance(self.limits.tokens_per_minute, self.clock)
+        self.tool_seconds = Allowance(self.limits.tool_seconds_per_minute, self.clock)
+        self.pages = Allowance(self.limits.pages_per_minute, self.clock)
 
     def spend(self, tokens: int) -> None:
         """Count tokens against the limit per minute."""
-        self._left = self.tokens_left - tokens
+        self._tokens.spend(tokens)
 
     @property
     def tokens_left(self) -> float:
-        """What is left of the limit per minute; below 0 if it was overdrawn. Meaningless without a
-        limit.
-        """
-        now = self.clock()
-        most = self.limits.tokens_per_minute or 0
-        earned = (now - self._at) * most / MINUTE
-        self._left = min(most, self._left + earned)
-        self._at = now
-        return self._left
+        return self._tokens.left
 
     def refusal(self, more: int = 1) -> ApiError | None:
         """Why so many more samples cannot be taken now."""
@@ -74,7 +91,7 @@ class Caller:
             return _too_many(text, "concurrency_limit_exceeded", RETRY)
         if rate is not None and self.tokens_left < 1:
             text = f"the limit of {rate} tokens per minute is used up"
-            return _too_many(text, "rate_limit_exceeded", self._seconds_until(1))
+            return _too_many(text, "rate_limit_exceeded", self._tokens.seconds_until(1))
         return None
 
     def salted(self, salt: str = "") -> str:
@@ -92,12 +109,8 @@ class Caller:
         if (rate := self.limits.tokens_per_minute) is not None:
             found["x-ratelimit-limit-tokens"] = str(rate)
             found["x-ratelimit-remaining-tokens"] = str(max(0, int(self.tokens_left)))
-            found["x-ratelimit-reset-tokens"] = f"{self._seconds_until(rate)}s"
+            found["x-ratelimit-reset-tokens"] = f"{self._tokens.seconds_until(rate)}s"
         return found
-
-    def _seconds_until(self, tokens: float) -> int:
-        rate = (self.limits.tokens_per_minute or 0) / MINUTE
-        return max(0, math.ceil((tokens - self.tokens_left) / rate))
 
 
 def _too_many(text: str, code: str, seconds: int) -> ApiError:
@@ -271,117 +284,5 @@ def whose_turn() -> str:
     return "" if lease is None else lease.turn
 
 
-# ---- keys in files -------------------------------------------------------------------------------
-
-
 def secret_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def read_keys(path: Path) -> tuple[ApiKey, ...]:
-    """Raises `RequestError` for a file that cannot be read or makes no sense."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
-        raise RequestError(f"the key file {path} cannot be read: {reason}") from error
-    try:
-        tables = tomllib.loads(text).get("keys")
-    except tomllib.TOMLDecodeError as error:
-        if path.suffix == ".toml":
-            raise RequestError(f"{path} is not valid TOML: {error}") from error
-        tables = None
-    if isinstance(tables, list) or path.suffix == ".toml":
-        return toml_keys(tables, str(path))
-    return parse_keys(text.splitlines(), str(path))
-
-
-class KeyTable(BaseModel):
-    """A key in a TOML file: the secret itself, or its SHA-256 in hex. Without a name it is called
-    by its digest.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    name: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
-    key: Annotated[str, StringConstraints(pattern=r"^\S+$")] | None = None
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-fA-F]{64}$")] | None = None
-    concurrent: Annotated[int, Ge(1)] | None = None
-    tokens_per_minute: Annotated[int, Ge(1)] | None = Field(None, alias="tokens-per-minute")
-
-    def api_key(self, place: str) -> ApiKey:
-        if (self.key is None) == (self.sha256 is None):
-            raise RequestError(f"{place}: give either key or sha256")
-        digest = secret_digest(self.key) if self.key is not None else str(self.sha256).lower()
-        limits = Limits(self.concurrent, self.tokens_per_minute)
-        return ApiKey(self.name or f"key-{digest[:12]}", digest, limits)
-
-
-def toml_keys(tables: Any, source: str) -> tuple[ApiKey, ...]:
-    """The `[[keys]]` of a TOML file. Raises `RequestError`, which does not repeat what could be a
-    secret.
-    """
-    if not isinstance(tables, list) or not tables:
-        raise RequestError(f"{source} has no keys; begin each with a line [[keys]]")
-    keys: list[ApiKey] = []
-    for number, table in enumerate(tables, 1):
-        place = f"{source}, key {number}"
-        try:
-            keys.append(KeyTable.model_validate(table).api_key(place))
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the table"
-            raise RequestError(f"{place}: {where}: {first['msg']}") from None
-    return merged(keys, source)
-
-
-def parse_keys(lines: Iterable[str], source: str) -> tuple[ApiKey, ...]:
-    """The older form, a key a line: `[NAME] KEY [concurrent=N] [tokens-per-minute=N]`; `#` begins a
-    comment. KEY is the secret itself, or `sha256:` and its digest in hex. Without a NAME the key is
-    called by its digest. Raises `RequestError`, which does not repeat what could be a secret.
-    """
-    keys: list[ApiKey] = []
-    for number, line in enumerate(lines, 1):
-        words = re.sub(r"(^|\s)#.*", "", line).split()
-        if words:
-            keys.append(_key(words, f"{source}, line {number}"))
-    if not keys:
-        raise RequestError(f"{source} has no keys; a line is: NAME KEY")
-    return merged(keys, source)
-
-
-def merged(keys: Iterable[ApiKey], source: str) -> tuple[ApiKey, ...]:
-    """Checks that they can be told apart: one secret, one caller; one name, one set of limits."""
-    by_digest: dict[str, ApiKey] = {}
-    limits: dict[str, Limits] = {}
-    for key in keys:
-        if by_digest.setdefault(key.digest, key) != key:
-            raise RequestError(
-                f"{source}: {by_digest[key.digest].name} and {key.name} have the same key"
-            )
-        if limits.setdefault(key.name, key.limits) != key.limits:
-            why = "have different limits, and one caller has one set"
-            raise RequestError(f"{source}: the keys of {key.name} {why}")
-    return tuple(by_digest.values())
-
-
-def _key(words: list[str], place: str) -> ApiKey:
-    is_option = [word.partition("=")[0] in OPTIONS and "=" in word for word in words]
-    plain = [word for word, option in zip(words, is_option, strict=True) if not option]
-    if len(plain) not in (1, 2) or any(is_option[: len(plain)]):
-        raise RequestError(f"{place}: expected [NAME] KEY [concurrent=N] [tokens-per-minute=N]")
-    values: dict[str, int] = {}
-    for word in words[len(plain) :]:
-        name, _, value = word.partition("=")
-        if not re.fullmatch(r"[1-9][0-9]{0,11}", value):
-            raise RequestError(
-                f"{place}: {name} must be a whole number, at least 1, found {value!r}"
-            )
-        values[OPTIONS[name]] = int(value)
-    digest = secret_digest(plain[-1])
-    if plain[-1].startswith("sha256:"):
-        digest = plain[-1].removeprefix("sha256:").lower()
-        if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise RequestError(f"{place}: sha256: must be followed by 64 hex digits")
-    name = plain[0] if len(plain) == 2 else f"key-{digest[:12]}"
-    return ApiKey(name, digest, Limits(**values))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -21,22 +21,29 @@ from ossia.harmony import (
     Conversation,
     DeveloperContent,
     HarmonyConstraint,
+    HarmonyGrammar,
     Message,
     RenderedHistory,
 )
 from ossia.harmony.render import opened
+from ossia.server.hosted.citing import Citing
 from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Sessions, Toolbox
+from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
 from ossia.turn import Limits, Rules, Turn, stop_ids
 from ossia.turn.events import Progress, Timing, TurnEnd, TurnEvent
+from ossia.turn.sample import BuiltinCall
 from ossia.turn.targets import FREE, Grammars
 
 log = logging.getLogger("ossia.server")
 # Longer conversations, in characters, are rendered in a thread, so that streams go on meanwhile.
 LONG = 20_000
-CALL_SECONDS = 300.0  # that a tool may wait; tools have shorter limits of their own
+
+
+async def run_call(sessions: Sessions, call: BuiltinCall) -> ToolResult:
+    """For anybody, without limits."""
+    return await sessions.call(*call.request)
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class AnswerRequest:
     how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings
     that end the final answer, and are left out of it. `logprobs`: whether those of the text's
     tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
-    `stream`: of several answers to one prompt. `session`: whose state our tools see. `turn_of`: who
-    waits for it; callers take turns.
+    `stream`: of several answers to one prompt. `session`: whose state our tools see. `run`: carries
+    out their calls. `turn_of`: who waits for it; callers take turns.
     """
 
     conversation: Conversation
@@ -63,20 +70,32 @@ class AnswerRequest:
     prompt_param: str = "messages"
     max_calls: int | None = None
     session: SessionKey = field(default_factory=SessionKey)
+    run: Callable[[Sessions, BuiltinCall], Awaitable[ToolResult]] = run_call
     turn_of: str = ""
     opening: Message | None = None
 
 
 class Answerer:
-    """`retries` and `rounds`: see `turn.Limits`."""
+    """`retries` and `rounds`: see `turn.Limits`. `call_seconds`: that a call of a tool may take.
+    `keep_marks`: of citations, see `hosted.citing`.
+    """
 
     def __init__(
-        self, worker: EngineWorker, tokenizer: Tokenizer, retries: int = 2, rounds: int = 16
+        self,
+        worker: EngineWorker,
+        tokenizer: Tokenizer,
+        retries: int = 2,
+        rounds: int = 100,
+        *,
+        call_seconds: float = 300.0,
+        keep_marks: bool = False,
     ) -> None:
         self.worker = worker
         self.tokenizer = tokenizer
         self.retries = retries
         self.rounds = rounds
+        self.call_seconds = call_seconds
+        self.keep_marks = keep_marks
         self.stop_ids = stop_ids(tokenizer)
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
@@ -84,6 +103,7 @@ class Answerer:
         `ApiError` before any event.
         """
         turn = self._turn(request)
+        citing = Citing(turn.sessions, request.tools.builtin, keep_marks=self.keep_marks)
         arrived = time.monotonic()
         first_token: float | None = None
         try:
@@ -94,13 +114,13 @@ class Answerer:
                         events = turn.feed(token)
                         is_first = turn.usage.completion == 1
                         yield Progress(turn.usage, token.token_id, (*prompt,) if is_first else ())
-                        for event in events:
+                        for event in citing.events(events):
                             yield event
                         if turn.sample_is_over:
                             break
-                for event in turn.end_sample():
+                for event in citing.events(turn.end_sample()):
                     yield event
-                async for event in _run_calls(turn):
+                async for event in _run_calls(turn, request):
                     yield event
         finally:
             await turn.sessions.close()
@@ -136,7 +156,7 @@ class Answerer:
             self.tokenizer,
             rules,
             Limits(params.max_tokens, self.rounds, self.retries, request.max_calls),
-            Sessions(request.session, CALL_SECONDS),
+            Sessions(request.session, self.call_seconds),
             request.opening,
         )
 
@@ -154,7 +174,7 @@ class Answerer:
             min_tokens=max(0, request.params.min_tokens - turn.usage.completion),
             stop_ids=self.stop_ids | request.params.stop_ids,
         )
-        grammar = (request.grammar or FREE).of_sample(has_called=turn.has_called)
+        grammar = await _grammar(request.grammar or FREE, turn)
         constraint = None if grammar is None else grammar.start()
         if constraint is not None and turn.opening_ids:  # a long one takes a while
             budget = grammar.reasoning_budget if grammar and _is_thought(request.opening) else None
@@ -177,6 +197,14 @@ class Answerer:
                 raise ApiError.of(error, prompt=request.prompt_param) from error
         except EngineStopped as error:
             raise ApiError.of(error) from error
+
+
+async def _grammar(grammars: Grammars, turn: Turn) -> HarmonyGrammar | None:
+    """Of the next sample."""
+    spent = turn.calls_are_spent
+    if spent and turn.has_called:  # has to be put together first
+        return await asyncio.to_thread(grammars.of_sample, has_called=True, calls_are_spent=True)
+    return grammars.of_sample(has_called=turn.has_called)
 
 
 def _is_thought(opening: Message | None) -> bool:
@@ -206,12 +234,12 @@ async def _begin(turn: Turn) -> list[int] | None:
         return turn.begin_sample()
 
 
-async def _run_calls(turn: Turn) -> AsyncGenerator[TurnEvent, None]:
+async def _run_calls(turn: Turn, request: AnswerRequest) -> AsyncGenerator[TurnEvent, None]:
     """Runs the calls of our own tools at the same time."""
     calls = turn.calls
     for call in calls:
         yield turn.start_call(call)
-    results = await asyncio.gather(*(turn.sessions.call(*call.request) for call in calls))
+    results = await asyncio.gather(*(request.run(turn.sessions, call) for call in calls))
     for call, result in zip(calls, results, strict=True):
         yield turn.end_call(call, result)
 

@@ -26,6 +26,7 @@ from ossia.server.wire.errors import ApiError, ClientGone
 from ossia.server.worker import EngineLike, EngineStopped
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Tool
+from ossia.tools.containers import Containers
 
 log = logging.getLogger("ossia.server")
 LONGEST_PATH = 200  # characters that an error repeats
@@ -52,14 +53,16 @@ def create_app(
     settings: Settings | None = None,
     *,
     builtin: Sequence[Tool] = (),
+    containers: Containers | None = None,
     changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
-    `builtin`: tools that the server runs itself. `changed`: see `EngineWorker`. `app.state.service`
-    is its `Service`, `app.state.access` its `Access`.
+    `builtin`: tools that the server runs itself, and ends with it; `containers`: those of its code.
+    `changed`: see `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its
+    `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin, changed)
+    service = Service(engine, tokenizer, settings, builtin, changed, containers)
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
@@ -72,6 +75,7 @@ def create_app(
             service.is_draining = True
             await service.runs.close(settings.drain if service.worker.is_alive else 0)
             service.worker.stop()
+            await service.close_tools()
             service.store.close()
 
     # No /docs: that page would load its parts from a third party.
@@ -106,6 +110,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     from ossia.server import operations
     from ossia.server.chat import routes as chat
     from ossia.server.completions import routes as completions
+    from ossia.server.hosted import containers
     from ossia.server.messages import routes as anthropic
     from ossia.server.ollama import routes as ollama
     from ossia.server.page import page
@@ -118,6 +123,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses,
         stored,
         conversations,
+        containers,
         anthropic,
         ollama,
         operations,

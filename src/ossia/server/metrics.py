@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -156,6 +156,19 @@ class Metrics:
         self.repairs = counter(
             "harmony_repairs", "What had to be repaired in what the model said.", "kind"
         )
+        self.tool_calls = counter(
+            "tool_calls",
+            "Calls of the server's own tools: ok, failed, refused, cancelled.",
+            "tool",
+            "outcome",
+        )
+        self.tool_seconds = Histogram(
+            "ossia:tool_seconds",
+            "That such a call took.",
+            ("model_name", "tool"),
+            registry=self.registry,
+            buckets=WHOLE,
+        )
         self.time_to_first = histogram(
             "time_to_first_token_seconds", "Until the first token.", FIRST
         )
@@ -179,6 +192,21 @@ class Metrics:
     def request(self, method: str, route: str, status: int) -> None:
         """`route` as it is declared, so that there are few; status 499: the client went away."""
         self.requests.labels(method, route, str(status)).inc()
+
+    def tool_call(self, tool: str, outcome: str, seconds: float) -> None:
+        self.tool_calls.labels(self.model, tool, outcome).inc()
+        if outcome != "refused":
+            self.tool_seconds.labels(self.model, tool).observe(seconds)
+
+    def containers(self, count: Callable[[], int]) -> None:
+        """`count` is asked whenever Prometheus asks."""
+        gauge = Gauge(
+            "ossia:containers",
+            "Containers that there are.",
+            ("model_name",),
+            registry=self.registry,
+        )
+        gauge.labels(self.model).set_function(count)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics in the format that `accept` asks for, and its content type."""

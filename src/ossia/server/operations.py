@@ -25,6 +25,7 @@ from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
 from ossia.server.chat.request import prompt_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
+from ossia.server.hosted.calls import names as tool_names
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
@@ -172,8 +173,9 @@ def _models(service: Service) -> APIRouter:
         response_class=Response,
         responses=documented(about="The one that is served."),
     )
-    async def models() -> Response:
-        listed = {"object": "list", "data": [model]}
+    async def models(request: Request) -> Response:
+        own = model | {"tools": tool_names(service.tools_for(caller_of(request)).values())}
+        listed = {"object": "list", "data": [own]}
         return reply(listed | {"first_id": name, "last_id": name, "has_more": False})
 
     @routes.get(
@@ -182,12 +184,12 @@ def _models(service: Service) -> APIRouter:
         response_class=Response,
         responses=documented(about="The model."),
     )
-    async def one(id: str) -> Response:
+    async def one(id: str, request: Request) -> Response:
         if id != name:
             raise ApiError(
                 404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found"
             )
-        return reply(model)
+        return reply(model | {"tools": tool_names(service.tools_for(caller_of(request)).values())})
 
     return routes
 

@@ -27,6 +27,7 @@ from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
+from ossia.server.hosted.calls import Calls, allowed
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
 from ossia.server.responses.background import Runs
@@ -41,8 +42,9 @@ from ossia.server.wire.format import FREE_TEXT, AnswerFormat
 from ossia.server.wire.sampling import SamplingFields
 from ossia.server.worker import EngineLike, EngineWorker
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Tool, Toolbox
-from ossia.turn.events import TurnEvent, new_id
+from ossia.tools import Tool, Toolbox
+from ossia.tools.containers import Containers
+from ossia.turn.events import TurnEvent
 from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
@@ -73,7 +75,8 @@ EFFORTS: dict[EffortWord, Effort] = {
 
 class Service:
     """`builtin`: tools that the server runs itself, by the name of their namespace ("browser",
-    "python").
+    "python"); which of them a caller may use, `tools_for` says. `containers`: those that code runs
+    in.
     """
 
     def __init__(
@@ -83,14 +86,27 @@ class Service:
         settings: Settings,
         builtin: Sequence[Tool] = (),
         changed: Callable[[], str | None] = lambda: None,
+        containers: Containers | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.sealer = Sealer(settings.secret)
         self.worker = EngineWorker(engine, changed, _forget_what_saves_time)
-        self.answerer = Answerer(self.worker, tokenizer, settings.retries, settings.tool_rounds)
+        self.answerer = Answerer(
+            self.worker,
+            tokenizer,
+            settings.retries,
+            settings.tool_rounds,
+            call_seconds=settings.tool_seconds,
+            keep_marks=settings.citations == "marks",
+        )
         self.builtin = {tool.namespace.name: tool for tool in builtin}
+        self.containers = containers
         self.metrics = Metrics(self.worker, settings.model_name)
+        if containers is not None:
+            self.metrics.containers(lambda: containers.count)
+            limits = {key.name: key.limits.containers for key in settings.keys}
+            containers.most_of = limits.get
         self.store = Store(settings.store_path, settings.store_ttl, settings.store_bytes)
         self.runs = Runs(self.store, max_running=settings.max_queue)
         self.documents = Documents()
@@ -244,12 +260,12 @@ class Service:
         """`Answerer.answer`, counted and logged."""
         with self.metrics.answering() as book:
             try:
-                conversation = ask.session.conversation or new_id("turn")
                 asked = replace(
                     ask,
                     cache_salt=caller.salted(ask.cache_salt),
                     turn_of=whose_turn(),
-                    session=SessionKey(caller.name, conversation),
+                    session=replace(ask.session, caller=caller.name),
+                    run=Calls(self.metrics, caller).run,
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:
@@ -257,6 +273,23 @@ class Service:
                         yield event
             finally:  # also of an answer that was broken off
                 caller.spend(book.usage.total)
+
+    def tools_for(self, caller: Caller) -> dict[str, Tool]:
+        """The server's own tools that a caller may use, by namespace."""
+        return allowed(self.builtin, caller.limits)
+
+    async def close_tools(self) -> None:
+        """Ends what the tools keep: processes, connections."""
+        for tool in self.builtin.values():
+            close = getattr(tool, "close", None)
+            if close is None:
+                continue
+            try:
+                closing = await asyncio.to_thread(close)
+                if closing is not None:
+                    await closing
+            except Exception:
+                log.exception("a tool did not close")
 
     # Reasoning between calls. A client that drops it would have the model forget why it called.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from ossia.engine.request import SamplingParams
 from ossia.harmony.messages import EffortName
@@ -15,6 +16,10 @@ class Limits:
 
     concurrent: int | None = None  # samples being answered: n counts as n
     tokens_per_minute: int | None = None  # prompt and answer
+    tools: frozenset[str] | None = None  # of ours that may be used; None: all that there are
+    tool_seconds_per_minute: int | None = None
+    pages_per_minute: int | None = None  # that the browser finds or opens
+    containers: int | None = None  # at the same time
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ class Settings:
     constrained: bool = True
     # samples after one that called an unknown tool, or with arguments that are not JSON
     retries: int = 2
-    tool_rounds: int = 16  # samples of one answer that call tools of the server's own
+    tool_rounds: int = 100  # samples of one answer that call tools of the server's own
+    tool_seconds: float = 300.0  # that one call of them may take; each has a shorter limit, too
+    citations: Literal["links", "marks"] = "links"  # what the model's marks become
     keys: tuple[ApiKey, ...] = ()
     limits: Limits = field(default_factory=Limits)  # for requests without a key
     max_queue: int = 512  # samples being answered or waiting; one more is told to come back (429)

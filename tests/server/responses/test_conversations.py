@@ -25,8 +25,8 @@ from pydantic import TypeAdapter
 
 from ossia.server import ScriptedEngine, Settings, create_app
 from ossia.server.responses.conversations_items import FIELDS, checked_items
-from ossia.server.responses.stored import Page
 from ossia.server.wire.errors import ApiError
+from ossia.server.wire.lists import Page
 from ossia.tokenizer import Tokenizer
 
 PATH = "/v1/conversations"

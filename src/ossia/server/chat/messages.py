@@ -15,6 +15,7 @@ from typing import Any
 from ossia.errors import HarmonyError
 from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.chat_messages import REASONING_KEYS, messages_from_chat
+from ossia.server.hosted.citing import flat_annotations, with_marks
 from ossia.server.wire.content import RESULTS, UNSUPPORTED, part_text, result_part
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
@@ -90,11 +91,13 @@ def _plain(message: At, thoughts: Thoughts, calls: list[_PastCall]) -> Wire:
 def _content(message: At, out: Wire) -> str | list[Wire] | None:
     """A string, or parts of text. Thoughts among an assistant's parts move to its reasoning."""
     content = message["content"]
+    is_assistant = out["role"] == "assistant"
     if isinstance(content.value, str | None):
+        if is_assistant and content.value:
+            return with_marks(content.value, flat_annotations(message["annotations"].value))
         return content.value
     texts: list[str] = []
     thoughts: list[str] = []
-    is_assistant = out["role"] == "assistant"
     read = result_part if out["role"] in RESULTS else part_text
     for part in content.items("a string or a list of parts"):
         kind = part.object('an object such as {"type": "text", "text": ...}')["type"].value

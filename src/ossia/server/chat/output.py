@@ -16,6 +16,7 @@ from ossia.server.chat.messages import BREAK
 from ossia.server.chat.request import ChatForm
 from ossia.server.wire.output import chat_usage, logprobs
 from ossia.turn.events import (
+    Citation,
     ItemDelta,
     ItemStart,
     MessageItem,
@@ -131,6 +132,9 @@ class _Choice:
         self.kinds: dict[int, str] = {}  # by the item: the field that its text goes to
         self.filled: dict[str, int] = {}  # by field: the item whose text it ends with
         self.token_ids: list[int] = []  # that no chunk has told yet
+        self.length = 0  # of the content so far
+        self.starts: dict[int, int] = {}  # by the item: where its text begins in the content
+        self.annotations: list[dict[str, Any]] = []  # for the last chunk
 
     def feed(self, event: TurnEvent) -> Iterator[dict[str, Any]]:
         if isinstance(event, Progress | TurnEnd):
@@ -181,13 +185,20 @@ class _Choice:
             yield self._input(event)
 
     def _content(self, event: ItemDelta) -> Iterator[dict[str, Any]]:
-        if not (event.text or event.logprobs):
-            return
+        if event.text or event.logprobs:
+            yield self._more_content(event)
+        before = self.starts.get(event.index, 0)
+        self.annotations += filter(None, (_annotation(each, before) for each in event.citations))
+
+    def _more_content(self, event: ItemDelta) -> dict[str, Any]:
         scores = None
         if self.form.logprobs:
             scores = {"content": logprobs(event.logprobs), "refusal": None}
         text = self._separated("content", event)
-        yield self._part({"content": text}, logprobs=scores)
+        if event.text:
+            self.starts.setdefault(event.index, self.length + len(text) - len(event.text))
+        self.length += len(text)
+        return self._part({"content": text}, logprobs=scores)
 
     def _input(self, event: ItemDelta) -> dict[str, Any]:
         """More of a call's arguments, or of a custom tool's input."""
@@ -201,7 +212,7 @@ class _Choice:
         finish = FINISH[event.reason]
         if self.form.is_legacy and finish == "tool_calls":
             finish = "function_call"
-        part = self._part({}, finish)
+        part = self._part({"annotations": self.annotations} if self.annotations else {}, finish)
         part["stop_reason"] = event.stopped_by
         return part
 
@@ -234,6 +245,14 @@ class _Choice:
         return part
 
 
+def _annotation(citation: Citation, before: int) -> dict[str, Any] | None:
+    """In this API's form, which has one kind of them."""
+    facts = citation.placed(before)
+    if facts.pop("type") != "url_citation":
+        return None
+    return {"type": "url_citation", "url_citation": facts}
+
+
 @dataclass
 class _Message:
     """A choice that chunks add up to."""
@@ -242,6 +261,7 @@ class _Message:
     calls: list[dict[str, Any]] = field(default_factory=list)
     function_call: dict[str, str] | None = None
     logprobs: list[Any] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
     token_ids: list[int] | None = None
     finish: str | None = None
     stop_reason: str | int | None = None
@@ -251,6 +271,8 @@ class _Message:
             match key:
                 case "role":
                     pass
+                case "annotations":
+                    self.annotations += value
                 case "tool_calls":
                     for part in value:
                         self._add_call(part)
@@ -307,7 +329,7 @@ class _Message:
             "role": "assistant",
             "content": content,
             "refusal": None,
-            "annotations": [],
+            "annotations": self.annotations,
             "reasoning": reasoning,
             "reasoning_content": reasoning,
         }

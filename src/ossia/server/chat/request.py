@@ -24,6 +24,7 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat, answer_format
+from ossia.server.wire.hosted import check_allowed
 from ossia.server.wire.sampling import check_prompt_logprobs
 from ossia.server.wire.tools import ToolReader, with_choice
 from ossia.server.worker import Samples
@@ -68,7 +69,9 @@ async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> C
     """Raises `ApiError` naming the field that is wrong."""
     request.check_supported()
     check_prompt_logprobs(request.prompt_logprobs, request.stream)
-    tools = tools_of(request, service.builtin)
+    allowed = service.tools_for(caller)
+    check_allowed(_declared(request), service.builtin, allowed)
+    tools = tools_of(request, allowed)
     wanted = wanted_format(request)
     given = [message.model_dump() for message in request.messages]
     instructions, messages = harmony_messages(

@@ -64,7 +64,7 @@ def _answers(service: Service) -> APIRouter:
         )
         if not body.messages:
             return reply(lines.done("load"))
-        reader = ToolReader(service.builtin).read(At(body.tools or [], "tools").items())
+        reader = ToolReader(service.tools_for(caller)).read(At(body.tools or [], "tools").items())
         tools = reader.tools(parallel=False)
         asked = of_chat(body, lambda id: service.thoughts_before(caller, id))
         return await _answered(service, request, body, _asked(service, body, asked, tools), lines)

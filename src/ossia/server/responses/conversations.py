@@ -17,17 +17,11 @@ from starlette.responses import Response
 from ossia.server.access import caller_of
 from ossia.server.responses.conversations_items import checked_items, items_schema
 from ossia.server.responses.store import StoreFull
-from ossia.server.responses.stored import (
-    DELETED_SCHEMA,
-    LIST_SCHEMA,
-    Page,
-    including,
-    listed,
-    paging,
-)
+from ossia.server.responses.stored import including
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import Metadata, Part, api_router
+from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, listed, paging
 from ossia.server.wire.replies import documented, reply
 
 AT_ONCE = 20  # items

@@ -17,6 +17,7 @@ from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
+from ossia.server.wire.hosted import asked_for
 from ossia.tools import Tool
 from ossia.tools.protocol import by_wire_type
 from ossia.tools.toolbox import DeclaredCustom, Toolbox, ToolChoice
@@ -63,7 +64,8 @@ class ToolReader:
                 case "namespace":
                     self._namespace(tool)
                 case _ if kind in by_type:
-                    self.hosted[by_type[kind].namespace.name] = by_type[kind]
+                    wanted = asked_for(by_type[kind], tool)
+                    self.hosted[wanted.namespace.name] = wanted
                     self.echo.append(dict(tool.value))
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)

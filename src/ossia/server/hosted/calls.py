@@ -1,0 +1,86 @@
+"""Carrying out the calls of tools for a caller: within what the caller may use of them, counted,
+timed and logged. Logs have names, never what was asked or found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ossia.server.access import Caller
+from ossia.server.metrics import Metrics
+from ossia.server.settings import Limits
+from ossia.tools import Sessions, Tool, ToolResult
+from ossia.tools.kinds import BROWSER, MCP
+from ossia.turn.sample import BuiltinCall
+
+log = logging.getLogger("ossia.server")
+USED_UP = (
+    "error: the limit of {} {} a minute is used up: answer with what is known, or tell the user to "
+    "come back later"
+)
+
+
+def tool_name(tool: Tool) -> str:
+    """What a tool is called in the key file and in metrics: MCP servers by their labels."""
+    name = tool.kind.name
+    return f"{name}:{tool.namespace.name}" if tool.kind is MCP else name
+
+
+def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
+    """Those that a caller may use."""
+    if limits.tools is None:
+        return dict(tools)
+    return {
+        name: tool
+        for name, tool in tools.items()
+        if tool.kind.name in limits.tools or tool_name(tool) in limits.tools
+    }
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Of one caller."""
+
+    metrics: Metrics
+    caller: Caller
+
+    async def run(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:
+        name = tool_name(call.tool)
+        refusal = self._refusal(call.tool)
+        if refusal is not None:
+            self.metrics.tool_call(name, "refused", 0.0)
+            return refusal
+        if call.tool.kind is BROWSER:
+            self.caller.pages.spend(1)
+        begun = time.monotonic()
+        outcome = "cancelled"
+        try:
+            result = await sessions.call(*call.request)
+            outcome = "failed" if result.failed else "ok"
+            return result
+        except asyncio.CancelledError:
+            log.info("a call of %s was given up: nobody waits for it", name)
+            raise
+        finally:
+            seconds = time.monotonic() - begun
+            self.caller.tool_seconds.spend(seconds)
+            self.metrics.tool_call(name, outcome, seconds)
+            log.info("%s: %s after %.3f s, for %s", name, outcome, seconds, self.caller.name or "-")
+
+    def _refusal(self, tool: Tool) -> ToolResult | None:
+        limits = self.caller.limits
+        if self.caller.tool_seconds.is_used_up:
+            text = USED_UP.format(limits.tool_seconds_per_minute, "seconds of tools")
+        elif tool.kind is BROWSER and self.caller.pages.is_used_up:
+            text = USED_UP.format(limits.pages_per_minute, "pages")
+        else:
+            return None
+        return ToolResult(text, failed=True)
+
+
+def names(tools: Iterable[Tool]) -> list[str]:
+    return sorted({tool_name(tool) for tool in tools})

@@ -1,0 +1,309 @@
+"""/v1/containers: the folders that code runs in, and their files, in OpenAI's form.
+
+A caller sees its own, also those that answers made. Files come from hostile code: they are sent as
+bytes to be saved, never as a page. Knows containers and the wire; nothing of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import IO, Annotated, Any, Literal
+from urllib.parse import quote
+
+from annotated_types import Ge
+from fastapi import APIRouter, Depends
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from ossia.errors import ContainerError
+from ossia.server.access import Caller, caller_of
+from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError, bad
+from ossia.server.wire.fields import Part, api_router
+from ossia.server.wire.lists import DELETED_SCHEMA, LIST_SCHEMA, Page, paging
+from ossia.server.wire.replies import documented, reply
+from ossia.tools.area import AreaFile
+from ossia.tools.containers import Container, Containers
+from ossia.tools.kinds import PYTHON, SHELL
+
+STATUSES = {"not_found": 404, "expired": 404, "too_many": 429, "too_large": 413}
+SIZES = {"1g": 1 << 30, "4g": 4 << 30, "16g": 16 << 30, "64g": 64 << 30}
+MINUTE = 60.0
+CHUNK = 1 << 18
+# whatever a browser is told that these bytes are, it must not run them as a page of ours
+SAVED = {
+    "Content-Type": "application/octet-stream",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+}
+CONTAINER_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created_at", "status", "name"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "container"},
+        "created_at": {"type": "integer"},
+        "status": {"type": "string"},
+        "name": {"type": "string"},
+    },
+}
+FILE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "bytes", "container_id", "path", "source"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "container.file"},
+        "bytes": {"type": "integer"},
+        "container_id": {"type": "string"},
+        "path": {"type": "string"},
+        "source": {"enum": ["user", "assistant"]},
+    },
+}
+BYTES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"application/octet-stream": {}}}
+}
+UPLOAD = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            }
+        }
+    }
+}
+
+
+class ExpiresAfter(Part):
+    anchor: Literal["last_active_at"]
+    minutes: Annotated[int, Ge(1)]
+
+
+class NetworkPolicy(Part):
+    type: str
+
+
+class ContainerWishes(Part):
+    """What may be asked of a container, by its own route and by a tool's declaration."""
+
+    expires_after: ExpiresAfter | None = None
+    file_ids: list[str] | None = None
+    memory_limit: Literal["1g", "4g", "16g", "64g"] | None = None
+    network_policy: NetworkPolicy | None = None
+
+    def check_supported(self, path: str = "") -> None:
+        """Raises `ApiError` for what cannot be had here."""
+        policy = self.network_policy
+        if policy is not None and policy.type != "disabled":
+            why = "must be disabled: code has no network here"
+            raise bad(f"{path}network_policy.type {why}", f"{path}network_policy.type")
+        if self.file_ids:
+            why = "is not supported: send files to /v1/containers/ID/files"
+            raise bad(f"{path}file_ids {why}", f"{path}file_ids", "unsupported_parameter")
+
+    def made(self, containers: Containers, caller: Caller, **more: str) -> Container:
+        """Raises `ApiError`. What is more than the operator gives becomes what there is."""
+        wanted = self.expires_after
+        memory = None
+        if self.memory_limit is not None:
+            memory = min(SIZES[self.memory_limit], containers.rules.memory)
+        try:
+            return containers.create(
+                caller.name,
+                expires_after=None if wanted is None else wanted.minutes * MINUTE,
+                memory=memory,
+                **more,
+            )
+        except ContainerError as error:
+            raise refused(error) from error
+
+
+class NewContainer(ContainerWishes):
+    name: str
+
+
+def refused(error: ContainerError, **status: int) -> ApiError:
+    """`status`: of a code, where it is not the usual one."""
+    code = error.code or "invalid"
+    number = status.get(code) or STATUSES.get(code, 400)
+    return ApiError(number, str(error), param=error.field, code=f"container_{code}")
+
+
+def containers_for(service: Service, caller: Caller) -> Containers:
+    """Raises `ApiError` for a caller that may not run code here."""
+    found = service.containers
+    if found is None:
+        raise ApiError(
+            404, "no code runs here: see `ossia serve --help`, --tools", code="not_supported"
+        )
+    kinds = {tool.kind for tool in service.tools_for(caller).values()}
+    if not kinds & {PYTHON, SHELL}:
+        raise ApiError(403, "this key may not run code", code="tool_not_allowed")
+    return found
+
+
+def router(service: Service) -> APIRouter:
+    routes = api_router("containers", prefix="/v1/containers")
+    _add_containers(routes, service)
+    _add_files(routes, service)
+    _add_content(routes, service)
+    return routes
+
+
+class _Place:
+    """What a request may see: the containers of its caller."""
+
+    def __init__(self, service: Service, request: Request) -> None:
+        caller = caller_of(request)
+        self.containers = containers_for(service, caller)
+        self.caller = caller
+
+    def container(self, id: str) -> Container:
+        try:
+            return self.containers.get(self.caller.name, id)
+        except ContainerError as error:
+            raise refused(error) from error
+
+    def file(self, container: Container, id: str) -> AreaFile:
+        try:
+            return self.containers.find(container, id)
+        except ContainerError as error:
+            raise refused(error) from error
+
+
+def _add_containers(routes: APIRouter, service: Service) -> None:
+    @routes.post("", responses=documented(CONTAINER_SCHEMA))
+    async def create_container(request: Request, body: NewContainer) -> Response:
+        """A new, empty container."""
+        place = _Place(service, request)
+        body.check_supported()
+        made = body.made(place.containers, place.caller, name=body.name[:256])
+        return reply(_container(made, place.containers))
+
+    @routes.get("", responses=documented(LIST_SCHEMA))
+    async def list_containers(request: Request, page: Annotated[Page, Depends(paging)]) -> Response:
+        place = _Place(service, request)
+        own = reversed(place.containers.of_caller(place.caller.name))
+        return reply(page.of([_container(each, place.containers) for each in own]))
+
+    @routes.get("/{container_id}", responses=documented(CONTAINER_SCHEMA))
+    async def retrieve_container(request: Request, container_id: str) -> Response:
+        place = _Place(service, request)
+        return reply(_container(place.container(container_id), place.containers))
+
+    @routes.delete("/{container_id}", responses=documented(DELETED_SCHEMA))
+    async def delete_container(request: Request, container_id: str) -> Response:
+        """Ends what runs in it, and deletes its files."""
+        place = _Place(service, request)
+        place.container(container_id)
+        place.containers.delete(place.caller.name, container_id)
+        return reply({"id": container_id, "object": "container.deleted", "deleted": True})
+
+
+def _add_files(routes: APIRouter, service: Service) -> None:
+    @routes.post("/{container_id}/files", responses=documented(FILE_SCHEMA), openapi_extra=UPLOAD)
+    async def create_file(request: Request, container_id: str) -> Response:
+        """Puts a file into /mnt/data: multipart/form-data with a part `file`."""
+        place = _Place(service, request)
+        container = place.container(container_id)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            raise bad("send the file itself: multipart/form-data with a part named file", "file")
+        async with request.form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if not isinstance(file, UploadFile):
+                raise bad("file is missing: it is a part of the form, with a name", "file")
+            name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+            written = await _written(place.containers, container, name, file.file)
+        return reply(_file(written, container))
+
+    @routes.get("/{container_id}/files", responses=documented(LIST_SCHEMA))
+    async def list_files(
+        request: Request, container_id: str, page: Annotated[Page, Depends(paging)]
+    ) -> Response:
+        place = _Place(service, request)
+        container = place.container(container_id)
+        files = await asyncio.to_thread(place.containers.files, container)
+        by_age = sorted(files, key=lambda file: (file.modified, file.path))
+        return reply(page.of([_file(file, container) for file in by_age]))
+
+    @routes.get("/{container_id}/files/{file_id}", responses=documented(FILE_SCHEMA))
+    async def retrieve_file(request: Request, container_id: str, file_id: str) -> Response:
+        place = _Place(service, request)
+        container = place.container(container_id)
+        return reply(_file(place.file(container, file_id), container))
+
+    @routes.delete("/{container_id}/files/{file_id}", responses=documented(DELETED_SCHEMA))
+    async def delete_file(request: Request, container_id: str, file_id: str) -> Response:
+        place = _Place(service, request)
+        container = place.container(container_id)
+        file = place.file(container, file_id)
+        try:
+            container.area.remove(file.path)
+        except ContainerError as error:
+            raise refused(error) from error
+        return reply({"id": file_id, "object": "container.file.deleted", "deleted": True})
+
+
+def _add_content(routes: APIRouter, service: Service) -> None:
+    @routes.get("/{container_id}/files/{file_id}/content", responses=BYTES, response_class=Response)
+    async def retrieve_content(request: Request, container_id: str, file_id: str) -> Response:
+        """The bytes of a file."""
+        place = _Place(service, request)
+        container = place.container(container_id)
+        file = place.file(container, file_id)
+        try:
+            opened = container.area.open(file.path)
+        except ContainerError as error:
+            raise refused(error) from error
+        name = quote(file.path.rpartition("/")[2], safe="")
+        disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
+        return StreamingResponse(_pieces(opened), headers=SAVED | disposition)
+
+
+async def _written(
+    containers: Containers, container: Container, name: str, content: IO[bytes]
+) -> AreaFile:
+    try:
+        return await asyncio.to_thread(containers.write, container, name, content)
+    except ContainerError as error:
+        raise refused(error) from error
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(CHUNK):
+            yield piece
+
+
+def _container(container: Container, containers: Containers) -> dict[str, Any]:
+    memory = container.memory or containers.rules.memory
+    return {
+        "id": container.id,
+        "object": "container",
+        "created_at": int(container.created),
+        "status": "running",
+        "last_active_at": int(container.active),
+        "name": container.name or "auto",
+        "expires_after": {
+            "anchor": "last_active_at",
+            "minutes": int(container.expires_after // MINUTE),
+        },
+        "memory_limit": f"{memory >> 30}g" if memory >= 1 << 30 else f"{memory >> 20}m",
+    }
+
+
+def _file(file: AreaFile, container: Container) -> dict[str, Any]:
+    return {
+        "id": container.file_id(file.path),
+        "object": "container.file",
+        "created_at": int(file.modified),
+        "bytes": file.bytes,
+        "container_id": container.id,
+        "path": f"/mnt/data/{file.path}",
+        "source": "user" if file.path in container.uploaded else "assistant",
+    }

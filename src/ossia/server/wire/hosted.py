@@ -1,0 +1,57 @@
+"""Declarations of tools that the server runs: what a request may ask of one, and who may have it.
+
+A kind of which requests ask for more than its being there has a reader in `READERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from ossia.server.wire.errors import ApiError
+from ossia.server.wire.fields import At
+from ossia.tools import Tool
+from ossia.tools.browser import Browser
+from ossia.tools.kinds import BROWSER
+from ossia.tools.protocol import by_wire_type
+
+
+def asked_for(tool: Tool, declared: At) -> Tool:
+    """The tool as this request wants it. Raises `ApiError`."""
+    read = READERS.get(tool.kind.name)
+    return tool if read is None else read(tool, declared)
+
+
+def _browser(tool: Tool, declared: At) -> Tool:
+    """`filters.allowed_domains` binds search and open; without `external_web_access` only what is
+    local is found.
+    """
+    domains = declared["filters"]["allowed_domains"]
+    external = declared["external_web_access"]
+    names = None
+    if domains.value:
+        names = [each.word() for each in domains.items("a list of domains")]
+    is_external = external.value is None or external.flag()
+    if not isinstance(tool, Browser) or (names is None and is_external):
+        return tool
+    return tool.limited(names, is_external)
+
+
+# by the name of a kind
+READERS: dict[str, Callable[[Tool, At], Tool]] = {BROWSER.name: _browser}
+
+
+def check_allowed(
+    declared: Iterable[At], tools: Mapping[str, Tool], allowed: Mapping[str, Tool]
+) -> None:
+    """Raises `ApiError` (403) for a tool that is here and that this caller may not use."""
+    kinds = by_wire_type(tools.values())
+    own = by_wire_type(allowed.values())
+    for tool in declared:
+        name = tool["type"].value
+        if isinstance(name, str) and name in kinds and name not in own:
+            raise ApiError(
+                403,
+                f"{tool.path}: this key may not use {kinds[name].kind.name}",
+                param=tool.path,
+                code="tool_not_allowed",
+            )
