@@ -117,7 +117,7 @@ def test_custom_tools_and_namespaces(server: Server) -> None:
 def test_a_search_and_its_citation(tokenizer: Tokenizer) -> None:
     with serving(tokenizer) as server:
         server.says(
-            SEARCH.format('{"query": "x"}'), FINAL.format("It is so 【0†L1-L2】, not 【7†L1】.")
+            SEARCH.format('{"query": "x"}'), FINAL.format("It is so【0†L1-L2】, not 【7†L1】.")
         )
         events = server.stream(tools=TOOLS, include=["web_search_call.action.sources"])
         assert types(events)[2:7] == [
@@ -129,7 +129,9 @@ def test_a_search_and_its_citation(tokenizer: Tokenizer) -> None:
         assert search["action"]["sources"] == [{"type": "url", "url": "https://page.example/"}]
         (cited,) = message["content"][0]["annotations"]
         text = message["content"][0]["text"]
-        assert text[cited["start_index"] : cited["end_index"]] == "【0†L1-L2】"
+        link = " ([page.example](https://page.example/)) "
+        assert text == f"It is so{link}, not 【7†L1】."
+        assert text[cited["start_index"] : cited["end_index"]] == link
         assert (cited["url"], cited["title"]) == ("https://page.example/", "A page")
         assert "what the page says" in server.prompt
 
@@ -142,6 +144,26 @@ def test_a_search_that_fails(tokenizer: Tokenizer) -> None:
         search, _ = fold(server.stream(tools=TOOLS))["output"]
         assert search["status"] == "failed" and "sources" not in search["action"]
         assert "error: no network" in server.prompt
+
+
+def test_code_comes_as_it_is_said(certain: Server) -> None:
+    code = "print('one two three four')"
+    certain.says(CODE.format(code), FINAL.format("Done."))
+    events = certain.stream(tools=TOOLS)
+    added = [event for event in events if event["type"] == "response.output_item.added"]
+    assert added[0]["item"]["container_id"] == "cntr_1" and not added[0]["item"]["code"]
+    name = "response.code_interpreter_call_code.delta"
+    deltas = [event["delta"] for event in events if event["type"] == name]
+    assert len(deltas) > 3 and "".join(deltas) == code
+    call, _ = fold(events)["output"]
+    assert (call["code"], call["status"]) == (code, "completed")
+    assert f"to=python code<|message|>{code}<|call|>" in certain.prompt
+
+
+def test_code_that_is_cut_off(certain: Server) -> None:
+    certain.says(CODE.format("print('one two three four')"))
+    (call,) = fold(certain.stream(tools=TOOLS, max_output_tokens=12))["output"]
+    assert call["status"] == "incomplete" and call["code"].startswith("print")
 
 
 @pytest.mark.parametrize("include", [[], ["code_interpreter_call.outputs"]])

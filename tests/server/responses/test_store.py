@@ -9,6 +9,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,21 @@ TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
     max_examples=examples(60), stateful_step_count=30, deadline=None
 )
+
+
+def test_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:
+    """Its responses know no thread: each begins one."""
+    path = tmp_path / "old.db"
+    first = Store(path, DAY, 1 << 20)
+    first.put(replace(stored(), thread="resp_0"))
+    first.close()
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE entry DROP COLUMN thread")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        opened = Store(path, DAY, 1 << 20)
+        found = opened.get("ann", "resp_1")
+        assert found is not None and found.thread == "" and found.input == [{"id": "b"}]
+        opened.put(stored("resp_2"))
+        opened.close()

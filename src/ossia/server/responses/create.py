@@ -25,13 +25,13 @@ from ossia.server.responses.input import Item
 from ossia.server.responses.items import Include
 from ossia.server.responses.output import Event, ResponseBook
 from ossia.server.responses.prompt import Prompt, read_prompt
+from ossia.server.responses.scope import session_of
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
-from ossia.tools import SessionKey
 from ossia.turn.events import TurnEvent, new_id
 
 log = logging.getLogger("ossia.server")
@@ -101,6 +101,7 @@ class ResponseService:
             if not (body.stream and error.code == CONTEXT_EXCEEDED):
                 raise
             grammar = None  # nothing will be sampled: the stream itself says so
+        id = new_id("resp")
         ask = AnswerRequest(
             prompt.conversation,
             params,
@@ -110,7 +111,7 @@ class ResponseService:
             logprobs=wants_logprobs,
             prompt_param="input",
             max_calls=body.max_tool_calls,
-            session=SessionKey(conversation=body.conversation_id or ""),
+            session=session_of(self.service, caller, body.tools or [], prompt, id),
         )
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
@@ -121,18 +122,18 @@ class ResponseService:
             code_outputs="code_interpreter_call.outputs" in body.includes,
             sources="web_search_call.action.sources" in body.includes,
         )
-        response = self._response(body, prompt, params) | extension(tools, ask.grammar)
+        response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
         return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
 
     def _response(
-        self, body: ResponseRequest, prompt: Prompt, params: SamplingParams
+        self, id: str, body: ResponseRequest, prompt: Prompt, params: SamplingParams
     ) -> dict[str, Any]:
         """The Response object, with the defaults where the request says nothing."""
         reasoning = body.reasoning
         conversation = body.conversation_id
         most = body.max_output_tokens
         return {
-            "id": new_id("resp"),
+            "id": id,
             "object": "response",
             "created_at": int(time.time()),
             "completed_at": None,
@@ -257,7 +258,12 @@ class ResponseService:
     def _stored(self, pending: PendingResponse) -> StoredResponse:
         prompt = pending.prompt
         return StoredResponse(
-            pending.id, pending.caller.name, pending.book.response, prompt.history, prompt.input
+            pending.id,
+            pending.caller.name,
+            pending.book.response,
+            prompt.history,
+            prompt.input,
+            thread=pending.ask.session.conversation,
         )
 
     # Items that a reference means without naming the response that they are from

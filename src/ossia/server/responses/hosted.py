@@ -7,28 +7,16 @@ its beginning and end is a writer here; without one of its own, it is a `HostedW
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from ossia.server.responses.items import Include, Wire, Writer
+from ossia.server.responses.told import told
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.turn.events import BuiltinCallItem, ItemDelta
 
 
-@dataclass(frozen=True)
-class Around:
-    """What the calls of a response share: the `container` of its code, and the `pages` that the
-    browser has shown, by their cursor.
-    """
-
-    container: str
-    pages: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-
 class HostedWriter(Writer):
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
-    ) -> None:
+    def __init__(self, output_index: int, called: BuiltinCallItem, include: Include) -> None:
         self.kind = called.kind
         item = {"id": called.id, "type": self.kind.item, "status": "in_progress"}
         super().__init__(output_index, item, include)
@@ -48,8 +36,11 @@ class HostedWriter(Writer):
         yield from self.closed(item, complete, {})
 
     def closed(self, item: BuiltinCallItem, complete: bool, more: dict[str, Any]) -> Iterator[Wire]:
+        """`more`: fields that the item has at its end."""
         if complete:
             yield self.event("completed")
+        if complete and self.include.seal is not None:
+            more["encrypted_content"] = self.include.seal(told(item))
         yield self.done({**self.item, "status": _status(item, complete), **more})
 
     def partial(self) -> dict[str, Any]:
@@ -57,22 +48,16 @@ class HostedWriter(Writer):
 
 
 class SearchWriter(HostedWriter):
-    """A call of the browser. What it has shown goes to `pages`."""
+    """A call of the browser."""
 
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
-    ) -> None:
-        super().__init__(output_index, called, include, around)
-        self.pages = around.pages
+    def __init__(self, output_index: int, called: BuiltinCallItem, include: Include) -> None:
+        super().__init__(output_index, called, include)
         self.item["action"] = self._action(called)
 
     def stage(self, item: BuiltinCallItem) -> Iterator[Wire]:
         yield self.event("searching")
 
     def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
-        for page in item.outputs:
-            if isinstance(page.get("cursor"), int) and isinstance(page.get("url"), str):
-                self.pages[page["cursor"]] = page
         yield from self.closed(item, complete, {"action": self._action(item)})
 
     def _action(self, called: BuiltinCallItem) -> dict[str, Any]:
@@ -88,11 +73,10 @@ class SearchWriter(HostedWriter):
 class CodeWriter(HostedWriter):
     """A call of python."""
 
-    def __init__(
-        self, output_index: int, called: BuiltinCallItem, include: Include, around: Around
-    ) -> None:
-        super().__init__(output_index, called, include, around)
-        self.item |= {"container_id": around.container, "code": "", "outputs": None}
+    def __init__(self, output_index: int, called: BuiltinCallItem, include: Include) -> None:
+        super().__init__(output_index, called, include)
+        container = (called.action or {}).get("container_id", "")
+        self.item |= {"container_id": container, "code": "", "outputs": None}
 
     def delta(self, delta: ItemDelta) -> Iterator[Wire]:
         self.parts.append(delta.text)
@@ -121,8 +105,6 @@ def _status(item: BuiltinCallItem, complete: bool) -> str:
 WRITERS: dict[str, type[HostedWriter]] = {BROWSER.item: SearchWriter, PYTHON.item: CodeWriter}
 
 
-def hosted_writer(
-    output_index: int, called: BuiltinCallItem, include: Include, around: Around
-) -> HostedWriter:
+def hosted_writer(output_index: int, called: BuiltinCallItem, include: Include) -> HostedWriter:
     writer = WRITERS.get(called.kind.item, HostedWriter)
-    return writer(output_index, called, include, around)
+    return writer(output_index, called, include)

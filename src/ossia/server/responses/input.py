@@ -7,7 +7,7 @@ names the item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import orjson
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
+from ossia.server.responses.input_hosted import cited_pages, marked_part, told_by
 from ossia.server.responses.store import PREFIXES
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
@@ -107,6 +108,8 @@ class Reader:
     first: int = 0
     before: str = "previous_response_id"
     leading: list[str] = field(default_factory=list)  # instructions before anything else is said
+    # that the browser showed, by cursor: URL and title, as far as the items tell
+    pages: dict[int, tuple[str, str]] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     _callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
     _open_calls: list[str] = field(default_factory=list)  # call_ids of those without a result yet
@@ -129,10 +132,8 @@ class Reader:
                         self._call(at)
                 case "function_call_output" | "custom_tool_call_output":
                     self._output(at)
-                case "code_interpreter_call":
-                    self._code(item)
                 case _:
-                    self._hosted = True
+                    self._hosted_call(item)
 
     def _add(self, message: Message) -> None:
         self.messages.append(message)
@@ -144,6 +145,8 @@ class Reader:
         text = text_of(item["content"])
         match item["role"].one_of(*ROLES):
             case "assistant":
+                text = text_of(item["content"], read=marked_part)
+                self.pages |= cited_pages(item["content"].value)
                 phase = item["phase"].value
                 is_preamble = calls_follow if phase is None else phase == "commentary"
                 channel = "commentary" if is_preamble else "final"
@@ -208,17 +211,12 @@ class Reader:
         text = _result(item["output"])
         self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
 
-    def _code(self, item: Item) -> None:
-        """Code that the server ran; left out if its output is missing."""
-        self._hosted = True
-        code = item.get("code")
-        outputs = item.get("outputs")
-        if not isinstance(code, str) or not isinstance(outputs, list) or not outputs:
-            return
-        logs = [each.get("logs") for each in outputs if isinstance(each, Mapping)]
-        text = "\n".join(log for log in logs if isinstance(log, str))
-        self.messages.append(Message(Role.ASSISTANT, code, None, "analysis", "python", "code"))
-        self.messages.append(Message(Role.TOOL, text, "python", "analysis", "assistant"))
+    def _hosted_call(self, item: Item) -> None:
+        """What one of the server's tools did; left out as far as the item does not tell it."""
+        found = told_by(item, self.open)
+        self.messages += found.messages
+        self.pages |= found.pages
+        self._hosted |= not found.is_whole
 
 
 def _namespace(item: At) -> str:

@@ -23,8 +23,6 @@ from ossia.turn.events import (
 )
 
 Wire = tuple[str, dict[str, Any]]
-# as the model was taught to cite what the browser showed: 【cursor†L1-L2】
-CITATION = re.compile(r"【(\d+)†[^【】]*+】")
 SUMMARY = {"auto": 3, "concise": 3, "detailed": 10}  # sentences
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 LONGEST = 300  # characters of a summary's sentence
@@ -32,7 +30,9 @@ LONGEST = 300  # characters of a summary's sentence
 
 @dataclass(frozen=True)
 class Include:
-    """What a client wants to see. `seal` None: encrypted reasoning is not asked for."""
+    """What a client wants to see. `seal` None: encrypted reasoning is not asked for, nor what our
+    tools told the model.
+    """
 
     summary: str | None = None
     seal: Callable[[str], str] | None = None
@@ -162,15 +162,7 @@ def summary_of(text: str, detail: str) -> str:
 
 
 class MessageWriter(Writer):
-    """`pages`: what the browser has shown in this answer, by its cursor, for citations."""
-
-    def __init__(
-        self,
-        output_index: int,
-        said: MessageItem,
-        include: Include,
-        pages: dict[int, dict[str, Any]],
-    ) -> None:
+    def __init__(self, output_index: int, said: MessageItem, include: Include) -> None:
         item = {
             "id": said.id,
             "type": "message",
@@ -180,7 +172,7 @@ class MessageWriter(Writer):
             "content": [],
         }
         super().__init__(output_index, item, include)
-        self.pages = pages
+        self.annotations: list[dict[str, Any]] = []
         self.logprobs: list[dict[str, Any]] = []
         self.place_part = {**self.place, "content_index": 0}
 
@@ -192,22 +184,24 @@ class MessageWriter(Writer):
         self.parts.append(delta.text)
         logprobs = output.logprobs(delta.logprobs) if self.include.logprobs else []
         self.logprobs += logprobs
-        yield (
-            "response.output_text.delta",
-            {**self.place_part, "delta": delta.text, "logprobs": logprobs},
-        )
+        if delta.text or logprobs:
+            yield (
+                "response.output_text.delta",
+                {**self.place_part, "delta": delta.text, "logprobs": logprobs},
+            )
+        for citation in delta.citations:
+            annotation = citation.placed()
+            place = {**self.place_part, "annotation_index": len(self.annotations)}
+            self.annotations.append(annotation)
+            yield "response.output_text.annotation.added", {**place, "annotation": annotation}
 
     def end(self, item: MessageItem, complete: bool) -> Iterator[Wire]:
-        annotations = list(citations(item.text, self.pages))
-        for n, annotation in enumerate(annotations):
-            fields = {**self.place_part, "annotation_index": n, "annotation": annotation}
-            yield "response.output_text.annotation.added", fields
         logprobs = output.logprobs(item.logprobs) if self.include.logprobs else []
         yield (
             "response.output_text.done",
             {**self.place_part, "text": item.text, "logprobs": logprobs},
         )
-        part = _output_text(item.text, annotations, logprobs)
+        part = _output_text(item.text, self.annotations, logprobs)
         yield "response.content_part.done", {**self.place_part, "part": part}
         yield self.done(
             {**self.item, "status": "completed" if complete else "incomplete", "content": [part]}
@@ -217,7 +211,7 @@ class MessageWriter(Writer):
         return {
             **self.item,
             "status": "incomplete",
-            "content": [_output_text(self.text, [], self.logprobs)],
+            "content": [_output_text(self.text, self.annotations, self.logprobs)],
         }
 
 
@@ -225,18 +219,6 @@ def _output_text(
     text: str, annotations: list[dict[str, Any]], logprobs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": annotations, "logprobs": logprobs}
-
-
-def citations(text: str, pages: dict[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for found in CITATION.finditer(text):
-        if (page := pages.get(int(found[1][:9]))) is not None:
-            yield {
-                "type": "url_citation",
-                "url": page["url"],
-                "title": page.get("title") or page["url"],
-                "start_index": found.start(),
-                "end_index": found.end(),
-            }
 
 
 class CallWriter(Writer):

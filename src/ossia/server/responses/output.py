@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ossia.errors import CONTEXT_EXCEEDED
-from ossia.server.responses.hosted import Around, hosted_writer
+from ossia.server.responses.hosted import hosted_writer
 from ossia.server.responses.items import (
     CallWriter,
     Include,
@@ -62,7 +62,6 @@ class ResponseBook:
         self.has_ended = False
         self._open: dict[int, Writer] = {}
         self._places: dict[int, int] = {}  # of an item: its place in the output
-        self._around = Around("cntr_" + response["id"].removeprefix("resp_"))
         self._usage = Usage()
 
     def begin(self) -> Iterator[Event]:
@@ -102,11 +101,11 @@ class ResponseBook:
             case ReasoningItem():
                 return ReasoningWriter(place, item, self.include)
             case MessageItem():
-                return MessageWriter(place, item, self.include, self._around.pages)
+                return MessageWriter(place, item, self.include)
             case ToolCallItem():
                 return CallWriter(place, item, self.include)
             case BuiltinCallItem():
-                return hosted_writer(place, item, self.include, self._around)
+                return hosted_writer(place, item, self.include)
 
     def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end

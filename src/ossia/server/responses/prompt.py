@@ -6,8 +6,8 @@ Knows wire types, the store's interface and Harmony's conversation; nothing of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, SystemContent
 from ossia.server.access import Caller
@@ -26,7 +26,10 @@ UNFINISHED = ("queued", "in_progress")
 
 @dataclass(frozen=True)
 class Prompt:
-    """`history`: the items before this request; `input`: its own, with ids."""
+    """`history`: the items before this request; `input`: its own, with ids. `thread`: what it goes
+    on with: the first response of the chain, or the conversation; "": nothing. `pages`: that the
+    browser showed before, by cursor: URL and title.
+    """
 
     conversation: Conversation
     tools: WireTools
@@ -34,6 +37,8 @@ class Prompt:
     effort: Effort
     history: list[Item]
     input: list[Item]
+    thread: str = ""
+    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
 class _Seals:
@@ -74,20 +79,21 @@ async def read_prompt(
     """`find`: items that an item_reference may mean. Raises `ApiError` naming the field that is
     wrong.
     """
-    history = _history(service, body, caller)
+    history, thread = _history(service, body, caller)
     by_id = {item.get("id"): item for item in history}
     given = wire_items(body.input, lambda id: by_id.get(id) or find(id))
     tools = wire_tools(
         body.tools,
         body.tool_choice,
         body.parallel_tool_calls is True,
-        service.builtin,
+        service.tools_for(caller),
     )
     wanted = None if body.text is None else body.text.format
     format = answer_format(At(wanted, "text.format"))
     word = body.reasoning.effort if body.reasoning is not None else None
 
     seals = _Seals(sealer)
+    pages: dict[int, tuple[str, str]] = {}
 
     def conversation(items: Sequence[Item], first: int) -> Conversation:
         before = "conversation" if body.conversation_id else "previous_response_id"
@@ -95,6 +101,7 @@ async def read_prompt(
             seals.open, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
+        pages.update(reader.pages)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         return conversation_of(
             reader.messages,
@@ -120,11 +127,11 @@ async def read_prompt(
     (system,) = whole.contents(SystemContent)
     assert system.effort is not None
     effort = replace(service.effort(word), level=system.effort)
-    return Prompt(whole, tools, format, effort, history, given)
+    return Prompt(whole, tools, format, effort, history, given, thread, pages)
 
 
-def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item]:
-    """The earlier items, from the store."""
+def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:
+    """The earlier items, from the store, and the thread that they are from."""
     id = body.previous_response_id
     conversation = body.conversation_id
     if id and conversation:
@@ -139,9 +146,9 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item
                 param="conversation",
                 code="not_found",
             )
-        return service.store.items(caller.name, conversation)
+        return service.store.items(caller.name, conversation), conversation
     if not id:
-        return []
+        return [], ""
     found = service.store.get(caller.name, id)
     if found is None:
         raise bad(
@@ -149,7 +156,7 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> list[Item
         )
     if found.response.get("status") in UNFINISHED:
         raise bad(f"response {id!r} is not finished yet", "previous_response_id")
-    return [*found.history, *found.input, *found.response["output"]]
+    return [*found.history, *found.input, *found.response["output"]], found.thread or id
 
 
 async def _shortened(

@@ -32,14 +32,14 @@ from ossia.turn.events import new_id
 log = logging.getLogger("ossia.server")
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
-VERSION = 1  # of the tables below
+VERSION = 2  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
     key INTEGER PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, id TEXT NOT NULL,
-    status TEXT, body BLOB NOT NULL, history BLOB, input BLOB,
+    status TEXT, body BLOB NOT NULL, history BLOB, input BLOB, thread TEXT,
     expires REAL NOT NULL, written INTEGER NOT NULL, size INTEGER NOT NULL, UNIQUE (kind, owner, id)
 );
 CREATE INDEX entry_written ON entry (written);
@@ -60,6 +60,7 @@ CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN UPDATE used SET bytes = by
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
+UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT"}  # from a version to the next
 AWAY = "move it away, or name another file"
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 PREFIXES = {  # of the ids of items
@@ -77,12 +78,14 @@ PREFIXES = {  # of the ids of items
     "mcp_call": "mcp",
 }
 PUT_RESPONSE = f"""
-INSERT INTO entry (kind, owner, id, status, body, history, input, expires, size, written)
-VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
+INSERT INTO entry (
+    kind, owner, id, status, body, history, input, expires, size, thread, written
+)
+VALUES ('response', ?, ?, ?, ?, ?, ?, ?, ?, ?, {NEXT})
 ON CONFLICT (kind, owner, id) DO UPDATE SET
     status = excluded.status, body = excluded.body, history = excluded.history,
-    input = excluded.input, expires = excluded.expires, size = excluded.size,
-    written = excluded.written
+    input = excluded.input, thread = excluded.thread, expires = excluded.expires,
+    size = excluded.size, written = excluded.written
 """
 
 
@@ -103,7 +106,8 @@ class StoreFull(StoreError):
 @dataclass(frozen=True)
 class StoredResponse:
     """`response`: the Response object. `history`: the items before this request, `input`: this
-    request's, all with ids. `expires`: seconds since 1970; 0: the store decides.
+    request's, all with ids. `expires`: seconds since 1970; 0: the store decides. `thread`: the
+    first response of its chain, or its conversation: whose state its tools see; "": itself.
     """
 
     id: str
@@ -112,6 +116,7 @@ class StoredResponse:
     history: list[dict[str, Any]]
     input: list[dict[str, Any]]
     expires: float = 0.0
+    thread: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -174,7 +179,7 @@ class Store:
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
             with self._writing() as db:
-                db.execute(PUT_RESPONSE, row)
+                db.execute(PUT_RESPONSE, (*row, stored.thread))
         except StoreError as error:
             if must:
                 raise
@@ -193,7 +198,7 @@ class Store:
         return self._responses(f"status IN {UNFINISHED}")
 
     def _responses(self, where: str, *values: str) -> list[StoredResponse]:
-        columns = "id, owner, body, history, input, expires"
+        columns = "id, owner, body, history, input, expires, thread"
         query = f"SELECT {columns} FROM entry WHERE kind = 'response' AND {where}"
         with self._reading() as db:
             rows = db.execute(
@@ -201,9 +206,15 @@ class Store:
             ).fetchall()
         return [
             StoredResponse(
-                id, owner, orjson.loads(body), orjson.loads(history), orjson.loads(given), expires
+                id,
+                owner,
+                orjson.loads(body),
+                orjson.loads(history),
+                orjson.loads(given),
+                expires,
+                thread or "",
             )
-            for id, owner, body, history, given, expires in rows
+            for id, owner, body, history, given, expires, thread in rows
         ]
 
     # Conversations: {"id", "object": "conversation", "created_at", "metadata"}
@@ -445,6 +456,11 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         is_new and application == APPLICATION
     ):
         raise StoreError(f"{path} is a database of another program: {AWAY}")
+    while not is_new and version in UPGRADES:
+        db.executescript(
+            f"BEGIN; {UPGRADES[version]}; PRAGMA user_version = {version + 1}; COMMIT;"
+        )
+        version += 1
     if not is_new and version != VERSION:
         why = f"was written by another version of ossia (tables {version}, not {VERSION})"
         raise StoreError(f"{path} {why}: {AWAY}")

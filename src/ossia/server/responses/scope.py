@@ -1,0 +1,100 @@
+"""Whose state the tools of a response see: the thread that it goes on with, the container of its
+code, and the pages that the browser showed before.
+
+Knows items, containers and browsers; nothing of answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from ossia.errors import ContainerError
+from ossia.server.access import Caller
+from ossia.server.hosted.containers import ContainerWishes, containers_for, refused
+from ossia.server.responses.prompt import Prompt
+from ossia.server.service import Service
+from ossia.server.wire.errors import ApiError, bad, path_of
+from ossia.server.wire.fields import At
+from ossia.tools import SessionKey
+from ossia.tools.browser import Book, Browser, Page
+from ossia.tools.kinds import BROWSER, PYTHON
+
+Declared = Sequence[Mapping[str, Any]]
+
+
+def session_of(
+    service: Service, caller: Caller, tools: Declared, prompt: Prompt, id: str
+) -> SessionKey:
+    """`tools`: as the request declares them; `id`: of the response, which begins a thread if it
+    goes on with none. Raises `ApiError`.
+    """
+    thread = prompt.thread or id
+    kinds = {tool.kind for tool in prompt.tools.tools.builtin}
+    container = ""
+    if PYTHON in kinds and service.containers is not None:
+        container = _container(service, caller, tools, prompt, thread)
+    key = SessionKey(caller.name, thread, container)
+    browser = service.builtin.get(BROWSER.name)
+    if BROWSER in kinds and prompt.pages and isinstance(browser, Browser):
+        pages = {n: Page(url, title, None) for n, (url, title) in prompt.pages.items()}
+        browser.seed(key, Book(dict(sorted(pages.items()))))
+    return key
+
+
+def _container(
+    service: Service, caller: Caller, tools: Declared, prompt: Prompt, thread: str
+) -> str:
+    """The id of the container that is asked for, or that was used last; empty for the one of the
+    thread, which is made when code runs.
+    """
+    containers = containers_for(service, caller)
+    wanted = At(None, "tools")
+    for tool in At(tools, "tools").items():
+        if tool["type"].value in PYTHON.wire_types:
+            wanted = tool["container"]
+    if isinstance(wanted.value, str):
+        try:
+            return containers.get(caller.name, wanted.value).id
+        except ContainerError as error:
+            raise refused(error, expired=400) from error
+    wishes = _wishes(wanted)
+    for id in _used([*prompt.history, *prompt.input]):
+        try:
+            return containers.get(caller.name, id).id
+        except ContainerError:  # it has expired, or is another server's
+            continue
+    if wishes.memory_limit is None and wishes.expires_after is None:
+        return ""
+    return wishes.made(containers, caller, conversation=thread).id
+
+
+def _wishes(wanted: At) -> ContainerWishes:
+    """What a declaration with `"type": "auto"` asks for."""
+    if wanted.value is None:
+        return ContainerWishes()
+    wanted.object("an id, or an object of type auto")["type"].one_of("auto")
+    try:
+        made = ContainerWishes.model_validate(dict(wanted.value))
+    except ValidationError as error:
+        raise _invalid(error, wanted.path) from error
+    made.check_supported(f"{wanted.path}.")
+    return made
+
+
+def _invalid(error: ValidationError, path: str) -> ApiError:
+    first = error.errors(include_input=False)[0]
+    place = f"{path}.{path_of(first['loc'])}"
+    return bad(f"{place}: {first['msg']}", place)
+
+
+def _used(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The container of the last call that ran code, if an item tells it."""
+    for item in reversed(items):
+        if item.get("type") == PYTHON.item:
+            id = item.get("container_id")
+            if isinstance(id, str) and id:
+                yield id
+            return
