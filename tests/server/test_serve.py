@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,14 +25,16 @@ import pytest
 from tiny_model import environment
 
 from ossia import hub
+from ossia.commands.hosted import Hosted, make
 from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
 from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
-from ossia.errors import RequestError
+from ossia.errors import RequestError, SandboxError, ToolError
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer
+from ossia.tools.sandbox import best
 
 LONG = "<|channel|>final<|message|>" + " ".join(f"word{n}" for n in range(40)) + "<|return|>"
 CHAT = {"messages": [{"role": "user", "content": "What is 2 + 2?"}]}
@@ -412,6 +415,53 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
         and not given.log_prompts
         and given.cors_origins == ()
     )
+
+
+def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OSSIA_API_KEYS", raising=False)
+    asked = ("--tools", "python,browser")
+    assert settings_of(options(*asked)).limits == Limits()
+    strangers = settings_of(options(*asked, "--host", "0.0.0.0", "--insecure"))
+    assert strangers.limits == Limits(tools=frozenset({"browser"}))
+    assert settings_of(options("--citations", "marks")).citations == "marks"
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--tools", "pyhton"], "--tools pyhton: there is no such tool"),
+        (["--corpus", "notes"], "--corpus is of the tool browser"),
+        (["--tools", "python", "--searx", "http://s"], "--searx is of the tool browser"),
+        (["--python-unsafe"], "--python-unsafe is of the tool python"),
+        (
+            ["--tools", "python", "--python-unsafe", "--host", "0.0.0.0", "--insecure"],
+            "--python-unsafe lets whoever asks change this machine",
+        ),
+    ],
+)
+def test_options_of_tools_that_make_no_sense(args: list[str], says: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(says)):
+        settings_of(options(*args))
+
+
+def test_tools_that_do_not_work_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ToolError, match="nowhere"):
+        make(Hosted(tools="browser", corpus=str(tmp_path / "nowhere")))
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    with pytest.raises(ToolError, match=re.escape("pip install 'ossia[tools]'")):
+        make(Hosted(tools="browser"))
+    monkeypatch.setattr(best, "find", lambda executable: best.Found(None, (("bubblewrap", "no"),)))
+    with pytest.raises(SandboxError, match="--python-unsafe"):
+        make(Hosted(tools="python"))
+
+
+def test_the_greeting_says_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("# A\n")
+    made = make(Hosted(tools="browser,python", corpus=str(tmp_path), python_unsafe=True))
+    assert [tool.namespace.name for tool in made.tools] == ["browser", "python"]
+    assert made.containers is not None
+    assert made.about[0] == f"browser: searches {tmp_path}"
+    assert made.about[1].startswith("python: in unsafe")
 
 
 def test_a_secret_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:

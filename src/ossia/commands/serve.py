@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ossia import __version__
+from ossia.commands.hosted import Hosted, Made, make
+from ossia.commands.hosted import check as check_tools
 from ossia.commands.options import (
     Command,
     Computing,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 KEYS = "OSSIA_API_KEYS"
 FEWEST_SECRET_BYTES = 16
 WARM_UP_TOKENS = 8
+STRANGERS_TOOLS = frozenset({"browser"})  # for other machines, without a key
 FILE = 1 << 30  # bytes of responses and conversations that are kept
 MEMORY = 128 << 20  # where there is no file for them: small beside a model
 EPILOG = """\
@@ -49,9 +52,11 @@ a browser finds a page to chat on. Which model a request names does not matter, 
 --strict-model-names.
 
 keys:
-  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N]
+  A line of the key file is: NAME KEY [concurrent=N] [tokens-per-minute=N] [tools=NAME,...]
+  [tool-seconds-per-minute=N] [pages-per-minute=N] [containers=N]
   KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
-  or several between commas. Without keys only this machine is let in, unless --insecure.
+  or several between commas. Without keys only this machine is let in, unless --insecure. Without
+  `tools=` a key may use what --tools names; other machines without a key only the browser.
 
 end:
   SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
@@ -66,6 +71,7 @@ examples:
   ossia serve                                       nano, the small model inside ossia
   ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
   ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store s.db --secret-file secret
+  ossia serve gpt-oss-20b --tools python,browser --corpus notes/
   ossia serve nano --script answers.jsonl           to test a client
 
 OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
@@ -180,6 +186,7 @@ class Options:
     access: Access = Access()
     answers: Answers = Answers()
     limits: Limits = Limits()
+    hosted: Hosted = Hosted()
     kept: Kept = Kept()
     computing: ServeComputing = ServeComputing()
 
@@ -193,17 +200,20 @@ def run(options: Options) -> None:
     settings = settings_of(options)
     logs.set_up()
     tracing.set_up()
+    tools = make(options.hosted)
     host = options.access.host
     listening = listen(host, options.access.port)  # a taken port is said before loading
     with listening:
-        app, about = _made(options, settings)
+        app, about = _made(options, settings, tools)
         url = _url(host, listening.getsockname()[1])
-        stopped_by = serve_until_stopped(app, listening, lambda: _greet(settings, url, about))
+        stopped_by = serve_until_stopped(
+            app, listening, lambda: _greet(settings, url, about, tools)
+        )
     if stopped_by is signal.SIGINT:
         raise KeyboardInterrupt
 
 
-def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
+def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, str]:
     """The app of a model or of a script, and a line about what it serves."""
     from ossia.commands.script import read_script, tokenizer_of
     from ossia.server import ScriptedEngine, create_app
@@ -214,22 +224,32 @@ def _made(options: Options, settings: Settings) -> tuple[FastAPI, str]:
         samples = read_script(Path(script), tokenizer)
         engine = ScriptedEngine(samples, delay=options.answers.script_delay)
         about = f"what {script} says, token by token, with the tokenizer of {options.model}"
-        return create_app(engine, tokenizer, settings), about
+        made = create_app(
+            engine, tokenizer, settings, builtin=tools.tools, containers=tools.containers
+        )
+        return made, about
     llm = options.computing.load_model(options.model)
-    app = _app(llm, settings)
+    app = _app(llm, settings, tools)
     if options.computing.warm_up:
         _warm_up(llm, app)
     return app, _about(llm)
 
 
-def _app(llm: LLM, settings: Settings) -> FastAPI:
+def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
     from ossia.checkpoint.mapped import changed_file
     from ossia.engine.request import SamplingParams
     from ossia.server import create_app
 
     sampling = settings.sampling if settings.sampling != SamplingParams() else llm.sampling
     settings = replace(settings, sampling=sampling)
-    return create_app(llm.engine, llm.tokenizer, settings, changed=changed_file)
+    return create_app(
+        llm.engine,
+        llm.tokenizer,
+        settings,
+        builtin=tools.tools,
+        containers=tools.containers,
+        changed=changed_file,
+    )
 
 
 def _warm_up(llm: LLM, app: FastAPI) -> None:
@@ -255,6 +275,7 @@ def _store_bytes(kept: Kept) -> int:
 def settings_of(options: Options) -> Settings:
     """Raises `RequestError` for what makes no sense."""
     from ossia.server import Settings
+    from ossia.server.settings import Limits as KeyLimits
 
     access = options.access
     answers = options.answers
@@ -267,6 +288,8 @@ def settings_of(options: Options) -> Settings:
             f"--api-key-file or {KEYS}, or --insecure if whoever can connect may ask"
         )
     _check_limits(limits)
+    check_tools(options.hosted, is_loopback=is_loopback(access.host))
+    strangers = None if keys or is_loopback(access.host) else STRANGERS_TOOLS
     return Settings(
         model_name=answers.model_name or _name(options.model),
         strict_model_names=answers.strict_model_names,
@@ -274,6 +297,8 @@ def settings_of(options: Options) -> Settings:
         effort_in_system=not answers.no_effort_in_system,
         constrained=not answers.unconstrained,
         keys=keys,
+        limits=KeyLimits(tools=strangers),
+        citations=options.hosted.citations,
         max_queue=limits.max_queue,
         max_body=limits.max_body,
         max_connections=limits.max_connections,
@@ -318,7 +343,7 @@ def _own_names(host: str) -> tuple[str, ...]:
 
 
 def _keys(file: str | None, environment: str) -> tuple[ApiKey, ...]:
-    from ossia.server.access import merged, parse_keys, read_keys
+    from ossia.server.keys import merged, parse_keys, read_keys
 
     keys: tuple[ApiKey, ...] = ()
     if file is not None:
@@ -397,7 +422,7 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _greet(settings: Settings, url: str, about: str) -> None:
+def _greet(settings: Settings, url: str, about: str, tools: Made) -> None:
     """To stdout, the address in the first line, for programs that wait for it."""
     name = settings.model_name
     keys = ", ".join(sorted({key.name for key in settings.keys}))
@@ -408,6 +433,7 @@ def _greet(settings: Settings, url: str, about: str) -> None:
         f"ossia {__version__} serves {name} at {url}",
         f"  model      {about}",
         f"  keys       {keys or 'none needed: whoever can connect may ask'}",
+        *(f"  tool       {line}" for line in tools.about),
         f"  page       {url}/",
         f"  API        base URL {url}/v1 for OpenAI's clients, {url} for Anthropic's",
         f"  try        curl {url}/v1/responses {request}",
