@@ -155,7 +155,7 @@ def worst(found: Found) -> tuple[str, str, str] | None:
 def test_there_are_patterns_and_their_uses_are_known() -> None:
     places = {found.where for found in patterns()}
     assert "ossia.harmony.calls._PIECE" in places and len(places) > 50
-    assert any(place.startswith("server/access.py:") for place in places)
+    assert any(place.startswith("server/keys.py:") for place in places)
 
 
 @pytest.mark.parametrize("found", patterns(), ids=lambda found: found.where)

@@ -124,7 +124,8 @@ def test_outputs_are_those_of_the_wire(cell: Notebook) -> None:
     result = cell.result("print(1)")
     assert result.outputs == ({"type": "logs", "logs": "1\n"},)
     assert cell.result("x = 1").outputs == ()
-    assert cell.tool.session(ALICE).action("", "print(1)") is None
+    action = cell.tool.session(ALICE).action("", "print(1)")
+    assert action == {"container_id": cell.container.id}
 
 
 FIGURE = """

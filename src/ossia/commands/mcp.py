@@ -90,7 +90,7 @@ def _callers(keys: Path | None, host: str) -> CallerOf | None:
         if host != "localhost" and not _is_loopback(host):
             raise McpError(f"{host} is reached from other machines: give --keys FILE")
         return None
-    from ossia.server.access import read_keys
+    from ossia.server.keys import read_keys
 
     names = {key.digest: key.name for key in read_keys(keys)}
     return lambda key: names.get(sha256(key.encode()).hexdigest())

@@ -156,19 +156,7 @@ class Metrics:
         self.repairs = counter(
             "harmony_repairs", "What had to be repaired in what the model said.", "kind"
         )
-        self.tool_calls = counter(
-            "tool_calls",
-            "Calls of the server's own tools: ok, failed, refused, cancelled.",
-            "tool",
-            "outcome",
-        )
-        self.tool_seconds = Histogram(
-            "ossia:tool_seconds",
-            "That such a call took.",
-            ("model_name", "tool"),
-            registry=self.registry,
-            buckets=WHOLE,
-        )
+        self._count_tools()
         self.time_to_first = histogram(
             "time_to_first_token_seconds", "Until the first token.", FIRST
         )
@@ -184,6 +172,22 @@ class Metrics:
         labels = ("method", "route", "status")
         self.requests = Counter(
             "ossia:http_requests", "HTTP requests.", labels, registry=self.registry
+        )
+
+    def _count_tools(self) -> None:
+        """Calls of the server's own."""
+        self.tool_calls = Counter(
+            "ossia:tool_calls",
+            "Calls of the server's own tools: ok, failed, refused, cancelled.",
+            ("model_name", "tool", "outcome"),
+            registry=self.registry,
+        )
+        self.tool_seconds = Histogram(
+            "ossia:tool_seconds",
+            "That such a call took.",
+            ("model_name", "tool"),
+            registry=self.registry,
+            buckets=WHOLE,
         )
 
     def answering(self) -> Book:

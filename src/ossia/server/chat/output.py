@@ -188,16 +188,20 @@ class _Choice:
         if event.text or event.logprobs:
             yield self._more_content(event)
         before = self.starts.get(event.index, 0)
-        self.annotations += filter(None, (_annotation(each, before) for each in event.citations))
+        for citation in event.citations:
+            found = _annotation(citation, before)
+            if found is not None:
+                self.annotations.append(found)
 
     def _more_content(self, event: ItemDelta) -> dict[str, Any]:
         scores = None
         if self.form.logprobs:
             scores = {"content": logprobs(event.logprobs), "refusal": None}
         text = self._separated("content", event)
-        if event.text:
-            self.starts.setdefault(event.index, self.length + len(text) - len(event.text))
         self.length += len(text)
+        if event.text:
+            start = self.length - len(event.text)
+            self.starts.setdefault(event.index, start)
         return self._part({"content": text}, logprobs=scores)
 
     def _input(self, event: ItemDelta) -> dict[str, Any]:
@@ -212,7 +216,10 @@ class _Choice:
         finish = FINISH[event.reason]
         if self.form.is_legacy and finish == "tool_calls":
             finish = "function_call"
-        part = self._part({"annotations": self.annotations} if self.annotations else {}, finish)
+        delta = {}
+        if self.annotations:
+            delta["annotations"] = self.annotations
+        part = self._part(delta, finish)
         part["stop_reason"] = event.stopped_by
         return part
 

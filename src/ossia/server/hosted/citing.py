@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,7 +21,8 @@ from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.tools.protocol import Citable, Filing
 from ossia.turn.events import Citation, ItemDelta, ItemEnd, ItemStart, MessageItem, TurnEvent
 
-FILE = re.compile(r"sandbox:/mnt/data/([^\s()<>\[\]\"'`]+)")
+FOLDER = "sandbox:/mnt/data/"
+FILE = re.compile(rf"{FOLDER}[^\s()<>\[\]\"'`]+")
 LINK = re.compile(r" \(\[[^\]]*\]\([^)]*\)\) |【[^【】]*】")  # what stands for a mark
 MOST_FILES = 100  # links of one message that are looked at
 
@@ -63,27 +65,33 @@ class Citing:
             yield ItemDelta(event.index, "", (), files)
         assert isinstance(event.item, MessageItem)
         cited = (*message.citations, *files)
-        yield replace(event, item=replace(event.item, text=message.text, citations=cited))
+        item = replace(event.item, text=message.text, citations=cited)
+        yield replace(event, item=item)
 
     def _page(self, cursor: int) -> Mapping[str, str] | None:
         if self.browser is None:
             return None
         session = self.sessions.of(self.browser)
-        return session.citable(cursor) if isinstance(session, Citable) else None
+        if not isinstance(session, Citable):
+            return None
+        return session.citable(cursor)
 
     def _files(self, text: str) -> Iterator[Citation]:
         """The links of a message to files that there are."""
-        if self.python is None or "sandbox:" not in text:
+        if self.python is None or FOLDER not in text:
             return
         session = self.sessions.of(self.python)
         if not isinstance(session, Filing):
             return
-        for found, _ in zip(FILE.finditer(text), range(MOST_FILES), strict=False):
+        for found in islice(FILE.finditer(text), MOST_FILES):
             link = found[0].rstrip(".,;:!?")
-            file = session.filed(unquote(link.partition("/mnt/data/")[2]))
-            if file is not None:
-                facts = {"type": "container_file_citation", **file}
-                yield Citation(found.start(), found.start() + len(link), facts)
+            name = link.removeprefix(FOLDER)
+            file = session.filed(unquote(name))
+            if file is None:
+                continue
+            start = found.start()
+            facts = {"type": "container_file_citation", **file}
+            yield Citation(start, start + len(link), facts)
 
 
 class _Message:
@@ -138,10 +146,11 @@ def with_marks(text: str, annotations: object) -> str:
     for each in reversed(annotations):
         mark = _mark(each)
         start, end = _span(each, len(text))
-        if not mark or start < 0 or end > before or not LINK.fullmatch(text, start, end):
+        if not mark or start < 0 or end > before:
             continue
-        text = f"{text[:start]}{mark}{text[end:]}"
-        before = start
+        if LINK.fullmatch(text, start, end):
+            text = f"{text[:start]}{mark}{text[end:]}"
+            before = start
     return text
 
 
@@ -149,9 +158,12 @@ def flat_annotations(given: object) -> object:
     """Those of Chat Completions as those of Responses: what is told stands beside the type."""
     if not isinstance(given, list):
         return given
-    nested = [each for each in given if isinstance(each, Mapping)]
-    inner = [(each, each.get("url_citation")) for each in nested]
-    return [{**each, **facts} for each, facts in inner if isinstance(facts, Mapping)]
+    flat = []
+    for each in given:
+        facts = each.get("url_citation") if isinstance(each, Mapping) else None
+        if isinstance(facts, Mapping):
+            flat.append({**each, **facts})
+    return flat
 
 
 def _mark(annotation: object) -> str:
@@ -162,21 +174,28 @@ def _mark(annotation: object) -> str:
     lines = annotation.get("lines")
     if not isinstance(cursor, int) or not 0 <= cursor < 10**9:
         return ""
-    if not (isinstance(lines, list) and len(lines) == 2 and all(_is_line(n) for n in lines)):
-        return f"【{cursor}†source】"
-    first, last = lines
-    return f"【{cursor}†L{first}】" if first == last else f"【{cursor}†L{first}-L{last}】"
+    return f"【{cursor}†{_written(lines)}】"
 
 
-def _is_line(number: object) -> bool:
-    return isinstance(number, int) and 0 <= number < 10**9
+def _written(lines: object) -> str:
+    """First and last, as a mark has them."""
+    match lines:
+        case [int(first), int(last)] if not 0 <= first <= last < 10**9:
+            return "source"
+        case [int(first), int(last)] if first == last:
+            return f"L{first}"
+        case [int(first), int(last)]:
+            return f"L{first}-L{last}"
+    return "source"
 
 
 def _span(annotation: Any, length: int) -> tuple[int, int]:
     """(-1, -1) for one outside of a text of so many characters."""
-    if isinstance(annotation, Mapping):
-        start = annotation.get("start_index")
-        end = annotation.get("end_index")
-        if isinstance(start, int) and isinstance(end, int) and 0 <= start <= end <= length:
-            return start, end
-    return -1, -1
+    if not isinstance(annotation, Mapping):
+        return -1, -1
+    start = annotation.get("start_index")
+    end = annotation.get("end_index")
+    if not isinstance(start, int) or not isinstance(end, int):
+        return -1, -1
+    is_inside = 0 <= start <= end <= length
+    return (start, end) if is_inside else (-1, -1)

@@ -109,13 +109,17 @@ class ContainerWishes(Part):
     def made(self, containers: Containers, caller: Caller, **more: str) -> Container:
         """Raises `ApiError`. What is more than the operator gives becomes what there is."""
         wanted = self.expires_after
+        seconds = None
+        if wanted is not None:
+            seconds = wanted.minutes * MINUTE
         memory = None
         if self.memory_limit is not None:
-            memory = min(SIZES[self.memory_limit], containers.rules.memory)
+            asked = SIZES[self.memory_limit]
+            memory = min(asked, containers.rules.memory)
         try:
             return containers.create(
                 caller.name,
-                expires_after=None if wanted is None else wanted.minutes * MINUTE,
+                expires_after=seconds,
                 memory=memory,
                 **more,
             )
@@ -130,8 +134,14 @@ class NewContainer(ContainerWishes):
 def refused(error: ContainerError, **status: int) -> ApiError:
     """`status`: of a code, where it is not the usual one."""
     code = error.code or "invalid"
-    number = status.get(code) or STATUSES.get(code, 400)
-    return ApiError(number, str(error), param=error.field, code=f"container_{code}")
+    number = STATUSES.get(code, 400)
+    number = status.get(code, number)
+    return ApiError(
+        number,
+        str(error),
+        param=error.field,
+        code=f"container_{code}",
+    )
 
 
 def containers_for(service: Service, caller: Caller) -> Containers:
@@ -188,13 +198,16 @@ def _add_containers(routes: APIRouter, service: Service) -> None:
     @routes.get("", responses=documented(LIST_SCHEMA))
     async def list_containers(request: Request, page: Annotated[Page, Depends(paging)]) -> Response:
         place = _Place(service, request)
-        own = reversed(place.containers.of_caller(place.caller.name))
-        return reply(page.of([_container(each, place.containers) for each in own]))
+        own = place.containers.of_caller(place.caller.name)
+        oldest_first = reversed(own)
+        listed = [_container(each, place.containers) for each in oldest_first]
+        return reply(page.of(listed))
 
     @routes.get("/{container_id}", responses=documented(CONTAINER_SCHEMA))
     async def retrieve_container(request: Request, container_id: str) -> Response:
         place = _Place(service, request)
-        return reply(_container(place.container(container_id), place.containers))
+        container = place.container(container_id)
+        return reply(_container(container, place.containers))
 
     @routes.delete("/{container_id}", responses=documented(DELETED_SCHEMA))
     async def delete_container(request: Request, container_id: str) -> Response:
@@ -202,7 +215,8 @@ def _add_containers(routes: APIRouter, service: Service) -> None:
         place = _Place(service, request)
         place.container(container_id)
         place.containers.delete(place.caller.name, container_id)
-        return reply({"id": container_id, "object": "container.deleted", "deleted": True})
+        told = {"id": container_id, "object": "container.deleted", "deleted": True}
+        return reply(told)
 
 
 def _add_files(routes: APIRouter, service: Service) -> None:
@@ -217,7 +231,8 @@ def _add_files(routes: APIRouter, service: Service) -> None:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise bad("file is missing: it is a part of the form, with a name", "file")
-            name = (file.filename or "").replace("\\", "/").rpartition("/")[2]
+            path = (file.filename or "").replace("\\", "/")
+            name = path.rpartition("/")[2]
             written = await _written(place.containers, container, name, file.file)
         return reply(_file(written, container))
 
@@ -228,14 +243,16 @@ def _add_files(routes: APIRouter, service: Service) -> None:
         place = _Place(service, request)
         container = place.container(container_id)
         files = await asyncio.to_thread(place.containers.files, container)
-        by_age = sorted(files, key=lambda file: (file.modified, file.path))
-        return reply(page.of([_file(file, container) for file in by_age]))
+        files.sort(key=lambda file: (file.modified, file.path))
+        listed = [_file(file, container) for file in files]
+        return reply(page.of(listed))
 
     @routes.get("/{container_id}/files/{file_id}", responses=documented(FILE_SCHEMA))
     async def retrieve_file(request: Request, container_id: str, file_id: str) -> Response:
         place = _Place(service, request)
         container = place.container(container_id)
-        return reply(_file(place.file(container, file_id), container))
+        file = place.file(container, file_id)
+        return reply(_file(file, container))
 
     @routes.delete("/{container_id}/files/{file_id}", responses=documented(DELETED_SCHEMA))
     async def delete_file(request: Request, container_id: str, file_id: str) -> Response:
@@ -246,7 +263,8 @@ def _add_files(routes: APIRouter, service: Service) -> None:
             container.area.remove(file.path)
         except ContainerError as error:
             raise refused(error) from error
-        return reply({"id": file_id, "object": "container.file.deleted", "deleted": True})
+        told = {"id": file_id, "object": "container.file.deleted", "deleted": True}
+        return reply(told)
 
 
 def _add_content(routes: APIRouter, service: Service) -> None:
@@ -260,9 +278,11 @@ def _add_content(routes: APIRouter, service: Service) -> None:
             opened = container.area.open(file.path)
         except ContainerError as error:
             raise refused(error) from error
-        name = quote(file.path.rpartition("/")[2], safe="")
-        disposition = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
-        return StreamingResponse(_pieces(opened), headers=SAVED | disposition)
+        name = file.path.rpartition("/")[2]
+        written = quote(name, safe="")
+        headers = dict(SAVED)
+        headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{written}"
+        return StreamingResponse(_pieces(opened), headers=headers)
 
 
 async def _written(
@@ -282,6 +302,10 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 def _container(container: Container, containers: Containers) -> dict[str, Any]:
     memory = container.memory or containers.rules.memory
+    limit = f"{memory >> 20}m"
+    if memory >= SIZES["1g"]:
+        limit = f"{memory >> 30}g"
+    minutes = int(container.expires_after // MINUTE)
     return {
         "id": container.id,
         "object": "container",
@@ -291,13 +315,14 @@ def _container(container: Container, containers: Containers) -> dict[str, Any]:
         "name": container.name or "auto",
         "expires_after": {
             "anchor": "last_active_at",
-            "minutes": int(container.expires_after // MINUTE),
+            "minutes": minutes,
         },
-        "memory_limit": f"{memory >> 30}g" if memory >= 1 << 30 else f"{memory >> 20}m",
+        "memory_limit": limit,
     }
 
 
 def _file(file: AreaFile, container: Container) -> dict[str, Any]:
+    is_sent = file.path in container.uploaded
     return {
         "id": container.file_id(file.path),
         "object": "container.file",
@@ -305,5 +330,5 @@ def _file(file: AreaFile, container: Container) -> dict[str, Any]:
         "bytes": file.bytes,
         "container_id": container.id,
         "path": f"/mnt/data/{file.path}",
-        "source": "user" if file.path in container.uploaded else "assistant",
+        "source": "user" if is_sent else "assistant",
     }

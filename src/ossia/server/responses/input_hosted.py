@@ -6,7 +6,7 @@ what makes no sense is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ossia.harmony import Message, Role
@@ -27,17 +27,21 @@ def told_by(item: Item, open: Callable[[str], str]) -> Told:
         found = read_told(open(sealed))
         if found.messages:
             return found
-    read = READERS.get(str(item.get("type")))
-    return Told() if read is None else Told(tuple(read(item)))
+    kind = str(item.get("type"))
+    read = READERS.get(kind)
+    if read is None:
+        return Told()
+    messages = tuple(read(item))
+    return Told(messages)
 
 
 def _code(item: Item) -> Iterator[Message]:
     """Code with its outputs; nothing if these are missing."""
     code = item.get("code")
-    outputs = item.get("outputs")
-    if not isinstance(code, str) or not isinstance(outputs, list) or not outputs:
+    outputs = _objects(item.get("outputs"))
+    if not isinstance(code, str) or not outputs:
         return
-    text = "\n".join(_output(each) for each in outputs if isinstance(each, Mapping))
+    text = "\n".join(map(_output, outputs))
     yield Message(Role.ASSISTANT, code, None, "analysis", "python", "code")
     yield Message(Role.TOOL, text, "python", "analysis", "assistant")
 
@@ -64,15 +68,21 @@ def marked_part(part: At) -> str:
 
 def cited_pages(content: Any) -> dict[int, tuple[str, str]]:
     """The pages that an answer cites, by their cursors: URL and title."""
-    return {
-        each["cursor"]: (each["url"], str(each.get("title") or ""))
-        for part in _objects(content)
-        for each in _objects(part.get("annotations"))
-        if isinstance(each.get("url"), str)
-        and isinstance(each.get("cursor"), int)
-        and 0 <= each["cursor"] < MOST_CURSORS
-    }
+    pages: dict[int, tuple[str, str]] = {}
+    for part in _objects(content):
+        for each in _objects(part.get("annotations")):
+            cursor = each.get("cursor")
+            url = each.get("url")
+            title = each.get("title")
+            if not isinstance(cursor, int) or not isinstance(url, str):
+                continue
+            if 0 <= cursor < MOST_CURSORS:
+                pages[cursor] = (url, str(title or ""))
+    return pages
 
 
-def _objects(given: Any) -> Sequence[Item]:
-    return [each for each in given if isinstance(each, Mapping)] if isinstance(given, list) else []
+def _objects(given: Any) -> list[Item]:
+    """Those in a list; nothing of what is none."""
+    if not isinstance(given, list):
+        return []
+    return [each for each in given if isinstance(each, Mapping)]

@@ -88,8 +88,7 @@ async def read_prompt(
         body.parallel_tool_calls is True,
         service.tools_for(caller),
     )
-    wanted = None if body.text is None else body.text.format
-    format = answer_format(At(wanted, "text.format"))
+    format = _format(body)
     word = body.reasoning.effort if body.reasoning is not None else None
 
     seals = _Seals(sealer)
@@ -128,6 +127,13 @@ async def read_prompt(
     assert system.effort is not None
     effort = replace(service.effort(word), level=system.effort)
     return Prompt(whole, tools, format, effort, history, given, thread, pages)
+
+
+def _format(body: PromptRequest) -> AnswerFormat:
+    wanted = None
+    if body.text is not None:
+        wanted = body.text.format
+    return answer_format(At(wanted, "text.format"))
 
 
 def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[list[Item], str]:

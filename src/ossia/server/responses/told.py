@@ -32,33 +32,51 @@ class Told:
 def told(item: BuiltinCallItem) -> str:
     """A text to be sealed."""
     call = item.message
+    assert call is not None, "the call is complete"
+    pages = list(_pages(item.outputs))
     facts = {
-        "recipient": call and call.recipient,
-        "channel": call and call.channel,
-        "content_type": call and call.content_type,
+        "recipient": call.recipient,
+        "channel": call.channel,
+        "content_type": call.content_type,
         "call": item.text,
         "result": item.result,
-        "pages": [list(page) for page in _pages(item.outputs)],
+        "pages": pages,
     }
     return orjson.dumps(facts).decode()
 
 
 def _pages(outputs: tuple[dict[str, Any], ...]) -> Iterator[tuple[int, str, str]]:
     for page in outputs:
-        if isinstance(page.get("cursor"), int) and isinstance(page.get("url"), str):
-            yield page["cursor"], page["url"], str(page.get("title") or "")
+        cursor = page.get("cursor")
+        url = page.get("url")
+        title = page.get("title")
+        if isinstance(cursor, int) and isinstance(url, str):
+            yield cursor, url, str(title or "")
 
 
 def read_told(text: str) -> Told:
     """What `told` wrote; nothing of any other text."""
     try:
         facts = orjson.loads(text)
-        recipient = str(facts["recipient"])
-        channel = facts["channel"] if facts["channel"] in CHANNELS else "commentary"
-        kind = facts["content_type"]
-        call = Message(Role.ASSISTANT, str(facts["call"]), None, channel, recipient, kind)
-        result = Message(Role.TOOL, str(facts["result"]), recipient, channel, "assistant")
-        pages = {int(cursor): (str(url), str(title)) for cursor, url, title in facts["pages"]}
+        return _read(facts)
     except (ValueError, TypeError, KeyError):
         return Told()
-    return Told((call, result), pages, is_whole=True)
+
+
+def _read(facts: Any) -> Told:
+    """Raises what Python does for something else."""
+    recipient = str(facts["recipient"])
+    channel = facts["channel"]
+    if channel not in CHANNELS:
+        channel = "commentary"
+    kind = facts["content_type"]
+    said = str(facts["call"])
+    result = str(facts["result"])
+    pages = {}
+    for cursor, url, title in facts["pages"]:
+        pages[int(cursor)] = (str(url), str(title))
+    messages = (
+        Message(Role.ASSISTANT, said, None, channel, recipient, kind),
+        Message(Role.TOOL, result, recipient, channel, "assistant"),
+    )
+    return Told(messages, pages, is_whole=True)

@@ -96,10 +96,10 @@ def make(options: Hosted) -> Made:
 
 def _add_browser(options: Hosted, made: Made) -> None:
     from ossia.tools.browser import Browser
-    from ossia.tools.browser.needed import needed
+    from ossia.tools.browser.needed import check_installed
 
     for package in ("httpx2", "lxml", "protego"):
-        needed(package)
+        check_installed(package)
     made.tools.append(Browser(options.corpus, options.searx))
     source = "opens URLs, searches nothing"
     if options.corpus is not None:
