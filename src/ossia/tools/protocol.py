@@ -88,6 +88,15 @@ class Filing(Protocol):
         ...
 
 
+@runtime_checkable
+class AskingSession(Protocol):
+    """A session that runs some calls only when somebody approves of them. Such a call ends the
+    answer; what carries it out, if it is approved, need not be this session.
+    """
+
+    def asks(self, function: str) -> bool: ...
+
+
 class Tool(Protocol):
     """Something that the model may call and that we carry out."""
 

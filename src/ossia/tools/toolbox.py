@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -90,7 +90,7 @@ class Part:
 class ToolTarget:
     """What a recipient means. `name` is "" for a namespace without functions, `namespace` None for
     functions and custom tools outside of namespaces. `tool`: None if the caller carries out the
-    call.
+    call. `check`: what is wrong with a call's body.
     """
 
     kind: Literal["function", "custom", "builtin"]
@@ -99,6 +99,7 @@ class ToolTarget:
     parameters: Any = None
     tool: Tool | None = None
     is_text: bool = False
+    check: Callable[[str], str | None] | None = None
 
     @property
     def recipient(self) -> str:
@@ -149,8 +150,9 @@ class Toolbox:
 
     `strict`: names of functions whose schema must be enforced whole, or the request is refused;
     what cannot be enforced of another schema is relaxed. `parallel`: whether one sample may make
-    several calls. `unavailable`: the types of tools that were asked for as well, and that nobody
-    carries out.
+    several calls. `checks`: what is wrong with the body of a call, by the name of the caller's
+    tool. `unavailable`: the types of tools that were asked for as well, and that nobody carries
+    out.
     """
 
     functions: tuple[FunctionTool, ...] = ()
@@ -160,6 +162,7 @@ class Toolbox:
     strict: frozenset[str] = frozenset()
     choice: ToolChoice = field(default_factory=ToolChoice)
     parallel: bool = False
+    checks: Mapping[str, Callable[[str], str | None]] = field(default_factory=dict)
     unavailable: tuple[str, ...] = ()
 
     @classmethod
@@ -233,7 +236,7 @@ class Toolbox:
     def declaration(self) -> str:
         """Equal for toolboxes with the same grammar: what may be kept for one serves the other."""
         spaces = [tool.namespace for tool in self.builtin]
-        return repr(replace(self, builtin=(), unavailable=())) + repr(spaces)
+        return repr(replace(self, builtin=(), checks={}, unavailable=())) + repr(spaces)
 
     # What a recipient means
 
@@ -248,9 +251,10 @@ class Toolbox:
 
     def _targets(self) -> Iterator[ToolTarget]:
         for tool in self.functions:
-            yield ToolTarget("function", tool.name, None, tool.parameters)
+            check = self.checks.get(tool.name)
+            yield ToolTarget("function", tool.name, None, tool.parameters, check=check)
         for custom in self.custom:
-            yield ToolTarget("custom", custom.name)
+            yield ToolTarget("custom", custom.name, check=self.checks.get(custom.name))
         for space in self.namespaces:
             for tool in space.tools:
                 yield ToolTarget("function", tool.name, space.name, tool.parameters)

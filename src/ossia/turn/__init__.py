@@ -3,6 +3,6 @@ torch, no I/O.
 """
 
 from ossia.turn.sample import Rules
-from ossia.turn.turn import Limits, Turn, run_turn, stop_ids
+from ossia.turn.turn import Approved, Limits, Turn, run_turn, stop_ids
 
-__all__ = ["Limits", "Rules", "Turn", "run_turn", "stop_ids"]
+__all__ = ["Approved", "Limits", "Rules", "Turn", "run_turn", "stop_ids"]

@@ -17,7 +17,7 @@ from ossia.harmony import Message, Repair, Role
 from ossia.tools.kinds import ToolKind
 
 Phase = Literal["commentary", "final_answer"]
-Reason = Literal["stop", "length", "calls", "tool_rounds"]
+Reason = Literal["stop", "length", "calls", "approval", "tool_rounds"]
 
 
 def new_id(prefix: str) -> str:
@@ -108,7 +108,8 @@ class ToolCallItem:
 @dataclass(frozen=True)
 class BuiltinCallItem:
     """A call that we carry out. `action` and `outputs` are for clients, in the form of the wire;
-    `result` is what the model is told. `message`: the complete call, as it is in the conversation.
+    `result` is what the model is told. `approval`: the id of the request in which it was approved.
+    `message`: the complete call, as it is in the conversation.
     """
 
     id: str
@@ -121,6 +122,7 @@ class BuiltinCallItem:
     result: str = ""
     failed: bool = False
     message: Message | None = field(default=None, compare=False, repr=False)
+    approval: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,7 +130,19 @@ class BuiltinCallItem:
         return self.function or self.tool
 
 
-Item = ReasoningItem | MessageItem | ToolCallItem | BuiltinCallItem
+@dataclass(frozen=True)
+class ApprovalItem:
+    """A call of one of our tools that somebody has to approve before it is run. `action`: the call
+    as clients see it.
+    """
+
+    id: str
+    kind: ToolKind
+    action: dict[str, Any]
+    text: str = ""
+
+
+Item = ReasoningItem | MessageItem | ToolCallItem | BuiltinCallItem | ApprovalItem
 
 
 # ---- events ----
@@ -213,7 +227,8 @@ class TurnEnd:
 
     reason: `stop`, the model finished (or kept making calls that cannot be understood); `length`,
     the tokens ran out, and the last message may be cut; `calls`, the caller has calls to carry out;
-    `tool_rounds`, the model kept calling our tools. `stopped_by`: the stop string that ended the
+    `approval`, calls of our tools wait for somebody's approval; `tool_rounds`, the model kept
+    calling our tools. `stopped_by`: the stop string that ended the
     turn, or the token that was named as one. `timing`: set by drivers that have a clock.
     """
 

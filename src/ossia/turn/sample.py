@@ -10,7 +10,7 @@ import codecs
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from ossia.errors import TokenizerError
 from ossia.harmony import (
@@ -29,7 +29,10 @@ from ossia.harmony import (
 from ossia.harmony.calls import NOT_A_CALL
 from ossia.tokenizer import Tokenizer
 from ossia.tools import Sessions, Tool, Toolbox, ToolTarget
+from ossia.tools.kinds import ToolKind
+from ossia.tools.protocol import AskingSession
 from ossia.turn.events import (
+    ApprovalItem,
     BuiltinCallItem,
     Item,
     ItemDelta,
@@ -100,6 +103,7 @@ class Outcome:
     messages: list[Message] = field(default_factory=list)
     repairs: list[Repair] = field(default_factory=list)
     calls: int = 0
+    approvals: int = 0  # calls that have to be approved
     builtin: list[BuiltinCall] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     stopped_by: str | int | None = None
@@ -197,7 +201,7 @@ class Sample:
         self._open = None
         self._target = None
         is_call = header.role is Role.ASSISTANT and header.recipient not in NOT_A_CALL
-        if self.outcome.builtin and not is_call:
+        if (self.outcome.builtin or self.outcome.approvals) and not is_call:
             self.is_over = True  # results come before whatever the model goes on to say
         elif is_call:
             self._begin_call(header)
@@ -215,6 +219,8 @@ class Sample:
             return
         target = self._rules.toolbox.resolve(header.recipient)
         if isinstance(target, UnknownTool) or target.recipient in self._rules.checked:
+            return
+        if target.check is not None:
             return
         if target.tool is None:
             self._start(_call_item(target))
@@ -327,9 +333,20 @@ class Sample:
             self._close(item, is_complete=is_ready)
             self.outcome.calls += is_ready
             return
+        session = self._sessions.of(target.tool)
+        if is_ready and isinstance(session, AskingSession) and session.asks(target.name):
+            self._ask(target.tool.kind, session.action(target.name, message.text), message.text)
+            return
         item = self._start(self._ours(target, target.tool, message.text))
         self._show(item, item.add(message.text))
         self._called(item, target.tool, message, is_ready)
+
+    def _ask(self, kind: ToolKind, action: dict[str, Any] | None, text: str) -> None:
+        """A call that somebody has to approve first. It is in the messages, without a result."""
+        item = self._start(ApprovalItem(new_id("mcpr"), kind, action or {}))
+        self._show(item, item.add(text))
+        self._close(item)
+        self.outcome.approvals += 1
 
     def _ours(self, target: ToolTarget, tool: Tool, text: str) -> Item:
         """A call that we carry out, without its `text`, which says what it does."""

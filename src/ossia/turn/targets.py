@@ -45,8 +45,10 @@ def read_call(
     if isinstance(target, UnknownTool):
         return ReadCall(message, None, target.text)
     addressed = replace(message, recipient=target.recipient)
-    if target.takes_text or not is_ready:
+    if not is_ready:
         return ReadCall(addressed, target)
+    if target.takes_text:
+        return ReadCall(addressed, target, _checked(target, message.text))
     is_closed = end.closed_by in ("<|call|>", "<|end|>")
     read = read_arguments(message.text, target.schema if is_closed else None)
     if read.value is None:
@@ -56,8 +58,14 @@ def read_call(
     misfit = None
     if target.recipient in checked and target.schema is not None:
         misfit = _misfit(read.value, target.schema)
+    if target.check is not None and misfit is None:
+        misfit = _checked(target, arguments)
     made = replace(addressed, content=arguments)
     return ReadCall(made, target, misfit, read.repaired, misfit is not None)
+
+
+def _checked(target: ToolTarget, text: str) -> str | None:
+    return None if target.check is None else target.check(text)
 
 
 def _misfit(value: Any, schema: Schema) -> str | None:

@@ -4,6 +4,8 @@ The loop under `llm.chat`, the terminal, evals, rollouts and the server. It is s
 no I/O: whoever has an engine samples, whoever has an event loop (or none) runs the calls.
 
     turn = Turn(conversation, tokenizer, Rules(toolbox))
+    events = turn.begin_calls()                     # those of earlier turns, approved by now
+    ...                                             # run, as below
     while (prompt := turn.begin_sample()) is not None:
         for token in sample(prompt):                # the stop token included
             events = turn.feed(token)
@@ -32,6 +34,8 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
   tokens are left to read a result with, or the sample was cut. With `max_calls` used up, a call is
   answered by an error, and the turn goes on. A call that is not run is shown as one that failed.
 - **Stop strings** end the final answer only, and are left out of it.
+- A call that **somebody has to approve** is not run: the turn ends with it. A later turn is given
+  it as `Approved`, and runs it before its first sample.
 - **Log-probabilities** are those of the tokens of messages to the user; `samples` has every token.
 - What follows **`<|end|>` of a final message** is someone else's turn: the answer is over. What
   follows a call of one of our tools, but for other calls, waits for its result.
@@ -42,21 +46,25 @@ no I/O: whoever has an engine samples, whoever has an event loop (or none) runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ossia.harmony import Conversation, Message, RenderedHistory, Repair, Role
 from ossia.harmony.render import header_of, opened
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Sessions, ToolResult
+from ossia.tools import SessionKey, Sessions, Tool, ToolResult
 from ossia.turn.events import (
+    BuiltinCallItem,
     CallStart,
+    ItemDelta,
     ItemEnd,
+    ItemStart,
     Reason,
     Sampled,
     TurnEnd,
     TurnEvent,
     Usage,
+    new_id,
 )
 from ossia.turn.sample import BuiltinCall, Outcome, Rules, Sample
 
@@ -87,6 +95,18 @@ class SampledTokens:
     logprobs: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Approved:
+    """A call of an earlier turn, for this one to run. `message`: the one of the conversation;
+    `tool` carries it out; `request`: the id under which it was approved.
+    """
+
+    message: Message
+    tool: Tool
+    function: str
+    request: str
+
+
 class Turn:
     """A turn being answered; the module's docstring shows the order of calls.
 
@@ -102,9 +122,11 @@ class Turn:
         limits: Limits | None = None,
         sessions: Sessions | None = None,
         opening: Message | None = None,
+        approved: Sequence[Approved] = (),
     ) -> None:
         """`sessions`: in which our tools are called; None: in new ones. `opening`: the beginning of
         a message of the assistant, after the conversation, that the first sample goes on with.
+        `approved`: calls in the conversation that have no result yet.
         """
         self.limits = limits or Limits()
         self.sessions = sessions or Sessions(SessionKey())
@@ -116,6 +138,7 @@ class Turn:
         self._rules = rules or Rules()
         self._stop_ids = stop_ids(tokenizer) | self._rules.stop_ids
         self._opening = opening
+        self._approved = approved
         self._history = RenderedHistory(tokenizer)
         self._unrendered: list[Message] = list(conversation.messages)
         self._messages: list[Message] = []  # that the turn adds
@@ -172,11 +195,36 @@ class Turn:
 
     # What a driver tells
 
+    def begin_calls(self) -> list[TurnEvent]:
+        """The events of the approved calls, which are in `calls` then, to be run."""
+        events: list[TurnEvent] = []
+        for given in self._approved:
+            text = given.message.text
+            kind = given.tool.kind
+            action = self.sessions.of(given.tool).action(given.function, text)
+            name = given.tool.namespace.name
+            item = BuiltinCallItem(
+                new_id(kind.id_prefix),
+                kind,
+                name,
+                given.function,
+                action=action,
+                approval=given.request,
+            )
+            events += [ItemStart(self._index, item), ItemDelta(self._index, text)]
+            whole = replace(item, text=text, message=given.message)
+            self.calls.append(BuiltinCall(self._index, whole, given.tool, given.message))
+            self._index += 1
+        return events
+
     def begin_sample(self) -> list[int] | None:
         """The prompt of the next sample. None: the turn is over, and `end` says how."""
         if self.end is not None:
             return None
-        self._tell_results()
+        if self._outcome is None:
+            self._tell_approved()
+        else:
+            self._tell_results()
         reason = self._over()
         if reason is not None:
             self.end = self._ended(reason)
@@ -271,6 +319,8 @@ class Turn:
             return "length"
         if outcome.calls:
             return "calls"
+        if outcome.approvals:
+            return "approval"
         if not (outcome.builtin or outcome.mistakes):
             return "stop"
         if self._has_no_tokens:
@@ -306,6 +356,14 @@ class Turn:
         self._messages += added
         self._unrendered += added
 
+    def _tell_approved(self) -> None:
+        """Puts each result behind its call."""
+        for call in self.calls:
+            place = [message is call.message for message in self._unrendered].index(True)
+            self._unrendered.insert(place + 1, _told(call, self._results[call.index]))
+        self._results = {}
+        self.calls = []
+
     def _tell_results(self) -> None:
         self._add(self._results_told())
         self._results = {}
@@ -316,15 +374,18 @@ class Turn:
         if self._outcome is None or not (self._results or self._outcome.mistakes):
             return
         for call in self._outcome.builtin:
-            result = self._results[call.index]
-            channel = call.message.channel
-            if channel not in RESULT_CHANNELS:
-                channel = "commentary"
-            yield Message(Role.TOOL, result.text, call.message.recipient, channel, "assistant")
+            yield _told(call, self._results[call.index])
         for mistake in self._outcome.mistakes:
             author = mistake.call.recipient or "functions"
             text = f"error: {mistake.text}"
             yield Message(Role.TOOL, text, author, "commentary", "assistant")
+
+
+def _told(call: BuiltinCall, result: ToolResult) -> Message:
+    channel = call.message.channel
+    if channel not in RESULT_CHANNELS:
+        channel = "commentary"
+    return Message(Role.TOOL, result.text, call.message.recipient, channel, "assistant")
 
 
 def run_turn(turn: Turn, generate: Generate) -> Iterator[TurnEvent]:
@@ -335,6 +396,8 @@ def run_turn(turn: Turn, generate: Generate) -> Iterator[TurnEvent]:
     `Sessions.call_all` says.
     """
     try:
+        yield from turn.begin_calls()
+        yield from run_calls(turn)
         while (prompt := turn.begin_sample()) is not None:
             tokens = iter(generate(prompt))
             try:
