@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
@@ -64,6 +64,14 @@ class Runner(Protocol):
     def __call__(
         self, argv: Sequence[str], cwd: str, seconds: float, limit: int
     ) -> MaybeAwaitable[Ran]: ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A runner whose files clients know by a name."""
+
+    @property
+    def container_id(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -130,13 +138,21 @@ class ShellSession:
         self._run = runner
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
-        """`{"commands": [...], "timeout_ms", "max_output_length"}`; None if it cannot be read."""
+        """`{"commands": [...], "timeout_ms", "max_output_length"}`, and the `container_id`, if the
+        runner tells it; None if it cannot be read.
+        """
         try:
             read = Arguments.of(text)
         except ToolError:
             return None
-        limits = {"timeout_ms": round(read.seconds * 1000), "max_output_length": read.limit}
-        return {"commands": list(read.commands), **limits}
+        made: dict[str, Any] = {
+            "commands": list(read.commands),
+            "timeout_ms": round(read.seconds * 1000),
+            "max_output_length": read.limit,
+        }
+        if isinstance(self._run, Placed):
+            made["container_id"] = self._run.container_id
+        return made
 
     async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         """One output for each command: `{"stdout", "stderr", "outcome"}`. Commands after one whose
@@ -179,6 +195,14 @@ def _output(ran: Ran) -> dict[str, Any]:
     if ran.outcome is not None:
         outcome = {"type": "exit", "exit_code": ran.outcome}
     return {"stdout": ran.stdout, "stderr": ran.stderr, "outcome": outcome}
+
+
+def shown(output: Mapping[str, Any]) -> str:
+    """What the model reads of an output in the form that clients have."""
+    outcome = output.get("outcome")
+    code = outcome.get("exit_code") if isinstance(outcome, Mapping) else 0
+    streams = [str(output.get(name) or "") for name in ("stdout", "stderr")]
+    return _shown(Ran(streams[0], streams[1], code if isinstance(code, int) else None))
 
 
 def _shown(ran: Ran) -> str:

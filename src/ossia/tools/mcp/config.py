@@ -15,9 +15,12 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ossia.errors import McpError
+
+if TYPE_CHECKING:
+    from ossia.tools.browser.transport import Guard
 
 SECONDS = 60.0  # of a call, and of connecting
 MOST_SECONDS = 600.0
@@ -35,7 +38,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 class McpConfig:
     """A server: a `command` to start, or the `url` of one. `allow`: the tools that may be used;
     None: all. `approval`: which calls have to be approved; "writes" are those of all tools that do
-    not say that they only read. `timeout`: seconds of a call, and of connecting.
+    not say that they only read. `timeout`: seconds of a call, and of connecting. `guard`: what of
+    a `url` may be connected to, for a stranger's; None: anything.
     """
 
     label: str
@@ -47,6 +51,7 @@ class McpConfig:
     allow: frozenset[str] | None = None
     approval: Approval = "writes"
     timeout: float = SECONDS
+    guard: Guard | None = field(default=None, repr=False)
 
 
 def read_config(path: Path | str) -> tuple[McpConfig, ...]:
@@ -88,6 +93,11 @@ def recipient_name(name: str, taken: Iterable[str], reserved: Collection[str] = 
         found = f"{clean}_{number}"
         number += 1
     return found
+
+
+def label_of(given: str) -> str:
+    """The name of the namespace of a server that a person calls so."""
+    return recipient_name(given, (), RESERVED)
 
 
 def _server(label: str, entry: Mapping[str, Any], where: str) -> McpConfig:

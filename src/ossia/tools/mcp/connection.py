@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ log = logging.getLogger("ossia.tools")
 MOST_PAGES = 20  # of a server's list of tools
 MOST_LISTED = 1000
 Value = TypeVar("Value")
+# a URL as errors repeat it: its user, path and query may hold secrets
+_ADDRESS = re.compile(r"(https?://)(?:[^/@\s]*@)?([^/\s'\"?#]*)[^\s'\"]*")
 
 
 class Lost(Exception):
@@ -43,10 +46,17 @@ class Opened:
 class Connection:
     def __init__(self, config: McpConfig) -> None:
         self.config = config
+        self.busy = 0  # calls that wait for an answer
         self._opened: Opened | None = None
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._opening = asyncio.Lock()
+
+    @property
+    def listed(self) -> Mapping[str, Listed] | None:
+        """What the server listed when it was connected to last; None: it is not connected."""
+        opened = self._opened
+        return None if opened is None else opened.listed
 
     async def opened(self) -> Opened:
         """Raises McpError."""
@@ -92,6 +102,13 @@ class Connection:
 
     async def call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """The answer as plain JSON. Raises Lost, and McpError for what the server refuses."""
+        self.busy += 1
+        try:
+            return await self._call(name, arguments)
+        finally:
+            self.busy -= 1
+
+    async def _call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         from mcp import MCPError
         from mcp.types import (
             CONNECTION_CLOSED,
@@ -160,9 +177,10 @@ def first(error: BaseException) -> BaseException:
 
 
 def said_by(error: BaseException) -> str:
+    """In a line that is fit for a log: of addresses it has the host alone."""
     inner = first(error)
     text = getattr(inner, "message", None) or str(inner)
-    return clean(f"{type(inner).__name__}: {text}", 500)
+    return clean(_ADDRESS.sub(r"\1\2", f"{type(inner).__name__}: {text}"), 500)
 
 
 async def on_loop(work: Coroutine[Any, Any, Value]) -> Value:

@@ -19,6 +19,7 @@ from ossia.tools.kinds import MCP, ToolKind
 from ossia.tools.mcp.config import McpConfig
 from ossia.tools.mcp.connection import Connection, Lost, Opened, on_loop
 from ossia.tools.mcp.declaring import Declared, DeclaredTool, declared
+from ossia.tools.mcp.pool import Pool
 from ossia.tools.mcp.results import as_result
 from ossia.tools.protocol import SessionKey, ToolResult
 from ossia.tools.sessions import background_loop
@@ -55,11 +56,12 @@ Save = Callable[[SessionKey, str, str], str | None]
 @dataclass(frozen=True)
 class McpServer:
     """`ask`: whether a call is approved; without it, calls that need approval are refused. `save`:
-    puts a long text into the caller's files, and says where the model finds it.
+    puts a long text into the caller's files, and says where the model finds it. `pool`: each
+    caller has a connection of its own.
     """
 
     config: McpConfig
-    connection: Connection = field(repr=False)
+    pool: Pool = field(repr=False)
     declared: Declared = field(repr=False)
     ask: Ask | None = None
     save: Save | None = None
@@ -70,17 +72,36 @@ class McpServer:
         cls, config: McpConfig, ask: Ask | None = None, save: Save | None = None
     ) -> McpServer:
         """Waits for the server. Raises McpError. Not to be called on an event loop."""
-        opening = asyncio.run_coroutine_threadsafe(_connected(config), background_loop())
-        connection, opened = opening.result()
-        listed = list(opened.listed.values())
-        return cls(config, connection, declared(config, opened.instructions, listed), ask, save)
+        connection = Connection(config)
+        opening = asyncio.run_coroutine_threadsafe(connection.opened(), background_loop())
+        return cls._of(connection, opening.result(), ask, save)
+
+    @classmethod
+    async def connected(cls, config: McpConfig) -> McpServer:
+        """`connect` on an event loop. If it is given up, nothing stays open."""
+        connection = Connection(config)
+        try:
+            opened = await on_loop(connection.opened())
+            # it tries to compile what the server declares
+            return await asyncio.to_thread(cls._of, connection, opened, None, None)
+        except BaseException:
+            asyncio.run_coroutine_threadsafe(connection.close(), background_loop())
+            raise
+
+    @classmethod
+    def _of(
+        cls, connection: Connection, opened: Opened, ask: Ask | None, save: Save | None
+    ) -> McpServer:
+        config = connection.config
+        made = declared(config, opened.instructions, list(opened.listed.values()))
+        return cls(config, Pool(config, connection), made, ask, save)
 
     def asking(self, ask: Ask | None) -> McpServer:
         """The same server, whose calls others approve."""
         return replace(self, ask=ask, approved=set())
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.connection.close(), background_loop()).result(15)
+        asyncio.run_coroutine_threadsafe(self.pool.close(), background_loop()).result(15)
 
     @property
     def kind(self) -> ToolKind:
@@ -93,6 +114,16 @@ class McpServer:
     def session(self, key: SessionKey) -> McpSession:
         return McpSession(self, key)
 
+    def digest(self, function: str, caller: str) -> str:
+        """Of the tool as the server listed it last on the caller's connection."""
+        tool = self.declared.tools[function]
+        connection = self.pool.known(caller)
+        now = None if connection is None else connection.listed
+        return tool.digest if now is None else now.get(tool.listed.name, tool.listed).digest
+
+    def has_changed(self, function: str, caller: str) -> bool:
+        return self.digest(function, caller) != self.declared.tools[function].digest
+
     def needs_approval(self, function: str) -> bool:
         """As configured; a tool that changed needs it whatever is configured."""
         tool = self.declared.tools.get(function)
@@ -104,11 +135,6 @@ class McpServer:
             case "writes":
                 return not tool.listed.reads
         return True
-
-
-async def _connected(config: McpConfig) -> tuple[Connection, Opened]:
-    connection = Connection(config)
-    return connection, await connection.opened()
 
 
 class McpSession:
@@ -149,14 +175,16 @@ class McpSession:
         seconds = self._server.config.timeout
         try:
             async with asyncio.timeout(seconds):
-                return await self._server.connection.call(tool.listed.name, arguments)
+                connection = self._server.pool.of(self._key.caller)
+                return await connection.call(tool.listed.name, arguments)
         except TimeoutError:
             label = self._server.config.label
             raise McpError(f"{label} did not answer within {seconds:g} seconds") from None
 
     async def _current(self, tool: DeclaredTool) -> str:
         """The digest of the tool as the server lists it now. Raises McpError if it is gone."""
-        opened = await self._server.connection.opened()
+        connection = self._server.pool.of(self._key.caller)
+        opened = await connection.opened()
         listed = opened.listed.get(tool.listed.name)
         if listed is None:
             raise McpError(f"{self._server.config.label} no longer has {tool.listed.name!r}")

@@ -49,10 +49,15 @@ async def _http(config: McpConfig) -> AsyncIterator[Any]:
     import httpx2
     from mcp.client.streamable_http import streamable_http_client
 
+    from ossia.tools.browser.transport import guarded_transport
+
     timeout = httpx2.Timeout(config.timeout)
+    guarded = None if config.guard is None else guarded_transport(config.guard)
     http = httpx2.AsyncClient(
         headers=dict(config.headers),
         timeout=timeout,
+        transport=guarded,
+        trust_env=guarded is None,
         event_hooks={"response": [_bounded_response]},
     )
     async with http:
