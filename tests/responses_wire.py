@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.server import ScriptedEngine, Settings, create_app
+from ossia.server.hosted.mcp import McpServers
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, ToolResult
 from ossia.tools.containers import Containers
@@ -142,6 +143,7 @@ def serving(
     certain: bool = False,
     builtin: Sequence[Any] | None = None,
     containers: Containers | None = None,
+    mcp: McpServers | None = None,
 ) -> Iterator[Server]:
     """`certain`: the engine says that it enforces constraints, so that calls are shown as they
     come. `builtin`: tools of the server's; None: those below.
@@ -155,6 +157,7 @@ def serving(
         settings or Settings(model_name="nano"),
         builtin=[Browser(), Python()] if builtin is None else builtin,
         containers=containers,
+        mcp=mcp,
     )
     with TestClient(app, raise_server_exceptions=False) as client:
         box.append(Server(tokenizer, client, engine))
@@ -212,7 +215,15 @@ def _output_item(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
         output.append(json.loads(json.dumps(event["item"])))
         return
     item = output[event["output_index"]]
-    late = ("status", "encrypted_content", "action", "outputs")  # no small event tells these
+    late = (
+        "status",
+        "encrypted_content",
+        "action",
+        "outputs",
+        "tools",
+        "error",
+        "output",
+    )  # no small event tells these
     assert {k: v for k, v in item.items() if k not in late} == {
         k: v for k, v in event["item"].items() if k not in late
     }
@@ -273,6 +284,30 @@ def _body(key: str) -> Callable[[list[dict[str, Any]], dict[str, Any]], None]:
     return grow
 
 
+def _command(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    commands = _item(output, event)["action"]["commands"]
+    number = event["command_index"]
+    if event["type"].endswith("added"):
+        assert number == len(commands)
+        commands.append(event["command"])
+    elif event["type"].endswith("delta"):
+        commands[number] += event["delta"]
+    else:
+        assert commands[number] == event["command"]
+
+
+def _printed(output: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    """The deltas add up to the outputs, which have an outcome besides."""
+    printed = _item(output, event)["output"]
+    number = event["command_index"]
+    if event["type"].endswith("delta"):
+        assert number == len(printed)
+        printed.append({"stdout": "", "stderr": "", **event["delta"]})
+    else:
+        assert [{**printed[number], "outcome": event["output"][0]["outcome"]}] == event["output"]
+        printed[number] = event["output"][0]
+
+
 _FOLD: dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], None]] = {
     "output_item": _output_item,
     "content_part": _part,
@@ -285,6 +320,12 @@ _FOLD: dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], None]] = {
     "code_interpreter_call_code": _body("code"),
     "code_interpreter_call": _stage,
     "web_search_call": _stage,
+    "mcp_call": _stage,
+    "mcp_call_arguments": _body("arguments"),
+    "mcp_list_tools": _stage,
+    "shell_call_command": _command,
+    "shell_call_output_content": _printed,
+    "compaction": _stage,
 }
 
 NAMES = ("id", "call_id", "created_at", "completed_at", "encrypted_content", "container_id")

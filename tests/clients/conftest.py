@@ -88,10 +88,10 @@ def nano(llm: LLM) -> Iterator[Served]:
 
 @contextmanager
 def serving(
-    engine: EngineLike, tokenizer: Tokenizer, settings: Settings | None = None
+    engine: EngineLike, tokenizer: Tokenizer, settings: Settings | None = None, **more: Any
 ) -> Iterator[Served]:
     """A server on loopback, in a thread. Whatever it logs as a warning or worse is an error."""
-    app = create_app(engine, tokenizer, settings or Settings(model_name="nano"))
+    app = create_app(engine, tokenizer, settings or Settings(model_name="nano"), **more)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     with socket.socket() as listening, no_complaints():
         listening.bind(("127.0.0.1", 0))

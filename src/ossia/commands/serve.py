@@ -56,7 +56,8 @@ keys:
   [tool-seconds-per-minute=N] [pages-per-minute=N] [containers=N]
   KEY is the secret itself, or sha256: and its digest in hex. OSSIA_API_KEYS holds such lines too,
   or several between commas. Without keys only this machine is let in, unless --insecure. Without
-  `tools=` a key may use what --tools names; other machines without a key only the browser.
+  `tools=` a key may use what --tools and --mcp name; other machines without a key only the browser.
+  `tools=` takes browser, python, shell, mcp (all servers, and any with --mcp-any) and mcp:LABEL.
 
 end:
   SIGTERM or Ctrl-C: new requests are refused, /ready says 503, running answers have --drain
@@ -72,6 +73,7 @@ examples:
   ossia serve gpt-oss-20b --dense int8 --activations int8 --warm-up
   ossia serve gpt-oss-20b --host 0.0.0.0 --api-key-file keys.txt --store s.db --secret-file secret
   ossia serve gpt-oss-20b --tools python,browser --corpus notes/
+  ossia serve gpt-oss-20b --mcp mcp.json            MCP servers' tools, for requests that name them
   ossia serve nano --script answers.jsonl           to test a client
 
 OTEL_EXPORTER_OTLP_ENDPOINT names who is sent spans; that takes pip install 'ossia[otel]'.
@@ -225,7 +227,12 @@ def _made(options: Options, settings: Settings, tools: Made) -> tuple[FastAPI, s
         engine = ScriptedEngine(samples, delay=options.answers.script_delay)
         about = f"what {script} says, token by token, with the tokenizer of {options.model}"
         made = create_app(
-            engine, tokenizer, settings, builtin=tools.tools, containers=tools.containers
+            engine,
+            tokenizer,
+            settings,
+            builtin=tools.tools,
+            containers=tools.containers,
+            mcp=tools.mcp,
         )
         return made, about
     llm = options.computing.load_model(options.model)
@@ -248,6 +255,7 @@ def _app(llm: LLM, settings: Settings, tools: Made) -> FastAPI:
         settings,
         builtin=tools.tools,
         containers=tools.containers,
+        mcp=tools.mcp,
         changed=changed_file,
     )
 

@@ -31,7 +31,7 @@ from ossia.server.wire.errors import ApiError
 from ossia.server.worker import EngineStopped, EngineWorker, Samples
 from ossia.tokenizer import Tokenizer
 from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
-from ossia.turn import Limits, Rules, Turn, stop_ids
+from ossia.turn import Approved, Limits, Rules, Turn, stop_ids
 from ossia.turn.events import Progress, Timing, TurnEnd, TurnEvent
 from ossia.turn.sample import BuiltinCall
 from ossia.turn.targets import FREE, Grammars
@@ -55,7 +55,8 @@ class AnswerRequest:
     that end the final answer, and are left out of it. `logprobs`: whether those of the text's
     tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
     `stream`: of several answers to one prompt. `session`: whose state our tools see. `run`: carries
-    out their calls. `turn_of`: who waits for it; callers take turns.
+    out their calls. `turn_of`: who waits for it; callers take turns. `approved`: calls in the
+    conversation that are run before anything is sampled.
     """
 
     conversation: Conversation
@@ -73,6 +74,7 @@ class AnswerRequest:
     run: Callable[[Sessions, BuiltinCall], Awaitable[ToolResult]] = run_call
     turn_of: str = ""
     opening: Message | None = None
+    approved: tuple[Approved, ...] = ()
 
 
 class Answerer:
@@ -107,6 +109,10 @@ class Answerer:
         arrived = time.monotonic()
         first_token: float | None = None
         try:
+            for event in turn.begin_calls():
+                yield event
+            async for event in _run_calls(turn, request):
+                yield event
             while (prompt := await _begin(turn)) is not None:
                 async with aclosing(self._tokens(request, turn, prompt)) as tokens:
                     async for token in tokens:
@@ -158,6 +164,7 @@ class Answerer:
             Limits(params.max_tokens, self.rounds, self.retries, request.max_calls),
             Sessions(request.session, self.call_seconds),
             request.opening,
+            request.approved,
         )
 
     async def _tokens(

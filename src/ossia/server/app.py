@@ -20,6 +20,7 @@ from ossia.errors import OssiaError
 from ossia.server import openapi
 from ossia.server.access import Access
 from ossia.server.gate import AccessMiddleware, respond_error
+from ossia.server.hosted.mcp import McpServers
 from ossia.server.service import Service
 from ossia.server.settings import Settings
 from ossia.server.wire.errors import ApiError, ClientGone
@@ -54,15 +55,16 @@ def create_app(
     *,
     builtin: Sequence[Tool] = (),
     containers: Containers | None = None,
+    mcp: McpServers | None = None,
     changed: Callable[[], str | None] = lambda: None,
 ) -> FastAPI:
     """An ASGI application that answers with `engine`, which it steps in a thread while it runs.
     `builtin`: tools that the server runs itself, and ends with it; `containers`: those of its code.
-    `changed`: see `EngineWorker`. `app.state.service` is its `Service`, `app.state.access` its
-    `Access`.
+    `mcp`: other programs' tools, which end with it, too. `changed`: see `EngineWorker`.
+    `app.state.service` is its `Service`, `app.state.access` its `Access`.
     """
     settings = settings or Settings()
-    service = Service(engine, tokenizer, settings, builtin, changed, containers)
+    service = Service(engine, tokenizer, settings, builtin, changed, containers, mcp)
     access = Access(settings.keys, settings.limits, max_queue=settings.max_queue)
 
     @asynccontextmanager
@@ -76,6 +78,7 @@ def create_app(
             await service.runs.close(settings.drain if service.worker.is_alive else 0)
             service.worker.stop()
             await service.close_tools()
+            await service.mcp.close()
             service.store.close()
 
     # No /docs: that page would load its parts from a third party.

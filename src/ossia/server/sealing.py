@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 import logging
 import os
 import zlib
@@ -42,12 +43,10 @@ class Sealer:
 
     def __init__(self, secret: bytes | None = None) -> None:
         self._owner = b""
-        key = (
-            hashlib.sha256(b"ossia reasoning\x00" + secret).digest()
-            if secret is not None
-            else os.urandom(32)
-        )
-        self._cipher = AESGCM(key)
+        if secret is None:
+            secret = os.urandom(32)
+        self._cipher = AESGCM(hashlib.sha256(b"ossia reasoning\x00" + secret).digest())
+        self._signing = hashlib.sha256(b"ossia signatures\x00" + secret).digest()
 
     def of(self, owner: str) -> Sealer:
         """For the caller of that name: a key may be changed, its name stays."""
@@ -61,6 +60,14 @@ class Sealer:
         return base64.urlsafe_b64encode(
             VERSION + nonce + self._cipher.encrypt(nonce, data, VERSION + self._owner)
         ).decode()
+
+    def signature(self, *parts: str) -> str:
+        """In hex. Only who has the secret can make it, and only for this owner."""
+        signed = hmac.new(self._signing, digestmod=hashlib.sha256)
+        for part in (self._owner, *(each.encode("utf-8", "surrogatepass") for each in parts)):
+            signed.update(len(part).to_bytes(8))  # where a part ends is signed, too
+            signed.update(part)
+        return signed.hexdigest()
 
     def open(self, sealed: str) -> str:
         """Raises `SealError`."""

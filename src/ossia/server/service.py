@@ -27,7 +27,9 @@ from ossia.harmony.grammar.kept import Parts
 from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
+from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.hosted.calls import Calls, allowed
+from ossia.server.hosted.mcp import McpServers
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
 from ossia.server.responses.background import Runs
@@ -76,7 +78,7 @@ EFFORTS: dict[EffortWord, Effort] = {
 class Service:
     """`builtin`: tools that the server runs itself, by the name of their namespace ("browser",
     "python"); which of them a caller may use, `tools_for` says. `containers`: those that code runs
-    in.
+    in. `mcp`: other programs' tools.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Service:
         builtin: Sequence[Tool] = (),
         changed: Callable[[], str | None] = lambda: None,
         containers: Containers | None = None,
+        mcp: McpServers | None = None,
     ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
@@ -102,6 +105,8 @@ class Service:
         )
         self.builtin = {tool.namespace.name: tool for tool in builtin}
         self.containers = containers
+        self.mcp = mcp or McpServers()
+        self.approved = ApprovedCalls()
         self.metrics = Metrics(self.worker, settings.model_name)
         if containers is not None:
             self.metrics.containers(lambda: containers.count)
@@ -265,7 +270,7 @@ class Service:
                     cache_salt=caller.salted(ask.cache_salt),
                     turn_of=whose_turn(),
                     session=replace(ask.session, caller=caller.name),
-                    run=Calls(self.metrics, caller).run,
+                    run=Calls(self.metrics, caller, self.approved).run,
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:

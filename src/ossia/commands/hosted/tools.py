@@ -10,16 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from ossia.commands.hosted import mcp
 from ossia.commands.options import option
 from ossia.errors import RequestError
 
 if TYPE_CHECKING:
+    from ossia.server.hosted.mcp import McpServers
     from ossia.tools import Tool
     from ossia.tools.containers import Containers
 
-NAMES = ("browser", "python")
+NAMES = ("browser", "python", "shell")
+RUN_CODE = {"python", "shell"}
 OF_BROWSER = ("corpus", "searx")
-OF_PYTHON = ("containers", "python_unsafe")
+OF_CODE = ("containers", "python_unsafe")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Hosted:
         "What the server runs itself, when a request asks for it. Packages: ossia[tools]."
     )
 
-    tools: str = option("", "browser, python, or both between commas", "NAMES", shown="none")
+    tools: str = option("", "browser, python and shell, between commas", "NAMES", shown="none")
     corpus: str | None = option(
         None,
         "what the browser searches: a folder of texts, or a file of JSON lines",
@@ -48,6 +51,12 @@ class Hosted:
     python_unsafe: bool = option(
         False, "run code WITHOUT a sandbox; only where --host is this machine"
     )
+    mcp: str | None = option(
+        None, "MCP servers, as other clients have them: {mcpServers: {...}}", "FILE", shown="none"
+    )
+    mcp_any: bool = option(
+        False, "let requests bring the server_url of MCP servers on the public internet"
+    )
     citations: Literal["links", "marks"] = option(
         "links", "what becomes of the marks by which the model cites pages"
     )
@@ -63,6 +72,7 @@ class Made:
 
     tools: list[Tool] = field(default_factory=list)
     containers: Containers | None = None
+    mcp: McpServers | None = None
     about: list[str] = field(default_factory=list)
 
 
@@ -70,12 +80,14 @@ def check(options: Hosted, *, is_loopback: bool) -> None:
     """Raises `RequestError` for options that make no sense together."""
     for name in options.names:
         if name not in NAMES:
-            known = " and ".join(NAMES)
+            known = ", ".join(NAMES)
             raise RequestError(f"--tools {name}: there is no such tool; there are {known}")
-    for tool, fields in (("browser", OF_BROWSER), ("python", OF_PYTHON)):
+    names = set(options.names)
+    for tools, fields in (({"browser"}, OF_BROWSER), (RUN_CODE, OF_CODE)):
         for each in fields:
-            if getattr(options, each) and tool not in options.names:
+            if getattr(options, each) and not names & tools:
                 flag = each.replace("_", "-")
+                tool = min(tools)
                 raise RequestError(f"--{flag} is of the tool {tool}: add --tools {tool}")
     if options.python_unsafe and not is_loopback:
         raise RequestError(
@@ -89,8 +101,11 @@ def make(options: Hosted) -> Made:
     made = Made()
     if "browser" in options.names:
         _add_browser(options, made)
-    if "python" in options.names:
-        _add_python(options, made)
+    if RUN_CODE & set(options.names):
+        _add_code(options, made)
+    if options.mcp is not None or options.mcp_any:
+        made.mcp = mcp.connected(options.mcp, strangers=options.mcp_any)
+        made.about += mcp.about(made.mcp)
     return made
 
 
@@ -109,16 +124,22 @@ def _add_browser(options: Hosted, made: Made) -> None:
     made.about.append(f"browser: {source}")
 
 
-def _add_python(options: Hosted, made: Made) -> None:
+def _add_code(options: Hosted, made: Made) -> None:
     """The sandbox is proved here: it takes half a second."""
     from ossia.tools.containers import Containers
     from ossia.tools.python import Python, PythonSettings
+    from ossia.tools.shell import Shell
+    from ossia.tools.shell_place import InContainers
 
     settings = PythonSettings(unsafe=options.python_unsafe)
     kept = None if options.containers is None else Path(options.containers).expanduser()
     containers = Containers(kept, new_owner=lambda: python.new_owner())
     python = Python(settings, containers=containers)
     rung = python.prepare()
-    made.tools.append(python)
+    if "python" in options.names:
+        made.tools.append(python)
+    if "shell" in options.names:
+        made.tools.append(Shell(InContainers(python)))
     made.containers = python.containers
-    made.about.append(f"python: in {rung.name}, {rung.about}")
+    names = " and ".join(name for name in options.names if name in RUN_CODE)
+    made.about.append(f"{names}: in {rung.name}, {rung.about}")

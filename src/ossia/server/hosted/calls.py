@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ossia.server.access import Caller
+from ossia.server.hosted.approvals import ApprovedCalls
 from ossia.server.metrics import Metrics
 from ossia.server.settings import Limits
 from ossia.tools import Sessions, Tool, ToolResult
 from ossia.tools.kinds import BROWSER, MCP
+from ossia.tools.mcp import RequestedServer
 from ossia.turn.sample import BuiltinCall
 
 log = logging.getLogger("ossia.server")
@@ -25,28 +27,35 @@ USED_UP = (
 
 
 def tool_name(tool: Tool) -> str:
-    """What a tool is called in the key file and in metrics: MCP servers by their labels."""
+    """What a tool is called in the key file and in metrics: MCP servers by their labels, but for
+    those that requests bring, which could have any number of them.
+    """
     name = tool.kind.name
-    return f"{name}:{tool.namespace.name}" if tool.kind is MCP else name
+    is_strange = isinstance(tool, RequestedServer) and tool.is_strange
+    return f"{name}:{tool.namespace.name}" if tool.kind is MCP and not is_strange else name
+
+
+def has_right(limits: Limits, *names: str) -> bool:
+    """Whether a caller may use a tool that has these names in the key file."""
+    return limits.tools is None or not limits.tools.isdisjoint(names)
 
 
 def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
     """Those that a caller may use."""
-    if limits.tools is None:
-        return dict(tools)
     return {
         name: tool
         for name, tool in tools.items()
-        if tool.kind.name in limits.tools or tool_name(tool) in limits.tools
+        if has_right(limits, tool.kind.name, tool_name(tool))
     }
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Of one caller."""
+    """Of one caller. `approved`: the calls that somebody has approved, of all callers."""
 
     metrics: Metrics
     caller: Caller
+    approved: ApprovedCalls
 
     async def run(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:
         name = tool_name(call.tool)
@@ -56,6 +65,15 @@ class Calls:
             return refusal
         if call.tool.kind is BROWSER:
             self.caller.pages.spend(1)
+        approval = call.item.approval
+        if approval is None:
+            return await self._counted(sessions, call)
+        return await self.approved.once(
+            self.caller.name, approval, lambda: self._counted(sessions, call)
+        )
+
+    async def _counted(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:
+        name = tool_name(call.tool)
         begun = time.monotonic()
         outcome = "cancelled"
         try:

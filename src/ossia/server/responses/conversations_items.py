@@ -20,14 +20,34 @@ TEXT = (str,)
 TEXT_OR_PARTS = (str, list)
 # the fields that an item of each type must have
 FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "message": {"role": TEXT, "content": TEXT_OR_PARTS},
+    "message": {
+        "role": TEXT,
+        "content": TEXT_OR_PARTS,
+    },
     "reasoning": {"summary": (list,)},
-    "function_call": {"call_id": TEXT, "name": TEXT, "arguments": TEXT},
-    "function_call_output": {"call_id": TEXT, "output": TEXT_OR_PARTS},
-    "custom_tool_call": {"call_id": TEXT, "name": TEXT, "input": TEXT},
-    "custom_tool_call_output": {"call_id": TEXT, "output": TEXT_OR_PARTS},
+    "function_call": {
+        "call_id": TEXT,
+        "name": TEXT,
+        "arguments": TEXT,
+    },
+    "function_call_output": {
+        "call_id": TEXT,
+        "output": TEXT_OR_PARTS,
+    },
+    "custom_tool_call": {
+        "call_id": TEXT,
+        "name": TEXT,
+        "input": TEXT,
+    },
+    "custom_tool_call_output": {
+        "call_id": TEXT,
+        "output": TEXT_OR_PARTS,
+    },
     "web_search_call": {"action": (dict,)},
-    "code_interpreter_call": {"code": TEXT, "container_id": TEXT},
+    "code_interpreter_call": {
+        "code": TEXT,
+        "container_id": TEXT,
+    },
 }
 OPTIONAL: dict[str, tuple[type, ...]] = {  # of any item, if they are there
     "id": TEXT,

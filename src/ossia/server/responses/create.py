@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 from cachetools import LRUCache
 
@@ -21,32 +21,41 @@ from ossia.engine.request import SamplingParams
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
-from ossia.server.responses.input import Item
-from ossia.server.responses.items import Include
+from ossia.server.hosted.approvals import Approvals
+from ossia.server.responses import compaction
+from ossia.server.responses.called import request_id, tools_list
+from ossia.server.responses.input import Item, is_kept
+from ossia.server.responses.items import Begun, Done, Include
 from ossia.server.responses.output import Event, ResponseBook
-from ossia.server.responses.prompt import Prompt, read_prompt
+from ossia.server.responses.prompt import Prompt, Reading, read_prompt, shortened
 from ossia.server.responses.scope import session_of
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
-from ossia.server.wire.output import extension, thoughts_before_calls
+from ossia.server.wire.output import extension, responses_usage, thoughts_before_calls
 from ossia.server.wire.sampling import NO_LIMIT
-from ossia.turn.events import TurnEvent, new_id
+from ossia.tools.mcp.config import label_of
+from ossia.turn.events import Progress, TurnEnd, TurnEvent, Usage, new_id
+from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
+Step: TypeAlias = TurnEvent | Begun | Done
 ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
 
 
 @dataclass
 class PendingResponse:
-    """A response on its way. `error`: set if the answer failed after the first event was sent."""
+    """A response on its way. `compacts`: whether a summary comes first. `error`: set if the answer
+    failed after the first event was sent.
+    """
 
     body: ResponseRequest
     caller: Caller
     prompt: Prompt
     ask: AnswerRequest
     book: ResponseBook
+    compacts: bool = False
     error: ApiError | None = None
 
     @property
@@ -84,23 +93,22 @@ class ResponseService:
         if body.is_stored or body.conversation_id is not None:
             self.service.store.check_writable()
         prompt = await self.read(body, caller, max_output=body.max_output_tokens)
+        try:
+            return await self._prepared(body, caller, prompt)
+        except BaseException:
+            await prompt.mcp.close()
+            raise
+
+    async def _prepared(
+        self, body: ResponseRequest, caller: Caller, prompt: Prompt
+    ) -> PendingResponse:
         wants_logprobs = "message.output_text.logprobs" in body.includes or bool(body.top_logprobs)
         params = self.service.sampling(
             body, top_logprobs=body.top_logprobs, max_tokens=body.max_output_tokens
         )
         tools = prompt.tools.tools
-        try:
-            grammar = await self.service.grammar(
-                tools,
-                prompt.format,
-                prompt.effort.budget,
-                lambda: self.service.check_prompt(prompt.conversation, params, "input"),
-                holds_on=body.holds_on,
-            )
-        except ApiError as error:
-            if not (body.stream and error.code == CONTEXT_EXCEEDED):
-                raise
-            grammar = None  # nothing will be sampled: the stream itself says so
+        compacts = await self._compacts(body, prompt)
+        grammar = await self._grammar(body, prompt, params, compacts=compacts)
         id = new_id("resp")
         ask = AnswerRequest(
             prompt.conversation,
@@ -112,6 +120,7 @@ class ResponseService:
             prompt_param="input",
             max_calls=body.max_tool_calls,
             session=session_of(self.service, caller, body.tools or [], prompt, id),
+            approved=prompt.approved,
         )
         include = Include(
             summary=body.reasoning.wants_summary if body.reasoning is not None else None,
@@ -123,7 +132,44 @@ class ResponseService:
             sources="web_search_call.action.sources" in body.includes,
         )
         response = self._response(id, body, prompt, params) | extension(tools, ask.grammar)
-        return PendingResponse(body, caller, prompt, ask, ResponseBook(response, include))
+        book = self._book(response, include, prompt, caller)
+        return PendingResponse(body, caller, prompt, ask, book, compacts=compacts)
+
+    async def _grammar(
+        self, body: ResponseRequest, prompt: Prompt, params: SamplingParams, *, compacts: bool
+    ) -> Grammars | None:
+        """A conversation that is about to be shortened may be too long."""
+
+        async def check() -> None:
+            if not compacts:
+                await self.service.check_prompt(prompt.conversation, params, "input")
+
+        try:
+            return await self.service.grammar(
+                prompt.tools.tools,
+                prompt.format,
+                prompt.effort.budget,
+                check,
+                holds_on=body.holds_on,
+            )
+        except ApiError as error:
+            if not (body.stream and error.code == CONTEXT_EXCEEDED):
+                raise
+            return None  # nothing will be sampled: the stream itself says so
+
+    def _book(
+        self, response: dict[str, Any], include: Include, prompt: Prompt, caller: Caller
+    ) -> ResponseBook:
+        approvals = Approvals(self.service.sealer.of(caller.name))
+        known = prompt.listed
+        new = [each for each in prompt.mcp.listed if label_of(each.label) not in known]
+        return ResponseBook(
+            response,
+            include,
+            prompt.tools.items,
+            [tools_list(each) for each in new],
+            lambda asked: request_id(asked, approvals),
+        )
 
     def _response(
         self, id: str, body: ResponseRequest, prompt: Prompt, params: SamplingParams
@@ -185,7 +231,7 @@ class ResponseService:
         `response.failed`. If this is closed or cancelled, the response is kept as cancelled.
         """
         book = pending.book
-        answers = self.service.answer(pending.ask, pending.caller)
+        answers = self._steps(pending)
         try:
             async with aclosing(_patient(answers, patience)) as steps:
                 async for step in steps:
@@ -218,6 +264,74 @@ class ResponseService:
             if book.sequence and not book.has_ended:
                 book.cancel()
                 self._keep(pending)
+            await pending.prompt.mcp.close()
+
+    async def _steps(self, pending: PendingResponse) -> AsyncGenerator[Step, None]:
+        """The summary, if there is to be one, and the answer."""
+        ask = pending.ask
+        before = Usage()
+        if pending.compacts:
+            begun = compaction.begun()
+            yield begun
+            text, before = await self._summary(pending.prompt, pending.caller)
+            seal = self.service.sealer.of(pending.caller.name).seal
+            done = compaction.done(begun, text, seal)
+            yield done
+            if pending.prompt.is_triggered:
+                yield TurnEnd("stop", before, ())
+                return
+            read = pending.prompt.read
+            assert read is not None
+            left = read(compaction.compacted(pending.prompt.items, done.item))
+            ask = replace(ask, conversation=left.conversation, approved=left.approved)
+        async with aclosing(self.service.answer(ask, pending.caller)) as events:
+            async for event in events:
+                if isinstance(event, Progress | TurnEnd):
+                    event = replace(event, usage=compaction.added(before, event.usage))
+                yield event
+
+    async def _compacts(self, body: ResponseRequest, prompt: Prompt) -> bool:
+        """Whether a summary comes first."""
+        if prompt.is_triggered:
+            return True
+        rules = body.context_management
+        if not rules or prompt.approved or not compaction.can_shrink(prompt.items):
+            return False
+        most = compaction.threshold(self.service.context, rules[0].compact_threshold)
+        return len(await self.service.answerer.prompt_ids(prompt.conversation)) >= most
+
+    async def _summary(self, prompt: Prompt, caller: Caller) -> tuple[str, Usage]:
+        """What does not fit the context beside the summary is left out, the oldest first."""
+        assert prompt.read is not None
+        read = prompt.read
+
+        def asking(items: Sequence[Item]) -> Reading:
+            reading = read(items)
+            return replace(reading, conversation=compaction.asking(reading.conversation))
+
+        room = self.service.context // compaction.PART
+        items = prompt.items
+        whole = await shortened(self.service, asking(items), items, asking, room)
+        return await compaction.summary(
+            self.service, whole.conversation, prompt.tools.tools, caller
+        )
+
+    async def compact(self, body: PromptRequest, caller: Caller) -> dict[str, Any]:
+        """The users' messages and a summary of all else."""
+        prompt = await self.read(body, caller)
+        await prompt.mcp.close()
+        text, usage = await self._summary(prompt, caller)
+        seal = self.service.sealer.of(caller.name).seal
+        item = compaction.done(compaction.begun(), text, seal).item
+        items = (*prompt.history, *prompt.input)
+        kept = [each for each in items if is_kept(each)]
+        return {
+            "id": new_id("resp"),
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "output": [*kept, item],
+            "usage": responses_usage(usage),
+        }
 
     async def whole(self, pending: PendingResponse) -> dict[str, Any]:
         """The Response object of a plain answer: the fold of its events. Raises its error."""
@@ -283,8 +397,8 @@ class ResponseService:
 
 
 async def _patient(
-    events: AsyncGenerator[TurnEvent, None], patience: float
-) -> AsyncGenerator[TurnEvent | None]:
+    events: AsyncGenerator[Step, None], patience: float
+) -> AsyncGenerator[Step | None]:
     """The events; first of all None if none comes within `patience` seconds."""
     async with aclosing(events):
         first = asyncio.ensure_future(_next(events))
@@ -305,5 +419,5 @@ async def _patient(
                 yield event
 
 
-async def _next(events: AsyncGenerator[TurnEvent, None]) -> TurnEvent | None:
+async def _next(events: AsyncGenerator[Step, None]) -> Step | None:
     return await anext(events, None)

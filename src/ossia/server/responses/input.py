@@ -8,25 +8,48 @@ names the item.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
-from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
+from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
-from ossia.server.responses.input_hosted import cited_pages, marked_part, told_by
 from ossia.server.responses.store import PREFIXES
+from ossia.server.responses.told import cited_pages, marked_part, told_by
+from ossia.server.responses.tool_input import READERS, Related, Said
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.tools.kinds import ITEMS
 from ossia.turn.events import new_id
 
 Item = dict[str, Any]
-# Compaction items are opaque: their text cannot be recovered.
-READ = tuple(kind for kind in PREFIXES if kind != "compaction")
-CALLS = ("function_call", "custom_tool_call")
-OUTPUTS = ("function_call_output", "custom_tool_call_output")
+READ = tuple(PREFIXES)
+CALLS = (
+    "function_call",
+    "custom_tool_call",
+    "apply_patch_call",
+    "shell_call",
+    "local_shell_call",
+)
+KEPT = ("user", "system", "developer")  # roles of messages before a summary that stay
+SUMMARY = "Summary of the conversation so far: "
+UNREADABLE = "(it was written for another server, and cannot be read)"
+NO_STATUS = (
+    "reasoning",
+    "compaction",
+    "compaction_trigger",
+    "mcp_list_tools",
+    "mcp_approval_request",
+    "mcp_approval_response",
+)
+OUTPUTS = (
+    "function_call_output",
+    "custom_tool_call_output",
+    "apply_patch_call_output",
+    "shell_call_output",
+    "local_shell_call_output",
+)
+APPROVALS = ("mcp_approval_response", "mcp_call")
 ROLES = ("user", "assistant", "system", "developer")
 
 
@@ -81,7 +104,7 @@ def _with_id(item: Item) -> Item:
     """The item as it is listed later."""
     if not (isinstance(item.get("id"), str) and item["id"]):
         item["id"] = new_id(PREFIXES[item["type"]])
-    if item["type"] != "reasoning" and item.get("status") is None:
+    if item["type"] not in NO_STATUS and item.get("status") is None:
         item["status"] = "completed"
     if item["type"] == "message" and isinstance(item.get("content"), str):
         kind = "output_text" if item.get("role") == "assistant" else "input_text"
@@ -95,51 +118,42 @@ def _with_id(item: Item) -> Item:
 # ---- what they mean ----
 
 
-@dataclass
-class Reader:
-    """Items to messages, in order. `open`: sealed reasoning, empty if it cannot be opened.
-    `thoughts_before`: the remembered reasoning before a call, by
-    its id. `first`: the index of the first item of this request's `input`; the items before it,
-    from the field `before`, were checked when they came.
-    """
-
-    open: Callable[[str], str]
-    thoughts_before: Callable[[str], tuple[Message, ...]]
-    first: int = 0
-    before: str = "previous_response_id"
-    leading: list[str] = field(default_factory=list)  # instructions before anything else is said
-    # that the browser showed, by cursor: URL and title, as far as the items tell
-    pages: dict[int, tuple[str, str]] = field(default_factory=dict)
-    messages: list[Message] = field(default_factory=list)
-    _callees: dict[str, str] = field(default_factory=dict)  # call_id -> recipient
-    _open_calls: list[str] = field(default_factory=list)  # call_ids of those without a result yet
-    _begin: int = 0  # of the messages that the model wrote last, without a break
-    # whether calls of the server's tools, whose results items do not tell, belong to them
-    _hosted: bool = False
+class Reader(Said):
+    """Items to messages, in order."""
 
     def read(self, items: Sequence[Item]) -> None:
         """Raises `ApiError` naming the item that cannot be read."""
-        answered = {str(item.get("call_id")) for item in items if item["type"] in OUTPUTS}
-        for n, item in enumerate(items):
-            at = At(item, f"input[{n - self.first}]" if n >= self.first else self.before)
+        self.answered = {str(item.get("call_id")) for item in items if item["type"] in OUTPUTS}
+        places = [
+            At(item, f"input[{n - self.first}]" if n >= self.first else self.before)
+            for n, item in enumerate(items)
+        ]
+        summaries = [n for n, item in enumerate(items) if item["type"] == "compaction"]
+        start = summaries[-1] if summaries else 0
+        self.related = Related.of(places[start:])
+        for n, at in enumerate(places):
+            item = at.value
+            if n < start and not is_kept(item):
+                continue
             match item["type"]:
                 case "message":
                     self._message(at, _calls_follow(items, n))
                 case "reasoning":
                     self._reasoning(at)
                 case "function_call" | "custom_tool_call":
-                    if item.get("status") != "incomplete" or str(item.get("call_id")) in answered:
+                    is_answered = str(item.get("call_id")) in self.answered
+                    if item.get("status") != "incomplete" or is_answered:
                         self._call(at)
                 case "function_call_output" | "custom_tool_call_output":
                     self._output(at)
+                case "compaction":
+                    sealed = at["encrypted_content"].text()
+                    text = self.open(sealed) or UNREADABLE
+                    self.add(Message(Role.USER, SUMMARY + text))
+                case kind if kind in READERS:
+                    READERS[kind](self, at)
                 case _:
                     self._hosted_call(item)
-
-    def _add(self, message: Message) -> None:
-        self.messages.append(message)
-        if message.role is not Role.ASSISTANT:
-            self._begin = len(self.messages)
-            self._hosted = False
 
     def _message(self, item: At, calls_follow: bool) -> None:
         text = text_of(item["content"])
@@ -150,13 +164,13 @@ class Reader:
                 phase = item["phase"].value
                 is_preamble = calls_follow if phase is None else phase == "commentary"
                 channel = "commentary" if is_preamble else "final"
-                self._add(Message(Role.ASSISTANT, text, channel=channel))
+                self.add(Message(Role.ASSISTANT, text, channel=channel))
             case "user":
-                self._add(Message(Role.USER, text))
+                self.add(Message(Role.USER, text))
             case _ if not self.messages:
                 self.leading.append(text)
             case _:
-                self._add(Message(Role.DEVELOPER, DeveloperContent(text)))
+                self.add(Message(Role.DEVELOPER, DeveloperContent(text)))
 
     def _reasoning(self, item: At) -> None:
         """The plain text, else the sealed one. A summary alone is not shown to the model. What
@@ -168,55 +182,43 @@ class Reader:
         if not text and isinstance(sealed.value, str) and sealed.value:
             text = self.open(sealed.value)
         if text:
-            self._add(Message(Role.ASSISTANT, text, channel="analysis"))
+            self.add(Message(Role.ASSISTANT, text, channel="analysis"))
 
     def _call(self, item: At) -> None:
         is_function = item["type"].value == "function_call"
         name = item["name"].word()
         call_id = item["call_id"].word()
         body = item["arguments" if is_function else "input"].text()
-        recipient = f"{_namespace(item)}.{name}"
-        self._callees[call_id] = recipient
-        self._open_calls.append(call_id)
-        self._remember(call_id)
-        content_type = f"{CONSTRAIN}json" if is_function else "code"
-        self._add(Message(Role.ASSISTANT, body, None, "commentary", recipient, content_type))
-
-    def _remember(self, call_id: str) -> None:
-        """The reasoning before the call, if the client did not send it back."""
-        sent = self.messages[self._begin :]
-        is_whole = any(message.channel == "analysis" for message in sent) and not self._hosted
-        if is_whole or any(
-            message.recipient and message.channel == "commentary" for message in sent
-        ):
-            return  # it is there, or this is not the first call
-        if remembered := self.thoughts_before(call_id):
-            self.messages[self._begin :] = remembered
+        self.called(f"{_namespace(item)}.{name}", body, call_id, is_json=is_function)
 
     def _output(self, item: At) -> None:
         call_id = item["call_id"]
         name = item["name"].value
         id = call_id.value
-        if not (id or name) and len(self._open_calls) == 1:
-            id = self._open_calls[0]  # it can be no other's
+        if not (id or name) and len(self.open_calls) == 1:
+            id = self.open_calls[0]  # it can be no other's
         recipient = None
         if isinstance(id, str):
-            recipient = self._callees.get(id)
-        if id in self._open_calls:
-            self._open_calls.remove(id)
+            recipient = self.callees.get(id)
+        if id in self.open_calls:
+            self.open_calls.remove(id)
         if recipient is None and isinstance(name, str) and name:
             recipient = f"{_namespace(item)}.{name}"
         if recipient is None:
             raise call_id.wrong(f"is {call_id.value!r:.80}: no call before it has this call_id")
-        text = _result(item["output"])
-        self._add(Message(Role.TOOL, text, recipient, "commentary", "assistant"))
+        self.told(recipient, _result(item["output"]))
 
     def _hosted_call(self, item: Item) -> None:
         """What one of the server's tools did; left out as far as the item does not tell it."""
         found = told_by(item, self.open)
         self.messages += found.messages
         self.pages |= found.pages
-        self._hosted |= not found.is_whole
+        self.hosted |= not found.is_whole
+
+
+def is_kept(item: Item) -> bool:
+    """Whether an item stays when a summary takes the place of what came before it."""
+    return item["type"] == "message" and item.get("role") in KEPT
 
 
 def _namespace(item: At) -> str:
@@ -268,6 +270,11 @@ def without_first(items: Sequence[Item], count: int) -> list[Item]:
         for n, item in enumerate(items)
         if n in gone and item["type"] in CALLS
     }
+    asked = {item["id"] for item in items if item["type"] == "mcp_approval_request"}
+    asked -= {item["id"] for item in left}
     return [
-        item for item in left if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
+        item
+        for item in left
+        if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
+        and not (item["type"] in APPROVALS and item.get("approval_request_id") in asked)
     ]

@@ -41,6 +41,32 @@ class Include:
     sources: bool = False
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An item as it is added, and the events that follow, as (type, fields)."""
+
+    item: dict[str, Any]
+    events: tuple[Wire, ...] = ()
+
+
+@dataclass(frozen=True)
+class Done:
+    """The item that began last, as it is in the end."""
+
+    item: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """An item that is whole when it comes. `begun`: as it is added; `events`: those between, as
+    (type, fields); `item`: as it is done.
+    """
+
+    begun: dict[str, Any]
+    item: dict[str, Any]
+    events: tuple[Wire, ...] = ()
+
+
 class Writer:
     """`start`, any number of `delta`, `stage` for calls that the server runs, `end`. `item` is
     always the fold of the events so far, except for text that is still coming, which `partial`
@@ -56,6 +82,10 @@ class Writer:
     @property
     def text(self) -> str:
         return "".join(self.parts)
+
+    def small(self, type: str, **fields: Any) -> Wire:
+        """An event about a part of the item."""
+        return f"response.{type}", self.place | fields
 
     def added(self) -> Wire:
         return "response.output_item.added", {
@@ -81,6 +111,10 @@ class Writer:
 
     def end(self, item: Any, complete: bool) -> Iterator[Wire]:
         raise NotImplementedError
+
+    def followed_by(self, item: Any, complete: bool) -> Iterator[AtOnce]:
+        """Items that come after the end of this one."""
+        yield from ()
 
     def partial(self) -> dict[str, Any]:
         """The item of an answer that was stopped in the middle of it."""

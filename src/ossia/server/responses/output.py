@@ -11,13 +11,18 @@ Knows an answer's events and the wire; nothing of HTTP, of the store or of where
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ossia.errors import CONTEXT_EXCEEDED
+from ossia.server.responses.called import at_once, is_at_once
 from ossia.server.responses.hosted import hosted_writer
 from ossia.server.responses.items import (
+    AtOnce,
+    Begun,
     CallWriter,
+    Done,
     Include,
     MessageWriter,
     ReasoningWriter,
@@ -26,7 +31,9 @@ from ossia.server.responses.items import (
 )
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.output import responses_usage
+from ossia.tools.kinds import ToolKind
 from ossia.turn.events import (
+    ApprovalItem,
     BuiltinCallItem,
     CallStart,
     Item,
@@ -53,14 +60,29 @@ FAILURES = {
 class ResponseBook:
     """`response`: the Response object with an empty output, as it is when it begins."""
 
-    def __init__(self, response: dict[str, Any], include: Include) -> None:
+    def __init__(
+        self,
+        response: dict[str, Any],
+        include: Include,
+        kinds: Mapping[str, ToolKind] | None = None,
+        first: Sequence[AtOnce] = (),
+        request_id: Callable[[ApprovalItem], str] = lambda asked: asked.id,
+    ) -> None:
+        """`kinds`: those of tools of the caller's whose calls are items of their own kind, by name.
+        `first`: items before the answer. `request_id`: that of a request for approval.
+        """
         self.response = response
         self.include = include
+        self.kinds = kinds or {}
+        self.first = first
+        self.request_id = request_id
         self.sequence = 0  # of the next event
         self.call_ids: list[str] = []  # of calls that the client carries out
         self.end: TurnEnd | None = None
         self.has_ended = False
         self._open: dict[int, Writer] = {}
+        self._waiting: set[int] = set()  # items that come at once, when they end
+        self._has_begun = False  # whether the last item has begun without a writer
         self._places: dict[int, int] = {}  # of an item: its place in the output
         self._usage = Usage()
 
@@ -71,11 +93,43 @@ class ResponseBook:
             yield self._whole("response.queued")
             self.response["status"] = "in_progress"
         yield self._whole("response.in_progress")
+        for item in self.first:
+            yield from self.add(item)
 
-    def write(self, event: TurnEvent) -> Iterator[Event]:
+    def add(self, once: AtOnce) -> Iterator[Event]:
+        """An item that comes at once."""
+        yield from self._added(Begun(once.begun, once.events))
+        yield from self._done(Done(once.item))
+
+    def _added(self, begun: Begun) -> Iterator[Event]:
+        output = self.response["output"]
+        place = {"item_id": begun.item["id"], "output_index": len(output)}
+        added = {"output_index": len(output), "item": begun.item}
+        output.append(begun.item)
+        self._has_begun = True
+        yield self._numbered("response.output_item.added", added)
+        for type, fields in begun.events:
+            yield self._numbered(type, {**place, **fields})
+
+    def _done(self, done: Done) -> Iterator[Event]:
+        output = self.response["output"]
+        output[-1] = done.item
+        self._has_begun = False
+        told = {"output_index": len(output) - 1, "item": done.item}
+        yield self._numbered("response.output_item.done", told)
+
+    def write(self, event: TurnEvent | Begun | Done) -> Iterator[Event]:
         match event:
+            case Begun():
+                yield from self._added(event)
+            case Done():
+                yield from self._done(event)
+            case ItemDelta(index=index) if index in self._waiting:
+                pass
             case ItemDelta(index=index):
                 yield from self._events(self._open[index].delta(event))
+            case ItemStart(index=index, item=item) if is_at_once(item, self.kinds):
+                self._waiting.add(index)
             case ItemStart(index=index, item=item):
                 place = len(self.response["output"])
                 self._places[index] = place
@@ -85,12 +139,21 @@ class ResponseBook:
                 yield from self._events(writer.start())
             case CallStart(index=index, item=item):
                 yield from self._events(self._open[index].stage(item))
+            case ItemEnd(index=index, item=item, complete=complete) if index in self._waiting:
+                self._waiting.remove(index)
+                if isinstance(item, ApprovalItem):
+                    item = replace(item, id=self.request_id(item))
+                for once in at_once(item, complete, self.kinds):
+                    self.call_ids += filter(None, [once.item.get("call_id")])
+                    yield from self.add(once)
             case ItemEnd(index=index, item=item, complete=complete):
                 writer = self._open.pop(index)
                 yield from self._events(writer.end(item, complete))
                 self.response["output"][self._places[index]] = writer.item
                 if isinstance(item, ToolCallItem) and complete:
                     self.call_ids.append(item.call_id)
+                for once in writer.followed_by(item, complete):
+                    yield from self.add(once)
             case Progress(usage=usage):
                 self._usage = usage
             case TurnEnd():
@@ -106,6 +169,8 @@ class ResponseBook:
                 return CallWriter(place, item, self.include)
             case BuiltinCallItem():
                 return hosted_writer(place, item, self.include)
+            case ApprovalItem():
+                raise AssertionError("it comes at once")
 
     def _finish(self, end: TurnEnd) -> Iterator[Event]:
         self.end = end
@@ -143,6 +208,8 @@ class ResponseBook:
         for index, writer in self._open.items():
             self.response["output"][self._places[index]] = writer.partial()
         self._open.clear()
+        if self._has_begun:  # there is nothing of it yet
+            self.response["output"].pop()
 
     def _last(self, status: str) -> Event:
         self.response["status"] = status

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ossia.harmony import Conversation, SystemContent
+from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
+from ossia.server.hosted.approvals import ApprovalError, Approvals, AskedFor
+from ossia.server.hosted.mcp import McpVisit
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
+from ossia.server.responses.tool_input import asked_for
 from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.responses.types import PromptRequest
 from ossia.server.sealing import Sealer, SealError, log_unopened
@@ -20,15 +23,20 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
+from ossia.tools.mcp import RequestedServer
+from ossia.tools.mcp.config import label_of
+from ossia.turn import Approved
 
 UNFINISHED = ("queued", "in_progress")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`history`: the items before this request; `input`: its own, with ids. `thread`: what it goes
-    on with: the first response of the chain, or the conversation; "": nothing. `pages`: that the
-    browser showed before, by cursor: URL and title.
+    """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
+    model reads them; `read`: others in their place. `thread`: what it goes on with: the first
+    response of the chain, or the conversation; "": nothing. `approved`, `listed`, `pages`: see
+    `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a summary is
+    wanted.
     """
 
     conversation: Conversation
@@ -39,6 +47,12 @@ class Prompt:
     input: list[Item]
     thread: str = ""
     pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    approved: tuple[Approved, ...] = ()
+    listed: frozenset[str] = frozenset()
+    items: list[Item] = field(default_factory=list)
+    read: Callable[[Sequence[Item]], Reading] | None = None
+    mcp: McpVisit = field(default_factory=McpVisit)
+    is_triggered: bool = False
 
 
 class _Seals:
@@ -67,6 +81,19 @@ class _Seals:
         log_unopened([self._errors[seal] for seal in given if seal in self._errors])
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Items as a conversation. `approved`: its calls that are run before anything is sampled;
+    `listed`: namespaces of MCP servers whose tools the client knows; `pages`: that the browser
+    showed before, by cursor: URL and title.
+    """
+
+    conversation: Conversation
+    approved: tuple[Approved, ...]
+    listed: frozenset[str]
+    pages: Mapping[int, tuple[str, str]]
+
+
 async def read_prompt(
     service: Service,
     sealer: Sealer,
@@ -77,56 +104,143 @@ async def read_prompt(
     max_output: int | None = None,
 ) -> Prompt:
     """`find`: items that an item_reference may mean. Raises `ApiError` naming the field that is
-    wrong.
+    wrong. The prompt's `mcp` is to be closed.
     """
     history, thread = _history(service, body, caller)
     by_id = {item.get("id"): item for item in history}
     given = wire_items(body.input, lambda id: by_id.get(id) or find(id))
-    tools = wire_tools(
-        body.tools,
-        body.tool_choice,
-        body.parallel_tool_calls is True,
-        service.tools_for(caller),
-    )
-    format = _format(body)
+    is_triggered = _is_triggered(given)
+    if is_triggered:
+        given = given[:-1]
+    mcp = await service.mcp.visit(body.tools, caller.limits)
+    try:
+        tools = wire_tools(
+            body.tools,
+            body.tool_choice,
+            body.parallel_tool_calls is True,
+            service.tools_for(caller),
+            mcp,
+        )
+        draft = Prompt(
+            Conversation(()),
+            tools,
+            _format(body),
+            service.effort(None),
+            history,
+            given,
+            thread,
+            mcp=mcp,
+            is_triggered=is_triggered,
+        )
+        return await _read(service, sealer, body, caller, draft, max_output)
+    except BaseException:
+        await mcp.close()
+        raise
+
+
+async def _read(
+    service: Service,
+    sealer: Sealer,
+    body: PromptRequest,
+    caller: Caller,
+    draft: Prompt,
+    max_output: int | None,
+) -> Prompt:
+    """The draft with what its items say."""
+    history = draft.history
     word = body.reasoning.effort if body.reasoning is not None else None
-
     seals = _Seals(sealer)
-    pages: dict[int, tuple[str, str]] = {}
+    approvals = Approvals(sealer)
 
-    def conversation(items: Sequence[Item], first: int) -> Conversation:
+    def read(items: Sequence[Item], first: int) -> Reading:
         before = "conversation" if body.conversation_id else "previous_response_id"
         reader = Reader(
             seals.open, lambda call_id: service.thoughts_before(caller, call_id), first, before
         )
         reader.read(items)
-        pages.update(reader.pages)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
-        return conversation_of(
+        approved = _approved(reader, draft.tools, approvals)
+        conversation = conversation_of(
             reader.messages,
             effort=service.effort(word, instructions).level,
             instructions=instructions or None,
-            tools=tools.tools,
-            format=format,
+            tools=draft.tools.tools,
+            format=draft.format,
         )
+        return Reading(conversation, approved, frozenset(reader.listed), reader.pages)
 
     visit = service.documents.visit()
     items = [
         *await visit.read(history, "previous_response_id"),
-        *await visit.read(given, "input"),
+        *await visit.read(draft.input, "input"),
     ]
     if not items and not body.instructions:
         raise bad("input is missing: there is nothing to answer", "input")
-    whole = conversation(items, len(history))
+    reading = read(items, len(history))
     seals.log(items)
     if body.truncation == "auto":
-        whole = await _shortened(
-            service, whole, items, lambda left: conversation(left, len(left)), max_output
+        reading = await shortened(
+            service, reading, items, lambda left: read(left, len(left)), max_output
         )
-    (system,) = whole.contents(SystemContent)
+    (system,) = reading.conversation.contents(SystemContent)
     assert system.effort is not None
     effort = replace(service.effort(word), level=system.effort)
-    return Prompt(whole, tools, format, effort, history, given, thread, pages)
+    return replace(
+        draft,
+        conversation=reading.conversation,
+        effort=effort,
+        approved=reading.approved,
+        listed=reading.listed,
+        pages=reading.pages,
+        items=items,
+        read=lambda left: read(left, len(left)),
+    )
+
+
+def _is_triggered(given: Sequence[Item]) -> bool:
+    """Whether the input ends with the wish for a summary. Raises `ApiError` for one elsewhere."""
+    places = [n for n, item in enumerate(given) if item["type"] == "compaction_trigger"]
+    if places and places[0] != len(given) - 1:
+        path = f"input[{places[0]}]"
+        raise bad(f"{path} is a compaction_trigger: it must be the last item", path)
+    return bool(places)
+
+
+def _approved(reader: Reader, tools: WireTools, approvals: Approvals) -> tuple[Approved, ...]:
+    """The calls to be run. One of a tool that is not among the request's is told the model as such:
+    an approval gives no tool that the request does not declare. Raises `ApiError` for a request
+    that this caller was not sent.
+    """
+    servers = [tool for tool in tools.tools.builtin if isinstance(tool, RequestedServer)]
+    found: list[Approved] = []
+    for wanted in reversed(reader.wanted):
+        asked = wanted.request
+        call = asked_for(asked)
+        digest = _digest(asked["id"], call, approvals)
+        message = reader.messages[wanted.place]
+        space = label_of(call.label)
+        server = next((each for each in servers if each.namespace.name == space), None)
+        function = None if server is None else server.function(call.name)
+        if server is None or function is None:
+            text = f"error: there is no tool {call.name!r:.80} of {call.label!r:.80} now"
+            told = Message(Role.TOOL, text, message.recipient, "commentary", "assistant")
+            reader.messages.insert(wanted.place + 1, told)
+            continue
+        tool = server.approving(digest)
+        id = asked["id"].text()
+        found.append(Approved(message, tool, function, id))
+    return tuple(reversed(found))
+
+
+def _digest(id: At, call: AskedFor, approvals: Approvals) -> str:
+    try:
+        return approvals.digest(id.text(), call)
+    except ApprovalError as error:
+        raise id.wrong(
+            "is not of a call that this server asked you about, or the call was changed since; "
+            "without --secret-file a restart makes ids worthless, too",
+            "approval_not_found",
+        ) from error
 
 
 def _format(body: PromptRequest) -> AnswerFormat:
@@ -162,24 +276,26 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[lis
         )
     if found.response.get("status") in UNFINISHED:
         raise bad(f"response {id!r} is not finished yet", "previous_response_id")
-    return [*found.history, *found.input, *found.response["output"]], found.thread or id
+    items = [*found.history, *found.input, *found.response["output"]]
+    return items, found.thread or id
 
 
-async def _shortened(
+async def shortened(
     service: Service,
-    whole: Conversation,
+    whole: Reading,
     items: Sequence[Item],
-    conversation: Callable[[Sequence[Item]], Conversation],
+    read: Callable[[Sequence[Item]], Reading],
     max_output: int | None,
-) -> Conversation:
+) -> Reading:
     """The conversation with as few of its oldest items left out as make room for an answer: for
     `max_output` tokens, or an eighth of the context, at most half of it. If that is not enough, all
     that can be left out are.
     """
     room = min(max_output or service.context // 8, service.context // 2)
 
-    async def fits(candidate: Conversation) -> bool:
-        return len(await service.answerer.prompt_ids(candidate)) + room <= service.context
+    async def fits(candidate: Reading) -> bool:
+        ids = await service.answerer.prompt_ids(candidate.conversation)
+        return len(ids) + room <= service.context
 
     few = 0
     many = len(droppable(items))
@@ -187,8 +303,8 @@ async def _shortened(
         return whole
     while few + 1 < many:  # `few` is too few
         middle = (few + many) // 2
-        if await fits(conversation(without_first(items, middle))):
+        if await fits(read(without_first(items, middle))):
             many = middle
         else:
             few = middle
-    return conversation(without_first(items, many))
+    return read(without_first(items, many))

@@ -18,6 +18,7 @@ from ossia.server.responses.create import PendingResponse, ResponseService
 from ossia.server.responses.output import Event
 from ossia.server.responses.stored import streamed
 from ossia.server.responses.types import (
+    COMPACTION_SCHEMA,
     COUNT_SCHEMA,
     RESPONSE_SCHEMA,
     PromptRequest,
@@ -64,8 +65,15 @@ def router(service: Service) -> APIRouter:
     async def count(body: PromptRequest, request: Request) -> Response:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))
+        await prompt.mcp.close()
         ids = await service.answerer.prompt_ids(prompt.conversation)
         return reply({"object": "response.input_tokens", "input_tokens": len(ids)})
+
+    @routes.post("/v1/responses/compact", responses=documented(COMPACTION_SCHEMA))
+    async def compact(body: PromptRequest, request: Request) -> Response:
+        """The users' messages of a conversation, and an item with a summary of all else."""
+        made = creator.compact(body, caller_of(request))
+        return reply(await until_disconnected(request, made))
 
     return routes
 

@@ -20,7 +20,7 @@ from ossia.server.wire.errors import ApiError, bad, path_of
 from ossia.server.wire.fields import At
 from ossia.tools import SessionKey
 from ossia.tools.browser import Book, Browser, Page
-from ossia.tools.kinds import BROWSER, PYTHON
+from ossia.tools.kinds import BROWSER, PYTHON, SHELL
 
 Declared = Sequence[Mapping[str, Any]]
 
@@ -34,7 +34,7 @@ def session_of(
     thread = prompt.thread or id
     kinds = {tool.kind for tool in prompt.tools.tools.builtin}
     container = ""
-    if PYTHON in kinds and service.containers is not None:
+    if kinds & {PYTHON, SHELL} and service.containers is not None:
         container = _container(service, caller, tools, prompt, thread)
     key = SessionKey(caller.name, thread, container)
     browser = service.builtin.get(BROWSER.name)
@@ -55,6 +55,8 @@ def _container(
     for tool in At(tools, "tools").items():
         if tool["type"].value in PYTHON.wire_types:
             wanted = tool["container"]
+        elif tool["type"].value in SHELL.wire_types:
+            wanted = _of_shell(tool["environment"]) or wanted
     if isinstance(wanted.value, str):
         try:
             return containers.get(caller.name, wanted.value).id
@@ -71,11 +73,22 @@ def _container(
     return wishes.made(containers, caller, conversation=thread).id
 
 
+def _of_shell(place: At) -> At | None:
+    """The id, or the wishes; None where commands run at the client's."""
+    match place["type"].value:
+        case "container_reference":
+            place["container_id"].word()
+            return place["container_id"]
+        case "container_auto":
+            return place
+    return None
+
+
 def _wishes(wanted: At) -> ContainerWishes:
     """What a declaration with `"type": "auto"` asks for."""
     if wanted.value is None:
         return ContainerWishes()
-    wanted.object("an id, or an object of type auto")["type"].one_of("auto")
+    wanted.object("an id, or an object of type auto")["type"].one_of("auto", "container_auto")
     try:
         made = ContainerWishes.model_validate(dict(wanted.value))
     except ValidationError as error:
@@ -93,8 +106,14 @@ def _invalid(error: ValidationError, path: str) -> ApiError:
 def _used(items: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The container of the last call that ran code, if an item tells it."""
     for item in reversed(items):
-        if item.get("type") == PYTHON.item:
-            id = item.get("container_id")
-            if isinstance(id, str) and id:
-                yield id
-            return
+        place = item
+        environment = item.get("environment")
+        kind = item.get("type")
+        if kind == SHELL.item and isinstance(environment, Mapping):
+            place = environment
+        elif kind != PYTHON.item:
+            continue
+        id = place.get("container_id")
+        if isinstance(id, str) and id:
+            yield id
+        return

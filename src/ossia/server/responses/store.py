@@ -71,11 +71,17 @@ PREFIXES = {  # of the ids of items
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
     "compaction": "cmp",
+    "compaction_trigger": "cmpt",
     # of tools that other servers run: what they did is no part of the prompt
     "file_search_call": "fs",
     "image_generation_call": "ig",
     "mcp_list_tools": "mcpl",
-    "mcp_call": "mcp",
+    "mcp_approval_request": "mcpr",
+    "mcp_approval_response": "mcprs",
+    "apply_patch_call_output": "apco",
+    "shell_call_output": "sho",
+    "local_shell_call": "lsh",
+    "local_shell_call_output": "lsho",
 }
 PUT_RESPONSE = f"""
 INSERT INTO entry (

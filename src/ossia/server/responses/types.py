@@ -52,6 +52,11 @@ class TextWishes(Part):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
+class ContextManagement(Part):
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Ge(1)] | None = None  # tokens
+
+
 class PromptRequest(ApiRequest):
     """The fields that the prompt depends on, for making a response and for counting tokens."""
 
@@ -113,6 +118,7 @@ class ResponseRequest(PromptRequest, SamplingFields):
     top_logprobs: TopLogprobs | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    context_management: list[ContextManagement] | None = None
     stop: StopStrings = ()  # beyond the API, as other servers have it
 
     @property
@@ -125,6 +131,18 @@ class ResponseRequest(PromptRequest, SamplingFields):
 
 
 # ---- OpenAPI ----
+
+COMPACTION_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "created_at", "output", "usage"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "response.compaction"},
+        "created_at": {"type": "integer"},
+        "output": {"type": "array", "items": {"type": "object", "required": ["type"]}},
+        "usage": OBJECT,
+    },
+}
 
 RESPONSE_SCHEMA: dict[str, Any] = {
     "type": "object",

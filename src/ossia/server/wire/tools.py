@@ -9,16 +9,19 @@ those that count; the response names the others. Knows nothing of messages and a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ossia.errors import GrammarError
 from ossia.harmony import FunctionTool, JsonFormat, ToolNamespace, body_format
+from ossia.harmony.messages import FUNCTIONS
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.hosted import asked_for
 from ossia.tools import Tool
+from ossia.tools.kinds import MCP
+from ossia.tools.mcp.config import label_of, recipient_name
 from ossia.tools.protocol import by_wire_type
 from ossia.tools.toolbox import DeclaredCustom, Toolbox, ToolChoice
 
@@ -33,11 +36,13 @@ RESERVED = ("functions", "browser", "python", "assistant", "user", "all")
 class ToolReader:
     """Reads declarations, one after the other, into one `Toolbox`. `builtin`: the server's own
     tools by namespace. `default_kind`: of a declaration without a type; None: it must have one.
+    `own`: types that an API reads itself; False: there is no such tool here.
     `echo`: the declarations as a response shows them. `unavailable`: types that were passed over.
     """
 
     builtin: Mapping[str, Tool]
     default_kind: str | None = "function"
+    own: Mapping[str, Callable[[ToolReader, At], bool]] = field(default_factory=dict)
     functions: list[FunctionTool] = field(default_factory=list)
     custom: list[DeclaredCustom] = field(default_factory=list)
     namespaces: list[ToolNamespace] = field(default_factory=list)
@@ -63,17 +68,32 @@ class ToolReader:
                     self.echo.append(dict(tool.value))
                 case "namespace":
                     self._namespace(tool)
+                case _ if kind in self.own:
+                    if not self.own[kind](self, tool):
+                        self._pass_over(tool, kind)
                 case _ if kind in by_type:
-                    wanted = asked_for(by_type[kind], tool)
-                    self.hosted[wanted.namespace.name] = wanted
+                    self.host(asked_for(by_type[kind], tool))
                     self.echo.append(dict(tool.value))
                 case _:
-                    log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
-                    self.unavailable.append(kind[:LONGEST_NAME])
+                    self._pass_over(tool, kind)
         return self
 
+    def _pass_over(self, tool: At, kind: str) -> None:
+        log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
+        self.unavailable.append(kind[:LONGEST_NAME])
+
+    def host(self, tool: Tool) -> None:
+        """The server carries it out."""
+        self.hosted[f"{tool.kind.name} {tool.namespace.name}"] = tool
+
+    def declare(self, tool: At, name: str) -> None:
+        """A tool of the caller's that the server knows, under its name."""
+        self._new_name(At(name, f"{tool.path}.type"))
+        self.echo.append(dict(tool.value))
+
     def tools(self, *, parallel: bool) -> Toolbox:
-        """Without a choice."""
+        """Without a choice. Raises `ApiError` for names that mean a tool of ours, too."""
+        self._check_hosted()
         return Toolbox(
             tuple(self.functions),
             tuple(self.custom),
@@ -129,6 +149,16 @@ class ToolReader:
         about = space["description"].text("") or None
         self.namespaces.append(ToolNamespace(name, about, tuple(functions)))
         self.echo.append(dict(space.value))
+
+    def _check_hosted(self) -> None:
+        spaces = {space.name for space in self.namespaces}
+        for tool in self.hosted.values():
+            space = tool.namespace.name
+            taken = [space] if space in spaces else []
+            if space == FUNCTIONS:
+                taken = [each.name for each in tool.namespace.tools if each.name in self.names]
+            if taken:
+                raise bad(f"tools: {taken[0]!r} is the name of two tools", "tools")
 
     def _new_name(self, name: At, prefix: str = "") -> None:
         full = f"{prefix}{name.value}"
@@ -200,7 +230,8 @@ def _allowed(choice: At, tools: Toolbox) -> ToolChoice:
     for each in choice["tools"].items("a list of tools"):
         kind = each.object()["type"].text("function")
         # What was passed over when it was declared is passed over here.
-        if kind in ("function", "custom", "namespace") or _hosted(kind, tools):
+        is_plain = kind in ("function", "custom", "namespace")
+        if is_plain or _hosted(kind, tools) or kind in tools.checks:
             names += _names(each, tools)
     if names:
         return ToolChoice(mode, tuple(names), always=mode == "required")
@@ -223,11 +254,30 @@ def _names(choice: At, tools: Toolbox) -> tuple[str, ...]:
     if kind == "namespace":
         namespace = choice["name"].word()
         names = tuple(full for full, target in targets if target.namespace == namespace)
+    elif kind in tools.checks:  # the caller's, of a type of its own
+        names = (kind,)
+    elif kind == MCP.name:
+        names = _of_server(choice, tools)
     elif hosted is not None:
         names = tuple(full for full, target in targets if target.tool is hosted)
     if not names:
         raise bad(f"{choice.path}: there is no tool of type {kind!r} here", "tool_choice")
     return names
+
+
+def _of_server(choice: At, tools: Toolbox) -> tuple[str, ...]:
+    """The tools of an MCP server, or the one that the server calls so."""
+    space = label_of(choice["server_label"].word())
+    name = choice["name"].text("")
+    wanted = recipient_name(name, ()) if name else ""
+    return tuple(
+        full
+        for full, target in tools.by_recipient.items()
+        if target.tool is not None
+        and target.tool.kind is MCP
+        and target.namespace == space
+        and wanted in ("", target.name)
+    )
 
 
 def _hosted(kind: str, tools: Toolbox) -> Tool | None:

@@ -1,0 +1,99 @@
+"""Requests for approval, by ids that prove what was asked; and what became of approved calls, each
+of which is run once.
+
+A client that keeps everything sends a request back together with the answer: its id is signed, with
+the call and the tool in it, for the caller who was asked. Knows ids and results; nothing of items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+
+from ossia.server.sealing import Sealer
+from ossia.tools import ToolResult
+
+KEPT = 32 << 20  # characters of results
+OVERHEAD = 500  # of a result besides its text
+DIGEST = 32  # hex digits of each part of an id
+UNKNOWN = "error: the call was given up; whether it was carried out is not known"
+
+
+class ApprovalError(Exception):
+    """The id is not one that this caller was given for this call."""
+
+
+@dataclass(frozen=True)
+class AskedFor:
+    """A call that waits for approval, as the client sees it."""
+
+    label: str
+    name: str
+    arguments: str
+
+
+class Approvals:
+    """Of one caller, whose `sealer` this is."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def id(self, call: AskedFor, digest: str) -> str:
+        """`digest`: of the tool that would be called, 32 hex digits."""
+        assert len(digest) == DIGEST
+        nonce = os.urandom(DIGEST // 2).hex()
+        return f"mcpr_{nonce}{digest}{self._signature(nonce, digest, call)}"
+
+    def digest(self, id: str, call: AskedFor) -> str:
+        """The digest of the tool that was asked about. Raises `ApprovalError`."""
+        given = id.removeprefix("mcpr_")
+        nonce = given[:DIGEST]
+        digest = given[DIGEST : 2 * DIGEST]
+        signature = given[2 * DIGEST :]
+        expected = self._signature(nonce, digest, call)
+        if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "surrogatepass")):
+            raise ApprovalError
+        return digest
+
+    def _signature(self, nonce: str, digest: str, call: AskedFor) -> str:
+        parts = ("approval", nonce, digest, call.label, call.name, call.arguments)
+        return self._sealer.signature(*parts)[:DIGEST]
+
+
+class ApprovedCalls:
+    """Of one server. The results of calls by whose they are and the ids of their requests: a
+    request that is sent again, by a client that lost the answer, finds the result and runs nothing.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[tuple[str, str], asyncio.Future[ToolResult]] = {}
+        self._ended: LRUCache[tuple[str, str], ToolResult] = LRUCache(KEPT, getsizeof=_size)
+
+    async def once(
+        self, owner: str, id: str, run: Callable[[], Awaitable[ToolResult]]
+    ) -> ToolResult:
+        key = (owner, id)
+        ended = self._ended.get(key)
+        if ended is not None:
+            return ended
+        if key in self._running:
+            return await asyncio.shield(self._running[key])
+        told: asyncio.Future[ToolResult] = asyncio.get_running_loop().create_future()
+        self._running[key] = told
+        result = ToolResult(UNKNOWN, failed=True)
+        try:
+            result = await run()
+            return result
+        finally:
+            del self._running[key]
+            self._ended[key] = result
+            told.set_result(result)
+
+
+def _size(result: ToolResult) -> int:
+    return len(result.text) + OVERHEAD
