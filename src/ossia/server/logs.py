@@ -10,6 +10,8 @@ import logging
 import sys
 from typing import TextIO
 
+from ossia.server.hosted.secrets import in_body
+
 log = logging.getLogger("ossia.server")
 access_log = logging.getLogger("ossia.access")
 prompt_log = logging.getLogger("ossia.prompts")
@@ -38,6 +40,11 @@ def set_up(stream: TextIO | None = None) -> None:
     errors.handlers[:] = [handler]
     errors.setLevel(logging.WARNING)
     errors.propagate = False
+    # what these say of a connection may repeat its address, in which there can be a secret
+    for name in ("mcp", "httpx2", "httpcore2"):
+        quiet = logging.getLogger(name)
+        quiet.handlers[:] = [logging.NullHandler()]
+        quiet.propagate = False
 
 
 def access(
@@ -60,6 +67,8 @@ def access(
 
 
 def prompt(request_id: str, body: bytes) -> None:
-    """What was asked, where the settings say so. On one line, whatever is in it."""
-    text = body.decode("utf-8", "replace").replace("\r", "\\r").replace("\n", "\\n")
+    """What was asked, where the settings say so. On one line, whatever is in it; what lets in at an
+    MCP server is left out.
+    """
+    text = in_body(body).decode("utf-8", "replace").replace("\r", "\\r").replace("\n", "\\n")
     prompt_log.info("id=%s %s", request_id, text)

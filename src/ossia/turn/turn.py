@@ -66,6 +66,7 @@ from ossia.turn.events import (
     Usage,
     new_id,
 )
+from ossia.turn.results import within
 from ossia.turn.sample import BuiltinCall, Outcome, Rules, Sample
 
 Generate = Callable[[list[int]], Iterable[Sampled]]
@@ -78,12 +79,15 @@ RESULT_CHANNELS = ("analysis", "commentary")  # a result stands on its call's ch
 class Limits:
     """`max_tokens`: of all samples together. `rounds`: samples that call our tools; `max_calls`:
     such calls. `retries`: samples that may follow one whose call could not be understood.
+    `max_result_tokens`: of each result of our tools; of what has more, the model reads head and
+    tail.
     """
 
     max_tokens: int | None = None
     rounds: int = 8
     retries: int = 2
     max_calls: int | None = None
+    max_result_tokens: int | None = 8192
 
 
 @dataclass
@@ -292,6 +296,8 @@ class Turn:
 
     def end_call(self, call: BuiltinCall, result: ToolResult) -> TurnEvent:
         """The result of a call, in any order."""
+        text = within(result.text, self._tokenizer, self.limits.max_result_tokens)
+        result = replace(result, text=text)
         self._results[call.index] = result
         item = replace(call.item, outputs=result.outputs, result=result.text, failed=result.failed)
         return ItemEnd(call.index, item)

@@ -76,7 +76,13 @@ def tools() -> list[dict[str, Any]]:
     ]
 
 
+HEARD: list[str] = []
+
+
 def said(name: str, text: str) -> dict[str, Any]:
+    HEARD.append(text)
+    if BEHAVIOUR == "remember":
+        text = ",".join(HEARD)
     if BEHAVIOUR == "structured":
         return {"content": [], "structuredContent": {"a": [1, "ü"]}}
     if BEHAVIOUR == "mixed":

@@ -12,17 +12,21 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from secrets import token_hex
 from typing import Any
 
-from ossia.errors import McpError
+from ossia.errors import ContainerError, McpError
 from ossia.server.hosted.calls import has_right
 from ossia.server.hosted.secrets import HIDDEN
 from ossia.server.settings import Limits
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
+from ossia.tools import SessionKey, Toolbox
 from ossia.tools.browser.transport import Guard
-from ossia.tools.kinds import MCP
+from ossia.tools.containers import Containers
+from ossia.tools.kinds import MCP, PYTHON, SHELL
 from ossia.tools.mcp import McpConfig, McpServer, RequestedServer, Which, Wishes
 from ossia.tools.mcp.config import label_of
 from ossia.tools.mcp.declaring import DeclaredTool
@@ -33,6 +37,7 @@ MOST_HEADERS = 64
 LONGEST_HEADER = 16_384  # characters
 SECONDS = 30.0  # that a stranger has for an answer
 ELSEWHERE = ("connector_id", "tunnel_id")
+FILTERS = ("always", "never")
 SCHEMES = ("http://", "https://")
 
 
@@ -75,8 +80,10 @@ class McpVisit:
         server = self.strangers.get(name) or self.known.get(name)
         if server is None:
             return None
-        made = RequestedServer(server, label, _wishes(tool, others=is_strange), is_strange)
-        self.listed.append(Listed(label, [_shown(each) for each in made.tools.values()]))
+        wishes = _wishes(tool, others=is_strange)
+        made = RequestedServer(server, label, wishes, is_strange)
+        tools = [_shown(each) for each in made.tools.values()]
+        self.listed.append(Listed(label, tools))
         return made
 
 
@@ -226,8 +233,10 @@ def _wishes(tool: At, *, others: bool) -> Wishes:
         case "never":
             return Wishes(allowed, about=about)
     wanted.object("always, never or an object with filters of tools")
-    filters = {word: _which(wanted[word]) for word in ("always", "never") if word in wanted}
-    return Wishes(allowed, filters.get("always"), filters.get("never"), others, about)
+    filters = {word: _which(wanted[word]) for word in FILTERS if word in wanted}
+    asked = filters.get("always")
+    trusted = filters.get("never")
+    return Wishes(allowed, asked, trusted, others, about)
 
 
 def _which(given: At) -> Which:
@@ -240,7 +249,36 @@ def _which(given: At) -> Which:
     names = None
     if "tool_names" in given:
         names = frozenset(each.text() for each in given["tool_names"].items())
-    return Which(names, given["read_only"].flag() if "read_only" in given else None)
+    reads = None
+    if "read_only" in given:
+        reads = given["read_only"].flag()
+    return Which(names, reads)
+
+
+def with_files(tools: Toolbox, containers: Containers) -> Toolbox:
+    """Results that are too long for the model are files of the container of its code, if it has
+    one.
+    """
+    if not any(tool.kind in (PYTHON, SHELL) for tool in tools.builtin):
+        return tools
+
+    def save(key: SessionKey, name: str, text: str) -> str | None:
+        stem, _, kind = name.rpartition(".")
+        path = f"{stem}-{token_hex(4)}.{kind}"
+        content = BytesIO(text.encode("utf-8", "replace"))
+        try:
+            container = containers.of(key.caller, key.container or key.conversation)
+            containers.write(container, path, content)
+        except (ContainerError, OSError) as error:
+            log.warning("a long result of an MCP server is not kept: %s", error)
+            return None
+        return f"/mnt/data/{path}"
+
+    saving = [
+        replace(tool, save=save) if isinstance(tool, RequestedServer) else tool
+        for tool in tools.builtin
+    ]
+    return replace(tools, builtin=tuple(saving))
 
 
 def _shown(tool: DeclaredTool) -> dict[str, Any]:

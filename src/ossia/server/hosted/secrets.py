@@ -34,11 +34,11 @@ def _host(url: Any) -> str:
 
 def in_body(body: bytes) -> bytes:
     """A request's body as it may be logged; the same bytes if it declares no MCP server."""
-    if b"mcp" not in body:
-        return body
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError:
+        if b"mcp" not in body and b"\\u" not in body:
+            return body
         return b"(it is not JSON, and is left out, for it may hold what lets in at a server)"
     tools = asked.get("tools") if isinstance(asked, dict) else None
     if not isinstance(tools, list) or not any(map(_is_server, tools)):

@@ -12,7 +12,6 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from ossia.engine.request import SamplingParams
 from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
@@ -67,8 +66,7 @@ async def summary(
     """Of a conversation that asks for it. Raises `ApiError` if the model writes none."""
     silent = replace(tools, choice=ToolChoice("none"))
     most = max(1, service.context // PART)
-    sampling = service.settings.sampling
-    params = replace(sampling, max_tokens=most) if sampling else SamplingParams(max_tokens=most)
+    params = replace(service.settings.sampling, max_tokens=most)
     ask = AnswerRequest(
         conversation, params, grammar=await service.grammar(silent), prompt_param="input"
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovalError, Approvals, AskedFor
-from ossia.server.hosted.mcp import McpVisit
+from ossia.server.hosted.mcp import McpVisit, with_files
 from ossia.server.responses.input import Item, Reader, droppable, wire_items, without_first
 from ossia.server.responses.tool_input import asked_for
 from ossia.server.responses.tools import WireTools, wire_tools
@@ -121,6 +121,8 @@ async def read_prompt(
             service.tools_for(caller),
             mcp,
         )
+        if service.containers is not None:
+            tools = replace(tools, tools=with_files(tools.tools, service.containers))
         draft = Prompt(
             Conversation(()),
             tools,

@@ -164,7 +164,8 @@ class McpSession:
                 if attempt == 2 or not tool.listed.repeats:
                     raise McpError(_lost_text(self._server.config.label, lost)) from lost
                 continue
-            return as_result(answer, function, self._keep)
+            # a long one may be written to a disk
+            return await asyncio.to_thread(as_result, answer, function, self._keep)
         raise AssertionError  # the loop ends by itself
 
     def _keep(self, name: str, text: str) -> str | None:

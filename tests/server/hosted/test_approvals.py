@@ -1,0 +1,80 @@
+"""Ids of requests for approval, and that an approved call runs once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ossia.server.hosted.approvals import (
+    UNKNOWN,
+    ApprovalError,
+    Approvals,
+    ApprovedCalls,
+    AskedFor,
+)
+from ossia.server.sealing import Sealer
+from ossia.tools import ToolResult
+
+DIGEST = "0123456789abcdef" * 2
+CALL = AskedFor("team", "write", '{"text":"a"}')
+
+
+def test_an_id_is_of_one_call_of_one_caller() -> None:
+    secret = b"a secret"
+    mine = Approvals(Sealer(secret).of("ann"))
+    id = mine.id(CALL, DIGEST)
+    assert mine.digest(id, CALL) == DIGEST
+    assert Approvals(Sealer(secret).of("ann")).digest(id, CALL) == DIGEST  # after a restart, too
+    others = [Approvals(Sealer(secret).of("bob")), Approvals(Sealer(b"another").of("ann"))]
+    for other in (*others, Approvals(Sealer(secret))):
+        with pytest.raises(ApprovalError):
+            other.digest(id, CALL)
+    changed = [
+        AskedFor("team2", "write", CALL.arguments),
+        AskedFor("team", "write2", CALL.arguments),
+        AskedFor("team", "write", '{"text":"b"}'),
+        AskedFor("teamwrite", "", CALL.arguments),  # where a part ends counts
+    ]
+    for call in changed:
+        with pytest.raises(ApprovalError):
+            mine.digest(id, call)
+    for wrong in ("", "mcpr_", id[:-1], id + "0", id.upper(), id.replace("0", "1"), "mcpr_ü" * 20):
+        with pytest.raises(ApprovalError):
+            mine.digest(wrong, CALL)
+
+
+def test_a_call_runs_once() -> None:
+    runs: list[int] = []
+
+    async def run() -> ToolResult:
+        runs.append(len(runs))
+        await asyncio.sleep(0)
+        return ToolResult(f"run {len(runs)}")
+
+    async def many() -> list[ToolResult]:
+        calls = ApprovedCalls()
+        at_once = await asyncio.gather(*(calls.once("ann", "a", run) for _ in range(3)))
+        later = await calls.once("ann", "a", run)
+        others = [await calls.once("bob", "a", run), await calls.once("ann", "b", run)]
+        return [*at_once, later, *others]
+
+    texts = [result.text for result in asyncio.run(many())]
+    assert texts == ["run 1"] * 4 + ["run 2", "run 3"] and len(runs) == 3
+
+
+def test_a_call_that_was_given_up_is_not_run_again() -> None:
+    async def endless() -> ToolResult:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def both() -> list[ToolResult]:
+        calls = ApprovedCalls()
+        first = asyncio.ensure_future(calls.once("ann", "a", endless))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(calls.once("ann", "a", endless))
+        await asyncio.sleep(0)
+        first.cancel()
+        return [await second, await calls.once("ann", "a", endless)]
+
+    assert asyncio.run(both()) == [ToolResult(UNKNOWN, failed=True)] * 2
