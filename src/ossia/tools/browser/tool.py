@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from ossia.errors import ToolError
 from ossia.harmony import ToolNamespace, builtin_tools
-from ossia.tools.browser.backend import Backend, Domains, domains_of, narrowed
+from ossia.tools.browser.backend import Backend, Domains
 from ossia.tools.browser.book import Book
 from ossia.tools.browser.corpus import Corpus
 from ossia.tools.browser.session import BrowserSession
@@ -50,7 +50,7 @@ class Browser:
             backend = Corpus.open(corpus)
         elif searx is not None:
             backend = Searx(searx)
-        domains = None if allowed_domains is None else domains_of(allowed_domains)
+        domains = Domains.of(allowed_domains)
         books: Books = LRUCache(MOST_CONVERSATIONS)
         self._inner = _Browser(backend or PlainWeb(), domains, external_web_access, books)
 
@@ -70,13 +70,16 @@ class Browser:
         self._inner.books.setdefault(_of_conversation(key), book)
 
     def limited(
-        self, allowed_domains: Iterable[str] | None = None, external_web_access: bool = True
+        self,
+        allowed_domains: Iterable[str] | None = None,
+        external_web_access: bool = True,
+        blocked_domains: Iterable[str] = (),
     ) -> _Browser:
         """The same browser for one request that asks for less of the web."""
-        asked = None if allowed_domains is None else domains_of(allowed_domains)
+        asked = Domains.of(allowed_domains, blocked_domains)
         return replace(
             self._inner,
-            domains=narrowed(self._inner.domains, asked),
+            domains=self._inner.domains.narrowed(asked),
             external=self._inner.external and external_web_access,
         )
 
