@@ -265,7 +265,7 @@ class Service:
                     cache_salt=caller.salted(ask.cache_salt),
                     turn_of=whose_turn(),
                     session=replace(ask.session, caller=caller.name),
-                    run=Calls(self.metrics, caller).run,
+                    run=Calls(self.metrics, caller, dict(ask.uses)).run,
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ossia.server.access import Caller
 from ossia.server.metrics import Metrics
@@ -21,6 +21,12 @@ log = logging.getLogger("ossia.server")
 USED_UP = (
     "error: the limit of {} {} a minute is used up: answer with what is known, or tell the user to "
     "come back later"
+)
+
+NO_USES_LEFT = ToolResult(
+    "error: no more calls of this kind are allowed in this answer: answer with what is known",
+    ({"type": "error", "code": "max_uses_exceeded"},),
+    failed=True,
 )
 
 
@@ -43,14 +49,15 @@ def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
 
 @dataclass(frozen=True)
 class Calls:
-    """Of one caller."""
+    """Of one answer to a caller. `uses`: how often a recipient may still be called."""
 
     metrics: Metrics
     caller: Caller
+    uses: dict[str, int] = field(default_factory=dict)
 
     async def run(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:
         name = tool_name(call.tool)
-        refusal = self._refusal(call.tool)
+        refusal = self._refusal(call.tool) or self._used_up(recipient_of(call))
         if refusal is not None:
             self.metrics.tool_call(name, "refused", 0.0)
             return refusal
@@ -80,6 +87,21 @@ class Calls:
         else:
             return None
         return ToolResult(text, failed=True)
+
+    def _used_up(self, recipient: str) -> ToolResult | None:
+        """The call is counted."""
+        left = self.uses.get(recipient)
+        if left is None:
+            return None
+        if left <= 0:
+            return NO_USES_LEFT
+        self.uses[recipient] = left - 1
+        return None
+
+
+def recipient_of(call: BuiltinCall) -> str:
+    item = call.item
+    return f"{item.tool}.{item.function}" if item.function else item.tool
 
 
 def names(tools: Iterable[Tool]) -> list[str]:

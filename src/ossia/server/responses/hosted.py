@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ossia.server.hosted.told import told
 from ossia.server.responses.items import Include, Wire, Writer
-from ossia.server.responses.told import told
 from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.turn.events import BuiltinCallItem, ItemDelta
 

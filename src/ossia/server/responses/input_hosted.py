@@ -11,7 +11,7 @@ from typing import Any
 
 from ossia.harmony import Message, Role
 from ossia.server.hosted.citing import with_marks
-from ossia.server.responses.told import Told, read_told
+from ossia.server.hosted.told import Told, read_told
 from ossia.server.wire.content import part_text
 from ossia.server.wire.fields import At
 from ossia.tools.kinds import PYTHON

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 from ossia.tools import Tool
-from ossia.tools.browser import Browser
+from ossia.tools.browser import Browser, LimitedBrowser
 from ossia.tools.kinds import BROWSER
 from ossia.tools.protocol import by_wire_type
 
@@ -25,12 +25,16 @@ def _browser(tool: Tool, declared: At) -> Tool:
     """Domains bind search and open: OpenAI has them in `filters`, Anthropic beside the type.
     Without `external_web_access` only what is local is found.
     """
-    filters = declared["filters"] if "filters" in declared else declared
+    filters = declared
+    if "filters" in declared:
+        filters = declared["filters"]
     allowed = _domains(filters["allowed_domains"])
     blocked = _domains(filters["blocked_domains"])
     external = declared["external_web_access"]
     is_external = external.value is None or external.flag()
-    if not isinstance(tool, Browser) or (not allowed and not blocked and is_external):
+    if not isinstance(tool, Browser | LimitedBrowser) or (
+        not allowed and not blocked and is_external
+    ):
         return tool
     return tool.limited(allowed or None, is_external, blocked)
 

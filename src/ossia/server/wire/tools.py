@@ -64,9 +64,7 @@ class ToolReader:
                 case "namespace":
                     self._namespace(tool)
                 case _ if kind in by_type:
-                    wanted = asked_for(by_type[kind], tool)
-                    self.hosted[wanted.namespace.name] = wanted
-                    self.echo.append(dict(tool.value))
+                    self._hosted(by_type[kind], tool)
                 case _:
                     log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
                     self.unavailable.append(kind[:LONGEST_NAME])
@@ -108,6 +106,12 @@ class ToolReader:
             raise wanted.wrong("must be text or a grammar")
         self._new_name(tool["name"])
         self.custom.append(DeclaredCustom(name, about, text))
+
+    def _hosted(self, known: Tool, declared: At) -> None:
+        """One that is declared twice is bound by both declarations."""
+        name = known.namespace.name
+        self.hosted[name] = asked_for(self.hosted.get(name, known), declared)
+        self.echo.append(dict(declared.value))
 
     def _namespace(self, space: At) -> None:
         name = tool_name(space["name"])

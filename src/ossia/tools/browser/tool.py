@@ -52,7 +52,7 @@ class Browser:
             backend = Searx(searx)
         domains = Domains.of(allowed_domains)
         books: Books = LRUCache(MOST_CONVERSATIONS)
-        self._inner = _Browser(backend or PlainWeb(), domains, external_web_access, books)
+        self._inner = LimitedBrowser(backend or PlainWeb(), domains, external_web_access, books)
 
     @property
     def kind(self) -> ToolKind:
@@ -74,21 +74,16 @@ class Browser:
         allowed_domains: Iterable[str] | None = None,
         external_web_access: bool = True,
         blocked_domains: Iterable[str] = (),
-    ) -> _Browser:
+    ) -> LimitedBrowser:
         """The same browser for one request that asks for less of the web."""
-        asked = Domains.of(allowed_domains, blocked_domains)
-        return replace(
-            self._inner,
-            domains=self._inner.domains.narrowed(asked),
-            external=self._inner.external and external_web_access,
-        )
+        return self._inner.limited(allowed_domains, external_web_access, blocked_domains)
 
     async def close(self) -> None:
         await self._inner.backend.close()
 
 
 @dataclass(frozen=True)
-class _Browser:
+class LimitedBrowser:
     """A browser with its limits. Copies with other limits share pages and backend."""
 
     backend: Backend
@@ -105,6 +100,19 @@ class _Browser:
         space = builtin_tools("browser")
         words = f"sources={self.backend.source}"
         return replace(space, description=str(space.description).replace(DECLARED, words))
+
+    def limited(
+        self,
+        allowed_domains: Iterable[str] | None = None,
+        external_web_access: bool = True,
+        blocked_domains: Iterable[str] = (),
+    ) -> LimitedBrowser:
+        asked = Domains.of(allowed_domains, blocked_domains)
+        return replace(
+            self,
+            domains=self.domains.narrowed(asked),
+            external=self.external and external_web_access,
+        )
 
     def session(self, key: SessionKey) -> BrowserSession:
         key = _of_conversation(key)

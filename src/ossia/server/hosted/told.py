@@ -13,19 +13,21 @@ from typing import Any
 import orjson
 
 from ossia.harmony import Message, Role
+from ossia.tools import SessionKey, Tool
+from ossia.tools.browser import Book, Browser, Page
+from ossia.tools.kinds import BROWSER
 from ossia.turn.events import BuiltinCallItem
 
 CHANNELS = ("analysis", "commentary")
+Pages = Mapping[int, tuple[str, str]]  # that the browser showed, by their cursors: URL and title
 
 
 @dataclass(frozen=True)
 class Told:
-    """`pages`: that the browser showed, by their cursors: URL and title. `is_whole`: nothing is
-    missing.
-    """
+    """`is_whole`: nothing is missing."""
 
     messages: tuple[Message, ...] = ()
-    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    pages: Pages = field(default_factory=dict)
     is_whole: bool = False
 
 
@@ -80,3 +82,11 @@ def _read(facts: Any) -> Told:
         Message(Role.TOOL, result, recipient, channel, "assistant"),
     )
     return Told(messages, pages, is_whole=True)
+
+
+def show_again(tools: Mapping[str, Tool], key: SessionKey, pages: Pages) -> None:
+    """The pages of earlier turns, for a conversation whose browser has seen none here."""
+    browser = tools.get(BROWSER.name)
+    if pages and isinstance(browser, Browser):
+        shown = {cursor: Page(url, title, None) for cursor, (url, title) in pages.items()}
+        browser.seed(key, Book(dict(sorted(shown.items()))))
