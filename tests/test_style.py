@@ -30,6 +30,7 @@ TODAY = {
     "kernels/cpu": 9.2,
     "model": 10.3,
     "tasks/long": 8.6,
+    "tools/browser": 8.8,
 }
 # How often each construct occurs in the whole package.
 NESTED_CONDITIONALS = 0  # a conditional expression inside a conditional expression

@@ -21,12 +21,17 @@ import pytest
 from tiny_model import environment
 
 from ossia.commands.main import main
-from ossia.commands.terminal import Screen, Session, _answer, remote, slash
+from ossia.commands.terminal import Presses, Screen, Session, carry_out, remote, slash
 from ossia.commands.terminal.remote import Server
 from ossia.errors import RequestError
 from ossia.harmony import Conversation, Effort
 
 INTERRUPT = "Ctrl-C comes, and the server is silent"
+
+
+def ask(text: str, talk: Session, screen: Screen) -> None:
+    with Presses() as presses:
+        carry_out(text, talk, screen, presses)
 
 
 def delta(finish: str | None = None, **said: Any) -> dict[str, Any]:
@@ -264,7 +269,7 @@ def test_ctrl_c_stops_an_answer_and_also_a_silent_server(fake: Fake) -> None:
     ]
     for text, shown in (("first", "It is"), ("second", "Hm"), ("third", ""), ("fourth", "")):
         fake.shown = lambda shown=shown: shown in out.getvalue()  # type: ignore[misc]
-        _answer(text, talk, screen)
+        ask(text, talk, screen)
     assert "It is\nstopped; the answer stays in the conversation as far as it got" in out.getvalue()
     assert out.getvalue().count("stopped before an answer began; the question is forgotten") == 2
     assert [m["content"] for m in fake.asked[3]["messages"]] == ["first", "It is", "fourth"]
@@ -276,9 +281,9 @@ def test_an_error_keeps_the_question_for_retry(fake: Fake) -> None:
     talk, screen, out = session(fake)
     full = (400, "application/json", error("maximum context length", "context_length_exceeded"))
     fake.answers = [(503, "text/plain", "busy"), full]
-    _answer("first", talk, screen)
+    ask("first", talk, screen)
     assert "busy; /retry asks again" in out.getvalue() and talk.take_back() == "first"
-    _answer("long", talk, screen)
+    ask("long", talk, screen)
     assert "/new begins a new conversation" in out.getvalue() and not talk.history
 
 
@@ -295,7 +300,7 @@ def test_commands_with_a_server(fake: Fake) -> None:
         "/model second",
     ):
         slash.run(line, talk, screen)
-    _answer("Hi", talk, screen)
+    ask("Hi", talk, screen)
     slash.run("/tokens", talk, screen)
     for said in (
         "effort: as the server chooses",
@@ -323,7 +328,7 @@ def test_calls_of_a_loaded_conversation_are_sent(fake: Fake) -> None:
     talk.history = list(Conversation.from_chat(chat_form, system=None).messages)
     talk.effort = Effort.HIGH
     fake.answers = [ANSWER]
-    _answer("and?", talk, screen)
+    ask("and?", talk, screen)
     sent = fake.asked[0]["messages"]
     assert [m["role"] for m in sent] == ["user", "assistant", "tool", "assistant", "user"]
     (call,) = sent[1]["tool_calls"]
@@ -348,7 +353,7 @@ def test_results_go_to_their_calls(fake: Fake) -> None:
     talk, screen, _ = session(fake)
     talk.history = list(Conversation.from_chat(chat_form, system=None).messages)
     fake.answers = [ANSWER]
-    _answer("and?", talk, screen)
+    ask("and?", talk, screen)
     sent = fake.asked[0]["messages"]
     called = [call for m in sent for call in m.get("tool_calls", ())]
     names = {call["id"]: call["function"]["name"] for call in called}

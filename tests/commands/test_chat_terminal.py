@@ -11,18 +11,25 @@ import select
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.completion import CompleteEvent, DummyCompleter
 from prompt_toolkit.document import Document
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
 from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
 
 import ossia
-from ossia.commands.terminal import Screen, Session, _history_file, interact
+from ossia.commands.terminal import Presses, Screen, Session, interact
+from ossia.commands.terminal.interrupts import Interrupt, nothing_lost
+from ossia.commands.terminal.prompt import Prompt, history_file
 from ossia.commands.terminal.slash import COMMANDS, Completions
 from ossia.errors import ModelNotFoundError
 from ossia.harmony import Effort
@@ -39,13 +46,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Typed:
-    """Stands in for prompt_toolkit's session: what a person types, then Ctrl-D."""
+    """Stands in for the line editor: what a person types, then Ctrl-D."""
+
+    typed = ""
 
     def __init__(self, *lines: str | BaseException) -> None:
         self.lines = iter(lines)
-        self.default_buffer = type("buffer", (), {"text": ""})
 
-    def prompt(self, message: str) -> str:
+    def read(self, presses: Presses) -> str:
         line = next(self.lines, EOFError())
         if isinstance(line, BaseException):
             raise line
@@ -62,9 +70,7 @@ def talk(
 ) -> tuple[str, Session]:
     session = Session(llm, Effort.MEDIUM, None, None, (), {})
     out = io.StringIO()
-    monkeypatch.setattr(
-        "ossia.commands.terminal._prompt_session", lambda keep_history: Typed(*lines)
-    )
+    monkeypatch.setattr("ossia.commands.terminal.Prompt", lambda **_: Typed(*lines))
     interact(session, Screen(out, styled=styled), "tiny", keep_history=False)
     return out.getvalue(), session
 
@@ -226,7 +232,7 @@ def test_retry_takes_the_last_answer_back_and_asks_again(
         screen = Screen(io.StringIO(), styled=False)
         typed = ("/retry",) if history else ("first", "/retry")
         monkeypatch.setattr(
-            "ossia.commands.terminal._prompt_session", lambda _, typed=typed: Typed(*typed)
+            "ossia.commands.terminal.Prompt", lambda typed=typed, **_: Typed(*typed)
         )
         interact(other, screen, "tiny", keep_history=False)
         assert [m.text for m in other.history if m.channel != "analysis"] == left
@@ -249,7 +255,7 @@ def test_tools_are_switched_on_and_off(tiny: Path, monkeypatch: pytest.MonkeyPat
         "/tools off",
         "q",
     )
-    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed(*lines))
+    monkeypatch.setattr("ossia.commands.terminal.Prompt", lambda **_: Typed(*lines))
     interact(session, Screen(out, styled=False), "tiny", keep_history=False)
     assert out.getvalue().count("tools: calculator off; /tools NAME on or off") == 3
     assert "tools: calculator on" in out.getvalue()
@@ -271,7 +277,7 @@ def test_another_model_goes_on_with_the_conversation(
     session = Session(first, Effort.MEDIUM, None, None, (), {}, load=load)
     out = io.StringIO()
     lines = ("a", "/model", "/model none", "/model other", "b")
-    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed(*lines))
+    monkeypatch.setattr("ossia.commands.terminal.Prompt", lambda **_: Typed(*lines))
     interact(session, Screen(out, styled=False), "tiny", keep_history=False)
     for said in ("model: tiny, 0.", "tiny stays: there is no none", "model: other, 0.", "two"):
         assert said in out.getvalue()
@@ -337,7 +343,7 @@ def test_a_newcomer_is_told_what_nano_is(
 ) -> None:
     session = Session(scripted(tiny)[0], Effort.MEDIUM, None, None, (), {})
     out = io.StringIO()
-    monkeypatch.setattr("ossia.commands.terminal._prompt_session", lambda _: Typed())
+    monkeypatch.setattr("ossia.commands.terminal.Prompt", lambda **_: Typed())
     interact(session, Screen(out, styled=False), name, keep_history=False)
     assert ("for real work: ossia chat gpt-oss-20b" in out.getvalue()) == is_said
 
@@ -361,6 +367,7 @@ sys.exit(main())
         )  # fmt: skip
         os.close(theirs)
         self.seen = ""
+        self.all = ""
 
     def shows(self, text: str, seconds: float) -> bool:
         """Read until `text` appears in what was not yet waited for; False if it does not."""
@@ -369,11 +376,21 @@ sys.exit(main())
             if not select.select([self.handle], [], [], max(0, until - time.monotonic()))[0]:
                 return False
             try:
-                self.seen += os.read(self.handle, 4096).decode(errors="replace")
+                read = os.read(self.handle, 4096).decode(errors="replace")
             except OSError:  # it has ended
                 return False
+            self.seen += read
+            self.all += read
         self.seen = plain(self.seen).split(text, 1)[1]
         return True
+
+    def wait_until_working(self) -> None:
+        """Until no prompt reads keys any more: from now on Ctrl-C is a signal."""
+        until = time.monotonic() + 60
+        while not termios.tcgetattr(self.handle)[3] & termios.ISIG:
+            if time.monotonic() > until:
+                pytest.fail(f"the prompt is still there: {self.seen!r}")
+            self.shows("nothing that is waited for", 0.01)
 
     def wait_for(self, text: str) -> None:
         if not self.shows(text, 60):
@@ -407,14 +424,13 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
     terminal.wait_for("/help lists the commands")
     terminal.wait_for(">")
     terminal.type("Hi\r")
-    for _ in range(30):  # the first may come before the answer has begun
-        terminal.type("\x03")
-        if terminal.shows("stopped before an answer began", 1):
-            break
+    terminal.wait_until_working()
+    terminal.type("\x03")
+    terminal.wait_for("stopped before an answer began")
     for typed, shown in (
         ("two\x1b\rlines\x03", "lines"),  # Alt-Enter does not send, and Ctrl-C discards
         ("\x03", "/quit or Ctrl-D leaves"),
-        ("/frob\r", "there is no command /frob"),
+        ("\x03" * 9 + "/frob\r", "there is no command /frob"),
     ):
         terminal.wait_for(">")
         terminal.type(typed)
@@ -422,7 +438,49 @@ def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(
     terminal.wait_for(">")
     terminal.type("\x04")
     assert terminal.end() == 0
+    assert "Traceback" not in terminal.all and "exception" not in terminal.all
     assert "+Hi" in (tmp_path / "ossia" / "history").read_text()
+
+
+def test_ctrl_c_is_safe_before_within_and_after_a_prompt() -> None:
+    """As a signal, which comes whenever the prompt has not taken the terminal, or has left it."""
+    interrupt = Interrupt()
+    with create_pipe_input() as keys, create_app_session(keys, DummyOutput()):
+        prompt = Prompt(keep_history=False, completer=DummyCompleter())
+        editor = prompt._session
+        with Presses() as presses:
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                prompt.read(presses)
+
+            def press_while_running() -> None:
+                while not editor.app.is_running:
+                    time.sleep(0.001)
+                os.kill(os.getpid(), signal.SIGINT)
+
+            presser = threading.Thread(target=press_while_running)
+            presser.start()
+            with pytest.raises(KeyboardInterrupt):
+                prompt.read(presses)
+            presser.join()
+
+            keys.send_text("Hi\r")
+            editor.app.after_render += lambda app: app.is_done and os.kill(os.getpid(), 2)
+            assert prompt.read(presses) == "Hi"
+            with presses.go_to(interrupt.press):
+                assert interrupt.asked, "it came after Enter, so it is the answer's"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_typed_for_the_next_prompt_outlives_ctrl_c() -> None:
+    ours, theirs = pty.openpty()
+    with open(theirs) as terminal:
+        before = termios.tcgetattr(terminal)
+        with nothing_lost(terminal):
+            os.write(ours, b"and why?\x03\n")
+            assert terminal.readline() == "and why?\n"
+        assert termios.tcgetattr(terminal) == before
+    os.close(ours)
 
 
 def test_tab_and_commands_at_a_terminal(
@@ -466,8 +524,8 @@ def test_ctrl_c_while_loading_leaves(terminals: list[Terminal]) -> None:
 
 def test_history_is_kept_only_if_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    file = _history_file()
+    file = history_file()
     assert file is not None and file.stat().st_mode & 0o777 == 0o600
     (tmp_path / "blocked").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "blocked"))
-    assert _history_file() is None
+    assert history_file() is None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -51,12 +51,13 @@ class AnswerRequest:
     """A request for one answer. `params` has the stop ids that the client names; its `max_tokens`
     and `min_tokens` are for the whole answer. `opening`: the beginning of a message, after the
     conversation, that the answer goes on with. `conversation` declares the `tools`; `max_calls`:
-    how many calls of our own tools may be run. `grammar` None: nothing is enforced. `stop`: strings
-    that end the final answer, and are left out of it. `logprobs`: whether those of the text's
-    tokens are wanted. `prompt_param`: the field to name if the prompt is too long. `samples` and
-    `stream`: of several answers to one prompt. `session`: whose state our tools see. `run`: carries
-    out their calls. `turn_of`: who waits for it; callers take turns. `approved`: calls in the
-    conversation that are run before anything is sampled.
+    how many calls of our own tools may be run, and `uses`: how many of one, by its recipient.
+    `grammar` None: nothing is enforced. `stop`: strings that end the final answer, and are left out
+    of it. `logprobs`: whether those of the text's tokens are wanted. `prompt_param`: the field to
+    name if the prompt is too long. `samples` and `stream`: of several answers to one prompt.
+    `session`: whose state our tools see. `run`: carries out their calls. `turn_of`: who waits for
+    it; callers take turns. `approved`: calls in the conversation that are run before anything is
+    sampled.
     """
 
     conversation: Conversation
@@ -70,6 +71,7 @@ class AnswerRequest:
     stream: int = 0
     prompt_param: str = "messages"
     max_calls: int | None = None
+    uses: Mapping[str, int] = field(default_factory=dict)
     session: SessionKey = field(default_factory=SessionKey)
     run: Callable[[Sessions, BuiltinCall], Awaitable[ToolResult]] = run_call
     turn_of: str = ""

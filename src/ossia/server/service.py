@@ -270,7 +270,7 @@ class Service:
                     cache_salt=caller.salted(ask.cache_salt),
                     turn_of=whose_turn(),
                     session=replace(ask.session, caller=caller.name),
-                    run=Calls(self.metrics, caller, self.approved).run,
+                    run=Calls(self.metrics, caller, self.approved, dict(ask.uses)).run,
                 )
                 async with aclosing(self.answerer.answer(asked)) as events:
                     async for event in events:

@@ -14,6 +14,7 @@ from ossia.errors import ToolError
 from ossia.tools import SessionKey
 from ossia.tools.browser import Browser, Corpus, Exa, PlainWeb, Searx, YouCom
 from ossia.tools.browser import corpus as corpus_module
+from ossia.tools.browser.backend import Domains
 from ossia.tools.browser.corpus import snippet, words_of
 
 httpx2 = pytest.importorskip("httpx2", reason="needs httpx2")
@@ -49,18 +50,22 @@ async def test_a_folder(folder: Path) -> None:
 
 
 async def test_answers_are_the_same_every_time(folder: Path) -> None:
-    twice = [await Corpus.open(folder).search("bees make the queen", 10, None) for _ in range(2)]
+    twice = [
+        await Corpus.open(folder).search("bees make the queen", 10, Domains()) for _ in range(2)
+    ]
     assert twice[0] == twice[1] and len(twice[0]) == 3
-    assert await Corpus.open(folder).search("bees", 10, ("other.org",)) == []
+    assert await Corpus.open(folder).search("bees", 10, Domains(("other.org",))) == []
     based = Corpus.open(folder, base="https://docs.org/")
-    assert (await based.search("honey", 1, ("docs.org",)))[0].url == "https://docs.org/bees.html"
+    assert (await based.search("honey", 1, Domains(("docs.org",))))[
+        0
+    ].url == "https://docs.org/bees.html"
 
 
 async def test_an_index_is_kept_until_a_document_changes(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path_factory.mktemp("index")
-    first = await Corpus.open(folder, index=kept).search("bees queen", 10, None)
+    first = await Corpus.open(folder, index=kept).search("bees queen", 10, Domains())
     read: list[str] = []
     words_in = corpus_module._words_in
 
@@ -69,10 +74,10 @@ async def test_an_index_is_kept_until_a_document_changes(
         return words_in(entry)
 
     monkeypatch.setattr(corpus_module, "_words_in", noted)
-    assert await Corpus.open(folder, index=kept).search("bees queen", 10, None) == first
+    assert await Corpus.open(folder, index=kept).search("bees queen", 10, Domains()) == first
     assert not read
     (folder / "plain.txt").write_text("Wasps.")
-    assert len(await Corpus.open(folder, index=kept).search("wasp", 10, None)) == 1
+    assert len(await Corpus.open(folder, index=kept).search("wasp", 10, Domains())) == 1
     assert len(read) == 3
 
 
@@ -83,11 +88,11 @@ async def test_lines(tmp_path: Path) -> None:
     ]
     path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n")
     corpus = Corpus.open(path)
-    assert [hit.url for hit in await corpus.search("word2 二", 2, None)] == [
+    assert [hit.url for hit in await corpus.search("word2 二", 2, Domains())] == [
         "https://s2.org/é",
         "https://s0.org/é",
     ]
-    page = await corpus.fetch("https://s1.org/é#part", False, None)
+    page = await corpus.fetch("https://s1.org/é#part", False, Domains())
     assert page.title == "T1" and str(page.text).endswith("word1 é\n二")
 
 
@@ -136,7 +141,7 @@ async def test_searxng() -> None:
         return httpx2.Response(200, json={"results": rows})
 
     searx = Searx("http://localhost:8080/sub/", transport=answering(handler))
-    (hit,) = await searx.search("a b", 10, None)
+    (hit,) = await searx.search("a b", 10, Domains())
     assert (hit.title, hit.snippet) == ("T & x", "the word")
     await searx.close()
 
@@ -155,7 +160,7 @@ ANSWERS = [
 @pytest.mark.parametrize(("answer", "why"), ANSWERS)
 async def test_searxng_says_what_is_wrong_with_it(answer: Handler, why: str) -> None:
     with pytest.raises(ToolError, match=why):
-        await Searx("http://s", transport=answering(answer)).search("q", 10, None)
+        await Searx("http://s", transport=answering(answer)).search("q", 10, Domains())
 
 
 async def test_a_service_that_is_not_there() -> None:
@@ -163,13 +168,13 @@ async def test_a_service_that_is_not_there() -> None:
         raise httpx2.ConnectError("no")
 
     with pytest.raises(ToolError, match=r"cannot be reached \(ConnectError\)"):
-        await Searx("http://s", transport=answering(handler)).search("q", 10, None)
+        await Searx("http://s", transport=answering(handler)).search("q", 10, Domains())
 
 
 @pytest.mark.parametrize("odd", [[], {"results": {}}, {"results": [1, None]}, 3, "x"])
 async def test_odd_answers_are_no_results(odd: Any) -> None:
     searx = Searx("http://s", transport=answering(lambda r: httpx2.Response(200, json=odd)))
-    assert await searx.search("q", 10, None) == []
+    assert await searx.search("q", 10, Domains()) == []
 
 
 async def test_exa_and_you_com(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,12 +193,12 @@ async def test_exa_and_you_com(monkeypatch: pytest.MonkeyPatch) -> None:
 
     exa = Exa("k1", answering(handler))
     you = YouCom("k2", answering(handler))
-    assert [hit.snippet for hit in await exa.search("q", 5, ("a.org",))] == ["s"]
-    assert [hit.snippet for hit in await you.search("q", 5, None)] == ["s t", "n"]
+    assert [hit.snippet for hit in await exa.search("q", 5, Domains(("a.org",)))] == ["s"]
+    assert [hit.snippet for hit in await you.search("q", 5, Domains())] == ["s t", "n"]
     for service in (exa, you):
-        page = await service.fetch("https://a.org/", False, None)
+        page = await service.fetch("https://a.org/", False, Domains())
         assert page.title == "T" and str(page.text).endswith("\nhi")
-        source = await service.fetch("https://a.org/", True, None)
+        source = await service.fetch("https://a.org/", True, Domains())
         assert str(source.text).endswith("<p>hi</p>")
         await service.close()
     assert {key for _, key in asked} == {"k1", "k2"}
@@ -202,7 +207,7 @@ async def test_exa_and_you_com(monkeypatch: pytest.MonkeyPatch) -> None:
         Exa()
     nothing = YouCom("k", answering(lambda r: httpx2.Response(200, json=[])))
     with pytest.raises(ToolError, match="no contents"):
-        await nothing.fetch("https://a.org/", False, None)
+        await nothing.fetch("https://a.org/", False, Domains())
 
 
 async def test_plain_http_has_no_search() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ossia.errors import ToolError
 from ossia.tools.browser import Fetcher, PlainWeb, fetching
+from ossia.tools.browser.backend import Domains
 from ossia.tools.browser.transport import Guard
 
 pytest.importorskip("httpx2", reason="needs httpx2")
@@ -88,7 +89,7 @@ async def test_a_page() -> None:
     async with serving(lambda path: reply(b"<p>hi", "content-type: text/html")) as server:
         document = await local().fetch(server.url("/a?b=1"))
         assert (document.url, document.data) == (server.url("/a?b=1"), b"<p>hi")
-        page = await PlainWeb(local()).fetch(server.url(), False, None)
+        page = await PlainWeb(local()).fetch(server.url(), False, Domains())
         assert page.text == f"\nURL: {server.url()}\nhi"
     head = server.asked[0].lower()
     assert head.startswith("get /a?b=1 http/1.1") and f"host: site.org:{server.port}" in head
@@ -109,7 +110,7 @@ async def test_redirects_pass_the_gate_and_keep_no_cookies() -> None:
         assert document.url == server.url("/3", "other.org") and document.data == b"there"
         assert not any("cookie:" in each.lower() for each in server.asked)
         with pytest.raises(ToolError, match=r"only pages of site\.org may be opened"):
-            await local().fetch(server.url("/1"), ("site.org",))
+            await local().fetch(server.url("/1"), Domains(("site.org",)))
 
 
 TARGETS = [

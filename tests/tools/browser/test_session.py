@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from browser_pages import FakeWeb, said
 from ossia.errors import ToolError
 from ossia.tools import SessionKey, Sessions, Toolbox
 from ossia.tools.browser import Book, Browser, BrowserSession, Page
-from ossia.tools.browser.backend import domains_of, narrowed
+from ossia.tools.browser.backend import Domains
 from ossia.tools.browser.session import full_url
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +31,9 @@ async def test_actions_and_outputs() -> None:
     assert shown == {"type": "search", "query": query, "queries": [query]}
     result = await session.call("search", json.dumps({"query": query}), None)
     assert (
-        result.outputs[0] == {"type": "url", "url": f"{SITE}/harbour"} and len(result.outputs) == 3
+        result.outputs[0]["url"] == f"{SITE}/harbour"
+        and result.outputs[0]["title"] == "The old harbour"
+        and len(result.outputs) == 3
     )
     url = f"{SITE}/book"
     assert action(session, "open", id=1) == {"type": "open_page", "url": url}
@@ -124,12 +127,30 @@ async def test_allowed_domains_bind_search_and_open() -> None:
     assert "only pages of no site" in await said(none, "open", id=f"{SITE}/plain")
 
 
+async def test_blocked_domains_bind_search_and_open() -> None:
+    browser = Browser(backend=FakeWeb()).limited(blocked_domains=["*.Example.NET"])
+    session = browser.session(KEY)
+    text = await said(session, "search", query="harbour history")
+    assert "history.example.org" in text and "council" not in text
+    await said(session, "open", id=f"{SITE}/harbour")
+    for wanted in ({"id": 1}, {"id": "https://council.example.net/about?x=1"}):
+        told = await said(session, "open", **wanted)
+        assert "pages of council.example.net may not be opened" in told
+
+
+def narrowed(one: Sequence[str] | None, other: Sequence[str] | None) -> Sequence[str] | None:
+    return Domains.of(one).narrowed(Domains.of(other)).allowed
+
+
 def test_domains_narrow() -> None:
-    assert domains_of([" *.Example.ORG. ", "b.c"]) == ("example.org", "b.c")
+    assert Domains.of([" *.Example.ORG. ", "b.c"]).allowed == ("example.org", "b.c")
     assert narrowed(None, None) is None
     assert narrowed(None, ("a",)) == ("a",) and narrowed(("a",), None) == ("a",)
     assert narrowed(("a.org", "x.b.org"), ("b.org", "y.a.org", "c.org")) == ("y.a.org", "x.b.org")
     assert narrowed(("a.org",), ("b.org",)) == ()
+    both = Domains.of(["a.org"], ["x.a.org"]).narrowed(Domains.of(None, ["y.a.org"]))
+    names = ("a.org", "x.a.org", "z.y.a.org", "z.a.org:80", "b.org")
+    assert [name for name in names if both.allows(name)] == ["a.org", "z.a.org:80"]
 
 
 async def test_without_the_web_only_known_pages_are_opened() -> None:

@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ossia import __version__
 from ossia.commands.display import did_you_mean, visible
-from ossia.commands.terminal.screen import Interrupt
+from ossia.commands.terminal.interrupts import Interrupt
 from ossia.errors import CONTEXT_EXCEEDED, RequestError
 from ossia.harmony import Conversation, DeveloperContent, Message, Role, SystemContent, is_call
 from ossia.turn.events import (

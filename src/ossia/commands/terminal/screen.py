@@ -1,16 +1,13 @@
-"""How events of a turn are written to a stream, and what Ctrl-C does meanwhile.
+"""How events of a turn are written to a stream.
 
-Knows escape codes and signals; nothing of models, conversations or /commands.
+Knows escape codes; nothing of models, conversations or /commands.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import signal
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import TextIO
 
@@ -110,41 +107,3 @@ class Screen:
             if style and self.styled:
                 line = f"{style}{line}{RESET}"
             self.out.write(line)
-
-
-class Interrupt:
-    """While it is entered, the first Ctrl-C sets `asked`, which a call returns; one more, during a
-    long step, raises, and so does the first while `waiting`.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._raises = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """For what can be broken off, and cannot look at `asked`: reading from a socket."""
-        self._raises = True
-        try:
-            if self.asked:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            self._raises = False
-
-    def __enter__(self) -> Interrupt:
-        self.asked = False
-        self._before = signal.signal(signal.SIGINT, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
-
-    def _handle(self, number: int, frame: object) -> None:
-        again = self.asked
-        self.asked = True
-        if again or self._raises:
-            raise KeyboardInterrupt

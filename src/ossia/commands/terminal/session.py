@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ossia.commands.display import progress
+from ossia.commands.terminal.interrupts import Interrupt
 from ossia.commands.terminal.remote import Server
-from ossia.commands.terminal.screen import Interrupt, Screen
+from ossia.commands.terminal.screen import Screen
 from ossia.config import account
 from ossia.errors import HarmonyError, RequestError
 from ossia.files import replace_file

@@ -192,7 +192,7 @@ def tools_of(request: ChatRequest, builtin: Mapping[str, Tool]) -> Toolbox:
         if browser is None:
             why = "web search is not switched on at this server"
             raise bad(why, "web_search_options", "unsupported_parameter")
-        reader.hosted[browser.namespace.name] = browser
+        reader.host(browser)
     tools = reader.tools(parallel=request.parallel_tool_calls is True)
     if request.tool_choice is None and request.function_call is not None:
         return replace(tools, choice=_legacy_choice(request.function_call))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ossia.server.access import Caller
 from ossia.server.hosted.approvals import ApprovedCalls
@@ -25,6 +25,12 @@ USED_UP = (
     "come back later"
 )
 
+NO_USES_LEFT = ToolResult(
+    "error: no more calls of this kind are allowed in this answer: answer with what is known",
+    ({"type": "error", "code": "max_uses_exceeded"},),
+    failed=True,
+)
+
 
 def tool_name(tool: Tool) -> str:
     """What a tool is called in the key file and in metrics: MCP servers by their labels, but for
@@ -32,7 +38,9 @@ def tool_name(tool: Tool) -> str:
     """
     name = tool.kind.name
     is_strange = isinstance(tool, RequestedServer) and tool.is_strange
-    return f"{name}:{tool.namespace.name}" if tool.kind is MCP and not is_strange else name
+    if tool.kind is not MCP or is_strange:
+        return name
+    return f"{name}:{tool.namespace.name}"
 
 
 def has_right(limits: Limits, *names: str) -> bool:
@@ -51,15 +59,18 @@ def allowed(tools: Mapping[str, Tool], limits: Limits) -> dict[str, Tool]:
 
 @dataclass(frozen=True)
 class Calls:
-    """Of one caller. `approved`: the calls that somebody has approved, of all callers."""
+    """Of one answer to a caller. `approved`: the calls that somebody has approved, of all callers.
+    `uses`: how often a recipient may still be called.
+    """
 
     metrics: Metrics
     caller: Caller
     approved: ApprovedCalls
+    uses: dict[str, int] = field(default_factory=dict)
 
     async def run(self, sessions: Sessions, call: BuiltinCall) -> ToolResult:
         name = tool_name(call.tool)
-        refusal = self._refusal(call.tool)
+        refusal = self._refusal(call.tool) or self._used_up(recipient_of(call))
         if refusal is not None:
             self.metrics.tool_call(name, "refused", 0.0)
             return refusal
@@ -98,6 +109,21 @@ class Calls:
         else:
             return None
         return ToolResult(text, failed=True)
+
+    def _used_up(self, recipient: str) -> ToolResult | None:
+        """The call is counted."""
+        left = self.uses.get(recipient)
+        if left is None:
+            return None
+        if left <= 0:
+            return NO_USES_LEFT
+        self.uses[recipient] = left - 1
+        return None
+
+
+def recipient_of(call: BuiltinCall) -> str:
+    item = call.item
+    return f"{item.tool}.{item.function}" if item.function else item.tool
 
 
 def names(tools: Iterable[Tool]) -> list[str]:

@@ -131,15 +131,15 @@ class NewContainer(ContainerWishes):
     name: str
 
 
-def refused(error: ContainerError, **status: int) -> ApiError:
-    """`status`: of a code, where it is not the usual one."""
+def refused(error: ContainerError, field: str | None = None, **status: int) -> ApiError:
+    """`field`: that names the container. `status`: of a code, where it is not the usual one."""
     code = error.code or "invalid"
     number = STATUSES.get(code, 400)
     number = status.get(code, number)
     return ApiError(
         number,
         str(error),
-        param=error.field,
+        param=field or error.field,
         code=f"container_{code}",
     )
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
+from ossia.server.hosted.citing import with_marks
+from ossia.server.hosted.told import read_told
+from ossia.server.messages.server_tools import placed, sealed_in
 from ossia.server.messages.types import CountRequest, WireMessage
 from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.wire.content import part_text, result_part, text_of
@@ -21,8 +25,9 @@ from ossia.server.wire.fields import At
 log = logging.getLogger("ossia.server")
 # the messages that led to a call, by its id, as far as they are remembered
 Thoughts = Callable[[str], Sequence[Message]]
-# What other servers' own tools did: the texts around it say what came of it.
-ELSEWHERE = (
+# What servers' own tools did. Results that we made have, sealed, what the model was told; of others
+# the texts around them say what came of it.
+HOSTED = (
     "server_tool_use",
     "web_search_tool_result",
     "web_fetch_tool_result",
@@ -37,19 +42,27 @@ ELSEWHERE = (
 MISPLACED = ("tool_use", "thinking", "redacted_thinking")
 
 
-def read_messages(body: CountRequest, sealer: Sealer, remembered: Thoughts) -> list[Message]:
+@dataclass
+class Earlier:
+    """`pages`: that the browser showed, by cursor: URL and title."""
+
+    messages: list[Message] = field(default_factory=list)
+    pages: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+def read_messages(body: CountRequest, sealer: Sealer, remembered: Thoughts) -> Earlier:
     """Raises `ApiError` naming the block that is wrong."""
     reader = _Reader(sealer, remembered)
-    messages: list[Message] = []
+    earlier = Earlier(pages=reader.pages)
     for n, message in enumerate(body.messages):
-        messages += reader.read(message, At(message.content, f"messages[{n}].content"))
+        earlier.messages += reader.read(message, At(message.content, f"messages[{n}].content"))
     log_unopened(reader.unopened)
     if reader.elsewhere:
         log.info("%d blocks of tools that another server ran are left out", reader.elsewhere)
     if body.messages[-1].role == "assistant":
         why = "the last message is the assistant's: this model cannot continue an answer"
         raise bad(why, "messages")
-    return messages
+    return earlier
 
 
 class _Reader:
@@ -60,6 +73,7 @@ class _Reader:
         self.open_calls: list[str] = []  # ids of those without a result yet
         self.unopened: list[SealError] = []
         self.elsewhere = 0  # blocks that are left out
+        self.pages: dict[int, tuple[str, str]] = {}
 
     def read(self, message: WireMessage, content: At) -> Iterator[Message]:
         match message.role:
@@ -117,12 +131,29 @@ class _Reader:
                     has_thought = False
                 case "tool_result":
                     raise _misplaced(block, "an assistant's")
-                case kind if kind in ELSEWHERE:
-                    self.elsewhere += 1
+                case "server_tool_use":
+                    pass  # its result has it, too
+                case kind if kind in HOSTED:
+                    yield from self._hosted(block)
                 case _:
                     channel = "final" if n == answer else "commentary"
-                    if text := part_text(block):
-                        yield Message(Role.ASSISTANT, text, channel=channel)
+                    said = part_text(block)
+                    marked = with_marks(said, placed(block["citations"].value))
+                    if marked:
+                        yield Message(Role.ASSISTANT, marked, channel=channel)
+
+    def _hosted(self, block: At) -> Sequence[Message]:
+        sealed = sealed_in(block["content"].value)
+        if not sealed:
+            self.elsewhere += 1
+            return ()
+        try:
+            found = read_told(self.sealer.open(sealed))
+        except SealError as error:
+            self.unopened.append(error)
+            return ()
+        self.pages |= found.pages
+        return found.messages
 
     def _thought(self, block: At) -> str:
         """Empty for a seal that cannot be opened: it is another model's, or another server's."""
@@ -154,13 +185,15 @@ class _Reader:
 
 
 def _place_of_answer(kinds: list[str]) -> int | None:
-    """Of the last text block; None if there is none, or a call."""
+    """Of the last text block; None if there is none, or a call, or if a tool was used after it."""
     if "tool_use" in kinds:
         return None
-    places = [n for n, kind in enumerate(kinds) if kind == "text"]
-    if not places:
-        return None
-    return places[-1]
+    for n in reversed(range(len(kinds))):
+        if kinds[n] == "text":
+            return n
+        if kinds[n] in HOSTED:
+            return None
+    return None
 
 
 def _blocks(content: At) -> list[At]:

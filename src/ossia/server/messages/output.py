@@ -6,14 +6,16 @@ Plain dicts. Knows the wire; nothing of HTTP.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pydantic_core import from_json
 
+from ossia.server.messages.server_tools import ServerCalls
 from ossia.server.sealing import Sealer
 from ossia.server.wire.output import messages_usage
 from ossia.turn.events import (
+    BuiltinCallItem,
     ItemDelta,
     ItemEnd,
     ItemStart,
@@ -40,7 +42,8 @@ def tool_use_id(call: ToolCallItem) -> str:
 class Writer:
     """One answer's events. `thinking`: whether thoughts are shown; `omitted`: as blocks without
     their text. `whole`: a call's input is sent in one piece at its end, for when no grammar ensures
-    that it is JSON. `limit`: max_tokens. `extra`: more fields of the message.
+    that it is JSON. `limit`: max_tokens. `extra`: more fields of the message. `container`: what
+    clients are told of one, by its id.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Writer:
         whole: bool,
         limit: int,
         extra: dict[str, Any],
+        container: Callable[[str], dict[str, Any] | None] = lambda id: None,
     ) -> None:
         self.model = model
         self.extra = extra
@@ -61,6 +65,8 @@ class Writer:
         self.thinking = thinking
         self.omitted = omitted
         self.whole = whole
+        self.container = container
+        self.hosted = ServerCalls(sealer.seal)
         self.started = False
         self.count = 0  # blocks so far
         self.item: Any = None  # the one that is open
@@ -72,6 +78,8 @@ class Writer:
             self.started = True
             usage = event.usage if isinstance(event, Progress) else Usage()
             yield self._start(usage)
+        if self.is_shown and isinstance(self.item, BuiltinCallItem) and not _grows(event):
+            yield from self._close_use()
         match event:
             case ItemStart():
                 self.item = event.item
@@ -79,9 +87,16 @@ class Writer:
                 self.text = []
                 if isinstance(self.item, ToolCallItem):
                     yield self._begin(_tool_use(self.item))
+                if isinstance(self.item, BuiltinCallItem):
+                    yield self._begin(self.hosted.use(event.index, self.item))
+                    yield self._change(_input_delta(self.hosted.opening(self.item)))
             case ItemDelta():
                 self.text.append(event.text)
-                yield from self._delta(event.text)
+                yield from self._delta(event)
+            case ItemEnd(item=BuiltinCallItem() as item):
+                if event.complete:
+                    yield self._begin(self.hosted.result(event.index, item))
+                    yield self._stop()
             case ItemEnd():
                 yield from self._end()
             case TurnEnd():
@@ -101,13 +116,16 @@ class Writer:
         }
         return {"type": "message_start", "message": message}
 
-    def _delta(self, text: str) -> Iterator[Event]:
+    def _delta(self, event: ItemDelta) -> Iterator[Event]:
         """Text and thinking blocks are opened by their first delta, so there are no empty ones."""
+        text = event.text
         match self.item:
             case MessageItem() if text:
                 if not self.is_shown:
                     yield self._begin({"type": "text", "text": ""})
                 yield self._change({"type": "text_delta", "text": text})
+                for citation in self.hosted.citations(event):
+                    yield self._change({"type": "citations_delta", "citation": citation})
             case ReasoningItem() if text and self.thinking:
                 if not self.is_shown:
                     block = {"type": "thinking", "thinking": "", "signature": ""}
@@ -115,7 +133,9 @@ class Writer:
                 if not self.omitted:
                     yield self._change({"type": "thinking_delta", "thinking": text})
             case ToolCallItem() if text and not self.whole:
-                yield self._change({"type": "input_json_delta", "partial_json": text})
+                yield self._change(_input_delta(text))
+            case BuiltinCallItem() if shown := self.hosted.more(self.item, text):
+                yield self._change(_input_delta(shown))
 
     def _end(self) -> Iterator[Event]:
         if not self.is_shown:
@@ -128,11 +148,20 @@ class Writer:
             shown = text
             if INVALID in input_of(text):
                 shown = json.dumps({INVALID: text}, ensure_ascii=False)
-            yield self._change({"type": "input_json_delta", "partial_json": shown})
-        yield {"type": "content_block_stop", "index": self.count}
+            yield self._change(_input_delta(shown))
+        yield self._stop()
+
+    def _close_use(self) -> Iterator[Event]:
+        """The input of a call that we carry out is complete; its result may come much later."""
+        yield self._change(_input_delta(self.hosted.closing(self.item)))
+        yield self._stop()
+
+    def _stop(self) -> Event:
+        stopped = {"type": "content_block_stop", "index": self.count}
         self.count += 1
         self.item = None
         self.is_shown = False
+        return stopped
 
     def _over(self, end: TurnEnd) -> Iterator[Event]:
         reason = STOP_REASONS[end.reason]
@@ -141,8 +170,13 @@ class Writer:
             reason = "stop_sequence"
         elif end.reason == "length" and end.usage.completion < self.limit:
             reason = "model_context_window_exceeded"
-        delta = {"stop_reason": reason, "stop_sequence": sequence}
-        yield {"type": "message_delta", "delta": delta, "usage": messages_usage(end.usage)}
+        delta: dict[str, Any] = {"stop_reason": reason, "stop_sequence": sequence}
+        usage = messages_usage(end.usage)
+        if self.hosted.container_id:
+            delta["container"] = self.container(self.hosted.container_id)
+        if self.hosted.ids:
+            usage["server_tool_use"] = self.hosted.usage()
+        yield {"type": "message_delta", "delta": delta, "usage": usage}
         yield {"type": "message_stop"}
 
     def _begin(self, block: dict[str, Any]) -> Event:
@@ -155,6 +189,15 @@ class Writer:
 
 def _tool_use(call: ToolCallItem) -> dict[str, Any]:
     return {"type": "tool_use", "id": tool_use_id(call), "name": call.name, "input": {}}
+
+
+def _input_delta(text: str) -> dict[str, Any]:
+    return {"type": "input_json_delta", "partial_json": text}
+
+
+def _grows(event: TurnEvent) -> bool:
+    """Whether the open block goes on."""
+    return isinstance(event, ItemDelta | Progress)
 
 
 def input_of(text: str) -> dict[str, Any]:
@@ -201,5 +244,7 @@ def _grow(block: dict[str, Any], delta: dict[str, Any], index: int, inputs: dict
             block["thinking"] += delta["thinking"]
         case "signature_delta":
             block["signature"] = delta["signature"]
+        case "citations_delta":
+            block.setdefault("citations", []).append(delta["citation"])
         case "input_json_delta":
             inputs[index] = inputs.get(index, "") + delta["partial_json"]

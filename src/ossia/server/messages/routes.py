@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ossia.errors import ContainerError
 from ossia.harmony import Conversation, Message
 from ossia.server.access import Caller, caller_of
 from ossia.server.answer import AnswerRequest
+from ossia.server.hosted.containers import containers_for, refused
+from ossia.server.hosted.told import Pages, show_again
 from ossia.server.messages.input import read_messages
 from ossia.server.messages.output import Event, Writer, fold, tool_use_id
 from ossia.server.messages.types import CountRequest, MessagesRequest, WireMessage
@@ -26,7 +30,9 @@ from ossia.server.wire.fields import api_router
 from ossia.server.wire.output import extension, thoughts_before_calls
 from ossia.server.wire.replies import EVENTS, documented, reply
 from ossia.server.wire.sse import encode, first_of, streaming, until_disconnected
-from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd
+from ossia.tools import SessionKey, Toolbox
+from ossia.tools.kinds import PYTHON
+from ossia.turn.events import ItemEnd, ToolCallItem, TurnEnd, new_id
 
 STREAMED = "The message; with `stream`, server-sent events from message_start to message_stop."
 
@@ -58,14 +64,18 @@ def router(service: Service) -> APIRouter:
         """How many tokens the request's prompt has, tools and system prompt included."""
         body.check_supported()
         service.check_model(body.model)
-        conversation = await _conversation(service, body, caller_of(request))
+        conversation, _ = await _conversation(service, body, caller_of(request))
         ids = await service.answerer.prompt_ids(conversation)
         return reply({"input_tokens": len(ids)})
 
     return routes
 
 
-async def _conversation(service: Service, body: CountRequest, caller: Caller) -> Conversation:
+async def _conversation(
+    service: Service, body: CountRequest, caller: Caller
+) -> tuple[Conversation, Pages]:
+    """And the pages that the browser showed before."""
+
     def remembered(id: str) -> Sequence[Message]:
         return service.thoughts_before(caller, id)
 
@@ -73,14 +83,43 @@ async def _conversation(service: Service, body: CountRequest, caller: Caller) ->
     told = await service.documents.visit().read(given, "messages")
     read = [WireMessage.model_validate(message) for message in told]
     whole = body.model_copy(update={"messages": read})
-    messages = read_messages(whole, service.sealer.of(caller.name), remembered)
-    return conversation_of(
-        messages,
+    earlier = read_messages(whole, service.sealer.of(caller.name), remembered)
+    conversation = conversation_of(
+        earlier.messages,
         effort=body.effort(service).level,
         instructions=body.instructions,
-        tools=body.declared(),
+        tools=body.declared(service.tools_for(caller)),
         format=body.format(),
     )
+    return conversation, earlier.pages
+
+
+def _session(
+    service: Service, body: MessagesRequest, caller: Caller, tools: Toolbox, pages: Pages
+) -> SessionKey:
+    """A conversation of its own: clients that come back name the container. Raises `ApiError`."""
+    container = body.container_id
+    runs_code = any(tool.kind is PYTHON for tool in tools.builtin)
+    if container and runs_code:
+        containers = containers_for(service, caller)
+        try:
+            container = containers.get(caller.name, container).id
+        except ContainerError as error:
+            raise refused(error, "container", expired=400, not_found=400) from error
+    key = SessionKey(caller.name, new_id("msg"), container if runs_code else "")
+    show_again(service.builtin, key, pages)
+    return key
+
+
+def _container(service: Service, caller: Caller, id: str) -> dict[str, Any] | None:
+    """What clients are told of the container that code ran in; None if it has gone."""
+    assert service.containers is not None
+    try:
+        found = service.containers.get(caller.name, id)
+    except ContainerError:
+        return None
+    expires = datetime.fromtimestamp(found.active + found.expires_after, UTC)
+    return {"id": found.id, "expires_at": expires.isoformat(timespec="seconds")}
 
 
 async def _asked(
@@ -88,9 +127,9 @@ async def _asked(
 ) -> tuple[AnswerRequest, Writer]:
     """Raises `ApiError`."""
     model = service.check_model(body.model)
-    tools = body.declared()
+    tools = body.declared(service.tools_for(caller))
     effort = body.effort(service)
-    conversation = await _conversation(service, body, caller)
+    conversation, pages = await _conversation(service, body, caller)
     params = service.sampling(body, max_tokens=body.max_tokens)
     format = body.format()
     grammar = await service.grammar(
@@ -100,7 +139,15 @@ async def _asked(
         lambda: service.check_prompt(conversation, params),
         holds_on=body.holds_on,
     )
-    ask = AnswerRequest(conversation, params, tools, grammar, body.stop_sequences)
+    ask = AnswerRequest(
+        conversation,
+        params,
+        tools,
+        grammar,
+        body.stop_sequences,
+        uses=body.uses,
+        session=_session(service, body, caller, tools, pages),
+    )
     is_enforced = grammar is not None and service.worker.engine.enforces_constraints
     writer = Writer(
         model,
@@ -110,6 +157,7 @@ async def _asked(
         limit=body.max_tokens,
         whole=not is_enforced,
         extra=extension(tools, grammar),
+        container=lambda id: _container(service, caller, id),
     )
     return ask, writer
 

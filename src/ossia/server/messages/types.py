@@ -5,12 +5,13 @@ Knows field names; nothing of blocks, of engines or of answers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen
 
+from ossia.server.messages.server_tools import RECIPIENTS, as_ours, uses_of
 from ossia.server.service import Effort, Service
 from ossia.server.wire.content import text_of
 from ossia.server.wire.errors import NO_THREADS, bad
@@ -18,6 +19,7 @@ from ossia.server.wire.fields import ApiRequest, At, EffortWord, Part, StringOrO
 from ossia.server.wire.format import AnswerFormat, answer_format
 from ossia.server.wire.sampling import MaxTokens, SamplingFields, StopList
 from ossia.server.wire.tools import ToolReader
+from ossia.tools import Tool
 from ossia.tools.toolbox import Toolbox, ToolChoice
 
 CHOICES: dict[str, Literal["auto", "none", "required"]] = {
@@ -69,6 +71,7 @@ class CountRequest(ApiRequest):
     output_config: OutputConfig | None = None
     output_format: dict[str, Any] | None = None  # its place before `output_config` had one
     thread: dict[str, Any] | None = None
+    container: str | dict[str, Any] | None = None
 
     def check_supported(self) -> None:
         super().check_supported()
@@ -116,19 +119,32 @@ class CountRequest(ApiRequest):
             given["type"].one_of("json_schema")
         return answer_format(given, always_strict=True)
 
-    def declared(self) -> Toolbox:
-        """Raises `ApiError`."""
-        reader = ToolReader({})
-        reader.read(_functions(self.tools or []))
+    def declared(self, builtin: Mapping[str, Tool]) -> Toolbox:
+        """`builtin`: tools that the server runs itself. Raises `ApiError`."""
+        reader = ToolReader(builtin)
+        reader.read(_functions(self.tools or [], builtin))
         tools = reader.tools(parallel=self._parallel)
-        return replace(tools, choice=self._choice())
+        return replace(tools, choice=self._choice(tools))
+
+    @property
+    def uses(self) -> dict[str, int]:
+        """How often some of the server's tools may be called. Raises `ApiError`."""
+        return uses_of(At(self.tools or [], "tools").items())
+
+    @property
+    def container_id(self) -> str:
+        """That code is to run in; "": a new one. Raises `ApiError`."""
+        given = At(self.container, "container")
+        if isinstance(given.value, Mapping):
+            given = given["id"]
+        return "" if given.value is None else given.word()
 
     @property
     def _parallel(self) -> bool:
         """Only if it is asked for: the model calls one tool at a time."""
         return self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use is False
 
-    def _choice(self) -> ToolChoice:
+    def _choice(self, tools: Toolbox) -> ToolChoice:
         choice = self.tool_choice
         if choice is None:
             return ToolChoice()
@@ -139,14 +155,18 @@ class CountRequest(ApiRequest):
             return ToolChoice(mode)
         if choice.name is None:
             raise bad("tool_choice of type tool needs the name of a tool", "tool_choice.name")
-        return ToolChoice(mode, (choice.name,))
+        name = choice.name
+        is_ours = RECIPIENTS.get(name) in tools.by_recipient
+        if is_ours and name not in (function.name for function in tools.functions):
+            name = RECIPIENTS[name]
+        return ToolChoice(mode, (name,))
 
 
-def _functions(tools: list[dict[str, Any]]) -> Iterator[At]:
+def _functions(tools: list[dict[str, Any]], builtin: Mapping[str, Tool]) -> Iterator[At]:
     """What Anthropic calls a custom tool is a function. Its schema cannot be left out."""
     for tool in At(tools, "tools").items():
         if tool["type"].value not in (None, "custom"):
-            yield tool
+            yield as_ours(tool, builtin)
             continue
         if "input_schema" not in tool:
             raise tool["input_schema"].wrong("is missing")

@@ -103,7 +103,7 @@ class AnswerView {
     this.foot = h("div");
     this.stats = h("span", { class: "stats" });
     this.root = h("article", { class: "turn assistant", "aria-label": "Answer" }, this.body, this.foot);
-    this.state = null;
+    this.drawn = null; // what the footer was made from
     this.update();
   }
 
@@ -115,7 +115,9 @@ class AnswerView {
     });
     this.root.setAttribute("aria-busy", String(live));
     this.stats.textContent = statsOf(turn);
-    if (this.state !== turn.state) { this.state = turn.state; this.foot.replaceChildren(...this.footer()); }
+    // A short answer may run and end between two drawings: the state alone would not tell.
+    const foot = JSON.stringify([turn.state, turn.steps.at(-1)?.finish, turn.problem]);
+    if (this.drawn !== foot) { this.drawn = foot; this.foot.replaceChildren(...this.footer()); }
   }
 
   footer() {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ossia.server.hosted.told import told
 from ossia.server.responses.called import (
     command_events,
     failed_output,
@@ -16,7 +17,6 @@ from ossia.server.responses.called import (
     shell_output,
 )
 from ossia.server.responses.items import AtOnce, Include, Wire, Writer
-from ossia.server.responses.told import told
 from ossia.tools.kinds import BROWSER, MCP, PYTHON, SHELL
 from ossia.turn.events import BuiltinCallItem, ItemDelta, new_id
 

@@ -14,8 +14,8 @@ import orjson
 
 from ossia.harmony import DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
+from ossia.server.hosted.told import cited_pages, marked_part, told_by
 from ossia.server.responses.store import PREFIXES
-from ossia.server.responses.told import cited_pages, marked_part, told_by
 from ossia.server.responses.tool_input import READERS, Related, Said
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from ossia.errors import ContainerError
 from ossia.server.access import Caller
 from ossia.server.hosted.containers import ContainerWishes, containers_for, refused
+from ossia.server.hosted.told import show_again
 from ossia.server.responses.prompt import Prompt
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad, path_of
 from ossia.server.wire.fields import At
 from ossia.tools import SessionKey
-from ossia.tools.browser import Book, Browser, Page
-from ossia.tools.kinds import BROWSER, PYTHON, SHELL
+from ossia.tools.kinds import PYTHON, SHELL
 
 Declared = Sequence[Mapping[str, Any]]
 
@@ -37,10 +37,7 @@ def session_of(
     if kinds & {PYTHON, SHELL} and service.containers is not None:
         container = _container(service, caller, tools, prompt, thread)
     key = SessionKey(caller.name, thread, container)
-    browser = service.builtin.get(BROWSER.name)
-    if BROWSER in kinds and prompt.pages and isinstance(browser, Browser):
-        pages = {n: Page(url, title, None) for n, (url, title) in prompt.pages.items()}
-        browser.seed(key, Book(dict(sorted(pages.items()))))
+    show_again(service.builtin, key, prompt.pages)
     return key
 
 

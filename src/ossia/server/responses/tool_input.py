@@ -15,7 +15,7 @@ from ossia.errors import PatchError
 from ossia.harmony import CONSTRAIN, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.hosted.approvals import UNKNOWN, AskedFor
-from ossia.server.responses.told import told_by
+from ossia.server.hosted.told import told_by
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
 from ossia.tools.mcp.config import label_of, recipient_name

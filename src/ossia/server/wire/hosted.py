@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ossia.server.wire.errors import ApiError
 from ossia.server.wire.fields import At
 from ossia.tools import Tool
-from ossia.tools.browser import Browser
+from ossia.tools.browser import Browser, LimitedBrowser
 from ossia.tools.kinds import BROWSER
 from ossia.tools.protocol import by_wire_type
 
@@ -22,18 +22,28 @@ def asked_for(tool: Tool, declared: At) -> Tool:
 
 
 def _browser(tool: Tool, declared: At) -> Tool:
-    """`filters.allowed_domains` binds search and open; without `external_web_access` only what is
-    local is found.
+    """Domains bind search and open: OpenAI has them in `filters`, Anthropic beside the type.
+    Without `external_web_access` only what is local is found.
     """
-    domains = declared["filters"]["allowed_domains"]
+    filters = declared
+    if "filters" in declared:
+        filters = declared["filters"]
+    allowed = _domains(filters["allowed_domains"])
+    blocked = _domains(filters["blocked_domains"])
     external = declared["external_web_access"]
-    names = None
-    if domains.value:
-        names = [each.word() for each in domains.items("a list of domains")]
     is_external = external.value is None or external.flag()
-    if not isinstance(tool, Browser) or (names is None and is_external):
+    if not isinstance(tool, Browser | LimitedBrowser) or (
+        not allowed and not blocked and is_external
+    ):
         return tool
-    return tool.limited(names, is_external)
+    return tool.limited(allowed or None, is_external, blocked)
+
+
+def _domains(given: At) -> list[str]:
+    """An empty list is as good as none. Raises `ApiError`."""
+    if not given.value:
+        return []
+    return [each.word() for each in given.items("a list of domains")]
 
 
 # by the name of a kind

@@ -72,8 +72,7 @@ class ToolReader:
                     if not self.own[kind](self, tool):
                         self._pass_over(tool, kind)
                 case _ if kind in by_type:
-                    self.host(asked_for(by_type[kind], tool))
-                    self.echo.append(dict(tool.value))
+                    self._known(by_type[kind], tool)
                 case _:
                     self._pass_over(tool, kind)
         return self
@@ -82,9 +81,15 @@ class ToolReader:
         log.info("%s is passed over: there are no tools of type %.80r", tool.path, kind)
         self.unavailable.append(kind[:LONGEST_NAME])
 
+    def _known(self, tool: Tool, declared: At) -> None:
+        """One that is declared twice is bound by both declarations."""
+        before = self.hosted.get(_key(tool), tool)
+        self.host(asked_for(before, declared))
+        self.echo.append(dict(declared.value))
+
     def host(self, tool: Tool) -> None:
         """The server carries it out."""
-        self.hosted[f"{tool.kind.name} {tool.namespace.name}"] = tool
+        self.hosted[_key(tool)] = tool
 
     def declare(self, tool: At, name: str) -> None:
         """A tool of the caller's that the server knows, under its name."""
@@ -165,6 +170,10 @@ class ToolReader:
         if full in self.names:
             raise name.wrong(f"is another tool's, too: {full!r}")
         self.names.add(full)
+
+
+def _key(tool: Tool) -> str:
+    return f"{tool.kind.name} {tool.namespace.name}"
 
 
 def inside(tool: At, kind: str) -> At:

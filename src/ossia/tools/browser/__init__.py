@@ -6,7 +6,7 @@ from ossia.tools.browser.citations import Citations, Cited
 from ossia.tools.browser.corpus import Corpus
 from ossia.tools.browser.fetching import Fetcher
 from ossia.tools.browser.session import BrowserSession
-from ossia.tools.browser.tool import Browser
+from ossia.tools.browser.tool import Browser, LimitedBrowser
 from ossia.tools.browser.web import Exa, PlainWeb, Searx, YouCom
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Exa",
     "Fetcher",
     "Hit",
+    "LimitedBrowser",
     "Page",
     "PlainWeb",
     "Searx",

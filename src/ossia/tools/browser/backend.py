@@ -2,15 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from ossia.errors import ToolError
 from ossia.tools.browser.book import Page
 
-# whose pages may be found and opened; None: all
-Domains: TypeAlias = Sequence[str] | None
+
+@dataclass(frozen=True)
+class Domains:
+    """Whose pages may be found and opened: those of `allowed` (None: all) and of the domains below
+    them, but none of `blocked`.
+    """
+
+    allowed: tuple[str, ...] | None = None
+    blocked: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, allowed: Iterable[str] | None = None, blocked: Iterable[str] = ()) -> Domains:
+        """As people write them: in any case, with dots and stars at the ends."""
+        only = None if allowed is None else tuple(map(_plain, allowed))
+        return cls(only, tuple(map(_plain, blocked)))
+
+    def allows(self, host: str) -> bool:
+        name = host.partition(":")[0].rstrip(".").lower()
+        if _is_below(name, self.blocked):
+            return False
+        return self.allowed is None or _is_below(name, self.allowed)
+
+    def narrowed(self, more: Domains) -> Domains:
+        """What both allow."""
+        return Domains(_both(self.allowed, more.allowed), (*self.blocked, *more.blocked))
+
+    def check(self, host: str) -> None:
+        """Raises `ToolError`."""
+        if self.allows(host):
+            return
+        if _is_below(host.partition(":")[0].rstrip(".").lower(), self.blocked):
+            raise ToolError(f"pages of {host} may not be opened")
+        raise ToolError(f"only pages of {', '.join(self.allowed or ()) or 'no site'} may be opened")
+
+
+def _plain(domain: str) -> str:
+    return domain.strip().lower().removeprefix("*").strip(".")
+
+
+def _is_below(name: str, domains: Iterable[str]) -> bool:
+    """Whether a host is one of the domains or below one."""
+    return any(name == each or name.endswith(f".{each}") for each in domains if each)
+
+
+def _both(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The domains that both allow."""
+    if one is None or other is None:
+        return other if one is None else one
+    inner = [each for each in other if _is_below(each, one)]
+    return (*inner, *(each for each in one if _is_below(each, other) and each not in inner))
 
 
 @dataclass(frozen=True)
@@ -41,29 +89,3 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
-
-
-def domains_of(given: Iterable[str]) -> tuple[str, ...]:
-    """As they are compared: lower case, without dots and stars at the ends."""
-    return tuple(each.strip().lower().removeprefix("*").strip(".") for each in given)
-
-
-def allows(domains: Domains, host: str) -> bool:
-    """Whether a host is one of the domains or below one."""
-    if domains is None:
-        return True
-    name = host.partition(":")[0].rstrip(".").lower()
-    return any(name == each or name.endswith(f".{each}") for each in domains if each)
-
-
-def narrowed(domains: Domains, more: Domains) -> Domains:
-    """The domains that both allow."""
-    if domains is None or more is None:
-        return more if domains is None else domains
-    inner = [each for each in more if allows(domains, each)]
-    return (*inner, *(each for each in domains if allows(more, each) and each not in inner))
-
-
-def check_domain(domains: Domains, host: str) -> None:
-    if not allows(domains, host):
-        raise ToolError(f"only pages of {', '.join(domains or ()) or 'no site'} may be opened")

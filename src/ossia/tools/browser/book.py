@@ -26,7 +26,7 @@ class Page:
     """`text`: None if it was not kept. `links[n]`: the target of link n.
 
     `found`: of find results, the lines of the matches; `of`: the cursor of the page searched.
-    `asked`: the URL that led here, if it was redirected.
+    `asked`: the URL that led here, if it was redirected. `titles`: of search results, by link.
     """
 
     url: str
@@ -37,6 +37,7 @@ class Page:
     found: tuple[int, ...] = ()
     of: int = -1
     asked: str = ""
+    titles: tuple[str, ...] = ()
 
     @cached_property
     def lines(self) -> list[str]:
@@ -48,7 +49,7 @@ class Page:
         return self.kind in ("page", "source")
 
     def forgotten(self) -> Page:
-        return replace(self, text=None, links=())
+        return replace(self, text=None, links=(), titles=())
 
 
 class Book:
@@ -130,5 +131,6 @@ class Book:
 def _page(fields: Mapping[str, Any]) -> Page:
     values = {"url": "", "title": "", "text": None, **fields}
     values["links"] = tuple(map(str, values.get("links", ())))
+    values["titles"] = tuple(map(str, values.get("titles", ())))
     values["found"] = tuple(map(int, values.get("found", ())))
     return Page(**values)

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ossia.errors import ToolError
-from ossia.tools.browser.backend import Domains, Hit, allows
+from ossia.tools.browser.backend import Domains, Hit
 from ossia.tools.browser.book import Page
 from ossia.tools.browser.documents import text_page, trusted_page
 from ossia.tools.browser.html import host_of, one_line, read_html
@@ -95,7 +95,7 @@ class Corpus:
         found = []
         for number in self._ranked(asked):
             entry = self.entries[number]
-            if allows(domains, host_of(entry.url)):
+            if domains.allows(host_of(entry.url)):
                 found.append(entry)
             if len(found) == count:
                 break

@@ -20,7 +20,7 @@ from cachetools import TTLCache
 
 from ossia import __version__
 from ossia.errors import ToolError
-from ossia.tools.browser.backend import Domains, check_domain
+from ossia.tools.browser.backend import Domains
 from ossia.tools.browser.needed import extra
 from ossia.tools.browser.transport import Guard, guarded_transport
 
@@ -66,13 +66,13 @@ class Fetcher:
         self._transport: httpx2.AsyncBaseTransport | None = None
         self._rules: TTLCache[str, Any] = TTLCache(MOST_SITES, ROBOTS_SECONDS, timer=clock)
 
-    async def fetch(self, url: str, domains: Domains = None) -> Document:
+    async def fetch(self, url: str, domains: Domains | None = None) -> Document:
         """Raises `ToolError`: its text is the reason for the model."""
         with extra():
             import httpx2
         try:
             async with asyncio.timeout(self.seconds):
-                return await self._followed(url, domains, check_robots=self.robots)
+                return await self._followed(url, domains or Domains(), check_robots=self.robots)
         except TimeoutError as error:
             raise ToolError(f"it took longer than {self.seconds:g} seconds") from error
         except httpx2.InvalidURL as error:
@@ -91,7 +91,7 @@ class Fetcher:
         for _ in range(MOST_REDIRECTS + 1):
             parsed = httpx2.URL(url)
             url = str(parsed)
-            check_domain(domains, parsed.host)
+            domains.check(parsed.host)
             if check_robots:
                 await self._check_robots(parsed)
             response = await self._sent(parsed)
@@ -139,7 +139,7 @@ class Fetcher:
         with extra():
             from protego import Protego
         try:
-            document = await self._followed(site, None, check_robots=False)
+            document = await self._followed(site, Domains(), check_robots=False)
         except _StatusError as error:
             return Protego.parse("") if error.status < 500 else None
         text = document.data[:MOST_ROBOTS].decode("utf-8", "replace")

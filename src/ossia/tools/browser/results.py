@@ -20,15 +20,19 @@ NOT_HERE = "Cannot run `find` on search results page or find results page"
 
 def search_page(query: str, hits: Iterable[Hit]) -> Page:
     links: dict[str, int] = {}
+    titles: list[str] = []
     items = []
     for hit in hits:
         number = links.setdefault(hit.url, len(links))
         title = _line(hit.title)[:LONGEST_TITLE].translate(DAGGER) or hit.url
+        if number == len(titles):
+            titles.append(title)
         snippet = _line(hit.snippet)[:LONGEST_SNIPPET]
         items.append(f"  * 【{number}†{title}†{host_of(hit.url)}】 {snippet}")
     listed = "\n".join(items) or "No results."
     text = f"\nURL: \n# Search Results\n\n{listed}".rstrip()
-    return Page("", _quoted(query)[:LONGEST_TITLE], text, tuple(links), "search")
+    asked = _quoted(query)[:LONGEST_TITLE]
+    return Page("", asked, text, tuple(links), "search", titles=tuple(titles))
 
 
 def find_page(pattern: str, cursor: int, page: Page) -> Page:

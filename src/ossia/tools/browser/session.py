@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from ossia.errors import ToolError
 from ossia.tools.browser.arguments import Find, Open, Request, Search, read_request
-from ossia.tools.browser.backend import Backend, Domains, Hit, allows, check_domain
+from ossia.tools.browser.backend import Backend, Domains, Hit
 from ossia.tools.browser.book import Book, Kind, Page
 from ossia.tools.browser.display import cut, display, view
 from ossia.tools.browser.html import host_of
@@ -32,12 +33,12 @@ class BrowserSession:
         self,
         backend: Backend,
         book: Book | None = None,
-        domains: Domains = None,
+        domains: Domains | None = None,
         external: bool = True,
     ) -> None:
         self.backend = backend
         self.book = book or Book()
-        self.domains = domains
+        self.domains = domains or Domains()
         self.external = external
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
@@ -81,7 +82,8 @@ class BrowserSession:
     def _outputs(self, cursor: int, page: Page) -> tuple[dict[str, Any], ...]:
         """For clients: the page that was shown, or the sources of a search."""
         if page.kind == "search":
-            return tuple({"type": "url", "url": url} for url in page.links)
+            results = zip_longest(page.links, page.titles, fillvalue="")
+            return tuple({"type": "url", "url": url, "title": title} for url, title in results)
         place = self.citable(cursor)
         return ({"type": "page", "cursor": cursor, **place},) if place else ()
 
@@ -122,7 +124,7 @@ class BrowserSession:
         """Not with a URL that cannot be opened, or that would write more than itself."""
         host = host_of(hit.url)
         is_plain = hit.url.isprintable() and not set(hit.url) & UNSAFE
-        return bool(host) and is_plain and allows(self.domains, host)
+        return bool(host) and is_plain and self.domains.allows(host)
 
     async def _open(self, wanted: Open) -> tuple[Page, int, int]:
         start = max(wanted.loc, 0)
@@ -167,7 +169,7 @@ class BrowserSession:
     async def _fetched(self, url: str, source: bool) -> Page:
         try:
             url = full_url(url)
-            check_domain(self.domains, host_of(url))
+            self.domains.check(host_of(url))
             self._check_external()
             page = await self.backend.fetch(url, source, self.domains)
         except ToolError as error:

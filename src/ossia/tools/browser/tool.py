@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from ossia.errors import ToolError
 from ossia.harmony import ToolNamespace, builtin_tools
-from ossia.tools.browser.backend import Backend, Domains, domains_of, narrowed
+from ossia.tools.browser.backend import Backend, Domains
 from ossia.tools.browser.book import Book
 from ossia.tools.browser.corpus import Corpus
 from ossia.tools.browser.session import BrowserSession
@@ -50,9 +50,9 @@ class Browser:
             backend = Corpus.open(corpus)
         elif searx is not None:
             backend = Searx(searx)
-        domains = None if allowed_domains is None else domains_of(allowed_domains)
+        domains = Domains.of(allowed_domains)
         books: Books = LRUCache(MOST_CONVERSATIONS)
-        self._inner = _Browser(backend or PlainWeb(), domains, external_web_access, books)
+        self._inner = LimitedBrowser(backend or PlainWeb(), domains, external_web_access, books)
 
     @property
     def kind(self) -> ToolKind:
@@ -70,22 +70,20 @@ class Browser:
         self._inner.books.setdefault(_of_conversation(key), book)
 
     def limited(
-        self, allowed_domains: Iterable[str] | None = None, external_web_access: bool = True
-    ) -> _Browser:
+        self,
+        allowed_domains: Iterable[str] | None = None,
+        external_web_access: bool = True,
+        blocked_domains: Iterable[str] = (),
+    ) -> LimitedBrowser:
         """The same browser for one request that asks for less of the web."""
-        asked = None if allowed_domains is None else domains_of(allowed_domains)
-        return replace(
-            self._inner,
-            domains=narrowed(self._inner.domains, asked),
-            external=self._inner.external and external_web_access,
-        )
+        return self._inner.limited(allowed_domains, external_web_access, blocked_domains)
 
     async def close(self) -> None:
         await self._inner.backend.close()
 
 
 @dataclass(frozen=True)
-class _Browser:
+class LimitedBrowser:
     """A browser with its limits. Copies with other limits share pages and backend."""
 
     backend: Backend
@@ -102,6 +100,19 @@ class _Browser:
         space = builtin_tools("browser")
         words = f"sources={self.backend.source}"
         return replace(space, description=str(space.description).replace(DECLARED, words))
+
+    def limited(
+        self,
+        allowed_domains: Iterable[str] | None = None,
+        external_web_access: bool = True,
+        blocked_domains: Iterable[str] = (),
+    ) -> LimitedBrowser:
+        asked = Domains.of(allowed_domains, blocked_domains)
+        return replace(
+            self,
+            domains=self.domains.narrowed(asked),
+            external=self.external and external_web_access,
+        )
 
     def session(self, key: SessionKey) -> BrowserSession:
         key = _of_conversation(key)

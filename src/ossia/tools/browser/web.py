@@ -132,8 +132,8 @@ class Searx(PlainWeb):
 
     async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         words = query
-        if domains:  # several engines know this; results are filtered anyway
-            words = f"{query} ({' OR '.join(f'site:{each}' for each in domains)})"
+        if domains.allowed:  # several engines know this; results are filtered anyway
+            words = f"{query} ({' OR '.join(f'site:{each}' for each in domains.allowed)})"
         params = {"q": words, "format": "json"}
         found = await self.service.json("GET", "/search", params=params)
         return hits(found, ("results",), title="title", url="url", snippet="content")
@@ -171,8 +171,10 @@ class Exa(KeyedService):
 
     async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         asked: dict[str, Any] = {"query": query, "numResults": count, "contents": {"summary": True}}
-        if domains:
-            asked["includeDomains"] = list(domains)
+        if domains.allowed:
+            asked["includeDomains"] = list(domains.allowed)
+        if domains.blocked:
+            asked["excludeDomains"] = list(domains.blocked)
         found = await self.asked("POST", "/search", json=asked)
         return hits(found, ("results",), title="title", url="url", snippet="summary")
 

@@ -18,22 +18,23 @@ from ossia.harmony import Message, Role
 from ossia.server.hosted.citing import with_marks
 from ossia.server.wire.content import part_text
 from ossia.server.wire.fields import At
-from ossia.tools.kinds import PYTHON
+from ossia.tools import SessionKey, Tool
+from ossia.tools.browser import Book, Browser, Page
+from ossia.tools.kinds import BROWSER, PYTHON
 from ossia.turn.events import BuiltinCallItem
 
 Item = Mapping[str, Any]
 MOST_CURSORS = 10_000  # no conversation has more pages
 CHANNELS = ("analysis", "commentary")
+Pages = Mapping[int, tuple[str, str]]  # that the browser showed, by their cursors: URL and title
 
 
 @dataclass(frozen=True)
 class Told:
-    """`pages`: that the browser showed, by their cursors: URL and title. `is_whole`: nothing is
-    missing.
-    """
+    """`is_whole`: nothing is missing."""
 
     messages: tuple[Message, ...] = ()
-    pages: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    pages: Pages = field(default_factory=dict)
     is_whole: bool = False
 
 
@@ -88,6 +89,18 @@ def _read(facts: Any) -> Told:
         Message(Role.TOOL, result, recipient, channel, "assistant"),
     )
     return Told(messages, pages, is_whole=True)
+
+
+def show_again(tools: Mapping[str, Tool], key: SessionKey, pages: Pages) -> None:
+    """The pages of earlier turns, for a conversation whose browser has seen none here."""
+    browser = tools.get(BROWSER.name)
+    if not pages or not isinstance(browser, Browser):
+        return
+    shown = {}
+    for cursor in sorted(pages):
+        url, title = pages[cursor]
+        shown[cursor] = Page(url, title, None)
+    browser.seed(key, Book(shown))
 
 
 # ---- items read back ----
