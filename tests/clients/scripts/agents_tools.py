@@ -1,5 +1,5 @@
-"""openai-agents: tools with items of their own kind, streamed and not: an MCP server that asks for
-approval, a local shell, patches.
+"""openai-agents: tools with items of their own kind, streamed and not: what the server runs (a
+search, code, an MCP server that asks for approval), a local shell, patches.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import Any
 from agents import (
     Agent,
     ApplyPatchTool,
+    CodeInterpreterTool,
     HostedMCPTool,
     OpenAIResponsesModel,
     Runner,
     ShellTool,
+    WebSearchTool,
     set_tracing_disabled,
 )
 from agents.editor import ApplyPatchOperation, ApplyPatchResult
@@ -59,7 +61,7 @@ def approving(approve: bool) -> HostedMCPTool:
         seen.append([request.data.name, request.data.arguments])
         return {"approve": True} if approve else {"approve": False, "reason": "Not today."}
 
-    config = {"type": "mcp", "server_label": "team", "require_approval": "always"}
+    config = {"type": "mcp", "server_label": "my-team", "require_approval": "always"}
     return HostedMCPTool(tool_config=config, on_approval_request=decide)
 
 
@@ -102,6 +104,27 @@ def shell_streamed() -> Any:
     return asyncio.run(streamed(ShellTool(executor=run_commands)))
 
 
+def code() -> CodeInterpreterTool:
+    container = {"type": "auto"}
+    return CodeInterpreterTool(tool_config={"type": "code_interpreter", "container": container})
+
+
+def search_web() -> Any:
+    return asyncio.run(told(WebSearchTool()))
+
+
+def search_web_streamed() -> Any:
+    return asyncio.run(streamed(WebSearchTool()))
+
+
+def run_code() -> Any:
+    return asyncio.run(told(code()))
+
+
+def run_code_streamed() -> Any:
+    return asyncio.run(streamed(code()))
+
+
 def patch() -> Any:
     return asyncio.run(told(ApplyPatchTool(editor=Editor())))
 
@@ -111,4 +134,16 @@ def patch_streamed() -> Any:
 
 
 if __name__ == "__main__":
-    main(approval, approval_streamed, refusal, shell, shell_streamed, patch, patch_streamed)
+    main(
+        approval,
+        approval_streamed,
+        refusal,
+        shell,
+        shell_streamed,
+        patch,
+        patch_streamed,
+        search_web,
+        search_web_streamed,
+        run_code,
+        run_code_streamed,
+    )

@@ -61,6 +61,10 @@ class McpVisit:
     failed: dict[str, str] = field(default_factory=dict)  # why a stranger cannot be reached
     listed: list[Listed] = field(default_factory=list)
 
+    def has_failed(self, tool: At) -> bool:
+        """Whether a declared server could not be reached; the client is told why."""
+        return label_of(tool["server_label"].word()) in self.failed
+
     async def close(self) -> None:
         strangers = list(self.strangers.values())
         self.strangers = {}

@@ -59,9 +59,10 @@ def wire_tools(
 
 def _mcp(visit: McpVisit, reader: ToolReader, tool: At) -> bool:
     found = visit.requested(tool)
-    if found is None:
+    if found is not None:
+        reader.host(found)
+    elif not visit.has_failed(tool):
         return False
-    reader.host(found)
     reader.echo.append(secrets.shown(tool.value))
     return True
 
