@@ -31,10 +31,12 @@ PYTHON = {
     "pydantic-ai": ("pydantic-ai-slim[openai]==2.68.0", "openai==3.57.0"),
     "anthropic": ("anthropic==2.14.0",),
     "ollama": ("ollama==0.6.3",),
+    "langgraph": ("langchain==1.5.2", "langchain-openai==1.7.4", "openai==3.57.0"),
 }
 NODE = {
-    "codex": "@openai/codex@0.171.0",
-    "anthropic-js": "@anthropic-ai/sdk@1.14.0",
+    "codex": ("@openai/codex@0.171.0",),
+    "anthropic-js": ("@anthropic-ai/sdk@1.14.0",),
+    "ai-sdk": ("ai@7.0.173", "@ai-sdk/openai@4.0.118", "@ai-sdk/anthropic@4.0.105"),
 }
 
 
@@ -57,7 +59,7 @@ def node(client: str) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise Missing("there is no npm to install it with")
-    pins = (NODE[client],)
+    pins = NODE[client]
     with _made(client, pins) as folder:
         if folder is not None:
             folder.mkdir(parents=True)

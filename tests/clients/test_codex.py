@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ SHELL = called("exec_command", json.dumps({"cmd": "echo sum: $((37 + 48))"}), "I
 PATCH = "*** Begin Patch\n*** Add File: sum.txt\n+85\n*** End Patch\n"
 
 
-def run(served: Served, folder: Path, task: str, catalog: bool) -> list[dict[str, Any]]:
-    """The events of `codex exec`."""
+def run(
+    served: Served, folder: Path, task: str, catalog: bool, changed: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The events of `codex exec`. `changed`: lines of the configuration, and what they become."""
     try:
         codex = environments.node("codex") / ".bin/codex"
     except environments.Missing as missing:
@@ -34,6 +36,9 @@ def run(served: Served, folder: Path, task: str, catalog: bool) -> list[dict[str
     (home / "models.json").write_text(models)
     (config,) = blocks("toml")
     config = config.replace("http://127.0.0.1:8000/v1", served.url)
+    for line, other in (changed or {}).items():
+        assert line in config
+        config = config.replace(line, other)
     lines = [line for line in config.splitlines() if catalog or "model_catalog_json" not in line]
     (home / "config.toml").write_text("\n".join(lines).replace("/home/me/.codex", str(home)))
     # What is run here is what is scripted here, so that it needs no sandbox, which not every

@@ -85,6 +85,16 @@ def dumped(message: Any) -> list[dict[str, Any]]:
     return [block.model_dump(exclude_none=True) for block in message.content]
 
 
+def continued(message: Any, blocks: list[dict[str, Any]]) -> list[Any]:
+    """After a message that ends with a call: its result."""
+    result = {"type": "tool_result", "tool_use_id": message.content[-1].id, "content": "2"}
+    return [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", "content": blocks},
+        {"role": "user", "content": [result]},
+    ]
+
+
 def test_code_runs_streamed_and_not(server: Server, ann: anthropic.Anthropic) -> None:
     code = 'x = "a\\\\b"\nprint(6 * 7, "é")'
     for answer in (ask, streamed):
@@ -167,38 +177,55 @@ def test_what_comes_back_is_what_the_model_was_told(
     tools = [SEARCHES, FETCHES, RUNS, F]
     first = ask(ann, tools)
     before = server.prompt
-    result = {"type": "tool_result", "tool_use_id": first.content[-1].id, "content": "2"}
-    history = [
-        {"role": "user", "content": "Go."},
-        {"role": "assistant", "content": dumped(first)},
-        {"role": "user", "content": [result]},
-    ]
     server.says(FINAL.format("Done."))
-    ask(ann, tools, history)
+    ask(ann, tools, continued(first, dumped(first)))
+    assert server.prompt.startswith(before) and server.prompt.count("print(5)") == 1
+    server.says(FINAL.format("Done."))
+    # an id that is not remembered: the blocks alone have it
+    blocks = dumped(first)
+    first.content[-1].id = "toolu_another"
+    blocks[-1]["id"] = "toolu_another"
+    ask(ann, tools, continued(first, blocks))
     assert server.prompt.startswith(before)
 
 
 def test_what_others_seal_is_left_out(server: Server, ann: anthropic.Anthropic) -> None:
     """Another caller's results, another server's, and ones that were changed."""
-    server.says(CODE.format("print('secret')"), FINAL.format("Done."))
-    blocks = dumped(ask(ann, [RUNS]))
+    server.says(SEARCH, CALL.format("functions.f", "{}"))
+    first = ask(ann, [SEARCHES, F])
+    blocks = dumped(first)
+    history = continued(first, blocks)
     server.says(FINAL.format("Yes."))
-    history = [
-        {"role": "user", "content": "Go."},
-        {"role": "assistant", "content": blocks},
-        {"role": "user", "content": "And?"},
-    ]
-    ask(client(server, "bob"), [RUNS], history)
-    assert "secret" not in server.prompt and "Done." in server.prompt
+    bob = client(server, "bob")
+    ask(bob, [SEARCHES, F], history)
+    assert "old capital" not in server.prompt and "functions.f" in server.prompt
     for odd in ("", "x", 3, [], None):
-        blocks[1]["content"]["encrypted_content"] = odd
+        blocks[1]["content"][0]["encrypted_content"] = odd
         server.says(FINAL.format("Yes."))
-        ask(ann, [RUNS], history)
-        assert "secret" not in server.prompt
+        ask(bob, [SEARCHES, F], history)
+        assert "old capital" not in server.prompt
     for index in ("[" * 5000, "3", '["a", {}, -1, 1e9]', "", 7):
-        blocks[-1]["citations"] = [{"type": "x", "encrypted_index": index}, 4]
+        citations = [{"type": "x", "encrypted_index": index}, 4]
+        blocks[0] = {"type": "text", "text": "Hm.", "citations": citations}
         server.says(FINAL.format("Yes."))
-        ask(ann, [RUNS], history)
+        ask(ann, [SEARCHES, F], history)
+
+
+def test_what_is_shown_is_read_without_its_seal(server: Server, ann: anthropic.Anthropic) -> None:
+    """Some clients send back the fields that they know."""
+    server.says(SEARCH, OPEN, CODE.format("print(5)"), CALL.format("functions.f", "{}"))
+    tools = [SEARCHES, FETCHES, RUNS, F]
+    first = ask(ann, tools)
+    before = server.prompt
+    first.content[-1].id = "toolu_another"  # of which nothing is remembered
+    blocks = dumped(first)
+    for result in (blocks[3], blocks[5]):
+        del result["content"]["encrypted_content"]
+    server.says(FINAL.format("Done."))
+    ask(ann, tools, continued(first, blocks))
+    told = before[before.index("to=browser.open") :]
+    opened = told.replace('{"id": 0, "cursor": 0}', '{"id": "https://corpus/rome.md"}')
+    assert opened in server.prompt
 
 
 def test_uses_and_domains_are_limited(server: Server, ann: anthropic.Anthropic) -> None:
@@ -229,13 +256,8 @@ def test_functions_beside_them_are_the_clients(server: Server, ann: anthropic.An
     message = ask(ann, [RUNS, F])
     assert kinds(message) == ["server_tool_use", "code_execution_tool_result", "tool_use"]
     assert message.stop_reason == "tool_use"
-    result = {"type": "tool_result", "tool_use_id": message.content[-1].id, "content": "2"}
     server.says(FINAL.format("Done."))
-    history = [
-        {"role": "user", "content": "Go."},
-        {"role": "assistant", "content": dumped(message)},
-        {"role": "user", "content": [result]},
-    ]
+    history = continued(message, dumped(message))
     assert ask(ann, [RUNS, F], history).content[0].text == "Done."
     assert "print(1)" in server.prompt
 

@@ -10,12 +10,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ossia.harmony import CONSTRAIN, DeveloperContent, Message, Role
 from ossia.harmony.messages import FUNCTIONS
 from ossia.server.hosted.citing import with_marks
 from ossia.server.hosted.told import read_told
-from ossia.server.messages.server_tools import placed, sealed_in
+from ossia.server.messages.server_tools import placed, sealed_in, shown_by
 from ossia.server.messages.types import CountRequest, WireMessage
 from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.wire.content import part_text, result_part, text_of
@@ -25,8 +26,8 @@ from ossia.server.wire.fields import At
 log = logging.getLogger("ossia.server")
 # the messages that led to a call, by its id, as far as they are remembered
 Thoughts = Callable[[str], Sequence[Message]]
-# What servers' own tools did. Results that we made have, sealed, what the model was told; of others
-# the texts around them say what came of it.
+# What servers' own tools did. Results that we made have, sealed, what the model was told, and some
+# show it; of others the texts around them say what came of it.
 HOSTED = (
     "server_tool_use",
     "web_search_tool_result",
@@ -39,6 +40,7 @@ HOSTED = (
     "mcp_tool_result",
 )
 # blocks of an assistant
+THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 MISPLACED = ("tool_use", "thinking", "redacted_thinking")
 
 
@@ -70,6 +72,7 @@ class _Reader:
         self.sealer = sealer
         self.remembered = remembered
         self.calls: dict[str, str] = {}  # id -> the tool's name
+        self.uses: dict[str, Any] = {}  # id -> the block of a use of a server's tool
         self.open_calls: list[str] = []  # ids of those without a result yet
         self.unopened: list[SealError] = []
         self.elsewhere = 0  # blocks that are left out
@@ -119,22 +122,22 @@ class _Reader:
         """Text before a call, or before the answer, was said as a preamble."""
         kinds = [block["type"].value for block in blocks]
         answer = _place_of_answer(kinds)
-        has_thought = False  # since the last call
+        kept = self._kept(blocks, kinds)
+        yield from kept
         for n, block in enumerate(blocks):
             match kinds[n]:
                 case "thinking" | "redacted_thinking":
-                    has_thought = True
                     if text := self._thought(block):
                         yield Message(Role.ASSISTANT, text, channel="analysis")
                 case "tool_use":
-                    yield from self._call(block, has_thought)
-                    has_thought = False
+                    yield self._call(block)
                 case "tool_result":
                     raise _misplaced(block, "an assistant's")
                 case "server_tool_use":
-                    pass  # its result has it, too
+                    self.uses[block["id"].text("")] = block.value  # its result says the rest
                 case kind if kind in HOSTED:
-                    yield from self._hosted(block)
+                    found = self._hosted(block)
+                    yield from () if kept else found
                 case _:
                     channel = "final" if n == answer else "commentary"
                     said = part_text(block)
@@ -142,18 +145,31 @@ class _Reader:
                     if marked:
                         yield Message(Role.ASSISTANT, marked, channel=channel)
 
+    def _kept(self, blocks: list[At], kinds: list[str]) -> list[Message]:
+        """What is remembered of the message up to its first call, but for its texts: for clients
+        that are not shown thoughts. Empty if they are.
+        """
+        if "tool_use" not in kinds or not THOUGHTS.isdisjoint(kinds):
+            return []
+        first = blocks[kinds.index("tool_use")]
+        remembered = self.remembered(first["id"].text())
+        return [each for each in remembered if not _is_preamble(each)]
+
     def _hosted(self, block: At) -> Sequence[Message]:
-        sealed = sealed_in(block["content"].value)
-        if not sealed:
+        content = block["content"].value
+        sealed = sealed_in(content)
+        if sealed:
+            try:
+                found = read_told(self.sealer.open(sealed))
+            except SealError as error:
+                self.unopened.append(error)
+                return ()
+            self.pages |= found.pages
+            return found.messages
+        shown = shown_by(self.uses.get(block["tool_use_id"].text("")), content)
+        if not shown:
             self.elsewhere += 1
-            return ()
-        try:
-            found = read_told(self.sealer.open(sealed))
-        except SealError as error:
-            self.unopened.append(error)
-            return ()
-        self.pages |= found.pages
-        return found.messages
+        return shown
 
     def _thought(self, block: At) -> str:
         """Empty for a seal that cannot be opened: it is another model's, or another server's."""
@@ -167,21 +183,22 @@ class _Reader:
                 self.unopened.append(error)
         return text
 
-    def _call(self, block: At, has_thought: bool) -> Iterator[Message]:
+    def _call(self, block: At) -> Message:
         id = block["id"].text()
         name = block["name"].text()
         given = {}
         if "input" in block:
             given = block["input"].object().value
-        if not has_thought:
-            for message in self.remembered(id):
-                if message.channel == "analysis":
-                    yield message
         self.calls[id] = name
         self.open_calls.append(id)
         text = json.dumps(given, ensure_ascii=False)
         recipient = f"{FUNCTIONS}.{name}"
-        yield Message(Role.ASSISTANT, text, None, "commentary", recipient, CONSTRAIN + "json")
+        return Message(Role.ASSISTANT, text, None, "commentary", recipient, CONSTRAIN + "json")
+
+
+def _is_preamble(message: Message) -> bool:
+    is_said = message.role is Role.ASSISTANT and message.recipient is None
+    return is_said and message.channel == "commentary"
 
 
 def _place_of_answer(kinds: list[str]) -> int | None:

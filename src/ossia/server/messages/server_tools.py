@@ -3,7 +3,7 @@ uses, results and citations.
 
 `web_search`, `web_fetch` and `code_execution` of any version are the browser's `search` and `open`,
 and `python`. Results carry, sealed, what the model was told, so that a client that sends them back
-goes on exactly. Plain dicts. Knows items of a turn; nothing of streams.
+whole goes on exactly. Plain dicts. Knows items of a turn; nothing of streams.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from ossia.harmony import Message, Role
 from ossia.server.hosted.told import told
 from ossia.server.wire.fields import At
 from ossia.tools import Tool
@@ -117,7 +118,6 @@ def _fetched(item: BuiltinCallItem, sealed: str) -> Any:
         "type": "document",
         "source": source,
         "title": page.get("title"),
-        "citations": None,
     }
     return {
         "type": "web_fetch_result",
@@ -236,6 +236,30 @@ class ServerCalls:
 
     def usage(self) -> dict[str, int]:
         return {f"{name}_requests": self._counts[name] for name in (SEARCH, FETCH)}
+
+
+# ---- results that come back ----
+
+
+def shown_by(use: Any, content: Any) -> tuple[Message, ...]:
+    """A call and its result as far as their blocks show them, for clients that send back only what
+    they know. Nothing of searches, whose results show addresses alone.
+    """
+    match use, content:
+        case {"input": {"code": str(code)}}, {"stdout": str(out), "stderr": str(err)}:
+            printed = "\n".join(filter(None, [out, err]))
+            return _told("python", "code", code, printed)
+        case {"input": {"url": str(url)}}, {"content": {"source": {"data": str(text)}}}:
+            asked = json.dumps({"id": url}, ensure_ascii=False)
+            return _told(RECIPIENTS[FETCH], "code", asked, text)
+    return ()
+
+
+def _told(recipient: str, kind: str, call: str, result: str) -> tuple[Message, ...]:
+    return (
+        Message(Role.ASSISTANT, call, None, "analysis", recipient, kind),
+        Message(Role.TOOL, result, recipient, "analysis", "assistant"),
+    )
 
 
 # ---- citations ----
