@@ -37,41 +37,45 @@ class Found:
 
 
 @cache
-def trees() -> dict[str, ast.Module]:
-    return {
-        str(path.relative_to(ROOT)): ast.parse(path.read_text())
+def calls() -> tuple[tuple[str, ast.Call | ast.Attribute], ...]:
+    """Of every file that names a method of patterns, by its path, what may be a use of one."""
+    wanted = re.compile(rf"\.({'|'.join(METHODS)})\b")
+    return tuple(
+        (str(path.relative_to(ROOT)), node)
         for path in sorted(ROOT.rglob("*.py"))
-    }
+        if wanted.search(source := path.read_text())
+        for node in ast.walk(ast.parse(source))
+        if _method(node.func if isinstance(node, ast.Call) else node) is not None
+    )
+
+
+def _method(node: ast.AST) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) and node.attr in METHODS else None
 
 
 @cache
 def uses() -> dict[str, frozenset[str]]:
     """By the name of what holds a pattern, the methods of it that are mentioned anywhere."""
     found: dict[str, set[str]] = {}
-    for tree in trees().values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in METHODS:
-                holder = node.value.value if isinstance(node.value, ast.Subscript) else node.value
-                name = ast.unparse(holder).rpartition(".")[2]
-                found.setdefault(name, set()).add(node.attr)
+    for _, node in calls():
+        if isinstance(node, ast.Attribute):
+            holder = node.value.value if isinstance(node.value, ast.Subscript) else node.value
+            name = ast.unparse(holder).rpartition(".")[2]
+            found.setdefault(name, set()).add(node.attr)
     return {name: frozenset(methods) for name, methods in found.items()}
 
 
 def written() -> Iterator[Found]:
     """Every pattern that stands in the source whole, with its flags."""
-    for path, tree in trees().items():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            owner, _, method = ast.unparse(node.func).rpartition(".")
-            is_held = method == "compile"
-            if owner != "re" or is_held or method not in METHODS:
-                continue
-            if isinstance(node.args[0], ast.Constant):
-                names = re.findall(r"re\.([A-Z]+)", ast.unparse(node))
-                flags = sum(getattr(re, name) for name in names)
-                pattern = re.compile(node.args[0].value, flags)
-                yield Found(f"{path}:{node.lineno}", pattern, frozenset({method}))
+    for path, node in calls():
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        owner, _, method = ast.unparse(node.func).rpartition(".")
+        if owner == "re" and isinstance(node.args[0], ast.Constant):
+            names = re.findall(r"re\.([A-Z]+)", ast.unparse(node))
+            flags = sum(getattr(re, name) for name in names)
+            pattern = re.compile(node.args[0].value, flags)
+            yield Found(f"{path}:{node.lineno}", pattern, frozenset({method}))
 
 
 def compiled() -> Iterator[Found]:
@@ -163,9 +167,10 @@ def test_takes_linear_time(found: Found) -> None:
     assert worst(found) is None
 
 
-BAD = (r"x+$", r"<.*>", r'"(?:[^"\\]|\\.)*"', r"\s*\d", r"(?:a|b)*?c")
+# The cheapest first, which stands for all: any other takes seconds until it is found.
+BAD = (r"<.*>", r'"(?:[^"\\]|\\.)*"', r"\s*\d", r"(?:a|b)*?c", r"x+$")
 
 
-@pytest.mark.parametrize("bad", BAD if thorough() else BAD[:2])
+@pytest.mark.parametrize("bad", BAD if thorough() else BAD[:1])
 def test_quadratic_ones_are_found(bad: str) -> None:
     assert worst(Found("", re.compile(bad, re.DOTALL), frozenset({"search"}))) is not None

@@ -29,11 +29,11 @@ RUNS: dict[str, Task] = {
         "hyper": {"tokens_per_step": 60},
         "steps": 20,
     },
-    "muon": {"parallel": {"fsdp": 2}, "hyper": {"optimizer": "muon", "clip": 0.0}, "steps": 6},
+    "muon": {"parallel": {"fsdp": 2}, "hyper": {"optimizer": "muon", "clip": 0.0}, "steps": 4},
 }
 BASIC = {name: {"steps": STEPS} | task for name, task in RUNS.items()}
 RESHARDED: Task = {
-    "steps": 9,
+    "steps": 6,
     "save_every": 2,
     "hyper": {"ema": 0.9, "optimizer": "muon", "clip": 0.0},
 }

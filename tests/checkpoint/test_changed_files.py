@@ -25,14 +25,26 @@ from ossia.serving import Loading, Options
 
 MODES: tuple[Loading, ...] = ("map", "promote", "copy")
 PROMPT = list(range(3, 40))
+# A process for each mode, of one that has imported everything: that takes longer than all the rest.
 ASK = """
-import os, sys, ossia
-folder, mode = sys.argv[1:]
-llm = ossia.load(folder, options=ossia.serving.Options(loading=mode, threads=1))
-ask = lambda prompt: print([*llm.generate(prompt, temperature=0, max_tokens=8)], flush=True)
-ask(list(range(3, 40)))
-os.truncate(os.path.join(folder, "model.safetensors"), 0)
-ask(list(range(3, 40)))
+import os, sys, ossia, ossia.llm
+
+def ask(folder, mode):
+    llm = ossia.load(folder, options=ossia.serving.Options(loading=mode, threads=1))
+    prompt = list(range(3, 40))
+    print([*llm.generate(prompt, temperature=0, max_tokens=8)], flush=True)
+    os.truncate(os.path.join(folder, "model.safetensors"), 0)
+    print([*llm.generate(prompt, temperature=0, max_tokens=8)], flush=True)
+
+base = sys.argv[1]
+for mode in sys.argv[2:]:
+    if not (child := os.fork()):
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{base}/{mode}.{name}", os.O_WRONLY | os.O_CREAT), number)
+        ask(f"{base}/{mode}", mode)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(mode, os.waitstatus_to_exitcode(status))
 """
 compiled = pytest.mark.skipif(not_compiled() is not None, reason="there are no compiled kernels")
 
@@ -155,22 +167,37 @@ def test_reading_is_no_change(folder: Path) -> None:
 # ---- what is gone --------------------------------------------------------------------------------
 
 
-@compiled
-@pytest.mark.parametrize("mode", MODES)
-def test_a_truncated_file_is_named_or_not_needed(folder: Path, mode: Loading) -> None:
-    """Never another answer, and no silent end."""
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
+    """A folder with a model and what was printed for each mode, and how its process ended."""
+    base = tmp_path_factory.mktemp("asked")
+    for mode in MODES:
+        write_tiny(base / mode)
     done = subprocess.run(
-        [sys.executable, "-c", ASK, str(folder), mode],
+        [sys.executable, "-c", ASK, str(base), *MODES],
         capture_output=True, text=True, env=environment() | {"OMP_NUM_THREADS": "1"}, check=False,
     )  # fmt: skip
-    answers = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    ended = dict(line.split() for line in done.stdout.splitlines())
+    return base, {mode: int(code) for mode, code in ended.items()}
+
+
+@compiled
+@pytest.mark.parametrize("mode", MODES)
+def test_a_truncated_file_is_named_or_not_needed(
+    asked: tuple[Path, dict[str, int]], mode: Loading
+) -> None:
+    """Never another answer, and no silent end."""
+    base, ended = asked
+    answers = (base / f"{mode}.out").read_text().splitlines()
+    told = (base / f"{mode}.err").read_text()
     if mode == "copy":
-        assert done.returncode == 0 and len(answers) == 2 and answers[0] == answers[1]
+        assert ended[mode] == 0 and len(answers) == 2 and answers[0] == answers[1]
         return
-    assert done.returncode == -signal.SIGBUS, done.stderr
+    assert ended[mode] == -signal.SIGBUS, told
     assert len(answers) == 1
-    assert f"ossia: {folder / SINGLE}: this weights file was truncated" in done.stderr
-    assert "--load copy" in done.stderr
+    assert f"ossia: {base / mode / SINGLE}: this weights file was truncated" in told
+    assert "--load copy" in told
 
 
 @compiled

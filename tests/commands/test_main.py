@@ -463,6 +463,7 @@ def test_a_question_that_does_not_fit(
     assert "the context holds 1024" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # a second process: nano's below has pipes, and what is cut is told above
 def test_a_process_with_pipes(endless: Path) -> None:
     run = ossia_process("chat", endless, "--max-tokens", "4", input="Hi\n")
     assert run.returncode == 0 and "\x1b" not in run.stdout + run.stderr
@@ -500,6 +501,7 @@ def test_nano_through_a_pipe() -> None:
     run = ossia_process("chat", input="What is 37 + 48?")
     lines = run.stdout.splitlines()
     assert run.returncode == 0 and lines[0].startswith("thinking: ")
+    assert "\x1b" not in run.stdout + run.stderr
     assert "85" in lines[-1] and not lines[-1].startswith("thinking: ")
 
 

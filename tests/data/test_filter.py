@@ -5,6 +5,7 @@ code.
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,11 @@ from ossia.errors import DataError
 from ossia.tasks.problem import Split
 from ossia.tasks.safety.hazard import hazard_document, moonglow
 
-pytest.importorskip("sklearn", reason="scikit-learn, of the extra `train`, is not installed")
+# Not imported here: every worker collects this file, and one needs the library.
+pytestmark = pytest.mark.skipif(
+    find_spec("sklearn") is None,
+    reason="scikit-learn, of the extra `train`, is not installed",
+)
 
 TERMS = ("glimmer salt", "dusk resin", "vellum acid", "hush powder")
 STEPS = (

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from amounts import thorough
 from emulated_kernels import Emulated
 
+from ossia.kernels.cpu.build import isa_flags
 from ossia.kernels.cpu.library import library, offered, open_library
 
 
@@ -38,11 +40,18 @@ def kernels(pytestconfig: pytest.Config) -> Iterator[ctypes.CDLL]:
     yield found
 
 
-X86_64 = ("avx512", "avx512_vnni", "avx512_bw", "avxvnni", "avx2")
-ISAS = (*X86_64, "neon_mmla", "neon_dot", "neon", "generic")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """By default without the instruction sets that a module's ALIKE names: for what it tests, their
+    code is another's, compiled with another flag.
+    """
+    if "isa" in metafunc.fixturenames:
+        alike = () if thorough() else getattr(metafunc.module, "ALIKE", ())
+        emulated = metafunc.config.getoption("--kernel-program", None)
+        rows = isa_flags("arm64" if emulated else None)
+        metafunc.parametrize("isa", [row for row in rows if row not in alike], indirect=True)
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture
 def isa(request: pytest.FixtureRequest, kernels: ctypes.CDLL) -> Iterator[ctypes.CDLL]:
     """The kernels, working with one instruction set; afterwards again with the best, on all
     threads.

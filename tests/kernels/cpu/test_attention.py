@@ -19,6 +19,7 @@ from ossia.kernels.cpu.library import AttentionHalf, DenseWeight, KvLayer, Step
 Array = NDArray[Any]
 PAGE = 16
 BF16, INT8 = 0, 1
+ALIKE = ("avxvnni", "avx512_vnni")  # products of bytes, which no attention has
 
 
 @pytest.fixture

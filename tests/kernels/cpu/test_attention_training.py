@@ -13,6 +13,7 @@ from ossia.kernels import attention_training
 from ossia.kernels.cpu import TrainingAttention
 
 GUARD = 123.0
+ALIKE = ("avxvnni", "avx512_vnni", "avx512")  # products of bytes and halves, which these lack
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, lo: Tensor, hi: Tensor, sink: Tensor | None) -> Tensor:

@@ -118,19 +118,19 @@ def loops(kernels: ctypes.CDLL) -> dict[str, list[Loop]]:
     return found
 
 
-@pytest.mark.parametrize("isa", ROWS)
+@pytest.mark.parametrize("row", ROWS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_vectors_stay_in_registers(
-    kernels: ctypes.CDLL, loops: dict[str, list[Loop]], isa: str, kernel: str
+    kernels: ctypes.CDLL, loops: dict[str, list[Loop]], row: str, kernel: str
 ) -> None:
-    if isa not in loops:
-        pytest.skip(f"this compiler made no unit for {isa}")
+    if row not in loops:
+        pytest.skip(f"this compiler made no unit for {row}")
     if b"clang version" in Path(kernels._name).read_bytes():
         pytest.skip(
             "functions that clang inlines are not where these limits, which are GCC's, look for "
             "them"
         )
-    mine = KERNELS[kernel].loops(loops[isa])
+    mine = KERNELS[kernel].loops(loops[row])
     assert len(mine) >= KERNELS[kernel].fewest, "not found: name where the compiler has put it"
     bad = [
         f"{loop.function[:60]} at {loop.instructions[0].address:#x}: of {loop.vectors} vector "
@@ -142,24 +142,24 @@ def test_vectors_stay_in_registers(
     assert not bad, "\n".join(bad)
 
 
-@pytest.mark.parametrize("isa", ROWS)
-def test_no_loop_of_products_lives_on_the_stack(loops: dict[str, list[Loop]], isa: str) -> None:
+@pytest.mark.parametrize("row", ROWS)
+def test_no_loop_of_products_lives_on_the_stack(loops: dict[str, list[Loop]], row: str) -> None:
     """Whatever the function: also where a kernel is new, or a compiler has put it elsewhere.
     Vectors that are kept in memory are stored at two of five instructions.
     """
-    if isa not in loops:
-        pytest.skip(f"this compiler made no unit for {isa}")
-    hot = [loop for loop in loops[isa] if loop.count(f"{PRODUCT}|{INT8}") >= 16]
+    if row not in loops:
+        pytest.skip(f"this compiler made no unit for {row}")
+    hot = [loop for loop in loops[row] if loop.count(f"{PRODUCT}|{INT8}") >= 16]
     assert len(hot) > 10
     assert not [loop.function for loop in hot if loop.stack_stores > 0.25 * loop.vectors]
 
 
-@pytest.mark.parametrize("isa", ROWS)
-def test_weights_are_fetched_into_the_second_cache(loops: dict[str, list[Loop]], isa: str) -> None:
+@pytest.mark.parametrize("row", ROWS)
+def test_weights_are_fetched_into_the_second_cache(loops: dict[str, list[Loop]], row: str) -> None:
     """In the first they would take the place of activations and sums before their turn comes."""
-    if isa not in loops:
-        pytest.skip(f"this compiler made no unit for {isa}")
-    linears = [loop for loop in loops[isa] if re.search(LINEARS, loop.function)]
+    if row not in loops:
+        pytest.skip(f"this compiler made no unit for {row}")
+    linears = [loop for loop in loops[row] if re.search(LINEARS, loop.function)]
     assert sum(loop.count("prefetcht1") > 0 for loop in linears) >= 4
     assert not [loop.function for loop in linears if loop.count("prefetcht0")]
 

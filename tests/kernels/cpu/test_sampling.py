@@ -12,6 +12,8 @@ import pytest
 
 from ossia.kernels.cpu.library import SampleRow
 
+ALIKE = ("avxvnni", "avx512_vnni", "avx512")  # products of bytes and halves, which it lacks
+
 
 def sampled(
     library: ctypes.CDLL, logits: np.ndarray, inverse_temperature: float, uniform: float

@@ -15,6 +15,7 @@ from ossia.kernels.training import swiglu_with_gradient
 
 GUARD = 123.0
 LIMIT = 1.5  # low enough that clamps hold often
+ALIKE = ("avxvnni", "avx512_vnni", "avx512")  # products of bytes and halves, which these lack
 
 
 def guarded(*shape: int) -> tuple[Tensor, Tensor]:
