@@ -124,6 +124,22 @@ def test_a_client_that_keeps_everything_finds_them_too(server: Server, ann: open
     assert logs(second) == "6\n"
 
 
+def test_a_client_that_refers_to_stored_items_finds_the_pages(
+    server: Server, ann: openai.OpenAI
+) -> None:
+    """By reference, and with the items themselves, as they were without their seals."""
+    bob = client(server, "bob")
+    server.says(SEARCH, OPEN, FINAL.format("Yes."))
+    first = ann.responses.create(input="Go.", tools=[SEARCHES], model="nano")
+    referred: Any = [{"type": "item_reference", "id": item.id} for item in first.output]
+    sent: Any = [item.to_dict() for item in first.output]
+    for who, items, cited in ((ann, referred, 1), (ann, sent, 1), (bob, sent, 0)):
+        server.says(FINAL.format("Rome is old 【1†L4】."))
+        given = [{"role": "user", "content": "Go."}, *items, {"role": "user", "content": "On."}]
+        second = who.responses.create(input=given, tools=[SEARCHES], model="nano")
+        assert len(second.output[-1].content[0].annotations) == cited
+
+
 def test_two_callers_and_two_threads_never_share(server: Server, ann: openai.OpenAI) -> None:
     bob = client(server, "bob")
     hers = run(ann, server, "secret = 'hers'; open('/mnt/data/s', 'w').write('hers')")

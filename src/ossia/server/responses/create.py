@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from cachetools import LRUCache
@@ -27,7 +28,7 @@ from ossia.server.responses.called import request_id, tools_list
 from ossia.server.responses.input import Item, is_kept
 from ossia.server.responses.items import Begun, Done, Include
 from ossia.server.responses.output import Event, ResponseBook
-from ossia.server.responses.prompt import Prompt, Reading, read_prompt, shortened
+from ossia.server.responses.prompt import Earlier, Prompt, Reading, read_prompt, shortened
 from ossia.server.responses.scope import session_of
 from ossia.server.responses.store import StoredResponse
 from ossia.server.responses.types import PromptRequest, ResponseRequest
@@ -73,10 +74,11 @@ class ResponseService:
 
     async def read(self, body: PromptRequest, caller: Caller, **limits: int | None) -> Prompt:
         self.service.check_model(body.model)
+        earlier = Earlier(partial(self._item, caller.name), partial(self._thread, caller.name))
         return await read_prompt(
             self.service,
             self.service.sealer.of(caller.name),
-            lambda id: self._item(caller.name, id),
+            earlier,
             body,
             caller,
             **limits,
@@ -386,9 +388,16 @@ class ResponseService:
         for item in (*pending.prompt.input, *pending.book.response["output"]):
             self._made[pending.caller.name, item["id"]] = pending.id
 
-    def _item(self, owner: str, id: str) -> Item | None:
+    def _from(self, owner: str, id: str) -> StoredResponse | None:
         made = self._made.get((owner, id))
-        stored = self.service.store.get(owner, made) if made is not None else None
+        return None if made is None else self.service.store.get(owner, made)
+
+    def _thread(self, owner: str, id: str) -> str:
+        stored = self._from(owner, id)
+        return "" if stored is None else stored.thread or stored.id
+
+    def _item(self, owner: str, id: str) -> Item | None:
+        stored = self._from(owner, id)
         if stored is None:
             return None
         return next(

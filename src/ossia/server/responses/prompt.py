@@ -23,6 +23,7 @@ from ossia.server.wire.conversation import conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
+from ossia.tools.kinds import ITEMS
 from ossia.tools.mcp import RequestedServer
 from ossia.tools.mcp.config import label_of
 from ossia.turn import Approved
@@ -94,21 +95,30 @@ class Reading:
     pages: Mapping[int, tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """Answers that a request may go on with without naming them. `find`: the item that an
+    item_reference means. `thread`: the one that the answer with an item belongs to; "": none.
+    """
+
+    find: Callable[[str], Item | None]
+    thread: Callable[[str], str]
+
+
 async def read_prompt(
     service: Service,
     sealer: Sealer,
-    find: Callable[[str], Item | None],
+    earlier: Earlier,
     body: PromptRequest,
     caller: Caller,
     *,
     max_output: int | None = None,
 ) -> Prompt:
-    """`find`: items that an item_reference may mean. Raises `ApiError` naming the field that is
-    wrong. The prompt's `mcp` is to be closed.
-    """
+    """Raises `ApiError` naming the field that is wrong. The prompt's `mcp` is to be closed."""
     history, thread = _history(service, body, caller)
     by_id = {item.get("id"): item for item in history}
-    given = wire_items(body.input, lambda id: by_id.get(id) or find(id))
+    given = wire_items(body.input, lambda id: by_id.get(id) or earlier.find(id))
+    thread = thread or _thread_of(given, earlier)
     is_triggered = _is_triggered(given)
     if is_triggered:
         given = given[:-1]
@@ -280,6 +290,14 @@ def _history(service: Service, body: PromptRequest, caller: Caller) -> tuple[lis
         raise bad(f"response {id!r} is not finished yet", "previous_response_id")
     items = [*found.history, *found.input, *found.response["output"]]
     return items, found.thread or id
+
+
+def _thread_of(given: Sequence[Item], earlier: Earlier) -> str:
+    """That of the last call that we ran, for clients that send the items of stored answers."""
+    for item in reversed(given):
+        if item["type"] in ITEMS:
+            return earlier.thread(item["id"])
+    return ""
 
 
 async def shortened(
