@@ -341,9 +341,10 @@ def test_a_stranger_that_is_not_there(tokenizer: Tokenizer, connected: list[McpC
     with serving(tokenizer, mcp=McpServers(strangers=True)) as server:
         events = server.says(DONE).stream(tools=[tool])
         assert "response.mcp_list_tools.failed" in [event["type"] for event in events]
-        listed = fold(events)["output"][0]
+        whole = fold(events)
+        listed = whole["output"][0]
         assert (listed["error"], listed["tools"]) == ("down: no connection", [])
-        assert [each["server_label"] for each in fold(events)["tools"]] == ["down"]
+        assert [each["server_label"] for each in whole["tools"]] == ["down"]
         error = server.create(400, tools=[tool | {"headers": {"a": "b\nc"}}])
         assert error["param"] == "tools[0].headers"
         error = server.create(400, tools=[tool, tool])
