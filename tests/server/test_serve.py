@@ -384,7 +384,7 @@ def test_options_to_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         5_000_000,
     )
     kept = [settings_of(options("nano", *store)).store_bytes for store in ((), ("--store", "s.db"))]
-    assert kept == [24 << 20, 1 << 30]
+    assert kept == [16 << 20, 1 << 30]
     assert (given.log_prompts, given.effort, given.constrained, given.cors_origins) == (
         True,
         "high",

@@ -45,7 +45,7 @@ FEWEST_SECRET_BYTES = 16
 WARM_UP_TOKENS = 8
 STRANGERS_TOOLS = frozenset({"browser"})  # for other machines, without a key
 FILE = 1 << 30  # bytes of responses and conversations that are kept
-MEMORY = 24 << 20  # where there is no file for them: small beside any model
+MEMORY = 16 << 20  # where there is no file for them: small beside any model
 EPILOG = """\
 OpenAI's clients are given the base URL http://127.0.0.1:8000/v1, Anthropic's http://127.0.0.1:8000;
 a browser finds a page to chat on. Which model a request names does not matter, unless

@@ -51,7 +51,7 @@ from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
 COMPILERS = 2  # requests whose grammars are compiled at the same time; others take turns
-REASONING_KEPT = 64 << 20  # characters of the reasoning that is remembered for calls
+REASONING_KEPT = 8 << 20  # characters of the reasoning that is remembered for calls
 OUT_OF_REACH = -1000.0  # a bias
 OVERHEAD = 600  # bytes of a message besides its text, counted as characters
 

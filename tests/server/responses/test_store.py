@@ -512,19 +512,46 @@ TestStoreMachine.settings = settings(
 )
 
 
-def test_a_file_of_the_version_before_is_read(tmp_path: Path) -> None:
-    """Its responses know no thread: each begins one."""
+def test_a_response_is_found_by_its_items(tmp_path: Path) -> None:
+    """By the newest that has one, for its owner alone, while it lives, also after a restart."""
+    path = tmp_path / "responses.db"
+    store = Store(path, DAY, 1 << 20)
+    store.put(stored("resp_1"))
+    store.put(stored("resp_2"))
+    store.close()
+    store = Store(path, DAY, 1 << 20)
+    for expected in ("resp_2", "resp_1"):
+        found = store.with_item("ann", "b")
+        assert found is not None and found.id == expected
+        assert store.with_item("bob", "b") is None and store.with_item("ann", "c") is None
+        store.delete("ann", expected)
+    assert store.with_item("ann", "b") is None
+    store.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path, version: int) -> None:
+    """The items of its responses are not known by themselves; in the oldest, responses know no
+    thread: each begins one.
+    """
     path = tmp_path / "old.db"
     first = Store(path, DAY, 1 << 20)
     first.put(replace(stored(), thread="resp_0"))
     first.close()
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE entry DROP COLUMN thread")
-        db.execute("PRAGMA user_version = 1")
+        db.execute("DROP TABLE part")
+        if version == 1:
+            db.execute("ALTER TABLE entry DROP COLUMN thread")
+        db.execute(f"PRAGMA user_version = {version}")
     db.close()
     for _ in range(2):
         opened = Store(path, DAY, 1 << 20)
         found = opened.get("ann", "resp_1")
-        assert found is not None and found.thread == "" and found.input == [{"id": "b"}]
+        assert found is not None and found.input == [{"id": "b"}]
+        assert found.thread == ("" if version == 1 else "resp_0")
+        assert opened.with_item("ann", "b") is None
         opened.put(stored("resp_2"))
+        known = opened.with_item("ann", "b")
+        assert known is not None and known.id == "resp_2"
+        opened.delete("ann", "resp_2")
         opened.close()

@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from cachetools import LRUCache
-
 from ossia.engine.request import SamplingParams
 from ossia.errors import CONTEXT_EXCEEDED, OssiaError
 from ossia.server.access import Caller
@@ -42,7 +40,6 @@ from ossia.turn.targets import Grammars
 
 log = logging.getLogger("ossia.server")
 Step: TypeAlias = TurnEvent | Begun | Done
-ITEMS_KNOWN = 100_000  # that an item_reference can mean, the last ones
 
 
 @dataclass
@@ -69,8 +66,6 @@ class ResponseService:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        # owner and item's id -> id of the stored response
-        self._made: LRUCache[tuple[str, str], str] = LRUCache(ITEMS_KNOWN)
 
     async def read(self, body: PromptRequest, caller: Caller, **limits: int | None) -> Prompt:
         self.service.check_model(body.model)
@@ -359,7 +354,6 @@ class ResponseService:
             self.service.remember_thoughts(pending.caller, book.call_ids, thoughts)
         if body.is_stored:
             self.service.store.put(self._stored(pending))
-            self._know(pending)
         if body.conversation_id is not None and book.end is not None:
             try:
                 self.service.store.add_items(
@@ -384,20 +378,12 @@ class ResponseService:
 
     # Items that a reference means without naming the response that they are from
 
-    def _know(self, pending: PendingResponse) -> None:
-        for item in (*pending.prompt.input, *pending.book.response["output"]):
-            self._made[pending.caller.name, item["id"]] = pending.id
-
-    def _from(self, owner: str, id: str) -> StoredResponse | None:
-        made = self._made.get((owner, id))
-        return None if made is None else self.service.store.get(owner, made)
-
     def _thread(self, owner: str, id: str) -> str:
-        stored = self._from(owner, id)
+        stored = self.service.store.with_item(owner, id)
         return "" if stored is None else stored.thread or stored.id
 
     def _item(self, owner: str, id: str) -> Item | None:
-        stored = self._from(owner, id)
+        stored = self.service.store.with_item(owner, id)
         if stored is None:
             return None
         return next(

@@ -32,10 +32,17 @@ from ossia.turn.events import new_id
 log = logging.getLogger("ossia.server")
 
 APPLICATION = 0x6F737369  # "ossi" in the file's header: it is ours
-VERSION = 2  # of the tables below
+VERSION = 3  # of the tables below
 UNFINISHED = ("queued", "in_progress")  # statuses of a response that an answer is still to change
 OVERHEAD = 256  # bytes of a row besides its JSON: keys, indexes
 
+PARTS = """
+CREATE TABLE part (  -- an item of a response: of its input, or its output
+    id TEXT NOT NULL, entry INTEGER NOT NULL REFERENCES entry ON DELETE CASCADE,
+    PRIMARY KEY (id, entry)
+) WITHOUT ROWID;
+CREATE INDEX part_entry ON part (entry);
+"""
 SCHEMA = f"""
 CREATE TABLE entry (  -- a response or a conversation
     key INTEGER PRIMARY KEY, kind TEXT NOT NULL, owner TEXT NOT NULL, id TEXT NOT NULL,
@@ -51,6 +58,7 @@ CREATE TABLE item (  -- of a conversation; `position` orders them
     id TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (entry, id)
 );
 CREATE INDEX item_entry ON item (entry, position);
+{PARTS}
 CREATE TABLE used (bytes INTEGER NOT NULL);  -- the sum of all sizes
 INSERT INTO used VALUES (0);
 CREATE TRIGGER entry_made AFTER INSERT ON entry BEGIN UPDATE used SET bytes = bytes + new.size; END;
@@ -60,7 +68,8 @@ CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN UPDATE used SET bytes = by
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 """
-UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT"}  # from a version to the next
+# from a version to the next; items of older responses cannot be referred to
+UPGRADES = {1: "ALTER TABLE entry ADD COLUMN thread TEXT;", 2: PARTS}
 AWAY = "move it away, or name another file"
 NEXT = "(SELECT coalesce(max(written), 0) + 1 FROM entry)"
 PREFIXES = {  # of the ids of items
@@ -92,6 +101,7 @@ ON CONFLICT (kind, owner, id) DO UPDATE SET
     status = excluded.status, body = excluded.body, history = excluded.history,
     input = excluded.input, thread = excluded.thread, expires = excluded.expires,
     size = excluded.size, written = excluded.written
+RETURNING key
 """
 
 
@@ -123,6 +133,12 @@ class StoredResponse:
     input: list[dict[str, Any]]
     expires: float = 0.0
     thread: str = ""
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Of this request's items and its answer's."""
+        output = self.response.get("output") or []
+        return [item["id"] for item in (*self.input, *output) if item.get("id")]
 
     @property
     def is_finished(self) -> bool:
@@ -185,7 +201,10 @@ class Store:
             status = stored.response.get("status")
             row = (stored.owner, stored.id, status, body, history, given, expires, size)
             with self._writing() as db:
-                db.execute(PUT_RESPONSE, (*row, stored.thread))
+                key = db.execute(PUT_RESPONSE, (*row, stored.thread)).fetchone()[0]
+                db.execute("DELETE FROM part WHERE entry = ?", (key,))
+                parts = [(id, key) for id in stored.item_ids]
+                db.executemany("INSERT OR IGNORE INTO part VALUES (?, ?)", parts)
         except StoreError as error:
             if must:
                 raise
@@ -194,6 +213,13 @@ class Store:
     def get(self, owner: str, id: str) -> StoredResponse | None:
         found = self._responses("owner = ? AND id = ?", owner, id)
         return found[0] if found else None
+
+    def with_item(self, owner: str, item: str) -> StoredResponse | None:
+        """The newest response that has an item of this id in its input or output."""
+        found = self._responses(
+            "owner = ? AND key IN (SELECT entry FROM part WHERE id = ?)", owner, item
+        )
+        return found[-1] if found else None
 
     def delete(self, owner: str, id: str) -> bool:
         """Whether it was there."""
@@ -463,9 +489,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     ):
         raise StoreError(f"{path} is a database of another program: {AWAY}")
     while not is_new and version in UPGRADES:
-        db.executescript(
-            f"BEGIN; {UPGRADES[version]}; PRAGMA user_version = {version + 1}; COMMIT;"
-        )
+        db.executescript(f"BEGIN; {UPGRADES[version]} PRAGMA user_version = {version + 1}; COMMIT;")
         version += 1
     if not is_new and version != VERSION:
         why = f"was written by another version of ossia (tables {version}, not {VERSION})"
