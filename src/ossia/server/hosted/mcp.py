@@ -123,12 +123,17 @@ class McpServers:
     async def close(self) -> None:
         await asyncio.gather(*map(_closed, self.servers.values()))
 
+    def allowed(self, limits: Limits) -> dict[str, McpServer]:
+        """Those of the operator's that a caller may use."""
+        return {
+            label: server
+            for label, server in self.servers.items()
+            if has_right(limits, MCP.name, f"{MCP.name}:{label}")
+        }
+
     async def visit(self, tools: Sequence[Mapping[str, Any]] | None, limits: Limits) -> McpVisit:
         """Connects to what the declarations bring, all at the same time. Raises `ApiError`."""
-        visit = McpVisit()
-        for label, server in self.servers.items():
-            if has_right(limits, MCP.name, f"{MCP.name}:{label}"):
-                visit.known[label] = server
+        visit = McpVisit(self.allowed(limits))
         brought = list(self._brought(tools or (), visit, limits))
         opening = [asyncio.ensure_future(McpServer.connected(config)) for config in brought]
         try:
