@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from secrets import token_hex
@@ -65,10 +64,11 @@ class McpVisit:
         """Whether a declared server could not be reached; the client is told why."""
         return label_of(tool["server_label"].word()) in self.failed
 
-    async def close(self) -> None:
-        strangers = list(self.strangers.values())
+    def close(self) -> None:
+        """Nobody waits for strangers to say goodbye."""
+        for server in self.strangers.values():
+            server.let_go()
         self.strangers = {}
-        await asyncio.gather(*map(_closed, strangers))
 
     def requested(self, tool: At) -> RequestedServer | None:
         """What a declaration asks for; None if there is no such server for this caller. Raises
@@ -89,11 +89,6 @@ class McpVisit:
         tools = [_shown(each) for each in made.tools.values()]
         self.listed.append(Listed(label, tools))
         return made
-
-
-async def _closed(server: McpServer) -> None:
-    with suppress(Exception):  # the answer does not suffer from it
-        await asyncio.to_thread(server.close)
 
 
 def check_kind(tool: At) -> None:
@@ -121,7 +116,8 @@ class McpServers:
         self.guard = guard or Guard()
 
     async def close(self) -> None:
-        await asyncio.gather(*map(_closed, self.servers.values()))
+        ending = [asyncio.wrap_future(server.let_go()) for server in self.servers.values()]
+        await asyncio.gather(*ending, return_exceptions=True)
 
     def allowed(self, limits: Limits) -> dict[str, McpServer]:
         """Those of the operator's that a caller may use."""
@@ -151,7 +147,7 @@ class McpServers:
                 each.cancel()
                 if each.done() and not each.cancelled() and each.exception() is None:
                     visit.strangers[each.result().config.label] = each.result()
-            await visit.close()
+            visit.close()
             raise
         return visit
 
