@@ -408,7 +408,11 @@ def test_a_key_without_a_tool(server: Server) -> None:
         )
     assert refused.value.code == "tool_not_allowed"
     assert reader.models.retrieve("nano").to_dict()["tools"] == ["browser"]
-    assert client(server, "ann").models.retrieve("nano").to_dict()["tools"] == ["browser", "python", "shell"]
+    assert client(server, "ann").models.retrieve("nano").to_dict()["tools"] == [
+        "browser",
+        "python",
+        "shell",
+    ]
 
 
 def test_calls_are_counted(server: Server, ann: openai.OpenAI) -> None:
