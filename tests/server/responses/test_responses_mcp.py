@@ -151,6 +151,39 @@ def test_an_approved_call_runs_before_the_first_sample(
     assert server.prompt.count("the answer") == 1 == server.prompt.count('{"text":"b"}')
 
 
+def test_an_approval_in_a_conversation_and_in_the_background(
+    server: Server, calls: list[Any]
+) -> None:
+    conversation = server.client.post("/v1/conversations", json={}).json()["id"]
+    first = server.says(WRITE).create(tools=[TEAM], conversation=conversation)
+    answer = {
+        "type": "mcp_approval_response",
+        "approval_request_id": first["output"][-1]["id"],
+        "approve": True,
+    }
+    more = {"tools": [TEAM], "conversation": conversation, "input": [answer, user("Now?")]}
+    begun = server.says(DONE).create(background=True, **more)
+    ended = server.client.get(f"/v1/responses/{begun['id']}?stream=true").text
+    assert "response.completed" in ended and len(calls) == 1
+    body = server.client.get(f"/v1/responses/{begun['id']}").json()
+    assert kinds(body) == ["mcp_call", "message"]
+    before = server.prompt
+    items = server.client.get(f"/v1/conversations/{conversation}/items?order=asc").json()["data"]
+    assert [item["type"] for item in items] == [
+        "message",
+        "mcp_list_tools",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "message",
+        "mcp_call",
+        "message",
+    ]
+    server.says(DONE).create(tools=[TEAM], conversation=conversation, input="And?")
+    # the result stands behind its call in every later prompt, too
+    assert server.prompt.startswith(before.removesuffix("<|start|>assistant"))
+    assert len(calls) == 1
+
+
 def test_an_approved_call_is_not_left_out_of_what_is_too_long(
     server: Server, calls: list[Any]
 ) -> None:
