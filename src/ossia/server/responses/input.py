@@ -263,9 +263,9 @@ def droppable(items: Sequence[Item]) -> list[int]:
 
 def _to_be_run(items: Sequence[Item]) -> Iterator[int]:
     """Where calls were asked for that have been approved since."""
-    ran = {item.get("approval_request_id") for item in items if item["type"] == "mcp_call"}
+    ran = {str(item.get("approval_request_id")) for item in items if item["type"] == "mcp_call"}
     answers = [item for item in items if item["type"] == "mcp_approval_response"]
-    approved = {item["approval_request_id"] for item in answers if item["approve"]}
+    approved = {str(item.get("approval_request_id")) for item in answers if item.get("approve")}
     for n, item in enumerate(items):
         if item["type"] == "mcp_approval_request" and item["id"] in approved - ran:
             yield n
@@ -288,5 +288,5 @@ def without_first(items: Sequence[Item], count: int) -> list[Item]:
         item
         for item in left
         if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
-        and not (item["type"] in APPROVALS and item.get("approval_request_id") in asked)
+        and not (item["type"] in APPROVALS and str(item.get("approval_request_id")) in asked)
     ]
