@@ -415,6 +415,8 @@ def test_a_stranger_that_is_not_there(tokenizer: Tokenizer, connected: list[McpC
         assert [each["server_label"] for each in whole["tools"]] == ["down"]
         error = server.create(400, tools=[tool | {"headers": {"a": "b\nc"}}])
         assert error["param"] == "tools[0].headers"
+        error = server.create(400, tools=[tool | {"headers": {"Host": "other.example"}}])
+        assert error["param"] == "tools[0].headers"
         error = server.create(400, tools=[tool, tool])
         assert error["param"] == "tools[1].server_label"
         error = server.create(400, tools=[tool | {"server_url": "file:///etc/passwd"}])

@@ -36,6 +36,7 @@ MOST_HEADERS = 64
 LONGEST_HEADER = 16_384  # characters
 SECONDS = 30.0  # that a stranger has for an answer
 ELSEWHERE = ("connector_id", "tunnel_id")
+OURS = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 FILTERS = ("always", "never")
 SCHEMES = ("http://", "https://")
 
@@ -211,9 +212,11 @@ def _headers(tool: At) -> dict[str, str]:
     headers: dict[str, str] = {}
     if given.value is not None:
         for name, value in given.object("an object of strings").value.items():
-            headers[str(name)] = At(value, f"{given.path}.{name:.40}").text()
+            headers[str(name)] = At(value, f"{given.path}.{name:.40}").text().strip()
     if tool["authorization"].value is not None:
         headers["Authorization"] = f"Bearer {tool['authorization'].text()}"
+    if not OURS.isdisjoint(map(str.lower, headers)):
+        raise given.wrong(f"must not have any of {', '.join(sorted(OURS))}")
     lines = [f"{name}: {value}" for name, value in headers.items()]
     are_plain = all(line.isascii() and line.isprintable() for line in lines)
     are_small = all(len(line) <= LONGEST_HEADER for line in lines)
