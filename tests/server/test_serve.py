@@ -4,6 +4,7 @@ themselves.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -30,7 +31,7 @@ from ossia.commands.main import main, parser
 from ossia.commands.options import parsed
 from ossia.commands.script import read_script
 from ossia.commands.serve import Options, is_loopback, read_secret, settings_of
-from ossia.errors import RequestError, SandboxError, ToolError
+from ossia.errors import McpError, RequestError, SandboxError, ToolError
 from ossia.server.access import secret_digest
 from ossia.server.settings import Limits
 from ossia.tokenizer import Tokenizer
@@ -432,6 +433,7 @@ def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--tools", "pyhton"], "--tools pyhton: there is no such tool"),
         (["--corpus", "notes"], "--corpus is of the tool browser"),
         (["--tools", "python", "--searx", "http://s"], "--searx is of the tool browser"),
+        (["--tools", "browser", "--containers", "c"], "--containers is of the tool python"),
         (["--python-unsafe"], "--python-unsafe is of the tool python"),
         (
             ["--tools", "python", "--python-unsafe", "--host", "0.0.0.0", "--insecure"],
@@ -462,6 +464,33 @@ def test_the_greeting_says_what_there_is(tmp_path: Path) -> None:
     assert made.containers is not None
     assert made.about[0] == f"browser: searches {tmp_path}"
     assert made.about[1].startswith("python: in unsafe")
+    made = make(Hosted(tools="shell,python", python_unsafe=True, mcp_any=True))
+    assert [tool.kind.name for tool in made.tools] == ["python", "shell"]
+    assert made.about[0].startswith("shell and python: in unsafe")
+    assert made.about[1] == "mcp: any server on the public internet that a request names"
+
+
+def test_mcp_servers_are_connected_to_at_start(tmp_path: Path) -> None:
+    """One that cannot be is said then, and the others are let go."""
+    pytest.importorskip("mcp")
+    stranger = Path(__file__).parents[1] / "tools" / "mcp" / "stranger.py"
+    servers = {
+        "my-team": {
+            "command": sys.executable,
+            "args": ["-S", str(stranger), "plain", str(tmp_path / "starts")],
+        }
+    }
+    file = tmp_path / "mcp.json"
+    file.write_text(json.dumps({"mcpServers": servers}))
+    made = make(Hosted(mcp=str(file)))
+    assert made.mcp is not None and made.about == ["mcp:my_team: 2 tools"]
+    asyncio.run(made.mcp.close())
+    servers["gone"] = {"command": "/no/such/program"}
+    file.write_text(json.dumps({"mcpServers": servers}))
+    with pytest.raises(McpError, match="gone: /no/such/program"):
+        make(Hosted(mcp=str(file)))
+    with pytest.raises(McpError, match="cannot be read"):
+        make(Hosted(mcp=str(tmp_path / "nowhere.json")))
 
 
 def test_a_secret_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from ossia.harmony import RenderedHistory
 from ossia.server.access import caller_of
 from ossia.server.chat.request import prompt_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
-from ossia.server.hosted.calls import names as tool_names
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
@@ -174,7 +173,7 @@ def _models(service: Service) -> APIRouter:
         responses=documented(about="The one that is served."),
     )
     async def models(request: Request) -> Response:
-        own = model | {"tools": tool_names(service.tools_for(caller_of(request)).values())}
+        own = model | {"tools": service.tool_names(caller_of(request))}
         listed = {"object": "list", "data": [own]}
         return reply(listed | {"first_id": name, "last_id": name, "has_more": False})
 
@@ -189,7 +188,7 @@ def _models(service: Service) -> APIRouter:
             raise ApiError(
                 404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found"
             )
-        return reply(model | {"tools": tool_names(service.tools_for(caller_of(request)).values())})
+        return reply(model | {"tools": service.tool_names(caller_of(request))})
 
     return routes
 

@@ -28,7 +28,7 @@ from ossia.harmony.messages import EffortName
 from ossia.server.access import Caller, request_size, whose_turn
 from ossia.server.answer import LONG, Answerer, AnswerRequest
 from ossia.server.hosted.approvals import ApprovedCalls
-from ossia.server.hosted.calls import Calls, allowed
+from ossia.server.hosted.calls import Calls, allowed, names
 from ossia.server.hosted.mcp import McpServers
 from ossia.server.metrics import Metrics
 from ossia.server.places import Places
@@ -282,6 +282,11 @@ class Service:
     def tools_for(self, caller: Caller) -> dict[str, Tool]:
         """The server's own tools that a caller may use, by namespace."""
         return allowed(self.builtin, caller.limits)
+
+    def tool_names(self, caller: Caller) -> list[str]:
+        """As the key file has them, of all that a caller may use."""
+        own = self.tools_for(caller).values()
+        return names([*own, *self.mcp.allowed(caller.limits).values()])
 
     async def close_tools(self) -> None:
         """Ends what the tools keep: processes, connections."""

@@ -20,9 +20,12 @@ from ossia.tokenizer import Tokenizer
 from ossia.tools.browser import Browser
 from ossia.tools.containers import Containers, Rules
 from ossia.tools.python import Python
+from ossia.tools.shell import Shell
+from ossia.tools.shell_place import InContainers
 
 INTERPRETER: Any = {"type": "code_interpreter", "container": {"type": "auto"}}
 SEARCHES: Any = {"type": "web_search"}
+GO: Any = {"role": "user", "content": "Go."}
 OUTPUTS: Any = ["code_interpreter_call.outputs"]
 SOURCES: Any = ["web_search_call.action.sources"]
 SEALED: Any = ["reasoning.encrypted_content"]
@@ -52,7 +55,7 @@ def python() -> Iterator[Python]:
 @pytest.fixture(scope="module")
 def server(tokenizer: Tokenizer, python: Python, corpus: Path) -> Iterator[Server]:
     settings = Settings(model_name="nano", keys=KEYS)
-    tools = [python, Browser(corpus)]
+    tools = [python, Browser(corpus), Shell(InContainers(python))]
     with serving(
         tokenizer, settings, certain=True, builtin=tools, containers=python.containers
     ) as made:
@@ -106,6 +109,37 @@ def test_code_runs_and_gives_outputs_streamed_and_not(server: Server, ann: opena
     answer = server.client.post("/v1/responses", json=body, headers=headers)
     folded = fold(events_of(answer.text))
     assert nameless(folded["output"]) == nameless(plain.to_dict()["output"])
+
+
+def test_commands_and_code_share_their_files(server: Server, ann: openai.OpenAI) -> None:
+    shell: Any = {"type": "shell", "environment": {"type": "container_auto"}}
+    tools = [INTERPRETER, shell]
+    commands = CALL.format("functions.shell", '{"commands":["echo hi > a.txt","cat b.txt"]}')
+    server.says(commands, FINAL.format("Done."))
+    first = ann.responses.create(input="Go.", model="nano", tools=tools)
+    called, printed, message = first.output
+    assert (called.type, printed.type, message.type) == (
+        "shell_call",
+        "shell_call_output",
+        "message",
+    )
+    assert [each.outcome.exit_code for each in printed.output] == [0, 1]
+    assert "No such file" in printed.output[1].stderr
+    more: Any = {"tools": tools, "store": False}
+    history = [item.to_dict() for item in first.output]
+    second = run(ann, server, "print(open('a.txt').read())", input=[*history, GO], **more)
+    assert logs(second) == "hi\n\n"
+    assert second.output[0].container_id == called.environment.container_id
+    shell["environment"] = {
+        "type": "container_reference",
+        "container_id": called.environment.container_id,
+    }
+    server.says(CALL.format("functions.shell", '{"commands":["cat a.txt"]}'), FINAL.format("."))
+    third = ann.responses.create(input="Go.", model="nano", tools=[shell])
+    assert third.output[1].output[0].stdout == "hi\n"
+    shell["environment"]["container_id"] = "cntr_0"
+    with pytest.raises(openai.NotFoundError):
+        ann.responses.create(input="Go.", model="nano", tools=[shell])
 
 
 def test_the_next_response_finds_the_variables(server: Server, ann: openai.OpenAI) -> None:
@@ -374,7 +408,11 @@ def test_a_key_without_a_tool(server: Server) -> None:
         )
     assert refused.value.code == "tool_not_allowed"
     assert reader.models.retrieve("nano").to_dict()["tools"] == ["browser"]
-    assert client(server, "ann").models.retrieve("nano").to_dict()["tools"] == ["browser", "python"]
+    assert client(server, "ann").models.retrieve("nano").to_dict()["tools"] == [
+        "browser",
+        "python",
+        "shell",
+    ]
 
 
 def test_calls_are_counted(server: Server, ann: openai.OpenAI) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,19 @@ def server(
 ) -> Iterator[Server]:
     states = tmp_path_factory.mktemp("states")
 
-    def program(behaviour: str, **more: Any) -> McpServer:
+    def program(behaviour: str) -> McpServer:
         command = (sys.executable, "-S", str(STRANGER), behaviour, str(states / behaviour))
-        config = McpConfig(behaviour, command, **({"approval": "never"} | more))
-        return McpServer.connect(config)
+        return McpServer.connect(McpConfig(behaviour, command, approval="never"))
 
+    hangs = program("hang")
+    hasty = replace(hangs, config=replace(hangs.config, timeout=0.2))  # but not in connecting
     servers = [
         program("remember"),
         program("long"),
         program("crash"),
         program("controls"),
         program("garbage"),
-        program("hang", timeout=0.5),
+        hasty,
         McpServer.connect(McpConfig("notes", url=url)),
     ]
     # tests' addresses are on this machine
@@ -230,6 +232,13 @@ def test_a_hostile_server_costs_one_call(ask: Ask, label: str) -> None:
     assert kinds(response) == ["mcp_list_tools", "mcp_call", "message"]
     called = response.output[1]
     assert (called.status, called.output) == ("failed", None) and called.error
+
+
+def test_the_list_of_models_tells_what_a_key_may_use(server: Server) -> None:
+    for key, own in (("cid", ["mcp:remember"]), ("dot", [])):
+        headers = {"Authorization": f"Bearer {key}"}
+        (model,) = server.client.get("/v1/models", headers=headers).json()["data"]
+        assert model["tools"] == own
 
 
 def test_control_tokens_are_text(server: Server, ask: Ask) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import openai
 import pytest
 from responses_wire import CALL, FINAL, THOUGHT, F, Server, fold, serving
 
@@ -64,6 +65,21 @@ def test_users_messages_and_a_summary(server: Server) -> None:
     server.says(DONE).create(input=[*made["output"], user("And?")])
     assert READ in server.prompt and "Be kind." in server.prompt
     assert '{"a":1}' not in server.prompt and "Hidden." not in server.prompt
+
+
+def test_the_official_client(server: Server) -> None:
+    client = openai.OpenAI(
+        base_url="http://testserver/v1", api_key="x", http_client=server.client, max_retries=0
+    )
+    server.says(SUMMARY)
+    made = client.responses.compact(model="gpt-oss-20b", input="hello")
+    assert made.object == "response.compaction"
+    assert [item.type for item in made.output] == ["message", "compaction"]
+    server.says(DONE)
+    window: Any = made.to_dict(warnings=False)["output"]
+    rules: Any = [{"type": "compaction", "compact_threshold": 100_000}]
+    body = client.responses.create(model="nano", input=window, context_management=rules)
+    assert body.output_text == "Done." and READ in server.prompt
 
 
 def test_no_tool_is_called_for_a_summary(server: Server) -> None:

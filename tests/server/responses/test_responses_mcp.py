@@ -151,6 +151,74 @@ def test_an_approved_call_runs_before_the_first_sample(
     assert server.prompt.count("the answer") == 1 == server.prompt.count('{"text":"b"}')
 
 
+def test_an_approval_in_a_conversation_and_in_the_background(
+    server: Server, calls: list[Any]
+) -> None:
+    conversation = server.client.post("/v1/conversations", json={}).json()["id"]
+    first = server.says(WRITE).create(tools=[TEAM], conversation=conversation)
+    answer = {
+        "type": "mcp_approval_response",
+        "approval_request_id": first["output"][-1]["id"],
+        "approve": True,
+    }
+    more = {"tools": [TEAM], "conversation": conversation, "input": [answer, user("Now?")]}
+    begun = server.says(DONE).create(background=True, **more)
+    ended = server.client.get(f"/v1/responses/{begun['id']}?stream=true").text
+    assert "response.completed" in ended and len(calls) == 1
+    body = server.client.get(f"/v1/responses/{begun['id']}").json()
+    assert kinds(body) == ["mcp_call", "message"]
+    before = server.prompt
+    items = server.client.get(f"/v1/conversations/{conversation}/items?order=asc").json()["data"]
+    assert [item["type"] for item in items] == [
+        "message",
+        "mcp_list_tools",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "message",
+        "mcp_call",
+        "message",
+    ]
+    server.says(DONE).create(tools=[TEAM], conversation=conversation, input="And?")
+    # the result stands behind its call in every later prompt, too
+    assert server.prompt.startswith(before.removesuffix("<|start|>assistant"))
+    assert len(calls) == 1
+
+
+def test_an_approved_call_is_not_left_out_of_what_is_too_long(
+    server: Server, calls: list[Any]
+) -> None:
+    first = server.says(WRITE).create(tools=[TEAM])
+    answer = {
+        "type": "mcp_approval_response",
+        "approval_request_id": first["output"][-1]["id"],
+        "approve": True,
+    }
+    config = server.engine.config
+    server.engine.config = replace(config, max_context_length=2048)
+    try:
+        long = user("word " * 2500)
+        history = [long, user("hello"), *first["output"], answer, user("And?")]
+        body = server.says(DONE).create(tools=[TEAM], input=history, truncation="auto")
+    finally:
+        server.engine.config = config
+    assert kinds(body) == ["mcp_call", "message"] and len(calls) == 1
+    assert "word word" not in server.prompt
+
+
+def test_names_that_mean_two_things(server: Server) -> None:
+    """A namespace of the caller's and a server; two servers."""
+    space = {
+        "type": "namespace",
+        "name": "team",
+        "tools": [{"type": "function", "name": "f", "parameters": {}}],
+    }
+    for tools in ([space, TEAM], [TEAM, space]):
+        error = server.create(400, tools=tools)
+        assert error["message"] == "tools: 'team' is the name of two tools"
+    error = server.create(400, tools=[TEAM, TEAM | {"server_label": "team!"}])
+    assert error["param"] == "tools[1].server_label"
+
+
 def test_a_refused_call_is_told_the_model(server: Server, calls: list[Any]) -> None:
     first = server.says(WRITE).create(tools=[TEAM])
     given = {
@@ -346,6 +414,8 @@ def test_a_stranger_that_is_not_there(tokenizer: Tokenizer, connected: list[McpC
         assert (listed["error"], listed["tools"]) == ("down: no connection", [])
         assert [each["server_label"] for each in whole["tools"]] == ["down"]
         error = server.create(400, tools=[tool | {"headers": {"a": "b\nc"}}])
+        assert error["param"] == "tools[0].headers"
+        error = server.create(400, tools=[tool | {"headers": {"Host": "other.example"}}])
         assert error["param"] == "tools[0].headers"
         error = server.create(400, tools=[tool, tool])
         assert error["param"] == "tools[1].server_label"

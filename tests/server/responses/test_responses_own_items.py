@@ -220,6 +220,11 @@ def test_commands_of_the_old_tool_are_read(server: Server) -> None:
     [
         ({"type": "apply_patch_call", "call_id": "a", "operation": {"type": "x"}}, ".operation"),
         ({"type": "apply_patch_call_output", "call_id": "a"}, ".call_id"),
+        (
+            {"type": "mcp_approval_response", "approval_request_id": ["a"]},
+            ".approval_request_id",
+        ),
+        ({"type": "shell_call_output", "call_id": ["a"], "output": []}, ".call_id"),
         ({"type": "shell_call", "call_id": "a"}, ".action"),
         (
             {"type": "shell_call", "call_id": "a", "action": {"commands": [3]}},
@@ -235,3 +240,19 @@ def test_commands_of_the_old_tool_are_read(server: Server) -> None:
 def test_items_that_are_wrong_are_named(server: Server, item: Any, path: str) -> None:
     error = server.create(400, input=[user("hello"), item])
     assert error["param"] == f"input[1]{path}"
+
+
+def test_sections_and_outputs_that_are_wrong_are_named(server: Server) -> None:
+    section = {
+        "type": "apply_patch_call",
+        "call_id": "a",
+        "operation": {"type": "delete_file", "path": "a.txt"},
+    }
+    second = section | {"call_id": "a_1", "operation": {"type": "delete_file", "path": ["b"]}}
+    output = {"type": "apply_patch_call_output", "call_id": "a", "status": "completed"}
+    error = server.create(400, input=[section, second, output])
+    assert error["param"] == "input[1].operation"
+    error = server.create(400, input=[output, section])
+    assert error["param"] == "input[0].call_id"
+    call = {"type": "mcp_call", "server_label": "a", "name": "b", "arguments": "{}", "output": ""}
+    server.says(DONE).create(input=[call | {"approval_request_id": ["a"]}], truncation="auto")

@@ -117,6 +117,15 @@ def test_many_tools(connect: Connect) -> None:
     assert (len(names), names[0], names[-1]) == (128, "tool_0", "tool_127")
 
 
+def test_a_list_of_much_text(connect: Connect) -> None:
+    """Nobody keeps more of it than is bounded."""
+    server = connect("much text")
+    assert call(server, text="hi") == ToolResult("hi")
+    connection = server.pool.known("alice")
+    assert connection is not None and connection.listed is not None
+    assert 100 < len(connection.listed) < 220
+
+
 def test_a_list_without_end(connect: Connect) -> None:
     assert len(connect("endless list").namespace.tools) == 2
 

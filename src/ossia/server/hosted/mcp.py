@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from secrets import token_hex
@@ -37,6 +36,7 @@ MOST_HEADERS = 64
 LONGEST_HEADER = 16_384  # characters
 SECONDS = 30.0  # that a stranger has for an answer
 ELSEWHERE = ("connector_id", "tunnel_id")
+OURS = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 FILTERS = ("always", "never")
 SCHEMES = ("http://", "https://")
 
@@ -65,10 +65,11 @@ class McpVisit:
         """Whether a declared server could not be reached; the client is told why."""
         return label_of(tool["server_label"].word()) in self.failed
 
-    async def close(self) -> None:
-        strangers = list(self.strangers.values())
+    def close(self) -> None:
+        """Nobody waits for strangers to say goodbye."""
+        for server in self.strangers.values():
+            server.let_go()
         self.strangers = {}
-        await asyncio.gather(*map(_closed, strangers))
 
     def requested(self, tool: At) -> RequestedServer | None:
         """What a declaration asks for; None if there is no such server for this caller. Raises
@@ -89,11 +90,6 @@ class McpVisit:
         tools = [_shown(each) for each in made.tools.values()]
         self.listed.append(Listed(label, tools))
         return made
-
-
-async def _closed(server: McpServer) -> None:
-    with suppress(Exception):  # the answer does not suffer from it
-        await asyncio.to_thread(server.close)
 
 
 def check_kind(tool: At) -> None:
@@ -121,14 +117,20 @@ class McpServers:
         self.guard = guard or Guard()
 
     async def close(self) -> None:
-        await asyncio.gather(*map(_closed, self.servers.values()))
+        ending = [asyncio.wrap_future(server.let_go()) for server in self.servers.values()]
+        await asyncio.gather(*ending, return_exceptions=True)
+
+    def allowed(self, limits: Limits) -> dict[str, McpServer]:
+        """Those of the operator's that a caller may use."""
+        return {
+            label: server
+            for label, server in self.servers.items()
+            if has_right(limits, MCP.name, f"{MCP.name}:{label}")
+        }
 
     async def visit(self, tools: Sequence[Mapping[str, Any]] | None, limits: Limits) -> McpVisit:
         """Connects to what the declarations bring, all at the same time. Raises `ApiError`."""
-        visit = McpVisit()
-        for label, server in self.servers.items():
-            if has_right(limits, MCP.name, f"{MCP.name}:{label}"):
-                visit.known[label] = server
+        visit = McpVisit(self.allowed(limits))
         brought = list(self._brought(tools or (), visit, limits))
         opening = [asyncio.ensure_future(McpServer.connected(config)) for config in brought]
         try:
@@ -146,7 +148,7 @@ class McpServers:
                 each.cancel()
                 if each.done() and not each.cancelled() and each.exception() is None:
                     visit.strangers[each.result().config.label] = each.result()
-            await visit.close()
+            visit.close()
             raise
         return visit
 
@@ -210,9 +212,11 @@ def _headers(tool: At) -> dict[str, str]:
     headers: dict[str, str] = {}
     if given.value is not None:
         for name, value in given.object("an object of strings").value.items():
-            headers[str(name)] = At(value, f"{given.path}.{name:.40}").text()
+            headers[str(name)] = At(value, f"{given.path}.{name:.40}").text().strip()
     if tool["authorization"].value is not None:
         headers["Authorization"] = f"Bearer {tool['authorization'].text()}"
+    if not OURS.isdisjoint(map(str.lower, headers)):
+        raise given.wrong(f"must not have any of {', '.join(sorted(OURS))}")
     lines = [f"{name}: {value}" for name, value in headers.items()]
     are_plain = all(line.isascii() and line.isprintable() for line in lines)
     are_small = all(len(line) <= LONGEST_HEADER for line in lines)

@@ -93,7 +93,7 @@ class ResponseService:
         try:
             return await self._prepared(body, caller, prompt)
         except BaseException:
-            await prompt.mcp.close()
+            prompt.mcp.close()
             raise
 
     async def _prepared(
@@ -261,7 +261,7 @@ class ResponseService:
             if book.sequence and not book.has_ended:
                 book.cancel()
                 self._keep(pending)
-            await pending.prompt.mcp.close()
+            pending.prompt.mcp.close()
 
     async def _steps(self, pending: PendingResponse) -> AsyncGenerator[Step, None]:
         """The summary, if there is to be one, and the answer."""
@@ -316,7 +316,7 @@ class ResponseService:
     async def compact(self, body: PromptRequest, caller: Caller) -> dict[str, Any]:
         """The users' messages and a summary of all else."""
         prompt = await self.read(body, caller)
-        await prompt.mcp.close()
+        prompt.mcp.close()
         text, usage = await self._summary(prompt, caller)
         seal = self.service.sealer.of(caller.name).seal
         item = compaction.done(compaction.begun(), text, seal).item

@@ -7,7 +7,7 @@ names the item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -250,13 +250,25 @@ def _result(output: At) -> str:
 
 def droppable(items: Sequence[Item]) -> list[int]:
     """Indexes of the items that `truncation: auto` may leave out, the oldest first: not the
-    instructions at the beginning, nor anything from the last user's message on.
+    instructions at the beginning, nor anything from the last user's message on, or from a call that
+    has been approved and has to be run.
     """
     lead = 0
     while lead < len(items) and items[lead].get("role") in ("system", "developer"):
         lead += 1
     users = [n for n, item in enumerate(items) if item.get("role") == "user"]
-    return list(range(lead, users[-1] if users else max(lead, len(items) - 1)))
+    end = users[-1] if users else max(lead, len(items) - 1)
+    return list(range(lead, min([end, *_to_be_run(items)])))
+
+
+def _to_be_run(items: Sequence[Item]) -> Iterator[int]:
+    """Where calls were asked for that have been approved since."""
+    ran = {str(item.get("approval_request_id")) for item in items if item["type"] == "mcp_call"}
+    answers = [item for item in items if item["type"] == "mcp_approval_response"]
+    approved = {str(item.get("approval_request_id")) for item in answers if item.get("approve")}
+    for n, item in enumerate(items):
+        if item["type"] == "mcp_approval_request" and item["id"] in approved - ran:
+            yield n
 
 
 def without_first(items: Sequence[Item], count: int) -> list[Item]:
@@ -276,5 +288,5 @@ def without_first(items: Sequence[Item], count: int) -> list[Item]:
         item
         for item in left
         if not (item["type"] in OUTPUTS and str(item.get("call_id")) in calls)
-        and not (item["type"] in APPROVALS and item.get("approval_request_id") in asked)
+        and not (item["type"] in APPROVALS and str(item.get("approval_request_id")) in asked)
     ]

@@ -146,7 +146,7 @@ async def read_prompt(
         )
         return await _read(service, sealer, body, caller, draft, max_output)
     except BaseException:
-        await mcp.close()
+        mcp.close()
         raise
 
 

@@ -65,7 +65,7 @@ def router(service: Service) -> APIRouter:
     async def count(body: PromptRequest, request: Request) -> Response:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))
-        await prompt.mcp.close()
+        prompt.mcp.close()
         ids = await service.answerer.prompt_ids(prompt.conversation)
         return reply({"object": "response.input_tokens", "input_tokens": len(ids)})
 

@@ -182,7 +182,7 @@ def _recipient(item: At) -> str:
 def _mcp_call(said: Said, item: At) -> None:
     """Without a result it did not come to its end."""
     recipient = _recipient(item)
-    if item["approval_request_id"].value in said.related.requests:
+    if str(item["approval_request_id"].value) in said.related.requests:
         return  # it stands where it was asked for
     sealed = told_by(item.value, said.open)
     text = _output_of(item)
@@ -233,7 +233,7 @@ def asked_for(item: At) -> AskedFor:
 
 def _approval_response(said: Said, item: At) -> None:
     request = item["approval_request_id"]
-    if request.value not in said.related.requests:
+    if request.word() not in said.related.requests:
         raise request.wrong(f"is {request.value!r:.80}: there is no such mcp_approval_request")
 
 
@@ -241,25 +241,32 @@ def _approval_response(said: Said, item: At) -> None:
 
 
 def _patch_call(said: Said, item: At) -> None:
-    """All sections are one call."""
+    """All sections are one call, in the place of the first."""
     call_id = item["call_id"].word()
-    patch = said.related.patches[call_id]
-    described = item["operation"].object()
+    sections = said.related.patches[call_id].sections
+    if sections[0].value is not item.value:
+        return
+    described = [_described(each["operation"]) for each in sections]
+    said.called(PATCH, patch_of(described), call_id, is_json=False)
+
+
+def _described(operation: At) -> Mapping[str, Any]:
+    """Raises `ApiError` for what is no section of a patch."""
+    given: Mapping[str, Any] = operation.object().value
     try:
-        patch_of([described.value])
+        patch_of([given])
     except PatchError as error:
-        raise described.wrong(f"is none: {error}") from error
-    if patch.sections[0].value is item.value:
-        text = patch_of([each["operation"].value for each in patch.sections])
-        said.called(PATCH, text, call_id, is_json=False)
+        raise operation.wrong(f"is none: {error}") from error
+    return given
 
 
 def _patch_output(said: Said, item: At) -> None:
     """What came of all sections is one result, in the place of the last."""
     call_id = item["call_id"]
     patch = said.related.patches.get(str(call_id.value))
-    if patch is None:
-        raise call_id.wrong(f"is {call_id.value!r:.80}: no apply_patch_call has this call_id")
+    if patch is None or not patch.outputs:
+        why = "no apply_patch_call before it has this call_id"
+        raise call_id.wrong(f"is {call_id.value!r:.80}: {why}")
     if patch.outputs[-1].value is item.value:
         said.told(PATCH, _patched(patch))
 
@@ -317,7 +324,7 @@ def _shell_call(said: Said, item: At) -> None:
 
 def _shell_output(said: Said, item: At) -> None:
     """That of a sealed call stands there."""
-    if item["call_id"].value in said.related.shells:
+    if str(item["call_id"].value) in said.related.shells:
         return
     output = item["output"]
     if isinstance(output.value, str):

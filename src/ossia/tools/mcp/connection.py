@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ossia.tools")
 MOST_PAGES = 20  # of a server's list of tools
 MOST_LISTED = 1000
+MOST_TEXT = 4 << 20  # characters of a list
 Value = TypeVar("Value")
 # a URL as errors repeat it: its user, path and query may hold secrets
 _ADDRESS = re.compile(r"(https?://)(?:[^/@\s]*@)?([^/\s'\"?#]*)[^\s'\"]*")
@@ -150,12 +151,16 @@ class Connection:
 
 
 async def _list(client: Client) -> dict[str, Listed]:
-    """By name. A list without end is cut."""
+    """By name. A list without end, or of much text, is cut."""
     listed: dict[str, Listed] = {}
+    left = MOST_TEXT
     cursor = None
     for _ in range(MOST_PAGES):
         page = await client.list_tools(cursor=cursor)
         for tool in page.tools[:MOST_LISTED]:
+            left -= len(tool.model_dump_json())
+            if left < 0:
+                return listed
             hints = tool.annotations
             reads = bool(hints and hints.read_only_hint)
             repeats = reads or bool(hints and hints.idempotent_hint)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -101,7 +102,11 @@ class McpServer:
         return replace(self, ask=ask, approved=set())
 
     def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.pool.close(), background_loop()).result(15)
+        self.let_go().result(15)
+
+    def let_go(self) -> Future[None]:
+        """`close`, without waiting: a server may take its time."""
+        return asyncio.run_coroutine_threadsafe(self.pool.close(), background_loop())
 
     @property
     def kind(self) -> ToolKind:
