@@ -191,9 +191,10 @@ class EngineWorker:
 
         self._commands.put(submit)
         try:
-            if (
-                not self.is_alive or self._stopping
-            ):  # asked after the put: what the thread is past, this still sees
+            # asked after the put: what the thread is past, this still sees; what it has taken on, it
+            # tells the end of
+            is_over = not self.is_alive or self._stopping
+            if is_over and mine.request_id is None and mine.queue.empty():
                 raise EngineStopped("the engine is not running")
             while True:
                 got = await mine.queue.get()

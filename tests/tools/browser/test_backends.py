@@ -120,6 +120,8 @@ def test_words_and_snippets() -> None:
     assert snippet(text, words_of("treaty 1848")).startswith("Nothing") is False
     assert "treaty of 1848" in snippet(text, words_of("treaty 1848"))
     assert snippet("", ["x"]) == "" and snippet("abc", []) == "abc"
+    assert snippet("Rome is an old capital.", words_of("capital")) == "Rome is an old capital."
+    assert snippet("word " * 400 + "capital", words_of("capital")) == "capital"
 
 
 Handler = Callable[[Any], Any]

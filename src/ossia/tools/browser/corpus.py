@@ -148,8 +148,17 @@ def snippet(text: str, asked: Sequence[str]) -> str:
         if distinct > most:
             most = distinct
             start = found[first][0]
-    start = text.rfind(". ", max(0, start - SNIPPET // 2), start) + 2 if start else 0
+    start = _sentence(text, start)
     return text[start : start + SNIPPET].strip()
+
+
+def _sentence(text: str, place: int) -> int:
+    """Where the sentence around a place begins; a long one is cut."""
+    first = max(0, place - SNIPPET // 2)
+    end = text.rfind(". ", first, place)
+    if end >= 0:
+        return end + 2
+    return 0 if first == 0 else place
 
 
 def _indexed(entries: Sequence[Entry], folder: Path | None) -> Any:
