@@ -191,8 +191,8 @@ class EngineWorker:
 
         self._commands.put(submit)
         try:
-            # asked after the put: what the thread is past, this still sees; what it has taken on, it
-            # tells the end of
+            # asked after the put: what the thread is past, this still sees; of what it has taken on
+            # it tells the end
             is_over = not self.is_alive or self._stopping
             if is_over and mine.request_id is None and mine.queue.empty():
                 raise EngineStopped("the engine is not running")
