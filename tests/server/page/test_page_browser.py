@@ -301,7 +301,7 @@ def test_the_key_is_sent_and_not_kept(says, opened):
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("API key").fill("sk-test")
     page.get_by_role("button", name="Close the settings").click()
-    with page.expect_request("**/v1/chat/completions") as asked:
+    with page.expect_request("**/v1/responses") as asked:
         ask(page, "Hi")
     assert asked.value.headers["authorization"] == "Bearer sk-test"
     done(page)
@@ -324,7 +324,7 @@ def test_errors_are_words_and_can_be_tried_again(says, opened, status, headers, 
     page = opened(says(final("now it works")))
     body = json.dumps({"error": {"message": "no <b>good</b>", "type": "x"}})
     page.route(
-        "**/v1/chat/completions",
+        "**/v1/responses",
         lambda route: route.fulfill(status=status, headers=headers, body=body),
         times=1,
     )
@@ -338,10 +338,10 @@ def test_errors_are_words_and_can_be_tried_again(says, opened, status, headers, 
 
 BROKEN = [
     (
-        'data: {"choices": [{"delta": {"content": "Half"}}]}\n\n',
+        'data: {"type": "response.created", "response": {}}\n\n',
         "The connection ended before the answer was complete.",
     ),
-    ('data: {"error": {"message": "the engine is gone"}}\n\n', "It says: the engine is gone"),
+    ('data: {"type": "error", "message": "the engine is gone"}\n\n', "It says: the engine is gone"),
     ("data: {not json\n\n", "The connection broke before the answer was complete."),
 ]
 
@@ -350,7 +350,7 @@ BROKEN = [
 def test_broken_streams_are_told(says, opened, body, words):
     page = opened(says(final("whole")))
     page.route(
-        "**/v1/chat/completions",
+        "**/v1/responses",
         lambda route: route.fulfill(content_type="text/event-stream", body=body),
         times=1,
     )
@@ -362,7 +362,7 @@ def test_broken_streams_are_told(says, opened, body, words):
 
 def test_a_server_that_is_gone(says, opened):
     page = opened(says(final("back")))
-    page.route("**/v1/chat/completions", lambda route: route.abort(), times=1)
+    page.route("**/v1/responses", lambda route: route.abort(), times=1)
     ask(page, "Hi")
     expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
 

@@ -29,7 +29,7 @@ pytestmark = in_browser
 
 def asked_by(page, act) -> dict:
     """The body of the request that `act` leads to."""
-    with page.expect_request("**/v1/chat/completions") as sent:
+    with page.expect_request("**/v1/responses") as sent:
         act()
     return json.loads(sent.value.post_data)
 
@@ -118,8 +118,9 @@ def test_an_answer_that_was_cut_off_goes_on(says, opened, tokenizer):
     said = page.locator(".md").inner_text()
     assert said and said != "one two three four five six seven"
     body = asked_by(page, page.get_by_role("button", name="Continue").click)
-    assert body["continue_final_message"] is True and body["add_generation_prompt"] is False
-    assert body["messages"][-1] == {"role": "assistant", "content": said, "reasoning": "Hm."}
+    assert body["continue_final_message"] is True
+    thinking, message = body["input"][-2:]
+    assert thinking["content"][0]["text"] == "Hm." and message["content"][0]["text"] == said
     expect(page.locator(".md")).to_have_text(f"{said} and more")
     prompt = prompt_of(says.engine, tokenizer)
     assert prompt.endswith(f"<|channel|>final<|message|>{said}") and "Hm." in prompt
@@ -137,10 +138,10 @@ def test_going_on_that_fails_loses_nothing(says, opened):
     ask(page, "Count")
     done(page)
     said = page.locator(".md").inner_text()
-    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=429))
+    page.route("**/v1/responses", lambda route: route.fulfill(status=429))
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("alert")).to_contain_text("busy")
-    page.unroute("**/v1/chat/completions")
+    page.unroute("**/v1/responses")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".md")).to_have_text(f"{said} and more")
 
@@ -254,7 +255,7 @@ def test_everything_can_be_taken_to_another_browser(says, opened, tmp_path):
     there.get_by_role("button", name="Say", exact=True).click()
     expect(there.locator(".versions")).to_have_text("2 / 2")
     body = asked_by(there, lambda: regenerate(there))
-    assert "Ada lives in Rome." in json.dumps(body["messages"])
+    assert "Ada lives in Rome." in json.dumps(body["input"])
 
 
 @pytest.mark.parametrize(
@@ -262,7 +263,7 @@ def test_everything_can_be_taken_to_another_browser(says, opened, tmp_path):
     [
         ("no json", "not JSON"),
         ("[]", "no conversations"),
-        ('{"format": "ossia-conversations", "version": 2, "conversations": []}', "version 2"),
+        ('{"format": "ossia-conversations", "version": 3, "conversations": []}', "version 3"),
         (
             '{"format": "ossia-conversations", "version": 1, "conversations": [{"id": "a"}]}',
             "damaged; nothing was added",
@@ -312,7 +313,7 @@ def test_a_text_file_goes_along(says, opened, tokenizer):
     expect(page.locator(".turn.user .file")).to_have_text(["notes.md", "wide.txt"])
     page.reload()
     body = asked_by(page, lambda: regenerate(page))
-    assert "Łódź" in body["messages"][0]["content"][0]["text"]
+    assert "Łódź" in body["input"][0]["content"][0]["text"]
 
 
 def test_a_pdf_is_sent_as_a_file(says, opened):
@@ -320,9 +321,9 @@ def test_a_pdf_is_sent_as_a_file(says, opened):
     contents = b"%PDF-1.4\nnot really\n%%EOF"
     attach(page, "paper.pdf", contents)
     body = asked_by(page, lambda: ask(page, "What does it say?"))
-    part = body["messages"][0]["content"][0]
-    head, data = part["file"]["file_data"].split(",")
-    assert (part["type"], part["file"]["filename"]) == ("file", "paper.pdf")
+    part = body["input"][0]["content"][0]
+    head, data = part["file_data"].split(",")
+    assert (part["type"], part["filename"]) == ("input_file", "paper.pdf")
     assert head == "data:application/pdf;base64" and base64.b64decode(data) == contents
 
 

@@ -56,7 +56,7 @@ PLACES: dict[str, dict[str, str]] = {
     "logit_bias": ALL,
     "thread": {"messages": ""},
     # elsewhere they are honoured
-    "continue_final_message": {"responses": "", "messages": "", "completions": ""},
+    "continue_final_message": {"messages": "", "completions": ""},
     "prompt_logprobs": {"responses": "", "messages": ""},
     "return_token_ids": {"responses": "", "messages": ""},
     "content": {"chat": "messages", "responses": "input", "messages": "messages"},

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ossia.engine.request import SamplingParams
-from ossia.harmony import Conversation, Message, Role
+from ossia.harmony import Conversation, Message
 from ossia.server.access import Caller
 from ossia.server.answer import AnswerRequest
 from ossia.server.chat.messages import harmony_messages
 from ossia.server.chat.types import ChatRequest, Reasoning, TemplateWishes
 from ossia.server.service import Effort, Service
-from ossia.server.wire.conversation import conversation_of
+from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import FREE_TEXT, AnswerFormat, answer_format
@@ -80,7 +80,10 @@ async def prompt_of(request: ChatRequest, service: Service, caller: Caller) -> C
     )
     opening = None
     if request.continue_final_message:
-        messages, opening = _continued(messages, request)
+        if request.add_generation_prompt:
+            why = "cannot be true with add_generation_prompt, which begins a message"
+            raise bad(f"continue_final_message {why}", "continue_final_message")
+        messages, opening = continued(messages)
     elif request.add_generation_prompt is False:
         why = "must be true, or the model would not know that it is to answer"
         raise bad(f"add_generation_prompt {why}", "add_generation_prompt", "unsupported_parameter")
@@ -134,20 +137,6 @@ async def asks_of(
     )
     choices = request.n or 1
     return [replace(ask, stream=n) for n in range(choices)], form
-
-
-def _continued(
-    messages: tuple[Message, ...], request: ChatRequest
-) -> tuple[tuple[Message, ...], Message]:
-    """The messages before the last one, and the last, which the answer goes on with."""
-    if request.add_generation_prompt:
-        why = "cannot be true with add_generation_prompt, which begins a message"
-        raise bad(f"continue_final_message {why}", "continue_final_message")
-    last = messages[-1] if messages else None
-    if last is None or last.role is not Role.ASSISTANT or last.recipient is not None:
-        why = "needs a text of the assistant as the last message"
-        raise bad(f"continue_final_message {why}", "continue_final_message")
-    return messages[:-1], last
 
 
 def effort_of(request: ChatRequest, service: Service, instructions: str | None) -> Effort:

@@ -157,8 +157,8 @@ function drawAttached() {
 
 /** How much of the context the conversation takes, after its last answer. */
 function drawGauge() {
-  const step = current.turns.findLast(turn => turn.role === "assistant")?.steps.findLast(one => one.prompt !== null);
-  const used = step ? step.prompt + step.tokens - (step.earlier ?? 0) : null;
+  const step = current.turns.findLast(turn => turn.role === "assistant")?.steps.findLast(one => one.context !== null);
+  const used = step?.context ?? null;
   $("gauge").hidden = used === null || !contextLength;
   if ($("gauge").hidden) return;
   const meter = $("gauge").querySelector("meter");
@@ -166,8 +166,10 @@ function drawGauge() {
   $("gauge").querySelector("span").textContent = `${used.toLocaleString("en")} of ${contextLength.toLocaleString("en")} tokens of context`;
 }
 
-function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
+const download = (name, text, type) => saveAs(name, new Blob([text], { type }));
+
+function saveAs(name, blob) {
+  const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
@@ -220,6 +222,7 @@ async function findModel() {
     const [model] = response.ok ? (await response.json()).data ?? [] : [];
     modelName = model?.id ?? "";
     contextLength = model?.max_model_len ?? null;
+    readOffer(model);
     if (contextLength) $("model").title = `The model that this server has. Its context: ${tokensOf(contextLength)}`;
   } catch { /* the first question will say so, in words */ }
   drawHello();
@@ -254,8 +257,8 @@ function listen() {
   on("s-theme", "change", () => { set("theme", $("s-theme").value); applyTheme(); });
   on("latest", "click", () => { toEnd(); $("text").focus(); });
   on("effort", "change", event => set("effort", event.target.value));
-  on("tools", "change", () => set("tools", $("tools").checked));
-  for (const name of ["instructions", ...NUMBERS]) on(`s-${name}`, "input", event => set(name, event.target.validity.valid ? event.target.value : settings[name]));
+  on("tools", "change", () => { set("tools", $("tools").checked); drawOffer(); });
+  for (const name of ["instructions", ...Object.keys(NUMBERS)]) on(`s-${name}`, "input", event => set(name, event.target.validity.valid ? event.target.value : settings[name]));
   on("s-chat-instructions", "input", () => {
     current.instructions = $("s-chat-instructions").value;
     if (current.turns.length) saveChat(current, false);
@@ -309,7 +312,7 @@ function forget() {
 function begin() {
   $("tools").checked = settings.tools;
   for (const radio of document.getElementsByName("effort")) radio.checked = radio.value === settings.effort;
-  for (const name of ["instructions", ...NUMBERS]) $(`s-${name}`).value = settings[name];
+  for (const name of ["instructions", ...Object.keys(NUMBERS)]) $(`s-${name}`).value = settings[name];
   $("s-key").value = apiKey();
   applyTheme();
   listen();

@@ -1,7 +1,8 @@
 "use strict";
 
 // Attached files: what kinds are taken, and where their contents lie (IndexedDB; a conversation has their names and ids).
-// A file: {id, name, type, size, added, text} or, for a PDF, {..., data}: a data URL, which the server takes text out of.
+// A file: {id, name, type, size, added, text} or, for a PDF, {..., data}: a data URL, which the server takes text out of. Figures
+// that code drew lie there, too: an item of an answer has their ids.
 
 const MOST_TEXT = 2 << 20; // bytes
 const MOST_PDF = 20 << 20;
@@ -39,8 +40,8 @@ const dataUrl = blob => new Promise((take, fail) => {
 
 /** What the API is sent of a file. */
 function wirePart(file) {
-  if (file.data) return { type: "file", file: { filename: file.name, file_data: file.data } };
-  return { type: "text", text: `File “${file.name}”:\n\n${file.text}\n\nEnd of file “${file.name}”.\n\n` };
+  if (file.data) return { type: "input_file", filename: file.name, file_data: file.data };
+  return { type: "input_text", text: `File “${file.name}”:\n\n${file.text}\n\nEnd of file “${file.name}”.\n\n` };
 }
 
 // ---- where they lie
@@ -90,8 +91,26 @@ const isFile = file => /^\w{1,64}$/.test(file?.id) && typeof file.name === "stri
 
 function fileIds(conversations) {
   const ids = new Set();
-  for (const chat of conversations) for (const turn of allTurns(chat.turns)) for (const file of turn.files ?? []) ids.add(file.id);
+  for (const chat of conversations) for (const turn of allTurns(chat.turns)) {
+    for (const file of turn.files ?? []) ids.add(file.id);
+    for (const item of (turn.steps ?? []).flatMap(step => step.items)) for (const output of outputsOf(item)) if (output.file) ids.add(output.file);
+  }
   return ids;
+}
+
+// ---- figures
+
+const FIGURE = /^data:image\/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/=]+$/;
+const outputsOf = item => (Array.isArray(item.outputs) ? item.outputs.filter(Boolean) : []);
+
+/** Puts the figures of a call that ran code among the files, for they are large. */
+async function keepFigures(item) {
+  for (const output of outputsOf(item)) {
+    if (output.type !== "image" || !FIGURE.test(output.url)) continue;
+    const file = { id: newId(), name: "figure.png", type: "image/png", size: output.url.length, added: Date.now(), data: output.url };
+    await keepFile(file);
+    Object.assign(output, { url: "", file: file.id });
+  }
 }
 
 /** Deletes files that no conversation names and that are not attached. Those of today stay: another tab may send them. */

@@ -2,14 +2,16 @@
 
 // What is kept in this browser: settings, conversations and their versions, and the key until the tab is closed.
 //
-// A conversation: {id, title, changed, turns, instructions}. A turn of the user: {role, text, files}. A turn of the assistant:
-// {role, state, steps, problem}; a step is what one request brought: {thought, text, calls, finish, usage and times}.
+// A conversation: {id, title, changed, turns, instructions, allowed}. A turn of the user: {role, text, files}. A turn of the
+// assistant: {role, state, steps, problem, made}; a step is what one request brought: {items, finish, tokens and times}. Items are
+// those of the Responses API (items.js), with the results that the page adds. `allowed`: calls that need no approval here;
+// `made`: files that code left.
 // A turn that has other versions has `versions`: {at, ends}; ends[n] are the turns from there on in version n, null for the
 // one that is shown. So a version keeps what followed it, and versions within versions.
 
 const PREFIX = "ossia.";
-const NUMBERS = ["temperature", "top_p", "max_completion_tokens", "seed"];
-const DEFAULTS = { effort: "medium", tools: true, theme: "system", instructions: "", temperature: "", top_p: "", max_completion_tokens: "", seed: "" };
+const NUMBERS = { temperature: "temperature", top_p: "top_p", max_completion_tokens: "max_output_tokens", seed: "seed" }; // by the API's names
+const DEFAULTS = { effort: "medium", tools: true, hosted: {}, theme: "system", instructions: "", temperature: "", top_p: "", max_completion_tokens: "", seed: "" };
 
 function load(name, otherwise) {
   try {
@@ -55,8 +57,30 @@ function saveChat(chat, touched = true) {
 function loadChat(id) {
   const kept = load(`chat.${id}`, null);
   if (kept === null || !Array.isArray(kept.turns)) return null;
-  for (const turn of allTurns(kept.turns)) if (turn.state === "running") { turn.state = "stopped"; }
+  for (const turn of allTurns(kept.turns)) {
+    if (turn.state === "running") turn.state = "stopped";
+    turn.steps &&= turn.steps.map(modernStep);
+  }
   return kept;
+}
+
+/** A step as it is now. Until version 1 it was {thought, text, calls}, a call {id, name, arguments, result}. */
+function modernStep(step) {
+  if (Array.isArray(step?.items)) return step;
+  const { thought, text, calls, thoughtMs, prompt, ...more } = step, items = [], times = {};
+  if (thought) {
+    const item = { id: `rs_${newId()}`, type: "reasoning", status: "completed", summary: [], content: [{ type: "reasoning_text", text: thought }] };
+    items.push(item);
+    times[item.id] = thoughtMs ?? null;
+  }
+  const phase = calls.length ? "commentary" : "final_answer";
+  if (text) items.push({ id: `msg_${newId()}`, type: "message", role: "assistant", status: "completed", phase, content: [{ type: "output_text", text, annotations: [] }] });
+  for (const call of calls) {
+    items.push({ id: `fc_${newId()}`, type: "function_call", status: "completed", call_id: call.id || newId(), name: call.name, arguments: call.arguments });
+    if (typeof call.result === "string") items.push(resultOf(items.at(-1), call.result));
+  }
+  const context = typeof prompt === "number" ? prompt + step.tokens - (step.earlier ?? 0) : null;
+  return { ...more, items, times, prompt: prompt ?? null, context };
 }
 
 function dropChat(id) {
@@ -106,13 +130,14 @@ function foundChats(query) {
   if (!wanted.length) return index;
   return index.filter(({ id, title }) => {
     const texts = [title];
-    for (const turn of allTurns(loadChat(id)?.turns ?? [])) texts.push(turn.text ?? "", ...(turn.steps ?? []).map(step => step.text));
+    for (const turn of allTurns(loadChat(id)?.turns ?? [])) texts.push(turn.text ?? "", ...(turn.steps ?? []).flatMap(textsOf));
     const all = texts.join("\n").toLowerCase();
     return wanted.every(word => all.includes(word));
   });
 }
 
 const FORMAT = "ossia-conversations";
+const VERSION = 2;
 
 /** Everything that is kept, but for settings and the key: a text that `importAll` reads. */
 async function exportAll() {
@@ -122,7 +147,7 @@ async function exportAll() {
     const file = await readFile(id);
     if (file) files.push(file);
   }
-  return JSON.stringify({ format: FORMAT, version: 1, exported: new Date().toISOString(), conversations: chats, files }, null, 1);
+  return JSON.stringify({ format: FORMAT, version: VERSION, exported: new Date().toISOString(), conversations: chats, files }, null, 1);
 }
 
 /**
@@ -133,7 +158,7 @@ async function importAll(text) {
   let given;
   try { given = JSON.parse(text); } catch { throw new Error("This file is not JSON."); }
   if (given?.format !== FORMAT || !Array.isArray(given.conversations)) throw new Error("This file holds no conversations that were exported here.");
-  if (given.version !== 1) throw new Error(`This file has version ${given.version}; this page reads version 1.`);
+  if (given.version !== 1 && given.version !== VERSION) throw new Error(`This file has version ${given.version}; this page reads versions 1 and ${VERSION}.`);
   if (!given.conversations.every(isChat)) throw new Error("A conversation in this file is damaged; nothing was added.");
   if (!(given.files ?? []).every(isFile)) throw new Error("A file in this export is damaged; nothing was added.");
   for (const file of given.files ?? []) if (!await readFile(file.id)) await keepFile(file);
@@ -154,8 +179,12 @@ function isChat(chat) {
 
 function isTurn(turn) {
   if (turn?.role === "user") return typeof turn.text === "string";
-  return turn?.role === "assistant" && Array.isArray(turn.steps) && turn.steps.every(step => typeof step?.text === "string"
-    && typeof step.thought === "string" && Array.isArray(step.calls));
+  return turn?.role === "assistant" && Array.isArray(turn.steps) && turn.steps.every(isStep);
+}
+
+function isStep(step) {
+  if (Array.isArray(step?.items)) return step.items.every(isWireItem);
+  return typeof step?.text === "string" && typeof step.thought === "string" && Array.isArray(step.calls);
 }
 
 /** A conversation as Markdown, for people. */
@@ -163,7 +192,7 @@ function asMarkdown(chat) {
   const parts = [`# ${chat.title}`];
   for (const turn of chat.turns) {
     if (turn.role === "user") parts.push("## You", ...(turn.files ?? []).map(file => `*Attached: ${file.name}*`), turn.text);
-    else parts.push("## Answer", ...turn.steps.map(step => step.text).filter(Boolean));
+    else parts.push("## Answer", ...turn.steps.flatMap(textsOf));
   }
   return parts.join("\n\n") + "\n";
 }

@@ -364,6 +364,7 @@ function linkTarget(text, at) {
 function linkTo(address) {
   let url;
   try { url = new URL(address); } catch { return null; }
+  if (address.startsWith("sandbox:/mnt/data/")) return h("button", { class: "saves", type: "button", title: "Save this file", "data-path": address });
   if (!["http:", "https:", "mailto:"].includes(url.protocol)) return null;
   return h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer nofollow", title: url.href });
 }

@@ -25,9 +25,13 @@ SCRIPTS = (  # one script, in this order
     "colours.js",
     "markdown.js",
     "tools.js",
+    "items.js",
     "kept.js",
     "files.js",
+    "offered.js",
     "server.js",
+    "answers.js",
+    "cards.js",
     "turns.js",
     "app.js",
 )

@@ -179,17 +179,17 @@ const TOOLS = {
     run: args => timeIn(args.timezone ? String(args.timezone) : ""),
   },
 };
-const DECLARED = Object.entries(TOOLS).map(([name, { description, parameters }]) => ({ type: "function", function: { name, description, parameters } }));
+const DECLARED = Object.entries(TOOLS).map(([name, { description, parameters }]) => ({ type: "function", name, description, parameters, strict: false }));
+const FAILED = "error: "; // how the result of a call that failed begins
 
-/** Carries a call out. What goes wrong is a result, too: the model is told. */
+/** Carries a call out; its result. What goes wrong is a result, too: the model is told. */
 function runCall(call) {
   try {
     if (!Object.hasOwn(TOOLS, call.name)) throw new Error(`there is no tool “${call.name}”`);
     const args = JSON.parse(call.arguments || "{}");
     if (args === null || typeof args !== "object") throw new Error("the arguments are not a JSON object");
-    call.result = TOOLS[call.name].run(args);
+    return TOOLS[call.name].run(args);
   } catch (error) {
-    call.failed = true;
-    call.result = `error: ${error instanceof SyntaxError ? "the arguments are not valid JSON" : error.message}`;
+    return FAILED + (error instanceof SyntaxError ? "the arguments are not valid JSON" : error.message);
   }
 }

@@ -110,13 +110,13 @@ class AnswerView {
   update() {
     const { turn } = this, live = turn.state === "running";
     turn.steps.forEach((step, n) => {
-      if (!this.steps[n]) this.body.append((this.steps[n] = new StepView(step)).root);
+      if (!this.steps[n]) this.body.append((this.steps[n] = new StepView(this.chat, turn, step)).root);
       if (n >= turn.steps.length - 2 || !live) this.steps[n].update(live && n === turn.steps.length - 1);
     });
     this.root.setAttribute("aria-busy", String(live));
     this.stats.textContent = statsOf(turn);
     // A short answer may run and end between two drawings: the state alone would not tell.
-    const foot = JSON.stringify([turn.state, turn.steps.at(-1)?.finish, turn.problem]);
+    const foot = JSON.stringify([turn.state, turn.steps.at(-1)?.finish, turn.problem, turn.made]);
     if (this.drawn !== foot) { this.drawn = foot; this.foot.replaceChildren(...this.footer()); }
   }
 
@@ -131,15 +131,21 @@ class AnswerView {
       box.append(h("button", { class: "button", type: "button", click: () => retry(chat, turn) }, "Try again"));
       made.push(box);
     }
+    if (turn.made?.length) made.push(h("div", { class: "row made", role: "group", "aria-label": "Files that the code left" }, ...turn.made.map(madeFile)));
     const row = h("div", { class: "row actions" });
     if (!live && canContinue(turn)) row.append(h("button", { class: "button", type: "button", click: () => goOn(chat, turn) }, "Continue"));
     if (!live) row.append(...versionButtons(chat, turn),
-      iconButton("copy", "Copy answer", event => copyFrom(event.currentTarget, turn.steps.map(step => step.text).filter(Boolean).join("\n\n"))),
+      iconButton("copy", "Copy answer", event => copyFrom(event.currentTarget, turn.steps.flatMap(textsOf).join("\n\n"))),
       iconButton("again", "Regenerate answer", () => regenerate(chat, turn)));
     row.append(this.stats);
     return [...made, row];
   }
 }
+
+/** A file in a container, to be saved. */
+const madeFile = ({ container, id, name, bytes }) => h("button", { class: "button file", type: "button", title: `Save ${text(name)}`,
+  click: () => fetchFile(text(container), text(id), text(name)) }, icon("save"), text(name), h("small", {}, sizeOf(bytes)));
+const sizeOf = bytes => bytes < 1000 ? `${bytes} bytes` : bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
 const tokensOf = count => `${count.toLocaleString("en")} ${count === 1 ? "token" : "tokens"}`;
 
@@ -158,74 +164,128 @@ function statsOf(turn) {
 }
 
 class StepView {
-  constructor(step) {
+  constructor(chat, turn, step) {
+    this.chat = chat;
+    this.turn = turn;
     this.step = step;
+    this.views = []; // by the item's place; null: it is shown with another
     this.root = h("div");
-    this.calls = [];
-    this.isOpen = null; // as the user wants it; null: open while it thinks
   }
 
   update(live) {
-    const { step } = this;
-    const thinking = live && !step.text && !step.calls.length;
-    this.wait(thinking && !step.thought);
-    if (step.thought) this.updateThought(thinking);
-    if (step.text) {
-      this.text ??= this.add(new MarkdownView(h("div", { class: "md" })));
-      if (this.text.text !== step.text || this.live !== live) this.text.update(step.text, !live);
+    const { step } = this, last = step.items.length - 1;
+    step.items.forEach((item, n) => {
+      if (this.views[n] === undefined && (this.views[n] = this.viewOf(item))) this.root.append(this.views[n].root);
+      this.views[n]?.update(item, live, step, n === last);
+    });
+    this.wait(live && (last < 0 || this.views[last] === null || (HOSTED_CALLS.includes(step.items[last].type) && isWhole(step.items[last]))));
+    if (step.missing?.length && !this.told) {
+      this.told = h("p", { class: "note" }, `The server does not offer this any more: ${step.missing.map(text).join(", ")}.`);
+      this.root.prepend(this.told);
     }
-    step.calls.forEach((call, n) => { (this.calls[n] ??= this.add(new CallView(call))).update(); });
-    this.live = live;
   }
 
-  add(view) { this.root.append(view.root); return view; }
+  viewOf(item) {
+    if (item.type === "reasoning") return new ThoughtView();
+    if (item.type === "message") return new MessageView();
+    if (item.type === "mcp_approval_request") return new ApprovalView(this.chat, this.turn);
+    return Object.hasOwn(CARDS, item.type) ? new CardView() : null;
+  }
 
+  /** While the model reads. */
   wait(on) {
-    if (on && !this.dots) this.root.append(this.dots = h("div", { class: "waiting" }, "Reading"));
+    if (on && !this.dots) this.dots = h("div", { class: "waiting" }, "Reading");
+    if (on) this.root.append(this.dots); // after what has come meanwhile
     if (!on && this.dots) { this.dots.remove(); this.dots = null; }
-  }
-
-  updateThought(thinking) {
-    if (!this.thought) {
-      this.label = h("span");
-      const text = h("div", { class: "thought-text" });
-      this.plain = new PlainView(text);
-      const summary = h("summary", { click: () => { this.isOpen = !this.thought.open; } }, icon("right", "turner"), this.label);
-      this.root.prepend(this.thought = h("details", { class: "thought" }, summary, text));
-    }
-    const { step, thought } = this;
-    if (this.plain.done !== step.thought.length) this.plain.update(step.thought);
-    thought.classList.toggle("live", thinking);
-    thought.open = this.isOpen ?? thinking;
-    this.label.textContent = thinking ? `Thinking, ${seconds(performance.now() - step.first)}` : step.thoughtMs === null ? "Thought" : `Thought for ${seconds(step.thoughtMs)}`;
   }
 }
 
-class CallView {
-  constructor(call) {
-    this.call = call;
-    this.name = h("span", { class: "name" });
-    this.brief = h("span", { class: "brief" });
-    this.outcome = h("span", { class: "outcome" });
-    this.given = h("pre", { tabindex: "0" });
-    this.result = h("pre", { tabindex: "0" });
-    this.root = h("details", { class: "call" },
-      h("summary", {}, icon("tool"), this.name, this.brief, this.outcome, icon("right", "turner")),
-      h("dl", {}, h("dt", {}, "Arguments"), h("dd", {}, this.given), h("dt", {}, "Result"), h("dd", {}, this.result)));
+class ThoughtView {
+  constructor() {
+    this.isOpen = null; // as the user wants it; null: open while it thinks
+    this.label = h("span");
+    const shown = h("div", { class: "thought-text" });
+    this.plain = new PlainView(shown);
+    const summary = h("summary", { click: () => { this.isOpen = !this.root.open; } }, icon("right", "turner"), this.label);
+    this.root = h("details", { class: "thought" }, summary, shown);
   }
 
-  update() {
-    const { call } = this;
-    let brief = call.arguments;
-    try {
-      const given = JSON.parse(call.arguments);
-      this.given.textContent = JSON.stringify(given, null, 2);
-      brief = Object.values(given).map(value => typeof value === "string" ? value : JSON.stringify(value)).join(", ");
-    } catch { this.given.textContent = call.arguments; }
-    this.name.textContent = call.name;
-    this.brief.textContent = brief;
-    this.outcome.textContent = call.result === undefined ? "" : `= ${call.result}`;
-    this.result.textContent = call.result ?? "None yet.";
-    this.root.classList.toggle("failed", Boolean(call.failed));
+  update(item, live, step, isLast) {
+    const said = textOf(item), thinking = live && isLast && !isWhole(item), took = step.times[item.id];
+    if (this.plain.done !== said.length) this.plain.update(said);
+    this.root.hidden = said === "";
+    this.root.classList.toggle("live", thinking);
+    if (this.thinking !== thinking) this.root.open = this.isOpen ?? thinking;
+    this.thinking = thinking;
+    this.label.textContent = thinking ? `Thinking, ${seconds(performance.now() - step.began)}` : typeof took === "number" ? `Thought for ${seconds(took)}` : "Thought";
   }
+}
+
+/** A message, its citations as numbers that lead to the pages, with a list of these below. */
+class MessageView {
+  constructor() {
+    const shown = h("div", { class: "md" });
+    this.markdown = new MarkdownView(shown);
+    this.sources = h("ol", { class: "sources", "aria-label": "Sources" });
+    this.root = h("div", { click: event => {
+      const path = event.target.closest("[data-path]")?.dataset.path;
+      if (path) this.save(path);
+    } }, shown, this.sources);
+    this.drawn = "";
+  }
+
+  update(item, live, step, isLast) {
+    this.item = item;
+    const isOpen = live && isLast && !isWhole(item), cited = citedIn(item);
+    this.root.hidden = textOf(item) === "";
+    const drawn = `${isOpen} ${cited.text.length} ${cited.pages.length}`;
+    if (drawn === this.drawn && cited.text === this.markdown.text) return;
+    this.drawn = drawn;
+    this.markdown.update(cited.text, !isOpen);
+    for (const link of this.markdown.root.querySelectorAll("a[href]")) {
+      const page = cited.pages[Number(link.textContent) - 1];
+      if (page?.href !== link.href) continue;
+      for (const [name, value] of [["class", "cite"], ["title", `${page.title}\n${page.href}`], ["aria-label", `Source ${link.textContent}: ${page.title}`]]) link.setAttribute(name, value);
+    }
+    const lines = document.createDocumentFragment();
+    lines.append(...cited.pages.map(page => h("li", {}, addressOf(page.href, page.title), h("span", {}, page.host))));
+    this.sources.hidden = cited.pages.length === 0;
+    morph(this.sources, lines);
+  }
+
+  /** A link to a file in a container. */
+  save(path) {
+    const found = partsOf(this.item).flatMap(part => isList(part.annotations)).find(one => one?.type === "container_file_citation" && pathOf(one.filename) === pathOf(path));
+    if (found) fetchFile(text(found.container_id), text(found.file_id), text(found.filename));
+    else toast("There is no such file at the server.");
+  }
+}
+
+/** A path in a container, however it is written. */
+function pathOf(written) {
+  const bare = text(written).replace(/^(?:sandbox:)?\/mnt\/data\//, "");
+  try { return decodeURIComponent(bare); } catch { return bare; }
+}
+
+/** The text of a message with a link for every citation of a page, whose text is the number of the page, and the pages. */
+function citedIn(item) {
+  const pages = [];
+  const written = partsOf(item).map(part => {
+    const spans = isList(part.annotations).filter(one => one?.type === "url_citation" && one.start_index < one.end_index).sort((a, b) => a.start_index - b.start_index);
+    if (!spans.length) return part.text;
+    const units = /[\ud800-\udbff]/.test(part.text) ? [...part.text] : part.text; // spans count code points
+    const of = (from, to) => { const found = units.slice(from, to); return typeof found === "string" ? found : found.join(""); };
+    let made = "", at = 0;
+    for (const span of spans) {
+      const href = linkTo(text(span.url))?.href;
+      if (!href || href.length > LONGEST - 10 || span.start_index < at) continue;
+      let n = pages.findIndex(page => page.href === href);
+      if (n < 0) n = pages.push({ href, title: text(span.title) || href, host: new URL(href).host }) - 1;
+      made += `${of(at, span.start_index).trimEnd()}[${n + 1}](<${href}>)`;
+      at = span.end_index;
+      if (/[^\s.,;:!?)\]【]/.test(of(at, at + 1))) made += " ";
+    }
+    return made + of(at, undefined);
+  });
+  return { text: written.join(""), pages };
 }

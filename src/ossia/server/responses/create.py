@@ -116,6 +116,7 @@ class ResponseService:
             logprobs=wants_logprobs,
             prompt_param="input",
             max_calls=body.max_tool_calls,
+            opening=prompt.opening,
             session=session_of(self.service, caller, body.tools or [], prompt, id),
             approved=prompt.approved,
         )
@@ -139,7 +140,9 @@ class ResponseService:
 
         async def check() -> None:
             if not compacts:
-                await self.service.check_prompt(prompt.conversation, params, "input")
+                await self.service.check_prompt(
+                    prompt.conversation, params, "input", prompt.opening
+                )
 
         try:
             return await self.service.grammar(

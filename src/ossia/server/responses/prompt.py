@@ -19,7 +19,7 @@ from ossia.server.responses.tools import WireTools, wire_tools
 from ossia.server.responses.types import PromptRequest
 from ossia.server.sealing import Sealer, SealError, log_unopened
 from ossia.server.service import Effort, Service
-from ossia.server.wire.conversation import conversation_of
+from ossia.server.wire.conversation import continued, conversation_of
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import At
 from ossia.server.wire.format import AnswerFormat, answer_format
@@ -35,8 +35,8 @@ UNFINISHED = ("queued", "in_progress")
 class Prompt:
     """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
     model reads them; `read`: others in their place. `thread`: what it goes on with: the first
-    response of the chain, or the conversation; "": nothing. `approved`, `listed`, `pages`: see
-    `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a summary is
+    response of the chain, or the conversation; "": nothing. `approved`, `listed`, `pages`,
+    `opening`: see `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a summary is
     wanted.
     """
 
@@ -54,6 +54,7 @@ class Prompt:
     read: Callable[[Sequence[Item]], Reading] | None = None
     mcp: McpVisit = field(default_factory=McpVisit)
     is_triggered: bool = False
+    opening: Message | None = None
 
 
 class _Seals:
@@ -86,13 +87,14 @@ class _Seals:
 class Reading:
     """Items as a conversation. `approved`: its calls that are run before anything is sampled;
     `listed`: namespaces of MCP servers whose tools the client knows; `pages`: that the browser
-    showed before, by cursor: URL and title.
+    showed before, by cursor: URL and title. `opening`: the message that the answer goes on with.
     """
 
     conversation: Conversation
     approved: tuple[Approved, ...]
     listed: frozenset[str]
     pages: Mapping[int, tuple[str, str]]
+    opening: Message | None
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,18 @@ async def _read(
         reader.read(items)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         approved = _approved(reader, draft.tools, approvals)
+        opening: Message | None = None
+        messages = tuple(reader.messages)
+        if body.continue_final_message:
+            messages, opening = continued(messages)
         conversation = conversation_of(
-            reader.messages,
+            messages,
             effort=service.effort(word, instructions).level,
             instructions=instructions or None,
             tools=draft.tools.tools,
             format=draft.format,
         )
-        return Reading(conversation, approved, frozenset(reader.listed), reader.pages)
+        return Reading(conversation, approved, frozenset(reader.listed), reader.pages, opening)
 
     visit = service.documents.visit()
     items = [
@@ -204,6 +210,7 @@ async def _read(
         approved=reading.approved,
         listed=reading.listed,
         pages=reading.pages,
+        opening=reading.opening,
         items=items,
         read=lambda left: read(left, len(left)),
     )

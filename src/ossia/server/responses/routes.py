@@ -66,7 +66,7 @@ def router(service: Service) -> APIRouter:
         """How many tokens the prompt of such a request has."""
         prompt = await creator.read(body, caller_of(request))
         prompt.mcp.close()
-        ids = await service.answerer.prompt_ids(prompt.conversation)
+        ids = await service.answerer.prompt_ids(prompt.conversation, prompt.opening)
         return reply({"object": "response.input_tokens", "input_tokens": len(ids)})
 
     @routes.post("/v1/responses/compact", responses=documented(COMPACTION_SCHEMA))

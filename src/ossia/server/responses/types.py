@@ -70,6 +70,7 @@ class PromptRequest(ApiRequest):
     reasoning: ReasoningWishes | None = None
     text: TextWishes | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    continue_final_message: bool | None = None  # beyond the API, as vLLM has it for chats
 
     @model_validator(mode="wrap")
     @classmethod

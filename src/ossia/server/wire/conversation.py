@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date
 
 from ossia.harmony import Conversation, Message, Role, SystemContent
 from ossia.harmony.messages import DEFAULT_IDENTITY, Effort, EffortName
+from ossia.server.wire.errors import bad
 from ossia.server.wire.format import AnswerFormat
 from ossia.tools.toolbox import Toolbox
 
@@ -43,3 +44,14 @@ def conversation_of(
     if developer is not None:
         first.append(Message(Role.DEVELOPER, developer))
     return Conversation((*first, *messages))
+
+
+def continued(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Message]:
+    """The messages before the last one, and the last, which the answer goes on with. Raises
+    `ApiError`.
+    """
+    last = messages[-1] if messages else None
+    if last is None or last.role is not Role.ASSISTANT or last.recipient is not None:
+        why = "needs a text of the assistant as the last message"
+        raise bad(f"continue_final_message {why}", "continue_final_message")
+    return tuple(messages[:-1]), last
