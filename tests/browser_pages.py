@@ -21,6 +21,7 @@ class FakeWeb:
 
     source = "web (default: web)"
     is_local = False
+    searched = "web"
 
     def __init__(
         self, pages: Pages | None = None, searches: Mapping[str, Any] | None = None

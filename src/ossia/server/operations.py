@@ -22,13 +22,15 @@ from starlette.responses import Response
 from ossia import __version__
 from ossia.errors import TokenizerError
 from ossia.harmony import RenderedHistory
-from ossia.server.access import caller_of
+from ossia.server.access import Caller, caller_of
 from ossia.server.chat.request import prompt_of
 from ossia.server.chat.types import ChatMessage, ChatRequest
 from ossia.server.service import Service
 from ossia.server.wire.errors import ApiError, bad
 from ossia.server.wire.fields import Part, api_router
 from ossia.server.wire.replies import documented, reply
+from ossia.tools.browser import Browser
+from ossia.tools.kinds import BROWSER
 
 NO_VECTORS = (
     "/v1/embeddings",
@@ -173,8 +175,7 @@ def _models(service: Service) -> APIRouter:
         responses=documented(about="The one that is served."),
     )
     async def models(request: Request) -> Response:
-        own = model | {"tools": service.tool_names(caller_of(request))}
-        listed = {"object": "list", "data": [own]}
+        listed = {"object": "list", "data": [model | _offered(service, caller_of(request))]}
         return reply(listed | {"first_id": name, "last_id": name, "has_more": False})
 
     @routes.get(
@@ -188,9 +189,18 @@ def _models(service: Service) -> APIRouter:
             raise ApiError(
                 404, f"there is no model {id!r}; this server has {name!r}", code="model_not_found"
             )
-        return reply(model | {"tools": service.tool_names(caller_of(request))})
+        return reply(model | _offered(service, caller_of(request)))
 
     return routes
+
+
+def _offered(service: Service, caller: Caller) -> dict[str, Any]:
+    """`tools`: names of those that the server runs for this caller; `searches`: what its browser
+    searches. The page at / reads both.
+    """
+    browser = service.tools_for(caller).get(BROWSER.name)
+    searches = browser.searched if isinstance(browser, Browser) else ""
+    return {"tools": service.tool_names(caller), "searches": searches or None}
 
 
 def _tokens(service: Service) -> APIRouter:

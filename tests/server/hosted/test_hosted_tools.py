@@ -307,7 +307,8 @@ def test_a_search_is_cited(server: Server, ann: openai.OpenAI) -> None:
     plain: Any = ann.responses.create(**asked)
     search, opened, message = plain.output
     assert search.action.query == "old capital"
-    assert [each.url for each in search.action.sources] == ["https://corpus/rome.md"]
+    (source,) = search.action.sources
+    assert source.to_dict() == {"type": "url", "url": "https://corpus/rome.md", "title": "Rome"}
     assert (opened.action.type, opened.action.url) == ("open_page", "https://corpus/rome.md")
     link = " ([corpus](https://corpus/rome.md)) "
     assert message.content[0].text == f"Rome is old{link}."
@@ -407,7 +408,8 @@ def test_a_key_without_a_tool(server: Server) -> None:
             tools=[{"type": "python"}],  # type: ignore[list-item]
         )
     assert refused.value.code == "tool_not_allowed"
-    assert reader.models.retrieve("nano").to_dict()["tools"] == ["browser"]
+    told = reader.models.retrieve("nano").to_dict()
+    assert (told["tools"], told["searches"]) == (["browser"], "corpus")
     assert client(server, "ann").models.retrieve("nano").to_dict()["tools"] == [
         "browser",
         "python",

@@ -28,6 +28,7 @@ from responses_wire import (
     Server,
     events_of,
     fold,
+    nameless,
     serving,
 )
 
@@ -230,6 +231,35 @@ def test_a_response_goes_on_from_another(server: Server) -> None:
         server.create(previous_response_id=second["id"], input="and?", store=False)["store"]
         is False
     )
+
+
+BEGUN = [
+    {"role": "user", "content": "A sum?"},
+    {"type": "reasoning", "id": "rs_1", "summary": [], "content": [
+        {"type": "reasoning_text", "text": "Easy."}]},
+    {"role": "assistant", "content": "The sum is"},
+]  # fmt: skip
+
+
+def test_the_answer_goes_on_with_the_last_message(server: Server) -> None:
+    """As vLLM's chats do. The item has what comes."""
+    server.says(" five.<|return|>")
+    wish = {"input": BEGUN, "continue_final_message": True, "store": False}
+    (message,) = server.create(**wish)["output"]
+    assert server.prompt.endswith(
+        "<|channel|>analysis<|message|>Easy.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>The sum is"
+    )
+    assert message["content"][0]["text"] == " five." and message["phase"] == "final_answer"
+    assert nameless(fold(server.stream(**wish))["output"]) == nameless([message])
+    count = server.client.post(f"{PATH}/input_tokens", json=wish).json()["input_tokens"]
+    assert count == len(server.engine.submitted[-1])
+
+
+@pytest.mark.parametrize("input", [BEGUN[:1], [*BEGUN, BEGUN[0]]])
+def test_only_a_text_of_the_assistant_can_be_gone_on_with(server: Server, input: Any) -> None:
+    error = server.create(400, input=input, continue_final_message=True)
+    assert error["param"] == "continue_final_message"
 
 
 def test_a_conversation_grows(server: Server) -> None:

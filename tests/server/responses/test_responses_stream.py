@@ -126,7 +126,8 @@ def test_a_search_and_its_citation(tokenizer: Tokenizer) -> None:
         ]  # fmt: skip
         search, message = fold(events)["output"]
         assert search["status"] == "completed" and search["action"]["query"] == '{"query": "x"}'
-        assert search["action"]["sources"] == [{"type": "url", "url": "https://page.example/"}]
+        found = {"type": "url", "url": "https://page.example/", "title": "A page"}
+        assert search["action"]["sources"] == [found]
         (cited,) = message["content"][0]["annotations"]
         text = message["content"][0]["text"]
         link = " ([page.example](https://page.example/)) "

@@ -3,6 +3,7 @@
 // Calls of tools, and what came of them, as cards: one line that says what happened, and behind it the rest. All that comes from a
 // tool or from the model is text; what is a link is one that `linkTo` lets pass.
 
+const TRACEBACK = /^Traceback \(most recent call last\):$/m;
 const LONGEST_SHOWN = 20000; // characters of an output
 const cut = text => text.length > LONGEST_SHOWN ? `${text.slice(0, LONGEST_SHOWN)}\n… ${(text.length - LONGEST_SHOWN).toLocaleString("en")} characters more` : text;
 const text = value => typeof value === "string" ? value : value === null || value === undefined ? "" : JSON.stringify(value, null, 2);
@@ -44,15 +45,17 @@ const CARDS = {
       body: () => [...entry("Arguments", plain(whole)), ...entry("Result", plain(result ? output : "None yet."))],
     };
   },
-  web_search_call: item => SEARCH_CARDS[item.action?.type]?.(item.action, item) ?? SEARCH_CARDS.search(item.action ?? {}, item),
+  web_search_call: item => {
+    const action = item.action ?? {}, card = (SEARCH_CARDS[action.type] ?? SEARCH_CARDS.search)(action, item);
+    return item.error ? { ...card, outcome: "failed", body: () => [...card.body(), ...entry("Error", plain(item.error))] } : card;
+  },
   code_interpreter_call: (item, step, live) => {
     const logs = outputsOf(item).filter(one => one.type === "logs").map(one => text(one.logs)).join("\n").trim();
     const figures = outputsOf(item).filter(one => one.type === "image").length;
-    const running = item.status === "interpreting" ? "Running Python" : "Writing Python";
-    const shown = logs.split("\n").at(item.status === "failed" || /^Traceback/m.test(logs) ? -1 : 0);
+    const running = item.status === "interpreting" ? "Running Python" : "Writing Python", isWrong = TRACEBACK.test(logs);
     return {
       icon: "code", name: live ? running : "Ran Python", brief: firstLine(item.code), isOpen: live,
-      outcome: logs ? `= ${shown}` : figures ? `${figures} ${figures === 1 ? "figure" : "figures"}` : "",
+      state: isWrong ? "failed" : null, outcome: isWrong ? logs.split("\n").at(-1) : logs ? `= ${firstLine(logs)}` : figures ? `${figures} ${figures === 1 ? "figure" : "figures"}` : "",
       body: () => [...entry("Code", programOf(text(item.code), "python")), ...logs ? entry("Output", plain(logs)) : [],
         ...outputsOf(item).filter(one => one.type === "image").flatMap((one, n) => entry(`Figure ${n + 1}`, figureOf(one, n)))],
     };
@@ -95,15 +98,15 @@ const SEARCH_CARDS = {
     const sources = isList(action.sources);
     const query = text(action.query) || isList(action.queries).map(text).join(", ");
     return {
-      icon: "find", name: isWhole(item) ? "Searched" : "Searching", brief: query,
+      icon: "find", name: !isWhole(item) ? "Searching" : query ? "Searched" : "Browser", brief: query || text(item.error),
       outcome: item.status === "completed" ? `${sources.length} ${sources.length === 1 ? "result" : "results"}` : "",
-      body: () => [...entry("Looked for", h("span", {}, query)), ...entry("Results", sources.length
-        ? h("ol", {}, ...sources.map(one => h("li", {}, addressOf(one?.url, text(one?.title))))) : h("span", {}, "None."))],
+      body: () => [...query ? entry("Looked for", h("span", {}, query)) : [],
+        ...sources.length ? entry("Results", h("ol", {}, ...sources.map(one => h("li", {}, addressOf(one?.url, text(one?.title)))))) : []],
     };
   },
   open_page: (action, item) => ({
     icon: "page", name: isWhole(item) ? "Opened" : "Opening", brief: text(action.title) || text(action.url), outcome: "",
-    body: () => entry("Page", addressOf(action.url, text(action.title)), ...action.title ? [h("small", {}, text(action.url))] : []),
+    body: () => action.url ? entry("Page", addressOf(action.url, text(action.title)), ...action.title ? [h("small", {}, text(action.url))] : []) : [],
   }),
   find_in_page: (action, item) => ({
     icon: "find", name: isWhole(item) ? "Looked for" : "Looking for", brief: `“${text(action.pattern)}” in ${text(action.title) || text(action.url)}`, outcome: "",

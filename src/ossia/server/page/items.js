@@ -97,9 +97,9 @@ function streamEnds(step, response, reason) {
   if (!usage) return;
   step.counted = true;
   step.tokens = step.earlier + usage.output_tokens;
-  step.prompt = usage.input_tokens;
   const isOneSample = !response.output.some(item => HOSTED_CALLS.includes(item.type));
-  step.context = isOneSample ? usage.total_tokens : null; // else it is the sum of all samples, each with its prompt
+  step.prompt = isOneSample ? usage.input_tokens : null; // else it is the sum of all samples' prompts
+  step.context = isOneSample ? usage.total_tokens : null;
 }
 
 // ---- sending back

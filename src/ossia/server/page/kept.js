@@ -59,14 +59,21 @@ function loadChat(id) {
   if (kept === null || !Array.isArray(kept.turns)) return null;
   for (const turn of allTurns(kept.turns)) {
     if (turn.state === "running") turn.state = "stopped";
-    turn.steps &&= turn.steps.map(modernStep);
+    turn.steps &&= turn.steps.map(wholeStep);
   }
   return kept;
 }
 
-/** A step as it is now. Until version 1 it was {thought, text, calls}, a call {id, name, arguments, result}. */
+/** A step with all its fields, whatever was kept or imported. */
+function wholeStep(step) {
+  const made = { ...newStep(), ...(Array.isArray(step.items) ? step : modernStep(step)) };
+  for (const name of ["tokens", "prompt", "context", "sent", "first", "last"]) if (!Number.isFinite(made[name])) made[name] = newStep()[name];
+  made.times ??= {};
+  return made;
+}
+
+/** A step of version 1: {thought, text, calls}, a call {id, name, arguments, result}. */
 function modernStep(step) {
-  if (Array.isArray(step?.items)) return step;
   const { thought, text, calls, thoughtMs, prompt, ...more } = step, items = [], times = {};
   if (thought) {
     const item = { id: `rs_${newId()}`, type: "reasoning", status: "completed", summary: [], content: [{ type: "reasoning_text", text: thought }] };

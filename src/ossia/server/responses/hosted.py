@@ -6,7 +6,7 @@ its beginning and end is a writer here; without one of its own, it is a `HostedW
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ossia.server.hosted.told import told
@@ -76,18 +76,27 @@ class SearchWriter(HostedWriter):
         yield self.event("searching")
 
     def end(self, item: BuiltinCallItem, complete: bool) -> Iterator[Wire]:
-        yield from self.closed(item, complete, {"action": self._action(item)})
+        why = {"error": item.result} if item.failed else {}  # beyond the API, for people
+        yield from self.closed(item, complete, {"action": self._action(item), **why})
 
     def _action(self, called: BuiltinCallItem) -> dict[str, Any]:
         action = dict(called.action or {"type": "search", "query": ""})
+        pages = [_source(page) for page in called.outputs if isinstance(page.get("url"), str)]
+        if action.get("type") != "search":  # the page that was opened: its title, beyond the API
+            titles = [page["title"] for page in pages if "title" in page]
+            if titles:
+                action["title"] = titles[0]
+        elif self.include.sources:
+            action.setdefault("sources", pages)
         if not self.include.sources:
             action.pop("sources", None)
-        elif action.get("type") == "search":
-            found = [page.get("url") for page in called.outputs]
-            urls = [url for url in found if isinstance(url, str)]
-            sources = [{"type": "url", "url": url} for url in urls]
-            action.setdefault("sources", sources)
         return action
+
+
+def _source(page: Mapping[str, Any]) -> dict[str, Any]:
+    """A page that was found. The API has no title; people read it sooner than an address."""
+    titled = {"title": page["title"]} if page.get("title") else {}
+    return {"type": "url", "url": page["url"], **titled}
 
 
 class CodeWriter(HostedWriter):

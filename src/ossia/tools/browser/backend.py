@@ -71,10 +71,13 @@ class Hit:
 
 
 class Backend(Protocol):
-    """`source`: the word for it in the tool's declaration. `is_local`: asks nobody outside."""
+    """`source`: the word for it in the tool's declaration. `is_local`: asks nobody outside.
+    `searched`: what is, for people; "": nothing is.
+    """
 
     source: str
     is_local: bool
+    searched: str
 
     async def search(self, query: str, count: int, domains: Domains) -> list[Hit]:
         """The best first. Results from outside of `domains` may be among them. Raises `ToolError`:

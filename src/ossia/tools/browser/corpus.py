@@ -68,6 +68,7 @@ class Entry:
 class Corpus:
     source = "web (default: web)"
     is_local = True
+    searched = "corpus"
 
     def __init__(self, entries: Sequence[Entry], index: str | Path | None = None) -> None:
         self.entries = list(entries)

@@ -62,6 +62,11 @@ class Browser:
     def namespace(self) -> ToolNamespace:
         return self._inner.namespace
 
+    @property
+    def searched(self) -> str:
+        """What is searched: corpus or web; "": nothing."""
+        return self._inner.backend.searched
+
     def session(self, key: SessionKey) -> BrowserSession:
         return self._inner.session(key)
 

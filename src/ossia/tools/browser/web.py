@@ -37,6 +37,7 @@ class PlainWeb:
 
     source = "web (default: web)"
     is_local = False
+    searched = ""
 
     def __init__(self, fetcher: Fetcher | None = None) -> None:
         self.fetcher = fetcher or Fetcher()
@@ -121,6 +122,8 @@ class _SearxService(Service):
 class Searx(PlainWeb):
     """A SearXNG at `base`; pages are fetched by ossia."""
 
+    searched = "web"
+
     def __init__(
         self,
         base: str,
@@ -148,6 +151,7 @@ class KeyedService(Service):
 
     source = "web (default: web)"
     is_local = False
+    searched = "web"
     name: str
     base: str
     variable: str  # of the environment, where the key may be
