@@ -69,6 +69,44 @@ def serving(app) -> Iterator[str]:
         thread.join(10)
 
 
+class Speaking:
+    """An application with tools of its own. `says(...)`: what its model says from now on, one text
+    a sample; calls are shown as they come. `url`: where it is, once it is served.
+    """
+
+    def __init__(self, tokenizer, script, settings: Settings | None = None, **tools) -> None:
+        self.tokenizer = tokenizer
+        self.script = script
+        self.scripts: list[list[int]] = []
+        self.engine = ScriptedEngine(lambda prompt: self.scripts.pop(0))
+        self.engine.enforces_constraints = True
+        settings = settings or Settings(model_name="nano")
+        self.app = create_app(self.engine, tokenizer, settings, **tools)
+        self.url = ""
+
+    def says(self, *texts: str) -> None:
+        self.scripts = [self.script(text) for text in texts]
+
+    @property
+    def prompt(self) -> str:
+        """What the model was asked last."""
+        return self.tokenizer.decode(self.engine.submitted[-1])
+
+
+def switch_on(page, key: str = "") -> None:
+    """All tools that the server offers to the key."""
+    page.evaluate(
+        """async key => { forTab("key", key); await findModel();
+            for (const { name } of offeredTools()) choose(name, true); }""",
+        key,
+    )
+
+
+def lines(page):
+    """What the cards of calls say in a line."""
+    return page.locator("details.call summary")
+
+
 @pytest.fixture
 def says(tokenizer, script) -> Iterator:
     """`url = says(text, ...)`: a server whose model says these. `says.engine` is its engine."""

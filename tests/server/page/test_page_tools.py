@@ -11,24 +11,28 @@ from collections.abc import Iterator
 
 import pytest
 from pages import (
+    Speaking,
     ask,
-    call,
     done,
     expect,
     final,
     in_browser,
+    lines,
     opened,
     says,
     serving,
+    switch_on,
     thought,
 )
 from python_tools import python_tool
 
-from ossia.server import ScriptedEngine, Settings, create_app
+from ossia.server import Settings
 from ossia.server.access import secret_digest
 from ossia.server.settings import ApiKey, Limits
 from ossia.tools.browser import Browser
 from ossia.tools.containers import Containers, Rules
+from ossia.tools.shell import Shell
+from ossia.tools.shell_place import InContainers
 
 pytestmark = in_browser
 
@@ -52,37 +56,16 @@ def browse(function: str, **arguments: object) -> str:
     return BROWSER.format(function, json.dumps(arguments))
 
 
-class Server:
-    """`says(...)`: what its model says from now on, one text a sample."""
-
-    def __init__(self, tokenizer, script, tools, containers) -> None:
-        self.tokenizer = tokenizer
-        self.script = script
-        self.scripts = []
-        self.engine = ScriptedEngine(lambda prompt: self.scripts.pop(0))
-        self.engine.enforces_constraints = True  # calls are shown as they come
-        settings = Settings(model_name="nano", keys=KEYS)
-        self.app = create_app(
-            self.engine, tokenizer, settings, builtin=tools, containers=containers
-        )
-        self.url = ""
-
-    def says(self, *texts: str) -> None:
-        self.scripts = [self.script(text) for text in texts]
-
-    @property
-    def prompt(self) -> str:
-        return self.tokenizer.decode(self.engine.submitted[-1])
-
-
 @pytest.fixture(scope="module")
-def server(tokenizer, script, tmp_path_factory) -> Iterator[Server]:
+def server(tokenizer, script, tmp_path_factory) -> Iterator[Speaking]:
     corpus = tmp_path_factory.mktemp("corpus") / "pages.jsonl"
     lines = [{"url": url, "title": title, "text": text} for url, title, text in CORPUS]
     corpus.write_text("\n".join(map(json.dumps, lines)))
     with python_tool(containers=Containers(rules=Rules(expires_after=600.0))) as python:
         python.containers.new_owner = python.new_owner
-        made = Server(tokenizer, script, [python, Browser(corpus)], python.containers)
+        tools = [python, Browser(corpus), Shell(InContainers(python))]
+        settings = Settings(model_name="nano", keys=KEYS)
+        made = Speaking(tokenizer, script, settings, builtin=tools, containers=python.containers)
         with serving(made.app) as made.url:
             yield made
 
@@ -91,16 +74,8 @@ def server(tokenizer, script, tmp_path_factory) -> Iterator[Server]:
 def page(server, opened):
     """With a key for everything, and all tools switched on."""
     page = opened(server.url)
-    page.evaluate(
-        """async () => { forTab("key", "sk-all"); await findModel();
-            for (const { name } of offeredTools()) choose(name, true); }"""
-    )
+    switch_on(page, "sk-all")
     return page
-
-
-def lines(page):
-    """What the cards say in a line."""
-    return page.locator("details.call summary")
 
 
 def shown(page, n: int = 0):
@@ -243,6 +218,25 @@ def test_code_that_fails_and_code_that_is_stopped(server, page):
     page.get_by_role("button", name="Regenerate answer").click()
     done(page)
     expect(lines(page)).to_have_text("Ran Python'alive'= 'alive'")
+
+
+def test_commands_of_the_shell(server, page):
+    command = {"commands": ["echo '<i>' > /mnt/data/out.txt; cat /mnt/data/out.txt", "exit 3"]}
+    server.says(
+        "<|channel|>commentary to=functions.shell <|constrain|>json<|message|>"
+        f"{json.dumps(command)}<|call|>",
+        final("Done."),
+    )
+    ask(page, "Run")
+    done(page)
+    expect(lines(page)).to_have_text(f"Ran commands{command['commands'][0]}exit code 3")
+    card = shown(page)
+    expect(card.locator("dd > pre")).to_have_text("<i>")
+    expect(page.get_by_title("Save out.txt")).to_be_visible()
+    server.says(final("It printed <i>."))
+    ask(page, "What?")
+    done(page, 2)
+    assert "<i>" in server.prompt
 
 
 # ---- the browser ----

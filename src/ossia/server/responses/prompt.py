@@ -36,8 +36,8 @@ class Prompt:
     """`history`: the items before this request; `input`: its own, with ids. `items`: all, as the
     model reads them; `read`: others in their place. `thread`: what it goes on with: the first
     response of the chain, or the conversation; "": nothing. `approved`, `listed`, `pages`,
-    `opening`: see `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a summary is
-    wanted.
+    `opening`: see `Reading`. `mcp`: the servers that the tools need. `is_triggered`: nothing but a
+    summary is wanted.
     """
 
     conversation: Conversation
