@@ -114,6 +114,7 @@ def test_a_call_that_is_refused(server, page):
 def test_always_is_for_this_conversation(server, page):
     server.says(call("send", text="one"))
     ask(page, "Send it")
+    expect(question(page)).to_be_visible()
     server.says(call("send", text=""), final("Sent one."))
     pressed(page, "Always in this conversation")
     expect(page.locator(".md")).to_have_text("Sent one.")
