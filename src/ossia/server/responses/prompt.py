@@ -174,10 +174,7 @@ async def _read(
         reader.read(items)
         instructions = "\n\n".join(filter(None, (body.instructions, *reader.leading)))
         approved = _approved(reader, draft.tools, approvals)
-        opening: Message | None = None
-        messages = tuple(reader.messages)
-        if body.continue_final_message:
-            messages, opening = continued(messages)
+        messages, opening = _opened(body, reader.messages)
         conversation = conversation_of(
             messages,
             effort=service.effort(word, instructions).level,
@@ -214,6 +211,15 @@ async def _read(
         items=items,
         read=lambda left: read(left, len(left)),
     )
+
+
+def _opened(
+    body: PromptRequest, messages: Sequence[Message]
+) -> tuple[tuple[Message, ...], Message | None]:
+    """The messages, and the last one apart if the answer goes on with it."""
+    if not body.continue_final_message:
+        return tuple(messages), None
+    return continued(messages)
 
 
 def _is_triggered(given: Sequence[Item]) -> bool:

@@ -12,6 +12,7 @@ from ossia.server.wire.errors import bad
 from ossia.server.wire.format import AnswerFormat
 from ossia.tools.toolbox import Toolbox
 
+CONTINUES = "continue_final_message"
 EFFORT_LINE = re.compile(r"^Reasoning: ?(low|medium|high)\r?$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -50,8 +51,9 @@ def continued(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Message
     """The messages before the last one, and the last, which the answer goes on with. Raises
     `ApiError`.
     """
-    last = messages[-1] if messages else None
-    if last is None or last.role is not Role.ASSISTANT or last.recipient is not None:
-        why = "needs a text of the assistant as the last message"
-        raise bad(f"continue_final_message {why}", "continue_final_message")
-    return tuple(messages[:-1]), last
+    for last in messages[-1:]:
+        is_said = last.role is Role.ASSISTANT
+        if is_said and last.recipient is None:
+            return tuple(messages[:-1]), last
+    why = "needs a text of the assistant as the last message"
+    raise bad(f"{CONTINUES} {why}", CONTINUES)
