@@ -62,6 +62,7 @@ async function afterwards(chat, turn) {
     if (chats.has(chat.id)) saveChat(chat, false);
     show(turn, true);
   }
+  if (!modelName) findModel(); // it could not be asked before
   if (chat === current) drawGauge();
 }
 

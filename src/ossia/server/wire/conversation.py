@@ -47,13 +47,16 @@ def conversation_of(
     return Conversation((*first, *messages))
 
 
-def continued(messages: Sequence[Message]) -> tuple[tuple[Message, ...], Message]:
+def continued(
+    messages: Sequence[Message],
+) -> tuple[tuple[Message, ...], Message]:
     """The messages before the last one, and the last, which the answer goes on with. Raises
     `ApiError`.
     """
+    before = tuple(messages[:-1])
     for last in messages[-1:]:
         is_said = last.role is Role.ASSISTANT
         if is_said and last.recipient is None:
-            return tuple(messages[:-1]), last
+            return before, last
     why = "needs a text of the assistant as the last message"
     raise bad(f"{CONTINUES} {why}", CONTINUES)
