@@ -282,7 +282,8 @@ EVIL = "<img src=x onerror=alert(1)>"
 HOSTILE = [
     {"type": "web_search_call", "status": "completed", "action": {
         "type": "search", "query": EVIL, "sources": [
-            {"url": "javascript:alert(1)", "title": EVIL}, {"url": "data:text/html,x"}, None, 3]}},
+            {"url": "javascript:alert(1)", "title": EVIL}, {"url": "data:text/html,x"},
+            {"url": "mailto:a@b.example"}, {"url": "sandbox:/mnt/data/x"}, None, 3]}},
     {"type": "web_search_call", "status": "completed", "action": {
         "type": "open_page", "url": "javascript:alert(1)", "title": EVIL}},
     {"type": "web_search_call", "action": 7},
@@ -322,7 +323,7 @@ def test_whatever_a_tool_says_is_text(says, opened, tmp_path):
     for card in cards.all():
         card.evaluate("card => { card.open = true; }")
     expect(page.get_by_role("group", name=f"May the model use {EVIL} of {EVIL}?")).to_be_visible()
-    assert page.locator("#log img").count() == 0
+    assert page.locator("#log img, #log dd button:not([data-copy])").count() == 0
     hrefs = page.locator("#log a").evaluate_all("links => links.map(link => link.href)")
     assert set(hrefs) == {"https://a.example/"}
     for what in ("document.querySelector('#scroll')", "document.querySelector('#log')"):

@@ -1,7 +1,7 @@
 "use strict";
 
 // Calls of tools, and what came of them, as cards: one line that says what happened, and behind it the rest. All that comes from a
-// tool or from the model is text; what is a link is one that `linkTo` lets pass.
+// tool or from the model is text; links lead into the web.
 
 const TRACEBACK = /^Traceback \(most recent call last\):$/m;
 const LONGEST_SHOWN = 20000; // characters of an output
@@ -19,11 +19,17 @@ function argumentsOf(written) {
   } catch { return [text(written), text(written)]; }
 }
 
+/** A link into the web, which is all that tools may lead to. */
+function webLink(url) {
+  const link = linkTo(text(url));
+  return ["http:", "https:"].includes(link?.protocol) ? link : null;
+}
+
 /** An address for people. A link, if it may be one. */
 function addressOf(url, words = "") {
   let shown = words || text(url);
   if (!words) try { shown = decodeURI(shown).replace(/^https?:\/\//, "").replace(/\/$/, ""); } catch { /* as it is */ }
-  const link = linkTo(text(url));
+  const link = webLink(url);
   return link ? withText(link, shown.slice(0, 200)) : h("span", {}, shown.slice(0, 200));
 }
 

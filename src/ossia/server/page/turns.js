@@ -277,7 +277,7 @@ function citedIn(item) {
     const of = (from, to) => { const found = units.slice(from, to); return typeof found === "string" ? found : found.join(""); };
     let made = "", at = 0;
     for (const span of spans) {
-      const href = linkTo(text(span.url))?.href;
+      const href = webLink(span.url)?.href;
       if (!href || href.length > LONGEST - 10 || span.start_index < at) continue;
       let n = pages.findIndex(page => page.href === href);
       if (n < 0) n = pages.push({ href, title: text(span.title) || href, host: new URL(href).host }) - 1;
