@@ -312,12 +312,14 @@ def test_whatever_a_tool_says_is_text(says, opened, tmp_path):
         {"role": "assistant", "state": "asking", "steps": [{"items": items, "times": {}}]},
     ]
     chat = {"id": "evil", "title": "Evil", "changed": 1, "turns": turns}
+    chat["allowed"] = [f"{EVIL}.{EVIL}"]
     given = {"format": "ossia-conversations", "version": 2, "conversations": [chat]}
     file = tmp_path / "given.json"
     file.write_text(json.dumps(given))
     page = opened(says(final("ok")), viewport={"width": 360, "height": 640})
     page.locator("#import-file").set_input_files(file)
     page.evaluate("() => openChat('evil')")
+    assert page.evaluate("() => current.allowed === undefined")
     cards = page.locator("details.call")
     expect(cards).to_have_count(8)
     for card in cards.all():

@@ -128,14 +128,6 @@ class McpServers:
             if has_right(limits, MCP.name, f"{MCP.name}:{label}")
         }
 
-    def allowed(self, limits: Limits) -> dict[str, McpServer]:
-        """The operator's that a caller may use, by label."""
-        return {
-            label: server
-            for label, server in self.servers.items()
-            if has_right(limits, MCP.name, f"{MCP.name}:{label}")
-        }
-
     async def visit(self, tools: Sequence[Mapping[str, Any]] | None, limits: Limits) -> McpVisit:
         """Connects to what the declarations bring, all at the same time. Raises `ApiError`."""
         visit = McpVisit(self.allowed(limits))

@@ -172,6 +172,7 @@ async function importAll(text) {
   let added = 0;
   for (const chat of given.conversations) {
     const here = loadChat(chat.id);
+    delete chat.allowed; // nobody's word for calls comes from a file
     if (running.has(chat.id) || (here && here.changed >= chat.changed)) continue;
     if (!saveChat(chat, false)) throw new Error(`The browser’s storage is full: ${added} of ${given.conversations.length} conversations were added.`);
     added++;
