@@ -304,7 +304,7 @@ def test_commands_with_a_server(fake: Fake) -> None:
     slash.run("/tokens", talk, screen)
     for said in (
         "effort: as the server chooses",
-        "none is offered from here",
+        "the server is asked for: none of its own tools",
         "counted no tokens",
         f"model: first, {fake.url}/v1",
         "first stays: ",

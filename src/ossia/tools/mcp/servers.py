@@ -1,0 +1,39 @@
+"""All servers of a configuration file, as tools of a conversation.
+
+tools = mcp_servers("mcp.json", approve=approve)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ossia.tools.approval import Approve, asking
+from ossia.tools.mcp.config import McpConfig, read_config
+from ossia.tools.mcp.tool import McpServer
+
+
+def mcp_servers(
+    source: Path | str | Iterable[McpConfig], approve: Approve | None = None
+) -> list[McpServer]:
+    """Connected, side by side. `source`: a file with `mcpServers`, or what stands in one.
+    `approve`: asked before calls that need approval, which without it are refused: those of tools
+    that do not say that they only read, unless the file says otherwise.
+
+    Close each of them at the end; a program that ends closes all. Raises `McpError` for a file or
+    a server that cannot be used; then none stays connected.
+    """
+    configs = read_config(source) if isinstance(source, Path | str) else tuple(source)
+    ask = asking(approve)
+    if not configs:
+        return []
+    with ThreadPoolExecutor(len(configs)) as pool:
+        starting = [pool.submit(McpServer.connect, config, ask) for config in configs]
+    errors = [error for each in starting if (error := each.exception()) is not None]
+    servers = [each.result() for each in starting if each.exception() is None]
+    if errors:
+        for server in servers:
+            server.close()
+        raise errors[0]
+    return servers
