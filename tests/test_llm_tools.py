@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,16 @@ from tiny_model import call, final, scripted, thought, write_tiny
 
 from ossia.errors import RequestError
 from ossia.harmony import Message, Role
-from ossia.tools import ApplyPatch, Asked, Browser, Python, Verdict
+from ossia.tools import (
+    ApplyPatch,
+    Asked,
+    Browser,
+    InContainers,
+    Python,
+    SessionKey,
+    Shell,
+    Verdict,
+)
 
 PATCH = "*** Begin Patch\n*** Add File: new.txt\n+hello\n*** End Patch"
 
@@ -81,7 +91,7 @@ def test_a_thread_keeps_variables_and_nothing_else_does(tiny: Path, python: Pyth
         said.append(end.messages[1].text)
     assert "NameError" in said[0] and said[1] == "2\n"
     assert [c.conversation for c in python.containers.of_caller("")] == ["mine"]
-    python.close()
+    python.end(SessionKey(conversation="mine"))
 
 
 def test_the_next_turn_may_have_more_tools(tiny: Path, python: Python) -> None:
@@ -97,3 +107,16 @@ def test_the_class_of_a_tool_is_not_a_tool(tiny: Path) -> None:
     llm, _ = scripted(tiny)
     with pytest.raises(RequestError, match=r"give Python\(\.\.\.\)"):
         llm.chat("Hi", tools=[Python])
+
+
+def test_commands_and_code_work_on_the_same_files(tiny: Path, python: Python) -> None:
+    commands = json.dumps({"commands": ["cat note.txt; exit 3"]})
+    llm, _ = scripted(
+        tiny, code("open('note.txt', 'w').write('from code')"), call("shell", commands), final("ok")
+    )
+    tools = [python, Shell(InContainers(python), approve=lambda asked: True)]
+    end = llm.chat("Go", tools=tools, thread="files").result()
+    results = [message.text for message in end.messages if message.role is Role.TOOL]
+    assert results[1] == "from code\n[exit code 3]"
+    python.end(SessionKey(conversation="files"))
+    assert not python.containers.of_caller("")
