@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -246,3 +247,17 @@ def test_an_interrupted_call_has_a_result_and_the_others_too() -> None:
     assert "the user interrupted this call" in results[1].text
     assert not used.interrupt(), "nothing runs"
     assert used.call_all([(counter, "next", "")]) == [ToolResult("2")]
+
+
+def test_there_is_one_loop_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions._loop.cache_clear()
+    new = asyncio.new_event_loop
+
+    def slow() -> asyncio.AbstractEventLoop:
+        time.sleep(0.02)  # so that others ask meanwhile
+        return new()
+
+    monkeypatch.setattr(asyncio, "new_event_loop", slow)
+    with ThreadPoolExecutor(8) as pool:
+        loops = list(pool.map(lambda _: sessions.background_loop(), range(8)))
+    assert len(set(loops)) == 1

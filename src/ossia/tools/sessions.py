@@ -252,9 +252,17 @@ def _finished(given: Sequence[MaybeAwaitable[Value]]) -> Iterator[Value]:
         raise
 
 
-@cache
 def background_loop() -> asyncio.AbstractEventLoop:
     """One event loop for the process, in a thread that ends with it."""
+    with _MAKING:  # `cache` alone lets two threads make one each
+        return _loop()
+
+
+_MAKING = threading.Lock()
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="ossia-tools", daemon=True).start()
     return loop
