@@ -24,16 +24,18 @@ def mcp_servers(
     Close each of them at the end; a program that ends closes all. Raises `McpError` for a file or
     a server that cannot be used; then none stays connected.
     """
-    configs = read_config(source) if isinstance(source, Path | str) else tuple(source)
-    ask = asking(approve)
+    if isinstance(source, Path | str):
+        source = read_config(source)
+    configs = list(source)
     if not configs:
         return []
+    ask = asking(approve)
     with ThreadPoolExecutor(len(configs)) as pool:
         starting = [pool.submit(McpServer.connect, config, ask) for config in configs]
-    errors = [error for each in starting if (error := each.exception()) is not None]
-    servers = [each.result() for each in starting if each.exception() is None]
-    if errors:
+    errors = [each.exception() for each in starting]
+    servers = [each.result() for each in starting if not each.exception()]
+    for error in filter(None, errors):
         for server in servers:
             server.close()
-        raise errors[0]
+        raise error
     return servers
