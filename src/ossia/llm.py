@@ -364,7 +364,7 @@ class LLM:
         """One sample of a turn. A later prompt that does not fit gives no tokens: what has been
         said must not be lost because the context is full now.
         """
-        if stop():  # while a tool ran
+        if len(turn.samples) > 1 and stop():  # while a tool ran
             return
         grammar = grammars.of_sample(
             has_called=turn.has_called, calls_are_spent=turn.calls_are_spent

@@ -5,8 +5,10 @@ tools = mcp_servers("mcp.json", approve=approve)
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from ossia.tools.approval import Approve, asking
@@ -21,7 +23,7 @@ def mcp_servers(
     `approve`: asked before calls that need approval, which without it are refused: those of tools
     that do not say that they only read, unless the file says otherwise.
 
-    Close each of them at the end; a program that ends closes all. Raises `McpError` for a file or
+    `McpServer.close` ends one; the end of the program ends all. Raises `McpError` for a file or
     a server that cannot be used; then none stays connected.
     """
     if isinstance(source, Path | str):
@@ -38,4 +40,16 @@ def mcp_servers(
         for server in servers:
             server.close()
         raise error
+    _OPEN.extend(servers)
     return servers
+
+
+_OPEN: list[McpServer] = []
+
+
+@atexit.register
+def _close_all() -> None:
+    """Their programs end with ours, also those that would not by themselves."""
+    for server in _OPEN:
+        with suppress(TimeoutError):
+            server.close()
