@@ -247,7 +247,7 @@ def test_conversations_that_contradict_the_arguments(llm: LLM) -> None:
     with pytest.raises(RequestError, match="developer message of its own"):
         llm.chat(own, instructions="Be rude.")
     with pytest.raises(RequestError, match="developer message of its own"):
-        to_conversation(own, SystemContent(), None, (FunctionTool("f"),))
+        to_conversation(own, SystemContent(), DeveloperContent(tools=(FunctionTool("f"),)))
     with pytest.raises(RequestError, match="not a mixture"):
         llm.chat([Message(Role.USER, "Hi"), {"role": "user", "content": "Hi"}])
     with pytest.raises(HarmonyError, match="unknown reasoning effort"):

@@ -3,7 +3,7 @@
     llm = ossia.load("nano")                                       # or a path, or a hub id
     llm.logits(tokens)                                             # float32 array [T, V]
     llm.generate(prompt_ids, temperature=0.7, max_tokens=100)      # token ids as they are sampled
-    llm.chat("What is 37 + 48?", tools=[my_function])              # events as they happen
+    llm.chat("What is 37 + 48?", tools=[my_function, Python()])    # events as they happen
 
 Puts checkpoint, engine, Harmony and chat together; the work is done there.
 """
@@ -40,11 +40,11 @@ from ossia.errors import (
 from ossia.harmony import (
     Conversation,
     DeveloperContent,
-    FunctionTool,
     Message,
     ResponseFormat,
     Role,
     SystemContent,
+    ToolNamespace,
 )
 from ossia.harmony.grammar.bodies import BodyFormat
 from ossia.harmony.messages import FUNCTIONS, EffortName
@@ -52,7 +52,15 @@ from ossia.model import Transformer
 from ossia.model.native import Precision
 from ossia.serving import Options, Serving, prepare
 from ossia.tokenizer import Tokenizer
-from ossia.tools import PythonFunction, Tool, Toolbox, ToolChoice, from_function
+from ossia.tools import (
+    PythonFunction,
+    SessionKey,
+    Sessions,
+    Tool,
+    Toolbox,
+    ToolChoice,
+    from_function,
+)
 from ossia.turn import Limits, Rules, Turn, run_turn, stop_ids
 from ossia.turn.events import TurnEnd, TurnEvent
 from ossia.turn.targets import FREE, Grammars
@@ -154,8 +162,11 @@ class Chat:
     `TurnEnd`.
     """
 
-    def __init__(self, events: Iterator[TurnEvent], conversation: Conversation) -> None:
+    def __init__(
+        self, events: Iterator[TurnEvent], conversation: Conversation, sessions: Sessions
+    ) -> None:
         self._events = events
+        self._sessions = sessions
         self._end: TurnEnd | None = None
         self._before = conversation
 
@@ -172,6 +183,12 @@ class Chat:
         """Stop here; the rest of the turn is not sampled. There is no `result` then."""
         if isinstance(self._events, Generator):
             self._events.close()
+
+    def interrupt(self) -> bool:
+        """Break off the calls of tools that run now; the turn goes on with what they say. False:
+        none runs, or they were asked before. For the handler of a signal, or another thread.
+        """
+        return self._sessions.interrupt()
 
     def result(self) -> TurnEnd:
         """The end of the turn: `.text`, `.reasoning`, `.messages`, `.reason` and token counts.
@@ -286,13 +303,13 @@ class LLM:
         response_format: BodyFormat | ResponseFormat | Mapping[str, Any] | str | None = None,
         reasoning_budget: int | None = None,
         constrained: bool = False,
-        max_tool_rounds: int = 8,
+        thread: str = "",
+        max_tool_rounds: int = 100,
         stop: Callable[[], bool] = lambda: False,
         progress: Progress = lambda done, total: None,
         **sampling: Any,
     ) -> Chat:
-        """Answer a conversation, running `tools` (functions, or `Tool` objects) as the model calls
-        them.
+        """Answer a conversation, running `tools`, functions or `Tool`s, as the model calls them.
 
         `messages`: the user's text; or chat-completions messages (`{"role": ..., "content": ...}`);
         or Harmony messages, or a `Conversation`, which are used as they stand, a system message put
@@ -307,29 +324,33 @@ class LLM:
         (tokens of analysis in a sample) hold the sampling to a grammar, see `harmony_grammar`; so
         does `constrained` alone: calls then always have valid arguments.
 
-        `stop` is asked after every token; True ends the turn there, as if the tokens had run out.
-        `progress` is told how many tokens of a prompt have been read, of how many. Sampling
-        keywords are those of `generate`; `max_tokens` counts all samples of the turn. Raises
-        `RequestError`, and `GrammarError` for a schema that sampling cannot be held to.
+        `thread`: a name by which tools know the conversation again: variables and files of
+        `Python`, and pages of a `Browser`, are those of the last turn with the same tool and
+        thread; without one they end with this turn.
+
+        `stop` is asked after every token; True ends the turn, as if the tokens had run out.
+        `progress` hears how many tokens of a prompt were read, of how many. Sampling keywords are
+        those of `generate`; `max_tokens` counts all samples. Raises `RequestError`, and
+        `GrammarError` for a schema that sampling cannot be held to.
         """
         tool_list = [_as_tool(t) for t in ([tools] if callable(tools) else tools)]
-        conversation = _asked(messages, tool_list, effort, instructions, date)
-        if isinstance(response_format, ResponseFormat):
-            conversation = _with_response_format(conversation, response_format)
+        asked = _asked(messages, tool_list, effort, instructions, date)
+        conversation = _with_response_format(asked, response_format)
         params = self.params(**sampling)
         toolbox = replace(Toolbox.of(conversation, tool_list), choice=_choice(tool_choice))
-        is_held = tool_choice != "auto" or response_format is not None
         grammars = FREE
+        is_held = tool_choice != "auto" or response_format is not None
         if constrained or is_held or reasoning_budget is not None:
             tokenizer = self.tokenizer
             grammars = Grammars.of(
                 toolbox, lambda box: box.grammar(tokenizer, response_format, reasoning_budget)
             )
-        limits = Limits(params.max_tokens, rounds=max_tool_rounds)
         rules = Rules(toolbox, is_enforced=grammars is not FREE, min_tokens=params.min_tokens)
-        turn = Turn(conversation, self.tokenizer, rules, limits)
+        sessions = Sessions(SessionKey(conversation=thread))
+        limits = Limits(params.max_tokens, rounds=max_tool_rounds)
+        turn = Turn(conversation, self.tokenizer, rules, limits, sessions)
         sample = partial(self._sample, turn, params, grammars, stop, progress)
-        return Chat(run_turn(turn, sample), conversation)
+        return Chat(run_turn(turn, sample), conversation, sessions)
 
     def _sample(
         self,
@@ -343,6 +364,8 @@ class LLM:
         """One sample of a turn. A later prompt that does not fit gives no tokens: what has been
         said must not be lost because the context is full now.
         """
+        if len(turn.samples) > 1 and stop():  # while a tool ran
+            return
         grammar = grammars.of_sample(
             has_called=turn.has_called, calls_are_spent=turn.calls_are_spent
         )
@@ -374,11 +397,10 @@ class LLM:
 def to_conversation(
     messages: Messages,
     system: SystemContent,
-    instructions: str | None,
-    functions: tuple[FunctionTool, ...],
+    developer: DeveloperContent,
 ) -> Conversation:
-    """Whatever `chat` accepts, as a Conversation that has a system message and declares
-    `functions`.
+    """Whatever `chat` accepts, as a Conversation that has a system message, and the instructions
+    and tools of `developer`.
     """
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -386,15 +408,22 @@ def to_conversation(
         messages = [messages]
     given = messages.messages if isinstance(messages, Conversation) else tuple(messages)
     if given and all(isinstance(m, Message) for m in given):
-        return _completed(cast("tuple[Message, ...]", given), system, instructions, functions)
+        return _completed(cast("tuple[Message, ...]", given), system, developer)
     if any(isinstance(m, Message) for m in given):
         raise RequestError(
             "give either Harmony messages or chat messages (dictionaries), not a mixture"
         )
     chat = cast("list[Mapping[str, Any]]", list(given))
-    if instructions is not None:
-        chat = [{"role": "developer", "content": instructions}, *chat]
-    return Conversation.from_chat(chat, system=system, tools=functions)
+    if developer.instructions is not None:
+        chat = [{"role": "developer", "content": developer.instructions}, *chat]
+    conversation = Conversation.from_chat(chat, system=system, tools=developer.tools)
+    if not developer.namespaces:
+        return conversation
+
+    def declared(content: DeveloperContent) -> DeveloperContent:
+        return replace(content, namespaces=(*content.namespaces, *developer.namespaces))
+
+    return _with_developer(conversation, declared)
 
 
 def _asked(
@@ -412,7 +441,8 @@ def _asked(
     system = SystemContent(
         current_date=today, effort=effort or "medium", namespaces=ours.system_namespaces
     )
-    conversation = to_conversation(messages, system, instructions, ours.json_functions)
+    developer = ours.developer(instructions) or DeveloperContent()
+    conversation = to_conversation(messages, system, developer)
     if effort is None:
         return conversation
     return conversation.with_first(SystemContent, lambda system: replace(system, effort=effort))
@@ -424,6 +454,8 @@ def _as_tool(tool: Any) -> Tool:
             "a tool declaration without code cannot be run; give Python functions or Tool objects, "
             "or declare the tool in a developer message and run its calls yourself"
         )
+    if isinstance(tool, type) and hasattr(tool, "session"):
+        raise RequestError(f"{tool.__name__} is the class of a tool: give {tool.__name__}(...)")
     if hasattr(tool, "namespace") and hasattr(tool, "session"):
         return cast(Tool, tool)
     if hasattr(tool, "function") and hasattr(tool, "run"):
@@ -445,8 +477,21 @@ def _choice(wanted: str | Mapping[str, Any]) -> ToolChoice:
     return ToolChoice("required", (wanted,))
 
 
-def _with_response_format(conversation: Conversation, wanted: ResponseFormat) -> Conversation:
-    """The first developer message declares it; one is put behind the system message if there is
+def _with_response_format(conversation: Conversation, wanted: Any) -> Conversation:
+    """Declares it to the model, if it is one that the model reads."""
+    if not isinstance(wanted, ResponseFormat):
+        return conversation
+
+    def declared(content: DeveloperContent) -> DeveloperContent:
+        return replace(content, response_formats=(*content.response_formats, wanted))
+
+    return _with_developer(conversation, declared)
+
+
+def _with_developer(
+    conversation: Conversation, change: Callable[[DeveloperContent], DeveloperContent]
+) -> Conversation:
+    """The first developer message changed; one is put behind the system message if there is
     none.
     """
     if not conversation.contents(DeveloperContent):
@@ -454,35 +499,48 @@ def _with_response_format(conversation: Conversation, wanted: ResponseFormat) ->
         conversation = Conversation(
             (conversation.messages[0], developer, *conversation.messages[1:])
         )
-
-    def declared(content: DeveloperContent) -> DeveloperContent:
-        return replace(content, response_formats=(*content.response_formats, wanted))
-
-    return conversation.with_first(DeveloperContent, declared)
+    return conversation.with_first(DeveloperContent, change)
 
 
 def _completed(
-    messages: tuple[Message, ...],
-    system: SystemContent,
-    instructions: str | None,
-    functions: tuple[FunctionTool, ...],
+    messages: tuple[Message, ...], system: SystemContent, developer: DeveloperContent
 ) -> Conversation:
+    """Harmony messages with what is not said or declared in them yet."""
     if messages[0].role is not Role.SYSTEM:
         messages = (Message(Role.SYSTEM, system), *messages)
-    developers = Conversation(messages).contents(DeveloperContent)
-    declared = [tool.name for developer in developers for tool in developer.tools]
-    functions = tuple(f for f in functions if f.name not in declared)
+    conversation = Conversation(messages).with_first(
+        SystemContent, lambda first: _declaring(first, system.namespaces)
+    )
+    developers = conversation.contents(DeveloperContent)
+    missing = _missing(developer, developers)
+    if missing == DeveloperContent():
+        return conversation
+    if any(m.role is Role.DEVELOPER for m in messages):
+        raise RequestError(
+            "the conversation has a developer message of its own; declare tools and "
+            "instructions there, "
+            "or give chat messages instead"
+        )
+    first, *rest = conversation.messages
+    return Conversation((first, Message(Role.DEVELOPER, missing), *rest))
+
+
+def _declaring(system: SystemContent, spaces: Sequence[ToolNamespace]) -> SystemContent:
+    names = {space.name for space in system.namespaces}
+    more = tuple(space for space in spaces if space.name not in names)
+    return replace(system, namespaces=(*system.namespaces, *more)) if more else system
+
+
+def _missing(wanted: DeveloperContent, developers: Sequence[DeveloperContent]) -> DeveloperContent:
+    """What none of these says or declares."""
+    functions = {tool.name for developer in developers for tool in developer.tools}
+    spaces = {space.name for developer in developers for space in developer.namespaces}
     said = [developer.instructions for developer in developers]
-    if functions or (instructions is not None and instructions not in said):
-        if any(m.role is Role.DEVELOPER for m in messages):
-            raise RequestError(
-                "the conversation has a developer message of its own; declare tools and "
-                "instructions there, "
-                "or give chat messages instead"
-            )
-        developer = Message(Role.DEVELOPER, DeveloperContent(instructions, functions))
-        messages = (messages[0], developer, *messages[1:])
-    return Conversation(messages)
+    return DeveloperContent(
+        None if wanted.instructions in said else wanted.instructions,
+        tuple(tool for tool in wanted.tools if tool.name not in functions),
+        tuple(space for space in wanted.namespaces if space.name not in spaces),
+    )
 
 
 def _checked_ids(tokens: Sequence[int], config: ModelConfig) -> list[int]:

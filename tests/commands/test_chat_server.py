@@ -304,7 +304,7 @@ def test_commands_with_a_server(fake: Fake) -> None:
     slash.run("/tokens", talk, screen)
     for said in (
         "effort: as the server chooses",
-        "none is offered from here",
+        "the server is asked for: none of its own tools",
         "counted no tokens",
         f"model: first, {fake.url}/v1",
         "first stays: ",
@@ -314,6 +314,17 @@ def test_commands_with_a_server(fake: Fake) -> None:
     ):
         assert said in out.getvalue(), said
     assert fake.asked[0]["model"] == "second" and fake.asked[0]["reasoning_effort"] == "low"
+
+
+def test_tools_of_the_server_are_asked_for(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.answers = [ANSWER]
+    code, _, _ = chat(
+        monkeypatch, capsys, "Hi\n", "--server", fake.url, "--tools", "python,browser"
+    )
+    assert code == 0
+    assert fake.asked[0]["tools"] == [{"type": "python"}, {"type": "browser"}]
 
 
 def test_calls_of_a_loaded_conversation_are_sent(fake: Fake) -> None:

@@ -6,11 +6,7 @@ import io
 import json
 import os
 import pty
-import re
-import select
 import signal
-import subprocess
-import sys
 import termios
 import threading
 import time
@@ -24,7 +20,8 @@ from prompt_toolkit.completion import CompleteEvent, DummyCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from tiny_model import environment, final, scripted, thought, write_endless, write_tiny
+from pseudo_terminal import Terminal, plain
+from tiny_model import final, scripted, thought, write_endless, write_tiny
 
 import ossia
 from ossia.commands.terminal import Presses, Screen, Session, interact
@@ -58,11 +55,6 @@ class Typed:
         if isinstance(line, BaseException):
             raise line
         return line
-
-
-def plain(text: str) -> str:
-    """Without escape codes."""
-    return re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", text)
 
 
 def talk(
@@ -315,12 +307,12 @@ def test_tab_completes_commands_and_what_they_take(
     assert [completion.text.strip() for completion in found] == offered
 
 
-def test_tools_are_coloured_and_lines_end_where_they_should() -> None:
+def test_tools_are_dim_and_lines_end_where_they_should() -> None:
     out = io.StringIO()
     screen = Screen(out, styled=True)
     screen.show(CallStart(0, BuiltinCallItem("fc_1", FUNCTION, "functions", "f", "{}")))
     screen.note("done")
-    assert out.getvalue() == "\x1b[36mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
+    assert out.getvalue() == "\x1b[2mcall: f {}\x1b[0m\n\x1b[2mdone\x1b[0m\n"
 
 
 def test_what_is_said_is_folded_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,73 +338,6 @@ def test_a_newcomer_is_told_what_nano_is(
     monkeypatch.setattr("ossia.commands.terminal.Prompt", lambda **_: Typed())
     interact(session, Screen(out, styled=False), name, keep_history=False)
     assert ("for real work: ossia chat gpt-oss-20b" in out.getvalue()) == is_said
-
-
-class Terminal:
-    """`ossia` at a pseudo-terminal, which makes Ctrl-C a signal."""
-
-    PROGRAM = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from ossia.commands.main import main
-sys.exit(main())
-"""
-
-    def __init__(self, *args: str | Path, **variables: str) -> None:
-        self.handle, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", self.PROGRAM, *map(str, args)],
-            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-            env=environment(TERM="xterm", **variables),
-        )  # fmt: skip
-        os.close(theirs)
-        self.seen = ""
-        self.all = ""
-
-    def shows(self, text: str, seconds: float) -> bool:
-        """Read until `text` appears in what was not yet waited for; False if it does not."""
-        until = time.monotonic() + seconds
-        while text not in plain(self.seen):
-            if not select.select([self.handle], [], [], max(0, until - time.monotonic()))[0]:
-                return False
-            try:
-                read = os.read(self.handle, 4096).decode(errors="replace")
-            except OSError:  # it has ended
-                return False
-            self.seen += read
-            self.all += read
-        self.seen = plain(self.seen).split(text, 1)[1]
-        return True
-
-    def wait_until_working(self) -> None:
-        """Until no prompt reads keys any more: from now on Ctrl-C is a signal."""
-        until = time.monotonic() + 60
-        while not termios.tcgetattr(self.handle)[3] & termios.ISIG:
-            if time.monotonic() > until:
-                pytest.fail(f"the prompt is still there: {self.seen!r}")
-            self.shows("nothing that is waited for", 0.01)
-
-    def wait_for(self, text: str) -> None:
-        if not self.shows(text, 60):
-            pytest.fail(f"no {text!r}, but {self.seen!r}")
-
-    def type(self, text: str) -> None:
-        os.write(self.handle, text.encode())
-
-    def end(self) -> int:
-        """The exit code."""
-        self.shows("nothing more that is waited for", 60)
-        return self.process.wait(60)
-
-
-@pytest.fixture
-def terminals() -> Iterator[list[Terminal]]:
-    started: list[Terminal] = []
-    yield started
-    for terminal in started:
-        terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.handle)
 
 
 def test_ctrl_c_at_a_terminal_stops_an_answer_not_the_program(

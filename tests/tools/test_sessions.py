@@ -6,6 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -180,3 +184,80 @@ def test_a_function_that_exits_does_not_end_the_program() -> None:
     tool = PythonFunction(FunctionTool("leave"), leave)
     (result,) = Sessions(SessionKey()).call_all([(tool, "leave", "now")])
     assert result == ToolResult("error: the tool failed", failed=True)
+
+
+class Asking(Counter):
+    """Its calls ask something in the thread that waits for them."""
+
+    def __init__(self, question: Callable[[], object]) -> None:
+        super().__init__()
+        self.question = question
+
+    def session(self, key: SessionKey) -> Any:
+        asker = super().session(key)
+
+        async def ask(function: str, text: str, deadline: float | None) -> ToolResult:
+            return ToolResult(str(await sessions.in_waiting_thread(self.question)))
+
+        asker.call = ask  # type: ignore[method-assign]
+        return asker
+
+
+def test_questions_are_asked_in_the_thread_that_waits() -> None:
+    def who() -> str:
+        return threading.current_thread().name
+
+    asking = Asking(who)
+    (result,) = Sessions(SessionKey()).call_all([(asking, "next", "")])
+    assert result.text == who()
+    # without such a thread, in one that holds up nobody
+    on_loop = asyncio.run(Sessions(SessionKey()).call(asking, "next", ""))
+    assert on_loop.text != who()
+
+
+@pytest.mark.parametrize("error", [ToolError("no"), StopIteration("over"), ValueError("x")])
+def test_a_question_that_fails_is_a_result(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    (result,) = Sessions(SessionKey()).call_all([(Asking(fails), "next", "")])
+    assert result.failed and result.text in ("error: no", "error: the tool failed")
+
+
+def test_an_interrupted_call_has_a_result_and_the_others_too() -> None:
+    counter = Counter()
+    used = Sessions(SessionKey())
+    first = counter.session(used.key)
+    begun = first.meeting
+    used._open[id(counter)] = first
+
+    def interrupt() -> None:
+        while not begun.is_set() or len(used._running) < 2:
+            time.sleep(0.001)
+        pressed.append(used.interrupt())
+        pressed.append(used.interrupt())
+
+    pressed: list[bool] = []
+    presser = threading.Thread(target=interrupt)
+    presser.start()
+    results = used.call_all([(counter, "next", ""), (counter, "next", "hang")])
+    presser.join()
+    assert pressed == [True, False], "the second time they had been asked before"
+    assert results[0] == ToolResult("1") and results[1].failed
+    assert "the user interrupted this call" in results[1].text
+    assert not used.interrupt(), "nothing runs"
+    assert used.call_all([(counter, "next", "")]) == [ToolResult("2")]
+
+
+def test_there_is_one_loop_whoever_asks_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sessions._loop.cache_clear()
+    new = asyncio.new_event_loop
+
+    def slow() -> asyncio.AbstractEventLoop:
+        time.sleep(0.02)  # so that others ask meanwhile
+        return new()
+
+    monkeypatch.setattr(asyncio, "new_event_loop", slow)
+    with ThreadPoolExecutor(8) as pool:
+        loops = list(pool.map(lambda _: sessions.background_loop(), range(8)))
+    assert len(set(loops)) == 1

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ossia.commands.hosted.chat import ChatTools, asked_of_server
 from ossia.commands.options import (
     MODEL_HELP,
     Command,
@@ -32,10 +33,13 @@ FILE, and Tab completes them. Reasoning is dim.
 
 From a pipe or a file: every line that is not empty is a turn of one conversation, answered in
 order. Lines of reasoning begin with "thinking: ", tool calls with "call: ", what tools return with
-"result: " or "failed: "; the answer has no prefix.
+"result: " or "failed: "; the answer has no prefix. Nobody can be asked there: calls that need
+approval are refused.
 
 examples:
   ossia chat --effort high --calculator
+  ossia chat gpt-oss-20b --tools python --effort high
+  ossia chat gpt-oss-20b --tools browser --corpus notes/ --mcp mcp.json --patch-root project/
   ossia chat --temperature 0.7 --seed 1
   ossia chat gpt-oss-20b --instructions 'Answer in French.' --date 2025-08-05
   ossia chat --server http://127.0.0.1:8000       a model that `ossia serve` has loaded
@@ -71,6 +75,7 @@ class Options:
         "today", "YYYY-MM-DD, today or none: what a model that runs here is told", "DATE"
     )
     no_history: bool = option(False, "do not keep what is typed for the next session")
+    chat_tools: ChatTools = ChatTools()
     computing: Computing = Computing()
     sampling: Sampling = Sampling()
 
@@ -92,26 +97,33 @@ def _local(options: Options) -> Session:
     """With a model that is loaded here."""
     if options.api_key is not None:
         raise RequestError("--api-key is for a server: give --server URL too")
+    from ossia.commands.hosted import chat as chat_tools
+    from ossia.commands.terminal.approvals import Approver
+
+    approver = Approver()
+    bench = chat_tools.make(options.chat_tools, approver)
     name = options.model or "nano"
     llm = options.computing.load_model(name)
     from ossia.commands.terminal.session import Session
     from ossia.harmony import Effort
     from ossia.tasks import CALCULATOR, calculate
-    from ossia.tasks import Tool as TaskTool
+    from ossia.tools import PythonFunction
 
     sampling = options.sampling.given()
     llm.params(**sampling)  # values that make no sense are reported before the first question
-    calculator = TaskTool(CALCULATOR, calculate)
+    calculator = PythonFunction(CALCULATOR, calculate)
     return Session(
         llm,
         Effort(options.effort or Effort.MEDIUM),
         options.instructions,
         options.date,
-        tools=(calculator,) if options.calculator else (),
+        tools=(*bench.tools.values(), *((calculator,) if options.calculator else ())),
         sampling=sampling,
         name=name,
         load=options.computing.load_model,
-        available={"calculator": calculator},
+        available={**bench.tools, "calculator": calculator},
+        bench=bench,
+        approver=approver,
     )
 
 
@@ -122,6 +134,9 @@ def _remote(options: Options, url: str) -> Session:
             "--server: the model and its tools are the server's; leave out --calculator and the "
             "options under `computing`"
         )
+    sampling = options.sampling.given()
+    if asked := asked_of_server(options.chat_tools):
+        sampling["tools"] = asked
     from ossia.commands.terminal.remote import Server
     from ossia.commands.terminal.session import Session
     from ossia.harmony import Effort
@@ -134,7 +149,7 @@ def _remote(options: Options, url: str) -> Session:
         options.instructions,
         options.date,
         tools=(),
-        sampling=options.sampling.given(),
+        sampling=sampling,
         name=server.model,
         load=server.with_model,
     )

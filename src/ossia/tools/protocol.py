@@ -97,6 +97,17 @@ class AskingSession(Protocol):
     def asks(self, function: str) -> bool: ...
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A session whose call can be ended early with a result, and without loss of its state."""
+
+    def interrupt(self) -> bool:
+        """Whether there is a call that will end now. Called by the handler of a signal: it takes
+        no lock, and does not wait.
+        """
+        ...
+
+
 class Tool(Protocol):
     """Something that the model may call and that we carry out."""
 

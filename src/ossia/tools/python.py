@@ -131,6 +131,12 @@ class Python:
     def session(self, key: SessionKey) -> PythonSession:
         return PythonSession(self, key)
 
+    def end(self, key: SessionKey) -> None:
+        """The conversation is over: its process and its files go."""
+        for container in self.containers.of_caller(key.caller):
+            if key.conversation and container.conversation == key.conversation:
+                self.containers.delete(key.caller, container.id)
+
     def interrupt(self, caller: str | None = None) -> bool:
         """Ctrl-C: every cell that runs, or those of one caller. Whether there was any."""
         with self._lock:
@@ -236,6 +242,9 @@ class Submitted:
     kernel: KernelProcess
     lost: str | None
 
+    def interrupt(self) -> bool:
+        return self.kernel.interrupt(self.future)
+
 
 class PythonSession:
     """The tool in one answer. Without a conversation nobody can come back: then the files are
@@ -246,6 +255,7 @@ class PythonSession:
         self.tool = tool
         self.key = key
         self._container: Container | None = None
+        self._sent: list[Submitted] = []  # cells without a result
 
     @property
     def container(self) -> Container:
@@ -287,12 +297,19 @@ class PythonSession:
             await asyncio.to_thread(self.tool.prepare)
         container = self.container
         sent = self.tool.submit(container, text, seconds)
+        self._sent.append(sent)
         try:
             ran = await asyncio.wrap_future(sent.future)
         except asyncio.CancelledError:
-            sent.kernel.interrupt(sent.future)
+            sent.interrupt()
             raise
+        finally:
+            self._sent.remove(sent)
         return self._result(container, ran, seconds, sent.lost)
+
+    def interrupt(self) -> bool:
+        """See `protocol.Interruptible`."""
+        return any([sent.interrupt() for sent in self._sent])
 
     def _result(
         self, container: Container, ran: Ran, seconds: float, lost: str | None

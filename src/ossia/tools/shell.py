@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from ossia.errors import ToolError
 from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.harmony.messages import FUNCTIONS
+from ossia.tools.approval import Approvals, Approve
 from ossia.tools.kinds import SHELL, ToolKind
 from ossia.tools.protocol import MaybeAwaitable, SessionKey, ToolResult
 from ossia.tools.texts import cut
@@ -111,7 +112,7 @@ def _number(value: dict[str, Any], key: str, default: float) -> float:
 
 class Shell:
     """`runner_of`: the place where commands of a conversation run. `argv`: what runs a command,
-    which comes last.
+    which comes last. `approve`: asked before each call; None: none needs approval.
     """
 
     kind: ToolKind = SHELL
@@ -123,7 +124,9 @@ class Shell:
         *,
         cwd: str = "",
         argv: Sequence[str] = ("/bin/sh", "-c"),
+        approve: Approve | None = None,
     ) -> None:
+        self.approvals = Approvals(approve)
         self.runner_of = runner_of
         self.cwd = cwd
         self.argv = tuple(argv)
@@ -159,6 +162,10 @@ class ShellSession:
         time was over still run, as long as the deadline leaves time.
         """
         read = Arguments.of(text)
+        asked = {"commands": list(read.commands)}
+        refused = await self._shell.approvals.refused("shell", asked)
+        if refused is not None:
+            return refused
         outputs = []
         for command in read.commands:
             seconds = read.seconds

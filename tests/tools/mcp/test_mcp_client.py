@@ -19,7 +19,7 @@ import uvicorn
 import ossia
 from ossia.errors import McpError
 from ossia.tokenizer import Tokenizer
-from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult
+from ossia.tools import SessionKey, Sessions, Toolbox, ToolResult, mcp_servers
 from ossia.tools.mcp import Asked, McpConfig, McpServer, Verdict, transport
 from ossia.tools.mcp.results import as_result
 
@@ -256,6 +256,33 @@ def test_servers_that_do_not_start(connect: Connect) -> None:
         connect("silent", timeout=1.0)
     with pytest.raises(McpError, match="no connection"):
         McpServer.connect(McpConfig("team", url="http://127.0.0.1:9/mcp", timeout=5.0))
+
+
+def test_a_file_of_servers_and_who_is_asked(tmp_path: Path) -> None:
+    def entry(state: str, **more: Any) -> dict[str, Any]:
+        args = ["-S", str(STRANGER), "plain", str(tmp_path / state)]
+        return {"command": sys.executable, "args": args, **more}
+
+    asked: list[tuple[str, str]] = []
+
+    def approve(question: Asked) -> bool:
+        asked.append((f"{question.label}.{question.name}", threading.current_thread().name))
+        return question.arguments == {"text": "yes"}
+
+    file = tmp_path / "mcp.json"
+    both = {"one": entry("1"), "two": entry("2", approval="never")}
+    file.write_text(json.dumps({"mcpServers": both}))
+    one, two = mcp_servers(file, approve)
+    texts = [(one, "yes"), (one, "no"), (two, "no")]
+    said = [call(server, "write", text=text).text for server, text in texts]
+    assert said == ["yes", "The user did not approve this call.", "no"]
+    assert asked == [("one.write", threading.current_thread().name)] * 2
+    assert call(one, text="it reads").text == "it reads" and len(asked) == 2
+    one.close()
+    two.close()
+    file.write_text(json.dumps({"mcpServers": {**both, "bad": {"command": "/no/such/program"}}}))
+    with pytest.raises(McpError, match=r"bad: .*No such file"):
+        mcp_servers(file)
 
 
 def test_secrets_are_not_shown() -> None:

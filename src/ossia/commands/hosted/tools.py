@@ -17,6 +17,7 @@ from ossia.errors import RequestError
 if TYPE_CHECKING:
     from ossia.server.hosted.mcp import McpServers
     from ossia.tools import Tool
+    from ossia.tools.browser import Browser
     from ossia.tools.containers import Containers
 
 NAMES = ("browser", "python", "shell")
@@ -63,7 +64,13 @@ class Hosted:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(filter(None, (name.strip() for name in self.tools.split(","))))
+        return names_in(self.tools)
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    names = (name.strip() for name in text.split(","))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 @dataclass
@@ -110,18 +117,24 @@ def make(options: Hosted) -> Made:
 
 
 def _add_browser(options: Hosted, made: Made) -> None:
+    made.tools.append(browser(options.corpus, options.searx))
+    made.about.append(f"browser: {about_browser(options.corpus, options.searx)}")
+
+
+def browser(corpus: str | None, searx: str | None) -> Browser:
+    """Raises `ToolError` for a package or a corpus that is missing."""
     from ossia.tools.browser import Browser
     from ossia.tools.browser.needed import check_installed
 
     for package in ("httpx2", "lxml", "protego"):
         check_installed(package)
-    made.tools.append(Browser(options.corpus, options.searx))
-    source = "opens URLs, searches nothing"
-    if options.corpus is not None:
-        source = f"searches {options.corpus}"
-    elif options.searx is not None:
-        source = f"searches with {options.searx}"
-    made.about.append(f"browser: {source}")
+    return Browser(corpus, searx)
+
+
+def about_browser(corpus: str | None, searx: str | None) -> str:
+    if corpus is not None:
+        return f"searches {corpus}"
+    return f"searches with {searx}" if searx is not None else "opens URLs, searches nothing"
 
 
 def _add_code(options: Hosted, made: Made) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from ossia.commands.terminal.approvals import at_terminal
 from ossia.commands.terminal.interrupts import Interrupt, Presses, nothing_lost, raise_interrupt
 from ossia.commands.terminal.prompt import Prompt
 from ossia.commands.terminal.remote import Server
@@ -54,6 +55,7 @@ def interact(session: Session, screen: Screen, name: str, *, keep_history: bool)
         screen.note(DEMONSTRATION)
     prompt = Prompt(keep_history=keep_history, completer=slash.Completions(session))
     with nothing_lost(sys.stdin), Presses() as presses:
+        at_terminal(session.approver, screen, presses)
         while True:
             try:
                 text = prompt.read(presses)

@@ -35,6 +35,7 @@ class Presses:
         """`taker` is called at once for what was kept, then whenever Ctrl-C comes; it runs in the
         main thread, between any two steps of it, and may raise `KeyboardInterrupt`.
         """
+        before = self._taker
         self._taker = taker
         try:
             if self._kept:
@@ -42,7 +43,7 @@ class Presses:
                 taker()
             yield
         finally:
-            self._taker = None
+            self._taker = before
 
     def keep(self) -> None:
         """One that came too late for who took it: the next one gets it."""
@@ -63,10 +64,13 @@ def raise_interrupt() -> None:
 class Interrupt:
     """Ctrl-C during an answer: `press` is its taker. The first sets `asked`, which a call returns;
     one more, during a long step, raises, and so does the first while `waiting`.
+
+    `break_calls`: while tools run, Ctrl-C is for them first. It returns whether it was.
     """
 
     def __init__(self) -> None:
         self.asked = False
+        self.break_calls: Callable[[], bool] = lambda: False
         self._raises = False
 
     def __call__(self) -> bool:
@@ -84,6 +88,8 @@ class Interrupt:
             self._raises = False
 
     def press(self) -> None:
+        if self.break_calls():
+            return
         again = self.asked
         self.asked = True
         if again or self._raises:

@@ -35,13 +35,24 @@ class Prompt:
         prompt_toolkit has a handler of the signal, which fails where the program is not running
         yet, or not any more; its own `asyncio.run` would set another one.
         """
-        leaving = _Leaving(self._session.app)
-        try:
-            with presses.go_to(leaving.ask):
-                return self._session.prompt("\n> ", handle_sigint=False, pre_run=leaving.leave)
-        finally:
-            if leaving.asked and not leaving.left:
-                presses.keep()
+        return _read(self._session, "\n> ", presses)
+
+
+def read_answer(question: str, presses: Presses) -> str:
+    """Like `Prompt.read`, for one line that is not kept."""
+    from prompt_toolkit import PromptSession
+
+    return _read(PromptSession(), question, presses)
+
+
+def _read(session: PromptSession[str], message: str, presses: Presses) -> str:
+    leaving = _Leaving(session.app)
+    try:
+        with presses.go_to(leaving.ask):
+            return session.prompt(message, handle_sigint=False, pre_run=leaving.leave)
+    finally:
+        if leaving.asked and not leaving.left:
+            presses.keep()
 
 
 class _Leaving:

@@ -11,7 +11,7 @@ import textwrap
 from itertools import chain
 from typing import TextIO
 
-from ossia.commands.display import CYAN, DIM, RED, RESET, visible
+from ossia.commands.display import DIM, RED, RESET, visible
 from ossia.turn.events import (
     BuiltinCallItem,
     CallStart,
@@ -27,19 +27,24 @@ from ossia.turn.events import (
 )
 
 ERASE_LINE = "\r\x1b[K"
+CALL_LINES = 40  # that a terminal shows of a call
+RESULT_LINES = 12  # and of a result, from its beginning and its end
+LINE_CHARACTERS = 500  # of a line of either
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class Screen:
-    """Writes events to a stream. Styled: reasoning dim, tools coloured. Else: a prefix on their
-    lines.
+    """Writes events to a stream. Styled: reasoning, calls and results dim. Else: a prefix on their
+    lines. `cuts`: whether long calls and results are cut; at a terminal they are.
     """
 
     def __init__(self, out: TextIO, *, styled: bool, reasoning: bool = True) -> None:
         self.out, self.styled, self.reasoning = out, styled, reasoning
+        self.cuts = out.isatty()
         self._fresh = True  # whether the cursor is at the beginning of a line
         self._waiting = False  # whether that line says that reasoning goes on, which is not shown
         self._items: dict[int, Item] = {}  # of the turn that is shown
+        self._calls: dict[int, Cut] = {}  # of our tools, begun to be shown
 
     def show(self, event: TurnEvent) -> None:
         match event:
@@ -47,25 +52,43 @@ class Screen:
                 self.end_line()
                 self._items[event.index] = event.item
             case ItemDelta():
-                self._text(self._items[event.index], event.text)
-            case CallStart(item=call):
-                self._block("call", f"{call.name} {call.text}", CYAN)
+                self._text(event.index, event.text)
+            case CallStart(index=index, item=call):
+                if index not in self._calls:
+                    self._call(index, call, call.text)
+                self._write(self._calls.pop(index).rest(), DIM, "call: ")
+                self.end_line()
             case ItemEnd(item=BuiltinCallItem(failed=True) as call) if event.complete:
-                self._block("failed", call.result, RED)
+                self._block("failed", self._shortened(call.result), RED)
             case ItemEnd(item=BuiltinCallItem() as call) if event.complete:
-                self._block("result", call.result, CYAN)
+                self._block("result", self._shortened(call.result), DIM)
             case ItemEnd(item=ToolCallItem() as call):
-                self._block("call", f"{call.name} {call.text}", CYAN)
+                self._block("call", f"{call.name} {call.text}", DIM)
             case TurnEnd():
                 self.end_line()
+                self._items.clear()
+                self._calls.clear()
         self.out.flush()
 
-    def _text(self, item: Item, text: str) -> None:
-        match item:
+    def _text(self, index: int, text: str) -> None:
+        match self._items[index]:
             case ReasoningItem():
                 self._think(text)
             case MessageItem():
                 self._write(text)
+            case BuiltinCallItem() as call:
+                self._call(index, call, text)
+
+    def _call(self, index: int, call: BuiltinCallItem, text: str) -> None:
+        """Code as it is sampled; other calls when they are complete."""
+        if index not in self._calls:
+            self._calls[index] = Cut(CALL_LINES if self.cuts else None)
+            gap = " " if text.startswith("{") else "\n"
+            text = f"{call.name}{gap}{text}"
+        self._write(self._calls[index].feed(text), DIM, "call: ")
+
+    def _shortened(self, text: str) -> str:
+        return shortened(text) if self.cuts else text
 
     def note(self, text: str) -> None:
         """A line of our own, not the model's; at a terminal it is folded between words."""
@@ -107,3 +130,54 @@ class Screen:
             if style and self.styled:
                 line = f"{style}{line}{RESET}"
             self.out.write(line)
+
+
+class Cut:
+    """Text that grows, as far as it is shown: so many lines (None: all) of bounded length."""
+
+    def __init__(self, lines: int | None) -> None:
+        self.most = lines
+        self.lines = 0
+        self.column = 0
+        self.left_out = 0  # characters
+
+    def feed(self, text: str) -> str:
+        return text if self.most is None else "".join(map(self._part, _LINE.findall(text)))
+
+    def rest(self) -> str:
+        """What is said at the end."""
+        return f"\n[... {self.left_out} characters left out ...]" if self.left_out else ""
+
+    def _part(self, part: str) -> str:
+        """Of a line, or all of it, with its end."""
+        assert self.most is not None
+        is_seen = self.lines < self.most
+        room = max(0, LINE_CHARACTERS - self.column) if is_seen else 0
+        words = part.removesuffix("\n")
+        self.left_out += max(0, len(words) - room)
+        self.column += len(words)
+        end = part[len(words) :]
+        if end:
+            self.lines += 1
+            self.column = 0
+        return words[:room] + (end if is_seen else "")
+
+
+def is_shown_whole(call: str) -> bool:
+    cut = Cut(CALL_LINES)
+    cut.feed(call)
+    return not cut.left_out
+
+
+def shortened(result: str) -> str:
+    """Lines of the beginning and the end."""
+    lines = [_within(line) for line in result.split("\n")]
+    if len(lines) <= RESULT_LINES:
+        return "\n".join(lines)
+    half = RESULT_LINES // 2
+    note = f"[... {len(lines) - 2 * half} lines left out ...]"
+    return "\n".join([*lines[:half], note, *lines[-half:]])
+
+
+def _within(line: str) -> str:
+    return line if len(line) <= LINE_CHARACTERS else f"{line[:LINE_CHARACTERS]} ..."

@@ -7,13 +7,16 @@ Nothing here samples, parses or runs a tool: a turn is `LLM.chat`, or `Server.ch
 from __future__ import annotations
 
 import json
+import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ossia.commands.display import progress
+from ossia.commands.hosted.chat import Bench
+from ossia.commands.terminal.approvals import Approver
 from ossia.commands.terminal.interrupts import Interrupt
 from ossia.commands.terminal.remote import Server
 from ossia.commands.terminal.screen import Screen
@@ -29,7 +32,7 @@ from ossia.harmony import (
     SystemContent,
     render_for_completion,
 )
-from ossia.tools import Tool, Toolbox
+from ossia.tools import SessionKey, Tool, Toolbox
 from ossia.turn.events import TurnEnd, Usage
 
 if TYPE_CHECKING:
@@ -39,13 +42,16 @@ STOPPED = "stopped"
 CUT = "the tokens ran out (--max-tokens, or the context is full)"
 FORGOTTEN = "before an answer began; the question is forgotten"
 STAYS = "the answer stays in the conversation as far as it got"
+DONE = "what tools did stays in the conversation"
 
 
 @dataclass
 class Session:
     """What was said, and how the next turn will be asked for. `effort` None: as the server does.
 
-    `name`: the model's; `load` makes another of a name; `available`: tools that may be offered.
+    `name`: the model's; `load` makes another of a name; `available`: tools that may be offered, by
+    name; `bench`: those of them that keep state, and what a person is told of them. `thread`: by
+    which tools know the conversation; `approver`: asked before calls that need approval.
     """
 
     llm: LLM | Server
@@ -60,16 +66,21 @@ class Session:
     name: str = ""
     load: Callable[[str], LLM | Server] | None = None
     available: Mapping[str, Tool] = field(default_factory=dict)
+    bench: Bench = field(default_factory=Bench)
+    approver: Approver = field(default_factory=Approver)
+    thread: str = field(default_factory=lambda: secrets.token_hex(16))
     forgotten: str = ""  # the last question, if it got no answer
     usage: Usage = Usage()  # of the last turn
 
     def conversation(self, *more: Message) -> Conversation:
-        system = SystemContent(current_date=self.date, effort=self.effort)
-        functions = Toolbox(builtin=self.tools).json_functions
+        toolbox = Toolbox(builtin=self.tools)
+        system = SystemContent(
+            current_date=self.date, effort=self.effort, namespaces=toolbox.system_namespaces
+        )
         lead = [Message(Role.SYSTEM, system)]
-        if self.instructions is not None or functions:
-            content = DeveloperContent(self.instructions, functions)
-            lead.append(Message(Role.DEVELOPER, content))
+        developer = toolbox.developer(self.instructions)
+        if developer is not None:
+            lead.append(Message(Role.DEVELOPER, developer))
         return Conversation((*lead, *self.history, *more))
 
     def ask(self, text: str, screen: Screen, interrupt: Interrupt | None = None) -> str:
@@ -92,13 +103,19 @@ class Session:
         self.answered_tokens += end.completion_tokens
         self.usage = end.usage
         stopped = interrupt is not None and interrupt.asked
+        why = STOPPED if stopped else CUT
+        messages = end.messages
         if end.reason == "length" and not end.text:
-            return f"{STOPPED if stopped else CUT} {FORGOTTEN}"
-        self.history += [user, *end.messages]
+            messages = up_to_last_result(messages)
+            if not messages:
+                return f"{why} {FORGOTTEN}"
+        self.history += [user, *messages]
         self.forgotten = ""
         match end.reason:
+            case "length" if not end.text:
+                return f"{why}; {DONE}"
             case "length":
-                return f"{STOPPED if stopped else CUT}; {STAYS}"
+                return f"{why}; {STAYS}"
             case "tool_rounds":
                 return "the model kept calling tools and gave no answer"
         return "" if end.text else "the model ended its turn without an answer"
@@ -111,8 +128,11 @@ class Session:
         if isinstance(self.llm, Server):
             return self._shown(self.llm.chat(conversation, **options), screen)
         with progress("reading the prompt", "tokens") as tell:
-            options |= {"tools": self.tools, "progress": tell}
-            return self._shown(self.llm.chat(conversation, **options), screen)
+            options |= {"tools": self.tools, "thread": self.thread, "progress": tell}
+            chat = self.llm.chat(conversation, **options)
+            if interrupt is not None:
+                interrupt.break_calls = chat.interrupt
+            return self._shown(chat, screen)
 
     def _shown(self, events: Any, screen: Screen) -> TurnEnd:
         for event in events:
@@ -120,6 +140,13 @@ class Session:
             if isinstance(event, TurnEnd):
                 return event
         raise AssertionError("a turn ends with a TurnEnd")
+
+    def new(self) -> None:
+        """Forget what was said; tools forget it, too."""
+        self.bench.end(SessionKey(conversation=self.thread))
+        self.thread = secrets.token_hex(16)
+        self.history = []
+        self.forgotten = ""
 
     def take_back(self) -> str:
         """The last question, which is then not in the conversation any more, nor is its answer; ""
@@ -190,8 +217,7 @@ class Session:
         if not isinstance(data, dict):
             raise ValueError("expected an object")
         messages = Conversation.from_dict(data).messages
-        self.history = []
-        self.forgotten = ""
+        self.new()
         for message in messages:
             if isinstance(message.content, SystemContent):
                 self.effort = Effort(message.content.effort or self.effort or Effort.MEDIUM)
@@ -200,6 +226,12 @@ class Session:
             else:
                 self.history.append(message)
         return f"{len(self.history)} messages from {path}; effort {self.effort}"
+
+
+def up_to_last_result(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Without the reasoning that led to nothing: an answer that was stopped after tools had run."""
+    results = [n for n, message in enumerate(messages) if message.role is Role.TOOL]
+    return tuple(messages[: results[-1] + 1]) if results else ()
 
 
 def _is_conversation(path: Path) -> bool:

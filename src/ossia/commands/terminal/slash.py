@@ -59,8 +59,7 @@ def _help(session: Session, screen: Screen, rest: str) -> str:
 
 
 def _new(session: Session, screen: Screen, rest: str) -> str:
-    session.history.clear()
-    session.forgotten = ""
+    session.new()
     return "a new conversation"
 
 
@@ -96,10 +95,13 @@ def _tools(session: Session, screen: Screen, words: str) -> str:
     if words:
         offered = offered | named if wish != "off" else offered - named
         session.tools = tuple(t for name, t in session.available.items() if name in offered)
-    if not session.available:
-        return "a server has tools of its own, if any; none is offered from here"
+    if isinstance(session.llm, Server):
+        asked = ", ".join(tool["type"] for tool in session.sampling.get("tools", ()))
+        return f"the server is asked for: {asked or 'none of its own tools'}"
     states = (f"{name} {'on' if name in offered else 'off'}" for name in session.available)
-    return f"tools: {', '.join(states)}; /tools NAME on or off changes one, /tools on or off all"
+    said = [f"tools: {', '.join(states)}; /tools NAME on or off changes one, /tools on or off all"]
+    said += (f"{name}: {about}" for name, about in session.bench.about.items())
+    return "\n".join(said)
 
 
 def _model(session: Session, screen: Screen, name: str) -> str:

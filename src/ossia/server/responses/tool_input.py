@@ -18,8 +18,8 @@ from ossia.server.hosted.approvals import UNKNOWN, AskedFor
 from ossia.server.hosted.told import told_by
 from ossia.server.wire.content import result_part, text_of
 from ossia.server.wire.fields import At
+from ossia.tools.approval import NOT_APPROVED
 from ossia.tools.mcp.config import label_of, recipient_name
-from ossia.tools.mcp.tool import NOT_APPROVED
 from ossia.tools.patch import patch_of
 from ossia.tools.shell import shown
 from ossia.tools.texts import clean

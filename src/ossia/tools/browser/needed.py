@@ -30,6 +30,5 @@ def check_installed(package: str) -> None:
 
 def _missing(package: str) -> ToolError:
     return ToolError(
-        f"the browser needs the package {package}, which is not installed: "
-        "pip install 'ossia[tools]'"
+        f"this tool needs the package {package}, which is not installed: pip install 'ossia[tools]'"
     )

@@ -3,9 +3,10 @@ request wants it), and ours for other programs (`serving`). Needs `pip install '
 package is imported when it is used.
 """
 
+from ossia.tools.approval import Asked, Verdict
 from ossia.tools.mcp.config import McpConfig, read_config
 from ossia.tools.mcp.request import RequestedServer, Which, Wishes
-from ossia.tools.mcp.tool import Asked, McpServer, Verdict
+from ossia.tools.mcp.tool import McpServer
 
 __all__ = [
     "Asked",

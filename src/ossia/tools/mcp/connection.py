@@ -77,7 +77,10 @@ class Connection:
             self._owner = owner
         except TimeoutError:
             seconds = self.config.timeout
-            raise McpError(f"{self.config.label}: no connection within {seconds:g} s") from None
+            raise McpError(
+                f"{self.config.label}: no connection within {seconds:g} s. If its program is being "
+                "installed, start it once by itself, or give it a longer `timeout`"
+            ) from None
         finally:
             if self._owner is not owner:
                 owner.cancel()

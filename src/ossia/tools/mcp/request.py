@@ -13,9 +13,10 @@ from typing import Any
 
 from ossia.errors import ToolError
 from ossia.harmony import ToolNamespace
+from ossia.tools.approval import NOT_APPROVED
 from ossia.tools.kinds import MCP, ToolKind
 from ossia.tools.mcp.declaring import INSTRUCTIONS, DeclaredTool, Listed
-from ossia.tools.mcp.tool import NOT_APPROVED, McpServer, McpSession, Save
+from ossia.tools.mcp.tool import McpServer, McpSession, Save
 from ossia.tools.protocol import SessionKey, ToolResult
 from ossia.tools.texts import clean
 

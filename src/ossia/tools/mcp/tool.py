@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ossia.errors import McpError, ToolError
 from ossia.harmony import ToolNamespace
+from ossia.tools.approval import Ask, Asked, Verdict, refusal
 from ossia.tools.kinds import MCP, ToolKind
 from ossia.tools.mcp.config import McpConfig
 from ossia.tools.mcp.connection import Connection, Lost, Opened, on_loop
@@ -24,33 +25,7 @@ from ossia.tools.mcp.pool import Pool
 from ossia.tools.mcp.results import as_result
 from ossia.tools.protocol import SessionKey, ToolResult
 from ossia.tools.sessions import background_loop
-from ossia.tools.texts import clean
 
-NOT_APPROVED = "The user did not approve this call."
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A call that waits for approval. `reason`: the server's configuration asks for it, or the
-    tool is no longer the one that was declared.
-    """
-
-    label: str
-    name: str
-    arguments: dict[str, Any]
-    reason: Literal["configured", "changed"] = "configured"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """`always`: further calls of this tool are approved, too, as long as it does not change."""
-
-    approved: bool
-    reason: str = ""
-    always: bool = False
-
-
-Ask = Callable[[Asked], Awaitable[Verdict]]
 Save = Callable[[SessionKey, str, str], str | None]
 
 
@@ -212,8 +187,7 @@ class McpSession:
             asked = Asked(server.config.label, tool.listed.name, arguments, reason)
             verdict = await server.ask(asked)
         if not verdict.approved:
-            text = f"{NOT_APPROVED} {clean(verdict.reason, 1000)}".strip()
-            return ToolResult(text, failed=True)
+            return refusal(verdict)
         if verdict.always:
             server.approved.add((function, digest))
         return None

@@ -10,6 +10,7 @@ from typing import Any
 from ossia.errors import PatchError
 from ossia.harmony import LarkFormat, ToolNamespace
 from ossia.harmony.messages import FUNCTIONS
+from ossia.tools.approval import Approvals, Approve
 from ossia.tools.kinds import APPLY_PATCH, ToolKind
 from ossia.tools.patch.declaration import GRAMMAR, INSTRUCTIONS
 from ossia.tools.patch.jail import Jail
@@ -27,24 +28,27 @@ DECLARED = DeclaredCustom(NAME, INSTRUCTIONS, LarkFormat(GRAMMAR))
 class ApplyPatch:
     """Edits the files below `root`, and no others. Raises PatchError if that cannot be opened.
 
-    Keeps no state between calls. Patches are carried out one at a time.
+    Keeps no state between calls. Patches are carried out one at a time. `approve`: asked before
+    each of them; None: none needs approval.
     """
 
     kind: ToolKind = APPLY_PATCH
     namespace = ToolNamespace(FUNCTIONS, None, (DECLARED.declared(),))
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, approve: Approve | None = None) -> None:
+        self.approvals = Approvals(approve)
         self._jail = Jail(root)
         self._lock = threading.Lock()
 
     def session(self, key: SessionKey) -> PatchSession:
-        return PatchSession(self._jail, self._lock)
+        return PatchSession(self._jail, self._lock, self.approvals)
 
 
 class PatchSession:
-    def __init__(self, jail: Jail, lock: threading.Lock) -> None:
+    def __init__(self, jail: Jail, lock: threading.Lock, approvals: Approvals) -> None:
         self._jail = jail
         self._lock = lock
+        self._approvals = approvals
 
     def action(self, function: str, text: str) -> dict[str, Any] | None:
         """`{"type": "apply_patch", "operations": [...]}`; None for what is no patch."""
@@ -55,8 +59,12 @@ class PatchSession:
 
     async def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
         """In a thread, for files may be large and disks slow. A call that is given up writes
-        nothing, unless it has begun to.
+        nothing, unless it has begun to. Nobody is asked about what is no patch.
         """
+        read_patch(text)
+        refused = await self._approvals.refused(NAME, {"patch": text})
+        if refused is not None:
+            return refused
         given_up = threading.Event()
         try:
             return await asyncio.to_thread(self._apply, text, given_up)
