@@ -163,7 +163,7 @@ class Kept:
         None, "a file for responses and conversations", "FILE", shown="in memory"
     )
     store_ttl: Seconds = option(30 * 86400.0, "", "TIME", shown="30d")
-    store_bytes: Size | None = option(None, "", "SIZE", shown="1GiB in a file, 128MiB in memory")
+    store_bytes: Size | None = option(None, "", "SIZE", shown="1GiB in a file, 16MiB in memory")
     secret_file: str | None = option(
         None,
         "seals reasoning that clients keep; made if it is not there",
