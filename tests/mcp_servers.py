@@ -1,14 +1,21 @@
-"""MCP servers without a process or a network: what tests of the server share."""
+"""MCP servers in tests: without a process or a network, and our own over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+import uvicorn
 
 from ossia.tools.mcp import McpConfig, McpServer
 from ossia.tools.mcp.connection import Connection, Opened
 from ossia.tools.mcp.declaring import Listed, declared
 from ossia.tools.mcp.pool import Pool
+from ossia.tools.mcp.serving import http_app
 
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 TOOLS = (
@@ -47,3 +54,21 @@ def pretended(label: str = "team", **wishes: Any) -> tuple[McpServer, Pretended]
     return McpServer(
         config, Pool(config, connection), declared(config, "A team.", TOOLS)
     ), connection
+
+
+@contextmanager
+def listening(tools: list[Any], caller_of: Callable[[str], str | None] | None) -> Iterator[str]:
+    """The address of the tools, served by a thread."""
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        app = http_app(tools, "127.0.0.1", caller_of)
+        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [port]})
+        thread.start()
+        try:
+            while not running.started:
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{port.getsockname()[1]}/mcp"
+        finally:
+            running.should_exit = True
+            thread.join()

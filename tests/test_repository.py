@@ -27,6 +27,7 @@ PYTHON_FILES = [
 PROSE = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAX_FILE, MAX_FUNCTION, MAX_DECISION = 600, 100, 40  # lines
 MODULES_OF = {  # where a distribution's module is called something else
+    "mcp-types": "mcp_types",
     "oss-harmony": "openai_harmony",
     "prometheus-client": "prometheus_client",
     "pydantic-core": "pydantic_core",

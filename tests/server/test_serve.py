@@ -435,6 +435,11 @@ def test_tools(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--tools", "python", "--searx", "http://s"], "--searx is of the tool browser"),
         (["--tools", "browser", "--containers", "c"], "--containers is of the tool python"),
         (["--python-unsafe"], "--python-unsafe is of the tool python"),
+        (["--python-mcp", "http://x"], "--python-mcp is of the tool python"),
+        (
+            ["--tools", "python,shell", "--python-mcp", "http://x"],
+            "--tools shell is for code that runs here",
+        ),
         (
             ["--tools", "python", "--python-unsafe", "--host", "0.0.0.0", "--insecure"],
             "--python-unsafe lets whoever asks change this machine",

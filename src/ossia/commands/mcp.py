@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ossia.commands.hosted.tools import browser
 from ossia.commands.options import Command, Group, option
 from ossia.errors import McpError
 
@@ -25,9 +26,9 @@ examples:
   ossia mcp serve --tools apply_patch --patch-root .
                              on standard input and output: an entry of mcpServers is
                              {"command": "ossia", "args": ["mcp", "serve", "--tools", ...]}
-  ossia mcp serve --tools apply_patch --http 127.0.0.1:9000
+  ossia mcp serve --tools browser,python --corpus docs --http 127.0.0.1:9000
                              over streamable HTTP, at http://127.0.0.1:9000/mcp
-  ossia mcp serve --tools apply_patch --http 0.0.0.0:9000 --keys keys.txt
+  ossia mcp serve --tools python --http 0.0.0.0:9000 --keys keys.txt
                              for other machines: only those who send Authorization: Bearer KEY
 """
 
@@ -38,6 +39,16 @@ class Options:
 
     tools: str = option("", "which tools, between commas", "NAMES", shown="none")
     patch_root: Path = option(Path("."), "the folder that apply_patch edits", "DIR")
+    corpus: str | None = option(
+        None,
+        "what the browser searches: a folder of texts, or a file of JSON lines",
+        "DIR",
+        shown="nothing: it opens URLs",
+        one_of="search",
+    )
+    searx: str | None = option(
+        None, "address of a SearXNG that the browser searches the web with", "URL", one_of="search"
+    )
     http: str | None = option(None, "listen there instead of on standard input", "HOST:PORT")
     keys: Path | None = option(None, "who may connect, as for `ossia serve`", "FILE")
 
@@ -48,7 +59,24 @@ def _apply_patch(options: Options) -> Tool:
     return ApplyPatch(options.patch_root)
 
 
-TOOLS: Mapping[str, Callable[[Options], Tool]] = {"apply_patch": _apply_patch}
+def _browser(options: Options) -> Tool:
+    return browser(options.corpus, options.searx)
+
+
+def _python(options: Options) -> Tool:
+    """The sandbox is proved here; without one, nothing is served."""
+    from ossia.tools.python import Python
+
+    python = Python()
+    python.prepare()
+    return python
+
+
+TOOLS: Mapping[str, Callable[[Options], Tool]] = {
+    "apply_patch": _apply_patch,
+    "browser": _browser,
+    "python": _python,
+}
 
 
 def serve(options: Options) -> None:
@@ -58,6 +86,8 @@ def serve(options: Options) -> None:
     if unknown or not names:
         what = f"there is no tool {unknown[0]!r}" if unknown else "no tools are named"
         raise McpError(f"{what}: --tools takes some of {', '.join(TOOLS)}, between commas")
+    if (options.corpus or options.searx) and "browser" not in names:
+        raise McpError("--corpus and --searx are of the tool browser: add --tools browser")
     tools = [TOOLS[name](options) for name in dict.fromkeys(names)]
     if options.http is None:
         from ossia.tools.mcp.serving import serve_stdio

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from mcp_servers import listening
 
 from ossia.commands.mcp import Options, _address, _callers, serve
 from ossia.errors import McpError
@@ -22,7 +17,7 @@ from ossia.harmony import FunctionTool, ToolNamespace
 from ossia.tools import SessionKey, Sessions, ToolResult, from_function
 from ossia.tools.kinds import PYTHON
 from ossia.tools.mcp import McpConfig, McpServer
-from ossia.tools.mcp.serving import Clients, http_app, make_server, served
+from ossia.tools.mcp.serving import Clients, make_server, served
 from ossia.tools.patch import ApplyPatch
 
 pytest.importorskip("mcp")
@@ -68,24 +63,6 @@ def add(a: int, b: int) -> int:
 def called(server: McpServer, function: str, **arguments: Any) -> ToolResult:
     text = json.dumps(arguments)
     return Sessions(SessionKey()).call_all([(server, function, text)])[0]
-
-
-@contextmanager
-def listening(tools: list[Any], caller_of: Callable[[str], str | None] | None) -> Iterator[str]:
-    """The address of the tools, served by a thread."""
-    with socket.socket() as port:
-        port.bind(("127.0.0.1", 0))
-        app = http_app(tools, "127.0.0.1", caller_of)
-        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [port]})
-        thread.start()
-        try:
-            while not running.started:
-                time.sleep(0.01)
-            yield f"http://127.0.0.1:{port.getsockname()[1]}/mcp"
-        finally:
-            running.should_exit = True
-            thread.join()
 
 
 def test_what_is_served(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ that is missing.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ossia.tools import Tool
     from ossia.tools.browser import Browser
     from ossia.tools.containers import Containers
+    from ossia.tools.mcp import RemotePython
 
 NAMES = ("browser", "python", "shell")
 RUN_CODE = {"python", "shell"}
@@ -48,6 +50,13 @@ class Hosted:
     )
     containers: str | None = option(
         None, "where the files of code are kept", "DIR", shown="a temporary folder"
+    )
+    python_mcp: str | None = option(
+        None,
+        "run code at the MCP server of this address, such as another ossia's; a key for it is "
+        "OSSIA_PYTHON_KEY in the environment",
+        "URL",
+        shown="here, in a sandbox",
     )
     python_unsafe: bool = option(
         False, "run code WITHOUT a sandbox; only where --host is this machine"
@@ -96,6 +105,7 @@ def check(options: Hosted, *, is_loopback: bool) -> None:
                 flag = each.replace("_", "-")
                 tool = min(tools)
                 raise RequestError(f"--{flag} is of the tool {tool}: add --tools {tool}")
+    _check_remote(options)
     if options.python_unsafe and not is_loopback:
         raise RequestError(
             "--python-unsafe lets whoever asks change this machine: it works only with a --host "
@@ -103,12 +113,27 @@ def check(options: Hosted, *, is_loopback: bool) -> None:
         )
 
 
+def _check_remote(options: Hosted) -> None:
+    if options.python_mcp is None:
+        return
+    if "python" not in options.names:
+        raise RequestError("--python-mcp is of the tool python: add --tools python")
+    here = [f"--{name.replace('_', '-')}" for name in OF_CODE if getattr(options, name)]
+    if "shell" in options.names:
+        here.append("--tools shell")
+    if here:
+        raise RequestError(f"{here[0]} is for code that runs here; --python-mcp runs it elsewhere")
+
+
 def make(options: Hosted) -> Made:
     """Raises `OssiaError` for a tool that does not work here."""
     made = Made()
     if "browser" in options.names:
         _add_browser(options, made)
-    if RUN_CODE & set(options.names):
+    if options.python_mcp is not None:
+        made.tools.append(remote_python(options.python_mcp))
+        made.about.append("python: at another MCP server")
+    elif RUN_CODE & set(options.names):
         _add_code(options, made)
     if options.mcp is not None or options.mcp_any:
         made.mcp = mcp.connected(options.mcp, strangers=options.mcp_any)
@@ -135,6 +160,17 @@ def about_browser(corpus: str | None, searx: str | None) -> str:
     if corpus is not None:
         return f"searches {corpus}"
     return f"searches with {searx}" if searx is not None else "opens URLs, searches nothing"
+
+
+def remote_python(url: str) -> RemotePython:
+    """Raises `OssiaError` for a server that is not there, or has no such tool."""
+    from ossia.tools.browser.needed import check_installed
+    from ossia.tools.mcp import McpConfig, RemotePython
+
+    check_installed("mcp")
+    key = os.environ.get("OSSIA_PYTHON_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return RemotePython.connect(McpConfig("python", url=url, headers=headers, timeout=150.0))
 
 
 def _add_code(options: Hosted, made: Made) -> None:

@@ -5,6 +5,7 @@ package is imported when it is used.
 
 from ossia.tools.approval import Asked, Verdict
 from ossia.tools.mcp.config import McpConfig, read_config
+from ossia.tools.mcp.python import RemotePython
 from ossia.tools.mcp.request import RequestedServer, Which, Wishes
 from ossia.tools.mcp.tool import McpServer
 
@@ -12,6 +13,7 @@ __all__ = [
     "Asked",
     "McpConfig",
     "McpServer",
+    "RemotePython",
     "RequestedServer",
     "Verdict",
     "Which",

@@ -52,6 +52,11 @@ class Pool:
         self._used[caller] = self._clock()
         return found
 
+    async def end(self, caller: str) -> None:
+        """Nobody comes back to this connection."""
+        if caller in self._open:
+            self._end(caller)
+
     async def close(self) -> None:
         for caller in list(self._open):
             self._end(caller)

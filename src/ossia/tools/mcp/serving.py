@@ -24,12 +24,14 @@ from ossia.tools.toolbox import TextFunction
 if TYPE_CHECKING:
     from mcp import types
     from mcp.server.lowlevel import Server
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 log = logging.getLogger("ossia.tools")
 MOST_CLIENTS = 64  # whose sessions are kept
 IDLE_SECONDS = 20 * 60.0
 CALL_SECONDS = 150.0
+LONGEST_REFUSED = 1 << 20  # bytes of a request that is refused, and read for its id
 TEXT = {"python": "code"}  # what the text of a tool without JSON is called; others: `input`
 CALLER = "ossia.caller"  # in a request's scope: the name of its key
 CallerOf = Callable[[str], str | None]  # the name of a key; None for no key of ours
@@ -214,8 +216,53 @@ async def serve_stdio(tools: Sequence[Tool]) -> None:
 
 def http_app(tools: Sequence[Tool], host: str, caller_of: CallerOf | None) -> ASGIApp:
     """At `/mcp`. `caller_of`: None lets everybody in who can connect."""
-    app = make_server(tools, Clients()).streamable_http_app(host=host)
+    app = _WithSessions(make_server(tools, Clients()).streamable_http_app(host=host))
     return app if caller_of is None else _WithKeys(app, caller_of)
+
+
+class _WithSessions:
+    """Speaks the versions of the protocol that have sessions. In the later ones every request
+    stands alone, and nobody could tell whose variables and pages a call means; their clients are
+    told which versions there are, and begin again with one of these.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from mcp.types import UNSUPPORTED_PROTOCOL_VERSION
+        from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+
+        headers = dict(scope.get("headers", ()))
+        asked = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+        if not asked or asked in HANDSHAKE_PROTOCOL_VERSIONS:
+            return await self.app(scope, receive, send)
+        from starlette.requests import Request
+        from starlette.responses import JSONResponse
+
+        told = {
+            "code": UNSUPPORTED_PROTOCOL_VERSION,
+            "message": "this server needs sessions: begin with initialize",
+            "data": {"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": asked},
+        }
+        id = await _id_of(Request(scope, receive))
+        body = {"jsonrpc": "2.0", "id": id, "error": told}
+        return await JSONResponse(body, 400)(scope, receive, send)
+
+
+async def _id_of(request: Request) -> Any:
+    """Of a JSON-RPC request; None for anything else."""
+    whole = b""
+    async for part in request.stream():
+        whole += part
+        if len(whole) > LONGEST_REFUSED:
+            return None
+    try:
+        said = json.loads(whole)
+    except (ValueError, RecursionError):
+        return None
+    id = said.get("id") if isinstance(said, dict) else None
+    return id if isinstance(id, str | int) else None
 
 
 class _WithKeys:
