@@ -72,6 +72,6 @@ def test_the_versions_are_those_that_are_tested() -> None:
         re.sub(r"\[.*\]", "", packages[0]).rpartition("==")
         for packages in environments.PYTHON.values()
     ]
-    pins += [package.rpartition("@") for package in environments.NODE.values()]
+    pins += [packages[0].rpartition("@") for packages in environments.NODE.values()]
     rows = re.findall(r"^\| .*?`(\S+)` (\S+) \|", PAGE.read_text(), re.MULTILINE)
     assert sorted(rows) == sorted((name, version) for name, _, version in pins)
