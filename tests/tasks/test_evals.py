@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from ossia.harmony import Conversation, Effort, SystemContent
-from ossia.tasks import TASKS, Call, Problem, Tool, problems
+from ossia.tasks import TASKS, Call, Problem, problems
 from ossia.tasks.evals import TOOL_ROW, Report, Share, cases, judge, run
+from ossia.tools import SessionKey, Sessions, Toolbox
+from ossia.tools.protocol import Tool
+
+ASKED = (*TASKS, "python")  # functions of the developer message, and a tool of the system message
 
 
 def gold(by_prompt: dict[str, Problem]):  # type: ignore[no-untyped-def]
@@ -18,22 +23,25 @@ def gold(by_prompt: dict[str, Problem]):  # type: ignore[no-untyped-def]
         problem = by_prompt[prompt.messages[-1].text]
         if effort is Effort.LOW:
             return "no idea", (), 3
-        calls = [
-            Call(c.name, c.arguments, _tool(tools, c.name).run(c.arguments))
-            for c in problem.gold_calls
-        ]
+        calls = [replace(call, result=_result(tools, call)) for call in problem.gold_calls]
         return problem.answer, calls, 10 if effort is Effort.MEDIUM else 30
 
     return respond
 
 
-def _tool(tools: tuple[Tool, ...], name: str) -> Tool:
-    return next(tool for tool in tools if tool.function.name == name)
+def _result(tools: Sequence[Tool], call: Call) -> str:
+    """What the tool says that the call is addressed to."""
+    targets = Toolbox(builtin=tuple(tools)).by_recipient
+    recipient = call.name if call.is_code else f"functions.{call.name}"
+    target = targets[recipient]
+    assert target.tool is not None
+    (result,) = Sessions(SessionKey()).call_all([(target.tool, target.name, call.arguments)])
+    return result.text
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    some = [problem for task in TASKS for problem in problems(task, 20)]
+    some = [problem for task in ASKED for problem in problems(task, 20)]
     # later problems must not shadow earlier ones that happen to ask the same thing
     by_prompt = {problem.turns[-1].user: problem for problem in some}
     return run(by_prompt.values(), gold(by_prompt))
@@ -45,7 +53,7 @@ def test_report_counts_by_task_and_effort(report: Report) -> None:
     assert report.accuracy("facts", Effort.MEDIUM).right > 10
     assert report.tokens(Effort.LOW) == 3 and report.tokens(Effort.HIGH) == 30
     assert report.tool_use(Effort.HIGH).value == 1.0 and report.tool_use(Effort.LOW).value == 0.0
-    assert set(report.tasks) == set(TASKS) and report.efforts == list(Effort)
+    assert set(report.tasks) == set(ASKED) and report.efforts == list(Effort)
 
 
 def test_report_is_a_table(report: Report) -> None:

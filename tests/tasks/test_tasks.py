@@ -16,12 +16,13 @@ from ossia.tasks.numbers.expressions import operation_split
 from ossia.tasks.problem import call_is_valid, last_integer, plain_words
 
 BOTH: tuple[Split, ...] = ("train", "held_out")
+ASKED = (*TASKS, "python")
 EQUATION = re.compile(
     r"(?<![\d+\-*/.] )(?<![\d+\-*/).])(-?\d+) ?([+*/-]) ?(\d+) ?= ?-?\d+(?![\d.])"
 )
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", ASKED)
 @pytest.mark.parametrize("split", BOTH)
 def test_gold_scores_one_at_every_effort(task: str, split: Split) -> None:
     for problem in problems(task, 300, seed=1, split=split):
@@ -32,7 +33,7 @@ def test_gold_scores_one_at_every_effort(task: str, split: Split) -> None:
             assert grade(problem, messages[-1].text, problem.gold_calls) == 1.0
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", ASKED)
 def test_wrong_answers_score_zero(task: str) -> None:
     for problem in problems(task, 200, seed=2):
         for wrong in ("", "I do not know.", "The answer is 123456789.", "That is wrong."):
@@ -65,7 +66,7 @@ def test_grade_cannot_see_the_analysis() -> None:
     assert list(inspect.signature(grade).parameters) == ["problem", "final_text", "calls"]
 
 
-@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("task", ASKED)
 def test_examples_are_pure_functions_of_their_index(task: str) -> None:
     first = [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 40, seed=3)]
     again = [p.prompt() + p.solution(Effort.HIGH) for p in problems(task, 20, seed=3, start=20)]
@@ -79,7 +80,9 @@ def test_answers_of_the_splits_do_not_meet(task: str) -> None:
     assert not train & (held_out - {"That is not stated."})
 
 
-@pytest.mark.parametrize("task", ["arithmetic", "word problems", "multi-turn", "calculator"])
+@pytest.mark.parametrize(
+    "task", ["arithmetic", "word problems", "multi-turn", "calculator", "python"]
+)
 def test_training_never_writes_a_held_out_equation(task: str) -> None:
     for problem in problems(task, 400, split="train"):
         for effort in Effort:

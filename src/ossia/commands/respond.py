@@ -101,7 +101,7 @@ def evaluate(
     """
     results: dict[int, Result] = {}
     cut = 0
-    prompts = ((case.prompt, case.problem.tools) for case in cases)
+    prompts = ((case.prompt, case.problem.offered) for case in cases)
     for index, answer in answer_all(llm, prompts, params, at_once=at_once):
         results[index] = judge(
             cases[index], answer.end.text, answer.calls, answer.end.completion_tokens

@@ -16,7 +16,8 @@ from statistics import mean
 from ossia.figures import Share as Share
 from ossia.figures import markdown_table
 from ossia.harmony import Conversation, Effort, SystemContent
-from ossia.tasks.problem import Call, Problem, Tool, call_is_right, grade
+from ossia.tasks.problem import Call, Problem, call_is_right, grade
+from ossia.tools.protocol import Tool
 
 # (conversation prompt, offered tools, effort) -> (final text, tool calls of this turn, tokens
 # generated)
@@ -122,7 +123,7 @@ def run(
     """Ask every problem at every effort, one after the other, and grade the answers."""
     results = []
     for case in cases(problems, efforts, today):
-        final_text, calls, tokens = respond(case.prompt, case.problem.tools, case.effort)
+        final_text, calls, tokens = respond(case.prompt, case.problem.offered, case.effort)
         result = judge(case, final_text, calls, tokens)
         results.append(result)
     return Report(tuple(results))

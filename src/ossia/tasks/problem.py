@@ -28,6 +28,7 @@ from ossia.harmony import (
 )
 from ossia.harmony.messages import FUNCTIONS
 from ossia.tools import PythonFunction
+from ossia.tools.protocol import Tool as AnyTool
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 10  # one in ten
@@ -41,11 +42,15 @@ _MARKS = re.compile(r"'s(?=\s|$)|(?<![.,;:!?])[.,;:!?]++(?=\s|$)")
 
 @dataclass(frozen=True)
 class Call:
-    """One tool call as it was made: the function's bare name, its arguments' text, its result."""
+    """One tool call as it was made: the function's bare name, its arguments' text, its result.
+
+    `is_code`: it is of a tool without functions, which reads code and not JSON.
+    """
 
     name: str
     arguments: str
     result: str
+    is_code: bool = False
 
 
 Tool = PythonFunction  # a problem offers functions, with what runs when one is called
@@ -143,7 +148,8 @@ class Problem:
 
     The prompt at effort e is `prompt(e)`, the gold messages after it `solution(e)`, the gold final
     text `answer`. `instructions` belong to the developer message, `system` is an instruction of the
-    system message. Reports group by `about`, such as the number of steps; no model sees it.
+    system message. `builtin` tools are declared there, too, `tools` in the developer message.
+    Reports group by `about`, such as the number of steps; no model sees it.
     """
 
     task: str
@@ -154,6 +160,12 @@ class Problem:
     instructions: str | None = None
     system: str | None = None
     about: Mapping[str, str | int | bool] = field(default_factory=dict, hash=False)
+    builtin: tuple[AnyTool, ...] = ()
+
+    @property
+    def offered(self) -> tuple[AnyTool, ...]:
+        """All that may be called."""
+        return (*self.tools, *self.builtin)
 
     @property
     def answer(self) -> str:
@@ -168,9 +180,12 @@ class Problem:
     ) -> tuple[Message, ...]:
         """All messages up to and including the last user message, with analysis in earlier turns.
 
-        A problem with its own instruction for the system message has one, whether `system` is given
-        or not.
+        A problem with something of its own for the system message has one, whether `system` is
+        given or not.
         """
+        if self.builtin:
+            system = system or SystemContent(effort=effort)
+            system = replace(system, namespaces=tuple(tool.namespace for tool in self.builtin))
         if self.system is not None:
             system = system or SystemContent(effort=effort)
             told = self.system if system.identity is None else f"{system.identity}\n{self.system}"
@@ -195,6 +210,11 @@ def analysis(text: str) -> Message:
 
 
 def _call_messages(call: Call) -> list[Message]:
+    if call.is_code:  # a part of the thoughts, as gpt-oss was trained to
+        return [
+            Message(Role.ASSISTANT, call.arguments, None, "analysis", call.name, "code"),
+            Message(Role.TOOL, call.result, call.name, "analysis", "assistant"),
+        ]
     full = f"{FUNCTIONS}.{call.name}"
     return [
         Message(Role.ASSISTANT, call.arguments, None, "commentary", full, f"{CONSTRAIN}json"),
@@ -247,7 +267,11 @@ def call_is_right(problem: Problem, calls: Sequence[Call]) -> bool:
 
 
 def call_is_valid(problem: Problem, call: Call) -> bool:
-    """Whether the call names an offered function and its arguments are JSON for its schema."""
+    """Whether the call names an offered function and its arguments are JSON for its schema, or a
+    tool that reads code.
+    """
+    if any(tool.namespace.name == call.name for tool in problem.builtin):
+        return True
     for tool in problem.tools:
         function = tool.function
         if function.name == call.name:

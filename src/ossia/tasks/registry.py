@@ -18,6 +18,7 @@ from ossia.tasks.machine.tool_use import tool_use
 from ossia.tasks.numbers.arithmetic import arithmetic_question
 from ossia.tasks.numbers.calculator import calculator_use
 from ossia.tasks.numbers.followups import follow_up
+from ossia.tasks.numbers.python_use import python_use
 from ossia.tasks.numbers.stories import word_problem
 from ossia.tasks.problem import Problem, Split, example_random
 from ossia.tasks.puzzles.all import puzzle_question
@@ -65,6 +66,12 @@ _ROWS = (
     Task("multi-turn", "going on with a result, a story or a tool", follow_up, _NANO),
     Task("calculator", "arithmetic with a calculator on offer", calculator_use, _NANO),
     Task("scope", "requests outside of all this, and small talk", out_of_scope, _NANO),
+    Task(
+        "python",
+        "arithmetic beyond one's head, with Python on offer",
+        python_use,
+        _kinds("eval", "rl"),  # the embedded model has not learned it yet
+    ),
     Task("puzzles", "exact answers about numbers and words", puzzle_question, _RECIPE),
     Task("state", "a number or cups, followed through many steps", state_tracking, _RECIPE),
     Task("machine", "what a program of the stack machine prints", program_tracing, _RECIPE),

@@ -1,0 +1,268 @@
+"""Arithmetic beyond one's head, with the `python` tool on offer: numbers of four to seven digits,
+lists to add up, powers.
+
+Knows expressions and how the tool is declared and called. Runs no code: `PRINTING` is the tool as
+far as the gold code goes, so evals and rollouts need no sandbox and are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+from ossia.errors import ToolError
+from ossia.harmony import Effort, ToolNamespace
+from ossia.harmony.content import builtin_tools
+from ossia.tasks.numbers.arithmetic import ask, dress
+from ossia.tasks.numbers.calculator import evaluate
+from ossia.tasks.numbers.expressions import (
+    Expr,
+    Op,
+    Sign,
+    is_held_out,
+    may_be_trained,
+    text,
+    value,
+)
+from ossia.tasks.problem import Call, Expect, Problem, Split, Turn, split_of
+from ossia.tasks.words import Words
+from ossia.tools import SessionKey, ToolResult
+from ossia.tools.kinds import PYTHON, ToolKind
+
+WORDS = Words("python")
+NAME = "python"
+LARGEST = 10**11  # of results: longer ones are copied with slips
+SMALLEST_POWER = 10**4
+BEYOND = 4  # digits of a number that is not worked out in one's head
+COMMAS = 0.1  # share of questions that write 1,234,567
+OWN_WORDING = 0.3  # share of expressions that are asked for in the words of python.toml
+_LONG_NUMBER = re.compile(r"\d{4,}")
+_PRINT = re.compile(r"\s*print\((.*)\)\s*", re.DOTALL)
+_SIGNS: tuple[Sign, ...] = ("+", "+", "+", "-", "-", "-", "*", "*", "*", "/")
+
+# ---- the tool ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Printing:
+    """`python`, declared as always, of which only `print(EXPRESSION)` is carried out."""
+
+    @property
+    def kind(self) -> ToolKind:
+        return PYTHON
+
+    @property
+    def namespace(self) -> ToolNamespace:
+        return builtin_tools(NAME)
+
+    def session(self, key: SessionKey) -> Printing:
+        return self
+
+    def action(self, function: str, text: str) -> None:
+        return None
+
+    def call(self, function: str, text: str, deadline: float | None) -> ToolResult:
+        return ToolResult(printed(text))
+
+    def close(self) -> None:
+        return None
+
+
+PRINTING = Printing()
+
+
+def printed(code: str) -> str:
+    """What `print(EXPRESSION)` writes. Raises `ToolError` for any other code."""
+    found = _PRINT.fullmatch(code)
+    if found is None:
+        raise ToolError("only print(...) of an expression is carried out here")
+    return f"{evaluate(found[1])}\n"
+
+
+def _printed_value(name: str, code: str) -> int | None:
+    try:
+        return int(printed(code))
+    except (ToolError, ValueError):
+        return None
+
+
+# ---- what is asked -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its formula as people write it, and as code."""
+
+    user: str
+    formula: str
+    code: str
+    value: int
+
+    @property
+    def answer(self) -> str:
+        return f"{self.formula} = {self.value}"
+
+
+def is_beyond(words: str) -> bool:
+    """Whether a text has numbers that are too long to work with in one's head."""
+    return _LONG_NUMBER.search(words) is not None
+
+
+def draw_asked(rng: Random, split: Split) -> Asked:
+    kind = rng.random()
+    if kind < 0.1:
+        return _draw_power(rng, split)
+    if kind < 0.25:
+        return _draw_list(rng, split)
+    expr = _until(partial(_draw_expression, rng), split)
+    if rng.random() < _own_share(split):
+        user = _in_own_words(rng, split, "expression", e=text(expr, _space(rng)))
+    else:
+        user = ask(rng, expr)
+    return _asked(rng, user, expr)
+
+
+def _own_share(split: Split) -> float:
+    """Half of the held-out questions are in words that were never trained on."""
+    return OWN_WORDING if split == "train" else 0.5
+
+
+def _space(rng: Random) -> str:
+    return " " if rng.random() < 0.62 else ""
+
+
+def _in_own_words(rng: Random, split: Split, key: str, **said: object) -> str:
+    frame = rng.choice(WORDS.table(key)[split])
+    mark = "?" if frame.startswith(("what", "how", "can", "would")) else ""
+    return dress(rng, frame.format(**said), mark)
+
+
+def _asked(rng: Random, user: str, expr: Op) -> Asked:
+    if rng.random() < COMMAS:
+        user = _LONG_NUMBER.sub(lambda found: f"{int(found[0]):,}", user)
+    formula = text(expr)
+    code = formula.replace("/", "//")  # of whole numbers, and exact
+    return Asked(user, formula, f"print({code})", value(expr))
+
+
+def _until(draw: Callable[[], Op], split: Split) -> Op:
+    """An expression of the split with a result that is not too large."""
+    while True:
+        expr = draw()
+        result = value(expr)
+        if abs(result) >= LARGEST:
+            continue
+        if split == "held_out" and is_held_out(expr):
+            return expr
+        if split == "train" and not is_held_out(expr) and may_be_trained(f"{text(expr)} ="):
+            return expr
+
+
+def _draw_expression(rng: Random) -> Op:
+    """One operation, sometimes two, of numbers of which one is long."""
+    expr = _operation(rng)
+    if rng.random() < 0.2:
+        sign = rng.choice(_SIGNS[:-1])
+        other = _number(rng)
+        if rng.random() < 0.7:
+            return Op(sign, expr, other)
+        return Op(sign, other, expr)
+    return expr
+
+
+def _operation(rng: Random) -> Op:
+    sign = rng.choice(_SIGNS)
+    a = _long(rng)
+    if sign == "/":
+        divisor = rng.randrange(2, 100)
+        return Op("/", a * divisor, divisor)
+    b = _number(rng)
+    if rng.random() < 0.3:
+        return Op(sign, b, a)
+    return Op(sign, a, b)
+
+
+def _long(rng: Random) -> int:
+    return _of_digits(rng, rng.randrange(BEYOND, 8))
+
+
+def _number(rng: Random) -> int:
+    """A long one, mostly."""
+    if rng.random() < 0.25:
+        return _of_digits(rng, rng.randrange(1, BEYOND))
+    return _long(rng)
+
+
+def _of_digits(rng: Random, digits: int) -> int:
+    smallest = 10 ** (digits - 1)
+    return rng.randrange(smallest, 10 * smallest)
+
+
+def _draw_list(rng: Random, split: Split) -> Asked:
+    expr = _until(partial(_sum_of_several, rng), split)
+    numbers = text(expr).split(" + ")
+    listed = f"{', '.join(numbers[:-1])} and {numbers[-1]}"
+    user = _in_own_words(rng, split, "list", l=listed)
+    return _asked(rng, user, expr)
+
+
+def _sum_of_several(rng: Random) -> Op:
+    total: Expr = _long(rng)
+    for _ in range(rng.randrange(2, 5)):
+        total = Op("+", total, _number(rng))
+    assert isinstance(total, Op)
+    return total
+
+
+def _draw_power(rng: Random, split: Split) -> Asked:
+    while True:
+        a = rng.randrange(2, 100)
+        b = rng.randrange(2, 41)
+        result = a**b
+        formula = f"{a}**{b}"
+        if SMALLEST_POWER <= result < LARGEST and split_of(formula) == split:
+            user = _in_own_words(rng, split, "power", a=a, b=b)
+            return Asked(user, formula, f"print({formula})", result)
+
+
+# ---- the task ------------------------------------------------------------------------------------
+
+
+def call_thoughts(formula: str, effort: Effort) -> str:
+    match effort:
+        case Effort.LOW:
+            return "I should use Python."
+        case Effort.MEDIUM:
+            return f"This is {formula}. I should use Python."
+        case Effort.HIGH:
+            offered = "The numbers are large and Python is offered, so I should use Python."
+            return f"The user asks for {formula}. {offered}"
+
+
+def result_thoughts(seen: int, effort: Effort) -> str:
+    match effort:
+        case Effort.LOW:
+            return ""
+        case Effort.MEDIUM:
+            return f"Python says {seen}."
+        case Effort.HIGH:
+            return f"Python says {seen}. I answer with that."
+
+
+def python_turn(asked: Asked) -> Turn:
+    """A turn that prints the value and answers with it."""
+    call = Call(NAME, asked.code, printed(asked.code), is_code=True)
+    think = partial(call_thoughts, asked.formula)
+    review = partial(result_thoughts, asked.value)
+    return Turn(asked.user, asked.answer, think, call, review)
+
+
+def python_use(rng: Random, split: Split) -> Problem:
+    """A question about large numbers with python on offer."""
+    asked = draw_asked(rng, split)
+    turn = python_turn(asked)
+    expect = Expect(asked.value, calls=True, value=asked.value, evaluate=_printed_value)
+    return Problem(NAME, split, (turn,), expect, builtin=(PRINTING,))
