@@ -37,6 +37,7 @@ WORDS = Words("python")
 NAME = "python"
 LARGEST = 10**11  # of results: longer ones are copied with slips
 BEYOND = 4  # digits of a number that is not worked out in one's head
+FEW = 0.15  # share of numbers of one or two different digits: they are the hardest to copy
 OWN_WORDING = 0.3  # share of expressions that are asked for in the words of python.toml
 _LONG_NUMBER = re.compile(r"\d{4,}")
 _PRINT = re.compile(r"\s*print\((.*)\)\s*", re.DOTALL)
@@ -146,6 +147,8 @@ def _draw_operation(rng: Random, split: Split) -> Op:
 
 
 def _operation(rng: Random) -> Op:
+    if rng.random() < FEW:
+        return _with_result(rng, _of_few_digits(rng, rng.randrange(BEYOND + 1, 8)))
     sign = rng.choice(_SIGNS)
     a = _long(rng)
     if sign == "/":
@@ -155,6 +158,14 @@ def _operation(rng: Random) -> Op:
     if rng.random() < 0.3:
         return Op(sign, b, a)
     return Op(sign, a, b)
+
+
+def _with_result(rng: Random, result: int) -> Op:
+    """A sum or a difference that is `result`, such as 123456 + 654321."""
+    a = rng.randrange(1, result)
+    if rng.random() < 0.5:
+        return Op("+", a, result - a)
+    return Op("-", result + a, a)
 
 
 def _long(rng: Random) -> int:
@@ -169,8 +180,20 @@ def _number(rng: Random) -> int:
 
 
 def _of_digits(rng: Random, digits: int) -> int:
+    if rng.random() < FEW:
+        return _of_few_digits(rng, digits)
     smallest = 10 ** (digits - 1)
     return rng.randrange(smallest, 10 * smallest)
+
+
+def _of_few_digits(rng: Random, digits: int) -> int:
+    """Such as 777777 and 4004: a digit, and itself or another again and again."""
+    first = rng.randrange(1, 10)
+    other = rng.randrange(10)
+    found = first
+    for _ in range(digits - 1):
+        found = 10 * found + rng.choice((first, first, other))
+    return found
 
 
 # ---- the task ------------------------------------------------------------------------------------
