@@ -33,7 +33,6 @@ from ossia.data.filter import HazardFilter
 from ossia.data.packing import Example, ExamplesFrom, State
 from ossia.data.reading import ShardExamples, mix
 from ossia.data.shards import Shards, write_shards
-from ossia.data.tool_chats import python_chats
 from ossia.harmony import Effort, Message, render_for_training, render_message
 from ossia.llm import load
 from ossia.tasks import TASKS, Split, example_random, problems
@@ -50,7 +49,6 @@ from ossia.train.weights.export import load_weights
 
 Profile = Literal["smoke", "standard", "full"]
 SHORTEST = 128  # tokens of the shortest needles
-WHOLE = 0.85  # share of conversations with python that are learned whole
 LABELLED = 4_000  # documents that the filter is fitted on, and as many that it is measured on
 
 
@@ -88,8 +86,8 @@ PROFILES: dict[Profile, Sizes] = {
         copying=350,
         pretrain=2_600,
         extend=150,
-        sft=2_600,
-        quantized=2_500,
+        sft=2_200,
+        quantized=2_000,
         samples=100,
     ),
     "full": Sizes(
@@ -99,8 +97,8 @@ PROFILES: dict[Profile, Sizes] = {
         copying=350,
         pretrain=7_000,
         extend=300,
-        sft=7_200,
-        quantized=6_250,
+        sft=6_000,
+        quantized=5_000,
         samples=200,
     ),
 }
@@ -249,11 +247,7 @@ class Recipe:
     @property
     def fine_tuning(self) -> Run:
         hyper = replace(self.config.hyper, peak_lr=self._rate(0.75), decay=0.6, floor=0.2)
-        sources: dict[str, ExamplesFrom] = {
-            "conversations": partial(self._conversations, 0, 0.5),
-            "python": partial(self._python_chats, 0),
-        }
-        examples = mix(sources, {"conversations": 5, "python": 1})
+        examples = partial(self._conversations, 0, 0.5)
         return self._run("sft", self.long, self.sizes.sft, examples, hyper, after="extend")
 
     @property
@@ -347,28 +341,15 @@ class Recipe:
                 rendered = render_for_training(conversation, tokenizer, last_turn_only=True)
             yield Example(rendered.ids, rendered.mask), index
 
-    def _python_chats(self, part: int, state: State) -> Iterator[tuple[Example, State]]:
-        """Conversations with python on offer. Most are learned whole, as drills are, because its
-        declaration is long to read for one answer; the others as they will be met.
-        """
-        tokenizer, seed = self.tokenizer, self.config.seed + part
-        for conversation, index in python_chats(seed, start=state or 0):
-            whole = Random(f"{seed}:whole:{index}").random() < WHOLE
-            rendered = render_for_training(
-                conversation, tokenizer, last_turn_only=not whole, drop_analysis=not whole
-            )
-            yield Example(rendered.ids, rendered.mask), index
-
     def _last_lessons(self, state: State) -> Iterator[tuple[Example, State]]:
-        """More conversations; a fifth are pages of single steps of arithmetic, where most mistakes
-        begin.
+        """More conversations; a quarter are pages of single steps of arithmetic, where most
+        mistakes begin.
         """
-        sources: dict[str, ExamplesFrom] = {
+        sources = {
             "conversations": partial(self._conversations, 1, 0.2),
             "steps": self._single_steps,
-            "python": partial(self._python_chats, 1),
         }
-        return mix(sources, {"conversations": 3, "steps": 1, "python": 1})(state)
+        return mix(sources, {"conversations": 3, "steps": 1})(state)
 
     def _single_steps(self, state: State) -> Iterator[tuple[Example, State]]:
         tokenizer, index = self.tokenizer, state or 0
@@ -407,7 +388,7 @@ class Recipe:
         llm = load(self.checkpoint, dtype="float32")
         held_out = [
             problem
-            for task in (*TASKS, "python")
+            for task in TASKS
             for problem in problems(task, self.sizes.samples, split="held_out")
         ]
         asked = list(cases(held_out, tuple(Effort)))
@@ -426,9 +407,7 @@ def labelled(seed: int, split: Split) -> tuple[list[str], list[str]]:
 
 
 def vocabulary_texts(seed: int, count: int, country: World) -> Iterator[str]:
-    """Documents, and every text that conversations are rendered from; those with tools of the
-    system message are left out, so that the vocabulary is the same with and without them.
-    """
+    """Documents, and every text that conversations are rendered from."""
     for document, _ in islice(corpus.documents(seed, country), count):
         yield document.text
     byte_level = train_tokenizer([], 256 + 9)

@@ -20,7 +20,6 @@ from random import Random
 import pytest
 
 from ossia.data import conversation, copying, corpus, drill, text, world
-from ossia.data.tool_chats import python_chats
 from ossia.harmony import Effort, Message
 from ossia.tasks import REGISTRY, Problem, Split, example_random, grade, problems
 from ossia.tasks.long.needles import needle_document, needles_document
@@ -113,11 +112,6 @@ def of_conversations(split: Split) -> Lines:
         index += 1
 
 
-def of_python_chats(split: Split) -> Lines:
-    for chat, _ in python_chats(3, split):
-        yield of_messages(chat.messages)
-
-
 def of_corpus() -> Lines:
     for document, _ in corpus.documents(3, country()):
         yield f"{document.corpus} {document.label} {document.text}"
@@ -156,7 +150,6 @@ def sources() -> Mapping[str, Mapping[str, Callable[[], Lines]]]:
         f"world {n}": partial(made, partial(in_country, make)) for n, make in enumerate(world.KINDS)
     }
     texts |= {f"conversations, {split}": partial(of_conversations, split) for split in SPLITS}
-    texts |= {f"python chats, {split}": partial(of_python_chats, split) for split in SPLITS}
     for label in LABELS:
         texts |= {f"hazard {label}, {split}": partial(of_hazard, split, label) for split in SPLITS}
         texts[f"hazard prompt {label}"] = partial(made, partial(hazard_prompt, label=label))

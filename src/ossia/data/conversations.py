@@ -63,13 +63,13 @@ def conversation(
     task = rng.choices(tasks, shares)[0]
     problem = surrounded(rng, TASKS[task](rng, split))
     system = draw_system(rng)
-    effort = effort_of(system)
+    effort = _effort_of(system)
     messages = problem.prompt(effort, system)
     messages += problem.solution(effort)
     return Conversation(messages)
 
 
-def effort_of(system: SystemContent | None) -> Effort:
+def _effort_of(system: SystemContent | None) -> Effort:
     if system is None or not system.effort:
         return Effort.MEDIUM
     return Effort(system.effort)
@@ -83,7 +83,7 @@ def drill(seed: int, split: Split, index: int) -> Conversation:
     """
     rng = example_random(seed, f"{split}-drill", index)
     system = draw_system(rng)
-    effort = effort_of(system)
+    effort = _effort_of(system)
     messages: list[Message] = []
     if system is not None:
         messages.append(Message(Role.SYSTEM, system))

@@ -39,7 +39,6 @@ LARGEST = 10**11  # of results: longer ones are copied with slips
 BEYOND = 4  # digits of a number that is not worked out in one's head
 FEW = 0.15  # share of numbers of one or two different digits: they are the hardest to copy
 OWN_WORDING = 0.3  # share of expressions that are asked for in the words of python.toml
-_LONG_NUMBER = re.compile(r"\d{4,}")
 _PRINT = re.compile(r"\s*print\((.*)\)\s*", re.DOTALL)
 _SIGNS: tuple[Sign, ...] = ("+", "+", "+", "-", "-", "-", "*", "*", "*", "/")
 
@@ -104,11 +103,6 @@ class Asked:
     @property
     def answer(self) -> str:
         return f"{self.formula} = {self.value}"
-
-
-def is_beyond(words: str) -> bool:
-    """Whether a text has numbers that are too long to work with in one's head."""
-    return _LONG_NUMBER.search(words) is not None
 
 
 def draw_asked(rng: Random, split: Split) -> Asked:
