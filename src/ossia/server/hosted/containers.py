@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import quote
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from fastapi import APIRouter, Depends
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -31,6 +31,7 @@ from ossia.tools.kinds import PYTHON, SHELL
 STATUSES = {"not_found": 404, "expired": 404, "too_many": 429, "too_large": 413}
 SIZES = {"1g": 1 << 30, "4g": 4 << 30, "16g": 16 << 30, "64g": 64 << 30}
 MINUTE = 60.0
+MOST_MINUTES = 2**53  # that can be counted; fewer are given
 CHUNK = 1 << 18
 # whatever a browser is told that these bytes are, it must not run them as a page of ours
 SAVED = {
@@ -81,7 +82,7 @@ UPLOAD = {
 
 class ExpiresAfter(Part):
     anchor: Literal["last_active_at"]
-    minutes: Annotated[int, Ge(1)]
+    minutes: Annotated[int, Ge(1), Le(MOST_MINUTES)]
 
 
 class NetworkPolicy(Part):
