@@ -29,7 +29,7 @@ def _browser(tool: Tool, declared: At) -> Tool:
     """
     filters = declared
     if "filters" in declared:
-        filters = declared["filters"]
+        filters = declared["filters"].object("an object with lists of domains")
     allowed = _domains(filters["allowed_domains"])
     blocked = _domains(filters["blocked_domains"])
     external = declared["external_web_access"]
