@@ -48,7 +48,8 @@ class Approvals:
         """`digest`: of the tool that would be called, 32 hex digits."""
         assert len(digest) == DIGEST
         nonce = os.urandom(DIGEST // 2).hex()
-        return f"{PREFIX}{nonce}{digest}{self._signature(nonce, digest, call)}"
+        signature = self._signature(nonce, digest, call)
+        return f"{PREFIX}{nonce}{digest}{signature}"
 
     def digest(self, id: str, call: AskedFor) -> str:
         """The digest of the tool that was asked about. Raises `ApprovalError`, also for an id that
@@ -57,8 +58,10 @@ class Approvals:
         given = id.removeprefix(PREFIX)
         nonce = given[:DIGEST]
         digest = given[DIGEST : 2 * DIGEST]
-        expected = f"{PREFIX}{nonce}{digest}{self._signature(nonce, digest, call)}"
-        if not hmac.compare_digest(expected.encode(), id.encode("utf-8", "surrogatepass")):
+        signature = self._signature(nonce, digest, call)
+        expected = f"{PREFIX}{nonce}{digest}{signature}".encode()
+        written = id.encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(expected, written):
             raise ApprovalError
         return digest
 

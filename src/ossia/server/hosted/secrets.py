@@ -47,14 +47,22 @@ def in_body(body: bytes) -> bytes:
         return b"(it is not JSON, and is left out, for it may hold what lets in at a server)"
     if not isinstance(asked, dict):
         return body
-    found = {name: asked[name] for name in LISTS if isinstance(asked.get(name), list)}
-    plain = {name: [_plain(each, name) for each in given] for name, given in found.items()}
-    return body if plain == found else orjson.dumps(asked | plain)
+    plain = dict(asked)
+    for name in LISTS:
+        given = asked.get(name)
+        if isinstance(given, list):
+            plain[name] = [_plain(each, name) for each in given]
+    if plain == asked:
+        return body
+    return orjson.dumps(plain)
 
 
 def _plain(declared: Any, where: str) -> Any:
-    is_server = isinstance(declared, Mapping) and (where != "tools" or _is_server(declared))
-    return shown(declared) if is_server else declared
+    if not isinstance(declared, Mapping):
+        return declared
+    if where == "tools" and not _is_server(declared):
+        return declared
+    return shown(declared)
 
 
 def _is_server(tool: Any) -> bool:
